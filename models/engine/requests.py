@@ -1,0 +1,128 @@
+"""What goes into the engine and what comes out: plain values, no clock of their own, no tensors.
+
+Every request that is submitted gets an outcome: a ``Completion``, or one of the ``EngineError``s set on its future.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why a request stopped producing tokens."""
+
+    STOP = "stop"  # an end-of-sequence token or a stop string
+    LENGTH = "length"  # ``max_tokens`` reached
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    ignore_eos: bool = False
+
+    @property
+    def has_penalties(self) -> bool:
+        """True if the tokens so far change the next one's logits."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One prompt to continue.
+
+    ``deadline`` is a reading of the engine's own monotonic clock in seconds, or None.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that became certain in one step for one request, never half a character and never part of a stop string.
+
+    ``seq`` counts a request's deltas from 1 without a hole; ``token_ids`` are the tokens that the text came from.
+    """
+
+    request_id: str
+    seq: int
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The end of a request. Times are seconds of the engine's clock since the request was submitted to it.
+
+    ``deltas`` are the texts of every Delta that was emitted, in order; joined they are ``text``.
+    """
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    deltas: tuple[str, ...]
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    queued_s: float
+    first_token_s: float | None
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A reading of the engine's counters, for health, Flower and metrics."""
+
+    steps: int
+    running: int
+    waiting: int
+    free_blocks: int
+    total_blocks: int
+    max_slots: int
+    prompt_tokens: int
+    output_tokens: int
+    completed: int
+    failed: int
+    preempted: int
+    mean_batch: float  # decode rows per step that decoded, since the start
+    peak_batch: int
+    last_step_age_s: float  # since the last step ended, 0 when idle
+    recent_batches: tuple[int, ...] = field(default=())  # rows of the last steps, newest last, for drawing occupancy
+
+
+class EngineError(Exception):
+    """The request has no completion: ``code`` is the job error code, ``retryable`` says if another try may help."""
+
+    code = "engine_error"
+    retryable = False
+
+
+class RequestTooLong(EngineError):
+    """The prompt and its ``max_tokens`` can never fit the context window or the KV pool."""
+
+    code = "context_length_exceeded"
+
+
+class NumericalError(EngineError):
+    """The model's logits for this request were not finite."""
+
+    code = "numerical_error"
+
+
+class EngineStopped(EngineError):
+    """The engine is stopping, or its step failed; the request may be tried elsewhere."""
+
+    code = "worker_lost"
+    retryable = True

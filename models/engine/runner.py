@@ -1,0 +1,68 @@
+"""The seam between deciding and computing: one plan per step in, one token per sampled row out.
+
+A runner owns the weights, the KV tensors and nothing of the schedule. It may keep per-request sampling state (random
+generator, token counts for penalties) between ``run`` calls and must drop it when told ``forget``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from models.engine.requests import EngineRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request's part of a step: ``tokens`` enter the cache at positions ``start``, ``start + 1``, …
+
+    ``blocks`` is the request's whole block table: position p lives in block ``blocks[p // block_tokens]`` at offset
+    ``p % block_tokens``, and it covers ``start + len(tokens)``. A decode row has one token; a prefill chunk has one
+    or more. ``sample`` is True when the last of ``tokens`` is the newest of the request, so that its logits choose
+    the next one. ``output`` are the tokens generated so far (for penalties and for the seeded draw, whose n-th number
+    depends on seed and n alone).
+    """
+
+    request: EngineRequest
+    tokens: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+    output: Sequence[int]
+    sample: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What runs together now: decode rows first, then prefill chunks."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that enter the model in this step."""
+        return sum(len(row.tokens) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The next token of one request, or None with ``finite`` False when its logits held NaN or infinity."""
+
+    request_id: str
+    token: int | None
+    finite: bool = True
+
+
+class Runner(Protocol):
+    """Computes one step."""
+
+    context_window: int
+    eos_token_ids: frozenset[int]
+    num_blocks: int
+    block_tokens: int
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order."""
+        ...
+
+    def forget(self, request_id: str) -> None:
+        """Drop whatever is kept for a request that has ended."""
+        ...

@@ -1,0 +1,112 @@
+"""Every error a caller can meet, as one tree. Each says whose fault it is and what to do.
+
+    HeadraceError
+    ├── RequestError                 the caller's request; repeating it unchanged fails again
+    │   ├── InvalidRequest           malformed, out of range, not supported
+    │   ├── Unauthenticated          no key, or not one of ours
+    │   ├── Forbidden                the key is good but may not do this
+    │   ├── NotFound                 no such thing for this tenant
+    │   ├── Conflict                 the thing is in a state that does not allow this
+    │   ├── IdempotencyKeyReused     the same key came with another body
+    │   └── TooLarge                 more bytes than are accepted
+    ├── RateLimited                  come back after ``retry_after_s``
+    └── Unavailable                  our side: a dependency is away; nothing was stored
+
+HTTP status codes are known in ``producer_api/errors.py`` only.
+"""
+
+from typing import ClassVar
+
+
+class HeadraceError(Exception):
+    """A failure with a stable ``code``, a sentence for people, and the request field it is about, if one."""
+
+    default_code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.param = param
+
+
+class RequestError(HeadraceError):
+    """The caller must change the request."""
+
+    default_code = "invalid_value"
+
+
+class InvalidRequest(RequestError):
+    """A value is malformed, out of range or not supported."""
+
+
+class Unauthenticated(RequestError):
+    """No API key, or one that was never issued, was revoked or has expired."""
+
+    default_code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    """The key lacks the scope for this route."""
+
+    default_code = "insufficient_scope"
+
+
+class NotFound(RequestError):
+    """Nothing by that name belongs to this tenant."""
+
+    default_code = "not_found"
+
+
+class Conflict(RequestError):
+    """The resource's state does not allow the operation."""
+
+    default_code = "conflict"
+
+
+class IdempotencyKeyReused(RequestError):
+    """The Idempotency-Key was used before with a different body."""
+
+    default_code = "idempotency_key_reused"
+
+
+class TooLarge(RequestError):
+    """The body is over the size limit."""
+
+    default_code = "request_too_large"
+
+
+class RateLimited(HeadraceError):
+    """Over a limit for now. ``retry_after_s`` says when to try again."""
+
+    default_code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(HeadraceError):
+    """A service Headrace stands on is away. Nothing of the request was stored."""
+
+    default_code = "no_capacity"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 1.0, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.retry_after_s = retry_after_s
+
+
+class SettingsError(HeadraceError):
+    """A setting is unknown or malformed; the process must not start."""
+
+    default_code = "invalid_settings"
+
+
+class ModelLoadError(HeadraceError):
+    """The model's files are missing, damaged or of a family that is not supported; the worker must not take jobs."""
+
+    default_code = "model_load_failed"

@@ -1,0 +1,140 @@
+"""What a job carries, as typed data: the request body of ``POST /v1/jobs`` and the payload column are the same shape.
+
+Bounds that need no model (lengths, ranges, counts) are checked here, at the edge; what needs the model's tokenizer
+(the context window) is checked by ``producer_api`` with ``prompts``. Unknown fields are refused, because a sampling
+field that is silently dropped changes the answer.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_MESSAGES = 1024
+MAX_TEXT_CHARS = 1_000_000
+MAX_NEW_TOKENS = 131_072
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+class Strict(BaseModel):
+    """A frozen body that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Role(StrEnum):
+    """Who says a chat message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class ChatMessage(Strict):
+    """One turn of a conversation."""
+
+    role: Role
+    content: Text
+
+
+class GenerateInput(Strict):
+    """What the model is given: a conversation for its chat template, or a raw prompt; exactly one of the two."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    prompt: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give exactly one of `messages` and `prompt`")
+        return self
+
+
+class Sampling(Strict):
+    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
+
+    ``max_tokens`` None means: what is left of the model's context window, at most 1,024.
+    Penalties follow the definitions of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
+    """
+
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0, le=100_000)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: Annotated[tuple[StopText, ...], Field(max_length=16)] = ()
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    ignore_eos: bool = False
+
+
+class WebhookSpec(Strict):
+    """Where to send this job's terminal event, beside the tenant's endpoints."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+
+
+class ServiceClass(StrEnum):
+    """Who goes first when there is a backlog."""
+
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+class GenerateRequest(Strict):
+    """The body of ``POST /v1/jobs``."""
+
+    task: Literal["generate"] = "generate"
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    input: GenerateInput
+    sampling: Sampling = Sampling()
+    service_class: ServiceClass = ServiceClass.STANDARD
+    priority: int = Field(5, ge=0, le=9, description="0 goes first, 9 last, within the service class")
+    deadline_ms: int | None = Field(None, ge=1, le=30 * 86_400_000, description="how long from acceptance to an answer")
+    max_attempts: int | None = Field(None, ge=1, le=100)
+    webhook: WebhookSpec | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class GeneratePayload(Strict):
+    """The part of a request that the worker needs, as stored in the job row."""
+
+    input: GenerateInput
+    sampling: Sampling
+
+
+class GenerateOutput(Strict):
+    """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled", "deadline"]
+
+
+class Usage(Strict):
+    """What the job cost: tokens, time between acceptance and start, and time in the engine."""
+
+    input_tokens: int
+    output_tokens: int
+    queue_ms: float
+    first_token_ms: float | None = Field(None, description="from acceptance to the first token")
+    compute_ms: float
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+
+class JobErrorBody(Strict):
+    """Why a job failed, as its owner sees it."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    attempt: int | None = None

@@ -1,0 +1,99 @@
+"""All settings, read from the environment once at process start. Nothing else reads the environment.
+
+``DATABASE_URL`` and ``REDIS_URL`` keep their usual names; every other setting is ``HEADRACE_<FIELD>``. A variable that
+starts with ``HEADRACE_`` and names no setting, or a value that does not parse, stops the process.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from store.errors import SettingsError
+
+_PREFIX = "HEADRACE_"
+
+
+class Settings(BaseSettings):
+    """The process's configuration. Times are in seconds, sizes in bytes unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, populate_by_name=True)
+
+    database_url: str = Field("", validation_alias=AliasChoices("DATABASE_URL"))
+    redis_url: str = Field("", validation_alias=AliasChoices("REDIS_URL"))
+    home: Path = Path(".headrace")
+    log_level: str = "INFO"
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=0, le=65535)
+    api_threads: int = Field(96, ge=4)
+    max_body_bytes: int = Field(1 << 20, ge=1024)
+    max_wait_s: float = Field(60.0, ge=0)
+    sync_timeout_s: float = Field(300.0, gt=0)
+    stream_ping_s: float = Field(15.0, gt=0)
+
+    requests_per_minute: int = Field(6000, ge=1)
+    tokens_per_minute: int = Field(2_000_000, ge=1)
+    max_queued_jobs: int = Field(1_000_000, ge=1)
+    max_queued_jobs_per_tenant: int = Field(100_000, ge=1)
+
+    default_max_attempts: int = Field(3, ge=1, le=100)
+    default_deadline_s: float = Field(3600.0, gt=0)
+    idempotency_ttl_s: float = Field(86_400.0, gt=0)
+    result_ttl_s: float = Field(7 * 86_400.0, gt=0)
+
+    ready_window: int = Field(256, ge=1)
+    lease_s: float = Field(15.0, gt=0)
+    sweep_s: float = Field(2.0, gt=0)
+    reannounce_s: float = Field(10.0, gt=0)
+    stream_ttl_s: int = Field(600, ge=1)
+    stream_max_frames: int = Field(16_384, ge=16)
+
+    drain_s: float = Field(5.0, gt=0)
+    max_step_s: float = Field(60.0, gt=0)
+    max_slots: int = Field(32, ge=1)
+    step_tokens: int = Field(512, ge=1)
+    kv_block_tokens: int = Field(16, ge=1)
+    kv_pool_tokens: int = Field(16_384, ge=16)
+    device: str = "auto"
+    dtype: str = "auto"
+    torch_threads: int = Field(0, ge=0)
+    fake_step_ms: float = Field(2.0, ge=0)
+
+    webhook_allow_http: bool = False
+    webhook_allow_networks: Annotated[tuple[str, ...], NoDecode] = ()
+    webhook_concurrency: int = Field(16, ge=1)
+    webhook_timeout_s: float = Field(15.0, gt=0)
+
+    @field_validator("webhook_allow_networks", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises SettingsError with one sentence that names the variable when one is unknown or malformed.
+    """
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(_PREFIX) and name not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}: remove it or correct its name")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        variable = name if name.isupper() else _PREFIX + name.upper()
+        raise SettingsError(f"{variable}: {first['msg']} (got {first['input']!r})") from error
+
+
+def require_services(settings: Settings) -> Settings:
+    """Return ``settings`` if both service addresses are given; raise SettingsError that says how to give them."""
+    for name, value in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
+        if not value:
+            raise SettingsError(f"{name} is not set: export it, or use `headrace up`, which starts its own services")
+    return settings

@@ -1,0 +1,40 @@
+"""The life of a job: its states and the only transitions between them.
+
+Every state write in ``store`` is a conditional UPDATE that names the state it leaves; the ``job_terminal`` table's
+primary key makes a second terminal state impossible even for a mistaken statement.
+
+    queued ──claim──▶ running ──finish──▶ succeeded | failed | cancelled | expired
+      ▲                  │
+      └── release, sweep ┘          queued ──cancel──▶ cancelled     queued ──deadline──▶ expired
+"""
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job stands. The last four are terminal: a job reaches exactly one of them."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True once nothing may change the job any more."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    # A queued job fails without running when its attempts are used up or its payload cannot be read any more.
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}),
+    JobState.RUNNING: frozenset(
+        {JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+    ),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.EXPIRED: frozenset(),
+}

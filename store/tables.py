@@ -1,0 +1,276 @@
+"""The tables, as SQLAlchemy Core metadata: what Alembic compares against and what ``store``'s statements name.
+
+No file outside ``store/`` and ``migrations/env.py`` imports this one. Every row that belongs to someone carries
+``tenant_id``. All times are the database's, with time zone.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from store.states import JobState
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _time(name: str, *, required: bool = False) -> Column[object]:
+    """A timestamp column; a required one defaults to the database's now."""
+    if required:
+        return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+    return Column(name, DateTime(timezone=True))
+
+
+def _one_of(column: str, values: list[str]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("webhook_secret", String, nullable=False),
+    _time("created_at", required=True),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(String), nullable=False),
+    _time("created_at", required=True),
+    _time("expires_at"),
+    _time("revoked_at"),
+    Index(None, "tenant_id"),
+)
+
+# What the API needs of a model (tokenizer, chat template), by digest, so that an API host needs no model folder.
+model_files = Table(
+    "model_files",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("task", String, nullable=False),
+    _time("created_at", required=True),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("model", String, ForeignKey("models.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("runner", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("dtype", String, nullable=False),
+    Column("context_window", Integer, nullable=False),
+    Column("files", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _time("created_at", required=True),
+    _time("retired_at"),
+    PrimaryKeyConstraint("model", "version"),
+    CheckConstraint("version > 0", name="version_positive"),
+    CheckConstraint("runner IN ('torch', 'fake')", name="runner_known"),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("model", String, ForeignKey("models.name"), nullable=False),
+    Column("alias", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    _time("updated_at", required=True),
+    PrimaryKeyConstraint("model", "alias"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("task", String, nullable=False),
+    Column("state", String, nullable=False, server_default=JobState.QUEUED),
+    Column("model", String, nullable=False),
+    Column("model_version", Integer, nullable=False),
+    Column("queue", String, nullable=False),
+    Column("class_rank", SmallInteger, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("webhook", JSONB),
+    # Fencing: raised by every claim; a write that carries an older epoch matches no row.
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("max_attempts", Integer, nullable=False),
+    Column("owner", String),
+    _time("lease_expires_at"),
+    # When a hint for this job was last put into Redis; null while it waits its turn in Postgres.
+    _time("announced_at"),
+    _time("cancel_requested_at"),
+    _time("deadline_at"),
+    _time("created_at", required=True),
+    _time("started_at"),
+    _time("completed_at"),
+    Column("output", JSONB),
+    Column("error", JSONB),
+    Column("usage", JSONB),
+    CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
+    CheckConstraint(
+        "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
+    ),
+    Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+    Index(
+        "ix_jobs_waiting",
+        "queue",
+        "class_rank",
+        "priority",
+        "id",
+        postgresql_where=text("state = 'queued' AND announced_at IS NULL"),
+    ),
+    Index("ix_jobs_announced", "queue", "announced_at", postgresql_where=text("state = 'queued'")),
+    Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
+    Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
+)
+
+job_terminal = Table(
+    "job_terminal",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("state", String, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    _time("at", required=True),
+    CheckConstraint(_one_of("state", [s for s in JobState if s.is_terminal]), name="state_terminal"),
+)
+
+# The frames of the attempt that ended the job, so that a stream can be read again after Redis has forgotten it.
+job_streams = Table(
+    "job_streams",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("deltas", JSONB, nullable=False),
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", String, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # clock_timestamp, not now(): events of one transaction keep their order and distance.
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+    Index(None, "job_id"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("worker", String, nullable=False),
+    _time("started_at", required=True),
+    _time("ended_at"),
+    Column("outcome", String),
+    Column("error", JSONB),
+    PrimaryKeyConstraint("job_id", "epoch"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("route", String, nullable=False),
+    Column("key", String, nullable=False),
+    Column("fingerprint", String, nullable=False),
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    _time("created_at", required=True),
+    PrimaryKeyConstraint("tenant_id", "route", "key"),
+    Index(None, "created_at"),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", String, nullable=False),
+    Column("events", ARRAY(String), nullable=False),
+    _time("created_at", required=True),
+    _time("disabled_at"),
+    UniqueConstraint("tenant_id", "url"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    # Null for the URL that came with the job itself; that one is signed with the tenant's secret.
+    Column("endpoint_id", String, ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
+    Column("url", Text, nullable=False),
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("type", String, nullable=False),
+    Column("state", String, nullable=False, server_default="pending"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("next_attempt_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("last_status", Integer),
+    Column("last_error", String),
+    _time("created_at", required=True),
+    _time("delivered_at"),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
+    UniqueConstraint("job_id", "type", "url"),
+    Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("tenant_id", String),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("resource", String, nullable=False),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("request_id", String),
+    _time("at", required=True),
+    Index(None, "tenant_id", "id"),
+)

@@ -1,0 +1,1 @@
+"""Runs jobs: Celery takes a hint, Postgres grants the claim, the engine in this process answers."""
