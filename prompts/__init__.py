@@ -1,1 +1,4 @@
-"""Text to token ids and back: tokenizer, chat template, context window. No torch, so the API can count as the worker does."""
+"""Text to token ids and back: tokenizer, chat template, context window.
+
+No torch, so the API counts tokens exactly as the worker will render them.
+"""

@@ -58,7 +58,7 @@ class Sampling(Strict):
     """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
 
     ``max_tokens`` None means: what is left of the model's context window, at most 1,024.
-    Penalties follow the definitions of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
+    Penalties are those of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
     """
 
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
