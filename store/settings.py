@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     torch_threads: int = Field(0, ge=0)
     fake_step_ms: float = Field(2.0, ge=0)
 
+    flower_host: str = "127.0.0.1"
+    flower_port: int = Field(5555, ge=1, le=65535)
+    flower_basic_auth: str = Field("", repr=False)
+
     webhook_allow_http: bool = False
     webhook_allow_networks: Annotated[tuple[str, ...], NoDecode] = ()
     webhook_concurrency: int = Field(16, ge=1)
