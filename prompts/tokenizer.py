@@ -1,0 +1,229 @@
+"""Tokenizers: text to ids and back, for the files of a registered model and for the fake.
+
+A tokenizer is made from bytes, never from a path or the network, because the API reads them from the registry. It knows
+its model's chat template and end-of-sequence ids, and nothing of weights. Special tokens inside a user's text are
+parsed as special tokens, as the reference implementation does.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+import tokenizers
+
+from prompts.template import Render, compile_template
+from store.errors import InvalidRequest, ModelLoadError
+from store.payloads import ChatMessage
+
+if TYPE_CHECKING:
+    from store.registry import ModelVersion
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+)
+"""The files of a model folder that a tokenizer reads; only the first must exist."""
+
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class Tokenizer(Protocol):
+    """What prompts and detokenizers need of a tokenizer."""
+
+    eos_token_ids: frozenset[int]
+    vocab_size: int
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        ...
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Return the conversation as the model's chat template writes it."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Return the bytes that a token adds whatever surrounds it, or None if its text depends on its neighbours."""
+        ...
+
+    def is_byte_fallback(self, token_id: int) -> bool:
+        """Return True if the token stands for one byte of a character that spans several such tokens."""
+        ...
+
+    def is_silent(self, token_id: int) -> bool:
+        """Return True for special and unknown tokens, which ``decode`` skips."""
+        ...
+
+
+@cache
+def _byte_of_letter() -> dict[str, int]:
+    """The byte-level alphabet of GPT-2: printable bytes stand for themselves, the rest for letters from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(hidden)}
+
+
+class FileTokenizer:
+    """The tokenizer of a model folder: ``tokenizer.json`` and the chat template beside it."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, eos_token_ids: frozenset[int], render: Render | None) -> None:
+        self._backend = backend
+        self._render = render
+        self.eos_token_ids = eos_token_ids
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._is_bytewise = json.loads(backend.to_str()).get("decoder", {}).get("type") == "ByteLevel"
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
+        return list(self._backend.encode(text, add_special_tokens=add_special).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids`` without special tokens."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Return the conversation as the model's chat template writes it."""
+        if self._render is None:
+            raise InvalidRequest("this model has no chat template: send `input.prompt` instead", param="input.messages")
+        return self._render(messages)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Return the token's own bytes for a byte-level vocabulary, else None."""
+        if not self._is_bytewise:
+            return None
+        if self.is_silent(token_id):
+            return b""
+        letters = self._backend.id_to_token(token_id) or ""
+        table = _byte_of_letter()
+        # An added token holds plain text; one letter outside the alphabet makes the whole token plain text.
+        if all(letter in table for letter in letters):
+            return bytes(table[letter] for letter in letters)
+        return letters.encode()
+
+    def is_byte_fallback(self, token_id: int) -> bool:
+        """Return True for the ``<0xE2>`` tokens of SentencePiece vocabularies."""
+        piece = self._backend.id_to_token(token_id) or ""
+        return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+
+    def is_silent(self, token_id: int) -> bool:
+        """Return True for special tokens and for the unused ids of a padded vocabulary."""
+        return token_id in self._special or self._backend.id_to_token(token_id) is None
+
+
+class ByteTokenizer:
+    """One token a UTF-8 byte, for the fake model: 256 ends the sequence."""
+
+    EOS = 256
+
+    def __init__(self) -> None:
+        self.eos_token_ids = frozenset({self.EOS})
+        self.vocab_size = 257
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        """Return the bytes of ``text``; there are no special tokens to add."""
+        return list(text.encode(errors="replace"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of the bytes."""
+        return bytes(token for token in ids if token < self.EOS).decode(errors="replace")
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Return one ``role: content`` line a message."""
+        return "".join(f"{message.role.value}: {message.content}\n" for message in messages)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Return the byte."""
+        return bytes([token_id]) if token_id < self.EOS else b""
+
+    def is_byte_fallback(self, token_id: int) -> bool:
+        """Return False: ``token_bytes`` says it all."""
+        return False
+
+    def is_silent(self, token_id: int) -> bool:
+        """Return True for the end of the sequence."""
+        return token_id >= self.EOS
+
+
+def _parse(files: Mapping[str, bytes], name: str) -> dict[str, object]:
+    """Return a JSON object of the folder, empty if the file is not there."""
+    if name not in files:
+        return {}
+    try:
+        value = json.loads(files[name])
+    except ValueError as error:
+        raise ModelLoadError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{name} is not a JSON object")
+    return value
+
+
+def _token_text(value: object) -> str | None:
+    """Return a special token's text; older files spell it as an object."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _special_tokens(files: Mapping[str, bytes]) -> dict[str, str]:
+    named = _parse(files, "special_tokens_map.json") | _parse(files, "tokenizer_config.json")
+    found = {name: _token_text(named.get(name)) for name in _SPECIAL_NAMES}
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def _template_source(files: Mapping[str, bytes]) -> str | None:
+    """Return the chat template: a file of its own, or inside the tokenizer's configuration (one, or a named list)."""
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode()
+    stored = _parse(files, "tokenizer_config.json").get("chat_template")
+    if isinstance(stored, list):
+        named = {entry.get("name"): entry.get("template") for entry in stored if isinstance(entry, dict)}
+        stored = named.get("default")
+    return stored if isinstance(stored, str) else None
+
+
+def _id_set(value: object) -> frozenset[int]:
+    values: Iterable[object] = value if isinstance(value, list) else (value,)
+    return frozenset(item for item in values if isinstance(item, int))
+
+
+def eos_token_ids(files: Mapping[str, bytes]) -> frozenset[int]:
+    """Return the ids that end a sequence: the generation configuration's, else the model configuration's."""
+    generation = _id_set(_parse(files, "generation_config.json").get("eos_token_id"))
+    return generation or _id_set(_parse(files, "config.json").get("eos_token_id"))
+
+
+def load_tokenizer(files: Mapping[str, bytes]) -> FileTokenizer:
+    """Make a tokenizer from the files of a model folder (``TOKENIZER_FILES``), by name.
+
+    Raises ModelLoadError if ``tokenizer.json`` is missing or damaged, or the chat template does not parse.
+    """
+    if "tokenizer.json" not in files:
+        raise ModelLoadError("tokenizer.json is missing: the model needs a fast (tokenizers) tokenizer")
+    try:
+        backend = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    except Exception as error:  # the library raises bare Exception for every kind of damage
+        raise ModelLoadError(f"tokenizer.json cannot be read: {error}") from error
+    # The file may carry the settings of a training run; a prompt is never cut or padded.
+    backend.no_truncation()
+    backend.no_padding()
+    source = _template_source(files)
+    render = None if source is None else compile_template(source, _special_tokens(files))
+    return FileTokenizer(backend, eos_token_ids(files), render)
+
+
+def tokenizer_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> Tokenizer:
+    """Make the tokenizer of a registered version; ``read_file`` returns a stored file's bytes by its digest."""
+    if version.runner == "fake":
+        return ByteTokenizer()
+    wanted = {name: digest for name, digest in version.files.items() if name in TOKENIZER_FILES}
+    return load_tokenizer({name: read_file(digest) for name, digest in wanted.items()})
