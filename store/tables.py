@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -27,6 +28,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store.states import JobState
+
+# The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
+REVISION = "0001"
 
 metadata = MetaData(
     naming_convention={
@@ -110,11 +114,12 @@ model_versions = Table(
 aliases = Table(
     "aliases",
     metadata,
-    Column("model", String, ForeignKey("models.name"), nullable=False),
+    Column("model", String, nullable=False),
     Column("alias", String, nullable=False),
     Column("version", Integer, nullable=False),
     _time("updated_at", required=True),
     PrimaryKeyConstraint("model", "alias"),
+    ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
 )
 
 jobs = Table(
@@ -165,6 +170,8 @@ jobs = Table(
     Index("ix_jobs_announced", "queue", "announced_at", postgresql_where=text("state = 'queued'")),
     Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
+    Index("ix_jobs_queued_tenant_id", "tenant_id", postgresql_where=text("state = 'queued'")),
+    Index("ix_jobs_completed_at", "completed_at", postgresql_where=text("completed_at IS NOT NULL")),
 )
 
 job_terminal = Table(
@@ -184,6 +191,8 @@ job_streams = Table(
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("deltas", JSONB, nullable=False),
+    # Beside the deltas, so that a reader of the job row need not unpack them to know how many there are.
+    Column("num_deltas", Integer, nullable=False),
 )
 
 job_events = Table(
@@ -224,6 +233,7 @@ idempotency_keys = Table(
     _time("created_at", required=True),
     PrimaryKeyConstraint("tenant_id", "route", "key"),
     Index(None, "created_at"),
+    Index(None, "job_id"),
 )
 
 webhook_endpoints = Table(
@@ -258,6 +268,8 @@ webhook_deliveries = Table(
     _time("delivered_at"),
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
     UniqueConstraint("job_id", "type", "url"),
+    Index(None, "endpoint_id"),
+    Index(None, "tenant_id", "id"),
     Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
 )
 
