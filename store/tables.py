@@ -51,7 +51,7 @@ def _time(name: str, *, required: bool = False) -> Column[object]:
 
 
 def _one_of(column: str, values: list[str]) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 tenants = Table(

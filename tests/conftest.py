@@ -1,0 +1,97 @@
+"""What every test may ask for: real services, settings that name them, a clean database, a flushed Redis.
+
+One PostgreSQL and one Valkey run for the whole session, with the durability settings of production. DATABASE_URL and
+REDIS_URL, if given, are used instead; since every test empties them, the database's name must contain "test".
+"""
+
+import importlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import Engine, create_engine, make_url
+
+from cli.local.postgres import LocalPostgres
+from cli.local.valkey import LocalValkey
+from store.settings import Settings, load_settings
+from store.tables import metadata
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where the two servers of this session listen."""
+
+    database_url: str
+    redis_url: str
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    given = load_settings()
+    if given.database_url and "test" not in (make_url(given.database_url).database or ""):
+        pytest.exit("DATABASE_URL: every test empties this database; its name must contain 'test'", returncode=4)
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
+    postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
+    valkey = LocalValkey(folder / "kv", folder / "valkey.log")
+    try:
+        if not given.database_url:
+            postgres.start()
+        if not given.redis_url:
+            valkey.start()
+        yield Services(given.database_url or postgres.url, given.redis_url or valkey.url)
+    finally:
+        valkey.stop()
+        postgres.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def schema(services: Services) -> Iterator[Engine]:
+    """The database with every table, as an engine for emptying them."""
+    engine = create_engine(services.database_url, connect_args={"options": "-c lock_timeout=20s"})
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings(services: Services, schema: Engine, tmp_path: Path) -> Settings:
+    """Settings for one test: an empty database, an empty Redis, and times short enough to wait for."""
+    with schema.begin() as connection:
+        # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables.
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+    with redis.from_url(services.redis_url) as client:
+        client.flushdb()
+    return Settings(
+        database_url=services.database_url,
+        redis_url=services.redis_url,
+        home=tmp_path,
+        lease_s=3,
+        sweep_s=0.2,
+        reannounce_s=1,
+        drain_s=2,
+        stream_ping_s=1,
+    )
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Any]:
+    """The store's way into the emptied database."""
+    database = importlib.import_module("store.db").Database(settings.database_url, application_name="tests")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def redis_client(settings: Settings) -> Iterator[redis.Redis]:
+    """A client of the flushed Redis."""
+    client = importlib.import_module("store.redis").connect(settings.redis_url)
+    yield client
+    client.close()
