@@ -20,6 +20,7 @@ def flower_arguments(settings: Settings) -> list[str]:
         f"--address={settings.flower_host}",
         f"--port={settings.flower_port}",
         f"--basic-auth={settings.flower_basic_auth}",
+        "--read-only=True",
         "--max-tasks=5000",
     ]
 

@@ -1,0 +1,232 @@
+"""Deployment files cannot run in CI: every command, port, path and setting they name is held against the code."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from store.settings import Settings
+from tests.deploy import chart
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FIELDS = {"HEADRACE_" + name.upper(): name for name in Settings.model_fields}
+SERVICE_NAMES = {"DATABASE_URL", "REDIS_URL"}
+
+
+@dataclass
+class Unit:
+    """One container, wherever it is declared."""
+
+    where: str
+    command: list[str]
+    env: dict[str, str | None]  # None: the value comes from a secret
+    ports: list[int] = field(default_factory=list)
+
+
+def _substituted(value: Any) -> str:
+    """A compose value with its ``${NAME:-default}`` and ``${NAME:?message}`` filled in as an operator would."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+    return re.sub(r"\$\{\w+:\?[^}]*\}", "user:password", text)
+
+
+def _compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+
+
+def _compose_units() -> Iterator[Unit]:
+    for name, service in _compose().items():
+        if name in {"postgres", "valkey"}:
+            continue
+        yield Unit(
+            where=f"compose.yaml {name}",
+            command=[_substituted(part) for part in service["command"]],
+            env={key: _substituted(value) for key, value in service["environment"].items()},
+            ports=[int(mapping.rsplit(":", 1)[1]) for mapping in service.get("ports", [])],
+        )
+
+
+def _chart_containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for obj in chart.objects():
+        if obj["kind"] in {"Deployment", "Job"}:
+            pod = obj["spec"]["template"]["spec"]
+            for container in pod["containers"]:
+                yield f"chart {obj['metadata']['name']}", pod, container
+
+
+def _chart_units() -> Iterator[Unit]:
+    for where, _, container in _chart_containers():
+        yield Unit(
+            where=where,
+            command=container["command"],
+            env={entry["name"]: entry.get("value") for entry in container["env"]},
+            ports=[port["containerPort"] for port in container.get("ports", [])],
+        )
+
+
+def _dockerfile(name: str) -> list[tuple[str, str]]:
+    text = re.sub(r"\\\n", " ", (DEPLOY / name).read_text())
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [(line.split(None, 1)[0], line.split(None, 1)[1].strip()) for line in lines]
+
+
+def _image_units() -> Iterator[Unit]:
+    for name in ("Dockerfile.control", "Dockerfile.worker"):
+        env: dict[str, str | None] = {}
+        command: list[str] = []
+        ports: list[int] = []
+        for instruction, rest in _dockerfile(name):
+            if instruction == "ENV":
+                env |= dict(pair.split("=", 1) for pair in rest.split())
+            elif instruction == "CMD":
+                command = json.loads(rest)
+            elif instruction == "EXPOSE":
+                ports = [int(port) for port in rest.split()]
+        yield Unit(where=name, command=command, env=env, ports=ports)
+
+
+UNITS = [*_compose_units(), *_chart_units(), *_image_units()]
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)
+def test_every_command_is_a_module_that_can_be_run(unit: Unit) -> None:
+    assert unit.command[:2] == ["python", "-m"]
+    module = unit.command[2]
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, module
+    if spec.submodule_search_locations is not None:
+        assert importlib.util.find_spec(f"{module}.__main__") is not None
+    else:
+        assert 'if __name__ == "__main__":' in Path(str(spec.origin)).read_text()
+
+
+@pytest.mark.parametrize("command", sorted({tuple(unit.command[2:]) for unit in UNITS}), ids=" ".join)
+def test_every_argument_is_one_the_module_takes(command: tuple[str, ...]) -> None:
+    module, *arguments = command
+    words = [word for word in arguments if word.startswith("-") or word == "register"]
+    if not arguments:
+        return_code = 0
+    else:
+        subcommand = [word for word in words if not word.startswith("-")]
+        result = subprocess.run(
+            [sys.executable, "-m", module, *subcommand, "--help"], capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+        return_code = result.returncode
+        assert all(word in result.stdout for word in words if word.startswith("-")), result.stdout
+    assert return_code == 0
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)
+def test_every_setting_exists_and_its_value_parses(unit: Unit) -> None:
+    ours = {key: value for key, value in unit.env.items() if key.startswith("HEADRACE_")}
+    assert set(ours) <= set(FIELDS), set(ours) - set(FIELDS)
+    given = {FIELDS[key]: value for key, value in ours.items() if value is not None}
+    assert Settings(**given)
+    assert all(name in unit.env for name in SERVICE_NAMES) or unit.where.startswith("Dockerfile")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)
+def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
+    listening = {
+        "producer_api": int(unit.env.get("HEADRACE_API_PORT") or Settings().api_port),
+        "workers.flower": int(unit.env.get("HEADRACE_FLOWER_PORT") or Settings().flower_port),
+    }
+    if unit.where == "Dockerfile.control":
+        assert sorted(unit.ports) == sorted(listening.values())
+    else:
+        assert unit.ports == ([listening[unit.command[2]]] if unit.command[2] in listening else [])
+
+
+def test_every_probe_asks_a_route_that_exists() -> None:
+    routes = set(json.loads(_openapi())["paths"])
+    probes = [
+        container[kind]["httpGet"]["path"]
+        for _, _, container in _chart_containers()
+        for kind in ("livenessProbe", "readinessProbe")
+        if kind in container
+    ]
+    check = " ".join(_compose()["api"]["healthcheck"]["test"])
+    asked = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
+    assert set(probes) == {"/healthz", "/readyz"}
+    assert asked == [("8000", "/readyz")]
+    assert {*probes, "/readyz"} <= routes
+
+
+def _openapi() -> str:
+    program = (
+        "import json; from producer_api.app import create_app; from store.settings import Settings;"
+        "print(json.dumps(create_app(Settings()).openapi()))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.control", "Dockerfile.worker"])
+def test_images_copy_every_package_and_install_extras_that_exist(name: str) -> None:
+    copied = {
+        source
+        for instruction, rest in _dockerfile(name)
+        if instruction == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+    assert all((ROOT / source).exists() for source in copied), copied
+    packages = {package.split(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+    assert packages <= copied
+    extras = {
+        extra
+        for _, rest in _dockerfile(name)
+        for found in re.findall(r'"\.\[([\w,]+)\]"', rest)
+        for extra in found.split(",")
+    }
+    assert extras
+    assert extras <= set(PROJECT["project"]["optional-dependencies"])
+
+
+@pytest.mark.parametrize("name", ["Dockerfile.control", "Dockerfile.worker"])
+def test_images_run_as_an_ordinary_user(name: str) -> None:
+    assert ("USER", "10001") in _dockerfile(name)
+
+
+def test_pods_and_services_are_hardened() -> None:
+    for where, pod, container in _chart_containers():
+        assert pod["securityContext"]["runAsNonRoot"] is True, where
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True, where
+    for name, service in _compose().items():
+        if "restart" in service and name not in {"postgres", "valkey"}:
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+
+
+def test_a_worker_is_given_longer_to_stop_than_it_takes_to_drain() -> None:
+    worker = _compose()["worker"]
+    assert int(worker["stop_grace_period"].removesuffix("s")) > float(worker["environment"]["HEADRACE_DRAIN_S"])
+    pod = next(pod for where, pod, _ in _chart_containers() if where.endswith("-worker"))
+    assert pod["terminationGracePeriodSeconds"] > chart.values()["worker"]["drainSeconds"]
+
+
+def test_valkey_never_evicts_a_hint() -> None:
+    command = _compose()["valkey"]["command"]
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+
+
+def test_services_that_depend_on_others_name_them() -> None:
+    services = _compose()
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services), name
+
+
+def test_the_chart_version_is_the_project_version() -> None:
+    meta = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
+    assert meta["appVersion"] == PROJECT["project"]["version"]
+    assert meta["version"] == PROJECT["project"]["version"]
