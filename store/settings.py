@@ -5,6 +5,7 @@ starts with ``HEADRACE_`` and names no setting, or a value that does not parse, 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
+    # Where the client verbs find a server, and the key they show it; by default those of the stack in ``home``.
+    api_url: str = ""
+    api_key: str = Field("", repr=False)
     api_threads: int = Field(96, ge=4)
     max_body_bytes: int = Field(1 << 20, ge=1024)
     max_wait_s: float = Field(60.0, ge=0)
@@ -93,6 +97,11 @@ def load_settings() -> Settings:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         variable = name if name.isupper() else _PREFIX + name.upper()
         raise SettingsError(f"{variable}: {first['msg']} (got {first['input']!r})") from error
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with ``changes``, for a process that it starts."""
+    return {**os.environ, **changes}
 
 
 def require_services(settings: Settings) -> Settings:

@@ -4,13 +4,11 @@ One PostgreSQL and one Valkey run for the whole session, with the durability set
 REDIS_URL, if given, are used instead; since every test empties them, the database's name must contain "test".
 """
 
-import importlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -18,6 +16,8 @@ from sqlalchemy import Engine, create_engine, make_url
 
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
+from store.db import Database
+from store.redis import connect
 from store.settings import Settings, load_settings
 from store.tables import metadata
 
@@ -82,9 +82,9 @@ def settings(services: Services, schema: Engine, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def db(settings: Settings) -> Iterator[Any]:
+def db(settings: Settings) -> Iterator[Database]:
     """The store's way into the emptied database."""
-    database = importlib.import_module("store.db").Database(settings.database_url, application_name="tests")
+    database = Database(settings.database_url, application_name="tests")
     yield database
     database.close()
 
@@ -92,6 +92,6 @@ def db(settings: Settings) -> Iterator[Any]:
 @pytest.fixture
 def redis_client(settings: Settings) -> Iterator[redis.Redis]:
     """A client of the flushed Redis."""
-    client = importlib.import_module("store.redis").connect(settings.redis_url)
+    client = connect(settings.redis_url)
     yield client
     client.close()

@@ -6,6 +6,7 @@ the schema. The server listens on a Unix socket only, which nobody but its owner
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import signal
@@ -14,10 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
 from cli.local.folders import reachable_folder, socket_folder, unprivileged_user
-from cli.local.process import Child, Command
+from cli.local.process import Child, Command, working_folder
 from store.errors import Unavailable
 
 _SOCKET = ".s.PGSQL.5432"
@@ -205,13 +204,13 @@ def _server_on(pid_file: Path) -> int | None:
     """The pid of the live server that wrote ``pid_file``, or None."""
     try:
         pid = int(pid_file.read_text().splitlines()[0])
-        process = psutil.Process(pid)
-        is_server = process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == pid_file.parent.resolve()
-    except psutil.AccessDenied:
-        return pid
-    except (OSError, ValueError, IndexError, psutil.Error):
+        os.kill(pid, 0)
+        folder = working_folder(pid)
+    except PermissionError:
+        return None  # somebody else's process, so not this server: the number was given out again
+    except (OSError, ValueError, IndexError):
         return None
-    return pid if is_server else None
+    return pid if folder is None or folder == pid_file.parent.resolve() else None
 
 
 def _last_line(text: str) -> str:

@@ -104,3 +104,27 @@ def _die_with_parent(sent: signal.Signals) -> Callable[[], None]:
             os._exit(1)
 
     return arrange
+
+
+def working_folder(pid: int) -> Path | None:
+    """The current folder of a process, or None where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
+
+
+def descendants(pid: int) -> set[int]:
+    """Every live process below ``pid``, however deep. Empty where there is no /proc."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name, in parentheses, may contain anything; state and parent follow it.
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(entry.parent.name)] = int(parent)
+    found, frontier = set[int](), {pid}
+    while frontier:
+        frontier = {child for child, parent in parents.items() if parent in frontier} - found
+        found |= frontier
+    return found

