@@ -1,0 +1,192 @@
+"""Accepting jobs: one transaction for a wave of them, with idempotency keys and the announce decision.
+
+``store.jobs`` is the door to it. Concurrent processes that bring the same key meet at the key's row: one inserts, the
+others wait for its commit and replay its job.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from store.db import Database, dump_json
+from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
+from store.payloads import ServiceClass
+
+CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
+
+# A key can be purged between losing the race for it and reading the winner; then the job is simply inserted again.
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The caller's key on one route, and the fingerprint of the body that came with it."""
+
+    route: str
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
+
+    ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already.
+    """
+
+    id: str
+    tenant_id: str
+    task: str
+    model: str
+    model_version: int
+    queue: str
+    service_class: ServiceClass
+    priority: int
+    payload: dict[str, Any]
+    input_tokens: int
+    metadata: dict[str, str]
+    webhook: dict[str, Any] | None
+    max_attempts: int
+    deadline_s: float
+    idempotency: Idempotency | None
+    announce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The stored job: this one, or for a replay the one that the key made before.
+
+    ``announced``: the caller shall publish its hint now.
+    """
+
+    job_id: str
+    replayed: bool
+    announced: bool
+
+
+IdempotencyRow = tuple[str, str, str]  # tenant, route, key
+
+# Keys are inserted in order, so that two waves with the same keys wait for each other in the same direction.
+_ACCEPT = text("""
+WITH incoming AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
+        priority smallint, payload jsonb, input_tokens int, metadata jsonb, webhook jsonb, max_attempts int,
+        deadline_s float8, announce bool, route text, key text, fingerprint text)
+), new_keys AS (
+    INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
+    SELECT tenant_id, route, key, fingerprint, id FROM incoming WHERE key IS NOT NULL ORDER BY tenant_id, route, key
+    ON CONFLICT (tenant_id, route, key) DO NOTHING
+    RETURNING job_id
+), fresh AS (
+    SELECT incoming.*, bool_and(announce) OVER (PARTITION BY queue) AND NOT EXISTS (
+        SELECT FROM jobs
+        WHERE jobs.queue = incoming.queue AND jobs.state = 'queued' AND jobs.announced_at IS NULL
+    ) AS announced
+    FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
+), created AS (
+    INSERT INTO jobs (
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, metadata,
+        webhook, max_attempts, deadline_at, announced_at)
+    SELECT
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, metadata,
+        webhook, max_attempts, now() + make_interval(secs => deadline_s), CASE WHEN announced THEN now() END
+    FROM fresh
+    RETURNING id, announced_at IS NOT NULL AS announced
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
+)
+SELECT id, announced FROM created
+""")
+
+_HOLDERS = text("""
+SELECT held.tenant_id, held.route, held.key, held.fingerprint, held.job_id
+FROM idempotency_keys AS held
+JOIN unnest(CAST(:tenants AS text[]), CAST(:routes AS text[]), CAST(:keys AS text[])) AS asked(tenant_id, route, key)
+    USING (tenant_id, route, key)
+""")
+
+
+def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
+    """Store the jobs in one transaction and return each one's outcome, in order.
+
+    A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs.
+    """
+    outcomes: dict[str, Accepted | HeadraceError] = {}
+    with db.begin() as connection:
+        for _ in range(_ROUNDS):
+            missing = [job for job in jobs if job.id not in outcomes]
+            if missing:
+                outcomes.update(_accept_once(connection, missing))
+    gone = Unavailable("the idempotency key is being forgotten just now: try again")
+    return [outcomes.get(job.id, gone) for job in jobs]
+
+
+def _accept_once(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Accepted | HeadraceError]:
+    outcomes: dict[str, Accepted | HeadraceError] = {}
+    rows = [_row(job) for job in _first_of_each_key(jobs)]
+    for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
+        outcomes[row.id] = Accepted(job_id=row.id, replayed=False, announced=row.announced)
+    replays = [job for job in jobs if job.id not in outcomes]
+    holders = _holders(connection, replays) if replays else {}
+    for job in replays:
+        if (holder := holders.get(_key(job))) is not None:
+            outcomes[job.id] = _replay(job, *holder)
+    return outcomes
+
+
+def _replay(job: NewJob, fingerprint: str, job_id: str) -> Accepted | HeadraceError:
+    if job.idempotency is not None and job.idempotency.fingerprint == fingerprint:
+        return Accepted(job_id=job_id, replayed=True, announced=False)
+    return IdempotencyKeyReused("this Idempotency-Key was used before with a different body", param="Idempotency-Key")
+
+
+def _holders(connection: Connection, jobs: Iterable[NewJob]) -> dict[IdempotencyRow | None, tuple[str, str]]:
+    """Return fingerprint and job id of the jobs' keys that are stored."""
+    keys = [key for job in jobs if (key := _key(job)) is not None]
+    tenants, routes, names = (list(column) for column in zip(*keys, strict=True)) if keys else ([], [], [])
+    found = connection.execute(_HOLDERS, {"tenants": tenants, "routes": routes, "keys": names})
+    return {(row.tenant_id, row.route, row.key): (row.fingerprint, row.job_id) for row in found}
+
+
+def _first_of_each_key(jobs: Sequence[NewJob]) -> list[NewJob]:
+    """Leave out jobs whose key an earlier one of the same wave carries; they replay that one."""
+    seen: set[IdempotencyRow] = set()
+    firsts = []
+    for job in jobs:
+        key = _key(job)
+        if key is None or key not in seen:
+            firsts.append(job)
+        if key is not None:
+            seen.add(key)
+    return firsts
+
+
+def _key(job: NewJob) -> IdempotencyRow | None:
+    return None if job.idempotency is None else (job.tenant_id, job.idempotency.route, job.idempotency.key)
+
+
+def _row(job: NewJob) -> dict[str, object]:
+    idempotency = job.idempotency
+    return {
+        "id": job.id,
+        "tenant_id": job.tenant_id,
+        "task": job.task,
+        "model": job.model,
+        "model_version": job.model_version,
+        "queue": job.queue,
+        "class_rank": CLASS_RANKS[job.service_class],
+        "priority": job.priority,
+        "payload": job.payload,
+        "input_tokens": job.input_tokens,
+        "metadata": job.metadata,
+        "webhook": job.webhook,
+        "max_attempts": job.max_attempts,
+        "deadline_s": job.deadline_s,
+        "announce": job.announce,
+        "route": idempotency and idempotency.route,
+        "key": idempotency and idempotency.key,
+        "fingerprint": idempotency and idempotency.fingerprint,
+    }

@@ -1,0 +1,205 @@
+"""The worker's side of a job: claim, renew, finish, release. Each is one statement for a whole batch of jobs.
+
+Fencing: a claim raises the job's epoch, and every later write names the epoch it was given. A worker that was paused
+past its lease finds that its epoch matches no row: its write changes nothing, and the job's newer attempt is safe.
+Leases are counted by the database's clock. Rows are locked in the order of their ids, so that batches cannot deadlock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import text
+
+from store.db import Database, dump_json
+from store.states import JobState
+from store.terminal import conclude
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that is ours under ``epoch`` until the lease runs out. ``remaining_s`` is the time to its deadline."""
+
+    job_id: str
+    tenant_id: str
+    epoch: int
+    attempt: int
+    model: str
+    model_version: int
+    payload: dict[str, Any]
+    input_tokens: int
+    remaining_s: float | None
+    queued_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Which jobs are still ours, and which of those their owners want cancelled. The rest belongs to someone else."""
+
+    held: frozenset[str]
+    cancelled: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How an attempt ended: a terminal ``state``, what it produced, and the deltas it streamed in order."""
+
+    job_id: str
+    epoch: int
+    state: JobState
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    deltas: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.state.is_terminal:
+            raise ValueError(f"a job cannot finish as {self.state}")
+
+
+_CLAIM = text("""
+WITH open AS (
+    SELECT id FROM jobs
+    WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state = 'queued' AND cancel_requested_at IS NULL
+        AND (deadline_at IS NULL OR deadline_at > now())
+    ORDER BY id FOR NO KEY UPDATE
+), claimed AS (
+    UPDATE jobs SET
+        state = 'running', epoch = epoch + 1, attempt = attempt + 1, owner = :owner,
+        lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s),
+        started_at = COALESCE(started_at, clock_timestamp())
+    FROM open WHERE jobs.id = open.id AND jobs.state = 'queued'
+    RETURNING jobs.*
+), charged AS (
+    INSERT INTO attempts (job_id, epoch, attempt, worker) SELECT id, epoch, attempt, owner FROM claimed
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch, detail)
+    SELECT id, 'started', epoch, jsonb_build_object('attempt', attempt, 'worker', owner) FROM claimed
+)
+SELECT
+    id AS job_id, tenant_id, epoch, attempt, model, model_version, payload, input_tokens,
+    CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
+    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s
+FROM claimed
+""")
+
+
+def claim(db: Database, owner: str, queue: str, job_ids: Sequence[str], lease_s: float) -> dict[str, Claim]:
+    """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent."""
+    values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s)}
+    with db.begin() as connection:
+        rows = connection.execute(_CLAIM, values).mappings().all()
+    return {row["job_id"]: Claim(**row) for row in rows}
+
+
+_RENEW = text("""
+WITH held AS (
+    SELECT jobs.id, jobs.epoch
+    FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS ours(id, epoch) USING (id, epoch)
+    WHERE state = 'running' AND owner = :owner
+    ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+)
+UPDATE jobs SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s)
+FROM held WHERE jobs.id = held.id AND jobs.epoch = held.epoch AND jobs.state = 'running'
+RETURNING jobs.id, cancel_requested_at IS NOT NULL AS cancelled
+""")
+
+
+def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> Renewal:
+    """Prolong the leases of the jobs held under these epochs; what is absent from the answer must stop."""
+    values = {"owner": owner, "lease_s": float(lease_s), **_columns(held)}
+    with db.begin() as connection:
+        rows = connection.execute(_RENEW, values).all()
+    return Renewal(held=frozenset(row.id for row in rows), cancelled=frozenset(row.id for row in rows if row.cancelled))
+
+
+_FINISH = text("""
+WITH done AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb)
+), held AS (
+    SELECT jobs.id
+    FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
+    ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+), ended AS (
+    UPDATE jobs SET
+        state = done.state, output = done.output, error = done.error, usage = done.usage,
+        completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL
+    FROM done JOIN held USING (id)
+    WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
+    RETURNING jobs.id
+), streams AS (
+    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas)
+    SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas) FROM done JOIN ended USING (id)
+    WHERE jsonb_array_length(done.deltas) > 0
+)
+SELECT id FROM ended
+""")
+
+
+def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
+    """End the jobs and return the ids of those that were still ours; a stale epoch's result is refused."""
+    rows = list({finish.job_id: _row(finish) for finish in reversed(finishes)}.values())
+    with db.begin() as connection:
+        ended = connection.execute(_FINISH, {"rows": dump_json(rows)}).scalars().all()
+        conclude(connection, ended)
+    return set(ended)
+
+
+# Released for good reason (a drain) the attempt is not charged. A charged job that has no attempt left has failed, and
+# one whose owner asked for its end has it.
+_RELEASE = text("""
+WITH held AS (
+    SELECT jobs.id, jobs.epoch
+    FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS ours(id, epoch) USING (id, epoch)
+    WHERE state = 'running'
+    ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+), let_go AS (
+    UPDATE jobs SET
+        state = CASE
+            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN :charge AND attempt >= max_attempts THEN 'failed'
+            ELSE 'queued' END,
+        error = CASE WHEN cancel_requested_at IS NULL AND :charge AND attempt >= max_attempts THEN
+            jsonb_build_object(
+                'code', 'max_attempts_exceeded', 'message', 'every attempt failed', 'retryable', false,
+                'attempt', attempt) END,
+        completed_at = CASE
+            WHEN cancel_requested_at IS NOT NULL OR :charge AND attempt >= max_attempts THEN clock_timestamp() END,
+        attempt = attempt - CASE WHEN :charge THEN 0 ELSE 1 END,
+        owner = NULL, lease_expires_at = NULL, announced_at = NULL
+    FROM held WHERE jobs.id = held.id AND jobs.epoch = held.epoch AND jobs.state = 'running'
+    RETURNING jobs.id, jobs.state, jobs.epoch
+), closed AS (
+    UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'released'
+    FROM let_go WHERE attempts.job_id = let_go.id AND attempts.epoch = let_go.epoch
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch, detail)
+    SELECT id, 'released', epoch, jsonb_build_object('charged', CAST(:charge AS bool)) FROM let_go
+)
+SELECT id, state FROM let_go
+""")
+
+
+def release(db: Database, held: Mapping[str, int], *, charge: bool = False) -> set[str]:
+    """Hand jobs back to the queue; return the ids of those that were still ours."""
+    with db.begin() as connection:
+        rows = connection.execute(_RELEASE, {"charge": charge, **_columns(held)}).all()
+        conclude(connection, [row.id for row in rows if row.state != JobState.QUEUED])
+    return {row.id for row in rows}
+
+
+def _columns(held: Mapping[str, int]) -> dict[str, object]:
+    return {"ids": list(held), "epochs": list(held.values())}
+
+
+def _row(finish: Finish) -> dict[str, object]:
+    return {
+        "id": finish.job_id,
+        "epoch": finish.epoch,
+        "state": finish.state,
+        "output": finish.output,
+        "error": finish.error,
+        "usage": finish.usage,
+        "deltas": list(finish.deltas),
+    }

@@ -1,0 +1,280 @@
+"""Jobs as their owner sees them: accept, read, list, follow, cancel. Every statement here carries the tenant.
+
+The worker's side is ``store.claims``, the dispatcher's ``store.sweeps``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, select, text
+from sqlalchemy import RowMapping as Row
+from sqlalchemy.dialects.postgresql import JSONB
+
+from store import tables
+from store.accepting import CLASS_RANKS, Accepted, Idempotency, NewJob, accept
+from store.db import Database
+from store.errors import Conflict, NotFound
+from store.payloads import ServiceClass
+from store.states import JobState
+from store.terminal import conclude
+
+__all__ = [
+    "Accepted",
+    "Idempotency",
+    "Job",
+    "JobEvent",
+    "NewJob",
+    "StoredStream",
+    "accept",
+    "get",
+    "get_many",
+    "list_jobs",
+    "queue_position",
+    "queued_counts",
+    "request_cancel",
+    "stored_deltas",
+    "timeline",
+]
+
+# Positions further back than this are not counted out: nobody plans by them, and counting reads every row in between.
+MAX_POSITION = 10_000
+
+_CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The stored job. ``num_deltas`` is how many stream deltas are kept; 0 until the job has ended."""
+
+    id: str
+    tenant_id: str
+    task: str
+    state: JobState
+    model: str
+    model_version: int
+    queue: str
+    class_rank: int
+    priority: int
+    payload: dict[str, Any]
+    input_tokens: int
+    metadata: dict[str, str]
+    webhook: dict[str, Any] | None
+    epoch: int
+    attempt: int
+    max_attempts: int
+    owner: str | None
+    lease_expires_at: datetime | None
+    announced_at: datetime | None
+    cancel_requested_at: datetime | None
+    deadline_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    num_deltas: int
+
+    @property
+    def service_class(self) -> ServiceClass:
+        """The class that ``class_rank`` stands for."""
+        return _CLASSES[self.class_rank]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One line of a job's timeline: ``queued``, ``started``, ``released``, ``lease_expired``, or a terminal state."""
+
+    kind: str
+    epoch: int
+    at: datetime
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """The deltas of the attempt that ended the job; the first has sequence number 1."""
+
+    epoch: int
+    deltas: list[str]
+
+
+def get(db: Database, tenant_id: str, job_id: str) -> Job:
+    """Return the job; raise NotFound if this tenant has none by that id."""
+    with db.begin() as connection:
+        return _get(connection, tenant_id, job_id)
+
+
+def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
+    """Return those of the jobs that the tenant has, in the order asked."""
+    statement = _jobs_of(tenant_id).where(tables.jobs.c.id.in_(ids))
+    with db.begin() as connection:
+        found = {job.id: job for job in _read(connection, statement)}
+    return [found[job_id] for job_id in ids if job_id in found]
+
+
+def list_jobs(
+    db: Database,
+    tenant_id: str,
+    *,
+    state: JobState | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    limit: int = 20,
+    after: str | None = None,
+    descending: bool = True,
+) -> list[Job]:
+    """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``."""
+    jobs = tables.jobs.c
+    statement = _jobs_of(tenant_id).order_by(jobs.id.desc() if descending else jobs.id).limit(limit)
+    for column, value in ((jobs.state, state), (jobs.model, model), (jobs.task, task)):
+        if value is not None:
+            statement = statement.where(column == value)
+    if metadata:
+        statement = statement.where(jobs.metadata.cast(JSONB).contains(dict(metadata)))
+    if after is not None:
+        statement = statement.where(jobs.id < after if descending else jobs.id > after)
+    with db.begin() as connection:
+        return _read(connection, statement)
+
+
+_TIMELINE = text("""
+SELECT event.kind, event.epoch, event.at, event.detail
+FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
+ORDER BY event.id
+""")
+
+
+def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
+    """Return what happened to the job, oldest first; raise NotFound if this tenant has none by that id."""
+    with db.begin() as connection:
+        rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
+    if not rows:
+        raise _not_found(job_id)
+    return [JobEvent(**row) for row in rows]
+
+
+_STREAM = text("""
+SELECT stream.epoch, stream.deltas
+FROM job_streams AS stream JOIN jobs ON jobs.id = stream.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
+""")
+
+
+def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | None:
+    """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
+    with db.begin() as connection:
+        row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
+    return None if row is None else StoredStream(**row)
+
+
+# One statement for both, so that a job which a worker claims or hands back at this moment is met in either state.
+_CANCEL = text("""
+WITH asked AS (
+    UPDATE jobs SET
+        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
+        completed_at = CASE state WHEN 'queued' THEN now() END,
+        cancel_requested_at = COALESCE(cancel_requested_at, now())
+    WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
+    RETURNING id, state, epoch
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
+)
+SELECT state FROM asked
+""")
+
+
+def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
+    """Cancel a queued job at once; ask the worker of a running one to stop.
+
+    Raises NotFound if this tenant has none by that id, Conflict if the job has ended.
+    """
+    with db.begin() as connection:
+        state = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
+        if state == JobState.CANCELLED:
+            conclude(connection, [job_id])
+        job = _get(connection, tenant_id, job_id)
+    if state is None:
+        raise Conflict(f"job {job_id} is {job.state} and cannot be cancelled any more", code="job_not_cancellable")
+    return job
+
+
+_QUEUED_COUNTS = text("""
+SELECT
+    (SELECT count(*) FROM jobs WHERE state = 'queued' AND tenant_id = :tenant_id) AS own,
+    (SELECT count(*) FROM jobs WHERE state = 'queued') AS everyone
+""")
+
+
+def queued_counts(db: Database, tenant_id: str) -> tuple[int, int]:
+    """Return how many jobs the tenant and everyone has queued. It counts index entries: not for every request."""
+    with db.begin() as connection:
+        row = connection.execute(_QUEUED_COUNTS, {"tenant_id": tenant_id}).one()
+    return row.own, row.everyone
+
+
+# Announced jobs are already on their way to a worker, so all of them are ahead of one that waits.
+_AHEAD_OF_WAITING = text("""
+SELECT
+    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL)
+    + (SELECT count(*) FROM (
+        SELECT FROM jobs
+        WHERE queue = :queue AND state = 'queued' AND announced_at IS NULL
+            AND (class_rank, priority, id) < (:class_rank, :priority, :id)
+        LIMIT :most) AS ahead)
+""")
+
+_AHEAD_OF_ANNOUNCED = text("""
+SELECT count(*) FROM jobs
+WHERE queue = :queue AND state = 'queued' AND (announced_at, id) < (:announced_at, :id)
+""")
+
+
+def queue_position(db: Database, job: Job) -> int | None:
+    """Return 1 for the next job to start, and so on; None if it is not queued or stands too far back to count."""
+    if job.state is not JobState.QUEUED:
+        return None
+    waiting = {"queue": job.queue, "class_rank": job.class_rank, "priority": job.priority, "id": job.id}
+    announced = {"queue": job.queue, "announced_at": job.announced_at, "id": job.id}
+    with db.begin() as connection:
+        if job.announced_at is None:
+            ahead = connection.execute(_AHEAD_OF_WAITING, waiting | {"most": MAX_POSITION}).scalar_one()
+        else:
+            ahead = connection.execute(_AHEAD_OF_ANNOUNCED, announced).scalar_one()
+    return ahead + 1 if ahead < MAX_POSITION else None
+
+
+_COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
+
+
+def _jobs_of(tenant_id: str) -> Select[Any]:
+    num_deltas = (
+        select(tables.job_streams.c.num_deltas)
+        .where(tables.job_streams.c.job_id == tables.jobs.c.id)
+        .scalar_subquery()
+        .label("num_deltas")
+    )
+    return select(*_COLUMNS, num_deltas).where(tables.jobs.c.tenant_id == tenant_id)
+
+
+def _get(connection: Connection, tenant_id: str, job_id: str) -> Job:
+    found = _read(connection, _jobs_of(tenant_id).where(tables.jobs.c.id == job_id))
+    if not found:
+        raise _not_found(job_id)
+    return found[0]
+
+
+def _read(connection: Connection, statement: Select[Any]) -> list[Job]:
+    return [_job(row) for row in connection.execute(statement).mappings()]
+
+
+def _job(row: Row) -> Job:
+    return Job(**{**row, "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})
+
+
+def _not_found(job_id: str) -> NotFound:
+    return NotFound(f"no job {job_id}")

@@ -1,0 +1,156 @@
+"""Tenants and their API keys. A key is shown once, when it is made; the database holds a hash of it.
+
+The secret is 32 random bytes, so a plain SHA-256 is enough: there is nothing to guess that a slow hash would protect.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from store.audit import record
+from store.db import Database
+from store.errors import InvalidRequest, NotFound, Unauthenticated
+from store.ids import new_id
+from store.webhooks import new_secret
+
+SCOPES: frozenset[str] = frozenset(
+    {
+        "admin",
+        "audit:read",
+        "jobs:read",
+        "jobs:write",
+        "models:admin",
+        "models:read",
+        "queues:admin",
+        "usage:read",
+        "webhooks:admin",
+    }
+)
+
+DEFAULT_TENANT = "default"
+_PREFIX = "hr"
+_KEY_ID_PREFIX = "key"
+# Compared against when a key is unknown, so that this takes as long as a wrong secret.
+_NOBODY = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling and what the key may do."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+
+_INSERT_TENANT = text("""
+INSERT INTO tenants (id, name, webhook_secret) VALUES (:id, :name, :secret)
+ON CONFLICT (name) DO NOTHING RETURNING id
+""")
+
+
+def create_tenant(db: Database, name: str) -> str:
+    """Add a tenant and return its id; raise InvalidRequest if the name is taken."""
+    with db.begin() as connection:
+        return _create_tenant(connection, name)
+
+
+def _create_tenant(connection: Connection, name: str) -> str:
+    values = {"id": new_id("ten"), "name": name, "secret": new_secret()}
+    tenant_id = connection.execute(_INSERT_TENANT, values).scalar_one_or_none()
+    if tenant_id is None:
+        raise InvalidRequest(f"there is a tenant {name!r} already", param="name")
+    record(connection, tenant_id, "system", "tenant.created", tenant_id, {"name": name})
+    return str(tenant_id)
+
+
+_INSERT_KEY = text("""
+INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, expires_at)
+VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), now() + make_interval(secs => :expires_s))
+""")
+
+
+def create_key(
+    db: Database, tenant_id: str, name: str, scopes: Iterable[str], *, expires_s: float | None = None, actor: str
+) -> str:
+    """Make a key and return its plaintext ``hr_<id>_<secret>``, the only time it is known."""
+    with db.begin() as connection:
+        return _create_key(connection, tenant_id, name, frozenset(scopes), expires_s, actor)
+
+
+def _create_key(
+    connection: Connection, tenant_id: str, name: str, scopes: frozenset[str], expires_s: float | None, actor: str
+) -> str:
+    if unknown := sorted(scopes - SCOPES):
+        raise InvalidRequest(f"unknown scopes: {', '.join(unknown)}", param="scopes")
+    key_id, secret = new_id(_KEY_ID_PREFIX), secrets.token_urlsafe(32)
+    values = {"id": key_id, "tenant_id": tenant_id, "name": name, "hash": _hash(secret), "scopes": sorted(scopes)}
+    connection.execute(_INSERT_KEY, values | {"expires_s": None if expires_s is None else float(expires_s)})
+    record(connection, tenant_id, actor, "api_key.created", key_id, {"name": name, "scopes": sorted(scopes)})
+    return f"{_PREFIX}_{key_id.removeprefix(f'{_KEY_ID_PREFIX}_')}_{secret}"
+
+
+_FIND = text("""
+SELECT tenant_id, secret_hash, scopes FROM api_keys
+WHERE id = :id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+""")
+
+
+def authenticate(db: Database, plaintext: str) -> Principal:
+    """Return whose key this is; raise Unauthenticated, always in the same words, if it is not a good one."""
+    prefix, _, rest = plaintext.partition("_")
+    name, _, secret = rest.partition("_")
+    key_id = f"{_KEY_ID_PREFIX}_{name}"
+    row = None
+    if prefix == _PREFIX and name.isascii() and name.isalnum():
+        with db.begin() as connection:
+            row = connection.execute(_FIND, {"id": key_id}).one_or_none()
+    is_right = hmac.compare_digest(_hash(secret), _NOBODY if row is None else bytes(row.secret_hash))
+    if row is None or not is_right:
+        raise Unauthenticated("the API key is not valid: it was never issued, was revoked or has expired")
+    return Principal(tenant_id=row.tenant_id, key_id=key_id, scopes=frozenset(row.scopes))
+
+
+_REVOKE = text("""
+UPDATE api_keys SET revoked_at = now() WHERE id = :id AND tenant_id = :tenant_id AND revoked_at IS NULL RETURNING id
+""")
+
+
+def revoke_key(db: Database, tenant_id: str, key_id: str, actor: str) -> None:
+    """End a key at once; raise NotFound if the tenant has no such key in force."""
+    with db.begin() as connection:
+        if connection.execute(_REVOKE, {"id": key_id, "tenant_id": tenant_id}).scalar_one_or_none() is None:
+            raise NotFound(f"no API key {key_id} in force")
+        record(connection, tenant_id, actor, "api_key.revoked", key_id, {})
+
+
+def bootstrap(db: Database) -> str | None:
+    """Make the first key, with every scope, for the tenant ``default``; return None if there is a key already."""
+    with db.begin() as connection:
+        # Held to the end of the transaction: two processes that start together make one key.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('headrace.keys.bootstrap'))"))
+        if connection.execute(text("SELECT EXISTS (SELECT FROM api_keys)")).scalar_one():
+            return None
+        found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": DEFAULT_TENANT})
+        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, DEFAULT_TENANT)
+        return _create_key(connection, tenant_id, "bootstrap", SCOPES, None, "system")
+
+
+def get_webhook_secret(db: Database, tenant_id: str) -> str:
+    """Return the secret that signs the webhooks of URLs given with a job."""
+    with db.begin() as connection:
+        secret = connection.execute(
+            text("SELECT webhook_secret FROM tenants WHERE id = :id"), {"id": tenant_id}
+        ).scalar_one_or_none()
+    if secret is None:
+        raise NotFound(f"no tenant {tenant_id}")
+    return str(secret)
+
+
+def _hash(secret: str) -> bytes:
+    # A header may carry bytes that are no Unicode text; such a secret is merely wrong.
+    return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()

@@ -1,0 +1,244 @@
+"""The dispatcher's statements: what time does to jobs, which jobs to announce next, and what to forget.
+
+Each is safe to run twice and by two dispatchers at once: rows that another one holds are skipped, and every UPDATE
+names the state it leaves. All ages and deadlines are the database's.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from store.db import Database
+from store.states import JobState
+from store.terminal import conclude
+
+# "head" + "race" in ASCII; any constant does that nothing else on the server locks.
+LEADER_LOCK = 0x68656164_72616365
+
+# Counting further than this tells a dispatcher nothing and reads every row on the way.
+MAX_COUNTED = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """How many jobs of dead workers went back to the queue, ran out of attempts, or had been asked to stop."""
+
+    requeued: int
+    failed: int
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """A queue with queued jobs: how many wait in Postgres and how many are announced, both counted to MAX_COUNTED."""
+
+    queue: str
+    waiting: int
+    announced: int
+    oldest_announced_s: float | None
+
+
+_LOST = text("""
+WITH lost AS (
+    SELECT id FROM jobs
+    WHERE state = 'running' AND lease_expires_at < now()
+        AND (cancel_requested_at IS NOT NULL OR NOT CAST(:only_cancelled AS bool))
+    ORDER BY lease_expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+), freed AS (
+    UPDATE jobs SET
+        state = CASE
+            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+            WHEN attempt >= max_attempts THEN 'failed'
+            ELSE 'queued' END,
+        error = CASE WHEN cancel_requested_at IS NULL AND attempt >= max_attempts THEN
+            jsonb_build_object(
+                'code', 'max_attempts_exceeded', 'message', 'the worker was lost in every attempt',
+                'retryable', false, 'attempt', attempt) END,
+        completed_at = CASE
+            WHEN cancel_requested_at IS NOT NULL OR attempt >= max_attempts THEN clock_timestamp() END,
+        owner = NULL, lease_expires_at = NULL, announced_at = NULL
+    FROM lost WHERE jobs.id = lost.id AND jobs.state = 'running'
+    RETURNING jobs.id, jobs.state, jobs.epoch
+), closed AS (
+    UPDATE attempts SET
+        ended_at = clock_timestamp(), outcome = 'worker_lost',
+        error = jsonb_build_object('code', 'worker_lost', 'message', 'the lease ran out')
+    FROM freed WHERE attempts.job_id = freed.id AND attempts.epoch = freed.epoch
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'lease_expired', epoch FROM freed
+)
+SELECT id, state FROM freed
+""")
+
+
+def sweep_leases(db: Database, limit: int = 500) -> SweepResult:
+    """Take jobs from workers whose lease ran out: back to the queue, or to their end if nothing is left to try."""
+    return _sweep_lost(db, limit, only_cancelled=False)
+
+
+def cancel_stale(db: Database, limit: int = 500) -> int:
+    """End the running jobs that shall be cancelled and whose worker is lost; ``sweep_leases`` does this too."""
+    return _sweep_lost(db, limit, only_cancelled=True).cancelled
+
+
+def _sweep_lost(db: Database, limit: int, *, only_cancelled: bool) -> SweepResult:
+    with db.begin() as connection:
+        rows = connection.execute(_LOST, {"limit": limit, "only_cancelled": only_cancelled}).all()
+        conclude(connection, [row.id for row in rows if row.state != JobState.QUEUED])
+    states = [row.state for row in rows]
+    return SweepResult(
+        requeued=states.count(JobState.QUEUED),
+        failed=states.count(JobState.FAILED),
+        cancelled=states.count(JobState.CANCELLED),
+    )
+
+
+# A running job is first its worker's to end, with what it has; the grace is for a worker that is hung.
+_OVERDUE = text("""
+WITH overdue AS (
+    SELECT id FROM jobs
+    WHERE state IN ('queued', 'running') AND deadline_at < now()
+        AND (state = 'queued' OR deadline_at < now() - make_interval(secs => :grace_s))
+    ORDER BY deadline_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET
+    state = 'expired', completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL,
+    error = jsonb_build_object(
+        'code', 'deadline_exceeded', 'message', 'the deadline passed before the job was done',
+        'retryable', false, 'attempt', attempt)
+FROM overdue WHERE jobs.id = overdue.id AND jobs.state IN ('queued', 'running')
+RETURNING jobs.id
+""")
+
+
+def expire_deadlines(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> int:
+    """Expire queued jobs past their deadline, and running ones past it by ``grace_s`` (two leases); return how many."""
+    with db.begin() as connection:
+        expired = connection.execute(_OVERDUE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
+        conclude(connection, expired)
+    return len(expired)
+
+
+_TAKE_WAITING = text("""
+WITH next AS (
+    SELECT id FROM jobs WHERE queue = :queue AND state = 'queued' AND announced_at IS NULL
+    ORDER BY class_rank, priority, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE jobs SET announced_at = now()
+    FROM next WHERE jobs.id = next.id AND jobs.state = 'queued'
+    RETURNING jobs.id, class_rank, priority
+)
+SELECT id FROM taken ORDER BY class_rank, priority, id
+""")
+
+
+def take_waiting(db: Database, queue: str, n: int) -> list[str]:
+    """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them."""
+    with db.begin() as connection:
+        return list(connection.execute(_TAKE_WAITING, {"queue": queue, "n": n}).scalars())
+
+
+_TAKE_STALE = text("""
+WITH stale AS (
+    SELECT id, announced_at FROM jobs
+    WHERE queue = :queue AND state = 'queued' AND announced_at < now() - make_interval(secs => :older_than_s)
+    ORDER BY announced_at LIMIT :n FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE jobs SET announced_at = now()
+    FROM stale WHERE jobs.id = stale.id AND jobs.state = 'queued'
+    RETURNING jobs.id, stale.announced_at
+)
+SELECT id FROM taken ORDER BY announced_at, id
+""")
+
+
+def take_stale(db: Database, queue: str, older_than_s: float, n: int) -> list[str]:
+    """Return jobs that were announced long ago and nobody claimed, oldest first, to be announced again."""
+    values = {"queue": queue, "older_than_s": float(older_than_s), "n": n}
+    with db.begin() as connection:
+        return list(connection.execute(_TAKE_STALE, values).scalars())
+
+
+# The names are found by skipping through the index, so that a long queue costs no more than a short one.
+_DEPTHS = text("""
+WITH RECURSIVE names AS (
+    (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT queue FROM jobs WHERE state = 'queued' AND queue > names.queue ORDER BY queue LIMIT 1)
+    FROM names WHERE names.queue IS NOT NULL
+)
+SELECT
+    queue,
+    (SELECT count(*) FROM (
+        SELECT FROM jobs
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NULL LIMIT :most) AS w) AS waiting,
+    (SELECT count(*) FROM (
+        SELECT FROM jobs
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL LIMIT :most) AS a) AS announced,
+    (SELECT CAST(extract(epoch FROM now() - min(announced_at)) AS float8) FROM jobs
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL) AS oldest_announced_s
+FROM names WHERE queue IS NOT NULL
+""")
+
+
+def waiting_queues(db: Database) -> list[QueueDepth]:
+    """Return every queue that has queued jobs."""
+    with db.begin() as connection:
+        rows = connection.execute(_DEPTHS, {"most": MAX_COUNTED}).mappings().all()
+    return [QueueDepth(**row) for row in rows]
+
+
+_FORGET = text("UPDATE jobs SET announced_at = NULL WHERE state = 'queued' AND announced_at IS NOT NULL")
+
+
+def forget_announcements(db: Database) -> int:
+    """Let every queued job wait for its announcement again, because the broker lost them; return how many."""
+    with db.begin() as connection:
+        return connection.execute(_FORGET).rowcount
+
+
+# A job whose webhook is still being tried stays until that has ended.
+_PURGE_JOBS = text("""
+WITH old AS (
+    SELECT id FROM jobs
+    WHERE completed_at < now() - make_interval(secs => :ttl_s)
+        AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE job_id = jobs.id AND state = 'pending')
+    ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+DELETE FROM jobs USING old WHERE jobs.id = old.id
+""")
+
+_PURGE_KEYS = text("""
+WITH old AS (
+    SELECT tenant_id, route, key FROM idempotency_keys WHERE created_at < now() - make_interval(secs => :ttl_s)
+    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+DELETE FROM idempotency_keys AS held USING old
+WHERE held.tenant_id = old.tenant_id AND held.route = old.route AND held.key = old.key
+""")
+
+
+def purge(db: Database, result_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:
+    """Delete ended jobs and idempotency keys past their time, at most ``limit`` of each; return how many rows went."""
+    with db.begin() as connection:
+        keys = connection.execute(_PURGE_KEYS, {"ttl_s": float(idempotency_ttl_s), "limit": limit}).rowcount
+        jobs = connection.execute(_PURGE_JOBS, {"ttl_s": float(result_ttl_s), "limit": limit}).rowcount
+    return keys + jobs
+
+
+@contextmanager
+def leader_lock(db: Database) -> Iterator[bool]:
+    """Hold the dispatchers' lock for the block if it is free; the block is told whether it is.
+
+    The lock belongs to a connection of its own, so it is freed when the process dies. Losing it unnoticed (a restart
+    of Postgres) does no harm, for every sweep is safe beside another's.
+    """
+    with db.session() as connection:
+        leads = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LEADER_LOCK}).scalar_one()
+        try:
+            yield bool(leads)
+        finally:
+            if leads and not connection.invalidated:
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})
