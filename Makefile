@@ -1,0 +1,52 @@
+# `make demo` and `make test` work on a fresh clone: .venv is made and filled on first use, and again when
+# pyproject.toml or constraints.txt change. Nothing is installed outside the checkout.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
+
+.PHONY: help venv check test demo up bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+venv: $(STAMP)  ## make .venv and install into it
+
+$(STAMP):
+	@echo "==> making .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@rm -f .venv/.installed-* && touch $@
+
+check: $(STAMP)  ## format, lint, walls, types, migrations: seconds
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m cli.local $(BIN)/python -m migrations check
+	@echo "==> check: ok"
+
+test: check  ## check, then every test
+	@$(BIN)/pytest
+
+demo: $(STAMP)  ## the whole thing in a minute, on this machine, ending by itself
+	@$(BIN)/headrace demo
+
+up: $(STAMP)  ## the local stack, until Ctrl-C
+	@$(BIN)/headrace up
+
+bench: $(STAMP)  ## throughput of the whole path against the bare engine and transformers
+	@$(BIN)/python -m benchmarks
+
+lock:  ## write constraints.txt from what resolves today
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install --quiet --disable-pip-version-check '.[dev]'
+	@# torch stays a range: which build fits depends on the machine.
+	@build/lock/bin/pip freeze | grep -viE '^(headrace|torch|torchvision|nvidia|triton|cuda|pip|setuptools|wheel)' > constraints.txt
+	@rm -rf build/lock
+
+clean:  ## remove .venv, the local stack's data and every cache
+	@if [ -L .headrace/pg ]; then rm -rf "$$(readlink .headrace/pg)"; fi
+	@rm -rf .venv .headrace build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

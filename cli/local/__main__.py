@@ -1,0 +1,41 @@
+"""Runs a command with DATABASE_URL and REDIS_URL of services that live as long as it: ``python -m cli.local COMMAND…``.
+
+For checks that need a real database and may leave nothing behind.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cli.local.postgres import LocalPostgres
+from cli.local.valkey import LocalValkey
+from store.errors import HeadraceError
+from store.settings import child_environment
+
+
+def main(argv: list[str]) -> int:
+    """Start the services, run ``argv``, stop them, and return its exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-"))
+    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
+    try:
+        postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
+        valkey = LocalValkey(folder / "kv", folder / "valkey.log")
+        try:
+            postgres.start()
+            valkey.start()
+            env = child_environment({"DATABASE_URL": postgres.url, "REDIS_URL": valkey.url})
+            return subprocess.run(argv, env=env, check=False).returncode
+        finally:
+            valkey.stop()
+            postgres.stop()
+    except (HeadraceError, OSError) as error:
+        sys.stderr.write(f"headrace: {error}\n")
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
