@@ -173,10 +173,12 @@ SELECT
     queue,
     (SELECT count(*) FROM (
         SELECT FROM jobs
-        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NULL LIMIT :most) AS w) AS waiting,
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NULL
+        LIMIT :most) AS counted) AS waiting,
     (SELECT count(*) FROM (
         SELECT FROM jobs
-        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL LIMIT :most) AS a) AS announced,
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL
+        LIMIT :most) AS counted) AS announced,
     (SELECT CAST(extract(epoch FROM now() - min(announced_at)) AS float8) FROM jobs
         WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL) AS oldest_announced_s
 FROM names WHERE queue IS NOT NULL

@@ -269,7 +269,7 @@ webhook_deliveries = Table(
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
     UniqueConstraint("job_id", "type", "url"),
     Index(None, "endpoint_id"),
-    Index(None, "tenant_id", "id"),
+    Index(None, "tenant_id", "created_at"),
     Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
 )
 

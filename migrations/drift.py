@@ -1,0 +1,62 @@
+"""Drift: does the migrated schema say the same as ``store.tables``?
+
+The tables are created beside the real ones, in a schema that is rolled back, and Postgres describes both. So whatever
+Postgres can describe is compared: types, defaults, checks, foreign keys, partial indexes.
+"""
+
+from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.schema import CreateSchema
+
+from store.db import Database
+from store.tables import metadata as declared
+
+_SCRATCH = "headrace_drift_check"
+
+_COLUMNS = text("""
+SELECT format('%s.%s %s%s%s%s', class.relname, attname, format_type(atttypid, atttypmod),
+    CASE WHEN attnotnull THEN ' not null' ELSE '' END,
+    CASE WHEN attidentity <> '' THEN ' identity' ELSE '' END,
+    COALESCE(' default ' || pg_get_expr(adbin, adrelid), ''))
+FROM pg_attribute JOIN pg_class AS class ON class.oid = attrelid
+LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+WHERE class.relnamespace = to_regnamespace(:schema) AND class.relkind = 'r' AND attnum > 0 AND NOT attisdropped
+""")
+
+_CONSTRAINTS = text("""
+SELECT format('%s %s: %s', class.relname, conname, pg_get_constraintdef(pg_constraint.oid))
+FROM pg_constraint JOIN pg_class AS class ON class.oid = conrelid
+WHERE class.relnamespace = to_regnamespace(:schema) AND contype <> 'n'
+""")
+
+_INDEXES = text("""
+SELECT replace(indexdef, ' ON ' || schemaname || '.', ' ON ') FROM pg_indexes WHERE schemaname = :schema
+""")
+
+
+def find_drift(db: Database, metadata: MetaData = declared) -> list[str]:
+    """Return what differs, one thing a line: ``+`` is missing in the database, ``-`` is missing in the tables."""
+    with db.begin() as connection:
+        schema = connection.execute(text("SELECT current_schema()")).scalar_one()
+        migrated = _describe(connection, schema)
+        wanted = _describe_declared(connection, metadata)
+    lines = [f"+ {line}" for line in wanted - migrated] + [f"- {line}" for line in migrated - wanted]
+    return sorted(lines, key=lambda line: line[2:])
+
+
+def _describe_declared(connection: Connection, metadata: MetaData) -> set[str]:
+    savepoint = connection.begin_nested()
+    connection.execute(CreateSchema(_SCRATCH))
+    translated = connection.execution_options(schema_translate_map={None: _SCRATCH})
+    metadata.create_all(translated, checkfirst=False)
+    description = _describe(connection, _SCRATCH)
+    savepoint.rollback()
+    return description
+
+
+def _describe(connection: Connection, schema: str) -> set[str]:
+    # Names in the search path are printed without their schema, so the two descriptions can be compared.
+    connection.execute(text("SELECT set_config('search_path', :schema, true)"), {"schema": schema})
+    lines: set[str] = set()
+    for statement in (_COLUMNS, _CONSTRAINTS, _INDEXES):
+        lines.update(connection.execute(statement, {"schema": schema}).scalars())
+    return {line for line in lines if "alembic_version" not in line}

@@ -1,0 +1,13 @@
+"""Alembic's entry: run the revisions on the connection that ``migrations.schema`` hands over. It opens none itself."""
+
+from alembic import context
+
+from store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    compare_type=True,
+    compare_server_default=True,
+)
+context.run_migrations()
