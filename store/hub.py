@@ -1,0 +1,278 @@
+"""The reading side of token streams: one pub/sub connection per API process, fanned out to every follower.
+
+A follower subscribes, waits until Redis has confirmed it, reads the replay log from its cursor, then lives on what is
+published. Pub/sub only wakes it: whatever might have been missed (a hole, a full queue, a lost connection) is read
+from the log again, and what the log no longer has is never skipped. The hub knows nothing of jobs or HTTP.
+
+    follow ──SUBSCRIBE, confirmed──▶ read the log ──▶ live frames ──hole, overflow, reconnect──▶ read the log …
+                                                          └── end frame ──▶ stop
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+import redis
+import structlog
+from redis.asyncio.client import PubSub
+
+from store.redis import connect_async
+from store.streams import Cursor, Frame, stream_key
+
+_log = structlog.get_logger(__name__)
+
+_KEEPALIVE_CHANNEL = "headrace:stream:keepalive"
+_RECONNECT_S = 0.1
+_PING_AFTER_S = 5.0
+_ANSWER_S = 2.0
+_TICK_S = 1.0
+# A confirmed subscription loses nothing, so the log is read again only now and then, in case that is wrong.
+_REREAD_EVERY_TICKS = 5
+_QUEUE_FRAMES = 256
+_PAGE = 512
+_AWAY = (redis.RedisError, OSError)
+
+
+class _Follower:
+    """One reader's inbox: frames, None as a wake-up, and whether the log must be read before going on."""
+
+    def __init__(self) -> None:
+        self.inbox: asyncio.Queue[Frame | None] = asyncio.Queue(_QUEUE_FRAMES)
+        self.is_behind = True
+
+    def deliver(self, frame: Frame | None) -> None:
+        """Hand over a frame; a reader who is too slow reads the log instead, and delays nobody."""
+        try:
+            self.inbox.put_nowait(frame)
+        except asyncio.QueueFull:
+            self.is_behind = True
+
+    def mark_behind(self) -> None:
+        """Make the reader read the log, now if it is waiting."""
+        if not self.is_behind:
+            self.is_behind = True
+            if self.inbox.empty():
+                self.inbox.put_nowait(None)
+
+    async def next(self, until: float) -> Frame | None:
+        """Return what comes next; None for a wake-up, or if nothing came by ``until`` (the loop's time)."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await self.inbox.get()
+        except TimeoutError:
+            return None
+
+
+class _Channel:
+    """The followers of one job and whether Redis has confirmed the subscription on the connection in use."""
+
+    def __init__(self) -> None:
+        self.followers: set[_Follower] = set()
+        self.confirmed = asyncio.Event()
+
+    def confirm(self) -> None:
+        """Record that nothing published from now on is missed; what was published before is in the log."""
+        self.confirmed.set()
+        for follower in self.followers:
+            follower.mark_behind()
+
+
+class Hub:
+    """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._subscriber = connect_async(redis_url, blocking=True)
+        self._reader = connect_async(redis_url, blocking=False)
+        self._channels: dict[str, _Channel] = {}
+        # SUBSCRIBEs sent and not yet answered; only the answer to the newest one means that nothing is missed.
+        self._unanswered: Counter[str] = Counter()
+        # Set only while connected: a SUBSCRIBE sent earlier would open a second connection, which nobody reads.
+        self._pubsub: PubSub | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect in the background; followers may come at once, with Redis away as well."""
+        self._task = asyncio.create_task(self._run(), name="stream-hub")
+
+    async def stop(self) -> None:
+        """Close the connections; followers that are still inside get None until they leave."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._subscriber.aclose()
+        await self._reader.aclose()
+
+    @property
+    def num_channels(self) -> int:
+        """How many jobs are being followed."""
+        return len(self._channels)
+
+    async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncIterator[Frame | None]:
+        """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
+
+        None is yielded at least once a second while nothing can be, and when someone says that the job has changed:
+        the caller then looks into Postgres, which also has what a capped or wiped log has lost.
+        """
+        name = stream_key(job_id)
+        follower = _Follower()
+        channel = await self._join(name, follower)
+        try:
+            async with aclosing(self._frames(job_id, channel, follower, after or Cursor())) as frames:
+                async for frame in frames:
+                    yield frame
+        finally:
+            await self._leave(name, follower)
+
+    async def _frames(
+        self, job_id: str, channel: _Channel, follower: _Follower, cursor: Cursor
+    ) -> AsyncGenerator[Frame | None]:
+        now = asyncio.get_running_loop().time
+        quiet_until = now() + _TICK_S
+        num_ticks = 0
+        hole: Cursor | None = None  # where the log was read because of a hole; once, since it is either there or lost
+        while True:
+            if follower.is_behind:
+                follower.is_behind = False
+                for frame in await self._read_log(job_id, cursor):
+                    cursor, quiet_until = frame.cursor, now() + _TICK_S
+                    yield frame
+                    if frame.is_end:
+                        return
+            live = await follower.next(quiet_until)
+            if live is None:
+                if not follower.is_behind:
+                    quiet_until, num_ticks = now() + _TICK_S, num_ticks + 1
+                    follower.is_behind = not channel.confirmed.is_set() or num_ticks % _REREAD_EVERY_TICKS == 0
+                    yield None
+            elif cursor.leads_to(live):
+                cursor, quiet_until = live.cursor, now() + _TICK_S
+                yield live
+                if live.is_end:
+                    return
+            elif live.cursor > cursor and cursor != hole:
+                follower.is_behind, hole = True, cursor
+
+    async def _read_log(self, job_id: str, cursor: Cursor) -> list[Frame]:
+        """Return what the log can add after the cursor; nothing if Redis is away, since a later tick asks again."""
+        frames: list[Frame] = []
+        start = cursor
+        with suppress(TimeoutError, *_AWAY):
+            while True:
+                async with asyncio.timeout(_ANSWER_S):
+                    page: Any = await self._reader.xrange(stream_key(job_id), min=f"({start}", max="+", count=_PAGE)
+                for entry_id, fields in page:
+                    frame = _frame(job_id, entry_id, fields[b"k"], fields[b"t"])
+                    start = frame.cursor
+                    if cursor.leads_to(frame):
+                        cursor = start
+                        frames.append(frame)
+                if len(page) < _PAGE:
+                    break
+        return frames
+
+    async def _join(self, name: str, follower: _Follower) -> _Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+        channel.followers.add(follower)
+        try:
+            if len(channel.followers) == 1:
+                await self._subscribe(name)
+            async with asyncio.timeout(_ANSWER_S):
+                await channel.confirmed.wait()
+        except TimeoutError:
+            pass  # Redis is away: the log is read at every tick until the subscription stands
+        except BaseException:
+            await self._leave(name, follower)
+            raise
+        return channel
+
+    async def _leave(self, name: str, follower: _Follower) -> None:
+        channel = self._channels[name]
+        channel.followers.discard(follower)
+        if not channel.followers:
+            del self._channels[name]
+            if self._pubsub is not None:
+                with suppress(*_AWAY):
+                    await self._pubsub.unsubscribe(name)
+
+    async def _subscribe(self, *names: str) -> None:
+        """Ask for these channels if connected; if not, the connection asks for every followed one when it stands."""
+        if self._pubsub is not None and names:
+            self._unanswered.update(names)
+            with suppress(*_AWAY):
+                await self._pubsub.subscribe(*names)
+
+    async def _run(self) -> None:
+        is_up = True
+        while True:
+            try:
+                async with self._subscriber.pubsub() as pubsub:
+                    await self._open(pubsub)
+                    is_up = True
+                    await self._listen(pubsub)
+            except _AWAY as error:
+                if is_up:
+                    _log.warning("hub.disconnected", error=str(error))
+                is_up = False
+            finally:
+                self._pubsub = None
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _open(self, pubsub: PubSub) -> None:
+        for channel in self._channels.values():
+            channel.confirmed.clear()
+        asked = set(self._channels)
+        self._unanswered = Counter(asked)
+        await pubsub.subscribe(_KEEPALIVE_CHANNEL, *asked)
+        self._pubsub = pubsub
+        # While that was under way some came and some left.
+        await self._subscribe(*(self._channels.keys() - asked))
+        if gone := asked - self._channels.keys():
+            await pubsub.unsubscribe(*gone)
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        """Deliver messages until the connection fails, or is silent and does not answer a PING either."""
+        is_pinged = False
+        while True:
+            message = await pubsub.get_message(timeout=_PING_AFTER_S)
+            if message is not None:
+                is_pinged = False
+                self._dispatch(message)
+            elif is_pinged:
+                raise redis.ConnectionError("the subscription does not answer")
+            else:
+                is_pinged = True
+                await pubsub.ping()
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if message["type"] not in ("message", "subscribe"):
+            return
+        name = message["channel"].decode()
+        channel = self._channels.get(name)
+        if message["type"] == "subscribe":
+            self._unanswered[name] -= 1
+            if self._unanswered[name] <= 0:
+                del self._unanswered[name]
+                if channel is not None:
+                    channel.confirm()
+        elif channel is not None:
+            frame = _parse(name, message["data"])
+            for follower in channel.followers:
+                follower.deliver(frame)
+
+
+def _parse(name: str, data: bytes) -> Frame | None:
+    """Read what was published: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers."""
+    if not data:
+        return None
+    entry_id, _, rest = data.partition(b" ")
+    return _frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:])
+
+
+def _frame(job_id: str, entry_id: bytes, kind: bytes, text: bytes) -> Frame:
+    cursor = Cursor.parse(entry_id.decode())
+    return Frame(job_id, cursor.epoch, cursor.seq, None if kind == b"e" else text.decode())

@@ -1,0 +1,88 @@
+"""Rate limits with a cost per request, shared by every API process through one Redis script.
+
+The algorithm is GCRA: one number per key, no window edges. While Redis is away each process limits on its own, at half
+the rate, so that losing Redis neither opens the door nor shuts it.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import redis
+
+_SCRIPT = Path(__file__).with_name("gcra.lua")
+_FALLBACK_SHARE = 0.5
+_FALLBACK_KEYS = 10_000
+_PAUSE_AFTER_FAILURE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a request fits. ``retry_after_s`` is 0 if it does, and infinite if its cost never can.
+
+    ``remaining`` is in the limit's units; after ``reset_s`` the whole burst is available again.
+    """
+
+    allowed: bool
+    remaining: int
+    retry_after_s: float
+    reset_s: float
+
+
+class Limiter:
+    """Checks limits. Safe to use from many threads; never raises for a Redis that is away."""
+
+    def __init__(self, client: redis.Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._script = client.register_script(_SCRIPT.read_text())
+        self._clock = clock
+        self._paused_until = -math.inf
+        self._local = _LocalLimiter(clock)
+
+    def check(self, key: str, *, per_minute: int, cost: int = 1, burst: int | None = None) -> Decision:
+        """Spend ``cost`` units of ``key`` if they fit; a refusal spends nothing.
+
+        ``burst`` is how many units may be spent at once, a minute's worth unless given.
+        """
+        burst = burst or per_minute
+        if cost > burst:
+            return Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.0)
+        if self._clock() >= self._paused_until:
+            try:
+                return self._shared(key, per_minute, cost, burst)
+            except (redis.RedisError, OSError):
+                self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
+        return self._local.check(key, per_minute * _FALLBACK_SHARE, cost, max(burst * _FALLBACK_SHARE, cost))
+
+    def _shared(self, key: str, per_minute: int, cost: int, burst: int) -> Decision:
+        reply = self._script(keys=[f"headrace:limit:{key}"], args=[60e6 / per_minute, burst, cost])
+        allowed, remaining, retry_us, reset_us = (int(value) for value in reply)
+        return Decision(bool(allowed), max(remaining, 0), retry_us / 1e6, reset_us / 1e6)
+
+
+class _LocalLimiter:
+    """The same algorithm in this process's memory; the keys that were idle longest are forgotten first."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._arrivals: OrderedDict[str, float] = OrderedDict()
+
+    def check(self, key: str, per_minute: float, cost: float, burst: float) -> Decision:
+        """Spend ``cost`` units of ``key`` if they fit."""
+        unit_s = 60.0 / per_minute
+        with self._lock:
+            now = self._clock()
+            arrival = max(self._arrivals.get(key, now), now)
+            new_arrival = arrival + unit_s * cost
+            early_s = new_arrival - unit_s * burst - now
+            if early_s > 1e-9:
+                return Decision(False, max(int(burst - (arrival - now) / unit_s), 0), early_s, arrival - now)
+            self._arrivals[key] = new_arrival
+            self._arrivals.move_to_end(key)
+            if len(self._arrivals) > _FALLBACK_KEYS:
+                self._arrivals.popitem(last=False)
+            return Decision(True, max(int(burst - (new_arrival - now) / unit_s), 0), 0.0, new_arrival - now)

@@ -1,0 +1,95 @@
+"""How Headrace opens Redis, and how the one REDIS_URL is spelled for Celery.
+
+Knows time-outs and addresses. It does not know what is kept there: see ``queue``, ``streams`` and ``limits``.
+"""
+
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from store.errors import Unavailable
+
+CONNECT_TIMEOUT_S = 5.0
+SOCKET_TIMEOUT_S = 30.0
+HEALTH_CHECK_S = 10
+ASYNC_CONNECTIONS = 16
+
+
+def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S) -> redis.Redis:
+    """Return a client that connects when first used; a dropped connection is replaced once, then the error is raised.
+
+    ``timeout_s`` bounds connecting and each reply; None waits for ever, which a subscribing connection must.
+    """
+    options: dict[str, Any] = {"socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 1)}
+    return redis.Redis.from_url(url, **options, **_connection_options(url, timeout_s))
+
+
+def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
+    """Return an asyncio client.
+
+    With ``blocking`` it is for a subscription: no reply time-out (redis-py's own is 5 s) and no retry, because
+    redis-py's reconnect races with concurrent SUBSCRIBEs. Without, it is for short commands over a small pool whose
+    callers wait for a free connection.
+    """
+    timeout_s = None if blocking else SOCKET_TIMEOUT_S
+    options: dict[str, Any] = {"socket_timeout": timeout_s, **_connection_options(url, timeout_s)}
+    if blocking:
+        options["retry"] = AsyncRetry(NoBackoff(), 0)
+        return redis.asyncio.Redis.from_url(url, **options)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, max_connections=ASYNC_CONNECTIONS, timeout=None, retry=AsyncRetry(NoBackoff(), 1), **options
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+def _connection_options(url: str, timeout_s: float | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"health_check_interval": HEALTH_CHECK_S}
+    if not url.startswith("unix"):
+        options["socket_keepalive"] = True
+        options["socket_connect_timeout"] = min(CONNECT_TIMEOUT_S, timeout_s or CONNECT_TIMEOUT_S)
+    return options
+
+
+def ping(client: redis.Redis) -> None:
+    """Raise Unavailable with one line that names the address if Redis does not answer."""
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise unavailable(error, address(client)) from error
+
+
+def address(client: redis.Redis) -> str:
+    """Return where the client connects to, without its password."""
+    where = client.connection_pool.connection_kwargs
+    return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
+
+
+def unavailable(error: Exception, where: str | None = None) -> Unavailable:
+    """Return the error that callers meet when Redis is away."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    place = f" at {where}" if where else ""
+    return Unavailable(f"Redis{place} cannot be reached: {reason}", code="redis_unavailable")
+
+
+def broker_url(redis_url: str) -> str:
+    """Return Celery's spelling of a redis-py URL.
+
+    ``unix:///p.sock?db=2`` becomes ``redis+socket:///p.sock?virtual_host=2``; a database in the query becomes a path;
+    ``rediss://`` gets certificate verification spelled out, without which kombu connects in the clear.
+    """
+    parts = urlsplit(redis_url)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme == "unix":
+        query["virtual_host"] = query.pop("db", "0")
+        # Not urlunsplit: it leaves out the two slashes when there is no host.
+        return f"redis+socket://{parts.netloc}{parts.path}?{urlencode(query)}"
+    database = query.pop("db", "")
+    path = f"/{database}" if database else parts.path
+    if parts.scheme == "rediss" and not any(name.startswith("ssl_") for name in query):
+        query["ssl_cert_reqs"] = "required"
+    return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))

@@ -1,0 +1,161 @@
+"""Token streams through Redis: what a frame is, and the writing side.
+
+Every frame is appended to its job's replay log and published on the channel of the same name. The log's entry id is
+``<epoch>-<seq>``, so Redis itself refuses a frame of an older attempt and a frame that was sent before. The reading
+side is ``hub``. A log is capped and may be gone: the whole answer is in Postgres once the job has ended.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from store.ids import new_id
+from store.redis import connect
+
+CANCEL_CHANNEL = "headrace:cancel"
+GENERATION_KEY = "headrace:epoch"
+
+_SCRIPT = Path(__file__).with_suffix(".lua")
+_RECONNECT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A place in a job's stream: frames are counted from 1 within an epoch (an attempt). Written ``<epoch>-<seq>``."""
+
+    epoch: int = 0
+    seq: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``<epoch>-<seq>``. Raises ValueError for anything else."""
+        epoch, dash, seq = text.partition("-")
+        # Redis ids have 64 bits; isdecimal and isascii keep out signs, spaces and other scripts' digits.
+        if not (dash and text.isascii() and epoch.isdecimal() and seq.isdecimal() and len(text) <= 39):
+            raise ValueError(f"not a stream position: {text[:40]!r}; it looks like 1-42")
+        return cls(int(epoch), int(seq))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    def leads_to(self, frame: "Frame") -> bool:
+        """True if ``frame`` follows with nothing missing: the next of this attempt, a newer attempt's first, or an end.
+
+        An end may follow a hole, because it carries no text: its reader looks into Postgres, where the rest is.
+        """
+        if frame.cursor <= self:
+            return False
+        return frame.is_end or frame.seq == (self.seq + 1 if frame.epoch == self.epoch else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A piece of a job's answer. ``text`` None is the end of the stream: look into Postgres for what came of the job.
+
+    Deltas are counted from 1; the end frame's ``seq`` is one above the last delta's.
+    """
+
+    job_id: str
+    epoch: int
+    seq: int
+    text: str | None
+
+    @property
+    def cursor(self) -> Cursor:
+        """The position just after this frame."""
+        return Cursor(self.epoch, self.seq)
+
+    @property
+    def is_end(self) -> bool:
+        """True for the last frame of a stream."""
+        return self.text is None
+
+
+def stream_key(job_id: str) -> str:
+    """Return the name of a job's replay log, which is also its channel."""
+    return f"headrace:stream:{job_id}"
+
+
+class StreamPublisher:
+    """Writes frames, all jobs of an engine step in one script call. Redis errors are raised as they come."""
+
+    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int) -> None:
+        self._client = client
+        self._script = client.register_script(_SCRIPT.read_text())
+        self._maxlen = maxlen
+        self._ttl_s = ttl_s
+
+    def publish(self, frames: Sequence[Frame]) -> int:
+        """Append and announce the frames in order; return how many were accepted, the rest being stale or repeated."""
+        if not frames:
+            return 0
+        args: list[str | int] = [self._maxlen, self._ttl_s]
+        for frame in frames:
+            args += (str(frame.cursor), "e" if frame.text is None else "d", frame.text or "")
+        return int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
+
+    def nudge(self, job_ids: Iterable[str]) -> None:
+        """Wake these jobs' followers without a frame, so that they look into Postgres now.
+
+        For a change that no engine made: a job that was cancelled while queued, expired, or failed by the sweeper.
+        """
+        with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.publish(stream_key(job_id), "")
+            pipe.execute()
+
+
+def redis_generation(client: redis.Redis) -> bool:
+    """Return True if Redis is new or was wiped since this was last called: every hint in it is then gone."""
+    return bool(client.set(GENERATION_KEY, new_id("gen"), nx=True))
+
+
+def publish_cancel(client: redis.Redis, job_id: str) -> None:
+    """Tell every worker that a job's cancellation was requested; a lost message only costs a lease renewal's time."""
+    client.publish(CANCEL_CHANNEL, job_id)
+
+
+class CancelListener:
+    """A thread that calls ``on_cancel(job_id)`` for each cancel that is published, and outlives a dead Redis."""
+
+    def __init__(self, url: str, on_cancel: Callable[[str], None]) -> None:
+        self._client = connect(url, timeout_s=None)
+        self._on_cancel = on_cancel
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cancel-listener", daemon=True)
+        self.subscribed = threading.Event()
+
+    def start(self) -> None:
+        """Subscribe; ``subscribed`` is set once Redis has confirmed it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread within about a second and drop its connection."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+        self._client.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except (redis.RedisError, OSError):
+                self.subscribed.clear()
+                self._stopping.wait(_RECONNECT_S)
+
+    def _listen(self) -> None:
+        subscription: Any = self._client.pubsub  # not annotated by redis-py
+        with subscription() as pubsub:
+            pubsub.subscribe(CANCEL_CHANNEL)
+            while not self._stopping.is_set():
+                message = pubsub.get_message(timeout=1.0)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    self.subscribed.set()
+                elif message["type"] == "message":
+                    self._on_cancel(message["data"].decode())
