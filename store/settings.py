@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     dtype: str = "auto"
     torch_threads: int = Field(0, ge=0)
     fake_step_ms: float = Field(2.0, ge=0)
+    # 0: a worker serves no metrics.
+    worker_metrics_port: int = Field(0, ge=0, le=65535)
 
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(5555, ge=1, le=65535)
