@@ -30,6 +30,7 @@ class Claim:
     input_tokens: int
     remaining_s: float | None
     queued_s: float
+    max_attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ WITH open AS (
 SELECT
     id AS job_id, tenant_id, epoch, attempt, model, model_version, payload, input_tokens,
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
-    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s
+    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts
 FROM claimed
 """)
 
