@@ -1,0 +1,92 @@
+"""``python -m workers --model NAME``: one process, one model version, one queue.
+
+Exit codes: 0 after a drain, 1 if a service or the model is missing (no job was taken), 2 for a wrong setting or
+argument, 70 if the engine died.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from functools import partial
+
+from models.load import load_runner
+from prompts.tokenizer import tokenizer_for
+from store.db import Database, check_schema
+from store.errors import HeadraceError, SettingsError
+from store.ids import new_id
+from store.logs import configure_logging
+from store.redis import connect, ping
+from store.registry import read_file, resolve
+from store.settings import Settings, load_settings, require_services
+from workers.app import build_worker
+from workers.host import Host, LoadedModel
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker until it is told to stop; return the exit code."""
+    options = _arguments(argv)
+    try:
+        settings = require_services(load_settings())
+        configure_logging(settings.log_level)
+    except (SettingsError, ValueError) as error:
+        return _refuse(str(error), 2)
+    try:
+        model = load(settings, options.model)
+    except HeadraceError as error:
+        return _refuse(error.message, 1)
+    return run(settings, model, name=options.name, concurrency=options.concurrency)
+
+
+def load(settings: Settings, name: str) -> LoadedModel:
+    """Check both services and load the model that ``name`` means. Raises HeadraceError; takes no job."""
+    db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
+    client = connect(settings.redis_url)
+    try:
+        check_schema(db)
+        ping(client)
+        version = resolve(db, name)
+        tokenizer = tokenizer_for(version, partial(read_file, db))
+        return LoadedModel(version, load_runner(version, settings), tokenizer)
+    finally:
+        client.close()
+        db.close()
+
+
+def run(settings: Settings, model: LoadedModel, *, name: str | None, concurrency: int | None) -> int:
+    """Take jobs until a signal ends it; return the exit code."""
+    hostname = f"{name or f'{model.version.model}-{os.getpid()}'}@{socket.gethostname()}"
+    # More threads than slots, because a job holds its thread while its outcome is written.
+    threads = concurrency or 2 * settings.max_slots
+    host = Host(settings, model, owner=f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}", max_jobs=threads)
+    worker = build_worker(settings, host, queue=model.queue, hostname=hostname, concurrency=threads)
+    host.start()
+    try:
+        worker.start()
+    finally:
+        host.stop()
+    return int(worker.exitcode or 0)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m workers", description="Run jobs of one model version.")
+    parser.add_argument("--model", required=True, help="name, name@version or name@alias")
+    parser.add_argument("--concurrency", type=_positive, help="jobs in flight at most; by default twice the slots")
+    parser.add_argument("--name", help="node name in Flower; by default the model's name and the process id")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _refuse(message: str, code: int) -> int:
+    sys.stderr.write(f"headrace worker: {message}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Celery's worker around a host: one queue, the engine's pool, the admission gate, events for Flower.
+
+Started in this process rather than by Celery's command line, because the pool is a class that belongs to a host. Every
+signal that asks to stop means the same warm drain; asking twice cuts it short.
+"""
+
+import signal
+from typing import Any
+
+from celery import Celery, signals
+from celery.apps.worker import Worker
+
+from store.queue import celery_app
+from store.settings import Settings
+from workers.admission import admission_step
+from workers.host import Host
+from workers.pool import pool_class
+from workers.tasks import register
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
+    """Return Celery's worker, ready to ``start()``; it takes messages of ``queue`` only."""
+    app = celery_app(settings)
+    register(app, host.executor.run)
+    app.steps["consumer"].add(admission_step(host.admission))
+    _connect_signals(host)
+    return _worker(app, host, queue=queue, hostname=hostname, concurrency=concurrency)
+
+
+def _worker(app: Celery, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
+    return app.Worker(
+        hostname=hostname,
+        queues=[queue],
+        pool_cls=pool_class(host),
+        concurrency=concurrency,
+        prefetch_multiplier=1,
+        task_events=True,
+        quiet=True,
+        loglevel="WARNING",
+        # Workers of one queue have nothing to tell one another: Postgres decides who holds a job.
+        without_gossip=True,
+        without_mingle=True,
+    )
+
+
+def _connect_signals(host: Host) -> None:
+    """Let Celery's signals reach the host. They are held weakly unless told otherwise."""
+
+    def on_setup_logging(**_: Any) -> None:
+        """A receiver is enough to keep Celery's hands off the logging that is configured already."""
+
+    def on_shutting_down(**_: Any) -> None:
+        host.drain.request()
+
+    def on_ready(**_: Any) -> None:
+        warm = signal.getsignal(signal.SIGTERM)
+        for number in STOP_SIGNALS:
+            signal.signal(number, warm)
+
+    def on_revoked(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
+        if not terminated and not expired:
+            # Discarded before it ran: without an outcome the dispatcher would announce it for ever.
+            host.end_revoked(request.id)
+
+    signals.setup_logging.connect(on_setup_logging, weak=False)
+    signals.worker_shutting_down.connect(on_shutting_down, weak=False)
+    signals.worker_ready.connect(on_ready, weak=False)
+    signals.task_revoked.connect(on_revoked, weak=False)

@@ -1,0 +1,192 @@
+"""One job from its claim to its outcome, on one thread that mostly sleeps while the engine works.
+
+    claim ──▶ payload, prompt, window ──▶ engine ──▶ settle ──▶ finish, end frame
+      │                                     │          └─ not ours any more: nothing is written
+      └─ not to be had: dropped silently    └─ engine at fault: released, one attempt charged
+
+Every path ends in an outcome or in a lease that somebody else takes over; nothing escapes into Celery, whose logs and
+events would carry the exception's text. Prompts and outputs are in no log line.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+import structlog
+from pydantic import ValidationError
+
+from models.engine.requests import Completion, EngineError, EngineRequest, FinishReason, SamplingParams
+from prompts.prompt import build_prompt, fit
+from prompts.tokenizer import Tokenizer
+from store.claims import Claim, Finish
+from store.errors import HeadraceError, InvalidRequest, Unavailable
+from store.payloads import GeneratePayload, Sampling
+from workers import outcome
+from workers.admission import Admission
+from workers.frames import FrameQueue
+from workers.held import Attempt, HeldJobs
+from workers.ledger import Ledger
+from workers.metrics import Counters
+from workers.outcome import Retry
+
+log = structlog.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """What a job asks of the engine."""
+
+    def submit(self, request: EngineRequest) -> Future[Completion]:
+        """Take a request; raises RequestTooLong at once if it can never fit."""
+        ...
+
+    def cancel(self, request_id: str, reason: FinishReason) -> bool:
+        """End a request at the next step."""
+        ...
+
+
+class Executor:
+    """Runs jobs of one model version. ``run`` is called from many threads at once."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        held: HeldJobs,
+        engine: Engine,
+        admission: Admission,
+        frames: FrameQueue,
+        tokenizer: Tokenizer,
+        context_window: int,
+        lease_s: float,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._held = held
+        self._engine = engine
+        self._admission = admission
+        self._frames = frames
+        self._tokenizer = tokenizer
+        self._context_window = context_window
+        self._lease_s = lease_s
+        self._counters = counters
+        self._clock = clock
+
+    def run(self, job_id: str) -> None:
+        """Run a job to its outcome. Raises nothing."""
+        try:
+            self._run(job_id, self._compute)
+        except Exception as error:  # noqa: BLE001 - the lease brings the job back; Celery would log the text
+            _log_unexpected(error, job_id)
+
+    def cancel_queued(self, job_id: str) -> None:
+        """End a job that was revoked before it ran. Raises nothing."""
+        try:
+            self._run(job_id, lambda attempt: outcome.cancelled(attempt.claim))
+        except Exception as error:  # noqa: BLE001 - as above
+            _log_unexpected(error, job_id)
+
+    def _run(self, job_id: str, compute: Callable[[Attempt], Finish | Retry]) -> None:
+        attempt = self._ledger.claim(job_id)
+        if attempt is None:
+            self._counters.hints_dropped.inc()
+            return
+        if not self._held.add(attempt):
+            self._ledger.release([attempt], charge=False)
+            return
+        try:
+            verdict = self._guarded(attempt, compute)
+            if self._held.settle(attempt):
+                self._conclude(attempt, verdict)
+        finally:
+            self._held.remove(attempt)
+            self._frames.forget(attempt.job_id, attempt.epoch)
+
+    def _guarded(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry:
+        try:
+            return compute(attempt)
+        except (EngineError, HeadraceError) as error:
+            return outcome.refused(attempt.claim, error)
+        except Exception as error:  # noqa: BLE001 - the job must have an outcome, and its neighbours must not notice
+            _log_unexpected(error, attempt.job_id)
+            return outcome.again(attempt.claim, "internal_error", "the worker failed while it ran the job")
+
+    def _compute(self, attempt: Attempt) -> Finish | Retry:
+        request = self._request(attempt)
+        submitted_at = self._clock()
+        future = self._engine.submit(request)
+        self._admission.entered(len(request.prompt) + request.sampling.max_tokens)
+        if not self._held.owns(attempt):
+            # Lost or handed back while the prompt was built: nobody cancelled a request that was not there yet.
+            self._engine.cancel(attempt.key, FinishReason.CANCELLED)
+        completion = future.result()
+        return outcome.completed(attempt.claim, completion, submitted_at - attempt.claimed_at)
+
+    def _request(self, attempt: Attempt) -> EngineRequest:
+        claim = attempt.claim
+        payload = parse_payload(claim)
+        prompt = build_prompt(self._tokenizer, payload.input)
+        max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
+        deadline = None if claim.remaining_s is None else attempt.claimed_at + claim.remaining_s
+        return EngineRequest(attempt.key, tuple(prompt), sampling_params(payload.sampling, max_tokens), deadline)
+
+    def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:
+        if isinstance(verdict, Retry):
+            self._release(attempt, verdict)
+            return
+        try:
+            accepted = self._finish(attempt, verdict)
+        except Unavailable as error:
+            self._counters.outcomes_lost.inc()
+            log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
+            return
+        if accepted:
+            self._counters.finished.labels(verdict.state.value).inc()
+            self._frames.put_end(attempt.job_id, attempt.epoch)
+            log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=verdict.state.value)
+        else:
+            self._counters.stale_finishes.inc()
+            log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
+
+    def _finish(self, attempt: Attempt, finish: Finish) -> bool:
+        def give_up_at() -> float:
+            # Past the lease by one more: the sweeper had its turn, and a later write would be refused anyway.
+            return self._held.renewed_at(attempt) + 2 * self._lease_s
+
+        try:
+            return self._ledger.finish(finish, until=give_up_at)
+        except Unavailable:
+            raise
+        except HeadraceError as error:
+            # Postgres refuses a value of this outcome (U+0000 in a text): the job ends all the same.
+            log.warning("outcome_not_storable", job_id=attempt.job_id, error=error.message)
+            return self._ledger.finish(outcome.failed(attempt.claim, error.code, error.message), until=give_up_at)
+
+    def _release(self, attempt: Attempt, retry: Retry) -> None:
+        log.warning("attempt_failed", job_id=attempt.job_id, epoch=attempt.epoch, code=retry.code, error=retry.message)
+        self._counters.released.inc(self._ledger.release([attempt], charge=True))
+
+
+def parse_payload(claim: Claim) -> GeneratePayload:
+    """Read the payload column. Raises InvalidRequest that names the fields and quotes no value."""
+    try:
+        return GeneratePayload.model_validate(claim.payload)
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        where = sorted({".".join(str(part) for part in problem["loc"]) for problem in problems})
+        raise InvalidRequest(f"the stored payload cannot be read: {', '.join(where)}", code="invalid_payload") from None
+
+
+def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
+    """Return the engine's spelling of a request's sampling."""
+    return SamplingParams(
+        **sampling.model_dump(exclude={"max_tokens", "stop"}), stop=sampling.stop, max_tokens=max_tokens
+    )
+
+
+def _log_unexpected(error: Exception, job_id: str) -> None:
+    """Say where it happened and of what kind; the message is left out, because it may quote a prompt."""
+    where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
+    log.error("job_error", job_id=job_id, error=type(error).__name__, where=where)

@@ -1,0 +1,205 @@
+"""The engine in this process and everything that stands around it, wired together.
+
+One host is one model version: its runner, its tokenizer, its engine thread, and the threads for leases, frames,
+cancels and watching. Celery is outside: it asks for credit, hands over job ids and tells when to stop.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from models.engine.loop import Engine, EngineConfig
+from models.engine.requests import FinishReason
+from models.engine.runner import Runner
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import Tokenizer
+from store.db import Database
+from store.errors import HeadraceError
+from store.redis import connect
+from store.registry import ModelVersion, queue_name
+from store.settings import Settings
+from store.streams import CancelListener, StreamPublisher
+from workers.admission import Admission
+from workers.execute import Executor
+from workers.frames import FrameQueue
+from workers.held import HeldJobs
+from workers.leases import LeaseKeeper
+from workers.ledger import Ledger
+from workers.metrics import Counters, EngineCollector, serve
+from workers.pool import SETTLE_S, Drain, Scalar
+from workers.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A version with what it takes to run it."""
+
+    version: ModelVersion
+    runner: Runner
+    tokenizer: Tokenizer
+
+    @property
+    def queue(self) -> str:
+        """The queue of this version."""
+        return queue_name(self.version.model, self.version.version)
+
+
+class Host:
+    """Runs one model's engine and the jobs that wait on it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: LoadedModel,
+        *,
+        owner: str,
+        max_jobs: int,
+        exit_now: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._model = model
+        self._exit_now = exit_now
+        self._handing_back = threading.Lock()
+        self._stopping = threading.Event()
+        self._started_at = time.monotonic()
+        # Claims, finishes and releases each run one statement at a time; leases must never wait behind them.
+        self._db = Database(settings.database_url, pool_size=4, application_name=f"headrace worker {owner}")
+        self._lease_db = Database(settings.database_url, pool_size=1, application_name=f"headrace leases {owner}")
+        self._redis = connect(settings.redis_url)
+        publisher = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self.frames = FrameQueue(publisher)
+        self.engine = Engine(
+            model.runner,
+            lambda: Detokenizer(model.tokenizer),
+            EngineConfig(max_slots=settings.max_slots, step_tokens=settings.step_tokens),
+            on_deltas=self.frames.put_deltas,
+        )
+        self.held = HeldJobs()
+        self.admission = Admission(self.engine, max_jobs=max_jobs)
+        self.drain = Drain(settings.drain_s)
+        self._registry = CollectorRegistry()
+        self.counters = Counters(self._registry)
+        self._registry.register(EngineCollector(self.engine.stats, self.frames))
+        self._metrics_port = settings.worker_metrics_port
+        self._ledger = self._new_ledger(self._db, owner, settings.lease_s)
+        self.leases = LeaseKeeper(
+            self._new_ledger(self._lease_db, owner, settings.lease_s), self.held, self.engine, lease_s=settings.lease_s
+        )
+        self.executor = self._new_executor(settings.lease_s)
+        self._cancels = CancelListener(settings.redis_url, self.leases.cancel)
+        self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)
+        self._drain_keeper = DrainKeeper(
+            self.drain,
+            wake=lambda: self.admission.on_credit(),
+            is_idle=lambda: not len(self.held) and not self.admission.in_flight,
+            hand_back=self.hand_back,
+            exit_now=exit_now,
+        )
+
+    def start(self) -> None:
+        """Start every thread; jobs may come from now on."""
+        self.engine.on_credit = lambda: self.admission.on_credit()
+        self.engine.on_failed = lambda _error: self._watchdog.look()
+        for part in (self.frames, self.engine, self.leases, self._cancels, self._watchdog, self._drain_keeper):
+            part.start()
+        serve(self._registry, self._metrics_port)
+
+    def stop(self) -> None:
+        """Stop every thread, after Celery has; what is still held is handed back first."""
+        self.hand_back()
+        self._watchdog.stop()
+        self.engine.stop(1.0)
+        self.leases.stop()
+        self._cancels.stop()
+        self.frames.stop(1.0)
+        self._drain_keeper.stop()
+        self._db.close()
+        self._lease_db.close()
+        self._redis.close()
+
+    def revoke(self, task_id: str) -> None:
+        """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
+        self.leases.cancel(task_id)
+
+    def end_revoked(self, job_id: str) -> None:
+        """End a job that Celery discarded because it was revoked before it ran; on a thread, for the caller is the
+        event loop."""
+        threading.Thread(target=self.executor.cancel_queued, args=(job_id,), name="revoked").start()
+
+    def hand_back(self, *, charge: bool = False) -> None:
+        """Give every job that still runs back to the queue and wait for outcomes that are being written.
+
+        Called again it waits for the first call and finds nothing left to do.
+        """
+        with self._handing_back:
+            self._stopping.set()
+            self.admission.close()
+            attempts = self.held.hand_back()
+            for attempt in attempts:
+                self.engine.cancel(attempt.key, FinishReason.CANCELLED)
+            try:
+                released = self._ledger.release(attempts, charge=charge)
+            except HeadraceError as error:
+                log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
+            else:
+                self.counters.released.inc(released)
+                if attempts:
+                    log.info("handed_back", num_jobs=released, charged=charge)
+            self.held.wait_empty(SETTLE_S)
+
+    def engine_info(self) -> Mapping[str, Scalar]:
+        """Return the engine's statistics for Flower's Pool tab."""
+        stats = self.engine.stats()
+        version = self._model.version
+        return {
+            "model version": self._model.queue,
+            "model digest": version.digest[:12],
+            "engine steps": stats.steps,
+            "requests running": stats.running,
+            "requests waiting": stats.waiting,
+            "KV blocks free": stats.free_blocks,
+            "KV blocks total": stats.total_blocks,
+            "slots": stats.max_slots,
+            "batch mean": round(stats.mean_batch, 2),
+            "batch peak": stats.peak_batch,
+            "prompt tokens": stats.prompt_tokens,
+            "output tokens": stats.output_tokens,
+            "output tokens per second since start": round(
+                stats.output_tokens / max(1e-3, time.monotonic() - self._started_at), 1
+            ),
+            "completed": stats.completed,
+            "failed": stats.failed,
+            "preempted": stats.preempted,
+            "frames published": self.frames.num_published,
+            "frames dropped": self.frames.num_dropped,
+            "leases lost": self.leases.num_lost,
+        }
+
+    def _fail(self) -> None:
+        """End the process because its engine is dead. The attempts are charged: one of them may be what killed it."""
+        self._watchdog.stop()
+        self.leases.stop()
+        self.hand_back(charge=True)
+        self._exit_now(EXIT_ENGINE_DEAD)
+
+    def _new_ledger(self, db: Database, owner: str, lease_s: float) -> Ledger:
+        return Ledger(db, owner=owner, queue=self._model.queue, lease_s=lease_s, stopping=self._stopping)
+
+    def _new_executor(self, lease_s: float) -> Executor:
+        return Executor(
+            ledger=self._ledger,
+            held=self.held,
+            engine=self.engine,
+            admission=self.admission,
+            frames=self.frames,
+            tokenizer=self._model.tokenizer,
+            context_window=min(self._model.version.context_window, self._model.runner.context_window),
+            lease_s=lease_s,
+            counters=self.counters,
+        )

@@ -1,0 +1,97 @@
+"""This worker's side of Postgres: claim, finish, release and renew, each for many jobs in one statement.
+
+Knows the owner's name, the queue and how long to insist when Postgres is away; knows no engine. Every write carries
+the epoch, so insisting is safe: a write that comes too late is refused by the database.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+
+from store import claims
+from store.claims import Claim, Finish, Renewal
+from store.db import Database
+from store.errors import Unavailable
+from store.waves import Wave
+from workers.held import Attempt
+
+log = structlog.get_logger(__name__)
+R = TypeVar("R")
+
+RETRY_S = 0.25
+
+
+class Ledger:
+    """Claims and finishes in waves: concurrent callers share a statement and a commit."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        owner: str,
+        queue: str,
+        lease_s: float,
+        stopping: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._db = db
+        self._owner = owner
+        self._queue = queue
+        self._lease_s = lease_s
+        self._stopping = stopping
+        self._clock = clock
+        self._claims: Wave[str, Claim | None] = Wave(self._claim_all)
+        self._finishes: Wave[Finish, bool] = Wave(self._finish_all)
+
+    def claim(self, job_id: str) -> Attempt | None:
+        """Claim a job; None if it is not to be had (done, held by another, cancelled) or the worker is stopping.
+
+        While Postgres is away it tries again: the message is already acknowledged, and taking more of them would only
+        empty the queue.
+        """
+        while not self._stopping.is_set():
+            sent_at = self._clock()
+            try:
+                claim = self._claims.join(job_id)
+            except Unavailable as error:
+                log.warning("claim_waits", job_id=job_id, error=error.message)
+                self._stopping.wait(RETRY_S)
+            else:
+                return None if claim is None else Attempt(claim, sent_at)
+        return None
+
+    def finish(self, finish: Finish, *, until: Callable[[], float]) -> bool:
+        """Write an outcome; False if the attempt was not ours any more.
+
+        Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper
+        has taken the job over then.
+        """
+        while True:
+            try:
+                return self._finishes.join(finish)
+            except Unavailable as error:
+                if self._clock() > until():
+                    raise
+                log.warning("finish_waits", job_id=finish.job_id, error=error.message)
+                time.sleep(RETRY_S)
+
+    def release(self, attempts: Iterable[Attempt], *, charge: bool) -> int:
+        """Put jobs back into the queue; return how many were still ours. Raises Unavailable."""
+        held = {attempt.job_id: attempt.epoch for attempt in attempts}
+        return len(claims.release(self._db, held, charge=charge)) if held else 0
+
+    def renew(self, held: Mapping[str, int]) -> Renewal:
+        """Renew the leases of all jobs. Raises Unavailable."""
+        return claims.renew(self._db, self._owner, held, self._lease_s)
+
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | None]:
+        found = claims.claim(self._db, self._owner, self._queue, job_ids, self._lease_s)
+        # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
+        return [found.pop(job_id, None) for job_id in job_ids]
+
+    def _finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
+        accepted = claims.finish(self._db, finishes)
+        return [finish.job_id in accepted for finish in finishes]
