@@ -1,0 +1,21 @@
+"""From a registered version to a runner that is ready: the one door to the weights.
+
+Whatever is wrong with a model is a ModelLoadError of one sentence. Torch is imported only for a version that needs it.
+"""
+
+from models.engine.runner import Runner
+from models.fake import FakeRunner
+from store.registry import ModelVersion
+from store.settings import Settings
+
+
+def load_runner(version: ModelVersion, settings: Settings) -> Runner:
+    """Return the runner of a version, its weights checked against the registered digest and read.
+
+    Raises ModelLoadError if the folder is missing, damaged, changed since it was registered, or not supported.
+    """
+    if version.runner == "fake":
+        return FakeRunner()
+    from models.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
+
+    return load_torch(version, settings)

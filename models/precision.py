@@ -1,0 +1,39 @@
+"""Which device and number format a model runs on. Knows torch's names for them and nothing of models."""
+
+import torch
+
+from store.errors import ModelLoadError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for a setting: ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises ModelLoadError for a name that torch does not know or a CUDA device that is not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if name == "auto":
+        return torch.device("cuda" if has_cuda else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelLoadError(f"device {name!r} is not known: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (not has_cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise ModelLoadError(f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type not in ("cpu", "cuda"):
+        raise ModelLoadError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format for a setting: ``auto`` is float32 on the CPU, where answers equal the reference's
+    token for token, and bfloat16 on CUDA.
+
+    Raises ModelLoadError for a name that is not supported.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise ModelLoadError(f"dtype {name!r} is not supported: use auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]

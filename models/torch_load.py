@@ -1,0 +1,63 @@
+"""From a model folder to a TorchRunner: digest checked, weights read, cache sized, threads set."""
+
+from pathlib import Path
+
+import torch
+
+from models.families.config import LlamaConfig, parse_config
+from models.families.llama import LlamaModel
+from models.files import folder_digest, read_json, small_files
+from models.kv_cache import KvCache
+from models.loading import Weights
+from models.precision import resolve_device, resolve_dtype
+from models.torch_runner import TorchRunner
+from prompts.tokenizer import eos_token_ids
+from store.errors import ModelLoadError
+from store.registry import ModelVersion
+from store.settings import Settings
+
+
+def load_torch(version: ModelVersion, settings: Settings) -> TorchRunner:
+    """Return the runner of a registered version.
+
+    Raises ModelLoadError if the folder is missing, damaged, changed since it was registered, or not supported.
+    """
+    folder = Path(version.source)
+    if not folder.is_dir():
+        raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
+    if folder_digest(folder) != version.digest:
+        raise ModelLoadError(
+            f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "
+            "restore them or register the folder as a new version"
+        )
+    return runner_for(folder, settings, dtype=version.dtype)
+
+
+def runner_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchRunner:
+    """Return a runner for an unregistered model folder. ``dtype`` goes before the setting unless it is ``auto``."""
+    config = parse_config(read_json(folder / "config.json"))
+    device = resolve_device(settings.device)
+    number_format = resolve_dtype(settings.dtype if dtype == "auto" else dtype, device)
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    try:
+        cache = _cache(config, settings, number_format, device)
+        context = min(config.context_window, cache.num_blocks * cache.block_tokens)
+        with Weights(folder) as weights:
+            model = LlamaModel(config, weights, context=context, dtype=number_format, device=device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
+    ends = eos_token_ids(small_files(folder))
+    return TorchRunner(model, cache, context_window=config.context_window, eos_token_ids=ends, device=device)
+
+
+def _cache(config: LlamaConfig, settings: Settings, dtype: torch.dtype, device: torch.device) -> KvCache:
+    return KvCache(
+        num_layers=config.num_layers,
+        num_blocks=settings.kv_pool_tokens // settings.kv_block_tokens,
+        block_tokens=settings.kv_block_tokens,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=dtype,
+        device=device,
+    )

@@ -1,0 +1,93 @@
+"""The Runner on torch: a plan in, one pass of the model over all its rows, one token per sampled row out.
+
+Owns the weights, the cache's tensors and the sampling state. A request whose numbers stop being finite is reported so
+from then on, and its blocks are wiped, so that the others never see what it wrote.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from models.batch import Batch, BatchBuilder
+from models.engine.runner import Row, Sampled, StepPlan
+from models.families.llama import LlamaModel
+from models.kv_cache import KvCache
+from models.sampling import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a pass made of each row, in the pass's order."""
+
+    tokens: dict[str, int]
+    broken: tuple[Row, ...]
+
+
+class TorchRunner:
+    """Computes steps for one model on one device."""
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        cache: KvCache,
+        *,
+        context_window: int,
+        eos_token_ids: frozenset[int],
+        device: torch.device,
+    ) -> None:
+        self.context_window = context_window
+        self.eos_token_ids = eos_token_ids
+        self.num_blocks = cache.num_blocks
+        self.block_tokens = cache.block_tokens
+        self._model = model
+        self._cache = cache
+        self._batches = BatchBuilder(block_tokens=cache.block_tokens, spans=model.config.windows, device=device)
+        self._sampler = Sampler(model.config.vocab_size, device)
+        self._broken: set[str] = set()
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order."""
+        if not plan.rows:
+            return []
+        batch = self._batches.build(plan)
+        outcome = self._compute(batch)
+        self._contain(outcome.broken)
+        return [self._sampled(row.request.id, outcome) for row in plan.rows if row.sample]
+
+    def forget(self, request_id: str) -> None:
+        """Drop whatever is kept for a request that has ended."""
+        self._broken.discard(request_id)
+        self._sampler.forget(request_id)
+
+    def _sampled(self, request_id: str, outcome: _Outcome) -> Sampled:
+        if request_id in self._broken:
+            return Sampled(request_id, None, finite=False)
+        return Sampled(request_id, outcome.tokens[request_id])
+
+    def _compute(self, batch: Batch) -> _Outcome:
+        hidden = self._model.forward(batch, self._cache)
+        # One number a token, NaN or infinite if any of its values is.
+        is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
+        rows = [row for row in batch.rows if row.sample]
+        tokens: list[int] = []
+        if rows:
+            ends = [end for row, end in zip(batch.rows, batch.ends, strict=True) if row.sample]
+            picked = self._batches.send(ends)
+            logits = self._model.logits(hidden[picked])
+            is_finite[picked] &= logits.sum(dim=-1).isfinite()
+            tokens = self._sampler.sample(logits, rows).tolist()
+        chosen = {row.request.id: token for row, token in zip(rows, tokens, strict=True)}
+        return _Outcome(chosen, self._broken_rows(batch, is_finite.tolist()))
+
+    def _broken_rows(self, batch: Batch, is_finite: list[bool]) -> tuple[Row, ...]:
+        if all(is_finite):
+            return ()
+        starts = [end + 1 - len(row.tokens) for row, end in zip(batch.rows, batch.ends, strict=True)]
+        spans = zip(batch.rows, starts, batch.ends, strict=True)
+        return tuple(row for row, start, end in spans if not all(is_finite[start : end + 1]))
+
+    def _contain(self, broken: tuple[Row, ...]) -> None:
+        for row in broken:
+            self._broken.add(row.request.id)
+            self._cache.clear(self._batches.send(row.blocks))
