@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from cli.local.folders import reachable_folder, socket_folder, unprivileged_user
-from cli.local.process import Child, Command, working_folder
+from cli.local.process import Child, Command, last_line, working_folder
 from store.errors import Unavailable
 
 _SOCKET = ".s.PGSQL.5432"
@@ -32,6 +32,8 @@ _WHEELS = (
 class LocalPostgres:
     """PostgreSQL with its data in ``folder``. ``start`` and ``stop`` may follow one another any number of times."""
 
+    name = "PostgreSQL"
+
     def __init__(self, folder: Path, log: Path) -> None:
         self._user = unprivileged_user()
         self._folder = reachable_folder(folder.absolute(), self._user)
@@ -46,10 +48,8 @@ class LocalPostgres:
         return f"postgresql+psycopg://app@/postgres?host={self._sockets}"
 
     @property
-    def child(self) -> Child:
-        """The running server."""
-        if self._child is None:
-            raise Unavailable("the local PostgreSQL is not running")
+    def child(self) -> Child | None:
+        """The server, once started; it may have ended by itself since."""
         return self._child
 
     def start(self, timeout_s: float = 60.0) -> None:
@@ -83,7 +83,7 @@ class LocalPostgres:
                 on_parent_death=signal.SIGINT,
             )
         )
-        self._wait_until_ready(timeout_s)
+        self._wait_until_ready(self._child, timeout_s)
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """Shut down in order: sessions are cut, everything committed is on disk."""
@@ -107,7 +107,7 @@ class LocalPostgres:
         argv += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         result = self._run(*argv)
         if result.returncode != 0:
-            raise Unavailable(f"initdb failed: {_last_line(result.stderr)}")
+            raise Unavailable(f"initdb failed: {last_line(result.stderr)}")
         draft.rename(data)
 
     def _check_version(self, data: Path) -> None:
@@ -119,12 +119,11 @@ class LocalPostgres:
                 "dump it with that version and restore it here, or choose another HEADRACE_HOME"
             )
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
-        child = self.child
+    def _wait_until_ready(self, child: Child, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while self._run(self._bin / "pg_isready", "-q", "-p", "5432", "-h", self._sockets).returncode != 0:
             if child.exit_code is not None:
-                raise Unavailable(f"PostgreSQL did not start: {_last_line(child.log_tail())} (log: {self._log})")
+                raise Unavailable(f"PostgreSQL did not start: {last_line(child.log_tail())} (log: {self._log})")
             if time.monotonic() > deadline:
                 self.stop()
                 raise Unavailable(f"PostgreSQL did not answer within {timeout_s:.0f} s (log: {self._log})")
@@ -211,9 +210,3 @@ def _server_on(pid_file: Path) -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pid if folder is None or folder == pid_file.parent.resolve() else None
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "error" in line.lower()]
-    return (telling or lines or ["it said nothing"])[-1].strip()

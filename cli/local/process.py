@@ -92,6 +92,31 @@ class Child:
         return self._process.wait()
 
 
+def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | None) -> int:
+    """Run a program to its end in the foreground, its words going to ``log`` (None: to the terminal); the exit code.
+
+    It shares our process group, so Ctrl-C reaches it too.
+    """
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(log.open("ab")) if log else None
+        return subprocess.run(
+            [str(part) for part in argv],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT if log else None,
+            check=False,
+            preexec_fn=_die_with_parent(signal.SIGKILL),
+        ).returncode
+
+
+def last_line(text: str) -> str:
+    """The line of a log that most likely says why a process ended."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "FATAL" in line or "error" in line.lower()]
+    return (telling or lines or ["it said nothing"])[-1]
+
+
 def _die_with_parent(sent: signal.Signals) -> Callable[[], None]:
     """Return what the new process runs before its program. After the change of user, which would clear the setting."""
     parent = os.getpid()

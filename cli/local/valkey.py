@@ -22,6 +22,8 @@ _SOCKET = "valkey.sock"
 class LocalValkey:
     """Valkey with its data in ``folder``. ``start`` and ``stop`` may follow one another any number of times."""
 
+    name = "Valkey"
+
     def __init__(self, folder: Path, log: Path) -> None:
         self._folder = private_folder(folder.absolute(), None)
         self._socket = socket_folder(self._folder, _SOCKET, None) / _SOCKET
@@ -34,10 +36,8 @@ class LocalValkey:
         return f"unix://{self._socket}?db=0"
 
     @property
-    def child(self) -> Child:
-        """The running server."""
-        if self._child is None:
-            raise Unavailable("the local Valkey is not running")
+    def child(self) -> Child | None:
+        """The server, once started; it may have ended by itself since."""
         return self._child
 
     def start(self, timeout_s: float = 30.0) -> None:

@@ -1,0 +1,140 @@
+"""Keeps a stack's processes running: waits until they serve, starts again what ended, stops them in order.
+
+Knows no process by name. Whoever ends before it ever served is not started again, because its reason (a model that
+cannot be loaded, a port) would be the same the next time; its last words become the error.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cli.local.process import Child, Command, last_line
+from store.errors import HeadraceError, Unavailable
+
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+_STEADY_S = 60.0
+
+
+class Supervised(Protocol):
+    """A process that can be started again: one of the servers or a ``Program``."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    @property
+    def child(self) -> Child | None:
+        """The process, once started."""
+        ...
+
+    def start(self) -> None:
+        """Start it, again if need be."""
+        ...
+
+    def stop(self) -> None:
+        """End it if it runs."""
+        ...
+
+
+class Program:
+    """One of our own processes. ``is_ready`` is asked until it says yes; ``stop_s`` is how long it may take to end."""
+
+    def __init__(self, command: Command, is_ready: Callable[[Child], bool], stop_s: float = 10.0) -> None:
+        self.name = command.name
+        self._command = command
+        self._is_ready = is_ready
+        self._stop_s = stop_s
+        self._child: Child | None = None
+
+    @property
+    def child(self) -> Child | None:
+        """The process, once started; it may have ended by itself since."""
+        return self._child
+
+    def start(self) -> None:
+        """Start it and return at once."""
+        self._child = Child(self._command)
+
+    def stop(self) -> None:
+        """Ask it to end, insist when its time is over."""
+        if self._child is not None:
+            self._child.stop(self._stop_s)
+            self._child = None
+
+    def is_ready(self) -> bool:
+        """True once it serves; raises Unavailable with its last words if it ended instead."""
+        if self._child is None:
+            return False
+        if self._child.exit_code is not None:
+            raise Unavailable(f"{self.name} ended: {last_line(self._child.log_tail())} (log: {self._command.log})")
+        return self._is_ready(self._child)
+
+
+@dataclass
+class _Watched:
+    """A process with its recent history. ``retry_at`` is when it is started again, None while it runs."""
+
+    process: Supervised
+    started_at: float
+    pause_s: float = _FIRST_PAUSE_S
+    retry_at: float | None = None
+
+
+class Supervisor:
+    """Watches processes that are running and ready. ``say`` gets a sentence whenever one ended or came back."""
+
+    def __init__(
+        self, processes: Sequence[Supervised], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._watched = [_Watched(process, clock()) for process in processes]
+        self._say = say
+        self._clock = clock
+
+    def tend(self) -> None:
+        """Look at every process once: note who ended, start who has waited long enough."""
+        now = self._clock()
+        for watched in self._watched:
+            if watched.retry_at is None:
+                self._note(watched, now)
+            elif now >= watched.retry_at:
+                self._restart(watched, now)
+
+    def _note(self, watched: _Watched, now: float) -> None:
+        child = watched.process.child
+        if child is None or child.exit_code is None:
+            return
+        if now - watched.started_at > _STEADY_S:
+            watched.pause_s = _FIRST_PAUSE_S
+        watched.retry_at = now + watched.pause_s
+        why = last_line(child.log_tail())
+        self._say(f"{watched.process.name} ended ({_how(child.exit_code)}): {why}; again in {watched.pause_s:.0f} s")
+        watched.pause_s = min(_LONGEST_PAUSE_S, watched.pause_s * 2)
+
+    def _restart(self, watched: _Watched, now: float) -> None:
+        watched.started_at, watched.retry_at = now, None
+        try:
+            watched.process.start()
+        except HeadraceError as error:
+            watched.retry_at = now + watched.pause_s
+            self._say(f"{error.message}; again in {watched.pause_s:.0f} s")
+            watched.pause_s = min(_LONGEST_PAUSE_S, watched.pause_s * 2)
+        else:
+            self._say(f"{watched.process.name} started again")
+
+
+def wait_until_ready(programs: Sequence[Program], timeout_s: float) -> None:
+    """Return when all of them serve; raise Unavailable as soon as one has ended, or when the time is over."""
+    waiting = list(programs)
+    deadline = time.monotonic() + timeout_s
+    while waiting := [program for program in waiting if not program.is_ready()]:
+        if time.monotonic() > deadline:
+            names = ", ".join(program.name for program in waiting)
+            raise Unavailable(f"not ready after {timeout_s:.0f} s: {names} (see the logs)")
+        time.sleep(0.05)
+
+
+def _how(exit_code: int) -> str:
+    return f"signal {-exit_code}" if exit_code < 0 else f"exit {exit_code}"
