@@ -67,6 +67,7 @@ class Delta:
 class Completion:
     """The end of a request. Times are seconds of the engine's clock since the request was submitted to it.
 
+    ``token_ids`` are all tokens that were generated, the end-of-sequence token and the tokens of a stop string too.
     ``deltas`` are the texts of every Delta that was emitted, in order; joined they are ``text``.
     """
 
@@ -109,6 +110,12 @@ class EngineError(Exception):
     retryable = False
 
 
+class RequestInvalid(EngineError):
+    """The request can never be computed as it is: an empty prompt, no tokens to generate, an id that is in use."""
+
+    code = "invalid_value"
+
+
 class RequestTooLong(EngineError):
     """The prompt and its ``max_tokens`` can never fit the context window or the KV pool."""
 
@@ -126,3 +133,13 @@ class EngineStopped(EngineError):
 
     code = "worker_lost"
     retryable = True
+
+
+class StepFailed(EngineStopped):
+    """The runner raised in a step that this request took part in; the runner's own error is the ``__cause__``."""
+
+
+class OutOfMemory(StepFailed):
+    """The step needed more memory than the device has."""
+
+    code = "out_of_memory"

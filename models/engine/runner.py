@@ -29,6 +29,11 @@ class Row:
     output: Sequence[int]
     sample: bool
 
+    @property
+    def is_decode(self) -> bool:
+        """True if only the newest generated token enters."""
+        return bool(self.output) and self.start == len(self.request.prompt) + len(self.output) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
@@ -52,7 +57,7 @@ class Sampled:
 
 
 class Runner(Protocol):
-    """Computes one step."""
+    """Computes one step. Only the engine's thread calls it, one call at a time."""
 
     context_window: int
     eos_token_ids: frozenset[int]
@@ -64,5 +69,9 @@ class Runner(Protocol):
         ...
 
     def forget(self, request_id: str) -> None:
-        """Drop whatever is kept for a request that has ended."""
+        """Drop whatever is kept for a request that has ended; it may have ended before it ever ran."""
         ...
+
+
+class RunnerBroken(Exception):
+    """Raised by ``run`` when no later step can succeed either, as after a lost device: the engine ends."""

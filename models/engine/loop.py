@@ -1,0 +1,311 @@
+"""The engine's thread: decide, run, record, until it is stopped. It knows futures and callbacks, not tensors.
+
+Other threads submit, cancel and read; one lock guards the schedule and is never held while the model runs or while
+foreign code is called. Every request that was accepted gets exactly one outcome on its future:
+
+    submit ──▶ inside ──▶ Completion          stop, length, cancelled, deadline
+                  └─────▶ EngineError         not finite, step failed, engine stopped or its thread died
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+
+from models.engine.blocks import BlockPool
+from models.engine.counts import Counts
+from models.engine.live import LiveRequest
+from models.engine.outbox import Outbox, call_out
+from models.engine.requests import (
+    Completion,
+    Delta,
+    EngineError,
+    EngineRequest,
+    EngineStats,
+    EngineStopped,
+    FinishReason,
+    NumericalError,
+    OutOfMemory,
+    RequestInvalid,
+    RequestTooLong,
+    StepFailed,
+)
+from models.engine.runner import Runner, RunnerBroken, Sampled, StepPlan
+from models.engine.scheduler import Scheduler
+from models.engine.stopping import Detokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """At most ``max_slots`` requests run at the same time, and ``step_tokens`` tokens enter the model in one step."""
+
+    max_slots: int = 32
+    step_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a configuration in which nothing could run."""
+        if self.max_slots < 1 or self.step_tokens < 1:
+            raise ValueError(f"an engine needs a slot and a token a step: {self}")
+
+
+class Engine:
+    """Continuous batching over one runner.
+
+    ``on_deltas`` gets all new texts of a step in one call, from the engine's thread and before the futures of the
+    requests that end there; it must not block. ``on_credit`` is called when requests left, ``on_failed`` when the
+    thread died of ``error``. If one raises, that is logged and changes nothing.
+    """
+
+    on_credit: Callable[[], None] | None = None
+    on_failed: Callable[[BaseException], None] | None = None
+
+    def __init__(
+        self,
+        runner: Runner,
+        detokenizer: Callable[[], Detokenizer],
+        config: EngineConfig,
+        *,
+        on_deltas: Callable[[list[Delta]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runner = runner
+        self._detokenizer = detokenizer
+        self._config = config
+        self._on_deltas = on_deltas
+        self._clock = clock
+        self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
+        self._scheduler = Scheduler(self._pool, max_slots=config.max_slots, step_tokens=config.step_tokens)
+        self._counts = Counts()
+        self._changed = threading.Condition()
+        self._inside: dict[str, tuple[LiveRequest, Future[Completion]]] = {}
+        self._promised_blocks = 0
+        self._progress_at = clock()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End after the step under way; whoever is inside gets EngineStopped, at the latest after ``timeout_s``."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+        # A thread that was never started, or hangs in its step, tells nobody.
+        self._close().deliver(self._on_deltas, self.on_credit)
+
+    def submit(self, request: EngineRequest) -> Future[Completion]:
+        """Take a request in, and return the future of its outcome, which cannot be cancelled: use ``cancel``.
+
+        Raises RequestInvalid or RequestTooLong for one that can never be computed, EngineStopped when stopping.
+        """
+        self._check(request)
+        live = LiveRequest(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
+        future: Future[Completion] = Future()
+        future.set_running_or_notify_cancel()
+        with self._changed:
+            if self._stopping:
+                raise EngineStopped("the engine is stopping")
+            if request.id in self._inside:
+                raise RequestInvalid(f"the request id {request.id} is in use")
+            if not self._inside:
+                self._progress_at = live.submitted_at
+            self._inside[request.id] = live, future
+            self._promised_blocks += self._pool.blocks_for(live.max_tokens)
+            self._scheduler.add(live)
+            self._changed.notify_all()
+        return future
+
+    def cancel(self, request_id: str, reason: FinishReason = FinishReason.CANCELLED) -> bool:
+        """Let a request complete at the next step with what it has; False if it is not inside.
+
+        It may still end by itself in the step under way, with a reason of its own.
+        """
+        with self._changed:
+            if request_id not in self._inside:
+                return False
+            self._inside[request_id][0].ending = reason
+            return True
+
+    def can_admit(self, tokens: int) -> bool:
+        """Return True if a request of ``tokens`` (prompt and output) finds a slot and KV blocks promised to nobody.
+
+        A request that the pool can never hold counts as the whole pool, so that ``submit`` gets to refuse it.
+        """
+        needed = min(self._pool.blocks_for(tokens), self._pool.num_blocks)
+        with self._changed:
+            has_slot = len(self._inside) < self._config.max_slots
+            return not self._stopping and has_slot and self._promised_blocks + needed <= self._pool.num_blocks
+
+    def stats(self) -> EngineStats:
+        """Return a reading of the counters."""
+        with self._changed:
+            running = len(self._scheduler.running)
+            return self._counts.stats(
+                running=running,
+                waiting=len(self._inside) - running,
+                blocks=(self._pool.num_free, self._pool.num_blocks),
+                max_slots=self._config.max_slots,
+                preempted=self._scheduler.num_preempted,
+                step_age_s=self._step_age_s(),
+            )
+
+    def is_healthy(self, max_step_s: float) -> bool:
+        """Return True if the thread lives, takes requests, and ended a step within ``max_step_s`` unless idle."""
+        with self._changed:
+            return self._thread.is_alive() and not self._stopping and self._step_age_s() <= max_step_s
+
+    def _check(self, request: EngineRequest) -> None:
+        if not request.prompt or request.sampling.max_tokens < 1 or "" in request.sampling.stop:
+            raise RequestInvalid("a request needs a prompt, a token to generate, and no empty stop string")
+        num_tokens = len(request.prompt) + request.sampling.max_tokens
+        limit = min(self._runner.context_window, self._pool.num_blocks * self._pool.block_tokens)
+        if num_tokens > limit:
+            raise RequestTooLong(
+                f"{len(request.prompt)} prompt tokens and max_tokens {request.sampling.max_tokens} "
+                f"are {num_tokens}, but at most {limit} fit"
+            )
+
+    def _step_age_s(self) -> float:
+        return max(0.0, self._clock() - self._progress_at) if self._inside else 0.0
+
+    def _loop(self) -> None:
+        failure: BaseException | None = None
+        try:
+            while self._wait_for_work():
+                self._step()
+        except BaseException as error:  # whatever it is, the thread ends here: tell on_failed, and all who wait
+            log.exception("engine_died")
+            failure = error
+        self._tell(self._close())
+        on_failed = self.on_failed
+        if failure is not None and on_failed is not None:
+            call_out("on_failed", partial(on_failed, failure))
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._inside or self._stopping)
+            return not self._stopping
+
+    def _step(self) -> None:
+        plan = self._decide()
+        if plan is not None:
+            result = self._run(plan)
+            self._record(plan, result)
+
+    def _decide(self) -> StepPlan | None:
+        """Let go whoever must end now, and plan the step of those who stay."""
+        outbox = Outbox()
+        with self._changed:
+            now = self._clock()
+            for live, _ in list(self._inside.values()):
+                if live.forced_end(now) is not None:
+                    self._advance(live, partial(live.forced_end, now), now, outbox)
+            plan = self._scheduler.plan()
+            for row in plan.rows if plan is not None else ():
+                self._inside[row.request.id][0].start(now)
+            self._counts.count_outcomes(outbox)
+        self._tell(outbox)
+        return plan
+
+    def _run(self, plan: StepPlan) -> list[Sampled] | Exception:
+        """Return a token for each row that asked for one, or the error that the step failed with."""
+        try:
+            sampled = self._runner.run(plan)
+            if [one.request_id for one in sampled] != [row.request.id for row in plan.rows if row.sample]:
+                raise ValueError("the runner's tokens do not match the rows of the plan")
+        except RunnerBroken:
+            raise
+        except Exception as error:
+            log.exception("step_failed rows=%d tokens=%d", len(plan.rows), plan.num_tokens)
+            return error
+        return sampled
+
+    def _record(self, plan: StepPlan, result: list[Sampled] | Exception) -> None:
+        """Apply what the step gave, and tell everybody whom it concerns."""
+        outbox = Outbox()
+        with self._changed:
+            # A stop that did not wait for this step has told everybody: nobody is inside any more.
+            if self._inside:
+                self._progress_at = now = self._clock()
+                if isinstance(result, Exception):
+                    self._fail_rows(plan, result, outbox)
+                else:
+                    self._apply(plan, result, now, outbox)
+                self._counts.count_outcomes(outbox)
+        self._tell(outbox)
+
+    def _apply(self, plan: StepPlan, sampled: list[Sampled], now: float, outbox: Outbox) -> None:
+        self._counts.count_step(plan)
+        self._scheduler.record(plan)
+        for one in sampled:
+            live, _ = self._inside[one.request_id]
+            if one.finite and one.token is not None:
+                self._advance(live, partial(live.add, one.token, now), now, outbox)
+            else:
+                self._fail(live, NumericalError("the model's logits were not finite"), outbox)
+
+    def _advance(self, live: LiveRequest, move: Callable[[], FinishReason | None], now: float, outbox: Outbox) -> None:
+        """Make a move of one request, and let it go if it ends there. A detokenizer that raises fails it alone."""
+        try:
+            reason = move()
+            end = None if reason is None else live.close(reason)
+        except Exception as error:
+            log.exception("request_failed request_id=%s", live.id)
+            self._fail(live, _caused_by(error, EngineError("the output could not be turned into text")), outbox)
+            return
+        outbox.add(live.take_delta())
+        if end is not None:
+            outbox.completions.append((self._let_go(live, outbox), live.completion(end, now)))
+
+    def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox) -> None:
+        """Fail everybody who took part in the step; the others recompute what the cache may have lost."""
+        kind = OutOfMemory if _is_out_of_memory(cause) else StepFailed
+        for row in plan.rows:
+            error = kind(f"the model's step failed ({type(cause).__name__}); the request may be tried again")
+            self._fail(self._inside[row.request.id][0], _caused_by(cause, error), outbox)
+        self._scheduler.preempt_all()
+
+    def _fail(self, live: LiveRequest, error: EngineError, outbox: Outbox) -> None:
+        outbox.failures.append((self._let_go(live, outbox), error))
+
+    def _let_go(self, live: LiveRequest, outbox: Outbox) -> Future[Completion]:
+        """Take a request out; its blocks are free at once. Return the future that waits for its outcome."""
+        _, future = self._inside.pop(live.id)
+        outbox.ended_ids.append(live.id)
+        self._promised_blocks -= self._pool.blocks_for(live.max_tokens)
+        self._scheduler.remove(live)
+        return future
+
+    def _tell(self, outbox: Outbox) -> None:
+        for request_id in outbox.ended_ids:
+            call_out("forget", partial(self._runner.forget, request_id))
+        outbox.deliver(self._on_deltas, self.on_credit)
+
+    def _close(self) -> Outbox:
+        """Take nobody any more, and fail everybody who is inside."""
+        outbox = Outbox()
+        with self._changed:
+            self._stopping = True
+            for live, _ in list(self._inside.values()):
+                self._fail(live, EngineStopped("the engine stopped before the request ended"), outbox)
+            self._counts.count_outcomes(outbox)
+        return outbox
+
+
+def _caused_by(cause: Exception, error: EngineError) -> EngineError:
+    error.__cause__ = cause
+    return error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Torch's error is known by its name, for the engine knows no torch."""
+    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)

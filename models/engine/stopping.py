@@ -1,0 +1,88 @@
+"""When a request's text is over: stop strings across token borders, and what may be shown before that is known.
+
+    ... given out ... | held: the longest end of the text that may still become a stop string |
+
+It knows text and the detokenizer's protocol, nothing of schedules or clocks.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class Detokenizer(Protocol):
+    """Turns one request's tokens into text, never half a character."""
+
+    def add(self, token_id: int) -> str:
+        """Take the next token and return the text that became certain."""
+        ...
+
+    def flush(self) -> str:
+        """Return the text that was still uncertain; nothing is added after that."""
+        ...
+
+
+class StopFilter:
+    """Lets text through up to the first stop string that is complete.
+
+    "First" is by where a stop string ends, so the result does not depend on how the text was cut into pieces; of two
+    that end together the longer one wins.
+    """
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """Take more text and return what is certain to lie before any stop string. Nothing follows a stop."""
+        if self.stopped:
+            return ""
+        text = self._held + text
+        cut = self._first_stop(text)
+        if cut is not None:
+            self.stopped = True
+            self._held = ""
+            return text[:cut]
+        certain = len(text) - self._num_held(text)
+        self._held = text[certain:]
+        return text[:certain]
+
+    def flush(self) -> str:
+        """Return the held text: no more comes, so it is no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _first_stop(self, text: str) -> int | None:
+        """Return where the first complete stop string begins."""
+        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        return min(found)[1] if found else None
+
+    def _num_held(self, text: str) -> int:
+        """Return the length of the longest end of ``text`` that begins a stop string."""
+        return max((_overlap(text, stop) for stop in self._stops), default=0)
+
+
+def _overlap(text: str, stop: str) -> int:
+    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)
+
+
+class OutputText:
+    """The text of one request's output: tokens in, showable text out."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: Iterable[str]) -> None:
+        self._detokenizer = detokenizer
+        self._filter = StopFilter(stops)
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop string was complete."""
+        return self._filter.stopped
+
+    def add(self, token_id: int) -> str:
+        """Take the next token and return the text that can be shown now."""
+        return self._filter.feed(self._detokenizer.add(token_id))
+
+    def flush(self) -> str:
+        """Return the rest of the text at the end of the request; the rest may complete a stop string too."""
+        return self._filter.feed(self._detokenizer.flush()) + self._filter.flush()

@@ -1,0 +1,143 @@
+"""A language model without weights: deterministic English words, and a runner that distrusts its scheduler.
+
+It ships with the product (demonstrations, load tests, tests without torch). Its KV cache holds the tokens themselves,
+and every next token is read back from there through the request's block table. So a schedule that loses, shares or
+mixes up a block cannot give the right text; and what a plan promises is checked the slow, obvious way first.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import pairwise
+
+from models.engine.runner import Row, Sampled, StepPlan
+
+EOS = 256
+"""The tokens 0 to 255 are bytes; this one ends a sequence."""
+
+_VOCABULARY = (
+    "a the water wheel river stone bridge mill gate channel stream turns holds carries rises falls waits flows under "
+    "over past into from slow quick bright cold deep still open old new first last every morning evening hill valley "
+    "field road house light grain bread hand rope oak iron spring winter and while until"
+)
+_WORDS = tuple(word.encode() for word in _VOCABULARY.split())
+
+
+class PlanError(AssertionError):
+    """The plan breaks the contract between scheduler and runner."""
+
+
+class FakeRunner:
+    """A ``Runner`` over bytes: words until a length that the prompt decides, then the end of the sequence.
+
+    A step takes ``step_s``. ``fault`` sees each plan before it is computed and may raise what a device would;
+    ``is_finite`` says False for a row whose logits are to be NaN.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 1024,
+        block_tokens: int = 16,
+        context_window: int = 8192,
+        step_s: float = 0.0,
+        sleep: Callable[[float], object] = time.sleep,
+        fault: Callable[[StepPlan], None] | None = None,
+        is_finite: Callable[[Row], bool] | None = None,
+    ) -> None:
+        self.context_window = context_window
+        self.eos_token_ids = frozenset({EOS})
+        self.num_blocks = num_blocks
+        self.block_tokens = block_tokens
+        self._step_s = step_s
+        self._sleep = sleep
+        self._fault = fault
+        self._is_finite = is_finite
+        self._cache = [[-1] * block_tokens for _ in range(num_blocks)]
+        self._num_cached: dict[str, int] = {}
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        """Check the plan, write its tokens into the cache, and continue each row that asks for it.
+
+        Raises PlanError if the plan breaks the contract.
+        """
+        self._check(plan)
+        if self._fault is not None:
+            self._fault(plan)
+        if self._step_s:
+            self._sleep(self._step_s)
+        for row in plan.rows:
+            self._write(row)
+        return [self._sample(row) for row in plan.rows if row.sample]
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is known of a request that has ended."""
+        self._num_cached.pop(request_id, None)
+
+    def _write(self, row: Row) -> None:
+        for position, token in enumerate(row.tokens, row.start):
+            self._cache[row.blocks[position // self.block_tokens]][position % self.block_tokens] = token
+        self._num_cached[row.request.id] = row.start + len(row.tokens)
+
+    def _read(self, row: Row, end: int) -> list[int]:
+        """Return the tokens that the cache holds at the row's positions before ``end``."""
+        held = [token for block in row.blocks for token in self._cache[block]]
+        return held[:end]
+
+    def _sample(self, row: Row) -> Sampled:
+        if self._is_finite is not None and not self._is_finite(row):
+            return Sampled(row.request.id, None, finite=False)
+        tokens = self._read(row, row.start + len(row.tokens))
+        num_prompt = len(row.request.prompt)
+        token = next_token(tokens[:num_prompt], tokens[num_prompt:], ends=not row.request.sampling.ignore_eos)
+        return Sampled(row.request.id, token)
+
+    def _check(self, plan: StepPlan) -> None:
+        _require(bool(plan.rows), "a step has rows")
+        _require(_all_different([row.request.id for row in plan.rows]), "a request has one row")
+        _require(_all_different([block for row in plan.rows for block in row.blocks]), "a block has one owner")
+        _require(all(a.is_decode >= b.is_decode for a, b in pairwise(plan.rows)), "decode rows come first")
+        for row in plan.rows:
+            self._check_row(row)
+
+    def _check_row(self, row: Row) -> None:
+        known = [*row.request.prompt, *row.output]
+        end = row.start + len(row.tokens)
+        _require(len(row.tokens) > 0, "a row has tokens")
+        _require(list(row.tokens) == known[row.start : end], "a row continues what is known")
+        _require(row.sample == (end == len(known)), "the newest token, and no other, chooses the next one")
+        _require(len(row.output) < row.request.sampling.max_tokens, "no row goes on past max_tokens")
+        _require(all(0 <= block < self.num_blocks for block in row.blocks), "blocks are in the pool")
+        _require(len(row.blocks) * self.block_tokens >= end, "the block table covers the row")
+        _require(row.start in (0, self._num_cached.get(row.request.id, 0)), "positions follow one another")
+        _require(self._read(row, row.start) == known[: row.start], "nobody else wrote into the row's blocks")
+
+
+def next_token(prompt: Sequence[int], output: Sequence[int], *, ends: bool = True) -> int:
+    """Return the token after ``prompt`` and ``output``, a function of these alone; ``ends`` lets the sequence end."""
+    begun = bytes(output).rsplit(b" ", 1)[-1]
+    word = _WORDS[_hash(prompt, output[: len(output) - len(begun)]) % len(_WORDS)]
+    if len(begun) < len(word):
+        return word[len(begun)]
+    return EOS if ends and len(output) >= _natural_length(prompt) else ord(" ")
+
+
+def _natural_length(prompt: Sequence[int]) -> int:
+    return 8 + _hash(prompt) % 120
+
+
+def _hash(*parts: Sequence[int]) -> int:
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(array("q", (len(part), *part)).tobytes())
+    return int.from_bytes(digest.digest())
+
+
+def _all_different(values: Sequence[object]) -> bool:
+    return len(set(values)) == len(values)
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise PlanError(f"the plan breaks a rule: {rule}")
