@@ -68,7 +68,7 @@ def history(db: Database) -> list[str]:
 @contextmanager
 def _our_turn(db: Database) -> Iterator[None]:
     """Hold the migrators' lock on a connection of its own, which a dying process gives back."""
-    with db.session() as connection:
+    with db.autocommit() as connection:
         connection.execute(text("SELECT set_config('lock_timeout', :limit, false)"), {"limit": TURN_TIMEOUT})
         connection.execute(text("SET statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})

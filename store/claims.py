@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import text
 
 from store.db import Database, dump_json
+from store.errors import InvalidRequest
 from store.states import JobState
 from store.terminal import conclude
 
@@ -88,7 +89,7 @@ FROM claimed
 def claim(db: Database, owner: str, queue: str, job_ids: Sequence[str], lease_s: float) -> dict[str, Claim]:
     """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent."""
     values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s)}
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_CLAIM, values).mappings().all()
     return {row["job_id"]: Claim(**row) for row in rows}
 
@@ -109,7 +110,7 @@ RETURNING jobs.id, cancel_requested_at IS NOT NULL AS cancelled
 def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> Renewal:
     """Prolong the leases of the jobs held under these epochs; what is absent from the answer must stop."""
     values = {"owner": owner, "lease_s": float(lease_s), **_columns(held)}
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_RENEW, values).all()
     return Renewal(held=frozenset(row.id for row in rows), cancelled=frozenset(row.id for row in rows if row.cancelled))
 
@@ -142,7 +143,7 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     """End the jobs and return the ids of those that were still ours; a stale epoch's result is refused."""
     rows = list({finish.job_id: _row(finish) for finish in reversed(finishes)}.values())
     with db.begin() as connection:
-        ended = connection.execute(_FINISH, {"rows": dump_json(rows)}).scalars().all()
+        ended = connection.execute(_FINISH, {"rows": _encode(rows)}).scalars().all()
         conclude(connection, ended)
     return set(ended)
 
@@ -204,3 +205,25 @@ def _row(finish: Finish) -> dict[str, object]:
         "usage": finish.usage,
         "deltas": list(finish.deltas),
     }
+
+
+def _encode(rows: list[dict[str, object]]) -> str:
+    """Encode what a model produced. It may say what jsonb cannot hold; that must not keep its job from ending."""
+    try:
+        encoded = dump_json(rows)
+    except InvalidRequest:
+        return dump_json(_storable(rows))
+    return dump_json(_storable(rows)) if "\\u0000" in encoded else encoded
+
+
+def _storable(value: object) -> object:
+    """Put U+FFFD in the place of U+0000 and ``?`` in that of half surrogate pairs."""
+    match value:
+        case str():
+            return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list():
+            return [_storable(item) for item in value]
+        case _:
+            return value

@@ -66,14 +66,17 @@ class Database:
             yield connection
 
     @contextmanager
-    def session(self) -> Iterator[Connection]:
-        """Hold one connection outside any transaction, for what belongs to a session such as an advisory lock."""
+    def autocommit(self) -> Iterator[Connection]:
+        """Hold a connection on which each statement commits by itself: one round trip instead of three.
+
+        For single statements, and for what belongs to a session, such as an advisory lock. Raises as ``begin`` does.
+        """
         with _told_plainly(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     def ping(self) -> None:
         """Make one round trip; raise Unavailable if there is no answer."""
-        with self.begin() as connection:
+        with self.autocommit() as connection:
             connection.execute(text("SELECT 1"))
 
     def close(self) -> None:

@@ -103,14 +103,14 @@ class StoredStream:
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
     """Return the job; raise NotFound if this tenant has none by that id."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return _get(connection, tenant_id, job_id)
 
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
     """Return those of the jobs that the tenant has, in the order asked."""
     statement = _jobs_of(tenant_id).where(tables.jobs.c.id.in_(ids))
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         found = {job.id: job for job in _read(connection, statement)}
     return [found[job_id] for job_id in ids if job_id in found]
 
@@ -137,7 +137,7 @@ def list_jobs(
         statement = statement.where(jobs.metadata.cast(JSONB).contains(dict(metadata)))
     if after is not None:
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return _read(connection, statement)
 
 
@@ -151,7 +151,7 @@ ORDER BY event.id
 
 def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
     """Return what happened to the job, oldest first; raise NotFound if this tenant has none by that id."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
     if not rows:
         raise _not_found(job_id)
@@ -167,7 +167,7 @@ WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 
 def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | None:
     """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     return None if row is None else StoredStream(**row)
 
@@ -212,7 +212,7 @@ SELECT
 
 def queued_counts(db: Database, tenant_id: str) -> tuple[int, int]:
     """Return how many jobs the tenant and everyone has queued. It counts index entries: not for every request."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         row = connection.execute(_QUEUED_COUNTS, {"tenant_id": tenant_id}).one()
     return row.own, row.everyone
 
@@ -240,7 +240,7 @@ def queue_position(db: Database, job: Job) -> int | None:
         return None
     waiting = {"queue": job.queue, "class_rank": job.class_rank, "priority": job.priority, "id": job.id}
     announced = {"queue": job.queue, "announced_at": job.announced_at, "id": job.id}
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         if job.announced_at is None:
             ahead = connection.execute(_AHEAD_OF_WAITING, waiting | {"most": MAX_POSITION}).scalar_one()
         else:

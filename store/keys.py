@@ -59,6 +59,16 @@ def create_tenant(db: Database, name: str) -> str:
         return _create_tenant(connection, name)
 
 
+def find_tenant(db: Database, name: str) -> str:
+    """Return the id of a tenant; raise NotFound if there is none by that name."""
+    with db.begin() as connection:
+        found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": name})
+        tenant_id = found.scalar_one_or_none()
+    if tenant_id is None:
+        raise NotFound(f"no tenant {name!r}", param="tenant")
+    return str(tenant_id)
+
+
 def _create_tenant(connection: Connection, name: str) -> str:
     values = {"id": new_id("ten"), "name": name, "secret": new_secret()}
     tenant_id = connection.execute(_INSERT_TENANT, values).scalar_one_or_none()
@@ -107,7 +117,7 @@ def authenticate(db: Database, plaintext: str) -> Principal:
     key_id = f"{_KEY_ID_PREFIX}_{name}"
     row = None
     if prefix == _PREFIX and name.isascii() and name.isalnum():
-        with db.begin() as connection:
+        with db.autocommit() as connection:
             row = connection.execute(_FIND, {"id": key_id}).one_or_none()
     is_right = hmac.compare_digest(_hash(secret), _NOBODY if row is None else bytes(row.secret_hash))
     if row is None or not is_right:
@@ -142,7 +152,7 @@ def bootstrap(db: Database) -> str | None:
 
 def get_webhook_secret(db: Database, tenant_id: str) -> str:
     """Return the secret that signs the webhooks of URLs given with a job."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         secret = connection.execute(
             text("SELECT webhook_secret FROM tenants WHERE id = :id"), {"id": tenant_id}
         ).scalar_one_or_none()

@@ -134,7 +134,7 @@ def resolve(db: Database, name: str) -> ModelVersion:
     model, _, reference = name.partition("@")
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 10 else None
     values = {"model": model, "reference": reference or DEFAULT_ALIAS, "number": number}
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         row = connection.execute(_RESOLVE, values).mappings().one_or_none()
         if row is None:
             raise _unknown(connection, name)
@@ -154,14 +154,14 @@ FROM models ORDER BY name
 
 def list_models(db: Database) -> list[ModelSummary]:
     """Return every model by name."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_LIST).mappings().all()
     return [ModelSummary(**row) for row in rows]
 
 
 def get_version(db: Database, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not; raise NotFound if it never was."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return _version(connection, model, version)
 
 
@@ -189,7 +189,7 @@ def _point(connection: Connection, model: str, alias: str, version: int) -> None
 
 def read_file(db: Database, digest: str) -> bytes:
     """Return a stored file; raise NotFound if no version brought one with this digest."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         content = connection.execute(
             text("SELECT content FROM model_files WHERE digest = :digest"), {"digest": digest}
         ).scalar_one_or_none()

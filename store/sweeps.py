@@ -23,11 +23,15 @@ MAX_COUNTED = 100_000
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """How many jobs of dead workers went back to the queue, ran out of attempts, or had been asked to stop."""
+    """How many jobs of dead workers went back to the queue, ran out of attempts, or had been asked to stop.
+
+    ``ended`` are the jobs of the last two kinds: nobody else tells their followers.
+    """
 
     requeued: int
     failed: int
     cancelled: int
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +90,14 @@ def cancel_stale(db: Database, limit: int = 500) -> int:
 def _sweep_lost(db: Database, limit: int, *, only_cancelled: bool) -> SweepResult:
     with db.begin() as connection:
         rows = connection.execute(_LOST, {"limit": limit, "only_cancelled": only_cancelled}).all()
-        conclude(connection, [row.id for row in rows if row.state != JobState.QUEUED])
+        ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
+        conclude(connection, ended)
     states = [row.state for row in rows]
     return SweepResult(
         requeued=states.count(JobState.QUEUED),
         failed=states.count(JobState.FAILED),
         cancelled=states.count(JobState.CANCELLED),
+        ended=ended,
     )
 
 
@@ -113,12 +119,17 @@ RETURNING jobs.id
 """)
 
 
-def expire_deadlines(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> int:
-    """Expire queued jobs past their deadline, and running ones past it by ``grace_s`` (two leases); return how many."""
+def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> list[str]:
+    """Expire queued jobs past their deadline, and running ones past it by ``grace_s``; return their ids."""
     with db.begin() as connection:
         expired = connection.execute(_OVERDUE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
         conclude(connection, expired)
-    return len(expired)
+    return list(expired)
+
+
+def expire_deadlines(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> int:
+    """Do what ``expire_overdue`` does and return how many jobs that were."""
+    return len(expire_overdue(db, limit, grace_s=grace_s))
 
 
 _TAKE_WAITING = text("""
@@ -136,7 +147,7 @@ SELECT id FROM taken ORDER BY class_rank, priority, id
 
 def take_waiting(db: Database, queue: str, n: int) -> list[str]:
     """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return list(connection.execute(_TAKE_WAITING, {"queue": queue, "n": n}).scalars())
 
 
@@ -157,7 +168,7 @@ SELECT id FROM taken ORDER BY announced_at, id
 def take_stale(db: Database, queue: str, older_than_s: float, n: int) -> list[str]:
     """Return jobs that were announced long ago and nobody claimed, oldest first, to be announced again."""
     values = {"queue": queue, "older_than_s": float(older_than_s), "n": n}
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return list(connection.execute(_TAKE_STALE, values).scalars())
 
 
@@ -187,7 +198,7 @@ FROM names WHERE queue IS NOT NULL
 
 def waiting_queues(db: Database) -> list[QueueDepth]:
     """Return every queue that has queued jobs."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_DEPTHS, {"most": MAX_COUNTED}).mappings().all()
     return [QueueDepth(**row) for row in rows]
 
@@ -197,7 +208,7 @@ _FORGET = text("UPDATE jobs SET announced_at = NULL WHERE state = 'queued' AND a
 
 def forget_announcements(db: Database) -> int:
     """Let every queued job wait for its announcement again, because the broker lost them; return how many."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         return connection.execute(_FORGET).rowcount
 
 
@@ -237,7 +248,7 @@ def leader_lock(db: Database) -> Iterator[bool]:
     The lock belongs to a connection of its own, so it is freed when the process dies. Losing it unnoticed (a restart
     of Postgres) does no harm, for every sweep is safe beside another's.
     """
-    with db.session() as connection:
+    with db.autocommit() as connection:
         leads = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LEADER_LOCK}).scalar_one()
         try:
             yield bool(leads)

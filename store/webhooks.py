@@ -6,7 +6,7 @@ sending, signing and the schedule of retries are the sender's.
 
 import base64
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -108,7 +108,7 @@ FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id
 
 def list_endpoints(db: Database, tenant_id: str) -> list[Endpoint]:
     """Return the tenant's endpoints, oldest first."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_ENDPOINTS, {"tenant_id": tenant_id}).mappings().all()
     return [Endpoint(**{**row, "events": tuple(row["events"])}) for row in rows]
 
@@ -149,7 +149,7 @@ ORDER BY taken.due_at
 
 def take_due(db: Database, limit: int, lease_s: float) -> list[Delivery]:
     """Take deliveries that are due, longest due first; each comes due again in ``lease_s`` unless it is settled."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_TAKE_DUE, {"limit": limit, "lease_s": float(lease_s)}).mappings().all()
     return [Delivery(**{**row, "job_state": JobState(row["job_state"])}) for row in rows]
 
@@ -163,7 +163,7 @@ WHERE id = :id AND state = 'pending'
 
 def delivered(db: Database, delivery_id: str, status: int) -> None:
     """Settle a delivery that the receiver took."""
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         connection.execute(_DELIVERED, {"id": delivery_id, "status": status})
 
 
@@ -193,6 +193,20 @@ def failed(db: Database, delivery_id: str, *, status: int | None, error: str | N
             connection.execute(_DISABLE, {"id": delivery_id})
 
 
+_POSTPONE = text("""
+UPDATE webhook_deliveries
+SET attempts = attempts - 1, next_attempt_at = clock_timestamp() + make_interval(secs => :by_s)
+WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > 0
+""")
+
+
+def postpone(db: Database, delivery_ids: Sequence[str], by_s: float) -> None:
+    """Give deliveries back that were taken and not tried; they come due in ``by_s`` and no try is counted."""
+    if delivery_ids:
+        with db.begin() as connection:
+            connection.execute(_POSTPONE, {"ids": list(delivery_ids), "by_s": float(by_s)})
+
+
 _DELIVERIES = text("""
 SELECT
     id, endpoint_id, url, job_id, type, state, attempts, next_attempt_at, last_status, last_error, created_at,
@@ -206,6 +220,6 @@ ORDER BY created_at DESC, id LIMIT :limit
 def list_deliveries(db: Database, tenant_id: str, job_id: str | None = None, limit: int = 100) -> list[DeliveryRecord]:
     """Return the tenant's newest deliveries, of one job or of all, newest first."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "limit": limit}
-    with db.begin() as connection:
+    with db.autocommit() as connection:
         rows = connection.execute(_DELIVERIES, values).mappings().all()
     return [DeliveryRecord(**row) for row in rows]
