@@ -18,7 +18,7 @@ import redis
 import structlog
 from redis.asyncio.client import PubSub
 
-from store.redis import connect_async
+from store.redis import AWAY, connect_async
 from store.streams import Cursor, Frame, stream_key
 
 _log = structlog.get_logger(__name__)
@@ -32,7 +32,6 @@ _TICK_S = 1.0
 _REREAD_EVERY_TICKS = 5
 _QUEUE_FRAMES = 256
 _PAGE = 512
-_AWAY = (redis.RedisError, OSError)
 
 
 class _Follower:
@@ -159,7 +158,7 @@ class Hub:
         """Return what the log can add after the cursor; nothing if Redis is away, since a later tick asks again."""
         frames: list[Frame] = []
         start = cursor
-        with suppress(TimeoutError, *_AWAY):
+        with suppress(TimeoutError, *AWAY):
             while True:
                 async with asyncio.timeout(_ANSWER_S):
                     page: Any = await self._reader.xrange(stream_key(job_id), min=f"({start}", max="+", count=_PAGE)
@@ -196,14 +195,14 @@ class Hub:
         if not channel.followers:
             del self._channels[name]
             if self._pubsub is not None:
-                with suppress(*_AWAY):
+                with suppress(*AWAY):
                     await self._pubsub.unsubscribe(name)
 
     async def _subscribe(self, *names: str) -> None:
         """Ask for these channels if connected; if not, the connection asks for every followed one when it stands."""
         if self._pubsub is not None and names:
             self._unanswered.update(names)
-            with suppress(*_AWAY):
+            with suppress(*AWAY):
                 await self._pubsub.subscribe(*names)
 
     async def _run(self) -> None:
@@ -214,7 +213,7 @@ class Hub:
                     await self._open(pubsub)
                     is_up = True
                     await self._listen(pubsub)
-            except _AWAY as error:
+            except AWAY as error:
                 if is_up:
                     _log.warning("hub.disconnected", error=str(error))
                 is_up = False

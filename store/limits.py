@@ -14,6 +14,8 @@ from threading import Lock
 
 import redis
 
+from store.redis import AWAY
+
 _SCRIPT = Path(__file__).with_name("gcra.lua")
 _FALLBACK_SHARE = 0.5
 _FALLBACK_KEYS = 10_000
@@ -53,7 +55,7 @@ class Limiter:
         if self._clock() >= self._paused_until:
             try:
                 return self._shared(key, per_minute, cost, burst)
-            except (redis.RedisError, OSError):
+            except AWAY:
                 self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
         return self._local.check(key, per_minute * _FALLBACK_SHARE, cost, max(burst * _FALLBACK_SHARE, cost))
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, TypeVar
 
-import redis
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
 from store.errors import Unavailable
-from store.redis import CONNECT_TIMEOUT_S, HEALTH_CHECK_S, SOCKET_TIMEOUT_S, broker_url, unavailable
+from store.redis import AWAY, CONNECT_TIMEOUT_S, HEALTH_CHECK_S, SOCKET_TIMEOUT_S, broker_url, unavailable
 from store.settings import Settings
 
 TASK = "headrace.run"
@@ -25,7 +24,7 @@ _PUBLISH_TIMEOUT_S = 1.0
 _PAUSE_AFTER_FAILURE_S = 1.0
 _BATCH = 1000
 Result = TypeVar("Result")
-_AWAY = (redis.RedisError, KombuError, OperationalError, OSError)
+_AWAY = (*AWAY, KombuError, OperationalError)
 
 
 @dataclass(frozen=True, slots=True)

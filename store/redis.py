@@ -3,6 +3,8 @@
 Knows time-outs and addresses. It does not know what is kept there: see ``queue``, ``streams`` and ``limits``.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -18,6 +20,9 @@ CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 30.0
 HEALTH_CHECK_S = 10
 ASYNC_CONNECTIONS = 16
+
+AWAY = (redis.RedisError, OSError)
+"""What a call may raise when Redis is away, full, read-only or still loading."""
 
 
 def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S) -> redis.Redis:
@@ -57,9 +62,16 @@ def _connection_options(url: str, timeout_s: float | None) -> dict[str, Any]:
 
 def ping(client: redis.Redis) -> None:
     """Raise Unavailable with one line that names the address if Redis does not answer."""
-    try:
+    with told_plainly(client):
         client.ping()
-    except redis.RedisError as error:
+
+
+@contextmanager
+def told_plainly(client: redis.Redis) -> Iterator[None]:
+    """Turn whatever goes wrong with Redis in the block into Unavailable."""
+    try:
+        yield
+    except AWAY as error:
         raise unavailable(error, address(client)) from error
 
 

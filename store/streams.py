@@ -14,7 +14,7 @@ from typing import Any, Self
 import redis
 
 from store.ids import new_id
-from store.redis import connect
+from store.redis import AWAY, connect, told_plainly
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:epoch"
@@ -81,7 +81,7 @@ def stream_key(job_id: str) -> str:
 
 
 class StreamPublisher:
-    """Writes frames, all jobs of an engine step in one script call. Redis errors are raised as they come."""
+    """Writes frames, all jobs of an engine step in one script call. Raises Unavailable if Redis is away."""
 
     def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int) -> None:
         self._client = client
@@ -96,27 +96,39 @@ class StreamPublisher:
         args: list[str | int] = [self._maxlen, self._ttl_s]
         for frame in frames:
             args += (str(frame.cursor), "e" if frame.text is None else "d", frame.text or "")
-        return int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
+        with told_plainly(self._client):
+            return int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
 
     def nudge(self, job_ids: Iterable[str]) -> None:
         """Wake these jobs' followers without a frame, so that they look into Postgres now.
 
         For a change that no engine made: a job that was cancelled while queued, expired, or failed by the sweeper.
         """
-        with self._client.pipeline(transaction=False) as pipe:
+        with told_plainly(self._client), self._client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.publish(stream_key(job_id), "")
             pipe.execute()
 
 
 def redis_generation(client: redis.Redis) -> bool:
-    """Return True if Redis is new or was wiped since this was last called: every hint in it is then gone."""
-    return bool(client.set(GENERATION_KEY, new_id("gen"), nx=True))
+    """Return True if Redis is new or was wiped since this was last called: every hint in it is then gone.
+
+    Raises Unavailable if Redis is away.
+    """
+    with told_plainly(client):
+        return bool(client.set(GENERATION_KEY, new_id("gen"), nx=True))
+
+
+def forget_generation(client: redis.Redis) -> None:
+    """Make the next ``redis_generation`` return True again, because what this one calls for could not be done."""
+    with told_plainly(client):
+        client.delete(GENERATION_KEY)
 
 
 def publish_cancel(client: redis.Redis, job_id: str) -> None:
     """Tell every worker that a job's cancellation was requested; a lost message only costs a lease renewal's time."""
-    client.publish(CANCEL_CHANNEL, job_id)
+    with told_plainly(client):
+        client.publish(CANCEL_CHANNEL, job_id)
 
 
 class CancelListener:
@@ -143,7 +155,7 @@ class CancelListener:
         while not self._stopping.is_set():
             try:
                 self._listen()
-            except (redis.RedisError, OSError):
+            except AWAY:
                 self.subscribed.clear()
                 self._stopping.wait(_RECONNECT_S)
 
