@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from typing import Any, Protocol
 
 from celery import bootsteps
@@ -26,52 +27,70 @@ class Engine(Protocol):
         ...
 
 
+class Place(Enum):
+    """Where a taken message is."""
+
+    ON_THE_WAY = auto()  # claimed, tokenised: counted here, by the mean need
+    INSIDE = auto()  # in the engine, which counts its blocks
+    LEAVING = auto()  # its outcome is being written: it holds a thread, and nothing of the engine
+
+
 class Ticket:
     """One taken message, from the moment Celery has it until its thread is free."""
 
     def __init__(self) -> None:
-        self.entered = False
+        self.place = Place.ON_THE_WAY
 
 
 class Admission:
     """Counts what was taken and decides whether another job may be.
 
-    take ── on its way (claim, tokenise) ── entered ──▶ in the engine ──▶ outcome being written ── give_back
-            counted here, by the mean need              counted by the engine
+        take ──▶ on the way ──entered──▶ inside ──left──▶ leaving ──▶ give_back
+
+    Invariant: every ticket is counted in exactly one place until it is given back, from wherever it is.
     """
 
-    def __init__(self, engine: Engine, *, max_jobs: int) -> None:
+    def __init__(self, engine: Engine, *, max_jobs: int, max_slots: int, block_tokens: int) -> None:
         self._engine = engine
         self._max_jobs = max_jobs
+        self._max_slots = max_slots
+        self._block_tokens = block_tokens
         self._lock = threading.Lock()
         self._here = threading.local()
-        self._on_the_way = 0
-        self._in_flight = 0
+        self._count = dict.fromkeys(Place, 0)
         self._needs: deque[int] = deque(maxlen=64)
         self._closed = False
-        self.on_credit: Callable[[], None] = lambda: None
+        self._refused = False
+        self.wake: Callable[[], None] = lambda: None
 
     @property
     def in_flight(self) -> int:
         """Messages taken whose thread is not free yet."""
-        return self._in_flight
+        with self._lock:
+            return sum(self._count.values())
 
     def has_credit(self) -> bool:
-        """True if one more message may be taken."""
-        with self._lock:
-            if self._closed or self._in_flight >= self._max_jobs:
-                return False
-            on_the_way, needs = self._on_the_way, list(self._needs)
-        if not needs:
-            return on_the_way == 0 and self._engine.can_admit(1)
-        return self._engine.can_admit((on_the_way + 1) * -(-sum(needs) // len(needs)))
+        """True if one more message may be taken; if not, ``wake`` is called when it is worth asking again."""
+        # Noted before looking, so that room made while we look is not missed.
+        self._refused = True
+        tokens = self._tokens_to_ask_for()
+        if tokens is None or not self._engine.can_admit(tokens):
+            return False
+        self._refused = False
+        return True
+
+    def made_room(self) -> None:
+        """Wake whoever was refused; the engine's ``on_credit``."""
+        if self._refused:
+            self._refused = False
+            self.wake()
 
     def take(self) -> Ticket:
         """Note that a message was taken."""
+        ticket = Ticket()
         with self._lock:
-            self._in_flight += 1
-            self._on_the_way += 1
-        return Ticket()
+            self._count[ticket.place] += 1
+        return ticket
 
     @contextmanager
     def working_on(self, ticket: Ticket) -> Iterator[None]:
@@ -83,26 +102,45 @@ class Admission:
             self._here.ticket = None
 
     def entered(self, tokens: int) -> None:
-        """Note that the calling thread's job is in the engine now and needs ``tokens`` tokens there."""
-        ticket = getattr(self._here, "ticket", None)
+        """Note that the calling thread's job is in the engine now and may need ``tokens`` tokens there."""
         with self._lock:
-            self._needs.append(tokens)
-            if ticket is not None and not ticket.entered:
-                ticket.entered = True
-                self._on_the_way -= 1
-        self.on_credit()
+            self._needs.append(-(-tokens // self._block_tokens) * self._block_tokens)
+        self._move(Place.INSIDE)
+
+    def left(self) -> None:
+        """Note that the engine has let the calling thread's job go."""
+        self._move(Place.LEAVING)
 
     def give_back(self, ticket: Ticket) -> None:
         """Note that the thread of a taken message is free."""
         with self._lock:
-            self._in_flight -= 1
-            self._on_the_way -= 0 if ticket.entered else 1
-        self.on_credit()
+            self._count[ticket.place] -= 1
+        self.made_room()
 
     def close(self) -> None:
         """Take nothing any more."""
         with self._lock:
             self._closed = True
+
+    def _move(self, place: Place) -> None:
+        ticket: Ticket | None = getattr(self._here, "ticket", None)
+        if ticket is not None:
+            with self._lock:
+                self._count[ticket.place] -= 1
+                self._count[place] += 1
+                ticket.place = place
+        self.made_room()
+
+    def _tokens_to_ask_for(self) -> int | None:
+        """What must be free for one more job beside those on the way; None if that is not the question."""
+        with self._lock:
+            on_the_way, inside = self._count[Place.ON_THE_WAY], self._count[Place.INSIDE]
+            if self._closed or sum(self._count.values()) >= self._max_jobs or on_the_way + inside >= self._max_slots:
+                return None
+            if not self._needs:
+                # Nothing is known before the first job: one at a time.
+                return None if on_the_way else 1
+            return -(-sum(self._needs) // len(self._needs)) * (on_the_way + 1)
 
 
 def admission_step(admission: Admission) -> type[bootsteps.StartStopStep]:
@@ -116,7 +154,7 @@ def admission_step(admission: Admission) -> type[bootsteps.StartStopStep]:
         def start(self, c: Any) -> None:
             """Wrap the channel's quality of service and let credit wake the event loop."""
             gate(c.task_consumer.channel.qos, admission)
-            admission.on_credit = lambda: wake(c.hub)
+            admission.wake = lambda: wake(c.hub)
 
     return AdmissionStep
 

@@ -121,7 +121,10 @@ class Executor:
         if not self._held.owns(attempt):
             # Lost or handed back while the prompt was built: nobody cancelled a request that was not there yet.
             self._engine.cancel(attempt.key, FinishReason.CANCELLED)
-        completion = future.result()
+        try:
+            completion = future.result()
+        finally:
+            self._admission.left()
         return outcome.completed(attempt.claim, completion, submitted_at - attempt.claimed_at)
 
     def _request(self, attempt: Attempt) -> EngineRequest:

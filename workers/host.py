@@ -81,7 +81,12 @@ class Host:
             on_deltas=self.frames.put_deltas,
         )
         self.held = HeldJobs()
-        self.admission = Admission(self.engine, max_jobs=max_jobs)
+        self.admission = Admission(
+            self.engine,
+            max_jobs=max_jobs,
+            max_slots=settings.max_slots,
+            block_tokens=model.runner.block_tokens,
+        )
         self.drain = Drain(settings.drain_s)
         self._registry = CollectorRegistry()
         self.counters = Counters(self._registry)
@@ -96,7 +101,7 @@ class Host:
         self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)
         self._drain_keeper = DrainKeeper(
             self.drain,
-            wake=lambda: self.admission.on_credit(),
+            wake=lambda: self.admission.wake(),
             is_idle=lambda: not len(self.held) and not self.admission.in_flight,
             hand_back=self.hand_back,
             exit_now=exit_now,
@@ -104,7 +109,7 @@ class Host:
 
     def start(self) -> None:
         """Start every thread; jobs may come from now on."""
-        self.engine.on_credit = lambda: self.admission.on_credit()
+        self.engine.on_credit = self.admission.made_room
         self.engine.on_failed = lambda _error: self._watchdog.look()
         for part in (self.frames, self.engine, self.leases, self._cancels, self._watchdog, self._drain_keeper):
             part.start()
