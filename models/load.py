@@ -15,7 +15,12 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
     Raises ModelLoadError if the folder is missing, damaged, changed since it was registered, or not supported.
     """
     if version.runner == "fake":
-        return FakeRunner()
+        return FakeRunner(
+            num_blocks=settings.kv_pool_tokens // settings.kv_block_tokens,
+            block_tokens=settings.kv_block_tokens,
+            context_window=version.context_window,
+            step_s=settings.fake_step_ms / 1000,
+        )
     from models.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
