@@ -14,9 +14,13 @@ class BlockPool:
             raise ValueError(f"a pool needs blocks and tokens in them, not {num_blocks} blocks of {block_tokens}")
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
-        # Ascending from the end, so that the low numbers are used first and stay warm.
-        self._free = list(range(num_blocks - 1, -1, -1))
-        self._is_free = bytearray(b"\x01") * num_blocks
+        self.reset()
+
+    def reset(self) -> None:
+        """Make every block free, whoever held it."""
+        # The low numbers are used first and most, and stay warm.
+        self._free = list(range(self.num_blocks - 1, -1, -1))
+        self._is_free = bytearray(b"\x01") * self.num_blocks
 
     @property
     def num_free(self) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from models.engine.outbox import Outbox
 from models.engine.requests import EngineStats
-from models.engine.runner import StepPlan
+from models.engine.runner import Sampled, StepPlan
 
-NUM_RECENT_BATCHES = 256
+NUM_RECENT_BATCHES = 128
 
 
 class Counts:
@@ -24,7 +24,7 @@ class Counts:
         self._completed = 0
         self._failed = 0
 
-    def count_step(self, plan: StepPlan) -> None:
+    def count_step(self, plan: StepPlan, sampled: Sequence[Sampled]) -> None:
         """Count a step that was computed, before its tokens are recorded."""
         num_decode = sum(row.is_decode for row in plan.rows)
         self._steps += 1
@@ -32,7 +32,7 @@ class Counts:
         self._decode_rows += num_decode
         self._peak_batch = max(self._peak_batch, len(plan.rows))
         self._recent.append(len(plan.rows))
-        self._output_tokens += sum(row.sample for row in plan.rows)
+        self._output_tokens += sum(one.finite for one in sampled)
         self._prompt_tokens += sum(len(row.request.prompt) for row in plan.rows if row.sample and not row.output)
 
     def count_outcomes(self, outbox: Outbox) -> None:

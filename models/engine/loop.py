@@ -10,8 +10,9 @@ foreign code is called. Every request that was accepted gets exactly one outcome
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -83,6 +84,7 @@ class Engine:
         self._counts = Counts()
         self._changed = threading.Condition()
         self._inside: dict[str, tuple[LiveRequest, Future[Completion]]] = {}
+        self._to_forget: list[str] = []
         self._promised_blocks = 0
         self._progress_at = clock()
         self._stopping = False
@@ -99,8 +101,7 @@ class Engine:
             self._changed.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
-        # A thread that was never started, or hangs in its step, tells nobody.
-        self._close().deliver(self._on_deltas, self.on_credit)
+        self._close()  # a thread that was never started, or hangs in its step, tells nobody
 
     def submit(self, request: EngineRequest) -> Future[Completion]:
         """Take a request in, and return the future of its outcome, which cannot be cancelled: use ``cancel``.
@@ -178,17 +179,16 @@ class Engine:
         return max(0.0, self._clock() - self._progress_at) if self._inside else 0.0
 
     def _loop(self) -> None:
-        failure: BaseException | None = None
         try:
             while self._wait_for_work():
                 self._step()
         except BaseException as error:  # whatever it is, the thread ends here: tell on_failed, and all who wait
             log.exception("engine_died")
-            failure = error
-        self._tell(self._close())
-        on_failed = self.on_failed
-        if failure is not None and on_failed is not None:
-            call_out("on_failed", partial(on_failed, failure))
+            self._close()
+            if self.on_failed is not None:
+                call_out("on_failed", partial(self.on_failed, error))
+        else:
+            self._close()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -203,8 +203,7 @@ class Engine:
 
     def _decide(self) -> StepPlan | None:
         """Let go whoever must end now, and plan the step of those who stay."""
-        outbox = Outbox()
-        with self._changed:
+        with self._telling() as outbox:
             now = self._clock()
             for live, _ in list(self._inside.values()):
                 if live.forced_end(now) is not None:
@@ -212,8 +211,6 @@ class Engine:
             plan = self._scheduler.plan()
             for row in plan.rows if plan is not None else ():
                 self._inside[row.request.id][0].start(now)
-            self._counts.count_outcomes(outbox)
-        self._tell(outbox)
         return plan
 
     def _run(self, plan: StepPlan) -> list[Sampled] | Exception:
@@ -231,20 +228,17 @@ class Engine:
 
     def _record(self, plan: StepPlan, result: list[Sampled] | Exception) -> None:
         """Apply what the step gave, and tell everybody whom it concerns."""
-        outbox = Outbox()
-        with self._changed:
-            # A stop that did not wait for this step has told everybody: nobody is inside any more.
-            if self._inside:
-                self._progress_at = now = self._clock()
-                if isinstance(result, Exception):
-                    self._fail_rows(plan, result, outbox)
-                else:
-                    self._apply(plan, result, now, outbox)
-                self._counts.count_outcomes(outbox)
-        self._tell(outbox)
+        with self._telling() as outbox:
+            if not self._inside:
+                return  # a stop that did not wait for this step has told everybody
+            self._progress_at = now = self._clock()
+            if isinstance(result, Exception):
+                self._fail_rows(plan, result, outbox)
+            else:
+                self._apply(plan, result, now, outbox)
 
     def _apply(self, plan: StepPlan, sampled: list[Sampled], now: float, outbox: Outbox) -> None:
-        self._counts.count_step(plan)
+        self._counts.count_step(plan, sampled)
         self._scheduler.record(plan)
         for one in sampled:
             live, _ = self._inside[one.request_id]
@@ -264,7 +258,8 @@ class Engine:
             return
         outbox.add(live.take_delta())
         if end is not None:
-            outbox.completions.append((self._let_go(live, outbox), live.completion(end, now)))
+            outbox.completions.append((self._inside[live.id][1], live.completion(end, now)))
+            self._let_go(live)
 
     def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox) -> None:
         """Fail everybody who took part in the step; the others recompute what the cache may have lost."""
@@ -275,30 +270,46 @@ class Engine:
         self._scheduler.preempt_all()
 
     def _fail(self, live: LiveRequest, error: EngineError, outbox: Outbox) -> None:
-        outbox.failures.append((self._let_go(live, outbox), error))
+        outbox.failures.append((self._inside[live.id][1], error))
+        self._let_go(live)
 
-    def _let_go(self, live: LiveRequest, outbox: Outbox) -> Future[Completion]:
-        """Take a request out; its blocks are free at once. Return the future that waits for its outcome."""
-        _, future = self._inside.pop(live.id)
-        outbox.ended_ids.append(live.id)
+    def _let_go(self, live: LiveRequest) -> None:
+        """Take a request out whose outcome is in the outbox; its blocks are free at once."""
+        del self._inside[live.id]
         self._promised_blocks -= self._pool.blocks_for(live.max_tokens)
         self._scheduler.remove(live)
-        return future
+        self._to_forget.append(live.id)
 
-    def _tell(self, outbox: Outbox) -> None:
-        for request_id in outbox.ended_ids:
-            call_out("forget", partial(self._runner.forget, request_id))
-        outbox.deliver(self._on_deltas, self.on_credit)
-
-    def _close(self) -> Outbox:
-        """Take nobody any more, and fail everybody who is inside."""
+    @contextmanager
+    def _telling(self) -> Iterator[Outbox]:
+        """Hold the lock, and tell what is in the outbox when it is released, even if the change fails midway."""
         outbox = Outbox()
-        with self._changed:
+        try:
+            with self._changed:
+                try:
+                    yield outbox
+                finally:
+                    self._counts.count_outcomes(outbox)
+        finally:
+            self._forget_ended()
+            outbox.deliver(self._on_deltas, self.on_credit)
+
+    def _forget_ended(self) -> None:
+        """Let the runner forget who has left, unless its thread is busy with it."""
+        if self._thread is threading.current_thread() or not self._thread.is_alive():
+            while self._to_forget:
+                call_out("forget", partial(self._runner.forget, self._to_forget.pop()))
+
+    def _close(self) -> None:
+        """Take nobody any more, and fail everybody who is inside."""
+        with self._telling() as outbox:
             self._stopping = True
-            for live, _ in list(self._inside.values()):
-                self._fail(live, EngineStopped("the engine stopped before the request ended"), outbox)
-            self._counts.count_outcomes(outbox)
-        return outbox
+            for live, future in self._inside.values():
+                outbox.failures.append((future, EngineStopped("the engine stopped before the request ended")))
+                self._to_forget.append(live.id)
+            self._inside.clear()
+            self._promised_blocks = 0
+            self._scheduler.clear()
 
 
 def _caused_by(cause: Exception, error: EngineError) -> EngineError:

@@ -6,6 +6,7 @@ Invariant: a request's deltas are told before its outcome, and an outcome is tol
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from models.engine.requests import Completion, Delta, EngineError
 
@@ -29,18 +30,18 @@ class Outbox:
     def deliver(self, on_deltas: Callable[[list[Delta]], None], on_credit: Callable[[], None] | None) -> None:
         """Tell everything: the deltas in one call, then the outcomes, then that there is room again."""
         if self.deltas:
-            call_out("on_deltas", lambda: on_deltas(self.deltas))
+            call_out("on_deltas", partial(on_deltas, self.deltas))
         for future, completion in self.completions:
-            future.set_result(completion)
-        for future, error in self.failures:
-            future.set_exception(error)
-        if (self.completions or self.failures) and on_credit is not None:
+            call_out("on_done", partial(future.set_result, completion))
+        for failed, error in self.failures:
+            call_out("on_done", partial(failed.set_exception, error))
+        if on_credit is not None and (self.completions or self.failures):
             call_out("on_credit", on_credit)
 
 
 def call_out(name: str, callback: Callable[[], object]) -> None:
-    """Call foreign code, whose failure must not become the engine's."""
+    """Call foreign code, whose failure must neither become the engine's nor keep the next one from being called."""
     try:
         callback()
-    except Exception:
+    except BaseException:  # a SystemExit too: in this thread it would end nothing but the engine
         log.exception("callback_failed name=%s", name)

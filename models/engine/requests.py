@@ -98,7 +98,7 @@ class EngineStats:
     failed: int
     preempted: int
     mean_batch: float  # decode rows per step that decoded, since the start
-    peak_batch: int
+    peak_batch: int  # the most rows of one step, prefill chunks included
     last_step_age_s: float  # since the last step ended, 0 when idle
     recent_batches: tuple[int, ...] = field(default=())  # rows of the last steps, newest last, for drawing occupancy
 

@@ -76,6 +76,12 @@ class Scheduler:
         while self._running:
             self._preempt_youngest()
 
+    def clear(self) -> None:
+        """Let everybody go, whatever state the books are in."""
+        self._running.clear()
+        self._waiting.clear()
+        self._pool.reset()
+
     def _decode_rows(self) -> list[Row]:
         # Over a copy: a request whose blocks an older one took meanwhile is not decoding any more.
         return [_row(live, 1) for live in self.running if live.is_decoding and self._has_room(live)]
