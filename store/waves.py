@@ -99,8 +99,14 @@ class Wave(Generic[T, R]):
             if len(seats) == 1:
                 self._tell(seats, error)
             else:
-                for seat in seats:
-                    self._serve([seat])
+                self._serve_singly(seats)
+
+    def _serve_singly(self, seats: list[_Seat[T, R]]) -> None:
+        for position, seat in enumerate(seats, start=1):
+            self._serve([seat])
+            if isinstance(seat.error, Unavailable):
+                self._tell(seats[position:], seat.error)
+                return
 
     def _record(self, seats: list[_Seat[T, R]], outcomes: Sequence[R | HeadraceError]) -> None:
         for seat, outcome in zip(seats, outcomes, strict=True):

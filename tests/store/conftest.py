@@ -1,0 +1,88 @@
+"""A tenant, jobs for it, and a look at the tables that no door of the store shows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import text
+
+from store.db import Database
+from store.ids import new_id
+from store.jobs import Accepted, NewJob, accept
+from store.keys import create_tenant
+from store.payloads import ServiceClass
+
+QUEUE = "tiny@1"
+
+
+class MakeJob(Protocol):
+    """Builds a job to accept; every field can be given."""
+
+    def __call__(self, **changes: Any) -> NewJob: ...
+
+
+class Query(Protocol):
+    """Runs one SQL statement and returns its rows."""
+
+    def __call__(self, statement: str, **values: object) -> list[dict[str, Any]]: ...
+
+
+@pytest.fixture
+def tenant(db: Database) -> str:
+    return create_tenant(db, "acme")
+
+
+@pytest.fixture
+def other_tenant(db: Database) -> str:
+    return create_tenant(db, "globex")
+
+
+@pytest.fixture
+def make_job(tenant: str) -> MakeJob:
+    template = NewJob(
+        id="",
+        tenant_id=tenant,
+        task="generate",
+        model="tiny",
+        model_version=1,
+        queue=QUEUE,
+        service_class=ServiceClass.STANDARD,
+        priority=5,
+        payload={"input": {"prompt": "hello"}, "sampling": {"max_tokens": 4}},
+        input_tokens=5,
+        metadata={},
+        webhook=None,
+        max_attempts=3,
+        deadline_s=3600.0,
+        idempotency=None,
+        announce=True,
+    )
+
+    def make(**changes: Any) -> NewJob:
+        return replace(template, **{"id": new_id("job"), **changes})
+
+    return make
+
+
+@pytest.fixture
+def accept_one(db: Database, make_job: MakeJob) -> Callable[..., str]:
+    """Accept one job with these changes and return its id."""
+
+    def accept_one(**changes: Any) -> str:
+        (outcome,) = accept(db, [make_job(**changes)])
+        assert isinstance(outcome, Accepted)
+        return outcome.job_id
+
+    return accept_one
+
+
+@pytest.fixture
+def query(db: Database) -> Query:
+    def run(statement: str, **values: object) -> list[dict[str, Any]]:
+        with db.begin() as connection:
+            result = connection.execute(text(statement), values)
+            rows: list[Mapping[str, Any]] = list(result.mappings()) if result.returns_rows else []
+        return [dict(row) for row in rows]
+
+    return run

@@ -1,0 +1,151 @@
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from store.errors import HeadraceError, InvalidRequest, Unavailable
+from store.waves import Wave
+
+
+class Gate:
+    """A ``run`` that stops in its first call until opened, so that the next wave gathers behind it."""
+
+    def __init__(self, answer: Callable[[Sequence[int]], Sequence[int | HeadraceError]]) -> None:
+        self.calls: list[list[int]] = []
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self._answer = answer
+
+    def __call__(self, items: Sequence[int]) -> Sequence[int | HeadraceError]:
+        self.calls.append(list(items))
+        self.entered.set()
+        assert self.opened.wait(10)
+        return self._answer(items)
+
+
+def double(items: Sequence[int]) -> list[int | HeadraceError]:
+    return [item * 2 for item in items]
+
+
+def gather(wave: Wave[int, int], gate: Gate, items: Sequence[int]) -> list[Future[int]]:
+    """Let the first item lead and be stopped in the gate, then seat the others in order behind it and open the gate."""
+    pool = ThreadPoolExecutor(len(items))
+    futures = [pool.submit(wave.join, items[0])]
+    assert gate.entered.wait(10)
+    for position, item in enumerate(items[1:], start=1):
+        futures.append(pool.submit(wave.join, item))
+        while len(wave._waiting) < position:
+            threading.Event().wait(0.001)
+    gate.opened.set()
+    pool.shutdown(wait=False)
+    return futures
+
+
+def test_callers_who_come_while_a_wave_runs_form_the_next_one() -> None:
+    gate = Gate(double)
+    futures = gather(Wave(gate), gate, [1, 2, 3, 4])
+    assert [future.result(10) for future in futures] == [2, 4, 6, 8]
+    assert gate.calls == [[1], [2, 3, 4]]
+
+
+def test_a_wave_takes_at_most_its_size_in_the_order_of_arrival() -> None:
+    gate = Gate(double)
+    futures = gather(Wave(gate, max_size=2), gate, [1, 2, 3, 4, 5, 6])
+    assert [future.result(10) for future in futures] == [2, 4, 6, 8, 10, 12]
+    assert gate.calls == [[1], [2, 3], [4, 5], [6]]
+
+
+def test_an_items_own_error_is_raised_to_its_caller_alone() -> None:
+    gate = Gate(lambda items: [InvalidRequest("odd") if item % 2 else item for item in items])
+    futures = gather(Wave(gate), gate, [2, 3, 4])
+    assert futures[0].result(10) == 2
+    with pytest.raises(InvalidRequest, match="odd"):
+        futures[1].result(10)
+    assert futures[2].result(10) == 4
+
+
+def test_a_bad_item_that_breaks_the_call_fails_alone() -> None:
+    gate = Gate(lambda items: [10 // item for item in items])
+    futures = gather(Wave(gate), gate, [1, 2, 0, 5])
+    assert [futures[i].result(10) for i in (0, 1, 3)] == [10, 5, 2]
+    with pytest.raises(ZeroDivisionError):
+        futures[2].result(10)
+    assert gate.calls == [[1], [2, 0, 5], [2], [0], [5]]
+
+
+def test_an_absent_service_is_told_to_all_without_asking_it_again() -> None:
+    def away(items: Sequence[int]) -> list[int | HeadraceError]:
+        raise Unavailable("away")
+
+    gate = Gate(away)
+    for future in gather(Wave(gate), gate, [1, 2, 3]):
+        with pytest.raises(Unavailable, match="away"):
+            future.result(10)
+    assert gate.calls == [[1], [2, 3]]
+
+
+def test_a_service_that_goes_away_while_items_are_tried_alone_is_not_asked_for_each() -> None:
+    def dying(items: Sequence[int]) -> list[int | HeadraceError]:
+        if items == [3]:
+            raise Unavailable("away")
+        return [10 // item for item in items]
+
+    gate = Gate(dying)
+    futures = gather(Wave(gate), gate, [1, 2, 3, 0, 5])
+    assert futures[1].result(10) == 5
+    for future in futures[2:]:
+        with pytest.raises(Unavailable):
+            future.result(10)
+    assert gate.calls == [[1], [2, 3, 0, 5], [2], [3]]
+
+
+def test_too_few_outcomes_are_an_error_and_nobody_is_left_waiting() -> None:
+    gate = Gate(lambda items: [1] if len(items) == 1 else [])
+    futures = gather(Wave(gate), gate, [7, 8, 9])
+    assert [future.result(10) for future in futures] == [1, 1, 1], "each is asked alone after the short answer"
+
+
+def test_a_leader_that_is_interrupted_tells_its_wave_and_hands_over() -> None:
+    def interrupted(items: Sequence[int]) -> list[int | HeadraceError]:
+        if 2 in items:
+            raise KeyboardInterrupt
+        return list(items)
+
+    gate = Gate(interrupted)
+    futures = gather(Wave(gate, max_size=2), gate, [1, 2, 3, 4])
+    for future in futures[1:3]:
+        with pytest.raises(KeyboardInterrupt):
+            future.result(10)
+    assert futures[3].result(10) == 4
+
+
+def test_none_is_a_result() -> None:
+    wave: Wave[int, None] = Wave(lambda items: [None for _ in items])
+    assert wave.join(1) is None
+
+
+def test_many_threads_each_get_their_own_result_and_none_is_lost() -> None:
+    sizes: list[int] = []
+
+    def run(items: Sequence[int]) -> list[int | HeadraceError]:
+        sizes.append(len(items))
+        return [InvalidRequest(str(item)) if item % 7 == 0 else -item for item in items]
+
+    wave: Wave[int, int] = Wave(run, max_size=8)
+
+    def call(first: int) -> int:
+        for item in range(first, first + 200):
+            if item % 7 == 0:
+                with pytest.raises(InvalidRequest, match=str(item)):
+                    wave.join(item)
+            else:
+                assert wave.join(item) == -item
+        return 200
+
+    with ThreadPoolExecutor(32) as pool:
+        assert sum(pool.map(call, range(0, 32_000, 1000), timeout=60)) == 6400
+    assert sum(sizes) == 6400, "each item is run once"
+    assert max(sizes) <= 8
+    assert not wave._waiting
+    assert not wave._led
