@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine, make_url
 
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
+from migrations.schema import upgrade
 from store.db import Database
 from store.redis import connect
 from store.settings import Settings, load_settings
@@ -54,8 +55,10 @@ def services() -> Iterator[Services]:
 @pytest.fixture(scope="session")
 def schema(services: Services) -> Iterator[Engine]:
     """The database with every table, as an engine for emptying them."""
+    db = Database(services.database_url, pool_size=2, application_name="tests")
+    upgrade(db)
+    db.close()
     engine = create_engine(services.database_url, connect_args={"options": "-c lock_timeout=20s"})
-    metadata.create_all(engine)
     yield engine
     engine.dispose()
 

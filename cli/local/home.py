@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from store.errors import Unavailable
 
@@ -19,12 +19,12 @@ from store.errors import Unavailable
 class StackRecord(BaseModel):
     """What a running stack tells the verbs of other terminals."""
 
-    pid: int
+    pid: int = Field(default_factory=os.getpid)
     database_url: str
     redis_url: str
     api_url: str
     flower_url: str
-    model: str
+    models: list[str]
 
 
 class Home:

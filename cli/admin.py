@@ -1,0 +1,101 @@
+"""The verbs that need the database rather than the API: keys and model registration; and the processes themselves.
+
+DATABASE_URL and REDIS_URL say where; without them, the stack that runs in HEADRACE_HOME.
+"""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from cli.local.home import Home
+from store.db import Database, check_schema
+from store.errors import HeadraceError, NotFound, SettingsError
+from store.keys import DEFAULT_TENANT, SCOPES, create_key, create_tenant, find_tenant, revoke_key
+from store.settings import Settings, child_environment, load_settings
+
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+
+TenantOption = Annotated[str, typer.Option(help="Whose key it is.")]
+
+
+def located(settings: Settings) -> dict[str, str]:
+    """The environment variables that say where the services are, as far as they are known."""
+    record = Home(settings.home).running()
+    database_url = settings.database_url or (record.database_url if record else "")
+    redis_url = settings.redis_url or (record.redis_url if record else "")
+    found = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    return {name: value for name, value in found.items() if value}
+
+
+def run_module(module: str, *arguments: str) -> NoReturn:
+    """Become ``python -m module``, with the same process id, so that signals and exit codes are its own."""
+    env = child_environment(located(load_settings()))
+    argv = [sys.executable, "-m", module, *arguments]
+    os.execve(sys.executable, argv, env)  # noqa: S606 - no shell, and a list of our own making
+
+
+def register(
+    name: Annotated[str, typer.Argument(help="What jobs will call it.")],
+    source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.")],
+) -> None:
+    """Register a model's files as its next version."""
+    run_module("models.catalog", "register", name, source)
+
+
+@keys.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="What to remember it by.")],
+    tenant: TenantOption = DEFAULT_TENANT,
+    scope: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
+    days: Annotated[float | None, typer.Option(help="Expires after this many days.", min=0.001)] = None,
+) -> None:
+    """Make a key and print it, the only time it is shown."""
+    db = _database()
+    try:
+        expires_s = days * 86_400 if days else None
+        tenant_id = _tenant(db, tenant)
+        sys.stdout.write(
+            create_key(db, tenant_id, name, scope or SCOPES, expires_s=expires_s, actor="headrace keys") + "\n"
+        )
+    finally:
+        db.close()
+
+
+@keys.command("revoke")
+def revoke(
+    key: Annotated[str, typer.Argument(help="The key's id (key_…), or the key itself.")],
+    tenant: TenantOption = DEFAULT_TENANT,
+) -> None:
+    """End a key at once."""
+    key_id = f"key_{key.split('_')[1]}" if key.startswith("hr_") else key
+    db = _database()
+    try:
+        revoke_key(db, find_tenant(db, tenant), key_id, "headrace keys")
+    finally:
+        db.close()
+    sys.stdout.write(f"{key_id} revoked\n")
+
+
+def _database() -> Database:
+    url = located(load_settings()).get("DATABASE_URL")
+    if not url:
+        raise SettingsError("DATABASE_URL is not set, and no stack is running in HEADRACE_HOME")
+    db = Database(url, pool_size=1, application_name="headrace keys")
+    try:
+        check_schema(db)
+    except HeadraceError:
+        db.close()
+        raise
+    return db
+
+
+def _tenant(db: Database, name: str) -> str:
+    """The tenant's id; the default one is made if need be, any other must exist."""
+    try:
+        return find_tenant(db, name)
+    except NotFound:
+        if name != DEFAULT_TENANT:
+            raise
+        return create_tenant(db, name)

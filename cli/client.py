@@ -1,0 +1,157 @@
+"""Speaks Headrace's HTTP API for the verbs: one method a route, one-line errors, streams that survive a reconnect.
+
+Knows routes and the error body's shape; knows nothing of terminals.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import orjson
+
+from store.errors import HeadraceError, NotFound, RateLimited, RequestError, Unauthenticated, Unavailable
+
+Json = dict[str, Any]
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
+_WAIT_S = 30
+_RECONNECTS = 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """One server-sent event of a job's stream."""
+
+    id: str
+    name: str
+    data: Json
+
+    @property
+    def is_terminal(self) -> bool:
+        """True for the last event of a stream."""
+        return self.name.removeprefix("job.") in TERMINAL
+
+
+class Client:
+    """One API and one key. Every method raises HeadraceError with the server's sentence, or Unavailable."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self.base_url = base_url.rstrip("/")
+        is_local = (urlsplit(self.base_url).hostname or "") in {"127.0.0.1", "localhost", "::1"}
+        self._http = httpx2.Client(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx2.Timeout(_WAIT_S + 30, connect=5),
+            trust_env=not is_local,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._http.close()
+
+    def submit(self, body: Json, idempotency_key: str | None = None) -> Json:
+        """Hand in a job and return it as accepted."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._call("POST", "/v1/jobs", json=body, headers=headers)
+
+    def job(self, job_id: str, wait_s: float = 0) -> Json:
+        """Return a job, after at most ``wait_s`` if it has not ended."""
+        return self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}", params={"wait": wait_s} if wait_s else {})
+
+    def wait(self, job_id: str) -> Json:
+        """Return the job once it has ended."""
+        while (job := self.job(job_id, wait_s=_WAIT_S))["status"] not in TERMINAL:
+            pass
+        return job
+
+    def jobs(self, **filters: str | int | None) -> list[Json]:
+        """Return the newest jobs that match."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        return list(self._call("GET", "/v1/jobs", params=params)["data"])
+
+    def cancel(self, job_id: str) -> Json:
+        """Ask for a job's end and return it."""
+        return self._call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")
+
+    def models(self) -> list[Json]:
+        """Return the models that can be asked for."""
+        return list(self._call("GET", "/v1/models")["data"])
+
+    def follow(self, job_id: str) -> Iterator[Event]:
+        """Yield the job's events up to its terminal one, each once, over as many connections as it takes."""
+        last_id = ""
+        for _ in range(_RECONNECTS):
+            try:
+                for event in self._events(job_id, last_id):
+                    last_id = event.id or last_id
+                    yield event
+                    if event.is_terminal:
+                        return
+            except (httpx2.TransportError, Unavailable):
+                time.sleep(1)
+        raise Unavailable(f"the stream of {job_id} broke off {_RECONNECTS} times")
+
+    def _events(self, job_id: str, last_id: str) -> Iterator[Event]:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        path = f"/v1/jobs/{quote(job_id, safe='')}/events"
+        with self._http.stream("GET", path, headers=headers) as response:
+            if response.status_code != httpx2.codes.OK:
+                response.read()
+                raise _error(response)
+            yield from parse_events(response.iter_lines())
+
+    def _call(self, method: str, path: str, **options: Any) -> Json:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx2.TransportError as error:
+            reason = str(error) or type(error).__name__
+            raise Unavailable(f"no answer from {self.base_url}: {reason} (is `headrace up` running?)") from error
+        except httpx2.InvalidURL as error:
+            raise Unavailable(f"HEADRACE_API_URL {self.base_url}: {error}") from error
+        if response.is_error:
+            raise _error(response)
+        try:
+            return dict(orjson.loads(response.content))
+        except (orjson.JSONDecodeError, ValueError, TypeError) as error:
+            raise Unavailable(f"{self.base_url} answered, but not as Headrace does") from error
+
+
+def parse_events(lines: Iterable[str]) -> Iterator[Event]:
+    """Read server-sent events as the WHATWG specification says, as far as Headrace uses it."""
+    fields: dict[str, list[str]] = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(":")
+            fields.setdefault(name, []).append(value.removeprefix(" "))
+        elif fields:
+            data = orjson.loads("\n".join(fields.get("data", ["{}"])))
+            yield Event(id="".join(fields.get("id", [])), name="".join(fields.get("event", [])), data=data)
+            fields = {}
+
+
+def _error(response: httpx2.Response) -> HeadraceError:
+    """The error that the server's answer describes."""
+    try:
+        body: Mapping[str, Any] = orjson.loads(response.content)["error"]
+        message, code = str(body["message"]), body.get("code")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        message, code = f"the server answered {response.status_code} {response.reason_phrase}", None
+    match response.status_code:
+        case httpx2.codes.UNAUTHORIZED:
+            return Unauthenticated(message, code=code)
+        case httpx2.codes.NOT_FOUND:
+            return NotFound(message, code=code)
+        case httpx2.codes.TOO_MANY_REQUESTS:
+            return RateLimited(message, code=code, retry_after_s=float(response.headers.get("retry-after", 1)))
+        case status if status >= httpx2.codes.INTERNAL_SERVER_ERROR:
+            return Unavailable(message, code=code)
+        case _:
+            return RequestError(message, code=code)

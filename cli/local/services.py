@@ -1,0 +1,69 @@
+"""Postgres and Redis for a stack: the ones whose addresses are given, or our own.
+
+Knows nothing of what is put into them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from cli.local.home import Home
+from cli.local.postgres import LocalPostgres
+from cli.local.supervisor import Supervised
+from cli.local.valkey import LocalValkey
+from store.db import Database
+from store.redis import connect, ping
+from store.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """Where both listen, and those of them that are our children."""
+
+    database_url: str
+    redis_url: str
+    servers: tuple[Supervised, ...]
+
+
+@contextmanager
+def running_services(settings: Settings, home: Home, say: Callable[[str], None]) -> Iterator[Services]:
+    """Yield services that answer; on leaving, the ones started here are stopped, Valkey first.
+
+    Raises Unavailable with one sentence if a given address does not answer or a server does not start.
+    """
+    with ExitStack() as stack:
+        database_url, redis_url, servers = settings.database_url, settings.redis_url, list[Supervised]()
+        if database_url:
+            _check_database(database_url)
+            say("PostgreSQL: the one at DATABASE_URL")
+        else:
+            postgres = LocalPostgres(home.path / "pg", home.log("postgres"))
+            stack.callback(postgres.stop)
+            postgres.start()
+            database_url = postgres.url
+            servers.append(postgres)
+            say("PostgreSQL started")
+        if redis_url:
+            _check_redis(redis_url)
+            say("Redis: the one at REDIS_URL")
+        else:
+            valkey = LocalValkey(home.path / "valkey", home.log("valkey"))
+            stack.callback(valkey.stop)
+            valkey.start()
+            redis_url = valkey.url
+            servers.append(valkey)
+            say("Valkey started")
+        yield Services(database_url, redis_url, tuple(servers))
+
+
+def _check_database(url: str) -> None:
+    db = Database(url, pool_size=1, application_name="headrace up")
+    try:
+        db.ping()
+    finally:
+        db.close()
+
+
+def _check_redis(url: str) -> None:
+    with connect(url, timeout_s=5) as client:
+        ping(client)

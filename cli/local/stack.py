@@ -1,0 +1,178 @@
+"""The whole of Headrace on one machine: services, schema, key, model, and the four kinds of processes.
+
+Knows what is started with which settings and in which order it ends: API, workers (which drain), dispatcher, Flower,
+Valkey, PostgreSQL. How processes are kept alive is the supervisor's, how they are killed with us is the kernel's.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from cli.local.home import Home, StackRecord
+from cli.local.ports import free_port
+from cli.local.prepare import ensure_key, ensure_model, migrate
+from cli.local.process import Child, Command
+from cli.local.services import Services, running_services
+from cli.local.supervisor import Program, Supervisor, wait_until_ready
+from store.db import Database
+from store.settings import Settings, child_environment
+
+Say = Callable[[str], None]
+
+_FLOWER_USER = "headrace"
+# A first start imports torch from a cold disk and reads the model.
+_READY_S = 180.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack that serves, and what people need to use it."""
+
+    api_url: str
+    api_key: str
+    flower_url: str
+    flower_user: str
+    flower_password: str
+    worker_metrics_urls: tuple[str, ...]
+    supervisor: Supervisor
+
+
+@dataclass(frozen=True)
+class _Ports:
+    api: int
+    flower: int
+    worker_metrics: tuple[int, ...]
+
+
+@contextmanager
+def running_stack(
+    settings: Settings, models: Sequence[str], say: Say, changes: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
+    """Yield a stack whose every process is ready; on leaving everything that was started is stopped, in order.
+
+    ``changes`` are settings for the processes on top of ours. Raises Unavailable with one sentence if something
+    cannot be started; what had been started by then is stopped.
+    """
+    home = Home(settings.home)
+    with ExitStack() as cleanup:
+        cleanup.enter_context(home.locked())
+        services = cleanup.enter_context(running_services(settings, home, say))
+        env = child_environment(
+            {
+                "DATABASE_URL": services.database_url,
+                "REDIS_URL": services.redis_url,
+                "HEADRACE_HOME": str(home.path),
+                "PYTHONUNBUFFERED": "1",
+                **(changes or {}),
+            }
+        )
+        key = _prepare(services, models, home, env, say)
+        ports = _choose_ports(settings, len(models), say)
+        programs = _programs(settings, models, home, env, ports)
+        for program in programs:
+            cleanup.callback(program.stop)
+            program.start()
+        wait_until_ready(programs, _READY_S)
+        api_url = _url(settings.api_host, ports.api)
+        stack = Stack(
+            api_url=api_url,
+            api_key=key,
+            flower_url=_url(settings.flower_host, ports.flower),
+            flower_user=_FLOWER_USER,
+            flower_password=home.flower_password(),
+            worker_metrics_urls=tuple(f"http://127.0.0.1:{port}/metrics" for port in ports.worker_metrics),
+            supervisor=Supervisor([*services.servers, *programs], say),
+        )
+        home.write_record(_record(stack, services, models))
+        yield stack
+
+
+def _prepare(services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say) -> str:
+    """Migrate, register the models and return an API key."""
+    db = Database(services.database_url, pool_size=1, application_name="headrace up")
+    try:
+        migrate(db, home, env, say)
+        for model in models:
+            ensure_model(db, model, home, env, say)
+        return ensure_key(db, home)
+    finally:
+        db.close()
+
+
+def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
+    api = free_port(settings.api_host, settings.api_port)
+    flower = free_port(settings.flower_host, settings.flower_port)
+    for name, wanted, got in (("API", settings.api_port, api), ("Flower", settings.flower_port, flower)):
+        if wanted not in (0, got):
+            say(f"port {wanted} is taken: {name} listens on {got}")
+    metrics = [settings.worker_metrics_port] + [0] * num_workers
+    return _Ports(api, flower, tuple(free_port("127.0.0.1", port) for port in metrics[:num_workers]))
+
+
+def _programs(
+    settings: Settings, models: Sequence[str], home: Home, env: Mapping[str, str], ports: _Ports
+) -> list[Program]:
+    """Every process of ours in the order of its start, which is the reverse of the order it ends in."""
+
+    def program(
+        name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
+    ) -> Program:
+        argv: list[str | Path] = [sys.executable, "-m", *arguments]
+        return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
+
+    flower = program(
+        "flower",
+        ["workers.flower"],
+        _answers(_url(settings.flower_host, ports.flower) + "/healthcheck"),
+        HEADRACE_FLOWER_PORT=str(ports.flower),
+        HEADRACE_FLOWER_BASIC_AUTH=f"{_FLOWER_USER}:{home.flower_password()}",
+    )
+    workers = [
+        program(
+            "worker" if len(models) == 1 else f"worker-{model.replace('/', '_')}",
+            ["workers", "--model", model],
+            # Served once the model is loaded and every thread runs.
+            _answers(f"http://127.0.0.1:{port}/metrics"),
+            stop_s=settings.drain_s + 10,
+            HEADRACE_WORKER_METRICS_PORT=str(port),
+        )
+        for model, port in zip(models, ports.worker_metrics, strict=True)
+    ]
+    dispatcher = program("dispatcher", ["workers.dispatcher"], lambda _child: True)
+    api = program(
+        "api",
+        ["producer_api"],
+        _answers(_url(settings.api_host, ports.api) + "/readyz"),
+        HEADRACE_API_PORT=str(ports.api),
+    )
+    return [flower, dispatcher, *workers, api]
+
+
+def _answers(url: str) -> Callable[[Child], bool]:
+    def ask(_child: Child) -> bool:
+        try:
+            # Past any proxy of the environment: the address is this machine's.
+            return httpx2.get(url, timeout=2, trust_env=False).status_code == httpx2.codes.OK
+        except httpx2.TransportError:
+            return False
+
+    return ask
+
+
+def _record(stack: Stack, services: Services, models: Sequence[str]) -> StackRecord:
+    return StackRecord(
+        database_url=services.database_url,
+        redis_url=services.redis_url,
+        api_url=stack.api_url,
+        flower_url=stack.flower_url,
+        models=list(models),
+    )
+
+
+def _url(host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - translated, not bound
+    return f"http://{reachable}:{port}"

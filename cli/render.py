@@ -1,0 +1,92 @@
+"""How jobs and models look on a terminal. Knows the job object's fields; talks to nobody."""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Json = dict[str, Any]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+COLOURS = {
+    "queued": "yellow",
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "expired": "red",
+}
+
+
+def write_text(text: str) -> None:
+    """Write a model's words as they are, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, style=COLOURS.get(status, ""))
+
+
+def summary(job: Json) -> str:
+    """One line on how a job went."""
+    parts = [f"{job['id']} {job['status']}"]
+    usage = job.get("usage")
+    if usage:
+        parts.append(f"{usage['input_tokens']} + {usage['output_tokens']} tokens")
+        if usage.get("first_token_ms") is not None:
+            parts.append(f"first token after {usage['first_token_ms']:.0f} ms")
+        parts.append(f"computed {usage['compute_ms']:.0f} ms")
+    if job.get("error"):
+        parts.append(f"{job['error']['code']}: {job['error']['message']}")
+    return ", ".join(parts)
+
+
+def jobs_table(jobs: Sequence[Json]) -> Table:
+    """The newest jobs, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("job", "status", "model", "created", "tokens", "queued", "computed"):
+        table.add_column(column, no_wrap=True)
+    for job in jobs:
+        usage = job.get("usage") or {}
+        table.add_row(
+            job["id"],
+            status_text(job["status"]),
+            f"{job['model']}@{job['model_version']}",
+            _ago(job["created_at"]),
+            f"{usage['input_tokens']}+{usage['output_tokens']}" if usage else "",
+            f"{usage['queue_ms']:.0f} ms" if usage else "",
+            f"{usage['compute_ms']:.0f} ms" if usage else "",
+        )
+    return table
+
+
+def models_table(models: Sequence[Json]) -> Table:
+    """The models, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("model", "versions", "aliases"):
+        table.add_column(column)
+    for model in models:
+        aliases = model.get("aliases") or {}
+        versions = model.get("versions") or []
+        table.add_row(
+            model["id"],
+            ", ".join(str(version) for version in versions),
+            ", ".join(f"{alias} → {version}" for alias, version in sorted(aliases.items())),
+        )
+    return table
+
+
+def _ago(created_at: float) -> str:
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromtimestamp(created_at, UTC)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
