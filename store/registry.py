@@ -75,7 +75,7 @@ WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS N
 
 _INSERT_VERSION = text("""
 INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files)
-SELECT :model, COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window, CAST(:files AS jsonb)
+SELECT CAST(:model AS varchar), COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window, CAST(:files AS jsonb)
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
