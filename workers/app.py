@@ -7,6 +7,7 @@ signal that asks to stop means the same warm drain; asking twice cuts it short.
 import signal
 from typing import Any
 
+import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
 
@@ -17,6 +18,8 @@ from workers.host import Host
 from workers.pool import pool_class
 from workers.tasks import register
 
+log = structlog.get_logger(__name__)
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
@@ -25,7 +28,7 @@ def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, c
     app = celery_app(settings)
     register(app, host.executor.run)
     app.steps["consumer"].add(admission_step(host.admission))
-    _connect_signals(host)
+    _connect_signals(host, queue)
     return _worker(app, host, queue=queue, hostname=hostname, concurrency=concurrency)
 
 
@@ -45,7 +48,7 @@ def _worker(app: Celery, host: Host, *, queue: str, hostname: str, concurrency: 
     )
 
 
-def _connect_signals(host: Host) -> None:
+def _connect_signals(host: Host, queue: str) -> None:
     """Let Celery's signals reach the host. They are held weakly unless told otherwise."""
 
     def on_setup_logging(**_: Any) -> None:
@@ -55,6 +58,7 @@ def _connect_signals(host: Host) -> None:
         host.drain.request()
 
     def on_ready(**_: Any) -> None:
+        log.info("worker_ready", queue=queue)
         warm = signal.getsignal(signal.SIGTERM)
         for number in STOP_SIGNALS:
             signal.signal(number, warm)

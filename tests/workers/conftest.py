@@ -1,0 +1,270 @@
+"""A registered fake model, jobs for it, a worker process to run them, and what a dispatcher does in the background."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from store import jobs, keys, registry, sweeps
+from store.db import Database
+from store.errors import HeadraceError
+from store.ids import new_id
+from store.jobs import Job, NewJob
+from store.payloads import ServiceClass
+from store.queue import Hint, HintPublisher, celery_app
+from store.registry import ModelVersion, queue_name, shadow_name
+from store.settings import Settings
+from store.states import JobState
+from store.tables import REVISION
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 60.0
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
+    """Wait until ``condition()`` is true, or fail saying ``what`` did not happen."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+class Bench:
+    """The submitting side: accepts jobs, rings the bell, looks at what became of them."""
+
+    def __init__(self, db: Database, settings: Settings, version: ModelVersion) -> None:
+        self.db = db
+        self.settings = settings
+        self.version = version
+        self.queue = queue_name(version.model, version.version)
+        self.tenant_id = keys.create_tenant(db, new_id("tenant"))
+        self.app = celery_app(settings)
+        self.publisher = HintPublisher(self.app)
+
+    def new_job(self, **changes: Any) -> NewJob:
+        """A job as the API would make it; ``prompt`` and ``sampling`` go into its payload."""
+        sampling = {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True} | changes.pop("sampling", {})
+        job_id = new_id("job")
+        payload = {"input": {"prompt": changes.pop("prompt", f"tell me of {job_id}")}, "sampling": sampling}
+        values: dict[str, Any] = {
+            "id": job_id,
+            "tenant_id": self.tenant_id,
+            "task": "generate",
+            "model": self.version.model,
+            "model_version": self.version.version,
+            "queue": self.queue,
+            "service_class": ServiceClass.STANDARD,
+            "priority": 5,
+            "payload": payload,
+            "input_tokens": 1,
+            "metadata": {},
+            "webhook": None,
+            "max_attempts": 3,
+            "deadline_s": 3600.0,
+            "idempotency": None,
+            "announce": True,
+        }
+        return NewJob(**(values | changes))
+
+    def submit(self, count: int = 1, **changes: Any) -> list[str]:
+        """Accept jobs and publish their hints."""
+        new = [self.new_job(**changes) for _ in range(count)]
+        for outcome in jobs.accept(self.db, new):
+            assert isinstance(outcome, jobs.Accepted)
+        ids = [job.id for job in new]
+        self.ring(ids)
+        return ids
+
+    def ring(self, job_ids: Sequence[str]) -> None:
+        """Publish hints."""
+        shadow = shadow_name("generate", self.version.model, self.version.version)
+        self.publisher.publish([Hint(job_id, self.queue, shadow) for job_id in job_ids])
+
+    def job(self, job_id: str) -> Job:
+        """Read a job."""
+        return jobs.get(self.db, self.tenant_id, job_id)
+
+    def states(self, job_ids: Sequence[str]) -> Counter[JobState]:
+        """How many jobs are in each state."""
+        return Counter(job.state for job in jobs.get_many(self.db, self.tenant_id, job_ids))
+
+    def wait_ended(self, job_ids: Sequence[str], timeout_s: float = WAIT_S) -> list[Job]:
+        """Wait until every job is in a terminal state and return them."""
+        wait_for(
+            lambda: all(state.is_terminal for state in self.states(job_ids)),
+            f"all of {len(job_ids)} jobs ended",
+            timeout_s,
+        )
+        return jobs.get_many(self.db, self.tenant_id, job_ids)
+
+    def wait_state(self, job_id: str, state: JobState, timeout_s: float = WAIT_S) -> None:
+        """Wait until a job is in a state."""
+        wait_for(lambda: self.job(job_id).state is state, f"{job_id} is {state}", timeout_s)
+
+    def query(self, sql: str, **values: Any) -> list[Any]:
+        """Look into the tables."""
+        with self.db.begin() as connection:
+            return list(connection.execute(text(sql), values))
+
+    def close(self) -> None:
+        """Drop the connection to Redis."""
+        self.publisher.close()
+
+
+class Bell(threading.Thread):
+    """Does what a dispatcher does for jobs: expired leases, deadlines, waiting and stale announcements."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(name="bell", daemon=True)
+        self._bench = bench
+        self._stopped = threading.Event()
+        self.requeued = 0
+
+    def run(self) -> None:
+        """Turn until stopped, whatever is away."""
+        while not self._stopped.wait(0.1):
+            with suppress(HeadraceError):
+                self._turn()
+
+    def _turn(self) -> None:
+        bench = self._bench
+        self.requeued += sweeps.sweep_leases(bench.db).requeued
+        bench.ring(sweeps.take_waiting(bench.db, bench.queue, 256))
+        bench.ring(sweeps.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self.join(10)
+
+
+class WorkerProcess:
+    """``python -m workers`` as a child, with its log at hand."""
+
+    def __init__(self, settings: Settings, *arguments: str, **changes: object) -> None:
+        values = {**_changed(settings), **changes}
+        environment = {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **_environment(values)}
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error::DeprecationWarning", "-m", "workers", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+        )
+
+    def log(self) -> str:
+        """Everything it wrote to stderr."""
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of one event."""
+        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == name]
+
+    def wait_event(self, name: str, timeout_s: float = WAIT_S) -> None:
+        """Wait until the log has an event."""
+
+        def seen() -> bool:
+            assert self.process.poll() is None or self.events(name), f"the worker ended:\n{self.log()}"
+            return bool(self.events(name))
+
+        wait_for(seen, f"the worker logged {name}", timeout_s)
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait_exit(self, timeout_s: float = 20.0) -> int:
+        """Wait for the end and return the exit code."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(10)
+        self._stderr.close()
+
+
+def _changed(settings: Settings) -> dict[str, object]:
+    defaults = Settings()
+    return {name: value for name, value in settings if value != getattr(defaults, name)}
+
+
+def _environment(values: dict[str, object]) -> dict[str, str]:
+    plain = {"database_url", "redis_url"}
+    return {name.upper() if name in plain else f"HEADRACE_{name.upper()}": str(value) for name, value in values.items()}
+
+
+@pytest.fixture
+def version(db: Database) -> ModelVersion:
+    """The fake model, registered as ``fake@1``."""
+    return registry.register_version(
+        db,
+        model="fake",
+        runner="fake",
+        source="fake",
+        digest="0" * 64,
+        dtype="none",
+        context_window=8192,
+        files={},
+        actor="tests",
+    )
+
+
+@pytest.fixture
+def bench(db: Database, settings: Settings, version: ModelVersion) -> Iterator[Bench]:
+    """The submitting side for the fake model."""
+    bench = Bench(db, settings, version)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def bell(bench: Bench) -> Iterator[Bell]:
+    """A dispatcher's work on jobs, in the background."""
+    bell = Bell(bench)
+    bell.start()
+    yield bell
+    bell.stop()
+
+
+@pytest.fixture
+def start_worker(settings: Settings, version: ModelVersion) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
+    started: list[WorkerProcess] = []
+    engine = create_engine(settings.database_url)
+    with engine.begin() as connection:
+        # The tables were made without Alembic; a worker checks what revision they are at.
+        connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"))
+        connection.execute(text("DELETE FROM alembic_version"))
+        connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": REVISION})
+
+    def start(*arguments: str, ready: bool = True, model: str = "fake", **changes: object) -> WorkerProcess:
+        worker = WorkerProcess(settings, "--model", model, *arguments, **changes)
+        started.append(worker)
+        if ready:
+            worker.wait_event("worker_ready")
+        return worker
+
+    yield start
+    for worker in started:
+        worker.stop()
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    engine.dispose()
