@@ -83,6 +83,14 @@ class Client:
         """Return the models that can be asked for."""
         return list(self._call("GET", "/v1/models")["data"])
 
+    def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
+        """Register a URL for these events; the answer carries the signing secret."""
+        return self._call("POST", "/v1/webhook_endpoints", json={"url": url, "events": events})
+
+    def delete_webhook_endpoint(self, endpoint_id: str) -> None:
+        """Forget a URL and what waits to be sent to it."""
+        self._call("DELETE", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}")
+
     def follow(self, job_id: str) -> Iterator[Event]:
         """Yield the job's events up to its terminal one, each once, over as many connections as it takes."""
         last_id = ""
@@ -117,7 +125,7 @@ class Client:
         if response.is_error:
             raise _error(response)
         try:
-            return dict(orjson.loads(response.content))
+            return dict(orjson.loads(response.content or b"{}"))
         except (orjson.JSONDecodeError, ValueError, TypeError) as error:
             raise Unavailable(f"{self.base_url} answered, but not as Headrace does") from error
 

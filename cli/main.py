@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cli import admin, verbs
+from cli.demo import demo as run_demo
 from cli.up import up as run_up
 from store.errors import HeadraceError, SettingsError
 
@@ -36,6 +37,14 @@ def up(
 ) -> None:
     """Run everything on this machine until Ctrl-C."""
     run_up(model or ["smollm2"])
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="smollm2, or fake: no neural model, in seconds.")] = "smollm2",
+) -> None:
+    """Show the whole path at work on this machine, and end."""
+    run_demo(model)
 
 
 @app.command(context_settings=_PASS_ON)

@@ -12,7 +12,7 @@ import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +141,21 @@ def working_folder(pid: int) -> Path | None:
 
 def descendants(pid: int) -> set[int]:
     """Every live process below ``pid``, however deep. Empty where there is no /proc."""
+    parents = _parents()
+    found, frontier = set[int](), {pid}
+    while frontier:
+        frontier = {child for child, parent in parents.items() if parent in frontier} - found
+        found |= frontier
+    return found
+
+
+def still_alive(pids: Iterable[int]) -> set[int]:
+    """Those of ``pids`` that have not ended, whoever is their parent now."""
+    return set(pids) & _parents().keys()
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every live process; one that only waits to be reaped has ended."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -148,8 +163,4 @@ def descendants(pid: int) -> set[int]:
             state, parent = entry.read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
                 parents[int(entry.parent.name)] = int(parent)
-    found, frontier = set[int](), {pid}
-    while frontier:
-        frontier = {child for child, parent in parents.items() if parent in frontier} - found
-        found |= frontier
-    return found
+    return parents

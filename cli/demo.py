@@ -1,0 +1,186 @@
+"""``headrace demo``: the whole path once, on real parts, told as it happens, ending by itself.
+
+A burst of chat jobs of different lengths goes through one model in one batch; one of them is streamed here while the
+others run beside it; their end comes back as signed webhooks. Exit code 0 means that every part was seen to work.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cli import charts, render
+from cli.charts import Span
+from cli.client import Client
+from cli.local.process import descendants, still_alive
+from cli.local.stack import Stack, running_stack
+from cli.receiver import Receiver, running_receiver
+from cli.sampler import Occupancy, sampled
+from cli.up import say, stopped_by_signals
+from store.errors import Unavailable
+from store.settings import load_settings
+
+Json = dict[str, Any]
+
+_WEBHOOKS_S = 20.0
+
+# The demo's own receiver listens on this machine, without TLS; a stack started by `headrace up` refuses both.
+_SETTINGS = {"HEADRACE_WEBHOOK_ALLOW_HTTP": "true", "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
+
+_STREAMED = ("Explain in a few sentences how a water wheel turns a stream into work.", 96)
+_BESIDE = (
+    ("What is the capital of France?", 16),
+    ("Name three primary colours.", 24),
+    ("Write a haiku about a river.", 32),
+    ("Why is the sky blue?", 64),
+    ("Give me one tip for sleeping well.", 48),
+    ("What does a mill do?", 40),
+    ("Count from one to ten.", 40),
+    ("Translate 'good morning' into French.", 16),
+    ("What is a queue in computing?", 72),
+    ("Tell me a short story about a miller.", 96),
+    ("Which planet is the largest?", 20),
+    ("What is the boiling point of water?", 24),
+    ("Describe the sea in two sentences.", 56),
+    ("Why do leaves change colour in autumn?", 80),
+    ("What is bread made of?", 32),
+)
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    """A job as accepted, and when that was, in seconds since the burst."""
+
+    job_id: str
+    prompt: str
+    at_s: float
+
+
+def demo(model: str) -> None:
+    """Run the demo; raises Unavailable with one sentence if any part of it did not work."""
+    began = time.monotonic()
+    settings = load_settings()
+    with stopped_by_signals():
+        with running_stack(settings, [model], say, _SETTINGS) as stack:
+            say(f"ready after {time.monotonic() - began:.1f} s")
+            with Client(stack.api_url, stack.api_key) as client, running_receiver() as receiver:
+                _run(stack, client, receiver, model, began)
+            _show_addresses(stack)
+            say("stopping: API, worker, dispatcher, Flower, Valkey, PostgreSQL")
+            processes = descendants(os.getpid())
+        left = descendants(os.getpid()) | still_alive(processes)
+    if left:
+        raise Unavailable(f"processes left running: {sorted(left)}")
+    say(f"{len(processes)} processes stopped, none left; {time.monotonic() - began:.1f} s in all")
+
+
+def _run(stack: Stack, client: Client, receiver: Receiver, model: str, began: float) -> None:
+    occupancy = Occupancy()
+    with _endpoint(client, receiver):
+        with sampled(stack.worker_metrics_urls[0], occupancy):
+            submitted, ended = _burst(client, model, began)
+        _show_jobs(submitted, ended)
+        _show_occupancy(occupancy)
+        _check(ended, receiver)
+
+
+def _burst(client: Client, model: str, began: float) -> tuple[list[_Submitted], list[Json]]:
+    """Submit every job at once, stream the first, and return them as submitted and as ended."""
+    burst_at = time.monotonic()
+    with ThreadPoolExecutor(len(_BESIDE) + 1) as pool:
+        streamed = _submit(client, model, *_STREAMED, burst_at)
+        beside = [pool.submit(_submit, client, model, prompt, size, burst_at) for prompt, size in _BESIDE]
+        say(f"{len(beside) + 1} jobs submitted; streaming {streamed.job_id} while the others run beside it\n")
+        _stream(client, streamed, began)
+        submitted = [streamed, *(future.result() for future in beside)]
+        return submitted, list(pool.map(lambda one: client.wait(one.job_id), submitted))
+
+
+def _submit(client: Client, model: str, prompt: str, max_tokens: int, burst_at: float) -> _Submitted:
+    body = {
+        "model": model,
+        "input": {"messages": [{"role": "user", "content": prompt}]},
+        "sampling": {"max_tokens": max_tokens, "temperature": 0},
+        "metadata": {"from": "demo"},
+    }
+    at_s = time.monotonic() - burst_at
+    return _Submitted(client.submit(body)["id"], prompt, at_s)
+
+
+def _stream(client: Client, job: _Submitted, began: float) -> None:
+    render.out.print(f"[bold]{job.prompt}[/]", soft_wrap=True)
+    first_after_s: float | None = None
+    for event in client.follow(job.job_id):
+        if event.name == "job.delta":
+            first_after_s = first_after_s or time.monotonic() - began
+            render.write_text(event.data["text"])
+    render.write_text("\n\n")
+    if first_after_s is not None:
+        say(f"first token {first_after_s:.1f} s after the command")
+
+
+def _show_jobs(submitted: Sequence[_Submitted], ended: Sequence[Json]) -> None:
+    spans = []
+    for one, job in zip(submitted, ended, strict=True):
+        usage = job.get("usage")
+        if not usage:
+            continue
+        start_s = one.at_s + usage["queue_ms"] / 1000
+        spans.append(
+            Span(
+                label=one.prompt,
+                note=f"{usage['output_tokens']} tokens",
+                queued_s=one.at_s,
+                started_s=start_s,
+                first_token_s=one.at_s + (usage["first_token_ms"] or usage["queue_ms"]) / 1000,
+                ended_s=start_s + usage["compute_ms"] / 1000,
+            )
+        )
+    render.out.print(charts.timeline(spans))
+    seconds = max((span.ended_s for span in spans), default=0.0)
+    tokens = sum(job["usage"]["output_tokens"] for job in ended if job.get("usage"))
+    if seconds:
+        say(f"{len(ended)} jobs, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s")
+
+
+def _show_occupancy(occupancy: Occupancy) -> None:
+    if occupancy.running:
+        render.out.print(charts.occupancy(occupancy.running), soft_wrap=True)
+        say(f"batch: {occupancy.peak} jobs at most in one step, {occupancy.mean:.1f} on average")
+
+
+def _check(ended: Sequence[Json], receiver: Receiver) -> None:
+    """Raise Unavailable unless every job succeeded and every end came back as a webhook with a good signature."""
+    failed = [job for job in ended if job["status"] != "succeeded"]
+    if failed:
+        raise Unavailable(f"{len(failed)} of {len(ended)} jobs did not succeed, first: {render.summary(failed[0])}")
+    expected = {job["id"] for job in ended}
+    missing = expected - receiver.wait_for(expected, _WEBHOOKS_S)
+    if missing or receiver.num_refused:
+        raise Unavailable(f"webhooks: {len(missing)} missing, {receiver.num_refused} with a bad signature")
+    say(f"{len(expected)} webhooks received, every signature verified")
+
+
+@contextmanager
+def _endpoint(client: Client, receiver: Receiver) -> Iterator[None]:
+    """Register the receiver for the time of the burst."""
+    endpoint = client.create_webhook_endpoint(receiver.url, ["job.succeeded", "job.failed"])
+    receiver.trust(endpoint["secret"])
+    try:
+        yield
+    finally:
+        client.delete_webhook_endpoint(endpoint["id"])
+
+
+def _show_addresses(stack: Stack) -> None:
+    rows = {
+        "API": f"{stack.api_url}/docs",
+        "metrics": f"{stack.api_url}/metrics",
+        "Flower": f"{stack.flower_url} (user {stack.flower_user}, password {stack.flower_password})",
+    }
+    render.out.print("\nthese served during the demo; `headrace up` keeps them running:")
+    for name, value in rows.items():
+        render.out.print(f"  {name:<8}{value}", soft_wrap=True)

@@ -1,0 +1,75 @@
+"""A webhook receiver for the demo: checks each signature as a customer's would and remembers which jobs ended."""
+
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import orjson
+from standardwebhooks import Webhook, WebhookVerificationError
+
+_MAX_BYTES = 64 * 1024
+
+
+class Receiver:
+    """What arrived so far. It refuses everything until it knows whom to ``trust``."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.num_refused = 0
+        self._verifier: Webhook | None = None
+        self._jobs: set[str] = set()
+        self._changed = threading.Condition()
+
+    def trust(self, secret: str) -> None:
+        """Accept what is signed with ``secret``."""
+        self._verifier = Webhook(secret)
+
+    def take(self, body: bytes, headers: dict[str, str]) -> bool:
+        """Note the job of a well signed event; return False for any other."""
+        with self._changed:
+            try:
+                if self._verifier is None:
+                    raise WebhookVerificationError("no secret yet")
+                self._verifier.verify(body, headers)
+                self._jobs.add(str(orjson.loads(body)["data"]["id"]))
+            except (WebhookVerificationError, orjson.JSONDecodeError, KeyError, TypeError):
+                self.num_refused += 1
+                return False
+            self._changed.notify_all()
+            return True
+
+    def wait_for(self, jobs: Collection[str], timeout_s: float) -> set[str]:
+        """Return the jobs that were heard of, as soon as all of ``jobs`` are, or after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs.issuperset(jobs), deadline - time.monotonic())
+            return set(self._jobs)
+
+
+@contextmanager
+def running_receiver() -> Iterator[Receiver]:
+    """Yield a receiver that listens on this machine only."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    receiver = Receiver(f"http://127.0.0.1:{server.server_address[1]}/webhooks")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(min(int(self.headers.get("content-length", 0)), _MAX_BYTES))
+            known = receiver.take(body, {name.lower(): value for name, value in self.headers.items()})
+            self.send_response(204 if known else 401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            """The demo tells what arrived, in its own words."""
+
+    server.RequestHandlerClass = Handler
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="receiver")
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
