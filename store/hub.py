@@ -10,7 +10,7 @@ from the log again, and what the log no longer has is never skipped. The hub kno
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -109,7 +109,7 @@ class Hub:
         """How many jobs are being followed."""
         return len(self._channels)
 
-    async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncIterator[Frame | None]:
+    async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncGenerator[Frame | None]:
         """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
 
         None is yielded at least once a second while nothing can be, and when someone says that the job has changed:
