@@ -1,8 +1,8 @@
 """A tenant, jobs for it, and a look at the tables that no door of the store shows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -12,20 +12,7 @@ from store.ids import new_id
 from store.jobs import Accepted, NewJob, accept
 from store.keys import create_tenant
 from store.payloads import ServiceClass
-
-QUEUE = "tiny@1"
-
-
-class MakeJob(Protocol):
-    """Builds a job to accept; every field can be given."""
-
-    def __call__(self, **changes: Any) -> NewJob: ...
-
-
-class Query(Protocol):
-    """Runs one SQL statement and returns its rows."""
-
-    def __call__(self, statement: str, **values: object) -> list[dict[str, Any]]: ...
+from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 
 @pytest.fixture
@@ -66,7 +53,7 @@ def make_job(tenant: str) -> MakeJob:
 
 
 @pytest.fixture
-def accept_one(db: Database, make_job: MakeJob) -> Callable[..., str]:
+def accept_one(db: Database, make_job: MakeJob) -> AcceptOne:
     """Accept one job with these changes and return its id."""
 
     def accept_one(**changes: Any) -> str:
