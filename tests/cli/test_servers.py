@@ -1,0 +1,226 @@
+"""The two servers from wheels: data survives, folders are checked, an unprivileged user can run them."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import create_engine, text
+
+from cli.local.folders import MAX_SOCKET_PATH_BYTES
+from cli.local.postgres import LocalPostgres
+from cli.local.valkey import LocalValkey
+from store.errors import Unavailable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short folder that PostgreSQL's own user can walk to."""
+    path = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def postgres(folder: Path) -> Iterator[LocalPostgres]:
+    server = LocalPostgres(folder / "pg", folder / "pg.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(folder: Path) -> Iterator[LocalValkey]:
+    server = LocalValkey(folder / "kv", folder / "kv.log")
+    yield server
+    server.stop()
+
+
+def query(url: str, statement: str) -> object:
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:
+            result = connection.execute(text(statement))
+            return result.scalar() if result.returns_rows else None
+    finally:
+        engine.dispose()
+
+
+def test_postgres_keeps_its_data_over_a_restart_and_runs_with_fsync(postgres: LocalPostgres) -> None:
+    postgres.start()
+    query(postgres.url, "CREATE TABLE kept AS SELECT 'water' AS what")
+    assert query(postgres.url, "SHOW fsync") == "on"
+    postgres.stop()
+    postgres.start()
+    assert query(postgres.url, "SELECT what FROM kept") == "water"
+
+
+def test_postgres_comes_back_after_it_was_killed(postgres: LocalPostgres) -> None:
+    postgres.start()
+    query(postgres.url, "CREATE TABLE kept AS SELECT 'water' AS what")
+    assert postgres.child
+    postgres.child.kill()
+    postgres.start()
+    assert query(postgres.url, "SELECT what FROM kept") == "water"
+
+
+def test_postgres_refuses_a_folder_of_another_major_version(postgres: LocalPostgres, folder: Path) -> None:
+    postgres.start()
+    postgres.stop()
+    (folder / "pg" / "data" / "PG_VERSION").write_text("12\n")
+    with pytest.raises(Unavailable, match=r"made by PostgreSQL 12, and this one is 18"):
+        postgres.start()
+
+
+def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
+    postgres: LocalPostgres, folder: Path
+) -> None:
+    postgres.start()
+    postgres.stop()
+    (folder / "pg" / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    postgres.start()
+    assert query(postgres.url, "SELECT 1") == 1
+
+
+def test_postgres_refuses_a_folder_that_another_one_uses(
+    postgres: LocalPostgres, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.local.postgres.FORMER_S", 0.2)
+    postgres.start()
+    assert postgres.child
+    second = LocalPostgres(folder / "pg", folder / "second.log")
+    with pytest.raises(Unavailable, match=rf"another PostgreSQL \(pid {postgres.child.pid}\) is running"):
+        second.start()
+    assert query(postgres.url, "SELECT 1") == 1
+
+
+def test_postgres_says_why_it_did_not_start(postgres: LocalPostgres, folder: Path) -> None:
+    postgres.start()
+    postgres.stop()
+    (folder / "pg" / "data" / "postgresql.conf").write_text("shared_buffers = 'much'\n")
+    with pytest.raises(Unavailable, match=r"PostgreSQL did not start: .*\(log: .*pg\.log\)"):
+        postgres.start()
+
+
+def test_an_interrupted_initdb_leaves_nothing_behind(postgres: LocalPostgres, folder: Path) -> None:
+    (folder / "pg" / "data.new").mkdir()
+    (folder / "pg" / "data.new" / "half").touch()
+    postgres.start()
+    assert query(postgres.url, "SELECT 1") == 1
+
+
+def test_valkey_keeps_its_data_over_a_restart(valkey: LocalValkey) -> None:
+    valkey.start()
+    with redis.from_url(valkey.url) as client:
+        client.set("what", "water")
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    valkey.stop()
+    valkey.start()
+    with redis.from_url(valkey.url) as client:
+        assert client.get("what") == b"water"
+
+
+def test_valkey_refuses_a_folder_that_another_one_uses(valkey: LocalValkey, folder: Path) -> None:
+    valkey.start()
+    with pytest.raises(Unavailable, match="another Valkey is already running"):
+        LocalValkey(folder / "kv", folder / "second.log").start()
+
+
+def test_a_deep_home_gets_sockets_with_a_short_path(folder: Path) -> None:
+    deep = folder / ("d" * 90) / ("e" * 90)
+    deep.mkdir(parents=True)
+    postgres, valkey = LocalPostgres(deep / "pg", folder / "pg.log"), LocalValkey(deep / "kv", folder / "kv.log")
+    try:
+        postgres.start()
+        valkey.start()
+        assert query(postgres.url, "SELECT 1") == 1
+        with redis.from_url(valkey.url) as client:
+            assert client.ping()
+            path = client.connection_pool.connection_kwargs["path"]
+        assert len(path) <= MAX_SOCKET_PATH_BYTES
+        assert (deep / "pg" / "data" / "PG_VERSION").exists()
+    finally:
+        valkey.stop()
+        postgres.stop()
+        shutil.rmtree(Path(path).parent)
+        shutil.rmtree(Path(postgres.url.partition("host=")[2]))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root meets folders that the server's user cannot walk to")
+def test_as_root_a_barred_home_is_stood_in_for_and_no_mode_is_changed(folder: Path) -> None:
+    barred = folder / "barred"
+    barred.mkdir(mode=0o700)
+    postgres = LocalPostgres(barred / "pg", folder / "pg.log")
+    stand_in = (barred / "pg").resolve()
+    try:
+        postgres.start()
+        query(postgres.url, "CREATE TABLE kept AS SELECT 'water' AS what")
+        postgres.stop()
+        again = LocalPostgres(barred / "pg", folder / "pg.log")
+        again.start()
+        assert query(again.url, "SELECT what FROM kept") == "water"
+        again.stop()
+        assert barred.stat().st_mode & 0o777 == 0o700
+    finally:
+        postgres.stop()
+        shutil.rmtree(stand_in)
+
+
+AS_A_USER = """
+import os, sys
+from pathlib import Path
+from cli.local.postgres import LocalPostgres
+from cli.local.valkey import LocalValkey
+folder = Path(sys.argv[1])
+postgres, valkey = LocalPostgres(folder / "pg", folder / "pg.log"), LocalValkey(folder / "kv", folder / "kv.log")
+postgres.start()
+valkey.start()
+print(os.geteuid(), (folder / "pg" / "data").stat().st_uid)
+valkey.stop()
+postgres.stop()
+"""
+
+
+def test_both_run_as_a_normal_user(folder: Path) -> None:
+    """As root, become one that may read everything, since the interpreter may lie in root's own folder."""
+    argv = [sys.executable, "-c", AS_A_USER, str(folder)]
+    uid = os.geteuid() or 65_534
+    if os.geteuid() == 0:
+        os.chown(folder, uid, uid)
+        may_read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+        argv = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *may_read, *argv]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(uid), str(uid)]
+
+
+def test_both_end_when_their_parent_is_killed(folder: Path) -> None:
+    script = AS_A_USER.partition("print(")[0] + (
+        "print(postgres.child.pid, valkey.child.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    for pid in map(int, done.stdout.split()):
+        await_end(pid)
+    assert "database system is shut down" in (folder / "pg.log").read_text()
+
+
+def await_end(pid: int) -> None:
+    """Return once the process has ended; a pidfd becomes readable then."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(fd) as file:
+        assert select.select([file], [], [], 5)[0], f"process {pid} still runs"
