@@ -1,12 +1,23 @@
 """A real worker process on a real Postgres and Redis, through everything that may happen to it."""
 
+import signal
+import socket
+import time
+import urllib.request
 from collections.abc import Callable
 
+import pytest
+import redis
+
+from store import jobs, streams
 from store.states import JobState
 
-from .conftest import Bell, Bench, WorkerProcess
+from .conftest import Bell, Bench, WorkerProcess, wait_for
 
 StartWorker = Callable[..., WorkerProcess]
+
+SLOW = {"max_tokens": 1900}
+"""A job of ten seconds at a step of 5 ms; eight of them fit into the KV pool."""
 
 
 def test_two_hundred_jobs_end_once_each(bench: Bench, bell: Bell, start_worker: StartWorker) -> None:
@@ -15,3 +26,280 @@ def test_two_hundred_jobs_end_once_each(bench: Bench, bell: Bell, start_worker: 
     ended = bench.wait_ended(ids)
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     assert {job.attempt for job in ended} == {1}
+    (row,) = bench.query("SELECT count(*) AS terminal FROM job_terminal")
+    assert row.terminal == 200
+    one = ended[0]
+    assert one.output is not None
+    assert one.output["finish_reason"] == "length"
+    assert one.usage is not None
+    assert one.usage["output_tokens"] == 16
+    assert one.usage["first_token_ms"] >= one.usage["queue_ms"] > 0
+    stored = jobs.stored_deltas(bench.db, bench.tenant_id, one.id)
+    assert stored is not None
+    assert "".join(stored.deltas) == one.output["text"] != ""
+
+
+def test_frames_and_the_end_reach_redis(bench: Bench, redis_client: redis.Redis, start_worker: StartWorker) -> None:
+    start_worker()
+    (job_id,) = bench.submit()
+    (job,) = bench.wait_ended([job_id])
+    key = streams.stream_key(job_id)
+    wait_for(lambda: redis_client.xrevrange(key, count=1)[0][1][b"k"] == b"e", "the end frame is in the log")
+    entries = redis_client.xrange(key)
+    assert [entry_id.decode() for entry_id, _ in entries] == [f"1-{n}" for n in range(1, len(entries) + 1)]
+    assert job.output is not None
+    assert b"".join(fields[b"t"] for _, fields in entries).decode() == job.output["text"]
+
+
+def test_kill_9_in_the_middle_and_a_restart(bench: Bench, bell: Bell, start_worker: StartWorker) -> None:
+    worker = start_worker(fake_step_ms=10)
+    ids = bench.submit(200)
+    wait_for(lambda: bench.states(ids)[JobState.SUCCEEDED] >= 20, "some jobs are done")
+    worker.signal(signal.SIGKILL)
+    worker.wait_exit()
+    assert bench.states(ids)[JobState.RUNNING] > 0
+    start_worker()
+    ended = bench.wait_ended(ids)
+    assert {job.state for job in ended} == {JobState.SUCCEEDED}
+    assert {job.attempt for job in ended} == {1, 2}, "the killed worker's jobs were charged an attempt"
+    assert bell.requeued > 0
+
+
+def test_sigterm_hands_back_in_time_without_charging(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker(fake_step_ms=5, drain_s=1)
+    ids = bench.submit(8, sampling=SLOW)
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 8, "all run")
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_exit() == 0
+    assert 1.0 <= time.monotonic() - began < 3.0, "the drain's time, and little more"
+    rows = bench.query("SELECT state, attempt, owner, announced_at FROM jobs")
+    assert {tuple(row) for row in rows} == {("queued", 0, None, None)}, "free, unannounced, not charged"
+    assert worker.events("handed_back")[0]["num_jobs"] == 8
+
+
+def test_jobs_that_end_within_the_drain_are_not_handed_back(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker(fake_step_ms=20, drain_s=10)
+    ids = bench.submit(4, sampling={"max_tokens": 60})
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 4, "all run")
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_exit() == 0
+    assert time.monotonic() - began < 6.0, "it does not wait for the drain's end when nothing runs"
+    assert bench.states(ids) == {JobState.SUCCEEDED: 4}
+
+
+def test_a_second_sigterm_hands_back_at_once(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker(fake_step_ms=5, drain_s=30)
+    ids = bench.submit(2, sampling=SLOW)
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 2, "both run")
+    worker.signal(signal.SIGTERM)
+    worker.wait_event("drain_began")
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_exit() == 0
+    assert time.monotonic() - began < 3.0
+    assert bench.states(ids) == {JobState.QUEUED: 2}
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["redis", "lease renewal"])
+def test_a_cancelled_job_stops_and_keeps_what_it_has(
+    bench: Bench, redis_client: redis.Redis, start_worker: StartWorker, fast: bool
+) -> None:
+    start_worker(fake_step_ms=5, lease_s=600 if fast else 1)
+    (job_id,) = bench.submit(sampling=SLOW)
+    wait_for(lambda: redis_client.exists(streams.stream_key(job_id)), "the first frame")
+    jobs.request_cancel(bench.db, bench.tenant_id, job_id)
+    if fast:
+        streams.publish_cancel(redis_client, job_id)
+    (job,) = bench.wait_ended([job_id], timeout_s=5)
+    assert job.state is JobState.CANCELLED
+    assert job.output is not None
+    assert job.output["finish_reason"] == "cancelled"
+    assert job.usage is not None
+    assert 0 < job.usage["output_tokens"] < 1900
+
+
+def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
+    start_worker(fake_step_ms=5)
+    (job_id,) = bench.submit(sampling=SLOW, deadline_s=1.0)
+    (job,) = bench.wait_ended([job_id], timeout_s=10)
+    assert job.state is JobState.EXPIRED
+    assert job.error is not None
+    assert job.error["code"] == "deadline_exceeded"
+    assert job.output is not None
+    assert job.output["text"]
+    assert job.completed_at is not None
+    assert job.deadline_at is not None
+    assert -0.1 < (job.completed_at - job.deadline_at).total_seconds() < 1.0
+
+
+def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
+    start_worker(fake_step_ms=5)
+    (job_id,) = bench.submit(sampling=SLOW)
+    bench.wait_state(job_id, JobState.RUNNING)
+    bench.app.control.revoke(job_id, terminate=True)
+    (job,) = bench.wait_ended([job_id], timeout_s=10)
+    assert job.state is JobState.CANCELLED
+    assert job.output is not None
+
+
+def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    new = bench.new_job()
+    jobs.accept(bench.db, [new])
+    bench.app.control.revoke(new.id)
+    wait_for(lambda: new.id in _revoked(bench), "the worker knows of the revoke")
+    bench.ring([new.id])
+    (job,) = bench.wait_ended([new.id], timeout_s=10)
+    assert job.state is JobState.CANCELLED
+    assert worker.process.poll() is None
+
+
+def _revoked(bench: Bench) -> list[str]:
+    answers = bench.app.control.inspect(timeout=1).revoked() or {}
+    return [job_id for ids in answers.values() for job_id in ids]
+
+
+def test_poison_fails_alone(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    secret = "the heron waits under the third arch"
+    unreadable = bench.new_job(payload={"input": {"prompt": secret}, "sampling": {"temperature": "warm"}, "odd": 1})
+    too_long = bench.new_job(sampling={"max_tokens": 9000})
+    unfit = bench.new_job(sampling={"max_tokens": 8191}, prompt=secret)
+    jobs.accept(bench.db, [unreadable, too_long, unfit])
+    innocents = bench.submit(8)
+    bench.ring([unreadable.id, too_long.id, unfit.id])
+    ended = bench.wait_ended([*innocents, unreadable.id, too_long.id, unfit.id])
+    by_id = {job.id: job for job in ended}
+    assert {by_id[job_id].state for job_id in innocents} == {JobState.SUCCEEDED}
+    codes = [(by_id[job.id].error or {})["code"] for job in (unreadable, too_long, unfit)]
+    assert codes == ["invalid_payload", "context_length_exceeded", "context_length_exceeded"]
+    assert secret not in str(by_id[unreadable.id].error)
+    assert secret not in worker.log()
+
+
+def test_duplicate_and_stale_hints_are_harmless(bench: Bench, start_worker: StartWorker) -> None:
+    start_worker()
+    ids = bench.submit(20)
+    for _ in range(5):
+        bench.ring(ids)
+    bench.ring(["job_that_never_was"])
+    ended = bench.wait_ended(ids)
+    bench.ring(ids)
+    wait_for(lambda: bench.publisher.depth(bench.queue) == 0, "every hint was taken")
+    assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
+    (row,) = bench.query("SELECT count(*) AS runs FROM attempts")
+    assert row.runs == 20
+
+
+def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_worker: StartWorker) -> None:
+    """256 KV blocks at 4 a job: 64 are claimed, one more at most waits in the broker's connection."""
+    start_worker(fake_step_ms=50, kv_pool_tokens=256 * 16, kv_block_tokens=16, max_slots=500, lease_s=60)
+    ids = bench.submit(200, prompt="p" * 8, sampling={"max_tokens": 56})
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] >= 64, "the engine is full")
+    assert bench.states(ids)[JobState.RUNNING] == 64
+    assert bench.publisher.depth(bench.queue) in {135, 136}
+    (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
+    assert stats["pool"]["requests running"] + stats["pool"]["requests waiting"] <= 64
+    bench.wait_ended(ids)
+    (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
+    assert (stats["pool"]["batch peak"], stats["pool"]["preempted"]) == (64, 0)
+
+
+def test_a_flushed_redis_loses_no_job(
+    bench: Bench, bell: Bell, redis_client: redis.Redis, start_worker: StartWorker
+) -> None:
+    start_worker(fake_step_ms=5)
+    ids = bench.submit(150)
+    for _ in range(3):
+        time.sleep(0.2)  # spread over the run, whatever it is doing
+        redis_client.flushall()
+    ended = bench.wait_ended(ids)
+    assert {job.state for job in ended} == {JobState.SUCCEEDED}
+
+
+def test_a_paused_worker_cannot_overwrite_the_newer_attempt(
+    bench: Bench, bell: Bell, start_worker: StartWorker
+) -> None:
+    paused = start_worker("--name", "paused", fake_step_ms=10, lease_s=1)
+    (job_id,) = bench.submit(sampling={"max_tokens": 100})
+    bench.wait_state(job_id, JobState.RUNNING)
+    paused.signal(signal.SIGSTOP)
+    start_worker("--name", "other")
+    (job,) = bench.wait_ended([job_id])
+    assert (job.state, job.epoch, job.attempt) == (JobState.SUCCEEDED, 2, 2)
+    paused.signal(signal.SIGCONT)
+    wait_for(
+        lambda: paused.events("lease_lost") or paused.events("stale_finish_refused"), "the paused worker noticed", 10
+    )
+    assert bench.job(job_id) == job
+
+
+def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartWorker) -> None:
+    start_worker("--name", "w1")
+    secret = "nobody shall read this prompt"
+    received: list[dict[str, object]] = []
+    with bench.app.connection_for_read() as connection:
+        receiver = bench.app.events.Receiver(connection, handlers={"*": received.append})
+        capture = receiver.itercapture(limit=None, timeout=10, wakeup=False)
+        next(capture)
+        (job_id,) = bench.submit(prompt=secret)
+        while not any(event["type"] == "task-succeeded" for event in received):
+            next(capture)
+    bench.wait_ended([job_id])
+    (task,) = (event for event in received if event["type"] == "task-received")
+    assert (task["name"], task["uuid"], task["args"]) == ("generate:fake@1", job_id, job_id)
+    (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
+    pool = stats["pool"]
+    assert pool["model version"] == "fake@1"
+    assert pool["engine steps"] > 0
+    assert pool["KV blocks free"] == pool["KV blocks total"] == 1024
+    assert pool["output tokens"] == 16
+    assert pool["implementation"] == "workers.pool:EnginePool"
+    assert all(isinstance(value, str | int | float) for value in pool.values())
+    assert secret not in str(received) + str(stats)
+
+
+def test_a_model_that_is_not_there_takes_no_job(bench: Bench, start_worker: StartWorker) -> None:
+    (job_id,) = bench.submit()
+    worker = start_worker(ready=False, model="phantom")
+    assert worker.wait_exit() == 1
+    (line,) = worker.log().splitlines()
+    assert "phantom" in line
+    assert "fake" in line, "it says which models there are"
+    assert bench.job(job_id).state is JobState.QUEUED
+    assert bench.publisher.depth(bench.queue) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"database_url": "postgresql://app@/postgres?host=/nowhere"}, 1, "Postgres"),
+        ({"redis_url": "unix:///nowhere/redis.sock"}, 1, "Redis"),
+        ({"database_url": ""}, 2, "DATABASE_URL"),
+        ({"lease_s": "soon"}, 2, "LEASE_S"),
+        ({"laese_s": 5}, 2, "HEADRACE_LAESE_S"),
+        ({"log_level": "LOUD"}, 2, "LOUD"),
+    ],
+)
+def test_what_is_wrong_at_the_start_is_one_line(
+    start_worker: StartWorker, changes: dict[str, object], code: int, says: str
+) -> None:
+    worker = start_worker(ready=False, **changes)
+    assert worker.wait_exit() == code
+    (line,) = worker.log().splitlines()
+    assert says in line
+    assert line.startswith("headrace worker: ")
+
+
+def test_a_metrics_port(bench: Bench, start_worker: StartWorker) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    start_worker(worker_metrics_port=port)
+    bench.wait_ended(bench.submit(3))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        body = response.read().decode()
+    assert 'headrace_jobs_finished_total{state="succeeded"} 3.0' in body
+    assert "headrace_engine_output_tokens_total 48.0" in body
