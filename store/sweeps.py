@@ -5,10 +5,11 @@ names the state it leaves. All ages and deadlines are the database's.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from store.db import Database
 from store.states import JobState
@@ -36,7 +37,7 @@ class SweepResult:
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """A queue with queued jobs: how many wait in Postgres and how many are announced, both counted to MAX_COUNTED."""
+    """A queue with queued jobs: how many wait in Postgres and how many are announced, both counted to a limit."""
 
     queue: str
     waiting: int
@@ -196,10 +197,10 @@ FROM names WHERE queue IS NOT NULL
 """)
 
 
-def waiting_queues(db: Database) -> list[QueueDepth]:
-    """Return every queue that has queued jobs."""
+def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
+    """Return every queue that has queued jobs, counting to ``most``."""
     with db.autocommit() as connection:
-        rows = connection.execute(_DEPTHS, {"most": MAX_COUNTED}).mappings().all()
+        rows = connection.execute(_DEPTHS, {"most": most}).mappings().all()
     return [QueueDepth(**row) for row in rows]
 
 
@@ -253,5 +254,6 @@ def leader_lock(db: Database) -> Iterator[bool]:
         try:
             yield bool(leads)
         finally:
-            if leads and not connection.invalidated:
+            # A connection that broke has taken its lock along.
+            with suppress(DBAPIError):
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})

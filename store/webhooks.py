@@ -128,7 +128,9 @@ def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: st
 # Taking a delivery moves it into the future: if its sender dies, it comes due again by itself.
 _TAKE_DUE = text("""
 WITH due AS (
-    SELECT id, next_attempt_at FROM webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= now()
+    SELECT id, next_attempt_at FROM webhook_deliveries
+    WHERE state = 'pending' AND next_attempt_at <= now()
+        AND tenant_id || ' ' || lower(split_part(url, '/', 3)) <> ALL(CAST(:busy AS text[]))
     ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE webhook_deliveries AS delivery
@@ -147,10 +149,19 @@ ORDER BY taken.due_at
 """)
 
 
-def take_due(db: Database, limit: int, lease_s: float) -> list[Delivery]:
-    """Take deliveries that are due, longest due first; each comes due again in ``lease_s`` unless it is settled."""
+def receiver_of(tenant_id: str, url: str) -> str:
+    """Return the name under which ``take_due`` knows a tenant's host; a slow one is passed over by it."""
+    return f"{tenant_id} {url.split('/', 3)[2].lower()}"
+
+
+def take_due(db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = ()) -> list[Delivery]:
+    """Take deliveries that are due, longest due first; each comes due again in ``lease_s`` unless it is settled.
+
+    Those for ``busy`` receivers stay where they are.
+    """
+    values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy)}
     with db.autocommit() as connection:
-        rows = connection.execute(_TAKE_DUE, {"limit": limit, "lease_s": float(lease_s)}).mappings().all()
+        rows = connection.execute(_TAKE_DUE, values).mappings().all()
     return [Delivery(**{**row, "job_state": JobState(row["job_state"])}) for row in rows]
 
 
@@ -203,7 +214,7 @@ WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > 0
 def postpone(db: Database, delivery_ids: Sequence[str], by_s: float) -> None:
     """Give deliveries back that were taken and not tried; they come due in ``by_s`` and no try is counted."""
     if delivery_ids:
-        with db.begin() as connection:
+        with db.autocommit() as connection:
             connection.execute(_POSTPONE, {"ids": list(delivery_ids), "by_s": float(by_s)})
 
 

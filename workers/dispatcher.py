@@ -1,0 +1,225 @@
+"""The dispatcher: what must happen although nobody asks for it. ``python -m workers.dispatcher``
+
+One process leads, a standby waits on a lock in Postgres. Each duty is a decision plus one statement, safe to run
+twice, and fails alone: it is logged in one line and tried again at its next turn. It never runs a model and never
+decides what a job's state means; that is ``store``'s.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import FrameType
+
+import structlog
+
+from store import sweeps
+from store.db import Database, check_schema
+from store.errors import HeadraceError, SettingsError, Unavailable
+from store.logs import configure_logging
+from store.queue import Hint, HintPublisher, celery_app
+from store.redis import connect
+from store.registry import shadow_name
+from store.settings import Settings, load_settings, require_services
+from store.streams import StreamPublisher, forget_generation, redis_generation
+from store.sweeps import QueueDepth
+from workers.webhooks import WebhookSender
+
+log = structlog.get_logger(__name__)
+
+TASK = "generate"
+TOP_UP_S = 0.1
+PURGE_S = 60.0
+PURGE_ROWS = 1000
+SWEEP_ROWS = 500
+_STOP_S = 0.5
+_RETRY_S = 1.0
+# A long backlog is not counted to its end ten times a second.
+_WINDOWS_COUNTED = 4
+
+
+def num_to_announce(depth: QueueDepth, in_redis: int, window: int) -> int:
+    """Return how many waiting jobs the ready window has room for."""
+    return max(0, min(depth.waiting, window - in_redis))
+
+
+def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: float) -> int:
+    """Return how many hints were lost and have room: announced long ago, in no worker's hands and not in Redis.
+
+    While Redis holds as many hints as there are announced jobs nothing was lost, however long they wait.
+    """
+    if depth.oldest_announced_s is None or depth.oldest_announced_s < reannounce_s:
+        return 0
+    return max(0, min(depth.announced - in_redis, window - in_redis))
+
+
+@dataclass(slots=True)
+class Duty:
+    """Something to do every ``period_s`` seconds."""
+
+    name: str
+    period_s: float
+    run: Callable[[], None]
+    due_at: float = 0.0
+    is_failing: bool = False
+
+
+class Dispatcher:
+    """The duties and the loop that runs them. ``stop`` may be called from a signal handler or another thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._db = Database(settings.database_url, application_name="headrace-dispatcher")
+        self._redis = connect(settings.redis_url, timeout_s=2.0)
+        self._hints = HintPublisher(celery_app(settings))
+        self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self._stopping = threading.Event()
+        self._duties = (
+            Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
+            Duty("top_up", TOP_UP_S, self.top_up),
+            Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
+            Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
+            Duty("purge", PURGE_S, self.purge),
+        )
+
+    def stop(self) -> None:
+        """Make ``run`` return within about a second."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Lead, or wait to lead, until stopped."""
+        while not self._stopping.is_set():
+            try:
+                check_schema(self._db)
+                with sweeps.leader_lock(self._db) as leads:
+                    if leads:
+                        self._lead()
+            except HeadraceError as error:
+                log.warning("dispatcher.not_leading", error=error.message)
+            self._stopping.wait(self._settings.sweep_s)
+        self._hints.close()
+        self._redis.close()
+        self._db.close()
+
+    def _lead(self) -> None:
+        """Run the duties until stopped, or until Postgres was away: the lock went with the connection then."""
+        log.info("dispatcher.leading")
+        sender = WebhookSender(self._db, self._settings)
+        sender.start()
+        try:
+            while not self._stopping.is_set():
+                next_due_at = self._run_due()
+                self._stopping.wait(max(0.0, next_due_at - time.monotonic()))
+        finally:
+            sender.stop(_STOP_S)
+            log.info("dispatcher.stopped_leading")
+
+    def _run_due(self) -> float:
+        """Run each duty that is due once; return when the next one is. Raises Unavailable if Postgres is away."""
+        for duty in self._duties:
+            if duty.due_at <= time.monotonic() and not self._stopping.is_set():
+                self._run_one(duty)
+                pause_s = max(duty.period_s, _RETRY_S) if duty.is_failing else duty.period_s
+                duty.due_at = time.monotonic() + pause_s
+        return min(duty.due_at for duty in self._duties)
+
+    def _run_one(self, duty: Duty) -> None:
+        try:
+            duty.run()
+        except Unavailable as error:
+            # Said once, not at every try of a long outage.
+            if not duty.is_failing:
+                log.warning("dispatcher.duty_failed", duty=duty.name, error=error.message)
+            duty.is_failing = True
+            if error.code == "database_unavailable":
+                raise
+        except Exception:
+            # A defect in one duty must not take the others with it.
+            log.exception("dispatcher.duty_failed", duty=duty.name)
+            duty.is_failing = True
+        else:
+            if duty.is_failing:
+                log.info("dispatcher.duty_recovered", duty=duty.name)
+            duty.is_failing = False
+
+    def notice_wipe(self) -> None:
+        """Let every queued job be announced again if Redis is new or was wiped."""
+        if not redis_generation(self._redis):
+            return
+        try:
+            num_jobs = sweeps.forget_announcements(self._db)
+        except Unavailable:
+            forget_generation(self._redis)
+            raise
+        log.info("dispatcher.redis_is_new", num_jobs=num_jobs)
+
+    def top_up(self) -> None:
+        """Fill the queues' ready windows: with hints that were lost, then with jobs that wait in Postgres."""
+        window = self._settings.ready_window
+        for depth in sweeps.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
+            in_redis = self._hints.depth(depth.queue)
+            num_lost = num_to_repeat(depth, in_redis, window, self._settings.reannounce_s)
+            if num_lost:
+                jobs = sweeps.take_stale(self._db, depth.queue, self._settings.reannounce_s, num_lost)
+                self._announce(depth.queue, jobs, "dispatcher.announced_again")
+                in_redis += len(jobs)
+            if num_new := num_to_announce(depth, in_redis, window):
+                self._announce(depth.queue, sweeps.take_waiting(self._db, depth.queue, num_new), "dispatcher.announced")
+
+    def _announce(self, queue: str, job_ids: list[str], event: str) -> None:
+        """Publish hints for jobs that were just marked as announced; what fails here is found to be lost later."""
+        if job_ids:
+            model, _, version = queue.rpartition("@")
+            shadow = shadow_name(TASK, model, int(version))
+            self._hints.publish([Hint(job_id, queue, shadow) for job_id in job_ids])
+            log.debug(event, queue=queue, num_jobs=len(job_ids))
+
+    def sweep_leases(self) -> None:
+        """Take jobs back from workers that are gone."""
+        swept = sweeps.sweep_leases(self._db, SWEEP_ROWS)
+        if swept.requeued or swept.ended:
+            log.info("dispatcher.leases_swept", requeued=swept.requeued, failed=swept.failed, cancelled=swept.cancelled)
+        self._nudge(swept.ended)
+
+    def expire_deadlines(self) -> None:
+        """End jobs whose time is up."""
+        expired = sweeps.expire_overdue(self._db, SWEEP_ROWS, grace_s=2 * self._settings.lease_s)
+        if expired:
+            log.info("dispatcher.expired", num_jobs=len(expired))
+        self._nudge(expired)
+
+    def _nudge(self, job_ids: Iterable[str]) -> None:
+        """Let open streams of these jobs end now instead of at their next look into Postgres."""
+        if job_ids:
+            self._streams.nudge(job_ids)
+
+    def purge(self) -> None:
+        """Delete what has been kept long enough, in small transactions."""
+        num_rows = PURGE_ROWS
+        while num_rows >= PURGE_ROWS and not self._stopping.is_set():
+            num_rows = sweeps.purge(self._db, self._settings.result_ttl_s, self._settings.idempotency_ttl_s, PURGE_ROWS)
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; return the exit status."""
+    try:
+        settings = require_services(load_settings())
+        configure_logging(settings.log_level)
+        dispatcher = Dispatcher(settings)
+    except (SettingsError, ValueError) as error:
+        sys.stderr.write(f"dispatcher: {error}\n")
+        return 2
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        dispatcher.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    dispatcher.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

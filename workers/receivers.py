@@ -1,0 +1,116 @@
+"""Fairness between webhook receivers: which delivery goes next, and which receiver is left alone for a while.
+
+Pure bookkeeping with the clock passed in: nothing is sent or stored here. A receiver is a tenant's host and port, so a
+slow or dead one holds a few senders at most, and soon none.
+"""
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from store.webhooks import Delivery, receiver_of
+
+MAX_REMEMBERED = 10_000
+
+
+class Lanes:
+    """Deliveries in hand, one lane per receiver, served in turn.
+
+        lane A:  waiting … │ running ≤ max_running
+        lane B:  …
+
+    A lane exists only while it holds something. It is full, and should be given no more, while it has as many waiting
+    as may run at once.
+    """
+
+    def __init__(self, *, max_running: int) -> None:
+        self._max_running = max_running
+        self._waiting: OrderedDict[str, deque[Delivery]] = OrderedDict()
+        self._running: dict[str, int] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """How many deliveries are in hand and not being sent."""
+        return sum(len(lane) for lane in self._waiting.values())
+
+    def full(self) -> frozenset[str]:
+        """Return the receivers who need no more for now."""
+        return frozenset(name for name, lane in self._waiting.items() if len(lane) >= self._max_running)
+
+    def add(self, delivery: Delivery) -> None:
+        """Take a delivery in hand."""
+        self._waiting.setdefault(receiver_of(delivery.tenant_id, delivery.url), deque()).append(delivery)
+
+    def next(self) -> Delivery | None:
+        """Start the next delivery of the receiver that was served longest ago and may have one more; None if none."""
+        for receiver, lane in self._waiting.items():
+            if self._running.get(receiver, 0) < self._max_running:
+                delivery = lane.popleft()
+                self._running[receiver] = self._running.get(receiver, 0) + 1
+                self._waiting.move_to_end(receiver)
+                if not lane:
+                    del self._waiting[receiver]
+                return delivery
+        return None
+
+    def done(self, delivery: Delivery) -> None:
+        """End a delivery that ``next`` started."""
+        receiver = receiver_of(delivery.tenant_id, delivery.url)
+        self._running[receiver] -= 1
+        if not self._running[receiver]:
+            del self._running[receiver]
+
+    def drop(self, receiver: str | None = None) -> list[Delivery]:
+        """Give up what waits for one receiver, or for all, and return it."""
+        receivers = list(self._waiting) if receiver is None else [receiver]
+        return [delivery for each in receivers for delivery in self._waiting.pop(each, ())]
+
+
+@dataclass(slots=True)
+class _Trouble:
+    num_failures: int = 0
+    until: float = 0.0
+
+
+class Breaker:
+    """Leaves a receiver alone after it failed to answer several times in a row, longer each time.
+
+    Times are seconds of the caller's clock.
+    """
+
+    def __init__(self, *, threshold: int = 3, first_s: float = 5.0, longest_s: float = 300.0) -> None:
+        self._threshold = threshold
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._troubles: OrderedDict[str, _Trouble] = OrderedDict()
+
+    def blocked_for_s(self, receiver: str, now: float) -> float:
+        """Return how long to leave the receiver alone; 0 if it may be called."""
+        trouble = self._troubles.get(receiver)
+        return max(trouble.until - now, 0.0) if trouble else 0.0
+
+    def blocked(self, now: float) -> frozenset[str]:
+        """Return the receivers to be left alone now."""
+        return frozenset(name for name, trouble in self._troubles.items() if trouble.until > now)
+
+    def answered(self, receiver: str) -> None:
+        """Forget the failures: it answers."""
+        self._troubles.pop(receiver, None)
+
+    def failed(self, receiver: str, now: float) -> None:
+        """Count a call that got no answer."""
+        trouble = self._remember(receiver)
+        trouble.num_failures += 1
+        if (excess := trouble.num_failures - self._threshold) >= 0:
+            trouble.until = now + min(self._first_s * 2 ** min(excess, 16), self._longest_s)
+
+    def asked_to_wait(self, receiver: str, now: float, wait_s: float) -> None:
+        """Do as a Retry-After says, up to the longest pause."""
+        trouble = self._remember(receiver)
+        trouble.until = max(trouble.until, now + min(wait_s, self._longest_s))
+
+    def _remember(self, receiver: str) -> _Trouble:
+        trouble = self._troubles.setdefault(receiver, _Trouble())
+        self._troubles.move_to_end(receiver)
+        if len(self._troubles) > MAX_REMEMBERED:
+            self._troubles.popitem(last=False)
+        return trouble
