@@ -1,0 +1,222 @@
+"""Leases: renewed while the engine moves, and what happens to the jobs of those that are not."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from models.engine.requests import EngineStats, FinishReason
+from store import jobs, sweeps
+from store.db import Database
+from workers.held import Attempt, HeldJobs, parse_key
+from workers.leases import LeaseKeeper
+from workers.ledger import Ledger
+
+from .conftest import Bench, wait_for
+
+LEASE_S = 30.0
+
+
+@dataclass
+class StubEngine:
+    """An engine that says what it is told to say and remembers whom it was to cancel."""
+
+    steps: int = 0
+    running: int = 1
+    cancelled: list[str] = field(default_factory=list)
+
+    def stats(self) -> EngineStats:
+        return replace(IDLE, steps=self.steps, running=self.running)
+
+    def cancel(self, request_id: str, _reason: FinishReason) -> bool:
+        self.cancelled.append(request_id)
+        return True
+
+
+IDLE = EngineStats(
+    steps=0,
+    running=0,
+    waiting=0,
+    free_blocks=1,
+    total_blocks=1,
+    max_slots=1,
+    prompt_tokens=0,
+    output_tokens=0,
+    completed=0,
+    failed=0,
+    preempted=0,
+    mean_batch=0.0,
+    peak_batch=0,
+    last_step_age_s=0.0,
+)
+
+
+class Desk:
+    """A lease keeper over the real table, driven by hand, with a clock that is turned by hand."""
+
+    def __init__(self, bench: Bench, db: Database) -> None:
+        self.bench = bench
+        self.now = 1000.0
+        self.engine = StubEngine()
+        self.held = HeldJobs()
+        self.ledger = Ledger(
+            db, owner="w1", queue=bench.queue, lease_s=LEASE_S, stopping=threading.Event(), clock=lambda: self.now
+        )
+        self.keeper = LeaseKeeper(self.ledger, self.held, self.engine, lease_s=LEASE_S, clock=lambda: self.now)
+
+    def claim(self, count: int) -> list[Attempt]:
+        claimed = [self.ledger.claim(job_id) for job_id in self.bench.submit(count)]
+        attempts = [attempt for attempt in claimed if attempt is not None]
+        for attempt in attempts:
+            assert self.held.add(attempt)
+        return attempts
+
+    def expires(self, attempt: Attempt) -> float:
+        sql = "SELECT extract(epoch FROM lease_expires_at) AS at FROM jobs WHERE id = :id"
+        (row,) = self.bench.query(sql, id=attempt.job_id)
+        return float(row.at)
+
+    def lose(self, attempt: Attempt) -> None:
+        """Let the lease run out and the sweeper take the job."""
+        self.bench.query(
+            "UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE id = :id RETURNING id", id=attempt.job_id
+        )
+        assert sweeps.sweep_leases(self.bench.db).requeued == 1
+
+
+@pytest.fixture
+def desk(bench: Bench, db: Database) -> Desk:
+    return Desk(bench, db)
+
+
+def test_all_leases_are_renewed_while_the_engine_steps(desk: Desk) -> None:
+    attempts = desk.claim(3)
+    before = [desk.expires(attempt) for attempt in attempts]
+    desk.engine.steps += 1
+    desk.now += 5
+    desk.keeper.renew_once()
+    assert all(desk.expires(attempt) > then for attempt, then in zip(attempts, before, strict=True))
+    assert {desk.held.renewed_at(attempt) for attempt in attempts} == {1005.0}
+
+
+def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    desk.keeper.renew_once()
+    before = desk.expires(attempt)
+    desk.now += LEASE_S / 3
+    desk.keeper.renew_once()
+    assert desk.expires(attempt) == before, "no step since the last renewal"
+    desk.now += LEASE_S
+    desk.keeper.drop_expired()
+    assert desk.engine.cancelled == [attempt.key]
+    assert not desk.held.owns(attempt)
+    assert desk.keeper.num_lost == 1
+
+
+def test_an_idle_engine_renews_what_is_still_tokenised_or_written(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    desk.engine.running = 0
+    desk.keeper.renew_once()
+    before = desk.expires(attempt)
+    desk.keeper.renew_once()
+    assert desk.expires(attempt) > before
+
+
+def test_a_job_that_is_not_ours_any_more_stops_alone(desk: Desk) -> None:
+    ours, theirs = desk.claim(2)
+    desk.lose(theirs)
+    desk.keeper.renew_once()
+    assert desk.engine.cancelled == [theirs.key]
+    assert (desk.held.owns(ours), desk.held.owns(theirs)) == (True, False)
+
+
+def test_an_outcome_that_is_being_written_is_not_taken_away(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    assert desk.held.settle(attempt)
+    desk.lose(attempt)
+    desk.keeper.renew_once()
+    assert desk.held.owns(attempt), "the database refuses its outcome, not this table"
+
+
+def test_a_renewal_brings_the_cancel_request(desk: Desk) -> None:
+    ours, unwanted = desk.claim(2)
+    jobs.request_cancel(desk.bench.db, desk.bench.tenant_id, unwanted.job_id)
+    desk.keeper.renew_once()
+    assert desk.engine.cancelled == [unwanted.key]
+    assert desk.held.owns(unwanted), "it ends with an outcome, so it stays ours"
+    assert desk.held.owns(ours)
+
+
+def test_a_cancel_for_a_job_of_another_worker_is_nothing(desk: Desk) -> None:
+    desk.keeper.cancel("job_elsewhere")
+    assert desk.engine.cancelled == []
+
+
+def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    away = Database("postgresql://app@/postgres?host=/nowhere", application_name="tests")
+    desk.keeper = LeaseKeeper(
+        Ledger(away, owner="w1", queue=desk.bench.queue, lease_s=LEASE_S, stopping=threading.Event()),
+        desk.held,
+        desk.engine,
+        lease_s=LEASE_S,
+        clock=lambda: desk.now,
+    )
+    desk.now += LEASE_S - 1
+    desk.keeper.renew_once()
+    desk.keeper.drop_expired()
+    assert desk.held.owns(attempt)
+    desk.now += 2
+    desk.engine.steps += 1
+    desk.keeper.renew_once()
+    desk.keeper.drop_expired()
+    assert desk.engine.cancelled == [attempt.key]
+    away.close()
+
+
+@pytest.fixture
+def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
+    ledger = Ledger(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    held = HeldJobs()
+    engine = StubEngine(running=0)
+    for job_id in bench.submit(2):
+        attempt = ledger.claim(job_id)
+        assert attempt is not None
+        held.add(attempt)
+    keeper = LeaseKeeper(ledger, held, engine, lease_s=0.6)
+    keeper.start()
+    yield keeper
+    keeper.stop()
+
+
+def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running: LeaseKeeper) -> None:
+    ends = "SELECT max(lease_expires_at) AS at FROM jobs"
+    (first,) = bench.query(ends)
+    wait_for(lambda: (bench.query(ends)[0].at - first.at).total_seconds() > 1.2, "two leases' time went by", 10)
+    assert sweeps.sweep_leases(bench.db).requeued == 0
+    running.stop()
+    wait_for(lambda: sweeps.sweep_leases(bench.db).requeued, "the leases ran out", 10)
+
+
+def test_a_newer_epoch_replaces_the_older_attempt(desk: Desk) -> None:
+    (old,) = desk.claim(1)
+    desk.lose(old)
+    new = desk.ledger.claim(old.job_id)
+    assert new is not None
+    assert desk.held.add(new)
+    assert (parse_key(old.key), parse_key(new.key)) == ((old.job_id, 1), (old.job_id, 2))
+    assert desk.held.drop(old.job_id, old.epoch) is None
+    assert not desk.held.settle(old)
+    desk.held.remove(old)
+    assert desk.held.owns(new)
+
+
+def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
+    busy, settling = desk.claim(2)
+    assert desk.held.settle(settling)
+    assert desk.held.hand_back() == [busy]
+    assert not desk.held.add(busy)
+    assert not desk.held.wait_empty(0.01)
+    desk.held.remove(settling)
+    assert desk.held.wait_empty(0.01)
