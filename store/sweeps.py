@@ -254,6 +254,6 @@ def leader_lock(db: Database) -> Iterator[bool]:
         try:
             yield bool(leads)
         finally:
-            # A connection that broke has taken its lock along.
-            with suppress(DBAPIError):
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})
+            with suppress(DBAPIError):  # a connection that broke has taken its lock along
+                if leads:
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})

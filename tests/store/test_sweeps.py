@@ -1,0 +1,287 @@
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from store.claims import Finish, claim, finish, renew
+from store.db import Database
+from store.jobs import Idempotency, get, request_cancel, timeline
+from store.payloads import ServiceClass
+from store.settings import Settings
+from store.states import JobState
+from store.sweeps import (
+    QueueDepth,
+    SweepResult,
+    cancel_stale,
+    expire_deadlines,
+    expire_overdue,
+    forget_announcements,
+    leader_lock,
+    purge,
+    sweep_leases,
+    take_stale,
+    take_waiting,
+    waiting_queues,
+)
+from store.webhooks import delivered
+from tests.store.making import QUEUE, AcceptOne, Query
+
+NOTHING = SweepResult(requeued=0, failed=0, cancelled=0)
+
+
+def start(db: Database, *job_ids: str, lease_s: float = 60.0) -> None:
+    assert set(claim(db, "worker", QUEUE, job_ids, lease_s)) == set(job_ids)
+
+
+def end(db: Database, job_id: str) -> None:
+    start(db, job_id)
+    assert finish(db, [Finish(job_id, 1, JobState.SUCCEEDED, {"text": ""}, None, None, ())]) == {job_id}
+
+
+class TestLeases:
+    def test_a_lost_workers_job_goes_back_and_its_attempt_is_charged(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        job_id = accept_one()
+        start(db, job_id, lease_s=0)
+        assert sweep_leases(db) == SweepResult(requeued=1, failed=0, cancelled=0)
+        assert sweep_leases(db) == NOTHING
+        job = get(db, tenant, job_id)
+        assert (job.state, job.attempt, job.epoch, job.announced_at) == (JobState.QUEUED, 1, 1, None)
+        assert (job.owner, job.lease_expires_at, job.completed_at) == (None, None, None)
+        assert timeline(db, tenant, job_id)[-1].kind == "lease_expired"
+        assert query("SELECT outcome, error ->> 'code' AS code, ended_at IS NULL AS open FROM attempts") == [
+            {"outcome": "worker_lost", "code": "worker_lost", "open": False}
+        ]
+
+    def test_a_job_without_attempts_left_fails(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        job_id = accept_one(max_attempts=2, webhook={"url": "https://example.com/x"})
+        for _ in range(2):
+            start(db, job_id, lease_s=0)
+            result = sweep_leases(db)
+        assert result == SweepResult(requeued=0, failed=1, cancelled=0, ended=(job_id,))
+        job = get(db, tenant, job_id)
+        assert job.state is JobState.FAILED
+        assert job.completed_at is not None
+        assert job.error is not None
+        assert (job.error["code"], job.error["attempt"]) == ("max_attempts_exceeded", 2)
+        assert query("SELECT state, epoch FROM job_terminal") == [{"state": "failed", "epoch": 2}]
+        assert query("SELECT type FROM webhook_deliveries") == [{"type": "job.failed"}]
+        assert [row["outcome"] for row in query("SELECT outcome FROM attempts")] == ["worker_lost", "worker_lost"]
+
+    def test_a_live_lease_is_left_alone(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
+        kept, renewed = accept_one(), accept_one()
+        start(db, kept)
+        start(db, renewed, lease_s=0)
+        renew(db, "worker", {renewed: 1}, 60)
+        assert sweep_leases(db) == NOTHING
+        assert get(db, tenant, renewed).state is JobState.RUNNING
+
+    @pytest.mark.parametrize("sweep", [sweep_leases, cancel_stale])
+    def test_a_lost_job_that_shall_be_cancelled_is(
+        self, db: Database, tenant: str, accept_one: AcceptOne, sweep: Callable[[Database], object], query: Query
+    ) -> None:
+        job_id = accept_one(max_attempts=1)
+        start(db, job_id, lease_s=0)
+        request_cancel(db, tenant, job_id)
+        assert sweep(db) in (SweepResult(requeued=0, failed=0, cancelled=1, ended=(job_id,)), 1)
+        job = get(db, tenant, job_id)
+        assert (job.state, job.error) == (JobState.CANCELLED, None)
+        assert query("SELECT state FROM job_terminal") == [{"state": "cancelled"}]
+
+    def test_cancelling_stale_jobs_leaves_the_other_lost_ones(
+        self, db: Database, tenant: str, accept_one: AcceptOne
+    ) -> None:
+        lost, alive = accept_one(), accept_one()
+        start(db, lost, lease_s=0)
+        start(db, alive)
+        request_cancel(db, tenant, alive)
+        assert cancel_stale(db) == 0
+        assert get(db, tenant, lost).state is JobState.RUNNING
+
+    def test_the_longest_lost_come_first(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
+        ids = [accept_one() for _ in range(5)]
+        for job_id in reversed(ids):
+            start(db, job_id, lease_s=0)
+        sweep_leases(db, limit=2)
+        assert [get(db, tenant, job_id).state.value for job_id in ids] == ["running"] * 3 + ["queued"] * 2
+
+
+class TestDeadlines:
+    def test_a_queued_job_past_its_deadline_expires(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        overdue, timely = accept_one(deadline_s=-1.0, webhook={"url": "https://example.com/x"}), accept_one()
+        assert expire_overdue(db) == [overdue]
+        assert expire_deadlines(db) == 0
+        job = get(db, tenant, overdue)
+        assert job.state is JobState.EXPIRED
+        assert job.completed_at is not None
+        assert job.error is not None
+        assert job.error["code"] == "deadline_exceeded"
+        assert get(db, tenant, timely).state is JobState.QUEUED
+        assert query("SELECT job_id, state FROM job_terminal") == [{"job_id": overdue, "state": "expired"}]
+        assert query("SELECT type FROM webhook_deliveries") == [{"type": "job.expired"}]
+
+    def test_a_running_job_has_a_grace(self, db: Database, tenant: str, accept_one: AcceptOne, query: Query) -> None:
+        job_id = accept_one()
+        start(db, job_id)
+        query("UPDATE jobs SET deadline_at = now() - interval '10 s'")
+        assert expire_deadlines(db, grace_s=20) == 0
+        assert expire_deadlines(db, grace_s=9) == 1
+        assert get(db, tenant, job_id).state is JobState.EXPIRED
+        late = Finish(job_id, 1, JobState.SUCCEEDED, {"text": "late"}, None, None, ())
+        assert finish(db, [late]) == set(), "its worker comes too late"
+        assert query("SELECT outcome FROM attempts") == [{"outcome": "expired"}]
+
+    def test_no_more_than_the_limit_at_once(self, db: Database, accept_one: AcceptOne) -> None:
+        for _ in range(3):
+            accept_one(deadline_s=-1.0)
+        assert [expire_deadlines(db, 2), expire_deadlines(db, 2), expire_deadlines(db, 2)] == [2, 1, 0]
+
+
+class TestAnnouncing:
+    def test_waiting_jobs_are_taken_in_order_and_once(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
+        waits: dict[str, Any] = {"announce": False}
+        batch = accept_one(**waits, service_class=ServiceClass.BATCH, priority=0)
+        low = accept_one(**waits, priority=9)
+        first, second = accept_one(**waits), accept_one(**waits)
+        online = accept_one(**waits, service_class=ServiceClass.INTERACTIVE, priority=9)
+        accept_one(**waits, queue="other@1")
+        assert take_waiting(db, QUEUE, 3) == [online, first, second]
+        assert take_waiting(db, QUEUE, 3) == [low, batch]
+        assert take_waiting(db, QUEUE, 3) == []
+        assert get(db, tenant, batch).announced_at is not None
+
+    def test_a_claimed_job_is_not_announced(self, db: Database, accept_one: AcceptOne) -> None:
+        start(db, accept_one(announce=False))
+        assert take_waiting(db, QUEUE, 1) == []
+
+    def test_what_nobody_claimed_is_announced_again(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        old, older, new, waiting = accept_one(), accept_one(), accept_one(), accept_one(announce=False)
+        for job_id, age in ((old, 20), (older, 30)):
+            query("UPDATE jobs SET announced_at = now() - :age * interval '1 s' WHERE id = :id", age=age, id=job_id)
+        assert take_stale(db, QUEUE, 10, 1) == [older]
+        assert take_stale(db, QUEUE, 10, 5) == [old]
+        assert take_stale(db, QUEUE, 10, 5) == []
+        assert take_stale(db, "other@1", 0, 5) == []
+        assert take_stale(db, QUEUE, 0, 5) == [new, older, old]
+        assert get(db, tenant, waiting).announced_at is None
+
+    def test_after_a_wipe_everybody_queued_waits_again(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
+        first, second, running = accept_one(), accept_one(), accept_one()
+        start(db, running)
+        assert forget_announcements(db) == 2
+        assert forget_announcements(db) == 0
+        assert take_waiting(db, QUEUE, 5) == [first, second]
+        assert get(db, tenant, running).announced_at is not None
+
+    def test_depths_tell_waiting_from_announced(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        assert waiting_queues(db) == []
+        for queue in ("b@1", "a@1", "b@1"):
+            accept_one(queue=queue)
+        for _ in range(2):
+            accept_one(queue="b@1", announce=False)
+        accept_one(queue="c@1", announce=False)
+        start(db, accept_one())
+        query("UPDATE jobs SET announced_at = now() - interval '30 s' WHERE queue = 'a@1'")
+        found = {depth.queue: depth for depth in waiting_queues(db)}
+        assert list(found) == ["a@1", "b@1", "c@1"]
+        assert (found["b@1"].waiting, found["b@1"].announced) == (2, 2)
+        assert found["c@1"] == QueueDepth(queue="c@1", waiting=1, announced=0, oldest_announced_s=None)
+        assert (found["a@1"].waiting, found["a@1"].announced) == (0, 1)
+        assert found["a@1"].oldest_announced_s is not None
+        assert 30 <= found["a@1"].oldest_announced_s < 90
+
+
+class TestPurging:
+    def age(self, query: Query, seconds: float) -> None:
+        query("UPDATE jobs SET completed_at = completed_at - :s * interval '1 s'", s=seconds)
+        query("UPDATE idempotency_keys SET created_at = created_at - :s * interval '1 s'", s=seconds)
+
+    def test_ended_jobs_go_with_all_they_left_after_their_time(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        end(db, accept_one(idempotency=Idempotency("r", "k", "f")))
+        waiting, running = accept_one(), accept_one()
+        start(db, running)
+        self.age(query, 100)
+        assert purge(db, 200, 200, 10) == 0
+        assert purge(db, 50, 200, 10) == 1
+        assert {row["id"] for row in query("SELECT id FROM jobs")} == {waiting, running}
+        left = "SELECT job_id FROM job_terminal UNION ALL SELECT job_id FROM idempotency_keys"
+        assert query(left) == []
+
+    def test_idempotency_keys_go_before_their_jobs(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        job_id = accept_one(idempotency=Idempotency("r", "k", "f"))
+        end(db, job_id)
+        self.age(query, 100)
+        assert purge(db, 200, 50, 10) == 1
+        assert get(db, tenant, job_id).state is JobState.SUCCEEDED
+        assert accept_one(idempotency=Idempotency("r", "k", "f")) != job_id
+
+    def test_a_job_stays_while_its_webhook_is_tried(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        end(db, accept_one(webhook={"url": "https://example.com/x"}))
+        self.age(query, 100)
+        assert purge(db, 50, 50, 10) == 0
+        delivered(db, query("SELECT id FROM webhook_deliveries")[0]["id"], 200)
+        assert purge(db, 50, 50, 10) == 1
+
+    def test_no_more_than_the_limit_at_once(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        for _ in range(3):
+            end(db, accept_one())
+        self.age(query, 100)
+        assert [purge(db, 50, 50, 2) for _ in range(3)] == [2, 1, 0]
+
+
+class TestTwoDispatchers:
+    def test_one_leads_and_the_other_waits(self, db: Database, settings: Settings) -> None:
+        standby = Database(settings.database_url, application_name="standby")
+        with leader_lock(db) as leads:
+            assert leads
+            with leader_lock(standby) as also:
+                assert not also
+            with leader_lock(standby) as still:
+                assert not still, "the standby's leaving must not free the leader's lock"
+        with leader_lock(standby) as leads:
+            assert leads
+        standby.close()
+
+    def test_the_lock_of_a_dead_leader_is_free(self, db: Database, query: Query) -> None:
+        def die() -> None:
+            with leader_lock(db) as leads:
+                assert leads
+                query("SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'")
+
+        die()
+        with leader_lock(db) as leads:
+            assert leads
+
+    def test_sweeping_together_does_everything_once(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        lost = [accept_one(max_attempts=1 + n % 2) for n in range(30)]
+        start(db, *lost, lease_s=0)
+        for _ in range(30):
+            accept_one(deadline_s=-1.0)
+        barrier = Barrier(4)
+
+        def dispatch(_: int) -> tuple[int, int, int, list[str]]:
+            barrier.wait(10)
+            swept = [sweep_leases(db, 7) for _ in range(9)]
+            expired = sum(expire_deadlines(db, 7) for _ in range(9))
+            taken = [job_id for _ in range(9) for job_id in take_waiting(db, QUEUE, 7)]
+            return sum(s.requeued for s in swept), sum(s.failed for s in swept), expired, taken
+
+        with ThreadPoolExecutor(4) as pool:
+            requeued, failed, expired, taken = zip(*pool.map(dispatch, range(4), timeout=60), strict=True)
+        assert (sum(requeued), sum(failed), sum(expired)) == (15, 15, 30)
+        announced = [job_id for jobs in taken for job_id in jobs]
+        assert len(announced) == len(set(announced)), "no job is announced by both"
+        assert query("SELECT count(*) AS n FROM job_terminal") == [{"n": 45}]
