@@ -1,0 +1,138 @@
+"""What the engine's tests share: requests, a detokenizer, a watched fake, and the slow obvious reference."""
+
+import codecs
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from models.engine.live import LiveRequest
+from models.engine.loop import Engine
+from models.engine.requests import EngineRequest, FinishReason, SamplingParams
+from models.engine.runner import Sampled, StepPlan
+from models.fake import EOS, FakeRunner, PlanError, next_token
+
+_ids = itertools.count(1)
+
+
+class Bytes:
+    """A detokenizer of bytes that never shows half a character."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token_id: int) -> str:
+        return self._utf8.decode(bytes([token_id]) if token_id < EOS else b"")
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+@dataclass
+class Clock:
+    """Stands still until it is set."""
+
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ask(
+    prompt: str = "hello",
+    *,
+    max_tokens: int = 64,
+    stop: Iterable[str] = (),
+    ignore_eos: bool = False,
+    deadline: float | None = None,
+    request_id: str | None = None,
+) -> EngineRequest:
+    sampling = SamplingParams(max_tokens=max_tokens, stop=tuple(stop), ignore_eos=ignore_eos)
+    return EngineRequest(request_id or f"r{next(_ids)}", tuple(prompt.encode()), sampling, deadline)
+
+
+def live(request: EngineRequest) -> LiveRequest:
+    return LiveRequest(request, Bytes(), frozenset({EOS}), now=0.0)
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
+    """Return what precedes the first stop string to be complete, reading letter by letter; None without one."""
+    for end in range(1, len(text) + 1):
+        for stop in sorted(stops, key=len, reverse=True):
+            if text[:end].endswith(stop):
+                return text[: end - len(stop)]
+    return None
+
+
+@dataclass(frozen=True)
+class Expected:
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+
+def alone(request: EngineRequest) -> Expected:
+    """Return what the fake model says to the prompt when nothing else runs, without any engine."""
+    sampling = request.sampling
+    tokens: list[int] = []
+    while len(tokens) < sampling.max_tokens:
+        tokens.append(next_token(request.prompt, tokens, ends=not sampling.ignore_eos))
+        if tokens[-1] == EOS:
+            return Expected(bytes(tokens[:-1]).decode(), tuple(tokens), FinishReason.STOP)
+        text = bytes(tokens).decode()
+        cut = cut_at_stop(text, sampling.stop)
+        if cut is not None:
+            return Expected(cut, tuple(tokens), FinishReason.STOP)
+    return Expected(bytes(tokens).decode(), tuple(tokens), FinishReason.LENGTH)
+
+
+@dataclass
+class Watched(FakeRunner):
+    """A fake that keeps its plans, remembers what broke the contract, and fails when it is told to."""
+
+    num_blocks: int = 64
+    block_tokens: int = 4
+    context_window: int = 256
+    plans: list[StepPlan] = field(default_factory=list)
+    breaches: list[PlanError] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)  # one is raised by each of the next steps
+    not_finite: set[str] = field(default_factory=set)
+    forgotten: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(
+            num_blocks=self.num_blocks,
+            block_tokens=self.block_tokens,
+            context_window=self.context_window,
+            fault=self._fail,
+            is_finite=lambda row: row.request.id not in self.not_finite,
+        )
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        self.plans.append(plan)
+        try:
+            return super().run(plan)
+        except PlanError as error:
+            self.breaches.append(error)
+            raise
+
+    def forget(self, request_id: str) -> None:
+        super().forget(request_id)
+        self.forgotten.append(request_id)
+
+    def _fail(self, plan: StepPlan) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+def step(engine: Engine) -> None:
+    """Make an engine whose thread was not started do one step here."""
+    engine._step()
+
+
+def step_until_idle(engine: Engine, limit: int = 5000) -> int:
+    """Step until nobody is inside, and return the number of steps."""
+    for num_steps in range(limit):
+        if not engine._inside:
+            return num_steps
+        step(engine)
+    raise AssertionError(f"{len(engine._inside)} requests still inside after {limit} steps")

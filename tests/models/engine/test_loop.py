@@ -1,0 +1,443 @@
+"""The engine's thread: every request gets an outcome, whatever the runner, the callbacks or a stop do meanwhile."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from models.engine.loop import Engine, EngineConfig
+from models.engine.requests import (
+    Completion,
+    Delta,
+    EngineError,
+    EngineRequest,
+    EngineStopped,
+    FinishReason,
+    NumericalError,
+    OutOfMemory,
+    RequestInvalid,
+    RequestTooLong,
+    StepFailed,
+)
+from models.engine.runner import RunnerBroken, Sampled, StepPlan
+from models.fake import FakeRunner
+from tests.models.engine.rig import Bytes, Clock, Watched, alone, ask, step, step_until_idle
+
+WAIT_S = 10.0
+Start = Callable[..., Engine]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start engines whose threads are gone when the test ends."""
+    engines: list[Engine] = []
+
+    def start_one(
+        runner: FakeRunner,
+        *,
+        max_slots: int = 8,
+        step_tokens: int = 64,
+        on_deltas: Callable[[list[Delta]], None] = lambda deltas: None,
+    ) -> Engine:
+        engine = Engine(runner, Bytes, EngineConfig(max_slots, step_tokens), on_deltas=on_deltas)
+        engines.append(engine)
+        engine.start()
+        return engine
+
+    yield start_one
+    for engine in engines:
+        engine.stop(WAIT_S)
+        assert not engine._thread.is_alive()
+
+
+class Gate:
+    """Holds the runner inside a step until it is opened; ``then`` is raised there."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.then: BaseException | None = None
+
+    def __call__(self, plan: StepPlan) -> None:
+        self.entered.set()
+        assert self.opened.wait(WAIT_S)
+        if self.then is not None:
+            raise self.then
+
+    def open(self, then: BaseException | None = None) -> None:
+        self.then = then
+        self.opened.set()
+
+
+def check_answers(requests: list[EngineRequest], futures: list[Future[Completion]]) -> None:
+    for request, future in zip(requests, futures, strict=True):
+        completion, expected = future.result(WAIT_S), alone(request)
+        assert (completion.text, completion.token_ids, completion.finish_reason) == (
+            expected.text,
+            expected.token_ids,
+            expected.finish_reason,
+        )
+
+
+def test_many_threads_submit_and_each_gets_its_own_answer(start: Start) -> None:
+    engine = start(FakeRunner(num_blocks=40, block_tokens=4))
+    requests = [ask(f"question {n}", max_tokens=60, ignore_eos=n % 2 == 0) for n in range(48)]
+    futures: dict[str, Future[Completion]] = {}
+
+    def submit(mine: list[EngineRequest]) -> None:
+        for request in mine:
+            futures[request.id] = engine.submit(request)
+
+    threads = [threading.Thread(target=submit, args=(requests[n::6],)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    check_answers(requests, [futures[request.id] for request in requests])
+    stats = engine.stats()
+    assert (stats.completed, stats.failed, stats.running, stats.waiting) == (48, 0, 0, 0)
+    assert stats.free_blocks == stats.total_blocks == 40
+    assert 1 < stats.mean_batch <= stats.peak_batch <= 8
+    assert stats.output_tokens == sum(len(future.result(0).token_ids) for future in futures.values())
+    assert stats.prompt_tokens == sum(len(request.prompt) for request in requests)
+    assert max(stats.recent_batches) <= 8
+    assert len(stats.recent_batches) <= 128
+
+
+def test_deltas_of_a_step_come_in_one_call_before_the_outcomes() -> None:
+    told: list[object] = []
+    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: told.append([d.text for d in deltas]))
+    for request in (ask("one", max_tokens=2, ignore_eos=True), ask("two", max_tokens=1, ignore_eos=True)):
+        engine.submit(request).add_done_callback(lambda future: told.append(future.result().finish_reason))
+    first, second = (alone(ask(prompt, max_tokens=2, ignore_eos=True)).text for prompt in ("one", "two"))
+    step_until_idle(engine)
+    assert told == [[first[0], second[0]], FinishReason.LENGTH, [first[1]], FinishReason.LENGTH]
+
+
+def test_the_lock_is_free_while_the_model_runs(start: Start) -> None:
+    gate = Gate()
+    engine = start(FakeRunner(fault=gate))
+    first = engine.submit(ask("first"))
+    assert gate.entered.wait(WAIT_S)
+    request = ask("second")
+    second = engine.submit(request)
+    assert engine.stats().waiting == 1
+    assert engine.can_admit(16)
+    assert engine.is_healthy(WAIT_S)
+    assert engine.cancel(request.id)
+    gate.open()
+    assert second.result(WAIT_S).finish_reason is FinishReason.CANCELLED
+    assert first.result(WAIT_S).finish_reason in {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def test_a_cancelled_request_keeps_its_text_and_frees_its_blocks_before_the_next_step() -> None:
+    runner = Watched(num_blocks=8, block_tokens=4)
+    deltas: list[Delta] = []
+    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=deltas.extend)
+    request = ask("cancel me", max_tokens=20, stop=["zzz"], ignore_eos=True)
+    future = engine.submit(request)
+    for _ in range(5):
+        step(engine)
+    assert engine.cancel(request.id)
+    num_plans = len(runner.plans)
+    step(engine)
+    assert engine.stats().free_blocks == 8
+    assert len(runner.plans) == num_plans
+    completion = future.result(0)
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert completion.text == alone(request).text[:5] == "".join(delta.text for delta in deltas)
+    assert not engine.cancel(request.id)
+
+
+def test_text_that_was_held_back_is_told_when_the_request_is_cancelled() -> None:
+    deltas: list[Delta] = []
+    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
+    whole = alone(ask("hold", ignore_eos=True)).text
+    request = ask("hold", stop=[whole[:6] + "!"], ignore_eos=True)
+    future = engine.submit(request)
+    for _ in range(4):
+        step(engine)
+    assert deltas == []
+    engine.cancel(request.id)
+    step(engine)
+    assert [(delta.seq, delta.text, len(delta.token_ids)) for delta in deltas] == [(1, whole[:4], 4)]
+    assert future.result(0).deltas == (whole[:4],)
+
+
+def test_a_deadline_ends_a_request_that_runs_and_one_that_waits() -> None:
+    clock = Clock(100.0)
+    engine = Engine(Watched(), Bytes, EngineConfig(max_slots=1), on_deltas=lambda deltas: None, clock=clock)
+    running = engine.submit(ask("a", ignore_eos=True, deadline=103.0))
+    waiting = engine.submit(ask("b", deadline=102.0))
+    for clock.now in (101.0, 102.0, 103.0):
+        step(engine)
+    ran, waited = running.result(0), waiting.result(0)
+    assert (ran.finish_reason, len(ran.token_ids), ran.queued_s, ran.first_token_s, ran.total_s) == (
+        FinishReason.DEADLINE,
+        2,
+        1.0,
+        1.0,
+        3.0,
+    )
+    assert (waited.finish_reason, waited.text, waited.queued_s, waited.first_token_s) == (
+        FinishReason.DEADLINE,
+        "",
+        2.0,
+        None,
+    )
+
+
+def test_one_row_that_is_not_finite_fails_alone(start: Start) -> None:
+    requests = [ask(f"row {n}", request_id=f"row-{n}") for n in range(6)]
+    engine = start(FakeRunner(is_finite=lambda row: row.request.id != "row-3" or len(row.output) < 3))
+    futures = [engine.submit(request) for request in requests]
+    with pytest.raises(NumericalError):
+        futures[3].result(WAIT_S)
+    del requests[3], futures[3]
+    check_answers(requests, futures)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "code"),
+    [
+        (RuntimeError("broken kernel"), StepFailed, "worker_lost"),
+        (MemoryError(), OutOfMemory, "out_of_memory"),
+        (OutOfMemoryError("CUDA out of memory"), OutOfMemory, "out_of_memory"),
+    ],
+)
+def test_a_step_that_fails_fails_its_rows_and_no_others(
+    start: Start, raised: Exception, kind: type[EngineError], code: str
+) -> None:
+    gate = Gate()
+    engine = start(FakeRunner(fault=gate), max_slots=1)
+    failed = engine.submit(ask("in the step"))
+    assert gate.entered.wait(WAIT_S)
+    waiting = ask("waiting")
+    future = engine.submit(waiting)
+    failed.add_done_callback(lambda _: setattr(gate, "then", None))
+    gate.open(then=raised)
+    error = failed.exception(WAIT_S)
+    assert type(error) is kind
+    assert (error.code, error.retryable, error.__cause__) == (code, True, raised)
+    check_answers([waiting], [future])
+    assert engine.is_healthy(WAIT_S)
+
+
+class Wrong(FakeRunner):
+    """Answers for a request that nobody asked about."""
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        return [Sampled("somebody", 65) for _ in super().run(plan)]
+
+
+def test_tokens_of_another_request_fail_the_step(start: Start) -> None:
+    future = start(Wrong()).submit(ask())
+    assert isinstance(future.exception(WAIT_S), StepFailed)
+
+
+@pytest.mark.parametrize("raised", [RunnerBroken("device lost"), SystemExit(1)])
+def test_when_the_thread_dies_everybody_is_told(start: Start, raised: BaseException) -> None:
+    gate = Gate()
+    engine = start(FakeRunner(fault=gate), max_slots=1)
+    reason: Future[BaseException] = Future()
+    engine.on_failed = reason.set_result
+    futures = [engine.submit(ask(f"{n}")) for n in range(3)]
+    assert gate.entered.wait(WAIT_S)
+    gate.open(then=raised)
+    for future in futures:
+        assert type(future.exception(WAIT_S)) is EngineStopped
+    assert reason.result(WAIT_S) is raised
+    assert not engine.is_healthy(WAIT_S)
+    assert not engine.can_admit(1)
+    with pytest.raises(EngineStopped):
+        engine.submit(ask())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("full"), SystemExit(1)])
+def test_callbacks_that_raise_change_nothing(start: Start, error: BaseException) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    engine = start(FakeRunner(), on_deltas=fail)
+    engine.on_credit = fail
+    requests = [ask(f"{n}") for n in range(4)]
+    futures = [engine.submit(request) for request in requests]
+    for future in futures:
+        future.add_done_callback(fail)
+    check_answers(requests, futures)
+    assert engine.is_healthy(WAIT_S)
+
+
+class Picky(Bytes):
+    """Knows no letter e."""
+
+    def add(self, token_id: int) -> str:
+        if token_id == ord("e"):
+            raise KeyError(token_id)
+        return super().add(token_id)
+
+
+def test_a_detokenizer_that_raises_fails_its_request_alone() -> None:
+    detokenizers = iter([Picky(), Bytes()])
+    engine = Engine(Watched(), lambda: next(detokenizers), EngineConfig(), on_deltas=lambda deltas: None)
+    requests = [ask("same", ignore_eos=True), ask("same", ignore_eos=True)]
+    futures = [engine.submit(request) for request in requests]
+    step_until_idle(engine)
+    assert type(futures[0].exception(0)) is EngineError
+    check_answers(requests[1:], futures[1:])
+    assert engine.stats().free_blocks == 64
+
+
+def test_a_failure_of_the_books_still_tells_everybody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    engine = start(FakeRunner(fault=gate))
+    futures = [engine.submit(ask(f"{n}", max_tokens=1)) for n in range(3)]
+    assert gate.entered.wait(WAIT_S)
+    monkeypatch.setattr(engine._scheduler, "remove", lambda live: 1 / 0)
+    gate.open()
+    assert futures[0].exception(WAIT_S) is None  # it had ended when the books failed
+    assert [type(future.exception(WAIT_S)) for future in futures[1:]] == [EngineStopped] * 2
+    assert not engine.is_healthy(WAIT_S)
+
+
+def test_stop_waits_for_the_step_and_tells_the_rest(start: Start) -> None:
+    entered = threading.Event()
+
+    def wait_for_the_stop(plan: StepPlan) -> None:
+        entered.set()
+        with engine._changed:
+            assert engine._changed.wait_for(lambda: engine._stopping, WAIT_S)
+
+    engine = start(FakeRunner(fault=wait_for_the_stop), max_slots=1)
+    ends_now = engine.submit(ask("a", max_tokens=1))
+    assert entered.wait(WAIT_S)
+    waits = engine.submit(ask("b"))
+    engine.stop(WAIT_S)
+    assert ends_now.result(0).finish_reason is FinishReason.LENGTH
+    assert type(waits.exception(0)) is EngineStopped
+    assert engine.stats().free_blocks == engine.stats().total_blocks
+
+
+def test_stop_does_not_wait_for_ever_for_a_step_that_hangs(start: Start) -> None:
+    gate = Gate()
+    runner = Watched()
+    runner._fault = gate
+    engine = start(runner)
+    future = engine.submit(ask())
+    assert gate.entered.wait(WAIT_S)
+    engine.stop(0.01)
+    assert type(future.exception(0)) is EngineStopped
+    assert runner.forgotten == []  # its thread is still busy with it
+    gate.open()
+    engine._thread.join(WAIT_S)
+    assert len(runner.forgotten) == 1
+
+
+def test_an_engine_that_was_never_started_tells_everybody_too() -> None:
+    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    future = engine.submit(ask())
+    assert not engine.is_healthy(WAIT_S)
+    engine.stop(WAIT_S)
+    assert type(future.exception(0)) is EngineStopped
+    with pytest.raises(EngineStopped):
+        engine.submit(ask())
+
+
+def test_a_future_cannot_be_cancelled_under_the_engine() -> None:
+    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    future = engine.submit(ask())
+    assert not future.cancel()
+    step_until_idle(engine)
+    assert future.done()
+
+
+def test_a_callback_may_submit_the_next_request(start: Start) -> None:
+    engine = start(FakeRunner())
+    chained: Future[Completion] = Future()
+    request = ask("next", request_id="again")
+
+    def submit_next(_: object) -> None:
+        engine.submit(request).add_done_callback(lambda future: chained.set_result(future.result()))
+
+    engine.submit(ask("first", request_id="again")).add_done_callback(submit_next)
+    assert chained.result(WAIT_S).text == alone(request).text
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [ask(""), ask(max_tokens=0), ask(stop=["a", ""])],
+    ids=["no prompt", "no tokens", "empty stop string"],
+)
+def test_what_can_never_be_computed_is_refused(request_: EngineRequest) -> None:
+    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    with pytest.raises(RequestInvalid):
+        engine.submit(request_)
+
+
+def test_an_id_is_used_once_at_a_time() -> None:
+    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine.submit(ask(request_id="same"))
+    with pytest.raises(RequestInvalid):
+        engine.submit(ask(request_id="same"))
+    step_until_idle(engine)
+    engine.submit(ask(request_id="same"))
+
+
+@pytest.mark.parametrize(("num_blocks", "context_window", "limit"), [(10, 256, 40), (64, 50, 50)])
+def test_what_can_never_fit_is_refused_at_once(num_blocks: int, context_window: int, limit: int) -> None:
+    runner = Watched(num_blocks=num_blocks, block_tokens=4, context_window=context_window)
+    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    with pytest.raises(RequestTooLong, match=f"at most {limit} fit"):
+        engine.submit(ask("12345", max_tokens=limit - 4))
+    future = engine.submit(ask("12345", max_tokens=limit - 5, ignore_eos=True))
+    step_until_idle(engine)
+    assert len(future.result(0).token_ids) == limit - 5
+
+
+def test_credit_counts_what_was_promised_and_comes_back() -> None:
+    engine = Engine(Watched(num_blocks=10, block_tokens=4), Bytes, EngineConfig(3), on_deltas=lambda deltas: None)
+    has_credit: list[bool] = []
+    engine.on_credit = lambda: has_credit.append(engine.can_admit(40))
+    assert engine.can_admit(40)
+    engine.submit(ask("12345", max_tokens=15))  # five of ten blocks, though it holds none yet
+    assert (engine.can_admit(20), engine.can_admit(21)) == (True, False)
+    engine.submit(ask("1", max_tokens=3))
+    assert (engine.can_admit(16), engine.can_admit(17)) == (True, False)
+    engine.submit(ask("1", max_tokens=3))
+    assert not engine.can_admit(1)  # no slot
+    step_until_idle(engine)
+    assert has_credit[-1]
+    assert engine.can_admit(41)  # can never fit: submit refuses it, which is better than waiting for ever
+
+
+def test_health_and_the_age_of_the_last_step() -> None:
+    clock = Clock(50.0)
+    runner = Watched()
+    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None, clock=clock)
+    gate = Gate()
+    runner._fault = gate
+    engine.start()
+    clock.now = 99.0
+    assert (engine.stats().last_step_age_s, engine.is_healthy(5.0)) == (0.0, True)
+    future = engine.submit(ask(max_tokens=1))
+    assert gate.entered.wait(WAIT_S)
+    clock.now = 103.0
+    assert (engine.stats().last_step_age_s, engine.is_healthy(5.0)) == (4.0, True)
+    clock.now = 105.0
+    assert (engine.stats().last_step_age_s, engine.is_healthy(5.0)) == (6.0, False)
+    gate.open()
+    future.result(WAIT_S)
+    assert (engine.stats().last_step_age_s, engine.is_healthy(5.0)) == (0.0, True)
+    engine.stop(WAIT_S)
+    assert not engine.is_healthy(5.0)
+
+
+@pytest.mark.parametrize(("max_slots", "step_tokens"), [(0, 8), (8, 0)])
+def test_a_configuration_in_which_nothing_runs_is_refused(max_slots: int, step_tokens: int) -> None:
+    with pytest.raises(ValueError, match="an engine needs"):
+        EngineConfig(max_slots, step_tokens)
