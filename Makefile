@@ -37,7 +37,7 @@ up: $(STAMP)  ## the local stack, until Ctrl-C
 	@$(BIN)/headrace up
 
 bench: $(STAMP)  ## throughput of the whole path against the bare engine and transformers
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.path
 
 lock:  ## write constraints.txt from what resolves today
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
