@@ -75,6 +75,10 @@ class Client:
         params = {name: value for name, value in filters.items() if value is not None}
         return list(self._call("GET", "/v1/jobs", params=params)["data"])
 
+    def timeline(self, job_id: str) -> list[Json]:
+        """Return what happened to a job, oldest first."""
+        return list(self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}/timeline")["events"])
+
     def cancel(self, job_id: str) -> Json:
         """Ask for a job's end and return it."""
         return self._call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")

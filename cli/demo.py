@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from cli import charts, render
@@ -50,15 +49,6 @@ _BESIDE = (
 )
 
 
-@dataclass(frozen=True)
-class _Submitted:
-    """A job as accepted, and when that was, in seconds since the burst."""
-
-    job_id: str
-    prompt: str
-    at_s: float
-
-
 def demo(model: str) -> None:
     """Run the demo; raises Unavailable with one sentence if any part of it did not work."""
     began = time.monotonic()
@@ -81,39 +71,36 @@ def _run(stack: Stack, client: Client, receiver: Receiver, model: str, began: fl
     occupancy = Occupancy()
     with _endpoint(client, receiver):
         with sampled(stack.worker_metrics_urls[0], occupancy):
-            submitted, ended = _burst(client, model, began)
-        _show_jobs(submitted, ended)
+            jobs = _burst(client, model, began)
+        _show_jobs(client, jobs)
         _show_occupancy(occupancy)
-        _check(ended, receiver)
+        _check(jobs, receiver)
 
 
-def _burst(client: Client, model: str, began: float) -> tuple[list[_Submitted], list[Json]]:
-    """Submit every job at once, stream the first, and return them as submitted and as ended."""
-    burst_at = time.monotonic()
+def _burst(client: Client, model: str, began: float) -> list[Json]:
+    """Submit every job at once, stream the first, and return all of them as they ended."""
     with ThreadPoolExecutor(len(_BESIDE) + 1) as pool:
-        streamed = _submit(client, model, *_STREAMED, burst_at)
-        beside = [pool.submit(_submit, client, model, prompt, size, burst_at) for prompt, size in _BESIDE]
-        say(f"{len(beside) + 1} jobs submitted; streaming {streamed.job_id} while the others run beside it\n")
+        streamed = _submit(client, model, *_STREAMED)
+        beside = [pool.submit(_submit, client, model, prompt, size) for prompt, size in _BESIDE]
+        say(f"{len(beside) + 1} jobs submitted; streaming {streamed} while the others run beside it\n")
         _stream(client, streamed, began)
-        submitted = [streamed, *(future.result() for future in beside)]
-        return submitted, list(pool.map(lambda one: client.wait(one.job_id), submitted))
+        return list(pool.map(client.wait, [streamed, *(future.result() for future in beside)]))
 
 
-def _submit(client: Client, model: str, prompt: str, max_tokens: int, burst_at: float) -> _Submitted:
+def _submit(client: Client, model: str, prompt: str, max_tokens: int) -> str:
     body = {
         "model": model,
         "input": {"messages": [{"role": "user", "content": prompt}]},
         "sampling": {"max_tokens": max_tokens, "temperature": 0},
-        "metadata": {"from": "demo"},
+        "metadata": {"demo": prompt},
     }
-    at_s = time.monotonic() - burst_at
-    return _Submitted(client.submit(body)["id"], prompt, at_s)
+    return str(client.submit(body)["id"])
 
 
-def _stream(client: Client, job: _Submitted, began: float) -> None:
-    render.out.print(f"[bold]{job.prompt}[/]", soft_wrap=True)
+def _stream(client: Client, job_id: str, began: float) -> None:
+    render.out.print(f"[bold]{_STREAMED[0]}[/]", soft_wrap=True)
     first_after_s: float | None = None
-    for event in client.follow(job.job_id):
+    for event in client.follow(job_id):
         if event.name == "job.delta":
             first_after_s = first_after_s or time.monotonic() - began
             render.write_text(event.data["text"])
@@ -122,28 +109,30 @@ def _stream(client: Client, job: _Submitted, began: float) -> None:
         say(f"first token {first_after_s:.1f} s after the command")
 
 
-def _show_jobs(submitted: Sequence[_Submitted], ended: Sequence[Json]) -> None:
-    spans = []
-    for one, job in zip(submitted, ended, strict=True):
-        usage = job.get("usage")
-        if not usage:
-            continue
-        start_s = one.at_s + usage["queue_ms"] / 1000
-        spans.append(
-            Span(
-                label=one.prompt,
-                note=f"{usage['output_tokens']} tokens",
-                queued_s=one.at_s,
-                started_s=start_s,
-                first_token_s=one.at_s + (usage["first_token_ms"] or usage["queue_ms"]) / 1000,
-                ended_s=start_s + usage["compute_ms"] / 1000,
-            )
-        )
+def _show_jobs(client: Client, jobs: Sequence[Json]) -> None:
+    """Draw every job's stored timeline on one axis, which begins when the first was accepted."""
+    timelines = [client.timeline(job["id"]) for job in jobs]
+    origin = min(events[0]["at"] for events in timelines)
+    spans = [_span(job, events, origin) for job, events in zip(jobs, timelines, strict=True)]
     render.out.print(charts.timeline(spans))
-    seconds = max((span.ended_s for span in spans), default=0.0)
-    tokens = sum(job["usage"]["output_tokens"] for job in ended if job.get("usage"))
-    if seconds:
-        say(f"{len(ended)} jobs, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s")
+    seconds = max(span.ended_s for span in spans)
+    tokens = sum(job["usage"]["output_tokens"] for job in jobs if job["usage"])
+    say(f"{len(jobs)} jobs, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s")
+
+
+def _span(job: Json, events: Sequence[Json], origin: float) -> Span:
+    at = {event["kind"]: event["at"] - origin for event in events}
+    queued_s, ended_s = events[0]["at"] - origin, events[-1]["at"] - origin
+    usage = job["usage"] or {}
+    first_token_ms = usage.get("first_token_ms")
+    return Span(
+        label=job["metadata"]["demo"],
+        note=f"{usage.get('output_tokens', 0)} tokens",
+        queued_s=queued_s,
+        started_s=at.get("started", ended_s),
+        first_token_s=ended_s if first_token_ms is None else queued_s + first_token_ms / 1000,
+        ended_s=ended_s,
+    )
 
 
 def _show_occupancy(occupancy: Occupancy) -> None:
@@ -152,12 +141,12 @@ def _show_occupancy(occupancy: Occupancy) -> None:
         say(f"batch: {occupancy.peak} jobs at most in one step, {occupancy.mean:.1f} on average")
 
 
-def _check(ended: Sequence[Json], receiver: Receiver) -> None:
+def _check(jobs: Sequence[Json], receiver: Receiver) -> None:
     """Raise Unavailable unless every job succeeded and every end came back as a webhook with a good signature."""
-    failed = [job for job in ended if job["status"] != "succeeded"]
+    failed = [job for job in jobs if job["status"] != "succeeded"]
     if failed:
-        raise Unavailable(f"{len(failed)} of {len(ended)} jobs did not succeed, first: {render.summary(failed[0])}")
-    expected = {job["id"] for job in ended}
+        raise Unavailable(f"{len(failed)} of {len(jobs)} jobs did not succeed, first: {render.summary(failed[0])}")
+    expected = {job["id"] for job in jobs}
     missing = expected - receiver.wait_for(expected, _WEBHOOKS_S)
     if missing or receiver.num_refused:
         raise Unavailable(f"webhooks: {len(missing)} missing, {receiver.num_refused} with a bad signature")

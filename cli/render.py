@@ -43,7 +43,8 @@ def summary(job: Json) -> str:
         parts.append(f"{usage['input_tokens']} + {usage['output_tokens']} tokens")
         if usage.get("first_token_ms") is not None:
             parts.append(f"first token after {usage['first_token_ms']:.0f} ms")
-        parts.append(f"computed {usage['compute_ms']:.0f} ms")
+        if usage.get("compute_ms") is not None:
+            parts.append(f"computed {usage['compute_ms']:.0f} ms")
     if job.get("error"):
         parts.append(f"{job['error']['code']}: {job['error']['message']}")
     return ", ".join(parts)
@@ -62,8 +63,8 @@ def jobs_table(jobs: Sequence[Json]) -> Table:
             f"{job['model']}@{job['model_version']}",
             _ago(job["created_at"]),
             f"{usage['input_tokens']}+{usage['output_tokens']}" if usage else "",
-            f"{usage['queue_ms']:.0f} ms" if usage else "",
-            f"{usage['compute_ms']:.0f} ms" if usage else "",
+            _ms(usage.get("queue_ms")),
+            _ms(usage.get("compute_ms")),
         )
     return table
 
@@ -82,6 +83,10 @@ def models_table(models: Sequence[Json]) -> Table:
             ", ".join(f"{alias} → {version}" for alias, version in sorted(aliases.items())),
         )
     return table
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f} ms"
 
 
 def _ago(created_at: float) -> str:

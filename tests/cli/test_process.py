@@ -1,0 +1,144 @@
+"""Children end with their parent, when asked, and when they will not listen; a supervisor starts them again."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.local.process import Child, Command, descendants, last_line, still_alive
+from cli.local.supervisor import Program, Supervisor, wait_until_ready
+from store.errors import Unavailable
+
+SLEEP = ["/bin/sleep", "60"]
+DEAF = [
+    sys.executable,
+    "-c",
+    "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); signal.pause()",
+]
+
+
+def shell(script: str, log: Path, name: str = "child") -> Command:
+    return Command(name, ["/bin/sh", "-c", script], log)
+
+
+def ended_within(pid: int, seconds: float) -> bool:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    with os.fdopen(fd) as file:
+        return bool(select.select([file], [], [], seconds)[0])
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os; from pathlib import Path; from cli.local.process import Child, Command\n"
+        f"child = Child(Command('sleep', {SLEEP!r}, Path({str(tmp_path / 'log')!r})))\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    assert ended_within(int(done.stdout), 5)
+
+
+def test_stop_asks_first_and_then_insists(tmp_path: Path) -> None:
+    assert Child(Command("sleep", SLEEP, tmp_path / "log")).stop() == -signal.SIGTERM
+    deaf = Child(Command("deaf", DEAF, tmp_path / "deaf"))
+    while not deaf.log_tail():
+        assert deaf.exit_code is None
+    assert deaf.stop(timeout_s=0.2) == -signal.SIGKILL
+
+
+def test_descendants_are_found_however_deep_and_forgotten_when_they_end(tmp_path: Path) -> None:
+    child = Child(shell("sleep 60 & sleep 60 & wait", tmp_path / "log"))
+    while len(below := descendants(child.pid)) < 2:
+        assert child.exit_code is None
+    assert {child.pid, *below} <= descendants(os.getpid())
+    assert still_alive(below) == below
+    child.kill()
+    assert all(ended_within(pid, 5) for pid in below)
+    assert still_alive(below) == set()
+
+
+def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("from before\n")
+    child = Child(shell("echo one; echo it is an error: two; echo three", log))
+    assert ended_within(child.pid, 5)
+    assert child.exit_code == 0
+    assert child.log_tail().splitlines() == ["one", "it is an error: two", "three"]
+    assert last_line(child.log_tail()) == "it is an error: two"
+
+
+def test_a_program_that_ends_before_it_serves_is_told_with_its_last_words(tmp_path: Path) -> None:
+    program = Program(shell("echo the model is damaged; exit 1", tmp_path / "log", "worker"), lambda _child: False)
+    program.start()
+    with pytest.raises(Unavailable, match=r"^worker ended: the model is damaged \(log: .*\)$"):
+        wait_until_ready([program], 10)
+
+
+def test_a_program_that_never_serves_is_named(tmp_path: Path) -> None:
+    program = Program(Command("api", SLEEP, tmp_path / "log"), lambda _child: False)
+    program.start()
+    try:
+        with pytest.raises(Unavailable, match="not ready after 0 s: api"):
+            wait_until_ready([program], 0.1)
+    finally:
+        program.stop()
+
+
+def test_who_ends_is_started_again_after_a_growing_pause(tmp_path: Path) -> None:
+    now, said = [0.0], list[str]()
+    program = Program(shell("echo out of luck; exit 3", tmp_path / "log", "worker"), lambda _child: True)
+    supervisor = Supervisor([program], said.append, clock=lambda: now[0])
+
+    def run_until_it_ended() -> int:
+        assert program.child
+        assert ended_within(program.child.pid, 5)
+        supervisor.tend()
+        return program.child.pid
+
+    program.start()
+    first = run_until_it_ended()
+    assert said == ["worker ended (exit 3): out of luck; again in 1 s"]
+    now[0] = 0.9
+    supervisor.tend()
+    assert program.child
+    assert program.child.pid == first
+    now[0] = 1.0
+    supervisor.tend()
+    assert said[1:] == ["worker started again"]
+    assert run_until_it_ended() != first
+    assert said[2:] == ["worker ended (exit 3): out of luck; again in 2 s"]
+    now[0] = 100.0
+    supervisor.tend()
+    now[0] = 161.0  # it ran for over a minute: the next pause is short again
+    run_until_it_ended()
+    assert said[-1] == "worker ended (exit 3): out of luck; again in 1 s"
+
+
+def test_who_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    class Broken:
+        name = "PostgreSQL"
+        child = Child(shell("exit 1", tmp_path / "log"))
+
+        def start(self) -> None:
+            raise Unavailable("PostgreSQL did not start: no space left")
+
+        def stop(self) -> None: ...
+
+    now, said = [0.0], list[str]()
+    assert ended_within(Broken.child.pid, 5)
+    supervisor = Supervisor([Broken()], said.append, clock=lambda: now[0])
+    for at_s in (0.0, 1.0, 2.9, 3.0):
+        now[0] = at_s
+        supervisor.tend()
+    assert said[1:] == [
+        "PostgreSQL did not start: no space left; again in 2 s",
+        "PostgreSQL did not start: no space left; again in 4 s",
+    ]

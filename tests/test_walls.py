@@ -1,0 +1,51 @@
+"""What each entry point really loads: import-linter reads import statements, and this sees everything else."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = [
+    "cli.main",
+    "migrations.__main__",
+    "producer_api.__main__",
+    "store.accepting",
+    "store.claims",
+    "store.hub",
+    "store.jobs",
+    "store.queue",
+    "store.registry",
+    "store.sweeps",
+    "prompts.prompt",
+    "prompts.tokenizer",
+    "workers.dispatcher",
+    "workers.flower",
+]
+HEAVY = {"torch", "transformers", "safetensors"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level modules of a fresh interpreter that imported ``module``."""
+    script = f"import json, sys, {module}; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_no_neural_library_is_loaded(module: str) -> None:
+    assert loaded_by(module) & HEAVY == set()
+
+
+def test_the_api_loads_no_models_and_no_worker() -> None:
+    assert loaded_by("producer_api.__main__") & {"models", "workers", "cli", "migrations"} == set()
+
+
+def test_the_command_line_loads_none_of_what_it_starts() -> None:
+    assert loaded_by("cli.main") & {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"} == set()
+
+
+def test_the_engine_decides_with_the_standard_library() -> None:
+    ours = loaded_by("models.engine.loop") - loaded_by("models.engine")
+    assert ours <= set(sys.stdlib_module_names) | {"models"}
