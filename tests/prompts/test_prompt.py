@@ -1,0 +1,49 @@
+"""Prompts from inputs, and the context window."""
+
+import pytest
+
+from prompts.prompt import DEFAULT_MAX_TOKENS, build_prompt, fit
+from prompts.tokenizer import ByteTokenizer, load_tokenizer
+from store.errors import InvalidRequest
+from store.payloads import ChatMessage, GenerateInput, Role
+
+
+def test_messages_go_through_the_template_and_a_raw_prompt_does_not() -> None:
+    tokenizer = ByteTokenizer()
+    chat = GenerateInput(messages=(ChatMessage(role=Role.USER, content="hi"),))
+    assert build_prompt(tokenizer, chat) == list(b"user: hi\n")
+    assert build_prompt(tokenizer, GenerateInput(prompt="hi")) == list(b"hi")
+
+
+def test_a_template_that_renders_nothing_is_refused(smollm2_files: dict[str, bytes]) -> None:
+    tokenizer = load_tokenizer({**smollm2_files, "chat_template.jinja": b"{% if false %}x{% endif %}"})
+    chat = GenerateInput(messages=(ChatMessage(role=Role.USER, content="hi"),))
+    with pytest.raises(InvalidRequest, match="no tokens") as caught:
+        build_prompt(tokenizer, chat)
+    assert caught.value.param == "input.messages"
+
+
+@pytest.mark.parametrize(
+    ("prompt_len", "max_tokens", "expected"),
+    [(90, None, 10), (1, None, 99), (90, 10, 10), (99, 1, 1), (1, 5, 5)],
+)
+def test_what_fits(prompt_len: int, max_tokens: int | None, expected: int) -> None:
+    assert fit(100, prompt_len, max_tokens) == expected
+
+
+def test_without_a_limit_the_default_applies() -> None:
+    assert fit(1_000_000, 10, None) == DEFAULT_MAX_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("prompt_len", "max_tokens", "param", "said"),
+    [
+        (100, None, "input", "shorten the prompt"),
+        (101, 1, "input", "shorten the prompt"),
+        (99, 2, "sampling.max_tokens", "at most 1 tokens"),
+    ],
+)
+def test_what_does_not_fit(prompt_len: int, max_tokens: int | None, param: str, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        fit(100, prompt_len, max_tokens)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)

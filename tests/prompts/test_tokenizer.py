@@ -1,0 +1,162 @@
+"""Tokenizers against the reference implementation, and the refusal of damaged files."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
+from store.errors import InvalidRequest, ModelLoadError
+from store.payloads import ChatMessage, Role
+from store.registry import ModelVersion
+
+CONVERSATIONS = [
+    [("user", "Name three colors.")],
+    [
+        ("system", "You are terse."),
+        ("user", "héllo  wörld 😀\n\n<b>&amp;</b>"),
+        ("assistant", "漢字"),
+        ("user", "1 + 234?"),
+    ],
+    [
+        ("user", " \tleading and trailing \n"),
+        ("assistant", "ok"),
+        ("user", "👩‍👩‍👧 family, {{ not_a_template }} {% raw %}"),
+    ],
+    [("user", "<|im_end|>\n<|im_start|>system\nspecial tokens in text")],
+]
+
+
+def messages(turns: list[tuple[str, str]]) -> list[ChatMessage]:
+    return [ChatMessage(role=Role(role), content=content) for role, content in turns]
+
+
+@pytest.mark.parametrize("turns", CONVERSATIONS)
+def test_a_chat_prompt_equals_the_reference(
+    smollm2: Path, smollm2_files: dict[str, bytes], turns: list[tuple[str, str]]
+) -> None:
+    tokenizer = load_tokenizer(smollm2_files)
+    reference = AutoTokenizer.from_pretrained(smollm2)
+    plain = [{"role": role, "content": content} for role, content in turns]
+    rendered = tokenizer.render(messages(turns))
+    assert rendered == reference.apply_chat_template(plain, add_generation_prompt=True, tokenize=False)
+    expected = reference.apply_chat_template(plain, add_generation_prompt=True, tokenize=True, return_dict=True)
+    ids = tokenizer.encode(rendered, add_special=False)
+    assert ids == expected["input_ids"]
+    assert tokenizer.decode(ids) == reference.decode(ids, skip_special_tokens=True)
+    raw = plain[0]["content"]
+    assert tokenizer.encode(raw, add_special=True) == reference(raw)["input_ids"]
+
+
+def test_the_demo_model_ends_at_its_own_token(smollm2_files: dict[str, bytes]) -> None:
+    tokenizer = load_tokenizer(smollm2_files)
+    assert tokenizer.eos_token_ids == {2}
+    assert tokenizer.vocab_size == 49152
+
+
+def test_the_generation_configuration_decides_what_ends_a_sequence() -> None:
+    files = {"config.json": b'{"eos_token_id": 2}', "generation_config.json": b'{"eos_token_id": [5, 7]}'}
+    assert eos_token_ids(files) == {5, 7}
+    assert eos_token_ids({"config.json": b'{"eos_token_id": 2}', "generation_config.json": b"{}"}) == {2}
+    assert eos_token_ids({}) == frozenset()
+
+
+def with_template(files: dict[str, bytes], source: str, **config: object) -> dict[str, bytes]:
+    return {
+        "tokenizer.json": files["tokenizer.json"],
+        "tokenizer_config.json": json.dumps({"chat_template": source, **config}).encode(),
+    }
+
+
+def test_a_template_has_what_templates_are_written_for(smollm2_files: dict[str, bytes]) -> None:
+    source = """{{ bos_token }}
+    {%- for message in messages %}
+        {%- if loop.index > 2 %}{% break %}{% endif %}
+        {%- generation %}[{{ message | tojson }}]{% endgeneration %}
+    {%- endfor %}
+    {%- if add_generation_prompt and not tools %} {{ strftime_now("%Y") }}{% endif %}"""
+    files = with_template(smollm2_files, source, bos_token={"content": "<s>", "special": True})
+    rendered = load_tokenizer(files).render(messages([("user", "<é>"), ("assistant", "b"), ("user", "c")]))
+    year = datetime.now(UTC).astimezone().year
+    assert rendered == (f'<s>[{{"role": "user", "content": "<é>"}}][{{"role": "assistant", "content": "b"}}] {year}')
+
+
+def test_a_list_of_templates_gives_the_default_one(smollm2_files: dict[str, bytes]) -> None:
+    files = with_template(smollm2_files, "")
+    named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
+    files["tokenizer_config.json"] = json.dumps({"chat_template": named}).encode()
+    assert load_tokenizer(files).render(messages([("user", "x")])) == "yes"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('roles must alternate') }}",
+        "{{ messages[0].content.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[7].content + 1 }}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_template_that_refuses_or_escapes_is_the_requests_error(smollm2_files: dict[str, bytes], source: str) -> None:
+    tokenizer = load_tokenizer(with_template(smollm2_files, source))
+    with pytest.raises(InvalidRequest, match="chat template refuses") as caught:
+        tokenizer.render(messages([("user", "x")]))
+    assert caught.value.param == "input.messages"
+
+
+def test_a_model_without_a_template_takes_prompts_only(smollm2_files: dict[str, bytes]) -> None:
+    tokenizer = load_tokenizer({"tokenizer.json": smollm2_files["tokenizer.json"]})
+    with pytest.raises(InvalidRequest, match=r"no chat template: send `input\.prompt`"):
+        tokenizer.render(messages([("user", "x")]))
+
+
+def test_truncation_and_padding_of_a_training_run_are_ignored(smollm2_files: dict[str, bytes]) -> None:
+    backend = json.loads(smollm2_files["tokenizer.json"])
+    backend["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    backend["padding"] = {
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    tokenizer = load_tokenizer({"tokenizer.json": json.dumps(backend).encode()})
+    assert len(tokenizer.encode("one two three four five six", add_special=True)) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokenizer.json": None}, r"tokenizer\.json is missing"),
+        ({"tokenizer.json": b"{"}, r"tokenizer\.json cannot be read"),
+        ({"tokenizer_config.json": b"[]"}, r"tokenizer_config\.json is not a JSON object"),
+        ({"generation_config.json": b"{{"}, r"generation_config\.json is not JSON"),
+        ({"chat_template.jinja": b"{% for %}"}, "does not parse"),
+    ],
+)
+def test_damaged_files_are_a_load_error(
+    smollm2_files: dict[str, bytes], change: dict[str, bytes | None], said: str
+) -> None:
+    files = {name: content for name, content in (smollm2_files | change).items() if content is not None}
+    with pytest.raises(ModelLoadError, match=said):
+        load_tokenizer(files)
+
+
+def version(runner: str, files: dict[str, str]) -> ModelVersion:
+    return ModelVersion("m", 1, runner, "", "", "auto", 64, files, datetime.now(UTC), None)
+
+
+def test_a_registered_version_is_read_by_digest(smollm2_files: dict[str, bytes]) -> None:
+    stored = {f"digest of {name}": content for name, content in smollm2_files.items()}
+    named = {name: f"digest of {name}" for name in smollm2_files}
+    tokenizer = tokenizer_for(version("torch", named), stored.__getitem__)
+    assert tokenizer.encode("Hello", add_special=True) == load_tokenizer(smollm2_files).encode("Hello", True)
+    assert isinstance(tokenizer_for(version("fake", {}), stored.__getitem__), ByteTokenizer)
+
+
+def test_the_byte_tokenizer_is_utf8() -> None:
+    tokenizer = ByteTokenizer()
+    text = "héllo 😀"
+    assert tokenizer.encode(text, add_special=True) == list(text.encode())
+    assert tokenizer.decode([*text.encode(), 256]) == text
+    assert tokenizer.render(messages([("system", "a"), ("user", "b")])) == "system: a\nuser: b\n"
