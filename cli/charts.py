@@ -25,7 +25,7 @@ class Span:
 
 def timeline(spans: Sequence[Span]) -> Table:
     """A bar for each job: waiting, running until its first token, and producing tokens."""
-    seconds = max((span.ended_s for span in spans), default=1.0)
+    seconds = max([*(span.ended_s for span in spans), 0.001])
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_footer=True, header_style="bold")
     table.add_column("job", no_wrap=True)
     key = Text.assemble(("░", "yellow"), " queued  ", ("▒", "cyan"), " reading  ", ("█", "green"), " answering")

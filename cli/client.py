@@ -4,7 +4,7 @@ Knows routes and the error body's shape; knows nothing of terminals.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -13,13 +13,17 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import orjson
 
-from store.errors import HeadraceError, NotFound, RateLimited, RequestError, Unauthenticated, Unavailable
+from store.errors import HeadraceError, NotFound, RateLimited, RequestError, SettingsError, Unauthenticated, Unavailable
 
 Json = dict[str, Any]
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
+_JOB = frozenset({"id", "status"})
 _WAIT_S = 30
 _RECONNECTS = 30
+
+RECONNECT_S = 1.0
+"""The pause before a broken stream is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,14 @@ class Event:
 
 
 class Client:
-    """One API and one key. Every method raises HeadraceError with the server's sentence, or Unavailable."""
+    """One API and one key. Every method raises HeadraceError with the server's sentence, or Unavailable.
+
+    Raises SettingsError if ``base_url`` is no address.
+    """
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url.rstrip("/")
-        is_local = (urlsplit(self.base_url).hostname or "") in {"127.0.0.1", "localhost", "::1"}
+        is_local = _host(self.base_url) in {"127.0.0.1", "localhost", "::1"}
         self._http = httpx2.Client(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {api_key}"},
@@ -58,11 +65,11 @@ class Client:
     def submit(self, body: Json, idempotency_key: str | None = None) -> Json:
         """Hand in a job and return it as accepted."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return self._call("POST", "/v1/jobs", json=body, headers=headers)
+        return self._call("POST", "/v1/jobs", _JOB, json=body, headers=headers)
 
     def job(self, job_id: str, wait_s: float = 0) -> Json:
         """Return a job, after at most ``wait_s`` if it has not ended."""
-        return self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}", params={"wait": wait_s} if wait_s else {})
+        return self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}", _JOB, params={"wait": wait_s} if wait_s else {})
 
     def wait(self, job_id: str) -> Json:
         """Return the job once it has ended."""
@@ -73,27 +80,27 @@ class Client:
     def jobs(self, **filters: str | int | None) -> list[Json]:
         """Return the newest jobs that match."""
         params = {name: value for name, value in filters.items() if value is not None}
-        return list(self._call("GET", "/v1/jobs", params=params)["data"])
+        return list(self._call("GET", "/v1/jobs", {"data"}, params=params)["data"])
 
     def timeline(self, job_id: str) -> list[Json]:
         """Return what happened to a job, oldest first."""
-        return list(self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}/timeline")["events"])
+        return list(self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}/timeline", {"events"})["events"])
 
     def cancel(self, job_id: str) -> Json:
         """Ask for a job's end and return it."""
-        return self._call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel")
+        return self._call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel", _JOB)
 
     def models(self) -> list[Json]:
         """Return the models that can be asked for."""
-        return list(self._call("GET", "/v1/models")["data"])
+        return list(self._call("GET", "/v1/models", {"data"})["data"])
 
     def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
         """Register a URL for these events; the answer carries the signing secret."""
-        return self._call("POST", "/v1/webhook_endpoints", json={"url": url, "events": events})
+        return self._call("POST", "/v1/webhook_endpoints", {"id", "secret"}, json={"url": url, "events": events})
 
     def delete_webhook_endpoint(self, endpoint_id: str) -> None:
         """Forget a URL and what waits to be sent to it."""
-        self._call("DELETE", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}")
+        self._call("DELETE", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}", {"id"})
 
     def follow(self, job_id: str) -> Iterator[Event]:
         """Yield the job's events up to its terminal one, each once, over as many connections as it takes."""
@@ -106,7 +113,8 @@ class Client:
                     if event.is_terminal:
                         return
             except (httpx2.TransportError, Unavailable):
-                time.sleep(1)
+                pass  # also when it ended without a terminal event: the job goes on without us
+            time.sleep(RECONNECT_S)
         raise Unavailable(f"the stream of {job_id} broke off {_RECONNECTS} times")
 
     def _events(self, job_id: str, last_id: str) -> Iterator[Event]:
@@ -118,20 +126,22 @@ class Client:
                 raise _error(response)
             yield from parse_events(response.iter_lines())
 
-    def _call(self, method: str, path: str, **options: Any) -> Json:
+    def _call(self, method: str, path: str, expected: Set[str], **options: Any) -> Json:
+        """Return the answer's body, which has at least the ``expected`` fields."""
         try:
             response = self._http.request(method, path, **options)
         except httpx2.TransportError as error:
             reason = str(error) or type(error).__name__
             raise Unavailable(f"no answer from {self.base_url}: {reason} (is `headrace up` running?)") from error
-        except httpx2.InvalidURL as error:
-            raise Unavailable(f"HEADRACE_API_URL {self.base_url}: {error}") from error
         if response.is_error:
             raise _error(response)
         try:
-            return dict(orjson.loads(response.content or b"{}"))
-        except (orjson.JSONDecodeError, ValueError, TypeError) as error:
-            raise Unavailable(f"{self.base_url} answered, but not as Headrace does") from error
+            body = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            body = None
+        if not isinstance(body, dict) or not body.keys() >= expected:
+            raise Unavailable(f"{self.base_url} answered, but not as Headrace does")
+        return body
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
@@ -147,6 +157,16 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
             data = orjson.loads("\n".join(fields.get("data", ["{}"])))
             yield Event(id="".join(fields.get("id", [])), name="".join(fields.get("event", [])), data=data)
             fields = {}
+
+
+def _host(base_url: str) -> str:
+    try:
+        parts = urlsplit(base_url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts.hostname
+    except ValueError:
+        pass
+    raise SettingsError(f"HEADRACE_API_URL: not an address like http://127.0.0.1:8000 (got {base_url!r})")
 
 
 def _error(response: httpx2.Response) -> HeadraceError:
