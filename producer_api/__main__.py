@@ -1,0 +1,106 @@
+"""``python -m producer_api``: the API as a process. Whatever keeps it from starting is said in one line."""
+
+import socket
+import sys
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from producer_api.app import create_app
+from producer_api.health import OK, Health
+from producer_api.runtime import Runtime
+from store.addresses import parse_networks
+from store.errors import HeadraceError, SettingsError
+from store.logs import configure_logging
+from store.settings import Settings, load_settings, require_services
+
+_log = structlog.get_logger("producer_api")
+
+_BACKLOG = 2048
+# Longer than any proxy's, so that it is the proxy which closes an idle connection.
+_KEEP_ALIVE_S = 75
+
+
+class _Server(uvicorn.Server):
+    """Tells the Runtime that the process is stopping, before uvicorn waits for connections to end."""
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain; uvicorn calls this from its signal handler."""
+        self._runtime.draining.set()
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Run until told to stop; return the exit code."""
+    try:
+        settings = _settings()
+        listener = _listen(settings)
+        _check_services(settings)
+    except HeadraceError as error:
+        sys.stderr.write(f"headrace api: {error.message}\n")
+        return 1
+    _serve(settings, listener)
+    return 0
+
+
+def _settings() -> Settings:
+    settings = require_services(load_settings())
+    parse_networks(settings.webhook_allow_networks)
+    try:
+        configure_logging(settings.log_level)
+    except ValueError as error:
+        raise SettingsError(f"HEADRACE_LOG_LEVEL: {error}") from error
+    return settings
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before anything else is opened, so that a second API on it fails at once."""
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.api_host, settings.api_port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise SettingsError(f"cannot listen on {settings.api_host}:{settings.api_port}: {reason}") from error
+    return listener
+
+
+def _check_services(settings: Settings) -> None:
+    """Raise HeadraceError if Postgres is away or not migrated; only mention it if Redis is."""
+    health = Health(settings)
+    try:
+        if (postgres := health.postgres()) != OK:
+            raise SettingsError(postgres)
+        if (redis := health.redis()) != OK:
+            _log.warning("redis_unavailable", reason=redis)
+    finally:
+        health.close()
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(settings.drain_s) + 1,
+    )
+    host, port = listener.getsockname()[:2]
+    _log.info("api_started", host=host, port=port)
+    _Server(config, app.state.runtime).run(sockets=[listener])
+    _log.info("api_stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

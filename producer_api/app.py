@@ -1,0 +1,52 @@
+"""The application: routes, what surrounds them, and the Runtime that they share. Importing it does nothing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from producer_api.asgi import Authenticate, BufferBody, RequestContext
+from producer_api.errors import on_error
+from producer_api.routers import health, jobs, models, openai, stream, webhooks
+from producer_api.runtime import Runtime
+from store.errors import HeadraceError
+from store.settings import Settings
+
+_DESCRIPTION = """
+Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
+Programs written for OpenAI's chat completions work with another base URL.
+
+Every request under `/v1/` needs `Authorization: Bearer hr_...`. Every error has the same body,
+`{"error": {"message", "type", "param", "code"}}`.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application for these settings; connections are opened when it starts, not here."""
+    runtime = Runtime(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    app = FastAPI(
+        title="Headrace",
+        version=version("headrace"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        middleware=[Middleware(layer, runtime=runtime) for layer in (RequestContext, Authenticate, BufferBody)],
+        exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
+    )
+    app.state.runtime = runtime
+    for routes in (jobs, stream, openai, models, webhooks, health):
+        app.include_router(routes.router)
+    return app

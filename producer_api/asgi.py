@@ -1,0 +1,183 @@
+"""What surrounds every request, as plain ASGI: its id, its time, its key, its body's size, and the last word on errors.
+
+    RequestContext ─▶ Authenticate ─▶ BufferBody ─▶ the routes
+
+Plain ASGI, because a middleware that makes a task per request costs more than the rest of a submit and hides a
+client's disconnect.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer_api.errors import internal_error, respond
+from producer_api.event_stream import StreamAborted
+from producer_api.runtime import Runtime
+from store.errors import HeadraceError, InvalidRequest, TooLarge
+from store.ids import new_id
+
+_log = structlog.get_logger("producer_api")
+
+_HAS_BODY = frozenset({"POST", "PUT", "PATCH"})
+_DRAIN_BYTES = 16 << 20
+_DRAIN_S = 5.0
+
+
+class RequestContext:
+    """Gives each request an id, times it, and turns whatever escapes the routes into an answer or a cut connection."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        context = _Context(scope, send, self._runtime)
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=context.request_id)
+        try:
+            await self.app(scope, receive, context.send)
+        except StreamAborted:
+            # Returning without a last chunk makes the server cut the connection, which is how a client learns it.
+            return None
+        except HeadraceError as error:
+            await context.answer(error, receive)
+        except Exception as error:  # noqa: BLE001 - the last place where a request still can get an answer
+            await context.answer(internal_error(error), receive)
+        return None
+
+
+class _Context:
+    """One request: its id, when it came, and whether its response has begun."""
+
+    def __init__(self, scope: Scope, send: Send, runtime: Runtime) -> None:
+        self.request_id = new_id("req")
+        self._scope = scope
+        self._send = send
+        self._runtime = runtime
+        self._started_at = time.perf_counter()
+        self._has_begun = False
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._has_begun = True
+            self._begin(message)
+        await self._send(message)
+
+    async def answer(self, error: HeadraceError, receive: Receive) -> None:
+        if not self._has_begun:
+            await respond(error, self._scope)(self._scope, receive, self.send)
+
+    def _begin(self, message: Message) -> None:
+        took_s = time.perf_counter() - self._started_at
+        headers = MutableHeaders(raw=message.setdefault("headers", []))
+        headers["x-request-id"] = self.request_id
+        headers["openai-processing-ms"] = str(round(took_s * 1000))
+        metrics = self._runtime.metrics
+        route = getattr(self._scope.get("route"), "path", "unmatched")
+        metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)
+        if (code := self._scope["state"].get("error_code")) is not None:
+            metrics.refused.labels(code).inc()
+
+
+class Authenticate:
+    """Lets nothing under ``/v1/`` pass without a good API key."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            authorization = Headers(scope=scope).get("authorization")
+            scope["state"]["principal"] = await self._runtime.keys.principal(authorization)
+        await self.app(scope, receive, send)
+
+
+class BufferBody:
+    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._limit = runtime.settings.max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
+            return await self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        _check_encoding(headers)
+        body = None if _declared_length(headers) > self._limit else await self._read(receive)
+        if body is None:
+            return await self._refuse(scope, receive, send)
+        if body:
+            _check_type(headers)
+        return await self.app(scope, _Replay(body, receive), send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Return the body, or None once it is over the limit."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return bytes(body)
+            body += message.get("body", b"")
+            if len(body) > self._limit:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 413 at once, then swallow some of what is still coming.
+
+        A client that writes its whole body before it reads would otherwise meet a reset instead of the answer.
+        """
+        response = respond(TooLarge(f"the body is over {self._limit} bytes, the most that is accepted"), scope)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+        with suppress(TimeoutError):
+            await asyncio.wait_for(_swallow(receive), _DRAIN_S)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Replay:
+    """A ``receive`` that gives the buffered body once and then whatever the connection says."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        message, self._message = self._message, None
+        return await self._receive() if message is None else message
+
+
+async def _swallow(receive: Receive) -> None:
+    left = _DRAIN_BYTES
+    while left > 0:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        left -= len(message.get("body", b""))
+
+
+def _declared_length(headers: Headers) -> int:
+    declared = headers.get("content-length", "0")
+    return int(declared) if declared.isascii() and declared.isdecimal() else 0
+
+
+def _check_encoding(headers: Headers) -> None:
+    encoding = headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise InvalidRequest(f"a body encoded as {encoding[:20]!r} is not accepted: send it uncompressed")
+
+
+def _check_type(headers: Headers) -> None:
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise InvalidRequest("the body must be JSON: send the header `Content-Type: application/json`")

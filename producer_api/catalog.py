@@ -1,0 +1,69 @@
+"""What a model string means right now, and the tokenizer of the version it names.
+
+Resolutions are kept for two seconds, which bounds how long a moved alias takes to reach new jobs. A version never
+changes, so its tokenizer is kept until others push it out. Both block; callers are in a thread.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from threading import Lock
+
+from prompts.tokenizer import Tokenizer, tokenizer_for
+from store import registry
+from store.db import Database
+from store.registry import ModelVersion
+
+KEEP_S = 2.0
+_MOST_NAMES = 1000
+_MOST_TOKENIZERS = 16
+
+
+class _Slot:
+    """One version's tokenizer, loaded once however many ask at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tokenizer: Tokenizer | None = None
+
+    def get(self, load: Callable[[], Tokenizer]) -> Tokenizer:
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = load()
+            return self._tokenizer
+
+
+class Catalog:
+    """Model strings to versions, versions to tokenizers."""
+
+    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._clock = clock
+        self._lock = Lock()
+        self._resolved: dict[str, tuple[ModelVersion, float]] = {}
+        self._slots: OrderedDict[tuple[str, int], _Slot] = OrderedDict()
+
+    def resolve(self, name: str) -> ModelVersion:
+        """Return the version that ``name``, ``name@3`` or ``name@alias`` means; raise NotFound if there is none."""
+        kept = self._resolved.get(name)
+        if kept is not None and self._clock() < kept[1]:
+            return kept[0]
+        version = registry.resolve(self._db, name)
+        if len(self._resolved) >= _MOST_NAMES:
+            self._resolved.clear()
+        self._resolved[name] = (version, self._clock() + KEEP_S)
+        return version
+
+    def tokenizer(self, version: ModelVersion) -> Tokenizer:
+        """Return the version's tokenizer; raise ModelLoadError if its files are damaged."""
+        slot = self._slot((version.model, version.version))
+        return slot.get(lambda: tokenizer_for(version, partial(registry.read_file, self._db)))
+
+    def _slot(self, key: tuple[str, int]) -> _Slot:
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+            if len(self._slots) > _MOST_TOKENIZERS:
+                self._slots.popitem(last=False)
+            return slot

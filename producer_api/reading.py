@@ -1,0 +1,82 @@
+"""Reading jobs from the event loop: whoever asks while a read is running is served by the next one, all in one query.
+
+Polls, long polls and streams all come here, so a thousand waiting clients cost a few queries a second. It is the wave
+of ``store.waves`` for callers that are coroutines: one thread hop for everybody.
+"""
+
+import asyncio
+from collections import defaultdict
+
+from starlette.concurrency import run_in_threadpool
+
+from store import jobs
+from store.db import Database
+from store.errors import HeadraceError, NotFound
+from store.jobs import Job
+
+_MOST = 500
+
+_Asked = dict[str, list[asyncio.Future[Job]]]
+
+
+class JobReader:
+    """Combines concurrent reads of jobs."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._asked: dict[str, _Asked] = {}
+        self._running: asyncio.Task[None] | None = None
+
+    async def get(self, tenant_id: str, job_id: str) -> Job:
+        """Return the job as it is now; raise NotFound if this tenant has none by that id."""
+        future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(tenant_id, defaultdict(list))[job_id].append(future)
+        if self._running is None:
+            self._running = asyncio.create_task(self._read_all())
+        return await future
+
+    async def _read_all(self) -> None:
+        try:
+            while self._asked:
+                tenant_id = next(iter(self._asked))
+                await self._read(tenant_id, self._take(tenant_id))
+        finally:
+            self._running = None
+
+    def _take(self, tenant_id: str) -> _Asked:
+        """Take a query's worth of one tenant's reads; the rest goes to the end of the line."""
+        waiting = self._asked.pop(tenant_id)
+        taken = {job_id: waiting.pop(job_id) for job_id in list(waiting)[:_MOST]}
+        if waiting:
+            self._asked[tenant_id] = waiting
+        return taken
+
+    async def _read(self, tenant_id: str, asked: _Asked) -> None:
+        try:
+            found = await run_in_threadpool(jobs.get_many, self._db, tenant_id, list(asked))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who asked
+            for job_id in asked:
+                _settle(asked[job_id], error)
+            return
+        by_id = {job.id: job for job in found}
+        for job_id, futures in asked.items():
+            _settle(futures, by_id.get(job_id) or NotFound(f"no job {job_id}"))
+
+
+def _settle(futures: list[asyncio.Future[Job]], outcome: Job | Exception) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if isinstance(outcome, Job):
+            future.set_result(outcome)
+        else:
+            future.set_exception(_copy(outcome))
+
+
+def _copy(error: Exception) -> Exception:
+    """Return an instance of its own for each waiter: raising one object in many tasks would chain their tracebacks."""
+    if isinstance(error, NotFound):
+        return NotFound(error.message)
+    if isinstance(error, HeadraceError):
+        return type(error)(error.message, code=error.code)
+    return error

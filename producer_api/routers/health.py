@@ -1,0 +1,69 @@
+"""Whether the process lives and can work, what it counts, which version it is. None of these needs a key."""
+
+import platform
+from importlib.metadata import version
+
+import structlog
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.errors import Draining, body_of, respond
+from producer_api.metrics import CONTENT_TYPE
+from producer_api.requests import RuntimeOf
+from producer_api.runtime import Runtime
+from producer_api.views import ObjectResponse
+from store.errors import HeadraceError, Unavailable
+from store.sweeps import QueueDepth, waiting_queues
+
+router = APIRouter(tags=["health"])
+
+_log = structlog.get_logger("producer_api")
+_VERSION = version("headrace")
+
+
+@router.get("/healthz", summary="Is the process alive")
+async def healthz() -> Response:
+    """Answer from the event loop, asking nobody."""
+    return ObjectResponse({"status": "ok"})
+
+
+@router.get("/readyz", summary="Can the process do its work")
+async def readyz(request: Request, runtime: RuntimeOf) -> Response:
+    """Answer 200 if Postgres answers and is migrated. Redis is reported; jobs are accepted without it."""
+    report = await runtime.health.report()
+    checks = {"postgres": report.postgres, "redis": report.redis}
+    refusal: HeadraceError | None = None
+    if runtime.draining.is_set():
+        refusal = Draining("this server is stopping")
+    elif not report.is_ready:
+        refusal = Unavailable(report.postgres, code="database_unavailable")
+    if refusal is None:
+        return ObjectResponse({"status": "ready", **checks})
+    answer = respond(refusal, request.scope)
+    content = {"status": "not ready", **checks, **body_of(refusal)}
+    return ObjectResponse(
+        content, status_code=answer.status_code, headers={"Retry-After": answer.headers["Retry-After"]}
+    )
+
+
+@router.get("/metrics", summary="Metrics for Prometheus")
+async def metrics(runtime: RuntimeOf) -> Response:
+    """Return the counters; queue depths are left out while Postgres is away."""
+    depths = await run_in_threadpool(_depths, runtime)
+    return Response(runtime.metrics.render(depths), media_type=CONTENT_TYPE)
+
+
+def _depths(runtime: Runtime) -> list[QueueDepth]:
+    try:
+        return waiting_queues(runtime.db)
+    except Unavailable as error:
+        _log.warning("queue_depths_unknown", reason=error.message)
+        return []
+
+
+@router.get("/version", summary="Which version this is")
+async def show_version() -> Response:
+    """Return the versions of Headrace and Python."""
+    return ObjectResponse({"name": "headrace", "version": _VERSION, "python": platform.python_version()})

@@ -1,0 +1,40 @@
+"""The models that jobs can ask for."""
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from producer_api.auth import ModelsReader
+from producer_api.errors import DOCUMENTED
+from producer_api.requests import RuntimeOf
+from producer_api.runtime import Runtime
+from producer_api.views import JsonResponse, ModelList, ModelVersionObject, model_object
+from store import registry
+
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
+
+
+@router.get("", response_model=ModelList, summary="List models")
+async def list_models(runtime: RuntimeOf, _principal: ModelsReader) -> Response:
+    """Return every model that has a version to run."""
+    models = await run_in_threadpool(registry.list_models, runtime.db)
+    return JsonResponse(ModelList(data=[model_object(model) for model in models if model.versions]))
+
+
+@router.get("/{model:path}", response_model=ModelVersionObject, summary="Look at a model")
+async def get_model(runtime: RuntimeOf, _principal: ModelsReader, model: str) -> Response:
+    """Return the model and the version that ``name``, ``name@3`` or ``name@alias`` means now."""
+    found = await run_in_threadpool(_find, runtime, model)
+    return JsonResponse(found, headers={"X-Model-Version": str(found.version)})
+
+
+def _find(runtime: Runtime, name: str) -> ModelVersionObject:
+    version = registry.resolve(runtime.db, name)
+    summary = next(model for model in registry.list_models(runtime.db) if model.name == version.model)
+    return ModelVersionObject(
+        **(model_object(summary).model_dump() | {"id": name}),
+        version=version.version,
+        context_window=version.context_window,
+        dtype=version.dtype,
+        digest=version.digest,
+    )

@@ -1,0 +1,93 @@
+"""The native stream: a job's events as server-sent events, from any cursor, while it runs and after."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from producer_api import views
+from producer_api.auth import JobsReader
+from producer_api.errors import DOCUMENTED
+from producer_api.event_stream import PING, EventStream, Heartbeat, event
+from producer_api.following import Ended, Event, Events, Queued, Started, TextPiece, follow, has_everything
+from producer_api.requests import RuntimeOf
+from producer_api.routers.jobs import JobId
+from store.errors import InvalidRequest
+from store.streams import Cursor
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DOCUMENTED)
+
+_EXAMPLE = (
+    "id: 0-0\nevent: job.queued\ndata: {...}\n\n"
+    'id: 1-0\nevent: job.started\ndata: {"attempt":1}\n\n'
+    'id: 1-1\nevent: job.delta\ndata: {"text":"Hel"}\n\n'
+    "id: 1-2\nevent: job.succeeded\ndata: {...the job...}\n\n"
+)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=Response,
+    responses={
+        200: {"description": "The stream", "content": {"text/event-stream": {"example": _EXAMPLE}}},
+        204: {"description": "The cursor is that of the last event: there is nothing more, do not reconnect"},
+    },
+    summary="Follow a job",
+)
+async def stream_events(
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    job_id: JobId,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="the last id received")] = None,
+    starting_after: Annotated[str | None, Query(description="the same, for clients that cannot set headers")] = None,
+) -> Response:
+    """Send `job.queued`, `job.started`, `job.delta`, ... and end with the terminal event, which carries the job.
+
+    After `job.restarted` the text so far is void: a worker was lost and another began again.
+    A connection that closes without a terminal event was cut; come back with the last id.
+    """
+    after = _cursor(last_event_id or starting_after)
+    job = await runtime.reader.get(principal.tenant_id, job_id)
+    if has_everything(job, after):
+        return Response(status_code=204)
+    events = follow(runtime, job, after)
+    return EventStream(
+        _encoded(events, runtime.settings.stream_ping_s),
+        open_streams=runtime.metrics.streams_open,
+        headers={"X-Job-Id": job.id, "X-Model-Version": str(job.model_version)},
+    )
+
+
+def _cursor(text: str | None) -> Cursor | None:
+    if not text:
+        return None
+    try:
+        return Cursor.parse(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="Last-Event-ID") from error
+
+
+async def _encoded(events: Events, ping_s: float) -> AsyncGenerator[bytes]:
+    heartbeat = Heartbeat(ping_s)
+    async with aclosing(events):
+        async for happened in events:
+            if happened is not None:
+                heartbeat.beat()
+                yield _encode(happened)
+            elif heartbeat.is_due():
+                yield PING
+
+
+def _encode(happened: Event) -> bytes:
+    cursor = str(happened.cursor)
+    match happened:
+        case Queued(job=job):
+            return event("job.queued", cursor, {"id": job.id, "created_at": int(job.created_at.timestamp())})
+        case Started(attempt=attempt, again=again):
+            return event("job.restarted" if again else "job.started", cursor, {"attempt": attempt})
+        case TextPiece(text=text):
+            return event("job.delta", cursor, {"text": text})
+        case Ended(job=job):
+            return event(f"job.{job.state}", cursor, views.job_object(job).model_dump(mode="json"))

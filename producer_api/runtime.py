@@ -1,0 +1,66 @@
+"""What one API process holds open, in one place: the database, Redis, the hub, and the parts built on them.
+
+Making a Runtime opens nothing; ``start`` does, and ``stop`` closes it. ``draining`` is set when the process is told to
+end, before its connections are closed, so that streams and waits let go.
+"""
+
+import asyncio
+
+import anyio.to_thread
+
+from producer_api.admission import Admission
+from producer_api.auth import KeyRing
+from producer_api.catalog import Catalog
+from producer_api.health import Health
+from producer_api.intake import Intake
+from producer_api.metrics import Metrics
+from producer_api.reading import JobReader
+from store import redis as redis_store
+from store.db import Database
+from store.hub import Hub
+from store.limits import Limiter
+from store.queue import HintPublisher, celery_app
+from store.settings import Settings
+from store.streams import StreamPublisher
+
+_POOL_SIZE = 16
+# Everything that a request asks of Redis has a way without it, so it waits for an answer only this long.
+_REDIS_TIMEOUT_S = 1.0
+
+
+class Runtime:
+    """One API process's parts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.draining = asyncio.Event()
+        self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api")
+        self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S)
+        self.hub = Hub(settings.redis_url)
+        self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self.keys = KeyRing(self.db)
+        self.catalog = Catalog(self.db)
+        self.reader = JobReader(self.db)
+        self.admission = Admission(settings, self.db, Limiter(self.redis))
+        celery = celery_app(settings)
+        self.intake = Intake(self.db, HintPublisher(celery), HintPublisher(celery), ready_window=settings.ready_window)
+        self.metrics = Metrics()
+        self.health = Health(settings)
+
+    async def start(self) -> None:
+        """Start what runs in the background. A Redis that is away does not stop it."""
+        anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
+        self.intake.start()
+        await self.hub.start()
+
+    async def stop(self) -> None:
+        """Close everything."""
+        self.draining.set()
+        await self.hub.stop()
+        await anyio.to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        self.intake.stop()
+        self.health.close()
+        self.redis.close()
+        self.db.close()

@@ -1,0 +1,100 @@
+"""The one use case behind every face: take a checked request in as a stored job, or refuse it with nothing stored.
+
+It blocks (Redis, Postgres, tokenizing) and is called in a thread. The order is from cheap to dear: rate limit, model,
+webhook address, prompt and context window, token limit, room in the queue, and then the accept wave.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import orjson
+
+from producer_api.runtime import Runtime
+from prompts.prompt import build_prompt, fit
+from store.addresses import check_url
+from store.errors import InvalidRequest
+from store.ids import new_id
+from store.jobs import Idempotency, NewJob
+from store.keys import Principal
+from store.payloads import GeneratePayload, GenerateRequest
+from store.registry import ModelVersion, queue_name
+
+MAX_KEY_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A stored job: the one just made, or for a replayed Idempotency-Key the one that it made before."""
+
+    job_id: str
+    replayed: bool
+    headers: dict[str, str]
+
+
+def submit(
+    runtime: Runtime, principal: Principal, request: GenerateRequest, *, route: str, idempotency_key: str | None
+) -> Receipt:
+    """Store a job for the request. Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, Unavailable."""
+    idempotency = _idempotency(route, idempotency_key, request)
+    headers = runtime.admission.spend_request(principal)
+    version = runtime.catalog.resolve(request.model)
+    if request.webhook is not None:
+        check_url(request.webhook.url, runtime.settings)
+    num_tokens, payload = _prepare(runtime, version, request)
+    headers |= runtime.admission.spend_tokens(principal, num_tokens)
+    runtime.admission.reserve_place(principal.tenant_id)
+    job = _new_job(runtime, principal, request, version, payload, num_tokens, idempotency)
+    accepted = runtime.intake.accept(job)
+    runtime.metrics.accepted.labels(version.model, str(accepted.replayed).lower()).inc()
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return Receipt(accepted.job_id, accepted.replayed, headers)
+
+
+def _idempotency(route: str, key: str | None, request: GenerateRequest) -> Idempotency | None:
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY_CHARS:
+        raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
+    body = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    return Idempotency(route=route, key=key, fingerprint=hashlib.sha256(body).hexdigest())
+
+
+def _prepare(runtime: Runtime, version: ModelVersion, request: GenerateRequest) -> tuple[int, GeneratePayload]:
+    """Return the prompt's length and what is stored of the request, with ``max_tokens`` made a number."""
+    tokenizer = runtime.catalog.tokenizer(version)
+    num_tokens = len(build_prompt(tokenizer, request.input))
+    max_tokens = fit(version.context_window, num_tokens, request.sampling.max_tokens)
+    sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
+    return num_tokens, GeneratePayload(input=request.input, sampling=sampling)
+
+
+def _new_job(
+    runtime: Runtime,
+    principal: Principal,
+    request: GenerateRequest,
+    version: ModelVersion,
+    payload: GeneratePayload,
+    num_tokens: int,
+    idempotency: Idempotency | None,
+) -> NewJob:
+    settings = runtime.settings
+    return NewJob(
+        id=new_id("job"),
+        tenant_id=principal.tenant_id,
+        task=request.task,
+        model=version.model,
+        model_version=version.version,
+        queue=queue_name(version.model, version.version),
+        service_class=request.service_class,
+        priority=request.priority,
+        payload=payload.model_dump(mode="json"),
+        input_tokens=num_tokens,
+        metadata=request.metadata,
+        webhook=None if request.webhook is None else request.webhook.model_dump(mode="json"),
+        max_attempts=request.max_attempts or settings.default_max_attempts,
+        deadline_s=settings.default_deadline_s if request.deadline_ms is None else request.deadline_ms / 1000,
+        idempotency=idempotency,
+        # Decided by the wave, which looks at the ready window once for all its jobs.
+        announce=False,
+    )

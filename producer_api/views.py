@@ -1,0 +1,342 @@
+"""What callers see: the job object and its neighbours, as the models that also document them.
+
+Times are Unix seconds, and null until true. Nothing here reads anything; it turns stored values into answers.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from store.jobs import Job, JobEvent
+from store.payloads import ServiceClass
+from store.registry import ModelSummary
+from store.states import JobState
+from store.streams import Cursor
+from store.webhooks import DeliveryRecord, Endpoint
+
+
+class JsonResponse(Response):
+    """A model, serialised by pydantic itself."""
+
+    media_type = "application/json"
+
+    def render(self, content: BaseModel) -> bytes:
+        """Return the model as JSON."""
+        return content.model_dump_json().encode()
+
+
+class ObjectResponse(Response):
+    """A plain object, as JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content: dict[str, Any]) -> bytes:
+        """Return the object as JSON."""
+        return orjson.dumps(content)
+
+
+class QueuePlace(BaseModel):
+    """Where the job waits or waited; ``position`` 1 is the next to start, null when it is not known or not queued."""
+
+    name: str
+    position: int | None = None
+
+
+class UsageObject(BaseModel):
+    """What the job cost."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    queue_ms: float | None = None
+    first_token_ms: float | None = Field(None, description="from acceptance to the first token")
+    compute_ms: float | None = None
+
+
+class Links(BaseModel):
+    """Where to go from here."""
+
+    self: str
+    events: str
+    timeline: str
+    cancel: str
+
+
+class JobObject(BaseModel):
+    """A job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    task: str
+    status: JobState
+    model: str
+    model_version: int
+    service_class: ServiceClass
+    priority: int
+    created_at: int
+    started_at: int | None
+    completed_at: int | None
+    expires_at: int | None
+    cancel_requested_at: int | None
+    queue: QueuePlace
+    attempt: int
+    max_attempts: int
+    last_event_id: str | None = Field(description="id of the terminal event, null until there is one")
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: UsageObject | None
+    metadata: dict[str, str]
+    links: Links
+
+
+class JobList(BaseModel):
+    """A page of jobs; ask for the next with ``after=last_id``."""
+
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class TimelineEntry(BaseModel):
+    """Something that happened to a job."""
+
+    kind: str
+    at: float = Field(description="Unix seconds, with fractions")
+    epoch: int = Field(description="which claim of the job this belongs to, 0 before the first")
+    detail: dict[str, Any]
+
+
+class AttemptObject(BaseModel):
+    """One run of the job by a worker."""
+
+    epoch: int
+    attempt: int | None
+    worker: str | None
+    started_at: float
+    ended_at: float | None
+    outcome: str | None = Field(description="a terminal state, `released`, `lease_expired`, or null while it runs")
+
+
+class Timeline(BaseModel):
+    """Everything that happened to a job, oldest first, and its attempts."""
+
+    object: Literal["job.timeline"] = "job.timeline"
+    job_id: str
+    events: list[TimelineEntry]
+    attempts: list[AttemptObject]
+
+
+class ModelObject(BaseModel):
+    """A model as OpenAI shows it, with its versions and aliases."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "headrace"
+    task: str
+    aliases: dict[str, int]
+    versions: list[int]
+
+
+class ModelVersionObject(ModelObject):
+    """A model, and the version that the asked name means."""
+
+    version: int
+    context_window: int
+    dtype: str
+    digest: str
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class EndpointObject(BaseModel):
+    """A URL that is called when jobs end. ``secret`` is shown once, in the answer to its creation."""
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    url: str
+    events: list[str]
+    created_at: int
+    disabled_at: int | None
+    secret: str | None = None
+
+
+class EndpointList(BaseModel):
+    """All of a tenant's endpoints."""
+
+    object: Literal["list"] = "list"
+    data: list[EndpointObject]
+
+
+class Deleted(BaseModel):
+    """What was removed."""
+
+    id: str
+    object: str
+    deleted: Literal[True] = True
+
+
+class WebhookSecret(BaseModel):
+    """The secret that signs calls to the URLs which jobs bring themselves."""
+
+    object: Literal["webhook_secret"] = "webhook_secret"
+    secret: str
+
+
+class DeliveryObject(BaseModel):
+    """One event on its way to one URL."""
+
+    id: str
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    endpoint_id: str | None
+    url: str
+    job_id: str
+    type: str
+    status: str
+    attempts: int
+    next_attempt_at: int | None
+    last_status: int | None
+    last_error: str | None
+    created_at: int
+    delivered_at: int | None
+
+
+class DeliveryList(BaseModel):
+    """Deliveries, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[DeliveryObject]
+
+
+def job_object(job: Job, *, position: int | None = None) -> JobObject:
+    """Return the job as its owner sees it."""
+    return JobObject(
+        id=job.id,
+        task=job.task,
+        status=job.state,
+        model=job.model,
+        model_version=job.model_version,
+        service_class=job.service_class,
+        priority=job.priority,
+        created_at=int(job.created_at.timestamp()),
+        started_at=_seconds(job.started_at),
+        completed_at=_seconds(job.completed_at),
+        expires_at=_seconds(job.deadline_at),
+        cancel_requested_at=_seconds(job.cancel_requested_at),
+        queue=QueuePlace(name=job.queue, position=position),
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        last_event_id=str(Cursor(job.epoch, job.num_deltas + 1)) if job.state.is_terminal else None,
+        output=job.output,
+        error=job.error,
+        usage=_usage(job),
+        metadata=job.metadata,
+        links=_links(job.id),
+    )
+
+
+def _links(job_id: str) -> Links:
+    path = f"/v1/jobs/{job_id}"
+    return Links(self=path, events=f"{path}/events", timeline=f"{path}/timeline", cancel=f"{path}/cancel")
+
+
+def _usage(job: Job) -> UsageObject | None:
+    if job.usage is None:
+        return None
+    tokens_in, tokens_out = int(job.usage["input_tokens"]), int(job.usage["output_tokens"])
+    return UsageObject(
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        total_tokens=tokens_in + tokens_out,
+        queue_ms=job.usage.get("queue_ms"),
+        first_token_ms=job.usage.get("first_token_ms"),
+        compute_ms=job.usage.get("compute_ms"),
+    )
+
+
+def job_list(found: Sequence[Job], limit: int) -> JobList:
+    """Return a page; ``found`` has one job more than ``limit`` if there is a next page."""
+    page = [job_object(job) for job in found[:limit]]
+    return JobList(
+        data=page,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=len(found) > limit,
+    )
+
+
+def timeline(job_id: str, events: Sequence[JobEvent]) -> Timeline:
+    """Return the job's events and, put together from them, its attempts."""
+    entries = [TimelineEntry(kind=e.kind, at=e.at.timestamp(), epoch=e.epoch, detail=e.detail) for e in events]
+    started = [entry for entry in entries if entry.kind == "started"]
+    return Timeline(job_id=job_id, events=entries, attempts=[_attempt(entry, entries) for entry in started])
+
+
+def _attempt(started: TimelineEntry, entries: Sequence[TimelineEntry]) -> AttemptObject:
+    ends = (e for e in entries if e.epoch == started.epoch and e.kind not in ("started", "cancel_requested", "queued"))
+    end = next(ends, None)
+    return AttemptObject(
+        epoch=started.epoch,
+        attempt=started.detail.get("attempt"),
+        worker=started.detail.get("worker"),
+        started_at=started.at,
+        ended_at=None if end is None else end.at,
+        outcome=None if end is None else end.kind,
+    )
+
+
+def model_object(model: ModelSummary) -> ModelObject:
+    """Return the model as OpenAI shows it."""
+    return ModelObject(
+        id=model.name,
+        created=int(model.created_at.timestamp()),
+        task=model.task,
+        aliases=model.aliases,
+        versions=model.versions,
+    )
+
+
+def endpoint_object(endpoint: Endpoint, *, show_secret: bool = False) -> EndpointObject:
+    """Return the endpoint, with its secret only when it was just made."""
+    return EndpointObject(
+        id=endpoint.id,
+        url=endpoint.url,
+        events=list(endpoint.events),
+        created_at=int(endpoint.created_at.timestamp()),
+        disabled_at=_seconds(endpoint.disabled_at),
+        secret=endpoint.secret if show_secret else None,
+    )
+
+
+def delivery_object(delivery: DeliveryRecord) -> DeliveryObject:
+    """Return the delivery; when it is tried next is of interest only while it is pending."""
+    is_pending = delivery.state == "pending"
+    return DeliveryObject(
+        id=delivery.id,
+        endpoint_id=delivery.endpoint_id,
+        url=delivery.url,
+        job_id=delivery.job_id,
+        type=delivery.type,
+        status=delivery.state,
+        attempts=delivery.attempts,
+        next_attempt_at=_seconds(delivery.next_attempt_at) if is_pending else None,
+        last_status=delivery.last_status,
+        last_error=delivery.last_error,
+        created_at=int(delivery.created_at.timestamp()),
+        delivered_at=_seconds(delivery.delivered_at),
+    )
+
+
+def _seconds(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp())
