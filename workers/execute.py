@@ -140,7 +140,8 @@ class Executor:
             self._release(attempt, verdict)
             return
         try:
-            accepted = self._finish(attempt, verdict)
+            # Past the lease by one more the sweeper has had its turn, and a write would be refused anyway.
+            accepted = self._ledger.finish(verdict, until=lambda: self._held.renewed_at(attempt) + 2 * self._lease_s)
         except Unavailable as error:
             self._counters.outcomes_lost.inc()
             log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
@@ -152,20 +153,6 @@ class Executor:
         else:
             self._counters.stale_finishes.inc()
             log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
-
-    def _finish(self, attempt: Attempt, finish: Finish) -> bool:
-        def give_up_at() -> float:
-            # Past the lease by one more: the sweeper had its turn, and a later write would be refused anyway.
-            return self._held.renewed_at(attempt) + 2 * self._lease_s
-
-        try:
-            return self._ledger.finish(finish, until=give_up_at)
-        except Unavailable:
-            raise
-        except HeadraceError as error:
-            # Postgres refuses a value of this outcome (U+0000 in a text): the job ends all the same.
-            log.warning("outcome_not_storable", job_id=attempt.job_id, error=error.message)
-            return self._ledger.finish(outcome.failed(attempt.claim, error.code, error.message), until=give_up_at)
 
     def _release(self, attempt: Attempt, retry: Retry) -> None:
         log.warning("attempt_failed", job_id=attempt.job_id, epoch=attempt.epoch, code=retry.code, error=retry.message)

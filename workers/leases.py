@@ -72,10 +72,10 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Renew no more."""
+        """Renew no more; a renewal under way may still end."""
         self._stopped.set()
         if self._thread.is_alive():
-            self._thread.join(self._lease_s)
+            self._thread.join(1.0)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job that its owner does not want any more, if it is here."""

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 PUMP_S = 0.05
 """How long the event loop may rest during a drain."""
 
-SETTLE_S = 1.5
+SETTLE_S = 1.0
 """How long threads may take to end after their jobs were handed back."""
 
 Scalar = str | int | float | bool

@@ -1,0 +1,215 @@
+"""The pool between Celery and the engine: threads, revokes, the drain, and the private hooks it stands on."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import pytest
+from celery import Celery
+from celery.concurrency.base import BasePool
+from celery.concurrency.thread import TaskPool
+from kombu.asynchronous import Hub
+
+from workers.admission import Admission
+from workers.pool import Drain, EnginePool, Scalar, pool_class
+from workers.watchdog import DrainKeeper
+
+from .conftest import wait_for
+
+
+class Roomy:
+    """An engine with room for everything."""
+
+    def can_admit(self, _tokens: int) -> bool:
+        return True
+
+
+class Tenant:
+    """A process around the pool: remembers what it was asked for."""
+
+    def __init__(self, drain_s: float) -> None:
+        self.admission = Admission(Roomy(), max_jobs=10, max_slots=10, block_tokens=16)
+        self.drain = Drain(drain_s)
+        self.revoked: list[str] = []
+        self.let_go = threading.Event()
+        self.handed_back = 0
+
+    def revoke(self, task_id: str) -> None:
+        self.revoked.append(task_id)
+
+    def hand_back(self) -> None:
+        self.handed_back += 1
+        self.let_go.set()
+
+    def engine_info(self) -> Mapping[str, Scalar]:
+        return {"engine steps": 7}
+
+
+@pytest.fixture
+def tenant() -> Tenant:
+    return Tenant(drain_s=0.3)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    hub = Hub()
+    yield hub
+    hub.close()
+
+
+@pytest.fixture
+def pool(tenant: Tenant, hub: Hub) -> Iterator[EnginePool]:
+    pool = pool_class(tenant)(4, app=Celery(set_as_current=False))
+    pool.register_with_event_loop(hub)
+    pool.start()
+    yield pool
+    tenant.let_go.set()
+    pool.stop()
+
+
+def test_it_is_a_threads_pool_that_celery_takes_as_a_class(tenant: Tenant) -> None:
+    made = pool_class(tenant)
+    assert issubclass(made, TaskPool)
+    assert issubclass(made, BasePool)
+    assert (made.__module__, made.__name__) == ("workers.pool", "EnginePool")
+    assert made.uses_semaphore is False, "with it Celery would go round on_apply's count"
+
+
+def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, tenant: Tenant) -> None:
+    accepted: list[int] = []
+    results: list[str] = []
+    inside = threading.Event()
+
+    def target(word: str) -> str:
+        tenant.admission.entered(16)
+        inside.set()
+        assert tenant.let_go.wait(10)
+        return word
+
+    job = pool.apply_async(
+        target,
+        ("water",),
+        callback=results.append,
+        accept_callback=lambda number, _at: accepted.append(number),
+        correlation_id="job_1",
+        timeout=5,
+        soft_timeout=None,
+    )
+    assert inside.wait(5)
+    assert (pool.info["in-flight"], tenant.admission.in_flight) == (1, 1)
+    tenant.let_go.set()
+    job.ended.result(5)
+    assert (accepted, results) == ([job.number], ["water"])
+    assert (pool.info["in-flight"], tenant.admission.in_flight) == (0, 0)
+
+
+def test_a_target_that_raises_leaves_nothing_behind(pool: EnginePool, tenant: Tenant) -> None:
+    def target() -> None:
+        raise RuntimeError("no such luck")
+
+    pool.apply_async(target, correlation_id="job_1").ended.result(5)
+    assert tenant.admission.in_flight == 0
+    assert tenant.admission.has_credit()
+
+
+def test_a_revoke_reaches_the_engine_by_number_and_by_result(pool: EnginePool, tenant: Tenant) -> None:
+    job = pool.apply_async(lambda: tenant.let_go.wait(10), correlation_id="job_7")
+    pool.terminate_job(job.number, "TERM")
+    job.terminate("TERM")
+    pool.terminate_job(4711)
+    assert tenant.revoked == ["job_7", "job_7"]
+
+
+def test_info_is_plain_scalars(pool: EnginePool) -> None:
+    assert pool.info["engine steps"] == 7
+    assert pool.info["max-concurrency"] == 4
+    assert all(isinstance(value, str | int | float) for value in pool.info.values())
+
+
+def test_the_event_loop_turns_in_a_drain(pool: EnginePool, tenant: Tenant, hub: Hub) -> None:
+    """The hook: ``hub._pop_ready`` gives what ``call_soon`` took."""
+    acknowledged = threading.Event()
+
+    def target() -> None:
+        tenant.drain.requested.wait(10)
+        hub.call_soon(acknowledged.set)
+        acknowledged.wait(10)
+
+    tenant.drain = Drain(10)
+    pool.apply_async(target, correlation_id="job_1")
+    began = time.monotonic()
+    pool.stop()
+    assert acknowledged.is_set(), "a running job's acknowledgement went out while the pool waited for it"
+    assert tenant.handed_back == 0
+    assert time.monotonic() - began < 5
+
+
+def test_timers_fire_in_a_drain(pool: EnginePool, tenant: Tenant, hub: Hub) -> None:
+    """The hook: ``hub.fire_timers`` runs what is due."""
+    beaten = threading.Event()
+    hub.call_later(0.01, beaten.set)
+    tenant.drain = Drain(10)
+    pool.apply_async(lambda: beaten.wait(10), correlation_id="job_1")
+    pool.stop()
+    assert beaten.is_set()
+    assert tenant.handed_back == 0
+
+
+def test_past_the_drain_jobs_are_handed_back(pool: EnginePool, tenant: Tenant) -> None:
+    pool.apply_async(lambda: tenant.let_go.wait(10), correlation_id="job_1")
+    began = time.monotonic()
+    pool.stop()
+    assert 0.3 <= time.monotonic() - began < 1.5
+    assert (tenant.handed_back, tenant.admission.in_flight) == (1, 0)
+    assert not tenant.admission.has_credit()
+
+
+def test_a_callback_that_fails_does_not_stop_the_drain(pool: EnginePool, tenant: Tenant, hub: Hub) -> None:
+    def broker_is_away() -> None:
+        raise ConnectionError
+
+    hub.call_soon(broker_is_away)
+    pool.apply_async(lambda: tenant.let_go.wait(10), correlation_id="job_1")
+    pool.stop()
+    assert tenant.handed_back == 1
+
+
+def test_asking_twice_cuts_the_drain_short() -> None:
+    now = [0.0]
+    drain = Drain(30.0, lambda: now[0])
+    drain.request()
+    now[0] = 10.0
+    assert drain.remaining_s == 20.0
+    drain.request()
+    assert drain.remaining_s == 0.0
+
+
+def test_a_drain_that_nobody_asked_for_begins_when_the_pool_stops() -> None:
+    drain = Drain(5.0, lambda: 1.0)
+    assert not drain.requested.is_set()
+    assert drain.remaining_s == 5.0
+    assert drain.requested.is_set()
+
+
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool) -> None:
+    happened: list[object] = []
+    handed_back = threading.Event()
+    drain = Drain(0.1)
+    keeper = DrainKeeper(
+        drain,
+        wake=lambda: happened.append("woken"),
+        is_idle=lambda: False,
+        hand_back=lambda: (happened.append("handed back"), handed_back.set())[0],
+        exit_now=happened.append,
+    )
+    keeper.start()
+    drain.request()
+    assert handed_back.wait(5)
+    if ends_by_itself:
+        keeper.stop()
+        time.sleep(DrainKeeper.GRACE_S + 0.2)
+        assert happened == ["woken", "handed back"]
+    else:
+        wait_for(lambda: 0 in happened, "the process was ended", 5)
+        assert happened == ["woken", "handed back", 0]
