@@ -75,7 +75,9 @@ WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS N
 
 _INSERT_VERSION = text("""
 INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files)
-SELECT CAST(:model AS varchar), COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window, CAST(:files AS jsonb)
+SELECT
+    CAST(:model AS text), COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window,
+    CAST(:files AS jsonb)
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
@@ -181,6 +183,7 @@ def set_alias(db: Database, model: str, alias: str, version: int, actor: str) ->
         if _version(connection, model, version).retired_at is not None:
             raise NotFound(f"version {version} of {model} is retired", code="model_not_found")
         _point(connection, model, alias, version)
+        record(connection, None, actor, "model.alias_set", f"{model}@{alias}", {"version": version})
 
 
 def _point(connection: Connection, model: str, alias: str, version: int) -> None:

@@ -1,0 +1,145 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from store.audit import list_entries
+from store.db import Database
+from store.errors import InvalidRequest, NotFound, Unauthenticated
+from store.keys import (
+    SCOPES,
+    authenticate,
+    bootstrap,
+    create_key,
+    create_tenant,
+    find_tenant,
+    get_webhook_secret,
+    revoke_key,
+)
+from tests.store.making import Query
+
+
+def test_a_key_authenticates_its_tenant_with_its_scopes(db: Database, tenant: str) -> None:
+    plaintext = create_key(db, tenant, "ci", ["jobs:write", "jobs:read"], actor="mia")
+    principal = authenticate(db, plaintext)
+    assert principal.tenant_id == tenant
+    assert principal.scopes == {"jobs:write", "jobs:read"}
+    assert plaintext.startswith(f"hr_{principal.key_id.removeprefix('key_')}_")
+
+
+def test_the_secret_is_not_stored_and_not_on_record(db: Database, tenant: str, query: Query) -> None:
+    plaintext = create_key(db, tenant, "ci", ["jobs:read"], actor="mia")
+    secret = plaintext.split("_", 2)[2]
+    (stored,) = query("SELECT CAST(api_keys AS text) AS row FROM api_keys")
+    assert secret not in stored["row"]
+    entry = list_entries(db, tenant)[0]
+    assert (entry.actor, entry.action, entry.tenant_id) == ("mia", "api_key.created", tenant)
+    assert entry.detail == {"name": "ci", "scopes": ["jobs:read"]}
+    assert secret not in str(entry)
+
+
+def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(db: Database, tenant: str, query: Query) -> None:
+    good, revoked, expired = (create_key(db, tenant, name, ["jobs:read"], actor="t") for name in "abc")
+    revoke_key(db, tenant, authenticate(db, revoked).key_id, "t")
+    query("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE name = 'c'")
+    head, key_id, secret = good.split("_", 2)
+    wrong = [
+        "",
+        "hr",
+        "hr__",
+        "sk-openai-style",
+        revoked,
+        expired,
+        good[:-1],
+        good + "x",
+        f"{head}_{key_id}_",
+        f"{head}_{'0' * 32}_{secret}",
+        f"xx_{key_id}_{secret}",
+        f"{head}_{key_id}\0_{secret}",
+        f"{head}_{key_id}_{secret}\udcff",
+        good.upper(),
+    ]
+    messages = set()
+    for plaintext in wrong:
+        with pytest.raises(Unauthenticated) as refused:
+            authenticate(db, plaintext)
+        messages.add((refused.value.code, refused.value.message))
+    assert len(messages) == 1
+    assert authenticate(db, good).tenant_id == tenant
+
+
+def test_a_key_expires_by_the_databases_clock(db: Database, tenant: str, query: Query) -> None:
+    plaintext = create_key(db, tenant, "short", ["jobs:read"], expires_s=60, actor="t")
+    authenticate(db, plaintext)
+    query("UPDATE api_keys SET expires_at = expires_at - interval '61 s'")
+    with pytest.raises(Unauthenticated):
+        authenticate(db, plaintext)
+
+
+def test_only_its_tenant_revokes_a_key_and_only_once(db: Database, tenant: str, other_tenant: str) -> None:
+    plaintext = create_key(db, tenant, "ci", ["jobs:read"], actor="t")
+    key_id = authenticate(db, plaintext).key_id
+    with pytest.raises(NotFound):
+        revoke_key(db, other_tenant, key_id, "t")
+    authenticate(db, plaintext)
+    revoke_key(db, tenant, key_id, "t")
+    with pytest.raises(NotFound):
+        revoke_key(db, tenant, key_id, "t")
+    assert [entry.action for entry in list_entries(db, tenant)] == [
+        "api_key.revoked",
+        "api_key.created",
+        "tenant.created",
+    ]
+
+
+def test_a_scope_that_is_none_is_refused(db: Database, tenant: str, query: Query) -> None:
+    with pytest.raises(InvalidRequest, match="jobs:delete"):
+        create_key(db, tenant, "ci", ["jobs:read", "jobs:delete"], actor="t")
+    assert query("SELECT id FROM api_keys") == []
+
+
+def test_tenants_have_names_of_their_own(db: Database, tenant: str) -> None:
+    assert find_tenant(db, "acme") == tenant
+    with pytest.raises(InvalidRequest, match="acme"):
+        create_tenant(db, "acme")
+    with pytest.raises(NotFound):
+        find_tenant(db, "nobody")
+
+
+def test_each_tenant_has_a_webhook_secret(db: Database, tenant: str, other_tenant: str) -> None:
+    secrets = {get_webhook_secret(db, owner) for owner in (tenant, other_tenant)}
+    assert len(secrets) == 2
+    assert all(secret.startswith("whsec_") for secret in secrets)
+    with pytest.raises(NotFound):
+        get_webhook_secret(db, "ten_unknown")
+
+
+class TestBootstrap:
+    def test_the_first_key_may_do_everything(self, db: Database) -> None:
+        plaintext = bootstrap(db)
+        assert plaintext is not None
+        principal = authenticate(db, plaintext)
+        assert principal.scopes == SCOPES
+        assert principal.tenant_id == find_tenant(db, "default")
+
+    def test_there_is_no_second_one(self, db: Database, tenant: str) -> None:
+        create_key(db, tenant, "ci", ["jobs:read"], actor="t")
+        assert bootstrap(db) is None
+
+    def test_a_tenant_that_is_there_is_used(self, db: Database) -> None:
+        tenant_id = create_tenant(db, "default")
+        plaintext = bootstrap(db)
+        assert plaintext is not None
+        assert authenticate(db, plaintext).tenant_id == tenant_id
+
+    def test_processes_that_start_together_make_one_key(self, db: Database, query: Query) -> None:
+        barrier = Barrier(6)
+
+        def race(_: int) -> str | None:
+            barrier.wait(10)
+            return bootstrap(db)
+
+        with ThreadPoolExecutor(6) as pool:
+            keys = [key for key in pool.map(race, range(6), timeout=30) if key is not None]
+        assert len(keys) == 1
+        assert query("SELECT count(*) AS n FROM api_keys") == [{"n": 1}]
