@@ -29,7 +29,7 @@ _WEBHOOKS_S = 20.0
 # The demo's own receiver listens on this machine, without TLS; a stack started by `headrace up` refuses both.
 _SETTINGS = {"HEADRACE_WEBHOOK_ALLOW_HTTP": "true", "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
 
-_STREAMED = ("Explain in a few sentences how a water wheel turns a stream into work.", 96)
+_STREAMED = ("Tell me a short story about a miller.", 112)
 _BESIDE = (
     ("What is the capital of France?", 16),
     ("Name three primary colours.", 24),
@@ -40,7 +40,7 @@ _BESIDE = (
     ("Count from one to ten.", 40),
     ("Translate 'good morning' into French.", 16),
     ("What is a queue in computing?", 72),
-    ("Tell me a short story about a miller.", 96),
+    ("Explain how a water wheel turns a stream into work.", 96),
     ("Which planet is the largest?", 20),
     ("What is the boiling point of water?", 24),
     ("Describe the sea in two sentences.", 56),

@@ -11,7 +11,11 @@ from rich.text import Text
 
 Json = dict[str, Any]
 
-out = Console(highlight=False)
+# Into a file or a pipe nothing is cut: whoever reads it there has no window.
+_NO_WINDOW = 250
+
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _NO_WINDOW)
 err = Console(stderr=True, highlight=False)
 
 COLOURS = {

@@ -149,6 +149,6 @@ def _show_answer(job: dict[str, Any], *, as_json: bool) -> None:
 
 def _conclude(job: dict[str, Any], *, quiet: bool = False) -> None:
     if not quiet:
-        render.err.print(render.summary(job), style="dim", markup=False)
+        render.err.print(render.summary(job), style="dim", markup=False, soft_wrap=True)
     if job["status"] != "succeeded":
         raise typer.Exit(1)

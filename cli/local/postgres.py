@@ -124,7 +124,9 @@ class LocalPostgres:
 
     def _wait_until_ready(self, child: Child, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while self._run(self._bin / "pg_isready", "-q", "-p", "5432", "-h", self._sockets).returncode != 0:
+        # A user and a database that exist, or every question leaves a FATAL line in the log.
+        asked = ("-q", "-h", self._sockets, "-p", "5432", "-U", "app", "-d", "postgres")
+        while self._run(self._bin / "pg_isready", *asked).returncode != 0:
             if child.exit_code is not None:
                 raise Unavailable(f"PostgreSQL did not start: {last_line(child.log_tail())} (log: {self._log})")
             if time.monotonic() > deadline:

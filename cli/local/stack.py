@@ -72,11 +72,14 @@ def running_stack(
         )
         key = _prepare(services, models, home, env, say)
         ports = _choose_ports(settings, len(models), say)
-        programs = _programs(settings, models, home, env, ports)
+        flower, *others = programs = _programs(settings, models, home, env, ports)
         for program in programs:
             cleanup.callback(program.stop)
-            program.start()
-        wait_until_ready(programs, _READY_S)
+        # Flower asks the workers who they are once, when it starts: so after them, though it ends before the servers.
+        for group in (others, [flower]):
+            for program in group:
+                program.start()
+            wait_until_ready(group, _READY_S)
         api_url = _url(settings.api_host, ports.api)
         stack = Stack(
             api_url=api_url,
@@ -116,7 +119,7 @@ def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
 def _programs(
     settings: Settings, models: Sequence[str], home: Home, env: Mapping[str, str], ports: _Ports
 ) -> list[Program]:
-    """Every process of ours in the order of its start, which is the reverse of the order it ends in."""
+    """Every process of ours, in the reverse of the order it ends in."""
 
     def program(
         name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
