@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 import redis
 import structlog
@@ -194,13 +194,13 @@ class Hub:
         channel.followers.discard(follower)
         if not channel.followers:
             del self._channels[name]
-            if self._pubsub is not None:
+            if _is_connected(self._pubsub):
                 with suppress(*AWAY):
                     await self._pubsub.unsubscribe(name)
 
     async def _subscribe(self, *names: str) -> None:
         """Ask for these channels if connected; if not, the connection asks for every followed one when it stands."""
-        if self._pubsub is not None and names:
+        if names and _is_connected(self._pubsub):
             self._unanswered.update(names)
             with suppress(*AWAY):
                 await self._pubsub.subscribe(*names)
@@ -210,15 +210,16 @@ class Hub:
         while True:
             try:
                 async with self._subscriber.pubsub() as pubsub:
-                    await self._open(pubsub)
-                    is_up = True
-                    await self._listen(pubsub)
+                    try:
+                        await self._open(pubsub)
+                        is_up = True
+                        await self._listen(pubsub)
+                    finally:
+                        self._pubsub = None
             except AWAY as error:
                 if is_up:
                     _log.warning("hub.disconnected", error=str(error))
                 is_up = False
-            finally:
-                self._pubsub = None
             await asyncio.sleep(_RECONNECT_S)
 
     async def _open(self, pubsub: PubSub) -> None:
@@ -236,7 +237,7 @@ class Hub:
     async def _listen(self, pubsub: PubSub) -> None:
         """Deliver messages until the connection fails, or is silent and does not answer a PING either."""
         is_pinged = False
-        while True:
+        while _is_connected(pubsub):
             message = await pubsub.get_message(timeout=_PING_AFTER_S)
             if message is not None:
                 is_pinged = False
@@ -246,6 +247,7 @@ class Hub:
             else:
                 is_pinged = True
                 await pubsub.ping()
+        raise redis.ConnectionError("the subscription was cut")
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if message["type"] not in ("message", "subscribe"):
@@ -262,6 +264,11 @@ class Hub:
             frame = _parse(name, message["data"])
             for follower in channel.followers:
                 follower.deliver(frame)
+
+
+def _is_connected(pubsub: PubSub | None) -> TypeGuard[PubSub]:
+    """False also if redis-py would open a new socket at the next command; only ``Hub`` does that, in one place."""
+    return pubsub is not None and pubsub.connection is not None and pubsub.connection.is_connected
 
 
 def _parse(name: str, data: bytes) -> Frame | None:

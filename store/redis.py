@@ -3,9 +3,9 @@
 Knows time-outs and addresses. It does not know what is kept there: see ``queue``, ``streams`` and ``limits``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
@@ -20,6 +20,8 @@ CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 30.0
 HEALTH_CHECK_S = 10
 ASYNC_CONNECTIONS = 16
+
+Result = TypeVar("Result")
 
 AWAY = (redis.RedisError, OSError)
 """What a call may raise when Redis is away, full, read-only or still loading."""
@@ -37,19 +39,33 @@ def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S) -> redis.Re
 def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
     """Return an asyncio client.
 
-    With ``blocking`` it is for a subscription: no reply time-out (redis-py's own is 5 s) and no retry, because
-    redis-py's reconnect races with concurrent SUBSCRIBEs. Without, it is for short commands over a small pool whose
-    callers wait for a free connection.
+    With ``blocking`` it is for a subscription: no reply time-out (redis-py's own is 5 s), no reconnecting, and no
+    health checks, whose answers redis-py hides from the reader. Without, it is for short commands over a small pool
+    whose callers wait for a free connection.
     """
     timeout_s = None if blocking else SOCKET_TIMEOUT_S
     options: dict[str, Any] = {"socket_timeout": timeout_s, **_connection_options(url, timeout_s)}
     if blocking:
-        options["retry"] = AsyncRetry(NoBackoff(), 0)
+        options |= {"retry": _NeverReconnect(NoBackoff(), 0), "health_check_interval": 0}
         return redis.asyncio.Redis.from_url(url, **options)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=ASYNC_CONNECTIONS, timeout=None, retry=AsyncRetry(NoBackoff(), 1), **options
     )
     return redis.asyncio.Redis.from_pool(pool)
+
+
+class _NeverReconnect(AsyncRetry):
+    """Raises at the first failure. redis-py's own reconnects first even with no retries.
+
+    Several tasks use a subscription's one connection; when it is cut, each of them would open a new socket, of which
+    all but the last leak.
+    """
+
+    async def call_with_retry(
+        self, do: Callable[[], Awaitable[Result]], fail: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Result:
+        """Run ``do`` once."""
+        return await do()
 
 
 def _connection_options(url: str, timeout_s: float | None) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""GCRA on a real Redis and in memory: what fits, what is refused, for how long."""
+
+import math
+import threading
+
+import pytest
+import redis
+
+from store.limits import Decision, Limiter
+from store.redis import connect
+
+
+@pytest.fixture
+def limiter(redis_client: redis.Redis) -> Limiter:
+    return Limiter(redis_client)
+
+
+def test_a_burst_fits_and_the_next_is_told_when(limiter: Limiter) -> None:
+    decisions = [limiter.check("a", per_minute=60, cost=1, burst=3) for _ in range(4)]
+    assert [decision.allowed for decision in decisions] == [True, True, True, False]
+    assert [decision.remaining for decision in decisions] == [2, 1, 0, 0]
+    assert 0.5 < decisions[3].retry_after_s <= 1.0
+    assert 2.5 < decisions[3].reset_s <= 3.0
+
+
+def test_a_request_costs_what_it_says(limiter: Limiter) -> None:
+    assert limiter.check("a", per_minute=6000, cost=4000).remaining == 2000
+    refused = limiter.check("a", per_minute=6000, cost=3000)
+    assert not refused.allowed
+    assert refused.remaining == pytest.approx(2000, abs=50)
+    # A hundred units a second: a thousand are missing.
+    assert refused.retry_after_s == pytest.approx(10, abs=0.5)
+    assert limiter.check("a", per_minute=6000, cost=1900).allowed
+
+
+def test_a_refusal_spends_nothing(limiter: Limiter) -> None:
+    assert limiter.check("a", per_minute=1, cost=1, burst=1).allowed
+    waits = [limiter.check("a", per_minute=1, cost=1, burst=1).retry_after_s for _ in range(5)]
+    assert max(waits) <= 60
+
+
+def test_it_comes_back_with_time(limiter: Limiter, redis_client: redis.Redis) -> None:
+    assert limiter.check("a", per_minute=6000, cost=2, burst=2).allowed
+    refused = limiter.check("a", per_minute=6000, cost=2, burst=2)
+    assert not refused.allowed
+    threading.Event().wait(refused.retry_after_s + 0.005)
+    assert limiter.check("a", per_minute=6000, cost=2, burst=2).allowed
+
+
+def test_keys_do_not_share_and_are_forgotten_when_full(limiter: Limiter, redis_client: redis.Redis) -> None:
+    assert limiter.check("a", per_minute=60, cost=1, burst=1).allowed
+    assert limiter.check("b", per_minute=60, cost=1, burst=1).allowed
+    assert 0 < redis_client.pttl("headrace:limit:a") <= 1002
+
+
+def test_what_can_never_fit_is_told(limiter: Limiter) -> None:
+    assert limiter.check("a", per_minute=60, cost=61) == Decision(False, 0, math.inf, 0.0)
+
+
+def test_many_clients_together_get_no_more_than_the_burst(redis_client: redis.Redis) -> None:
+    allowed: list[bool] = []
+
+    def spend() -> None:
+        limiter = Limiter(redis_client)
+        allowed.extend(limiter.check("a", per_minute=1, cost=1, burst=20).allowed for _ in range(10))
+
+    threads = [threading.Thread(target=spend) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert (len(allowed), sum(allowed)) == (60, 20)
+
+
+def test_without_redis_half_the_rate_is_kept_in_process() -> None:
+    now = 50.0
+    with connect("redis://127.0.0.1:1/0") as nowhere:
+        limiter = Limiter(nowhere, clock=lambda: now)
+        assert sum(limiter.check("a", per_minute=60, cost=1, burst=10).allowed for _ in range(20)) == 5
+        refused = limiter.check("a", per_minute=60, cost=1, burst=10)
+        assert refused.retry_after_s == pytest.approx(2.0)
+        now += 2.0
+        assert limiter.check("a", per_minute=60, cost=1, burst=10).allowed
+        assert not limiter.check("a", per_minute=60, cost=1, burst=10).allowed
+        # A request that the burst allows is not refused for ever because the burst was halved.
+        assert limiter.check("b", per_minute=60, cost=10, burst=10).allowed
+
+
+def test_redis_is_asked_again_when_it_is_back(redis_client: redis.Redis) -> None:
+    now = 0.0
+    limiter = Limiter(redis_client, clock=lambda: now)
+    redis_client.set("headrace:limit:a", "not a number")
+    assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 1
+    redis_client.delete("headrace:limit:a")
+    assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 0
+    now = 2.0
+    assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 3

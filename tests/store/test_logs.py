@@ -1,0 +1,75 @@
+"""What a log line looks like, from a process of its own, since logging is a process's affair."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.logs import configure_logging
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines_of(code: str, level: str = "INFO") -> list[dict[str, Any]]:
+    program = (
+        f"import logging, structlog\nfrom store.logs import configure_logging\nconfigure_logging({level!r})\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, timeout=30, text=True
+    )
+    assert done.stdout == ""
+    return [json.loads(line) for line in done.stderr.splitlines()]
+
+
+def test_an_event_is_one_json_line_with_its_fields() -> None:
+    (line,) = lines_of("structlog.get_logger('x.y').info('job.done', job_id='job_1', took_ms=3)")
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "job.done", "level": "info", "logger": "x.y", "job_id": "job_1", "took_ms": 3}
+
+
+def test_a_record_of_another_library_is_one_too() -> None:
+    (line,) = lines_of("logging.getLogger('lib').warning('%s failed', 'it')")
+    assert (line["event"], line["level"], line["logger"]) == ("it failed", "warning", "lib")
+
+
+def test_control_characters_cannot_forge_a_line_or_move_a_cursor() -> None:
+    hostile = 'a\\n{"event": "forged"}\\r\\x1b[2J\\x9b1m\\u2028\\x00'
+    program = f"structlog.get_logger().info('e', text='{hostile}')\nlogging.getLogger('lib').error('{hostile}')"
+    first, second = lines_of(program)
+    assert first["text"] == second["event"] == 'a\n{"event": "forged"}\r\x1b[2J\x9b1m\u2028\x00'
+    raw = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import structlog\nfrom store.logs import configure_logging\nconfigure_logging('INFO')\n"
+            f"structlog.get_logger().info('e', text='{hostile}')",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=30,
+    ).stderr
+    assert all(32 <= byte < 127 for byte in raw.rstrip(b"\n"))
+
+
+def test_an_exception_is_a_field_not_more_lines() -> None:
+    (line,) = lines_of("try:\n    1 / 0\nexcept ZeroDivisionError:\n    structlog.get_logger().exception('e')")
+    assert "ZeroDivisionError: division by zero" in line["exception"]
+
+
+def test_what_is_below_the_level_is_not_written_and_chatty_libraries_are_quiet() -> None:
+    code = (
+        "structlog.get_logger().info('hidden')\nlogging.getLogger('lib').info('hidden')\n"
+        "structlog.get_logger().warning('seen')"
+    )
+    assert [line["event"] for line in lines_of(code, "WARNING")] == ["seen"]
+    quiet = "logging.getLogger('celery.app.trace').info('task done')\nlogging.getLogger('lib').info('seen')"
+    assert [line["event"] for line in lines_of(quiet)] == ["seen"]
+
+
+def test_an_unknown_level_is_told() -> None:
+    with pytest.raises(ValueError, match="unknown log level 'LOUD'"):
+        configure_logging("LOUD")
