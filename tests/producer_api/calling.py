@@ -1,0 +1,113 @@
+"""How the tests call the API: bodies, server-sent events, and a look at what was stored."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from sqlalchemy import text
+
+from store.db import Database
+
+PROMPT = {"model": "tiny", "input": {"prompt": "hello"}}
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def submit(api: httpx2.Client, **fields: Any) -> str:
+    """Submit a job and return its id."""
+    response = api.post("/v1/jobs", json=PROMPT | fields)
+    assert response.status_code == 202, response.text
+    return str(response.json()["id"])
+
+
+def num_jobs(db: Database) -> int:
+    with db.begin() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM jobs")).scalar_one())
+
+
+def state_of(db: Database, job_id: str) -> str:
+    with db.begin() as connection:
+        return str(connection.execute(text("SELECT state FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one())
+
+
+@dataclass(frozen=True)
+class Sse:
+    """One event as a client sees it."""
+
+    id: str
+    name: str
+    data: Any
+
+
+def parse(body: bytes) -> list[Sse]:
+    """Read a whole stream; comments are left out."""
+    return [_event(block) for block in split(body)]
+
+
+def split(body: bytes) -> list[bytes]:
+    """Return the stream's events as their bytes, without pings."""
+    blocks = body.split(b"\n\n")
+    assert blocks.pop() == b"", "the stream ended inside an event"
+    return [block + b"\n\n" for block in blocks if not block.startswith(b":")]
+
+
+def _event(block: bytes) -> Sse:
+    fields = dict(line.split(": ", 1) for line in block.decode().strip().split("\n"))
+    return Sse(fields.get("id", ""), fields.get("event", ""), json.loads(fields["data"]))
+
+
+class LiveStream:
+    """A stream that is read event by event while it is being written."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.response = response
+        self._chunks = response.iter_raw()
+        self._buffer = b""
+        self.body = b""
+
+    def next(self) -> Sse:
+        """Wait for the next event."""
+        while b"\n\n" not in self._buffer:
+            self._more()
+        block, _, self._buffer = self._buffer.partition(b"\n\n")
+        return self.next() if block.startswith(b":") else _event(block + b"\n\n")
+
+    def until(self, name: str) -> list[Sse]:
+        """Read up to and with the event of this name."""
+        events = [self.next()]
+        while events[-1].name != name:
+            events.append(self.next())
+        return events
+
+    def rest(self) -> bytes:
+        """Read to the end; return the whole body since the start."""
+        for chunk in self._chunks:
+            self.body += chunk
+        return self.body
+
+    def _more(self) -> None:
+        chunk = next(self._chunks)
+        self.body += chunk
+        self._buffer += chunk
+
+
+@contextmanager
+def streaming(api: httpx2.Client, job_id: str, last_event_id: str | None = None) -> Iterator[LiveStream]:
+    """Follow a job."""
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    with api.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+        assert response.status_code == 200, response.read()
+        yield LiveStream(response)
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    """Return the error; it must have the one shape."""
+    body = response.json()
+    assert set(body) == {"error"}
+    error = body["error"]
+    assert {"message", "type", "param", "code"} <= set(error)
+    assert error["message"]
+    assert response.headers["x-request-id"].startswith("req_")
+    return dict(error)

@@ -1,0 +1,86 @@
+"""A server, keys for two tenants, a fake model and a worker that does what the test says."""
+
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+import redis
+from openai import OpenAI
+
+from store import keys
+from store.db import Database
+from store.registry import ModelVersion, register_version
+from store.settings import Settings
+from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer, serving
+
+CONTEXT_WINDOW = 512
+
+MakeClient = Callable[[str | None], httpx2.Client]
+
+
+@pytest.fixture
+def model(db: Database) -> ModelVersion:
+    return register_version(
+        db,
+        model="tiny",
+        runner="fake",
+        source="fake:tiny",
+        digest="0" * 64,
+        dtype="float32",
+        context_window=CONTEXT_WINDOW,
+        files={},
+        actor="tests",
+    )
+
+
+@pytest.fixture
+def tenant(db: Database) -> str:
+    return keys.create_tenant(db, "acme")
+
+
+@pytest.fixture
+def key(db: Database, tenant: str) -> str:
+    return keys.create_key(db, tenant, "all", keys.SCOPES - {"admin"}, actor="tests")
+
+
+@pytest.fixture
+def other_key(db: Database) -> str:
+    return keys.create_key(db, keys.create_tenant(db, "globex"), "all", keys.SCOPES, actor="tests")
+
+
+@pytest.fixture
+def server(settings: Settings, model: ModelVersion) -> Iterator[ApiServer]:
+    with serving(settings) as server:
+        yield server
+
+
+@pytest.fixture
+def make_client(server: ApiServer) -> Iterator[MakeClient]:
+    clients: list[httpx2.Client] = []
+
+    def make(key: str | None) -> httpx2.Client:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        client = httpx2.Client(base_url=server.url, headers=headers, timeout=30)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def api(make_client: MakeClient, key: str) -> httpx2.Client:
+    return make_client(key)
+
+
+@pytest.fixture
+def openai(server: ApiServer, key: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(db: Database, redis_client: redis.Redis) -> ScriptedWorker:
+    return ScriptedWorker(db, redis_client, "tiny@1")

@@ -1,0 +1,116 @@
+"""A worker whose every step the test decides: it claims, says and ends jobs through the store, as a real one does.
+
+By hand (``claim``, ``say``, ``succeed``, ...) for tests that look between the steps; ``serve`` answers every job by a
+function of its payload for tests that only want answers.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+
+from store import sweeps
+from store.claims import Claim, Finish, claim, finish, release
+from store.db import Database
+from store.states import JobState
+from store.streams import Frame, StreamPublisher
+
+Answer = Callable[[dict[str, Any]], Sequence[str]]
+
+
+@dataclass
+class Attempt:
+    """A claimed job and what was said so far."""
+
+    claim: Claim
+    said: list[str] = field(default_factory=list)
+
+
+class ScriptedWorker:
+    """One worker on one queue."""
+
+    def __init__(self, db: Database, client: redis.Redis, queue: str) -> None:
+        self._db = db
+        self._queue = queue
+        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60)
+
+    def claim(self, job_id: str) -> Attempt:
+        """Take the job, which must be free."""
+        return Attempt(claim(self._db, "scripted", self._queue, [job_id], lease_s=30)[job_id])
+
+    def say(self, attempt: Attempt, *texts: str) -> None:
+        """Publish the next deltas."""
+        first = len(attempt.said) + 1
+        attempt.said += texts
+        held = attempt.claim
+        self._frames.publish([Frame(held.job_id, held.epoch, seq, text) for seq, text in enumerate(texts, first)])
+
+    def whisper(self, attempt: Attempt, *texts: str) -> None:
+        """Produce deltas that Redis never gets."""
+        attempt.said += texts
+
+    def succeed(self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True) -> None:
+        """End the job with what was said."""
+        output = {"text": "".join(attempt.said), "finish_reason": finish_reason}
+        self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce)
+
+    def fail(self, attempt: Attempt, code: str, message: str) -> None:
+        """End the job with an error."""
+        error = {"code": code, "message": message, "retryable": False, "attempt": attempt.claim.attempt}
+        self._end(attempt, JobState.FAILED, None, error)
+
+    def obey_cancel(self, attempt: Attempt) -> None:
+        """End the job as its owner asked, with the text so far."""
+        output = {"text": "".join(attempt.said), "finish_reason": "cancelled"}
+        self._end(attempt, JobState.CANCELLED, output, {"code": "cancelled", "message": "cancelled by its owner"})
+
+    def hand_back(self, attempt: Attempt, *, charge: bool = False) -> None:
+        """Give the job back unfinished, as a drain (uncharged) or a failed step (charged) does."""
+        release(self._db, {attempt.claim.job_id: attempt.claim.epoch}, charge=charge)
+
+    def _end(
+        self,
+        attempt: Attempt,
+        state: JobState,
+        output: dict[str, Any] | None,
+        error: dict[str, Any] | None,
+        *,
+        announce: bool = True,
+    ) -> None:
+        held = attempt.claim
+        usage = {
+            "input_tokens": held.input_tokens,
+            "output_tokens": len(attempt.said),
+            "queue_ms": 1.0,
+            "first_token_ms": 2.0,
+            "compute_ms": 3.0,
+        }
+        ended = finish(self._db, [Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said)])
+        assert ended == {held.job_id}
+        if announce:
+            self._frames.publish([Frame(held.job_id, held.epoch, len(attempt.said) + 1, None)])
+
+    @contextmanager
+    def serve(self, answer: Answer) -> Iterator[None]:
+        """Answer every job of the queue with the deltas that ``answer`` makes of its payload."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._serve, args=(answer, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=10)
+
+    def _serve(self, answer: Answer, stop: threading.Event) -> None:
+        while not stop.wait(0.01):
+            waiting = sweeps.take_waiting(self._db, self._queue, 32)
+            announced = sweeps.take_stale(self._db, self._queue, 0.0, 32)
+            claimed = claim(self._db, "scripted", self._queue, [*waiting, *announced], lease_s=30)
+            for held in claimed.values():
+                attempt = Attempt(held)
+                self.say(attempt, *answer(held.payload))
+                self.succeed(attempt)

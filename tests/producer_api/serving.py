@@ -1,0 +1,95 @@
+"""A real API server on a free port: in a thread of the test's process, or as the process that users start."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import uvicorn
+
+from producer_api.app import create_app
+from producer_api.runtime import Runtime
+from store.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+class ApiServer:
+    """The application under uvicorn in a thread. ``start`` returns once it answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app = create_app(settings)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(self.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=3)
+        )
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+
+    @property
+    def runtime(self) -> Runtime:
+        runtime: Runtime = self.app.state.runtime
+        return runtime
+
+    def start(self) -> None:
+        self._thread.start()
+        httpx2.get(f"{self.url}/healthz", timeout=20).raise_for_status()
+
+    def drain(self) -> None:
+        """Do what the process does first when it is told to stop."""
+        self.runtime.draining.set()
+
+    def stop(self) -> None:
+        self.drain()
+        self._server.should_exit = True
+        self._thread.join(timeout=15)
+        assert not self._thread.is_alive()
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[ApiServer]:
+    """Run a server for these settings."""
+    server = ApiServer(settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def environment(settings: Settings, **more: str) -> dict[str, str]:
+    """The whole environment of a process with these services."""
+    return {
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "HEADRACE_API_PORT": "0",
+        "HEADRACE_HOME": str(settings.home),
+        **more,
+    }
+
+
+def start_process(environ: dict[str, str]) -> subprocess.Popen[str]:
+    """Start ``python -m producer_api``; its log is the process's stderr."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "producer_api"],
+        cwd=ROOT,
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_url(process: subprocess.Popen[str]) -> str:
+    """Read the log until the server says where it listens."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "api_started" in line:
+            port = re.search(r'"port": (\d+)', line)
+            assert port is not None, line
+            return f"http://127.0.0.1:{port[1]}"
+    raise AssertionError("the API ended before it listened")

@@ -1,0 +1,248 @@
+"""Every bad request gets one clear error in the one shape, and leaves nothing behind."""
+
+import http.client
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+import redis
+
+from store.db import Database
+from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
+from tests.producer_api.conftest import CONTEXT_WINDOW
+from tests.producer_api.serving import ApiServer
+
+Body = dict[str, Any]
+
+
+def _messages(*messages: Body) -> Body:
+    return {"model": "tiny", "input": {"messages": list(messages)}}
+
+
+USER = {"role": "user", "content": "hi"}
+
+# Body, the field it is about, and words that its message must have.
+BAD_JOBS: dict[str, tuple[Any, str | None, str]] = {
+    "no model": ({"input": {"prompt": "x"}}, "model", "is required"),
+    "no input": ({"model": "tiny"}, "input", "is required"),
+    "unknown model": (PROMPT | {"model": "huge"}, "model", "known: tiny"),
+    "unknown version": (PROMPT | {"model": "tiny@9"}, "model", "no model"),
+    "unknown alias": (PROMPT | {"model": "tiny@canary"}, "model", "no model"),
+    "model is a number": (PROMPT | {"model": 7}, "model", "string"),
+    "unknown task": (PROMPT | {"task": "paint"}, "task", "generate"),
+    "unknown field": (PROMPT | {"colour": "red"}, "colour", "remove it or correct its name"),
+    "unknown sampling field": (PROMPT | {"sampling": {"min_p": 0.1}}, "sampling.min_p", "remove it"),
+    "body is a list": ([PROMPT], None, "JSON object"),
+    "body is null": (None, None, "JSON"),
+    "prompt and messages": ({"model": "tiny", "input": {"prompt": "x", "messages": [USER]}}, "input", "exactly one"),
+    "neither": ({"model": "tiny", "input": {}}, "input", "exactly one"),
+    "no messages": (_messages(), "input.messages", "at least 1"),
+    "empty message": (_messages(USER, {"role": "user", "content": ""}), "input.messages[1].content", "at least 1"),
+    "empty prompt": ({"model": "tiny", "input": {"prompt": ""}}, "input.prompt", "at least 1"),
+    "unknown role": (_messages({"role": "wizard", "content": "x"}), "input.messages[0].role", "'assistant'"),
+    "content is an object": (_messages({"role": "user", "content": {}}), "input.messages[0].content", "string"),
+    "too many messages": (_messages(*[USER] * 1025), "input.messages", "1024"),
+    "prompt over the context": (
+        {"model": "tiny", "input": {"prompt": "x" * CONTEXT_WINDOW}},
+        "input",
+        "shorten the prompt",
+    ),
+    "max_tokens over the context": (PROMPT | {"sampling": {"max_tokens": 508}}, "sampling.max_tokens", "at most 507"),
+    "max_tokens zero": (PROMPT | {"sampling": {"max_tokens": 0}}, "sampling.max_tokens", "greater than or equal to 1"),
+    "max_tokens huge": (PROMPT | {"sampling": {"max_tokens": 10**30}}, "sampling.max_tokens", ""),
+    "max_tokens text": (PROMPT | {"sampling": {"max_tokens": "many"}}, "sampling.max_tokens", "integer"),
+    "temperature": (PROMPT | {"sampling": {"temperature": 2.1}}, "sampling.temperature", "less than or equal to 2"),
+    "top_p": (PROMPT | {"sampling": {"top_p": 0}}, "sampling.top_p", "greater than 0"),
+    "seed": (PROMPT | {"sampling": {"seed": -1}}, "sampling.seed", "0"),
+    "too many stops": (PROMPT | {"sampling": {"stop": ["x"] * 17}}, "sampling.stop", "16"),
+    "priority": (PROMPT | {"priority": 10}, "priority", "9"),
+    "deadline": (PROMPT | {"deadline_ms": 0}, "deadline_ms", "1"),
+    "service class": (PROMPT | {"service_class": "royal"}, "service_class", "'interactive'"),
+    "metadata value": (PROMPT | {"metadata": {"k": 1}}, "metadata.k", "string"),
+    "too much metadata": (PROMPT | {"metadata": {str(n): "" for n in range(17)}}, "metadata", "16"),
+    "webhook is http": (PROMPT | {"webhook": {"url": "http://example.com/"}}, "webhook.url", "https"),
+    "webhook is local": (PROMPT | {"webhook": {"url": "https://127.0.0.1/"}}, "webhook.url", ""),
+    "webhook is metadata": (PROMPT | {"webhook": {"url": "https://169.254.169.254/"}}, "webhook.url", ""),
+    "webhook has a password": (PROMPT | {"webhook": {"url": "https://a:b@example.com/"}}, "webhook.url", "password"),
+    "NUL": ({"model": "tiny", "input": {"prompt": "a\0b"}}, None, "U+0000"),
+    "NUL in metadata": (PROMPT | {"metadata": {"k": "\0"}}, None, "U+0000"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_JOBS)
+def test_a_bad_job_is_refused(api: httpx2.Client, db: Database, redis_client: redis.Redis, name: str) -> None:
+    body, param, words = BAD_JOBS[name]
+    response = api.post("/v1/jobs", json=body)
+    error = error_of(response)
+    assert response.status_code == (404 if error["code"] == "model_not_found" else 400), error
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert words in error["message"]
+    assert num_jobs(db) == 0
+    assert redis_client.llen("tiny@1") == 0
+
+
+BAD_CODES = {
+    "unknown model": "model_not_found",
+    "unknown field": "unsupported_parameter",
+    "prompt over the context": "context_length_exceeded",
+    "max_tokens over the context": "context_length_exceeded",
+    "webhook is local": "webhook_url_not_allowed",
+    "temperature": "invalid_value",
+}
+
+
+@pytest.mark.parametrize("name", BAD_CODES)
+def test_a_refusal_has_its_code(api: httpx2.Client, name: str) -> None:
+    assert error_of(api.post("/v1/jobs", json=BAD_JOBS[name][0]))["code"] == BAD_CODES[name]
+
+
+def _with_message(**message: Any) -> Body:
+    return {"model": "tiny", "messages": [USER, message]}
+
+
+BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
+    "no messages": ({"model": "tiny"}, "messages", "is required"),
+    "messages empty": ({"model": "tiny", "messages": []}, "messages", "at least 1"),
+    "content missing": (_with_message(role="user"), "messages[1].content", "is required"),
+    "content empty": (_with_message(role="user", content=""), "messages[1].content", "at least 1"),
+    "role": (_with_message(role="tool", content="x", tool_call_id="1"), "messages[1].role", "not supported"),
+    "picture": (
+        _with_message(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),
+        "messages[1].content[0].type",
+        "only text",
+    ),
+    "tool calls": (
+        _with_message(role="assistant", content="x", tool_calls=[{"id": "1"}]),
+        "messages[1].tool_calls",
+        "not supported",
+    ),
+    "n": (CHAT | {"n": 2}, "n", "not supported"),
+    "logprobs": (CHAT | {"logprobs": True}, "logprobs", "not supported"),
+    "top_logprobs": (CHAT | {"top_logprobs": 3}, "top_logprobs", "not supported"),
+    "logit_bias": (CHAT | {"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
+    "tools": (CHAT | {"tools": [{"type": "function"}]}, "tools", "not supported"),
+    "tool_choice": (CHAT | {"tool_choice": "required"}, "tool_choice", "not supported"),
+    "audio": (CHAT | {"audio": {"voice": "x"}}, "audio", "not supported"),
+    "modalities": (CHAT | {"modalities": ["text", "audio"]}, "modalities", "not supported"),
+    "json mode": (CHAT | {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+    "min_p": (CHAT | {"min_p": 0.2}, "min_p", "not supported"),
+    "temperature": (CHAT | {"temperature": 3}, "temperature", "less than or equal to 2"),
+    "stop": (CHAT | {"stop": [""]}, "stop[0]", "at least 1"),
+    "max_tokens": (CHAT | {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    "max_completion_tokens": (CHAT | {"max_completion_tokens": 0}, "max_completion_tokens", "1"),
+    "max_tokens over the context": (CHAT | {"max_tokens": 511}, "max_tokens", "`max_tokens` is 511"),
+    "prompt over the context": (
+        {"model": "tiny", "messages": [{"role": "user", "content": "x" * 600}]},
+        "messages",
+        "shorten the prompt",
+    ),
+    "stream_options": (CHAT | {"stream_options": {"include_usage": True}}, "stream_options", "set `stream`"),
+    "service_tier": (CHAT | {"service_tier": "scale"}, "service_tier", "'flex'"),
+    "job.colour": (CHAT | {"job": {"colour": 1}}, "job.colour", "remove it"),
+    "job.priority": (CHAT | {"job": {"priority": 11}}, "job.priority", "9"),
+    "job.webhook": (CHAT | {"job": {"webhook": {"url": "https://10.0.0.1"}}}, "job.webhook.url", "job.webhook.url"),
+    "job.on_disconnect": (CHAT | {"job": {"on_disconnect": "wait"}}, "job.on_disconnect", "'cancel'"),
+}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("name", BAD_CHATS)
+def test_a_bad_chat_is_refused(api: httpx2.Client, db: Database, name: str, is_stream: bool) -> None:
+    body, param, words = BAD_CHATS[name]
+    if is_stream and name == "stream_options":
+        pytest.skip("it is for streams")
+    response = api.post("/v1/chat/completions", json=body | {"stream": is_stream})
+    error = error_of(response)
+    assert (response.status_code, error["param"]) == (400, param), error
+    assert words in error["message"]
+    assert num_jobs(db) == 0
+
+
+MALFORMED = {
+    "nothing": b"",
+    "not JSON": b"{model: tiny}",
+    "cut off": b'{"model": "tiny", "input": {"prompt": "x"',
+    "NaN": b'{"model": "tiny", "input": {"prompt": "x"}, "sampling": {"temperature": NaN}}',
+    "lone surrogate": b'{"model": "tiny", "input": {"prompt": "\\ud800"}}',
+    "not UTF-8": b'{"model": "tiny", "input": {"prompt": "\xff"}}',
+    "deep": b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("route", ["/v1/jobs", "/v1/chat/completions"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_json_is_refused(api: httpx2.Client, db: Database, name: str, route: str) -> None:
+    response = api.post(route, content=MALFORMED[name], headers={"Content-Type": "application/json"})
+    error = error_of(response)
+    assert (response.status_code, error["code"], error["param"]) == (400, "invalid_value", None)
+    assert "JSON" in error["message"]
+    assert num_jobs(db) == 0
+
+
+def test_other_encodings_are_refused(api: httpx2.Client, db: Database) -> None:
+    form = api.post("/v1/jobs", data={"model": "tiny"})
+    assert "Content-Type: application/json" in error_of(form)["message"]
+    packed = api.post("/v1/jobs", content=b"x", headers={"Content-Encoding": "gzip"})
+    assert "uncompressed" in error_of(packed)["message"]
+    assert {form.status_code, packed.status_code} == {400}
+    assert num_jobs(db) == 0
+
+
+def _large(num_bytes: int) -> Iterator[bytes]:
+    for _ in range(num_bytes // 65_536):
+        yield b"x" * 65_536
+
+
+def test_a_huge_body_is_refused_however_it_is_sent(api: httpx2.Client, db: Database) -> None:
+    declared = api.post("/v1/jobs", content=b"x" * (4 << 20))
+    chunked = api.post("/v1/jobs", content=_large(4 << 20))
+    for response in (declared, chunked):
+        assert response.status_code == 413
+        assert error_of(response)["code"] == "request_too_large"
+        assert response.headers["connection"] == "close"
+    assert num_jobs(db) == 0
+
+
+def test_a_huge_body_is_refused_before_it_is_sent(server: ApiServer, key: str) -> None:
+    address = urlsplit(server.url).netloc
+    connection = http.client.HTTPConnection(address, timeout=10)
+    connection.putrequest("POST", "/v1/jobs")
+    connection.putheader("Authorization", f"Bearer {key}")
+    connection.putheader("Content-Length", str(1 << 40))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413
+    connection.close()
+
+
+def test_a_body_at_the_limit_is_read(api: httpx2.Client) -> None:
+    body = b'{"model": "tiny", "input": {"prompt": "x"}}'
+    padded = body + b" " * ((1 << 20) - len(body))
+    assert api.post("/v1/jobs", content=padded, headers={"Content-Type": "application/json"}).status_code == 202
+
+
+def test_unknown_routes_and_methods(api: httpx2.Client) -> None:
+    missing = api.get("/v1/horses")
+    assert (missing.status_code, error_of(missing)["code"]) == (404, "not_found")
+    wrong = api.delete("/v1/jobs")
+    assert (wrong.status_code, error_of(wrong)["code"]) == (405, "method_not_allowed")
+    assert "GET" in wrong.headers["allow"] or "POST" in wrong.headers["allow"]
+    assert error_of(api.get("/favicon.ico"))["code"] == "not_found"
+
+
+@pytest.mark.parametrize("job_id", ["job_0", "%00", "..%2f..", "job_' OR 1=1 --", "ж" * 300])
+@pytest.mark.parametrize("suffix", ["", "/events", "/timeline", "/cancel"])
+def test_strange_ids_are_not_found(api: httpx2.Client, job_id: str, suffix: str) -> None:
+    method = "POST" if suffix == "/cancel" else "GET"
+    response = api.request(method, f"/v1/jobs/{job_id}{suffix}")
+    assert response.status_code in (400, 404), response.text
+    assert error_of(response)["code"] in ("not_found", "invalid_value")
+
+
+@pytest.mark.parametrize("wait", ["-1", "soon", "nan"])
+def test_a_wait_is_a_number_of_seconds(api: httpx2.Client, wait: str) -> None:
+    response = api.get("/v1/jobs/job_0", params={"wait": wait})
+    assert (response.status_code, error_of(response)["param"]) == (400, "wait")
