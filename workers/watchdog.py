@@ -66,7 +66,7 @@ class DrainKeeper:
     """
 
     TICK_S = 0.05
-    GRACE_S = 1.0
+    GRACE_S = 2.0
 
     def __init__(
         self,
@@ -100,7 +100,8 @@ class DrainKeeper:
         while not self._is_idle() and self._drain.remaining_s > 0:
             if self._ended.wait(self.TICK_S):
                 return
-        self._hand_back()
+        # On a thread of its own: with Postgres out of reach it takes as long as a connection does to fail.
+        threading.Thread(target=self._hand_back, name="hand-back", daemon=True).start()
         if not self._ended.wait(self.GRACE_S):
             log.warning("drain_forced")
             self._exit_now(0)

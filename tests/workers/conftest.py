@@ -10,12 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from store import jobs, keys, registry, sweeps
 from store.db import Database
@@ -244,16 +244,35 @@ def bell(bench: Bench) -> Iterator[Bell]:
     bell.stop()
 
 
-@pytest.fixture
-def start_worker(settings: Settings, version: ModelVersion) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
-    started: list[WorkerProcess] = []
-    engine = create_engine(settings.database_url)
-    with engine.begin() as connection:
-        # The tables were made without Alembic; a worker checks what revision they are at.
+def stamp(settings: Settings) -> None:
+    """Say that the tables, made without Alembic, are at the revision that a worker checks for."""
+    with _connected(settings) as connection:
         connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"))
         connection.execute(text("DELETE FROM alembic_version"))
         connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": REVISION})
+
+
+@contextmanager
+def _connected(settings: Settings) -> Iterator[Connection]:
+    engine = create_engine(settings.database_url)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+@pytest.fixture
+def stamped(settings: Settings) -> Iterator[None]:
+    """A database that says which revision it is at, as long as the test lasts."""
+    stamp(settings)
+    yield
+    with _connected(settings) as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+
+
+@pytest.fixture
+def start_worker(settings: Settings, version: ModelVersion, stamped: None) -> Iterator[Callable[..., WorkerProcess]]:
+    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
+    started: list[WorkerProcess] = []
 
     def start(*arguments: str, ready: bool = True, model: str = "fake", **changes: object) -> WorkerProcess:
         worker = WorkerProcess(settings, "--model", model, *arguments, **changes)
@@ -265,6 +284,3 @@ def start_worker(settings: Settings, version: ModelVersion) -> Iterator[Callable
     yield start
     for worker in started:
         worker.stop()
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE alembic_version"))
-    engine.dispose()

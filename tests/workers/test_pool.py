@@ -191,6 +191,23 @@ def test_a_drain_that_nobody_asked_for_begins_when_the_pool_stops() -> None:
     assert drain.requested.is_set()
 
 
+def test_a_hand_back_that_hangs_does_not_keep_the_process() -> None:
+    exits: list[int] = []
+    drain = Drain(0.1)
+    never = threading.Event()
+    keeper = DrainKeeper(
+        drain,
+        wake=lambda: None,
+        is_idle=lambda: False,
+        hand_back=lambda: never.wait(30) and None,
+        exit_now=exits.append,
+    )
+    keeper.start()
+    drain.request()
+    wait_for(lambda: exits == [0], "the process was ended", 5)
+    never.set()
+
+
 @pytest.mark.parametrize("ends_by_itself", [True, False])
 def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool) -> None:
     happened: list[object] = []

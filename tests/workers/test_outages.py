@@ -1,0 +1,151 @@
+"""A real worker process while its servers die, on a Postgres and a Redis of these tests alone."""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from cli.local.postgres import LocalPostgres
+from cli.local.valkey import LocalValkey
+from store.redis import connect
+from store.settings import Settings
+from store.states import JobState
+from store.tables import metadata
+
+from .conftest import Bell, Bench, WorkerProcess, stamp, wait_for
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Servers that may be stopped."""
+
+    postgres: LocalPostgres
+    valkey: LocalValkey
+
+
+@contextmanager
+def away(*servers: LocalPostgres | LocalValkey) -> Iterator[None]:
+    """Stop the servers for a while."""
+    for server in servers:
+        server.stop()
+    yield
+    for server in servers:
+        server.start()
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
+    servers = Servers(
+        LocalPostgres(folder / "pg", folder / "postgres.log"), LocalValkey(folder / "kv", folder / "valkey.log")
+    )
+    servers.postgres.start()
+    servers.valkey.start()
+    yield servers
+    servers.valkey.stop()
+    servers.postgres.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def settings(servers: Servers, tmp_path: Path) -> Settings:
+    engine = create_engine(servers.postgres.url)
+    metadata.drop_all(engine)
+    metadata.create_all(engine)
+    engine.dispose()
+    with connect(servers.valkey.url) as client:
+        client.flushdb()
+    return Settings(
+        database_url=servers.postgres.url,
+        redis_url=servers.valkey.url,
+        home=tmp_path,
+        lease_s=3,
+        reannounce_s=1,
+        drain_s=1,
+        fake_step_ms=10,
+    )
+
+
+@pytest.fixture
+def stamped(settings: Settings) -> None:
+    """Without the cleaning up: this database is thrown away."""
+    stamp(settings)
+
+
+def test_jobs_finish_while_redis_is_dead_and_new_ones_come_after(
+    servers: Servers, bench: Bench, bell: Bell, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    running = bench.submit(8, sampling={"max_tokens": 150})
+    wait_for(lambda: bench.states(running)[JobState.RUNNING] == 8, "all run")
+    with away(servers.valkey):
+        ended = bench.wait_ended(running)
+        assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
+        wait_for(lambda: worker.events("frames_dropped"), "it says so")
+    ids = bench.submit(50)
+    assert {job.state for job in bench.wait_ended(ids)} == {JobState.SUCCEEDED}
+    assert worker.process.poll() is None
+
+
+def test_a_restart_of_both_servers_loses_nothing(
+    servers: Servers, bench: Bench, bell: Bell, start_worker: StartWorker
+) -> None:
+    worker = start_worker()
+    ids = bench.submit(100, sampling={"max_tokens": 30})
+    wait_for(lambda: bench.states(ids)[JobState.SUCCEEDED] >= 10, "some are done")
+    with away(servers.postgres, servers.valkey):
+        wait_for(lambda: worker.events("leases_not_renewed"), "the worker noticed")
+    ended = bench.wait_ended(ids)
+    assert {job.state for job in ended} == {JobState.SUCCEEDED}
+    assert worker.process.poll() is None
+
+
+def test_a_drain_without_redis_hands_back_in_time(servers: Servers, bench: Bench, start_worker: StartWorker) -> None:
+    worker, ids = running_worker(bench, start_worker)
+    with away(servers.valkey):
+        assert drain_s(worker) < 4.0
+        assert bench.states(ids) == {JobState.QUEUED: 3}
+
+
+def test_a_drain_without_postgres_ends_in_time_and_leaves_the_leases(
+    servers: Servers, bench: Bench, start_worker: StartWorker
+) -> None:
+    worker, ids = running_worker(bench, start_worker)
+    with away(servers.postgres):
+        assert drain_s(worker) < 4.0
+    assert worker.events("hand_back_failed")
+    assert bench.states(ids) == {JobState.RUNNING: 3}
+
+
+def running_worker(bench: Bench, start_worker: StartWorker) -> tuple[WorkerProcess, list[str]]:
+    """A worker with three long jobs in its engine."""
+    worker = start_worker()
+    ids = bench.submit(3, sampling={"max_tokens": 1900})
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 3, "all run")
+    return worker, ids
+
+
+def drain_s(worker: WorkerProcess) -> float:
+    """Send SIGTERM and return how long the worker took to end; its drain is one second."""
+    began = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait_exit() == 0
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_every_stop_signal_is_a_drain(bench: Bench, start_worker: StartWorker, number: int) -> None:
+    worker, ids = running_worker(bench, start_worker)
+    worker.signal(number)
+    assert worker.wait_exit() == 0
+    assert bench.states(ids) == {JobState.QUEUED: 3}
