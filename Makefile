@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench lock clean
+.PHONY: help venv check test demo up bench trial lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,11 @@ up: $(STAMP)  ## the local stack, until Ctrl-C
 
 bench: $(STAMP)  ## throughput of the whole path against the bare engine and transformers
 	@$(BIN)/python -m benchmarks.path
+
+trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
+	@$(BIN)/python -m benchmarks.trial --check 40
+	@$(BIN)/python -m benchmarks.trial --fault kill-worker
+	@$(BIN)/python -m benchmarks.trial --fault flush-redis
 
 lock:  ## write constraints.txt from what resolves today
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -1,7 +1,8 @@
 """The same jobs without the queue: our engine in process, or transformers' ``generate`` one by one.
 
-Run as a program of its own (``python -m benchmarks.bare engine|generate COUNT MODEL``), so that each measurement has
-its process and threads to itself. The last line of its output is JSON: seconds, output tokens, and the texts' ids.
+Each measurement runs as a program of its own (``python -m benchmarks.bare engine|generate MODEL``, jobs as JSON on its
+input), so that it has its process and threads to itself. The last line of its output is JSON: seconds, output tokens,
+and the texts.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.workload import ChatJob, chat_jobs
+from benchmarks.workload import ChatJob
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import EngineRequest, SamplingParams
 from models.load import load_runner
@@ -28,7 +29,7 @@ from store.settings import Settings, load_settings
 
 def _request(name: str, job: ChatJob, tokenizer: Tokenizer) -> EngineRequest:
     prompt = build_prompt(tokenizer, job.payload.input)
-    return EngineRequest(name, tuple(prompt), SamplingParams(job.max_tokens, ignore_eos=True))
+    return EngineRequest(name, tuple(prompt), SamplingParams(job.max_tokens, ignore_eos=job.ignore_eos))
 
 
 def run_engine(jobs: list[ChatJob], version: ModelVersion, tokenizer: Tokenizer, settings: Settings) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def run_generate(jobs: list[ChatJob], source: Path, tokenizer: Tokenizer) -> dic
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
-            min_new_tokens=job.max_tokens,
+            min_new_tokens=job.max_tokens if job.ignore_eos else None,
             max_new_tokens=job.max_tokens,
             pad_token_id=0,
         )
@@ -68,13 +69,13 @@ def run_generate(jobs: list[ChatJob], source: Path, tokenizer: Tokenizer) -> dic
     return {"seconds": seconds, "tokens": sum(map(len, outputs[1:])), "outputs": outputs[1:]}
 
 
-def main(kind: str, count: int, model: str) -> None:
-    """Run one measurement and print it."""
+def main(kind: str, model: str) -> None:
+    """Run the measurement in this process and print it."""
     settings = load_settings()
     db = Database(settings.database_url, pool_size=1, application_name="benchmark")
     version = resolve(db, model)
     tokenizer = tokenizer_for(version, lambda digest: read_file(db, digest))
-    jobs = chat_jobs(count)
+    jobs = [ChatJob(**job) for job in json.load(sys.stdin)]
     if kind == "engine":
         result = run_engine(jobs, version, tokenizer, settings)
     else:
@@ -84,4 +85,4 @@ def main(kind: str, count: int, model: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], sys.argv[2])

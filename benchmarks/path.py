@@ -11,8 +11,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
@@ -20,10 +18,11 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers import measure
 from benchmarks.workload import ChatJob, chat_jobs
-from cli.local.home import Home
+from cli.local.home import Home, StackRecord
 from cli.local.stack import Stack, running_stack
-from store.settings import child_environment, load_settings
+from store.settings import load_settings
 
 console = Console(stderr=True)
 MODEL = "smollm2"
@@ -55,13 +54,6 @@ async def _path(stack: Stack, jobs: list[ChatJob]) -> dict[str, Any]:
     return {"seconds": seconds, "tokens": tokens, "texts": [job["output"]["text"] for job in done]}
 
 
-def _bare(kind: str, count: int, env: dict[str, str]) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "benchmarks.bare", kind, str(count), MODEL]
-    result = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return found
-
-
 def _rate(result: dict[str, Any]) -> float:
     return float(result["tokens"] / result["seconds"])
 
@@ -70,17 +62,17 @@ def _equal(ours: list[str], reference: list[str]) -> int:
     return sum(a == b for a, b in zip(ours, reference, strict=False))
 
 
-def _measure(stack: Stack, env: dict[str, str], args: argparse.Namespace) -> dict[str, Any]:
+def _measure(stack: Stack, record: StackRecord, args: argparse.Namespace) -> dict[str, Any]:
     jobs = chat_jobs(args.requests)
     asyncio.run(_path(stack, [ChatJob("Hello.", 8)] * 4))  # warm
     engine, path = [], []
     for n in range(args.rounds):
         console.log(f"round {n + 1} of {args.rounds}: bare engine")
-        engine.append(_bare("engine", args.requests, env))
+        engine.append(measure("engine", record, MODEL, jobs))
         console.log(f"round {n + 1} of {args.rounds}: whole path")
         path.append(asyncio.run(_path(stack, jobs)))
     console.log(f"transformers generate, one by one, first {args.one_by_one}")
-    generate = _bare("generate", args.one_by_one, env)
+    generate = measure("generate", record, MODEL, jobs[: args.one_by_one])
     ratios = [_rate(ours) / _rate(bare) for ours, bare in zip(path, engine, strict=True)]
     return {
         "benchmark": "path",
@@ -132,8 +124,7 @@ def main() -> None:
         record = Home(settings.home).record()
         if record is None:
             raise SystemExit("the stack left no record of its services")
-        env = child_environment({"DATABASE_URL": record.database_url, "REDIS_URL": record.redis_url})
-        found = _measure(stack, env, args)
+        found = _measure(stack, record, args)
     console.print(_table(found))
     console.print(f"answers equal to transformers' greedy fp32: {found['equal_to_generate']}")
     print(json.dumps(found))

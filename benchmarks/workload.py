@@ -23,12 +23,13 @@ class ChatJob:
 
     text: str
     max_tokens: int
+    ignore_eos: bool = True
 
     @property
     def payload(self) -> GeneratePayload:
         """The job as the worker would read it from its row."""
         message = ChatMessage(role=Role.USER, content=self.text)
-        sampling = Sampling(max_tokens=self.max_tokens, temperature=0, ignore_eos=True)
+        sampling = Sampling(max_tokens=self.max_tokens, temperature=0, ignore_eos=self.ignore_eos)
         return GeneratePayload(input=GenerateInput(messages=(message,)), sampling=sampling)
 
 
