@@ -63,7 +63,7 @@ class StopFilter:
 
 
 def _overlap(text: str, stop: str) -> int:
-    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
+    lengths = range(min(len(stop), len(text)), 0, -1)
     return next((length for length in lengths if text.endswith(stop[:length])), 0)
 
 

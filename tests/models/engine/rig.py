@@ -9,6 +9,7 @@ from models.engine.live import LiveRequest
 from models.engine.loop import Engine
 from models.engine.requests import EngineRequest, FinishReason, SamplingParams
 from models.engine.runner import Sampled, StepPlan
+from models.engine.stopping import Detokenizer
 from models.fake import EOS, FakeRunner, PlanError, next_token
 
 _ids = itertools.count(1)
@@ -25,6 +26,20 @@ class Bytes:
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
+
+
+class Late:
+    """A detokenizer that is certain of nothing before the end."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def add(self, token_id: int) -> str:
+        self._text += chr(token_id)
+        return ""
+
+    def flush(self) -> str:
+        return self._text
 
 
 @dataclass
@@ -50,8 +65,8 @@ def ask(
     return EngineRequest(request_id or f"r{next(_ids)}", tuple(prompt.encode()), sampling, deadline)
 
 
-def live(request: EngineRequest) -> LiveRequest:
-    return LiveRequest(request, Bytes(), frozenset({EOS}), now=0.0)
+def live(request: EngineRequest, detokenizer: Detokenizer | None = None) -> LiveRequest:
+    return LiveRequest(request, detokenizer or Bytes(), frozenset({EOS}), now=0.0)
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
@@ -121,6 +136,8 @@ class Watched(FakeRunner):
 
     def _fail(self, plan: StepPlan) -> None:
         if self.failures:
+            for block in self._cache:  # what a device that failed may leave behind
+                block[:] = [-2] * len(block)
             raise self.failures.pop(0)
 
 

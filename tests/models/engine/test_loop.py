@@ -228,6 +228,22 @@ def test_a_step_that_fails_fails_its_rows_and_no_others(
     assert engine.is_healthy(WAIT_S)
 
 
+def test_who_sat_a_failed_step_out_recomputes_what_the_cache_may_have_lost() -> None:
+    runner = Watched(num_blocks=5, block_tokens=4)
+    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    requests = [ask(prompt, max_tokens=15, ignore_eos=True) for prompt in ("old.", "new.")]
+    old, new = (engine.submit(request) for request in requests)
+    while not runner.plans or len(runner.plans[-1].rows) == 2:
+        step(engine)  # until the blocks are used up: the younger one keeps its own, and waits for one more
+    assert engine.stats().preempted == 0
+    runner.failures.append(RuntimeError("injected"))
+    step(engine)
+    assert isinstance(old.exception(0), StepFailed)
+    step_until_idle(engine)
+    check_answers(requests[1:], [new])
+    assert runner.breaches == []
+
+
 class Wrong(FakeRunner):
     """Answers for a request that nobody asked about."""
 
@@ -328,6 +344,8 @@ def test_stop_does_not_wait_for_ever_for_a_step_that_hangs(start: Start) -> None
     runner = Watched()
     runner._fault = gate
     engine = start(runner)
+    died: list[BaseException] = []
+    engine.on_failed = died.append
     future = engine.submit(ask())
     assert gate.entered.wait(WAIT_S)
     engine.stop(0.01)
@@ -336,6 +354,7 @@ def test_stop_does_not_wait_for_ever_for_a_step_that_hangs(start: Start) -> None
     gate.open()
     engine._thread.join(WAIT_S)
     assert len(runner.forgotten) == 1
+    assert died == []
 
 
 def test_an_engine_that_was_never_started_tells_everybody_too() -> None:

@@ -78,6 +78,7 @@ def test_no_more_run_than_the_budget_has_tokens() -> None:
         bench.add(name, 1)
     bench.step()
     assert bench.step() == [("one", 1), ("two", 1)]
+    assert (bench.running(), bench.waiting()) == (["one", "two"], ["three"])
 
 
 def test_the_youngest_gives_way_and_comes_back_before_newcomers() -> None:
