@@ -1,0 +1,251 @@
+"""``headrace up`` and the verbs, as people run them: real processes, the model without weights."""
+
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from cli.local.home import Home
+from cli.local.process import descendants, still_alive
+from store.settings import Settings, child_environment
+
+HEADRACE = [sys.executable, "-m", "cli.main"]
+START_S = 60.0
+
+StartUp = Callable[..., "Up"]
+
+
+class Up:
+    """A ``headrace up`` with the fake model in a home of its own."""
+
+    def __init__(self, home: Path, *arguments: str, **env: str) -> None:
+        self.home = Home(home)
+        self.env = child_environment(
+            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": "5599"}
+        )
+        for name in ("DATABASE_URL", "REDIS_URL"):
+            self.env.pop(name, None)
+        self.env |= env
+        self.process = subprocess.Popen(
+            [*HEADRACE, "up", "--model", "fake", *arguments],
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.said = ""
+
+    def read_until(self, words: str) -> str:
+        """Return all output so far, as soon as it contains ``words``."""
+        assert self.process.stdout
+        deadline = time.monotonic() + START_S
+        while words not in self.said:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
+            assert ready, f"no {words!r} within {START_S} s, but:\n{self.said}"
+            chunk = os.read(self.process.stdout.fileno(), 65536).decode()
+            assert chunk, f"ended without {words!r}:\n{self.said}"
+            self.said += chunk
+        return self.said
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> str:
+        """Send a signal and return the rest of the output once it has ended."""
+        self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=40)
+        self.said += rest
+        return self.said
+
+    def verb(self, *arguments: str, expect: int = 0) -> str:
+        """Run a verb against this stack and return what it printed to stdout."""
+        done = subprocess.run(
+            [*HEADRACE, *arguments], env=self.env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == expect, f"exit {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout or done.stderr
+
+    def api(self, path: str) -> Any:
+        record, key = self.home.record(), self.home.api_key()
+        assert record
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx2.get(record.api_url + path, headers=headers, trust_env=False, timeout=30).json()
+
+
+@pytest.fixture
+def start_up() -> Iterator[StartUp]:
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    folder.chmod(0o755)
+    started: list[Up] = []
+
+    def start(*arguments: str, **env: str) -> Up:
+        started.append(Up(folder / "home", *arguments, **env))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+        one.process.communicate()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def await_ends(pids: set[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while left := still_alive(pids):
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.02)
+
+
+def test_it_serves_and_ends_cleanly_and_finds_its_data_again(start_up: StartUp) -> None:
+    up = start_up()
+    said = up.read_until("ready; Ctrl-C stops everything")
+    processes = descendants(up.process.pid)
+    assert len(processes) > 5
+
+    answer = up.verb("submit", "Why is the sky blue?", "--max-tokens", "12", "--temperature", "0", "--wait")
+    assert len(answer.strip()) > 0
+    job_id = up.verb("submit", "Why is the sky blue?", "--max-tokens", "12", "--temperature", "0").strip()
+    assert up.verb("watch", job_id).strip() == answer.strip()
+    streamed = up.verb("submit", "Why is the sky blue?", "--max-tokens", "12", "--temperature", "0", "--stream")
+    assert streamed.strip() == answer.strip()
+    assert orjson.loads(up.verb("jobs", "--json"))[0]["status"] == "succeeded"
+    assert job_id in up.verb("jobs", "--status", "succeeded")
+    assert "default → 1" in up.verb("models")
+    assert "cannot be cancelled" in up.verb("cancel", job_id, expect=1)
+    assert "no model 'nope'; known: fake" in up.verb("submit", "hi", "--model", "nope", expect=1)
+
+    key = re.search(r"key\s+(hr_\S+)", said)
+    assert key
+    assert key.group(1) == up.home.api_key()
+    assert (up.home.path / "api-key").stat().st_mode & 0o777 == 0o600
+    assert "· stopped; no process left" in up.stop()
+    assert up.process.returncode == 0
+    assert still_alive(processes) == set()
+
+    again = start_up()
+    assert "schema migrated" not in again.read_until("ready; Ctrl-C stops everything")
+    assert again.api(f"/v1/jobs/{job_id}")["output"]["text"] == answer.strip("\n")
+    again.stop(signal.SIGTERM)
+    assert again.process.returncode == 0
+
+
+def test_nothing_outlives_a_kill(start_up: StartUp) -> None:
+    up = start_up()
+    up.read_until("ready; Ctrl-C stops everything")
+    processes = descendants(up.process.pid)
+    up.process.kill()
+    await_ends(processes, 5)
+    # At once again on the same home: it waits for nothing and trusts no stale file.
+    again = start_up()
+    again.read_until("ready; Ctrl-C stops everything")
+    assert again.verb("submit", "still there?", "--max-tokens", "4", "--wait")
+    again.stop()
+
+
+def test_who_dies_is_started_again(start_up: StartUp) -> None:
+    up = start_up()
+    up.read_until("ready; Ctrl-C stops everything")
+    worker = next(pid for pid in descendants(up.process.pid) if b"workers\0--model" in cmdline(pid))
+    os.kill(worker, signal.SIGKILL)
+    said = up.read_until("worker started again")
+    assert "worker ended (signal 9)" in said
+    assert up.verb("submit", "anybody there?", "--max-tokens", "4", "--wait")
+    assert "no process left" in up.stop()
+
+
+def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Settings) -> None:
+    up = start_up(DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
+    said = up.read_until("ready; Ctrl-C stops everything")
+    assert "the one at DATABASE_URL" in said
+    assert "the one at REDIS_URL" in said
+    commands = [cmdline(pid) for pid in descendants(up.process.pid)]
+    assert not any(b"postgres" in command or b"valkey-server" in command for command in commands)
+    assert up.verb("submit", "hello", "--max-tokens", "4", "--wait")
+    up.stop()
+    assert not (up.home.path / "pg").exists()
+
+
+def test_a_second_stack_on_one_home_is_refused(start_up: StartUp) -> None:
+    up = start_up()
+    up.read_until("ready; Ctrl-C stops everything")
+    second = start_up()
+    said, _ = second.process.communicate(timeout=30)
+    assert re.search(rf"^headrace: another stack \(pid {up.process.pid}, API at \S+\) is already running", said)
+    assert second.process.returncode == 1
+    up.stop()
+
+
+def test_a_worker_that_cannot_load_its_model_stops_the_start(start_up: StartUp) -> None:
+    up = start_up()
+    up.read_until("ready; Ctrl-C stops everything")
+    folder = up.home.path / "models" / "broken"
+    folder.mkdir(parents=True)
+    record = up.home.record()
+    assert record
+    register = (
+        "from store.db import Database; from store.registry import register_version; import sys\n"
+        "db = Database(sys.argv[1], application_name='t')\n"
+        "register_version(db, model='broken', runner='torch', source=sys.argv[2],"
+        " digest='0', dtype='float32', context_window=64, files={}, actor='t')\n"
+    )
+    subprocess.run([sys.executable, "-c", register, record.database_url, str(folder)], check=True, timeout=60)
+    up.stop()
+    second = start_up("--model", "broken")
+    said, _ = second.process.communicate(timeout=60)
+    assert second.process.returncode == 1
+    (told,) = [line for line in said.splitlines() if line.startswith("headrace: ")]
+    assert "worker-broken ended: headrace worker: " in told
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(start_up: StartUp) -> None:
+    up = start_up()
+    up.read_until("Valkey started")
+    processes = descendants(up.process.pid)
+    assert "no process left" in up.stop()
+    assert still_alive(processes) == set()
+
+
+def test_a_taken_port_is_replaced_and_said(start_up: StartUp) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        up = start_up(HEADRACE_API_PORT=str(port))
+        said = up.read_until("ready; Ctrl-C stops everything")
+    assert f"port {port} is taken: API listens on" in said
+    assert up.api("/v1/models")["data"][0]["id"] == "fake"
+    up.stop()
+
+
+def test_flower_asks_for_its_password(start_up: StartUp) -> None:
+    up = start_up()
+    up.read_until("ready; Ctrl-C stops everything")
+    record = up.home.record()
+    assert record
+    url = record.flower_url + "/api/workers?refresh=1"
+    assert httpx2.get(url, trust_env=False).status_code == 401
+    good = ("headrace", up.home.flower_password())
+    workers = httpx2.get(url, auth=good, trust_env=False, timeout=30).json()
+    (stats,) = [worker["stats"] for worker in workers.values()]
+    assert stats["pool"]["model version"] == "fake@1"
+    assert not any(up.home.flower_password().encode() in cmdline(pid) for pid in descendants(up.process.pid))
+    up.stop()
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
