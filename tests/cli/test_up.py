@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pytest
 
 from cli.local.home import Home
 from cli.local.process import descendants, still_alive
+from store.db import Database
+from store.registry import register_version
 from store.settings import Settings, child_environment
 
 HEADRACE = [sys.executable, "-m", "cli.main"]
@@ -83,8 +86,9 @@ class Up:
         return httpx2.get(record.api_url + path, headers=headers, trust_env=False, timeout=30).json()
 
 
-@pytest.fixture
-def start_up() -> Iterator[StartUp]:
+@contextmanager
+def stacks() -> Iterator[StartUp]:
+    """A function that starts stacks on one home; whatever still runs at the end is killed."""
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
     folder.chmod(0o755)
     started: list[Up] = []
@@ -99,6 +103,21 @@ def start_up() -> Iterator[StartUp]:
             one.process.kill()
         one.process.communicate()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def start_up() -> Iterator[StartUp]:
+    with stacks() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Up]:
+    """One running stack for the tests that only look."""
+    with stacks() as start:
+        up = start()
+        up.read_until("ready; Ctrl-C stops everything")
+        yield up
 
 
 def await_ends(pids: set[int], seconds: float) -> None:
@@ -177,34 +196,30 @@ def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Set
     assert not (up.home.path / "pg").exists()
 
 
-def test_a_second_stack_on_one_home_is_refused(start_up: StartUp) -> None:
-    up = start_up()
-    up.read_until("ready; Ctrl-C stops everything")
-    second = start_up()
+def test_a_second_stack_on_one_home_is_refused(shared: Up) -> None:
+    second = Up(shared.home.path)
     said, _ = second.process.communicate(timeout=30)
-    assert re.search(rf"^headrace: another stack \(pid {up.process.pid}, API at \S+\) is already running", said)
+    assert re.search(rf"^headrace: another stack \(pid {shared.process.pid}, API at \S+\) is already running", said)
     assert second.process.returncode == 1
-    up.stop()
 
 
-def test_a_worker_that_cannot_load_its_model_stops_the_start(start_up: StartUp) -> None:
-    up = start_up()
-    up.read_until("ready; Ctrl-C stops everything")
-    folder = up.home.path / "models" / "broken"
-    folder.mkdir(parents=True)
-    record = up.home.record()
-    assert record
-    register = (
-        "from store.db import Database; from store.registry import register_version; import sys\n"
-        "db = Database(sys.argv[1], application_name='t')\n"
-        "register_version(db, model='broken', runner='torch', source=sys.argv[2],"
-        " digest='0', dtype='float32', context_window=64, files={}, actor='t')\n"
+def test_a_worker_that_cannot_load_its_model_stops_the_start(
+    start_up: StartUp, settings: Settings, db: Database, tmp_path: Path
+) -> None:
+    register_version(
+        db,
+        model="broken",
+        runner="torch",
+        source=str(tmp_path),
+        digest="0",
+        dtype="float32",
+        context_window=64,
+        files={},
+        actor="test",
     )
-    subprocess.run([sys.executable, "-c", register, record.database_url, str(folder)], check=True, timeout=60)
-    up.stop()
-    second = start_up("--model", "broken")
-    said, _ = second.process.communicate(timeout=60)
-    assert second.process.returncode == 1
+    up = start_up("--model", "broken", DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
+    said, _ = up.process.communicate(timeout=60)
+    assert up.process.returncode == 1
     (told,) = [line for line in said.splitlines() if line.startswith("headrace: ")]
     assert "worker-broken ended: headrace worker: " in told
 
@@ -229,19 +244,17 @@ def test_a_taken_port_is_replaced_and_said(start_up: StartUp) -> None:
     up.stop()
 
 
-def test_flower_asks_for_its_password(start_up: StartUp) -> None:
-    up = start_up()
-    up.read_until("ready; Ctrl-C stops everything")
-    record = up.home.record()
+def test_flower_asks_for_its_password_and_shows_the_engine(shared: Up) -> None:
+    record = shared.home.record()
     assert record
     url = record.flower_url + "/api/workers?refresh=1"
     assert httpx2.get(url, trust_env=False).status_code == 401
-    good = ("headrace", up.home.flower_password())
+    good = ("headrace", shared.home.flower_password())
     workers = httpx2.get(url, auth=good, trust_env=False, timeout=30).json()
     (stats,) = [worker["stats"] for worker in workers.values()]
     assert stats["pool"]["model version"] == "fake@1"
-    assert not any(up.home.flower_password().encode() in cmdline(pid) for pid in descendants(up.process.pid))
-    up.stop()
+    commands = [cmdline(pid) for pid in descendants(shared.process.pid)]
+    assert not any(shared.home.flower_password().encode() in command for command in commands)
 
 
 def cmdline(pid: int) -> bytes:
