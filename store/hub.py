@@ -10,9 +10,9 @@ from the log again, and what the log no longer has is never skipped. The hub kno
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, suppress
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import redis
 import structlog
@@ -22,6 +22,8 @@ from store.redis import AWAY, connect_async
 from store.streams import Cursor, Frame, stream_key
 
 _log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _KEEPALIVE_CHANNEL = "headrace:stream:keepalive"
 _RECONNECT_S = 0.1
@@ -90,6 +92,7 @@ class Hub:
         # Set only while connected: a SUBSCRIBE sent earlier would open a second connection, which nobody reads.
         self._pubsub: PubSub | None = None
         self._task: asyncio.Task[None] | None = None
+        self._commands: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Connect in the background; followers may come at once, with Redis away as well."""
@@ -101,6 +104,8 @@ class Hub:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        if self._commands:
+            await asyncio.wait(self._commands, timeout=_ANSWER_S)
         await self._subscriber.aclose()
         await self._reader.aclose()
 
@@ -161,7 +166,8 @@ class Hub:
         with suppress(TimeoutError, *AWAY):
             while True:
                 async with asyncio.timeout(_ANSWER_S):
-                    page: Any = await self._reader.xrange(stream_key(job_id), min=f"({start}", max="+", count=_PAGE)
+                    reply = self._reader.xrange(stream_key(job_id), min=f"({start}", max="+", count=_PAGE)
+                    page: Any = await self._whole(reply)
                 for entry_id, fields in page:
                     frame = _frame(job_id, entry_id, fields[b"k"], fields[b"t"])
                     start = frame.cursor
@@ -196,14 +202,24 @@ class Hub:
             del self._channels[name]
             if _is_connected(self._pubsub):
                 with suppress(*AWAY):
-                    await self._pubsub.unsubscribe(name)
+                    await self._whole(self._pubsub.unsubscribe(name))
 
     async def _subscribe(self, *names: str) -> None:
         """Ask for these channels if connected; if not, the connection asks for every followed one when it stands."""
         if names and _is_connected(self._pubsub):
             self._unanswered.update(names)
             with suppress(*AWAY):
-                await self._pubsub.subscribe(*names)
+                await self._whole(self._pubsub.subscribe(*names))
+
+    async def _whole(self, command: Awaitable[T]) -> T:
+        """Await a command that goes on if the waiter is cancelled.
+
+        redis-py may swallow a cancellation that reaches it, and leak the connection; a follower leaves at any moment.
+        """
+        task = asyncio.ensure_future(command)
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+        return await asyncio.shield(task)
 
     async def _run(self) -> None:
         is_up = True

@@ -286,3 +286,18 @@ async def test_a_connection_that_is_cut_again_and_again_costs_no_frame(
     assert all(got == frames for got in await asyncio.gather(*reading))
     await until(lambda: not subscribed_channels(redis_client))
     assert stream_key("a") not in subscribed_channels(redis_client)
+
+
+async def test_a_follower_can_leave_at_any_moment(hub: Hub) -> None:
+    async def follow() -> None:
+        async with aclosing(hub.follow("job_x")) as frames:
+            async for _ in frames:
+                pass
+
+    for microseconds in range(0, 4000, 40):
+        follower = asyncio.create_task(follow())
+        await asyncio.sleep(microseconds / 1e6)
+        follower.cancel()
+        _, still_there = await asyncio.wait({follower}, timeout=5)
+        assert not still_there, "redis-py swallowed the cancellation"
+    assert hub.num_channels == 0
