@@ -128,12 +128,12 @@ class Executor:
         return outcome.completed(attempt.claim, completion, submitted_at - attempt.claimed_at)
 
     def _request(self, attempt: Attempt) -> EngineRequest:
-        claim = attempt.claim
-        payload = parse_payload(claim)
+        payload = parse_payload(attempt.claim)
         prompt = build_prompt(self._tokenizer, payload.input)
         max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
-        deadline = None if claim.remaining_s is None else attempt.claimed_at + claim.remaining_s
-        return EngineRequest(attempt.key, tuple(prompt), sampling_params(payload.sampling, max_tokens), deadline)
+        return EngineRequest(
+            attempt.key, tuple(prompt), sampling_params(payload.sampling, max_tokens), attempt.deadline
+        )
 
     def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:
         if isinstance(verdict, Retry):

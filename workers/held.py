@@ -18,7 +18,10 @@ class Attempt:
     """One claimed run of one job. ``key`` names it in the engine, so that two epochs of a job can never be mixed up."""
 
     claim: Claim
-    claimed_at: float  # monotonic, taken before the claim was sent: the lease ends no earlier than this plus lease_s
+    # Monotonic. The lease counts from before the claim was sent and the job's deadline from when its answer was here, so
+    # that neither a slow database nor a busy worker makes one look later or the other earlier than it is.
+    claimed_at: float
+    deadline: float | None
 
     @property
     def job_id(self) -> str:

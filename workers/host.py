@@ -143,6 +143,9 @@ class Host:
         Called again it waits for the first call and finds nothing left to do.
         """
         with self._handing_back:
+            if not self._stopping.is_set():
+                # Nothing is left to be cancelled; the listener takes a second to end, which need not be waited for.
+                threading.Thread(target=self._cancels.stop, name="stop-listening", daemon=True).start()
             self._stopping.set()
             self.admission.close()
             attempts = self.held.hand_back()

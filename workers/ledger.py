@@ -60,8 +60,11 @@ class Ledger:
                 log.warning("claim_waits", job_id=job_id, error=error.message)
                 self._stopping.wait(RETRY_S)
             else:
-                return None if claim is None else Attempt(claim, sent_at)
+                return None if claim is None else Attempt(claim, sent_at, self._deadline(claim))
         return None
+
+    def _deadline(self, claim: Claim) -> float | None:
+        return None if claim.remaining_s is None else self._clock() + claim.remaining_s
 
     def finish(self, finish: Finish, *, until: Callable[[], float]) -> bool:
         """Write an outcome; False if the attempt was not ours any more.
