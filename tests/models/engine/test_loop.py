@@ -1,8 +1,11 @@
 """The engine's thread: every request gets an outcome, whatever the runner, the callbacks or a stop do meanwhile."""
 
+import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
 
@@ -319,6 +322,60 @@ def test_a_failure_of_the_books_still_tells_everybody(start: Start, monkeypatch:
     assert futures[0].exception(WAIT_S) is None  # it had ended when the books failed
     assert [type(future.exception(WAIT_S)) for future in futures[1:]] == [EngineStopped] * 2
     assert not engine.is_healthy(WAIT_S)
+
+
+class Crowd:
+    """Threads that submit 200 requests, and cancel every third as soon as it is in."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.accepted: dict[str, tuple[EngineRequest, Future[Completion]]] = {}
+        self.outcomes: Counter[str] = Counter()
+        self.threads = [threading.Thread(target=self.submit, args=(range(n, 200, 4),)) for n in range(4)]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, numbers: range) -> None:
+        for number in numbers:
+            request = ask(f"question {number}", max_tokens=40)
+            try:
+                future = self.engine.submit(request)
+            except EngineStopped:
+                return
+            self.accepted[request.id] = request, future
+            future.add_done_callback(partial(self.count, request.id))
+            if number % 3 == 0:
+                self.engine.cancel(request.id)
+
+    def count(self, request_id: str, _: object) -> None:
+        self.outcomes[request_id] += 1
+
+    def check(self) -> None:
+        for thread in self.threads:
+            thread.join(WAIT_S)
+        for request, future in self.accepted.values():
+            error = future.exception(WAIT_S)
+            assert error is None or isinstance(error, EngineStopped)
+            if error is None and future.result().finish_reason is not FinishReason.CANCELLED:
+                check_answers([request], [future])
+        self.engine.stop(WAIT_S)  # the thread has ended, and so has every callback
+        assert self.outcomes == dict.fromkeys(self.accepted, 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_threads_that_submit_cancel_and_stop_leave_nobody_without_an_outcome(start: Start, seed: int) -> None:
+    dice = random.Random(seed)
+
+    def fail_sometimes(plan: StepPlan) -> None:
+        if dice.random() < 0.02:
+            raise RuntimeError("injected")
+
+    engine = start(FakeRunner(num_blocks=24, block_tokens=4, fault=fail_sometimes), max_slots=5, step_tokens=11)
+    crowd = Crowd(engine)
+    if seed % 2:
+        engine.stop(WAIT_S)
+    crowd.check()
+    assert engine.stats().free_blocks == 24
 
 
 def test_stop_waits_for_the_step_and_tells_the_rest(start: Start) -> None:
