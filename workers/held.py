@@ -18,8 +18,8 @@ class Attempt:
     """One claimed run of one job. ``key`` names it in the engine, so that two epochs of a job can never be mixed up."""
 
     claim: Claim
-    # Monotonic. The lease counts from before the claim was sent and the job's deadline from when its answer was here, so
-    # that neither a slow database nor a busy worker makes one look later or the other earlier than it is.
+    # Monotonic. The lease counts from before the claim was sent, the job's deadline from when its answer was here: so
+    # a slow database makes the one look no later and the other no earlier than it is.
     claimed_at: float
     deadline: float | None
 

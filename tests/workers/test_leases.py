@@ -3,11 +3,13 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
 from models.engine.requests import EngineStats, FinishReason
-from store import jobs, sweeps
+from store import claims, jobs, sweeps
+from store.claims import Claim
 from store.db import Database
 from workers.held import Attempt, HeldJobs, parse_key
 from workers.leases import LeaseKeeper
@@ -220,3 +222,18 @@ def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
     assert not desk.held.wait_empty(0.01)
     desk.held.remove(settling)
     assert desk.held.wait_empty(0.01)
+
+
+def test_a_slow_claim_makes_no_lease_longer_and_no_deadline_earlier(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claims.claim
+
+    def slow(*args: Any) -> dict[str, Claim]:
+        desk.now += 5
+        return claim(*args)
+
+    monkeypatch.setattr(claims, "claim", slow)
+    (attempt,) = desk.claim(1)
+    assert attempt.claim.remaining_s is not None
+    assert (attempt.claimed_at, attempt.deadline) == (1000.0, 1005.0 + attempt.claim.remaining_s)
