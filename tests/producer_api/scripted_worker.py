@@ -67,6 +67,10 @@ class ScriptedWorker:
         output = {"text": "".join(attempt.said), "finish_reason": "cancelled"}
         self._end(attempt, JobState.CANCELLED, output, {"code": "cancelled", "message": "cancelled by its owner"})
 
+    def expire(self, attempt: Attempt) -> None:
+        """End the job at its deadline."""
+        self._end(attempt, JobState.EXPIRED, None, {"code": "deadline_exceeded", "message": "out of time"})
+
     def hand_back(self, attempt: Attempt, *, charge: bool = False) -> None:
         """Give the job back unfinished, as a drain (uncharged) or a failed step (charged) does."""
         release(self._db, {attempt.claim.job_id: attempt.claim.epoch}, charge=charge)

@@ -1,0 +1,252 @@
+"""The native stream: complete and in order, from any cursor, and never ending without its last event."""
+
+import threading
+import time
+
+import httpx2
+import pytest
+import redis
+
+from store.db import Database
+from tests.producer_api.calling import error_of, parse, split, streaming, submit
+from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer
+
+
+def _ids(body: bytes) -> list[str]:
+    return [event.id for event in parse(body)]
+
+
+def _read(api: httpx2.Client, job_id: str, last_event_id: str | None = None) -> bytes:
+    with streaming(api, job_id, last_event_id) as stream:
+        return stream.rest()
+
+
+def test_a_stream_follows_a_job_from_start_to_end(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    with streaming(api, job_id) as stream:
+        assert stream.response.headers["content-type"].startswith("text/event-stream")
+        assert stream.next().name == "job.queued"
+        attempt = worker.claim(job_id)
+        worker.say(attempt, "Hel")
+        assert (stream.next().name, stream.next().data) == ("job.started", {"text": "Hel"})
+        worker.say(attempt, "lo ", "wörld\n")
+        assert [stream.next().data["text"] for _ in range(2)] == ["lo ", "wörld\n"]
+        worker.succeed(attempt)
+        body = stream.rest()
+    events = parse(body)
+    assert [event.id for event in events] == ["0-0", "1-0", "1-1", "1-2", "1-3", "1-4"]
+    assert events[-1].name == "job.succeeded"
+    assert events[-1].data == api.get(f"/v1/jobs/{job_id}").json()
+    assert events[-1].data["output"]["text"] == "Hello wörld\n"
+    assert events[-1].data["last_event_id"] == events[-1].id
+
+
+def test_a_delta_arrives_at_once(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(attempt, "first")
+        stream.until("job.delta")
+        said_at = time.monotonic()
+        worker.say(attempt, "second")
+        assert stream.next().data == {"text": "second"}
+        assert time.monotonic() - said_at < 0.3
+        worker.succeed(attempt)
+        stream.rest()
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True], ids=["redis remembers", "redis was wiped"])
+def test_a_replay_from_every_cursor_is_the_rest_byte_for_byte(
+    api: httpx2.Client, worker: ScriptedWorker, redis_client: redis.Redis, is_forgotten: bool
+) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        stream.until("job.started")
+        worker.say(attempt, *[f"piece {number} " for number in range(20)])
+        worker.succeed(attempt)
+        live = stream.rest()
+    if is_forgotten:
+        redis_client.flushall()
+    events = split(live)
+    assert len(events) == 23
+    assert _read(api, job_id) == live
+    for index, cursor in enumerate(_ids(live)[:-1], 1):
+        assert _read(api, job_id, cursor) == b"".join(events[index:])
+    by_query = api.get(f"/v1/jobs/{job_id}/events", params={"starting_after": "1-7"})
+    assert by_query.content == b"".join(events[9:])
+
+
+def test_a_reader_that_has_everything_is_told_so(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    worker.say(attempt, "x")
+    worker.succeed(attempt)
+    last = _ids(_read(api, job_id))[-1]
+    response = api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": last})
+    assert (response.status_code, response.content) == (204, b"")
+
+
+def test_a_reader_that_was_cut_off_comes_back_while_the_job_runs(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    worker.say(attempt, "a", "b", "c")
+    with streaming(api, job_id) as stream:
+        cut_at = stream.until("job.delta")[-1].id
+    with streaming(api, job_id, cut_at) as stream:
+        assert [stream.next().data["text"] for _ in range(2)] == ["b", "c"]
+        worker.say(attempt, "d")
+        worker.succeed(attempt)
+        assert _ids(stream.rest()) == ["1-2", "1-3", "1-4", "1-5"]
+
+
+def test_what_redis_lost_comes_from_postgres(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(attempt, "a")
+        stream.until("job.delta")
+        worker.whisper(attempt, "b", "c")
+        worker.say(attempt, "d")
+        worker.succeed(attempt)
+        events = parse(stream.rest())
+    assert [event.data["text"] for event in events if event.name == "job.delta"] == ["a", "b", "c", "d"]
+    assert [event.id for event in events] == ["0-0", "1-0", "1-1", "1-2", "1-3", "1-4", "1-5"]
+
+
+def test_a_wipe_in_the_middle_loses_nothing(
+    api: httpx2.Client, worker: ScriptedWorker, redis_client: redis.Redis
+) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(attempt, "a", "b")
+        stream.until("job.delta")
+        redis_client.flushall()
+        worker.say(attempt, "c")
+        redis_client.flushall()
+        worker.whisper(attempt, "d")
+        worker.succeed(attempt, announce=False)
+        events = parse(stream.rest())
+    assert "".join(event.data["text"] for event in events if event.name == "job.delta") == "abcd"
+    assert events[-1].name == "job.succeeded"
+
+
+def test_two_attempts_are_never_glued(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    first = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(first, "old ", "text")
+        stream.until("job.delta")
+        worker.hand_back(first, charge=True)
+        second = worker.claim(job_id)
+        worker.say(second, "new")
+        restarted = stream.until("job.restarted")[-1]
+        worker.say(first, "from the grave")
+        worker.succeed(second)
+        events = parse(stream.rest())
+    assert (restarted.id, restarted.data) == ("2-0", {"attempt": 2})
+    after = events[[event.id for event in events].index("2-0") :]
+    assert [event.id for event in after] == ["2-0", "2-1", "2-2"]
+    assert "grave" not in str(events)
+    late = parse(_read(api, job_id))
+    assert [event.name for event in late] == ["job.queued", "job.started", "job.delta", "job.succeeded"]
+    returned = parse(_read(api, job_id, "1-1"))
+    assert [event.name for event in returned] == ["job.restarted", "job.delta", "job.succeeded"]
+
+
+def test_cancelling_a_queued_job_ends_its_streams_at_once(api: httpx2.Client) -> None:
+    job_id = submit(api)
+    with streaming(api, job_id) as stream:
+        stream.next()
+        asked_at = time.monotonic()
+        api.post(f"/v1/jobs/{job_id}/cancel")
+        event = stream.next()
+        assert time.monotonic() - asked_at < 0.5
+        stream.rest()
+    assert (event.id, event.name, event.data["status"]) == ("0-1", "job.cancelled", "cancelled")
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_other_ends_have_their_event(api: httpx2.Client, worker: ScriptedWorker, how: str) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    worker.say(attempt, "half")
+    if how == "failed":
+        worker.fail(attempt, "out_of_memory", "no memory left")
+    else:
+        worker.obey_cancel(attempt)
+    last = parse(_read(api, job_id))[-1]
+    assert (last.id, last.name, last.data["status"]) == ("1-2", f"job.{how}", how)
+    assert last.data["error"]["code"] == {"failed": "out_of_memory", "cancelled": "cancelled"}[how]
+
+
+def test_the_last_event_comes_although_less_was_stored_than_sent(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api, max_attempts=1)
+    attempt = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(attempt, "a", "b")
+        stream.until("job.delta")
+        worker.hand_back(attempt, charge=True)
+        events = parse(stream.rest())
+    assert [event.name for event in events][-2:] == ["job.delta", "job.failed"]
+    assert events[-1].id == "1-3"
+    for cursor in ("1-1", "1-2"):
+        assert parse(_read(api, job_id, cursor))[-1].name == "job.failed"
+
+
+@pytest.mark.parametrize("cursor", ["x", "1", "-1-2", "1-2-3", "7-0", "1.0-1", "9" * 40])
+def test_a_cursor_that_no_event_has_is_refused(api: httpx2.Client, cursor: str) -> None:
+    job_id = submit(api)
+    response = api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": cursor})
+    assert (response.status_code, error_of(response)["param"]) == (400, "Last-Event-ID")
+
+
+def test_a_silent_stream_is_kept_alive(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        stream.until("job.started")
+        timer = threading.Timer(2.5, worker.succeed, [attempt])
+        timer.start()
+        assert b": ping\n\n" in stream.rest()
+        timer.join()
+
+
+def test_a_draining_server_cuts_its_streams(api: httpx2.Client, server: ApiServer, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    worker.say(attempt, "half")
+    with streaming(api, job_id) as stream:
+        stream.until("job.delta")
+        server.drain()
+        with pytest.raises(httpx2.RemoteProtocolError):
+            stream.rest()
+
+
+def test_readers_who_leave_leave_nothing_behind(api: httpx2.Client, server: ApiServer) -> None:
+    job_id = submit(api)
+    for _ in range(20):
+        with streaming(api, job_id) as stream:
+            stream.next()
+    deadline = time.monotonic() + 10
+    gauge = server.runtime.metrics.streams_open
+    while server.runtime.hub.num_channels or gauge.collect()[0].samples[0].value:
+        assert time.monotonic() < deadline, "a reader is still being served"
+        time.sleep(0.01)
+
+
+def test_many_readers_each_get_everything(api: httpx2.Client, worker: ScriptedWorker, db: Database) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    bodies: list[bytes] = []
+    readers = [threading.Thread(target=lambda: bodies.append(_read(api, job_id))) for _ in range(30)]
+    for index, reader in enumerate(readers):
+        reader.start()
+        worker.say(attempt, f"{index} ")
+    worker.succeed(attempt)
+    for reader in readers:
+        reader.join(timeout=20)
+    assert len(bodies) == 30
+    assert set(bodies) == {_read(api, job_id)}
