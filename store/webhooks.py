@@ -7,7 +7,7 @@ sending, signing and the schedule of retries are the sender's.
 import base64
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import text
@@ -35,7 +35,7 @@ class Endpoint:
     id: str
     tenant_id: str
     url: str
-    secret: str
+    secret: str = field(repr=False)
     events: tuple[str, ...]
     created_at: datetime
     disabled_at: datetime | None
@@ -48,7 +48,7 @@ class Delivery:
     id: str
     tenant_id: str
     url: str
-    secret: str
+    secret: str = field(repr=False)
     type: str
     job_id: str
     job_state: JobState

@@ -16,6 +16,7 @@ from types import FrameType
 import structlog
 
 from store import sweeps
+from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.logs import configure_logging
@@ -70,6 +71,8 @@ class Dispatcher:
     """The duties and the loop that runs them. ``stop`` may be called from a signal handler or another thread."""
 
     def __init__(self, settings: Settings) -> None:
+        # Read here although the sender uses it: a malformed one must stop the process, not each attempt to lead.
+        parse_networks(settings.webhook_allow_networks)
         self._settings = settings
         self._db = Database(settings.database_url, application_name="headrace-dispatcher")
         self._redis = connect(settings.redis_url, timeout_s=2.0)
@@ -99,6 +102,9 @@ class Dispatcher:
             except HeadraceError as error:
                 log.warning("dispatcher.not_leading", error=error.message)
             self._stopping.wait(self._settings.sweep_s)
+
+    def close(self) -> None:
+        """Drop the connections."""
         self._hints.close()
         self._redis.close()
         self._db.close()
@@ -218,6 +224,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     dispatcher.run()
+    dispatcher.close()
     return 0
 
 

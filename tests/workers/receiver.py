@@ -1,0 +1,111 @@
+"""A webhook receiver: a real HTTP server that answers as told and keeps what it was sent."""
+
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request as it arrived."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to say, after how long, and how slowly; ``drip`` bytes are sent one each 50 ms instead of an answer."""
+
+    status: int = 204
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    drip: bytes = b""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    receiver: "Receiver"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_POST(self) -> None:
+        receiver = self.server.receiver
+        body = self.rfile.read(int(self.headers["content-length"]))
+        call = Call(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
+        receiver.note(call)
+        if call.path.startswith("/slow"):
+            receiver.released.wait(30)
+        try:
+            self._reply(receiver.answer(call), receiver.released)
+        except OSError:
+            self.close_connection = True
+
+    def _reply(self, answer: Answer, released: threading.Event) -> None:
+        for byte in answer.drip:
+            self.wfile.write(bytes([byte]))
+            if released.wait(0.05):
+                return
+        if not answer.drip:
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Receiver:
+    """Serves ``answer(call)`` on a local port. ``released`` holds back the answers of paths that begin with /slow."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.calls: list[Call] = []
+        self.server_names: list[str | None] = []
+        self.answer: Callable[[Call], Answer] = lambda _: Answer()
+        self.released = threading.Event()
+        self._scheme = "https" if tls else "http"
+        self._changed = threading.Condition()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.receiver = self
+        if tls:
+            tls.sni_callback = lambda _socket, name, _context: self.server_names.append(name)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def url(self, path: str = "/hook", host: str = "127.0.0.1") -> str:
+        """Where it listens."""
+        return f"{self._scheme}://{host}:{self._server.server_port}{path}"
+
+    def wait_calls(self, count: int, path: str = "", timeout_s: float = 20.0) -> list[Call]:
+        """Wait until that many calls came whose path begins with ``path``."""
+
+        def matching() -> list[Call]:
+            return [call for call in self.calls if call.path.startswith(path)]
+
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(matching()) >= count, timeout_s), f"only {len(matching())} calls"
+            return matching()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    def note(self, call: Call) -> None:
+        """Keep a call; the server's side."""
+        with self._changed:
+            self.calls.append(call)
+            self._changed.notify_all()

@@ -1,0 +1,455 @@
+"""The dispatcher on real Postgres and Valkey: each duty through its effect, then the process as a whole."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import text
+
+from store import sweeps
+from store.claims import claim
+from store.db import Database
+from store.hub import Hub
+from store.ids import new_id
+from store.jobs import Job, NewJob, accept, get
+from store.keys import create_tenant
+from store.payloads import ServiceClass
+from store.settings import Settings
+from store.states import JobState
+from store.streams import GENERATION_KEY
+from store.sweeps import QueueDepth
+from store.tables import REVISION
+from tests.workers.receiver import Receiver
+from workers.dispatcher import Dispatcher, num_to_announce, num_to_repeat
+
+ROOT = Path(__file__).parents[2]
+QUEUE = "tiny@1"
+
+Make = Callable[..., Dispatcher]
+Submit = Callable[..., list[str]]
+Read = Callable[[str], Job]
+
+
+@pytest.fixture
+def migrated(db: Database) -> Iterator[None]:
+    """The tables were made without Alembic; the dispatcher checks what revision they are at."""
+    with db.begin() as connection:
+        connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"))
+        connection.execute(text("DELETE FROM alembic_version"))
+        connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": REVISION})
+    yield
+    with db.begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+
+
+@pytest.fixture
+def make(settings: Settings) -> Iterator[Callable[..., Dispatcher]]:
+    """Build dispatchers with other settings, and close them in the end."""
+    made: list[Dispatcher] = []
+
+    def make(**changes: object) -> Dispatcher:
+        made.append(Dispatcher(settings.model_copy(update=changes)))
+        return made[-1]
+
+    yield make
+    for dispatcher in made:
+        dispatcher.close()
+
+
+@pytest.fixture
+def dispatcher(make: Make) -> Dispatcher:
+    return make(ready_window=10)
+
+
+@pytest.fixture
+def running(dispatcher: Dispatcher, migrated: None) -> Iterator[Dispatcher]:
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    yield dispatcher
+    dispatcher.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def tenant(db: Database) -> str:
+    return create_tenant(db, new_id("tenant"))
+
+
+@pytest.fixture
+def submit(db: Database, tenant: str) -> Callable[..., list[str]]:
+    """Accept jobs without announcing them, and return their ids."""
+
+    def submit(count: int = 1, **changes: Any) -> list[str]:
+        values: dict[str, Any] = {
+            "tenant_id": tenant,
+            "task": "generate",
+            "model": "tiny",
+            "model_version": 1,
+            "queue": QUEUE,
+            "service_class": ServiceClass.STANDARD,
+            "priority": 5,
+            "payload": {"input": {"prompt": "never shown"}, "sampling": {}},
+            "input_tokens": 1,
+            "metadata": {},
+            "webhook": None,
+            "max_attempts": 3,
+            "deadline_s": 3600.0,
+            "idempotency": None,
+            "announce": False,
+        }
+        jobs = [NewJob(**{**values, "id": new_id("job"), **changes}) for _ in range(count)]
+        accept(db, jobs)
+        return [job.id for job in jobs]
+
+    return submit
+
+
+@pytest.fixture
+def read(db: Database, tenant: str) -> Callable[[str], Job]:
+    return lambda job_id: get(db, tenant, job_id)
+
+
+def hinted(client: redis.Redis, queue: str = QUEUE) -> list[str]:
+    """The job ids in a queue, next one first."""
+    return [json.loads(raw)["headers"]["id"] for raw in reversed(client.lrange(queue, 0, -1))]
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.01)
+
+
+def depth(*, waiting: int = 0, announced: int = 0, oldest_s: float | None = None) -> QueueDepth:
+    return QueueDepth(QUEUE, waiting, announced, oldest_s)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "in_redis", "expected"), [(0, 0, 0), (5, 0, 5), (50, 0, 10), (50, 7, 3), (50, 10, 0), (50, 25, 0)]
+)
+def test_the_window_is_filled_and_never_over(waiting: int, in_redis: int, expected: int) -> None:
+    assert num_to_announce(depth(waiting=waiting), in_redis, window=10) == expected
+
+
+@pytest.mark.parametrize(
+    ("announced", "oldest_s", "in_redis", "expected"),
+    [
+        (0, None, 0, 0),
+        (5, 1.0, 0, 0),  # on its way, or being claimed
+        (5, 60.0, 5, 0),  # all there: the workers are just slow
+        (5, 60.0, 2, 3),
+        (5, 60.0, 0, 5),
+        (50, 60.0, 4, 6),  # no more than the window
+        (50, 60.0, 30, 0),
+    ],
+)
+def test_only_hints_that_were_lost_are_repeated(
+    announced: int, oldest_s: float | None, in_redis: int, expected: int
+) -> None:
+    found = depth(announced=announced, oldest_s=oldest_s)
+    assert num_to_repeat(found, in_redis, window=10, reannounce_s=10.0) == expected
+
+
+def test_a_window_is_topped_up_in_order_and_no_further(
+    dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    late = submit(20, service_class=ServiceClass.BATCH)
+    first = submit(3, service_class=ServiceClass.INTERACTIVE)
+    dispatcher.top_up()
+    assert hinted(redis_client) == [*first, *late[:7]]
+    dispatcher.top_up()
+    assert len(hinted(redis_client)) == 10
+    redis_client.rpop(QUEUE, 4)
+    dispatcher.top_up()
+    assert hinted(redis_client)[-4:] == late[7:11]
+
+
+def test_a_hint_names_the_model_version_and_holds_no_prompt(
+    dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    submit(1)
+    dispatcher.top_up()
+    (raw,) = redis_client.lrange(QUEUE, 0, -1)
+    assert json.loads(raw)["headers"]["shadow"] == "generate:tiny@1"
+    assert b"never shown" not in raw
+
+
+def test_queues_do_not_take_each_others_window(
+    dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    submit(30)
+    submit(30, queue="other@2", model="other", model_version=2)
+    dispatcher.top_up()
+    assert len(hinted(redis_client)) == len(hinted(redis_client, "other@2")) == 10
+
+
+def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submit, redis_client: redis.Redis) -> None:
+    dispatcher = make(reannounce_s=0.2)
+    jobs = submit(3)
+    dispatcher.top_up()
+    redis_client.delete(QUEUE)
+    dispatcher.top_up()
+    assert hinted(redis_client) == []  # too early to tell
+    wait_until(lambda: dispatcher.top_up() or hinted(redis_client), "announced again")
+    assert hinted(redis_client) == jobs
+    time.sleep(0.3)
+    dispatcher.top_up()
+    assert hinted(redis_client) == jobs  # they are all there, however long nobody takes them
+
+
+def test_a_wiped_redis_is_filled_again_at_once(
+    dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    dispatcher.notice_wipe()
+    jobs = submit(5)
+    dispatcher.top_up()
+    redis_client.flushall()
+    dispatcher.notice_wipe()
+    dispatcher.top_up()
+    assert hinted(redis_client) == jobs
+
+
+def test_a_wipe_that_could_not_be_dealt_with_is_noticed_again(make: Make, redis_client: redis.Redis) -> None:
+    without_postgres = make(database_url="postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(Exception, match="Postgres is not available"):
+        without_postgres.notice_wipe()
+    assert not redis_client.exists(GENERATION_KEY)
+
+
+def test_jobs_of_a_dead_worker_are_queued_announced_or_failed(
+    db: Database, dispatcher: Dispatcher, submit: Submit, read: Read, redis_client: redis.Redis
+) -> None:
+    again, spent = submit(1), submit(1, max_attempts=1)
+    claim(db, "dead", QUEUE, again + spent, lease_s=0.01)
+    time.sleep(0.05)
+    dispatcher.sweep_leases()
+    dispatcher.top_up()
+    assert read(again[0]).state is JobState.QUEUED
+    assert hinted(redis_client) == again
+    failed = read(spent[0])
+    assert failed.state is JobState.FAILED
+    assert failed.error is not None
+    assert failed.error["code"] == "max_attempts_exceeded"
+
+
+def test_a_deadline_is_kept_queued_or_running(db: Database, make: Make, submit: Submit, read: Read) -> None:
+    dispatcher = make(lease_s=0.1)
+    queued, running, early = submit(1, deadline_s=0.05), submit(1, deadline_s=0.05), submit(1)
+    claim(db, "hung", QUEUE, running, lease_s=60)
+    wait_until(lambda: dispatcher.expire_deadlines() or read(queued[0]).state is JobState.EXPIRED, "expired")
+    wait_until(lambda: dispatcher.expire_deadlines() or read(running[0]).state is JobState.EXPIRED, "expired")
+    assert read(early[0]).state is JobState.QUEUED
+
+
+async def test_an_open_stream_is_told_at_once_that_its_job_expired(
+    settings: Settings, dispatcher: Dispatcher, submit: Submit, read: Read
+) -> None:
+    (job_id,) = submit(1, deadline_s=0.01)
+    hub = Hub(settings.redis_url)
+    await hub.start()
+    try:
+        async with asyncio.timeout(10), aclosing(hub.follow(job_id)) as stream:
+            assert await anext(stream) is None  # a second of silence; it listens
+            start = asyncio.get_running_loop().time()
+            await asyncio.to_thread(dispatcher.expire_deadlines)
+            assert await anext(stream) is None
+            assert asyncio.get_running_loop().time() - start < 0.8
+            assert read(job_id).state is JobState.EXPIRED
+    finally:
+        await hub.stop()
+
+
+def test_old_results_are_purged(db: Database, make: Make, submit: Submit, read: Read, dispatcher: Dispatcher) -> None:
+    old, queued = submit(1, deadline_s=0.01), submit(1)
+    wait_until(lambda: dispatcher.expire_deadlines() or read(old[0]).state is JobState.EXPIRED, "expired")
+    dispatcher.purge()
+    assert read(old[0]).state is JobState.EXPIRED
+    make(result_ttl_s=0.001).purge()
+    with db.begin() as connection:
+        left = list(connection.execute(text("SELECT id FROM jobs")).scalars())
+    assert left == queued
+
+
+def test_a_backlog_is_announced_within_a_quarter_of_a_second(
+    running: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    submit(1)
+    wait_until(lambda: len(hinted(redis_client)) == 1, "the dispatcher leads")
+    waits: list[float] = []
+    for count in range(2, 7):
+        submit(1)
+        start = time.monotonic()
+        wait_until(lambda count=count: len(hinted(redis_client)) == count, "announced")
+        waits.append(time.monotonic() - start)
+    assert sorted(waits)[2] < 0.25
+
+
+def test_a_running_dispatcher_survives_wipes_and_cut_connections(
+    db: Database, running: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    jobs = submit(4)
+    wait_until(lambda: hinted(redis_client) == jobs, "announced")
+    redis_client.flushall()
+    wait_until(lambda: hinted(redis_client) == jobs, "announced after the wipe")
+    redis_client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    with db.begin() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace-dispatcher'"
+            )
+        )
+    jobs += submit(2)
+    wait_until(lambda: set(hinted(redis_client)) == set(jobs), "announced after both were cut")
+
+
+def test_a_full_redis_holds_up_the_hints_and_nothing_else(
+    db: Database, running: Dispatcher, submit: Submit, read: Read, redis_client: redis.Redis
+) -> None:
+    wait_until(lambda: redis_client.exists(GENERATION_KEY), "the dispatcher leads")
+    redis_client.config_set("maxmemory", "1")
+    try:
+        (waiting,) = submit(1)
+        (overdue,) = submit(1, deadline_s=0.05)
+        wait_until(lambda: read(overdue).state is JobState.EXPIRED, "expired")
+        assert hinted(redis_client) == []
+    finally:
+        redis_client.config_set("maxmemory", "0")
+    wait_until(lambda: hinted(redis_client) == [waiting], "announced when there is room")
+
+
+def test_one_leads_and_the_other_takes_over(
+    make: Make, db: Database, running: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    def is_led() -> bool:
+        with sweeps.leader_lock(db) as free:
+            return not free
+
+    wait_until(is_led, "the first leads")
+    standby = make()
+    thread = threading.Thread(target=standby.run)
+    thread.start()
+    try:
+        running.stop()
+        submit(1)
+        wait_until(lambda: hinted(redis_client), "the standby announces")
+        assert is_led()
+    finally:
+        standby.stop()
+        thread.join(10)
+    wait_until(lambda: not is_led(), "the lock is free again")
+
+
+class Process:
+    """``python -m workers.dispatcher`` as a child."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "workers.dispatcher"], cwd=ROOT, env=environment, stderr=self._stderr
+        )
+
+    def log(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read()
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log().splitlines()]
+
+    def stop(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait(10)
+        self._stderr.close()
+
+
+@pytest.fixture
+def start(settings: Settings) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(**changes: str) -> Process:
+        environment = {
+            "DATABASE_URL": settings.database_url,
+            "REDIS_URL": settings.redis_url,
+            "HEADRACE_SWEEP_S": "0.2",
+        }
+        process = Process({name: value for name, value in {**environment, **changes}.items() if value})
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_process_calls_webhooks_and_ends_within_a_second(
+    start: Callable[..., Process], migrated: None, submit: Submit, read: Read, number: signal.Signals
+) -> None:
+    receiver = Receiver()
+    process = start(HEADRACE_WEBHOOK_ALLOW_HTTP="true", HEADRACE_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8")
+    try:
+        submit(1, deadline_s=0.01, webhook={"url": receiver.url()})
+        (call,) = receiver.wait_calls(1, timeout_s=20)
+        assert json.loads(call.body)["type"] == "job.expired"
+        # One that is being sent does not hold up the end either.
+        submit(1, deadline_s=0.01, webhook={"url": receiver.url("/slow")})
+        receiver.wait_calls(1, "/slow")
+        began = time.monotonic()
+        process.child.send_signal(number)
+        assert process.child.wait(5) == 0
+        assert time.monotonic() - began < 1.5
+    finally:
+        receiver.close()
+    names = [event["event"] for event in process.events()]
+    assert names[0] == "dispatcher.leading"
+    assert names[-1] == "dispatcher.stopped_leading"
+    assert "never shown" not in process.log()
+
+
+def test_the_process_waits_for_services_that_are_away_and_says_so_in_lines(start: Callable[..., Process]) -> None:
+    process = start(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    wait_until(lambda: process.log().count("\n") >= 2, "tried twice")
+    assert process.child.poll() is None
+    assert {event["event"] for event in process.events()} == {"dispatcher.not_leading"}
+    assert all("Postgres is not available" in event["error"] for event in process.events())
+
+
+def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process]) -> None:
+    process = start()
+    wait_until(lambda: process.log(), "said something")
+    assert "headrace migrate" in process.events()[0]["error"]
+    process.child.send_signal(signal.SIGTERM)
+    assert process.child.wait(5) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"REDIS_URL": ""}, "REDIS_URL is not set"),
+        ({"HEADRACE_SWEEP_S": "soon"}, "HEADRACE_SWEEP_S"),
+        ({"HEADRACE_NO_SUCH": "1"}, "HEADRACE_NO_SUCH"),
+        ({"HEADRACE_LOG_LEVEL": "LOUD"}, "unknown log level"),
+        ({"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "ten"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS"),
+    ],
+)
+def test_a_bad_setting_ends_the_process_in_one_line(
+    start: Callable[..., Process], changes: dict[str, str], reason: str
+) -> None:
+    process = start(**changes)
+    assert process.child.wait(20) == 2
+    assert reason in process.log()
+    assert process.log().count("\n") == 1

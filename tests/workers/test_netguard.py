@@ -1,0 +1,188 @@
+"""The guarded client against real sockets: what it reaches, what it never reaches, how long it can be held."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from store.settings import Settings
+from tests.workers.receiver import Answer, Receiver
+from workers.netguard import MAX_RESPONSE_BYTES, AddressRefused, CallFailed, CallTimedOut, GuardedClient, resolve
+
+OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+class Names:
+    """A resolver that answers from a table, one answer after another, and counts."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self._answers = list(answers)
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int) -> Sequence[str]:
+        self.asked.append(host)
+        return self._answers[min(len(self.asked), len(self._answers)) - 1]
+
+
+def post(client: GuardedClient, url: str, timeout_s: float = 5.0) -> int:
+    return client.post(url, headers={"x-test": "1"}, body=b"{}", timeout_s=timeout_s).status
+
+
+def test_a_call_arrives_with_the_original_name(receiver: Receiver) -> None:
+    names = Names(["127.0.0.1"])
+    assert post(GuardedClient(OPEN, resolve=names), receiver.url("/a?b=c", host="hooks.example.com")) == 204
+    (call,) = receiver.calls
+    assert call.path == "/a?b=c"
+    assert call.headers["host"].startswith("hooks.example.com:")
+    assert (call.headers["x-test"], call.body) == ("1", b"{}")
+    assert names.asked == ["hooks.example.com"]
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["93.184.216.34", "127.0.0.1"],
+        ["10.0.0.1"],
+        ["169.254.169.254"],
+        ["192.0.0.192"],
+        ["100.100.100.200"],
+        ["::1"],
+        ["::ffff:127.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        ["2002:7f00:1::"],
+        ["fe80::1%lo"],
+        [],
+    ],
+)
+def test_a_name_with_any_address_that_is_not_public_is_refused(receiver: Receiver, addresses: list[str]) -> None:
+    client = GuardedClient(Settings(webhook_allow_http=True), resolve=Names(addresses))
+    with pytest.raises(AddressRefused) as caught:
+        post(client, receiver.url(host="rebind.example.com"))
+    assert receiver.calls == []
+    assert not any(address in str(caught.value) for address in addresses)
+
+
+def test_a_name_is_resolved_once_for_a_call_and_again_for_the_next(receiver: Receiver) -> None:
+    """DNS rebinding: what was checked is what is connected to, and a later answer is checked as well."""
+    names = Names(["127.0.0.1"], ["10.0.0.1"])
+    client = GuardedClient(OPEN, resolve=names)
+    assert post(client, receiver.url(host="rebind.example.com")) == 204
+    with pytest.raises(AddressRefused):
+        post(client, receiver.url(host="rebind.example.com"))
+    assert len(names.asked) == 2
+    assert len(receiver.calls) == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0", "[::ffff:127.0.0.1]", "127.1"])
+def test_spellings_of_this_machine_reach_nothing(receiver: Receiver, host: str) -> None:
+    with pytest.raises(AddressRefused):
+        post(GuardedClient(Settings(webhook_allow_http=True)), receiver.url(host=host))
+    assert receiver.calls == []
+
+
+def test_the_first_address_that_answers_is_used(receiver: Receiver) -> None:
+    client = GuardedClient(OPEN, resolve=Names(["127.0.0.2", "127.0.0.1"]))
+    assert post(client, receiver.url(host="two.example.com")) == 204
+
+
+def test_a_redirect_is_an_answer_and_nothing_more(receiver: Receiver) -> None:
+    receiver.answer = lambda _: Answer(301, {"location": receiver.url("/inside")})
+    assert post(GuardedClient(OPEN), receiver.url("/hook")) == 301
+    assert [call.path for call in receiver.calls] == ["/hook"]
+
+
+def test_http_is_refused_unless_development_allows_it(receiver: Receiver) -> None:
+    with pytest.raises(AddressRefused, match="https"):
+        post(GuardedClient(Settings(webhook_allow_networks=("127.0.0.0/8",))), receiver.url())
+
+
+def test_proxy_variables_are_not_obeyed(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert post(GuardedClient(OPEN), receiver.url()) == 204
+
+
+def test_a_receiver_that_says_nothing_is_left_at_the_deadline(receiver: Receiver) -> None:
+    start = time.monotonic()
+    with pytest.raises(CallTimedOut):
+        post(GuardedClient(OPEN), receiver.url("/slow"), timeout_s=0.3)
+    assert time.monotonic() - start < 1.5
+
+
+def test_a_receiver_that_drips_is_left_at_the_deadline(receiver: Receiver) -> None:
+    """Each byte comes in time; the answer never does."""
+    receiver.answer = lambda _: Answer(drip=b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000)
+    start = time.monotonic()
+    with pytest.raises(CallTimedOut):
+        post(GuardedClient(OPEN), receiver.url(), timeout_s=0.5)
+    assert time.monotonic() - start < 1.5
+
+
+def test_a_huge_answer_is_read_to_its_limit(receiver: Receiver) -> None:
+    receiver.answer = lambda _: Answer(200, body=b"x" * (200 * MAX_RESPONSE_BYTES))
+    assert post(GuardedClient(OPEN), receiver.url()) == 200
+
+
+def test_failures_are_named_without_an_address(receiver: Receiver) -> None:
+    port = int(receiver.url().rsplit(":", 1)[1].split("/")[0])
+    receiver.close()
+    with pytest.raises(CallFailed, match=r"^connection refused$"):
+        post(GuardedClient(OPEN, resolve=Names(["127.0.0.1"])), f"http://gone.example.com:{port}/")
+    with pytest.raises(CallFailed, match=r"^name not found$"):
+        post(GuardedClient(OPEN, resolve=_not_found), "http://nobody.example.com/")
+
+
+def test_an_answer_that_is_not_http_is_a_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        with pytest.raises(CallFailed, match=r"^no valid HTTP answer$"):
+            post(GuardedClient(OPEN), f"http://127.0.0.1:{server.getsockname()[1]}/")
+        greeting.join(5)
+
+
+def test_the_certificate_is_checked_against_the_name() -> None:
+    # Made with openssl for this name, signed by itself, good until 2126; it guards nothing.
+    certificate = str(Path(__file__).with_name("hooks.example.com.pem"))
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificate)
+    receiver = Receiver(server_side)
+    try:
+        here = Names(["127.0.0.1"])
+        trusting = ssl.create_default_context(cafile=certificate)
+        client = GuardedClient(OPEN, resolve=here, ssl_context=trusting)
+        assert post(client, receiver.url(host="hooks.example.com")) == 204
+        assert receiver.server_names == ["hooks.example.com"]
+        with pytest.raises(CallFailed, match="certificate not accepted"):
+            post(client, receiver.url(host="other.example.com"))
+        with pytest.raises(CallFailed, match="certificate not accepted"):
+            post(GuardedClient(OPEN, resolve=here), receiver.url(host="hooks.example.com"))
+    finally:
+        receiver.close()
+
+
+def test_the_resolver_of_this_machine_is_asked() -> None:
+    assert "127.0.0.1" in resolve("localhost", 80)
+
+
+def _not_found(host: str, port: int) -> Sequence[str]:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

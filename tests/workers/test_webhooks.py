@@ -1,0 +1,432 @@
+"""Webhooks from the outbox to a real receiver: form, signature, retries, refusals, fairness, and a sender that dies."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import standardwebhooks
+from sqlalchemy import text
+
+from store import webhooks as outbox
+from store.db import Database
+from store.ids import new_id
+from store.jobs import NewJob, accept, request_cancel
+from store.keys import create_tenant, get_webhook_secret
+from store.payloads import ServiceClass
+from store.settings import Settings
+from store.states import JobState
+from store.webhooks import Delivery, DeliveryRecord
+from tests.workers.receiver import Answer, Receiver
+from workers.receivers import Breaker, Lanes
+from workers.webhooks import RETRY_S, WebhookSender, headers_of, retry_after_s, retry_in_s
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def open_settings(settings: Settings) -> Settings:
+    """Settings that let a sender reach this machine."""
+    changes = {"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",), "webhook_timeout_s": 2.0}
+    return settings.model_copy(update=changes)
+
+
+@pytest.fixture
+def sender(db: Database, open_settings: Settings) -> Iterator[WebhookSender]:
+    sender = WebhookSender(db, open_settings)
+    sender.start()
+    yield sender
+    sender.stop(5)
+
+
+@pytest.fixture
+def tenant(db: Database) -> str:
+    return create_tenant(db, new_id("tenant"))
+
+
+def end_job(db: Database, tenant: str, url: str | None) -> str:
+    """Bring a job to an end, which writes its delivery."""
+    job = NewJob(
+        id=new_id("job"),
+        tenant_id=tenant,
+        task="generate",
+        model="tiny",
+        model_version=1,
+        queue="tiny@1",
+        service_class=ServiceClass.STANDARD,
+        priority=5,
+        payload={},
+        input_tokens=1,
+        metadata={},
+        webhook={"url": url} if url else None,
+        max_attempts=1,
+        deadline_s=60,
+        idempotency=None,
+        announce=False,
+    )
+    accept(db, [job])
+    request_cancel(db, tenant, job.id)
+    return job.id
+
+
+def only(db: Database, tenant: str, job_id: str) -> DeliveryRecord:
+    (record,) = outbox.list_deliveries(db, tenant, job_id)
+    return record
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+
+
+def make_due(db: Database) -> None:
+    with db.begin() as connection:
+        connection.execute(text("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE state = 'pending'"))
+
+
+def wait_of(db: Database, record: DeliveryRecord) -> float:
+    """Seconds until the next try, by the database's clock."""
+    with db.begin() as connection:
+        now = connection.execute(text("SELECT now()")).scalar_one()
+    return float((record.next_attempt_at - now).total_seconds())
+
+
+def test_an_event_arrives_signed_thin_and_once(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    job_id = end_job(db, tenant, receiver.url("/hook?x=1"))
+    (call,) = receiver.wait_calls(1)
+    wait_until(lambda: only(db, tenant, job_id).state == "delivered")
+
+    verified = standardwebhooks.Webhook(get_webhook_secret(db, tenant)).verify(call.body, call.headers)
+    record = only(db, tenant, job_id)
+    assert verified == {
+        "id": record.id,
+        "object": "event",
+        "type": "job.cancelled",
+        "created_at": int(record.created_at.timestamp()),
+        "timestamp": record.created_at.isoformat(),
+        "data": {"id": job_id, "object": "job", "status": "cancelled"},
+    }
+    assert call.headers["webhook-id"] == record.id
+    assert call.headers["content-type"] == "application/json"
+    assert (record.last_status, record.attempts, record.last_error) == (204, 1, None)
+    assert len(receiver.calls) == 1
+
+
+def test_an_endpoint_is_signed_with_its_own_secret(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    endpoint = outbox.create_endpoint(db, tenant, url=receiver.url(), actor="tests")
+    end_job(db, tenant, None)
+    (call,) = receiver.wait_calls(1)
+    standardwebhooks.Webhook(endpoint.secret).verify(call.body, call.headers)
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(get_webhook_secret(db, tenant)).verify(call.body, call.headers)
+
+
+def test_a_failure_is_tried_again_under_the_same_id_with_a_new_signature(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    answers = iter([Answer(500, body=b"secret stack trace"), Answer(200)])
+    receiver.answer = lambda _: next(answers)
+    job_id = end_job(db, tenant, receiver.url())
+    wait_until(lambda: only(db, tenant, job_id).last_status == 500)
+    record = only(db, tenant, job_id)
+    assert (record.state, record.last_error) == ("pending", "answered 500")
+    assert 3 < wait_of(db, record) < 6
+    make_due(db)
+    first, second = receiver.wait_calls(2)
+    wait_until(lambda: only(db, tenant, job_id).state == "delivered")
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.body == second.body
+    standardwebhooks.Webhook(get_webhook_secret(db, tenant)).verify(second.body, second.headers)
+    assert only(db, tenant, job_id).attempts == 2
+
+
+def test_a_redirect_is_a_failure_and_never_followed(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    receiver.answer = lambda _: Answer(301, {"location": receiver.url("/elsewhere")})
+    job_id = end_job(db, tenant, receiver.url("/hook"))
+    wait_until(lambda: only(db, tenant, job_id).last_status == 301)
+    assert only(db, tenant, job_id).state == "pending"
+    assert [call.path for call in receiver.calls] == ["/hook"]
+
+
+def test_gone_ends_the_delivery_and_disables_the_endpoint(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    receiver.answer = lambda _: Answer(410)
+    outbox.create_endpoint(db, tenant, url=receiver.url(), actor="tests")
+    job_id = end_job(db, tenant, None)
+    wait_until(lambda: only(db, tenant, job_id).state == "failed")
+    (endpoint,) = outbox.list_endpoints(db, tenant)
+    assert endpoint.disabled_at is not None
+    end_job(db, tenant, None)
+    assert len(outbox.list_deliveries(db, tenant)) == 1
+    assert len(receiver.calls) == 1
+
+
+def test_retry_after_is_honoured(db: Database, tenant: str, receiver: Receiver, sender: WebhookSender) -> None:
+    receiver.answer = lambda _: Answer(429, {"retry-after": "1000"})
+    job_id = end_job(db, tenant, receiver.url())
+    wait_until(lambda: only(db, tenant, job_id).last_status == 429)
+    assert 980 < wait_of(db, only(db, tenant, job_id)) <= 1000
+    # The receiver as a whole is left alone too: another event for it is not even tried.
+    other = end_job(db, tenant, receiver.url("/other"))
+    elsewhere = Receiver()
+    try:
+        end_job(db, tenant, elsewhere.url())
+        elsewhere.wait_calls(1)
+    finally:
+        elsewhere.close()
+    assert only(db, tenant, other).attempts == 0
+    assert len(receiver.calls) == 1
+
+
+def test_the_last_try_is_the_last(db: Database, tenant: str, receiver: Receiver, sender: WebhookSender) -> None:
+    receiver.answer = lambda _: Answer(500)
+    with db.begin() as connection:
+        connection.execute(text("ALTER TABLE webhook_deliveries ALTER attempts SET DEFAULT 9"))
+    try:
+        job_id = end_job(db, tenant, receiver.url())
+    finally:
+        with db.begin() as connection:
+            connection.execute(text("ALTER TABLE webhook_deliveries ALTER attempts SET DEFAULT 0"))
+    wait_until(lambda: only(db, tenant, job_id).state == "failed")
+    assert (only(db, tenant, job_id).attempts, len(receiver.calls)) == (10, 1)
+
+
+def test_an_address_that_is_not_public_is_never_called(
+    db: Database, tenant: str, receiver: Receiver, settings: Settings
+) -> None:
+    job_id = end_job(db, tenant, receiver.url())
+    sender = WebhookSender(db, settings.model_copy(update={"webhook_allow_http": True}))
+    sender.start()
+    try:
+        wait_until(lambda: only(db, tenant, job_id).last_error)
+    finally:
+        sender.stop(5)
+    record = only(db, tenant, job_id)
+    assert (record.state, record.last_status, record.last_error) == (
+        "pending",
+        None,
+        "URL refused: the address is not public",
+    )
+    assert receiver.calls == []
+
+
+def test_slow_receivers_delay_nobody(db: Database, tenant: str, receiver: Receiver, sender: WebhookSender) -> None:
+    """A hundred events of a tenant whose receiver answers nothing, before one of another tenant."""
+    slow = [end_job(db, tenant, receiver.url(f"/slow/{index}")) for index in range(100)]
+    receiver.wait_calls(4, "/slow")
+    other = create_tenant(db, new_id("tenant"))
+    start = time.monotonic()
+    end_job(db, other, receiver.url("/quick"))
+    receiver.wait_calls(1, "/quick")
+    assert time.monotonic() - start < 1.0
+    # No more than a quarter of the senders ever wait for the slow one, and after three time-outs it is left alone.
+    wait_until(lambda: sum(only(db, tenant, job_id).last_error is not None for job_id in slow) >= 4)
+    assert len(receiver.wait_calls(4, "/slow")) <= 6
+    # What was in hand was put back without counting a try.
+    assert {only(db, tenant, job_id).attempts for job_id in slow} == {0, 1}
+
+
+def test_many_events_for_one_receiver_go_out_swiftly(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    jobs = [end_job(db, tenant, receiver.url(f"/hook/{index}")) for index in range(120)]
+    start = time.monotonic()
+    receiver.wait_calls(120)
+    assert time.monotonic() - start < 10
+    wait_until(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"delivered"})
+    assert len({call.headers["webhook-id"] for call in receiver.calls}) == len(receiver.calls) == 120
+
+
+def test_two_senders_share_and_send_nothing_twice(
+    db: Database, tenant: str, receiver: Receiver, open_settings: Settings
+) -> None:
+    jobs = [end_job(db, tenant, receiver.url(f"/hook/{index}")) for index in range(60)]
+    senders = [WebhookSender(db, open_settings) for _ in range(2)]
+    for sender in senders:
+        sender.start()
+    try:
+        wait_until(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"delivered"})
+    finally:
+        for sender in senders:
+            sender.stop(5)
+    assert len(receiver.calls) == 60
+
+
+def test_what_a_dead_sender_had_in_hand_comes_due_again(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    sender.stop(5)
+    job_id = end_job(db, tenant, receiver.url())
+    # A sender takes it, the receiver answers 2xx, the sender dies before it says so.
+    (taken,) = outbox.take_due(db, 10, lease_s=0.2)
+    assert outbox.take_due(db, 10, lease_s=0.2) == []
+    successor = WebhookSender(db, _reaching(receiver))
+    successor.start()
+    try:
+        (call,) = receiver.wait_calls(1)
+    finally:
+        successor.stop(5)
+    assert call.headers["webhook-id"] == taken.id
+    assert only(db, tenant, job_id).attempts == 2
+
+
+def test_stopping_is_quick_and_gives_back_what_was_not_tried(
+    db: Database, tenant: str, receiver: Receiver, open_settings: Settings
+) -> None:
+    sender = WebhookSender(db, open_settings.model_copy(update={"webhook_timeout_s": 30.0}))
+    sender.start()
+    jobs = [end_job(db, tenant, receiver.url(f"/slow/{index}")) for index in range(12)]
+    receiver.wait_calls(4, "/slow")
+    wait_until(lambda: sum(only(db, tenant, job_id).attempts for job_id in jobs) > 4)
+    start = time.monotonic()
+    sender.stop(0.5)
+    assert time.monotonic() - start < 1.5
+    assert sum(only(db, tenant, job_id).attempts for job_id in jobs) == 4
+    assert len(outbox.take_due(db, 100, lease_s=1)) == 8
+    receiver.released.set()
+    sender.stop(5)
+
+
+def test_a_delivery_that_cannot_be_signed_does_not_end_its_thread(
+    db: Database, tenant: str, receiver: Receiver, open_settings: Settings
+) -> None:
+    with db.begin() as connection:
+        connection.execute(text("UPDATE tenants SET webhook_secret = 'whsec_' WHERE id = :id"), {"id": tenant})
+    bad = end_job(db, tenant, receiver.url("/bad"))
+    sender = WebhookSender(db, open_settings.model_copy(update={"webhook_concurrency": 1}))
+    sender.start()
+    try:
+        wait_until(lambda: only(db, tenant, bad).last_error == "could not be sent")
+        end_job(db, create_tenant(db, new_id("tenant")), receiver.url("/good"))
+        receiver.wait_calls(1, "/good")
+    finally:
+        sender.stop(5)
+
+
+def test_postgres_going_away_does_not_end_the_sender(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    with db.begin() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND application_name = current_setting('application_name')"
+            )
+        )
+    job_id = end_job(db, tenant, receiver.url())
+    wait_until(lambda: only(db, tenant, job_id).state == "delivered")
+
+
+def _reaching(receiver: Receiver) -> Settings:
+    return Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
+
+
+def test_the_schedule_is_that_of_the_specification() -> None:
+    assert sum(RETRY_S) == 75 * 3600 + 35 * 60 + 5
+    assert [retry_in_s(attempt, 0.5) for attempt in range(1, 11)] == [*RETRY_S, None]
+    assert retry_in_s(1, 0.0) == pytest.approx(4.5)
+    assert retry_in_s(1, 1.0) == pytest.approx(5.5)
+    assert retry_in_s(1, 0.5, asked_s=60.0) == 60.0
+    assert retry_in_s(2, 0.5, asked_s=60.0) == 300.0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("99999999999999999999", 86_400.0),
+        ("-5", None),
+        ("soon", None),
+        ("٣", None),
+        ((NOW + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 90.0),
+        ((NOW - timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 0.0),
+        ("Wed, 25 Nov 2026 12:00:30", None),
+    ],
+)
+def test_retry_after_in_every_form(value: str | None, expected: float | None) -> None:
+    assert retry_after_s({} if value is None else {"retry-after": value}, NOW) == expected
+
+
+def delivery(receiver_name: str, number: int = 0) -> Delivery:
+    url = f"https://{receiver_name}/hook/{number}"
+    return Delivery(
+        f"evt_{receiver_name}{number}", "t1", url, "whsec_MDEyMw==", "job.failed", "job_1", JobState.FAILED, NOW, 1
+    )
+
+
+def test_a_signature_covers_id_time_and_body() -> None:
+    headers = headers_of(delivery("a"), b'{"x":1}', NOW)
+    assert headers["webhook-timestamp"] == str(int(NOW.timestamp()))
+    hook = standardwebhooks.Webhook("whsec_MDEyMw==")
+    assert headers["webhook-signature"] == hook.sign("evt_a0", NOW, json.dumps({"x": 1}, separators=(",", ":")))
+    for other in (headers_of(delivery("b"), b'{"x":1}', NOW), headers_of(delivery("a"), b"{}", NOW)):
+        assert other["webhook-signature"] != headers["webhook-signature"]
+
+
+def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
+    lanes = Lanes(max_running=2)
+    for number in range(5):
+        lanes.add(delivery("a", number))
+    lanes.add(delivery("b"))
+    started = [lanes.next() for _ in range(5)]
+    assert [each and each.id for each in started] == ["evt_a0", "evt_b0", "evt_a1", None, None]
+    assert lanes.num_waiting == 3
+    assert lanes.full() == {"t1 a"}
+    lanes.done(delivery("a", 0))
+    resumed = lanes.next()
+    assert resumed is not None
+    assert resumed.id == "evt_a2"
+    assert [each.id for each in lanes.drop("t1 a")] == ["evt_a3", "evt_a4"]
+    assert (lanes.num_waiting, lanes.full(), lanes.drop()) == (0, frozenset(), [])
+
+
+def test_the_breaker_opens_for_longer_and_longer_and_closes_at_the_first_answer() -> None:
+    breaker = Breaker(threshold=3, first_s=5, longest_s=15)
+    now = 100.0
+    pauses: list[float] = []
+    for _ in range(6):
+        breaker.failed("a", now)
+        pauses.append(breaker.blocked_for_s("a", now))
+        now += pauses[-1]
+    assert pauses == [0, 0, 5, 10, 15, 15]
+    assert breaker.blocked(now - 1) == {"a"}
+    breaker.answered("a")
+    assert breaker.blocked(now - 1) == frozenset()
+    breaker.failed("a", now)
+    assert breaker.blocked_for_s("a", now) == 0
+
+
+def test_nothing_secret_or_said_by_the_receiver_is_logged(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender, capfd: Any
+) -> None:
+    receiver.answer = lambda _: Answer(500, body=b"STACKTRACE-OF-THE-TENANT")
+    job_id = end_job(db, tenant, receiver.url("/hook?token=TOP-SECRET"))
+    wait_until(lambda: only(db, tenant, job_id).last_status == 500)
+    sender.stop(5)
+    out, err = capfd.readouterr()
+    assert "webhook.failed" in out + err
+    for secret in ("STACKTRACE", "TOP-SECRET", get_webhook_secret(db, tenant)):
+        assert secret not in out + err
+    assert threading.active_count() < 40
