@@ -24,7 +24,7 @@ check: $(STAMP)  ## format, lint, walls, types, migrations: seconds
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/python -m cli.local $(BIN)/python -m migrations check
+	@$(BIN)/python -m cli.local sh -c '$(BIN)/python -m migrations && $(BIN)/python -m migrations check'
 	@echo "==> check: ok"
 
 test: check  ## check, then every test
