@@ -135,7 +135,7 @@ def draw(logits: torch.Tensor, params: Sequence[SamplingParams], uniforms: Seque
 def _pick(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Return the index in each row where the running share of ``weights`` passes the row's number."""
     running = weights.double().cumsum(dim=-1)
-    total = running[:, -1:]
+    total = running[:, -1:].contiguous()
     index = torch.searchsorted(running, numbers[:, None] * total, right=True)
     # Rounding may reach the total, beyond which only tokens without weight are left; a row of NaN has no total.
     last = torch.searchsorted(running, total).clamp_(max=weights.shape[1] - 1)

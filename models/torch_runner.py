@@ -4,12 +4,14 @@ Owns the weights, the cache's tensors and the sampling state. A request whose nu
 from then on, and its blocks are wiped, so that the others never see what it wrote.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from models.batch import Batch, BatchBuilder
-from models.engine.runner import Row, Sampled, StepPlan
+from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.llama import LlamaModel
 from models.kv_cache import KvCache
 from models.sampling import Sampler
@@ -21,6 +23,19 @@ class _Outcome:
 
     tokens: dict[str, int]
     broken: tuple[Row, ...]
+
+
+@contextmanager
+def _errors_named() -> Iterator[None]:
+    """Give torch's errors the types that the engine knows: what no later step survives, and lack of memory."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise RunnerBroken(f"the device failed: {error}") from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 class TorchRunner:
@@ -50,9 +65,9 @@ class TorchRunner:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order."""
         if not plan.rows:
             return []
-        batch = self._batches.build(plan)
-        outcome = self._compute(batch)
-        self._contain(outcome.broken)
+        with _errors_named():
+            outcome = self._compute(self._batches.build(plan))
+            self._contain(outcome.broken)
         return [self._sampled(row.request.id, outcome) for row in plan.rows if row.sample]
 
     def forget(self, request_id: str) -> None:

@@ -1,0 +1,126 @@
+"""Batching must not change an answer: greedy float32 output equals ``transformers`` ``generate`` token for token."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from models.torch_load import runner_for
+from models.torch_runner import TorchRunner
+from prompts.prompt import build_prompt
+from prompts.tokenizer import Tokenizer
+from store.payloads import ChatMessage, GenerateInput, Role
+from store.settings import Settings
+from tests.models.driving import count_near_ties, random_prompts, request, run_all
+from tests.models.tiny import MODELS, VOCAB, build, save
+
+QUESTIONS = [
+    "Name three colors.",
+    "What is 2 + 2?",
+    "Write a short poem about rivers and mountains.",
+    "Why is the sky blue? Explain it to a child. " * 12,
+    "Réponds en français : quelle est la capitale de l'Italie ?",
+    "x",
+    "List the planets of the solar system, one a line.",
+    "Tell me a story. " * 30,
+]
+
+
+@pytest.fixture(scope="session")
+def prompts(smollm2_tokenizer: Tokenizer) -> dict[str, list[int]]:
+    return {
+        f"question {index}": build_prompt(
+            smollm2_tokenizer, GenerateInput(messages=(ChatMessage(role=Role.USER, content=question),))
+        )
+        for index, question in enumerate(QUESTIONS)
+    }
+
+
+@pytest.mark.parametrize("step_tokens", [512, 40])
+def test_the_demo_model_in_a_batch_answers_as_the_reference_alone(
+    smollm2_runner: TorchRunner,
+    smollm2_reference: PreTrainedModel,
+    prompts: dict[str, list[int]],
+    step_tokens: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    requests = [request(prompt, name, max_tokens=24) for name, prompt in prompts.items()]
+    found = run_all(smollm2_runner, requests, step_tokens=step_tokens)
+    near_ties = count_near_ties(smollm2_reference, prompts, found)
+    record_property("near_ties", near_ties)
+    assert near_ties <= 1
+
+
+def test_the_demo_model_alone_answers_as_the_reference(
+    smollm2_runner: TorchRunner, smollm2_reference: PreTrainedModel, prompts: dict[str, list[int]]
+) -> None:
+    some = dict(list(prompts.items())[:3])
+    requests = [request(prompt, name, max_tokens=24) for name, prompt in some.items()]
+    assert count_near_ties(smollm2_reference, some, run_all(smollm2_runner, requests, max_slots=1)) == 0
+
+
+def test_the_demo_model_knows_its_colours(smollm2_runner: TorchRunner, smollm2_tokenizer: Tokenizer) -> None:
+    """The weights were converted: wrong ones would agree with a reference that reads the same file."""
+    message = ChatMessage(role=Role.USER, content="What is the capital of France?")
+    prompt = build_prompt(smollm2_tokenizer, GenerateInput(messages=(message,)))
+    found = run_all(smollm2_runner, [request(prompt, max_tokens=16)])
+    assert "Paris" in smollm2_tokenizer.decode(found["r"])
+
+
+def test_bfloat16_answers_almost_the_same(
+    smollm2: Path, smollm2_runner: TorchRunner, prompts: dict[str, list[int]]
+) -> None:
+    rough = runner_for(smollm2, Settings(device="cpu", dtype="bfloat16", kv_pool_tokens=8192))
+    requests = [request(prompt, name, max_tokens=4) for name, prompt in prompts.items()]
+    exact, close = run_all(smollm2_runner, requests), run_all(rough, requests)
+    agreeing = sum(exact[name][0] == close[name][0] for name in prompts)
+    assert agreeing >= len(prompts) - 1
+
+
+def tiny_runner(folder: Path, kv_pool_tokens: int = 4096, kv_block_tokens: int = 8) -> TorchRunner:
+    settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=kv_pool_tokens, kv_block_tokens=kv_block_tokens)
+    return runner_for(folder, settings)
+
+
+def named(prompts: Sequence[list[int]]) -> dict[str, list[int]]:
+    return {f"p{index}": prompt for index, prompt in enumerate(prompts)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_family_answers_as_the_reference(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    runner = tiny_runner(save(model, tmp_path))
+    prompts = named(random_prompts(12, longest=90, vocab=VOCAB))
+    requests = [request(prompt, request_id, max_tokens=20) for request_id, prompt in prompts.items()]
+    together = run_all(runner, requests, step_tokens=32)
+    assert count_near_ties(model, prompts, together) == 0
+    assert run_all(runner, requests, max_slots=1) == together
+
+
+def test_preemption_changes_no_token(tmp_path: Path) -> None:
+    """The pool holds a third of what the requests need, so that they are evicted and computed again."""
+    model = build("llama")
+    folder = save(model, tmp_path)
+    prompts = named(random_prompts(10, longest=60, vocab=VOCAB, seed=9))
+    requests = [request(prompt, request_id, max_tokens=40) for request_id, prompt in prompts.items()]
+    found = run_all(tiny_runner(folder, kv_pool_tokens=160), requests, step_tokens=24)
+    assert count_near_ties(model, prompts, found) == 0
+
+
+@pytest.mark.parametrize("block_tokens", [1, 3, 16, 64])
+def test_the_block_size_changes_no_token(block_tokens: int, tmp_path: Path) -> None:
+    model = build("mistral, sliding window")
+    runner = tiny_runner(save(model, tmp_path), kv_block_tokens=block_tokens)
+    prompts = named(random_prompts(6, longest=50, vocab=VOCAB))
+    requests = [request(prompt, request_id) for request_id, prompt in prompts.items()]
+    assert count_near_ties(model, prompts, run_all(runner, requests, step_tokens=17)) == 0
+
+
+def test_sharded_weights_are_one_model(tmp_path: Path) -> None:
+    model = build("qwen2")
+    folder = save(model, tmp_path, max_shard_size="100KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    prompts = named(random_prompts(4, longest=30, vocab=VOCAB))
+    requests = [request(prompt, request_id) for request_id, prompt in prompts.items()]
+    assert count_near_ties(model, prompts, run_all(tiny_runner(folder), requests)) == 0
