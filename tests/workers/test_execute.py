@@ -286,6 +286,7 @@ def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_ho
     assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in ids} == {(JobState.QUEUED, 0)}
     stats = running.host.engine.stats()
     assert (stats.running, stats.free_blocks) == (0, stats.total_blocks)
+    assert running.host.counters.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
     running.run_to_end(ids[0])
     assert bench.job(ids[0]).state is JobState.QUEUED, "a worker that handed back claims nothing more"
 
