@@ -58,8 +58,9 @@ class Engine:
     """Continuous batching over one runner.
 
     ``on_deltas`` gets all new texts of a step in one call, from the engine's thread and before the futures of the
-    requests that end there; it must not block. ``on_credit`` is called when requests left, ``on_failed`` when the
-    thread died of ``error``. If one raises, that is logged and changes nothing.
+    requests that end there; it must not block. (What was held back of a request that is cancelled or late comes in a
+    call of its own, just before the step.) ``on_credit`` is called when requests left, ``on_failed`` with the error
+    that the thread died of. If one of the three raises, that is logged and changes nothing.
     """
 
     on_credit: Callable[[], None] | None = None

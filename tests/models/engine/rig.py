@@ -3,14 +3,17 @@
 import codecs
 import itertools
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from models.engine.live import LiveRequest
 from models.engine.loop import Engine
-from models.engine.requests import EngineRequest, FinishReason, SamplingParams
+from models.engine.requests import Completion, EngineRequest, FinishReason, SamplingParams
 from models.engine.runner import Sampled, StepPlan
 from models.engine.stopping import Detokenizer
 from models.fake import EOS, FakeRunner, PlanError, next_token
+
+WAIT_S = 10.0
 
 _ids = itertools.count(1)
 
@@ -98,6 +101,16 @@ def alone(request: EngineRequest) -> Expected:
         if cut is not None:
             return Expected(cut, tuple(tokens), FinishReason.STOP)
     return Expected(bytes(tokens).decode(), tuple(tokens), FinishReason.LENGTH)
+
+
+def check_answers(requests: list[EngineRequest], futures: list[Future[Completion]]) -> None:
+    for request, future in zip(requests, futures, strict=True):
+        completion, expected = future.result(WAIT_S), alone(request)
+        assert (completion.text, completion.token_ids, completion.finish_reason) == (
+            expected.text,
+            expected.token_ids,
+            expected.finish_reason,
+        )
 
 
 @dataclass
