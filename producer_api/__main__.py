@@ -1,8 +1,10 @@
 """``python -m producer_api``: the API as a process. Whatever keeps it from starting is said in one line."""
 
+import signal
 import socket
 import sys
 from types import FrameType
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -96,10 +98,19 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_s) + 1,
     )
+    # uvicorn drains at these signals and then raises them again; having drained, the process has ended well.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     host, port = listener.getsockname()[:2]
     _log.info("api_started", host=host, port=port)
-    _Server(config, app.state.runtime).run(sockets=[listener])
-    _log.info("api_stopped")
+    try:
+        _Server(config, app.state.runtime).run(sockets=[listener])
+    finally:
+        _log.info("api_stopped")
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 if __name__ == "__main__":

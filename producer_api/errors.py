@@ -138,7 +138,7 @@ def respond(
     """Return the response for an error; it is logged if it is ours, and its code is left for the metrics."""
     row = _row(error)
     scope.setdefault("state", {})["error_code"] = error.code
-    if row.status >= 500:
+    if row.status >= 500 and not isinstance(error, _Internal):
         _log_once(error)
     return Response(
         orjson.dumps(body_of(error)),

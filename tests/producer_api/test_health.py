@@ -1,0 +1,158 @@
+"""Health, metrics and documents, and what the API does while a service it stands on is away."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from cli.local.postgres import LocalPostgres
+from migrations.schema import upgrade
+from store import keys
+from store.db import Database
+from store.registry import register_version
+from store.settings import Settings
+from tests.producer_api.calling import PROMPT, error_of, submit
+from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer, serving
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def _samples(text: str, name: str) -> dict[tuple[str, ...], float]:
+    """Return a metric's samples by the values of their labels, which are sorted by name."""
+    families = text_string_to_metric_families(text)
+    return {tuple(s.labels.values()): s.value for family in families for s in family.samples if s.name == name}
+
+
+def _client(server: ApiServer, key: str) -> httpx2.Client:
+    return httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=20)
+
+
+def test_the_open_routes_need_no_key(api: httpx2.Client) -> None:
+    with httpx2.Client(base_url=api.base_url) as anyone:
+        assert anyone.get("/healthz").json() == {"status": "ok"}
+        assert anyone.get("/readyz").json() == {"status": "ready", "postgres": "ok", "redis": "ok"}
+        assert anyone.get("/version").json()["name"] == "headrace"
+        assert "swagger" in anyone.get("/docs").text.lower()
+
+
+def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
+    document = api.get("/openapi.json").json()
+    post = document["paths"]["/v1/jobs"]["post"]
+    assert post["security"] == [{"HTTPBearer": []}]
+    assert set(post["requestBody"]["content"]["application/json"]["examples"]) == {"chat", "prompt"}
+    assert post["responses"]["default"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
+    assert "422" not in post["responses"]
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+
+
+def test_documented_examples_are_accepted(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    document = api.get("/openapi.json").json()
+    examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in examples.values():
+        body = example["value"] | {"model": "tiny"}
+        assert api.post("/v1/jobs", json=body).status_code == 202
+    with worker.serve(lambda _: ["x"]):
+        for body in document["components"]["schemas"]["ChatRequest"]["examples"]:
+            assert api.post("/v1/chat/completions", json=body | {"model": "tiny"}).status_code == 200
+
+
+def test_metrics_count_what_happened(api: httpx2.Client) -> None:
+    submit(api)
+    api.post("/v1/jobs", json={})
+    api.get("/v1/jobs/job_0")
+    text = api.get("/metrics").text
+    assert _samples(text, "headrace_jobs_accepted_total") == {("tiny", "false"): 1}
+    assert _samples(text, "headrace_requests_refused_total") == {("invalid_value",): 1, ("not_found",): 1}
+    assert _samples(text, "headrace_queue_depth")["announced", "tiny@1"] == 1
+    assert _samples(text, "headrace_streams_open") == {(): 0}
+    latencies = _samples(text, "headrace_request_seconds_count")
+    assert latencies["POST", "/v1/jobs", "202"] == 1
+    assert latencies["GET", "/v1/jobs/{job_id}", "404"] == 1
+
+
+@pytest.mark.usefixtures("model")
+def test_without_redis_jobs_are_accepted_followed_and_cancelled(
+    settings: Settings, key: str, worker: ScriptedWorker, db: Database
+) -> None:
+    with serving(settings.model_copy(update={"redis_url": NOWHERE})) as server, _client(server, key) as api:
+        ready = api.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+        assert "cannot be reached" in ready.json()["redis"]
+        job_id = submit(api)
+        attempt = worker.claim(job_id)
+        worker.whisper(attempt, "still ", "works")
+        worker.succeed(attempt, announce=False)
+        assert api.get(f"/v1/jobs/{job_id}", params={"wait": 10}).json()["output"]["text"] == "still works"
+        assert b"job.succeeded" in api.get(f"/v1/jobs/{job_id}/events").content
+        assert api.post(f"/v1/jobs/{submit(api)}/cancel").json()["status"] == "cancelled"
+
+
+@pytest.fixture
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPostgres]:
+    """A server that this test may stop."""
+    folder = Path(tmp_path_factory.mktemp("pg"))
+    for part in (folder, *folder.parents[:3]):
+        part.chmod(0o711)
+    postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
+    postgres.start()
+    yield postgres
+    postgres.stop()
+
+
+def test_without_postgres_it_says_so_and_recovers(settings: Settings, own_postgres: LocalPostgres) -> None:
+    db = Database(own_postgres.url, pool_size=2, application_name="tests")
+    upgrade(db)
+    key = keys.create_key(db, keys.create_tenant(db, "acme"), "all", keys.SCOPES, actor="tests")
+    register_version(
+        db,
+        model="tiny",
+        runner="fake",
+        source="fake:tiny",
+        digest="0" * 64,
+        dtype="float32",
+        context_window=512,
+        files={},
+        actor="tests",
+    )
+    db.close()
+    with serving(settings.model_copy(update={"database_url": own_postgres.url})) as server, _client(server, key) as api:
+        submit(api)
+        own_postgres.stop()
+        with structlog.testing.capture_logs() as logs:
+            asked_at = time.monotonic()
+            response = api.post("/v1/jobs", json=PROMPT)
+            assert time.monotonic() - asked_at < 6
+        assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
+        assert response.headers["retry-after"] == "1"
+        assert [entry["event"] for entry in logs] == ["request_failed"]
+        ready = api.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
+        assert ready.json()["error"]["code"] == "database_unavailable"
+        assert api.get("/healthz").status_code == 200
+        assert api.get("/metrics").status_code == 200
+        own_postgres.start()
+        submit(api)
+        assert api.get("/readyz").status_code == 200
+
+
+def test_an_error_of_ours_is_logged_without_its_values(
+    api: httpx2.Client, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("a-secret-prompt")
+
+    monkeypatch.setattr("producer_api.submit.build_prompt", explode)
+    with structlog.testing.capture_logs() as logs:
+        response = api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": "a-secret-prompt"}})
+    error = error_of(response)
+    assert (response.status_code, error["type"], error["code"]) == (500, "server_error", "internal_error")
+    assert response.headers["x-request-id"] in error["message"] or "x-request-id" in error["message"]
+    assert [entry["event"] for entry in logs] == ["internal_error"]
+    assert "explode" in str(logs[0]["where"])
+    output = capsys.readouterr()
+    assert "a-secret-prompt" not in str(logs) + response.text + output.out + output.err
