@@ -74,12 +74,7 @@ class Host:
         self._redis = connect(settings.redis_url)
         publisher = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.frames = FrameQueue(publisher)
-        self.engine = Engine(
-            model.runner,
-            lambda: Detokenizer(model.tokenizer),
-            EngineConfig(max_slots=settings.max_slots, step_tokens=settings.step_tokens),
-            on_deltas=self.frames.put_deltas,
-        )
+        self.engine = self._new_engine(settings)
         self.held = HeldJobs()
         self.admission = Admission(
             self.engine,
@@ -99,13 +94,7 @@ class Host:
         self.executor = self._new_executor(settings.lease_s)
         self._cancels = CancelListener(settings.redis_url, self.leases.cancel)
         self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)
-        self._drain_keeper = DrainKeeper(
-            self.drain,
-            wake=lambda: self.admission.wake(),
-            is_idle=lambda: not len(self.held) and not self.admission.in_flight,
-            hand_back=self.hand_back,
-            exit_now=exit_now,
-        )
+        self._drain_keeper = self._new_drain_keeper()
 
     def start(self) -> None:
         """Start every thread; jobs may come from now on."""
@@ -195,6 +184,24 @@ class Host:
         self.leases.stop()
         self.hand_back(charge=True)
         self._exit_now(EXIT_ENGINE_DEAD)
+
+    def _new_engine(self, settings: Settings) -> Engine:
+        return Engine(
+            self._model.runner,
+            lambda: Detokenizer(self._model.tokenizer),
+            EngineConfig(max_slots=settings.max_slots, step_tokens=settings.step_tokens),
+            on_deltas=self.frames.put_deltas,
+        )
+
+    def _new_drain_keeper(self) -> DrainKeeper:
+        return DrainKeeper(
+            self.drain,
+            # Looked up when it is called: Celery's side is put there after this.
+            wake=lambda: self.admission.wake(),
+            is_idle=lambda: not len(self.held) and not self.admission.in_flight,
+            hand_back=self.hand_back,
+            exit_now=self._exit_now,
+        )
 
     def _new_ledger(self, db: Database, owner: str, lease_s: float) -> Ledger:
         return Ledger(db, owner=owner, queue=self._model.queue, lease_s=lease_s, stopping=self._stopping)

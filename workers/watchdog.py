@@ -66,7 +66,7 @@ class DrainKeeper:
     """
 
     TICK_S = 0.05
-    GRACE_S = 2.0
+    GRACE_S = 1.5
 
     def __init__(
         self,
