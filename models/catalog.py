@@ -171,9 +171,8 @@ def _fetch_visibly(name: str, into: Path) -> str:
     started = time.monotonic()
     console = Console(stderr=True)
     was_there = (into / name).is_dir()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
-    ) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=None)
 
         def report(what: str, share: float | None) -> None:

@@ -104,5 +104,7 @@ def describe(folder: Path) -> ModelFiles:
         raise ModelLoadError(f"{folder} is not a folder")
     config = parse_config(read_json(folder / "config.json"))
     files = small_files(folder)
-    load_tokenizer(files)
+    num_tokens = load_tokenizer(files).vocab_size
+    if num_tokens > config.vocab_size:
+        raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {config.vocab_size}")
     return ModelFiles(folder_digest(folder), config.context_window, files)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import tokenizers
+from tokenizers import decoders
 
 from prompts.template import Render, compile_template
 from store.errors import InvalidRequest, ModelLoadError
@@ -81,7 +82,7 @@ class FileTokenizer:
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._is_bytewise = json.loads(backend.to_str()).get("decoder", {}).get("type") == "ByteLevel"
+        self._is_bytewise = isinstance(backend.decoder, decoders.ByteLevel)
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""

@@ -122,3 +122,18 @@ def test_nothing_is_kept_for_the_forgotten(runner: TorchRunner) -> None:
     run_all(runner, [*requests])
     assert not runner._sampler._counts
     assert not runner._broken
+
+
+def test_padding_reads_no_block_that_breaks_in_the_same_step(runner: TorchRunner, model: PreTrainedModel) -> None:
+    """Two decode rows share a group, the shorter one padded, while a prefill fills block 0 with NaN."""
+    prompts = {"long": list(range(20, 37)), "short": list(range(40, 49))}
+    blocks = {"long": [1, 2, 3], "short": [4, 5]}
+    first = {name: one(runner, prompt, blocks[name], request_id=name) for name, prompt in prompts.items()}
+    tokens = {each.request_id: each.token or 0 for each in runner.run(StepPlan(tuple(first.values())))}
+    decodes = [
+        Row(first[name].request, [tokens[name]], len(prompt), blocks[name], [tokens[name]], sample=True)
+        for name, prompt in prompts.items()
+    ]
+    bad = Row(request([POISON] * 8, "bad"), [POISON] * 8, 0, [0], [], sample=False)
+    for each in runner.run(StepPlan((*decodes, bad))):
+        assert each.token == generate(model, tuple(prompts[each.request_id]), 2)[1]

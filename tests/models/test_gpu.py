@@ -1,0 +1,44 @@
+"""The same answers on a CUDA device. These need one; elsewhere they are skipped and say so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.torch_load import runner_for
+from store.settings import Settings
+from tests.models.driving import count_near_ties, random_prompts, request, run_all
+from tests.models.tiny import MODELS, VOCAB, build, save
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
+]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_on_cuda_answers_as_the_reference(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    runner = runner_for(save(model, tmp_path), Settings(device="cuda", dtype="float32", kv_pool_tokens=4096))
+    prompts = {f"p{n}": prompt for n, prompt in enumerate(random_prompts(12, longest=90, vocab=VOCAB))}
+    requests = [request(prompt, request_id, max_tokens=20) for request_id, prompt in prompts.items()]
+    assert count_near_ties(model, prompts, run_all(runner, requests, step_tokens=32)) <= 1
+
+
+def test_sampling_on_cuda_is_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
+    settings = Settings(device="cuda", dtype="float32", kv_pool_tokens=4096)
+    runner = runner_for(save(build("llama"), tmp_path), settings)
+    requests = [
+        request(prompt, f"r{n}", seed=n, temperature=1.0, top_p=0.9, repetition_penalty=1.2)
+        for n, prompt in enumerate(random_prompts(8, longest=60, vocab=VOCAB))
+    ]
+    together = run_all(runner, requests)
+    for each in requests:
+        assert run_all(runner, [each])[each.id] == together[each.id]
+
+
+def test_bfloat16_is_the_default_and_runs(smollm2: Path) -> None:
+    runner = runner_for(smollm2, Settings(device="cuda", kv_pool_tokens=8192))
+    assert runner._model._embedding.dtype == torch.bfloat16
+    found = run_all(runner, [request(range(100, 140), f"r{n}", max_tokens=8) for n in range(4)])
+    assert len(set(found.values())) == 1

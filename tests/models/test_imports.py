@@ -1,0 +1,24 @@
+"""What runs without torch must not import it, by any path."""
+
+import subprocess
+import sys
+
+import pytest
+
+_REPORT = "; import sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import models.catalog",
+        "import models.files",
+        "import prompts.tokenizer, prompts.prompt, prompts.detokenizer",
+        "from datetime import *; from models.load import load_runner; from store.registry import ModelVersion; "
+        "from store.settings import Settings; now = datetime.now(timezone.utc); "
+        "load_runner(ModelVersion('f', 1, 'fake', '', '', 'auto', 64, {}, now, None), Settings())",
+    ],
+)
+def test_no_torch(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code + _REPORT], timeout=60, check=False)
+    assert done.returncode == 0
