@@ -1,5 +1,6 @@
 """``python -m producer_api``: the API as a process. Whatever keeps it from starting is said in one line."""
 
+import logging
 import signal
 import socket
 import sys
@@ -92,12 +93,14 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         lifespan="on",
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_s) + 1,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     # uvicorn drains at these signals and then raises them again; having drained, the process has ended well.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
@@ -107,6 +110,11 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         _Server(config, app.state.runtime).run(sockets=[listener])
     finally:
         _log.info("api_stopped")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Keep out uvicorn's word on a connection that was cut on purpose, which the stream has logged with its reason."""
+    return not record.getMessage().startswith("ASGI callable returned without completing response")
 
 
 def _end(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -29,6 +29,8 @@ _log = structlog.get_logger("producer_api")
 # The official client gives up at once on a longer wait.
 _LONGEST_RETRY_S = 120
 _LOG_AGAIN_AFTER_S = 1.0
+# A field's name is the caller's own text and may be as long as a body.
+_LONGEST_PATH = 200
 
 
 class SyncTimeout(HeadraceError):
@@ -221,7 +223,7 @@ def field_path(location: Sequence[str | int]) -> str:
     path = ""
     for step in location[1:] if location and location[0] in ("body", "query", "path", "header") else location:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
-    return path
+    return path[:_LONGEST_PATH]
 
 
 async def on_error(request: Request, error: Exception) -> Response:

@@ -259,10 +259,12 @@ def _usage(job: Job) -> UsageObject | None:
         input_tokens=tokens_in,
         output_tokens=tokens_out,
         total_tokens=tokens_in + tokens_out,
-        queue_ms=job.usage.get("queue_ms"),
-        first_token_ms=job.usage.get("first_token_ms"),
-        compute_ms=job.usage.get("compute_ms"),
+        **{name: _milliseconds(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
     )
+
+
+def _milliseconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def job_list(found: Sequence[Job], limit: int) -> JobList:

@@ -1,0 +1,58 @@
+"""A stream that goes on in another attempt: nothing is repeated, nothing is glued."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer_api.chat_answer import Diverged, Splice
+
+Pieces = st.lists(st.text("ab", min_size=1, max_size=3), max_size=8)
+
+
+def _play(splice: Splice, pieces: list[str]) -> str:
+    return "".join(splice.add(piece) for piece in pieces)
+
+
+@given(first=Pieces, second=Pieces)
+def test_a_reader_gets_the_second_attempts_text_or_an_error(first: list[str], second: list[str]) -> None:
+    splice = Splice()
+    sent = _play(splice, first)
+    assert sent == "".join(first)
+    splice.restart()
+    try:
+        sent += _play(splice, second)
+        splice.finish()
+    except Diverged:
+        assert not "".join(second).startswith("".join(first))
+    else:
+        assert sent == "".join(second)
+
+
+@given(attempts=st.lists(st.integers(0, 12), min_size=1, max_size=5), pieces=Pieces)
+def test_any_number_of_cut_attempts_say_it_once(attempts: list[int], pieces: list[str]) -> None:
+    splice = Splice()
+    sent = ""
+    for num_pieces in attempts:
+        sent += _play(splice, pieces[:num_pieces])
+        splice.restart()
+    sent += _play(splice, pieces)
+    splice.finish()
+    assert sent == "".join(pieces)
+
+
+def test_a_difference_is_seen_at_its_first_character() -> None:
+    splice = Splice()
+    splice.add("water wheel")
+    splice.restart()
+    assert splice.add("wat") == ""
+    with pytest.raises(Diverged):
+        splice.add("ch")
+
+
+def test_a_second_attempt_may_not_be_shorter() -> None:
+    splice = Splice()
+    splice.add("water wheel")
+    splice.restart()
+    splice.add("water")
+    with pytest.raises(Diverged):
+        splice.finish()
