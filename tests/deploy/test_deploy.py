@@ -165,7 +165,8 @@ def test_every_probe_asks_a_route_that_exists() -> None:
 def _openapi() -> str:
     program = (
         "import json; from producer_api.app import create_app; from store.settings import Settings;"
-        "print(json.dumps(create_app(Settings()).openapi()))"
+        "settings = Settings(database_url='postgresql://nobody@localhost/none', redis_url='redis://localhost');"
+        "print(json.dumps(create_app(settings).openapi()))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert result.returncode == 0, result.stderr
