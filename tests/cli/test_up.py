@@ -184,6 +184,23 @@ def test_who_dies_is_started_again(start_up: StartUp) -> None:
     assert "no process left" in up.stop()
 
 
+def test_a_running_job_is_handed_back_when_it_stops_and_ends_after_the_next_start(start_up: StartUp) -> None:
+    up = start_up(HEADRACE_FAKE_STEP_MS="50", HEADRACE_DRAIN_S="0.3")
+    up.read_until("ready; Ctrl-C stops everything")
+    job_id = up.verb("submit", "a long one", "--max-tokens", "1000").strip()
+    while up.api(f"/v1/jobs/{job_id}")["status"] != "running":
+        assert up.process.poll() is None
+    up.stop()
+    again = start_up(HEADRACE_FAKE_STEP_MS="0")
+    again.read_until("ready; Ctrl-C stops everything")
+    job = again.api(f"/v1/jobs/{job_id}?wait=30")
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+    kinds = [event["kind"] for event in again.api(f"/v1/jobs/{job_id}/timeline")["events"]]
+    assert "released" in kinds
+    assert "lease_expired" not in kinds
+    again.stop()
+
+
 def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Settings) -> None:
     up = start_up(DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
     said = up.read_until("ready; Ctrl-C stops everything")

@@ -1,0 +1,39 @@
+"""Every command that the documents name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from cli.main import app
+from store.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MENTION = r"(?:^|[`/ ]){} ([a-z][a-z-]+)"
+
+
+def code_of(document: Path) -> str:
+    """The fenced blocks and the inline code of a document, a line each; prose names nothing to run."""
+    text = document.read_text()
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return "\n".join([*blocks, *inline])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_its_commands_targets_and_settings_exist(document: Path) -> None:
+    code = code_of(document)
+    verbs = set(re.findall(MENTION.format("headrace"), code, re.MULTILINE))
+    assert verbs <= set(typer.main.get_group(app).commands)
+    targets = set(re.findall(MENTION.format("make"), code, re.MULTILINE))
+    assert targets <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    settings = {name.removeprefix("HEADRACE_").lower() for name in re.findall(r"\bHEADRACE_[A-Z_]+[A-Z]\b", code)}
+    assert settings <= set(Settings.model_fields)
+
+
+def test_the_readme_names_the_main_commands() -> None:
+    code = code_of(ROOT / "README.md")
+    assert {"submit", "jobs"} <= set(re.findall(MENTION.format("headrace"), code, re.MULTILINE))
+    assert {"demo", "test", "up"} <= set(re.findall(MENTION.format("make"), code, re.MULTILINE))
