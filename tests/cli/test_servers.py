@@ -14,8 +14,9 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
-from cli.local.folders import MAX_SOCKET_PATH_BYTES
+from cli.local.folders import MAX_SOCKET_PATH_BYTES, unprivileged_user
 from cli.local.postgres import LocalPostgres
+from cli.local.process import Child, Command
 from cli.local.valkey import LocalValkey
 from store.errors import Unavailable
 
@@ -86,9 +87,15 @@ def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
 ) -> None:
     postgres.start()
     postgres.stop()
-    (folder / "pg" / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    postgres.start()
-    assert query(postgres.url, "SELECT 1") == 1
+    # Of the server's own user: it would take any other for a stale one by itself.
+    other = Child(Command("sleep", ["/bin/sleep", "60"], folder / "sleep.log", user=unprivileged_user()))
+    try:
+        (folder / "pg" / "data" / "postmaster.pid").write_text(f"{other.pid}\n")
+        postgres.start()
+        assert query(postgres.url, "SELECT 1") == 1
+        assert other.exit_code is None
+    finally:
+        other.stop()
 
 
 def test_postgres_refuses_a_folder_that_another_one_uses(
@@ -179,6 +186,7 @@ AS_A_USER = """
 import os, sys
 from pathlib import Path
 from cli.local.postgres import LocalPostgres
+from cli.local.process import Child, Command
 from cli.local.valkey import LocalValkey
 folder = Path(sys.argv[1])
 postgres, valkey = LocalPostgres(folder / "pg", folder / "pg.log"), LocalValkey(folder / "kv", folder / "kv.log")
