@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_MAX_LOG_BYTES = 32 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -43,7 +44,7 @@ class Child:
 
     def __init__(self, command: Command) -> None:
         self.command = command
-        command.log.parent.mkdir(parents=True, exist_ok=True)
+        _start_log(command.log)
         with command.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
@@ -115,6 +116,13 @@ def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "FATAL" in line or "error" in line.lower()]
     return (telling or lines or ["it said nothing"])[-1]
+
+
+def _start_log(log: Path) -> None:
+    """Make the log's folder, and begin a new log if the old one has grown; one old one is kept."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _die_with_parent(sent: signal.Signals) -> Callable[[], None]:

@@ -75,6 +75,17 @@ def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
     assert last_line(child.log_tail()) == "it is an error: two"
 
 
+def test_a_log_that_has_grown_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.local.process._MAX_LOG_BYTES", 10)
+    log = tmp_path / "log"
+    for word in ("one " * 10, "two", "three"):
+        child = Child(shell(f"echo {word}", log))
+        assert ended_within(child.pid, 5)
+        assert child.exit_code == 0
+    assert (tmp_path / "log.1").read_text().startswith("one one")
+    assert log.read_text() == "two\nthree\n"
+
+
 def test_a_program_that_ends_before_it_serves_is_told_with_its_last_words(tmp_path: Path) -> None:
     program = Program(shell("echo the model is damaged; exit 1", tmp_path / "log", "worker"), lambda _child: False)
     program.start()
