@@ -218,8 +218,14 @@ class Hub:
         """
         task = asyncio.ensure_future(command)
         self._commands.add(task)
-        task.add_done_callback(self._commands.discard)
+        task.add_done_callback(self._forget)
         return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Future[Any]) -> None:
+        self._commands.discard(task)
+        if not task.cancelled():
+            # Looked at, so that asyncio does not report the failure of a command whose waiter has left.
+            task.exception()
 
     async def _run(self) -> None:
         is_up = True

@@ -20,6 +20,7 @@ CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 30.0
 HEALTH_CHECK_S = 10
 ASYNC_CONNECTIONS = 16
+ASYNC_TIMEOUT_S = 5.0
 
 Result = TypeVar("Result")
 
@@ -41,15 +42,15 @@ def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
 
     With ``blocking`` it is for a subscription: no reply time-out (redis-py's own is 5 s), no reconnecting, and no
     health checks, whose answers redis-py hides from the reader. Without, it is for short commands over a small pool
-    whose callers wait for a free connection.
+    whose callers wait a while for a free connection.
     """
-    timeout_s = None if blocking else SOCKET_TIMEOUT_S
+    timeout_s = None if blocking else ASYNC_TIMEOUT_S
     options: dict[str, Any] = {"socket_timeout": timeout_s, **_connection_options(url, timeout_s)}
     if blocking:
         options |= {"retry": _NeverReconnect(NoBackoff(), 0), "health_check_interval": 0}
         return redis.asyncio.Redis.from_url(url, **options)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, max_connections=ASYNC_CONNECTIONS, timeout=None, retry=AsyncRetry(NoBackoff(), 1), **options
+        url, max_connections=ASYNC_CONNECTIONS, timeout=ASYNC_TIMEOUT_S, retry=AsyncRetry(NoBackoff(), 1), **options
     )
     return redis.asyncio.Redis.from_pool(pool)
 

@@ -73,8 +73,8 @@ def test_a_call_is_one_round_trip_however_many_hints(publisher: HintPublisher, r
     publisher.publish(hints(1))
     before = redis_client.info("stats")["total_reads_processed"]
     publisher.publish(hints(200))
-    # One read for the pipeline; this connection's own INFO and a long pipeline's second part are the others.
-    assert redis_client.info("stats")["total_reads_processed"] - before < 20
+    # A read takes at most 16 kB, so a pipeline is a few; a call for each hint would be two hundred.
+    assert redis_client.info("stats")["total_reads_processed"] - before < 100
 
 
 def test_a_wiped_redis_takes_hints_again(publisher: HintPublisher, redis_client: redis.Redis) -> None:

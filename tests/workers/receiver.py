@@ -20,12 +20,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to say, after how long, and how slowly; ``drip`` bytes are sent one each 50 ms instead of an answer."""
+    """What to say. ``drip`` bytes are sent one each 50 ms instead; ``endless`` is a body without an end."""
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     drip: bytes = b""
+    endless: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -57,9 +58,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(answer.body)))
+            self.send_header("content-length", str(10**15 if answer.endless else len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body)
+        while answer.endless and not released.is_set():
+            self.wfile.write(b"x" * 4096)
 
     def log_message(self, *_: object) -> None:
         pass

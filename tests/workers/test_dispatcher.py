@@ -9,13 +9,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from store import sweeps
 from store.claims import claim
@@ -29,7 +30,6 @@ from store.settings import Settings
 from store.states import JobState
 from store.streams import GENERATION_KEY
 from store.sweeps import QueueDepth
-from store.tables import REVISION
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, num_to_announce, num_to_repeat
 
@@ -39,18 +39,6 @@ QUEUE = "tiny@1"
 Make = Callable[..., Dispatcher]
 Submit = Callable[..., list[str]]
 Read = Callable[[str], Job]
-
-
-@pytest.fixture
-def migrated(db: Database) -> Iterator[None]:
-    """The tables were made without Alembic; the dispatcher checks what revision they are at."""
-    with db.begin() as connection:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"))
-        connection.execute(text("DELETE FROM alembic_version"))
-        connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": REVISION})
-    yield
-    with db.begin() as connection:
-        connection.execute(text("DROP TABLE alembic_version"))
 
 
 @pytest.fixture
@@ -73,7 +61,7 @@ def dispatcher(make: Make) -> Dispatcher:
 
 
 @pytest.fixture
-def running(dispatcher: Dispatcher, migrated: None) -> Iterator[Dispatcher]:
+def running(dispatcher: Dispatcher) -> Iterator[Dispatcher]:
     thread = threading.Thread(target=dispatcher.run)
     thread.start()
     yield dispatcher
@@ -331,24 +319,42 @@ def test_a_full_redis_holds_up_the_hints_and_nothing_else(
 
 
 def test_one_leads_and_the_other_takes_over(
-    make: Make, db: Database, running: Dispatcher, submit: Submit, redis_client: redis.Redis
+    make: Make,
+    db: Database,
+    running: Dispatcher,
+    submit: Submit,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    lock, standing_by = sweeps.leader_lock, threading.Event()
+
+    @contextmanager
+    def watched(database: Database) -> Iterator[bool]:
+        with lock(database) as leads:
+            yield leads
+        if not leads:
+            standing_by.set()  # it has done all that it does when it may not lead
+
     def is_led() -> bool:
-        with sweeps.leader_lock(db) as free:
+        with lock(db) as free:
             return not free
 
     wait_until(is_led, "the first leads")
+    monkeypatch.setattr("store.sweeps.leader_lock", watched)
     standby = make()
     thread = threading.Thread(target=standby.run)
-    thread.start()
-    try:
-        running.stop()
-        submit(1)
-        wait_until(lambda: hinted(redis_client), "the standby announces")
-        assert is_led()
-    finally:
-        standby.stop()
-        thread.join(10)
+    with capture_logs() as logs:
+        thread.start()
+        try:
+            assert standing_by.wait(10)
+            assert [log["event"] for log in logs if log["event"] == "dispatcher.leading"] == []
+            running.stop()
+            submit(1)
+            wait_until(lambda: hinted(redis_client), "the standby announces")
+            assert is_led()
+        finally:
+            standby.stop()
+            thread.join(10)
     wait_until(lambda: not is_led(), "the lock is free again")
 
 
@@ -396,7 +402,7 @@ def start(settings: Settings) -> Iterator[Callable[..., Process]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_process_calls_webhooks_and_ends_within_a_second(
-    start: Callable[..., Process], migrated: None, submit: Submit, read: Read, number: signal.Signals
+    start: Callable[..., Process], submit: Submit, read: Read, number: signal.Signals
 ) -> None:
     receiver = Receiver()
     process = start(HEADRACE_WEBHOOK_ALLOW_HTTP="true", HEADRACE_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8")
