@@ -68,7 +68,8 @@ class Accepted:
 
 IdempotencyRow = tuple[str, str, str]  # tenant, route, key
 
-# Keys are inserted in order, so that two waves with the same keys wait for each other in the same direction.
+# Keys are inserted in order, so that two waves with the same keys wait for each other in the same direction and cannot
+# deadlock. Of two jobs in one wave with the same key the older gets it.
 _ACCEPT = text("""
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
@@ -77,7 +78,8 @@ WITH incoming AS (
         deadline_s float8, announce bool, route text, key text, fingerprint text)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
-    SELECT tenant_id, route, key, fingerprint, id FROM incoming WHERE key IS NOT NULL ORDER BY tenant_id, route, key
+    SELECT tenant_id, route, key, fingerprint, id FROM incoming WHERE key IS NOT NULL
+    ORDER BY tenant_id, route, key, id
     ON CONFLICT (tenant_id, route, key) DO NOTHING
     RETURNING job_id
 ), fresh AS (
@@ -126,7 +128,7 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
 
 def _accept_once(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Accepted | HeadraceError]:
     outcomes: dict[str, Accepted | HeadraceError] = {}
-    rows = [_row(job) for job in _first_of_each_key(jobs)]
+    rows = [_row(job) for job in jobs]
     for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
         outcomes[row.id] = Accepted(job_id=row.id, replayed=False, announced=row.announced)
     replays = [job for job in jobs if job.id not in outcomes]
@@ -149,19 +151,6 @@ def _holders(connection: Connection, jobs: Iterable[NewJob]) -> dict[Idempotency
     tenants, routes, names = (list(column) for column in zip(*keys, strict=True)) if keys else ([], [], [])
     found = connection.execute(_HOLDERS, {"tenants": tenants, "routes": routes, "keys": names})
     return {(row.tenant_id, row.route, row.key): (row.fingerprint, row.job_id) for row in found}
-
-
-def _first_of_each_key(jobs: Sequence[NewJob]) -> list[NewJob]:
-    """Leave out jobs whose key an earlier one of the same wave carries; they replay that one."""
-    seen: set[IdempotencyRow] = set()
-    firsts = []
-    for job in jobs:
-        key = _key(job)
-        if key is None or key not in seen:
-            firsts.append(job)
-        if key is not None:
-            seen.add(key)
-    return firsts
 
 
 def _key(job: NewJob) -> IdempotencyRow | None:
