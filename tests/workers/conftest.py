@@ -10,12 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import text
 
 from store import jobs, keys, registry, sweeps
 from store.db import Database
@@ -27,7 +27,6 @@ from store.queue import Hint, HintPublisher, celery_app
 from store.registry import ModelVersion, queue_name, shadow_name
 from store.settings import Settings
 from store.states import JobState
-from store.tables import REVISION
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60.0
@@ -244,33 +243,8 @@ def bell(bench: Bench) -> Iterator[Bell]:
     bell.stop()
 
 
-def stamp(settings: Settings) -> None:
-    """Say that the tables, made without Alembic, are at the revision that a worker checks for."""
-    with _connected(settings) as connection:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32) PRIMARY KEY)"))
-        connection.execute(text("DELETE FROM alembic_version"))
-        connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": REVISION})
-
-
-@contextmanager
-def _connected(settings: Settings) -> Iterator[Connection]:
-    engine = create_engine(settings.database_url)
-    with engine.begin() as connection:
-        yield connection
-    engine.dispose()
-
-
 @pytest.fixture
-def stamped(settings: Settings) -> Iterator[None]:
-    """A database that says which revision it is at, as long as the test lasts."""
-    stamp(settings)
-    yield
-    with _connected(settings) as connection:
-        connection.execute(text("DROP TABLE alembic_version"))
-
-
-@pytest.fixture
-def start_worker(settings: Settings, version: ModelVersion, stamped: None) -> Iterator[Callable[..., WorkerProcess]]:
+def start_worker(settings: Settings, version: ModelVersion) -> Iterator[Callable[..., WorkerProcess]]:
     """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
     started: list[WorkerProcess] = []
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import redis
-from sqlalchemy import text
+from sqlalchemy import create_engine, make_url, text
 from structlog.testing import capture_logs
 
 from store import sweeps
@@ -433,8 +433,19 @@ def test_the_process_waits_for_services_that_are_away_and_says_so_in_lines(start
     assert all("Postgres is not available" in event["error"] for event in process.events())
 
 
-def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process]) -> None:
-    process = start()
+@pytest.fixture
+def empty_database_url(settings: Settings) -> Iterator[str]:
+    """A second database on the same server, without a table."""
+    engine = create_engine(settings.database_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE DATABASE test_empty"))
+        yield make_url(settings.database_url).set(database="test_empty").render_as_string(hide_password=False)
+        connection.execute(text("DROP DATABASE test_empty WITH (FORCE)"))
+    engine.dispose()
+
+
+def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process], empty_database_url: str) -> None:
+    process = start(DATABASE_URL=empty_database_url)
     wait_until(lambda: process.log(), "said something")
     assert "headrace migrate" in process.events()[0]["error"]
     process.child.send_signal(signal.SIGTERM)

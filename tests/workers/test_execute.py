@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cli.local.postgres import LocalPostgres
+from migrations.schema import upgrade
 from models.engine.requests import Completion, EngineStopped, FinishReason, NumericalError, OutOfMemory
 from models.engine.runner import Row, RunnerBroken, StepPlan
 from models.fake import FakeRunner
@@ -22,7 +23,6 @@ from store.payloads import Sampling
 from store.registry import ModelVersion, register_version
 from store.settings import Settings
 from store.states import JobState
-from store.tables import metadata
 from workers import outcome
 from workers.execute import parse_payload, sampling_params
 from workers.host import Host, LoadedModel
@@ -344,8 +344,7 @@ def restartable(tmp_path_factory: pytest.TempPathFactory, settings: Settings) ->
     server = LocalPostgres(folder / "pg", folder / "postgres.log")
     server.start()
     db = Database(server.url, application_name="tests")
-    with db.begin() as connection:
-        metadata.create_all(connection)
+    upgrade(db)
     version = register_version(
         db,
         model="fake",

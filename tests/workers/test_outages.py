@@ -14,12 +14,14 @@ from sqlalchemy import create_engine
 
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
+from migrations.schema import upgrade
+from store.db import Database
 from store.redis import connect
 from store.settings import Settings
 from store.states import JobState
 from store.tables import metadata
 
-from .conftest import Bell, Bench, WorkerProcess, stamp, wait_for
+from .conftest import Bell, Bench, WorkerProcess, wait_for
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -51,6 +53,9 @@ def servers() -> Iterator[Servers]:
     )
     servers.postgres.start()
     servers.valkey.start()
+    db = Database(servers.postgres.url, application_name="tests")
+    upgrade(db)
+    db.close()
     yield servers
     servers.valkey.stop()
     servers.postgres.stop()
@@ -60,8 +65,9 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def settings(servers: Servers, tmp_path: Path) -> Settings:
     engine = create_engine(servers.postgres.url)
-    metadata.drop_all(engine)
-    metadata.create_all(engine)
+    with engine.begin() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
     engine.dispose()
     with connect(servers.valkey.url) as client:
         client.flushdb()
@@ -74,12 +80,6 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
         drain_s=1,
         fake_step_ms=10,
     )
-
-
-@pytest.fixture
-def stamped(settings: Settings) -> None:
-    """Without the cleaning up: this database is thrown away."""
-    stamp(settings)
 
 
 def test_jobs_finish_while_redis_is_dead_and_new_ones_come_after(
