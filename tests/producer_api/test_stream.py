@@ -156,6 +156,21 @@ def test_two_attempts_are_never_glued(api: httpx2.Client, worker: ScriptedWorker
     assert [event.name for event in returned] == ["job.restarted", "job.delta", "job.succeeded"]
 
 
+def test_the_text_of_an_attempt_that_was_handed_back_is_not_shown(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    with streaming(api, job_id) as stream:
+        stream.next()
+        first = worker.claim(job_id)
+        worker.hand_back(first)
+        worker.say(first, "ghost")
+        second = worker.claim(job_id)
+        worker.say(second, "real")
+        worker.succeed(second)
+        events = parse(stream.rest())
+    assert [event.id for event in events] == ["0-0", "2-0", "2-1", "2-2"]
+    assert events[2].data == {"text": "real"}
+
+
 def test_cancelling_a_queued_job_ends_its_streams_at_once(api: httpx2.Client) -> None:
     job_id = submit(api)
     with streaming(api, job_id) as stream:
