@@ -81,9 +81,9 @@ class BatchBuilder:
         return Batch(
             rows=rows,
             ends=tuple(ends),
-            tokens=self._send([token for row in rows for token in row.tokens]),
-            positions=self._send([row.start + n for row in rows for n in range(len(row.tokens))]),
-            slots=self._send([slot for row in rows for slot in self._slots(row)]),
+            tokens=self.send([token for row in rows for token in row.tokens]),
+            positions=self.send([row.start + n for row in rows for n in range(len(row.tokens))]),
+            slots=self.send([slot for row in rows for slot in self._slots(row)]),
             groups=self._groups(singles),
             chunks=tuple(
                 self._chunk(row, end + 1 - len(row.tokens))
@@ -93,11 +93,7 @@ class BatchBuilder:
 
     def send(self, values: Sequence[int]) -> torch.Tensor:
         """Return host numbers as a tensor on the device, without waiting for it."""
-        return self._send(values)
-
-    def _send(self, values: Sequence[int]) -> torch.Tensor:
-        tensor = torch.tensor(values, dtype=torch.long)
-        return self._move(tensor)
+        return self._move(torch.tensor(values, dtype=torch.long))
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cpu":
@@ -134,11 +130,11 @@ class BatchBuilder:
         context = torch.arange(width * self._block_tokens)[None]
         seen = {span: self._visible(positions, context, span)[:, None, None] for span in self._spans}
         masks: Masks = {span: self._move(mask) for span, mask in seen.items()}
-        return Group(first, first + len(rows), self._send(blocks), masks)
+        return Group(first, first + len(rows), self.send(blocks), masks)
 
     def _chunk(self, row: Row, first: int) -> Chunk:
         end = row.start + len(row.tokens)
-        blocks = self._send(row.blocks[: self._width(row)])
+        blocks = self.send(row.blocks[: self._width(row)])
         masks: Masks = {}
         for span in self._spans:
             if row.start == 0 and (span is None or end <= span):
