@@ -7,66 +7,33 @@ and the texts.
 
 import json
 import sys
-import time
-from concurrent.futures import wait
-from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 
-from benchmarks.workload import ChatJob
-from models.engine.loop import Engine, EngineConfig
-from models.engine.requests import EngineRequest, SamplingParams
+from benchmarks.engine import Round, requests_of, run_engine, run_generate
+from benchmarks.workload import ChatJob, chat_jobs
+from models.engine.loop import EngineConfig
 from models.load import load_runner
-from prompts.detokenizer import Detokenizer
-from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.db import Database
 from store.registry import ModelVersion, read_file, resolve
 from store.settings import Settings, load_settings
 
 
-def _request(name: str, job: ChatJob, tokenizer: Tokenizer) -> EngineRequest:
-    prompt = build_prompt(tokenizer, job.payload.input)
-    return EngineRequest(name, tuple(prompt), SamplingParams(job.max_tokens, ignore_eos=job.ignore_eos))
-
-
-def run_engine(jobs: list[ChatJob], version: ModelVersion, tokenizer: Tokenizer, settings: Settings) -> dict[str, Any]:
-    """All jobs at once, with the slots and the budget that the worker has."""
+def engine_round(jobs: list[ChatJob], version: ModelVersion, tokenizer: Tokenizer, settings: Settings) -> Round:
+    """All jobs at once, with the slots and the budget that a worker of these settings has."""
     config = EngineConfig(max_slots=settings.max_slots, step_tokens=settings.step_tokens)
-    engine = Engine(load_runner(version, settings), lambda: Detokenizer(tokenizer), config, on_deltas=lambda _: None)
-    engine.start()
-    engine.submit(_request("warm-up", ChatJob("Hello.", 8), tokenizer)).result()
-    start = time.perf_counter()
-    futures = [engine.submit(_request(f"r{n}", job, tokenizer)) for n, job in enumerate(jobs)]
-    wait(futures)
-    seconds = time.perf_counter() - start
-    outputs = [future.result().token_ids for future in futures]
-    stats = engine.stats()
-    engine.stop(1)
-    return {"seconds": seconds, "tokens": sum(map(len, outputs)), "mean_batch": stats.mean_batch, "outputs": outputs}
+    runner = load_runner(version, settings)
+    run_engine(runner, tokenizer, requests_of(tokenizer, chat_jobs(1)), config)
+    return run_engine(runner, tokenizer, requests_of(tokenizer, jobs), config)
 
 
-def run_generate(jobs: list[ChatJob], source: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """One after the other, greedy, float32: what most people start with, and the reference for every answer."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    outputs: list[list[int]] = []
-    seconds = 0.0
-    for job in [ChatJob("Hello.", 8), *jobs]:
-        ids = torch.tensor([build_prompt(tokenizer, job.payload.input)])
-        start = time.perf_counter()
-        found = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            min_new_tokens=job.max_tokens if job.ignore_eos else None,
-            max_new_tokens=job.max_tokens,
-            pad_token_id=0,
-        )
-        seconds += time.perf_counter() - start if outputs or job is jobs[0] else 0.0
-        outputs.append(found[0, ids.shape[1] :].tolist())
-    return {"seconds": seconds, "tokens": sum(map(len, outputs[1:])), "outputs": outputs[1:]}
+def generate_round(jobs: list[ChatJob], version: ModelVersion, tokenizer: Tokenizer) -> Round:
+    """What most people start with, in float32: the reference for every answer."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(version.source, dtype=torch.float32)
+    run_generate(model, requests_of(tokenizer, chat_jobs(1)))
+    return run_generate(model, requests_of(tokenizer, jobs))
 
 
 def main(kind: str, model: str) -> None:
@@ -77,11 +44,13 @@ def main(kind: str, model: str) -> None:
     tokenizer = tokenizer_for(version, lambda digest: read_file(db, digest))
     jobs = [ChatJob(**job) for job in json.load(sys.stdin)]
     if kind == "engine":
-        result = run_engine(jobs, version, tokenizer, settings)
+        found = engine_round(jobs, version, tokenizer, settings)
     else:
-        result = run_generate(jobs, Path(version.source), tokenizer)
-    texts = [tokenizer.decode(list(ids)) for ids in result.pop("outputs")]
-    print(json.dumps({**result, "texts": texts}))
+        found = generate_round(jobs, version, tokenizer)
+    texts = [tokenizer.decode(list(ids)) for ids in found.token_ids]
+    print(
+        json.dumps({"seconds": found.seconds, "tokens": found.tokens, "mean_batch": found.mean_batch, "texts": texts})
+    )
 
 
 if __name__ == "__main__":

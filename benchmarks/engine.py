@@ -21,13 +21,13 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.workload import chat_jobs
+from benchmarks.workload import ChatJob, chat_jobs
 from models.catalog import fetch
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, SamplingParams
+from models.engine.runner import Runner
 from models.files import small_files
 from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
 from prompts.detokenizer import Detokenizer
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, load_tokenizer
@@ -40,11 +40,16 @@ console = Console(stderr=True)
 class Round:
     """One measurement: what was produced, how long it took, how long the first tokens and the slowest request took."""
 
-    tokens: int
+    token_ids: tuple[Sequence[int], ...]
     seconds: float
     first_token_s: float | None = None
     slowest_s: float | None = None
     mean_batch: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens."""
+        return sum(map(len, self.token_ids))
 
     @property
     def tokens_per_s(self) -> float:
@@ -52,21 +57,20 @@ class Round:
         return self.tokens / self.seconds
 
 
-def requests_of(tokenizer: Tokenizer, count: int) -> list[EngineRequest]:
-    """The workload as the engine takes it."""
+def requests_of(tokenizer: Tokenizer, jobs: Sequence[ChatJob]) -> list[EngineRequest]:
+    """The jobs as the engine takes them."""
     return [
         EngineRequest(
             f"r{n}",
             tuple(build_prompt(tokenizer, job.payload.input)),
             SamplingParams(job.max_tokens, ignore_eos=job.ignore_eos),
         )
-        for n, job in enumerate(chat_jobs(count))
+        for n, job in enumerate(jobs)
     ]
 
 
-def run_engine(runner: TorchRunner, tokenizer: Tokenizer, requests: Sequence[EngineRequest], slots: int) -> Round:
+def run_engine(runner: Runner, tokenizer: Tokenizer, requests: Sequence[EngineRequest], config: EngineConfig) -> Round:
     """All requests at once."""
-    config = EngineConfig(max_slots=slots, step_tokens=512)
     engine = Engine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
     engine.start()
     start = time.perf_counter()
@@ -77,7 +81,7 @@ def run_engine(runner: TorchRunner, tokenizer: Tokenizer, requests: Sequence[Eng
     mean_batch = engine.stats().mean_batch
     engine.stop(5)
     return Round(
-        tokens=sum(len(each.token_ids) for each in done),
+        token_ids=tuple(each.token_ids for each in done),
         seconds=seconds,
         first_token_s=statistics.mean(each.first_token_s or 0.0 for each in done),
         slowest_s=max(each.total_s for each in done),
@@ -86,30 +90,40 @@ def run_engine(runner: TorchRunner, tokenizer: Tokenizer, requests: Sequence[Eng
 
 
 def run_generate(model: Any, requests: Sequence[EngineRequest]) -> Round:
-    """One after the other, greedy, going on after an end of sequence as the workload says."""
-    model.generation_config.eos_token_id = None
+    """One after the other, greedy, going on after an end of sequence if the requests say so."""
+    stops = model.generation_config.eos_token_id
+    outputs: list[list[int]] = []
     start = time.perf_counter()
     for each in requests:
         ids = torch.tensor([each.prompt])
-        limit = each.sampling.max_tokens
-        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=limit, pad_token_id=0)
-    return Round(sum(each.sampling.max_tokens for each in requests), time.perf_counter() - start)
+        model.generation_config.eos_token_id = None if each.sampling.ignore_eos else stops
+        found = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=each.sampling.max_tokens,
+            pad_token_id=0,
+        )
+        outputs.append(found[0, ids.shape[1] :].tolist())
+    model.generation_config.eos_token_id = stops
+    return Round(tuple(outputs), time.perf_counter() - start)
 
 
 def compare(folder: Path, dtype: str, options: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Measure one number format and return the medians."""
     tokenizer = load_tokenizer(small_files(folder))
-    requests = requests_of(tokenizer, options.requests)
+    requests = requests_of(tokenizer, chat_jobs(options.requests))
     # Spread over the workload, or their prompts may all be short.
     few = requests[:: max(1, len(requests) // options.reference_requests)][: options.reference_requests]
     runner = runner_for(folder, settings, dtype=dtype)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    warm = requests_of(tokenizer, 1)
-    run_engine(runner, tokenizer, warm, 1)
+    warm = requests_of(tokenizer, chat_jobs(1))
+    config = EngineConfig(max_slots=options.slots, step_tokens=settings.step_tokens)
+    run_engine(runner, tokenizer, warm, config)
     run_generate(model, warm)
     ours, theirs = [], []
     for _ in range(options.rounds):
-        ours.append(run_engine(runner, tokenizer, requests, options.slots))
+        ours.append(run_engine(runner, tokenizer, requests, config))
         theirs.append(run_generate(model, few))
     middle = sorted(ours, key=lambda each: each.seconds)[len(ours) // 2]
     reference = statistics.median(each.tokens_per_s for each in theirs)
