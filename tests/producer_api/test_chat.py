@@ -1,5 +1,6 @@
 """OpenAI's face, asked by the official client."""
 
+import json
 import threading
 import time
 from typing import Any
@@ -178,6 +179,23 @@ def test_a_job_that_fails_in_a_stream_raises(openai: OpenAI, worker: ScriptedWor
         with pytest.raises(sdk.APIError, match="no memory left"):
             next(chunks)
     assert received == ["half"]
+
+
+def test_a_failed_stream_is_cut_after_its_error(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
+) -> None:
+    received: list[bytes] = []
+    with api.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
+        chunks = response.iter_raw()
+        received.append(next(chunks))
+        worker.fail(worker.claim(_only_job(db, tenant).id), "out_of_memory", "no memory left")
+        with pytest.raises(httpx2.RemoteProtocolError):
+            received.extend(chunks)
+    body = b"".join(received)
+    error = json.loads(body.strip().split(b"data: ")[-1])["error"]
+    assert (error["code"], error["type"], error["param"]) == ("out_of_memory", "server_error", None)
+    assert error["job_id"] == _only_job(db, tenant).id
+    assert b"[DONE]" not in body
 
 
 @pytest.mark.parametrize(
