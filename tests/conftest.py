@@ -7,6 +7,7 @@ REDIS_URL, if given, are used instead; since every test empties them, the databa
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,25 +32,41 @@ class Services:
     redis_url: str
 
 
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A short folder of its own that PostgreSQL's user can walk to, which it cannot into pytest's as root."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def server_folder() -> Iterator[Path]:
+    """Where a test keeps a server of its own, one that it may stop."""
+    with reachable_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
     given = load_settings()
     if given.database_url and "test" not in (make_url(given.database_url).database or ""):
         pytest.exit("DATABASE_URL: every test empties this database; its name must contain 'test'", returncode=4)
-    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
-    postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
-    valkey = LocalValkey(folder / "kv", folder / "valkey.log")
-    try:
-        if not given.database_url:
-            postgres.start()
-        if not given.redis_url:
-            valkey.start()
-        yield Services(given.database_url or postgres.url, given.redis_url or valkey.url)
-    finally:
-        valkey.stop()
-        postgres.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+    with reachable_folder() as folder:
+        postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
+        valkey = LocalValkey(folder / "kv", folder / "valkey.log")
+        try:
+            if not given.database_url:
+                postgres.start()
+            if not given.redis_url:
+                valkey.start()
+            yield Services(given.database_url or postgres.url, given.redis_url or valkey.url)
+        finally:
+            valkey.stop()
+            postgres.stop()
 
 
 @pytest.fixture(scope="session")

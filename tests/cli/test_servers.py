@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short folder that PostgreSQL's own user can walk to."""
-    path = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+def folder(server_folder: Path) -> Path:
+    return server_folder
 
 
 @pytest.fixture

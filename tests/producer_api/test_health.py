@@ -93,12 +93,9 @@ def test_without_redis_jobs_are_accepted_followed_and_cancelled(
 
 
 @pytest.fixture
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPostgres]:
+def own_postgres(server_folder: Path) -> Iterator[LocalPostgres]:
     """A server that this test may stop."""
-    folder = Path(tmp_path_factory.mktemp("pg"))
-    for part in (folder, *folder.parents[:3]):
-        part.chmod(0o711)
-    postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
+    postgres = LocalPostgres(server_folder / "pg", server_folder / "postgres.log")
     postgres.start()
     yield postgres
     postgres.stop()
