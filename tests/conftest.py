@@ -1,9 +1,11 @@
 """What every test may ask for: real services, settings that name them, a clean database, a flushed Redis.
 
-One PostgreSQL and one Valkey run for the whole session, with the durability settings of production. DATABASE_URL and
-REDIS_URL, if given, are used instead; since every test empties them, the database's name must contain "test".
+One PostgreSQL and one Valkey run for the whole session, with the durability settings of production: from wheels, or
+with ``--containers`` as the images that ``deploy/compose.yaml`` names. DATABASE_URL and REDIS_URL, if given, are used
+instead; since every test empties them, the database's name must contain "test".
 """
 
+import importlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +34,10 @@ class Services:
     redis_url: str
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--containers", action="store_true", help="take Postgres and Valkey from Docker, not from wheels")
+
+
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
     """A short folder of its own that PostgreSQL's user can walk to, which it cannot into pytest's as root."""
@@ -51,7 +57,12 @@ def server_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def services() -> Iterator[Services]:
+def services(request: pytest.FixtureRequest) -> Iterator[Services]:
+    if request.config.getoption("--containers"):
+        # Imported only when asked for: it looks for Docker.
+        with importlib.import_module("tests.containers").running_containers() as (database_url, redis_url):
+            yield Services(database_url, redis_url)
+        return
     given = load_settings()
     if given.database_url and "test" not in (make_url(given.database_url).database or ""):
         pytest.exit("DATABASE_URL: every test empties this database; its name must contain 'test'", returncode=4)

@@ -1,4 +1,4 @@
-"""The same answers on a CUDA device. These need one; elsewhere they are skipped and say so."""
+"""The same answers on a CUDA device: run with ``pytest -m gpu`` where there is one; deselected otherwise."""
 
 from pathlib import Path
 
@@ -10,10 +10,7 @@ from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
 from tests.models.tiny import MODELS, VOCAB, build, save
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("name", MODELS)
