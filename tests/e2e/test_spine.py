@@ -2,62 +2,15 @@
 
 import argparse
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from openai import OpenAI
 
 from benchmarks import trial
-from cli.local.home import Home, StackRecord
-from cli.local.stack import Stack, running_stack
-from models.catalog import fetch
-from store.settings import Settings
+from tests.e2e.running import Running
 
-REPOSITORY = Path(__file__).parents[2]
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@dataclass(frozen=True)
-class Running:
-    """A stack that serves SmolLM2."""
-
-    stack: Stack
-    home: Home
-    record: StackRecord
-
-    @property
-    def client(self) -> OpenAI:
-        """The official client, with no retries to hide anything."""
-        return OpenAI(base_url=f"{self.stack.api_url}/v1", api_key=self.stack.api_key, max_retries=0)
-
-    def flower(self, path: str) -> Any:
-        """A page of Flower."""
-        auth = (self.stack.flower_user, self.stack.flower_password)
-        return httpx2.get(self.stack.flower_url + path, auth=auth, timeout=30).raise_for_status()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    models = fetch("smollm2", REPOSITORY / ".headrace" / "models").parent
-    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
-    (folder / "models").symlink_to(models)
-    settings = Settings(home=folder, api_port=0, flower_port=5598, lease_s=5, sweep_s=0.5)
-    changes = {"HEADRACE_LEASE_S": "5", "HEADRACE_SWEEP_S": "0.5"}
-    try:
-        with running_stack(settings, ["smollm2"], lambda _: None, changes) as stack:
-            home = Home(folder)
-            record = home.record()
-            assert record is not None
-            yield Running(stack, home, record)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_official_client_gets_the_same_answer_whole_and_streamed(running: Running) -> None:

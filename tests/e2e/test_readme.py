@@ -1,0 +1,49 @@
+"""The README's blocks, run as they stand against the stack, with its address and key put in."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import Running
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def block(language: str, words: str) -> str:
+    """The fenced block of a language that contains ``words``."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (found,) = [text for text in blocks if words in text]
+    return str(found)
+
+
+def here(text: str, running: Running) -> str:
+    """A block with this stack's address and key."""
+    address = running.stack.api_url.removeprefix("http://")
+    return text.replace("localhost:8000", address).replace("hr_…", running.stack.api_key)
+
+
+def test_the_openai_program_prints_an_answer(running: Running) -> None:
+    program = here(block("python", "from openai import OpenAI"), running)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize("verb", ["?wait=30", "/events", "/cancel"])
+def test_the_curl_commands_work(running: Running, verb: str) -> None:
+    commands = here(block("sh", "curl -s localhost:8000/v1/jobs -H"), running)
+    submit = commands[: commands.index("# 202")]
+    answer = subprocess.run(["sh", "-c", submit], capture_output=True, text=True, timeout=60)
+    job = json.loads(answer.stdout)
+    assert job["status"] == "queued"
+    (line,) = [line for line in commands.splitlines() if verb in line]
+    key = f"export HEADRACE_API_KEY={running.stack.api_key}\n"
+    follow = key + line.replace("job_…", job["id"])
+    result = subprocess.run(["sh", "-c", follow], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    expected = {"?wait=30": '"succeeded"', "/events": "event: job.succeeded", "/cancel": job["id"]}
+    assert expected[verb] in result.stdout
