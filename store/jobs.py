@@ -123,6 +123,7 @@ def list_jobs(
     model: str | None = None,
     task: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    created_after: datetime | None = None,
     limit: int = 20,
     after: str | None = None,
     descending: bool = True,
@@ -135,6 +136,8 @@ def list_jobs(
             statement = statement.where(column == value)
     if metadata:
         statement = statement.where(jobs.metadata.cast(JSONB).contains(dict(metadata)))
+    if created_after is not None:
+        statement = statement.where(jobs.created_at > created_after)
     if after is not None:
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
     with db.autocommit() as connection:

@@ -1,6 +1,7 @@
 """The native face: submit, look, list, cancel, and what happened to a job."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Path, Query
@@ -102,7 +103,7 @@ async def _wait(request: Request, runtime: Runtime, job: Job, wait_s: float) -> 
     return waited or job
 
 
-_FILTERS = frozenset({"status", "task", "model", "limit", "after", "order"})
+_FILTERS = frozenset({"status", "task", "model", "created_after", "limit", "after", "order"})
 _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 
 
@@ -130,6 +131,7 @@ async def list_jobs(
     status: JobState | None = None,
     task: str | None = None,
     model: str | None = None,
+    created_after: Annotated[int | None, Query(ge=0, lt=1 << 35, description="Unix seconds")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(description="the last id of the page before")] = None,
     order: Literal["desc", "asc"] = "desc",
@@ -145,6 +147,7 @@ async def list_jobs(
             task=task,
             model=model,
             metadata=metadata,
+            created_after=None if created_after is None else datetime.fromtimestamp(created_after, UTC),
             limit=limit + 1,
             after=after,
             descending=order == "desc",

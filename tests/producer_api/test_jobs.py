@@ -197,6 +197,9 @@ def test_listing_filters(api: httpx2.Client) -> None:
     assert ids(**{"metadata[colour]": "red", "metadata[size]": "s"}) == [red]
     assert ids(model="tiny", task="generate") == [blue, red]
     assert ids(model="other") == []
+    created_at = api.get(f"/v1/jobs/{red}").json()["created_at"]
+    assert ids(created_after=str(created_at - 1)) == [blue, red]
+    assert ids(created_after=str(created_at + 60)) == []
 
 
 @pytest.mark.parametrize(
@@ -206,6 +209,8 @@ def test_listing_filters(api: httpx2.Client) -> None:
         ({"limit": "0"}, "limit"),
         ({"limit": "many"}, "limit"),
         ({"order": "up"}, "order"),
+        ({"created_after": "yesterday"}, "created_after"),
+        ({"created_after": "99999999999"}, "created_after"),
         ({"colour": "red"}, "colour"),
     ],
 )
