@@ -339,7 +339,8 @@ def test_one_leads_and_the_other_takes_over(
         with lock(db) as free:
             return not free
 
-    wait_until(is_led, "the first leads")
+    submit(1)
+    wait_until(lambda: hinted(redis_client), "the first leads, and has said so")
     monkeypatch.setattr("store.sweeps.leader_lock", watched)
     standby = make()
     thread = threading.Thread(target=standby.run)
@@ -350,8 +351,8 @@ def test_one_leads_and_the_other_takes_over(
             assert [log["event"] for log in logs if log["event"] == "dispatcher.leading"] == []
             running.stop()
             submit(1)
-            wait_until(lambda: hinted(redis_client), "the standby announces")
-            assert is_led()
+            wait_until(lambda: len(hinted(redis_client)) == 2, "the standby announces")
+            wait_until(is_led, "the standby leads")
         finally:
             standby.stop()
             thread.join(10)
