@@ -1,4 +1,4 @@
-"""One stack on SmolLM2 for every test of this folder."""
+"""A stack on SmolLM2 for each file of this folder, gone before the tests of other folders."""
 
 import shutil
 import tempfile
@@ -16,7 +16,7 @@ from tests.e2e.running import Running
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     models = fetch("smollm2", REPOSITORY / ".headrace" / "models").parent
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))

@@ -39,7 +39,7 @@ def test_the_curl_commands_work(running: Running, verb: str) -> None:
     submit = commands[: commands.index("# 202")]
     answer = subprocess.run(["sh", "-c", submit], capture_output=True, text=True, timeout=60)
     job = json.loads(answer.stdout)
-    assert job["status"] == "queued"
+    assert job["status"] in {"queued", "running"}
     (line,) = [line for line in commands.splitlines() if verb in line]
     key = f"export HEADRACE_API_KEY={running.stack.api_key}\n"
     follow = key + line.replace("job_…", job["id"])
