@@ -178,7 +178,7 @@ def run(stack: Stack, record: StackRecord, home: Home, args: argparse.Namespace)
     runner.start()
     while runner.is_alive():
         stack.supervisor.tend()
-        if broken_at is None and args.fault != "none" and client.num_done >= args.jobs // 4:
+        if broken_at is None and args.fault != "none" and client.num_done >= args.jobs // 2:
             console.log(f"{args.fault} after {client.num_done} jobs")
             faults[args.fault]()
             broken_at = time.monotonic()

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(7 * 86_400.0, gt=0)
 
     ready_window: int = Field(256, ge=1)
-    lease_s: float = Field(15.0, gt=0)
+    lease_s: float = Field(10.0, gt=0)
     sweep_s: float = Field(2.0, gt=0)
     reannounce_s: float = Field(10.0, gt=0)
     stream_ttl_s: int = Field(600, ge=1)
