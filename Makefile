@@ -13,6 +13,8 @@ help:  ## list the targets
 venv: $(STAMP)  ## make .venv and install into it
 
 $(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Headrace needs Python 3.11 or newer: say which with make PYTHON=python3.11 ..."; exit 1; }
 	@echo "==> making .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
