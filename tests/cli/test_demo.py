@@ -1,24 +1,18 @@
 """The demo with the model without weights: everything but the neural network is real."""
 
-import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from store.settings import child_environment
+from tests.folders import reachable_folder
 
 
 def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:
-    home = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    home.chmod(0o755)
-    env = child_environment({"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": "5598"})
-    env = {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     argv = [sys.executable, "-m", "cli.main", "demo", "--model", "fake"]
-    try:
+    with reachable_folder() as home:
+        env = child_environment({"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": "5598"})
+        env = {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=90, check=False)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
     assert done.returncode == 0, done.stderr
     assert "16 jobs submitted" in done.stderr
     assert "first token" in done.stderr

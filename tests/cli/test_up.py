@@ -3,12 +3,10 @@
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from cli.local.process import descendants, still_alive
 from store.db import Database
 from store.registry import register_version
 from store.settings import Settings, child_environment
+from tests.folders import reachable_folder
 
 HEADRACE = [sys.executable, "-m", "cli.main"]
 START_S = 60.0
@@ -89,8 +88,11 @@ class Up:
 @contextmanager
 def stacks() -> Iterator[StartUp]:
     """A function that starts stacks on one home; whatever still runs at the end is killed."""
-    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    folder.chmod(0o755)
+    with reachable_folder() as folder:
+        yield from _stacks(folder)
+
+
+def _stacks(folder: Path) -> Iterator[StartUp]:
     started: list[Up] = []
 
     def start(*arguments: str, **env: str) -> Up:
@@ -102,7 +104,6 @@ def stacks() -> Iterator[StartUp]:
         if one.process.poll() is None:
             one.process.kill()
         one.process.communicate()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

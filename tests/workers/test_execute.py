@@ -339,9 +339,8 @@ class Restartable:
 
 
 @pytest.fixture
-def restartable(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Iterator[Restartable]:
-    folder = Path(tmp_path_factory.mktemp("pg"))
-    server = LocalPostgres(folder / "pg", folder / "postgres.log")
+def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable]:
+    server = LocalPostgres(server_folder / "pg", server_folder / "postgres.log")
     server.start()
     db = Database(server.url, application_name="tests")
     upgrade(db)

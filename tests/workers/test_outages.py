@@ -1,8 +1,6 @@
 """A real worker process while its servers die, on a Postgres and a Redis of these tests alone."""
 
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from store.redis import connect
 from store.settings import Settings
 from store.states import JobState
 from store.tables import metadata
+from tests.folders import reachable_folder
 
 from .conftest import Bell, Bench, WorkerProcess, wait_for
 
@@ -46,8 +45,11 @@ def away(*servers: LocalPostgres | LocalValkey) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
-    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
+    with reachable_folder() as folder:
+        yield from _running_servers(folder)
+
+
+def _running_servers(folder: Path) -> Iterator[Servers]:
     servers = Servers(
         LocalPostgres(folder / "pg", folder / "postgres.log"), LocalValkey(folder / "kv", folder / "valkey.log")
     )
@@ -59,7 +61,6 @@ def servers() -> Iterator[Servers]:
     yield servers
     servers.valkey.stop()
     servers.postgres.stop()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
