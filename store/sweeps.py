@@ -49,7 +49,6 @@ _LOST = text("""
 WITH lost AS (
     SELECT id FROM jobs
     WHERE state = 'running' AND lease_expires_at < now()
-        AND (cancel_requested_at IS NOT NULL OR NOT CAST(:only_cancelled AS bool))
     ORDER BY lease_expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ), freed AS (
     UPDATE jobs SET
@@ -80,17 +79,8 @@ SELECT id, state FROM freed
 
 def sweep_leases(db: Database, limit: int = 500) -> SweepResult:
     """Take jobs from workers whose lease ran out: back to the queue, or to their end if nothing is left to try."""
-    return _sweep_lost(db, limit, only_cancelled=False)
-
-
-def cancel_stale(db: Database, limit: int = 500) -> int:
-    """End the running jobs that shall be cancelled and whose worker is lost; ``sweep_leases`` does this too."""
-    return _sweep_lost(db, limit, only_cancelled=True).cancelled
-
-
-def _sweep_lost(db: Database, limit: int, *, only_cancelled: bool) -> SweepResult:
     with db.begin() as connection:
-        rows = connection.execute(_LOST, {"limit": limit, "only_cancelled": only_cancelled}).all()
+        rows = connection.execute(_LOST, {"limit": limit}).all()
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
         conclude(connection, ended)
     states = [row.state for row in rows]
@@ -126,11 +116,6 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
         expired = connection.execute(_OVERDUE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
         conclude(connection, expired)
     return list(expired)
-
-
-def expire_deadlines(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> int:
-    """Do what ``expire_overdue`` does and return how many jobs that were."""
-    return len(expire_overdue(db, limit, grace_s=grace_s))
 
 
 _TAKE_WAITING = text("""

@@ -28,7 +28,7 @@ from store.db import Database
 from store.errors import Conflict
 from store.jobs import Accepted, accept, get, request_cancel
 from store.states import JobState
-from store.sweeps import cancel_stale, expire_overdue, forget_announcements, sweep_leases, take_waiting
+from store.sweeps import expire_overdue, forget_announcements, sweep_leases, take_waiting
 from store.webhooks import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query
 
@@ -153,14 +153,11 @@ class Lifecycle(RuleBasedStateMachine):
             job.leave(JobState.CANCELLED)
         assert request_cancel(self.db, self.make_job().tenant_id, job_id).state is job.state
 
-    @rule(only_cancelled=st.booleans())
-    def sweep(self, only_cancelled: bool) -> None:
-        if only_cancelled:
-            cancel_stale(self.db)
-        else:
-            sweep_leases(self.db)
+    @rule()
+    def sweep(self) -> None:
+        sweep_leases(self.db)
         for job in self.model.values():
-            if job.is_lease_over and (job.is_cancel_wanted or not only_cancelled):
+            if job.is_lease_over:
                 job.give_up_or_queue(is_exhausted=job.attempt >= job.max_attempts)
 
     @rule()

@@ -1,9 +1,6 @@
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
-
-import pytest
 
 from store.claims import Finish, claim, finish, renew
 from store.db import Database
@@ -14,8 +11,6 @@ from store.states import JobState
 from store.sweeps import (
     QueueDepth,
     SweepResult,
-    cancel_stale,
-    expire_deadlines,
     expire_overdue,
     forget_announcements,
     leader_lock,
@@ -81,27 +76,16 @@ class TestLeases:
         assert sweep_leases(db) == NOTHING
         assert get(db, tenant, renewed).state is JobState.RUNNING
 
-    @pytest.mark.parametrize("sweep", [sweep_leases, cancel_stale])
     def test_a_lost_job_that_shall_be_cancelled_is(
-        self, db: Database, tenant: str, accept_one: AcceptOne, sweep: Callable[[Database], object], query: Query
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
         job_id = accept_one(max_attempts=1)
         start(db, job_id, lease_s=0)
         request_cancel(db, tenant, job_id)
-        assert sweep(db) in (SweepResult(requeued=0, failed=0, cancelled=1, ended=(job_id,)), 1)
+        assert sweep_leases(db) == SweepResult(requeued=0, failed=0, cancelled=1, ended=(job_id,))
         job = get(db, tenant, job_id)
         assert (job.state, job.error) == (JobState.CANCELLED, None)
         assert query("SELECT state FROM job_terminal") == [{"state": "cancelled"}]
-
-    def test_cancelling_stale_jobs_leaves_the_other_lost_ones(
-        self, db: Database, tenant: str, accept_one: AcceptOne
-    ) -> None:
-        lost, alive = accept_one(), accept_one()
-        start(db, lost, lease_s=0)
-        start(db, alive)
-        request_cancel(db, tenant, alive)
-        assert cancel_stale(db) == 0
-        assert get(db, tenant, lost).state is JobState.RUNNING
 
     def test_the_longest_lost_come_first(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         ids = [accept_one() for _ in range(5)]
@@ -117,7 +101,7 @@ class TestDeadlines:
     ) -> None:
         overdue, timely = accept_one(deadline_s=-1.0, webhook={"url": "https://example.com/x"}), accept_one()
         assert expire_overdue(db) == [overdue]
-        assert expire_deadlines(db) == 0
+        assert expire_overdue(db) == []
         job = get(db, tenant, overdue)
         assert job.state is JobState.EXPIRED
         assert job.completed_at is not None
@@ -131,8 +115,8 @@ class TestDeadlines:
         job_id = accept_one()
         start(db, job_id)
         query("UPDATE jobs SET deadline_at = now() - interval '10 s'")
-        assert expire_deadlines(db, grace_s=20) == 0
-        assert expire_deadlines(db, grace_s=9) == 1
+        assert len(expire_overdue(db, grace_s=20)) == 0
+        assert len(expire_overdue(db, grace_s=9)) == 1
         assert get(db, tenant, job_id).state is JobState.EXPIRED
         late = Finish(job_id, 1, JobState.SUCCEEDED, {"text": "late"}, None, None, ())
         assert finish(db, [late]) == set(), "its worker comes too late"
@@ -141,7 +125,7 @@ class TestDeadlines:
     def test_no_more_than_the_limit_at_once(self, db: Database, accept_one: AcceptOne) -> None:
         for _ in range(3):
             accept_one(deadline_s=-1.0)
-        assert [expire_deadlines(db, 2), expire_deadlines(db, 2), expire_deadlines(db, 2)] == [2, 1, 0]
+        assert [len(expire_overdue(db, 2)) for _ in range(3)] == [2, 1, 0]
 
 
 class TestAnnouncing:
@@ -275,7 +259,7 @@ class TestTwoDispatchers:
         def dispatch(_: int) -> tuple[int, int, int, list[str]]:
             barrier.wait(10)
             swept = [sweep_leases(db, 7) for _ in range(9)]
-            expired = sum(expire_deadlines(db, 7) for _ in range(9))
+            expired = sum(len(expire_overdue(db, 7)) for _ in range(9))
             taken = [job_id for _ in range(9) for job_id in take_waiting(db, QUEUE, 7)]
             return sum(s.requeued for s in swept), sum(s.failed for s in swept), expired, taken
 
