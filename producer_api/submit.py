@@ -90,6 +90,7 @@ def _new_job(
         priority=request.priority,
         payload=payload.model_dump(mode="json"),
         input_tokens=num_tokens,
+        cost_tokens=num_tokens + (payload.sampling.max_tokens or 0),
         metadata=request.metadata,
         webhook=None if request.webhook is None else request.webhook.model_dump(mode="json"),
         max_attempts=request.max_attempts or settings.default_max_attempts,

@@ -46,12 +46,14 @@ class NewJob:
     priority: int
     payload: dict[str, Any]
     input_tokens: int
+    cost_tokens: int
     metadata: dict[str, str]
     webhook: dict[str, Any] | None
     max_attempts: int
     deadline_s: float
     idempotency: Idempotency | None
     announce: bool
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,12 @@ _ACCEPT = text("""
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
-        priority smallint, payload jsonb, input_tokens int, metadata jsonb, webhook jsonb, max_attempts int,
-        deadline_s float8, announce bool, route text, key text, fingerprint text)
+        priority smallint, payload jsonb, input_tokens int, cost_tokens int, metadata jsonb, webhook jsonb,
+        max_attempts int, deadline_s float8, announce bool, route text, key text, key_fingerprint text,
+        fingerprint text)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
-    SELECT tenant_id, route, key, fingerprint, id FROM incoming WHERE key IS NOT NULL
+    SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
     ORDER BY tenant_id, route, key, id
     ON CONFLICT (tenant_id, route, key) DO NOTHING
     RETURNING job_id
@@ -86,15 +89,17 @@ WITH incoming AS (
     SELECT incoming.*, bool_and(announce) OVER (PARTITION BY queue) AND NOT EXISTS (
         SELECT FROM jobs
         WHERE jobs.queue = incoming.queue AND jobs.state = 'queued' AND jobs.announced_at IS NULL
-    ) AS announced
+            AND NOT jobs.is_suspect
+    ) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
     INSERT INTO jobs (
-        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, metadata,
-        webhook, max_attempts, deadline_at, announced_at)
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
+        metadata, webhook, max_attempts, fingerprint, deadline_at, announced_at)
     SELECT
-        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, metadata,
-        webhook, max_attempts, now() + make_interval(secs => deadline_s), CASE WHEN announced THEN now() END
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
+        metadata, webhook, max_attempts, fingerprint, now() + make_interval(secs => deadline_s),
+        CASE WHEN announced THEN now() END
     FROM fresh
     RETURNING id, announced_at IS NOT NULL AS announced
 ), events AS (
@@ -170,6 +175,7 @@ def _row(job: NewJob) -> dict[str, object]:
         "priority": job.priority,
         "payload": job.payload,
         "input_tokens": job.input_tokens,
+        "cost_tokens": job.cost_tokens,
         "metadata": job.metadata,
         "webhook": job.webhook,
         "max_attempts": job.max_attempts,
@@ -177,5 +183,6 @@ def _row(job: NewJob) -> dict[str, object]:
         "announce": job.announce,
         "route": idempotency and idempotency.route,
         "key": idempotency and idempotency.key,
-        "fingerprint": idempotency and idempotency.fingerprint,
+        "key_fingerprint": idempotency and idempotency.fingerprint,
+        "fingerprint": job.fingerprint,
     }

@@ -9,17 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
+from store.checkpoints import Checkpoint, Lineage
 from store.db import Database, dump_json
 from store.errors import InvalidRequest
 from store.states import JobState
-from store.terminal import conclude
+from store.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours under ``epoch`` until the lease runs out. ``remaining_s`` is the time to its deadline."""
+    """A job that is ours under ``epoch`` until the lease runs out. ``remaining_s`` is the time to its deadline.
+
+    ``checkpoint`` is what an earlier attempt left when it was handed back. ``crashes`` is how many workers have died
+    with this job in their hands; a suspect must run alone in its process.
+    """
 
     job_id: str
     tenant_id: str
@@ -32,6 +37,9 @@ class Claim:
     remaining_s: float | None
     queued_s: float
     max_attempts: int
+    crashes: int = 0
+    is_suspect: bool = False
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,10 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How an attempt ended: a terminal ``state``, what it produced, and the deltas it streamed in order."""
+    """How an attempt ended: a terminal ``state``, what it produced, and the whole text's deltas in order.
+
+    ``lineage`` says which attempts the deltas came from; without one they are all this attempt's.
+    """
 
     job_id: str
     epoch: int
@@ -53,17 +64,38 @@ class Finish:
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
     deltas: Sequence[str] = field(default=())
+    lineage: Lineage = ()
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:
             raise ValueError(f"a job cannot finish as {self.state}")
 
 
-_CLAIM = text("""
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An attempt that is given back unfinished.
+
+    ``charge``: it counts as one of the job's attempts (its engine failed; a drain is not charged). ``crashed``: the
+    worker is dying, perhaps of this job, so it must run alone next time. ``cleared``: it ran alone for a while and
+    nothing happened, so it need not any more. ``checkpoint`` is everything emitted so far, if that is known for
+    certain; None keeps what is stored.
+    """
+
+    job_id: str
+    epoch: int
+    charge: bool = False
+    crashed: bool = False
+    cleared: bool = False
+    checkpoint: Checkpoint | None = None
+
+
+_PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"
+
+_CLAIM = text(f"""
 WITH open AS (
     SELECT id FROM jobs
     WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state = 'queued' AND cancel_requested_at IS NULL
-        AND (deadline_at IS NULL OR deadline_at > now())
+        AND (deadline_at IS NULL OR deadline_at > now()) AND is_suspect = :suspects AND NOT {_PAUSED}
     ORDER BY id FOR NO KEY UPDATE
 ), claimed AS (
     UPDATE jobs SET
@@ -79,19 +111,29 @@ WITH open AS (
     SELECT id, 'started', epoch, jsonb_build_object('attempt', attempt, 'worker', owner) FROM claimed
 )
 SELECT
-    id AS job_id, tenant_id, epoch, attempt, model, model_version, payload, input_tokens,
+    claimed.id AS job_id, tenant_id, epoch, attempt, model, model_version, payload, input_tokens,
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
-    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts
-FROM claimed
+    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
+    crashes, is_suspect, to_jsonb(job_checkpoints) AS checkpoint
+FROM claimed LEFT JOIN job_checkpoints ON job_checkpoints.job_id = claimed.id
 """)
 
 
-def claim(db: Database, owner: str, queue: str, job_ids: Sequence[str], lease_s: float) -> dict[str, Claim]:
-    """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent."""
-    values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s)}
+def claim(
+    db: Database, owner: str, queue: str, job_ids: Sequence[str], lease_s: float, *, suspects: bool = False
+) -> dict[str, Claim]:
+    """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent.
+
+    Either suspects are taken, which the caller runs alone, or the others. Of a paused queue nothing is taken.
+    """
+    values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
     with db.autocommit() as connection:
         rows = connection.execute(_CLAIM, values).mappings().all()
-    return {row["job_id"]: Claim(**row) for row in rows}
+    return {row["job_id"]: _claimed(row) for row in rows}
+
+
+def _claimed(row: RowMapping) -> Claim:
+    return Claim(**{**row, "checkpoint": Checkpoint.from_json(row["checkpoint"])})
 
 
 _RENEW = text("""
@@ -118,7 +160,7 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
 _FINISH = text("""
 WITH done AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb)
+        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, lineage jsonb)
 ), held AS (
     SELECT jobs.id
     FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
@@ -131,8 +173,8 @@ WITH done AS (
     WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
     RETURNING jobs.id
 ), streams AS (
-    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas)
-    SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas) FROM done JOIN ended USING (id)
+    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage)
+    SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas), done.lineage FROM done JOIN ended USING (id)
     WHERE jsonb_array_length(done.deltas) > 0
 )
 SELECT id FROM ended
@@ -148,47 +190,62 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     return set(ended)
 
 
-# Released for good reason (a drain) the attempt is not charged. A charged job that has no attempt left has failed, and
-# one whose owner asked for its end has it.
-_RELEASE = text("""
-WITH held AS (
-    SELECT jobs.id, jobs.epoch
-    FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS ours(id, epoch) USING (id, epoch)
-    WHERE state = 'running'
+# Released for good reason (a drain) the attempt is not charged. A charged job that has no attempt left has failed, one
+# whose workers kept dying is poison, and one whose owner asked for its end has it.
+_RELEASE = text(f"""
+WITH given AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb)
+), held AS (
+    SELECT jobs.id FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
     ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+), judged AS (
+    SELECT given.*, {verdict("given.charge", "given.crashed")} AS verdict
+    FROM given JOIN held USING (id) JOIN jobs USING (id)
 ), let_go AS (
     UPDATE jobs SET
-        state = CASE
-            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-            WHEN :charge AND attempt >= max_attempts THEN 'failed'
-            ELSE 'queued' END,
-        error = CASE WHEN cancel_requested_at IS NULL AND :charge AND attempt >= max_attempts THEN
-            jsonb_build_object(
-                'code', 'max_attempts_exceeded', 'message', 'every attempt failed', 'retryable', false,
-                'attempt', attempt) END,
-        completed_at = CASE
-            WHEN cancel_requested_at IS NOT NULL OR :charge AND attempt >= max_attempts THEN clock_timestamp() END,
-        attempt = attempt - CASE WHEN :charge THEN 0 ELSE 1 END,
+        state = {STATE_AFTER}, error = {ERROR_AFTER}, completed_at = {COMPLETED_AFTER},
+        attempt = attempt - CASE WHEN judged.charge THEN 0 ELSE 1 END,
+        crashes = crashes + CASE WHEN judged.crashed THEN 1 ELSE 0 END,
+        is_suspect = (is_suspect OR judged.crashed) AND NOT judged.cleared,
         owner = NULL, lease_expires_at = NULL, announced_at = NULL
-    FROM held WHERE jobs.id = held.id AND jobs.epoch = held.epoch AND jobs.state = 'running'
-    RETURNING jobs.id, jobs.state, jobs.epoch
+    FROM judged WHERE jobs.id = judged.id AND jobs.epoch = judged.epoch AND jobs.state = 'running'
+    RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint
+), kept AS (
+    INSERT INTO job_checkpoints (job_id, deltas, token_ids, lineage)
+    SELECT id, checkpoint -> 'deltas', checkpoint -> 'token_ids', checkpoint -> 'lineage'
+    FROM let_go WHERE checkpoint IS NOT NULL AND state = 'queued'
+    ON CONFLICT (job_id) DO UPDATE SET
+        deltas = EXCLUDED.deltas, token_ids = EXCLUDED.token_ids, lineage = EXCLUDED.lineage
 ), closed AS (
     UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'released'
     FROM let_go WHERE attempts.job_id = let_go.id AND attempts.epoch = let_go.epoch
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch, detail)
-    SELECT id, 'released', epoch, jsonb_build_object('charged', CAST(:charge AS bool)) FROM let_go
+    SELECT id, 'released', epoch, jsonb_build_object('charged', charge) FROM let_go
 )
 SELECT id, state FROM let_go
 """)
 
 
-def release(db: Database, held: Mapping[str, int], *, charge: bool = False) -> set[str]:
+def release(db: Database, releases: Sequence[Release]) -> set[str]:
     """Hand jobs back to the queue; return the ids of those that were still ours."""
+    rows = [_release_row(release) for release in releases]
     with db.begin() as connection:
-        rows = connection.execute(_RELEASE, {"charge": charge, **_columns(held)}).all()
-        conclude(connection, [row.id for row in rows if row.state != JobState.QUEUED])
-    return {row.id for row in rows}
+        found = connection.execute(_RELEASE, {"rows": _encode(rows)}).all()
+        conclude(connection, [row.id for row in found if row.state != JobState.QUEUED])
+    return {row.id for row in found}
+
+
+def _release_row(release: Release) -> dict[str, object]:
+    return {
+        "id": release.job_id,
+        "epoch": release.epoch,
+        "charge": release.charge,
+        "crashed": release.crashed,
+        "cleared": release.cleared,
+        "checkpoint": None if release.checkpoint is None else release.checkpoint.as_json(),
+    }
 
 
 def _columns(held: Mapping[str, int]) -> dict[str, object]:
@@ -204,6 +261,7 @@ def _row(finish: Finish) -> dict[str, object]:
         "error": finish.error,
         "usage": finish.usage,
         "deltas": list(finish.deltas),
+        "lineage": [list(link) for link in finish.lineage or (((finish.epoch, 0),) if finish.deltas else ())],
     }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from store.db import Database
 from store.states import JobState
-from store.terminal import conclude
+from store.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
 
 # "head" + "race" in ASCII; any constant does that nothing else on the server locks.
 LEADER_LOCK = 0x68656164_72616365
@@ -45,24 +45,16 @@ class QueueDepth:
     oldest_announced_s: float | None
 
 
-_LOST = text("""
+# Whoever let a lease run out may have died of the job, so it is charged as a crash and runs alone next time.
+_LOST = text(f"""
 WITH lost AS (
-    SELECT id FROM jobs
+    SELECT id, {verdict("true", "true")} AS verdict FROM jobs
     WHERE state = 'running' AND lease_expires_at < now()
     ORDER BY lease_expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ), freed AS (
     UPDATE jobs SET
-        state = CASE
-            WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-            WHEN attempt >= max_attempts THEN 'failed'
-            ELSE 'queued' END,
-        error = CASE WHEN cancel_requested_at IS NULL AND attempt >= max_attempts THEN
-            jsonb_build_object(
-                'code', 'max_attempts_exceeded', 'message', 'the worker was lost in every attempt',
-                'retryable', false, 'attempt', attempt) END,
-        completed_at = CASE
-            WHEN cancel_requested_at IS NOT NULL OR attempt >= max_attempts THEN clock_timestamp() END,
-        owner = NULL, lease_expires_at = NULL, announced_at = NULL
+        state = {STATE_AFTER}, error = {ERROR_AFTER}, completed_at = {COMPLETED_AFTER},
+        crashes = crashes + 1, is_suspect = true, owner = NULL, lease_expires_at = NULL, announced_at = NULL
     FROM lost WHERE jobs.id = lost.id AND jobs.state = 'running'
     RETURNING jobs.id, jobs.state, jobs.epoch
 ), closed AS (

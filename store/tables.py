@@ -6,9 +6,11 @@ No file outside ``store/`` and ``migrations/env.py`` imports this one. Every row
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -30,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -136,12 +138,19 @@ jobs = Table(
     Column("priority", SmallInteger, nullable=False),
     Column("payload", JSONB, nullable=False),
     Column("input_tokens", Integer, nullable=False),
+    # Prompt and ``max_tokens`` together: what fair order and the bounds of the queue count.
+    Column("cost_tokens", Integer, nullable=False, server_default=text("0")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("webhook", JSONB),
     # Fencing: raised by every claim; a write that carries an older epoch matches no row.
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("max_attempts", Integer, nullable=False),
+    # How often a worker died with this job in its hands, and whether it must next run alone because of that.
+    Column("crashes", SmallInteger, nullable=False, server_default=text("0")),
+    Column("is_suspect", Boolean, nullable=False, server_default=text("false")),
+    # Of the body, where the client may send the same one again without an Idempotency-Key.
+    Column("fingerprint", String),
     Column("owner", String),
     _time("lease_expires_at"),
     # When a hint for this job was last put into Redis; null while it waits its turn in Postgres.
@@ -162,15 +171,19 @@ jobs = Table(
     Index(
         "ix_jobs_waiting",
         "queue",
+        "tenant_id",
         "class_rank",
         "priority",
+        "deadline_at",
         "id",
-        postgresql_where=text("state = 'queued' AND announced_at IS NULL"),
+        postgresql_where=text("state = 'queued' AND announced_at IS NULL AND NOT is_suspect"),
     ),
+    Index("ix_jobs_suspect", "queue", "id", postgresql_where=text("state = 'queued' AND is_suspect")),
     Index("ix_jobs_announced", "queue", "announced_at", postgresql_where=text("state = 'queued'")),
     Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
-    Index("ix_jobs_queued_tenant_id", "tenant_id", postgresql_where=text("state = 'queued'")),
+    Index("ix_jobs_queued", "queue", "id", postgresql_where=text("state = 'queued'")),
+    Index("ix_jobs_fingerprint", "tenant_id", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
     Index("ix_jobs_completed_at", "completed_at", postgresql_where=text("completed_at IS NOT NULL")),
 )
 
@@ -193,6 +206,79 @@ job_streams = Table(
     Column("deltas", JSONB, nullable=False),
     # Beside the deltas, so that a reader of the job row need not unpack them to know how many there are.
     Column("num_deltas", Integer, nullable=False),
+    # Which attempts the deltas came from: see ``store.checkpoints``.
+    Column("lineage", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+)
+
+# What an attempt that was handed back had emitted, for the next one to go on from.
+job_checkpoints = Table(
+    "job_checkpoints",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("deltas", JSONB, nullable=False),
+    Column("token_ids", JSONB, nullable=False),
+    Column("lineage", JSONB, nullable=False),
+)
+
+# Jobs that failed because workers kept dying or attempts ran out; a replay is a new job.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("queue", String, nullable=False),
+    Column("code", String, nullable=False),
+    _time("at", required=True),
+    Column("replayed_as", String),
+    _time("replayed_at"),
+    Index(None, "tenant_id", "job_id"),
+)
+
+# A queue without a row is open.
+queue_controls = Table(
+    "queue_controls",
+    metadata,
+    Column("queue", String, primary_key=True),
+    _time("paused_at", required=True),
+    Column("paused_by", String, nullable=False),
+)
+
+# Written by a trigger on ``jobs`` for whatever joins or leaves the queued ones, so that nobody has to count them.
+# Inserted only, never updated: a counter that is updated would be a lock that a paused process could hold.
+queue_changes = Table(
+    "queue_changes",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("queue", String, nullable=False),
+    Column("tenant_id", String, nullable=False),
+    Column("class_rank", SmallInteger, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    # Those of them that a worker started.
+    Column("started_jobs", BigInteger, nullable=False),
+    Column("started_tokens", BigInteger, nullable=False),
+)
+
+# The changes that the dispatcher has added up.
+queue_totals = Table(
+    "queue_totals",
+    metadata,
+    Column("queue", String, nullable=False),
+    Column("tenant_id", String, nullable=False),
+    Column("class_rank", SmallInteger, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    PrimaryKeyConstraint("queue", "tenant_id", "class_rank"),
+)
+
+# How fast a queue was served lately, by the dispatcher's measurement.
+queue_rates = Table(
+    "queue_rates",
+    metadata,
+    Column("queue", String, primary_key=True),
+    Column("jobs_per_s", Double, nullable=False),
+    Column("tokens_per_s", Double, nullable=False),
+    _time("measured_at", required=True),
 )
 
 job_events = Table(

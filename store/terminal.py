@@ -8,10 +8,40 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+MAX_CRASHES = 3
+"""A job that was in the hands of this many dying workers, the last time alone, is poison."""
+
+
+DEAD_LETTER_CODES = ("poison", "max_attempts_exceeded")
+"""A job that failed for one of these is a dead letter: it may well succeed another day, on another worker."""
+
+
+def verdict(charge: str, crashed: str) -> str:
+    """Return the SQL for what becomes of a row of ``jobs`` whose attempt ended without an outcome.
+
+    ``charge`` and ``crashed`` are SQL conditions. NULL means that it goes back to the queue.
+    """
+    return f"""CASE
+        WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+        WHEN {crashed} AND crashes + 1 >= {MAX_CRASHES} THEN 'poison'
+        WHEN {charge} AND attempt >= max_attempts THEN 'max_attempts_exceeded' END"""
+
+
+# For a row with a column ``verdict``.
+STATE_AFTER = "CASE WHEN verdict IS NULL THEN 'queued' WHEN verdict = 'cancelled' THEN 'cancelled' ELSE 'failed' END"
+
+COMPLETED_AFTER = "CASE WHEN verdict IS NOT NULL THEN clock_timestamp() END"
+
+ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN jsonb_build_object(
+    'code', verdict, 'retryable', false, 'attempt', attempt,
+    'message', CASE verdict
+        WHEN 'poison' THEN 'every worker that ran this job died, the last one while it ran it alone'
+        ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
+
 # One delivery for each (job, URL): a tenant's endpoint wins over the same URL given with the job.
 _CONCLUDE = text("""
 WITH ended AS (
-    SELECT id, tenant_id, state, epoch, error, 'job.' || state AS type, webhook ->> 'url' AS url
+    SELECT id, tenant_id, queue, state, epoch, error, 'job.' || state AS type, webhook ->> 'url' AS url
     FROM jobs WHERE id = ANY(CAST(:ids AS text[]))
 ), terminal AS (
     INSERT INTO job_terminal (job_id, state, epoch) SELECT id, state, epoch FROM ended
@@ -22,6 +52,11 @@ WITH ended AS (
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch, detail)
     SELECT id, state, epoch, jsonb_strip_nulls(jsonb_build_object('code', error -> 'code')) FROM ended
+), spent AS (
+    DELETE FROM job_checkpoints USING ended WHERE job_checkpoints.job_id = ended.id
+), dead AS (
+    INSERT INTO dead_letters (job_id, tenant_id, queue, code)
+    SELECT id, tenant_id, queue, error ->> 'code' FROM ended WHERE error ->> 'code' = ANY(CAST(:dead AS text[]))
 ), receivers AS (
     SELECT ended.id AS job_id, ended.tenant_id, ended.type, endpoint.id AS endpoint_id, endpoint.url
     FROM ended JOIN webhook_endpoints AS endpoint USING (tenant_id)
@@ -40,4 +75,4 @@ ORDER BY job_id, url, endpoint_id NULLS LAST
 def conclude(connection: Connection, job_ids: Sequence[str]) -> None:
     """Record that these jobs, which this transaction made terminal, have ended."""
     if job_ids:
-        connection.execute(_CONCLUDE, {"ids": list(job_ids)})
+        connection.execute(_CONCLUDE, {"ids": list(job_ids), "dead": list(DEAD_LETTER_CODES)})

@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 
 from store import claims
-from store.claims import Claim, Finish, Renewal
+from store.claims import Claim, Finish, Release, Renewal
 from store.db import Database
 from store.errors import Unavailable
 from store.waves import Wave
@@ -81,10 +81,10 @@ class Ledger:
                 log.warning("finish_waits", job_id=finish.job_id, error=error.message)
                 time.sleep(RETRY_S)
 
-    def release(self, attempts: Iterable[Attempt], *, charge: bool) -> int:
+    def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
         """Put jobs back into the queue; return how many were still ours. Raises Unavailable."""
-        held = {attempt.job_id: attempt.epoch for attempt in attempts}
-        return len(claims.release(self._db, held, charge=charge)) if held else 0
+        given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
+        return len(claims.release(self._db, given)) if given else 0
 
     def renew(self, held: Mapping[str, int]) -> Renewal:
         """Renew the leases of all jobs. Raises Unavailable."""
@@ -92,6 +92,8 @@ class Ledger:
 
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | None]:
         found = claims.claim(self._db, self._owner, self._queue, job_ids, self._lease_s)
+        if missing := [job_id for job_id in job_ids if job_id not in found]:
+            found |= claims.claim(self._db, self._owner, self._queue, missing, self._lease_s, suspects=True)
         # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
         return [found.pop(job_id, None) for job_id in job_ids]
 

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from store import sweeps
-from store.claims import Claim, Finish, claim, finish, release
+from store.claims import Claim, Finish, Release, claim, finish, release
 from store.db import Database
 from store.states import JobState
 from store.streams import Frame, StreamPublisher
@@ -73,7 +73,7 @@ class ScriptedWorker:
 
     def hand_back(self, attempt: Attempt, *, charge: bool = False) -> None:
         """Give the job back unfinished, as a drain (uncharged) or a failed step (charged) does."""
-        release(self._db, {attempt.claim.job_id: attempt.claim.epoch}, charge=charge)
+        release(self._db, [Release(attempt.claim.job_id, attempt.claim.epoch, charge=charge)])
 
     def _end(
         self,

@@ -27,6 +27,7 @@ def _stored(db: Database, tenant_id: str, count: int) -> list[str]:
             priority=5,
             payload={},
             input_tokens=1,
+            cost_tokens=10,
             metadata={},
             webhook=None,
             max_attempts=1,

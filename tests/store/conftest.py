@@ -38,6 +38,7 @@ def make_job(tenant: str) -> MakeJob:
         priority=5,
         payload={"input": {"prompt": "hello"}, "sampling": {"max_tokens": 4}},
         input_tokens=5,
+        cost_tokens=13,
         metadata={},
         webhook=None,
         max_attempts=3,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from store.claims import Claim, Finish, claim, finish, release, renew
+from store.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.jobs import get, request_cancel, stored_deltas, timeline
 from store.payloads import WebhookSpec
@@ -16,7 +16,8 @@ from tests.store.making import QUEUE, AcceptOne, Query
 
 
 def take(db: Database, *job_ids: str, owner: str = "worker", lease_s: float = 60.0) -> dict[str, Claim]:
-    return claim(db, owner, QUEUE, job_ids, lease_s)
+    found = claim(db, owner, QUEUE, job_ids, lease_s)
+    return found | claim(db, owner, QUEUE, job_ids, lease_s, suspects=True)
 
 
 def success(claimed: Claim, **parts: Any) -> Finish:
@@ -66,7 +67,7 @@ class TestClaim:
         job_id = accept_one()
         take(db, job_id)
         started_at = get(db, tenant, job_id).started_at
-        release(db, {job_id: 1})
+        release(db, [Release(job_id, 1)])
         assert take(db, job_id)[job_id].epoch == 2
         assert get(db, tenant, job_id).started_at == started_at
 
@@ -86,7 +87,7 @@ class TestRenew:
         ours, released, foreign = (accept_one() for _ in range(3))
         take(db, ours, released)
         take(db, foreign, owner="someone else")
-        release(db, {released: 1})
+        release(db, [Release(released, 1)])
         held = {ours: 1, released: 1, foreign: 1, "job_unknown": 1}
         assert renew(db, "worker", held, 60).held == {ours}
         assert renew(db, "worker", {ours: 2}, 60).held == frozenset(), "an epoch that was never given"
@@ -147,7 +148,7 @@ class TestFinish:
         new = take(db, job_id, owner="next")[job_id]
         assert finish(db, [late, success(neighbour)]) == {healthy}, "someone holds it; the batch is not lost"
         assert renew(db, "paused", {job_id: old.epoch}, 60).held == frozenset()
-        assert release(db, {job_id: old.epoch}) == set()
+        assert release(db, [Release(job_id, old.epoch)]) == set()
         assert finish(db, [success(new, output={"text": "new"}, deltas=("new",))]) == {job_id}
         assert finish(db, [late]) == set(), "it has ended"
         assert get(db, tenant, job_id).output == {"text": "new"}
@@ -227,7 +228,7 @@ class TestWebhookOutbox:
     def test_a_refused_result_is_told_to_nobody(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
         job_id = accept_one(webhook={"url": "https://example.com/x"})
         old = take(db, job_id)[job_id]
-        release(db, {job_id: old.epoch})
+        release(db, [Release(job_id, old.epoch)])
         finish(db, [success(old)])
         assert query("SELECT id FROM webhook_deliveries") == []
 
@@ -238,7 +239,7 @@ class TestRelease:
     ) -> None:
         job_id = accept_one(max_attempts=1)
         take(db, job_id)
-        assert release(db, {job_id: 1}) == {job_id}
+        assert release(db, [Release(job_id, 1)]) == {job_id}
         job = get(db, tenant, job_id)
         assert (job.state, job.epoch, job.attempt) == (JobState.QUEUED, 1, 0)
         assert (job.owner, job.lease_expires_at, job.announced_at) == (None, None, None)
@@ -252,7 +253,7 @@ class TestRelease:
     def test_a_charged_release_costs_an_attempt(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         job_id = accept_one(max_attempts=2)
         take(db, job_id)
-        assert release(db, {job_id: 1}, charge=True) == {job_id}
+        assert release(db, [Release(job_id, 1, charge=True)]) == {job_id}
         assert get(db, tenant, job_id).attempt == 1
         assert take(db, job_id)[job_id].attempt == 2
 
@@ -261,7 +262,7 @@ class TestRelease:
     ) -> None:
         job_id = accept_one(max_attempts=1)
         take(db, job_id)
-        assert release(db, {job_id: 1}, charge=True) == {job_id}
+        assert release(db, [Release(job_id, 1, charge=True)]) == {job_id}
         job = get(db, tenant, job_id)
         assert job.state is JobState.FAILED
         assert job.completed_at is not None
@@ -276,7 +277,7 @@ class TestRelease:
         job_id = accept_one(max_attempts=1)
         take(db, job_id)
         request_cancel(db, tenant, job_id)
-        assert release(db, {job_id: 1}, charge=charge) == {job_id}
+        assert release(db, [Release(job_id, 1, charge=charge)]) == {job_id}
         job = get(db, tenant, job_id)
         assert (job.state, job.error) == (JobState.CANCELLED, None)
         assert job.completed_at is not None
@@ -285,6 +286,6 @@ class TestRelease:
     def test_a_job_that_is_not_ours_stays(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         job_id = accept_one()
         take(db, job_id)
-        assert release(db, {job_id: 2, "job_unknown": 1}) == set()
-        assert release(db, {}) == set()
+        assert release(db, [Release(job_id, 2), Release("job_unknown", 1)]) == set()
+        assert release(db, []) == set()
         assert get(db, tenant, job_id).state is JobState.RUNNING

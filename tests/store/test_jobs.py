@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store.claims import Finish, claim, finish, release
+from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
 from store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
 from store.ids import new_id
@@ -239,7 +239,7 @@ class TestReading:
     def test_the_stream_is_kept_with_its_epoch(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         job_id = accept_one()
         assert stored_deltas(db, tenant, job_id) is None
-        release(db, {job_id: start(db, job_id)})
+        release(db, [Release(job_id, start(db, job_id))])
         end(db, job_id, deltas=["Hel", "lo"], output={"text": "Hello", "finish_reason": "stop"})
         stream = stored_deltas(db, tenant, job_id)
         assert stream is not None
@@ -250,7 +250,7 @@ class TestReading:
         self, db: Database, tenant: str, accept_one: AcceptOne
     ) -> None:
         job_id = accept_one()
-        release(db, {job_id: start(db, job_id)})
+        release(db, [Release(job_id, start(db, job_id))])
         end(db, job_id, JobState.FAILED, error={"code": "out_of_memory", "message": "no room"})
         events = timeline(db, tenant, job_id)
         assert [(event.kind, event.epoch) for event in events] == [

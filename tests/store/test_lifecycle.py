@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from store.claims import Finish, claim, finish, release, renew
+from store.claims import Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.errors import Conflict
 from store.jobs import Accepted, accept, get, request_cancel
@@ -135,7 +135,8 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(ids=st.lists(jobs, max_size=4), charge=st.booleans(), stale_by=st.sampled_from([0, 0, 0, 1]))
     def release(self, ids: list[str], charge: bool, stale_by: int) -> None:
         ours = {job_id for job_id in ids if self.holds(job_id, stale_by)}
-        assert release(self.db, self.epochs(ids, stale_by), charge=charge) == ours
+        given = [Release(job_id, epoch, charge=charge) for job_id, epoch in self.epochs(ids, stale_by).items()]
+        assert release(self.db, given) == ours
         for job_id in ours:
             job = self.model[job_id]
             job.give_up_or_queue(is_exhausted=charge and job.attempt >= job.max_attempts)
@@ -248,7 +249,7 @@ def test_16_racing_threads_end_each_job_once(db: Database, tenant: str, make_job
         expire_overdue(db, 5 + turn)
 
     def release_some(turn: int) -> None:
-        release(db, dict.fromkeys(ids[turn::2], 1), charge=turn % 2 == 0)
+        release(db, [Release(job_id, 1, charge=turn % 2 == 0) for job_id in ids[turn::2]])
 
     def race(thread: int) -> None:
         barrier.wait(20)

@@ -68,6 +68,7 @@ class Bench:
             "priority": 5,
             "payload": payload,
             "input_tokens": 1,
+            "cost_tokens": 10,
             "metadata": {},
             "webhook": None,
             "max_attempts": 3,

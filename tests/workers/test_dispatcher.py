@@ -90,6 +90,7 @@ def submit(db: Database, tenant: str) -> Callable[..., list[str]]:
             "priority": 5,
             "payload": {"input": {"prompt": "never shown"}, "sampling": {}},
             "input_tokens": 1,
+            "cost_tokens": 10,
             "metadata": {},
             "webhook": None,
             "max_attempts": 3,

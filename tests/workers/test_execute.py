@@ -16,7 +16,7 @@ from models.engine.runner import Row, RunnerBroken, StepPlan
 from models.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
 from store import claims, jobs, sweeps
-from store.claims import Claim, Finish
+from store.claims import Claim, Finish, Release
 from store.db import Database
 from store.errors import InvalidRequest
 from store.payloads import Sampling
@@ -265,7 +265,7 @@ def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, s
     (job_id,) = bench.submit(sampling={"max_tokens": 60})
     (future,) = running.run(job_id)
     bench.wait_state(job_id, JobState.RUNNING)
-    assert claims.release(bench.db, {job_id: 1}) == {job_id}
+    assert claims.release(bench.db, [Release(job_id, 1)]) == {job_id}
     newer = claims.claim(bench.db, "other", bench.queue, [job_id], 60)[job_id]
     running.host.leases.stop()  # nobody tells this worker that the job is not its own any more
     ends: list[tuple[str, int]] = []

@@ -67,6 +67,7 @@ def end_job(db: Database, tenant: str, url: str | None) -> str:
         priority=5,
         payload={},
         input_tokens=1,
+        cost_tokens=10,
         metadata={},
         webhook={"url": url} if url else None,
         max_attempts=1,
