@@ -3,8 +3,13 @@
 Whatever is wrong with a model is a ModelLoadError of one sentence. Torch is imported only for a version that needs it.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 from models.engine.runner import Runner
 from models.fake import FakeRunner
+from models.faults import Fault, FaultyRunner
+from store.failpoints import failpoint, parse_model_faults
 from store.registry import ModelVersion
 from store.settings import Settings
 
@@ -24,3 +29,11 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
     from models.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
+
+
+def with_faults(runner: Runner, settings: Settings, decode: Callable[[Sequence[int]], str]) -> Runner:
+    """Return ``runner``, or one around it that fails where a test's settings ask for it; ``decode`` reads a prompt."""
+    if not (settings.model_faults or settings.failpoints):
+        return runner
+    marks = {fault.mark: Fault(fault.kind) for fault in parse_model_faults(settings.model_faults)}
+    return FaultyRunner(runner, marks, decode=decode, midway=partial(failpoint, "batch.midway"))

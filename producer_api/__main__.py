@@ -13,6 +13,7 @@ import uvicorn
 from producer_api.app import create_app
 from producer_api.health import OK, Health
 from producer_api.runtime import Runtime
+from store import failpoints
 from store.addresses import parse_networks
 from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
@@ -58,6 +59,7 @@ def _settings() -> Settings:
         configure_logging(settings.log_level)
     except ValueError as error:
         raise SettingsError(f"HEADRACE_LOG_LEVEL: {error}") from error
+    failpoints.install(settings.failpoints)
     return settings
 
 

@@ -7,12 +7,13 @@ starts with ``HEADRACE_`` and names no setting, or a value that does not parse, 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from store.errors import SettingsError
+from store.failpoints import parse_failpoints, parse_model_faults
 
 _PREFIX = "HEADRACE_"
 
@@ -26,6 +27,10 @@ class Settings(BaseSettings):
     redis_url: str = Field("", validation_alias=AliasChoices("REDIS_URL"))
     home: Path = Path(".headrace")
     log_level: str = "INFO"
+    environment: Literal["production", "development", "test"] = "production"
+    # Faults on purpose, for tests alone: see ``store.failpoints``.
+    failpoints: str = ""
+    model_faults: str = ""
 
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65535)
@@ -82,6 +87,14 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("failpoints", "model_faults")
+    @classmethod
+    def _only_in_tests(cls, value: str, info: ValidationInfo) -> str:
+        if value and info.data.get("environment") != "test":
+            raise ValueError("faults are made on purpose only with HEADRACE_ENVIRONMENT=test")
+        {"failpoints": parse_failpoints, "model_faults": parse_model_faults}[str(info.field_name)](value)
+        return value
+
 
 def load_settings() -> Settings:
     """Read the environment.
@@ -98,7 +111,8 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
         variable = name if name.isupper() else _PREFIX + name.upper()
-        raise SettingsError(f"{variable}: {first['msg']} (got {first['input']!r})") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{variable}: {said} (got {first['input']!r})") from error
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:

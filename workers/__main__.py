@@ -10,8 +10,9 @@ import socket
 import sys
 from functools import partial
 
-from models.load import load_runner
+from models.load import load_runner, with_faults
 from prompts.tokenizer import tokenizer_for
+from store import failpoints
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError
 from store.ids import new_id
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = require_services(load_settings())
         configure_logging(settings.log_level)
+        failpoints.install(settings.failpoints)
     except (SettingsError, ValueError) as error:
         return _refuse(str(error), 2)
     try:
@@ -47,7 +49,8 @@ def load(settings: Settings, name: str) -> LoadedModel:
         ping(client)
         version = resolve(db, name)
         tokenizer = tokenizer_for(version, partial(read_file, db))
-        return LoadedModel(version, load_runner(version, settings), tokenizer)
+        runner = with_faults(load_runner(version, settings), settings, tokenizer.decode)
+        return LoadedModel(version, runner, tokenizer)
     finally:
         client.close()
         db.close()

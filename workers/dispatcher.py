@@ -15,7 +15,7 @@ from types import FrameType
 
 import structlog
 
-from store import sweeps
+from store import failpoints, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
@@ -213,6 +213,7 @@ def main() -> int:
     try:
         settings = require_services(load_settings())
         configure_logging(settings.log_level)
+        failpoints.install(settings.failpoints)
         dispatcher = Dispatcher(settings)
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"dispatcher: {error}\n")

@@ -44,6 +44,49 @@ def test_a_bad_variable_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, na
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("FAILPOINTS", "finish.before", "not name=action"),
+        ("FAILPOINTS", "finish.before=explode", "not name=action"),
+        ("FAILPOINTS", "finish.before=kill@0", "not name=action"),
+        ("FAILPOINTS", "finish.before=sleep", "not name=action"),
+        ("FAILPOINTS", "finish.before=kill,", "not name=action"),
+        ("FAILPOINTS", "finish.sideways=kill", "no failpoint 'finish.sideways'"),
+        ("MODEL_FAULTS", "exit", "not kind:MARK"),
+        ("MODEL_FAULTS", "burn:heron", "not kind:MARK"),
+        ("MODEL_FAULTS", "exit:", "not kind:MARK"),
+    ],
+)
+def test_a_fault_that_is_not_known_stops_the_process(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_ENVIRONMENT", "test")
+    monkeypatch.setenv(f"HEADRACE_{name}", value)
+    with pytest.raises(SettingsError, match=f"HEADRACE_{name}: .*{says}"):
+        load_settings()
+
+
+@pytest.mark.parametrize("environment", ["production", "development", None])
+@pytest.mark.parametrize(("name", "value"), [("FAILPOINTS", "claim.done=kill"), ("MODEL_FAULTS", "exit:heron")])
+def test_faults_are_refused_outside_of_tests(
+    monkeypatch: pytest.MonkeyPatch, environment: str | None, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"HEADRACE_{name}", value)
+    if environment is not None:
+        monkeypatch.setenv("HEADRACE_ENVIRONMENT", environment)
+    with pytest.raises(SettingsError, match=f"HEADRACE_{name}: .*only with HEADRACE_ENVIRONMENT=test") as caught:
+        load_settings()
+    assert "\n" not in caught.value.message
+
+
+def test_tests_may_ask_for_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_ENVIRONMENT", "test")
+    monkeypatch.setenv("HEADRACE_FAILPOINTS", "claim.done=kill@2, renew.before=sleep:20*")
+    monkeypatch.setenv("HEADRACE_MODEL_FAULTS", "exit:poison heron, nan:bad:mark")
+    assert load_settings().failpoints.startswith("claim.done")
+
+
 @pytest.mark.parametrize(("given", "missing"), [("DATABASE_URL", "REDIS_URL"), ("REDIS_URL", "DATABASE_URL")])
 def test_a_missing_service_says_how_to_give_it(monkeypatch: pytest.MonkeyPatch, given: str, missing: str) -> None:
     monkeypatch.setenv(given, "redis://somewhere")

@@ -1,0 +1,147 @@
+"""Named places where a test can make a process fail: at ``failpoint("finish.before")``, and nowhere near it.
+
+Off unless ``HEADRACE_FAILPOINTS`` arms some, which the settings refuse outside of tests; a place that is not armed
+costs a look at an empty dictionary. Knows the grammar of both fault settings and nothing of what the places are about;
+the faults of a model are carried out by ``models.faults``.
+
+    name=action[@n][*], …      kill, stop: SIGKILL and SIGSTOP to this process; exit; raise; hang; sleep:MS
+                               at the first pass, or the n-th; with * at every pass from there on
+"""
+
+import os
+import re
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+POINTS = frozenset(
+    {
+        "accept.committed",  # the jobs are stored, nobody has been told
+        "hint.before_publish",
+        "message.taken",  # out of Redis, its task has not run
+        "claim.done",  # ours in Postgres, this process does not know it yet
+        "batch.midway",  # a step was computed, its tokens are not recorded
+        "finish.before",
+        "finish.committed",  # the outcome is stored, nobody has been told
+        "renew.before",
+        "stream.published",  # frames are in Redis
+        "webhook.accepted",  # the receiver said 2xx, that is not stored
+        "drain.midway",  # the engine was told to stop, the jobs are not handed back
+        "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
+    }
+)
+
+EXIT_CODE = 86
+"""What ``exit`` ends with, unlike any code of ours."""
+
+_POINT = re.compile(r"([a-z_.]+)=(kill|stop|exit|raise|hang|sleep:(\d+))(?:@([1-9]\d*))?(\*)?")
+_FAULT = re.compile(r"(exit|raise|oom|nan|hang):(\S.*)")
+
+
+class FailpointRaised(RuntimeError):
+    """What the action ``raise`` raises: an error that nobody expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arming:
+    """What happens at a point: ``action`` in its n-th pass, counted from 1, or in every one from there on."""
+
+    point: str
+    action: str
+    nth: int = 1
+    repeats: bool = False
+    sleep_ms: int = 0
+
+    def strikes(self, num_passes: int) -> bool:
+        """True if this is one of its passes."""
+        return num_passes == self.nth or (self.repeats and num_passes > self.nth)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFault:
+    """What a step does that a prompt with ``mark`` takes part in: exit, raise, oom, nan or hang."""
+
+    kind: str
+    mark: str
+
+
+_armed: dict[str, list[Arming]] = {}
+_num_passes: dict[str, int] = {}
+_lock = threading.Lock()
+
+
+def failpoint(name: str) -> None:
+    """Do here what a test asked for; nothing otherwise. Raises FailpointRaised for the action ``raise``."""
+    if _armed:
+        _pass(name)
+
+
+def install(spec: str) -> None:
+    """Arm the points of ``HEADRACE_FAILPOINTS`` and no others, and count passes anew. Raises ValueError."""
+    armings = parse_failpoints(spec)
+    with _lock:
+        _armed.clear()
+        _num_passes.clear()
+        for arming in armings:
+            _armed.setdefault(arming.point, []).append(arming)
+
+
+def parse_failpoints(spec: str) -> tuple[Arming, ...]:
+    """Read ``name=action[@n][*], …``. Raises ValueError with a sentence for what is malformed or unknown."""
+    return tuple(_arming(part) for part in _parts(spec))
+
+
+def parse_model_faults(spec: str) -> tuple[ModelFault, ...]:
+    """Read ``kind:MARK, …``. Raises ValueError with a sentence for what is malformed or unknown."""
+    return tuple(_model_fault(part) for part in _parts(spec))
+
+
+def _parts(spec: str) -> list[str]:
+    return [part.strip() for part in spec.split(",")] if spec.strip() else []
+
+
+def _arming(part: str) -> Arming:
+    match = _POINT.fullmatch(part)
+    if match is None:
+        raise ValueError(f"{part!r} is not name=action[@n][*] with kill, stop, exit, raise, hang or sleep:MS")
+    point, action, sleep_ms, nth, repeats = match.groups()
+    if point not in POINTS:
+        raise ValueError(f"there is no failpoint {point!r}: {', '.join(sorted(POINTS))}")
+    return Arming(point, action.partition(":")[0], int(nth or 1), repeats is not None, int(sleep_ms or 0))
+
+
+def _model_fault(part: str) -> ModelFault:
+    match = _FAULT.fullmatch(part)
+    if match is None:
+        raise ValueError(f"{part!r} is not kind:MARK with exit, raise, oom, nan or hang")
+    return ModelFault(match[1], match[2])
+
+
+def _pass(name: str) -> None:
+    with _lock:
+        num_passes = _num_passes[name] = _num_passes.get(name, 0) + 1
+        struck = [arming for arming in _armed.get(name, ()) if arming.strikes(num_passes)]
+    for arming in struck:
+        log.warning("failpoint", point=name, action=arming.action, num_passes=num_passes)
+        _strike(arming)
+
+
+def _strike(arming: Arming) -> None:
+    match arming.action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "exit":
+            os._exit(EXIT_CODE)
+        case "raise":
+            raise FailpointRaised(f"failpoint {arming.point}")
+        case "hang":
+            threading.Event().wait()
+        case _:
+            time.sleep(arming.sleep_ms / 1000)
