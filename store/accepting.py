@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from store.db import Database, dump_json
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
+from store.failpoints import failpoint
 from store.payloads import ServiceClass
 
 CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
@@ -127,6 +128,7 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
             missing = [job for job in jobs if job.id not in outcomes]
             if missing:
                 outcomes.update(_accept_once(connection, missing))
+    failpoint("accept.committed")
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
 

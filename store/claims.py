@@ -14,6 +14,7 @@ from sqlalchemy import RowMapping, text
 from store.checkpoints import Checkpoint, Lineage
 from store.db import Database, dump_json
 from store.errors import InvalidRequest
+from store.failpoints import failpoint
 from store.states import JobState
 from store.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
 
@@ -129,6 +130,8 @@ def claim(
     values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
     with db.autocommit() as connection:
         rows = connection.execute(_CLAIM, values).mappings().all()
+    if rows:
+        failpoint("claim.done")
     return {row["job_id"]: _claimed(row) for row in rows}
 
 
@@ -151,6 +154,7 @@ RETURNING jobs.id, cancel_requested_at IS NOT NULL AS cancelled
 
 def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> Renewal:
     """Prolong the leases of the jobs held under these epochs; what is absent from the answer must stop."""
+    failpoint("renew.before")
     values = {"owner": owner, "lease_s": float(lease_s), **_columns(held)}
     with db.autocommit() as connection:
         rows = connection.execute(_RENEW, values).all()
@@ -183,10 +187,12 @@ SELECT id FROM ended
 
 def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     """End the jobs and return the ids of those that were still ours; a stale epoch's result is refused."""
+    failpoint("finish.before")
     rows = list({finish.job_id: _row(finish) for finish in reversed(finishes)}.values())
     with db.begin() as connection:
         ended = connection.execute(_FINISH, {"rows": _encode(rows)}).scalars().all()
         conclude(connection, ended)
+    failpoint("finish.committed")
     return set(ended)
 
 

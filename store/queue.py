@@ -15,6 +15,7 @@ from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
 from store.errors import Unavailable
+from store.failpoints import failpoint
 from store.redis import AWAY, CONNECT_TIMEOUT_S, HEALTH_CHECK_S, SOCKET_TIMEOUT_S, broker_url, unavailable
 from store.settings import Settings
 
@@ -95,6 +96,7 @@ class HintPublisher:
         """Send the hints in one pipeline. Raises Unavailable; some may have been sent then."""
         if not hints:
             return
+        failpoint("hint.before_publish")
         with self._lock:
             self._guarded(lambda producer: self._send(producer, hints))
 

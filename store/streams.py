@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import redis
 
+from store.failpoints import failpoint
 from store.ids import new_id
 from store.redis import AWAY, connect, told_plainly
 
@@ -97,7 +98,9 @@ class StreamPublisher:
         for frame in frames:
             args += (str(frame.cursor), "e" if frame.text is None else "d", frame.text or "")
         with told_plainly(self._client):
-            return int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
+            accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
+        failpoint("stream.published")
+        return accepted
 
     def nudge(self, job_ids: Iterable[str]) -> None:
         """Wake these jobs' followers without a frame, so that they look into Postgres now.

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from store.db import Database
+from store.failpoints import failpoint
 from store.states import JobState
 from store.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
 
@@ -73,6 +74,8 @@ def sweep_leases(db: Database, limit: int = 500) -> SweepResult:
     """Take jobs from workers whose lease ran out: back to the queue, or to their end if nothing is left to try."""
     with db.begin() as connection:
         rows = connection.execute(_LOST, {"limit": limit}).all()
+        if rows:
+            failpoint("sweep.midway")
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
         conclude(connection, ended)
     states = [row.state for row in rows]
@@ -106,6 +109,8 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
     """Expire queued jobs past their deadline, and running ones past it by ``grace_s``; return their ids."""
     with db.begin() as connection:
         expired = connection.execute(_OVERDUE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
+        if expired:
+            failpoint("sweep.midway")
         conclude(connection, expired)
     return list(expired)
 

@@ -20,6 +20,7 @@ from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import Tokenizer
 from store.db import Database
 from store.errors import HeadraceError
+from store.failpoints import failpoint
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
 from store.settings import Settings
@@ -140,6 +141,7 @@ class Host:
             attempts = self.held.hand_back()
             for attempt in attempts:
                 self.engine.cancel(attempt.key, FinishReason.CANCELLED)
+            failpoint("drain.midway")
             try:
                 released = self._ledger.release(attempts, charge=charge)
             except HeadraceError as error:

@@ -17,6 +17,7 @@ import structlog
 from celery.concurrency.base import apply_target
 from celery.concurrency.thread import TaskPool as ThreadPool
 
+from store.failpoints import failpoint
 from workers.admission import Admission
 
 log = structlog.get_logger(__name__)
@@ -115,6 +116,7 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         **_: Any,
     ) -> PoolJob:
         """Run ``target`` on a thread of its own."""
+        failpoint("message.taken")
         ticket = self.tenant.admission.take()
         job = PoolJob(next(self._numbers), correlation_id, self.tenant.revoke)
         self._jobs[job.number] = job

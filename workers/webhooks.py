@@ -21,6 +21,7 @@ from standardwebhooks import Webhook
 from store import webhooks as outbox
 from store.db import Database
 from store.errors import Unavailable
+from store.failpoints import failpoint
 from store.settings import Settings
 from store.webhooks import Delivery, receiver_of
 from workers.netguard import CallFailed, CallTimedOut, GuardedClient, Reply
@@ -246,6 +247,7 @@ class WebhookSender:
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
         fields = {"delivery_id": delivery.id, "job_id": delivery.job_id, "attempt": delivery.attempt}
         if outcome.is_delivered and outcome.status is not None:
+            failpoint("webhook.accepted")
             outbox.delivered(self._db, delivery.id, outcome.status)
             log.info("webhook.delivered", status=outcome.status, **fields)
             return
