@@ -29,6 +29,7 @@ from store.errors import Conflict
 from store.jobs import Accepted, accept, get, request_cancel
 from store.states import JobState
 from store.sweeps import expire_overdue, forget_announcements, sweep_leases, take_waiting
+from store.terminal import MAX_CRASHES
 from store.webhooks import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query
 
@@ -46,6 +47,8 @@ class Expected:
     state: JobState = JobState.QUEUED
     epoch: int = 0
     attempt: int = 0
+    crashes: int = 0
+    is_suspect: bool = False
     owner: str | None = None
     is_lease_over: bool = False
     is_cancel_wanted: bool = False
@@ -53,6 +56,11 @@ class Expected:
     def leave(self, state: JobState) -> None:
         """Stop running: back to the queue, or to an end."""
         self.state, self.owner, self.is_lease_over = state, None, False
+
+    def crash(self) -> None:
+        """Lose the worker: the job may be why."""
+        self.crashes, self.is_suspect = self.crashes + 1, True
+        self.give_up_or_queue(is_exhausted=self.attempt >= self.max_attempts or self.crashes >= MAX_CRASHES)
 
     def give_up_or_queue(self, *, is_exhausted: bool) -> None:
         if self.is_cancel_wanted:
@@ -92,22 +100,23 @@ class Lifecycle(RuleBasedStateMachine):
             self.make_job(max_attempts=attempts, deadline_s=-1000.0 if overdue else 3600.0, announce=announce)
             for attempts, overdue in wanted
         ]
-        granted = announce and all(job.is_announced for job in self.model.values() if job.state is JobState.QUEUED)
+        queued = [job for job in self.model.values() if job.state is JobState.QUEUED and not job.is_suspect]
+        granted = announce and all(job.is_announced for job in queued)
         assert accept(self.db, new) == [Accepted(job.id, replayed=False, announced=granted) for job in new]
         for job in new:
             self.model[job.id] = Expected(job.max_attempts, job.deadline_s < 0, granted)
         return [job.id for job in new]
 
-    @rule(ids=st.lists(jobs, max_size=4), owner=st.sampled_from(OWNERS), dies=st.booleans())
-    def claim(self, ids: list[str], owner: str, dies: bool) -> None:
+    @rule(ids=st.lists(jobs, max_size=4), owner=st.sampled_from(OWNERS), dies=st.booleans(), suspects=st.booleans())
+    def claim(self, ids: list[str], owner: str, dies: bool, suspects: bool) -> None:
         expected = set()
         for job_id in set(ids):
             job = self.model[job_id]
-            if job.state is JobState.QUEUED and not job.is_overdue:
+            if job.state is JobState.QUEUED and not job.is_overdue and job.is_suspect == suspects:
                 expected.add(job_id)
                 job.state, job.owner, job.is_lease_over = JobState.RUNNING, owner, dies
                 job.epoch, job.attempt = job.epoch + 1, job.attempt + 1
-        claims = claim(self.db, owner, QUEUE, ids, 0 if dies else 600)
+        claims = claim(self.db, owner, QUEUE, ids, 0 if dies else 600, suspects=suspects)
         assert set(claims) == expected
         for job_id, claimed in claims.items():
             assert (claimed.epoch, claimed.attempt) == (self.model[job_id].epoch, self.model[job_id].attempt)
@@ -159,7 +168,7 @@ class Lifecycle(RuleBasedStateMachine):
         sweep_leases(self.db)
         for job in self.model.values():
             if job.is_lease_over:
-                job.give_up_or_queue(is_exhausted=job.attempt >= job.max_attempts)
+                job.crash()
 
     @rule()
     def expire(self) -> None:
@@ -194,7 +203,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert rows.keys() == self.model.keys()
         for job_id, job in self.model.items():
             row = rows[job_id]
-            for name in ("state", "epoch", "attempt", "owner"):
+            for name in ("state", "epoch", "attempt", "crashes", "is_suspect", "owner"):
                 assert row[name] == getattr(job, name), name
             assert (row["announced_at"] is not None) == job.is_announced or job.state is not JobState.QUEUED
             assert (row["cancel_requested_at"] is not None) == job.is_cancel_wanted
@@ -236,7 +245,11 @@ def test_16_racing_threads_end_each_job_once(db: Database, tenant: str, make_job
     barrier = Barrier(16)
 
     def finish_some(turn: int) -> None:
-        held = {job_id: c.epoch for job_id, c in claim(db, "w", QUEUE, ids[turn::3], 0).items()}
+        held = {
+            job_id: c.epoch
+            for suspects in (False, True)
+            for job_id, c in claim(db, "w", QUEUE, ids[turn::3], 0, suspects=suspects).items()
+        }
         finish(db, [Finish(i, e, JobState.SUCCEEDED, None, None, None, ("x",)) for i, e in held.items()])
         finish(db, [Finish(i, 1, JobState.FAILED, None, None, None, ()) for i in ids])
 

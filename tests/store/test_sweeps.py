@@ -26,8 +26,8 @@ from tests.store.making import QUEUE, AcceptOne, Query
 NOTHING = SweepResult(requeued=0, failed=0, cancelled=0)
 
 
-def start(db: Database, *job_ids: str, lease_s: float = 60.0) -> None:
-    assert set(claim(db, "worker", QUEUE, job_ids, lease_s)) == set(job_ids)
+def start(db: Database, *job_ids: str, lease_s: float = 60.0, suspects: bool = False) -> None:
+    assert set(claim(db, "worker", QUEUE, job_ids, lease_s, suspects=suspects)) == set(job_ids)
 
 
 def end(db: Database, job_id: str) -> None:
@@ -55,8 +55,8 @@ class TestLeases:
         self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
         job_id = accept_one(max_attempts=2, webhook={"url": "https://example.com/x"})
-        for _ in range(2):
-            start(db, job_id, lease_s=0)
+        for crashes in range(2):
+            start(db, job_id, lease_s=0, suspects=crashes > 0)
             result = sweep_leases(db)
         assert result == SweepResult(requeued=0, failed=1, cancelled=0, ended=(job_id,))
         job = get(db, tenant, job_id)
@@ -67,6 +67,22 @@ class TestLeases:
         assert query("SELECT state, epoch FROM job_terminal") == [{"state": "failed", "epoch": 2}]
         assert query("SELECT type FROM webhook_deliveries") == [{"type": "job.failed"}]
         assert [row["outcome"] for row in query("SELECT outcome FROM attempts")] == ["worker_lost", "worker_lost"]
+
+    def test_a_job_that_three_workers_died_of_is_poison_and_a_dead_letter(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        job_id = accept_one(max_attempts=9)
+        for crashes in range(3):
+            assert claim(db, "worker", QUEUE, [job_id], 60, suspects=crashes == 0) == {}, "not in that company"
+            start(db, job_id, lease_s=0, suspects=crashes > 0)
+            result = sweep_leases(db)
+        assert result == SweepResult(requeued=0, failed=1, cancelled=0, ended=(job_id,))
+        job = get(db, tenant, job_id)
+        assert job.error is not None
+        assert (job.state, job.attempt, job.error["code"]) == (JobState.FAILED, 3, "poison")
+        assert query("SELECT job_id, tenant_id, queue, code FROM dead_letters") == [
+            {"job_id": job_id, "tenant_id": tenant, "queue": QUEUE, "code": "poison"}
+        ]
 
     def test_a_live_lease_is_left_alone(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         kept, renewed = accept_one(), accept_one()
