@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench trial lock clean
+.PHONY: help venv check test demo up bench bench-queue trial lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 venv: $(STAMP)  ## make .venv and install into it
 
@@ -40,6 +40,9 @@ up: $(STAMP)  ## the local stack, until Ctrl-C
 
 bench: $(STAMP)  ## throughput of the whole path against the bare engine and transformers
 	@$(BIN)/python -m benchmarks.path
+
+bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
+	@$(BIN)/python -m benchmarks.queue
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

@@ -1,0 +1,1 @@
+"""``make bench-queue``: submit to stored terminal state, Headrace beside what people use instead."""

@@ -1,0 +1,110 @@
+"""Headrace as a contestant: one API, one worker with the fake runner, the dispatcher; defaults but for rate limits."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import httpx2
+
+from benchmarks.queue.load import Dialect
+from benchmarks.queue.services import Services
+from cli.local.home import Home
+from cli.local.ports import free_port
+from cli.local.prepare import ensure_key, ensure_model, migrate
+from cli.local.process import Child, Command
+from cli.local.supervisor import Program, wait_until_ready
+from store.db import Database
+from store.settings import child_environment
+
+Say = Callable[[str], None]
+
+# A tiny task, as the peers' is: one token.
+_BODY = '{"model": "fake", "input": {"prompt": "job {n}"}, "sampling": {"max_tokens": 1}}'
+_SETTINGS = {
+    "HEADRACE_FAKE_STEP_MS": "0",
+    # One client may do everything here.
+    "HEADRACE_REQUESTS_PER_MINUTE": "10000000",
+    "HEADRACE_TOKENS_PER_MINUTE": "1000000000",
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A Headrace that serves."""
+
+    port: int
+    dialect: Dialect
+    api_key: str = field(repr=False)
+    programs: dict[str, Program]
+
+    @property
+    def layers(self) -> dict[str, list[int]]:
+        """The root process of each layer, for the costs."""
+        return {name: [child.pid] for name, program in self.programs.items() if (child := program.child)}
+
+
+@contextmanager
+def running(services: Services, say: Say, changes: dict[str, str] | None = None) -> Iterator[Stack]:
+    """Yield a stack whose every process is ready; ``changes`` are settings on top."""
+    home = Home(services.folder / "home")
+    port, metrics_port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
+    env = child_environment(
+        {
+            "DATABASE_URL": services.database_url,
+            "REDIS_URL": services.redis_url,
+            "HEADRACE_HOME": str(home.path),
+            "HEADRACE_API_PORT": str(port),
+            "HEADRACE_WORKER_METRICS_PORT": str(metrics_port),
+            **_SETTINGS,
+            **(changes or {}),
+        }
+    )
+    key = _prepare(services, home, env, say)
+
+    def program(name: str, arguments: list[str], is_ready: Callable[[Child], bool]) -> Program:
+        return Program(Command(name, [sys.executable, "-m", *arguments], home.log(name), env=env), is_ready, 20)
+
+    programs = {
+        "dispatcher": program("dispatcher", ["workers.dispatcher"], lambda _child: True),
+        "worker": program("worker", ["workers", "--model", "fake"], _answers(metrics_port, "/metrics")),
+        "API": program("api", ["producer_api"], _answers(port, "/readyz")),
+    }
+    with ExitStack() as cleanup:
+        for each in programs.values():
+            cleanup.callback(each.stop)
+            each.start()
+        wait_until_ready(list(programs.values()), 120)
+        yield Stack(port, _dialect(key), key, programs)
+
+
+def _dialect(key: str) -> Dialect:
+    return Dialect(
+        submit_path="/v1/jobs",
+        submit_body=_BODY,
+        poll_path="/v1/jobs/{id}",
+        failed=("failed", "cancelled", "expired"),
+        headers={"Authorization": f"Bearer {key}"},
+    )
+
+
+def _prepare(services: Services, home: Home, env: dict[str, str], say: Say) -> str:
+    """Migrate, register the fake model and return an API key."""
+    (home.path / "logs").mkdir(parents=True, exist_ok=True)
+    db = Database(services.database_url, pool_size=1, application_name="bench-queue")
+    try:
+        migrate(db, home, env, say)
+        ensure_model(db, "fake", home, env, say)
+        return ensure_key(db, home)
+    finally:
+        db.close()
+
+
+def _answers(port: int, path: str) -> Callable[[Child], bool]:
+    def ask(_child: Child) -> bool:
+        try:
+            return httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=2, trust_env=False).is_success
+        except httpx2.TransportError:
+            return False
+
+    return ask
