@@ -15,17 +15,17 @@ from types import FrameType
 
 import structlog
 
-from store import failpoints, sweeps
+from store import failpoints, ordering, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.logs import configure_logging
+from store.ordering import QueueDepth
 from store.queue import Hint, HintPublisher, celery_app
 from store.redis import connect
 from store.registry import shadow_name
 from store.settings import Settings, load_settings, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
-from store.sweeps import QueueDepth
 from workers.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
@@ -155,7 +155,7 @@ class Dispatcher:
         if not redis_generation(self._redis):
             return
         try:
-            num_jobs = sweeps.forget_announcements(self._db)
+            num_jobs = ordering.forget_announcements(self._db)
         except Unavailable:
             forget_generation(self._redis)
             raise
@@ -164,15 +164,16 @@ class Dispatcher:
     def top_up(self) -> None:
         """Fill the queues' ready windows: with hints that were lost, then with jobs that wait in Postgres."""
         window = self._settings.ready_window
-        for depth in sweeps.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
+        for depth in ordering.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
             in_redis = self._hints.depth(depth.queue)
             num_lost = num_to_repeat(depth, in_redis, window, self._settings.reannounce_s)
             if num_lost:
-                jobs = sweeps.take_stale(self._db, depth.queue, self._settings.reannounce_s, num_lost)
+                jobs = ordering.take_stale(self._db, depth.queue, self._settings.reannounce_s, num_lost)
                 self._announce(depth.queue, jobs, "dispatcher.announced_again")
                 in_redis += len(jobs)
             if num_new := num_to_announce(depth, in_redis, window):
-                self._announce(depth.queue, sweeps.take_waiting(self._db, depth.queue, num_new), "dispatcher.announced")
+                jobs = ordering.take_waiting(self._db, depth.queue, num_new)
+                self._announce(depth.queue, jobs, "dispatcher.announced")
 
     def _announce(self, queue: str, job_ids: list[str], event: str) -> None:
         """Publish hints for jobs that were just marked as announced; what fails here is found to be lost later."""

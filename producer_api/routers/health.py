@@ -15,7 +15,7 @@ from producer_api.requests import RuntimeOf
 from producer_api.runtime import Runtime
 from producer_api.views import ObjectResponse
 from store.errors import HeadraceError, Unavailable
-from store.sweeps import QueueDepth, waiting_queues
+from store.ordering import QueueDepth, waiting_queues
 
 router = APIRouter(tags=["health"])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from store import sweeps
+from store import ordering
 from store.claims import Claim, Finish, Release, claim, finish, release
 from store.db import Database
 from store.states import JobState
@@ -111,8 +111,8 @@ class ScriptedWorker:
 
     def _serve(self, answer: Answer, stop: threading.Event) -> None:
         while not stop.wait(0.01):
-            waiting = sweeps.take_waiting(self._db, self._queue, 32)
-            announced = sweeps.take_stale(self._db, self._queue, 0.0, 32)
+            waiting = ordering.take_waiting(self._db, self._queue, 32)
+            announced = ordering.take_stale(self._db, self._queue, 0.0, 32)
             claimed = claim(self._db, "scripted", self._queue, [*waiting, *announced], lease_s=30)
             for held in claimed.values():
                 attempt = Attempt(held)

@@ -23,10 +23,10 @@ from store.jobs import (
     stored_deltas,
     timeline,
 )
+from store.ordering import take_waiting
 from store.payloads import ServiceClass
 from store.settings import Settings
 from store.states import JobState
-from store.sweeps import take_waiting
 from store.waves import Wave
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 

@@ -27,8 +27,9 @@ from store.claims import Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.errors import Conflict
 from store.jobs import Accepted, accept, get, request_cancel
+from store.ordering import forget_announcements, take_waiting
 from store.states import JobState
-from store.sweeps import expire_overdue, forget_announcements, sweep_leases, take_waiting
+from store.sweeps import expire_overdue, sweep_leases
 from store.terminal import MAX_CRASHES
 from store.webhooks import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query

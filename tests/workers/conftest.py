@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store import jobs, keys, registry, sweeps
+from store import jobs, keys, ordering, registry, sweeps
 from store.db import Database
 from store.errors import HeadraceError
 from store.ids import new_id
@@ -141,8 +141,8 @@ class Bell(threading.Thread):
     def _turn(self) -> None:
         bench = self._bench
         self.requeued += sweeps.sweep_leases(bench.db).requeued
-        bench.ring(sweeps.take_waiting(bench.db, bench.queue, 256))
-        bench.ring(sweeps.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
+        bench.ring(ordering.take_waiting(bench.db, bench.queue, 256))
+        bench.ring(ordering.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
 
     def stop(self) -> None:
         """End the thread."""
