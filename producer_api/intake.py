@@ -91,6 +91,8 @@ class _Announcer:
             except Unavailable as error:
                 # The dispatcher announces again what nobody has taken.
                 _log.warning("hints_not_published", jobs=len(hints), reason=error.message)
+            except Exception:  # noqa: BLE001 - a defect must not end the thread that rings the bell for all who follow
+                _log.exception("hints_not_published", jobs=len(hints))
             if is_last:
                 return
 

@@ -128,6 +128,7 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
             missing = [job for job in jobs if job.id not in outcomes]
             if missing:
                 outcomes.update(_accept_once(connection, missing))
+        failpoint("accept.before_commit")
     failpoint("accept.committed")
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 POINTS = frozenset(
     {
+        "accept.before_commit",  # the rows are written, and gone with the process
         "accept.committed",  # the jobs are stored, nobody has been told
         "hint.before_publish",
         "message.taken",  # out of Redis, its task has not run

@@ -34,6 +34,9 @@ class Services:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--containers", action="store_true", help="take Postgres and Valkey from Docker, not from wheels")
+    parser.addoption(
+        "--full", action="store_true", help="as many faults and jobs as the promises name, not the few of CI"
+    )
 
 
 @pytest.fixture

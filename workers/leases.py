@@ -113,7 +113,11 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_s / 3):
-            self.renew_once()
+            try:
+                self.renew_once()
+            except Exception:
+                # Whatever it is, without this thread every job would be lost in silence, one lease after the other.
+                log.exception("renewal_failed")
             self.drop_expired()
 
     def _lose(self, job_id: str, epoch: int) -> None:

@@ -161,6 +161,9 @@ class WebhookSender:
             except Unavailable as error:
                 log.warning("webhooks.take_failed", error=error.message)
                 pause_s = _AFTER_ERROR_S
+            except Exception:
+                log.exception("webhooks.take_failed")
+                pause_s = _AFTER_ERROR_S
             with self._changed:
                 self._changed.wait_for(partial(self._has_room_since, full), pause_s)
                 self._changed.wait_for(lambda: self._is_stopping or self._lanes.num_waiting < _MAX_WAITING)
@@ -209,6 +212,9 @@ class WebhookSender:
         except Unavailable as error:
             # It comes due again when its lease ends; the receiver may then see it twice.
             log.warning("webhook.settle_failed", delivery_id=delivery.id, error=error.message)
+        except Exception:
+            # As above, but a defect: the thread must go on with the others.
+            log.exception("webhook.settle_failed", delivery_id=delivery.id)
         finally:
             with self._changed:
                 self._lanes.done(delivery)

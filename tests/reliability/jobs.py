@@ -1,0 +1,55 @@
+"""Jobs whose answer is known beforehand, and what must be true of each once it has ended, whatever happened to it."""
+
+from collections.abc import Sequence
+
+from models.fake import next_token
+from store.jobs import Job
+from store.states import JobState
+from tests.reliability.client import Seen
+from tests.reliability.rig import Stack
+
+TERMINAL = tuple(state for state in JobState if state.is_terminal)
+
+
+def answer(prompt: str, max_tokens: int) -> str:
+    """What the model without weights says, computed here token by token."""
+    asked, said = list(prompt.encode()), list[int]()
+    while len(said) < max_tokens:
+        said.append(next_token(asked, said, ends=False))
+    return bytes(said).decode()
+
+
+def check_answer(job: Job, prompt: str, max_tokens: int) -> None:
+    """The job succeeded and says what it would have said on a quiet day."""
+    assert job.state is JobState.SUCCEEDED, (job.id, job.state, job.error, job.attempt)
+    assert job.output is not None
+    assert job.output["text"] == answer(prompt, max_tokens), job.id
+    assert job.usage is not None
+    assert job.usage["output_tokens"] == max_tokens
+
+
+def check_stream(seen: Seen, job: Job) -> None:
+    """The reader saw every event once, in order, and in the end the very text that is stored."""
+    assert seen.is_ordered, seen.cursors
+    assert seen.end is not None
+    assert seen.end["status"] == job.state
+    assert job.output is not None
+    assert seen.text == job.output["text"], (job.id, seen.num_restarts, seen.num_connections)
+
+
+def check_ended_once(stack: Stack, job_ids: Sequence[str]) -> None:
+    """Every job has one terminal row, of its last attempt, one event that says so, and no open attempt."""
+    rows = stack.query(
+        """
+        SELECT jobs.id, jobs.state, jobs.epoch, ends.state AS ended_as, ends.epoch AS ended_in,
+            (SELECT count(*) FROM job_events WHERE job_id = jobs.id AND kind = ANY(:kinds)) AS num_ends,
+            (SELECT count(*) FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL) AS num_open
+        FROM jobs LEFT JOIN job_terminal AS ends ON ends.job_id = jobs.id
+        WHERE jobs.id = ANY(:ids)
+        """,
+        ids=list(job_ids),
+        kinds=list(TERMINAL),
+    )
+    assert len(rows) == len(set(job_ids)), "every accepted job is there"
+    for row in rows:
+        assert (row.ended_as, row.ended_in, row.num_ends, row.num_open) == (row.state, row.epoch, 1, 0), row

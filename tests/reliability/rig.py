@@ -1,0 +1,340 @@
+"""Real processes of the product under a keeper, on a database of their own: what the tests of faults are made of.
+
+A keeper does what an operator's does: whoever ended is started again (without the fault it was armed with, unless the
+test gives another), and whoever stands still goes on after a pause that is longer than a lease. It knows no test.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy import Engine, text
+
+from cli.local.ports import free_port
+from cli.local.process import Child, Command
+from migrations.schema import upgrade
+from store import jobs, keys, registry
+from store.db import Database
+from store.ids import new_id
+from store.jobs import NewJob
+from store.payloads import ServiceClass
+from store.redis import connect
+from store.registry import ModelVersion, queue_name
+from tests.reliability.client import Client
+
+ROOT = Path(__file__).parents[2]
+LEASE_S = 2.0
+SWEEP_S = 0.5
+PAUSE_S = 2 * LEASE_S
+WAIT_S = 90.0
+
+Arm = Callable[[int], str]
+"""The failpoints of a process's n-th life, counted from 0."""
+
+
+def wait_for(condition: Callable[[], object], what: Callable[[], str] | str, timeout_s: float = WAIT_S) -> None:
+    """Wait until ``condition()`` is true, or fail saying ``what`` did not happen."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        said = what if isinstance(what, str) else what()
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {said}"
+        time.sleep(0.03)
+
+
+def once(failpoints: str) -> Arm:
+    """Arm the first life and no other."""
+    return lambda life: failpoints if life == 0 else ""
+
+
+UNARMED = once("")
+
+
+class Kept:
+    """A process and its keeper. ``module`` is run with ``-m``; its log keeps the lines of every life."""
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        log: Path,
+        env: dict[str, str],
+        ready: str,
+        arm: Arm = UNARMED,
+        pause_s: float = PAUSE_S,
+        restart: bool = True,
+    ) -> None:
+        self._argv = [sys.executable, "-m", module, *arguments]
+        self._log = log
+        self._env = env
+        self._ready = ready
+        self._arm = arm
+        self._pause_s = pause_s
+        self._restart = restart
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"keeper of {module}", daemon=True)
+        self._child: Child | None = None
+        self.exits: list[int] = []
+        self.num_pauses = 0
+
+    def start(self) -> "Kept":
+        """Start the process; ``wait_ready`` waits for it."""
+        self._thread.start()
+        return self
+
+    def wait_ready(self, num_lives: int = 1) -> "Kept":
+        """Wait until it has said ``num_lives`` times that it is ready."""
+        wait_for(lambda: len(self.events(self._ready)) >= num_lives, lambda: f"{self._ready} in {self.log()[-3000:]}")
+        return self
+
+    def stop(self) -> None:
+        """End it, whatever state it is in."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(20)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the life that is under way."""
+        assert self._child is not None
+        os.kill(self._child.pid, number)
+
+    @property
+    def pid(self) -> int:
+        """The process id of this life."""
+        assert self._child is not None
+        return self._child.pid
+
+    def is_stopped(self) -> bool:
+        """True while the process stands still, as after SIGSTOP."""
+        return self._child is not None and _state(self._child.pid) == "T"
+
+    def log(self) -> str:
+        """Everything that it wrote."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def events(self, name: str, **fields: object) -> list[dict[str, Any]]:
+        """The log lines of one event that have these fields."""
+        lines = [json.loads(line) for line in self.log().splitlines() if f'"{name}"' in line and line[0] == "{"]
+        return [line for line in lines if line["event"] == name and fields.items() <= line.items()]
+
+    def _keep(self) -> None:
+        # The child is started here because it dies with the thread that started it.
+        for life in count():
+            self._child = Child(Command("kept", self._argv, self._log, env=self._environment(life), cwd=ROOT))
+            while self._child.exit_code is None and not self._stopping.wait(0.03):
+                if self._restart and self.is_stopped():
+                    self._go_on_later()
+            if self._stopping.is_set() or not self._restart:
+                break
+            self.exits.append(self._child.exit_code or 0)
+        self._stopping.wait()
+        self._child.kill()
+
+    def _go_on_later(self) -> None:
+        self.num_pauses += 1
+        if not self._stopping.wait(self._pause_s):
+            self.signal(signal.SIGCONT)
+
+    def _environment(self, life: int) -> dict[str, str]:
+        return self._env | {"HEADRACE_FAILPOINTS": self._arm(life)}
+
+
+def _state(pid: int) -> str:
+    """The kernel's letter for what a process is doing; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+class Stack:
+    """One database and one Redis, the processes on them, and the submitting side."""
+
+    def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
+        self.folder = folder
+        self._database_url = database_url
+        self._redis_url = redis_url
+        self.db = Database(database_url, application_name="tests")
+        self.tenant_id = keys.create_tenant(self.db, new_id("tenant"))
+        self.key = keys.create_key(self.db, self.tenant_id, "tests", keys.SCOPES, actor="tests")
+        self._kept: list[Kept] = []
+        self._names = count(1)
+        self._lock = threading.Lock()
+
+    def environment(self, **changes: object) -> dict[str, str]:
+        """The whole environment of a process of this stack."""
+        values: dict[str, object] = {
+            "environment": "test",
+            "home": self.folder,
+            "lease_s": LEASE_S,
+            "sweep_s": SWEEP_S,
+            "reannounce_s": 1,
+            "drain_s": 1,
+            "fake_step_ms": 5,
+            "requests_per_minute": 1_000_000,
+            "tokens_per_minute": 1_000_000_000,
+            "webhook_allow_http": True,
+            "webhook_allow_networks": "127.0.0.0/8",
+        }
+        named = {f"HEADRACE_{name.upper()}": str(value) for name, value in (values | changes).items()}
+        services = {"DATABASE_URL": self._database_url, "REDIS_URL": self._redis_url}
+        return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **services, **named}
+
+    def worker(self, model: str, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> Kept:
+        """Start a worker of ``model``."""
+        env = self.environment(**changes)
+        return self._keep("workers", "--model", model, env=env, ready="worker_ready", arm=arm, pause_s=pause_s)
+
+    def dispatcher(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> Kept:
+        """Start a dispatcher."""
+        env = self.environment(**changes)
+        return self._keep("workers.dispatcher", env=env, ready="dispatcher.leading", arm=arm, pause_s=pause_s)
+
+    def api(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> tuple[Kept, Client]:
+        """Start an API on a port that it keeps over its lives; return it with a client that has a key."""
+        port = free_port("127.0.0.1", 0)
+        env = self.environment(api_port=port, **changes)
+        kept = self._keep("producer_api", env=env, ready="api_started", arm=arm, pause_s=pause_s)
+        return kept, Client(f"http://127.0.0.1:{port}", self.key)
+
+    def _keep(self, module: str, *arguments: str, env: dict[str, str], ready: str, arm: Arm, pause_s: float) -> Kept:
+        with self._lock:
+            log = self.folder / f"{module}-{next(self._names)}.log"
+            kept = Kept(module, *arguments, log=log, env=env, ready=ready, arm=arm, pause_s=pause_s)
+            self._kept.append(kept)
+        return kept.start()
+
+    def register(self, model: str) -> ModelVersion:
+        """Register the model without weights under this name."""
+        return registry.register_version(
+            self.db,
+            model=model,
+            runner="fake",
+            source="fake",
+            digest="0" * 64,
+            dtype="none",
+            context_window=8192,
+            files={},
+            actor="tests",
+        )
+
+    def new_job(self, version: ModelVersion, prompt: str, max_tokens: int, **changes: Any) -> NewJob:
+        """A job as the API would make it."""
+        sampling = {"temperature": 0.0, "max_tokens": max_tokens, "ignore_eos": True}
+        values: dict[str, Any] = {
+            "id": new_id("job"),
+            "tenant_id": self.tenant_id,
+            "task": "generate",
+            "model": version.model,
+            "model_version": version.version,
+            "queue": queue_name(version.model, version.version),
+            "service_class": ServiceClass.STANDARD,
+            "priority": 5,
+            "payload": {"input": {"prompt": prompt}, "sampling": sampling},
+            "input_tokens": len(prompt),
+            "cost_tokens": len(prompt) + max_tokens,
+            "metadata": {},
+            "webhook": None,
+            "max_attempts": 3,
+            "deadline_s": 3600.0,
+            "idempotency": None,
+            "announce": False,
+        }
+        return NewJob(**(values | changes))
+
+    def accept(self, new: Sequence[NewJob]) -> list[str]:
+        """Store jobs as an API does that dies before it rings the bell; return their ids."""
+        outcomes = jobs.accept(self.db, new)
+        assert all(isinstance(outcome, jobs.Accepted) for outcome in outcomes), outcomes
+        return [job.id for job in new]
+
+    def query(self, sql: str, **values: Any) -> list[Any]:
+        """Look into the tables."""
+        with self.db.begin() as connection:
+            return list(connection.execute(text(sql), values))
+
+    def wait_ended(self, job_ids: Sequence[str], timeout_s: float = WAIT_S) -> list[jobs.Job]:
+        """Wait until every job is in a terminal state and return them."""
+
+        def unfinished() -> list[Any]:
+            return self.query(
+                "SELECT id, state, attempt, crashes FROM jobs WHERE id = ANY(:ids) AND completed_at IS NULL",
+                ids=list(job_ids),
+            )
+
+        wait_for(lambda: not unfinished(), lambda: f"these ended: {unfinished()[:5]}", timeout_s)
+        return jobs.get_many(self.db, self.tenant_id, job_ids)
+
+    def close(self) -> None:
+        """End every process and drop the connections."""
+        threads = [threading.Thread(target=kept.stop) for kept in self._kept]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.db.close()
+
+
+class Databases:
+    """Makes a new, migrated database for each stack on one server, with a Redis database of its own."""
+
+    def __init__(self, server: Engine, redis_url: str) -> None:
+        self._server = server
+        self._redis_url = redis_url
+        self._numbers = count(1)
+        self._template = self._new("test_reliability_0")
+        db = Database(self._url(self._template), pool_size=2, application_name="tests")
+        upgrade(db)
+        db.close()
+
+    @contextmanager
+    def stack(self, folder: Path) -> Iterator[Stack]:
+        """A stack with nothing running yet; its processes end and its database goes with the block."""
+        number = next(self._numbers)
+        name = self._new(f"test_reliability_{number}", f"TEMPLATE {self._template}")
+        redis_url = with_redis_db(self._redis_url, number % 16)
+        with connect(redis_url) as client:
+            client.flushdb()
+        home = folder / name
+        home.mkdir()
+        stack = Stack(self._url(name), redis_url, home)
+        try:
+            yield stack
+        finally:
+            stack.close()
+            self._drop(name)
+
+    def close(self) -> None:
+        """Drop what the stacks were copied from."""
+        self._drop(self._template)
+
+    def _new(self, name: str, like: str = "") -> str:
+        self._drop(name)
+        self._do(f"CREATE DATABASE {name} {like}")
+        return name
+
+    def _drop(self, name: str) -> None:
+        self._do(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _do(self, statement: str) -> None:
+        with self._server.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(statement))
+
+    def _url(self, name: str) -> str:
+        return self._server.url.set(database=name).render_as_string(hide_password=False)
+
+
+def with_redis_db(url: str, number: int) -> str:
+    """Return the address of another database of the same Redis."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}?db={number}"
+    return urlunsplit(parts._replace(path=f"/{number}"))
