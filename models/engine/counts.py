@@ -24,10 +24,13 @@ class Counts:
         self._completed = 0
         self._failed = 0
 
-    def count_step(self, plan: StepPlan, sampled: Sequence[Sampled]) -> None:
-        """Count a step that was computed, before its tokens are recorded."""
-        num_decode = sum(row.is_decode for row in plan.rows)
+    def count_pass(self) -> None:
+        """Count a pass that ended, well or not: it is progress."""
         self._steps += 1
+
+    def count_rows(self, plan: StepPlan, sampled: Sequence[Sampled]) -> None:
+        """Count what a pass computed, before its tokens are recorded."""
+        num_decode = sum(row.is_decode for row in plan.rows)
         self._decode_steps += num_decode > 0
         self._decode_rows += num_decode
         self._peak_batch = max(self._peak_batch, len(plan.rows))

@@ -1,6 +1,6 @@
 """A request inside the engine: what is generated, cached and shown of it so far. It knows neither queue nor pool."""
 
-from models.engine.requests import Completion, Delta, EngineRequest, FinishReason
+from models.engine.requests import CheckpointMismatch, Completion, Delta, EngineRequest, FinishReason, Progress
 from models.engine.stopping import Detokenizer, OutputText
 
 
@@ -10,10 +10,13 @@ class LiveRequest:
         prompt + output = | in the KV cache (num_cached) | pending |
 
     Preemption sets ``num_cached`` to 0 and takes the blocks; everything else survives it, so that the recomputed
-    request goes on where it was. Times are readings of the engine's clock.
+    request goes on where it was. One that goes on after an earlier attempt looks like one that was preempted: its
+    emitted tokens went through detokenizer and stop strings as if they had been sampled here. Times are readings of
+    the engine's clock.
     """
 
     def __init__(self, request: EngineRequest, detokenizer: Detokenizer, eos: frozenset[int], now: float) -> None:
+        """Raise CheckpointMismatch if the emitted tokens do not make the emitted texts."""
         self.request = request
         self.output: list[int] = []
         self.blocks: list[int] = []
@@ -26,7 +29,11 @@ class LiveRequest:
         self._text = OutputText(detokenizer, request.sampling.stop)
         self._unshown = ""
         self._deltas: list[str] = []
+        self._delta_tokens: list[tuple[int, ...]] = []
         self._num_shown_tokens = 0
+        self._is_closed = False
+        if request.emitted or request.emitted_deltas:
+            self._go_on()
 
     @property
     def id(self) -> str:
@@ -77,17 +84,17 @@ class LiveRequest:
         """Take a sampled token, and return why the request ends with it, or None if it goes on."""
         if self.first_token_at is None:
             self.first_token_at = now
-        self.output.append(token)
-        if token in self._eos:
-            return FinishReason.STOP
-        self._unshown += self._text.add(token)
-        if self._text.stopped:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if len(self.output) >= self.request.sampling.max_tokens else None
+        reason = self._take(token)
+        return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
     def close(self, reason: FinishReason) -> FinishReason:
-        """Let go of the text that was held back; if that completes a stop string, the length was not the reason."""
-        self._unshown += self._text.flush()
+        """Let go of the text that was held back; if that completes a stop string, the length was not the reason.
+
+        The text of a request that is handed back is not at its end, and what is held of it is for the next attempt.
+        """
+        if reason is not FinishReason.HANDED_BACK and not self._is_closed:
+            self._is_closed = True
+            self._unshown += self._text.flush()
         return FinishReason.STOP if reason is FinishReason.LENGTH and self._text.stopped else reason
 
     def take_delta(self) -> Delta | None:
@@ -98,7 +105,13 @@ class LiveRequest:
         tokens = tuple(self.output[self._num_shown_tokens :])
         self._num_shown_tokens = len(self.output)
         self._deltas.append(text)
+        self._delta_tokens.append(tokens)
         return Delta(self.id, len(self._deltas), text, tokens)
+
+    @property
+    def progress(self) -> Progress:
+        """What was shown so far."""
+        return Progress(tuple(self._deltas), tuple(self._delta_tokens))
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
         """Sum up a request whose last delta was taken."""
@@ -113,4 +126,37 @@ class LiveRequest:
             queued_s=started_at - self.submitted_at,
             first_token_s=None if self.first_token_at is None else self.first_token_at - self.submitted_at,
             total_s=now - self.submitted_at,
+            delta_token_ids=tuple(self._delta_tokens),
         )
+
+    @property
+    def _is_pause_due(self) -> bool:
+        pause_after = self.request.pause_after
+        return pause_after is not None and len(self.output) - len(self.request.emitted) >= pause_after
+
+    def _take(self, token: int) -> FinishReason | None:
+        self.output.append(token)
+        if token in self._eos:
+            return FinishReason.STOP
+        self._unshown += self._text.add(token)
+        if self._text.stopped:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.output) >= self.request.sampling.max_tokens else None
+
+    def _go_on(self) -> None:
+        """Emit again what was emitted. If the last of it was the request's end, that is all there is to do."""
+        for token in self.request.emitted:
+            if self.ending is not None:
+                raise CheckpointMismatch("there are tokens beyond the end of the request")
+            self.ending = self._emit_again(token)
+        if self._num_shown_tokens != len(self.output) or tuple(self._deltas) != self.request.emitted_deltas:
+            raise CheckpointMismatch("the tokens of the earlier attempt do not make its texts")
+
+    def _emit_again(self, token: int) -> FinishReason | None:
+        try:
+            reason = self._take(token)
+            end = None if reason is None else self.close(reason)
+        except Exception as error:
+            raise CheckpointMismatch("the tokens of the earlier attempt cannot be turned into text") from error
+        self.take_delta()
+        return end

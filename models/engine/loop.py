@@ -3,14 +3,14 @@
 Other threads submit, cancel and read; one lock guards the schedule and is never held while the model runs or while
 foreign code is called. Every request that was accepted gets exactly one outcome on its future:
 
-    submit ──▶ inside ──▶ Completion          stop, length, cancelled, deadline
+    submit ──▶ inside ──▶ Completion          stop, length, cancelled, deadline, handed back
                   └─────▶ EngineError         not finite, step failed, engine stopped or its thread died
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from models.engine.blocks import BlockPool
 from models.engine.counts import Counts
 from models.engine.live import LiveRequest
 from models.engine.outbox import Outbox, call_out
+from models.engine.passes import Pass, Passes, is_out_of_memory
 from models.engine.requests import (
     Completion,
     Delta,
@@ -34,7 +35,7 @@ from models.engine.requests import (
     RequestTooLong,
     StepFailed,
 )
-from models.engine.runner import Runner, RunnerBroken, Sampled, StepPlan
+from models.engine.runner import Runner, Sampled, StepPlan
 from models.engine.scheduler import Scheduler
 from models.engine.stopping import Detokenizer
 
@@ -82,6 +83,7 @@ class Engine:
         self._clock = clock
         self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
         self._scheduler = Scheduler(self._pool, max_slots=config.max_slots, step_tokens=config.step_tokens)
+        self._passes = Passes(runner, self._count_pass)
         self._counts = Counts()
         self._changed = threading.Condition()
         self._inside: dict[str, tuple[LiveRequest, Future[Completion]]] = {}
@@ -107,10 +109,9 @@ class Engine:
     def submit(self, request: EngineRequest) -> Future[Completion]:
         """Take a request in, and return the future of its outcome, which cannot be cancelled: use ``cancel``.
 
-        Raises RequestInvalid or RequestTooLong for one that can never be computed, EngineStopped when stopping.
+        Raises what ``check`` does, and EngineStopped when stopping.
         """
-        self._check(request)
-        live = LiveRequest(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
+        live = self._live(request)
         future: Future[Completion] = Future()
         future.set_running_or_notify_cancel()
         with self._changed:
@@ -126,10 +127,15 @@ class Engine:
             self._changed.notify_all()
         return future
 
+    def check(self, request: EngineRequest) -> None:
+        """Raise RequestInvalid, RequestTooLong or CheckpointMismatch for a request that can never be computed."""
+        self._live(request)
+
     def cancel(self, request_id: str, reason: FinishReason = FinishReason.CANCELLED) -> bool:
         """Let a request complete at the next step with what it has; False if it is not inside.
 
-        It may still end by itself in the step under way, with a reason of its own.
+        It may still end by itself in the step under way, with a reason of its own. With HANDED_BACK no more of its
+        text is shown, and its progress is for another attempt to go on from.
         """
         with self._changed:
             if request_id not in self._inside:
@@ -165,9 +171,15 @@ class Engine:
         with self._changed:
             return self._thread.is_alive() and not self._stopping and self._step_age_s() <= max_step_s
 
+    def _live(self, request: EngineRequest) -> LiveRequest:
+        self._check(request)
+        return LiveRequest(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
+
     def _check(self, request: EngineRequest) -> None:
         if not request.prompt or request.sampling.max_tokens < 1 or "" in request.sampling.stop:
             raise RequestInvalid("a request needs a prompt, a token to generate, and no empty stop string")
+        if request.pause_after is not None and request.pause_after < 1:
+            raise RequestInvalid("a request is handed back after one token at the earliest")
         num_tokens = len(request.prompt) + request.sampling.max_tokens
         limit = min(self._runner.context_window, self._pool.num_blocks * self._pool.block_tokens)
         if num_tokens > limit:
@@ -199,8 +211,7 @@ class Engine:
     def _step(self) -> None:
         plan = self._decide()
         if plan is not None:
-            result = self._run(plan)
-            self._record(plan, result)
+            self._record(self._passes.run(plan))
 
     def _decide(self) -> StepPlan | None:
         """Let go whoever must end now, and plan the step of those who stay."""
@@ -214,32 +225,26 @@ class Engine:
                 self._inside[row.request.id][0].start(now)
         return plan
 
-    def _run(self, plan: StepPlan) -> list[Sampled] | Exception:
-        """Return a token for each row that asked for one, or the error that the step failed with."""
-        try:
-            sampled = self._runner.run(plan)
-            if [one.request_id for one in sampled] != [row.request.id for row in plan.rows if row.sample]:
-                raise ValueError("the runner's tokens do not match the rows of the plan")
-        except RunnerBroken:
-            raise
-        except Exception as error:
-            log.exception("step_failed rows=%d tokens=%d", len(plan.rows), plan.num_tokens)
-            return error
-        return sampled
+    def _count_pass(self) -> None:
+        """Note that a part of a step has ended, well or not: the engine is alive."""
+        with self._changed:
+            self._progress_at = self._clock()
+            self._counts.count_pass()
 
-    def _record(self, plan: StepPlan, result: list[Sampled] | Exception) -> None:
+    def _record(self, passes: list[Pass]) -> None:
         """Apply what the step gave, and tell everybody whom it concerns."""
         with self._telling() as outbox:
             if not self._inside:
                 return  # a stop that did not wait for this step has told everybody
-            self._progress_at = now = self._clock()
-            if isinstance(result, Exception):
-                self._fail_rows(plan, result, outbox)
-            else:
-                self._apply(plan, result, now, outbox)
+            now = self._clock()
+            for one in passes:
+                if one.error is None:
+                    self._apply(one.plan, one.sampled, now, outbox)
+                else:
+                    self._fail_rows(one.plan, one.error, outbox)
 
-    def _apply(self, plan: StepPlan, sampled: list[Sampled], now: float, outbox: Outbox) -> None:
-        self._counts.count_step(plan, sampled)
+    def _apply(self, plan: StepPlan, sampled: Sequence[Sampled], now: float, outbox: Outbox) -> None:
+        self._counts.count_rows(plan, sampled)
         self._scheduler.record(plan)
         for one in sampled:
             live, _ = self._inside[one.request_id]
@@ -263,14 +268,15 @@ class Engine:
             self._let_go(live)
 
     def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox) -> None:
-        """Fail everybody who took part in the step; the others recompute what the cache may have lost."""
-        kind = OutOfMemory if _is_out_of_memory(cause) else StepFailed
+        """Fail those whom the step fails with, whoever else takes part in it."""
+        log.error("step_failed rows=%d tokens=%d", len(plan.rows), plan.num_tokens, exc_info=cause)
+        kind = OutOfMemory if is_out_of_memory(cause) else StepFailed
         for row in plan.rows:
             error = kind(f"the model's step failed ({type(cause).__name__}); the request may be tried again")
             self._fail(self._inside[row.request.id][0], _caused_by(cause, error), outbox)
-        self._scheduler.preempt_all()
 
     def _fail(self, live: LiveRequest, error: EngineError, outbox: Outbox) -> None:
+        error.progress = live.progress
         outbox.failures.append((self._inside[live.id][1], error))
         self._let_go(live)
 
@@ -306,7 +312,9 @@ class Engine:
         with self._telling() as outbox:
             self._stopping = True
             for live, future in self._inside.values():
-                outbox.failures.append((future, EngineStopped("the engine stopped before the request ended")))
+                error = EngineStopped("the engine stopped before the request ended")
+                error.progress = live.progress
+                outbox.failures.append((future, error))
                 self._to_forget.append(live.id)
             self._inside.clear()
             self._promised_blocks = 0
@@ -316,8 +324,3 @@ class Engine:
 def _caused_by(cause: Exception, error: EngineError) -> EngineError:
     error.__cause__ = cause
     return error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Torch's error is known by its name, for the engine knows no torch."""
-    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)

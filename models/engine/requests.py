@@ -14,6 +14,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # ``max_tokens`` reached
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    HANDED_BACK = "handed_back"  # not at its end: ``pause_after`` tokens later, or asked to, for another to go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +42,26 @@ class SamplingParams:
 class EngineRequest:
     """One prompt to continue.
 
-    ``deadline`` is a reading of the engine's own monotonic clock in seconds, or None.
+    ``deadline`` is a reading of the engine's own monotonic clock in seconds, or None. ``emitted`` are the output tokens
+    of an earlier attempt and ``emitted_deltas`` the texts that were shown of them: the request goes on after them
+    exactly as if it had never stopped. It is handed back once it has ``pause_after`` tokens more.
     """
 
     id: str
     prompt: tuple[int, ...]
     sampling: SamplingParams
     deadline: float | None = None
+    emitted: tuple[int, ...] = ()
+    emitted_deltas: tuple[str, ...] = ()
+    pause_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
     """Text that became certain in one step for one request, never half a character and never part of a stop string.
 
-    ``seq`` counts a request's deltas from 1 without a hole; ``token_ids`` are the tokens that the text came from.
+    ``seq`` counts a request's deltas from 1 without a hole, those of earlier attempts too; ``token_ids`` are the tokens
+    that the text came from.
     """
 
     request_id: str
@@ -64,11 +71,20 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """What was shown of a request so far, to go on from: one text and its tokens for each delta since the first."""
+
+    deltas: tuple[str, ...] = ()
+    token_ids: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """The end of a request. Times are seconds of the engine's clock since the request was submitted to it.
 
     ``token_ids`` are all tokens that were generated, the end-of-sequence token and the tokens of a stop string too.
-    ``deltas`` are the texts of every Delta that was emitted, in order; joined they are ``text``.
+    ``deltas`` are the texts of every Delta that was emitted, in order; joined they are ``text``. ``delta_token_ids``
+    are the tokens of each. All of them begin with what earlier attempts emitted.
     """
 
     request_id: str
@@ -80,6 +96,12 @@ class Completion:
     queued_s: float
     first_token_s: float | None
     total_s: float
+    delta_token_ids: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def progress(self) -> Progress:
+        """What another attempt goes on from."""
+        return Progress(self.deltas, self.delta_token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +126,14 @@ class EngineStats:
 
 
 class EngineError(Exception):
-    """The request has no completion: ``code`` is the job error code, ``retryable`` says if another try may help."""
+    """The request has no completion: ``code`` is the job error code, ``retryable`` says if another try may help.
+
+    ``progress`` is what was shown until then, None for a request that never came in.
+    """
 
     code = "engine_error"
     retryable = False
+    progress: Progress | None = None
 
 
 class RequestInvalid(EngineError):
@@ -122,6 +148,13 @@ class RequestTooLong(EngineError):
     code = "context_length_exceeded"
 
 
+class CheckpointMismatch(EngineError):
+    """The emitted tokens do not make the emitted texts, as with another tokenizer: only a new beginning is right."""
+
+    code = "checkpoint_mismatch"
+    retryable = True
+
+
 class NumericalError(EngineError):
     """The model's logits for this request were not finite."""
 
@@ -129,17 +162,20 @@ class NumericalError(EngineError):
 
 
 class EngineStopped(EngineError):
-    """The engine is stopping, or its step failed; the request may be tried elsewhere."""
+    """The engine is stopping or has died; the request may be tried elsewhere."""
 
     code = "worker_lost"
     retryable = True
 
 
-class StepFailed(EngineStopped):
-    """The runner raised in a step that this request took part in; the runner's own error is the ``__cause__``."""
+class StepFailed(EngineError):
+    """The runner raised when it ran this request, alone; the runner's own error is the ``__cause__``."""
+
+    code = "worker_lost"
+    retryable = True
 
 
 class OutOfMemory(StepFailed):
-    """The step needed more memory than the device has."""
+    """The request alone needed more memory in a step than the device has."""
 
     code = "out_of_memory"

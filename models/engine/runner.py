@@ -65,7 +65,11 @@ class Runner(Protocol):
     block_tokens: int
 
     def run(self, plan: StepPlan) -> list[Sampled]:
-        """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order."""
+        """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order.
+
+        Whatever it raises, it has written to the cache at the positions of the plan's own tokens and nowhere else:
+        any part of the plan may run again.
+        """
         ...
 
     def forget(self, request_id: str) -> None:

@@ -71,11 +71,6 @@ class Scheduler:
         for live in self._running:
             live.num_cached += sizes.get(live.id, 0)
 
-    def preempt_all(self) -> None:
-        """Put every running request back; nothing in the cache is trusted any more."""
-        while self._running:
-            self._preempt_youngest()
-
     def clear(self) -> None:
         """Let everybody go, whatever state the books are in."""
         self._running.clear()

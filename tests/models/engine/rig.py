@@ -148,9 +148,10 @@ class Watched(FakeRunner):
         self.forgotten.append(request_id)
 
     def _fail(self, plan: StepPlan) -> None:
+        for row in plan.rows if self.failures else ():
+            for position in range(row.start, row.start + len(row.tokens)):  # what a pass that failed may leave behind
+                self._cache[row.blocks[position // self.block_tokens]][position % self.block_tokens] = -2
         if self.failures:
-            for block in self._cache:  # what a device that failed may leave behind
-                block[:] = [-2] * len(block)
             raise self.failures.pop(0)
 
 

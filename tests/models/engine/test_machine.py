@@ -15,11 +15,13 @@ from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import (
     Completion,
     Delta,
+    EngineError,
     EngineRequest,
     EngineStopped,
     FinishReason,
     NumericalError,
     OutOfMemory,
+    Progress,
     RequestTooLong,
     StepFailed,
 )
@@ -46,6 +48,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.futures: dict[str, Future[Completion]] = {}
         self.outcomes: Counter[str] = Counter()
         self.cancelled: set[str] = set()
+        self.handed_back: set[str] = set()
         self.poisoned: set[str] = set()
 
     def take_deltas(self, deltas: list[Delta]) -> None:
@@ -86,14 +89,16 @@ class EngineMachine(RuleBasedStateMachine):
         inside = list(self.engine._inside)
         num_plans = len(self.runner.plans)
         step(self.engine)
-        for plan in self.runner.plans[num_plans:]:
-            self.check_plan(plan, inside)
+        if plans := self.runner.plans[num_plans:]:
+            self.check_step(plans, inside)
 
-    def check_plan(self, plan: StepPlan, inside: list[str]) -> None:
-        rows = [row.request.id for row in plan.rows]
-        assert plan.num_tokens <= self.config.step_tokens
+    def check_step(self, plans: list[StepPlan], inside: list[str]) -> None:
+        """A step is one pass, or several if one failed or there was little memory lately; what failed is run again."""
+        step_tokens = {row.request.id: len(row.tokens) for plan in plans for row in plan.rows}
+        rows = list(step_tokens)
+        assert sum(step_tokens.values()) <= self.config.step_tokens
         assert len(rows) <= self.config.max_slots
-        stayed = [name for name in inside if name not in self.cancelled and not self.is_late(name)]
+        stayed = [name for name in inside if name not in self.cancelled | self.handed_back and not self.is_late(name)]
         assert stayed[0] in rows, "the oldest request did not run"
         assert set(rows) <= set(stayed), "a request ran that had to end"
 
@@ -115,9 +120,16 @@ class EngineMachine(RuleBasedStateMachine):
         self.runner.not_finite.add(name)
         self.poisoned.add(name)
 
-    @rule(error=st.sampled_from([RuntimeError, MemoryError]))
-    def fail_the_next_step(self, error: type[Exception]) -> None:
-        self.runner.failures.append(error("injected"))
+    @rule(error=st.sampled_from([RuntimeError, MemoryError]), times=st.integers(1, 4))
+    def fail_the_next_passes(self, error: type[Exception], times: int) -> None:
+        self.runner.failures += [error("injected") for _ in range(times)]
+
+    @precondition(lambda self: self.engine._inside)
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.engine._inside)))
+        assert self.engine.cancel(name, FinishReason.HANDED_BACK)
+        self.handed_back.add(name)
 
     @rule()
     def ask_for_credit(self) -> None:
@@ -164,14 +176,21 @@ class EngineMachine(RuleBasedStateMachine):
         elif isinstance(error, OutOfMemory):
             assert isinstance(error.__cause__, MemoryError)
         else:
-            assert isinstance(error, EngineStopped)
+            assert isinstance(error, EngineStopped | StepFailed)
             assert not isinstance(error, StepFailed) or isinstance(error.__cause__, RuntimeError)
+        if error is not None:
+            assert isinstance(error, EngineError)
+            assert error.progress == Progress(
+                tuple(delta.text for delta in self.deltas.get(name, [])),
+                tuple(delta.token_ids for delta in self.deltas.get(name, [])),
+            )
 
     def check_completion(self, name: str, completion: Completion) -> None:
         expected = alone(self.requests[name])
         deltas = self.deltas.get(name, [])
         assert [delta.seq for delta in deltas] == list(range(1, len(deltas) + 1))
         assert completion.deltas == tuple(delta.text for delta in deltas)
+        assert completion.delta_token_ids == tuple(delta.token_ids for delta in deltas)
         assert completion.text == "".join(completion.deltas)
         shown = [token for delta in deltas for token in delta.token_ids]
         assert shown == list(completion.token_ids[: len(shown)])
@@ -180,6 +199,10 @@ class EngineMachine(RuleBasedStateMachine):
                 assert name in self.cancelled if reason is FinishReason.CANCELLED else self.is_late(name)
                 assert completion.token_ids == expected.token_ids[: len(completion.token_ids)]
                 assert completion.text == bytes(completion.token_ids).decode()
+            case FinishReason.HANDED_BACK:
+                assert name in self.handed_back
+                assert completion.token_ids == expected.token_ids[: len(completion.token_ids)]
+                assert expected.text.startswith(completion.text)
             case FinishReason.STOP | FinishReason.LENGTH as reason:
                 assert (completion.text, completion.token_ids, reason) == (
                     expected.text,

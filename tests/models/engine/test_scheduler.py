@@ -130,14 +130,3 @@ def test_leaving_frees_the_blocks_at_once() -> None:
     bench.scheduler.remove(bench.inside["waiting"])
     assert bench.pool.num_free == 8
     assert bench.scheduler.plan() is None
-
-
-def test_after_preempt_all_everybody_starts_again_in_order() -> None:
-    bench = Bench(step_tokens=16)
-    for name in ("one", "two", "three"):
-        bench.add(name, 3)
-    bench.step()
-    bench.scheduler.preempt_all()
-    assert bench.pool.num_free == bench.pool.num_blocks
-    assert bench.waiting() == ["one", "two", "three"]
-    assert bench.step() == [("one", 4), ("two", 4), ("three", 4)]
