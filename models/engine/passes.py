@@ -71,7 +71,7 @@ class Passes:
                 raise ValueError("the runner's tokens do not match the rows of the plan")
         except RunnerBroken:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the rows, whose requests are told
             return Pass(plan, error=error)
         finally:
             self._on_pass()

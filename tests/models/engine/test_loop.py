@@ -23,7 +23,7 @@ from models.engine.requests import (
 )
 from models.engine.runner import RunnerBroken, Sampled, StepPlan
 from models.fake import FakeRunner
-from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers, step, step_until_idle
+from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers
 
 Start = Callable[..., Engine]
 
