@@ -104,6 +104,31 @@ def forget_announcements(db: Database) -> int:
         return connection.execute(_FORGET).rowcount
 
 
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """Whether a queue has jobs to claim without a hint: suspects, which must run alone, and others."""
+
+    suspects: bool
+    others: bool
+
+
+_OPEN = """queue = :queue AND state = 'queued'
+    AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"""
+
+_CLAIMABLE = text(f"""
+SELECT
+    EXISTS (SELECT FROM jobs WHERE {_OPEN} AND is_suspect) AS suspects,
+    EXISTS (SELECT FROM jobs WHERE {_OPEN} AND NOT is_suspect) AS others
+""")
+
+
+def claimable(db: Database, queue: str) -> Claimable:
+    """Say what ``claim_candidates`` would find, at the cost of an index entry or two: every idle worker asks."""
+    with db.autocommit() as connection:
+        row = connection.execute(_CLAIMABLE, {"queue": queue}).one()
+    return Claimable(suspects=row.suspects, others=row.others)
+
+
 # With Redis silent nobody knows which hints are lost, so what was announced long ago may be claimed as well.
 _CANDIDATES = text("""
 SELECT id FROM jobs

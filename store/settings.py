@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     lease_s: float = Field(10.0, gt=0)
     sweep_s: float = Field(2.0, gt=0)
     reannounce_s: float = Field(10.0, gt=0)
+    # A worker that hears nothing from Redis for this long, while jobs wait, claims them from Postgres.
+    direct_after_s: float = Field(3.0, gt=0)
+    # How long a job that must run alone waits for a gap before its worker takes no other; then they take turns.
+    suspect_patience_s: float = Field(5.0, gt=0)
     stream_ttl_s: int = Field(600, ge=1)
     stream_max_frames: int = Field(16_384, ge=16)
 

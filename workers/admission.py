@@ -4,6 +4,9 @@ The room is the engine's credit (free KV blocks and slots) minus what was taken 
 What a job needs is not known before its row is claimed, so the mean of the last jobs stands for it, and until the
 first one has been seen jobs are taken one at a time.
 
+A job that may be what killed its worker must run alone: ``alone`` keeps the door shut until nothing else is here, and
+while it runs. A message that kombu had asked for before the door was shut waits there.
+
 Celery's side is a bootstep that wraps ``channel.qos.can_consume``, which kombu asks before each BRPOP. Celery's own
 ``worker_disable_prefetch`` uses the same hook.
 """
@@ -30,6 +33,7 @@ class Engine(Protocol):
 class Place(Enum):
     """Where a taken message is."""
 
+    AT_THE_DOOR = auto()  # not claimed: somebody has the engine to himself
     ON_THE_WAY = auto()  # claimed, tokenised: counted here, by the mean need
     INSIDE = auto()  # in the engine, which counts its blocks
     LEAVING = auto()  # its outcome is being written: it holds a thread, and nothing of the engine
@@ -38,14 +42,15 @@ class Place(Enum):
 class Ticket:
     """One taken message, from the moment Celery has it until its thread is free."""
 
-    def __init__(self) -> None:
-        self.place = Place.ON_THE_WAY
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
 
 class Admission:
     """Counts what was taken and decides whether another job may be.
 
         take ──▶ on the way ──entered──▶ inside ──left──▶ leaving ──▶ give_back
+          └──▶ at the door ─▲  while ``alone`` has the engine
 
     Invariant: every ticket is counted in exactly one place until it is given back, from wherever it is.
     """
@@ -56,11 +61,14 @@ class Admission:
         self._max_slots = max_slots
         self._block_tokens = block_tokens
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._here = threading.local()
         self._count = dict.fromkeys(Place, 0)
         self._needs: deque[int] = deque(maxlen=64)
         self._closed = False
+        self._is_reserved = False
         self._refused = False
+        self.num_messages = 0
         self.wake: Callable[[], None] = lambda: None
 
     @property
@@ -73,11 +81,15 @@ class Admission:
         """True if one more message may be taken; if not, ``wake`` is called when it is worth asking again."""
         # Noted before looking, so that room made while we look is not missed.
         self._refused = True
-        tokens = self._tokens_to_ask_for()
-        if tokens is None or not self._engine.can_admit(tokens):
+        if not self.has_room():
             return False
         self._refused = False
         return True
+
+    def has_room(self) -> bool:
+        """True if one more job may be taken; nobody is woken if not."""
+        tokens = self._tokens_to_ask_for()
+        return tokens is not None and self._engine.can_admit(tokens)
 
     def made_room(self) -> None:
         """Wake whoever was refused; the engine's ``on_credit``."""
@@ -87,10 +99,58 @@ class Admission:
 
     def take(self) -> Ticket:
         """Note that a message was taken."""
-        ticket = Ticket()
         with self._lock:
-            self._count[ticket.place] += 1
-        return ticket
+            self.num_messages += 1
+            return self._new_ticket(Place.AT_THE_DOOR if self._is_reserved else Place.ON_THE_WAY)
+
+    def take_without_message(self) -> Ticket | None:
+        """Take a place for a job that comes by another way than a message; None if there is no room for it."""
+        if not self.has_room():
+            return None
+        with self._lock:
+            return None if self._is_reserved or self._closed else self._new_ticket(Place.ON_THE_WAY)
+
+    def wait_for_turn(self) -> bool:
+        """Wait while another job has the engine to itself; False if the worker stops before that one has ended."""
+        ticket: Ticket | None = getattr(self._here, "ticket", None)
+        if ticket is None or ticket.place is not Place.AT_THE_DOOR:
+            return True
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._is_reserved)
+            if self._is_reserved:
+                return False
+            self._put(ticket, Place.ON_THE_WAY)
+            return True
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Let nobody in for the block, except the caller by ``alone``."""
+        with self._lock:
+            self._is_reserved = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_reserved = False
+                self._changed.notify_all()
+            self.made_room()
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Wait until nobody is past the door; False if somebody still is after ``timeout_s``, or when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._is_empty(), timeout_s)
+            return self._is_empty() and not self._closed
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the only place, on the calling thread; the door must be ``reserved`` and nobody past it."""
+        with self._lock:
+            ticket = self._new_ticket(Place.ON_THE_WAY)
+        try:
+            with self.working_on(ticket):
+                yield
+        finally:
+            self.give_back(ticket)
 
     @contextmanager
     def working_on(self, ticket: Ticket) -> Iterator[None]:
@@ -113,29 +173,51 @@ class Admission:
 
     def give_back(self, ticket: Ticket) -> None:
         """Note that the thread of a taken message is free."""
-        with self._lock:
+        with self._changed:
             self._count[ticket.place] -= 1
+            self._changed.notify_all()
         self.made_room()
+
+    @property
+    def is_closed(self) -> bool:
+        """True once nothing is taken any more."""
+        return self._closed
 
     def close(self) -> None:
         """Take nothing any more."""
-        with self._lock:
+        with self._changed:
             self._closed = True
+            self._changed.notify_all()
 
     def _move(self, place: Place) -> None:
         ticket: Ticket | None = getattr(self._here, "ticket", None)
         if ticket is not None:
             with self._lock:
-                self._count[ticket.place] -= 1
-                self._count[place] += 1
-                ticket.place = place
+                self._put(ticket, place)
         self.made_room()
+
+    def _put(self, ticket: Ticket, place: Place) -> None:
+        self._count[ticket.place] -= 1
+        self._count[place] += 1
+        ticket.place = place
+
+    def _new_ticket(self, place: Place) -> Ticket:
+        self._count[place] += 1
+        return Ticket(place)
+
+    def _is_empty(self) -> bool:
+        return sum(self._count.values()) == self._count[Place.AT_THE_DOOR]
 
     def _tokens_to_ask_for(self) -> int | None:
         """What must be free for one more job beside those on the way; None if that is not the question."""
         with self._lock:
             on_the_way, inside = self._count[Place.ON_THE_WAY], self._count[Place.INSIDE]
-            if self._closed or sum(self._count.values()) >= self._max_jobs or on_the_way + inside >= self._max_slots:
+            if (
+                self._closed
+                or self._is_reserved
+                or sum(self._count.values()) >= self._max_jobs
+                or on_the_way + inside >= self._max_slots
+            ):
                 return None
             if not self._needs:
                 # Nothing is known before the first job: one at a time.

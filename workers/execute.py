@@ -88,11 +88,21 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - as above
             _log_unexpected(error, job_id)
 
+    def run_claimed(self, attempt: Attempt) -> None:
+        """Run an attempt that was claimed without a message, to its outcome. Raises nothing."""
+        try:
+            self._run_claimed(attempt, self._compute)
+        except Exception as error:  # noqa: BLE001 - as above
+            _log_unexpected(error, attempt.job_id)
+
     def _run(self, job_id: str, compute: Callable[[Attempt], Finish | Retry]) -> None:
-        attempt = self._ledger.claim(job_id)
+        attempt = self._ledger.claim(job_id) if self._admission.wait_for_turn() else None
         if attempt is None:
             self._counters.hints_dropped.inc()
-            return
+        else:
+            self._run_claimed(attempt, compute)
+
+    def _run_claimed(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> None:
         if not self._held.add(attempt):
             self._ledger.release([attempt], charge=False)
             return

@@ -26,13 +26,14 @@ from store.registry import ModelVersion, queue_name
 from store.settings import Settings
 from store.streams import CancelListener, StreamPublisher
 from workers.admission import Admission
+from workers.direct import DirectClaims
 from workers.execute import Executor
 from workers.frames import FrameQueue
 from workers.held import HeldJobs
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
 from workers.metrics import Counters, EngineCollector, serve
-from workers.pool import SETTLE_S, Drain, Scalar
+from workers.pool import PUMP_S, SETTLE_S, Drain, Scalar
 from workers.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
 
 log = structlog.get_logger(__name__)
@@ -69,8 +70,8 @@ class Host:
         self._handing_back = threading.Lock()
         self._stopping = threading.Event()
         self._started_at = time.monotonic()
-        # Claims, finishes and releases each run one statement at a time; leases must never wait behind them.
-        self._db = Database(settings.database_url, pool_size=4, application_name=f"headrace worker {owner}")
+        # Claims, finishes, releases and direct claims each run one statement at a time; leases must never wait behind.
+        self._db = Database(settings.database_url, pool_size=5, application_name=f"headrace worker {owner}")
         self._lease_db = Database(settings.database_url, pool_size=1, application_name=f"headrace leases {owner}")
         self._redis = connect(settings.redis_url)
         publisher = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
@@ -93,6 +94,13 @@ class Host:
             self._new_ledger(self._lease_db, owner, settings.lease_s), self.held, self.engine, lease_s=settings.lease_s
         )
         self.executor = self._new_executor(settings.lease_s)
+        self._direct = DirectClaims(
+            self._ledger,
+            self.admission,
+            self.executor,
+            after_s=settings.direct_after_s,
+            patience_s=settings.suspect_patience_s,
+        )
         self._cancels = CancelListener(settings.redis_url, self.leases.cancel)
         self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)
         self._drain_keeper = self._new_drain_keeper()
@@ -101,12 +109,24 @@ class Host:
         """Start every thread; jobs may come from now on."""
         self.engine.on_credit = self.admission.made_room
         self.engine.on_failed = lambda _error: self._watchdog.look()
-        for part in (self.frames, self.engine, self.leases, self._cancels, self._watchdog, self._drain_keeper):
+        for part in (
+            self.frames,
+            self.engine,
+            self.leases,
+            self._cancels,
+            self._watchdog,
+            self._drain_keeper,
+            self._direct,
+        ):
             part.start()
         serve(self._registry, self._metrics_port)
 
     def stop(self) -> None:
-        """Stop every thread, after Celery has; what is still held is handed back first."""
+        """Stop every thread, after Celery has; what still runs when the drain's time is over is handed back first."""
+        self._direct.stop()
+        self.admission.close()
+        while not self.held.wait_empty(PUMP_S) and self.drain.remaining_s > 0:
+            pass
         self.hand_back()
         self._watchdog.stop()
         self.engine.stop(1.0)

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import structlog
 
-from store import claims
+from store import claims, ordering
 from store.claims import Claim, Finish, Release, Renewal
 from store.db import Database
 from store.errors import Unavailable
+from store.ordering import Claimable
 from store.waves import Wave
 from workers.held import Attempt
 
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 R = TypeVar("R")
 
 RETRY_S = 0.25
+
+# Other workers look at the same list.
+_SUSPECTS_TRIED = 8
 
 
 class Ledger:
@@ -63,6 +67,29 @@ class Ledger:
                 return None if claim is None else Attempt(claim, sent_at, self._deadline(claim))
         return None
 
+    def claimable(self) -> Claimable:
+        """Return what kinds of jobs this queue has for whoever claims without a message. Raises Unavailable."""
+        return ordering.claimable(self._db, self._queue)
+
+    def claim_waiting(self, most: int) -> list[Attempt]:
+        """Claim the next jobs of the queue without a message, at most ``most``. Raises Unavailable."""
+        job_ids = ordering.claim_candidates(self._db, self._queue, most)
+        return self._claim_directly(job_ids, suspects=False)
+
+    def claim_suspect(self) -> Attempt | None:
+        """Claim a job that must run alone; None if there is none. Raises Unavailable."""
+        for job_id in ordering.claim_candidates(self._db, self._queue, _SUSPECTS_TRIED, suspects=True):
+            if attempts := self._claim_directly([job_id], suspects=True):
+                return attempts[0]
+        return None
+
+    def _claim_directly(self, job_ids: Sequence[str], *, suspects: bool) -> list[Attempt]:
+        if not job_ids or self._stopping.is_set():
+            return []
+        sent_at = self._clock()
+        found = claims.claim(self._db, self._owner, self._queue, job_ids, self._lease_s, suspects=suspects)
+        return [Attempt(claim, sent_at, self._deadline(claim)) for claim in found.values()]
+
     def _deadline(self, claim: Claim) -> float | None:
         return None if claim.remaining_s is None else self._clock() + claim.remaining_s
 
@@ -92,8 +119,6 @@ class Ledger:
 
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | None]:
         found = claims.claim(self._db, self._owner, self._queue, job_ids, self._lease_s)
-        if missing := [job_id for job_id in job_ids if job_id not in found]:
-            found |= claims.claim(self._db, self._owner, self._queue, missing, self._lease_s, suspects=True)
         # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
         return [found.pop(job_id, None) for job_id in job_ids]
 
