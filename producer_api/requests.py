@@ -1,8 +1,11 @@
-"""What routes ask of a request: the Runtime, a body read strictly, a wait that ends when the caller leaves."""
+"""What routes ask of a request: the Runtime, a body read strictly, whether it was sent before, a wait that ends when
+the caller leaves."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -23,10 +26,47 @@ async def _runtime(request: Request) -> Runtime:
 
 
 RuntimeOf = Annotated[Runtime, Depends(_runtime)]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(alias="Idempotency-Key", description="the same key and body give the same job, for a day"),
-]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request to make a job came in, and what tells it from others.
+
+    ``fingerprint`` is of the API key, the route and the body to the byte. ``is_retry``: the client says that it has
+    sent this before and got no answer.
+    """
+
+    route: str
+    idempotency_key: str | None
+    fingerprint: str
+    is_retry: bool
+
+
+async def _origin(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", description="the same key and body give the same job, for a day"),
+    ] = None,
+    retry_count: Annotated[
+        str | None,
+        Header(
+            alias="x-stainless-retry-count",
+            description="as OpenAI's clients send it; above 0, without an Idempotency-Key, the job that the same body "
+            "made within the last ten minutes is the answer, not a second one",
+        ),
+    ] = None,
+) -> Origin:
+    route = f"{request.method} {request.scope['route'].path}"
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (request.state.principal.key_id.encode(), route.encode(), await request.body()):
+        digest.update(part)
+        digest.update(b"\0")
+    is_retry = (retry_count or "0").strip() not in ("", "0")
+    return Origin(route, idempotency_key, digest.hexdigest(), is_retry)
+
+
+OriginOf = Annotated[Origin, Depends(_origin)]
 
 
 class _StrictJson(Request):

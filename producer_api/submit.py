@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import orjson
 
+from producer_api.requests import Origin
 from producer_api.runtime import Runtime
 from prompts.prompt import build_prompt, fit
+from store import jobs
 from store.addresses import check_url
 from store.errors import InvalidRequest
 from store.ids import new_id
@@ -21,43 +23,55 @@ from store.registry import ModelVersion, queue_name
 
 MAX_KEY_CHARS = 255
 
+RETRY_WITHIN_S = 600.0
+"""How long a client that sends no Idempotency-Key may take to send a request again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A stored job: the one just made, or for a replayed Idempotency-Key the one that it made before."""
+    """A stored job: the one just made, or for a request that came before the one that it made then."""
 
     job_id: str
     replayed: bool
     headers: dict[str, str]
 
 
-def submit(
-    runtime: Runtime, principal: Principal, request: GenerateRequest, *, route: str, idempotency_key: str | None
-) -> Receipt:
+def submit(runtime: Runtime, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
     """Store a job for the request. Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, Unavailable."""
-    idempotency = _idempotency(route, idempotency_key, request)
+    idempotency = _idempotency(origin, request)
     headers = runtime.admission.spend_request(principal)
     version = runtime.catalog.resolve(request.model)
+    if origin.is_retry and idempotency is None:
+        sent_before = jobs.find_sent_before(runtime.db, principal.tenant_id, origin.fingerprint, RETRY_WITHIN_S)
+        if sent_before is not None:
+            return _receipt(runtime, version, sent_before, headers, replayed=True)
     if request.webhook is not None:
         check_url(request.webhook.url, runtime.settings)
     num_tokens, payload = _prepare(runtime, version, request)
     headers |= runtime.admission.spend_tokens(principal, num_tokens)
     runtime.admission.reserve_place(principal.tenant_id)
-    job = _new_job(runtime, principal, request, version, payload, num_tokens, idempotency)
+    job = _new_job(runtime, principal, request, version, payload, num_tokens, idempotency, origin.fingerprint)
     accepted = runtime.intake.accept(job)
-    runtime.metrics.accepted.labels(version.model, str(accepted.replayed).lower()).inc()
-    if accepted.replayed:
+    return _receipt(runtime, version, accepted.job_id, headers, replayed=accepted.replayed)
+
+
+def _receipt(
+    runtime: Runtime, version: ModelVersion, job_id: str, headers: dict[str, str], *, replayed: bool
+) -> Receipt:
+    runtime.metrics.accepted.labels(version.model, str(replayed).lower()).inc()
+    if replayed:
         headers["Idempotent-Replayed"] = "true"
-    return Receipt(accepted.job_id, accepted.replayed, headers)
+    return Receipt(job_id, replayed, headers)
 
 
-def _idempotency(route: str, key: str | None, request: GenerateRequest) -> Idempotency | None:
+def _idempotency(origin: Origin, request: GenerateRequest) -> Idempotency | None:
+    key = origin.idempotency_key
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY_CHARS:
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
     body = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
-    return Idempotency(route=route, key=key, fingerprint=hashlib.sha256(body).hexdigest())
+    return Idempotency(route=origin.route, key=key, fingerprint=hashlib.sha256(body).hexdigest())
 
 
 def _prepare(runtime: Runtime, version: ModelVersion, request: GenerateRequest) -> tuple[int, GeneratePayload]:
@@ -77,6 +91,7 @@ def _new_job(
     payload: GeneratePayload,
     num_tokens: int,
     idempotency: Idempotency | None,
+    fingerprint: str,
 ) -> NewJob:
     settings = runtime.settings
     return NewJob(
@@ -98,4 +113,5 @@ def _new_job(
         idempotency=idempotency,
         # Decided by the wave, which looks at the ready window once for all its jobs.
         announce=False,
+        fingerprint=fingerprint,
     )

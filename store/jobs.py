@@ -28,6 +28,7 @@ __all__ = [
     "NewJob",
     "StoredStream",
     "accept",
+    "find_sent_before",
     "get",
     "get_many",
     "list_jobs",
@@ -142,6 +143,23 @@ def list_jobs(
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
     with db.autocommit() as connection:
         return _read(connection, statement)
+
+
+# What its owner cancelled is over for him: a chat's job ends so when its caller hangs up, who then asks again.
+_SENT_BEFORE = text("""
+SELECT id FROM jobs
+WHERE tenant_id = :tenant_id AND fingerprint = :fingerprint
+    AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
+ORDER BY id DESC LIMIT 1
+""")
+
+
+def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: float) -> str | None:
+    """Return the newest job that the same request made within the last ``within_s`` seconds and nobody cancelled."""
+    values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
+    with db.autocommit() as connection:
+        found: str | None = connection.execute(_SENT_BEFORE, values).scalar_one_or_none()
+    return found
 
 
 _TIMELINE = text("""

@@ -13,7 +13,7 @@ from producer_api import cancelling, views
 from producer_api.auth import JobsReader, JobsWriter
 from producer_api.errors import DOCUMENTED
 from producer_api.following import wait_until_ended
-from producer_api.requests import IdempotencyKey, RuntimeOf, StrictJsonRoute, unless_gone
+from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.runtime import Runtime
 from producer_api.submit import Receipt, submit
 from producer_api.views import JobList, JobObject, JsonResponse, Timeline
@@ -58,14 +58,12 @@ async def create_job(
     runtime: RuntimeOf,
     principal: JobsWriter,
     body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
-    idempotency_key: IdempotencyKey = None,
+    origin: OriginOf,
     prefer: Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")] = None,
 ) -> Response:
     """Store a job and answer 202 with where to look for it; it is on disk then."""
     wait_s = _wait_of(prefer)
-    receipt = await run_in_threadpool(
-        submit, runtime, principal, body, route="POST /v1/jobs", idempotency_key=idempotency_key
-    )
+    receipt = await run_in_threadpool(submit, runtime, principal, body, origin)
     job = await runtime.reader.get(principal.tenant_id, receipt.job_id)
     if wait_s is not None:
         job = await _wait(request, runtime, job, wait_s)

@@ -15,7 +15,7 @@ from producer_api.chat_request import ChatRequest, OnDisconnect, as_sent, to_job
 from producer_api.errors import DOCUMENTED, Draining, JobUnanswered, SyncTimeout, body_of
 from producer_api.event_stream import PING, EventStream, Heartbeat, StreamAborted, data_only
 from producer_api.following import Ended, Event, Started, TextPiece, follow, wait_until_ended
-from producer_api.requests import IdempotencyKey, RuntimeOf, StrictJsonRoute, unless_gone
+from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.runtime import Runtime
 from producer_api.submit import submit
 from producer_api.views import ObjectResponse
@@ -43,7 +43,7 @@ async def create_chat_completion(
     runtime: RuntimeOf,
     principal: JobsWriter,
     body: ChatRequest,
-    idempotency_key: IdempotencyKey = None,
+    origin: OriginOf,
 ) -> Response:
     """Store a job for the conversation and answer when it has ended, or stream it as it comes.
 
@@ -51,9 +51,7 @@ async def create_chat_completion(
     """
     wanted = to_job(body)
     try:
-        receipt = await run_in_threadpool(
-            submit, runtime, principal, wanted, route="POST /v1/chat/completions", idempotency_key=idempotency_key
-        )
+        receipt = await run_in_threadpool(submit, runtime, principal, wanted, origin)
     except HeadraceError as error:
         raise as_sent(error, body) from error
     job = await runtime.reader.get(principal.tenant_id, receipt.job_id)
