@@ -14,6 +14,9 @@ from store.db import parse_url
 from tests.conftest import Services
 from tests.folders import reachable_folder
 from tests.reliability.rig import ROOT, Databases, Stack
+from tests.store.conftest import make_job, tenant
+
+__all__ = ["make_job", "tenant"]
 
 Report = Callable[..., None]
 
