@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-queue trial lock clean
+.PHONY: help venv check test demo up bench bench-queue chaos-compare trial lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 venv: $(STAMP)  ## make .venv and install into it
 
@@ -43,6 +43,9 @@ bench: $(STAMP)  ## throughput of the whole path against the bare engine and tra
 
 bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
 	@$(BIN)/python -m benchmarks.queue
+
+chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
+	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

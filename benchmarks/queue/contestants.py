@@ -93,7 +93,7 @@ def _celery(app: str, venv: str, *worker: str) -> Callable[[Services, Say], Abst
                 "worker": _start(cleanup, services, f"{app}-worker", worker_argv, env),
                 "API": _start(cleanup, services, f"{app}-api", [*api_argv, "--log-level", "warning"], env),
             }
-            _wait_until_answering(f"http://127.0.0.1:{port}/openapi.json", children.values())
+            wait_until_answering(f"http://127.0.0.1:{port}/openapi.json", children.values())
             yield Running(port, _CELERY, {name: [child.pid] for name, child in children.items()})
 
     return run
@@ -110,7 +110,7 @@ def _single(
         program, *rest = (part.replace("{port}", str(port)) for part in argv)
         with ExitStack() as cleanup:
             child = _start(cleanup, services, name, [bin_folder / program, *rest], _environment(services))
-            _wait_until_answering(f"http://127.0.0.1:{port}{health}", [child])
+            wait_until_answering(f"http://127.0.0.1:{port}{health}", [child])
             yield Running(port, dialect, {"server": [child.pid]})
 
     return run
@@ -126,6 +126,7 @@ def _environment(services: Services) -> dict[str, str]:
             "BENTOML_DO_NOT_TRACK": "true",
             "BENTOML_HOME": str(services.folder / "bentoml"),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_FOLDER": str(services.folder / "ray"),
         }
     )
 
@@ -159,7 +160,8 @@ def _wait_for_end(child: Child) -> None:
         raise DoesNotRun(child.log_tail(300))
 
 
-def _wait_until_answering(url: str, children: Iterable[Child]) -> None:
+def wait_until_answering(url: str, children: Iterable[Child]) -> None:
+    """Return when the address answers; raise DoesNotRun when a process has ended or the time is over."""
     watched = list(children)
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:

@@ -36,6 +36,7 @@ class Stack:
     port: int
     dialect: Dialect
     api_key: str = field(repr=False)
+    env: dict[str, str] = field(repr=False)
     programs: dict[str, Program]
 
     @property
@@ -45,8 +46,10 @@ class Stack:
 
 
 @contextmanager
-def running(services: Services, say: Say, changes: dict[str, str] | None = None) -> Iterator[Stack]:
-    """Yield a stack whose every process is ready; ``changes`` are settings on top."""
+def running(
+    services: Services, say: Say, changes: dict[str, str] | None = None, *, with_worker: bool = True
+) -> Iterator[Stack]:
+    """Yield a stack whose every process is ready; ``changes`` are settings on top. The caller may bring the workers."""
     home = Home(services.folder / "home")
     port, metrics_port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
     env = child_environment(
@@ -55,33 +58,36 @@ def running(services: Services, say: Say, changes: dict[str, str] | None = None)
             "REDIS_URL": services.redis_url,
             "HEADRACE_HOME": str(home.path),
             "HEADRACE_API_PORT": str(port),
-            "HEADRACE_WORKER_METRICS_PORT": str(metrics_port),
             **_SETTINGS,
             **(changes or {}),
         }
     )
     key = _prepare(services, home, env, say)
 
-    def program(name: str, arguments: list[str], is_ready: Callable[[Child], bool]) -> Program:
-        return Program(Command(name, [sys.executable, "-m", *arguments], home.log(name), env=env), is_ready, 20)
+    def program(name: str, arguments: list[str], is_ready: Callable[[Child], bool], **more: str) -> Program:
+        argv = [sys.executable, "-m", *arguments]
+        return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, 20)
 
-    programs = {
-        "dispatcher": program("dispatcher", ["workers.dispatcher"], lambda _child: True),
-        "worker": program("worker", ["workers", "--model", "fake"], _answers(metrics_port, "/metrics")),
-        "API": program("api", ["producer_api"], _answers(port, "/readyz")),
-    }
+    programs = {"dispatcher": program("dispatcher", ["workers.dispatcher"], lambda _child: True)}
+    if with_worker:
+        ready = _answers(metrics_port, "/metrics")
+        programs["worker"] = program(
+            "worker", ["workers", "--model", "fake"], ready, HEADRACE_WORKER_METRICS_PORT=str(metrics_port)
+        )
+    programs["API"] = program("api", ["producer_api"], _answers(port, "/readyz"))
     with ExitStack() as cleanup:
         for each in programs.values():
             cleanup.callback(each.stop)
             each.start()
         wait_until_ready(list(programs.values()), 120)
-        yield Stack(port, _dialect(key), key, programs)
+        yield Stack(port, dialect(key, _BODY), key, env, programs)
 
 
-def _dialect(key: str) -> Dialect:
+def dialect(key: str, body: str) -> Dialect:
+    """Return how jobs with this body are submitted and polled."""
     return Dialect(
         submit_path="/v1/jobs",
-        submit_body=_BODY,
+        submit_body=body,
         poll_path="/v1/jobs/{id}",
         failed=("failed", "cancelled", "expired"),
         headers={"Authorization": f"Bearer {key}"},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,18 +35,13 @@ def environment(name: str, say: Callable[[str], None]) -> Path:
     """Return the environment's ``bin`` folder, making it if need be. Raises CannotInstall."""
     folder = FOLDER.absolute() / name
     # Named for what was asked for, so that changed requirements are installed.
-    stamp = folder / f".installed-{abs(hash_of(REQUIREMENTS[name]))}"
+    stamp = folder / f".installed-{zlib.crc32(repr(REQUIREMENTS[name]).encode())}"
     if not stamp.exists():
         say(f"installing {', '.join(REQUIREMENTS[name])} (once)")
         _run([sys.executable, "-m", "venv", str(folder)])
         _run([str(folder / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[name]])
         stamp.touch()
     return folder / "bin"
-
-
-def hash_of(requirements: tuple[str, ...]) -> int:
-    """The same number in every process, unlike ``hash``."""
-    return sum(number * ord(letter) for number, letter in enumerate("".join(requirements), 1))
 
 
 def versions(name: str) -> dict[str, str]:

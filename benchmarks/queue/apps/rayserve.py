@@ -51,12 +51,8 @@ class Api:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    serve.start(
-        http_options=HTTPOptions(host="127.0.0.1", port=int(sys.argv[1]), access_log=False)
-        if "access_log" in HTTPOptions.__fields__
-        else HTTPOptions(host="127.0.0.1", port=int(sys.argv[1]))
-    )
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=os.environ["RAY_FOLDER"])
+    serve.start(http_options=HTTPOptions(host="127.0.0.1", port=int(sys.argv[1])))
     serve.run(Api.bind(Consumer.bind()))
     while True:
         time.sleep(60)
