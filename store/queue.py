@@ -67,7 +67,7 @@ def celery_app(settings: Settings) -> Celery:
         task_default_priority=0,
         task_track_started=False,
         task_send_sent_event=False,
-        worker_send_task_events=True,
+        worker_send_task_events=False,
         worker_enable_remote_control=True,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,

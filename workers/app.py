@@ -1,4 +1,4 @@
-"""Celery's worker around a host: one queue, the engine's pool, the admission gate, events for Flower.
+"""Celery's worker around a host: one queue, the engine's pool, the admission gate, events for Flower if it asks.
 
 Started in this process rather than by Celery's command line, because the pool is a class that belongs to a host. Every
 signal that asks to stop means the same warm drain; asking twice cuts it short.
@@ -14,6 +14,7 @@ from celery.apps.worker import Worker
 from store.queue import celery_app
 from store.settings import Settings
 from workers.admission import admission_step
+from workers.consuming import take_without_acknowledging
 from workers.host import Host
 from workers.pool import pool_class
 from workers.tasks import register
@@ -27,6 +28,7 @@ def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, c
     """Return Celery's worker, ready to ``start()``; it takes messages of ``queue`` only."""
     app = celery_app(settings)
     register(app, host.executor.run)
+    take_without_acknowledging(app)
     app.steps["consumer"].add(admission_step(host.admission))
     _connect_signals(host, queue)
     return _worker(app, host, queue=queue, hostname=hostname, concurrency=concurrency)
@@ -39,7 +41,8 @@ def _worker(app: Celery, host: Host, *, queue: str, hostname: str, concurrency: 
         pool_cls=pool_class(host),
         concurrency=concurrency,
         prefetch_multiplier=1,
-        task_events=True,
+        # Flower turns them on, every five seconds; nobody else reads them, and each costs a message through Redis.
+        task_events=False,
         quiet=True,
         loglevel="WARNING",
         # Workers of one queue have nothing to tell one another: Postgres decides who holds a job.

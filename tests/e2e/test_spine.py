@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import time
 from typing import Any
 
 import httpx2
@@ -41,8 +42,12 @@ def test_flower_shows_engine_statistics_and_tasks_by_model_version(running: Runn
     workers = running.flower("/api/workers?refresh=1").json()
     live = [info["stats"]["pool"] for info in workers.values() if info.get("stats")]
     assert any(pool["model version"] == "smollm2@1" and pool["engine steps"] > 0 for pool in live)
-    names = {task["name"] for task in running.flower("/api/tasks?limit=5").json().values()}
-    assert names == {"generate:smollm2@1"}
+    deadline = time.monotonic() + 60
+    while not (tasks := running.flower("/api/tasks?limit=5").json()):
+        # Flower asks for events every five seconds; until then a worker sends none.
+        assert time.monotonic() < deadline, "Flower shows no task"
+        running.client.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
+    assert {task["name"] for task in tasks.values()} == {"generate:smollm2@1"}
 
 
 def test_flower_is_closed_without_its_password(running: Running) -> None:
