@@ -21,6 +21,9 @@ NEEDED = {
     ("post", "/v1/jobs/{job_id}/cancel"): "jobs:write",
     ("get", "/v1/jobs/{job_id}/timeline"): "jobs:read",
     ("get", "/v1/jobs/{job_id}/events"): "jobs:read",
+    ("get", "/v1/dead_letters"): "jobs:read",
+    ("post", "/v1/dead_letters/replay"): "jobs:write",
+    ("post", "/v1/dead_letters/{job_id}/replay"): "jobs:write",
     ("post", "/v1/chat/completions"): "jobs:write",
     ("get", "/v1/models"): "models:read",
     ("get", "/v1/models/{model}"): "models:read",
@@ -34,6 +37,7 @@ OPEN = {"/healthz", "/readyz", "/metrics", "/version"}
 BODIES = {
     "/v1/jobs": PROMPT,
     "/v1/chat/completions": CHAT,
+    "/v1/dead_letters/replay": {},
     "/v1/webhook_endpoints": {"url": "https://hooks.example.com/matrix"},
 }
 
@@ -118,6 +122,7 @@ def test_nobody_meets_another_tenants_things(
         ("get", f"/v1/jobs/{job_id}/events"),
         ("get", f"/v1/jobs/{job_id}/timeline"),
         ("post", f"/v1/jobs/{job_id}/cancel"),
+        ("post", f"/v1/dead_letters/{job_id}/replay"),
         ("delete", f"/v1/webhook_endpoints/{endpoint['id']}"),
     ):
         with subtests.test(f"{method} {path}"):
