@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,11 @@ class WorkerProcess:
     """``python -m workers`` as a child, with its log at hand."""
 
     def __init__(self, settings: Settings, *arguments: str, **changes: object) -> None:
-        values = {**_changed(settings), **changes}
-        environment = {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **_environment(values)}
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error::DeprecationWarning", "-m", "workers", *arguments],
             cwd=ROOT,
-            env=environment,
+            env=worker_environment(settings, changes),
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
         )
@@ -199,6 +197,11 @@ class WorkerProcess:
             self.process.kill()
             self.process.wait(10)
         self._stderr.close()
+
+
+def worker_environment(settings: Settings, changes: Mapping[str, object]) -> dict[str, str]:
+    """The whole environment of a worker process."""
+    return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **_environment({**_changed(settings), **changes})}
 
 
 def _changed(settings: Settings) -> dict[str, object]:

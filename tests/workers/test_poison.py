@@ -1,0 +1,114 @@
+"""One job kills whatever worker runs it; its neighbours, and the next workers, must not pay for it more than once."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+
+from cli.local.process import Child, Command
+from cli.local.supervisor import Program, Supervisor
+from models.faults import EXIT_CODE
+from store import dead_letters, jobs, keys
+from store.settings import Settings
+from store.states import JobState
+from tests.producer_api.serving import serving
+from workers.dispatcher import Dispatcher
+
+from .conftest import ROOT, Bench, wait_for, worker_environment
+
+MARK = "the apple with the red cheek"
+FAULTY = {"environment": "test", "model_faults": f"exit:{MARK}"}
+
+
+def test_one_poison_job_and_its_31_neighbours(bench: Bench, settings: Settings, tmp_path: Path) -> None:
+    changes = {**FAULTY, "lease_s": 1, "fake_step_ms": 5}
+    innocents = bench.submit(31, sampling={"max_tokens": 300})
+    with dispatching(settings), supervised_worker(settings, tmp_path / "worker.log", changes) as said:
+        wait_for(lambda: bench.states(innocents)[JobState.RUNNING] == 31, "the innocents run together")
+        (poison,) = bench.submit(prompt=f"eat {MARK}", max_attempts=9)
+        ended = bench.wait_ended([*innocents, poison], timeout_s=150)
+    assert Counter(job.state for job in ended[:31]) == {JobState.SUCCEEDED: 31}
+    assert {job.attempt for job in ended[:31]} == {2}, "each was lost once, with the others"
+    assert ended[31].error is not None
+    assert (ended[31].state, ended[31].error["code"], ended[31].attempt) == (JobState.FAILED, "poison", 3)
+    assert sum(f"(exit {EXIT_CODE})" in line for line in said) == 3
+    (letter,) = dead_letters.list_dead_letters(bench.db, bench.tenant_id)
+    assert (letter.job_id, letter.code, letter.crashes) == (poison, "poison", 3)
+    assert bench.query("SELECT max(crashes) AS most FROM jobs WHERE id <> :poison", poison=poison)[0].most == 1
+    attempts_alone(bench, poison)
+
+
+def attempts_alone(bench: Bench, poison: str) -> None:
+    """In the poison's second and third attempt nobody else was running."""
+    overlaps = bench.query(
+        """
+        SELECT other.job_id FROM attempts AS alone JOIN attempts AS other
+        ON other.job_id <> alone.job_id AND other.started_at < alone.ended_at AND other.ended_at > alone.started_at
+            AND other.worker = alone.worker
+        WHERE alone.job_id = :poison AND alone.epoch > 1
+        """,
+        poison=poison,
+    )
+    assert overlaps == []
+
+
+def test_a_replay_after_the_cure_succeeds(bench: Bench, settings: Settings, tmp_path: Path) -> None:
+    (poison,) = bench.submit(prompt=f"eat {MARK}", max_attempts=1)
+    with dispatching(settings):
+        with supervised_worker(settings, tmp_path / "ill.log", {**FAULTY, "lease_s": 1}):
+            (dead,) = bench.wait_ended([poison])
+        assert dead.state is JobState.FAILED
+        key = keys.create_key(bench.db, bench.tenant_id, "operator", ["jobs:write"], actor="tests")
+        with serving(settings) as server, supervised_worker(settings, tmp_path / "well.log", {}):
+            path = f"{server.url}/v1/dead_letters/{poison}/replay"
+            answer = httpx2.post(path, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+            (job,) = bench.wait_ended([answer.json()["job_id"]])
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+    assert jobs.get(bench.db, bench.tenant_id, poison).state is JobState.FAILED
+
+
+@contextmanager
+def dispatching(settings: Settings) -> Iterator[None]:
+    """A dispatcher that leads."""
+    dispatcher = Dispatcher(settings)
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        dispatcher.stop()
+        thread.join(10)
+        dispatcher.close()
+
+
+@contextmanager
+def supervised_worker(settings: Settings, log: Path, changes: dict[str, object]) -> Iterator[list[str]]:
+    """A worker that is started again whenever it dies, as ``headrace up`` does; yields what the supervisor said."""
+    said: list[str] = []
+    stopped = threading.Event()
+
+    def is_ready(_child: Child) -> bool:
+        return True
+
+    argv = [sys.executable, "-m", "workers", "--model", "fake"]
+    program = Program(Command("worker", argv, log, env=worker_environment(settings, changes), cwd=ROOT), is_ready)
+
+    def tend() -> None:
+        # In this thread, with which the kernel ends the child.
+        program.start()
+        supervisor = Supervisor([program], said.append)
+        while not stopped.wait(0.1):
+            supervisor.tend()
+        program.stop()
+
+    thread = threading.Thread(target=tend)
+    thread.start()
+    try:
+        yield said
+    finally:
+        stopped.set()
+        thread.join(30)
