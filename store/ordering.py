@@ -4,11 +4,14 @@ Safe for two dispatchers at once: rows that another one holds are skipped, and e
 All ages are the database's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
+from store.accepting import CLASS_RANKS
 from store.db import Database
+from store.fair import AGED_EVERY, Candidate, Turns, choose
 
 # Counting further than this tells a dispatcher nothing and reads every row on the way.
 MAX_COUNTED = 100_000
@@ -24,23 +27,120 @@ class QueueDepth:
     oldest_announced_s: float | None
 
 
+@dataclass(slots=True)
+class Rota:
+    """Whose turn it is in each queue. Whoever takes jobs keeps one; a new one begins with the first tenant."""
+
+    ageing_s: float = 60.0
+    turns: dict[str, Turns] = field(default_factory=dict)
+
+    def choose(self, queue: str, candidates: Iterable[Candidate], n: int) -> list[str]:
+        """Return the next ``n`` jobs and let their tenants' turns pass."""
+        turns = self.turns.get(queue, Turns())
+        chosen, self.turns[queue] = choose(candidates, n, turns, ageing_s=self.ageing_s)
+        return [job.id for job in chosen]
+
+
+# While the statistics are still those of a table that was small a moment ago, reading and sorting it looks cheap.
+_BY_INDEX = text("""
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+    set_config('enable_sort', 'off', true)
+""")
+
+_IS_WAITING = "jobs.queue = :queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect"
+
+_CANDIDATE = """
+    jobs.id, jobs.tenant_id, jobs.class_rank, jobs.priority,
+    GREATEST(jobs.cost_tokens, jobs.input_tokens) AS cost_tokens,
+    CAST(extract(epoch FROM COALESCE(jobs.deadline_at, 'infinity')) AS float8) AS deadline,
+    CAST(extract(epoch FROM now() - jobs.created_at) AS float8) AS waited_s
+"""
+
+# A line is what one tenant has in one class. They are found by skipping from tenant to tenant, beginning after the one
+# that was served last and going round once. Each gives a few of its first jobs, more than it is likely to have places
+# for, because a line with none left loses its credit. So what is read depends on ``n`` and not on how many wait. Those
+# that waited longest come on top.
+_CANDIDATES = text(f"""
+WITH RECURSIVE lines AS (
+    SELECT class_rank, last, last AS tenant_id, false AS is_second_time, 0 AS num
+    FROM unnest(CAST(:ranks AS smallint[]), CAST(:last AS text[])) AS r(class_rank, last)
+    UNION ALL
+    SELECT lines.class_rank, last, found.tenant_id, found.is_second_time, num + 1
+    FROM lines CROSS JOIN LATERAL (
+        (SELECT jobs.tenant_id, lines.is_second_time FROM jobs
+            WHERE {_IS_WAITING} AND jobs.class_rank = lines.class_rank AND jobs.tenant_id > lines.tenant_id
+            ORDER BY jobs.tenant_id LIMIT 1)
+        UNION ALL
+        (SELECT jobs.tenant_id, true FROM jobs
+            WHERE {_IS_WAITING} AND jobs.class_rank = lines.class_rank AND NOT lines.is_second_time
+            ORDER BY jobs.tenant_id LIMIT 1)
+        LIMIT 1
+    ) AS found
+    WHERE num < :most_lines AND NOT (found.is_second_time AND found.tenant_id > last)
+), heads AS (
+    SELECT job.* FROM (
+        SELECT class_rank, tenant_id, count(*) OVER (PARTITION BY class_rank) AS num_lines FROM lines WHERE num > 0
+    ) AS line CROSS JOIN LATERAL (
+        SELECT {_CANDIDATE} FROM jobs
+        WHERE {_IS_WAITING} AND jobs.class_rank = line.class_rank AND jobs.tenant_id = line.tenant_id
+            AND created_at <= now() - make_interval(secs => :older_than_s)
+        ORDER BY priority, deadline_at, id LIMIT 1 + LEAST(:n, GREATEST(2, 4 * :n / num_lines))
+    ) AS job
+), longest AS (
+    SELECT {_CANDIDATE} FROM (
+        SELECT * FROM jobs
+        WHERE jobs.queue = :queue AND state = 'queued'
+            AND created_at <= now() - make_interval(secs => GREATEST(:ageing_s, :older_than_s))
+        ORDER BY created_at LIMIT :most_looked_at
+    ) AS jobs
+    WHERE {_IS_WAITING} ORDER BY created_at LIMIT :num_aged
+)
+SELECT * FROM (SELECT * FROM heads UNION SELECT * FROM longest) AS found
+WHERE NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
+""")
+_MOST_LINES = 256
+_MOST_LOOKED_AT = 4096
+
+
+def _next_waiting(connection: Connection, queue: str, n: int, rota: Rota, older_than_s: float = 0.0) -> list[str]:
+    last = rota.turns.get(queue, Turns()).last
+    values = {
+        "queue": queue,
+        "n": n,
+        "ranks": list(CLASS_RANKS.values()),
+        "last": [last.get(rank, "") for rank in CLASS_RANKS.values()],
+        "most_lines": _MOST_LINES,
+        "older_than_s": float(older_than_s),
+        "ageing_s": rota.ageing_s,
+        "num_aged": n // AGED_EVERY + 1,
+        "most_looked_at": _MOST_LOOKED_AT,
+    }
+    connection.execute(_BY_INDEX)
+    rows = connection.execute(_CANDIDATES, values).mappings()
+    return rota.choose(queue, [Candidate(**row) for row in rows], n)
+
+
 _TAKE_WAITING = text("""
 WITH next AS (
-    SELECT id FROM jobs WHERE queue = :queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect
-    ORDER BY class_rank, priority, id LIMIT :n FOR NO KEY UPDATE SKIP LOCKED
-), taken AS (
-    UPDATE jobs SET announced_at = now()
-    FROM next WHERE jobs.id = next.id AND jobs.state = 'queued'
-    RETURNING jobs.id, class_rank, priority
+    SELECT id FROM jobs
+    WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-SELECT id FROM taken ORDER BY class_rank, priority, id
+UPDATE jobs SET announced_at = clock_timestamp()
+FROM next WHERE jobs.id = next.id AND jobs.state = 'queued' AND jobs.announced_at IS NULL
+RETURNING jobs.id
 """)
 
 
-def take_waiting(db: Database, queue: str, n: int) -> list[str]:
-    """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them."""
-    with db.autocommit() as connection:
-        return list(connection.execute(_TAKE_WAITING, {"queue": queue, "n": n}).scalars())
+def take_waiting(db: Database, queue: str, n: int, rota: Rota | None = None) -> list[str]:
+    """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them.
+
+    Of a paused queue nothing is taken; what another dispatcher takes at this moment is left out.
+    """
+    with db.begin() as connection:
+        chosen = _next_waiting(connection, queue, n, rota or Rota())
+        taken = set(connection.execute(_TAKE_WAITING, {"ids": chosen}).scalars()) if chosen else set()
+    return [job_id for job_id in chosen if job_id in taken]
 
 
 _TAKE_STALE = text("""
@@ -129,24 +229,33 @@ def claimable(db: Database, queue: str) -> Claimable:
     return Claimable(suspects=row.suspects, others=row.others)
 
 
-# With Redis silent nobody knows which hints are lost, so what was announced long ago may be claimed as well.
-_CANDIDATES = text("""
+# What was announced long ago may have been lost on its way; only whoever claims it can tell.
+_UNCLAIMED = text("""
 SELECT id FROM jobs
-WHERE queue = :queue AND state = 'queued' AND is_suspect = :suspects
-    AND COALESCE(announced_at, created_at) <= now() - make_interval(secs => :older_than_s)
+WHERE queue = :queue AND state = 'queued' AND announced_at <= now() - make_interval(secs => :older_than_s)
+    AND NOT is_suspect AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
+ORDER BY announced_at, id LIMIT :n
+""")
+
+_SUSPECTS = text("""
+SELECT id FROM jobs
+WHERE queue = :queue AND state = 'queued' AND is_suspect AND created_at <= now() - make_interval(secs => :older_than_s)
     AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
-ORDER BY announced_at NULLS LAST, class_rank, priority, deadline_at, id LIMIT :n
+ORDER BY class_rank, priority, deadline_at, id LIMIT :n
 """)
 
 
 def claim_candidates(
-    db: Database, queue: str, n: int, *, suspects: bool = False, older_than_s: float = 0.0
+    db: Database, queue: str, n: int, *, suspects: bool = False, older_than_s: float = 0.0, rota: Rota | None = None
 ) -> list[str]:
     """Return at most ``n`` queued jobs that a worker may claim without a hint, in the order to claim them.
 
-    Either suspects or the others; only what was announced, or else accepted, at least ``older_than_s`` ago. Nothing
-    is taken: whoever claims a job first has it.
+    Either suspects or the others: what was announced at least ``older_than_s`` ago, then what was
+    accepted that long ago and waits. Nothing is taken: whoever claims a job first has it.
     """
-    values = {"queue": queue, "n": n, "suspects": suspects, "older_than_s": float(older_than_s)}
-    with db.autocommit() as connection:
-        return list(connection.execute(_CANDIDATES, values).scalars())
+    values = {"queue": queue, "n": n, "older_than_s": float(older_than_s)}
+    with db.begin() as connection:
+        found = list(connection.execute(_SUSPECTS if suspects else _UNCLAIMED, values).scalars())
+        if not suspects and len(found) < n:
+            found += _next_waiting(connection, queue, n - len(found), rota or Rota(), older_than_s)
+    return found

@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(7 * 86_400.0, gt=0)
 
     ready_window: int = Field(256, ge=1)
+    # A job that has waited longer than this gets one of every eight places, whatever its class.
+    ageing_s: float = Field(60.0, ge=0)
     lease_s: float = Field(10.0, gt=0)
     sweep_s: float = Field(2.0, gt=0)
     reannounce_s: float = Field(10.0, gt=0)

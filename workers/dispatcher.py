@@ -20,7 +20,7 @@ from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.logs import configure_logging
-from store.ordering import QueueDepth
+from store.ordering import QueueDepth, Rota
 from store.queue import Hint, HintPublisher, celery_app
 from store.redis import connect
 from store.registry import shadow_name
@@ -78,6 +78,7 @@ class Dispatcher:
         self._redis = connect(settings.redis_url, timeout_s=2.0)
         self._hints = HintPublisher(celery_app(settings))
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self._rota = Rota(settings.ageing_s)
         self._stopping = threading.Event()
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
@@ -172,7 +173,7 @@ class Dispatcher:
                 self._announce(depth.queue, jobs, "dispatcher.announced_again")
                 in_redis += len(jobs)
             if num_new := num_to_announce(depth, in_redis, window):
-                jobs = ordering.take_waiting(self._db, depth.queue, num_new)
+                jobs = ordering.take_waiting(self._db, depth.queue, num_new, self._rota)
                 self._announce(depth.queue, jobs, "dispatcher.announced")
 
     def _announce(self, queue: str, job_ids: list[str], event: str) -> None:

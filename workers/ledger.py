@@ -15,7 +15,7 @@ from store import claims, ordering
 from store.claims import Claim, Finish, Release, Renewal
 from store.db import Database
 from store.errors import Unavailable
-from store.ordering import Claimable
+from store.ordering import Claimable, Rota
 from store.waves import Wave
 from workers.held import Attempt
 
@@ -47,6 +47,7 @@ class Ledger:
         self._lease_s = lease_s
         self._stopping = stopping
         self._clock = clock
+        self._rota = Rota()
         self._claims: Wave[str, Claim | None] = Wave(self._claim_all)
         self._finishes: Wave[Finish, bool] = Wave(self._finish_all)
 
@@ -73,7 +74,7 @@ class Ledger:
 
     def claim_waiting(self, most: int) -> list[Attempt]:
         """Claim the next jobs of the queue without a message, at most ``most``. Raises Unavailable."""
-        job_ids = ordering.claim_candidates(self._db, self._queue, most)
+        job_ids = ordering.claim_candidates(self._db, self._queue, most, rota=self._rota)
         return self._claim_directly(job_ids, suspects=False)
 
     def claim_suspect(self) -> Attempt | None:

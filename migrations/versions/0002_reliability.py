@@ -136,10 +136,18 @@ def upgrade() -> None:
         table_name="jobs",
         postgresql_where="(((state)::text = 'queued'::text) AND (announced_at IS NULL))",
     )
+    op.drop_index("ix_jobs_announced", table_name="jobs", postgresql_where="((state)::text = 'queued'::text)")
+    op.create_index(
+        "ix_jobs_announced",
+        "jobs",
+        ["queue", "announced_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' AND announced_at IS NOT NULL"),
+    )
     op.create_index(
         "ix_jobs_waiting",
         "jobs",
-        ["queue", "tenant_id", "class_rank", "priority", "deadline_at", "id"],
+        ["queue", "class_rank", "tenant_id", "priority", "deadline_at", "id"],
         unique=False,
         postgresql_where=sa.text("state = 'queued' AND announced_at IS NULL AND NOT is_suspect"),
     )
@@ -151,7 +159,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("fingerprint IS NOT NULL"),
     )
     op.create_index(
-        "ix_jobs_queued", "jobs", ["queue", "id"], unique=False, postgresql_where=sa.text("state = 'queued'")
+        "ix_jobs_queued", "jobs", ["queue", "created_at"], unique=False, postgresql_where=sa.text("state = 'queued'")
     )
     op.create_index(
         "ix_jobs_suspect",
@@ -171,6 +179,18 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_suspect", table_name="jobs", postgresql_where=sa.text("state = 'queued' AND is_suspect"))
     op.drop_index("ix_jobs_queued", table_name="jobs", postgresql_where=sa.text("state = 'queued'"))
     op.drop_index("ix_jobs_fingerprint", table_name="jobs", postgresql_where=sa.text("fingerprint IS NOT NULL"))
+    op.drop_index(
+        "ix_jobs_announced",
+        table_name="jobs",
+        postgresql_where=sa.text("state = 'queued' AND announced_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_jobs_announced",
+        "jobs",
+        ["queue", "announced_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued'"),
+    )
     op.drop_index(
         "ix_jobs_waiting",
         table_name="jobs",

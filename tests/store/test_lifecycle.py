@@ -180,9 +180,11 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(n=st.integers(1, 3))
     def announce(self, n: int) -> None:
-        waiting = [i for i, job in self.model.items() if job.state is JobState.QUEUED and not job.is_announced]
-        assert take_waiting(self.db, QUEUE, n) == sorted(waiting)[:n]
-        for job_id in sorted(waiting)[:n]:
+        jobs = {i: job for i, job in self.model.items() if job.state is JobState.QUEUED and not job.is_announced}
+        # What is overdue has the earlier deadline.
+        waiting = sorted((i for i in jobs if not jobs[i].is_suspect), key=lambda i: (not jobs[i].is_overdue, i))
+        assert take_waiting(self.db, QUEUE, n) == waiting[:n]
+        for job_id in waiting[:n]:
             self.model[job_id].is_announced = True
 
     @rule()

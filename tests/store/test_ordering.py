@@ -1,10 +1,17 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier
 from typing import Any
+
+from sqlalchemy import Connection, text
 
 from store.claims import claim
 from store.db import Database
 from store.jobs import get
 from store.ordering import (
     QueueDepth,
+    Rota,
     claim_candidates,
     forget_announcements,
     take_stale,
@@ -12,6 +19,7 @@ from store.ordering import (
     waiting_queues,
 )
 from store.payloads import ServiceClass
+from store.settings import Settings
 from tests.store.making import QUEUE, AcceptOne, Query
 
 
@@ -73,6 +81,119 @@ class TestAnnouncing:
         assert (found["a@1"].waiting, found["a@1"].announced) == (0, 1)
         assert found["a@1"].oldest_announced_s is not None
         assert 30 <= found["a@1"].oldest_announced_s < 90
+
+
+class CountingDatabase(Database):
+    """Counts the rows of ``jobs`` that its transactions read, by whatever plan."""
+
+    num_read = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with super().begin() as connection:
+            yield connection
+            self.num_read += connection.execute(
+                text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
+            ).scalar_one()
+
+
+class TestFairOrder:
+    def test_tenants_share_by_tokens_and_go_on_where_they_stopped(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
+    ) -> None:
+        many = [accept_one(announce=False, cost_tokens=1024) for _ in range(9)]
+        few = [accept_one(announce=False, cost_tokens=2048, tenant_id=other_tenant) for _ in range(3)]
+        rota = Rota()
+        order = [job_id for _ in range(12) for job_id in take_waiting(db, QUEUE, 1, rota)]
+        if tenant < other_tenant:
+            assert order[:6] == [many[0], many[1], few[0], many[2], many[3], few[1]]
+        else:
+            assert order[:6] == [few[0], many[0], many[1], few[1], many[2], many[3]]
+        assert sorted(order) == sorted(many + few)
+
+    def test_the_earliest_deadline_goes_first_among_equals(self, db: Database, accept_one: AcceptOne) -> None:
+        patient, hurried = accept_one(announce=False), accept_one(announce=False, deadline_s=60.0)
+        important = accept_one(announce=False, priority=4)
+        assert take_waiting(db, QUEUE, 3) == [important, hurried, patient]
+
+    def test_every_eighth_place_is_for_the_longest_waiting(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        batch = [accept_one(announce=False, service_class=ServiceClass.BATCH) for _ in range(3)]
+        query("UPDATE jobs SET created_at = now() - interval '2 min' WHERE id = :id", id=batch[2])
+        query("UPDATE jobs SET created_at = now() - interval '1 min' WHERE id = :id", id=batch[1])
+        online = [accept_one(announce=False, service_class=ServiceClass.INTERACTIVE) for _ in range(20)]
+        taken = take_waiting(db, QUEUE, 17, Rota(ageing_s=30))
+        assert (taken[7], taken[15]) == (batch[2], batch[1])
+        assert [job_id for job_id in taken if job_id not in batch] == online[:15]
+
+    def test_nothing_of_a_paused_queue_is_taken(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        accept_one(announce=False)
+        query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'test')", queue=QUEUE)
+        assert take_waiting(db, QUEUE, 9) == []
+
+    def test_more_tenants_than_are_looked_at_once_all_have_their_turn(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        template = accept_one(announce=False)
+        _multiply(query, template, num_tenants=600, num_jobs=600)
+        rota, taken = Rota(), list[str]()
+        while fresh := take_waiting(db, QUEUE, 200, rota):
+            taken += fresh
+        assert len(taken) == len(set(taken)) == 601
+
+    def test_two_dispatchers_take_no_job_twice(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        template = accept_one(announce=False)
+        _multiply(query, template, num_tenants=3, num_jobs=300)
+        barrier = Barrier(4)
+
+        def take() -> list[str]:
+            barrier.wait(20)
+            rota = Rota()
+            return [job_id for _ in range(40) for job_id in take_waiting(db, QUEUE, 10, rota)]
+
+        with ThreadPoolExecutor(4) as pool:
+            taken = [job_id for done in [pool.submit(take) for _ in range(4)] for job_id in done.result(60)]
+        taken += take_waiting(db, QUEUE, 1000)
+        assert len(taken) == len(set(taken)) == 301
+
+    def test_a_long_queue_costs_no_more_reading_than_a_short_one(
+        self, settings: Settings, accept_one: AcceptOne, query: Query
+    ) -> None:
+        """Also while the statistics, and so the plans, are still those of a small table."""
+        template = accept_one(announce=False)
+        counting = CountingDatabase(settings.database_url, application_name="tests")
+        read = []
+        try:
+            for num_jobs in (1_000, 20_000):
+                _multiply(query, template, num_tenants=50, num_jobs=num_jobs)
+                counting.num_read = 0
+                assert len(take_waiting(counting, QUEUE, 32)) == 32
+                assert len(claim_candidates(counting, QUEUE, 32)) == 32
+                read.append(counting.num_read)
+        finally:
+            counting.close()
+        assert read[1] < 1.2 * read[0] < 4_000
+
+
+def _multiply(query: Query, template: str, *, num_tenants: int, num_jobs: int) -> None:
+    """Queue copies of a job for new tenants, an equal number in each class, without the cost of accepting them."""
+    query(
+        "INSERT INTO tenants (id, name, webhook_secret)"
+        " SELECT 'ten_' || n, 'ten_' || n, 'x' FROM generate_series(1, :n) AS n ON CONFLICT DO NOTHING",
+        n=num_tenants,
+    )
+    copied = (
+        "task, model, model_version, queue, priority, payload, input_tokens, cost_tokens, max_attempts, deadline_at"
+    )
+    query(
+        f"INSERT INTO jobs (id, tenant_id, class_rank, {copied})"
+        f" SELECT format('job_%s_%s', CAST(:num_jobs AS int), n), 'ten_' || n % :num_tenants + 1, n % 3, {copied}"
+        " FROM jobs, generate_series(1, CAST(:num_jobs AS int)) AS n WHERE jobs.id = :template",
+        num_tenants=num_tenants,
+        num_jobs=num_jobs,
+        template=template,
+    )
 
 
 class TestDirectClaims:
