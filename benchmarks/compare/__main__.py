@@ -15,6 +15,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -126,7 +127,10 @@ def main() -> None:
         else:
             rows[contestant.name] = row
     sentences = broken(rows, refusals)
-    console.print(_table(rows, args))
+    table = _table(rows, args)
+    if args.markdown:
+        table.box = MARKDOWN
+    console.print(table)
     for sentence in sentences:
         console.print(f"broken: {sentence}", style="red", markup=False)
     print(json.dumps(_report(rows, sentences, args)))
@@ -157,6 +161,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=12.0, help="jobs a second")
     parser.add_argument("--quiet", type=float, default=60.0, help="seconds of peace before a job counts as lost")
     parser.add_argument("--only", nargs="+", choices=[contestant.name for contestant in CONTESTANTS])
+    parser.add_argument("--markdown", action="store_true", help="a table to paste into a document")
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ if not console.is_terminal:
 
 
 def main() -> None:
-    options, wanted, should_draw = _arguments()
+    options, wanted, markdown = _arguments()
     turns, refusals = [], {}
     with ExitStack() as cleanup:
         services = cleanup.enter_context(running_services())
@@ -42,8 +42,7 @@ def main() -> None:
                     turns.append(turn)
         steady = open_loop(services, options, console.log) if options.steady_s else None
     found = summary(turns, refusals, steady, options)
-    if should_draw:
-        draw(console, found, wanted)
+    draw(console, found, wanted, markdown=markdown)
     missed = goals(found)
     for sentence in missed:
         console.print(f"[red]missed:[/] {sentence}")
@@ -64,11 +63,11 @@ def _arguments() -> tuple[Options, list[Contestant], bool]:
     parser.add_argument("--steady-s", type=float, default=20.0, help="open loop for Headrace; 0 leaves it out")
     parser.add_argument("--steady-rate", type=float, default=300.0, help="jobs a second of the open loop")
     parser.add_argument("--statements", action="store_true", help="log the statements that took Postgres most time")
-    parser.add_argument("--no-table", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="tables to paste into a document")
     given = vars(parser.parse_args())
-    only, no_table = given.pop("only"), given.pop("no_table")
+    only, markdown = given.pop("only"), given.pop("markdown")
     wanted = [contestant for contestant in CONTESTANTS if only is None or contestant.name in only]
-    return Options(**given), wanted, not no_table
+    return Options(**given), wanted, markdown
 
 
 if __name__ == "__main__":

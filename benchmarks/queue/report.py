@@ -8,6 +8,7 @@ from importlib.metadata import version
 from statistics import median
 from typing import Any
 
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -91,10 +92,12 @@ def goals(found: Found) -> list[str]:
     return missed
 
 
-def draw(console: Console, found: Found, wanted: Sequence[Contestant]) -> None:
-    """Print the tables and the bars."""
-    console.print(_speed_table(found, wanted))
-    console.print(_cost_table(found, wanted))
+def draw(console: Console, found: Found, wanted: Sequence[Contestant], *, markdown: bool) -> None:
+    """Print the tables, for a terminal or to paste into a document, and the bars."""
+    for table in (_speed_table(found, wanted), _cost_table(found, wanted)):
+        if markdown:
+            table.box = MARKDOWN
+        console.print(table)
     most = max((row["jobs_per_s"] for row in found["contestants"].values()), default=1)
     for contestant in wanted:
         if (row := found["contestants"].get(contestant.name)) is not None:
