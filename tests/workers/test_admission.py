@@ -8,7 +8,7 @@ from typing import Any
 from kombu.asynchronous import Hub
 from kombu.transport.virtual import QoS
 
-from workers.admission import Admission, gate, wake
+from workers.admission import Admission, Ticket, gate, wake
 
 
 class Blocks:
@@ -157,3 +157,80 @@ def test_the_event_loop_is_woken_from_another_thread() -> None:
         hub.close()
         silent.close()
         other_end.close()
+
+
+class TestAlone:
+    """A job that may be what killed its worker runs with nobody beside it."""
+
+    def test_the_door_is_shut_and_whoever_is_in_may_end(self) -> None:
+        engine = Blocks(100)
+        admission = admission_of(engine)
+        inside = enter(admission, engine, 16)
+        with admission.reserved():
+            assert not admission.has_credit()
+            assert admission.take_without_message() is None
+            assert not admission.wait_empty(0.01)
+            admission.give_back(inside)
+            assert admission.wait_empty(0.01)
+            with admission.alone():
+                assert admission.in_flight == 1
+                assert not admission.wait_empty(0)
+        assert admission.in_flight == 0
+        assert admission.has_credit()
+
+    def test_a_message_that_comes_all_the_same_waits_at_the_door(self) -> None:
+        admission = admission_of(Blocks(100))
+        went_on: list[bool] = []
+
+        def run(ticket: Ticket) -> None:
+            with admission.working_on(ticket):
+                went_on.append(admission.wait_for_turn())
+            admission.give_back(ticket)
+
+        with admission.reserved():
+            late = threading.Thread(target=run, args=(admission.take(),))
+            late.start()
+            assert admission.wait_empty(1), "it is not counted as company"
+            with admission.alone():
+                late.join(0.1)
+                assert went_on == []
+                assert admission.in_flight == 2
+        late.join(5)
+        assert went_on == [True]
+        assert admission.in_flight == 0
+
+    def test_whoever_was_in_before_need_not_wait(self) -> None:
+        admission = admission_of(Blocks(100))
+        ticket = admission.take()
+        with admission.reserved(), admission.working_on(ticket):
+            assert admission.wait_for_turn()
+        with admission.reserved():
+            assert admission.wait_for_turn(), "nor a thread that holds no ticket"
+
+    def test_a_worker_that_stops_lets_nobody_in_beside_it(self) -> None:
+        admission = admission_of(Blocks(100))
+        with admission.reserved(), admission.alone():
+            ticket = admission.take()
+            with admission.working_on(ticket):
+                admission.close()
+                assert not admission.wait_for_turn()
+            assert not admission.wait_empty(60), "and whoever waits for a gap is told at once"
+
+    def test_the_event_loop_is_woken_when_the_door_opens(self) -> None:
+        admission = admission_of(Blocks(100))
+        woken: list[str] = []
+        admission.wake = lambda: woken.append("woken")
+        with admission.reserved():
+            assert not admission.has_credit()
+            assert woken == []
+        assert woken == ["woken"]
+
+
+def test_a_place_without_a_message_counts_but_is_no_sign_of_redis() -> None:
+    admission = admission_of(Blocks(4), max_jobs=2)
+    assert admission.take_without_message() is not None
+    assert admission.take_without_message() is None, "nothing is known before the first job"
+    assert (admission.in_flight, admission.num_messages) == (1, 0)
+    admission.take()
+    assert (admission.in_flight, admission.num_messages) == (2, 1)
+    assert admission.take_without_message() is None
