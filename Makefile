@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-queue chaos-compare trial lock clean
+.PHONY: help venv check test demo up bench bench-queue chaos chaos-soak chaos-compare trial lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -43,6 +43,12 @@ bench: $(STAMP)  ## throughput of the whole path against the bare engine and tra
 
 bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
 	@$(BIN)/python -m benchmarks.queue
+
+chaos: $(STAMP)  ## every fault once under load, in real processes, and an independent checker: about 3 minutes
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
+
+chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
+	@$(BIN)/python -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),30) --save chaos-soak
 
 chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
 	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))

@@ -1,0 +1,58 @@
+"""``python -m tests.chaos``: break a running Headrace by a seed, then ask whether every promise was kept.
+
+Prints a table and, as the last line, the report as JSON; exits 1 if a promise was broken or nothing was killed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from rich.console import Console
+
+from tests.chaos.cluster import Shape
+from tests.chaos.report import save, show
+from tests.chaos.soak import soak
+
+console = Console(stderr=True)
+
+
+def main() -> int:
+    """Run what was asked for; return the exit code."""
+    options = _arguments()
+    if not options.private_mounts:
+        _enter_private_namespace()
+    shape = Shape(has_private_mounts=options.private_mounts)
+    report, findings = soak(
+        seed=options.seed, duration_s=options.minutes * 60, rate=options.rate, say=console.log, shape=shape
+    )
+    show(report, findings, console)
+    save(report, options.save)
+    print(json.dumps(report))  # noqa: T201 - the report line
+    return 1 if findings.broken else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1.9, help="how long things are broken; ends follow")
+    parser.add_argument("--rate", type=float, default=12.0, help="jobs submitted a second")
+    parser.add_argument("--save", default="chaos", help="name of the file under build/reliability")
+    # Given by this program to itself.
+    parser.add_argument("--private-mounts", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _enter_private_namespace() -> None:
+    """Run again with mounts of our own, so that Postgres's disk can be small; go on without where that is refused."""
+    unshare = shutil.which("unshare")
+    if os.geteuid() != 0 or unshare is None:
+        return
+    if subprocess.run([unshare, "-m", "true"], check=False, capture_output=True).returncode == 0:
+        os.execv(unshare, [unshare, "-m", sys.executable, "-m", "tests.chaos", "--private-mounts", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""A small Headrace of real processes: APIs, workers, dispatchers, Postgres, Valkey, each pair joined by a fault proxy.
+
+Knows how to start, find, signal and restart them; whoever ends is started again, as an orchestrator would. Everything
+here happens on one thread, the one that lives longest, because the kernel ends our children with it.
+"""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from cli.local.folders import socket_folder, unprivileged_user
+from cli.local.ports import free_port
+from cli.local.postgres import LocalPostgres
+from cli.local.process import Child, Command, descendants, run_step
+from cli.local.valkey import LocalValkey
+from store.db import Database
+from store.keys import SCOPES, create_key, create_tenant, get_webhook_secret
+from store.settings import child_environment
+from tests.chaos.journal import Journal
+from tests.chaos.proxy import FaultProxy, ProxyThread
+from tests.folders import reachable_folder
+
+ROOT = Path(__file__).parents[2]
+READY_S = 120.0
+RESTART_PAUSE_S = 0.5
+TMPFS_BYTES = 4 << 30
+
+MARKS = {"exit": "##exit##", "hang": "##hang##", "raise": "##raise##", "oom": "##oom##", "nan": "##nan##"}
+"""What a prompt must contain to do this to the step that it takes part in."""
+
+# Settings that the release before does not know, and so would refuse.
+_NOT_IN_OLD = {"HEADRACE_ENVIRONMENT", "HEADRACE_MODEL_FAULTS"}
+
+SHORT_TIMES = {
+    "LEASE_S": "3",
+    "SWEEP_S": "0.5",
+    "REANNOUNCE_S": "2",
+    "DRAIN_S": "1",
+    "MAX_STEP_S": "4",
+    "STREAM_PING_S": "2",
+    "WEBHOOK_TIMEOUT_S": "4",
+    "FAKE_STEP_MS": "20",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many of what, and the settings that differ from the product's own."""
+
+    apis: int = 2
+    workers: int = 2
+    dispatchers: int = 2
+    settings: Mapping[str, str] = field(default_factory=lambda: SHORT_TIMES)
+    has_marks: bool = True
+    has_private_mounts: bool = False
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A customer: who they are and what they sign and are signed with."""
+
+    id: str
+    key: str
+    webhook_secret: str
+
+
+class Member:
+    """One process of ours. ``keep`` False: it is not started again when it ends."""
+
+    def __init__(self, kind: str, name: str, port: int, command: Callable[[Mapping[str, str]], Command]) -> None:
+        self.kind = kind
+        self.name = name
+        self.port = port
+        self.keep = True
+        self.extra: dict[str, str] = {}
+        self.child: Child | None = None
+        self.restart_at: float | None = None
+        self.proxies: dict[str, FaultProxy] = {}
+        self._command = command
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the process runs, stopped or not."""
+        return self.child is not None and self.child.exit_code is None
+
+    def start(self) -> None:
+        """Start it."""
+        self.child = Child(self._command(self.extra))
+
+
+class Cluster:
+    """The running processes. Made by ``running_cluster``."""
+
+    def __init__(self, folder: Path, shape: Shape, journal: Journal) -> None:
+        self.folder = folder
+        self.shape = shape
+        self.journal = journal
+        self.members: list[Member] = []
+        self.tenants: list[Tenant] = []
+        self.helpers: list[Child] = []
+        self.proxies = ProxyThread()
+        pg = folder / "pg"
+        self.is_on_tmpfs = shape.has_private_mounts and mount_tmpfs(pg, TMPFS_BYTES)
+        self.postgres = LocalPostgres(pg, folder / "postgres.log")
+        self.valkey = LocalValkey(folder / "kv", folder / "valkey.log")
+        owner = unprivileged_user()
+        self._pg_socket = str(socket_folder(pg.absolute(), ".s.PGSQL.5432", owner) / ".s.PGSQL.5432")
+        self.servers_kept = {"postgres": True, "redis": True}
+
+    # -- starting -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everything and return when every API says that it is ready and every worker serves."""
+        self.postgres.start()
+        self.valkey.start()
+        self._prepare()
+        for kind, count in (("dispatcher", self.shape.dispatchers), ("worker", self.shape.workers)):
+            for n in range(count):
+                self.add(kind, f"{kind}-{n + 1}")
+        for n in range(self.shape.apis):
+            self.add("api", f"api-{n + 1}")
+        self.wait_ready()
+
+    def wait_ready(self, timeout_s: float = READY_S) -> None:
+        """Return when every member of ours runs and serves. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while waiting := [one.name for one in self.members if one.keep and not self.is_ready(one)]:
+            self.tend()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready after {timeout_s:.0f} s: {', '.join(waiting)} (logs in {self.folder})")
+            time.sleep(0.1)
+
+    def _prepare(self) -> None:
+        env = child_environment({"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url})
+        log = self.folder / "logs" / "prepare.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        for arguments in (["migrations"], ["models.catalog", "register", "fake", "fake"]):
+            if run_step([sys.executable, "-m", *arguments], env, log) != 0:
+                raise RuntimeError(f"{arguments} failed: {log.read_text()[-2000:]}")
+        db = Database(self.database_url, pool_size=1, application_name="chaos setup")
+        try:
+            for name in ("amber", "birch", "cedar"):
+                tenant_id = create_tenant(db, name)
+                key = create_key(db, tenant_id, "chaos", SCOPES, actor="chaos")
+                self.tenants.append(Tenant(tenant_id, key, get_webhook_secret(db, tenant_id)))
+        finally:
+            db.close()
+
+    def add(self, kind: str, name: str, *, root: Path = ROOT, is_old: bool = False) -> Member:
+        """Start a process of ``kind`` behind proxies of its own; ``root`` holds its code, perhaps an older one's."""
+        port = free_port("127.0.0.1", 0)
+        proxies = {
+            "postgres": self.proxies.add(f"{name}>postgres", self._pg_socket),
+            "redis": self.proxies.add(f"{name}>redis", self._valkey_socket),
+        }
+        module = {"api": ["producer_api"], "dispatcher": ["workers.dispatcher"]}.get(
+            kind, ["workers", "--model", "fake", "--name", name]
+        )
+        env = self._environment(kind, port, proxies)
+        if is_old:
+            env = {name: value for name, value in env.items() if name not in _NOT_IN_OLD}
+
+        def command(extra: Mapping[str, str]) -> Command:
+            argv: list[str | Path] = [sys.executable, "-m", *module]
+            return Command(name, argv, self.log_of(name), env={**env, **extra}, cwd=root)
+
+        member = Member(kind, name, port, command)
+        member.proxies = proxies
+        self.members.append(member)
+        member.start()
+        return member
+
+    def _environment(self, kind: str, port: int, proxies: Mapping[str, FaultProxy]) -> dict[str, str]:
+        env = {name: value for name, value in child_environment({}).items() if not name.startswith("HEADRACE_")}
+        pg = f"postgresql+psycopg://app@127.0.0.1:{proxies['postgres'].port}/postgres?sslmode=disable"
+        env |= {"DATABASE_URL": pg, "REDIS_URL": f"redis://127.0.0.1:{proxies['redis'].port}/0"}
+        env |= {f"HEADRACE_{name}": value for name, value in self.shape.settings.items()}
+        env |= {
+            "HEADRACE_HOME": str(self.folder),
+            "HEADRACE_REQUESTS_PER_MINUTE": "1000000",
+            "HEADRACE_TOKENS_PER_MINUTE": "1000000000",
+            "HEADRACE_WEBHOOK_ALLOW_HTTP": "true",
+            "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if kind == "api":
+            env["HEADRACE_API_PORT"] = str(port)
+        if kind == "worker":
+            env["HEADRACE_WORKER_METRICS_PORT"] = str(port)
+        if self.shape.has_marks:
+            env["HEADRACE_ENVIRONMENT"] = "test"
+            env["HEADRACE_MODEL_FAULTS"] = ",".join(f"{fault}:{mark}" for fault, mark in MARKS.items())
+        return env
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def database_url(self) -> str:
+        """Postgres itself, past every proxy."""
+        return self.postgres.url
+
+    @property
+    def redis_url(self) -> str:
+        """Valkey itself, past every proxy."""
+        return self.valkey.url
+
+    @property
+    def _valkey_socket(self) -> str:
+        return self.valkey.url.removeprefix("unix://").partition("?")[0]
+
+    @property
+    def api_urls(self) -> list[str]:
+        """Where the APIs listen, whether they do now or not."""
+        return [f"http://127.0.0.1:{one.port}" for one in self.of_kind("api")]
+
+    def of_kind(self, kind: str) -> list[Member]:
+        """The members of a kind."""
+        return [one for one in self.members if one.kind == kind]
+
+    def find(self, name: str) -> Member:
+        """The member called ``name``."""
+        return next(one for one in self.members if one.name == name)
+
+    def log_of(self, name: str) -> Path:
+        """The log of a member, all of its lives."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def is_ready(self, member: Member) -> bool:
+        """True if it serves; a dispatcher is ready when it runs."""
+        if not member.is_alive:
+            return False
+        if member.kind == "dispatcher":
+            return True
+        path = "/readyz" if member.kind == "api" else "/metrics"
+        try:
+            url = f"http://127.0.0.1:{member.port}{path}"
+            return httpx2.get(url, timeout=2, trust_env=False).status_code == httpx2.codes.OK
+        except httpx2.TransportError:
+            return False
+
+    # -- keeping alive ------------------------------------------------------------------------------------------------
+
+    def tend(self) -> None:
+        """Note who has ended and start again whoever has been gone for a moment. Call often."""
+        now = time.monotonic()
+        for member in self.members:
+            if member.child is None:
+                continue
+            if member.restart_at is None and not member.is_alive:
+                self.journal.write(
+                    "exit", member=member.kind, name=member.name, pid=member.child.pid, code=member.child.exit_code
+                )
+                member.restart_at = now + RESTART_PAUSE_S
+            if member.restart_at is not None and member.keep and now >= member.restart_at:
+                member.restart_at = None
+                member.start()
+        self._tend_servers()
+
+    def _tend_servers(self) -> None:
+        """A server that died of a fault (a full disk) comes back as soon as it can."""
+        for name, server in (("postgres", self.postgres), ("redis", self.valkey)):
+            child = server.child
+            if self.servers_kept[name] and child is not None and child.exit_code is not None:
+                self.journal.write("exit", member=name, name=name, pid=child.pid, code=child.exit_code)
+                try:
+                    server.start(timeout_s=30)
+                except Exception as error:  # noqa: BLE001 - the disk may still be full: the next turn tries again
+                    self.journal.write("server_down", name=name, error=str(error)[:200])
+
+    def signal(self, member: Member, number: signal.Signals) -> bool:
+        """Send a signal to a living member; False if it has ended."""
+        if not member.is_alive or member.child is None:
+            return False
+        os.kill(member.child.pid, number)
+        self.journal.write("signal", member=member.kind, name=member.name, pid=member.child.pid, signal=number.name)
+        return True
+
+    def server_pids(self, name: str) -> list[int]:
+        """The server's process and everything below it."""
+        child = (self.postgres if name == "postgres" else self.valkey).child
+        return [child.pid, *sorted(descendants(child.pid))] if child is not None else []
+
+    def limit_disk(self, *, is_full: bool) -> None:
+        """Let Postgres's disk be full, or not any more: its own tmpfs, or else the size that its files may have."""
+        if self.is_on_tmpfs:
+            stat = os.statvfs(self.folder / "pg")
+            used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+            size = used if is_full else TMPFS_BYTES
+            _mount("-o", f"remount,size={size}", str(self.folder / "pg"))
+            return
+        most = 8192 if is_full else resource.RLIM_INFINITY
+        for pid in self.server_pids("postgres"):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+    def stop(self) -> None:
+        """End everything, whatever state it is in."""
+        for child in [one.child for one in self.members] + self.helpers:
+            if child is not None:
+                child.kill()
+        for pid in [*self.server_pids("redis"), *self.server_pids("postgres")]:
+            try:
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                continue
+        self.valkey.stop()
+        self.postgres.stop()
+        self.proxies.stop()
+        if self.is_on_tmpfs:
+            _mount("-l", str(self.folder / "pg"), program="umount")
+
+
+@contextmanager
+def running_cluster(
+    shape: Shape, journal_name: str = "nemesis.jsonl", keep_logs: Path | None = None
+) -> Iterator[Cluster]:
+    """Yield a cluster that serves, in a folder of its own; the logs are left in ``keep_logs``."""
+    with ExitStack() as cleanup:
+        folder = cleanup.enter_context(reachable_folder())
+        journal = Journal(folder / journal_name)
+        cleanup.callback(journal.close)
+        cluster = Cluster(folder, shape, journal)
+        cleanup.callback(_keep, folder, keep_logs)
+        cleanup.callback(cluster.stop)
+        cluster.start()
+        yield cluster
+
+
+def _keep(folder: Path, target: Path | None) -> None:
+    """Copy logs and journals out of a folder that is about to go."""
+    if target is None:
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for path in [*folder.glob("logs/*.log"), *folder.glob("*.log"), *folder.glob("*.jsonl")]:
+        (target / path.name).write_bytes(path.read_bytes())
+
+
+def mount_tmpfs(folder: Path, num_bytes: int) -> bool:
+    """Mount a small file system of our own; say whether it worked. Only for a process whose mounts nobody shares."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _mount("-t", "tmpfs", "-o", f"size={num_bytes},mode=0755", "chaos", str(folder))
+
+
+def _mount(*arguments: str, program: str = "mount") -> bool:
+    return subprocess.run([program, *arguments], check=False, capture_output=True).returncode == 0

@@ -1,0 +1,147 @@
+"""What is known of a run once it is over: the client log, the receiver's log, the nemesis's journal and the tables.
+
+Reads with its own SQL and its own types; imports nothing of the product, so that no defect of it can hide itself here.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from tests.chaos.journal import Json, read_journal
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of ``jobs``, with what else the tables say of it. Times are Unix seconds."""
+
+    id: str
+    state: str
+    prompt: str = ""
+    max_tokens: int = 160
+    attempt: int = 1
+    crashes: int = 0
+    created_at: float = 0.0
+    completed_at: float | None = None
+    deadline_at: float | None = None
+    text: str | None = None
+    code: str | None = None
+    terminal: str | None = None  # job_terminal's word
+    terminal_events: tuple[str, ...] = ()
+    stored_text: str | None = None  # job_streams' deltas, joined
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A row of ``attempts``."""
+
+    job: str
+    epoch: int
+    worker: str
+    started_at: float
+    ended_at: float | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A row of ``webhook_deliveries``."""
+
+    id: str
+    job: str
+    type: str
+    state: str
+    attempts: int = 1
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything that the checker may look at. ``log_counts`` are worker log lines by event name."""
+
+    client: Sequence[Json] = ()
+    hooks: Sequence[Json] = ()
+    nemesis: Sequence[Json] = ()
+    jobs: Sequence[Job] = ()
+    attempts: Sequence[Attempt] = ()
+    deliveries: Sequence[Delivery] = ()
+    log_counts: Counter[str] = field(default_factory=Counter)
+
+    def of_client(self, kind: str) -> list[Json]:
+        """The client's events of a kind."""
+        return [event for event in self.client if event["kind"] == kind]
+
+    def of_nemesis(self, kind: str) -> list[Json]:
+        """The nemesis's events of a kind."""
+        return [event for event in self.nemesis if event["kind"] == kind]
+
+
+_JOBS = """
+SELECT
+    jobs.id, jobs.state, payload -> 'input' ->> 'prompt' AS prompt,
+    (payload -> 'sampling' ->> 'max_tokens')::int AS max_tokens, attempt, crashes,
+    extract(epoch FROM created_at)::float8 AS created_at, extract(epoch FROM completed_at)::float8 AS completed_at,
+    extract(epoch FROM deadline_at)::float8 AS deadline_at, output ->> 'text' AS text, error ->> 'code' AS code,
+    job_terminal.state AS terminal,
+    (SELECT array_agg(kind ORDER BY id) FROM job_events WHERE job_id = jobs.id
+        AND kind IN ('succeeded', 'failed', 'cancelled', 'expired')) AS terminal_events,
+    (SELECT string_agg(delta, '' ORDER BY n) FROM job_streams, jsonb_array_elements_text(deltas)
+        WITH ORDINALITY AS d(delta, n) WHERE job_id = jobs.id) AS stored_text
+FROM jobs LEFT JOIN job_terminal ON job_terminal.job_id = jobs.id
+"""
+
+_ATTEMPTS = """
+SELECT job_id AS job, epoch, worker, extract(epoch FROM started_at)::float8 AS started_at,
+    extract(epoch FROM ended_at)::float8 AS ended_at, outcome
+FROM attempts ORDER BY job_id, epoch
+"""
+
+_DELIVERIES = "SELECT id, job_id AS job, type, state, attempts, url FROM webhook_deliveries"
+
+COUNTED = ("stale_finish_refused", "lease_lost", "handed_back", "outcome_lost", "engine_dead")
+
+
+def read_history(folder: Path, database: dict[str, str]) -> History:
+    """Read a run's folder and its database (``host``, ``user``, ``dbname``)."""
+    with psycopg.connect(**database, row_factory=dict_row) as connection:  # type: ignore[arg-type]
+        jobs = [_job(row) for row in connection.execute(_JOBS)]
+        attempts = [Attempt(**row) for row in connection.execute(_ATTEMPTS)]
+        deliveries = [Delivery(**row) for row in connection.execute(_DELIVERIES)]
+    return History(
+        client=read_journal(folder / "client.jsonl"),
+        hooks=read_journal(folder / "hooks.jsonl"),
+        nemesis=read_journal(folder / "nemesis.jsonl"),
+        jobs=jobs,
+        attempts=attempts,
+        deliveries=deliveries,
+        log_counts=count_log_events(sorted((folder / "logs").glob("*.log"))),
+    )
+
+
+def _job(row: dict[str, Any]) -> Job:
+    return Job(**{**row, "terminal_events": tuple(row["terminal_events"] or ())})
+
+
+def count_log_events(logs: Sequence[Path]) -> Counter[str]:
+    """Count the log lines whose event the checker cares for."""
+    counts: Counter[str] = Counter()
+    for log in logs:
+        for event in read_journal_lines(log):
+            if event in COUNTED:
+                counts[event] += 1
+    return counts
+
+
+def read_journal_lines(log: Path) -> list[str]:
+    """Return the event name of each line of a structured log."""
+    names = []
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            _, found, rest = line.partition('"event": "')
+            if found:
+                names.append(rest.partition('"')[0])
+    return names
