@@ -86,7 +86,7 @@ def broken(rows: dict[str, Row], refusals: dict[str, str]) -> list[str]:
         if not sum(row["struck"].get(kind, 0) for kind in _KILLS):
             sentences.append(f"nothing was killed under {name}")
     ours = rows.get("headrace", {})
-    sentences += [f"Headrace: {ours[key]} {key}" for key in ("lost", "stuck", "ended_twice") if ours.get(key)]
+    sentences += [f"Headrace: {ours[key]} {key}" for key in ("lost", "stuck", "duplicate_terminal") if ours.get(key)]
     if ours and not ours["succeeded"]:
         sentences.append("Headrace: no job succeeded")
     return sentences
@@ -103,14 +103,15 @@ def _table(rows: dict[str, Row], args: argparse.Namespace) -> Table:
         "lost": "lost",
         "stuck": "stuck",
         "ran_twice": "ran twice",
-        "ended_twice": "ended twice",
-        "slowest_s": "slowest, s",
+        "duplicate_terminal": "ended twice",
     }
     for heading in headings.values():
         table.add_column(heading, justify="right")
+    table.add_column("s to the end p50 / p95 / max", justify="right")
     for contestant in CONTESTANTS:
         if (row := rows.get(contestant.name)) is not None:
-            table.add_row(contestant.what, *(str(row[key]) for key in headings))
+            times = " / ".join(f"{seconds:g}" for seconds in row["to_end_s"].values())
+            table.add_row(contestant.what, *(str(row[key]) for key in headings), times)
     return table
 
 

@@ -6,7 +6,7 @@ recorded as the job's.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.compare.client import ClientLog
@@ -37,8 +37,8 @@ class Verdict:
     lost_though_run: int
     stuck: int
     ran_twice: int
-    ended_twice: int
-    slowest_s: float
+    duplicate_terminal: int
+    to_end_s: Mapping[str, float]
 
 
 def judge(log: ClientLog, evidence: Evidence) -> Verdict:
@@ -46,7 +46,7 @@ def judge(log: ClientLog, evidence: Evidence) -> Verdict:
     states = Counter(told.state for told in log.jobs.values())
     unended = {job_id for job_id, told in log.jobs.items() if told.state is None}
     lost = unended - set(evidence.kept)
-    times = [told.ended_at - told.accepted_at for told in log.jobs.values() if told.ended_at is not None]
+    times = sorted(told.ended_at - told.accepted_at for told in log.jobs.values() if told.ended_at is not None)
     return Verdict(
         accepted=len(log.jobs),
         refused=log.refused,
@@ -56,6 +56,10 @@ def judge(log: ClientLog, evidence: Evidence) -> Verdict:
         lost_though_run=sum(evidence.ends.get(job_id, 0) > 0 for job_id in lost),
         stuck=len(unended - lost),
         ran_twice=sum(evidence.ends.get(job_id, 0) > 1 for job_id in log.jobs),
-        ended_twice=sum(evidence.recorded.get(job_id, 0) > 1 for job_id in log.jobs),
-        slowest_s=round(max(times, default=0.0), 1),
+        duplicate_terminal=sum(evidence.recorded.get(job_id, 0) > 1 for job_id in log.jobs),
+        to_end_s={name: _quantile(times, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0))},
     )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1) if ordered else 0.0

@@ -20,13 +20,13 @@ def test_a_job_without_an_end_is_lost_unless_it_is_still_kept() -> None:
     verdict = judge(log, Evidence(ends={"ended": 1, "ran": 1}, recorded={"ended": 1}, kept={"waiting"}))
     assert (verdict.accepted, verdict.succeeded, verdict.failed) == (5, 1, 1)
     assert (verdict.lost, verdict.lost_though_run, verdict.stuck) == (2, 1, 1)
-    assert verdict.slowest_s == 2.5
+    assert verdict.to_end_s == {"p50": 2.5, "p95": 2.5, "max": 2.5}
 
 
-def test_a_refused_second_end_counts_as_run_twice_but_not_as_ended_twice() -> None:
+def test_a_refused_second_end_counts_as_run_twice_but_not_as_duplicate_terminal() -> None:
     log = log_of(one="succeeded", two="succeeded", three="succeeded")
     verdict = judge(log, Evidence(ends={"one": 1, "two": 2, "three": 2}, recorded={"one": 1, "two": 2}, kept=()))
-    assert (verdict.ran_twice, verdict.ended_twice) == (2, 1)
+    assert (verdict.ran_twice, verdict.duplicate_terminal) == (2, 1)
 
 
 def test_a_job_that_nobody_accepted_is_not_counted() -> None:
@@ -44,10 +44,10 @@ def test_every_schedule_breaks_everything_in_time_and_is_the_same_for_a_seed(see
 
 
 def row(**changes: object) -> dict[str, object]:
-    return {"struck": {"kill_worker": 2}, "succeeded": 9, "lost": 0, "stuck": 0, "ended_twice": 0, **changes}
+    return {"struck": {"kill_worker": 2}, "succeeded": 9, "lost": 0, "stuck": 0, "duplicate_terminal": 0, **changes}
 
 
-@pytest.mark.parametrize("key", ["lost", "stuck", "ended_twice"])
+@pytest.mark.parametrize("key", ["lost", "stuck", "duplicate_terminal"])
 def test_the_run_fails_for_headrace_and_not_for_celery(key: str) -> None:
     assert broken({"headrace": row(), "celery": row(**{key: 4})}, {}) == []
     assert broken({"headrace": row(**{key: 1}), "celery": row()}, {}) == [f"Headrace: 1 {key}"]
