@@ -90,21 +90,24 @@ class FaultProxy:
         self._links.add(link)
         try:
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+        except OSError:
+            # One side was reset. The other must hear of it, or it would wait for an answer for ever.
+            for end in link:
+                _abort(end)
         finally:
             self._links.discard(link)
             for end in link:
                 end.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while chunk := await reader.read(_CHUNK):
-                if self._mode is Mode.HALF_OPEN:
-                    continue
-                await self._linger(len(chunk))
-                writer.write(chunk)
-                await writer.drain()
-            if writer.can_write_eof():
-                writer.write_eof()
+        while chunk := await reader.read(_CHUNK):
+            if self._mode is Mode.HALF_OPEN:
+                continue
+            await self._linger(len(chunk))
+            writer.write(chunk)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
 
     async def _linger(self, num_bytes: int) -> None:
         if self._mode is Mode.DELAY:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,10 @@ def _accept(listener: socket.socket) -> None:
 def _echo(link: socket.socket) -> None:
     with suppress(OSError), link:
         while data := link.recv(4096):
+            if data == b"reset me":
+                # Closed with bytes unread, which on a Unix socket is a reset.
+                link.recv(1, socket.MSG_PEEK)
+                return
             link.sendall(data)
 
 
@@ -104,6 +109,16 @@ def test_reset_is_an_error_and_not_an_end(proxies: ProxyThread, proxy: FaultProx
     with connect(proxy) as link:
         assert say(link, b"before") == b"before"
         proxies.reset(proxy)
+        with pytest.raises(ConnectionResetError):
+            link.recv(10)
+
+
+def test_a_reset_by_the_server_reaches_the_client(proxy: FaultProxy) -> None:
+    with connect(proxy) as link:
+        assert say(link, b"before") == b"before"
+        link.sendall(b"reset me")
+        time.sleep(0.05)  # so that the next bytes are not read together with these
+        link.sendall(b"unread")
         with pytest.raises(ConnectionResetError):
             link.recv(10)
 
