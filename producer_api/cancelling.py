@@ -3,8 +3,6 @@
 If Redis is away, the worker learns it with its next lease renewal and the readers at their next look into Postgres.
 """
 
-from contextlib import suppress
-
 import structlog
 from starlette.concurrency import run_in_threadpool
 
@@ -20,12 +18,19 @@ _log = structlog.get_logger("producer_api")
 def cancel(runtime: Runtime, tenant_id: str, job_id: str) -> Job:
     """Cancel the job or ask its worker to. Raises NotFound, Conflict (it has ended), Unavailable. Blocks."""
     job = jobs.request_cancel(runtime.db, tenant_id, job_id)
-    with suppress(Unavailable):
+    if not runtime.redis_watch.is_away:
+        _tell(runtime, job)
+    return job
+
+
+def _tell(runtime: Runtime, job: Job) -> None:
+    try:
         if job.state.is_terminal:
             runtime.frames.nudge([job.id])
         else:
             publish_cancel(runtime.redis, job.id)
-    return job
+    except Unavailable:
+        runtime.redis_watch.failed()
 
 
 async def abandon(runtime: Runtime, job: Job) -> None:

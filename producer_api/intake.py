@@ -16,6 +16,7 @@ from store.db import Database
 from store.errors import HeadraceError, Unavailable
 from store.jobs import Accepted, NewJob
 from store.queue import Hint, HintPublisher
+from store.redis import Watch
 from store.registry import shadow_name
 from store.waves import Wave
 
@@ -27,9 +28,12 @@ _MOST_HINTS = 1000
 class Intake:
     """Accepts jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no wave."""
 
-    def __init__(self, db: Database, depths: HintPublisher, hints: HintPublisher, *, ready_window: int) -> None:
+    def __init__(
+        self, db: Database, depths: HintPublisher, hints: HintPublisher, watch: Watch, *, ready_window: int
+    ) -> None:
         self._db = db
         self._depths = depths
+        self._watch = watch
         self._ready_window = ready_window
         self._wave: Wave[NewJob, Accepted] = Wave(self._accept)
         self._announcer = _Announcer(hints)
@@ -57,9 +61,12 @@ class Intake:
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""
+        if self._watch.is_away:
+            return False
         try:
             return self._depths.depth(queue) < self._ready_window
         except Unavailable:
+            self._watch.failed()
             return False
 
 

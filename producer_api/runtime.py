@@ -36,20 +36,28 @@ class Runtime:
         self.draining = asyncio.Event()
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api")
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S)
+        self.redis_watch = redis_store.Watch(settings.redis_url)
         self.hub = Hub(settings.redis_url)
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.keys = KeyRing(self.db)
         self.catalog = Catalog(self.db)
         self.reader = JobReader(self.db)
-        self.admission = Admission(settings, self.db, Limiter(self.redis))
+        self.admission = Admission(settings, self.db, Limiter(self.redis, watch=self.redis_watch))
         celery = celery_app(settings)
-        self.intake = Intake(self.db, HintPublisher(celery), HintPublisher(celery), ready_window=settings.ready_window)
+        self.intake = Intake(
+            self.db,
+            HintPublisher(celery),
+            HintPublisher(celery),
+            self.redis_watch,
+            ready_window=settings.ready_window,
+        )
         self.metrics = Metrics()
         self.health = Health(settings)
 
     async def start(self) -> None:
         """Start what runs in the background. A Redis that is away does not stop it."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
+        self.redis_watch.start()
         self.intake.start()
         await self.hub.start()
 
@@ -61,6 +69,7 @@ class Runtime:
 
     def _close(self) -> None:
         self.intake.stop()
+        self.redis_watch.stop()
         self.health.close()
         self.redis.close()
         self.db.close()

@@ -14,7 +14,7 @@ from threading import Lock
 
 import redis
 
-from store.redis import AWAY
+from store.redis import AWAY, Watch
 
 _SCRIPT = Path(__file__).with_name("gcra.lua")
 _FALLBACK_SHARE = 0.5
@@ -36,10 +36,16 @@ class Decision:
 
 
 class Limiter:
-    """Checks limits. Safe to use from many threads; never raises for a Redis that is away."""
+    """Checks limits. Safe to use from many threads; never raises for a Redis that is away.
 
-    def __init__(self, client: redis.Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+    It asks again a second after a failure, and not before ``watch``, if there is one, has had an answer.
+    """
+
+    def __init__(
+        self, client: redis.Redis, *, watch: Watch | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._script = client.register_script(_SCRIPT.read_text())
+        self._watch = watch
         self._clock = clock
         self._paused_until = -math.inf
         self._local = _LocalLimiter(clock)
@@ -52,12 +58,20 @@ class Limiter:
         burst = burst or per_minute
         if cost > burst:
             return Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.0)
-        if self._clock() >= self._paused_until:
+        if not self._is_away():
             try:
                 return self._shared(key, per_minute, cost, burst)
             except AWAY:
-                self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
+                self._note_failure()
         return self._local.check(key, per_minute * _FALLBACK_SHARE, cost, max(burst * _FALLBACK_SHARE, cost))
+
+    def _is_away(self) -> bool:
+        return self._clock() < self._paused_until or (self._watch is not None and self._watch.is_away)
+
+    def _note_failure(self) -> None:
+        self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
+        if self._watch is not None:
+            self._watch.failed()
 
     def _shared(self, key: str, per_minute: int, cost: int, burst: int) -> Decision:
         reply = self._script(keys=[f"headrace:limit:{key}"], args=[60e6 / per_minute, burst, cost])

@@ -3,6 +3,7 @@
 Knows time-outs and addresses. It does not know what is kept there: see ``queue``, ``streams`` and ``limits``.
 """
 
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ SOCKET_TIMEOUT_S = 30.0
 HEALTH_CHECK_S = 10
 ASYNC_CONNECTIONS = 16
 ASYNC_TIMEOUT_S = 5.0
+_PING_TIMEOUT_S = 1.0
+_PING_AGAIN_S = 0.25
 
 Result = TypeVar("Result")
 
@@ -81,6 +84,54 @@ def ping(client: redis.Redis) -> None:
     """Raise Unavailable with one line that names the address if Redis does not answer."""
     with told_plainly(client):
         client.ping()
+
+
+class Watch:
+    """Whether Redis answers, for callers who have a way without it.
+
+    After a ``failed`` nobody asks Redis but this, from a thread of its own, until it answers a ping: so an outage, or
+    a server that is there and says nothing, holds up those callers who meet it first and nobody after them.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = connect(url, timeout_s=_PING_TIMEOUT_S)
+        self._failed = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="redis-watch", daemon=True)
+
+    @property
+    def is_away(self) -> bool:
+        """True from a failure until an answer."""
+        return self._failed.is_set()
+
+    def failed(self) -> None:
+        """Note that somebody got no answer."""
+        self._failed.set()
+
+    def start(self) -> None:
+        """Start watching."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and drop its connection."""
+        self._stopping.set()
+        self._failed.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self._client.close()
+
+    def _run(self) -> None:
+        while self._failed.wait() and not self._stopping.is_set():
+            if self._answers():
+                self._failed.clear()
+            else:
+                self._stopping.wait(_PING_AGAIN_S)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except AWAY:
+            return False
 
 
 @contextmanager

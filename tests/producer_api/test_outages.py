@@ -1,0 +1,147 @@
+"""Redis stopped, frozen, read-only or full: jobs are accepted and read as always, and nobody waits for Redis."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from cli.local.valkey import LocalValkey
+from store import jobs
+from store.claims import Finish, claim, finish
+from store.db import Database
+from store.redis import Watch, connect
+from store.registry import ModelVersion
+from store.settings import Settings
+from store.states import JobState
+from tests.folders import reachable_folder
+from tests.producer_api.calling import PROMPT
+from tests.producer_api.serving import ApiServer, serving
+from tests.workers.conftest import wait_for
+
+QUICK_S = 0.8
+"""Less than the shortest time-out towards Redis."""
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[LocalValkey]:
+    """A server that these tests may stop."""
+    with reachable_folder() as folder:
+        valkey = LocalValkey(Path(folder) / "kv", Path(folder) / "valkey.log")
+        valkey.start()
+        yield valkey
+        valkey.stop()
+
+
+@pytest.fixture
+def server(settings: Settings, model: ModelVersion, valkey: LocalValkey) -> Iterator[ApiServer]:
+    with serving(settings.model_copy(update={"redis_url": valkey.url})) as server:
+        yield server
+
+
+@contextmanager
+def stopped(valkey: LocalValkey) -> Iterator[None]:
+    """Nobody listens."""
+    valkey.stop()
+    yield
+    valkey.start()
+
+
+@contextmanager
+def frozen(valkey: LocalValkey) -> Iterator[None]:
+    """It listens and says nothing, as over a cut line."""
+    assert valkey.child is not None
+    os.kill(valkey.child.pid, signal.SIGSTOP)
+    yield
+    os.kill(valkey.child.pid, signal.SIGCONT)
+
+
+@contextmanager
+def read_only(valkey: LocalValkey) -> Iterator[None]:
+    """It was made the replica of nobody."""
+    with connect(valkey.url) as client:
+        client.replicaof("127.0.0.1", "1")
+        yield
+        client.replicaof("NO", "ONE")
+
+
+@contextmanager
+def full(valkey: LocalValkey) -> Iterator[None]:
+    """It has no memory left."""
+    with connect(valkey.url) as client:
+        client.config_set("maxmemory", "1")
+        yield
+        client.config_set("maxmemory", "0")
+
+
+Outage = Callable[[LocalValkey], AbstractContextManager[None]]
+
+
+@pytest.mark.parametrize("outage", [stopped, frozen, read_only, full])
+def test_submit_and_poll_go_on_and_wait_for_nothing(
+    api: httpx2.Client, db: Database, tenant: str, valkey: LocalValkey, outage: Outage
+) -> None:
+    api.post("/v1/jobs", json=PROMPT).raise_for_status()
+    with outage(valkey):
+        # Whoever comes first may meet the time-out.
+        first, _ = timed(lambda: api.post("/v1/jobs", json=PROMPT))
+        assert first.status_code == 202
+        for _ in range(12):
+            answer, took_s = timed(lambda: api.post("/v1/jobs", json=PROMPT))
+            assert (answer.status_code, took_s < QUICK_S) == (202, True), took_s
+            job_id = answer.json()["id"]
+            succeed(db, job_id)
+            answer, took_s = timed(lambda job_id=job_id: api.get(f"/v1/jobs/{job_id}", params={"wait": 5}))
+            assert (answer.json()["status"], took_s < QUICK_S) == ("succeeded", True), took_s
+        cancelled, took_s = timed(lambda: api.post(f"/v1/jobs/{first.json()['id']}/cancel"))
+        assert (cancelled.json()["status"], took_s < QUICK_S) == ("cancelled", True), took_s
+
+    def is_announced() -> bool:
+        job_id = api.post("/v1/jobs", json=PROMPT).json()["id"]
+        succeed(db, job_id)
+        return jobs.get(db, tenant, job_id).announced_at is not None
+
+    for job in api.get("/v1/jobs", params={"status": "queued"}).json()["data"]:
+        succeed(db, job["id"])  # so that nobody waits before it
+    wait_for(is_announced, "its hint goes to Redis again", 15)
+
+
+def timed(call: Callable[[], httpx2.Response]) -> tuple[httpx2.Response, float]:
+    """Return the answer and the seconds that it took."""
+    began = time.monotonic()
+    return call(), time.monotonic() - began
+
+
+def succeed(db: Database, job_id: str) -> None:
+    """Run the job."""
+    (held,) = claim(db, "w", "tiny@1", [job_id], 60).values()
+    ended = Finish(job_id, held.epoch, JobState.SUCCEEDED, {"text": "", "finish_reason": "stop"}, None, None)
+    assert finish(db, [ended]) == {job_id}
+
+
+def test_the_watch_notices_the_way_back(valkey: LocalValkey) -> None:
+    watch = Watch(valkey.url)
+    watch.start()
+    try:
+        assert not watch.is_away
+        with frozen(valkey):
+            watch.failed()
+            assert watch.is_away
+            assert not wait_shortly(lambda: not watch.is_away), "no answer, so nobody asks"
+        wait_for(lambda: not watch.is_away, "it answers again", 10)
+    finally:
+        watch.stop()
+
+
+def wait_shortly(condition: Callable[[], bool]) -> bool:
+    """Return whether the condition came true within a second and a half."""
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
