@@ -51,6 +51,10 @@ class Client:
         """Drop the connections."""
         self._http.close()
 
+    def once(self, method: str, path: str, **request: Any) -> httpx2.Response:
+        """Send a request, whatever comes of it. Raises httpx2.TransportError."""
+        return self._http.request(method, path, **request)
+
     def insist(self, method: str, path: str, **request: Any) -> httpx2.Response:
         """Send a request again until it is answered with less than 500."""
         deadline = time.monotonic() + PATIENCE_S

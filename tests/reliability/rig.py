@@ -296,11 +296,14 @@ class Databases:
         db.close()
 
     @contextmanager
-    def stack(self, folder: Path) -> Iterator[Stack]:
-        """A stack with nothing running yet; its processes end and its database goes with the block."""
+    def stack(self, folder: Path, redis_url: str | None = None) -> Iterator[Stack]:
+        """A stack with nothing running yet; its processes end and its database goes with the block.
+
+        It has a database of the session's Redis, unless it brings a server of its own.
+        """
         number = next(self._numbers)
         name = self._new(f"test_reliability_{number}", f"TEMPLATE {self._template}")
-        redis_url = with_redis_db(self._redis_url, number % 16)
+        redis_url = redis_url or with_redis_db(self._redis_url, number % 16)
         with connect(redis_url) as client:
             client.flushdb()
         home = folder / name
