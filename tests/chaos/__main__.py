@@ -13,6 +13,7 @@ import sys
 from rich.console import Console
 
 from tests.chaos.cluster import Shape
+from tests.chaos.promises import PROMISES, Ask
 from tests.chaos.report import save, show
 from tests.chaos.soak import soak
 
@@ -25,13 +26,21 @@ def main() -> int:
     if not options.private_mounts:
         _enter_private_namespace()
     shape = Shape(has_private_mounts=options.private_mounts)
-    report, findings = soak(
-        seed=options.seed, duration_s=options.minutes * 60, rate=options.rate, say=console.log, shape=shape
-    )
+    if options.promise:
+        ask = Ask(seed=options.seed, say=say, shape=shape, scale=options.scale)
+        report, findings = PROMISES[options.promise](ask)
+    else:
+        duration_s = options.minutes * 60
+        report, findings = soak(seed=options.seed, duration_s=duration_s, rate=options.rate, say=say, shape=shape)
     show(report, findings, console)
-    save(report, options.save)
+    save(report, options.promise or options.save)
     print(json.dumps(report))  # noqa: T201 - the report line
     return 1 if findings.broken else 0
+
+
+def say(sentence: str) -> None:
+    """Tell whoever watches."""
+    console.print(sentence, style="dim", markup=False, highlight=False)
 
 
 def _arguments() -> argparse.Namespace:
@@ -39,6 +48,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=1.9, help="how long things are broken; ends follow")
     parser.add_argument("--rate", type=float, default=12.0, help="jobs submitted a second")
+    parser.add_argument("--promise", choices=sorted(PROMISES), help="measure one row of the reliability table instead")
+    parser.add_argument("--scale", type=float, default=1.0, help="shorten a row, for a first look")
     parser.add_argument("--save", default="chaos", help="name of the file under build/reliability")
     # Given by this program to itself.
     parser.add_argument("--private-mounts", action="store_true", help=argparse.SUPPRESS)

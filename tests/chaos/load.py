@@ -107,7 +107,7 @@ class Load:
     ) -> None:
         self.journal = journal
         self.num_submitted = self.num_accepted = self.num_refused = self.num_open = 0
-        self.submit_ms: list[tuple[float, float]] = []
+        self.rate = 1.0
         self._seed = seed
         self._tenants = tenants
         self._urls = list(api_urls)
@@ -119,12 +119,12 @@ class Load:
         self._http = httpx2.AsyncClient(timeout=httpx2.Timeout(15, pool=60), limits=limits, trust_env=False)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, wanted: Iterator[Order], rate: float, stop: asyncio.Event, max_open: int = 800) -> None:
+    async def run(self, wanted: Iterator[Order], stop: asyncio.Event, max_open: int = 800) -> None:
         """Submit at ``rate`` a second until ``stop`` is set."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not stop.is_set():
-            due += 1 / rate
+            due = max(due, loop.time() - 1.0) + 1 / self.rate
             await asyncio.sleep(max(0.0, due - loop.time()))
             if len(self._tasks) < max_open:
                 self.place(next(wanted))
@@ -171,7 +171,6 @@ class Load:
                 job = response.json()
                 took_ms = round((loop.time() - sent_at) * 1000, 1)
                 self.num_accepted += 1
-                self.submit_ms.append((loop.time(), took_ms))
                 self.journal.write("accepted", n=wanted.n, job=job["id"], ms=took_ms, tries=tries)
                 return str(job["id"])
             if response is not None and not self._may_retry(response.status_code):
@@ -310,7 +309,8 @@ class LoadThread:
         self.load = load
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, args=(wanted, rate), name="load", daemon=True)
+        load.rate = rate
+        self._thread = threading.Thread(target=self._run, args=(wanted,), name="load", daemon=True)
         self._settle_s = 60.0
         self._thread.start()
 
@@ -323,15 +323,19 @@ class LoadThread:
         """Add an order out of turn."""
         self._loop.call_soon_threadsafe(self.load.place, wanted)
 
+    def set_rate(self, rate: float) -> None:
+        """Let in more or fewer a second."""
+        self.load.rate = rate
+
     def end(self, settle_s: float) -> None:
         """Let no new customer in; the others have ``settle_s`` to get what they want. Returns at once."""
         self._settle_s = settle_s
         self._loop.call_soon_threadsafe(self._stop.set)
 
-    def _run(self, wanted: Iterator[Order], rate: float) -> None:
-        self._loop.run_until_complete(self._all(wanted, rate))
+    def _run(self, wanted: Iterator[Order]) -> None:
+        self._loop.run_until_complete(self._all(wanted))
         self._loop.close()
 
-    async def _all(self, wanted: Iterator[Order], rate: float) -> None:
-        await self.load.run(wanted, rate, self._stop)
+    async def _all(self, wanted: Iterator[Order]) -> None:
+        await self.load.run(wanted, self._stop)
         await self.load.settle(self._settle_s)

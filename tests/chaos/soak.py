@@ -1,10 +1,10 @@
-"""One run: a cluster, customers, a nemesis, a quiet time in which everything must end, and the checker's word."""
+"""One run: a cluster, customers, something that breaks, a quiet time in which all must end, and the checker's word."""
 
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from store.settings import child_environment
 from tests.chaos.checker import Findings, check
 from tests.chaos.cluster import ROOT, Cluster, Shape, running_cluster
 from tests.chaos.faults import Faults
-from tests.chaos.history import read_history
+from tests.chaos.history import History, read_history
 from tests.chaos.journal import Journal
 from tests.chaos.load import Load, LoadThread, Order, marked, orders
 from tests.chaos.nemesis import KINDS, Nemesis, schedule
@@ -27,8 +27,70 @@ QUIET_S = 75.0
 """How long everything may take to end once nothing is broken any more; it usually takes a few seconds."""
 
 TICK_S = 0.03
+_SAY_EVERY_S = 15.0
 _FIRST_MARKED = 1_000_000
 Say = Callable[[str], None]
+
+
+class Run:
+    """A cluster with customers. Made by ``running``; whoever breaks things calls ``turn`` or ``wait`` all the while."""
+
+    def __init__(self, cluster: Cluster, seed: int, say: Say, hook_base: str) -> None:
+        self.cluster = cluster
+        self.seed = seed
+        self.say = say
+        self.hook_base = hook_base
+        self.history = History()
+        self.load: LoadThread | None = None
+        self._began = self._told_at = time.monotonic()
+
+    def let_in(self, rate: float, wanted: Iterator[Order] | None = None, *, retries_full: bool = True) -> LoadThread:
+        """Let customers in, ``rate`` orders a second."""
+        load = Load(
+            Journal(self.cluster.folder / "client.jsonl"),
+            seed=self.seed,
+            tenants=self.cluster.tenants,
+            api_urls=self.cluster.api_urls,
+            hook_base=self.hook_base,
+            retries_full=retries_full,
+        )
+        self.load = LoadThread(load, wanted or orders(self.seed, len(self.cluster.tenants)), rate)
+        return self.load
+
+    def turn(self) -> None:
+        """Keep the processes alive, and say now and then how it goes."""
+        self.cluster.tend()
+        if self.load is not None and time.monotonic() - self._told_at > _SAY_EVERY_S:
+            self._told_at = time.monotonic()
+            self.say(f"{self.load.load.num_accepted} accepted, {self.load.load.num_open} customers waiting")
+        time.sleep(TICK_S)
+
+    def wait(self, seconds: float) -> None:
+        """Turn for a while."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.turn()
+
+    def finish(self, quiet_s: float = QUIET_S) -> History:
+        """Let nobody in any more, wait until everything has ended, and read what there is to know."""
+        wait_for_the_end(self, quiet_s)
+        self.history = read_history(self.cluster.folder, database_of(self.cluster))
+        return self.history
+
+    def report(self, findings: Findings, **more: object) -> Json:
+        """Return the report line's fields."""
+        duration_s = time.monotonic() - self._began
+        return report_of(self.history, findings, seed=self.seed, duration_s=duration_s, **more)
+
+
+@contextmanager
+def running(name: str, *, seed: int, say: Say, shape: Shape) -> Iterator[Run]:
+    """Yield a run whose cluster serves and whose webhook receiver listens; logs are left in build/chaos/``name``."""
+    began = time.monotonic()
+    with running_cluster(shape, keep_logs=ROOT / "build" / "chaos" / name) as cluster:
+        run = Run(cluster, seed, say, start_receiver(cluster))
+        say(f"cluster ready after {time.monotonic() - began:.0f} s; Postgres on its own disk: {cluster.is_on_tmpfs}")
+        yield run
 
 
 def soak(
@@ -39,21 +101,14 @@ def soak(
     say: Say,
     faults: Sequence[str] = tuple(KINDS),
     shape: Shape | None = None,
-    run: str = "chaos",
+    name: str = "chaos",
 ) -> tuple[Json, Findings]:
     """Run customers and nemesis for ``duration_s`` and return the report with what the checker found."""
-    began = time.monotonic()
-    logs = ROOT / "build" / "chaos" / run
-    with running_cluster(shape or Shape(), keep_logs=logs) as cluster:
-        say(f"cluster ready after {time.monotonic() - began:.0f} s; Postgres on its own disk: {cluster.is_on_tmpfs}")
-        hook_base = start_receiver(cluster)
-        load = start_load(cluster, seed, rate, hook_base)
-        break_things(cluster, seed, duration_s, faults, load, say)
-        wait_for_the_end(cluster, load, say)
-        history = read_history(cluster.folder, database_of(cluster))
-    findings = check(history)
-    report = report_of(history, findings, seed=seed, duration_s=time.monotonic() - began, run=run)
-    return report, findings
+    with running(name, seed=seed, say=say, shape=shape or Shape()) as run:
+        load = run.let_in(rate)
+        break_things(run, load, duration_s, faults)
+        findings = check(run.finish())
+        return run.report(findings, run=name), findings
 
 
 def start_receiver(cluster: Cluster) -> str:
@@ -67,60 +122,37 @@ def start_receiver(cluster: Cluster) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def start_load(cluster: Cluster, seed: int, rate: float, hook_base: str) -> LoadThread:
-    """Let customers in."""
-    load = Load(
-        Journal(cluster.folder / "client.jsonl"),
-        seed=seed,
-        tenants=cluster.tenants,
-        api_urls=cluster.api_urls,
-        hook_base=hook_base,
-    )
-    return LoadThread(load, orders(seed, len(cluster.tenants)), rate)
-
-
-def break_things(
-    cluster: Cluster, seed: int, duration_s: float, faults: Sequence[str], load: LoadThread, say: Say
-) -> None:
+def break_things(run: Run, load: LoadThread, duration_s: float, faults: Sequence[str]) -> None:
     """Carry out the seed's schedule."""
+    cluster = run.cluster
     numbers = count(_FIRST_MARKED)
 
     def inject(mark: str) -> Order:
-        wanted = marked(mark, next(numbers), seed, tenant=0)
+        wanted = marked(mark, next(numbers), run.seed, tenant=0)
         load.inject(wanted)
         return wanted
 
     lease_s = float(cluster.shape.settings.get("LEASE_S", "10"))
-    hands = Faults(cluster, seed, inject, lease_s=lease_s)
-    nemesis = Nemesis(schedule(seed, duration_s, faults), hands.carry, cluster.journal)
-    told_at = time.monotonic()
+    hands = Faults(cluster, run.seed, inject, lease_s=lease_s)
+    nemesis = Nemesis(schedule(run.seed, duration_s, faults), hands.carry, cluster.journal)
     while not nemesis.is_done:
-        cluster.tend()
         nemesis.turn()
-        if time.monotonic() - told_at > 15:
-            told_at = time.monotonic()
-            say(
-                f"{load.load.num_accepted} accepted, {load.load.num_open} customers waiting, "
-                f"{nemesis.num_waiting} strikes to come"
-            )
-        time.sleep(TICK_S)
+        run.turn()
 
 
-def wait_for_the_end(cluster: Cluster, load: LoadThread, say: Say, quiet_s: float = QUIET_S) -> None:
+def wait_for_the_end(run: Run, quiet_s: float) -> None:
     """Break nothing any more, and wait until customers and tables agree that it is over, or the time is."""
     began = time.monotonic()
-    load.end(quiet_s)
-    left = what_is_left(cluster)
-    while time.monotonic() - began < quiet_s and (load.is_alive or left):
-        for _ in range(30):
-            cluster.tend()
-            time.sleep(TICK_S)
-        forward_webhooks(cluster)
-        left = what_is_left(cluster)
-    say(f"quiet after {time.monotonic() - began:.0f} s" + (f"; left: {left}" if left else ""))
-    while load.is_alive:
-        cluster.tend()
-        time.sleep(TICK_S)
+    if run.load is not None:
+        run.load.end(quiet_s)
+    left = what_is_left(run.cluster)
+    while time.monotonic() - began < quiet_s and (left or (run.load is not None and run.load.is_alive)):
+        run.wait(1.0)
+        forward_webhooks(run.cluster)
+        left = what_is_left(run.cluster)
+    run.say(f"quiet after {time.monotonic() - began:.0f} s" + (f"; left: {left}" if left else ""))
+    while run.load is not None and run.load.is_alive:
+        run.turn()
 
 
 _LEFT = """
