@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -69,14 +69,22 @@ _BENTO_TASK = Dialect(
     succeeded=("success", "completed"),
     failed=("failure", "failed", "cancelled"),
 )
-_SYNC = Dialect(submit_path="/predict", submit_body='{"text": "job {n}"}')
-_BENTO_BATCH = Dialect(submit_path="/batch", submit_body='{"text": ["job {n}"]}')
+_SYNC = Dialect(submit_path="/predict", submit_body='{"text": "job {n}"}', state_field=None)
+_BENTO_BATCH = Dialect(submit_path="/batch", submit_body='{"text": ["job {n}"]}', state_field=None)
 
 
 @contextmanager
 def _headrace(services: Services, say: Say) -> Iterator[Running]:
     with headrace.running(services, say) as stack:
         yield Running(stack.port, stack.dialect, stack.layers)
+
+
+@contextmanager
+def _headrace_waiting(services: Services, say: Say) -> Iterator[Running]:
+    """One request a job: the submit asks to be answered when the job has ended."""
+    with headrace.running(services, say) as stack:
+        headers = {**stack.dialect.headers, "Prefer": "wait=30"}
+        yield Running(stack.port, replace(stack.dialect, poll_path=None, headers=headers), stack.layers)
 
 
 def _celery(app: str, venv: str, *worker: str) -> Callable[[Services, Say], AbstractContextManager[Running]]:
@@ -182,7 +190,8 @@ _PREFORK = ("--pool", "prefork", "--concurrency", "2")
 _REDIS = "Redis"
 
 CONTESTANTS = (
-    Contestant("headrace", "Headrace", "Postgres, fenced, audited", _headrace, uses_postgres=True),
+    Contestant("headrace", "Headrace", "Postgres, fenced", _headrace, uses_postgres=True),
+    Contestant("headrace-wait", "Headrace, Prefer: wait", "Postgres, fenced", _headrace_waiting, uses_postgres=True),
     Contestant("a-prefork", "(a) FastAPI + Celery, prefork", _REDIS, _celery("plain", "celery", *_PREFORK), "celery"),
     Contestant("a-threads", "(a) FastAPI + Celery, threads", _REDIS, _celery("plain", "celery", *_THREADS), "celery"),
     Contestant(

@@ -31,14 +31,14 @@ _GIVE_UP_S = 60
 class Dialect:
     """How one contestant is spoken to. ``{n}`` stands for the job's number and ``{id}`` for what the submit returned.
 
-    ``poll_path`` None: the submit's answer is the result (a synchronous server).
+    ``poll_path`` None: the submit's answer is the end; with ``state_field`` None its coming is enough.
     """
 
     submit_path: str
     submit_body: str
     poll_path: str | None = None
     id_field: str = "id"
-    state_field: str = "status"
+    state_field: str | None = "status"
     succeeded: tuple[str, ...] = ("succeeded",)
     failed: tuple[str, ...] = ("failed",)
     headers: dict[str, str] = field(default_factory=dict)
@@ -153,8 +153,10 @@ class Client:
         body = dialect.submit_body.replace("{n}", str(number)).encode()
         answer = await self._call(connection, "POST", dialect.submit_path, body)
         self._submit_s.append(time.perf_counter() - due)
-        if dialect.poll_path is None:
+        if dialect.state_field is None:
             return "succeeded"
+        if dialect.poll_path is None:
+            return "succeeded" if answer[dialect.state_field] in dialect.succeeded else "failed"
         path = dialect.poll_path.replace("{id}", answer[dialect.id_field])
         while time.perf_counter() - due < _GIVE_UP_S:
             await asyncio.sleep(self._plan.poll_ms / 1000)

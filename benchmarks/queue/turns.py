@@ -42,7 +42,7 @@ class Turn:
 
 def play(contestant: Contestant, services: Services, options: Options, say: Say) -> Turn | str:
     """Return the turn, or why the contestant could not play."""
-    services.empty_redis(append_only=contestant.name == "headrace")
+    services.empty_redis(append_only=contestant.venv is None)
     try:
         with contestant.run(services, say) as running:
             plan = Plan(

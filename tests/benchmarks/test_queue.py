@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,16 @@ async def test_each_job_is_followed_to_its_own_end() -> None:
     assert set(polls.values()) == {3}
 
 
+async def test_an_answer_that_is_the_end_is_read_for_what_it_says() -> None:
+    async def answer(method: str, path: str, body: bytes) -> tuple[int, object]:
+        return 200, {"status": "running" if json.loads(body)["n"] == 2 else "succeeded"}
+
+    dialect = replace(DIALECT, poll_path=None)
+    async with serving(answer) as port:
+        found = await Client(Plan(port=port, dialect=dialect, jobs=5, concurrency=2)).run()
+    assert (found.succeeded, found.failed, found.polls_per_job) == (4, 1, 0)
+
+
 async def test_no_more_jobs_are_in_flight_than_there_are_users() -> None:
     in_flight, most = set[str](), 0
 
@@ -87,7 +98,7 @@ async def test_the_open_loop_counts_a_submit_from_when_it_was_due() -> None:
             await asyncio.sleep(0.02)
         return 200, {}
 
-    dialect = Dialect(submit_path="/predict", submit_body="{}")
+    dialect = Dialect(submit_path="/predict", submit_body="{}", state_field=None)
     async with serving(answer) as port:
         found = await Client(Plan(port=port, dialect=dialect, jobs=40, rate=200.0)).run()
     assert found.succeeded == 40
