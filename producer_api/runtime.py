@@ -24,8 +24,8 @@ from store.settings import Settings
 from store.streams import StreamPublisher
 
 _POOL_SIZE = 16
-# Everything that a request asks of Redis has a way without it, so it waits for an answer only this long.
-_REDIS_TIMEOUT_S = 1.0
+# Everything that a request asks of Redis has a way without it, so it waits for an answer only this long, and once.
+_REDIS_TIMEOUT_S = 0.5
 
 
 class Runtime:
@@ -35,7 +35,7 @@ class Runtime:
         self.settings = settings
         self.draining = asyncio.Event()
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api")
-        self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S)
+        self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
         self.hub = Hub(settings.redis_url)
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)

@@ -31,12 +31,13 @@ AWAY = (redis.RedisError, OSError)
 """What a call may raise when Redis is away, full, read-only or still loading."""
 
 
-def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S) -> redis.Redis:
+def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S, retries: int = 1) -> redis.Redis:
     """Return a client that connects when first used; a dropped connection is replaced once, then the error is raised.
 
-    ``timeout_s`` bounds connecting and each reply; None waits for ever, which a subscribing connection must.
+    ``timeout_s`` bounds connecting and each reply; None waits for ever, which a subscribing connection must. A silent
+    server costs a multiple of it, unless ``retries`` is 0: for callers who can do without an answer.
     """
-    options: dict[str, Any] = {"socket_timeout": timeout_s, "retry": Retry(NoBackoff(), 1)}
+    options: dict[str, Any] = {"socket_timeout": timeout_s, "retry": Retry(NoBackoff(), retries)}
     return redis.Redis.from_url(url, **options, **_connection_options(url, timeout_s))
 
 
@@ -94,7 +95,7 @@ class Watch:
     """
 
     def __init__(self, url: str) -> None:
-        self._client = connect(url, timeout_s=_PING_TIMEOUT_S)
+        self._client = connect(url, timeout_s=_PING_TIMEOUT_S, retries=0)
         self._failed = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="redis-watch", daemon=True)

@@ -1,9 +1,11 @@
-"""P7: Redis may be down, wiped, full or read-only: submit and poll work, jobs finish, none is lost.
+"""P7: Redis may be down, wiped, full, read-only or frozen: submit and poll work, jobs finish, none is lost.
 
 A client submits at a steady rate through one outage after the other, each longer than a worker takes to notice. What
 ended in which of them is read from Postgres, by its own clock.
 """
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +32,7 @@ NUM_TOKENS = 16
 EVERY_S = 0.1
 SHORT_S = 8.0
 LONG_S = 60.0
+PATIENCE_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,7 @@ class Outages:
         self.num_wipes = 0
 
     def all(self) -> None:
-        for outage in (self._stopped, self._wiped, self._read_only, self._full):
+        for outage in (self._stopped, self._wiped, self._read_only, self._full, self._frozen):
             began_at = self._now()
             outage()
             self.windows.append(Window(outage.__name__.strip("_"), began_at, self._now()))
@@ -143,6 +146,12 @@ class Outages:
             client.config_set("maxmemory", "1")
             time.sleep(self._short_s)
             client.config_set("maxmemory", "0")
+
+    def _frozen(self) -> None:
+        assert self._valkey.child is not None
+        os.kill(self._valkey.child.pid, signal.SIGSTOP)
+        time.sleep(self._short_s)
+        os.kill(self._valkey.child.pid, signal.SIGCONT)
 
     def _now(self) -> datetime:
         now: datetime = self._stack.query("SELECT clock_timestamp() AS now")[0].now
@@ -180,6 +189,7 @@ def judge(stack: Stack, load: Load, outages: Outages, kept: dict[str, Kept]) -> 
     finished = {window.name: num_between(window, [job.completed_at for job in ended]) for window in outages.windows}
     assert min(finished.values()) > 0, finished
     assert outages.num_wipes > 0
+    assert max(load.submit_s) < PATIENCE_S, "whoever meets a silent Redis first waits for one time-out, and nobody else"
     return {
         "submitted": len(load.submit_s),
         "accepted": len(load.accepted),
