@@ -7,8 +7,9 @@ the first ``base`` deltas of the text before it:
     epoch 2             └─▶ 6 7 8 ╳ lost     lineage (1, 0) (2, 5)      deltas 6 and 7 of epoch 1 are void
     epoch 3   1 2 3 …                        lineage (3, 0)             nothing before epoch 3 counts
 
-A reader who has ``seq`` deltas as of ``epoch`` keeps them if every later attempt kept them. Pure values: knows neither
-Redis, where a running attempt's deltas are, nor Postgres, where a handed-back one leaves them.
+A reader who has ``seq`` deltas as of ``epoch`` keeps them if every later attempt kept them. If ``epoch`` is not in the
+lineage, nobody who is knows what it said, and nothing of it is kept. Pure values: knows neither Redis, where a running
+attempt's deltas are, nor Postgres, where a handed-back one leaves them.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,9 @@ Lineage = tuple[tuple[int, int], ...]
 
 def num_kept(lineage: Lineage, epoch: int, seq: int) -> int:
     """Return how many of the ``seq`` deltas that a reader has, as of ``epoch``, the newest attempt has kept."""
-    return min((base for later, base in lineage if later > epoch), default=seq) if seq else 0
+    if epoch not in (known for known, _ in lineage):
+        return 0
+    return min(seq, *(base for later, base in lineage if later > epoch))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,19 @@ class Checkpoint:
         return len(self.deltas)
 
     @property
+    def epoch(self) -> int:
+        """The last attempt that is known to have had a part in this; 0 if none had."""
+        return self.lineage[-1][0] if self.lineage else 0
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """All emitted tokens in order."""
         return tuple(token for group in self.token_ids for token in group)
 
-    def continued_by(self, epoch: int) -> Lineage:
-        """Return the lineage of an attempt that goes on from here, or begins anew if nothing was emitted."""
-        return (*self.lineage, (epoch, self.num_deltas)) if self.deltas else ((epoch, 0),)
+    def continued_by(self, epoch: int) -> "Checkpoint":
+        """Return the start of an attempt that goes on from here, or begins anew if nothing was emitted."""
+        lineage = (*self.lineage, (epoch, self.num_deltas)) if self.deltas else ((epoch, 0),)
+        return Checkpoint(self.deltas, self.token_ids, lineage)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any] | None) -> Self | None:

@@ -19,7 +19,7 @@ import structlog
 from redis.asyncio.client import PubSub
 
 from store.redis import AWAY, connect_async
-from store.streams import Cursor, Frame, stream_key
+from store.streams import Cursor, Frame, read_frame, stream_key
 
 _log = structlog.get_logger(__name__)
 
@@ -117,6 +117,7 @@ class Hub:
     async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncGenerator[Frame | None]:
         """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
 
+        The start of a newer attempt comes before its deltas, and after none that it does not have itself.
         None is yielded at least once a second while nothing can be, and when someone says that the job has changed:
         the caller then looks into Postgres, which also has what a capped or wiped log has lost.
         """
@@ -137,10 +138,13 @@ class Hub:
         quiet_until = now() + _TICK_S
         num_ticks = 0
         hole: Cursor | None = None  # where the log was read because of a hole; once, since it is either there or lost
+        came_with = cursor
         while True:
             if follower.is_behind:
                 follower.is_behind = False
-                for frame in await self._read_log(job_id, cursor):
+                # The reader may have come back in the middle of what its attempt's start carries.
+                start = f"{cursor.epoch}-0" if cursor == came_with else f"({cursor}"
+                for frame in await self._read_log(job_id, start, cursor):
                     cursor, quiet_until = frame.cursor, now() + _TICK_S
                     yield frame
                     if frame.is_end:
@@ -159,20 +163,24 @@ class Hub:
             elif live.cursor > cursor and cursor != hole:
                 follower.is_behind, hole = True, cursor
 
-    async def _read_log(self, job_id: str, cursor: Cursor) -> list[Frame]:
-        """Return what the log can add after the cursor; nothing if Redis is away, since a later tick asks again."""
+    async def _read_log(self, job_id: str, start: str, cursor: Cursor) -> list[Frame]:
+        """Return what the log can add after the cursor; nothing if Redis is away, since a later tick asks again.
+
+        An attempt's start makes whatever other attempts wrote before it superfluous.
+        """
         frames: list[Frame] = []
-        start = cursor
         with suppress(TimeoutError, *AWAY):
             while True:
                 async with asyncio.timeout(_ANSWER_S):
-                    reply = self._reader.xrange(stream_key(job_id), min=f"({start}", max="+", count=_PAGE)
+                    reply = self._reader.xrange(stream_key(job_id), min=start, max="+", count=_PAGE)
                     page: Any = await self._whole(reply)
                 for entry_id, fields in page:
-                    frame = _frame(job_id, entry_id, fields[b"k"], fields[b"t"])
-                    start = frame.cursor
+                    start = f"({entry_id.decode()}"
+                    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"])
                     if cursor.leads_to(frame):
-                        cursor = start
+                        cursor = frame.cursor
+                        if frame.checkpoint is not None:
+                            frames.clear()
                         frames.append(frame)
                 if len(page) < _PAGE:
                     break
@@ -298,9 +306,4 @@ def _parse(name: str, data: bytes) -> Frame | None:
     if not data:
         return None
     entry_id, _, rest = data.partition(b" ")
-    return _frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:])
-
-
-def _frame(job_id: str, entry_id: bytes, kind: bytes, text: bytes) -> Frame:
-    cursor = Cursor.parse(entry_id.decode())
-    return Frame(job_id, cursor.epoch, cursor.seq, None if kind == b"e" else text.decode())
+    return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:])

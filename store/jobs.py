@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from store import tables
 from store.accepting import CLASS_RANKS, Accepted, Idempotency, NewJob, accept
+from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
 from store.errors import Conflict, NotFound
 from store.payloads import ServiceClass
@@ -96,10 +97,14 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredStream:
-    """The deltas of the attempt that ended the job; the first has sequence number 1."""
+    """The deltas of the job, as its last attempt ended it; the first has sequence number 1.
+
+    ``lineage`` says which attempts they came from: see ``store.checkpoints``.
+    """
 
     epoch: int
     deltas: list[str]
+    lineage: Lineage
 
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
@@ -180,7 +185,7 @@ def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
 
 
 _STREAM = text("""
-SELECT stream.epoch, stream.deltas
+SELECT stream.epoch, stream.deltas, stream.lineage
 FROM job_streams AS stream JOIN jobs ON jobs.id = stream.job_id
 WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 """)
@@ -190,7 +195,12 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
     """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
     with db.autocommit() as connection:
         row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
-    return None if row is None else StoredStream(**row)
+    # A stream that was stored before there were lineages is its last attempt's alone.
+    return (
+        None
+        if row is None
+        else StoredStream(row["epoch"], row["deltas"], lineage_from_json(row["lineage"]) or ((row["epoch"], 0),))
+    )
 
 
 # One statement for both, so that a job which a worker claims or hands back at this moment is met in either state.

@@ -1,11 +1,12 @@
 -- Appends frames to their jobs' replay logs and wakes the followers, all jobs of an engine step in one call.
 -- KEYS[i] is both the log and the channel of frame i.
--- ARGV: longest log, seconds to keep it, then per frame: id "<epoch>-<seq>", kind ("d" delta, "e" end), text.
+-- ARGV: longest log, seconds to keep it, then per frame: id "<epoch>-<seq>", kind ("s" start, "d" delta, "e" end), text,
+-- token ids. The ids are for the log alone: who reads goes on from the text.
 -- XADD refuses an id that is not above the last one: a stale epoch or a repeated frame is neither kept nor announced.
 local accepted = 0
 for i = 1, #KEYS do
-  local id, kind, text = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
-  local added = redis.pcall('XADD', KEYS[i], 'MAXLEN', '~', ARGV[1], id, 'k', kind, 't', text)
+  local id, kind, text, ids = ARGV[4 * i - 1], ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2]
+  local added = redis.pcall('XADD', KEYS[i], 'MAXLEN', '~', ARGV[1], id, 'k', kind, 't', text, 'i', ids)
   if type(added) == 'table' and added.err then
     if not string.find(added.err, 'equal or smaller', 1, true) then
       return redis.error_reply(added.err)

@@ -1,10 +1,15 @@
 """Token streams through Redis: what a frame is, and the writing side.
 
 Every frame is appended to its job's replay log and published on the channel of the same name. The log's entry id is
-``<epoch>-<seq>``, so Redis itself refuses a frame of an older attempt and a frame that was sent before. The reading
-side is ``hub``. A log is capped and may be gone: the whole answer is in Postgres once the job has ended.
+``<epoch>-<seq>``, so Redis itself refuses a frame of an older attempt and a frame that was sent before:
+
+    1-1  1-2  1-3  1-4 ╳   2-0 start after 1-4   2-5  2-6  2-7 end
+
+The reading side is ``hub``, and the next attempt's is ``sealing``. A log is capped and may be gone: the whole answer is
+in Postgres once the job has ended.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +18,16 @@ from typing import Any, Self
 
 import redis
 
+from store.checkpoints import Checkpoint
 from store.failpoints import failpoint
 from store.ids import new_id
 from store.redis import AWAY, connect, told_plainly
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:epoch"
+
+HIGHEST_SEQ = 2**64 - 1
+"""What Redis allows in an id."""
 
 _SCRIPT = Path(__file__).with_suffix(".lua")
 _RECONNECT_S = 0.5
@@ -40,40 +49,79 @@ class Cursor:
             raise ValueError(f"not a stream position: {text[:40]!r}; it looks like 1-42")
         return cls(int(epoch), int(seq))
 
+    @classmethod
+    def before(cls, epoch: int) -> Self:
+        """Return the last position before everything of ``epoch``."""
+        return cls(epoch - 1, HIGHEST_SEQ)
+
     def __str__(self) -> str:
         return f"{self.epoch}-{self.seq}"
 
     def leads_to(self, frame: "Frame") -> bool:
         """True if ``frame`` follows with nothing missing: the next of this attempt, a newer attempt's first, or an end.
 
-        An end may follow a hole, because it carries no text: its reader looks into Postgres, where the rest is.
+        An attempt's start carries all that was emitted before it, so it follows whatever is missing; an end carries no
+        text, and its reader looks into Postgres, where all of it is.
         """
         if frame.cursor <= self:
             return False
-        return frame.is_end or frame.seq == (self.seq + 1 if frame.epoch == self.epoch else 1)
+        if frame.is_end or frame.checkpoint is not None:
+            return True
+        return frame.seq == (self.seq + 1 if frame.epoch == self.epoch else 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A piece of a job's answer. ``text`` None is the end of the stream: look into Postgres for what came of the job.
+    """A piece of a job's answer.
 
-    Deltas are counted from 1; the end frame's ``seq`` is one above the last delta's.
+    ``text`` and the ``token_ids`` that it came from are a delta; deltas are counted from 1, through all attempts that
+    go on from one another. ``checkpoint`` is an attempt's start, with ``seq`` 0: the deltas that it goes on from, and
+    the attempts that they came from, itself the last. A frame with neither is the end of the stream: look into
+    Postgres for what came of the job. Its ``seq`` is one above the last delta's.
     """
 
     job_id: str
     epoch: int
     seq: int
     text: str | None
+    token_ids: tuple[int, ...] = ()
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def entry_id(self) -> str:
+        """The frame's id in the log."""
+        return f"{self.epoch}-{self.seq}"
 
     @property
     def cursor(self) -> Cursor:
         """The position just after this frame."""
-        return Cursor(self.epoch, self.seq)
+        return Cursor(self.epoch, self.seq if self.checkpoint is None else self.checkpoint.num_deltas)
 
     @property
     def is_end(self) -> bool:
         """True for the last frame of a stream."""
-        return self.text is None
+        return self.text is None and self.checkpoint is None
+
+    def as_args(self) -> tuple[str, str, str, str]:
+        """Return id, kind, text and tokens as they are kept."""
+        if self.checkpoint is not None:
+            return self.entry_id, "s", json.dumps(self.checkpoint.as_json(), separators=(",", ":")), ""
+        if self.text is None:
+            return self.entry_id, "e", "", ""
+        return self.entry_id, "d", self.text, ",".join(map(str, self.token_ids))
+
+
+def read_frame(job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"") -> Frame:
+    """Return the frame that ``as_args`` wrote."""
+    cursor = Cursor.parse(entry_id.decode())
+    match kind:
+        case b"s":
+            return Frame(job_id, cursor.epoch, 0, None, checkpoint=Checkpoint.from_json(json.loads(text)))
+        case b"e":
+            return Frame(job_id, cursor.epoch, cursor.seq, None)
+        case _:
+            ids = tuple(map(int, tokens.split(b","))) if tokens else ()
+            return Frame(job_id, cursor.epoch, cursor.seq, text.decode(), ids)
 
 
 def stream_key(job_id: str) -> str:
@@ -96,7 +144,7 @@ class StreamPublisher:
             return 0
         args: list[str | int] = [self._maxlen, self._ttl_s]
         for frame in frames:
-            args += (str(frame.cursor), "e" if frame.text is None else "d", frame.text or "")
+            args += frame.as_args()
         with told_plainly(self._client):
             accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
         failpoint("stream.published")
