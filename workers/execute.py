@@ -1,8 +1,8 @@
 """One job from its claim to its outcome, on one thread that mostly sleeps while the engine works.
 
-    claim ──▶ payload, prompt, window ──▶ engine ──▶ settle ──▶ finish, end frame
-      │                                     │          └─ not ours any more: nothing is written
-      └─ not to be had: dropped silently    └─ engine at fault: released, one attempt charged
+    claim ──▶ payload, prompt, where to go on ──▶ engine ──▶ settle ──▶ finish, end frame
+      │                                             │          └─ not ours any more: nothing is written
+      └─ not to be had: dropped silently            └─ handed back or engine at fault: released with what was emitted
 
 Every path ends in an outcome or in a lease that somebody else takes over; nothing escapes into Celery, whose logs and
 events would carry the exception's text. Prompts and outputs are in no log line.
@@ -12,14 +12,23 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 from pydantic import ValidationError
 
-from models.engine.requests import Completion, EngineError, EngineRequest, FinishReason, SamplingParams
+from models.engine.requests import (
+    CheckpointMismatch,
+    Completion,
+    EngineError,
+    EngineRequest,
+    FinishReason,
+    SamplingParams,
+)
 from prompts.prompt import build_prompt, fit
 from prompts.tokenizer import Tokenizer
+from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish
 from store.errors import HeadraceError, InvalidRequest, Unavailable
 from store.payloads import GeneratePayload, Sampling
@@ -30,12 +39,17 @@ from workers.held import Attempt, HeldJobs
 from workers.ledger import Ledger
 from workers.metrics import Counters
 from workers.outcome import Retry
+from workers.resuming import Resumer
 
 log = structlog.get_logger(__name__)
 
 
 class Engine(Protocol):
     """What a job asks of the engine."""
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise CheckpointMismatch if what was emitted is not what the tokens make."""
+        ...
 
     def submit(self, request: EngineRequest) -> Future[Completion]:
         """Take a request; raises RequestTooLong at once if it can never fit."""
@@ -57,6 +71,7 @@ class Executor:
         engine: Engine,
         admission: Admission,
         frames: FrameQueue,
+        resumer: Resumer,
         tokenizer: Tokenizer,
         context_window: int,
         lease_s: float,
@@ -68,6 +83,7 @@ class Executor:
         self._engine = engine
         self._admission = admission
         self._frames = frames
+        self._resumer = resumer
         self._tokenizer = tokenizer
         self._context_window = context_window
         self._lease_s = lease_s
@@ -124,49 +140,82 @@ class Executor:
             return outcome.again(attempt.claim, "internal_error", "the worker failed while it ran the job")
 
     def _compute(self, attempt: Attempt) -> Finish | Retry:
-        request = self._request(attempt)
+        request, start = self._begin(attempt)
         submitted_at = self._clock()
+        try:
+            completion = self._wait(attempt, request)
+        except EngineError as error:
+            return outcome.refused(attempt.claim, error, start.lineage)
+        return outcome.completed(attempt.claim, completion, submitted_at - attempt.claimed_at, start)
+
+    def _begin(self, attempt: Attempt) -> tuple[EngineRequest, Checkpoint]:
+        """Return the request and where it starts, which readers are told if this is not the job's first attempt."""
+        request = self._request(attempt)
+        if attempt.epoch == 1:
+            return request, Checkpoint(lineage=((1, 0),))
+        start = self._resumer.checkpoint(attempt.claim).continued_by(attempt.epoch)
+        if start.deltas:
+            continued = replace(request, emitted=start.tokens, emitted_deltas=start.deltas)
+            try:
+                self._engine.check(continued)
+                request = continued
+            except CheckpointMismatch as error:
+                log.warning("attempt_restarts", job_id=attempt.job_id, epoch=attempt.epoch, reason=str(error))
+                start = Checkpoint().continued_by(attempt.epoch)
+        self._frames.put_start(attempt.job_id, attempt.epoch, start)
+        return request, start
+
+    def _wait(self, attempt: Attempt, request: EngineRequest) -> Completion:
         future = self._engine.submit(request)
         self._admission.entered(len(request.prompt) + request.sampling.max_tokens)
-        if not self._held.owns(attempt):
-            # Lost or handed back while the prompt was built: nobody cancelled a request that was not there yet.
-            self._engine.cancel(attempt.key, FinishReason.CANCELLED)
+        if self._held.is_closed or not self._held.owns(attempt):
+            # Lost or handed back while the prompt was built: nobody told a request that was not there yet.
+            self._engine.cancel(attempt.key, FinishReason.HANDED_BACK)
         try:
-            completion = future.result()
+            return future.result()
         finally:
             self._admission.left()
-        return outcome.completed(attempt.claim, completion, submitted_at - attempt.claimed_at)
 
     def _request(self, attempt: Attempt) -> EngineRequest:
         payload = parse_payload(attempt.claim)
         prompt = build_prompt(self._tokenizer, payload.input)
         max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
         return EngineRequest(
-            attempt.key, tuple(prompt), sampling_params(payload.sampling, max_tokens), attempt.deadline
+            attempt.key,
+            tuple(prompt),
+            sampling_params(payload.sampling, max_tokens),
+            attempt.deadline,
+            pause_after=outcome.PROBATION_TOKENS if outcome.is_on_probation(attempt.claim) else None,
         )
 
     def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:
-        if isinstance(verdict, Retry):
-            self._release(attempt, verdict)
-            return
         try:
-            # Past the lease by one more the sweeper has had its turn, and a write would be refused anyway.
-            accepted = self._ledger.finish(verdict, until=lambda: self._held.renewed_at(attempt) + 2 * self._lease_s)
+            if isinstance(verdict, Retry):
+                self._release(attempt, verdict)
+            else:
+                self._finish(attempt, verdict)
         except Unavailable as error:
             self._counters.outcomes_lost.inc()
             log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
-            return
-        if accepted:
-            self._counters.finished.labels(verdict.state.value).inc()
+
+    def _finish(self, attempt: Attempt, finish: Finish) -> None:
+        if self._ledger.finish(finish, until=self._too_late(attempt)):
+            self._counters.finished.labels(finish.state.value).inc()
             self._frames.put_end(attempt.job_id, attempt.epoch)
-            log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=verdict.state.value)
+            log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=finish.state.value)
         else:
             self._counters.stale_finishes.inc()
             log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
 
     def _release(self, attempt: Attempt, retry: Retry) -> None:
-        log.warning("attempt_failed", job_id=attempt.job_id, epoch=attempt.epoch, code=retry.code, error=retry.message)
-        self._counters.released.inc(self._ledger.release([attempt], charge=True))
+        about = {"job_id": attempt.job_id, "epoch": attempt.epoch, "code": retry.code, "charged": retry.charge}
+        log.warning("attempt_released", **about, cleared=retry.cleared, error=retry.message)
+        if self._ledger.give_back(retry.release(attempt.claim), until=self._too_late(attempt)):
+            self._counters.released.inc()
+
+    def _too_late(self, attempt: Attempt) -> Callable[[], float]:
+        # Past the lease by one more the sweeper has had its turn, and a write would be refused anyway.
+        return lambda: self._held.renewed_at(attempt) + 2 * self._lease_s
 
 
 def parse_payload(claim: Claim) -> GeneratePayload:

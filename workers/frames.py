@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from models.engine.requests import Delta
+from store.checkpoints import Checkpoint
 from store.streams import Frame
 from workers.held import parse_key
 
@@ -89,6 +90,12 @@ class FrameQueue:
             self._last_seq.update(((frame.job_id, frame.epoch), frame.seq) for frame in frames)
             self._put(frames)
 
+    def put_start(self, job_id: str, epoch: int, start: Checkpoint) -> None:
+        """Queue where an attempt begins that is not the job's first, before its deltas."""
+        with self._wake:
+            self._last_seq[job_id, epoch] = start.num_deltas
+            self._put([Frame(job_id, epoch, 0, None, checkpoint=start)])
+
     def put_end(self, job_id: str, epoch: int) -> None:
         """Queue the end frame of an attempt whose outcome is stored, behind its deltas."""
         with self._wake:
@@ -150,4 +157,4 @@ class FrameQueue:
 
 def _frame(delta: Delta) -> Frame:
     job_id, epoch = parse_key(delta.request_id)
-    return Frame(job_id, epoch, delta.seq, delta.text)
+    return Frame(job_id, epoch, delta.seq, delta.text, delta.token_ids)

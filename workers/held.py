@@ -4,7 +4,7 @@ An attempt leaves the table when its lease is lost, when it is handed back or wh
 then finds it gone and writes nothing. The table knows no database and no engine.
 
     add ──▶ held ──settle──▶ settling ──remove──▶ gone      settling: the outcome is being written
-              └── drop, hand_back ──▶ gone                  gone: not ours, its outcome is nobody's
+              └── drop, take_rest ──▶ gone                  gone: not ours, its outcome is nobody's
 """
 
 import threading
@@ -119,10 +119,21 @@ class HeldJobs:
         with self._lock:
             return self._renewed_at.get(attempt.job_id, attempt.claimed_at)
 
-    def hand_back(self) -> list[Attempt]:
-        """Close the table and take away every attempt that is not settling."""
+    @property
+    def is_closed(self) -> bool:
+        """True once the worker is handing back."""
+        with self._lock:
+            return self._closed
+
+    def close(self) -> list[Attempt]:
+        """Hold nothing more, and return what is held."""
         with self._lock:
             self._closed = True
+            return list(self._held.values())
+
+    def take_rest(self) -> list[Attempt]:
+        """Take away every attempt that is not settling."""
+        with self._lock:
             taken = [attempt for job_id, attempt in self._held.items() if job_id not in self._settling]
             for attempt in taken:
                 self._forget(attempt.job_id)

@@ -23,20 +23,25 @@ from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
+from store.sealing import SealedLogs
 from store.settings import Settings
 from store.streams import CancelListener, StreamPublisher
 from workers.admission import Admission
 from workers.direct import DirectClaims
 from workers.execute import Executor
 from workers.frames import FrameQueue
-from workers.held import HeldJobs
+from workers.held import Attempt, HeldJobs
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
 from workers.metrics import Counters, EngineCollector, serve
 from workers.pool import PUMP_S, SETTLE_S, Drain, Scalar
+from workers.resuming import SEAL_TIMEOUT_S, Resumer
 from workers.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
 
 log = structlog.get_logger(__name__)
+
+GIVE_UP_S = 0.75
+"""For the engine's step and the statements that hand its jobs back; it must leave time within the grace of a drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Host:
         self._db = Database(settings.database_url, pool_size=5, application_name=f"headrace worker {owner}")
         self._lease_db = Database(settings.database_url, pool_size=1, application_name=f"headrace leases {owner}")
         self._redis = connect(settings.redis_url)
+        self._seals = connect(settings.redis_url, timeout_s=SEAL_TIMEOUT_S)
+        self._stream_ttl_s = settings.stream_ttl_s
         publisher = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.frames = FrameQueue(publisher)
         self.engine = self._new_engine(settings)
@@ -137,6 +144,7 @@ class Host:
         self._db.close()
         self._lease_db.close()
         self._redis.close()
+        self._seals.close()
 
     def revoke(self, task_id: str) -> None:
         """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
@@ -147,10 +155,12 @@ class Host:
         event loop."""
         threading.Thread(target=self.executor.cancel_queued, args=(job_id,), name="revoked").start()
 
-    def hand_back(self, *, charge: bool = False) -> None:
+    def hand_back(self, *, died: bool = False) -> None:
         """Give every job that still runs back to the queue and wait for outcomes that are being written.
 
-        Called again it waits for the first call and finds nothing left to do.
+        The engine gives up its requests at the next step, and their threads hand them back with what was emitted; those
+        that it keeps for too long go back without. ``died``: the engine has; one of the jobs may be why. Called again
+        it waits for the first call and finds nothing left to do.
         """
         with self._handing_back:
             if not self._stopping.is_set():
@@ -158,19 +168,22 @@ class Host:
                 threading.Thread(target=self._cancels.stop, name="stop-listening", daemon=True).start()
             self._stopping.set()
             self.admission.close()
-            attempts = self.held.hand_back()
-            for attempt in attempts:
-                self.engine.cancel(attempt.key, FinishReason.CANCELLED)
+            for attempt in self.held.close():
+                self.engine.cancel(attempt.key, FinishReason.HANDED_BACK)
             failpoint("drain.midway")
-            try:
-                released = self._ledger.release(attempts, charge=charge)
-            except HeadraceError as error:
-                log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
-            else:
-                self.counters.released.inc(released)
-                if attempts:
-                    log.info("handed_back", num_jobs=released, charged=charge)
+            self.held.wait_empty(GIVE_UP_S)
+            self._release(self.held.take_rest(), died=died)
             self.held.wait_empty(SETTLE_S)
+
+    def _release(self, attempts: list[Attempt], *, died: bool) -> None:
+        try:
+            released = self._ledger.release(attempts, charge=died, crashed=died)
+        except HeadraceError as error:
+            log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
+        else:
+            self.counters.released.inc(released)
+            if attempts:
+                log.info("handed_back", num_jobs=released, charged=died)
 
     def engine_info(self) -> Mapping[str, Scalar]:
         """Return the engine's statistics for Flower's Pool tab."""
@@ -201,10 +214,10 @@ class Host:
         }
 
     def _fail(self) -> None:
-        """End the process because its engine is dead. The attempts are charged: one of them may be what killed it."""
+        """End the process because its engine is dead: every job that was in it runs alone next time."""
         self._watchdog.stop()
         self.leases.stop()
-        self.hand_back(charge=True)
+        self.hand_back(died=True)
         self._exit_now(EXIT_ENGINE_DEAD)
 
     def _new_engine(self, settings: Settings) -> Engine:
@@ -235,6 +248,7 @@ class Host:
             engine=self.engine,
             admission=self.admission,
             frames=self.frames,
+            resumer=Resumer(SealedLogs(self._seals, ttl_s=self._stream_ttl_s)),
             tokenizer=self._model.tokenizer,
             context_window=min(self._model.version.context_window, self._model.runner.context_window),
             lease_s=lease_s,

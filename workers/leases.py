@@ -125,4 +125,5 @@ class LeaseKeeper:
         if attempt is not None:
             self.num_lost += 1
             log.warning("lease_lost", job_id=job_id, epoch=epoch)
-            self._engine.cancel(attempt.key, FinishReason.CANCELLED)
+            # Not cancelled: that would show text which is not certain, as if the job ended here.
+            self._engine.cancel(attempt.key, FinishReason.HANDED_BACK)

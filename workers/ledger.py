@@ -24,6 +24,9 @@ R = TypeVar("R")
 
 RETRY_S = 0.25
 
+MAX_RELEASED_TOKENS = 65_536
+"""In one statement, so that handing back many long answers holds no lock for long."""
+
 # Other workers look at the same list.
 _SUSPECTS_TRIED = 8
 
@@ -50,6 +53,7 @@ class Ledger:
         self._rota = Rota()
         self._claims: Wave[str, Claim | None] = Wave(self._claim_all)
         self._finishes: Wave[Finish, bool] = Wave(self._finish_all)
+        self._releases: Wave[Release, bool] = Wave(self._release_all)
 
     def claim(self, job_id: str) -> Attempt | None:
         """Claim a job; None if it is not to be had (done, held by another, cancelled) or the worker is stopping.
@@ -109,6 +113,20 @@ class Ledger:
                 log.warning("finish_waits", job_id=finish.job_id, error=error.message)
                 time.sleep(RETRY_S)
 
+    def give_back(self, release: Release, *, until: Callable[[], float]) -> bool:
+        """Put a job back into the queue with what was emitted of it; False if the attempt was not ours any more.
+
+        Raises Unavailable if Postgres is still away at ``until()``, or when the worker is stopping.
+        """
+        while True:
+            try:
+                return self._releases.join(release)
+            except Unavailable as error:
+                if self._stopping.is_set() or self._clock() > until():
+                    raise
+                log.warning("release_waits", job_id=release.job_id, error=error.message)
+                self._stopping.wait(RETRY_S)
+
     def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
         """Put jobs back into the queue; return how many were still ours. Raises Unavailable."""
         given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
@@ -126,3 +144,23 @@ class Ledger:
     def _finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
         accepted = claims.finish(self._db, finishes)
         return [finish.job_id in accepted for finish in finishes]
+
+    def _release_all(self, releases: Sequence[Release]) -> list[bool]:
+        accepted: set[str] = set()
+        for part in parts(releases, MAX_RELEASED_TOKENS):
+            accepted |= claims.release(self._db, part)
+        return [release.job_id in accepted for release in releases]
+
+
+def parts(releases: Sequence[Release], max_tokens: int) -> list[list[Release]]:
+    """Divide releases so that the checkpoints of a part have at most ``max_tokens`` together, or it is one alone."""
+    divided: list[list[Release]] = [[]]
+    room = max_tokens
+    for release in releases:
+        size = 0 if release.checkpoint is None else len(release.checkpoint.tokens)
+        if size > room and divided[-1]:
+            divided.append([])
+            room = max_tokens
+        divided[-1].append(release)
+        room -= size
+    return divided

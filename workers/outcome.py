@@ -1,17 +1,21 @@
 """What a run in the engine means for its job: pure values in, the row to write out.
 
-    Completion stop | length ──▶ succeeded        Completion deadline  ──▶ expired, error deadline_exceeded
-    Completion cancelled     ──▶ cancelled        error, retryable     ──▶ Retry while attempts are left
-                                                  any other error      ──▶ failed with the error's code
+    Completion stop | length ──▶ succeeded        Completion deadline    ──▶ expired, error deadline_exceeded
+    Completion cancelled     ──▶ cancelled        Completion handed back ──▶ Retry, not charged
+    error, retryable         ──▶ Retry while attempts are left
+    engine died              ──▶ Retry: charged, and alone next time
+    any other error          ──▶ failed with the error's code
 
-Output and usage of a cancelled or expired job are kept, as far as they came.
+Output and usage of a cancelled or expired job are kept, as far as they came. A Retry brings what was emitted along, for
+the next attempt to go on from.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from models.engine.requests import Completion, EngineError, FinishReason
-from store.claims import Claim, Finish
+from models.engine.requests import Completion, EngineError, EngineStopped, FinishReason, Progress
+from store.checkpoints import Checkpoint, Lineage
+from store.claims import Claim, Finish, Release
 from store.errors import HeadraceError
 from store.payloads import GenerateOutput, JobErrorBody, Usage
 from store.states import JobState
@@ -27,19 +31,41 @@ STATES: Mapping[FinishReason, JobState] = {
 ANYTHING = frozenset({"worker_lost", "internal_error"})
 
 
+PROBATION_TOKENS = 8
+"""A job whose worker died once runs alone for so many tokens; if nothing happens, it was probably another's fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The attempt failed through no fault of the job: it may run again. ``code`` and ``message`` say what happened."""
+    """The attempt ended through no fault of the job: it may run again. ``code`` and ``message`` say what happened.
+
+    The other fields are those of ``store.claims.Release``.
+    """
 
     code: str
     message: str
+    charge: bool = True
+    crashed: bool = False
+    cleared: bool = False
+    checkpoint: Checkpoint | None = None
+
+    def release(self, claim: Claim) -> Release:
+        """Return how the job goes back to the queue."""
+        return Release(claim.job_id, claim.epoch, self.charge, self.crashed, self.cleared, self.checkpoint)
 
 
-def completed(claim: Claim, completion: Completion, waited_s: float) -> Finish:
+def is_on_probation(claim: Claim) -> bool:
+    """True if the job runs alone for a few tokens only. After a second crash it runs alone to its end."""
+    return claim.is_suspect and claim.crashes == 1
+
+
+def completed(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Finish | Retry:
     """Return the outcome of a request that the engine ended.
 
-    ``waited_s`` is the time between the claim and the submission to the engine.
+    ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is where the attempt began.
     """
+    if completion.finish_reason is FinishReason.HANDED_BACK:
+        return _handed_back(claim, completion, start)
     state = STATES[completion.finish_reason]
     late = JobErrorBody(
         code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
@@ -50,15 +76,33 @@ def completed(claim: Claim, completion: Completion, waited_s: float) -> Finish:
         state=state,
         output=GenerateOutput(text=completion.text, finish_reason=completion.finish_reason.value).model_dump(),
         error=late.model_dump() if state is JobState.EXPIRED else None,
-        usage=usage(claim, completion, waited_s).model_dump(),
+        usage=usage(claim, completion, waited_s, start).model_dump(),
         deltas=completion.deltas,
+        lineage=start.lineage,
     )
 
 
-def usage(claim: Claim, completion: Completion, waited_s: float) -> Usage:
-    """Return what the run cost."""
+def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Retry:
+    num_new = len(completion.token_ids) - len(start.tokens)
+    return Retry(
+        "handed_back",
+        "the attempt was handed back for another to go on",
+        charge=False,
+        cleared=is_on_probation(claim) and num_new >= PROBATION_TOKENS,
+        checkpoint=_checkpoint(completion.progress, start.lineage),
+    )
+
+
+def _checkpoint(progress: Progress | None, lineage: Lineage) -> Checkpoint | None:
+    if progress is None or not progress.deltas:
+        return None
+    return Checkpoint(progress.deltas, progress.token_ids, lineage)
+
+
+def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Usage:
+    """Return what the run cost. When the first token came is not known if that was in an earlier attempt."""
     before_s = claim.queued_s + waited_s
-    first_s = completion.first_token_s
+    first_s = None if start.deltas else completion.first_token_s
     return Usage(
         input_tokens=completion.num_prompt_tokens,
         output_tokens=len(completion.token_ids),
@@ -68,18 +112,24 @@ def usage(claim: Claim, completion: Completion, waited_s: float) -> Usage:
     )
 
 
-def refused(claim: Claim, error: HeadraceError | EngineError) -> Finish | Retry:
+def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage = ()) -> Finish | Retry:
     """Return the outcome of a request that has no completion."""
-    message = error.message if isinstance(error, HeadraceError) else str(error)
-    if isinstance(error, EngineError) and error.retryable:
-        return again(claim, error.code, message)
-    return failed(claim, error.code, message)
+    if not isinstance(error, EngineError):
+        return failed(claim, error.code, error.message)
+    checkpoint = _checkpoint(error.progress, lineage)
+    if isinstance(error, EngineStopped):
+        # One that was not inside yet had no part in it.
+        was_inside = error.progress is not None
+        return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
+    if error.retryable:
+        return again(claim, error.code, str(error), checkpoint)
+    return failed(claim, error.code, str(error))
 
 
-def again(claim: Claim, code: str, message: str) -> Finish | Retry:
+def again(claim: Claim, code: str, message: str, checkpoint: Checkpoint | None = None) -> Finish | Retry:
     """Return another try, or the job's end if this was the last one."""
     if claim.attempt < claim.max_attempts:
-        return Retry(code, message)
+        return Retry(code, message, checkpoint=checkpoint)
     if code in ANYTHING:
         return failed(claim, "max_attempts_exceeded", f"attempt {claim.attempt} of {claim.max_attempts}: {message}")
     return failed(claim, code, message)

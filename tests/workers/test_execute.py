@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,20 @@ import pytest
 
 from cli.local.postgres import LocalPostgres
 from migrations.schema import upgrade
-from models.engine.requests import Completion, EngineStopped, FinishReason, NumericalError, OutOfMemory
+from models.engine.requests import (
+    Completion,
+    EngineStopped,
+    FinishReason,
+    NumericalError,
+    OutOfMemory,
+    Progress,
+    StepFailed,
+)
 from models.engine.runner import Row, RunnerBroken, StepPlan
 from models.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
 from store import claims, jobs, sweeps
+from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release
 from store.db import Database
 from store.errors import InvalidRequest
@@ -114,8 +123,9 @@ def completion(reason: FinishReason) -> Completion:
     ],
 )
 def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, state: JobState, code: str) -> None:
-    finish = outcome.completed(CLAIM, completion(reason), waited_s=0.125)
-    assert (finish.state, finish.epoch, finish.deltas) == (state, 4, ("the ", "mill"))
+    finish = outcome.completed(CLAIM, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)))
+    assert isinstance(finish, Finish)
+    assert (finish.state, finish.epoch, finish.deltas, finish.lineage) == (state, 4, ("the ", "mill"), ((4, 0),))
     assert finish.output == {"text": "the mill", "finish_reason": reason.value}
     assert (finish.error or {}).get("code") == code
     assert finish.usage == {
@@ -127,18 +137,57 @@ def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, s
     }
 
 
-def test_errors_end_a_job_or_let_it_run_again() -> None:
-    assert outcome.refused(CLAIM, EngineStopped("stopping")) == Retry("worker_lost", "stopping")
-    numerical = outcome.refused(CLAIM, NumericalError("not finite"))
-    assert isinstance(numerical, Finish)
-    assert (numerical.state, (numerical.error or {})["code"]) == (JobState.FAILED, "numerical_error")
+START = Checkpoint(("the ",), ((1,),), ((2, 0), (4, 1)))
+
+
+def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_token_came() -> None:
+    finish = outcome.completed(CLAIM, completion(FinishReason.STOP), 0.125, START)
+    assert isinstance(finish, Finish)
+    assert (finish.lineage, (finish.usage or {})["first_token_ms"]) == (((2, 0), (4, 1)), None)
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(EngineStopped("gone"), "max_attempts_exceeded"), (OutOfMemory("full"), "out_of_memory")]
+    ("is_suspect", "crashes", "num_new", "cleared"),
+    [(False, 0, 9, False), (True, 1, 8, True), (True, 1, 7, False), (True, 2, 9, False), (False, 1, 9, False)],
 )
-def test_the_last_attempt_fails_for_good(error: EngineStopped, code: str) -> None:
-    last = outcome.refused(Claim(**{**{name: getattr(CLAIM, name) for name in CLAIM.__slots__}, "attempt": 3}), error)
+def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
+    is_suspect: bool, crashes: int, num_new: int, cleared: bool
+) -> None:
+    claim = replace(CLAIM, is_suspect=is_suspect, crashes=crashes)
+    tokens = tuple(range(1 + num_new))
+    whole = replace(completion(FinishReason.HANDED_BACK), token_ids=tokens, delta_token_ids=((0,), (1, 2)))
+    retry = outcome.completed(claim, whole, 0.125, START)
+    assert isinstance(retry, Retry)
+    assert retry.release(claim) == Release(
+        "job_1", 4, cleared=cleared, checkpoint=Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)
+    )
+
+
+def test_errors_end_a_job_or_let_it_run_again() -> None:
+    failed, numerical = StepFailed("a step"), NumericalError("not finite")
+    failed.progress = numerical.progress = Progress(("the ",), ((1,),))
+    retry = outcome.refused(CLAIM, failed, START.lineage)
+    assert retry == Retry("worker_lost", "a step", checkpoint=START)
+    finish = outcome.refused(CLAIM, numerical, START.lineage)
+    assert isinstance(finish, Finish)
+    assert (finish.state, (finish.error or {})["code"]) == (JobState.FAILED, "numerical_error")
+
+
+def test_a_dead_engine_is_charged_to_those_who_were_inside() -> None:
+    inside, outside = EngineStopped("gone"), EngineStopped("gone")
+    inside.progress = Progress()
+    verdicts = [outcome.refused(replace(CLAIM, attempt=3), error) for error in (inside, outside)]
+    assert verdicts == [
+        Retry("worker_lost", "gone", charge=True, crashed=True),
+        Retry("worker_lost", "gone", charge=False, crashed=False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StepFailed("gone"), "max_attempts_exceeded"), (OutOfMemory("full"), "out_of_memory")]
+)
+def test_the_last_attempt_fails_for_good(error: StepFailed, code: str) -> None:
+    last = outcome.refused(replace(CLAIM, attempt=3), error)
     assert isinstance(last, Finish)
     assert (last.error or {})["code"] == code
 
@@ -162,7 +211,7 @@ def test_sampling_reaches_the_engine_whole() -> None:
 
 def test_an_unreadable_payload_names_the_field_and_quotes_nothing() -> None:
     payload = {"input": {"prompt": "secret words"}, "sampling": {"temperature": "secret heat"}}
-    claim = Claim(**{**{name: getattr(CLAIM, name) for name in CLAIM.__slots__}, "payload": payload})
+    claim = replace(CLAIM, payload=payload)
     with pytest.raises(InvalidRequest, match=r"sampling\.temperature") as caught:
         parse_payload(claim)
     assert caught.value.code == "invalid_payload"
@@ -229,7 +278,7 @@ def test_a_text_that_postgres_cannot_hold_ends_its_job_all_the_same(bench: Bench
         if not bytes(request.prompt).startswith(b"nul"):
             return submit(request)
         future: Future[Completion] = Future()
-        future.set_result(Completion(**{**_fields(completion(FinishReason.STOP)), "text": "a\0b", "deltas": ("a\0b",)}))
+        future.set_result(replace(completion(FinishReason.STOP), text="a\0b", deltas=("a\0b",)))
         return future
 
     engine.submit = poisoned  # type: ignore[method-assign]  # the fake cannot say U+0000
@@ -237,10 +286,6 @@ def test_a_text_that_postgres_cannot_hold_ends_its_job_all_the_same(bench: Bench
     running.run_to_end(bad, good)
     assert (bench.job(bad).state, bench.job(good).state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
     assert (bench.job(bad).output or {})["text"] == "a\ufffdb"
-
-
-def _fields(one: Completion) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in one.__slots__}
 
 
 def test_an_unexpected_error_is_an_attempt_and_logs_no_text(

@@ -204,7 +204,7 @@ def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running
 def test_a_newer_epoch_replaces_the_older_attempt(desk: Desk) -> None:
     (old,) = desk.claim(1)
     desk.lose(old)
-    new = desk.ledger.claim(old.job_id)
+    new = desk.ledger.claim_suspect()
     assert new is not None
     assert desk.held.add(new)
     assert (parse_key(old.key), parse_key(new.key)) == ((old.job_id, 1), (old.job_id, 2))
@@ -217,7 +217,9 @@ def test_a_newer_epoch_replaces_the_older_attempt(desk: Desk) -> None:
 def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
     busy, settling = desk.claim(2)
     assert desk.held.settle(settling)
-    assert desk.held.hand_back() == [busy]
+    assert desk.held.close() == [busy, settling]
+    assert desk.held.owns(busy)
+    assert desk.held.take_rest() == [busy]
     assert not desk.held.add(busy)
     assert not desk.held.wait_empty(0.01)
     desk.held.remove(settling)
