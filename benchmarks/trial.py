@@ -144,8 +144,8 @@ class Client:
                 key, _, value = line.partition(": ")
                 if key == "event":
                     name = value
-                    if name == "job.restarted":
-                        text, num_restarts = "", num_restarts + 1
+                elif key == "data" and name == "job.restarted":
+                    text, num_restarts = json.loads(value)["text"], num_restarts + 1
                 elif key == "data" and name == "job.delta":
                     text += json.loads(value)["text"]
         return text, num_restarts

@@ -127,13 +127,14 @@ def _only_model(client: Client) -> str:
 
 
 def _stream(client: Client, job_id: str) -> None:
-    """Print deltas as they come. A restarted attempt begins a new line: two attempts are never glued."""
+    """Print deltas as they come. An attempt that did not keep all of them begins a new line, with what it kept."""
     for event in client.follow(job_id):
         if event.name == "job.delta":
             render.write_text(event.data["text"])
         elif event.name == "job.restarted":
             render.write_text("\n")
-            render.err.print("[yellow]the worker was lost; starting again[/]")
+            render.err.print("[yellow]the worker was lost, and the end of the text with it; again:[/]")
+            render.write_text(event.data["text"])
         elif event.is_terminal:
             render.write_text("\n")
             _conclude(event.data)

@@ -16,10 +16,10 @@ class Diverged(Exception):
 
 
 class Splice:
-    """The text sent so far, and a later attempt that may continue it.
+    """The text sent so far, and a later attempt that did not keep all of it.
 
     OpenAI's stream cannot take text back. A greedy or seeded attempt says the same again, so what is already sent is
-    swallowed; as soon as the new text differs, ``Diverged`` is raised. Two attempts are never glued.
+    swallowed; as soon as the new text differs, ``Diverged`` is raised. Texts that differ are never glued.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,11 @@ class Splice:
         self._again = ""
         self._is_repeating = False
 
-    def restart(self) -> None:
-        """A new attempt begins from its first character."""
+    def restart(self, kept: str) -> str:
+        """A new attempt begins after ``kept``; return what of that is new. Raises Diverged."""
         self._again = ""
         self._is_repeating = bool(self._sent)
+        return self.add(kept)
 
     def add(self, text: str) -> str:
         """Take the attempt's next text and return what of it is new. Raises Diverged."""

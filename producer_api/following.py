@@ -1,16 +1,19 @@
 """One job's life as events for a reader who may come late, or come back: exactly the events after the reader's cursor.
 
 While the job lives, deltas come from the hub; its states, and everything once it has ended, come from Postgres alone.
-Ids are cursors, so a reader that was cut off at any of them and comes back gets the rest, byte for byte:
+Ids are cursors, how many deltas the reader has and as of which attempt. So a reader that was cut off at any of them and
+comes back gets the rest, byte for byte:
 
-    queued 0-0 │ started 1-0 │ text 1-1 … 1-7 │ worker lost │ started(again) 2-0 │ text 2-1 … 2-9 │ ended 2-10
+    queued 0-0 │ started 1-0 │ text 1-1 … 1-7 │ worker lost, the next one goes on │ text 2-8 2-9 │ ended 2-10
+                                              │ it goes on after 5 │ restarted 2-5 │ text 2-6 2-7 │ ended 2-8
 
-Two attempts are never glued: ``Started.again`` tells the reader to drop what it has. Knows no HTTP.
+A new attempt's text follows an older one's only where the new one says that it kept what the reader has; otherwise
+``Restarted`` says how much of it counts. Knows no HTTP.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -19,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from producer_api.errors import Draining
 from producer_api.runtime import Runtime
 from store import jobs
+from store.checkpoints import Lineage, num_kept
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import Job
 from store.states import JobState
@@ -39,11 +43,20 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """An attempt began. ``again``: an earlier one's events were sent, and its text is void."""
+    """The first attempt that this reader sees began."""
 
     cursor: Cursor
     attempt: int
-    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """Another attempt kept only the first ``kept`` of the deltas that the reader has, whose text is ``text``."""
+
+    cursor: Cursor
+    attempt: int
+    kept: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ class Ended:
     job: Job
 
 
-Event = Queued | Started | TextPiece | Ended
+Event = Queued | Started | Restarted | TextPiece | Ended
 Events = AsyncGenerator[Event | None, None]
 
 
@@ -86,45 +99,45 @@ def follow(runtime: Runtime, job: Job, after: Cursor | None = None) -> Events:
 
 
 class _Reader:
-    """One reader: the job as last seen and the cursor of the last event that the reader has."""
+    """One reader: the job as last seen, and how many deltas the reader has as of which attempt."""
 
     def __init__(self, runtime: Runtime, job: Job, after: Cursor | None) -> None:
         self._runtime = runtime
         self._job = job
-        self._at = after
+        self._is_new = after is None
+        self._at = after or Cursor()
         self._seen_at = time.monotonic()
 
     async def events(self) -> Events:
-        if self._at is None:
-            self._at = Cursor()
+        if self._is_new:
             yield Queued(self._at, self._job)
-        for started in self._enter():
-            yield started
+        for event in self._enter():
+            yield event
         while not self._job.state.is_terminal:
             async with aclosing(self._live()) as live:
-                async for event in live:
-                    yield event
+                async for happened in live:
+                    yield happened
         async with aclosing(self._rest()) as rest:
-            async for event in rest:
-                yield event
+            async for happened in rest:
+                yield happened
 
-    def _enter(self) -> Iterator[Started]:
-        """Step into the attempt that the job row names, if the reader has not been there."""
-        job, at = self._job, self._at or Cursor()
+    def _enter(self) -> Iterator[Event]:
+        """Step into the attempt that the job row names, if the reader has been in none."""
+        job = self._job
         # A queued job's last attempt is over, and one that was handed back uncharged may have none.
-        if job.epoch > at.epoch and job.state is not JobState.QUEUED and job.attempt > 0:
+        if self._at.epoch == 0 < job.epoch and job.state is not JobState.QUEUED and job.attempt > 0:
             self._at = Cursor(job.epoch, 0)
-            yield Started(self._at, job.attempt, again=at.epoch > 0)
+            yield Started(self._at, job.attempt)
 
     async def _live(self) -> Events:
         """Yield events until the job row says that it has ended, or the hub says that it should have."""
         async with aclosing(self._runtime.hub.follow(self._job.id, self._hub_cursor())) as frames:
             async for frame in frames:
                 self._check_draining()
-                if frame is None or self._is_news(frame):
+                if frame is None or frame.is_end or frame.epoch > self._at.epoch:
                     await self._look()
-                    for started in self._enter():
-                        yield started
+                    for event in self._enter():
+                        yield event
                 if self._job.state.is_terminal:
                     return
                 if frame is None:
@@ -133,17 +146,40 @@ class _Reader:
                     # Sent after the commit, so this is Postgres being away for a moment.
                     await asyncio.sleep(_LOOK_AGAIN_S)
                     return
-                elif self._at is not None and frame.epoch == self._at.epoch:
-                    self._at = frame.cursor
-                    yield TextPiece(frame.cursor, frame.text or "")
+                else:
+                    for event in self._take(frame):
+                        yield event
+
+    @property
+    def _first_epoch(self) -> int:
+        """The oldest attempt that is not over."""
+        return self._job.epoch + (self._job.state is JobState.QUEUED)
 
     def _hub_cursor(self) -> Cursor:
         """Frames of attempts that are over are of no use to anyone."""
-        over = self._job.state is JobState.QUEUED
-        return max(self._at or Cursor(), Cursor(self._job.epoch + over, 0))
+        return max(self._at, Cursor.before(self._first_epoch))
 
-    def _is_news(self, frame: Frame) -> bool:
-        return frame.is_end or self._at is None or frame.epoch > self._at.epoch
+    def _take(self, frame: Frame) -> Iterator[Event]:
+        if frame.epoch < self._first_epoch:
+            return
+        if frame.checkpoint is not None:
+            yield from self._move(frame.epoch, frame.checkpoint.lineage, frame.checkpoint.deltas)
+        elif frame.epoch > self._at.epoch and frame.seq == 1:
+            yield from self._move(frame.epoch, ((frame.epoch, 0),), [frame.text or ""])
+        elif frame.cursor == Cursor(self._at.epoch, self._at.seq + 1):
+            self._at = frame.cursor
+            yield TextPiece(frame.cursor, frame.text or "")
+
+    def _move(self, epoch: int, lineage: Lineage, deltas: Sequence[str]) -> Iterator[Event]:
+        """Bring the reader to the end of what an attempt has, from wherever it is."""
+        kept = num_kept(lineage, self._at.epoch, self._at.seq)
+        is_less = kept < self._at.seq
+        self._at = Cursor(epoch, kept)
+        if is_less:
+            yield Restarted(self._at, self._job.attempt, kept, "".join(deltas[:kept]))
+        for seq, text in enumerate(deltas[kept:], kept + 1):
+            self._at = Cursor(epoch, seq)
+            yield TextPiece(self._at, text)
 
     async def _look(self) -> None:
         """Read the job row again; for a while it does not matter if that fails."""
@@ -160,15 +196,19 @@ class _Reader:
 
     async def _rest(self) -> Events:
         """Yield what the reader lacks of a job that has ended, from Postgres."""
-        job, at = self._job, self._at or Cursor()
-        if job.num_deltas and at.epoch == job.epoch:
+        job = self._job
+        is_elsewhere = self._at.epoch < job.epoch
+        if job.num_deltas and (is_elsewhere or self._at.seq < job.num_deltas):
             stored = await run_in_threadpool(jobs.stored_deltas, self._runtime.db, job.tenant_id, job.id)
-            texts = stored.deltas if stored is not None and stored.epoch == at.epoch else []
-            for seq, text in enumerate(texts[at.seq :], at.seq + 1):
-                at = Cursor(job.epoch, seq)
-                yield TextPiece(at, text)
+            if stored is not None:
+                for event in self._move(stored.epoch, stored.lineage, stored.deltas):
+                    yield event
+        elif is_elsewhere and job.output is not None:
+            # The attempt that ended it said nothing at all.
+            for event in self._move(job.epoch, ((job.epoch, 0),), ()):
+                yield event
         # A lost attempt may have sent more than was stored; the last id is still the highest.
-        yield Ended(max(Cursor(job.epoch, job.num_deltas + 1), Cursor(at.epoch, at.seq + 1)), job)
+        yield Ended(max(Cursor(job.epoch, job.num_deltas + 1), Cursor(self._at.epoch, self._at.seq + 1)), job)
 
 
 async def wait_until_ended(runtime: Runtime, job: Job, timeout_s: float) -> Job:

@@ -24,7 +24,7 @@ def num_kept(lineage: Lineage, epoch: int, seq: int) -> int:
     """Return how many of the ``seq`` deltas that a reader has, as of ``epoch``, the newest attempt has kept."""
     if epoch not in (known for known, _ in lineage):
         return 0
-    return min(seq, *(base for later, base in lineage if later > epoch))
+    return min([seq, *(base for later, base in lineage if later > epoch)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from producer_api.chat_answer import Completion, Diverged, Splice
 from producer_api.chat_request import ChatRequest, OnDisconnect, as_sent, to_job
 from producer_api.errors import DOCUMENTED, Draining, JobUnanswered, SyncTimeout, body_of
 from producer_api.event_stream import PING, EventStream, Heartbeat, StreamAborted, data_only
-from producer_api.following import Ended, Event, Started, TextPiece, follow, wait_until_ended
+from producer_api.following import Ended, Event, Restarted, TextPiece, follow, wait_until_ended
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.runtime import Runtime
 from producer_api.submit import submit
@@ -124,10 +124,8 @@ class _Call:
     def _read(self, event: Event, splice: Splice) -> list[bytes]:
         try:
             match event:
-                case Started(again=True):
-                    splice.restart()
-                case TextPiece(text=text):
-                    new = splice.add(text)
+                case Restarted(text=text) | TextPiece(text=text):
+                    new = splice.restart(text) if isinstance(event, Restarted) else splice.add(text)
                     return [data_only(self._completion.piece(new))] if new else []
                 case Ended(job=job):
                     return self._end(job, splice)

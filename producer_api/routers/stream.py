@@ -11,7 +11,7 @@ from producer_api import views
 from producer_api.auth import JobsReader
 from producer_api.errors import DOCUMENTED
 from producer_api.event_stream import PING, EventStream, Heartbeat, event
-from producer_api.following import Ended, Event, Events, Queued, Started, TextPiece, follow, has_everything
+from producer_api.following import Ended, Event, Events, Queued, Restarted, Started, TextPiece, follow, has_everything
 from producer_api.requests import RuntimeOf
 from producer_api.routers.jobs import JobId
 from store.errors import InvalidRequest
@@ -45,7 +45,8 @@ async def stream_events(
 ) -> Response:
     """Send `job.queued`, `job.started`, `job.delta`, ... and end with the terminal event, which carries the job.
 
-    After `job.restarted` the text so far is void: a worker was lost and another began again.
+    A worker that is lost goes unnoticed: the next one continues the text. Where it cannot, because what had been sent
+    was not known to it, `job.restarted` says how many of the deltas so far still count (`kept`) and what text they are.
     A connection that closes without a terminal event was cut; come back with the last id.
     """
     after = _cursor(last_event_id or starting_after)
@@ -85,8 +86,10 @@ def _encode(happened: Event) -> bytes:
     match happened:
         case Queued(job=job):
             return event("job.queued", cursor, {"id": job.id, "created_at": int(job.created_at.timestamp())})
-        case Started(attempt=attempt, again=again):
-            return event("job.restarted" if again else "job.started", cursor, {"attempt": attempt})
+        case Started(attempt=attempt):
+            return event("job.started", cursor, {"attempt": attempt})
+        case Restarted(attempt=attempt, kept=kept, text=text):
+            return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, "text": text})
         case TextPiece(text=text):
             return event("job.delta", cursor, {"text": text})
         case Ended(job=job):

@@ -13,6 +13,7 @@ from typing import Any
 import redis
 
 from store import ordering
+from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release, claim, finish, release
 from store.db import Database
 from store.states import JobState
@@ -23,10 +24,11 @@ Answer = Callable[[dict[str, Any]], Sequence[str]]
 
 @dataclass
 class Attempt:
-    """A claimed job and what was said so far."""
+    """A claimed job, what was said so far, and by which attempts."""
 
     claim: Claim
     said: list[str] = field(default_factory=list)
+    lineage: Lineage = ()
 
 
 class ScriptedWorker:
@@ -40,6 +42,18 @@ class ScriptedWorker:
     def claim(self, job_id: str) -> Attempt:
         """Take the job, which must be free."""
         return Attempt(claim(self._db, "scripted", self._queue, [job_id], lease_s=30)[job_id])
+
+    def go_on(self, earlier: Attempt, num_kept: int, *, announce: bool = True) -> Attempt:
+        """Take a free job again and keep the first deltas of an earlier attempt; readers are told by a start frame."""
+        attempt = self.claim(earlier.claim.job_id)
+        kept = earlier.said[:num_kept]
+        tokens = tuple((number,) for number in range(num_kept))
+        lineage = earlier.lineage or ((earlier.claim.epoch, 0),)
+        start = Checkpoint(tuple(kept), tokens, lineage).continued_by(attempt.claim.epoch)
+        attempt.said, attempt.lineage = kept, start.lineage
+        if announce:
+            self._frames.publish([Frame(attempt.claim.job_id, attempt.claim.epoch, 0, None, checkpoint=start)])
+        return attempt
 
     def say(self, attempt: Attempt, *texts: str) -> None:
         """Publish the next deltas."""
@@ -92,7 +106,8 @@ class ScriptedWorker:
             "first_token_ms": 2.0,
             "compute_ms": 3.0,
         }
-        ended = finish(self._db, [Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said)])
+        outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
+        ended = finish(self._db, [outcome])
         assert ended == {held.job_id}
         if announce:
             self._frames.publish([Frame(held.job_id, held.epoch, len(attempt.said) + 1, None)])

@@ -13,19 +13,20 @@ def _play(splice: Splice, pieces: list[str]) -> str:
     return "".join(splice.add(piece) for piece in pieces)
 
 
-@given(first=Pieces, second=Pieces)
-def test_a_reader_gets_the_second_attempts_text_or_an_error(first: list[str], second: list[str]) -> None:
+@given(first=Pieces, second=Pieces, num_kept=st.integers(0, 8))
+def test_a_reader_gets_the_second_attempts_text_or_an_error(first: list[str], second: list[str], num_kept: int) -> None:
     splice = Splice()
     sent = _play(splice, first)
     assert sent == "".join(first)
-    splice.restart()
+    whole = [*first[:num_kept], *second]
     try:
+        assert splice.restart("".join(first[:num_kept])) == ""
         sent += _play(splice, second)
         splice.finish()
     except Diverged:
-        assert not "".join(second).startswith("".join(first))
+        assert not "".join(whole).startswith("".join(first))
     else:
-        assert sent == "".join(second)
+        assert sent == "".join(whole)
 
 
 @given(attempts=st.lists(st.integers(0, 12), min_size=1, max_size=5), pieces=Pieces)
@@ -34,7 +35,7 @@ def test_any_number_of_cut_attempts_say_it_once(attempts: list[int], pieces: lis
     sent = ""
     for num_pieces in attempts:
         sent += _play(splice, pieces[:num_pieces])
-        splice.restart()
+        splice.restart("")
     sent += _play(splice, pieces)
     splice.finish()
     assert sent == "".join(pieces)
@@ -43,7 +44,7 @@ def test_any_number_of_cut_attempts_say_it_once(attempts: list[int], pieces: lis
 def test_a_difference_is_seen_at_its_first_character() -> None:
     splice = Splice()
     splice.add("water wheel")
-    splice.restart()
+    splice.restart("")
     assert splice.add("wat") == ""
     with pytest.raises(Diverged):
         splice.add("ch")
@@ -52,7 +53,7 @@ def test_a_difference_is_seen_at_its_first_character() -> None:
 def test_a_second_attempt_may_not_be_shorter() -> None:
     splice = Splice()
     splice.add("water wheel")
-    splice.restart()
+    splice.restart("")
     splice.add("water")
     with pytest.raises(Diverged):
         splice.finish()

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from store.db import Database
-from tests.producer_api.calling import error_of, parse, split, streaming, submit
+from tests.producer_api.calling import LiveStream, Sse, error_of, parse, split, streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
 
@@ -133,6 +133,123 @@ def test_a_wipe_in_the_middle_loses_nothing(
     assert events[-1].name == "job.succeeded"
 
 
+def test_a_worker_that_is_lost_goes_unnoticed(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    first = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(first, "a", "b")
+        stream.until("job.delta")
+        worker.hand_back(first, charge=True)
+        second = worker.go_on(first, 2)
+        worker.say(first, "from the grave")
+        worker.say(second, "c")
+        worker.hand_back(second, charge=True)
+        third = worker.go_on(second, 3)
+        worker.say(third, "d")
+        worker.succeed(third)
+        events = parse(stream.rest())
+    assert [event.id for event in events] == ["0-0", "1-0", "1-1", "1-2", "2-3", "3-4", "3-5"]
+    assert [event.data["text"] for event in events if event.name == "job.delta"] == ["a", "b", "c", "d"]
+
+
+def test_what_the_next_worker_does_not_know_is_taken_back(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    first = worker.claim(job_id)
+    with streaming(api, job_id) as ahead, streaming(api, job_id) as behind:
+        worker.say(first, "a", "b", "c")
+        assert [event.id for event in (ahead.until("job.delta"), ahead.next(), ahead.next())[1:]] == ["1-2", "1-3"]
+        behind.until("job.delta")
+        worker.hand_back(first, charge=True)
+        second = worker.go_on(first, 2)
+        restarted = ahead.until("job.restarted")[-1]
+        worker.say(second, "C")
+        worker.succeed(second)
+        rests = [parse(stream.rest()) for stream in (ahead, behind)]
+    assert (restarted.id, restarted.data) == ("2-2", {"attempt": 2, "kept": 2, "text": "ab"})
+    assert [event.id for event in rests[0]][-3:] == ["2-2", "2-3", "2-4"]
+    assert _final_text(rests[0]) == _final_text(rests[1]) == "abC"
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True], ids=["redis remembers", "redis was wiped"])
+def test_a_cursor_of_any_attempt_leads_to_the_same_text(
+    api: httpx2.Client, worker: ScriptedWorker, redis_client: redis.Redis, is_forgotten: bool
+) -> None:
+    job_id = submit(api)
+    attempt = worker.claim(job_id)
+    worker.say(attempt, *"abcde")
+    seen = {f"1-{seq}": "abcde"[:seq] for seq in range(6)}
+    for kept, more in ((4, "XY"), (6, "Z"), (2, "!!!!")):
+        worker.hand_back(attempt)
+        attempt = worker.go_on(attempt, kept)
+        worker.say(attempt, *more)
+        said = "".join(attempt.said)
+        seen |= {f"{attempt.claim.epoch}-{seq}": said[:seq] for seq in range(len(said) + 1)}
+        for cursor, text in seen.items():
+            with streaming(api, job_id, cursor) as stream:
+                assert _text_until(stream, text, said), (cursor, said)
+    worker.succeed(attempt)
+    if is_forgotten:
+        redis_client.flushall()
+    for cursor, text in seen.items():
+        events = parse(_read(api, job_id, cursor))
+        assert _final_text(events, text) == "ab!!!!", cursor
+        restarts = [event for event in events if event.name == "job.restarted"]
+        assert len(restarts) == (not "ab!!!!".startswith(text)), cursor
+        if events[:-1]:
+            assert [event.id for event in events] == [f"4-{seq}" for seq in range(7 - len(events) + 1, 8)], cursor
+
+
+def test_a_new_reader_of_a_continued_job_gets_all_of_it(
+    api: httpx2.Client, worker: ScriptedWorker, redis_client: redis.Redis
+) -> None:
+    job_id = submit(api)
+    first = worker.claim(job_id)
+    worker.say(first, "a", "b")
+    worker.hand_back(first)
+    second = worker.go_on(first, 2)
+    worker.say(second, "c")
+    with streaming(api, job_id) as stream:
+        while stream.next().data.get("text") != "c":
+            pass
+        worker.succeed(second)
+        assert [event.id for event in parse(stream.rest())] == ["0-0", "2-0", "2-1", "2-2", "2-3", "2-4"]
+
+
+def test_a_start_that_redis_never_got_is_made_up_for_at_the_end(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    first = worker.claim(job_id)
+    with streaming(api, job_id) as stream:
+        worker.say(first, "a", "b")
+        stream.until("job.delta")
+        stream.next()
+        worker.hand_back(first)
+        second = worker.go_on(first, 1, announce=False)
+        worker.say(second, "B", "c")
+        worker.succeed(second)
+        events = parse(stream.rest())
+    assert [event.id for event in events] == ["0-0", "1-0", "1-1", "1-2", "2-1", "2-2", "2-3", "2-4"]
+    assert _final_text(events) == "aBc"
+
+
+def _final_text(events: list[Sse], text: str = "") -> str:
+    """What a reader has who starts with ``text``."""
+    for event in events:
+        if event.name == "job.restarted":
+            text = event.data["text"]
+        elif event.name == "job.delta":
+            text += event.data["text"]
+    return text
+
+
+def _text_until(stream: LiveStream, text: str, expected: str) -> bool:
+    """Read on until the text is as expected; at most as many events as that can take."""
+    for _ in range(len(expected) + 2):
+        if text == expected:
+            return True
+        text = _final_text([stream.next()], text)
+    return False
+
+
 def test_two_attempts_are_never_glued(api: httpx2.Client, worker: ScriptedWorker) -> None:
     job_id = submit(api)
     first = worker.claim(job_id)
@@ -146,7 +263,7 @@ def test_two_attempts_are_never_glued(api: httpx2.Client, worker: ScriptedWorker
         worker.say(first, "from the grave")
         worker.succeed(second)
         events = parse(stream.rest())
-    assert (restarted.id, restarted.data) == ("2-0", {"attempt": 2})
+    assert (restarted.id, restarted.data) == ("2-0", {"attempt": 2, "kept": 0, "text": ""})
     after = events[[event.id for event in events].index("2-0") :]
     assert [event.id for event in after] == ["2-0", "2-1", "2-2"]
     assert "grave" not in str(events)

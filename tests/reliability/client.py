@@ -111,7 +111,7 @@ def _note(seen: Seen, event_id: str, name: str, data: dict[str, Any]) -> None:
     epoch, _, seq = event_id.partition("-")
     seen.cursors.append((int(epoch), int(seq)))
     if name == "restarted":
-        seen.text, seen.num_restarts = "", seen.num_restarts + 1
+        seen.text, seen.num_restarts = data["text"], seen.num_restarts + 1
     elif name == "delta":
         seen.text += data["text"]
     elif name in TERMINAL:
