@@ -168,22 +168,22 @@ class Host:
                 threading.Thread(target=self._cancels.stop, name="stop-listening", daemon=True).start()
             self._stopping.set()
             self.admission.close()
-            for attempt in self.held.close():
+            attempts = self.held.close()
+            for attempt in attempts:
                 self.engine.cancel(attempt.key, FinishReason.HANDED_BACK)
             failpoint("drain.midway")
             self.held.wait_empty(GIVE_UP_S)
-            self._release(self.held.take_rest(), died=died)
+            rest = self.held.take_rest()
+            self._release(rest, died=died)
             self.held.wait_empty(SETTLE_S)
+            if attempts:
+                log.info("handed_back", num_jobs=len(attempts), num_without_progress=len(rest), charged=died)
 
     def _release(self, attempts: list[Attempt], *, died: bool) -> None:
         try:
-            released = self._ledger.release(attempts, charge=died, crashed=died)
+            self.counters.released.inc(self._ledger.release(attempts, charge=died, crashed=died))
         except HeadraceError as error:
             log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
-        else:
-            self.counters.released.inc(released)
-            if attempts:
-                log.info("handed_back", num_jobs=released, charged=died)
 
     def engine_info(self) -> Mapping[str, Scalar]:
         """Return the engine's statistics for Flower's Pool tab."""

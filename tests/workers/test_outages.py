@@ -124,7 +124,7 @@ def test_a_drain_without_postgres_ends_in_time_and_leaves_the_leases(
     worker, ids = running_worker(bench, start_worker)
     with away(servers.postgres):
         assert drain_s(worker) < 4.0
-    assert worker.events("hand_back_failed")
+    assert worker.events("outcome_lost") + worker.events("hand_back_failed")
     assert bench.states(ids) == {JobState.RUNNING: 3}
 
 
