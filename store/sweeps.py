@@ -36,13 +36,14 @@ class SweepResult:
 # Whoever let a lease run out may have died of the job, so it is charged as a crash and runs alone next time.
 _LOST = text(f"""
 WITH lost AS (
-    SELECT id, {verdict("true", "true")} AS verdict FROM jobs
+    SELECT id, {verdict(":blame", ":blame")} AS verdict FROM jobs
     WHERE state = 'running' AND lease_expires_at < now()
     ORDER BY lease_expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ), freed AS (
     UPDATE jobs SET
         state = {STATE_AFTER}, error = {ERROR_AFTER}, completed_at = {COMPLETED_AFTER},
-        crashes = crashes + 1, is_suspect = true, owner = NULL, lease_expires_at = NULL, announced_at = NULL
+        attempt = attempt - CASE WHEN :blame THEN 0 ELSE 1 END, crashes = crashes + CASE WHEN :blame THEN 1 ELSE 0 END,
+        is_suspect = is_suspect OR :blame, owner = NULL, lease_expires_at = NULL, announced_at = NULL
     FROM lost WHERE jobs.id = lost.id AND jobs.state = 'running'
     RETURNING jobs.id, jobs.state, jobs.epoch
 ), closed AS (
@@ -57,10 +58,13 @@ SELECT id, state FROM freed
 """)
 
 
-def sweep_leases(db: Database, limit: int = 500) -> SweepResult:
-    """Take jobs from workers whose lease ran out: back to the queue, or to their end if nothing is left to try."""
+def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> SweepResult:
+    """Take jobs from workers whose lease ran out: back to the queue, or to their end if nothing is left to try.
+
+    Without ``blame`` nothing is charged, for leases that could not be renewed because Postgres itself was away.
+    """
     with db.begin() as connection:
-        rows = connection.execute(_LOST, {"limit": limit}).all()
+        rows = connection.execute(_LOST, {"limit": limit, "blame": blame}).all()
         if rows:
             failpoint("sweep.midway")
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)

@@ -56,6 +56,31 @@ def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: f
     return max(0, min(depth.announced - in_redis, window - in_redis))
 
 
+class Hearing:
+    """Whether Postgres was to be heard of lately. While it is not, no worker can renew: a lost lease then says nothing.
+
+    Times are the monotonic clock's. To be told often, for it cannot tell a silence from not having asked.
+    """
+
+    def __init__(self, lease_s: float, sweep_s: float, now: float) -> None:
+        # A worker renews every third of a lease, so a shorter silence than this costs nobody a lease.
+        self._longest_s = lease_s / 2 + sweep_s
+        # Leases that were renewed at the last moment, by workers that had given up already, run out this much later.
+        self._pardon_s = lease_s + 2 * sweep_s
+        self._heard_at = now
+        self._pardoned_until = now
+
+    def heard(self, now: float) -> None:
+        """Note that Postgres answered."""
+        if now - self._heard_at > self._longest_s:
+            self._pardoned_until = now + self._pardon_s
+        self._heard_at = now
+
+    def blames(self, now: float) -> bool:
+        """True if a lease that has run out is its worker's fault."""
+        return now >= self._pardoned_until
+
+
 @dataclass(slots=True)
 class Duty:
     """Something to do every ``period_s`` seconds."""
@@ -79,6 +104,7 @@ class Dispatcher:
         self._hints = HintPublisher(celery_app(settings))
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self._rota = Rota(settings.ageing_s)
+        self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
@@ -97,6 +123,7 @@ class Dispatcher:
         while not self._stopping.is_set():
             try:
                 check_schema(self._db)
+                self._hearing.heard(time.monotonic())
                 with sweeps.leader_lock(self._db) as leads:
                     if leads:
                         self._lead()
@@ -186,9 +213,14 @@ class Dispatcher:
 
     def sweep_leases(self) -> None:
         """Take jobs back from workers that are gone."""
-        swept = sweeps.sweep_leases(self._db, SWEEP_ROWS)
+        # Asked beforehand, or a silence that ends just now would be noticed after the leases that it cost.
+        self._db.ping()
+        self._hearing.heard(time.monotonic())
+        blame = self._hearing.blames(time.monotonic())
+        swept = sweeps.sweep_leases(self._db, SWEEP_ROWS, blame=blame)
         if swept.requeued or swept.ended:
-            log.info("dispatcher.leases_swept", requeued=swept.requeued, failed=swept.failed, cancelled=swept.cancelled)
+            counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
+            log.info("dispatcher.leases_swept", blamed=blame, **counts)
         self._nudge(swept.ended)
 
     def expire_deadlines(self) -> None:

@@ -45,6 +45,18 @@ class TestLeases:
             {"outcome": "worker_lost", "code": "worker_lost", "open": False}
         ]
 
+    def test_a_job_whose_lease_nobody_could_renew_is_not_charged(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        job_id = accept_one(max_attempts=1)
+        for _ in range(4):
+            start(db, job_id, lease_s=0)
+            assert sweep_leases(db, blame=False) == SweepResult(requeued=1, failed=0, cancelled=0)
+        job = get(db, tenant, job_id)
+        assert (job.state, job.attempt, job.epoch) == (JobState.QUEUED, 0, 4)
+        assert query("SELECT crashes, is_suspect FROM jobs") == [{"crashes": 0, "is_suspect": False}]
+        assert query("SELECT DISTINCT outcome FROM attempts") == [{"outcome": "worker_lost"}]
+
     def test_a_job_without_attempts_left_fails(
         self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:

@@ -31,7 +31,7 @@ from store.settings import Settings
 from store.states import JobState
 from store.streams import GENERATION_KEY
 from tests.workers.receiver import Receiver
-from workers.dispatcher import Dispatcher, num_to_announce, num_to_repeat
+from workers.dispatcher import Dispatcher, Hearing, num_to_announce, num_to_repeat
 
 ROOT = Path(__file__).parents[2]
 QUEUE = "tiny@1"
@@ -219,8 +219,9 @@ def test_a_wipe_that_could_not_be_dealt_with_is_noticed_again(make: Make, redis_
 
 
 def test_jobs_of_a_dead_worker_are_queued_or_failed(
-    db: Database, dispatcher: Dispatcher, submit: Submit, read: Read, redis_client: redis.Redis
+    db: Database, make: Make, submit: Submit, read: Read, redis_client: redis.Redis
 ) -> None:
+    dispatcher = make(ready_window=10, lease_s=60)
     again, spent = submit(1), submit(1, max_attempts=1)
     claim(db, "dead", QUEUE, again + spent, lease_s=0.01)
     time.sleep(0.05)
@@ -233,6 +234,30 @@ def test_jobs_of_a_dead_worker_are_queued_or_failed(
     assert failed.state is JobState.FAILED
     assert failed.error is not None
     assert failed.error["code"] == "max_attempts_exceeded"
+
+
+def test_after_a_silence_of_postgres_lost_leases_are_nobodys_fault() -> None:
+    hearing = Hearing(lease_s=10, sweep_s=2, now=100)
+    for now in (101, 103, 109):
+        hearing.heard(now)
+        assert hearing.blames(now)
+    hearing.heard(117)  # eight seconds: more than a worker has left when it renews
+    assert not hearing.blames(117)
+    hearing.heard(119)
+    assert not hearing.blames(130.9)  # a lease that was renewed at the last moment, and two sweeps
+    assert hearing.blames(131)
+
+
+def test_jobs_that_postgres_kept_from_renewing_run_on_in_company(
+    db: Database, make: Make, submit: Submit, redis_client: redis.Redis
+) -> None:
+    dispatcher = make(lease_s=0.1, sweep_s=0.05)
+    (job_id,) = submit(1)
+    claim(db, "alive", QUEUE, [job_id], lease_s=0.01)
+    time.sleep(0.2)  # as long without a look at Postgres as if it had not answered
+    dispatcher.sweep_leases()
+    dispatcher.top_up()
+    assert hinted(redis_client) == [job_id]
 
 
 def test_a_deadline_is_kept_queued_or_running(db: Database, make: Make, submit: Submit, read: Read) -> None:
