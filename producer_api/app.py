@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.errors import on_error
-from producer_api.routers import dead_letters, health, jobs, models, openai, stream, webhooks
+from producer_api.routers import dead_letters, health, jobs, models, openai, queues, stream, webhooks
 from producer_api.runtime import Runtime
 from store.errors import HeadraceError
 from store.settings import Settings
@@ -47,6 +47,6 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
     )
     app.state.runtime = runtime
-    for routes in (jobs, stream, dead_letters, openai, models, webhooks, health):
+    for routes in (jobs, stream, queues, dead_letters, openai, models, webhooks, health):
         app.include_router(routes.router)
     return app

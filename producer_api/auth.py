@@ -75,4 +75,5 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
 JobsWriter = Annotated[Principal, Depends(require("jobs:write"))]
 JobsReader = Annotated[Principal, Depends(require("jobs:read"))]
 ModelsReader = Annotated[Principal, Depends(require("models:read"))]
+QueuesAdmin = Annotated[Principal, Depends(require("queues:admin"))]
 WebhooksAdmin = Annotated[Principal, Depends(require("webhooks:admin"))]

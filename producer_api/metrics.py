@@ -3,12 +3,12 @@
 Labels are route templates and codes, never ids or texts. Queue depths are read from Postgres when Prometheus asks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from store.ordering import QueueDepth
+from store.backlog import Share
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -38,10 +38,10 @@ class Metrics:
             registry=self.registry,
         )
 
-    def render(self, depths: Sequence[QueueDepth]) -> bytes:
+    def render(self, shares: Iterable[Share]) -> bytes:
         """Return the exposition text."""
         self.queue_depth.clear()
-        for depth in depths:
-            self.queue_depth.labels(depth.queue, "waiting").set(depth.waiting)
-            self.queue_depth.labels(depth.queue, "announced").set(depth.announced)
+        for share in shares:
+            self.queue_depth.labels(share.queue, "waiting").inc(share.waiting.jobs)
+            self.queue_depth.labels(share.queue, "announced").inc(share.announced.jobs)
         return generate_latest(self.registry)

@@ -15,6 +15,7 @@ from producer_api.health import Health
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.reading import JobReader
+from producer_api.room import Room
 from store import redis as redis_store
 from store.db import Database
 from store.hub import Hub
@@ -42,7 +43,8 @@ class Runtime:
         self.keys = KeyRing(self.db)
         self.catalog = Catalog(self.db)
         self.reader = JobReader(self.db)
-        self.admission = Admission(settings, self.db, Limiter(self.redis, watch=self.redis_watch))
+        self.admission = Admission(settings, Limiter(self.redis, watch=self.redis_watch))
+        self.room = Room(settings, self.db)
         celery = celery_app(settings)
         self.intake = Intake(
             self.db,

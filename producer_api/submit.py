@@ -49,9 +49,8 @@ def submit(runtime: Runtime, principal: Principal, request: GenerateRequest, ori
         check_url(request.webhook.url, runtime.settings)
     num_tokens, payload = _prepare(runtime, version, request)
     headers |= runtime.admission.spend_tokens(principal, num_tokens)
-    runtime.admission.reserve_place(principal.tenant_id)
     job = _new_job(runtime, principal, request, version, payload, num_tokens, idempotency, origin.fingerprint)
-    accepted = runtime.intake.accept(job)
+    accepted = runtime.room.accept(job, runtime.intake.accept, has_deadline=request.deadline_ms is not None)
     return _receipt(runtime, version, accepted.job_id, headers, replayed=accepted.replayed)
 
 

@@ -4,6 +4,7 @@ Times are Unix seconds, and null until true. Nothing here reads anything; it tur
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
 
@@ -11,8 +12,10 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from store.backlog import Load, Place
 from store.jobs import Job, JobEvent
 from store.payloads import ServiceClass
+from store.queues import QueueView
 from store.registry import ModelSummary
 from store.states import JobState
 from store.streams import Cursor
@@ -44,6 +47,44 @@ class QueuePlace(BaseModel):
 
     name: str
     position: int | None = None
+    estimated_start_at: int | None = Field(
+        None, description="by the rate at which jobs were lately started; null while that is not known"
+    )
+
+
+class LoadObject(BaseModel):
+    """Jobs, and their tokens: prompt and `max_tokens` together."""
+
+    jobs: int
+    tokens: int
+
+
+class RateObject(BaseModel):
+    """What workers started in a second while jobs waited for them, lately."""
+
+    jobs_per_s: float
+    tokens_per_s: float
+
+
+class QueueObject(BaseModel):
+    """A queue, which is named for its model version, or one tenant's share of it."""
+
+    name: str
+    object: Literal["queue"] = "queue"
+    share: Literal["all", "own"] = Field(description="of everybody for keys with queues:admin, else the tenant's own")
+    queued: LoadObject
+    by_class: dict[ServiceClass, LoadObject]
+    announced: int = Field(description="queued jobs that are on their way to a worker")
+    oldest_age_s: float | None = Field(description="null if nothing is queued, or the oldest was not found quickly")
+    paused_at: int | None
+    rate: RateObject | None = Field(description="of the whole queue; null while it is not known")
+
+
+class QueueList(BaseModel):
+    """All queues."""
+
+    object: Literal["list"] = "list"
+    data: list[QueueObject]
 
 
 class UsageObject(BaseModel):
@@ -219,7 +260,7 @@ class DeliveryList(BaseModel):
     data: list[DeliveryObject]
 
 
-def job_object(job: Job, *, position: int | None = None) -> JobObject:
+def job_object(job: Job, *, place: Place | None = None) -> JobObject:
     """Return the job as its owner sees it."""
     return JobObject(
         id=job.id,
@@ -234,7 +275,7 @@ def job_object(job: Job, *, position: int | None = None) -> JobObject:
         completed_at=_seconds(job.completed_at),
         expires_at=_seconds(job.deadline_at),
         cancel_requested_at=_seconds(job.cancel_requested_at),
-        queue=QueuePlace(name=job.queue, position=position),
+        queue=_queue_place(job, place),
         attempt=job.attempt,
         max_attempts=job.max_attempts,
         last_event_id=str(Cursor(job.epoch, job.num_deltas + 1)) if job.state.is_terminal else None,
@@ -244,6 +285,12 @@ def job_object(job: Job, *, position: int | None = None) -> JobObject:
         metadata=job.metadata,
         links=_links(job.id),
     )
+
+
+def _queue_place(job: Job, place: Place | None) -> QueuePlace:
+    if place is None:
+        return QueuePlace(name=job.queue)
+    return QueuePlace(name=job.queue, position=place.position, estimated_start_at=_seconds(place.starts_at))
 
 
 def _links(job_id: str) -> Links:
@@ -259,11 +306,11 @@ def _usage(job: Job) -> UsageObject | None:
         input_tokens=tokens_in,
         output_tokens=tokens_out,
         total_tokens=tokens_in + tokens_out,
-        **{name: _milliseconds(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
+        **{name: _rounded(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
     )
 
 
-def _milliseconds(value: float | None) -> float | None:
+def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
@@ -296,6 +343,24 @@ def _attempt(started: TimelineEntry, entries: Sequence[TimelineEntry]) -> Attemp
         ended_at=None if end is None else end.at,
         outcome=None if end is None else end.kind,
     )
+
+
+def queue_object(queue: QueueView, *, share: Literal["all", "own"]) -> QueueObject:
+    """Return the queue."""
+    return QueueObject(
+        name=queue.name,
+        share=share,
+        queued=_load(queue.queued),
+        by_class={service_class: _load(load) for service_class, load in queue.by_class.items()},
+        announced=queue.announced,
+        oldest_age_s=_rounded(queue.oldest_age_s),
+        paused_at=_seconds(queue.paused_at),
+        rate=None if queue.rate is None else RateObject(**{n: round(v, 3) for n, v in asdict(queue.rate).items()}),
+    )
+
+
+def _load(load: Load) -> LoadObject:
+    return LoadObject(jobs=load.jobs, tokens=load.tokens)
 
 
 def model_object(model: ModelSummary) -> ModelObject:

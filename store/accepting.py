@@ -134,6 +134,13 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
     return [outcomes.get(job.id, gone) for job in jobs]
 
 
+def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
+    """Return whether a job was accepted with this key."""
+    values = {"tenants": [tenant_id], "routes": [idempotency.route], "keys": [idempotency.key]}
+    with db.autocommit() as connection:
+        return connection.execute(_HOLDERS, values).first() is not None
+
+
 def _accept_once(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Accepted | HeadraceError]:
     outcomes: dict[str, Accepted | HeadraceError] = {}
     rows = [_row(job) for job in jobs]

@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store import tables
-from store.accepting import CLASS_RANKS, Accepted, Idempotency, NewJob, accept
+from store.accepting import CLASS_RANKS, Accepted, Idempotency, NewJob, accept, is_known
 from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
 from store.errors import Conflict, NotFound
@@ -32,16 +32,12 @@ __all__ = [
     "find_sent_before",
     "get",
     "get_many",
+    "is_known",
     "list_jobs",
-    "queue_position",
-    "queued_counts",
     "request_cancel",
     "stored_deltas",
     "timeline",
 ]
-
-# Positions further back than this are not counted out: nobody plans by them, and counting reads every row in between.
-MAX_POSITION = 10_000
 
 _CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
 
@@ -232,51 +228,6 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
     if state is None:
         raise Conflict(f"job {job_id} is {job.state} and cannot be cancelled any more", code="job_not_cancellable")
     return job
-
-
-_QUEUED_COUNTS = text("""
-SELECT
-    (SELECT count(*) FROM jobs WHERE state = 'queued' AND tenant_id = :tenant_id) AS own,
-    (SELECT count(*) FROM jobs WHERE state = 'queued') AS everyone
-""")
-
-
-def queued_counts(db: Database, tenant_id: str) -> tuple[int, int]:
-    """Return how many jobs the tenant and everyone has queued. It counts index entries: not for every request."""
-    with db.autocommit() as connection:
-        row = connection.execute(_QUEUED_COUNTS, {"tenant_id": tenant_id}).one()
-    return row.own, row.everyone
-
-
-# Announced jobs are already on their way to a worker, so all of them are ahead of one that waits.
-_AHEAD_OF_WAITING = text("""
-SELECT
-    (SELECT count(*) FROM jobs WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL)
-    + (SELECT count(*) FROM (
-        SELECT FROM jobs
-        WHERE queue = :queue AND state = 'queued' AND announced_at IS NULL
-            AND (class_rank, priority, id) < (:class_rank, :priority, :id)
-        LIMIT :most) AS ahead)
-""")
-
-_AHEAD_OF_ANNOUNCED = text("""
-SELECT count(*) FROM jobs
-WHERE queue = :queue AND state = 'queued' AND (announced_at, id) < (:announced_at, :id)
-""")
-
-
-def queue_position(db: Database, job: Job) -> int | None:
-    """Return 1 for the next job to start, and so on; None if it is not queued or stands too far back to count."""
-    if job.state is not JobState.QUEUED:
-        return None
-    waiting = {"queue": job.queue, "class_rank": job.class_rank, "priority": job.priority, "id": job.id}
-    announced = {"queue": job.queue, "announced_at": job.announced_at, "id": job.id}
-    with db.autocommit() as connection:
-        if job.announced_at is None:
-            ahead = connection.execute(_AHEAD_OF_WAITING, waiting | {"most": MAX_POSITION}).scalar_one()
-        else:
-            ahead = connection.execute(_AHEAD_OF_ANNOUNCED, announced).scalar_one()
-    return ahead + 1 if ahead < MAX_POSITION else None
 
 
 _COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]

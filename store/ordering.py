@@ -25,6 +25,7 @@ class QueueDepth:
     waiting: int
     announced: int
     oldest_announced_s: float | None
+    is_paused: bool = False
 
 
 @dataclass(slots=True)
@@ -183,7 +184,8 @@ SELECT
         WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL
         LIMIT :most) AS counted) AS announced,
     (SELECT CAST(extract(epoch FROM now() - min(announced_at)) AS float8) FROM jobs
-        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL) AS oldest_announced_s
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL) AS oldest_announced_s,
+    EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = names.queue) AS is_paused
 FROM names WHERE queue IS NOT NULL
 """)
 

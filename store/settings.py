@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     tokens_per_minute: int = Field(2_000_000, ge=1)
     max_queued_jobs: int = Field(1_000_000, ge=1)
     max_queued_jobs_per_tenant: int = Field(100_000, ge=1)
+    # Prompt and max_tokens of the queued jobs together.
+    max_queued_tokens: int = Field(2_000_000_000, ge=1)
+    max_queued_tokens_per_tenant: int = Field(200_000_000, ge=1)
 
     default_max_attempts: int = Field(3, ge=1, le=100)
     default_deadline_s: float = Field(3600.0, gt=0)

@@ -15,7 +15,7 @@ from types import FrameType
 
 import structlog
 
-from store import failpoints, ordering, sweeps
+from store import failpoints, ordering, queues, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
@@ -26,12 +26,14 @@ from store.redis import connect
 from store.registry import shadow_name
 from store.settings import Settings, load_settings, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
+from workers.counting import QueueCounter
 from workers.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 
 TASK = "generate"
 TOP_UP_S = 0.1
+COUNT_S = 0.25
 PURGE_S = 60.0
 PURGE_ROWS = 1000
 SWEEP_ROWS = 500
@@ -109,6 +111,7 @@ class Dispatcher:
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
             Duty("top_up", TOP_UP_S, self.top_up),
+            Duty("count_queued", COUNT_S, QueueCounter(self._db).turn),
             Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
             Duty("purge", PURGE_S, self.purge),
@@ -193,6 +196,8 @@ class Dispatcher:
         """Fill the queues' ready windows: with hints that were lost, then with jobs that wait in Postgres."""
         window = self._settings.ready_window
         for depth in ordering.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
+            if depth.is_paused:
+                continue
             in_redis = self._hints.depth(depth.queue)
             num_lost = num_to_repeat(depth, in_redis, window, self._settings.reannounce_s)
             if num_lost:
@@ -237,6 +242,7 @@ class Dispatcher:
 
     def purge(self) -> None:
         """Delete what has been kept long enough, in small transactions."""
+        queues.forget_empty(self._db)
         num_rows = PURGE_ROWS
         while num_rows >= PURGE_ROWS and not self._stopping.is_set():
             num_rows = sweeps.purge(self._db, self._settings.result_ttl_s, self._settings.idempotency_ttl_s, PURGE_ROWS)

@@ -14,8 +14,8 @@ from producer_api.metrics import CONTENT_TYPE
 from producer_api.requests import RuntimeOf
 from producer_api.runtime import Runtime
 from producer_api.views import ObjectResponse
+from store.backlog import Share, read_backlog
 from store.errors import HeadraceError, Unavailable
-from store.ordering import QueueDepth, waiting_queues
 
 router = APIRouter(tags=["health"])
 
@@ -51,16 +51,16 @@ async def readyz(request: Request, runtime: RuntimeOf) -> Response:
 @router.get("/metrics", summary="Metrics for Prometheus")
 async def metrics(runtime: RuntimeOf) -> Response:
     """Return the counters; queue depths are left out while Postgres is away."""
-    depths = await run_in_threadpool(_depths, runtime)
-    return Response(runtime.metrics.render(depths), media_type=CONTENT_TYPE)
+    shares = await run_in_threadpool(_shares, runtime)
+    return Response(runtime.metrics.render(shares), media_type=CONTENT_TYPE)
 
 
-def _depths(runtime: Runtime) -> list[QueueDepth]:
+def _shares(runtime: Runtime) -> tuple[Share, ...]:
     try:
-        return waiting_queues(runtime.db)
+        return read_backlog(runtime.db).shares
     except Unavailable as error:
         _log.warning("queue_depths_unknown", reason=error.message)
-        return []
+        return ()
 
 
 @router.get("/version", summary="Which version this is")

@@ -169,11 +169,9 @@ async def get_job(
     headers = {"X-Model-Version": str(job.model_version)}
     if job.state.is_terminal:
         return JsonResponse(views.job_object(job), headers=headers)
-    position = None
-    if job.state is JobState.QUEUED:
-        position = await run_in_threadpool(jobs.queue_position, runtime.db, job)
+    place = await run_in_threadpool(runtime.room.place_of, job)
     headers["Retry-After"] = _POLL_AFTER_S
-    return JsonResponse(views.job_object(job, position=position), headers=headers)
+    return JsonResponse(views.job_object(job, place=place), headers=headers)
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")

@@ -1,5 +1,6 @@
 """What is refused before acceptance: too often, too much, too many."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -29,6 +30,8 @@ def _post_until_refused(settings: Settings, key: str, limits: dict[str, Any], mo
         ({"tokens_per_minute": 12}, 2, "rate_limit_exceeded"),
         ({"max_queued_jobs_per_tenant": 4}, 4, "queue_full"),
         ({"max_queued_jobs": 5}, 5, "queue_full"),
+        ({"max_queued_tokens_per_tenant": 1100}, 2, "queue_full"),
+        ({"max_queued_tokens": 1600}, 3, "queue_full"),
     ],
 )
 @pytest.mark.usefixtures("model")
@@ -68,7 +71,7 @@ def test_keys_have_their_own_limits(settings: Settings, db: Database, tenant: st
     first = keys.authenticate(db, key)
     second = keys.authenticate(db, keys.create_key(db, tenant, "second", ["jobs:write"], actor="tests"))
     client = connect(settings.redis_url)
-    admission = Admission(settings.model_copy(update={"requests_per_minute": 1}), db, Limiter(client))
+    admission = Admission(settings.model_copy(update={"requests_per_minute": 1}), Limiter(client))
     admission.spend_request(first)
     with pytest.raises(RateLimited):
         admission.spend_request(first)
@@ -76,14 +79,34 @@ def test_keys_have_their_own_limits(settings: Settings, db: Database, tenant: st
     client.close()
 
 
-def test_queued_jobs_are_counted_again_after_a_moment(settings: Settings, db: Database, tenant: str) -> None:
-    now = 0.0
-    client = connect(settings.redis_url)
-    bounds = settings.model_copy(update={"max_queued_jobs_per_tenant": 1})
-    admission = Admission(bounds, db, Limiter(client), clock=lambda: now)
-    admission.reserve_place(tenant)
-    with pytest.raises(RateLimited, match="1 jobs queued"):
-        admission.reserve_place(tenant)
-    now = 1.0
-    admission.reserve_place(tenant)
-    client.close()
+@pytest.mark.usefixtures("model")
+def test_many_at_once_do_not_get_past_the_bound(settings: Settings, key: str, db: Database) -> None:
+    with serving(settings.model_copy(update={"max_queued_jobs_per_tenant": 20})) as server:
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client, ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/jobs", json=PROMPT).status_code, range(100)))
+    assert (answers.count(202), answers.count(429)) == (20, 80)
+    assert num_jobs(db) == 20
+
+
+@pytest.mark.usefixtures("model")
+def test_a_job_with_more_tokens_than_may_be_queued_never_comes_in(settings: Settings, key: str, db: Database) -> None:
+    with serving(settings.model_copy(update={"max_queued_tokens_per_tenant": 50})) as server:
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx2.post(f"{server.url}/v1/jobs", json=PROMPT | {"sampling": {"max_tokens": 60}}, headers=headers)
+    assert answer.status_code == 400
+    assert error_of(answer)["param"] == "sampling.max_tokens"
+    assert num_jobs(db) == 0
+
+
+@pytest.mark.usefixtures("model")
+def test_a_replay_needs_no_place(settings: Settings, key: str, db: Database) -> None:
+    with serving(settings.model_copy(update={"max_queued_jobs": 2})) as server:
+        headers = {"Authorization": f"Bearer {key}"}
+
+        def post(idempotency_key: str) -> int:
+            keyed = headers | {"Idempotency-Key": idempotency_key}
+            return httpx2.post(f"{server.url}/v1/jobs", json=PROMPT, headers=keyed).status_code
+
+        assert [post(name) for name in ("a", "a", "a", "b", "b", "c", "a", "b")] == [202] * 5 + [429, 202, 202]
+    assert num_jobs(db) == 2

@@ -8,7 +8,6 @@ import pytest
 from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
 from store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
-from store.ids import new_id
 from store.jobs import (
     Accepted,
     Idempotency,
@@ -17,8 +16,6 @@ from store.jobs import (
     get,
     get_many,
     list_jobs,
-    queue_position,
-    queued_counts,
     request_cancel,
     stored_deltas,
     timeline,
@@ -300,46 +297,6 @@ class TestCancelling:
             request_cancel(db, tenant, job_id)
         assert refused.value.code == "job_not_cancellable"
         assert get(db, tenant, job_id).cancel_requested_at is None
-
-
-class TestQueuePositions:
-    def test_positions_are_those_in_which_jobs_are_announced(
-        self, db: Database, tenant: str, accept_one: AcceptOne
-    ) -> None:
-        flying = [accept_one(), accept_one()]
-        batch = accept_one(service_class=ServiceClass.BATCH, announce=False)
-        last = accept_one(priority=9)
-        urgent = accept_one(priority=0)
-        interactive = accept_one(service_class=ServiceClass.INTERACTIVE, priority=9)
-        order = [*flying, interactive, urgent, last, batch]
-        assert [queue_position(db, get(db, tenant, job_id)) for job_id in order] == [1, 2, 3, 4, 5, 6]
-        assert take_waiting(db, QUEUE, 10) == order[2:]
-
-    def test_other_queues_do_not_count(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
-        accept_one(queue="other@1")
-        assert queue_position(db, get(db, tenant, accept_one())) == 1
-
-    def test_a_job_that_is_not_queued_has_none(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
-        job_id = accept_one()
-        start(db, job_id)
-        assert queue_position(db, get(db, tenant, job_id)) is None
-
-    def test_far_back_is_not_counted_out(
-        self, db: Database, tenant: str, accept_one: AcceptOne, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("store.jobs.MAX_POSITION", 2)
-        ids = [accept_one(announce=False) for _ in range(4)]
-        assert [queue_position(db, get(db, tenant, job_id)) for job_id in ids] == [1, 2, None, None]
-
-    def test_queued_jobs_are_counted_for_the_tenant_and_for_all(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
-    ) -> None:
-        for owner in (tenant, tenant, tenant, other_tenant):
-            accept_one(tenant_id=owner)
-        end(db, accept_one())
-        assert queued_counts(db, tenant) == (3, 4)
-        assert queued_counts(db, other_tenant) == (1, 4)
-        assert queued_counts(db, new_id("ten")) == (0, 4)
 
 
 def accepted(db: Database, jobs: list[NewJob]) -> list[Accepted]:

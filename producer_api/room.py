@@ -1,0 +1,173 @@
+"""Whether there is room for one more job, and what is queued as this process knows it.
+
+Everything here refuses before acceptance; after a 202 nothing is refused for load. No submission waits for a count: a
+snapshot is read a few times a second, and what this process has accepted since is counted on top. So the bounds are
+kept exactly by one process, and by several up to what the others accept between two snapshots.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from threading import Lock
+
+from store import backlog
+from store.backlog import Backlog, Load, Place
+from store.db import Database
+from store.errors import InvalidRequest, RateLimited
+from store.jobs import Accepted, Job, NewJob, is_known
+from store.rates import Rate
+from store.settings import Settings
+from store.states import JobState
+
+KEEP_S = 0.25
+"""A snapshot is used for so long, or longer if reading one takes more than a twentieth of that."""
+
+LONGEST_RETRY_S = 120.0
+_RETRY_UNKNOWN_S = 5.0
+_SHARE_OF_TIME = 20
+_EVERYONE = ""
+
+Tally = defaultdict[str, Load]
+
+
+class Room:
+    """Counts what is queued, by tenant and in all, and keeps it within the bounds. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._clock = clock
+        self._everyone = Load(settings.max_queued_jobs, settings.max_queued_tokens)
+        self._tenant = Load(settings.max_queued_jobs_per_tenant, settings.max_queued_tokens_per_tenant)
+        self._lock = Lock()
+        self._reading = Lock()
+        self._backlog: Backlog | None = None
+        self._until = -math.inf
+        # Jobs on their way into Postgres, and those stored since the snapshot, or since the next one is being read.
+        self._entering: Tally = defaultdict(Load)
+        self._stored: Tally = defaultdict(Load)
+        self._stored_later: Tally = defaultdict(Load)
+        self._told_until: defaultdict[str, float] = defaultdict(lambda: -math.inf)
+
+    def backlog(self) -> Backlog:
+        """Return the snapshot, at most KEEP_S old. Blocks on Postgres when it is time for a new one."""
+        found = self._backlog
+        if found is not None and (self._clock() < self._until or not self._reading.acquire(blocking=False)):
+            return found
+        if found is None:
+            self._reading.acquire()
+        try:
+            return self._read() if self._clock() >= self._until or self._backlog is None else self._backlog
+        finally:
+            self._reading.release()
+
+    def _read(self) -> Backlog:
+        began = self._clock()
+        with self._lock:
+            self._stored_later = defaultdict(Load)
+        found = backlog.read_backlog(self._db)
+        with self._lock:
+            self._backlog = found
+            self._stored, self._stored_later = self._stored_later, defaultdict(Load)
+            took_s = self._clock() - began
+            self._until = self._clock() + max(KEEP_S, _SHARE_OF_TIME * took_s)
+        return found
+
+    def place_of(self, job: Job) -> Place | None:
+        """Return where a queued job stands; None if it is not queued or too far back to count."""
+        return None if job.state is not JobState.QUEUED else backlog.find_place(self._db, self.backlog(), job)
+
+    def accept(self, job: NewJob, store: Callable[[NewJob], Accepted], *, has_deadline: bool) -> Accepted:
+        """Store the job if there is room for it, and if it can start before a deadline that its owner set.
+
+        Raises RateLimited (``queue_full``) or InvalidRequest (``deadline_unreachable``). A request whose
+        Idempotency-Key was accepted before is not refused.
+        """
+        try:
+            if has_deadline:
+                self._check_deadline(job)
+            self._enter(job)
+        except (InvalidRequest, RateLimited):
+            if job.idempotency is None or not is_known(self._db, job.tenant_id, job.idempotency):
+                raise
+            return store(job)
+        is_stored = False
+        try:
+            accepted = store(job)
+            is_stored = not accepted.replayed
+            return accepted
+        finally:
+            self._leave(job, is_stored=is_stored)
+
+    def _check_deadline(self, job: NewJob) -> None:
+        """Only a measured rate says that a deadline cannot be met; without one the job may try."""
+        wait_s = backlog.too_long_a_wait_s(self._db, self.backlog(), job)
+        if wait_s is not None:
+            raise InvalidRequest(
+                f"the job would start in about {wait_s:.0f} s, after its deadline of {job.deadline_s:g} s: give it"
+                " more time or a better service class",
+                code="deadline_unreachable",
+                param="deadline_ms",
+            )
+
+    def _enter(self, job: NewJob) -> None:
+        load = Load(1, job.cost_tokens)
+        if load.tokens > min(self._tenant.tokens, self._everyone.tokens):
+            raise InvalidRequest(
+                f"prompt and max_tokens are {load.tokens} tokens together, more than may be queued: ask for fewer",
+                param="sampling.max_tokens",
+            )
+        found = self.backlog()
+        with self._lock:
+            self._refuse_over(found, job.tenant_id, load)
+            _count(self._entering, job.tenant_id, load)
+
+    def _leave(self, job: NewJob, *, is_stored: bool) -> None:
+        load = Load(1, job.cost_tokens)
+        with self._lock:
+            _count(self._entering, job.tenant_id, Load() - load)
+            if is_stored:
+                _count(self._stored, job.tenant_id, load)
+                _count(self._stored_later, job.tenant_id, load)
+
+    def _refuse_over(self, found: Backlog, tenant_id: str, load: Load) -> None:
+        for key, bound, whose in ((tenant_id, self._tenant, tenant_id), (_EVERYONE, self._everyone, None)):
+            queued = found.queued(tenant_id=whose) + self._entering.get(key, Load()) + self._stored.get(key, Load())
+            over = queued + load - bound
+            if over.jobs > 0 or over.tokens > 0:
+                retry_after_s = self._retry_after_s(key, over, load, found.drain_rate(tenant_id=whose))
+                raise RateLimited(_full(queued, bound, over, whose), retry_after_s=retry_after_s, code="queue_full")
+
+    def _retry_after_s(self, key: str, over: Load, load: Load, rate: Rate | None) -> float:
+        """Return when there will be room: each one refused is told a moment of its own, as fast as the queue drains."""
+        if rate is None:
+            return _RETRY_UNKNOWN_S
+        now = self._clock()
+        at = max(now + _time_for(over, rate), self._told_until[key] + _time_for(load, rate))
+        self._told_until[key] = min(at, now + LONGEST_RETRY_S)
+        return self._told_until[key] - now
+
+
+def _count(tally: Tally, tenant_id: str, load: Load) -> None:
+    for key in (tenant_id, _EVERYONE):
+        tally[key] += load
+        if not tally[key].jobs:
+            del tally[key]
+
+
+def _time_for(load: Load, rate: Rate) -> float:
+    """Return the seconds in which that much is served."""
+    return max(_seconds(load.jobs, rate.jobs_per_s), _seconds(load.tokens, rate.tokens_per_s))
+
+
+def _seconds(amount: int, per_s: float) -> float:
+    if amount <= 0:
+        return 0.0
+    return amount / per_s if per_s else math.inf
+
+
+def _full(queued: Load, bound: Load, over: Load, tenant_id: str | None) -> str:
+    what, most = (f"{queued.jobs} jobs", bound.jobs) if over.jobs > 0 else (f"{queued.tokens} tokens", bound.tokens)
+    if tenant_id is None:
+        return "the queue is full: try again when some have ended"
+    return f"you have {what} queued, and {most} are the most that one tenant may have: try again when some have ended"
