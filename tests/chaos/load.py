@@ -245,7 +245,7 @@ class Load:
         )
 
     async def _stream(self, wanted: Order, job_id: str) -> None:
-        events: list[list[str]] = []
+        events: list[list[Any]] = []
         num_cuts = turn = 0
         try:
             while not self._is_ending:
@@ -259,7 +259,7 @@ class Load:
         finally:
             self.journal.write("stream", n=wanted.n, job=job_id, cuts=num_cuts, events=events)
 
-    async def _read_stream(self, wanted: Order, job_id: str, events: list[list[str]], turn: int) -> Json | None:
+    async def _read_stream(self, wanted: Order, job_id: str, events: list[list[Any]], turn: int) -> Json | None:
         """Add what one connection gives; return the job once its terminal event came."""
         headers = self._auth(wanted)
         if events:
@@ -275,7 +275,7 @@ class Load:
             return None
 
 
-async def _take_events(response: httpx2.Response, events: list[list[str]], most: int | None) -> Json | None:
+async def _take_events(response: httpx2.Response, events: list[list[Any]], most: int | None) -> Json | None:
     event_id = name = ""
     num_taken = 0
     async for line in response.aiter_lines():
@@ -286,7 +286,7 @@ async def _take_events(response: httpx2.Response, events: list[list[str]], most:
             name = value
         elif key == "data":
             data = json.loads(value)
-            events.append([event_id, name, data.get("text", "") if name == "job.delta" else ""])
+            events.append([event_id, name, data.get("text", ""), data.get("kept", 0)])
             if name.removeprefix("job.") in TERMINAL:
                 return data
             num_taken += 1

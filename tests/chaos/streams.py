@@ -1,10 +1,12 @@
 """What a reader of one job's stream made of it: the text in their hands at the end, and every rule that was broken.
 
-id <epoch>-<seq>: deltas count on by one, whichever attempt they come from, until ``job.restarted`` voids them all
+id <epoch>-<seq>: deltas count on by one, whichever attempt they come from, until ``job.restarted`` says how many
+of them still count and what text those are
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
@@ -13,24 +15,27 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 class Reading:
     """A reader's state after the events so far."""
 
-    text: str = ""
-    seq: int = 0
+    deltas: list[str] = field(default_factory=list)
     last: tuple[int, int] = (-1, -1)
     ended: str | None = None
     num_restarts: int = 0
-    num_deltas: int = 0
     broken: list[str] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        """What the reader holds."""
+        return "".join(self.deltas)
 
-def read_stream(events: Sequence[Sequence[str]]) -> Reading:
-    """Follow ``[id, name, text]`` events as a client would, across all of its connections."""
+
+def read_stream(events: Sequence[Sequence[Any]]) -> Reading:
+    """Follow ``[id, name, text, kept]`` events as a client would, across all of its connections."""
     reading = Reading()
-    for event_id, name, text in events:
-        _take(reading, event_id, name.removeprefix("job."), text)
+    for event_id, name, text, kept in events:
+        _take(reading, event_id, name.removeprefix("job."), text, kept)
     return reading
 
 
-def _take(reading: Reading, event_id: str, name: str, text: str) -> None:
+def _take(reading: Reading, event_id: str, name: str, text: str, kept: int) -> None:
     epoch, seq = (int(part) for part in event_id.split("-"))
     if reading.ended is not None:
         reading.broken.append(f"{name} {event_id} after the end")
@@ -38,13 +43,17 @@ def _take(reading: Reading, event_id: str, name: str, text: str) -> None:
         reading.broken.append(f"{name} {event_id} does not come after {reading.last[0]}-{reading.last[1]}")
     reading.last = (epoch, seq)
     if name == "restarted":
-        reading.text, reading.seq = "", 0
-        reading.num_restarts += 1
+        _restart(reading, event_id, text, kept)
     elif name == "delta":
-        if seq != reading.seq + 1:
-            reading.broken.append(f"delta {event_id} follows delta {reading.seq}")
-        reading.seq = seq
-        reading.num_deltas += 1
-        reading.text += text
+        if seq != len(reading.deltas) + 1:
+            reading.broken.append(f"delta {event_id} follows delta {len(reading.deltas)}")
+        reading.deltas.append(text)
     elif name in TERMINAL:
         reading.ended = name
+
+
+def _restart(reading: Reading, event_id: str, text: str, kept: int) -> None:
+    reading.num_restarts += 1
+    if "".join(reading.deltas[:kept]) != text:
+        reading.broken.append(f"restarted {event_id} keeps {kept} deltas, and calls their text another")
+    reading.deltas = reading.deltas[:kept]

@@ -33,12 +33,15 @@ JOB = Job(
 KILL: Json = {"t": 100.5, "kind": "exit", "member": "worker", "name": "worker-1", "pid": 7, "code": -9}
 
 
-def stream(*pieces: str, first: Sequence[Sequence[str]] = (), epoch: int = 1) -> list[list[str]]:
-    """Events of one attempt: queued, started, a delta for each piece, the end."""
-    events = [list(event) for event in first] or [["0-0", "job.queued", ""]]
-    events.append([f"{epoch}-0", "job.restarted" if first else "job.started", ""])
-    events += [[f"{epoch}-{n}", "job.delta", piece] for n, piece in enumerate(pieces, 1)]
-    return [*events, [f"{epoch}-{len(pieces) + 1}", "job.succeeded", ""]]
+Event = list[Any]
+
+
+def stream(*pieces: str, first: Sequence[Event] = (), epoch: int = 1, kept: str = "") -> list[Event]:
+    """Events of one attempt, beginning after ``kept`` letters of an earlier one: a delta for each piece, the end."""
+    events = [list(event) for event in first] or [["0-0", "job.queued", "", 0]]
+    events.append([f"{epoch}-{len(kept)}", "job.restarted" if first else "job.started", kept, len(kept)])
+    events += [[f"{epoch}-{n}", "job.delta", piece, 0] for n, piece in enumerate(pieces, len(kept) + 1)]
+    return [*events, [f"{epoch}-{len(kept) + len(pieces) + 1}", "job.succeeded", "", 0]]
 
 
 def hook(**changes: Any) -> Json:
@@ -70,7 +73,7 @@ def without(kind: str) -> list[Json]:
     return [event for event in history().client if event["kind"] != kind]
 
 
-def streamed(events: list[list[str]]) -> list[Json]:
+def streamed(events: list[Event]) -> list[Json]:
     return [*without("stream"), {"t": 101.0, "kind": "stream", "n": 1, "job": "job_1", "cuts": 1, "events": events}]
 
 
@@ -120,15 +123,19 @@ BROKEN: dict[str, tuple[str, History]] = {
         history(
             client=streamed(
                 [
-                    ["0-0", "job.queued", ""],
-                    ["1-0", "job.started", ""],
-                    ["1-1", "job.delta", "x"],
+                    ["0-0", "job.queued", "", 0],
+                    ["1-0", "job.started", "", 0],
+                    ["1-1", "job.delta", "x", 0],
                     *stream(*ANSWER, epoch=2)[1:],
                 ]
             )
         ),
     ),
-    "text after the end": ("splices", history(client=streamed([*stream(*ANSWER), ["1-99", "job.delta", "x"]]))),
+    "a restart that lies about what is kept": (
+        "splices",
+        history(client=streamed(stream(*ANSWER[2:], first=stream("x", "y")[:-1], epoch=2, kept=ANSWER[:2]))),
+    ),
+    "text after the end": ("splices", history(client=streamed([*stream(*ANSWER), ["1-99", "job.delta", "x", 0]]))),
     "stored deltas differ": ("splices", history(replace(JOB, stored_text=ANSWER[1:]))),
     "wrong output": ("wrong_output", bare(replace(JOB, text="nonsense", stored_text="nonsense"), NO_HOOK)),
     "cut short": ("wrong_output", bare(replace(JOB, text=ANSWER[:-1], stored_text=ANSWER[:-1]), NO_HOOK)),
@@ -179,8 +186,13 @@ GOOD: dict[str, History] = {
     "a restart that is said": history(
         client=streamed(stream(*ANSWER, first=stream("x", "y")[:-1], epoch=2)),
     ),
+    "a restart that keeps some": history(
+        client=streamed(stream(*ANSWER[2:], first=stream(*ANSWER[:2], "x")[:-1], epoch=2, kept=ANSWER[:2]))
+    ),
     "an attempt that goes on": history(
-        client=streamed([*stream(*ANSWER[:5])[:-1], *([f"2-{n}", "job.delta", c] for n, c in enumerate(ANSWER[5:], 6))])
+        client=streamed(
+            [*stream(*ANSWER[:5])[:-1], *([f"2-{n}", "job.delta", c, 0] for n, c in enumerate(ANSWER[5:], 6))]
+        )
     ),
     "a stream that was cut for good": history(client=streamed(stream(*ANSWER)[:7])),
     "a partial output of an expired job": bare(
