@@ -18,8 +18,8 @@ from models.engine.runner import Runner, RunnerBroken, Sampled, StepPlan
 
 log = logging.getLogger(__name__)
 
-MAX_PASSES = 32
-"""So many passes into one step nothing is split any more: the device fails with everybody."""
+MAX_PASSES = 64
+"""So many passes into one step nothing is split any more: the device fails with everybody, or nearly so."""
 
 CALM_STEPS = 64
 """Steps without want of memory after which passes may have twice as many rows."""

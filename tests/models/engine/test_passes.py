@@ -1,0 +1,139 @@
+"""A step that fails: the row to blame is found, its neighbours notice nothing, and passes shrink for want of memory."""
+
+import random
+from concurrent.futures import Future
+
+import pytest
+
+from models.engine.loop import Engine, EngineConfig
+from models.engine.passes import CALM_STEPS, MAX_PASSES
+from models.engine.requests import Completion, EngineError, EngineRequest, OutOfMemory, StepFailed
+from models.engine.runner import StepPlan
+from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
+
+
+class Poisoned(Watched):
+    """Fails each pass that a poisonous prompt takes part in, or that has more rows than there is memory for."""
+
+    def __init__(self, error: type[Exception] = RuntimeError, *, max_rows: int = 99) -> None:
+        super().__init__(num_blocks=1400, block_tokens=4, context_window=512)
+        self.error = error
+        self.max_rows = max_rows
+
+    def _fail(self, plan: StepPlan) -> None:
+        if any(bytes(row.request.prompt).startswith(b"poison") for row in plan.rows):
+            self.failures.append(self.error("poison"))
+        elif len(plan.rows) > self.max_rows:
+            self.failures.append(MemoryError("too many"))
+        super()._fail(plan)
+
+    def sizes(self) -> list[int]:
+        """The rows of each pass since the last call."""
+        sizes = [len(plan.rows) for plan in self.plans]
+        self.plans.clear()
+        return sizes
+
+
+def engine_of(runner: Watched, *, max_slots: int = 32, clock: Clock | None = None) -> Engine:
+    return Engine(runner, Bytes, EngineConfig(max_slots, 512), on_deltas=lambda deltas: None, clock=clock or Clock(0.0))
+
+
+def submit(engine: Engine, requests: list[EngineRequest]) -> list[Future[Completion]]:
+    return [engine.submit(request) for request in requests]
+
+
+@pytest.mark.parametrize(("error", "kind"), [(RuntimeError, StepFailed), (MemoryError, OutOfMemory)])
+@pytest.mark.parametrize("culprit", [0, 13, 31])
+def test_the_culprit_fails_alone_and_its_neighbours_answers_are_the_same(
+    culprit: int, error: type[Exception], kind: type[EngineError]
+) -> None:
+    runner = Poisoned(error)
+    engine = engine_of(runner)
+    requests = [ask(f"{'poison' if n == culprit else 'good'} {n}", max_tokens=20) for n in range(32)]
+    futures = submit(engine, requests)
+    step(engine)
+    assert len(runner.sizes()) == 11, "one pass, then two for each halving"
+    failed = futures.pop(culprit).exception(0)
+    del requests[culprit]
+    assert type(failed) is kind
+    step(engine)
+    assert runner.sizes() == [31], "nothing is remembered of it"
+    step_until_idle(engine)
+    check_answers(requests, futures)
+    assert runner.breaches == []
+
+
+def test_a_culprit_that_strikes_late_keeps_what_it_had_said() -> None:
+    runner = Watched(num_blocks=400)
+    engine = engine_of(runner)
+    requests = [ask(f"{n}", max_tokens=20, ignore_eos=True) for n in range(4)]
+    futures = submit(engine, requests)
+    for _ in range(6):
+        step(engine)
+    runner._fault = lambda plan: 1 / 0 if any(row.request.id == requests[2].id for row in plan.rows) else None
+    step_until_idle(engine)
+    error = futures.pop(2).exception(0)
+    assert isinstance(error, StepFailed)
+    assert error.progress is not None
+    assert len(error.progress.deltas) == 6
+    del requests[2]
+    check_answers(requests, futures)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_several_culprits_are_all_found(seed: int) -> None:
+    dice = random.Random(seed)
+    names = ["poison" if dice.random() < 0.15 else "good" for _ in range(32)]
+    engine = engine_of(Poisoned())
+    requests = [ask(f"{name} {n}", max_tokens=12) for n, name in enumerate(names)]
+    futures = submit(engine, requests)
+    step_until_idle(engine)
+    assert [future.exception(0) is None for future in futures] == [name == "good" for name in names]
+
+
+def test_a_device_that_always_fails_is_not_asked_for_ever() -> None:
+    runner = Watched(num_blocks=400)
+    runner._fault = lambda plan: 1 / 0
+    engine = engine_of(runner, max_slots=200)
+    futures = submit(engine, [ask(f"{n}", max_tokens=2) for n in range(150)])
+    step(engine)
+    assert MAX_PASSES <= len(runner.plans) < 2 * MAX_PASSES
+    assert all(isinstance(future.exception(0), StepFailed) for future in futures)
+
+
+def test_want_of_memory_makes_passes_small_for_a_while() -> None:
+    runner = Poisoned(max_rows=5)
+    engine = engine_of(runner)
+    requests = [ask(f"{n}", max_tokens=300, ignore_eos=True) for n in range(16)]
+    futures = submit(engine, requests)
+    step(engine)
+    assert runner.sizes() == [16, 8, 4, 4, 8, 4, 4]
+    for _ in range(CALM_STEPS):
+        step(engine)
+        assert runner.sizes() == [4] * 4
+    step(engine)
+    assert runner.sizes() == [8, 4, 4, 8, 4, 4], "tried with more, in vain"
+    runner.max_rows = 99
+    for _ in range(3 * CALM_STEPS):
+        step(engine)
+    assert runner.sizes()[-1] == 16
+    step_until_idle(engine)
+    check_answers(requests, futures)
+
+
+def test_every_pass_is_progress_that_renews_leases_and_calms_the_watchdog() -> None:
+    clock = Clock(0.0)
+    runner = Poisoned()
+    engine = engine_of(runner, clock=clock)
+    seen: list[tuple[int, float]] = []
+
+    def look(plan: StepPlan) -> None:
+        clock.now += 10
+        seen.append((engine.stats().steps, engine.stats().last_step_age_s))
+        runner._fail(plan)
+
+    runner._fault = look
+    submit(engine, [ask("poison"), ask("good")])
+    step(engine)
+    assert seen == [(0, 10.0), (1, 10.0), (2, 10.0)]
+    assert (engine.stats().steps, engine.stats().failed) == (3, 1)
