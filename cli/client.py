@@ -90,6 +90,16 @@ class Client:
         """Ask for a job's end and return it."""
         return self._call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel", _JOB)
 
+    def dead_letters(self, **filters: str | int | None) -> list[Json]:
+        """Return the newest jobs that were given up and match."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        return list(self._call("GET", "/v1/dead_letters", {"data"}, params=params)["data"])
+
+    def replay_dead_letters(self, **filters: str | int | None) -> list[Json]:
+        """Make a new job of each dead letter that matches and was not replayed; return which job came of which."""
+        body = {name: value for name, value in filters.items() if value is not None}
+        return list(self._call("POST", "/v1/dead_letters/replay", {"data"}, json=body)["data"])
+
     def models(self) -> list[Json]:
         """Return the models that can be asked for."""
         return list(self._call("GET", "/v1/models", {"data"})["data"])

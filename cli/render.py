@@ -73,6 +73,33 @@ def jobs_table(jobs: Sequence[Json]) -> Table:
     return table
 
 
+def dead_letters_table(letters: Sequence[Json]) -> Table:
+    """Jobs that were given up, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("job", "queue", "code", "crashes", "given up", "replayed as"):
+        table.add_column(column, no_wrap=True)
+    for letter in letters:
+        table.add_row(
+            letter["id"],
+            letter["queue"],
+            letter["code"],
+            str(letter["crashes"]),
+            _ago(letter["created_at"]),
+            letter["replayed_as"] or "",
+        )
+    return table
+
+
+def replays_table(replays: Sequence[Json]) -> Table:
+    """Which new job came of which that was given up."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("dead letter", "new job"):
+        table.add_column(column, no_wrap=True)
+    for replay in replays:
+        table.add_row(replay["id"], replay["job_id"])
+    return table
+
+
 def models_table(models: Sequence[Json]) -> Table:
     """The models, one a row."""
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -1,4 +1,4 @@
-"""The verbs that speak to a running Headrace: submit, watch, jobs, cancel, models.
+"""The verbs that speak to a running Headrace: submit, watch, jobs, cancel, dead-letters, models.
 
 They find it by HEADRACE_API_URL and HEADRACE_API_KEY, else by what the stack in HEADRACE_HOME wrote down.
 """
@@ -95,6 +95,25 @@ def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
     else:
         asked = "cancellation requested" if cancelled["status"] == "running" else cancelled["status"]
         render.out.print(f"{cancelled['id']} {asked}")
+
+
+def dead_letters(
+    replay: Annotated[bool, typer.Option("--replay", help="Run those again that were not yet, oldest first.")] = False,
+    queue: Annotated[str | None, typer.Option(help="Only this queue's, such as smollm2@1.")] = None,
+    code: Annotated[str | None, typer.Option(help="poison or max_attempts_exceeded.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the jobs that were given up, or run them again as new jobs."""
+    filters: dict[str, str | int | None] = {"queue": queue, "code": code, "limit": limit}
+    with connect() as client:
+        found = client.replay_dead_letters(**filters) if replay else client.dead_letters(**filters)
+    if as_json:
+        render.out.print_json(data=found)
+    elif not found:
+        render.out.print("nothing to replay" if replay else "no dead letters")
+    else:
+        render.out.print(render.replays_table(found) if replay else render.dead_letters_table(found))
 
 
 def models(as_json: JsonOption = False) -> None:

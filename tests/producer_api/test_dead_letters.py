@@ -13,19 +13,9 @@ from store.claims import claim
 from store.db import Database
 from store.settings import Settings
 from store.states import JobState
-from store.sweeps import sweep_leases
-from tests.producer_api.calling import error_of, num_jobs, submit
+from tests.producer_api.calling import bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving
-
-
-def bury(db: Database, job_id: str) -> str:
-    """Let workers die of the job until it is given up."""
-    is_suspect = False
-    while claim(db, "mortal", "tiny@1", [job_id], 0, suspects=is_suspect):
-        sweep_leases(db)
-        is_suspect = True
-    return job_id
 
 
 def letters(api: httpx2.Client, **filters: Any) -> list[dict[str, Any]]:
