@@ -223,6 +223,16 @@ def webhooks(history: History) -> Iterator[str]:
             yield f"{delivery.job}: its webhook was given up after {delivery.attempts} tries"
 
 
+def customers(history: History) -> Iterator[str]:
+    """Every order came to a word: accepted, refused, or given up after long patience. No customer broke."""
+    answered = {event["n"] for kind in ("accepted", "refused", "gave_up") for event in history.of_client(kind)}
+    for event in history.of_client("order"):
+        if event["n"] not in answered:
+            yield f"order {event['n']} was never answered, and nobody gave it up"
+    for event in history.of_client("client_error"):
+        yield f"order {event['n']}: the customer broke: {event['error']} in {event['where']}"
+
+
 def _marks(history: History) -> dict[str, str | None]:
     return {event["prompt"]: event["mark"] for event in history.of_client("order")}
 
@@ -246,4 +256,5 @@ RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "expired_early": expired_early,
     "cancels": cancels,
     "webhooks": webhooks,
+    "customers": customers,
 }

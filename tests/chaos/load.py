@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -154,6 +155,11 @@ class Load:
             job_id = await self._submit(wanted)
             if job_id is not None:
                 await asyncio.gather(self._follow(wanted, job_id), self._maybe_cancel(wanted, job_id))
+        except Exception as error:  # noqa: BLE001 - a customer who breaks must not pass for one who is content
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self.journal.write(
+                "client_error", n=wanted.n, error=repr(error)[:300], where=f"{where.name}:{where.lineno}"
+            )
         finally:
             self.num_open -= 1
 

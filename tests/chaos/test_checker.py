@@ -172,6 +172,11 @@ BROKEN: dict[str, tuple[str, History]] = {
         "webhooks",
         history(deliveries=[Delivery("evt_1", "job_1", "job.succeeded", "failed", 10)]),
     ),
+    "an order without an answer": ("customers", history(client=without("accepted"))),
+    "a customer that broke": (
+        "customers",
+        history(client=[*history().client, {"kind": "client_error", "n": 1, "error": "E", "where": "f:1"}]),
+    ),
     "nothing was killed": ("kills", history(nemesis=[{**KILL, "code": 0}])),
     "no stale write": ("stale_writes", history(log_counts=Counter())),
 }
