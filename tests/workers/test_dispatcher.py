@@ -18,7 +18,8 @@ import redis
 from sqlalchemy import create_engine, make_url, text
 from structlog.testing import capture_logs
 
-from store import sweeps
+from store import queues, sweeps
+from store.backlog import read_backlog
 from store.claims import claim
 from store.db import Database
 from store.hub import Hub
@@ -183,6 +184,79 @@ def test_queues_do_not_take_each_others_window(
     submit(30, queue="other@2", model="other", model_version=2)
     dispatcher.top_up()
     assert len(hinted(redis_client)) == len(hinted(redis_client, "other@2")) == 10
+
+
+def test_a_window_is_shared_between_tenants_over_many_top_ups(
+    db: Database, dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    crowd = submit(60, cost_tokens=1000)
+    newcomer = submit(10, cost_tokens=1000, tenant_id=create_tenant(db, new_id("tenant")))
+    taken = []
+    for _ in range(8):
+        dispatcher.top_up()
+        # Five are claimed, which makes room for five.
+        taken += [json.loads(raw)["headers"]["id"] for raw in redis_client.rpop(QUEUE, 5)]
+    assert len(taken) == 40
+    assert set(newcomer) <= set(taken), "they take turns, two jobs each"
+    assert set(taken) <= {*crowd, *newcomer}
+
+
+def test_a_job_that_waited_too_long_is_announced_before_better_classes(
+    db: Database, make: Make, submit: Submit, redis_client: redis.Redis
+) -> None:
+    dispatcher = make(ready_window=10, ageing_s=30)
+    late = submit(2, service_class=ServiceClass.BATCH)
+    submit(30, service_class=ServiceClass.INTERACTIVE)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE jobs SET created_at = created_at - interval '40 s' WHERE class_rank = 2"))
+    dispatcher.top_up()
+    assert late[0] in hinted(redis_client)
+    assert late[1] not in hinted(redis_client)
+
+
+def test_a_paused_queue_is_not_topped_up_and_its_lost_hints_are_not_repeated(
+    db: Database, make: Make, submit: Submit, tenant: str, redis_client: redis.Redis
+) -> None:
+    dispatcher = make(reannounce_s=0.05)
+    lost = submit(2)
+    dispatcher.top_up()
+    redis_client.delete(QUEUE)
+    queues.pause(db, tenant, QUEUE, actor="tests")
+    waiting = submit(3)
+    other = submit(1, queue="other@2", model="other", model_version=2)
+    time.sleep(0.1)
+    dispatcher.top_up()
+    assert (hinted(redis_client), hinted(redis_client, "other@2")) == ([], other)
+    queues.resume(db, tenant, QUEUE, actor="tests")
+    dispatcher.top_up()
+    assert hinted(redis_client) == [*lost, *waiting]
+
+
+def test_a_running_dispatcher_counts_and_measures(
+    db: Database, running: Dispatcher, submit: Submit, redis_client: redis.Redis
+) -> None:
+    jobs = submit(200)
+    wait_until(lambda: totals(db) == 200, "counted")
+    started = 0
+
+    def start_some() -> bool:
+        nonlocal started
+        started += len(claim(db, "worker", QUEUE, jobs[started : started + 1], 60))
+        time.sleep(0.05)
+        return bool(read_backlog(db).rates)
+
+    began = time.monotonic()
+    wait_until(start_some, "measured")
+    rate = read_backlog(db).rates[QUEUE]
+    truly = started / (time.monotonic() - began)
+    assert truly / 3 < rate.jobs_per_s < truly * 3
+    assert rate.tokens_per_s == pytest.approx(10 * rate.jobs_per_s)
+    wait_until(lambda: totals(db) == 200 - started, "counted")
+
+
+def totals(db: Database) -> int:
+    with db.begin() as connection:
+        return int(connection.execute(text("SELECT COALESCE(sum(jobs), 0) FROM queue_totals")).scalar_one())
 
 
 def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submit, redis_client: redis.Redis) -> None:
