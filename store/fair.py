@@ -13,7 +13,7 @@ so the order is that of (round, place in the rotation, place in the line), and n
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 
@@ -70,10 +70,10 @@ def choose(jobs: Iterable[Candidate], n: int, turns: Turns, *, ageing_s: float) 
     """Return the next ``n`` of the jobs, in order, and whose turn it is after them."""
     waiting = list(jobs)
     aged = _aged(waiting, (turns.num_places + n) // AGED_EVERY - turns.num_places // AGED_EVERY, ageing_s)
-    order = _in_turn(set(waiting) - set(aged), turns)
+    overtaking = {job.id for job in aged}
+    order = _in_turn((job for job in waiting if job.id not in overtaking), turns)
     chosen = list(islice(_merge(order, aged, turns.num_places), n))
-    served = [turn for turn in order if turn.job in set(chosen)]
-    return chosen, _after(turns, len(chosen), order, served)
+    return chosen, _after(turns, order, {job.id for job in chosen})
 
 
 def _aged(waiting: Iterable[Candidate], most: int, ageing_s: float) -> list[Candidate]:
@@ -113,19 +113,24 @@ def _merge(order: Iterable[_Turn], aged: Iterable[Candidate], num_places: int) -
         yield (overtaking if is_aged else in_turn).popleft()
 
 
-def _after(turns: Turns, num_places: int, order: Sequence[_Turn], served: Sequence[_Turn]) -> Turns:
+def _after(turns: Turns, order: Sequence[_Turn], chosen: Set[str]) -> Turns:
     """Return the state in which the last of each class's turns leaves it."""
-    last = {turn.job.class_rank: turn for turn in served}
+    last: dict[int, _Turn] = {}
     spent: dict[Line, int] = defaultdict(int)
-    for turn in served:
-        spent[turn.job.line] += max(1, turn.job.cost_tokens)
-    unserved = set(order) - set(served)
-    kept = {turn.job.line: _rounds(last[turn.job.class_rank], turn) for turn in unserved if turn.job.class_rank in last}
-    credit = {line: held for line, held in turns.credit.items() if line not in spent and line not in kept}
-    for line, rounds in kept.items():
-        credit[line] = turns.credit.get(line, 0) + rounds * QUANTUM - spent[line]
+    unserved: dict[Line, _Turn] = {}
+    for turn in order:
+        if turn.job.id in chosen:
+            last[turn.job.class_rank] = turn
+            spent[turn.job.line] += max(1, turn.job.cost_tokens)
+        else:
+            unserved[turn.job.line] = turn
+    # A line that has none left loses its credit; of a class that had no turn nothing changes.
+    credit = {line: held for line, held in turns.credit.items() if line not in spent}
+    for line, turn in unserved.items():
+        if line[0] in last:
+            credit[line] = turns.credit.get(line, 0) + _rounds(last[line[0]], turn) * QUANTUM - spent[line]
     return Turns(
-        num_places=turns.num_places + num_places,
+        num_places=turns.num_places + len(chosen),
         last={**turns.last, **{rank: turn.job.tenant_id for rank, turn in last.items()}},
         credit=credit if len(credit) <= _MOST_LINES else {},
     )

@@ -110,7 +110,7 @@ def _next_waiting(connection: Connection, queue: str, n: int, rota: Rota, older_
         "n": n,
         "ranks": list(CLASS_RANKS.values()),
         "last": [last.get(rank, "") for rank in CLASS_RANKS.values()],
-        "most_lines": _MOST_LINES,
+        "most_lines": min(_MOST_LINES, max(16, 2 * n)),
         "older_than_s": float(older_than_s),
         "ageing_s": rota.ageing_s,
         "num_aged": n // AGED_EVERY + 1,
