@@ -21,7 +21,8 @@ class Fault(StrEnum):
     RAISE = "raise"
     OOM = "oom"
     NAN = "nan"
-    HANG = "hang"
+    HANG = "hang"  # waits for ever
+    SPIN = "spin"  # computes for ever
 
 
 class FaultyRunner:
@@ -75,6 +76,8 @@ class FaultyRunner:
             self._exit_now(EXIT_CODE)
         if Fault.HANG in faults:
             threading.Event().wait()
+        while Fault.SPIN in faults:
+            pass
         if Fault.OOM in faults:
             raise MemoryError("a prompt asked for it")
         if Fault.RAISE in faults:

@@ -41,7 +41,7 @@ EXIT_CODE = 86
 """What ``exit`` ends with, unlike any code of ours."""
 
 _POINT = re.compile(r"([a-z_.]+)=(kill|stop|exit|raise|hang|sleep:(\d+))(?:@([1-9]\d*))?(\*)?")
-_FAULT = re.compile(r"(exit|raise|oom|nan|hang):(\S.*)")
+_FAULT = re.compile(r"(exit|raise|oom|nan|hang|spin):(\S.*)")
 
 
 class FailpointRaised(RuntimeError):
@@ -65,7 +65,7 @@ class Arming:
 
 @dataclass(frozen=True, slots=True)
 class ModelFault:
-    """What a step does that a prompt with ``mark`` takes part in: exit, raise, oom, nan or hang."""
+    """What a step does that a prompt with ``mark`` takes part in: exit, raise, oom, nan, hang or spin."""
 
     kind: str
     mark: str
@@ -119,7 +119,7 @@ def _arming(part: str) -> Arming:
 def _model_fault(part: str) -> ModelFault:
     match = _FAULT.fullmatch(part)
     if match is None:
-        raise ValueError(f"{part!r} is not kind:MARK with exit, raise, oom, nan or hang")
+        raise ValueError(f"{part!r} is not kind:MARK with exit, raise, oom, nan, hang or spin")
     return ModelFault(match[1], match[2])
 
 

@@ -30,10 +30,11 @@ from workers.admission import Admission
 from workers.direct import DirectClaims
 from workers.execute import Executor
 from workers.frames import FrameQueue
+from workers.health import OK, HealthServer, postgres_check
 from workers.held import Attempt, HeldJobs
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
-from workers.metrics import Counters, EngineCollector, serve
+from workers.metrics import Counters, EngineCollector
 from workers.pool import PUMP_S, SETTLE_S, Drain, Scalar
 from workers.resuming import SEAL_TIMEOUT_S, Resumer
 from workers.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
@@ -95,7 +96,8 @@ class Host:
         self._registry = CollectorRegistry()
         self.counters = Counters(self._registry)
         self._registry.register(EngineCollector(self.engine.stats, self.frames))
-        self._metrics_port = settings.worker_metrics_port
+        self._health_db = Database(settings.database_url, pool_size=2, application_name=f"headrace health {owner}")
+        self._health = self._new_health(settings)
         self._ledger = self._new_ledger(self._db, owner, settings.lease_s)
         self.leases = LeaseKeeper(
             self._new_ledger(self._lease_db, owner, settings.lease_s), self.held, self.engine, lease_s=settings.lease_s
@@ -126,7 +128,7 @@ class Host:
             self._direct,
         ):
             part.start()
-        serve(self._registry, self._metrics_port)
+        self._health.start()
 
     def stop(self) -> None:
         """Stop every thread, after Celery has; what still runs when the drain's time is over is handed back first."""
@@ -143,6 +145,8 @@ class Host:
         self._drain_keeper.stop()
         self._db.close()
         self._lease_db.close()
+        self._health.stop()
+        self._health_db.close()
         self._redis.close()
         self._seals.close()
 
@@ -227,6 +231,17 @@ class Host:
             EngineConfig(max_slots=settings.max_slots, step_tokens=settings.step_tokens),
             on_deltas=self.frames.put_deltas,
         )
+
+    def _new_health(self, settings: Settings) -> HealthServer:
+        def engine() -> str:
+            healthy = self.engine.is_healthy(settings.max_step_s)
+            return OK if healthy else f"the engine's thread is dead or has made no step for {settings.max_step_s:g} s"
+
+        def taking() -> str:
+            return "the worker is stopping" if self._stopping.is_set() or self.drain.requested.is_set() else OK
+
+        checks = {"engine": engine, "taking": taking, "postgres": postgres_check(self._health_db)}
+        return HealthServer(settings.worker_metrics_port, self._registry, checks)
 
     def _new_drain_keeper(self) -> DrainKeeper:
         return DrainKeeper(

@@ -1,9 +1,9 @@
-"""What a worker counts, for Prometheus, and the optional port it is served on. No label carries a job or a tenant."""
+"""What a worker counts, for Prometheus; ``health`` serves it. No label carries a job or a tenant."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, start_http_server
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -70,9 +70,3 @@ class EngineCollector(Collector):
             yield CounterMetricFamily(f"headrace_engine_{name}", about, value=float(getattr(stats, name)))
         yield CounterMetricFamily("headrace_frames_published", "stream frames sent", value=self._frames.num_published)
         yield CounterMetricFamily("headrace_frames_dropped", "stream frames not sent", value=self._frames.num_dropped)
-
-
-def serve(registry: CollectorRegistry, port: int) -> None:
-    """Serve ``/metrics`` on a port, if one is given."""
-    if port:
-        start_http_server(port, registry=registry)

@@ -14,7 +14,7 @@ import httpx2
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 PATIENCE_S = 90.0
-_AGAIN_S = 0.05
+_AGAIN_S = 0.2
 
 
 @dataclass

@@ -234,17 +234,22 @@ class System(RuleBasedStateMachine):
         self.workers[number].is_paused = not self.workers[number].is_paused
 
     @precondition(lambda self: self.busy(0))
-    @rule(number=WORKERS, other=WORKERS)
-    def sleep_past_the_lease(self, number: int, other: int) -> None:
-        """SIGSTOP until others have its jobs, then SIGCONT: the worker still believes that they are its own."""
+    @rule(number=WORKERS, writes=st.booleans())
+    def sleep_past_the_lease(self, number: int, writes: bool) -> None:
+        """SIGSTOP until others have its jobs, then SIGCONT: it believes that they are its own, and may write so."""
         worker = self.busy(number)
         if worker is None:
             return
         worker.is_paused = True
         self.advance(1070)
         self.sweep()
-        self.claim_suspect(other)
+        for other in range(NUM_WORKERS):
+            self.claim_suspect(other)
         worker.is_paused = False
+        for job_id, one in list(worker.held.items()) if writes else ():
+            assert not self.store.finish(job_id, one.epoch, JobState.SUCCEEDED), "a stale outcome is refused"
+            self.seen["stale outcome refused"] += 1
+            del worker.held[job_id]
 
     # Time, and the dispatcher.
 
@@ -370,7 +375,17 @@ def _boundaries(rows: dict[str, Row]) -> set[int]:
     return times | {row.announced_at + STALE_S for row in rows.values() if row.announced_at is not None}
 
 
-def run(machine: Callable[[], System], *, num_examples: int, num_steps: int, is_full: bool = False) -> None:
+NO_SHRINKING = [Phase.generate]
+
+
+def run(
+    machine: Callable[[], System],
+    *,
+    num_examples: int,
+    num_steps: int,
+    is_full: bool = False,
+    phases: Sequence[Phase] = tuple(Phase),
+) -> None:
     """Run a machine: always the same steps in CI, new ones each time in a full run."""
     run_state_machine_as_test(
         machine,
@@ -378,6 +393,7 @@ def run(machine: Callable[[], System], *, num_examples: int, num_steps: int, is_
             max_examples=num_examples * (20 if is_full else 1),
             stateful_step_count=num_steps,
             derandomize=not is_full,
+            phases=phases,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -398,16 +414,35 @@ EVERYTHING = {
 
 def test_the_contract_holds_whatever_happens_in_whatever_order(is_full: bool, report: Report) -> None:
     seen: Counter[str] = Counter()
-    run(lambda: System(Model(), seen), num_examples=400, num_steps=80, is_full=is_full)
+    run(lambda: System(Model(), seen), num_examples=200, num_steps=60, is_full=is_full)
     report("L0", seed=0, seen=seen)
     assert seen.keys() >= EVERYTHING
 
 
 def test_the_statements_do_what_the_model_does(db: Database, make_job: MakeJob, is_full: bool, report: Report) -> None:
     seen: Counter[str] = Counter()
-    run(lambda: System(Twins(Statements(db, make_job)), seen), num_examples=40, num_steps=60, is_full=is_full)
+    wake_up_late(System(Twins(Statements(db, make_job)), seen))
+    run(
+        lambda: System(Twins(Statements(db, make_job)), seen),
+        num_examples=24,
+        num_steps=50,
+        is_full=is_full,
+        # A thousand tries on a database for a shorter story take longer than to read the long one.
+        phases=NO_SHRINKING,
+    )
     report("L0.statements", seed=0, seen=seen)
-    assert seen.keys() >= EVERYTHING
+    assert seen["stale outcome refused"] > 0
+    assert seen["succeeded"] > 0
+
+
+def wake_up_late(system: System) -> None:
+    """What chance may leave out: a worker that slept past its lease writes while another one runs the job."""
+    system.begin([(3, 50_000, False)])
+    system.top_up(1, True)
+    system.deliver(0, 0, False)
+    system.sleep_past_the_lease(0, True)
+    assert system.seen["stale outcome refused"] == 1
+    system.teardown()
 
 
 class TakesStaleOutcomes(Model):
@@ -418,13 +453,10 @@ class TakesStaleOutcomes(Model):
 
 
 class LetsSuspectsMingle(Model):
-    """Without the look at ``is_suspect``: a suspect is announced and claimed like the others."""
+    """Without a word to the worker that this one must run alone."""
 
     def claim(self, owner: str, ids: Sequence[str], *, suspects: bool) -> list[Held]:
-        return super().claim(owner, ids, suspects=True) + super().claim(owner, ids, suspects=False)
-
-    def waiting(self) -> set[str]:
-        return {i for i, row in self.jobs.items() if row.state is JobState.QUEUED and row.announced_at is None}
+        return [replace(one, is_suspect=False) for one in super().claim(owner, ids, suspects=suspects)]
 
 
 class NeverGivesUp(Model):
@@ -444,15 +476,4 @@ class ForgetsLostHints(Model):
 @pytest.mark.parametrize("broken", [TakesStaleOutcomes, LetsSuspectsMingle, NeverGivesUp, ForgetsLostHints])
 def test_a_broken_contract_would_be_noticed(broken: type[Model]) -> None:
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            lambda: System(broken(), Counter()),
-            settings=settings(
-                max_examples=500,
-                stateful_step_count=60,
-                derandomize=True,
-                database=None,
-                deadline=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run(lambda: System(broken(), Counter()), num_examples=500, num_steps=60, phases=NO_SHRINKING)

@@ -1,0 +1,106 @@
+"""P8: cancels that race the jobs' own ends, with Redis and without: one end each, and the engine's room given back."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import httpx2
+import pytest
+
+from cli.local.ports import free_port
+from cli.local.valkey import LocalValkey
+from store.jobs import Job
+from tests.reliability.client import Client
+from tests.reliability.conftest import Report
+from tests.reliability.jobs import check_ended_once
+from tests.reliability.rig import Databases, Stack, wait_for
+
+SEED = 20261126
+MODEL = "cancelling"
+
+
+@contextmanager
+def redis_of_its_own(folder: Path) -> Iterator[LocalValkey]:
+    """A Redis that the test may stop."""
+    valkey = LocalValkey(folder / "own", folder / "own.log")
+    valkey.start()
+    try:
+        yield valkey
+    finally:
+        valkey.stop()
+
+
+@pytest.mark.parametrize("has_redis", [True, False], ids=["redis", "no redis"])
+def test_p8_one_end_each(databases: Databases, folder: Path, is_full: bool, report: Report, *, has_redis: bool) -> None:
+    num_jobs = 200 if is_full else 60
+    with redis_of_its_own(folder) as valkey, databases.stack(folder, valkey.url) as stack:
+        version = stack.register(MODEL)
+        port = free_port("127.0.0.1", 0)
+        stack.worker(MODEL, worker_metrics_port=port, max_slots=16).wait_ready()
+        stack.dispatcher()
+        api, client = stack.api()
+        api.wait_ready()
+        if not has_redis:
+            valkey.stop()
+        lengths = [Random(f"{SEED}/{n}").randint(5, 120) for n in range(num_jobs)]
+        ids = stack.accept([stack.new_job(version, f"job {n}", length) for n, length in enumerate(lengths)])
+        answers = race(stack, client, ids)
+        ended = stack.wait_ended(ids)
+        check_ended_once(stack, ids)
+        wait_for(lambda: is_empty(port), lambda: f"the engine's room is returned: {engine(port)}", 20)
+        client.close()
+    check_fair_race(ended, answers, report, has_redis=has_redis)
+
+
+def race(stack: Stack, client: Client, ids: list[str]) -> list[int]:
+    """Cancel each job at some moment between its start and its likely end; return what the API said."""
+
+    def cancel(numbered: tuple[int, str]) -> int:
+        number, job_id = numbered
+        wait_for(lambda: started(stack, job_id), "the job has started, or ended")
+        time.sleep(Random(f"{SEED}/cancel/{number}").uniform(0, 0.6))
+        return client.insist("POST", f"/v1/jobs/{job_id}/cancel").status_code
+
+    with ThreadPoolExecutor(24) as threads:
+        return list(threads.map(cancel, enumerate(ids)))
+
+
+def started(stack: Stack, job_id: str) -> bool:
+    (row,) = stack.query("SELECT state FROM jobs WHERE id = :id", id=job_id)
+    return bool(row.state != "queued")
+
+
+def check_fair_race(ended: list[Job], answers: list[int], report: Report, *, has_redis: bool) -> None:
+    states = Counter(str(job.state) for job in ended)
+    kept = [job for job in ended if job.state == "cancelled" and job.usage and job.usage["output_tokens"] > 0]
+    report(
+        "P8" if has_redis else "P8.without-redis",
+        seed=SEED,
+        submitted=len(ended),
+        answers=dict(Counter(answers)),
+        states=dict(states),
+        cancelled_with_partial_output=len(kept),
+        duplicate_terminal=0,
+    )
+    assert set(answers) <= {200, 409}
+    assert states.keys() == {"succeeded", "cancelled"}, "a race that one side always wins shows nothing"
+    assert kept
+    for job, answer in zip(ended, answers, strict=True):
+        assert answer == 200 or job.state == "succeeded", "whoever was told that it had ended had lost the race"
+
+
+def engine(port: int) -> dict[str, float]:
+    """The engine's gauges."""
+    text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    lines = [line.removeprefix("headrace_engine_").split() for line in text.splitlines() if line[0] != "#"]
+    return {name: float(value) for name, value in lines if "{" not in name}
+
+
+def is_empty(port: int) -> bool:
+    """True if nobody is inside and every block is free."""
+    now = engine(port)
+    return now["running"] == now["waiting"] == 0 and now["free_blocks"] == now["total_blocks"] > 0

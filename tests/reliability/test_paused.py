@@ -1,0 +1,61 @@
+"""P3: a worker that stood still past its lease cannot overwrite what another one has stored meanwhile."""
+
+from tests.reliability.conftest import Report
+from tests.reliability.jobs import check_answer, check_ended_once
+from tests.reliability.rig import LEASE_S, Stack, once, wait_for
+
+MODEL = "paused"
+NUM_JOBS = 8
+NUM_TOKENS = 60
+
+
+def test_p3_a_paused_worker_overwrites_nothing(stack: Stack, is_full: bool, report: Report) -> None:
+    refused, lost = 0, 0
+    rounds = 10 if is_full else 1
+    stack.dispatcher()
+    for number in range(rounds):
+        here, gone = one_round(stack, f"{MODEL}-{number}")
+        refused, lost = refused + here, lost + gone
+    report(
+        "P3",
+        seed=0,
+        rounds=rounds,
+        submitted=rounds * NUM_JOBS,
+        lease_s=LEASE_S,
+        paused_s=3 * LEASE_S,
+        stale_writes_refused=refused,
+        stopped_before_they_wrote=lost,
+        stored_of_an_older_attempt=0,
+    )
+    assert refused >= rounds
+
+
+def one_round(stack: Stack, model: str) -> tuple[int, int]:
+    """Stop a worker just before it writes, let another one end its jobs, let it go on; return what it was refused."""
+    version = stack.register(model)
+    paused = stack.worker(model, arm=once("finish.before=stop"), pause_s=3 * LEASE_S)
+    paused.wait_ready()
+    prompts = [f"{model} {number}" for number in range(NUM_JOBS)]
+    ids = stack.accept([stack.new_job(version, prompt, NUM_TOKENS) for prompt in prompts])
+    wait_for(paused.is_stopped, "it stands still, its outcome in its hand")
+    other = stack.worker(model)
+    ended = stack.wait_ended(ids)
+    wait_for(lambda: paused.events("stale_finish_refused"), "it went on, and was refused")
+    for prompt, job in zip(prompts, ended, strict=True):
+        check_answer(job, prompt, NUM_TOKENS)
+    check_ended_once(stack, ids)
+    stopped = [event["job_id"] for event in paused.events("stale_finish_refused")]
+    newer = stack.query(
+        """
+        SELECT ends.epoch, first.worker AS paused, last.worker AS other FROM job_terminal AS ends
+        JOIN attempts AS first ON first.job_id = ends.job_id AND first.epoch = 1
+        JOIN attempts AS last ON last.job_id = ends.job_id AND last.epoch = ends.epoch
+        WHERE ends.job_id = ANY(:ids)
+        """,
+        ids=stopped,
+    )
+    assert newer
+    assert all(row.epoch > 1 and row.paused != row.other for row in newer), newer
+    paused.stop()
+    other.stop()
+    return len(stopped), len(paused.events("lease_lost"))
