@@ -15,7 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 celery = Celery("rows", broker=os.environ["BROKER_URL"])
 celery.conf.update(task_acks_late=True, task_ignore_result=True)
-engine = create_engine(os.environ["ROWS_URL"], pool_size=10, max_overflow=30)
+# Kinder than the default of 5 and 10 more on demand, with which busy threads open and close connections all the time.
+engine = create_engine(os.environ["ROWS_URL"], pool_size=40, max_overflow=0)
 app = FastAPI()
 
 
