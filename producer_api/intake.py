@@ -24,6 +24,9 @@ _log = structlog.get_logger("producer_api")
 
 _MOST_HINTS = 1000
 
+PACE_S = 0.02
+"""Accept waves begin at least this far apart: what a submission waits at most for others to share its commit."""
+
 
 class Intake:
     """Accepts jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no wave."""
@@ -35,7 +38,7 @@ class Intake:
         self._depths = depths
         self._watch = watch
         self._ready_window = ready_window
-        self._wave: Wave[NewJob, Accepted] = Wave(self._accept)
+        self._wave: Wave[NewJob, Accepted] = Wave(self._accept, pace_s=PACE_S)
         self._announcer = _Announcer(hints)
 
     def start(self) -> None:

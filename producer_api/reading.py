@@ -16,6 +16,9 @@ from store.jobs import Job
 
 _MOST = 500
 
+PACE_S = 0.01
+"""Reads begin at least this far apart: what a caller waits at most for others to share its query."""
+
 _Asked = dict[str, list[asyncio.Future[Job]]]
 
 
@@ -26,6 +29,7 @@ class JobReader:
         self._db = db
         self._asked: dict[str, _Asked] = {}
         self._running: asyncio.Task[None] | None = None
+        self._next_at = 0.0
 
     async def get(self, tenant_id: str, job_id: str) -> Job:
         """Return the job as it is now; raise NotFound if this tenant has none by that id."""
@@ -36,8 +40,11 @@ class JobReader:
         return await future
 
     async def _read_all(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while self._asked:
+                await asyncio.sleep(self._next_at - loop.time())
+                self._next_at = loop.time() + PACE_S
                 tenant_id = next(iter(self._asked))
                 await self._read(tenant_id, self._take(tenant_id))
         finally:

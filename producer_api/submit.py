@@ -5,7 +5,7 @@ webhook address, prompt and context window, token limit, room in the queue, and 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -16,7 +16,7 @@ from store import jobs
 from store.addresses import check_url
 from store.errors import InvalidRequest
 from store.ids import new_id
-from store.jobs import Idempotency, NewJob
+from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
 from store.payloads import GeneratePayload, GenerateRequest
 from store.registry import ModelVersion, queue_name
@@ -29,11 +29,15 @@ RETRY_WITHIN_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A stored job: the one just made, or for a request that came before the one that it made then."""
+    """A stored job: the one just made, or for a request that came before the one that it made then.
+
+    ``job`` is the row of one just made; that of an older one has to be read.
+    """
 
     job_id: str
     replayed: bool
     headers: dict[str, str]
+    job: Job | None = None
 
 
 def submit(runtime: Runtime, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
@@ -51,7 +55,8 @@ def submit(runtime: Runtime, principal: Principal, request: GenerateRequest, ori
     headers |= runtime.admission.spend_tokens(principal, num_tokens)
     job = _new_job(runtime, principal, request, version, payload, num_tokens, idempotency, origin.fingerprint)
     accepted = runtime.room.accept(job, runtime.intake.accept, has_deadline=request.deadline_ms is not None)
-    return _receipt(runtime, version, accepted.job_id, headers, replayed=accepted.replayed)
+    receipt = _receipt(runtime, version, accepted.job_id, headers, replayed=accepted.replayed)
+    return receipt if accepted.times is None else replace(receipt, job=jobs.just_accepted(job, accepted.times))
 
 
 def _receipt(

@@ -5,7 +5,8 @@ others wait for its commit and replay its job.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -61,12 +62,22 @@ class NewJob:
 class Accepted:
     """The stored job: this one, or for a replay the one that the key made before.
 
-    ``announced``: the caller shall publish its hint now.
+    ``announced``: the caller shall publish its hint now. ``times`` are what the database wrote into a new row.
     """
 
     job_id: str
     replayed: bool
     announced: bool
+    times: "AcceptedTimes | None" = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedTimes:
+    """The columns of a new job that the database decides: with them nobody need read the row to know it."""
+
+    created_at: datetime
+    deadline_at: datetime
+    announced_at: datetime | None
 
 
 IdempotencyRow = tuple[str, str, str]  # tenant, route, key
@@ -102,11 +113,11 @@ WITH incoming AS (
         metadata, webhook, max_attempts, fingerprint, now() + make_interval(secs => deadline_s),
         CASE WHEN announced THEN now() END
     FROM fresh
-    RETURNING id, announced_at IS NOT NULL AS announced
+    RETURNING id, created_at, deadline_at, announced_at
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
 )
-SELECT id, announced FROM created
+SELECT id, created_at, deadline_at, announced_at FROM created
 """)
 
 _HOLDERS = text("""
@@ -145,7 +156,8 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Ac
     outcomes: dict[str, Accepted | HeadraceError] = {}
     rows = [_row(job) for job in jobs]
     for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
-        outcomes[row.id] = Accepted(job_id=row.id, replayed=False, announced=row.announced)
+        times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
+        outcomes[row.id] = Accepted(row.id, replayed=False, announced=row.announced_at is not None, times=times)
     replays = [job for job in jobs if job.id not in outcomes]
     holders = _holders(connection, replays) if replays else {}
     for job in replays:

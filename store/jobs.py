@@ -13,7 +13,7 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store import tables
-from store.accepting import CLASS_RANKS, Accepted, Idempotency, NewJob, accept, is_known
+from store.accepting import CLASS_RANKS, Accepted, AcceptedTimes, Idempotency, NewJob, accept, is_known
 from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
 from store.errors import Conflict, NotFound
@@ -33,6 +33,7 @@ __all__ = [
     "get",
     "get_many",
     "is_known",
+    "just_accepted",
     "list_jobs",
     "request_cancel",
     "stored_deltas",
@@ -79,6 +80,40 @@ class Job:
     def service_class(self) -> ServiceClass:
         """The class that ``class_rank`` stands for."""
         return _CLASSES[self.class_rank]
+
+
+def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
+    """Return the row of a job that was accepted just now, without reading it."""
+    return Job(
+        id=job.id,
+        tenant_id=job.tenant_id,
+        task=job.task,
+        state=JobState.QUEUED,
+        model=job.model,
+        model_version=job.model_version,
+        queue=job.queue,
+        class_rank=CLASS_RANKS[job.service_class],
+        priority=job.priority,
+        payload=job.payload,
+        input_tokens=job.input_tokens,
+        metadata=job.metadata,
+        webhook=job.webhook,
+        epoch=0,
+        attempt=0,
+        max_attempts=job.max_attempts,
+        owner=None,
+        lease_expires_at=None,
+        announced_at=times.announced_at,
+        cancel_requested_at=None,
+        deadline_at=times.deadline_at,
+        created_at=times.created_at,
+        started_at=None,
+        completed_at=None,
+        output=None,
+        error=None,
+        usage=None,
+        num_deltas=0,
+    )
 
 
 @dataclass(frozen=True, slots=True)

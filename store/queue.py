@@ -5,17 +5,22 @@ decides. It knows nothing of jobs' states, and nothing here retries: the dispatc
 """
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from threading import Lock
 from typing import Any, TypeVar
 
+import orjson
 from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 
 from store.errors import Unavailable
 from store.failpoints import failpoint
+from store.ids import new_id
 from store.redis import AWAY, CONNECT_TIMEOUT_S, HEALTH_CHECK_S, SOCKET_TIMEOUT_S, broker_url, unavailable
 from store.settings import Settings
 
@@ -24,6 +29,7 @@ TASK = "headrace.run"
 _PUBLISH_TIMEOUT_S = 1.0
 _PAUSE_AFTER_FAILURE_S = 1.0
 _BATCH = 1000
+_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 Result = TypeVar("Result")
 _AWAY = (*AWAY, KombuError, OperationalError)
 
@@ -78,6 +84,39 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
+def encode(hint: Hint) -> bytes:
+    """Return the message as Celery and kombu would put it into Redis, with what a worker reads of it and no more.
+
+    Written by hand, because theirs costs ten times as much; a test holds it against theirs.
+    """
+    body = b64encode(orjson.dumps([[hint.job_id], {}, _EMBED])).decode()
+    return orjson.dumps(
+        {
+            "body": body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {
+                "lang": "py",
+                "task": TASK,
+                "id": hint.job_id,
+                "root_id": hint.job_id,
+                "shadow": hint.shadow,
+                "argsrepr": hint.job_id,
+                "kwargsrepr": "{}",
+                "ignore_result": True,
+            },
+            "properties": {
+                "correlation_id": hint.job_id,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": hint.queue},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": new_id("hint"),
+            },
+        }
+    )
+
+
 class HintPublisher:
     """Sends hints over one connection of its own. Safe to use from many threads, one of which sends at a time.
 
@@ -98,50 +137,36 @@ class HintPublisher:
             return
         failpoint("hint.before_publish")
         with self._lock:
-            self._guarded(lambda producer: self._send(producer, hints))
+            self._guarded(lambda channel: self._send(channel, hints))
 
     def depth(self, queue: str) -> int:
         """Return how many hints wait in Redis for this queue. Raises Unavailable."""
         with self._lock:
-            return self._guarded(lambda producer: int(producer.channel.client.llen(queue)))
+            return self._guarded(lambda channel: int(channel.client.llen(queue)))
 
     def close(self) -> None:
         """Drop the connection."""
         with self._lock:
             self._drop()
 
-    def _send(self, producer: Any, hints: Sequence[Hint]) -> None:
-        with producer.batch(max_size=_BATCH):
-            for hint in hints:
-                self._app.send_task(
-                    TASK,
-                    args=(hint.job_id,),
-                    task_id=hint.job_id,
-                    queue=hint.queue,
-                    # send_task ignores task_default_priority.
-                    priority=0,
-                    shadow=hint.shadow,
-                    argsrepr=hint.job_id,
-                    kwargsrepr="{}",
-                    # Nothing to declare: the default exchange needs no binding, so a wiped Redis loses none.
-                    declare=(),
-                    ignore_result=True,
-                    add_to_parent=False,
-                    retry=False,
-                    producer=producer,
-                )
+    def _send(self, channel: Any, hints: Sequence[Hint]) -> None:
+        for start in range(0, len(hints), _BATCH):
+            with channel.client.pipeline(transaction=False) as pipe:
+                for queue, sent in groupby(hints[start : start + _BATCH], key=attrgetter("queue")):
+                    pipe.lpush(queue, *map(encode, sent))
+                pipe.execute()
 
     def _guarded(self, call: Callable[[Any], Result]) -> Result:
         if self._clock() < self._paused_until:
             raise Unavailable("Redis could not be reached a moment ago", code="redis_unavailable")
         try:
-            return call(self._producer())
+            return call(self._channel())
         except _AWAY as error:
             self._drop()
             self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
             raise unavailable(error) from error
 
-    def _producer(self) -> Any:
+    def _channel(self) -> Any:
         if self._connection is None:
             self._connection = self._app.connection_for_write(
                 transport_options={
@@ -152,7 +177,7 @@ class HintPublisher:
                     "connect_retries_timeout": _PUBLISH_TIMEOUT_S,
                 }
             )
-        return self._app.amqp.Producer(self._connection, auto_declare=False)
+        return self._connection.default_channel
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

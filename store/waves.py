@@ -9,8 +9,12 @@ Knows threads and outcomes; knows nothing of what the call does. While one wave 
 
 Invariant, kept under the lock: if anyone waits, somebody leads. Seats are served in the order they were taken, and a
 leader serves its own wave only, so nobody leads for ever.
+
+A wave costs a commit, however many it carries. So under load a leader first lets others gather: waves begin at least
+``pace_s`` apart. Whoever comes when none has begun for that long is not kept waiting.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -45,9 +49,21 @@ class _Seat(Generic[T, R]):
 class Wave(Generic[T, R]):
     """Combines concurrent ``join`` calls into calls of ``run`` with at most ``max_size`` items, one at a time."""
 
-    def __init__(self, run: Callable[[Sequence[T]], Sequence[R | HeadraceError]], max_size: int = 256) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[T]], Sequence[R | HeadraceError]],
+        max_size: int = 256,
+        *,
+        pace_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._run = run
         self._max_size = max_size
+        self._pace_s = pace_s
+        self._clock = clock
+        self._sleep = sleep
+        self._next_at = 0.0
         self._lock = Lock()
         self._waiting: deque[_Seat[T, R]] = deque()
         self._led = False
@@ -70,6 +86,7 @@ class Wave(Generic[T, R]):
         return seat.take()
 
     def _lead(self) -> None:
+        self._gather()
         with self._lock:
             seats = list(islice(self._waiting, self._max_size))
             for _ in seats:
@@ -83,6 +100,13 @@ class Wave(Generic[T, R]):
             self._hand_over()
             for seat in seats:
                 seat.woken.set()
+
+    def _gather(self) -> None:
+        """Wait for the time of the next wave; only the leader is here, so the time is nobody else's to change."""
+        if self._pace_s:
+            if (early_s := self._next_at - self._clock()) > 0:
+                self._sleep(early_s)
+            self._next_at = self._clock() + self._pace_s
 
     def _hand_over(self) -> None:
         with self._lock:

@@ -1,7 +1,7 @@
 """The native face: submit, look, list, cancel, and what happened to a job."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Path, Query
@@ -28,6 +28,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute
 JobId = Annotated[str, Path(examples=["job_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 
 _POLL_AFTER_S = "1"
+# A place costs a query of its own, and most jobs are served before anybody could make use of it.
+_TOO_YOUNG_FOR_A_PLACE = timedelta(seconds=0.5)
 _EXAMPLES = {
     "chat": {
         "summary": "A conversation",
@@ -64,7 +66,7 @@ async def create_job(
     """Store a job and answer 202 with where to look for it; it is on disk then."""
     wait_s = _wait_of(prefer)
     receipt = await run_in_threadpool(submit, runtime, principal, body, origin)
-    job = await runtime.reader.get(principal.tenant_id, receipt.job_id)
+    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     if wait_s is not None:
         job = await _wait(request, runtime, job, wait_s)
     has_ended = wait_s is not None and job.state.is_terminal
@@ -169,7 +171,9 @@ async def get_job(
     headers = {"X-Model-Version": str(job.model_version)}
     if job.state.is_terminal:
         return JsonResponse(views.job_object(job), headers=headers)
-    place = await run_in_threadpool(runtime.room.place_of, job)
+    place = None
+    if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
+        place = await run_in_threadpool(runtime.room.place_of, job)
     headers["Retry-After"] = _POLL_AFTER_S
     return JsonResponse(views.job_object(job, place=place), headers=headers)
 

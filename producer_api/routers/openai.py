@@ -54,7 +54,7 @@ async def create_chat_completion(
         receipt = await run_in_threadpool(submit, runtime, principal, wanted, origin)
     except HeadraceError as error:
         raise as_sent(error, body) from error
-    job = await runtime.reader.get(principal.tenant_id, receipt.job_id)
+    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
     call = _Call(runtime, job, body)
     return call.stream(headers) if body.stream else await call.answer(request, headers)

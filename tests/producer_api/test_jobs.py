@@ -70,6 +70,8 @@ def test_jobs_past_the_ready_window_wait_in_postgres(
 
 def test_a_queued_job_knows_its_place(api: httpx2.Client) -> None:
     first, second = submit(api), submit(api)
+    assert api.get(f"/v1/jobs/{second}").json()["queue"]["position"] is None, "not looked up for a job this young"
+    time.sleep(0.6)
     assert api.get(f"/v1/jobs/{first}").json()["queue"]["position"] == 1
     assert api.get(f"/v1/jobs/{second}").json()["queue"]["position"] == 2
 

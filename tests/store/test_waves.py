@@ -149,3 +149,46 @@ def test_many_threads_each_get_their_own_result_and_none_is_lost() -> None:
     assert max(sizes) <= 8
     assert not wave._waiting
     assert not wave._led
+
+
+def test_waves_begin_apart_and_nobody_waits_when_none_has_begun_lately() -> None:
+    now, slept = [100.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    wave: Wave[int, int] = Wave(double, pace_s=0.5, clock=lambda: now[0], sleep=sleep)
+    assert wave.join(1) == 2
+    assert slept == []
+    now[0] += 0.125
+    assert wave.join(2) == 4
+    assert slept == [0.375]
+    now[0] += 0.5
+    assert wave.join(3) == 6
+    assert slept == [0.375]
+
+
+def test_callers_who_come_while_a_leader_waits_share_its_wave() -> None:
+    calls: list[list[int]] = []
+    waiting, go = threading.Event(), threading.Event()
+
+    def run(items: Sequence[int]) -> list[int | HeadraceError]:
+        calls.append(list(items))
+        return double(items)
+
+    def sleep(_seconds: float) -> None:
+        waiting.set()
+        assert go.wait(10)
+
+    wave: Wave[int, int] = Wave(run, pace_s=0.5, clock=lambda: 100.0, sleep=sleep)
+    assert wave.join(1) == 2
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(wave.join, 2)]
+        assert waiting.wait(10)
+        futures += [pool.submit(wave.join, item) for item in (3, 4)]
+        while len(wave._waiting) < 3:
+            threading.Event().wait(0.001)
+        go.set()
+        assert [future.result(10) for future in futures] == [4, 6, 8]
+    assert [sorted(call) for call in calls] == [[1], [2, 3, 4]]
