@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -188,9 +189,17 @@ class Stack:
         services = {"DATABASE_URL": self._database_url, "REDIS_URL": self._redis_url}
         return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **services, **named}
 
-    def worker(self, model: str, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> Kept:
-        """Start a worker of ``model``."""
-        env = self.environment(**changes)
+    def worker(
+        self,
+        model: str,
+        *,
+        arm: Arm = UNARMED,
+        pause_s: float = PAUSE_S,
+        extra: Mapping[str, str] = MappingProxyType({}),
+        **changes: object,
+    ) -> Kept:
+        """Start a worker of ``model``; ``extra`` are variables that are no settings of ours."""
+        env = {**self.environment(**changes), **extra}
         return self._keep("workers", "--model", model, env=env, ready="worker_ready", arm=arm, pause_s=pause_s)
 
     def dispatcher(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> Kept:

@@ -1,0 +1,96 @@
+"""P12: a worker whose engine stands still or turns for ever is not ready within ``max_step_s``, and soon ends."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import httpx2
+import pytest
+
+from cli.local.ports import free_port
+from store.db import Database
+from tests.reliability.conftest import Report
+from tests.reliability.rig import Stack, wait_for
+from workers.health import OK, postgres_check, readiness
+from workers.watchdog import EXIT_ENGINE_DEAD
+
+MODEL = "health"
+MARK = "the mill that stands still"
+MAX_STEP_S = 1.0
+EVERY_S = 0.05
+TOLERANCE_S = 0.5
+"""What may lie between the last token of a step and an answer that was on its way."""
+
+
+@dataclass
+class Probe:
+    """Asks ``/readyz`` again and again and keeps each answer with its time."""
+
+    url: str
+    answers: list[tuple[float, int | None]] = field(default_factory=list)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Ask until stopped; None stands for no answer."""
+        with httpx2.Client(trust_env=False, timeout=5) as http:
+            while not self.stopped.wait(EVERY_S):
+                asked_at = time.monotonic()
+                try:
+                    self.answers.append((asked_at, http.get(self.url).status_code))
+                except httpx2.TransportError:
+                    self.answers.append((asked_at, None))
+
+    def statuses(self, after: float) -> list[tuple[float, int | None]]:
+        return [(at, status) for at, status in self.answers if at >= after]
+
+
+@pytest.mark.parametrize("fault", ["hang", "spin"])
+def test_p12_an_engine_that_makes_no_step_is_not_ready(stack: Stack, report: Report, fault: str) -> None:
+    version = stack.register(MODEL)
+    port = free_port("127.0.0.1", 0)
+    worker = stack.worker(
+        MODEL, model_faults=f"{fault}:{MARK}", max_step_s=MAX_STEP_S, worker_metrics_port=port, lease_s=1
+    ).wait_ready()
+    stack.dispatcher().wait_ready()
+    probe = Probe(f"http://127.0.0.1:{port}/readyz")
+    thread = threading.Thread(target=probe.run)
+    thread.start()
+    wait_for(lambda: [status for _, status in probe.answers[-3:]] == [200] * 3, "it is ready")
+    (job_id,) = stack.accept([stack.new_job(version, MARK, 8)])
+    wait_for(lambda: stack.query("SELECT FROM jobs WHERE state = 'running'"), "the step began")
+    began = time.monotonic()
+    wait_for(lambda: worker.exits, "it ended")
+    ended = time.monotonic()
+    probe.stopped.set()
+    thread.join()
+    answers = [(at - began, status) for at, status in probe.statuses(began) if at <= ended]
+    not_ready_s = next(at for at, status in answers if status != 200)
+    false_200s = [at for at, status in answers if status == 200 and at > MAX_STEP_S + TOLERANCE_S]
+    (job,) = stack.wait_ended([job_id])
+    report(
+        f"P12.{fault}",
+        seed=0,
+        max_step_s=MAX_STEP_S,
+        not_ready_after_s=round(not_ready_s, 2),
+        ended_after_s=round(ended - began, 2),
+        answers=len(answers),
+        false_200s=len(false_200s),
+        exit_code=worker.exits[0],
+        crashes=len(worker.exits),
+    )
+    assert worker.exits[0] == EXIT_ENGINE_DEAD
+    assert false_200s == []
+    assert job.error is not None
+    assert job.error["code"] == "poison", "the job that hangs every engine is given up"
+
+
+def test_a_database_that_is_away_is_said() -> None:
+    db = Database("postgresql://app@127.0.0.1:1/nowhere", pool_size=1, application_name="tests")
+    assert "Postgres is not available" in postgres_check(db)()
+    db.close()
+
+
+def test_ready_is_who_has_nothing_to_complain_about() -> None:
+    assert readiness({"engine": lambda: OK, "postgres": lambda: OK})[0] == 200
+    status, said = readiness({"engine": lambda: OK, "postgres": lambda: "Postgres is not available"})
+    assert (status, said["status"], said["postgres"]) == (503, "not ready", "Postgres is not available")
