@@ -177,7 +177,7 @@ def wait_until_answering(url: str, children: Iterable[Child]) -> None:
             if child.exit_code is not None:
                 raise DoesNotRun(f"{child.command.name} ended: {child.log_tail(300)}")
         try:
-            if httpx2.get(url, timeout=2, trust_env=False).status_code < 500:
+            if httpx2.get(url, timeout=2, trust_env=False).status_code == httpx2.codes.OK:
                 return
         except httpx2.TransportError:
             pass
