@@ -8,28 +8,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from store.checkpoints import Checkpoint, Lineage
-from store.redis import told_plainly
+from store.redis import connect, told_plainly
 from store.streams import Cursor, Frame, read_frame, stream_key
 
 _SCRIPT = Path(__file__).with_suffix(".lua")
 
 
 class SealedLogs:
-    """Seals logs. Raises Unavailable if Redis is away, and takes no longer for it than the client's time-out."""
+    """Seals logs, over a connection of its own for each: that is rare, and a kept one might be dead.
 
-    def __init__(self, client: redis.Redis, *, ttl_s: int) -> None:
-        self._client = client
-        self._script = client.register_script(_SCRIPT.read_text())
+    Raises Unavailable if Redis is away or does not answer within ``timeout_s``.
+    """
+
+    def __init__(self, url: str, *, ttl_s: int, timeout_s: float) -> None:
+        self._url = url
         self._ttl_s = ttl_s
+        self._timeout_s = timeout_s
+        self._script = _SCRIPT.read_text()
 
     def seal(self, job_id: str, epoch: int) -> list[Frame]:
         """Let no attempt before ``epoch`` append to the job's log any more, and return what they have."""
-        with told_plainly(self._client):
-            args = (str(Cursor.before(epoch)), str(self._ttl_s))
-            entries: Any = self._script(keys=[stream_key(job_id)], args=args)
+        with connect(self._url, timeout_s=self._timeout_s, retries=0) as client, told_plainly(client):
+            entries: Any = client.eval(self._script, 1, stream_key(job_id), str(Cursor.before(epoch)), str(self._ttl_s))
         frames = (_frame(job_id, entry_id, fields) for entry_id, fields in entries)
         return [frame for frame in frames if frame.epoch < epoch]
 

@@ -80,8 +80,7 @@ class Host:
         self._db = Database(settings.database_url, pool_size=5, application_name=f"headrace worker {owner}")
         self._lease_db = Database(settings.database_url, pool_size=1, application_name=f"headrace leases {owner}")
         self._redis = connect(settings.redis_url)
-        self._seals = connect(settings.redis_url, timeout_s=SEAL_TIMEOUT_S)
-        self._stream_ttl_s = settings.stream_ttl_s
+        self._sealed_logs = SealedLogs(settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S)
         publisher = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.frames = FrameQueue(publisher)
         self.engine = self._new_engine(settings)
@@ -148,7 +147,6 @@ class Host:
         self._health.stop()
         self._health_db.close()
         self._redis.close()
-        self._seals.close()
 
     def revoke(self, task_id: str) -> None:
         """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
@@ -263,7 +261,7 @@ class Host:
             engine=self.engine,
             admission=self.admission,
             frames=self.frames,
-            resumer=Resumer(SealedLogs(self._seals, ttl_s=self._stream_ttl_s)),
+            resumer=Resumer(self._sealed_logs),
             tokenizer=self._model.tokenizer,
             context_window=min(self._model.version.context_window, self._model.runner.context_window),
             lease_s=lease_s,

@@ -21,8 +21,8 @@ from workers.frames import Breaker
 
 log = structlog.get_logger(__name__)
 
-SEAL_TIMEOUT_S = 0.5
-"""For one answer of Redis, which is asked twice at most: a claimed job must not wait longer for what it may not get."""
+SEAL_TIMEOUT_S = 0.75
+"""For an answer of Redis: a claimed job must not wait longer for what it may not get."""
 
 
 class Resumer:

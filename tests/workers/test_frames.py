@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from models.engine.requests import Delta
+from store.checkpoints import Checkpoint
 from store.settings import Settings
 from store.streams import Frame, StreamPublisher, stream_key
 from workers.frames import Breaker, FrameQueue
@@ -115,6 +116,24 @@ def test_a_stop_publishes_what_is_queued(frames: FrameQueue, gate: Gate) -> None
     gate.open.set()
     frames.stop(5)
     assert [frame.seq for call in gate.calls for frame in call] == [1, 2]
+
+
+def test_an_attempt_that_goes_on_begins_with_its_start_and_ends_behind_it(frames: FrameQueue, gate: Gate) -> None:
+    gate.open.set()
+    start = Checkpoint(("x", "y"), ((1,), (2,)), ((1, 0), (2, 2)))
+    frames.put_start("a", 2, start)
+    frames.put_end("a", 2)
+    frames.put_start("b", 2, start)
+    frames.put_deltas([delta("b", 3, epoch=2)])
+    frames.put_end("b", 2)
+    assert frames.flush(5)
+    assert [frame for call in gate.calls for frame in call] == [
+        Frame("a", 2, 0, None, checkpoint=start),
+        Frame("a", 2, 3, None),
+        Frame("b", 2, 0, None, checkpoint=start),
+        Frame("b", 2, 3, "text 3", (3,)),
+        Frame("b", 2, 4, None),
+    ]
 
 
 def test_an_end_without_deltas_and_a_forgotten_attempt_begin_at_one(frames: FrameQueue, gate: Gate) -> None:
