@@ -14,6 +14,7 @@ from tests.chaos.streams import read_stream
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 POISONOUS = frozenset({"exit", "hang"})
+REASONS = frozenset({"deadline_unreachable", "queue_full", "rate_limit_exceeded"})
 # The database's clock is the machine's here; a stored time is rounded to microseconds and a logged one to 0.1 ms.
 CLOCK_SLACK_S = 0.01
 
@@ -127,9 +128,10 @@ def splices(history: History) -> Iterator[str]:
 def wrong_output(history: History) -> Iterator[str]:
     """Every answer is the prompt's: recomputed here, whole for a success, its beginning for a job that was stopped."""
     for job in history.jobs:
-        if job.state == "succeeded" and job.text != answer(job.prompt, job.max_tokens):
+        expected = answer(job.prompt, job.max_tokens, ends=job.ends)
+        if job.state == "succeeded" and job.text != expected:
             yield f"{job.id}: the output is not the prompt's"
-        elif job.text and not answer(job.prompt, job.max_tokens).startswith(job.text):
+        elif job.text and not expected.startswith(job.text):
             yield f"{job.id} ({job.state}): the partial output is not the prompt's"
     outputs = {job.id: job.text for job in history.jobs}
     for event in history.of_client("seen"):
@@ -224,7 +226,10 @@ def webhooks(history: History) -> Iterator[str]:
 
 
 def customers(history: History) -> Iterator[str]:
-    """Every order came to a word: accepted, refused, or given up after long patience. No customer broke."""
+    """Every order came to a word: accepted, refused for a reason, or given up after long patience."""
+    for event in history.of_client("refused"):
+        if event["code"] not in REASONS:
+            yield f"order {event['n']} was refused: {event['status']} {event['code']}"
     answered = {event["n"] for kind in ("accepted", "refused", "gave_up") for event in history.of_client(kind)}
     for event in history.of_client("order"):
         if event["n"] not in answered:

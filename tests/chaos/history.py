@@ -23,6 +23,7 @@ class Job:
     state: str
     prompt: str = ""
     max_tokens: int = 160
+    ends: bool = True
     attempt: int = 1
     crashes: int = 0
     created_at: float = 0.0
@@ -84,6 +85,7 @@ _JOBS = """
 SELECT
     jobs.id, jobs.state, payload -> 'input' ->> 'prompt' AS prompt,
     (payload -> 'sampling' ->> 'max_tokens')::int AS max_tokens, attempt, crashes,
+    NOT coalesce((payload -> 'sampling' ->> 'ignore_eos')::bool, false) AS ends,
     extract(epoch FROM created_at)::float8 AS created_at, extract(epoch FROM completed_at)::float8 AS completed_at,
     extract(epoch FROM deadline_at)::float8 AS deadline_at, output ->> 'text' AS text, error ->> 'code' AS code,
     job_terminal.state AS terminal,

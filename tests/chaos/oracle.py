@@ -14,15 +14,15 @@ _VOCABULARY = (
 WORDS = _VOCABULARY.split()
 
 
-def answer(prompt: str, max_tokens: int) -> str:
-    """Return the greedy answer to a raw prompt, cut at ``max_tokens`` bytes (one byte is one token)."""
+def answer(prompt: str, max_tokens: int, *, ends: bool = True) -> str:
+    """Return the answer to a raw prompt, cut at ``max_tokens`` bytes (one byte is one token) if it does not end before."""
     ids = list(prompt.encode())
     natural = 8 + _digest(ids) % 120
     said = ""
     while len(said) < max_tokens:
         word = WORDS[_digest(ids, list(said.encode())) % len(WORDS)]
         said += word
-        if len(said) >= natural:
+        if ends and len(said) >= natural:
             return said[:max_tokens]
         said += " "
     return said[:max_tokens]

@@ -227,12 +227,12 @@ def without_bad(history: History) -> History:
 # -- P13: overload ----------------------------------------------------------------------------------------------------
 
 MEMORY_CEILING_MB = 700
-MAX_QUEUED = 500
+MAX_QUEUED = 200
 
 
 def p13(ask: Ask) -> tuple[Json, Findings]:
     """Ten times what can be computed, for a minute: refused before acceptance, and what was accepted ends."""
-    settings = {**SHORT_TIMES, "MAX_QUEUED_JOBS": str(MAX_QUEUED), "FAKE_STEP_MS": "40", "MAX_SLOTS": "4"}
+    settings = {**SHORT_TIMES, "MAX_QUEUED_JOBS": str(MAX_QUEUED), "FAKE_STEP_MS": "10", "MAX_SLOTS": "4"}
     shape = replace(ask.shape, apis=1, workers=1, dispatchers=1, settings=settings)
     with running("P13", seed=ask.seed, say=ask.say, shape=shape) as run:
         before_mb = measures.resident_mb(run.cluster)
@@ -242,7 +242,7 @@ def p13(ask: Ask) -> tuple[Json, Findings]:
         run.say(f"capacity: {capacity:.1f} jobs/s")
         load = run.load
         assert load is not None
-        load.set_rate(max(60.0, 10 * capacity))
+        load.set_rate(10 * capacity)
         peak = measures.peak_memory(run, 60 * ask.scale)
         history = run.finish(quiet_s=120)
         findings = check(history, needs_kills=False, needs_stale=False)

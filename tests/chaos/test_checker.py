@@ -177,6 +177,10 @@ BROKEN: dict[str, tuple[str, History]] = {
         "customers",
         history(client=[*history().client, {"kind": "client_error", "n": 1, "error": "E", "where": "f:1"}]),
     ),
+    "a refusal without a reason": (
+        "customers",
+        history(client=[*history().client, {"kind": "refused", "n": 2, "status": 400, "code": "invalid_value"}]),
+    ),
     "nothing was killed": ("kills", history(nemesis=[{**KILL, "code": 0}])),
     "no stale write": ("stale_writes", history(log_counts=Counter())),
 }
@@ -218,7 +222,9 @@ GOOD: dict[str, History] = {
         attempts=[Attempt("job_1", 1, "old-1@vm:9:boot", 100.2, 101.0, "succeeded")],
     ),
     "an order that was refused": history(
-        None, client=[{"kind": "order", **asdict(ORDER)}, {"kind": "refused", "n": 1, "status": 429}], hooks=[]
+        None,
+        client=[{"kind": "order", **asdict(ORDER)}, {"kind": "refused", "n": 1, "status": 429, "code": "queue_full"}],
+        hooks=[],
     ),
     "a webhook that came twice": history(hooks=[hook(answer="500"), hook()]),
 }

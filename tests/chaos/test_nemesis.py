@@ -62,3 +62,5 @@ def test_the_oracle_knows_the_fakes_answers() -> None:
         while len(said) < most and (token := next_token(list(prompt.encode()), said)) != EOS:
             said.append(token)
         assert bytes(said).decode() == answer(prompt, most)
+        assert answer(prompt, 400, ends=False).startswith(answer(prompt, 400))
+        assert len(answer(prompt, 400, ends=False)) == 400
