@@ -15,7 +15,7 @@ WORDS = _VOCABULARY.split()
 
 
 def answer(prompt: str, max_tokens: int, *, ends: bool = True) -> str:
-    """Return the answer to a raw prompt, cut at ``max_tokens`` bytes (one byte is one token) if it does not end before."""
+    """Return the answer to a raw prompt, at most ``max_tokens`` bytes of it: one byte is one token."""
     ids = list(prompt.encode())
     natural = 8 + _digest(ids) % 120
     said = ""
