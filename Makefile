@@ -5,7 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-queue bench-backlog chaos chaos-soak chaos-compare trial lock clean
+.PHONY: help venv check test demo up bench bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
+.PHONY: trial lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -44,8 +45,8 @@ bench: $(STAMP)  ## throughput of the whole path against the bare engine and tra
 bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
 	@$(BIN)/python -m benchmarks.queue
 
-bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queued, and with a million: about 5 minutes
-	@$(BIN)/python -m benchmarks.backlog
+.PHONY: help venv check test demo up bench bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
+.PHONY: trial lock clean
 
 chaos: $(STAMP)  ## every fault once under load, in real processes, and an independent checker: about 3 minutes
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
