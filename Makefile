@@ -45,8 +45,11 @@ bench: $(STAMP)  ## throughput of the whole path against the bare engine and tra
 bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
 	@$(BIN)/python -m benchmarks.queue
 
-.PHONY: help venv check test demo up bench bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
-.PHONY: trial lock clean
+bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queued, and with a million: about 5 minutes
+	@$(BIN)/python -m benchmarks.backlog
+
+reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
+	@$(BIN)/pytest tests/reliability --full -s
 
 chaos: $(STAMP)  ## every fault once under load, in real processes, and an independent checker: about 3 minutes
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))
