@@ -54,8 +54,8 @@ def count_kills(history: History) -> Counter[str]:
 
 
 def stale_writes(history: History) -> int:
-    """Count writes of attempts that were not current any more, each refused: outcomes and lease renewals."""
-    return history.log_counts["stale_finish_refused"] + history.log_counts["lease_lost"]
+    """Count outcomes that were refused because a newer attempt held the job, or had ended it."""
+    return history.log_counts["stale_finish_refused"]
 
 
 def lost(history: History) -> Iterator[str]:

@@ -92,6 +92,16 @@ class Member:
         """True while the process runs, stopped or not."""
         return self.child is not None and self.child.exit_code is None
 
+    @property
+    def is_stopped(self) -> bool:
+        """True if a SIGSTOP holds it."""
+        if self.child is None:
+            return False
+        try:
+            return Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except OSError:
+            return False
+
     def start(self) -> None:
         """Start it."""
         self.child = Child(self._command(self.extra))

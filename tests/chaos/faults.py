@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 
 from tests.chaos.cluster import ROOT, Cluster, Member
 from tests.chaos.load import Order
-from tests.chaos.nemesis import Strike
+from tests.chaos.nemesis import OURS, Strike
 from tests.chaos.proxy import FaultProxy, Mode
 
 OLD_RELEASE = "11bbf54"
@@ -43,7 +43,7 @@ class Faults:
         """Carry out a strike; what cannot be done on this machine is said in the journal, never passed over."""
         name = strike.fault
         verb, _, kind = name.partition("_")
-        if verb in {"kill", "pause", "term"} and name != "term_twice":
+        if verb in {"kill", "pause", "term"} and kind in OURS:
             return {"kill": self._kill, "pause": self._pause, "term": self._term}[verb](kind, strike)
         if name in _MARKED:
             return self._break_engine(_MARKED[name], strike)
@@ -69,6 +69,23 @@ class Faults:
         if member is None or not self._cluster.signal(member, signal.SIGSTOP):
             return
         yield from hold(max(strike.for_s, 1.7 * self._lease_s))
+        self._cluster.signal(member, signal.SIGCONT)
+
+    def _pause_at_finish(self, strike: Strike) -> Iterator[None]:
+        """Stop a worker with an outcome in its hand, until somebody else has the job: what it then writes is stale."""
+        member = self._pick("worker")
+        if member is None:
+            return
+        member.extra = {"HEADRACE_FAILPOINTS": "finish.before=stop@3"}
+        yield from self._restart(member)
+        member.extra = {}
+        deadline = time.monotonic() + strike.for_s
+        while not member.is_stopped:
+            if time.monotonic() > deadline or not member.is_alive:
+                return
+            yield
+        self._cluster.journal.write("stopped", member=member.kind, name=member.name)
+        yield from hold(1.7 * self._lease_s)
         self._cluster.signal(member, signal.SIGCONT)
 
     def _term(self, kind: str, strike: Strike) -> Iterator[None]:

@@ -55,6 +55,7 @@ DEATHS = (
     "kill_dispatcher",
     "pause_api",
     "pause_worker",
+    "pause_at_finish",
     "pause_dispatcher",
     "redis_kill",
     "redis_restart",

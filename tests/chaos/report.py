@@ -44,7 +44,7 @@ def report_of(history: History, findings: Findings, *, seed: int, duration_s: fl
         "not_run": sorted({f"{event['fault']}: {event['why']}" for event in history.of_nemesis("not_run")}),
         "duplicate_deliveries": sum(1 for one in history.attempts if one.epoch > 1),
         "stale_writes_refused": stale_writes(history),
-        "stale_finishes_refused": history.log_counts["stale_finish_refused"],
+        "leases_lost": history.log_counts["lease_lost"],
         **{name: broken.get(name, 0) for name in findings.violations},
         "streams": {
             "read": len(readings),
