@@ -286,6 +286,30 @@ def test_a_second_attempt_that_says_the_same_goes_on(
     assert "".join(rest) == "eel turns"
 
 
+@pytest.mark.parametrize(
+    ("num_kept", "then", "rest"),
+    [(2, ["el", "s"], "els"), (1, ["er wh", "eel"], "eel"), (0, ["water", " wheel"], "eel"), (1, ["ch"], None)],
+)
+def test_a_continued_attempt_adds_to_what_was_sent_or_is_an_error(
+    openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str, num_kept: int, then: list[str], rest: str | None
+) -> None:
+    with openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream:
+        chunks = iter(stream)
+        next(chunks)
+        first = worker.claim(_only_job(db, tenant).id)
+        worker.say(first, "wat", "er wh")
+        assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["wat", "er wh"]
+        worker.hand_back(first, charge=True)
+        second = worker.go_on(first, num_kept)
+        worker.say(second, *then)
+        worker.succeed(second)
+        if rest is None:
+            with pytest.raises(sdk.APIError, match="says something else"):
+                list(chunks)
+        else:
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == rest
+
+
 def test_a_second_attempt_that_says_something_else_is_an_error(
     openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:

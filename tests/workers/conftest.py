@@ -10,13 +10,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from models.fake import FakeRunner
+from prompts.tokenizer import ByteTokenizer
 from store import jobs, keys, ordering, registry, sweeps
 from store.db import Database
 from store.errors import HeadraceError
@@ -27,6 +31,7 @@ from store.queue import Hint, HintPublisher, celery_app
 from store.registry import ModelVersion, queue_name, shadow_name
 from store.settings import Settings
 from store.states import JobState
+from workers.host import Host, LoadedModel
 
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60.0
@@ -262,3 +267,46 @@ def start_worker(settings: Settings, version: ModelVersion) -> Iterator[Callable
     yield start
     for worker in started:
         worker.stop()
+
+
+@dataclass
+class Running:
+    """A host without Celery: ``run`` gives it a job id as the task would."""
+
+    host: Host
+    threads: ThreadPoolExecutor
+    exits: list[int]
+
+    def run(self, *job_ids: str) -> list[Future[None]]:
+        return [self.threads.submit(self.host.executor.run, job_id) for job_id in job_ids]
+
+    def run_to_end(self, *job_ids: str) -> None:
+        for future in self.run(*job_ids):
+            future.result(30)
+
+
+StartHost = Callable[..., Running]
+
+
+@pytest.fixture
+def start_host(settings: Settings, version: ModelVersion) -> Iterator[StartHost]:
+    """Start hosts around a FakeRunner: ``start_host(fault=…, step_s=…, settings={…})``."""
+    started: list[Running] = []
+
+    def start(settings_changes: dict[str, Any] | None = None, **runner: Any) -> Running:
+        exits: list[int] = []
+        host = Host(
+            settings.model_copy(update=settings_changes or {}),
+            LoadedModel(version, FakeRunner(**runner), ByteTokenizer()),
+            owner=f"host-{len(started)}",
+            max_jobs=64,
+            exit_now=exits.append,
+        )
+        host.start()
+        started.append(Running(host, ThreadPoolExecutor(32), exits))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.host.stop()
+        running.threads.shutdown()

@@ -1,7 +1,7 @@
 """One job from claim to outcome on a real engine, with faults injected where a device or a server would have them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,210 +13,22 @@ from cli.local.postgres import LocalPostgres
 from migrations.schema import upgrade
 from models.engine.requests import (
     Completion,
-    EngineStopped,
     FinishReason,
-    NumericalError,
-    OutOfMemory,
-    Progress,
-    StepFailed,
 )
 from models.engine.runner import Row, RunnerBroken, StepPlan
 from models.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
 from store import claims, jobs, sweeps
-from store.checkpoints import Checkpoint
-from store.claims import Claim, Finish, Release
+from store.claims import Release
 from store.db import Database
-from store.errors import InvalidRequest
-from store.payloads import Sampling
-from store.registry import ModelVersion, register_version
+from store.registry import register_version
 from store.settings import Settings
 from store.states import JobState
-from workers import outcome
-from workers.execute import parse_payload, sampling_params
 from workers.host import Host, LoadedModel
-from workers.outcome import Retry
 from workers.watchdog import EXIT_ENGINE_DEAD
 
-from .conftest import Bench, wait_for
-
-
-@dataclass
-class Running:
-    """A host without Celery: ``run`` gives it a job id as the task would."""
-
-    host: Host
-    threads: ThreadPoolExecutor
-    exits: list[int]
-
-    def run(self, *job_ids: str) -> list[Future[None]]:
-        return [self.threads.submit(self.host.executor.run, job_id) for job_id in job_ids]
-
-    def run_to_end(self, *job_ids: str) -> None:
-        for future in self.run(*job_ids):
-            future.result(30)
-
-
-StartHost = Callable[..., Running]
-
-
-@pytest.fixture
-def start_host(settings: Settings, version: ModelVersion) -> Iterator[StartHost]:
-    """Start hosts around a FakeRunner: ``start_host(fault=…, step_s=…, settings={…})``."""
-    started: list[Running] = []
-
-    def start(settings_changes: dict[str, Any] | None = None, **runner: Any) -> Running:
-        exits: list[int] = []
-        host = Host(
-            settings.model_copy(update=settings_changes or {}),
-            LoadedModel(version, FakeRunner(**runner), ByteTokenizer()),
-            owner=f"host-{len(started)}",
-            max_jobs=64,
-            exit_now=exits.append,
-        )
-        host.start()
-        started.append(Running(host, ThreadPoolExecutor(32), exits))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.host.stop()
-        running.threads.shutdown()
-
-
-CLAIM = Claim(
-    job_id="job_1",
-    tenant_id="ten_1",
-    epoch=4,
-    attempt=2,
-    model="fake",
-    model_version=1,
-    payload={},
-    input_tokens=3,
-    remaining_s=None,
-    queued_s=0.5,
-    max_attempts=3,
-)
-
-
-def completion(reason: FinishReason) -> Completion:
-    return Completion(
-        request_id="job_1/4",
-        text="the mill",
-        token_ids=(1, 2, 3),
-        deltas=("the ", "mill"),
-        finish_reason=reason,
-        num_prompt_tokens=5,
-        queued_s=0.25,
-        first_token_s=1.0,
-        total_s=2.0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("reason", "state", "code"),
-    [
-        (FinishReason.STOP, JobState.SUCCEEDED, None),
-        (FinishReason.LENGTH, JobState.SUCCEEDED, None),
-        (FinishReason.CANCELLED, JobState.CANCELLED, None),
-        (FinishReason.DEADLINE, JobState.EXPIRED, "deadline_exceeded"),
-    ],
-)
-def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, state: JobState, code: str) -> None:
-    finish = outcome.completed(CLAIM, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)))
-    assert isinstance(finish, Finish)
-    assert (finish.state, finish.epoch, finish.deltas, finish.lineage) == (state, 4, ("the ", "mill"), ((4, 0),))
-    assert finish.output == {"text": "the mill", "finish_reason": reason.value}
-    assert (finish.error or {}).get("code") == code
-    assert finish.usage == {
-        "input_tokens": 5,
-        "output_tokens": 3,
-        "queue_ms": 500.0,
-        "first_token_ms": 1625.0,
-        "compute_ms": 2000.0,
-    }
-
-
-START = Checkpoint(("the ",), ((1,),), ((2, 0), (4, 1)))
-
-
-def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_token_came() -> None:
-    finish = outcome.completed(CLAIM, completion(FinishReason.STOP), 0.125, START)
-    assert isinstance(finish, Finish)
-    assert (finish.lineage, (finish.usage or {})["first_token_ms"]) == (((2, 0), (4, 1)), None)
-
-
-@pytest.mark.parametrize(
-    ("is_suspect", "crashes", "num_new", "cleared"),
-    [(False, 0, 9, False), (True, 1, 8, True), (True, 1, 7, False), (True, 2, 9, False), (False, 1, 9, False)],
-)
-def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
-    is_suspect: bool, crashes: int, num_new: int, cleared: bool
-) -> None:
-    claim = replace(CLAIM, is_suspect=is_suspect, crashes=crashes)
-    tokens = tuple(range(1 + num_new))
-    whole = replace(completion(FinishReason.HANDED_BACK), token_ids=tokens, delta_token_ids=((0,), (1, 2)))
-    retry = outcome.completed(claim, whole, 0.125, START)
-    assert isinstance(retry, Retry)
-    assert retry.release(claim) == Release(
-        "job_1", 4, cleared=cleared, checkpoint=Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)
-    )
-
-
-def test_errors_end_a_job_or_let_it_run_again() -> None:
-    failed, numerical = StepFailed("a step"), NumericalError("not finite")
-    failed.progress = numerical.progress = Progress(("the ",), ((1,),))
-    retry = outcome.refused(CLAIM, failed, START.lineage)
-    assert retry == Retry("worker_lost", "a step", checkpoint=START)
-    finish = outcome.refused(CLAIM, numerical, START.lineage)
-    assert isinstance(finish, Finish)
-    assert (finish.state, (finish.error or {})["code"]) == (JobState.FAILED, "numerical_error")
-
-
-def test_a_dead_engine_is_charged_to_those_who_were_inside() -> None:
-    inside, outside = EngineStopped("gone"), EngineStopped("gone")
-    inside.progress = Progress()
-    verdicts = [outcome.refused(replace(CLAIM, attempt=3), error) for error in (inside, outside)]
-    assert verdicts == [
-        Retry("worker_lost", "gone", charge=True, crashed=True),
-        Retry("worker_lost", "gone", charge=False, crashed=False),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(StepFailed("gone"), "max_attempts_exceeded"), (OutOfMemory("full"), "out_of_memory")]
-)
-def test_the_last_attempt_fails_for_good(error: StepFailed, code: str) -> None:
-    last = outcome.refused(replace(CLAIM, attempt=3), error)
-    assert isinstance(last, Finish)
-    assert (last.error or {})["code"] == code
-
-
-def test_sampling_reaches_the_engine_whole() -> None:
-    sampling = Sampling(
-        temperature=0.7,
-        top_p=0.9,
-        top_k=40,
-        seed=11,
-        stop=("END",),
-        repetition_penalty=1.1,
-        presence_penalty=0.2,
-        frequency_penalty=0.3,
-        ignore_eos=True,
-    )
-    params = sampling_params(sampling, 99)
-    expected = sampling.model_dump() | {"max_tokens": 99}
-    assert {name: getattr(params, name) for name in expected} == expected
-
-
-def test_an_unreadable_payload_names_the_field_and_quotes_nothing() -> None:
-    payload = {"input": {"prompt": "secret words"}, "sampling": {"temperature": "secret heat"}}
-    claim = replace(CLAIM, payload=payload)
-    with pytest.raises(InvalidRequest, match=r"sampling\.temperature") as caught:
-        parse_payload(claim)
-    assert caught.value.code == "invalid_payload"
-    assert "secret" not in caught.value.message
-    assert caught.value.__cause__ is None
+from .conftest import Bench, Running, StartHost, wait_for
+from .test_outcome import completion
 
 
 def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:
@@ -367,7 +179,8 @@ def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
     wait_for(lambda: running.exits, "the watchdog ended the process", 10)
     assert running.exits == [EXIT_ENGINE_DEAD]
     wait_for(lambda: bench.states(ids) == {JobState.QUEUED: 2}, "the jobs are back", 5)
-    assert {bench.job(job_id).attempt for job_id in ids} == {1}
+    rows = bench.query("SELECT attempt, crashes, is_suspect FROM jobs")
+    assert {tuple(row) for row in rows} == {(1, 1, True)}, "charged, and alone next time"
     let_go.set()
     for future in futures:
         future.result(10)

@@ -11,7 +11,7 @@ from store.claims import Release
 from store.errors import Unavailable
 from store.sealing import SealedLogs
 from store.streams import Frame
-from tests.workers.test_execute import CLAIM
+from tests.workers.test_outcome import CLAIM
 from workers.ledger import parts
 from workers.resuming import SEAL_TIMEOUT_S, Resumer
 
