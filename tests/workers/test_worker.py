@@ -228,7 +228,7 @@ def test_a_paused_worker_cannot_overwrite_the_newer_attempt(
     paused.signal(signal.SIGSTOP)
     start_worker("--name", "other")
     (job,) = bench.wait_ended([job_id])
-    assert (job.state, job.epoch, job.attempt) == (JobState.SUCCEEDED, 2, 2)
+    assert (job.state, job.epoch, job.attempt) == (JobState.SUCCEEDED, 3, 2), "lost, alone for a while, then in company"
     paused.signal(signal.SIGCONT)
     wait_for(
         lambda: paused.events("lease_lost") or paused.events("stale_finish_refused"), "the paused worker noticed", 10
