@@ -172,6 +172,10 @@ class _Reader:
 
     def _move(self, epoch: int, lineage: Lineage, deltas: Sequence[str]) -> Iterator[Event]:
         """Bring the reader to the end of what an attempt has, from wherever it is."""
+        if self._at.epoch == 0:
+            # Text came, while Postgres is away and still says nothing of an attempt.
+            self._at = Cursor(epoch, 0)
+            yield Started(self._at, max(1, self._job.attempt))
         kept = num_kept(lineage, self._at.epoch, self._at.seq)
         is_less = kept < self._at.seq
         self._at = Cursor(epoch, kept)

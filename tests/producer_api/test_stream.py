@@ -8,6 +8,8 @@ import pytest
 import redis
 
 from store.db import Database
+from store.errors import Unavailable
+from store.jobs import Job
 from tests.producer_api.calling import LiveStream, Sse, error_of, parse, split, streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
@@ -286,6 +288,27 @@ def test_the_text_of_an_attempt_that_was_handed_back_is_not_shown(api: httpx2.Cl
         events = parse(stream.rest())
     assert [event.id for event in events] == ["0-0", "2-0", "2-1", "2-2"]
     assert events[2].data == {"text": "real"}
+
+
+def test_text_that_comes_while_postgres_is_away_begins_at_its_beginning(
+    api: httpx2.Client, server: ApiServer, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_tenant_id: str, _job_id: str) -> Job:
+        raise Unavailable("away")
+
+    job_id = submit(api)
+    with streaming(api, job_id) as stream:
+        stream.next()
+        with monkeypatch.context() as patched:
+            patched.setattr(server.runtime.reader, "get", away)
+            attempt = worker.claim(job_id)
+            worker.say(attempt, "a", "b")
+            assert [stream.next().id for _ in range(3)] == ["1-0", "1-1", "1-2"]
+        worker.say(attempt, "c")
+        worker.succeed(attempt)
+        events = parse(stream.rest())
+    assert [event.id for event in events] == ["0-0", "1-0", "1-1", "1-2", "1-3", "1-4"]
+    assert _final_text(events) == "abc"
 
 
 def test_cancelling_a_queued_job_ends_its_streams_at_once(api: httpx2.Client) -> None:
