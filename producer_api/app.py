@@ -10,12 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
+from producer_api.direct import Direct
 from producer_api.errors import on_error
 from producer_api.routers import dead_letters, health, jobs, models, openai, queues, stream, webhooks
 from producer_api.runtime import Runtime
 from store.errors import HeadraceError
 from store.settings import Settings
 
+_LAYERS = (RequestContext, Authenticate, BufferBody, Direct)
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.
@@ -43,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        middleware=[Middleware(layer, runtime=runtime) for layer in (RequestContext, Authenticate, BufferBody)],
+        middleware=[Middleware(layer, runtime=runtime) for layer in _LAYERS],
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
     )
     app.state.runtime = runtime

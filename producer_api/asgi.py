@@ -1,6 +1,6 @@
 """What surrounds every request, as plain ASGI: its id, its time, its key, its body's size, and the last word on errors.
 
-    RequestContext ─▶ Authenticate ─▶ BufferBody ─▶ the routes
+    RequestContext ─▶ Authenticate ─▶ BufferBody ─▶ Direct ─▶ the routes
 
 Plain ASGI, because a middleware that makes a task per request costs more than the rest of a submit and hides a
 client's disconnect.
@@ -117,7 +117,7 @@ class BufferBody:
             return await self._refuse(scope, receive, send)
         if body:
             _check_type(headers)
-        return await self.app(scope, _Replay(body, receive), send)
+        return await self.app(scope, Replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
         """Return the body, or None once it is over the limit."""
@@ -145,7 +145,7 @@ class BufferBody:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _Replay:
+class Replay:
     """A ``receive`` that gives the buffered body once and then whatever the connection says."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:

@@ -58,6 +58,11 @@ def _bearer(authorization: str | None) -> str:
 _documented = HTTPBearer(auto_error=False, bearerFormat="hr_<id>_<secret>", description="A Headrace API key")
 
 
+def may(principal: Principal, scope: str) -> bool:
+    """True if the key has ``scope``, or ``admin``, with which it may do everything."""
+    return scope in principal.scopes or "admin" in principal.scopes
+
+
 def require(scope: str) -> Callable[..., Awaitable[Principal]]:
     """Return the dependency of a route whose callers need ``scope``; a key with ``admin`` may do everything."""
     if scope not in keys.SCOPES:
@@ -65,7 +70,7 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
 
     async def check(request: Request, _: Annotated[object, Depends(_documented)]) -> Principal:
         principal: Principal = request.state.principal
-        if scope in principal.scopes or "admin" in principal.scopes:
+        if may(principal, scope):
             return principal
         raise Forbidden(f"this API key lacks the scope {scope}: use one that has it")
 

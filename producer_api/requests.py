@@ -42,7 +42,7 @@ class Origin:
     is_retry: bool
 
 
-async def _origin(
+async def read_origin(
     request: Request,
     idempotency_key: Annotated[
         str | None,
@@ -57,6 +57,7 @@ async def _origin(
         ),
     ] = None,
 ) -> Origin:
+    """Return where this request came in; its route must have been found."""
     route = f"{request.method} {request.scope['route'].path}"
     digest = hashlib.blake2b(digest_size=16)
     for part in (request.state.principal.key_id.encode(), route.encode(), await request.body()):
@@ -66,7 +67,7 @@ async def _origin(
     return Origin(route, idempotency_key, digest.hexdigest(), is_retry)
 
 
-OriginOf = Annotated[Origin, Depends(_origin)]
+OriginOf = Annotated[Origin, Depends(read_origin)]
 
 
 class _StrictJson(Request):

@@ -166,7 +166,7 @@ async def get_job(
 ) -> Response:
     """Return the job as it is, or as it has become within ``wait`` seconds."""
     job = await runtime.reader.get(principal.tenant_id, job_id)
-    if wait > 0:
+    if wait > 0 and not job.state.is_terminal:
         job = await _wait(request, runtime, job, wait)
     headers = {"X-Model-Version": str(job.model_version)}
     if job.state.is_terminal:

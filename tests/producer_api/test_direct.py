@@ -1,0 +1,108 @@
+"""The short way through the API answers as the long one does, and is taken for what is usual."""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import httpx2
+import pytest
+from fastapi.routing import APIRoute
+
+from producer_api import app
+from producer_api.direct import Direct
+from store import keys
+from store.db import Database
+from store.registry import ModelVersion
+from store.settings import Settings
+from tests.producer_api.calling import PROMPT, submit
+from tests.producer_api.conftest import MakeClient
+from tests.producer_api.serving import serving
+
+CHANGING = {"date", "x-request-id", "openai-processing-ms", "x-job-id", "location", "content-length"}
+
+
+@pytest.fixture
+def routed(
+    settings: Settings, model: ModelVersion, key: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[httpx2.Client]:
+    """A client of a second server, which has no short way."""
+    monkeypatch.setattr(app, "_LAYERS", tuple(layer for layer in app._LAYERS if layer is not Direct))
+    headers = {"Authorization": f"Bearer {key}"}
+    with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+def told(response: httpx2.Response) -> tuple[int, set[str], dict[str, Any]]:
+    """What an answer says beside ids, times and what is left of a limit."""
+    body = response.json()
+    for name in ("id", "created_at", "expires_at", "links"):
+        body.pop(name, None)
+    names = {name for name in response.headers if name not in CHANGING}
+    return response.status_code, names, body
+
+
+SUBMITS: list[dict[str, Any]] = [
+    {"json": PROMPT},
+    {"json": PROMPT, "headers": {"Prefer": "wait=0"}},
+    {"json": {**PROMPT, "colour": "red"}},
+    {"json": {**PROMPT, "model": "unknown"}},
+    {"json": {**PROMPT, "priority": "5"}},
+    {"json": {**PROMPT, "sampling": {"stop": "no list"}}},
+    {"json": [1]},
+    {"content": b"{", "headers": {"Content-Type": "application/json"}},
+    {"content": b'{"model": NaN}', "headers": {"Content-Type": "application/json"}},
+    {"content": b"", "headers": {"Content-Type": "application/json"}},
+    {"content": b"{}", "headers": {"Content-Type": "text/plain"}},
+    {"json": PROMPT, "headers": {"Idempotency-Key": ""}},
+    {"json": PROMPT, "params": {"a": "b"}},
+]
+
+
+def test_submits_get_the_same_answers(api: httpx2.Client, routed: httpx2.Client) -> None:
+    for given in SUBMITS:
+        assert told(api.post("/v1/jobs", **given)) == told(routed.post("/v1/jobs", **given)), given
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?wait=0", "?wait=00", "?wait=-1", "?wait=nan", "?wait=0.01", "?a=b", "?wait=0&wait=1"]
+)
+def test_looks_get_the_same_answers(api: httpx2.Client, routed: httpx2.Client, query: str) -> None:
+    for job_id in (submit(api), "job_unknown", "job%2Fx", "%00"):
+        path = f"/v1/jobs/{job_id}{query}"
+        assert told(api.get(path)) == told(routed.get(path))
+
+
+def test_one_key_and_one_body_are_one_job_on_both_ways(api: httpx2.Client, routed: httpx2.Client) -> None:
+    key = {"Idempotency-Key": "one"}
+    first = api.post("/v1/jobs", json=PROMPT, headers=key).json()["id"]
+    assert routed.post("/v1/jobs", json=PROMPT, headers=key).json()["id"] == first
+    again = {"x-stainless-retry-count": "1"}
+    fresh = routed.post("/v1/jobs", json={**PROMPT, "priority": 7}).json()["id"]
+    assert api.post("/v1/jobs", json={**PROMPT, "priority": 7}, headers=again).json()["id"] == fresh
+
+
+def test_a_key_without_the_scope_is_refused(
+    make_client: MakeClient, db: Database, tenant: str, api: httpx2.Client
+) -> None:
+    job_id = submit(api)
+    blind = make_client(keys.create_key(db, tenant, "blind", ["models:read"], actor="tests"))
+    assert blind.post("/v1/jobs", json=PROMPT).status_code == 403
+    assert blind.get(f"/v1/jobs/{job_id}").status_code == 403
+    assert make_client(None).get(f"/v1/jobs/{job_id}").status_code == 401
+
+
+def test_what_is_usual_takes_the_short_way(api: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(*_: object) -> NoReturn:
+        raise AssertionError("FastAPI was asked")
+
+    monkeypatch.setattr(APIRoute, "handle", handle)
+    job_id = api.post("/v1/jobs", json=PROMPT).raise_for_status().json()["id"]
+    assert api.get(f"/v1/jobs/{job_id}").raise_for_status().json()["id"] == job_id
+    assert api.get(f"/v1/jobs/{job_id}?wait=1").raise_for_status().json()["status"] == "queued"
+    assert api.post(f"/v1/jobs/{job_id}/cancel").status_code == 500, "the others do not"
+
+
+def test_metrics_name_the_routes(api: httpx2.Client) -> None:
+    api.get(f"/v1/jobs/{submit(api)}").raise_for_status()
+    text = api.get("/metrics").text
+    assert 'method="POST",route="/v1/jobs",status="202"' in text
+    assert 'method="GET",route="/v1/jobs/{job_id}",status="200"' in text
