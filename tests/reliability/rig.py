@@ -265,6 +265,11 @@ class Stack:
         assert all(isinstance(outcome, jobs.Accepted) for outcome in outcomes), outcomes
         return [job.id for job in new]
 
+    def wipe_redis(self) -> None:
+        """Forget every hint and every frame of this stack."""
+        with connect(self._redis_url) as client:
+            client.flushdb()
+
     def query(self, sql: str, **values: Any) -> list[Any]:
         """Look into the tables."""
         with self.db.begin() as connection:

@@ -28,6 +28,7 @@ class Probe:
 
     url: str
     answers: list[tuple[float, int | None]] = field(default_factory=list)
+    complaints: set[str] = field(default_factory=set)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
@@ -36,7 +37,9 @@ class Probe:
             while not self.stopped.wait(EVERY_S):
                 asked_at = time.monotonic()
                 try:
-                    self.answers.append((asked_at, http.get(self.url).status_code))
+                    answer = http.get(self.url)
+                    self.answers.append((asked_at, answer.status_code))
+                    self.complaints.add(answer.json()["engine"])
                 except httpx2.TransportError:
                     self.answers.append((asked_at, None))
 
@@ -80,6 +83,7 @@ def test_p12_an_engine_that_makes_no_step_is_not_ready(stack: Stack, report: Rep
     )
     assert worker.exits[0] == EXIT_ENGINE_DEAD
     assert false_200s == []
+    assert any("no step" in said for said in probe.complaints), "it said why before it ended"
     assert job.error is not None
     assert job.error["code"] == "poison", "the job that hangs every engine is given up"
 

@@ -1,5 +1,7 @@
 """P3: a worker that stood still past its lease cannot overwrite what another one has stored meanwhile."""
 
+import signal
+
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once
 from tests.reliability.rig import LEASE_S, Stack, once, wait_for
@@ -28,6 +30,27 @@ def test_p3_a_paused_worker_overwrites_nothing(stack: Stack, is_full: bool, repo
         stored_of_an_older_attempt=0,
     )
     assert refused >= rounds
+
+
+def test_p3_nor_while_the_newer_attempt_still_runs(stack: Stack) -> None:
+    version = stack.register(MODEL)
+    stack.dispatcher()
+    paused = stack.worker(MODEL, arm=once("finish.before=stop"), pause_s=600).wait_ready()
+    (job_id,) = stack.accept([stack.new_job(version, "slowly", NUM_TOKENS)])
+    wait_for(paused.is_stopped, "it stands still, its outcome in its hand")
+    # With the frames gone there is nothing to go on from; and slower than the paused one will be to write.
+    stack.wipe_redis()
+    other = stack.worker(MODEL, fake_step_ms=200)
+    running = "SELECT epoch FROM jobs WHERE id = :id AND state = 'running' AND crashes = 1 AND NOT is_suspect"
+    wait_for(lambda: stack.query(running, id=job_id), "the other worker has it, for good")
+    paused.signal(signal.SIGCONT)
+    wait_for(lambda: paused.events("stale_finish_refused"), "it went on, and was refused")
+    (row,) = stack.query("SELECT state FROM jobs WHERE id = :id", id=job_id)
+    assert row.state == "running", "the newer attempt goes on"
+    (job,) = stack.wait_ended([job_id])
+    check_answer(job, "slowly", NUM_TOKENS)
+    check_ended_once(stack, [job_id])
+    assert [event["job_id"] for event in other.events("job_finished")] == [job_id]
 
 
 def one_round(stack: Stack, model: str) -> tuple[int, int]:
