@@ -42,13 +42,14 @@ class Order:
     hook: str | None = None
     cut_every: int | None = None
     max_attempts: int = MAX_ATTEMPTS
+    is_endless: bool = False  # goes on to max_tokens
 
     def body(self, hook_base: str) -> Json:
         """The request."""
         body: Json = {
             "model": "fake",
             "input": {"prompt": self.prompt},
-            "sampling": {"max_tokens": self.max_tokens, "temperature": 0},
+            "sampling": {"max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": self.is_endless},
             "service_class": self.service_class,
             "max_attempts": self.max_attempts,
         }

@@ -11,7 +11,7 @@ import redis
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.history import History
-from tests.chaos.report import Json, recoveries, spread
+from tests.chaos.report import Json, pid_of, recoveries, spread
 from tests.chaos.soak import Run, database_of
 from tests.chaos.streams import read_stream
 
@@ -22,9 +22,11 @@ def recovery(history: History) -> Json:
     rolling_from, rolling_to = (phase_times(history).get(name, 0.0) for name in ("rolling", "over"))
     asked_at = {str(e["pid"]): e["t"] for e in history.of_nemesis("signal") if e["signal"] == "SIGTERM"}
     released = [
-        one.ended_at - asked_at[pid]
+        one.ended_at - asked
         for one in history.attempts
-        if one.outcome == "released" and one.ended_at and (pid := one.worker.split(":")[1]) in asked_at
+        if one.outcome == "released"
+        and one.ended_at
+        and one.ended_at > (asked := asked_at.get(pid_of(one.worker), 1e12))
     ]
     charged = [
         one

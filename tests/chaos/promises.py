@@ -78,7 +78,8 @@ def p2(ask: Ask) -> tuple[Json, Findings]:
 LEASE_S, SWEEP_S = 10.0, 2.0
 # Between the last renewal and the kill there may be nothing; between the sweep's look and its commit there is little.
 RECOVERY_SLACK_S = 1.5
-HAND_BACK_S = 5.0
+# Five seconds of drain, and the statement that gives back what did not end in them.
+HAND_BACK_S = 5.5
 
 
 def p5(ask: Ask) -> tuple[Json, Findings]:
@@ -87,7 +88,7 @@ def p5(ask: Ask) -> tuple[Json, Findings]:
     num_kills, num_restarts = max(1, int(50 * ask.scale)), max(1, int(20 * ask.scale))
     rng = random.Random(ask.seed)
     with running("P5", seed=ask.seed, say=ask.say, shape=shape) as run:
-        run.let_in(6, patient(orders(ask.seed)))
+        run.let_in(6, some_long(patient(orders(ask.seed))))
         for _ in range(num_kills):
             worker = rng.choice([one for one in run.cluster.of_kind("worker") if run.cluster.is_ready(one)])
             run.cluster.signal(worker, signal.SIGKILL)
@@ -112,6 +113,11 @@ def p5(ask: Ask) -> tuple[Json, Findings]:
 def patient(wanted: Iterator[Order]) -> Iterator[Order]:
     """Nobody cancels and nobody is in a hurry: whatever then fails is our fault."""
     return (replace(one, cancel_after_s=None, deadline_ms=None) for one in wanted)
+
+
+def some_long(wanted: Iterator[Order]) -> Iterator[Order]:
+    """Every fifth job takes eight seconds, longer than a drain, so that there is something to hand back."""
+    return (replace(one, max_tokens=400, is_endless=True) if one.n % 5 == 0 else one for one in wanted)
 
 
 def restart_together(run: Run, members: list[Member]) -> None:
