@@ -12,7 +12,7 @@ import redis
 from store import jobs, streams
 from store.states import JobState
 
-from .conftest import Bell, Bench, WorkerProcess, wait_for
+from .conftest import WAIT_S, Bell, Bench, WorkerProcess, wait_for
 
 StartWorker = Callable[..., WorkerProcess]
 
@@ -72,7 +72,7 @@ def test_sigterm_hands_back_in_time_without_charging(bench: Bench, start_worker:
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
-    assert 1.0 <= time.monotonic() - began < 3.0, "the drain's time, and little more"
+    assert 1.0 <= time.monotonic() - began < 5.0, "the drain of a second, and what it takes to write"
     rows = bench.query("SELECT state, attempt, owner, announced_at FROM jobs")
     assert {tuple(row) for row in rows} == {("queued", 0, None, None)}, "free, unannounced, not charged"
     assert worker.events("handed_back")[0]["num_jobs"] == 8
@@ -244,8 +244,12 @@ def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartW
         receiver = bench.app.events.Receiver(connection, handlers={"*": received.append})
         capture = receiver.itercapture(limit=None, timeout=10, wakeup=False)
         next(capture)
+        told = {"reply": True, "timeout": 1}
+        wait_for(lambda: bench.app.control.broadcast("enable_events", **told), "the worker was told, as by Flower")
         (job_id,) = bench.submit(prompt=secret)
+        deadline = time.monotonic() + WAIT_S
         while not any(event["type"] == "task-succeeded" for event in received):
+            assert time.monotonic() < deadline, [event["type"] for event in received]
             next(capture)
     bench.wait_ended([job_id])
     (task,) = (event for event in received if event["type"] == "task-received")
