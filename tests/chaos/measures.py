@@ -90,10 +90,10 @@ def hooks(history: History) -> Json:
     for event in history.hooks:
         if event["path"] == "ok" and event["answer"].startswith("2"):
             first.setdefault(event["job"], event["t"])
-    bad_from = phase_times(history)["bad"]
+    bad_from, bad_to = (phase_times(history)[name] for name in ("bad", "killed"))
     after = {job: at - ended[job] for job, at in first.items() if job in ended}
-    alone = spread([took for job, took in after.items() if ended[job] < bad_from - 5])
-    beside = spread([took for job, took in after.items() if bad_from < ended[job] < bad_from + 35])
+    alone = spread([took for job, took in after.items() if ended[job] < bad_from - 2])
+    beside = spread([took for job, took in after.items() if bad_from < ended[job] < bad_to - 2])
     heard = {event["job"] for event in history.hooks if event["answer"].startswith("2")}
     return {
         "ended": len(good_jobs),

@@ -208,6 +208,7 @@ def p11(ask: Ask) -> tuple[Json, Findings]:
         bystanders.LETS_BAD_IN.set()
         run.cluster.journal.write("phase", name="bad")
         run.wait(40 * ask.scale)
+        run.cluster.journal.write("phase", name="killed")
         for member in run.cluster.of_kind("dispatcher"):
             member.extra = killed
             run.cluster.signal(member, signal.SIGKILL)
