@@ -16,7 +16,7 @@ from store.jobs import Job
 
 _MOST = 500
 
-PACE_S = 0.01
+PACE_S = 0.02
 """Reads begin at least this far apart: what a caller waits at most for others to share its query."""
 
 _Asked = dict[str, list[asyncio.Future[Job]]]

@@ -27,8 +27,10 @@ RETRY_S = 0.25
 MAX_RELEASED_TOKENS = 65_536
 """In one statement, so that handing back many long answers holds no lock for long."""
 
-PACE_S = 0.025
-"""Waves of one kind begin at least this far apart: what a job waits at most for others to share its commit."""
+CLAIM_PACE_S = 0.025
+FINISH_PACE_S = 0.04
+"""Waves of one kind begin at least this far apart: what a job waits at most for others to share its commit. Until it is
+claimed somebody waits for its first token, so that is the shorter one."""
 
 # Other workers look at the same list.
 _SUSPECTS_TRIED = 8
@@ -54,8 +56,8 @@ class Ledger:
         self._stopping = stopping
         self._clock = clock
         self._rota = Rota()
-        self._claims: Wave[str, Claim | None] = Wave(self._claim_all, pace_s=PACE_S)
-        self._finishes: Wave[Finish, bool] = Wave(self._finish_all, pace_s=PACE_S)
+        self._claims: Wave[str, Claim | None] = Wave(self._claim_all, pace_s=CLAIM_PACE_S)
+        self._finishes: Wave[Finish, bool] = Wave(self._finish_all, pace_s=FINISH_PACE_S)
         self._releases: Wave[Release, bool] = Wave(self._release_all)
 
     def claim(self, job_id: str) -> Attempt | None:
