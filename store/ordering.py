@@ -121,14 +121,14 @@ def _next_waiting(connection: Connection, queue: str, n: int, rota: Rota, older_
     return rota.choose(queue, [Candidate(**row) for row in rows], n)
 
 
+# What is locked stays queued. To ask for that once more in the UPDATE would offer the planner every queued job to join.
 _TAKE_WAITING = text("""
 WITH next AS (
     SELECT id FROM jobs
     WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE jobs SET announced_at = clock_timestamp()
-FROM next WHERE jobs.id = next.id AND jobs.state = 'queued' AND jobs.announced_at IS NULL
+UPDATE jobs SET announced_at = clock_timestamp() FROM next WHERE jobs.id = next.id
 RETURNING jobs.id
 """)
 
@@ -150,8 +150,7 @@ WITH stale AS (
     WHERE queue = :queue AND state = 'queued' AND announced_at < now() - make_interval(secs => :older_than_s)
     ORDER BY announced_at LIMIT :n FOR NO KEY UPDATE SKIP LOCKED
 ), taken AS (
-    UPDATE jobs SET announced_at = now()
-    FROM stale WHERE jobs.id = stale.id AND jobs.state = 'queued'
+    UPDATE jobs SET announced_at = now() FROM stale WHERE jobs.id = stale.id
     RETURNING jobs.id, stale.announced_at
 )
 SELECT id FROM taken ORDER BY announced_at, id

@@ -178,7 +178,7 @@ WITH hinted AS (
     SELECT id FROM jobs WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL
     ORDER BY id FOR NO KEY UPDATE
 )
-UPDATE jobs SET announced_at = NULL FROM hinted WHERE jobs.id = hinted.id AND jobs.state = 'queued'
+UPDATE jobs SET announced_at = NULL FROM hinted WHERE jobs.id = hinted.id
 """)
 
 

@@ -138,6 +138,15 @@ def test_only_every_eighth_place_goes_to_age() -> None:
     assert [job.class_rank for job in chosen] == [0, 2, 0]
 
 
+def test_a_line_that_ran_empty_keeps_no_credit() -> None:
+    """Else a tenant that comes now and then would save up for a burst."""
+    small, big = job(0, cost=1), job(1, cost=2000)
+    _, turns = choose([small, big], 1, Turns(), ageing_s=AGEING_S)
+    assert turns.credit == {small.line: QUANTUM - 1}
+    _, turns = choose([big], 1, turns, ageing_s=AGEING_S)
+    assert turns.credit == {}
+
+
 def test_nobody_is_late_before_the_time() -> None:
     waiting = [job(0, rank=2, waited_s=AGEING_S - 1), *(job(n, rank=0) for n in range(1, 20))]
     assert everything(waiting)[-1] == "job_0000"

@@ -173,7 +173,8 @@ class TestFairOrder:
                 read.append(counting.num_read)
         finally:
             counting.close()
-        assert read[1] < 1.2 * read[0] < 4_000
+        # A plan may read the same few rows twice; one that reads the queue reads twenty times as many.
+        assert read[1] < 3 * read[0] < 10_000
 
 
 def _multiply(query: Query, template: str, *, num_tenants: int, num_jobs: int) -> None:
