@@ -187,7 +187,7 @@ def p10(ask: Ask) -> tuple[Json, Findings]:
             run.wait(5)
             run.cluster.signal(run.cluster.of_kind("worker")[0], signal.SIGKILL)
         figures = readers.abandon(run, load, num_readers)
-        findings = check(run.finish(), needs_stale=False)
+        findings = check(run.finish(quiet_s=150), needs_stale=False)
         figures |= measures.streams(run.history)
         for name in ("fds", "subscriptions"):
             judge(findings, name, figures[name]["after"] - figures[name]["before"], readers.SLACK[name])

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import httpx2
 
@@ -66,15 +66,17 @@ async def _open_and_leave(run: Run, num_readers: int) -> dict[str, int]:
         places = asyncio.Semaphore(50)
         streams = await asyncio.gather(*(_enter(http, run, jobs[n % 8], n, places) for n in range(num_readers)))
         run.say(f"{sum(one is not None for one in streams)} streams open")
-        # Leaving the client's block closes every connection in the middle of its stream.
-        return _held(run)
+        held = _held(run)
+        # In the middle of their streams, and without a word.
+        await asyncio.gather(*(one.aclose() for one in streams if one is not None), return_exceptions=True)
+        return held
 
 
 async def _submit(http: httpx2.AsyncClient, run: Run, n: int) -> str:
     body = {
         "model": "fake",
-        "input": {"prompt": f"run {run.seed}, long order {n}"},
-        "sampling": {"max_tokens": 2500, "temperature": 0, "ignore_eos": True},
+        "input": {"prompt": f"run {run.seed}, long order {n} at {time.monotonic_ns()}"},
+        "sampling": {"max_tokens": 1500, "temperature": 0, "ignore_eos": True},
     }
     response = await http.post(run.cluster.api_urls[n % 2] + "/v1/jobs", json=body)
     return str(response.raise_for_status().json()["id"])
@@ -82,12 +84,14 @@ async def _submit(http: httpx2.AsyncClient, run: Run, n: int) -> str:
 
 async def _enter(
     http: httpx2.AsyncClient, run: Run, job_id: str, n: int, places: asyncio.Semaphore
-) -> httpx2.Response | None:
+) -> AsyncGenerator[str, None] | None:
+    """Read one line, and return the open rest: dropped, it would close the connection."""
     async with places:
         url = f"{run.cluster.api_urls[n % 2]}/v1/jobs/{job_id}/events"
         try:
             response = await http.send(http.build_request("GET", url), stream=True)
-            await anext(response.aiter_lines())
+            lines = response.aiter_lines()
+            await anext(lines)
         except (httpx2.TransportError, StopAsyncIteration):
             return None
-        return response
+        return lines
