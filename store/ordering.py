@@ -121,11 +121,11 @@ def _next_waiting(connection: Connection, queue: str, n: int, rota: Rota, older_
     return rota.choose(queue, [Candidate(**row) for row in rows], n)
 
 
-# What is locked stays queued. To ask for that once more in the UPDATE would offer the planner every queued job to join.
+# ``state || ''``: only the primary key shall be used, as in ``store.claims``. What is locked stays queued.
 _TAKE_WAITING = text("""
 WITH next AS (
     SELECT id FROM jobs
-    WHERE id = ANY(CAST(:ids AS text[])) AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect
+    WHERE id = ANY(CAST(:ids AS text[])) AND state || '' = 'queued' AND announced_at IS NULL AND NOT is_suspect
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE jobs SET announced_at = clock_timestamp() FROM next WHERE jobs.id = next.id
