@@ -13,6 +13,7 @@ from sqlalchemy import create_engine
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.schema import upgrade
+from store import jobs
 from store.db import Database
 from store.redis import connect
 from store.settings import Settings
@@ -83,7 +84,14 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
     )
 
 
-def test_jobs_finish_while_redis_is_dead_and_new_ones_come_after(
+def accept(bench: Bench, count: int, **changes: object) -> list[str]:
+    """Store jobs whose hints never come."""
+    new = [bench.new_job(**changes) for _ in range(count)]
+    jobs.accept(bench.db, new)
+    return [job.id for job in new]
+
+
+def test_jobs_finish_while_redis_is_dead_also_those_that_come_then(
     servers: Servers, bench: Bench, bell: Bell, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
@@ -93,6 +101,9 @@ def test_jobs_finish_while_redis_is_dead_and_new_ones_come_after(
         ended = bench.wait_ended(running)
         assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
         wait_for(lambda: worker.events("frames_dropped"), "it says so")
+        came_meanwhile = accept(bench, 20)
+        assert {job.state for job in bench.wait_ended(came_meanwhile)} == {JobState.SUCCEEDED}
+        assert worker.events("redis_is_silent")
     ids = bench.submit(50)
     assert {job.state for job in bench.wait_ended(ids)} == {JobState.SUCCEEDED}
     assert worker.process.poll() is None
@@ -128,6 +139,23 @@ def test_a_drain_without_postgres_ends_in_time_and_leaves_the_leases(
     assert bench.states(ids) == {JobState.RUNNING: 3}
 
 
+def test_a_drain_hands_back_what_was_claimed_without_a_message(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    ids = accept(bench, 3, sampling={"max_tokens": 1900})
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 3, "all run")
+    assert drain_s(worker) < 4.0
+    assert bench.states(ids) == {JobState.QUEUED: 3}
+    assert {bench.job(job_id).attempt for job_id in ids} == {0}
+
+
+def test_a_drain_gives_time_to_what_was_claimed_without_a_message(bench: Bench, start_worker: StartWorker) -> None:
+    worker = start_worker(drain_s=20)
+    ids = accept(bench, 3, sampling={"max_tokens": 150})
+    wait_for(lambda: bench.states(ids)[JobState.RUNNING] == 3, "all run")
+    assert drain_s(worker) < 15.0
+    assert bench.states(ids) == {JobState.SUCCEEDED: 3}
+
+
 def running_worker(bench: Bench, start_worker: StartWorker) -> tuple[WorkerProcess, list[str]]:
     """A worker with three long jobs in its engine."""
     worker = start_worker()
@@ -137,7 +165,7 @@ def running_worker(bench: Bench, start_worker: StartWorker) -> tuple[WorkerProce
 
 
 def drain_s(worker: WorkerProcess) -> float:
-    """Send SIGTERM and return how long the worker took to end; its drain is one second."""
+    """Send SIGTERM and return how long the worker took to end."""
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
