@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -299,17 +299,24 @@ class Cluster:
         child = (self.postgres if name == "postgres" else self.valkey).child
         return [child.pid, *sorted(descendants(child.pid))] if child is not None else []
 
-    def limit_disk(self, *, is_full: bool) -> None:
-        """Let Postgres's disk be full, or not any more: its own tmpfs, or else the size that its files may have."""
+    def limit_disk(self, *, is_full: bool) -> bool:
+        """Let Postgres's disk be full, or not any more: its own tmpfs, or else the size that its files may have.
+
+        False where the machine allows neither.
+        """
         if self.is_on_tmpfs:
             stat = os.statvfs(self.folder / "pg")
             used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
             size = used if is_full else TMPFS_BYTES
-            _mount("-o", f"remount,size={size}", str(self.folder / "pg"))
-            return
+            return _mount("-o", f"remount,size={size}", str(self.folder / "pg"))
         most = 8192 if is_full else resource.RLIM_INFINITY
-        for pid in self.server_pids("postgres"):
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        try:
+            for pid in self.server_pids("postgres"):
+                with suppress(ProcessLookupError):
+                    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        except PermissionError:
+            return False
+        return True
 
     def stop(self) -> None:
         """End everything, whatever state it is in."""

@@ -242,7 +242,10 @@ class Faults:
         )
 
     def _disk_full(self, strike: Strike) -> Iterator[None]:
-        self._cluster.limit_disk(is_full=True)
+        if not self._cluster.limit_disk(is_full=True):
+            why = "neither a tmpfs of its own nor prlimit is allowed here"
+            self._cluster.journal.write("not_run", fault="disk_full", why=why)
+            return
         yield from hold(strike.for_s)
         self._cluster.limit_disk(is_full=False)
 
