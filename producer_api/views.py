@@ -19,7 +19,6 @@ from store.queues import QueueView
 from store.registry import ModelSummary
 from store.states import JobState
 from store.streams import Cursor
-from store.webhooks import DeliveryRecord, Endpoint
 
 
 class JsonResponse(Response):
@@ -201,65 +200,6 @@ class ModelList(BaseModel):
     data: list[ModelObject]
 
 
-class EndpointObject(BaseModel):
-    """A URL that is called when jobs end. ``secret`` is shown once, in the answer to its creation."""
-
-    id: str
-    object: Literal["webhook_endpoint"] = "webhook_endpoint"
-    url: str
-    events: list[str]
-    created_at: int
-    disabled_at: int | None
-    secret: str | None = None
-
-
-class EndpointList(BaseModel):
-    """All of a tenant's endpoints."""
-
-    object: Literal["list"] = "list"
-    data: list[EndpointObject]
-
-
-class Deleted(BaseModel):
-    """What was removed."""
-
-    id: str
-    object: str
-    deleted: Literal[True] = True
-
-
-class WebhookSecret(BaseModel):
-    """The secret that signs calls to the URLs which jobs bring themselves."""
-
-    object: Literal["webhook_secret"] = "webhook_secret"
-    secret: str
-
-
-class DeliveryObject(BaseModel):
-    """One event on its way to one URL."""
-
-    id: str
-    object: Literal["webhook_delivery"] = "webhook_delivery"
-    endpoint_id: str | None
-    url: str
-    job_id: str
-    type: str
-    status: str
-    attempts: int
-    next_attempt_at: int | None
-    last_status: int | None
-    last_error: str | None
-    created_at: int
-    delivered_at: int | None
-
-
-class DeliveryList(BaseModel):
-    """Deliveries, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[DeliveryObject]
-
-
 def job_object(job: Job, *, place: Place | None = None) -> JobObject:
     """Return the job as its owner sees it."""
     return JobObject(
@@ -271,10 +211,10 @@ def job_object(job: Job, *, place: Place | None = None) -> JobObject:
         service_class=job.service_class,
         priority=job.priority,
         created_at=int(job.created_at.timestamp()),
-        started_at=_seconds(job.started_at),
-        completed_at=_seconds(job.completed_at),
-        expires_at=_seconds(job.deadline_at),
-        cancel_requested_at=_seconds(job.cancel_requested_at),
+        started_at=seconds(job.started_at),
+        completed_at=seconds(job.completed_at),
+        expires_at=seconds(job.deadline_at),
+        cancel_requested_at=seconds(job.cancel_requested_at),
         queue=_queue_place(job, place),
         attempt=job.attempt,
         max_attempts=job.max_attempts,
@@ -290,7 +230,7 @@ def job_object(job: Job, *, place: Place | None = None) -> JobObject:
 def _queue_place(job: Job, place: Place | None) -> QueuePlace:
     if place is None:
         return QueuePlace(name=job.queue)
-    return QueuePlace(name=job.queue, position=place.position, estimated_start_at=_seconds(place.starts_at))
+    return QueuePlace(name=job.queue, position=place.position, estimated_start_at=seconds(place.starts_at))
 
 
 def _links(job_id: str) -> Links:
@@ -354,7 +294,7 @@ def queue_object(queue: QueueView, *, share: Literal["all", "own"]) -> QueueObje
         by_class={service_class: _load(load) for service_class, load in queue.by_class.items()},
         announced=queue.announced,
         oldest_age_s=_rounded(queue.oldest_age_s),
-        paused_at=_seconds(queue.paused_at),
+        paused_at=seconds(queue.paused_at),
         rate=None if queue.rate is None else RateObject(**{n: round(v, 3) for n, v in asdict(queue.rate).items()}),
     )
 
@@ -374,36 +314,6 @@ def model_object(model: ModelSummary) -> ModelObject:
     )
 
 
-def endpoint_object(endpoint: Endpoint, *, show_secret: bool = False) -> EndpointObject:
-    """Return the endpoint, with its secret only when it was just made."""
-    return EndpointObject(
-        id=endpoint.id,
-        url=endpoint.url,
-        events=list(endpoint.events),
-        created_at=int(endpoint.created_at.timestamp()),
-        disabled_at=_seconds(endpoint.disabled_at),
-        secret=endpoint.secret if show_secret else None,
-    )
-
-
-def delivery_object(delivery: DeliveryRecord) -> DeliveryObject:
-    """Return the delivery; when it is tried next is of interest only while it is pending."""
-    is_pending = delivery.state == "pending"
-    return DeliveryObject(
-        id=delivery.id,
-        endpoint_id=delivery.endpoint_id,
-        url=delivery.url,
-        job_id=delivery.job_id,
-        type=delivery.type,
-        status=delivery.state,
-        attempts=delivery.attempts,
-        next_attempt_at=_seconds(delivery.next_attempt_at) if is_pending else None,
-        last_status=delivery.last_status,
-        last_error=delivery.last_error,
-        created_at=int(delivery.created_at.timestamp()),
-        delivered_at=_seconds(delivery.delivered_at),
-    )
-
-
-def _seconds(at: datetime | None) -> int | None:
+def seconds(at: datetime | None) -> int | None:
+    """Return Unix seconds, null where there is no time."""
     return None if at is None else int(at.timestamp())

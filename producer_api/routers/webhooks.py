@@ -7,11 +7,19 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from producer_api import views
 from producer_api.auth import WebhooksAdmin
 from producer_api.errors import DOCUMENTED
 from producer_api.requests import RuntimeOf, StrictJsonRoute
-from producer_api.views import Deleted, DeliveryList, EndpointList, EndpointObject, JsonResponse, WebhookSecret
+from producer_api.views import JsonResponse
+from producer_api.webhook_views import (
+    Deleted,
+    DeliveryList,
+    EndpointList,
+    EndpointObject,
+    WebhookSecret,
+    delivery_object,
+    endpoint_object,
+)
 from store import keys, webhooks
 from store.addresses import check_url
 from store.payloads import WebhookSpec
@@ -40,7 +48,7 @@ async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: Ne
         events=body.events,
         actor=principal.key_id,
     )
-    view = views.endpoint_object(endpoint, show_secret=True)
+    view = endpoint_object(endpoint, show_secret=True)
     return JsonResponse(view, status_code=201, headers=_NEVER_STORED)
 
 
@@ -48,7 +56,7 @@ async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: Ne
 async def list_endpoints(runtime: RuntimeOf, principal: WebhooksAdmin) -> Response:
     """Return the tenant's endpoints, without their secrets."""
     endpoints = await run_in_threadpool(webhooks.list_endpoints, runtime.db, principal.tenant_id)
-    return JsonResponse(EndpointList(data=[views.endpoint_object(endpoint) for endpoint in endpoints]))
+    return JsonResponse(EndpointList(data=[endpoint_object(endpoint) for endpoint in endpoints]))
 
 
 @router.delete("/webhook_endpoints/{endpoint_id}", response_model=Deleted, summary="Remove an endpoint")
@@ -76,4 +84,4 @@ async def list_deliveries(
 ) -> Response:
     """Return the tenant's deliveries, newest first, of one job or of all."""
     found = await run_in_threadpool(webhooks.list_deliveries, runtime.db, principal.tenant_id, job_id, limit)
-    return JsonResponse(DeliveryList(data=[views.delivery_object(delivery) for delivery in found]))
+    return JsonResponse(DeliveryList(data=[delivery_object(delivery) for delivery in found]))
