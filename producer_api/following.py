@@ -160,7 +160,8 @@ class _Reader:
         return max(self._at, Cursor.before(self._first_epoch))
 
     def _take(self, frame: Frame) -> Iterator[Event]:
-        if frame.epoch < self._first_epoch:
+        # The row may be older than what the reader has, where Postgres could not be read.
+        if frame.epoch < max(self._first_epoch, self._at.epoch):
             return
         if frame.checkpoint is not None:
             yield from self._move(frame.epoch, frame.checkpoint.lineage, frame.checkpoint.deltas)
