@@ -49,7 +49,7 @@ bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queu
 	@$(BIN)/python -m benchmarks.backlog
 
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
-	@$(BIN)/pytest tests/reliability --full -s
+	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s
 
 chaos: $(STAMP)  ## every fault once under load, in real processes, and an independent checker: about 3 minutes
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED))

@@ -19,7 +19,7 @@ from tests.chaos.streams import read_stream
 def recovery(history: History) -> Json:
     """P5: from a kill to the queue and to the next run, from a SIGTERM to the hand back, and what users saw."""
     back = list(recoveries(history))
-    rolling_from, rolling_to = (phase_times(history).get(name, 0.0) for name in ("rolling", "over"))
+    killed = {str(e["pid"]) for e in history.of_nemesis("signal") if e["signal"] == "SIGKILL"}
     asked_at = {str(e["pid"]): e["t"] for e in history.of_nemesis("signal") if e["signal"] == "SIGTERM"}
     released = [
         one.ended_at - asked
@@ -28,16 +28,13 @@ def recovery(history: History) -> Json:
         and one.ended_at
         and one.ended_at > (asked := asked_at.get(pid_of(one.worker), 1e12))
     ]
-    charged = [
-        one
-        for one in history.attempts
-        if one.outcome == "worker_lost" and rolling_from + 15 < (one.ended_at or 0) < rolling_to
-    ]
+    # Only a kill may cost an attempt: whoever is asked to end gives its jobs back.
+    charged = [one for one in history.attempts if one.outcome == "worker_lost" and pid_of(one.worker) not in killed]
     return {
         "kill_to_queue_s": spread([to_queue for to_queue, _ in back]),
         "kill_to_run_s": spread([to_run for _, to_run in back if to_run is not None]),
         "term_to_released_s": spread(released),
-        "charged_in_rolling": len(charged),
+        "charged_without_a_kill": len(charged),
         "user_errors": len(history.of_client("refused")) + len(history.of_client("gave_up")),
     }
 

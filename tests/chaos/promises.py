@@ -105,7 +105,7 @@ def p5(ask: Ask) -> tuple[Json, Findings]:
         figures = measures.recovery(history)
         judge(findings, "recovery", figures["kill_to_queue_s"]["max"], LEASE_S + SWEEP_S + RECOVERY_SLACK_S)
         judge(findings, "hand_back", figures["term_to_released_s"]["max"], HAND_BACK_S)
-        judge(findings, "charged", figures["charged_in_rolling"], 0)
+        judge(findings, "charged", figures["charged_without_a_kill"], 0)
         judge(findings, "user_errors", figures["user_errors"], 0)
         return run.report(findings, run="P5", rolling_restarts=num_restarts, **figures), findings
 

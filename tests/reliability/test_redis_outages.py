@@ -175,7 +175,7 @@ def test_p7_redis_may_be_away_in_every_way(
             outages.all()
         figures = judge(stack, load, outages, kept)
         client.close()
-        report("P7", seed=0, **figures)
+        report("P7.one-client", seed=0, **figures)
 
 
 def judge(stack: Stack, load: Load, outages: Outages, kept: dict[str, Kept]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One job kills whatever worker runs it; its neighbours, and the next workers, must not pay for it more than once."""
+"""P6: one job kills whatever worker runs it; its neighbours and the next workers must not pay for it more than once."""
 
 import sys
 import threading
@@ -15,35 +15,50 @@ from models.faults import EXIT_CODE
 from store import dead_letters, jobs, keys
 from store.settings import Settings
 from store.states import JobState
+from tests.figures import Report, report
 from tests.producer_api.serving import serving
 from workers.dispatcher import Dispatcher
 
 from .conftest import ROOT, Bench, wait_for, worker_environment
 
+__all__ = ["report"]
+
 MARK = "the apple with the red cheek"
 FAULTY = {"environment": "test", "model_faults": f"exit:{MARK}"}
 
 
-def test_one_poison_job_and_its_31_neighbours(bench: Bench, settings: Settings, tmp_path: Path) -> None:
+def test_p6_one_poison_job_and_its_31_neighbours(
+    bench: Bench, settings: Settings, tmp_path: Path, report: Report
+) -> None:
     changes = {**FAULTY, "lease_s": 1, "fake_step_ms": 5}
     innocents = bench.submit(31, sampling={"max_tokens": 300})
     with dispatching(settings), supervised_worker(settings, tmp_path / "worker.log", changes) as said:
         wait_for(lambda: bench.states(innocents)[JobState.RUNNING] == 31, "the innocents run together")
         (poison,) = bench.submit(prompt=f"eat {MARK}", max_attempts=9)
         ended = bench.wait_ended([*innocents, poison], timeout_s=150)
+    crashes = sum(f"(exit {EXIT_CODE})" in line for line in said)
+    report(
+        "P6",
+        seed=0,
+        innocents=dict(Counter(job.state for job in ended[:31])),
+        attempts_of_innocents=dict(Counter(job.attempt for job in ended[:31])),
+        poison=f"{ended[31].state} {(ended[31].error or {}).get('code')}",
+        crashes=crashes,
+        neighbours_in_its_solo_attempts=len(attempts_beside(bench, poison)),
+    )
     assert Counter(job.state for job in ended[:31]) == {JobState.SUCCEEDED: 31}
     assert {job.attempt for job in ended[:31]} == {2}, "each was lost once, with the others"
     assert ended[31].error is not None
     assert (ended[31].state, ended[31].error["code"], ended[31].attempt) == (JobState.FAILED, "poison", 3)
-    assert sum(f"(exit {EXIT_CODE})" in line for line in said) == 3
+    assert crashes == 3
     (letter,) = dead_letters.list_dead_letters(bench.db, bench.tenant_id)
     assert (letter.job_id, letter.code, letter.crashes) == (poison, "poison", 3)
     assert bench.query("SELECT max(crashes) AS most FROM jobs WHERE id <> :poison", poison=poison)[0].most == 1
-    attempts_alone(bench, poison)
+    assert attempts_beside(bench, poison) == [], "nobody else was running in its second and third attempt"
 
 
-def attempts_alone(bench: Bench, poison: str) -> None:
-    """In the poison's second and third attempt nobody else was running."""
+def attempts_beside(bench: Bench, poison: str) -> list[str]:
+    """Return the jobs that ran in the same worker during the poison's second or third attempt."""
     overlaps = bench.query(
         """
         SELECT other.job_id FROM attempts AS alone JOIN attempts AS other
@@ -53,7 +68,7 @@ def attempts_alone(bench: Bench, poison: str) -> None:
         """,
         poison=poison,
     )
-    assert overlaps == []
+    return [row.job_id for row in overlaps]
 
 
 def test_a_replay_after_the_cure_succeeds(bench: Bench, settings: Settings, tmp_path: Path) -> None:
