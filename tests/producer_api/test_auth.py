@@ -24,6 +24,10 @@ NEEDED = {
     ("get", "/v1/dead_letters"): "jobs:read",
     ("post", "/v1/dead_letters/replay"): "jobs:write",
     ("post", "/v1/dead_letters/{job_id}/replay"): "jobs:write",
+    ("get", "/v1/queues"): "jobs:read",
+    ("get", "/v1/queues/{name}"): "jobs:read",
+    ("post", "/v1/queues/{name}/pause"): "queues:admin",
+    ("post", "/v1/queues/{name}/resume"): "queues:admin",
     ("post", "/v1/chat/completions"): "jobs:write",
     ("get", "/v1/models"): "models:read",
     ("get", "/v1/models/{model}"): "models:read",
@@ -44,7 +48,7 @@ BODIES = {
 
 def _calls(job_id: str) -> Iterator[tuple[str, str, str]]:
     for (method, path), scope in NEEDED.items():
-        yield method, path.format(job_id=job_id, model="tiny", endpoint_id="we_0"), scope
+        yield method, path.format(job_id=job_id, model="tiny", endpoint_id="we_0", name="tiny@1"), scope
 
 
 def _call(client: httpx2.Client, method: str, path: str) -> httpx2.Response:

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx2
@@ -118,21 +118,22 @@ def cut_off_once(url: str) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
 
     def carry(source: socket.socket, target: socket.socket) -> None:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
     def serve() -> None:
         for turn in range(2):
             inside, _ = listener.accept()
             with closing(inside), socket.create_connection((parts.hostname or "", parts.port or 0)) as outside:
-                if turn == 0:
-                    outside.sendall(inside.recv(65536))
-                    outside.recv(1)
-                    continue
                 there = threading.Thread(target=carry, args=(inside, outside), daemon=True)
                 there.start()
-                carry(outside, inside)
+                if turn == 0:
+                    outside.recv(1)
+                    inside.shutdown(socket.SHUT_RDWR)
+                else:
+                    carry(outside, inside)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()

@@ -145,6 +145,8 @@ def test_a_worker_that_is_lost_goes_unnoticed(api: httpx2.Client, worker: Script
         second = worker.go_on(first, 2)
         worker.say(first, "from the grave")
         worker.say(second, "c")
+        # An id says as of which attempt its reader has the text, so it must be here before there is a third.
+        assert [stream.next().id for _ in range(2)] == ["1-2", "2-3"]
         worker.hand_back(second, charge=True)
         third = worker.go_on(second, 3)
         worker.say(third, "d")
