@@ -183,7 +183,7 @@ def judge(stack: Stack, load: Load, outages: Outages, kept: dict[str, Kept]) -> 
     ended = stack.wait_ended(list(load.accepted))
     for job in ended:
         check_answer(job, load.accepted[job.id], NUM_TOKENS)
-    check_ended_once(stack, list(load.accepted))
+    ends = check_ended_once(stack, list(load.accepted))
     assert load.bad == []
     assert {name: process.exits for name, process in kept.items()} == {name: [] for name in kept}
     finished = {window.name: num_between(window, [job.completed_at for job in ended]) for window in outages.windows}
@@ -193,10 +193,8 @@ def judge(stack: Stack, load: Load, outages: Outages, kept: dict[str, Kept]) -> 
     return {
         "submitted": len(load.submit_s),
         "accepted": len(load.accepted),
-        "refused": 0,
-        "lost": len(load.accepted) - len(ended),
-        "duplicate_terminal": 0,
-        "stuck": 0,
+        "refused": len(load.bad),
+        **ends,
         "wipes": outages.num_wipes,
         "outage_s": {w.name: round((w.ended_at - w.began_at).total_seconds(), 1) for w in outages.windows},
         "finished_while": finished,
