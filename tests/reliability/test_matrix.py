@@ -6,6 +6,7 @@ those whose fault is the dispatcher's, of which there is one to a database, have
 """
 
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 from store.claims import claim
 from store.registry import queue_name
 from tests.reliability.client import Client
+from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once, check_stream
 from tests.reliability.rig import Databases, Kept, Stack, once, wait_for
 from tests.workers.receiver import Receiver
@@ -79,7 +81,8 @@ Outcomes = dict[Cell, Future[None]]
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, databases: Databases, folder: Path) -> Iterator[Outcomes]:
     """All cells that were asked for, running side by side."""
-    chosen = [item.callspec.params["cell"] for item in request.session.items if item.module is request.module]
+    items = [item for item in request.session.items if item.module is request.module]
+    chosen = [item.callspec.params["cell"] for item in items if hasattr(item, "callspec")]
     with databases.stack(folder) as shared, ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         shared.dispatcher()
         kept, client = shared.api()
@@ -102,6 +105,21 @@ def outcomes(request: pytest.FixtureRequest, databases: Databases, folder: Path)
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_whatever_happens_there_every_job_ends_once(outcomes: Outcomes, cell: Cell) -> None:
     outcomes[cell].result()
+
+
+def test_l1_the_matrix_in_figures(outcomes: Outcomes, report: Report) -> None:
+    passed = [cell for cell, outcome in outcomes.items() if outcome.exception() is None]
+    report(
+        "L1",
+        seed=0,
+        points=len({cell.point for cell in outcomes}),
+        cells=len(outcomes),
+        passed=len(passed),
+        by_action=dict(Counter(cell.action for cell in passed)),
+        by_process=dict(Counter(cell.process for cell in passed)),
+        jobs_in_each=NUM_JOBS,
+    )
+    assert len(passed) == len(outcomes)
 
 
 def strike_worker(stack: Stack, client: Client, cell: Cell) -> None:
