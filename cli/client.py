@@ -100,6 +100,18 @@ class Client:
         body = {name: value for name, value in filters.items() if value is not None}
         return list(self._call("POST", "/v1/dead_letters/replay", {"data"}, json=body)["data"])
 
+    def queues(self) -> list[Json]:
+        """Return what waits in each queue."""
+        return list(self._call("GET", "/v1/queues", {"data"})["data"])
+
+    def pause_queue(self, name: str) -> Json:
+        """Let no job of a queue start, and return the queue."""
+        return self._call("POST", f"/v1/queues/{quote(name, safe='')}/pause", {"name"})
+
+    def resume_queue(self, name: str) -> Json:
+        """Let a queue's jobs start again, and return the queue."""
+        return self._call("POST", f"/v1/queues/{quote(name, safe='')}/resume", {"name"})
+
     def models(self) -> list[Json]:
         """Return the models that can be asked for."""
         return list(self._call("GET", "/v1/models", {"data"})["data"])

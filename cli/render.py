@@ -73,6 +73,24 @@ def jobs_table(jobs: Sequence[Json]) -> Table:
     return table
 
 
+def queues_table(queues: Sequence[Json]) -> Table:
+    """What waits in each queue, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("queue", "queued", "interactive/standard/batch", "oldest", "started a second", "paused"):
+        table.add_column(column, no_wrap=True)
+    for queue in queues:
+        rate, oldest_s = queue["rate"], queue["oldest_age_s"]
+        table.add_row(
+            queue["name"],
+            str(queue["queued"]["jobs"]),
+            "/".join(str(queue["by_class"][name]["jobs"]) for name in ("interactive", "standard", "batch")),
+            "" if oldest_s is None else f"{oldest_s:.1f} s",
+            "" if rate is None else f"{rate['jobs_per_s']:.1f}",
+            _ago(queue["paused_at"]) if queue["paused_at"] else "",
+        )
+    return table
+
+
 def dead_letters_table(letters: Sequence[Json]) -> Table:
     """Jobs that were given up, one a row."""
     table = Table(box=None, header_style="bold", pad_edge=False)

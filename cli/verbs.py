@@ -1,4 +1,4 @@
-"""The verbs that speak to a running Headrace: submit, watch, jobs, cancel, dead-letters, models.
+"""The verbs that speak to a running Headrace: submit, watch, jobs, cancel, queues, dead-letters, models.
 
 They find it by HEADRACE_API_URL and HEADRACE_API_KEY, else by what the stack in HEADRACE_HOME wrote down.
 """
@@ -95,6 +95,24 @@ def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
     else:
         asked = "cancellation requested" if cancelled["status"] == "running" else cancelled["status"]
         render.out.print(f"{cancelled['id']} {asked}")
+
+
+def queues(
+    pause: Annotated[str, typer.Option(metavar="QUEUE", help="Start none of its jobs, such as smollm2@1's.")] = "",
+    resume: Annotated[str, typer.Option(metavar="QUEUE", help="Start its jobs again.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show what waits in each queue, or stop one and let it go on."""
+    with connect() as client:
+        if pause:
+            client.pause_queue(pause)
+        if resume:
+            client.resume_queue(resume)
+        found = client.queues()
+    if as_json:
+        render.out.print_json(data=found)
+    else:
+        render.out.print(render.queues_table(found) if found else "no queues: no model is registered")
 
 
 def dead_letters(
