@@ -88,6 +88,7 @@ def check_fair_race(
         answers=dict(Counter(answers)),
         states=dict(states),
         cancelled_with_partial_output=len(kept),
+        asked_to_ended_ms=in_ms(ended),
         **figures,
     )
     assert set(answers) <= {200, 409}
@@ -95,6 +96,16 @@ def check_fair_race(
     assert kept
     for job, answer in zip(ended, answers, strict=True):
         assert answer == 200 or job.state == "succeeded", "whoever was told that it had ended had lost the race"
+
+
+def in_ms(ended: list[Job]) -> dict[str, int]:
+    """From the request to the end of those that were cancelled, by the database's clock."""
+    took = sorted(
+        (job.completed_at - job.cancel_requested_at).total_seconds()
+        for job in ended
+        if job.state == "cancelled" and job.completed_at and job.cancel_requested_at
+    )
+    return {"p50": round(1000 * took[len(took) // 2]), "max": round(1000 * took[-1])}
 
 
 def engine(port: int) -> dict[str, int]:
