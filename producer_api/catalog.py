@@ -33,6 +33,10 @@ class _Slot:
                 self._tokenizer = load()
             return self._tokenizer
 
+    @property
+    def is_loaded(self) -> bool:
+        return self._tokenizer is not None
+
 
 class Catalog:
     """Model strings to versions, versions to tokenizers."""
@@ -59,6 +63,12 @@ class Catalog:
         """Return the version's tokenizer; raise ModelLoadError if its files are damaged."""
         slot = self._slot((version.model, version.version))
         return slot.get(lambda: tokenizer_for(version, partial(registry.read_file, self._db)))
+
+    def is_loaded(self, name: str) -> bool:
+        """True if the tokenizer of what ``name`` means, or meant when it was last asked for, is here."""
+        kept = self._resolved.get(name)
+        slot = None if kept is None else self._slots.get((kept[0].model, kept[0].version))
+        return slot is not None and slot.is_loaded
 
     def _slot(self, key: tuple[str, int]) -> _Slot:
         with self._lock:

@@ -24,9 +24,6 @@ _log = structlog.get_logger("producer_api")
 
 _MOST_HINTS = 1000
 
-PACE_S = 0.02
-"""Accept waves begin at least this far apart: what a submission waits at most for others to share its commit."""
-
 
 class Intake:
     """Accepts jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no wave."""
@@ -38,7 +35,7 @@ class Intake:
         self._depths = depths
         self._watch = watch
         self._ready_window = ready_window
-        self._wave: Wave[NewJob, Accepted] = Wave(self._accept, pace_s=PACE_S)
+        self._wave: Wave[NewJob, Accepted] = Wave(self._accept)
         self._announcer = _Announcer(hints)
 
     def start(self) -> None:
@@ -50,17 +47,18 @@ class Intake:
         self._announcer.stop()
         self._depths.close()
 
-    def accept(self, job: NewJob) -> Accepted:
-        """Store the job, together with whatever else is being stored now, and let it be announced."""
-        accepted = self._wave.join(job)
-        if accepted.announced:
-            shadow = shadow_name(job.task, job.model, job.model_version)
-            self._announcer.announce(Hint(accepted.job_id, job.queue, shadow))
-        return accepted
+    def accept(self, wave: Sequence[NewJob]) -> list[Accepted | Exception]:
+        """Store the jobs, together with whatever else is being stored now, and let them be announced."""
+        return self._wave.join_all(wave)
 
     def _accept(self, wave: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
         has_room = {queue: self._has_room(queue) for queue in {job.queue for job in wave}}
-        return jobs.accept(self._db, [replace(job, announce=has_room[job.queue]) for job in wave])
+        outcomes = jobs.accept(self._db, [replace(job, announce=has_room[job.queue]) for job in wave])
+        for job, outcome in zip(wave, outcomes, strict=True):
+            if isinstance(outcome, Accepted) and outcome.announced:
+                shadow = shadow_name(job.task, job.model, job.model_version)
+                self._announcer.announce(Hint(outcome.job_id, job.queue, shadow))
+        return outcomes
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""

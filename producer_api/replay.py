@@ -35,7 +35,9 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> Replay:
     dead = jobs.get(runtime.db, principal.tenant_id, job_id)
     _check_version(runtime, dead)
     runtime.admission.spend_tokens(principal, dead.input_tokens)
-    accepted = runtime.room.accept(_again(dead, runtime.settings), runtime.intake.accept, has_deadline=False)
+    (accepted,) = runtime.room.accept([_again(dead, runtime.settings)], runtime.intake.accept)
+    if isinstance(accepted, Exception):
+        raise accepted
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
     runtime.metrics.accepted.labels(dead.model, str(accepted.replayed).lower()).inc()
     return Replay(job_id, accepted.job_id, accepted.replayed)

@@ -5,7 +5,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -16,6 +15,7 @@ from starlette.responses import Response
 
 from producer_api.event_stream import until_disconnected
 from producer_api.runtime import Runtime
+from producer_api.submit import Origin
 
 T = TypeVar("T")
 
@@ -26,20 +26,6 @@ async def _runtime(request: Request) -> Runtime:
 
 
 RuntimeOf = Annotated[Runtime, Depends(_runtime)]
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a request to make a job came in, and what tells it from others.
-
-    ``fingerprint`` is of the API key, the route and the body to the byte. ``is_retry``: the client says that it has
-    sent this before and got no answer.
-    """
-
-    route: str
-    idempotency_key: str | None
-    fingerprint: str
-    is_retry: bool
 
 
 async def read_origin(
@@ -60,11 +46,12 @@ async def read_origin(
     """Return where this request came in; its route must have been found."""
     route = f"{request.method} {request.scope['route'].path}"
     digest = hashlib.blake2b(digest_size=16)
-    for part in (request.state.principal.key_id.encode(), route.encode(), await request.body()):
+    body = await request.body()
+    for part in (request.state.principal.key_id.encode(), route.encode(), body):
         digest.update(part)
         digest.update(b"\0")
     is_retry = (retry_count or "0").strip() not in ("", "0")
-    return Origin(route, idempotency_key, digest.hexdigest(), is_retry)
+    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body))
 
 
 OriginOf = Annotated[Origin, Depends(read_origin)]

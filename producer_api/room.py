@@ -8,7 +8,7 @@ kept exactly by one process, and by several up to what the others accept between
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping, Sequence
 from threading import Lock
 
 from store import backlog
@@ -29,6 +29,7 @@ _SHARE_OF_TIME = 20
 _EVERYONE = ""
 
 Tally = defaultdict[str, Load]
+Store = Callable[[Sequence[NewJob]], Sequence[Accepted | Exception]]
 
 
 class Room:
@@ -77,27 +78,32 @@ class Room:
         """Return where a queued job stands; None if it is not queued or too far back to count."""
         return None if job.state is not JobState.QUEUED else backlog.find_place(self._db, self.backlog(), job)
 
-    def accept(self, job: NewJob, store: Callable[[NewJob], Accepted], *, has_deadline: bool) -> Accepted:
-        """Store the job if there is room for it, and if it can start before a deadline that its owner set.
+    def accept(
+        self, jobs: Sequence[NewJob], store: Store, *, with_deadline: Container[str] = ()
+    ) -> list[Accepted | Exception]:
+        """Store those jobs for which there is room, and which can start before a deadline that their owner set.
 
-        Raises RateLimited (``queue_full``) or InvalidRequest (``deadline_unreachable``). A request whose
-        Idempotency-Key was accepted before is not refused.
+        ``with_deadline`` are the ids of those with one. The others' outcome is RateLimited (``queue_full``) or
+        InvalidRequest (``deadline_unreachable``). One whose Idempotency-Key was accepted before is not refused.
         """
+        entered: set[str] = set()
+        refused: dict[str, Exception] = {}
+        for job in jobs:
+            try:
+                if job.id in with_deadline:
+                    self._check_deadline(job)
+                self._enter(job)
+                entered.add(job.id)
+            except (InvalidRequest, RateLimited) as error:
+                if job.idempotency is None or not is_known(self._db, job.tenant_id, job.idempotency):
+                    refused[job.id] = error
+        outcomes: dict[str, Accepted | Exception] = {**refused}
         try:
-            if has_deadline:
-                self._check_deadline(job)
-            self._enter(job)
-        except (InvalidRequest, RateLimited):
-            if job.idempotency is None or not is_known(self._db, job.tenant_id, job.idempotency):
-                raise
-            return store(job)
-        is_stored = False
-        try:
-            accepted = store(job)
-            is_stored = not accepted.replayed
-            return accepted
+            admitted = [job for job in jobs if job.id not in refused]
+            outcomes |= zip((job.id for job in admitted), store(admitted) if admitted else (), strict=True)
         finally:
-            self._leave(job, is_stored=is_stored)
+            self._leave([job for job in jobs if job.id in entered], outcomes)
+        return [outcomes[job.id] for job in jobs]
 
     def _check_deadline(self, job: NewJob) -> None:
         """Only a measured rate says that a deadline cannot be met; without one the job may try."""
@@ -122,13 +128,14 @@ class Room:
             self._refuse_over(found, job.tenant_id, load)
             _count(self._entering, job.tenant_id, load)
 
-    def _leave(self, job: NewJob, *, is_stored: bool) -> None:
-        load = Load(1, job.cost_tokens)
+    def _leave(self, jobs: Sequence[NewJob], outcomes: Mapping[str, object]) -> None:
         with self._lock:
-            _count(self._entering, job.tenant_id, Load() - load)
-            if is_stored:
-                _count(self._stored, job.tenant_id, load)
-                _count(self._stored_later, job.tenant_id, load)
+            for job in jobs:
+                load, outcome = Load(1, job.cost_tokens), outcomes.get(job.id)
+                _count(self._entering, job.tenant_id, Load() - load)
+                if isinstance(outcome, Accepted) and not outcome.replayed:
+                    _count(self._stored, job.tenant_id, load)
+                    _count(self._stored_later, job.tenant_id, load)
 
     def _refuse_over(self, found: Backlog, tenant_id: str, load: Load) -> None:
         for key, bound, whose in ((tenant_id, self._tenant, tenant_id), (_EVERYONE, self._everyone, None)):

@@ -16,6 +16,7 @@ from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.reading import JobReader
 from producer_api.room import Room
+from producer_api.submit import Submissions
 from store import redis as redis_store
 from store.db import Database
 from store.hub import Hub
@@ -54,6 +55,15 @@ class Runtime:
             ready_window=settings.ready_window,
         )
         self.metrics = Metrics()
+        self.submissions = Submissions(
+            settings,
+            self.db,
+            admission=self.admission,
+            catalog=self.catalog,
+            room=self.room,
+            intake=self.intake,
+            metrics=self.metrics,
+        )
         self.health = Health(settings)
 
     async def start(self) -> None:

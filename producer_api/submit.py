@@ -1,30 +1,66 @@
-"""The one use case behind every face: take a checked request in as a stored job, or refuse it with nothing stored.
+"""The one use case behind every face: take checked requests in as stored jobs, or refuse them with nothing stored.
 
-It blocks (Redis, Postgres, tokenizing) and is called in a thread. The order is from cheap to dear: rate limit, model,
+Requests that come together go together, from their rate limits to the commit: one question to Redis, one thread, one
+transaction, however many they are. Each gets its own outcome. The order is from cheap to dear: rate limit, model,
 webhook address, prompt and context window, token limit, room in the queue, and then the accept wave.
+
+One that would hold up the others (a retry, whose job is looked for; a long body; a model whose tokenizer is not loaded
+yet) goes the same way alone, in a thread of its own, and shares the commit.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import orjson
+from starlette.concurrency import run_in_threadpool
 
-from producer_api.requests import Origin
-from producer_api.runtime import Runtime
+from producer_api.admission import Admission, Headers
+from producer_api.catalog import Catalog
+from producer_api.gathering import Gathering
+from producer_api.intake import Intake
+from producer_api.metrics import Metrics
+from producer_api.room import Room
 from prompts.prompt import build_prompt, fit
 from store import jobs
 from store.addresses import check_url
-from store.errors import InvalidRequest
+from store.db import Database
+from store.errors import HeadraceError, InvalidRequest, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
 from store.payloads import GeneratePayload, GenerateRequest
 from store.registry import ModelVersion, queue_name
+from store.settings import Settings
+
+T = TypeVar("T")
 
 MAX_KEY_CHARS = 255
 
 RETRY_WITHIN_S = 600.0
 """How long a client that sends no Idempotency-Key may take to send a request again."""
+
+PACE_S = 0.02
+ENOUGH = 16
+"""Waves of submissions begin this far apart, or as soon as so many wait: what one waits at most to share a commit."""
+
+_LONG_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request to make a job came in, and what tells it from others.
+
+    ``fingerprint`` is of the API key, the route and the body to the byte. ``is_retry``: the client says that it has
+    sent this before and got no answer.
+    """
+
+    route: str
+    idempotency_key: str | None
+    fingerprint: str
+    is_retry: bool
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +76,169 @@ class Receipt:
     job: Job | None = None
 
 
-def submit(runtime: Runtime, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
-    """Store a job for the request. Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, Unavailable."""
-    idempotency = _idempotency(origin, request)
-    headers = runtime.admission.spend_request(principal)
-    version = runtime.catalog.resolve(request.model)
-    if origin.is_retry and idempotency is None:
-        sent_before = jobs.find_sent_before(runtime.db, principal.tenant_id, origin.fingerprint, RETRY_WITHIN_S)
-        if sent_before is not None:
-            return _receipt(runtime, version, sent_before, headers, replayed=True)
-    if request.webhook is not None:
-        check_url(request.webhook.url, runtime.settings)
-    num_tokens, payload = _prepare(runtime, version, request)
-    headers |= runtime.admission.spend_tokens(principal, num_tokens)
-    job = _new_job(runtime, principal, request, version, payload, num_tokens, idempotency, origin.fingerprint)
-    accepted = runtime.room.accept(job, runtime.intake.accept, has_deadline=request.deadline_ms is not None)
-    receipt = _receipt(runtime, version, accepted.job_id, headers, replayed=accepted.replayed)
-    return receipt if accepted.times is None else replace(receipt, job=jobs.just_accepted(job, accepted.times))
+@dataclass(slots=True)
+class _Draft:
+    """A request on its way to become a job. With an ``outcome`` it goes no further."""
+
+    principal: Principal
+    request: GenerateRequest
+    origin: Origin
+    idempotency: Idempotency | None = None
+    version: ModelVersion | None = None
+    payload: GeneratePayload | None = None
+    num_tokens: int = 0
+    headers: Headers = field(default_factory=dict)
+    outcome: Receipt | Exception | None = None
+
+    @property
+    def ended(self) -> Receipt | Exception:
+        """The outcome, which the last step has set if no other had."""
+        return self.outcome or ValueError("a step was left out")
 
 
-def _receipt(
-    runtime: Runtime, version: ModelVersion, job_id: str, headers: dict[str, str], *, replayed: bool
-) -> Receipt:
-    runtime.metrics.accepted.labels(version.model, str(replayed).lower()).inc()
-    if replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return Receipt(job_id, replayed, headers)
+class Submissions:
+    """Takes requests in."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        *,
+        admission: Admission,
+        catalog: Catalog,
+        room: Room,
+        intake: Intake,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._db = db
+        self._admission = admission
+        self._catalog = catalog
+        self._room = room
+        self._intake = intake
+        self._metrics = metrics
+        self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
+
+    async def submit(self, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
+        """Store a job for the request.
+
+        Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
+        """
+        draft = _Draft(principal, request, origin)
+        if not origin.is_retry and origin.num_bytes <= _LONG_BYTES and self._catalog.is_loaded(request.model):
+            return await self._gathering.join(draft)
+        (outcome,) = await run_in_threadpool(self._submit_all, [draft])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _submit_all(self, drafts: Sequence[_Draft]) -> list[Receipt | Exception]:
+        _each(drafts, _read_key)
+        _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
+        _each(drafts, self._look_up)
+        _each(drafts, self._prepare)
+        _spend(
+            drafts,
+            lambda going: self._admission.spend_all_tokens([(draft.principal, draft.num_tokens) for draft in going]),
+        )
+        self._store(drafts)
+        return [draft.ended for draft in drafts]
+
+    def _look_up(self, draft: _Draft) -> None:
+        """Find the model, and the job that a retry made when it came first."""
+        draft.version = self._catalog.resolve(draft.request.model)
+        if draft.origin.is_retry and draft.idempotency is None:
+            fingerprint = draft.origin.fingerprint
+            found = jobs.find_sent_before(self._db, draft.principal.tenant_id, fingerprint, RETRY_WITHIN_S)
+            if found is not None:
+                draft.outcome = self._receipt(draft, draft.version, found, replayed=True)
+
+    def _prepare(self, draft: _Draft) -> None:
+        """Check the webhook; note the prompt's length and what is stored, with ``max_tokens`` made a number."""
+        request, version = draft.request, _known(draft.version)
+        if request.webhook is not None:
+            check_url(request.webhook.url, self._settings)
+        draft.num_tokens = len(build_prompt(self._catalog.tokenizer(version), request.input))
+        max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
+        sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
+        draft.payload = GeneratePayload(input=request.input, sampling=sampling)
+
+    def _store(self, drafts: Sequence[_Draft]) -> None:
+        new = [(draft, self._new_job(draft)) for draft in drafts if draft.outcome is None]
+        with_deadline = {job.id for draft, job in new if draft.request.deadline_ms is not None}
+        accepted = self._room.accept([job for _, job in new], self._intake.accept, with_deadline=with_deadline)
+        for (draft, job), outcome in zip(new, accepted, strict=True):
+            if isinstance(outcome, Exception):
+                draft.outcome = outcome
+                continue
+            receipt = self._receipt(draft, _known(draft.version), outcome.job_id, replayed=outcome.replayed)
+            times = outcome.times
+            draft.outcome = receipt if times is None else replace(receipt, job=jobs.just_accepted(job, times))
+
+    def _receipt(self, draft: _Draft, version: ModelVersion, job_id: str, *, replayed: bool) -> Receipt:
+        self._metrics.accepted.labels(version.model, str(replayed).lower()).inc()
+        if replayed:
+            draft.headers["Idempotent-Replayed"] = "true"
+        return Receipt(job_id, replayed, draft.headers)
+
+    def _new_job(self, draft: _Draft) -> NewJob:
+        request, version, payload = draft.request, _known(draft.version), _known(draft.payload)
+        default_s = self._settings.default_deadline_s
+        return NewJob(
+            id=new_id("job"),
+            tenant_id=draft.principal.tenant_id,
+            task=request.task,
+            model=version.model,
+            model_version=version.version,
+            queue=queue_name(version.model, version.version),
+            service_class=request.service_class,
+            priority=request.priority,
+            payload=payload.model_dump(mode="json"),
+            input_tokens=draft.num_tokens,
+            cost_tokens=draft.num_tokens + (payload.sampling.max_tokens or 0),
+            metadata=request.metadata,
+            webhook=None if request.webhook is None else request.webhook.model_dump(mode="json"),
+            max_attempts=request.max_attempts or self._settings.default_max_attempts,
+            deadline_s=default_s if request.deadline_ms is None else request.deadline_ms / 1000,
+            idempotency=draft.idempotency,
+            # Decided by the accept wave, which looks at the ready window once for all its jobs.
+            announce=False,
+            fingerprint=draft.origin.fingerprint,
+        )
+
+
+def _known(value: T | None) -> T:
+    """Return what an earlier step has set: a draft without it has an outcome and is not going any more."""
+    if value is None:
+        raise ValueError("a step was left out")
+    return value
+
+
+def _each(drafts: Sequence[_Draft], step: Callable[[_Draft], None]) -> None:
+    """Take a step with each draft that is still going. Its failure is its own, but a service is away for all."""
+    going = [draft for draft in drafts if draft.outcome is None]
+    for draft in going:
+        try:
+            step(draft)
+        except Unavailable as error:
+            for each in going:
+                each.outcome = each.outcome or error
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller, who gets it raised
+            draft.outcome = error
+
+
+def _spend(drafts: Sequence[_Draft], spend: Callable[[Sequence[_Draft]], Sequence[Headers | HeadraceError]]) -> None:
+    going = [draft for draft in drafts if draft.outcome is None]
+    for draft, told in zip(going, spend(going), strict=True):
+        if isinstance(told, HeadraceError):
+            draft.outcome = told
+        else:
+            draft.headers |= told
+
+
+def _read_key(draft: _Draft) -> None:
+    draft.idempotency = _idempotency(draft.origin, draft.request)
 
 
 def _idempotency(origin: Origin, request: GenerateRequest) -> Idempotency | None:
@@ -76,46 +249,3 @@ def _idempotency(origin: Origin, request: GenerateRequest) -> Idempotency | None
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
     body = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
     return Idempotency(route=origin.route, key=key, fingerprint=hashlib.sha256(body).hexdigest())
-
-
-def _prepare(runtime: Runtime, version: ModelVersion, request: GenerateRequest) -> tuple[int, GeneratePayload]:
-    """Return the prompt's length and what is stored of the request, with ``max_tokens`` made a number."""
-    tokenizer = runtime.catalog.tokenizer(version)
-    num_tokens = len(build_prompt(tokenizer, request.input))
-    max_tokens = fit(version.context_window, num_tokens, request.sampling.max_tokens)
-    sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
-    return num_tokens, GeneratePayload(input=request.input, sampling=sampling)
-
-
-def _new_job(
-    runtime: Runtime,
-    principal: Principal,
-    request: GenerateRequest,
-    version: ModelVersion,
-    payload: GeneratePayload,
-    num_tokens: int,
-    idempotency: Idempotency | None,
-    fingerprint: str,
-) -> NewJob:
-    settings = runtime.settings
-    return NewJob(
-        id=new_id("job"),
-        tenant_id=principal.tenant_id,
-        task=request.task,
-        model=version.model,
-        model_version=version.version,
-        queue=queue_name(version.model, version.version),
-        service_class=request.service_class,
-        priority=request.priority,
-        payload=payload.model_dump(mode="json"),
-        input_tokens=num_tokens,
-        cost_tokens=num_tokens + (payload.sampling.max_tokens or 0),
-        metadata=request.metadata,
-        webhook=None if request.webhook is None else request.webhook.model_dump(mode="json"),
-        max_attempts=request.max_attempts or settings.default_max_attempts,
-        deadline_s=settings.default_deadline_s if request.deadline_ms is None else request.deadline_ms / 1000,
-        idempotency=idempotency,
-        # Decided by the wave, which looks at the ready window once for all its jobs.
-        announce=False,
-        fingerprint=fingerprint,
-    )

@@ -7,7 +7,7 @@ the rate, so that losing Redis neither opens the door nor shuts it.
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -35,6 +35,24 @@ class Decision:
     reset_s: float
 
 
+_NEVER = Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """``cost`` units of ``key`` that somebody wants; at most ``burst`` may be spent at once, by default a minute's."""
+
+    key: str
+    per_minute: int
+    cost: int = 1
+    burst: int | None = None
+
+    @property
+    def most(self) -> int:
+        """Units that may be spent at once."""
+        return self.burst or self.per_minute
+
+
 class Limiter:
     """Checks limits. Safe to use from many threads; never raises for a Redis that is away.
 
@@ -51,19 +69,26 @@ class Limiter:
         self._local = _LocalLimiter(clock)
 
     def check(self, key: str, *, per_minute: int, cost: int = 1, burst: int | None = None) -> Decision:
-        """Spend ``cost`` units of ``key`` if they fit; a refusal spends nothing.
+        """Spend ``cost`` units of ``key`` if they fit; a refusal spends nothing."""
+        return self.check_all([Spend(key, per_minute, cost, burst)])[0]
 
-        ``burst`` is how many units may be spent at once, a minute's worth unless given.
-        """
-        burst = burst or per_minute
-        if cost > burst:
-            return Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.0)
+    def check_all(self, spends: Sequence[Spend]) -> list[Decision]:
+        """Decide on each, in order and each by itself, with one question to Redis."""
+        possible = [spend for spend in spends if spend.cost <= spend.most]
+        decisions = iter(self._decide(possible) if possible else ())
+        return [next(decisions) if spend.cost <= spend.most else _NEVER for spend in spends]
+
+    def _decide(self, spends: Sequence[Spend]) -> list[Decision]:
         if not self._is_away():
             try:
-                return self._shared(key, per_minute, cost, burst)
+                return self._shared(spends)
             except AWAY:
                 self._note_failure()
-        return self._local.check(key, per_minute * _FALLBACK_SHARE, cost, max(burst * _FALLBACK_SHARE, cost))
+        return [self._alone(spend) for spend in spends]
+
+    def _alone(self, spend: Spend) -> Decision:
+        burst = max(spend.most * _FALLBACK_SHARE, spend.cost)
+        return self._local.check(spend.key, spend.per_minute * _FALLBACK_SHARE, spend.cost, burst)
 
     def _is_away(self) -> bool:
         return self._clock() < self._paused_until or (self._watch is not None and self._watch.is_away)
@@ -73,10 +98,14 @@ class Limiter:
         if self._watch is not None:
             self._watch.failed()
 
-    def _shared(self, key: str, per_minute: int, cost: int, burst: int) -> Decision:
-        reply = self._script(keys=[f"headrace:limit:{key}"], args=[60e6 / per_minute, burst, cost])
-        allowed, remaining, retry_us, reset_us = (int(value) for value in reply)
-        return Decision(bool(allowed), max(remaining, 0), retry_us / 1e6, reset_us / 1e6)
+    def _shared(self, spends: Sequence[Spend]) -> list[Decision]:
+        keys = [f"headrace:limit:{spend.key}" for spend in spends]
+        numbers = [number for spend in spends for number in (60e6 / spend.per_minute, spend.most, spend.cost)]
+        return [_decision(*map(int, answer)) for answer in self._script(keys=keys, args=numbers)]
+
+
+def _decision(allowed: int, remaining: int, retry_us: int, reset_us: int) -> Decision:
+    return Decision(bool(allowed), max(remaining, 0), retry_us / 1e6, reset_us / 1e6)
 
 
 class _LocalLimiter:

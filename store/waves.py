@@ -10,8 +10,8 @@ Knows threads and outcomes; knows nothing of what the call does. While one wave 
 Invariant, kept under the lock: if anyone waits, somebody leads. Seats are served in the order they were taken, and a
 leader serves its own wave only, so nobody leads for ever.
 
-A wave costs a commit, however many it carries. So under load a leader first lets others gather: waves begin at least
-``pace_s`` apart. Whoever comes when none has begun for that long is not kept waiting.
+A wave costs a commit, however many it carries. So under load a leader first lets others gather: waves begin ``pace_s``
+apart, or as soon as ``enough`` wait. Whoever comes when none has begun for that long is not kept waiting.
 """
 
 import time
@@ -40,10 +40,13 @@ class _Seat(Generic[T, R]):
     def is_served(self) -> bool:
         return bool(self.results) or self.error is not None
 
-    def take(self) -> R:
-        if self.error is not None:
-            raise self.error
-        return self.results[0]
+    @property
+    def outcome(self) -> R | Exception:
+        if self.error is None:
+            return self.results[0]
+        if isinstance(self.error, Exception):
+            return self.error
+        raise self.error
 
 
 class Wave(Generic[T, R]):
@@ -55,15 +58,18 @@ class Wave(Generic[T, R]):
         max_size: int = 256,
         *,
         pace_s: float = 0.0,
+        enough: int = 256,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
+        wait: Callable[[Event, float], object] = Event.wait,
     ) -> None:
         self._run = run
         self._max_size = max_size
         self._pace_s = pace_s
         self._clock = clock
-        self._sleep = sleep
+        self._enough = enough
+        self._wait = wait
         self._next_at = 0.0
+        self._is_enough = Event()
         self._lock = Lock()
         self._waiting: deque[_Seat[T, R]] = deque()
         self._led = False
@@ -74,16 +80,39 @@ class Wave(Generic[T, R]):
         Raises the item's own error. If the whole call fails, each item is tried alone, so that a bad one fails alone;
         Unavailable is nobody's fault and goes to everyone at once.
         """
-        seat: _Seat[T, R] = _Seat(item)
+        (outcome,) = self.join_all([item])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def join_all(self, items: Sequence[T]) -> list[R | Exception]:
+        """Wait for the waves that carry ``items``, in order; return each one's result or error."""
+        seats: list[_Seat[T, R]] = [_Seat(item) for item in items]
         with self._lock:
-            self._waiting.append(seat)
-            leads = not self._led
-            self._led = True
-        if not leads:
-            seat.woken.wait()
-        if not seat.is_served:
-            self._lead()
-        return seat.take()
+            self._waiting.extend(seats)
+            leads = bool(seats) and not self._led
+            self._led = self._led or leads
+            if not leads and len(self._waiting) >= self._enough:
+                self._is_enough.set()
+        try:
+            for seat in seats:
+                if not leads:
+                    seat.woken.wait()
+                leads = False
+                if not seat.is_served:
+                    self._lead()
+        except BaseException:
+            self._give_up(seats)
+            raise
+        return [seat.outcome for seat in seats]
+
+    def _give_up(self, seats: Sequence[_Seat[T, R]]) -> None:
+        """Take the seats of a caller who was interrupted out of the line; if one of them was to lead, the next does."""
+        with self._lock:
+            was_to_lead = any(seat in self._waiting and seat.woken.is_set() for seat in seats)
+            self._waiting = deque(seat for seat in self._waiting if seat not in seats)
+            if was_to_lead:
+                self._let_next_lead()
 
     def _lead(self) -> None:
         self._gather()
@@ -102,17 +131,26 @@ class Wave(Generic[T, R]):
                 seat.woken.set()
 
     def _gather(self) -> None:
-        """Wait for the time of the next wave; only the leader is here, so the time is nobody else's to change."""
+        """Wait for the time of the next wave, or until enough wait; only the leader is here, so the time is his."""
         if self._pace_s:
-            if (early_s := self._next_at - self._clock()) > 0:
-                self._sleep(early_s)
+            early_s = self._next_at - self._clock()
+            if early_s > 0 and not self._has_enough():
+                self._wait(self._is_enough, early_s)
             self._next_at = self._clock() + self._pace_s
+
+    def _has_enough(self) -> bool:
+        with self._lock:
+            self._is_enough.clear()
+            return len(self._waiting) >= self._enough
 
     def _hand_over(self) -> None:
         with self._lock:
-            self._led = bool(self._waiting)
-            if self._led:
-                self._waiting[0].woken.set()
+            self._let_next_lead()
+
+    def _let_next_lead(self) -> None:
+        self._led = bool(self._waiting)
+        if self._led:
+            self._waiting[0].woken.set()
 
     def _serve(self, seats: list[_Seat[T, R]]) -> None:
         try:

@@ -15,7 +15,7 @@ from producer_api.errors import DOCUMENTED
 from producer_api.following import wait_until_ended
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.runtime import Runtime
-from producer_api.submit import Receipt, submit
+from producer_api.submit import Receipt
 from producer_api.views import JobList, JobObject, JsonResponse, Timeline
 from store import jobs
 from store.errors import InvalidRequest
@@ -65,7 +65,7 @@ async def create_job(
 ) -> Response:
     """Store a job and answer 202 with where to look for it; it is on disk then."""
     wait_s = _wait_of(prefer)
-    receipt = await run_in_threadpool(submit, runtime, principal, body, origin)
+    receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     if wait_s is not None:
         job = await _wait(request, runtime, job, wait_s)

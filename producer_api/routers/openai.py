@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +16,6 @@ from producer_api.event_stream import PING, EventStream, Heartbeat, StreamAborte
 from producer_api.following import Ended, Event, Restarted, TextPiece, follow, wait_until_ended
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.runtime import Runtime
-from producer_api.submit import submit
 from producer_api.views import ObjectResponse
 from store.errors import HeadraceError
 from store.jobs import Job
@@ -51,7 +49,7 @@ async def create_chat_completion(
     """
     wanted = to_job(body)
     try:
-        receipt = await run_in_threadpool(submit, runtime, principal, wanted, origin)
+        receipt = await runtime.submissions.submit(principal, wanted, origin)
     except HeadraceError as error:
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)

@@ -6,7 +6,7 @@ import threading
 import pytest
 import redis
 
-from store.limits import Decision, Limiter
+from store.limits import Decision, Limiter, Spend
 from store.redis import connect
 
 
@@ -95,3 +95,14 @@ def test_redis_is_asked_again_when_it_is_back(redis_client: redis.Redis) -> None
     assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 0
     now = 2.0
     assert limiter.check("a", per_minute=60, cost=1, burst=4).remaining == 3
+
+
+def test_many_are_decided_in_order_with_one_question(limiter: Limiter, redis_client: redis.Redis) -> None:
+    limiter.check("warm", per_minute=60)
+    before = redis_client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    spends = [Spend("a", 60, 2, 3), Spend("a", 60, 2, 3), Spend("b", 60, 61), Spend("a", 60, 1, 3), Spend("c", 60)]
+    decisions = limiter.check_all(spends)
+    assert [decision.allowed for decision in decisions] == [True, False, False, True, True]
+    assert [decision.remaining for decision in decisions] == [1, 1, 0, 0, 59]
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
+    assert limiter.check_all([]) == []

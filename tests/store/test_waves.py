@@ -154,11 +154,11 @@ def test_many_threads_each_get_their_own_result_and_none_is_lost() -> None:
 def test_waves_begin_apart_and_nobody_waits_when_none_has_begun_lately() -> None:
     now, slept = [100.0], list[float]()
 
-    def sleep(seconds: float) -> None:
+    def wait(_enough: threading.Event, seconds: float) -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    wave: Wave[int, int] = Wave(double, pace_s=0.5, clock=lambda: now[0], sleep=sleep)
+    wave: Wave[int, int] = Wave(double, pace_s=0.5, clock=lambda: now[0], wait=wait)
     assert wave.join(1) == 2
     assert slept == []
     now[0] += 0.125
@@ -177,11 +177,11 @@ def test_callers_who_come_while_a_leader_waits_share_its_wave() -> None:
         calls.append(list(items))
         return double(items)
 
-    def sleep(_seconds: float) -> None:
+    def wait(_enough: threading.Event, _seconds: float) -> None:
         waiting.set()
         assert go.wait(10)
 
-    wave: Wave[int, int] = Wave(run, pace_s=0.5, clock=lambda: 100.0, sleep=sleep)
+    wave: Wave[int, int] = Wave(run, pace_s=0.5, clock=lambda: 100.0, wait=wait)
     assert wave.join(1) == 2
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(wave.join, 2)]
@@ -192,3 +192,52 @@ def test_callers_who_come_while_a_leader_waits_share_its_wave() -> None:
         go.set()
         assert [future.result(10) for future in futures] == [4, 6, 8]
     assert [sorted(call) for call in calls] == [[1], [2, 3, 4]]
+
+
+def test_a_wave_does_not_wait_when_enough_have_gathered() -> None:
+    gate = Gate(double)
+    # Nobody's time comes: only that enough wait lets a wave begin.
+    wave: Wave[int, int] = Wave(gate, pace_s=3600, enough=3)
+    futures = gather(wave, gate, [1, 2, 3])
+    assert futures[0].result(10) == 2
+    assert not futures[1].done()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(wave.join, 4).result(10) == 8
+    assert [future.result(10) for future in futures[1:]] == [4, 6]
+    assert gate.calls == [[1], [2, 3, 4]]
+
+
+def test_those_who_are_brought_together_get_an_outcome_each_and_in_order() -> None:
+    wave: Wave[int, int] = Wave(
+        lambda items: [InvalidRequest("odd") if item % 2 else item for item in items], max_size=2
+    )
+    first, second, *rest = wave.join_all([2, 3, 4, 6, 8])
+    assert (first, rest) == (2, [4, 6, 8])
+    assert isinstance(second, InvalidRequest)
+    assert wave.join_all([]) == []
+    assert not wave._led
+
+
+def test_a_caller_of_many_who_is_interrupted_leaves_the_line_to_others() -> None:
+    def run(items: Sequence[int]) -> list[int | HeadraceError]:
+        if 2 in items:
+            raise KeyboardInterrupt
+        return list(items)
+
+    gate = Gate(run)
+    wave: Wave[int, int] = Wave(gate, max_size=1)
+    pool = ThreadPoolExecutor(3)
+    first = pool.submit(wave.join, 1)
+    assert gate.entered.wait(10)
+    many = pool.submit(wave.join_all, [2, 3, 4])
+    while len(wave._waiting) < 3:
+        threading.Event().wait(0.001)
+    last = pool.submit(wave.join, 5)
+    while len(wave._waiting) < 4:
+        threading.Event().wait(0.001)
+    gate.opened.set()
+    with pytest.raises(KeyboardInterrupt):
+        many.result(10)
+    assert (first.result(10), last.result(10)) == (1, 5)
+    assert gate.calls == [[1], [2], [5]]
+    pool.shutdown()
