@@ -28,17 +28,22 @@ PUMP_S = 0.05
 SETTLE_S = 1.0
 """How long threads may take to end after their jobs were handed back."""
 
+HAND_BACK_S = 0.25
+"""What the hand back itself takes, so that the jobs are in the queue again when the drain's time is over."""
+
 Scalar = str | int | float | bool
 
 
 class Drain:
-    """When a stopping worker has to hand back: ``drain_s`` after the first request to stop, at once after the second.
+    """When a stopping worker has to hand back: so early that it is done ``drain_s`` after the first request to stop.
+
+    After the second request it is at once.
 
     ``request`` runs inside a signal handler: it only writes plain attributes and sets an event.
     """
 
     def __init__(self, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._drain_s = drain_s
+        self._wait_s = max(drain_s / 2, drain_s - HAND_BACK_S)
         self._clock = clock
         self._deadline: float | None = None
         self.requested = threading.Event()
@@ -46,7 +51,7 @@ class Drain:
     def request(self) -> None:
         """Ask to stop; asking again cuts the wait short."""
         now = self._clock()
-        self._deadline = now if self._deadline is not None else now + self._drain_s
+        self._deadline = now if self._deadline is not None else now + self._wait_s
         self.requested.set()
 
     @property

@@ -35,7 +35,10 @@ def recovery(history: History) -> Json:
         "kill_to_run_s": spread([to_run for _, to_run in back if to_run is not None]),
         "term_to_released_s": spread(released),
         "charged_without_a_kill": len(charged),
-        "user_errors": len(history.of_client("refused")) + len(history.of_client("gave_up")),
+        # Everybody is patient and asks for nothing bad, so a job that did not succeed is an error of ours as well.
+        "user_errors": len(history.of_client("refused"))
+        + len(history.of_client("gave_up"))
+        + sum(job.state != "succeeded" for job in history.jobs),
     }
 
 

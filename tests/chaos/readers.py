@@ -34,8 +34,10 @@ def cut_everywhere(seed: int, numbers: Iterator[int]) -> Iterator[Order]:
 def abandon(run: Run, load: LoadThread, num_readers: int) -> Json:
     """Open many streams, drop them all without reading to the end, and see whether the APIs let go of everything."""
     load.set_rate(0.5)
-    # Pools and caches grow to their size first, or they would look like what readers left behind.
-    asyncio.run(_open_and_leave(run, min(100, num_readers)))
+    alone = _held(run)
+    # Pools, caches and the allocator grow to their size first, which is that of as many readers as will come: Python
+    # gives little of it back to the system. What readers leave behind, each thousand would leave again.
+    asyncio.run(_open_and_leave(run, num_readers))
     run.wait(10)
     before = _held(run)
     peak = asyncio.run(_open_and_leave(run, num_readers))
@@ -43,7 +45,10 @@ def abandon(run: Run, load: LoadThread, num_readers: int) -> Json:
     while time.monotonic() < until and any(_held(run)[name] > before[name] + SLACK[name] for name in SLACK):
         run.wait(0.5)
     after = _held(run)
-    figures = {name: {"before": before[name], "open": peak[name], "after": after[name]} for name in before}
+    figures = {
+        name: {"alone": alone[name], "before": before[name], "open": peak[name], "after": after[name]}
+        for name in before
+    }
     return {"abandoned_readers": num_readers, **figures}
 
 

@@ -72,7 +72,9 @@ def test_sigterm_hands_back_in_time_without_charging(bench: Bench, start_worker:
     began = time.monotonic()
     worker.signal(signal.SIGTERM)
     assert worker.wait_exit() == 0
-    assert 1.0 <= time.monotonic() - began < 5.0, "the drain of a second, and what it takes to write"
+    assert 0.75 <= time.monotonic() - began < 5.0, (
+        "the drain of a second less what the hand back takes, and what it takes to end"
+    )
     rows = bench.query("SELECT state, attempt, owner, announced_at FROM jobs")
     assert {tuple(row) for row in rows} == {("queued", 0, None, None)}, "free, unannounced, not charged"
     assert worker.events("handed_back")[0]["num_jobs"] == 8
