@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
+from queue import SimpleQueue
 from threading import Event, Lock
 from typing import Generic, TypeVar
 
@@ -27,12 +28,26 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class _Bell:
+    """What one caller sleeps by. Half the price of an Event, of which a job would need several."""
+
+    def __init__(self) -> None:
+        self._rings: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        self._rings.put(None)
+
+    def wait(self) -> None:
+        self._rings.get()
+
+
 class _Seat(Generic[T, R]):
     """One waiting caller. Woken either with an outcome, or without one to lead the next wave."""
 
     def __init__(self, item: T) -> None:
         self.item = item
-        self.woken = Event()
+        self.woken = _Bell()
+        self.leads = False
         self.results: list[R] = []
         self.error: BaseException | None = None
 
@@ -91,7 +106,8 @@ class Wave(Generic[T, R]):
         with self._lock:
             self._waiting.extend(seats)
             leads = bool(seats) and not self._led
-            self._led = self._led or leads
+            if leads:
+                self._led = seats[0].leads = True
             if not leads and len(self._waiting) >= self._enough:
                 self._is_enough.set()
         try:
@@ -109,7 +125,7 @@ class Wave(Generic[T, R]):
     def _give_up(self, seats: Sequence[_Seat[T, R]]) -> None:
         """Take the seats of a caller who was interrupted out of the line; if one of them was to lead, the next does."""
         with self._lock:
-            was_to_lead = any(seat in self._waiting and seat.woken.is_set() for seat in seats)
+            was_to_lead = any(seat in self._waiting and seat.leads for seat in seats)
             self._waiting = deque(seat for seat in self._waiting if seat not in seats)
             if was_to_lead:
                 self._let_next_lead()
@@ -128,7 +144,7 @@ class Wave(Generic[T, R]):
         finally:
             self._hand_over()
             for seat in seats:
-                seat.woken.set()
+                seat.woken.ring()
 
     def _gather(self) -> None:
         """Wait for the time of the next wave, or until enough wait; only the leader is here, so the time is his."""
@@ -150,7 +166,8 @@ class Wave(Generic[T, R]):
     def _let_next_lead(self) -> None:
         self._led = bool(self._waiting)
         if self._led:
-            self._waiting[0].woken.set()
+            self._waiting[0].leads = True
+            self._waiting[0].woken.ring()
 
     def _serve(self, seats: list[_Seat[T, R]]) -> None:
         try:
