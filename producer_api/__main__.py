@@ -13,7 +13,7 @@ import uvicorn
 from producer_api.app import create_app
 from producer_api.health import OK, Health
 from producer_api.runtime import Runtime
-from store import failpoints
+from store import failpoints, interpreter
 from store.addresses import parse_networks
 from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
@@ -107,6 +107,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     host, port = listener.getsockname()[:2]
+    interpreter.settle()
     _log.info("api_started", host=host, port=port)
     try:
         _Server(config, app.state.runtime).run(sockets=[listener])

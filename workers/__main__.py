@@ -12,7 +12,7 @@ from functools import partial
 
 from models.load import load_runner, with_faults
 from prompts.tokenizer import tokenizer_for
-from store import failpoints
+from store import failpoints, interpreter
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError
 from store.ids import new_id
@@ -64,6 +64,7 @@ def run(settings: Settings, model: LoadedModel, *, name: str | None, concurrency
     host = Host(settings, model, owner=f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}", max_jobs=threads)
     worker = build_worker(settings, host, queue=model.queue, hostname=hostname, concurrency=threads)
     host.start()
+    interpreter.settle()
     try:
         worker.start()
     finally:
