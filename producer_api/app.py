@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
@@ -27,6 +28,21 @@ Every request under `/v1/` needs `Authorization: Bearer hr_...`. Every error has
 """
 
 
+class Application(FastAPI):
+    """FastAPI behind our layers. Inside, where it would put them, every request first passes four of its own."""
+
+    def __init__(self, runtime: Runtime, **options: Any) -> None:
+        super().__init__(**options)
+        self.state.runtime = runtime
+        self._front: ASGIApp = super().__call__
+        for layer in reversed(_LAYERS):
+            self._front = layer(self._front, runtime=runtime)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or start and stop."""
+        await self._front(scope, receive, send)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the application for these settings; connections are opened when it starts, not here."""
     runtime = Runtime(settings)
@@ -39,16 +55,15 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await runtime.stop()
 
-    app = FastAPI(
+    app = Application(
+        runtime,
         title="Headrace",
         version=version("headrace"),
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        middleware=[Middleware(layer, runtime=runtime) for layer in _LAYERS],
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
     )
-    app.state.runtime = runtime
     for routes in (jobs, stream, queues, dead_letters, openai, models, webhooks, health):
         app.include_router(routes.router)
     return app
