@@ -148,6 +148,10 @@ class Host:
         self._health_db.close()
         self._redis.close()
 
+    def run(self, job_id: str) -> None:
+        """Run a job to its outcome. Raises nothing."""
+        self.executor.run(job_id)
+
     def revoke(self, task_id: str) -> None:
         """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
         self.leases.cancel(task_id)

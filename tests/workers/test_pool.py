@@ -10,6 +10,7 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import Hub
 
+from store.queue import TASK
 from workers.admission import Admission
 from workers.pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
 from workers.watchdog import DrainKeeper
@@ -30,9 +31,14 @@ class Tenant:
     def __init__(self, drain_s: float) -> None:
         self.admission = Admission(Roomy(), max_jobs=10, max_slots=10, block_tokens=16)
         self.drain = Drain(drain_s)
+        self.ran: list[str] = []
         self.revoked: list[str] = []
         self.let_go = threading.Event()
         self.handed_back = 0
+
+    def run(self, job_id: str) -> None:
+        self.admission.entered(16)
+        self.ran.append(job_id)
 
     def revoke(self, task_id: str) -> None:
         self.revoked.append(task_id)
@@ -101,6 +107,16 @@ def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, tenant: 
     job.ended.result(5)
     assert (accepted, results) == ([job.number], ["water"])
     assert (pool.info["in-flight"], tenant.admission.in_flight) == (0, 0)
+
+
+def test_a_job_is_run_past_celerys_tracer(pool: EnginePool, tenant: Tenant) -> None:
+    traced: list[object] = []
+    results: list[tuple[int, str, float]] = []
+    args = (TASK, "job_1", {}, b"not decoded again", "application/json", "utf-8")
+    pool.apply_async(lambda *_: traced.append(1), args, callback=results.append, correlation_id="job_1").ended.result(5)
+    ((failed, result, runtime),) = results
+    assert (tenant.ran, traced, failed, result, runtime >= 0) == (["job_1"], [], 0, "None", True)
+    assert tenant.admission.in_flight == 0
 
 
 def test_a_target_that_raises_leaves_nothing_behind(pool: EnginePool, tenant: Tenant) -> None:
