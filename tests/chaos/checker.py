@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from tests.chaos.causes import Causes
 from tests.chaos.history import History, Job
 from tests.chaos.oracle import answer
 from tests.chaos.streams import read_stream
@@ -140,8 +141,9 @@ def wrong_output(history: History) -> Iterator[str]:
 
 
 def poison(history: History) -> Iterator[str]:
-    """A job that kills workers fails ``poison`` after at most three of them; nobody else does."""
+    """A job that kills workers fails ``poison`` after at most three of them; nobody else does, unless struck thrice."""
     marks = _marks(history)
+    causes = Causes(history, frozenset(job.id for job in history.jobs if marks.get(job.prompt) in POISONOUS))
     by_old = {one.job for one in history.attempts if one.worker.startswith("old-")}
     for job in history.jobs:
         mark = marks.get(job.prompt)
@@ -151,7 +153,7 @@ def poison(history: History) -> Iterator[str]:
                 yield f"{job.id} ({mark}) is {job.state} {job.code}, not poison"
             if job.crashes > 3:
                 yield f"{job.id} ({mark}) took {job.crashes} workers along"
-        elif job.code == "poison":
+        elif job.code == "poison" and not causes.explain(job.id):
             yield f"{job.id} is innocent and failed as poison"
 
 

@@ -47,6 +47,12 @@ class Attempt:
     ended_at: float | None = None
     outcome: str | None = None
 
+    @property
+    def pid(self) -> str:
+        """The worker's process: a worker calls itself name@host:pid:boot."""
+        parts = self.worker.split(":")
+        return parts[1] if len(parts) > 2 else ""
+
 
 @dataclass(frozen=True)
 class Delivery:

@@ -11,7 +11,7 @@ import redis
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.history import History
-from tests.chaos.report import Json, pid_of, recoveries, spread
+from tests.chaos.report import Json, recoveries, spread
 from tests.chaos.soak import Run, database_of
 from tests.chaos.streams import read_stream
 
@@ -24,12 +24,10 @@ def recovery(history: History) -> Json:
     released = [
         one.ended_at - asked
         for one in history.attempts
-        if one.outcome == "released"
-        and one.ended_at
-        and one.ended_at > (asked := asked_at.get(pid_of(one.worker), 1e12))
+        if one.outcome == "released" and one.ended_at and one.ended_at > (asked := asked_at.get(one.pid, 1e12))
     ]
     # Only a kill may cost an attempt: whoever is asked to end gives its jobs back.
-    charged = [one for one in history.attempts if one.outcome == "worker_lost" and pid_of(one.worker) not in killed]
+    charged = [one for one in history.attempts if one.outcome == "worker_lost" and one.pid not in killed]
     return {
         "kill_to_queue_s": spread([to_queue for to_queue, _ in back]),
         "kill_to_run_s": spread([to_run for _, to_run in back if to_run is not None]),

@@ -72,7 +72,7 @@ def recoveries(history: History) -> Iterator[tuple[float, float | None]]:
             died_at[str(event["pid"])] = event["t"]
     following = _following(history.attempts)
     for one in history.attempts:
-        fell_at = died_at.get(pid_of(one.worker))
+        fell_at = died_at.get(one.pid)
         if one.outcome == "worker_lost" and fell_at is not None and one.ended_at and one.ended_at > fell_at:
             later = following.get((one.job, one.epoch))
             yield one.ended_at - fell_at, None if later is None else later.started_at - fell_at
@@ -87,12 +87,6 @@ def _following(attempts: Sequence[Attempt]) -> dict[tuple[str, int], Attempt]:
         ours.sort(key=lambda one: one.epoch)
         pairs |= {(one.job, one.epoch): later for one, later in pairwise(ours)}
     return pairs
-
-
-def pid_of(worker: str) -> str:
-    """A worker calls itself name@host:pid:boot."""
-    parts = worker.split(":")
-    return parts[1] if len(parts) > 2 else ""
 
 
 def spread(values: Sequence[float]) -> Json:
