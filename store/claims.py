@@ -16,7 +16,16 @@ from store.db import Database, dump_json
 from store.errors import InvalidRequest
 from store.failpoints import failpoint
 from store.states import JobState
-from store.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
+from store.terminal import (
+    COMPLETED_AFTER,
+    CONCLUDED,
+    DEAD_LETTER_CODES,
+    ENDED,
+    ERROR_AFTER,
+    STATE_AFTER,
+    conclude,
+    verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +172,8 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
     return Renewal(held=frozenset(row.id for row in rows), cancelled=frozenset(row.id for row in rows if row.cancelled))
 
 
-_FINISH = text("""
+# The outcome and all that it leaves behind in one statement, which is a transaction by itself.
+_FINISH = text(f"""
 WITH done AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, lineage jsonb)
@@ -177,13 +187,12 @@ WITH done AS (
         completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL
     FROM done JOIN held USING (id)
     WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
-    RETURNING jobs.id
+    RETURNING {ENDED}
 ), streams AS (
     INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage)
     SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas), done.lineage FROM done JOIN ended USING (id)
     WHERE jsonb_array_length(done.deltas) > 0
-)
-SELECT id FROM ended
+), {CONCLUDED}
 """)
 
 
@@ -191,9 +200,9 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     """End the jobs and return the ids of those that were still ours; a stale epoch's result is refused."""
     failpoint("finish.before")
     rows = list({finish.job_id: _row(finish) for finish in reversed(finishes)}.values())
-    with db.begin() as connection:
-        ended = connection.execute(_FINISH, {"rows": _encode(rows)}).scalars().all()
-        conclude(connection, ended)
+    values = {"rows": _encode(rows), "dead": list(DEAD_LETTER_CODES)}
+    with db.autocommit() as connection:
+        ended = connection.execute(_FINISH, values).scalars().all()
     failpoint("finish.committed")
     return set(ended)
 

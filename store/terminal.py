@@ -1,7 +1,8 @@
 """What every terminal transition leaves behind: the terminal row, the closed attempt, the event, the webhook outbox.
 
-Called in the transaction that moved the job rows, whoever moved them (worker, canceller, sweep). A second terminal row
-for a job violates the primary key and takes that whole transaction back.
+Called in the transaction that moved the job rows, whoever moved them (canceller, sweep, worker); the finish, which is
+nearly all of them, says it in the statement that moves them. A second terminal row for a job violates the primary key
+and takes the whole transaction back.
 """
 
 from collections.abc import Sequence
@@ -38,12 +39,10 @@ ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN j
         WHEN 'poison' THEN 'every worker that ran this job died, the last one while it ran it alone'
         ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
 
-# One delivery for each (job, URL): a tenant's endpoint wins over the same URL given with the job.
-_CONCLUDE = text("""
-WITH ended AS (
-    SELECT id, tenant_id, queue, state, epoch, error, 'job.' || state AS type, webhook ->> 'url' AS url
-    FROM jobs WHERE id = ANY(CAST(:ids AS text[]))
-), terminal AS (
+# What a statement with a table ``ended`` goes on with, whose rows are the jobs that are terminal now. One delivery for
+# each (job, URL): a tenant's endpoint wins over the same URL given with the job.
+CONCLUDED = """
+terminal AS (
     INSERT INTO job_terminal (job_id, state, epoch) SELECT id, state, epoch FROM ended
 ), closed AS (
     UPDATE attempts SET ended_at = clock_timestamp(), outcome = ended.state, error = ended.error
@@ -63,13 +62,21 @@ WITH ended AS (
     WHERE endpoint.disabled_at IS NULL AND endpoint.events && ARRAY[ended.type, '*']::varchar[]
     UNION ALL
     SELECT id, tenant_id, type, NULL, url FROM ended WHERE url IS NOT NULL
+), told AS (
+    INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
+    SELECT DISTINCT ON (job_id, url)
+        'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, type
+    FROM receivers
+    ORDER BY job_id, url, endpoint_id NULLS LAST
 )
-INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
-SELECT DISTINCT ON (job_id, url)
-    'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, type
-FROM receivers
-ORDER BY job_id, url, endpoint_id NULLS LAST
-""")
+SELECT id FROM ended
+"""
+
+# The columns of ``ended``, of a row of ``jobs`` as it is now.
+ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error, 'job.' || jobs.state AS type,
+    jobs.webhook ->> 'url' AS url"""
+
+_CONCLUDE = text(f"WITH ended AS (SELECT {ENDED} FROM jobs WHERE id = ANY(CAST(:ids AS text[]))), {CONCLUDED}")
 
 
 def conclude(connection: Connection, job_ids: Sequence[str]) -> None:
