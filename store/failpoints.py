@@ -137,7 +137,8 @@ def _strike(arming: Arming) -> None:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: one that is sent to the process stops another thread first, and this one a little later.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         case "exit":
             os._exit(EXIT_CODE)
         case "raise":

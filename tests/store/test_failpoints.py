@@ -89,6 +89,36 @@ def test_a_process_stands_still_there(action: str, state: int) -> None:
         process.wait()
 
 
+STOPS_OFTEN = """
+import os, threading
+from store import failpoints
+
+failpoints.install("claim.done=stop*")
+
+def work():
+    while True:
+        failpoints.failpoint("claim.done")
+        os.write(2, b"x")
+
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_stands_still_there_and_not_a_little_later() -> None:
+    process = subprocess.Popen([sys.executable, "-c", STOPS_OFTEN], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    os.set_blocking(process.stderr.fileno(), False)
+    try:
+        for number in range(30):
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            assert (process.stderr.read() or b"") == (b"x" if number else b""), "what follows the place was done"
+            process.send_signal(signal.SIGCONT)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 def test_what_the_settings_mean() -> None:
     assert failpoints.parse_failpoints("claim.done=kill@2*, renew.before=sleep:20") == (
         Arming("claim.done", "kill", nth=2, repeats=True),
