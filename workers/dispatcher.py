@@ -78,6 +78,10 @@ class Hearing:
             self._pardoned_until = now + self._pardon_s
         self._heard_at = now
 
+    def refused(self, now: float) -> None:
+        """Note that Postgres answered and would not write, its disk being full: no lease was renewed then either."""
+        self._pardoned_until = now + self._pardon_s
+
     def blames(self, now: float) -> bool:
         """True if a lease that has run out is its worker's fault."""
         return now >= self._pardoned_until
@@ -222,7 +226,11 @@ class Dispatcher:
         self._db.ping()
         self._hearing.heard(time.monotonic())
         blame = self._hearing.blames(time.monotonic())
-        swept = sweeps.sweep_leases(self._db, SWEEP_ROWS, blame=blame)
+        try:
+            swept = sweeps.sweep_leases(self._db, SWEEP_ROWS, blame=blame)
+        except Unavailable:
+            self._hearing.refused(time.monotonic())
+            raise
         if swept.requeued or swept.ended:
             counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
             log.info("dispatcher.leases_swept", blamed=blame, **counts)

@@ -22,6 +22,7 @@ from store import queues, sweeps
 from store.backlog import read_backlog
 from store.claims import claim
 from store.db import Database
+from store.errors import Unavailable
 from store.hub import Hub
 from store.ids import new_id
 from store.jobs import Job, NewJob, accept, get
@@ -329,6 +330,37 @@ def test_jobs_that_postgres_kept_from_renewing_run_on_in_company(
     (job_id,) = submit(1)
     claim(db, "alive", QUEUE, [job_id], lease_s=0.01)
     time.sleep(0.2)  # as long without a look at Postgres as if it had not answered
+    dispatcher.sweep_leases()
+    dispatcher.top_up()
+    assert hinted(redis_client) == [job_id]
+
+
+@contextmanager
+def full_disk(db: Database) -> Iterator[None]:
+    """Let Postgres answer questions, and change no job."""
+    with db.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
+            )
+        )
+        connection.execute(text("CREATE TRIGGER full_disk BEFORE UPDATE ON jobs EXECUTE FUNCTION refuse()"))
+    try:
+        yield
+    finally:
+        with db.begin() as connection:
+            connection.execute(text("DROP FUNCTION refuse CASCADE"))
+
+
+def test_nor_are_they_after_its_disk_was_full(
+    db: Database, make: Make, submit: Submit, redis_client: redis.Redis
+) -> None:
+    dispatcher = make()
+    (job_id,) = submit(1)
+    claim(db, "alive", QUEUE, [job_id], lease_s=0.01)
+    with full_disk(db), pytest.raises(Unavailable):
+        dispatcher.sweep_leases()
     dispatcher.sweep_leases()
     dispatcher.top_up()
     assert hinted(redis_client) == [job_id]
