@@ -1,15 +1,25 @@
-"""Who took a worker from a job: the nemesis's signal to that process, or a job that kills whatever runs it.
+"""Who took a worker from a job: a stroke of the nemesis, or a job that kills whatever runs it.
 
-Three deaths make a job poison, and no system can tell whose fault they were. So a job that asked for nothing bad may
-be condemned by three different strokes of the nemesis; by less it may not, and by one poison job only once.
+Three deaths make a job poison, and no system can tell whose fault they were: a worker that is cut off from Postgres for
+longer than a lease looks dead as well. So a job that asked for nothing bad may be condemned by three different strokes
+of the nemesis; by less it may not, and by one poison job only once.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from tests.chaos.history import Attempt, History
 
 MAX_CRASHES = 3
 DEADLY = frozenset({"SIGKILL", "SIGSTOP"})
+# A worker that was stopped at a failpoint is not struck by a signal, but goes on by one, at most so much later.
+STOOD_STILL_S = 15.0
+# What keeps a living worker from Postgres.
+KEEPS_AWAY = frozenset({"connections_out", "disk_full"})
+VIOLENT = frozenset({70, 86, -9})
+# A hung engine's lease is gone some seconds before its process is.
+SOON_S = 6.0
+
 Cause = tuple[str, object]
 
 
@@ -18,9 +28,14 @@ class Causes:
 
     def __init__(self, history: History, poisonous: frozenset[str]) -> None:
         self._signals = defaultdict(list)
+        self._went_on = defaultdict(list)
         for event in history.of_nemesis("signal"):
             if event["member"] == "worker" and event["signal"] in DEADLY:
                 self._signals[str(event["pid"])].append(float(event["t"]))
+            elif event["member"] == "worker" and event["signal"] == "SIGCONT":
+                self._went_on[str(event["pid"])].append(float(event["t"]))
+        self._ends = {str(one["pid"]): one for one in history.of_nemesis("exit") if one["code"] in VIOLENT}
+        self._outages = list(_outages(history))
         self._of_job = defaultdict(list)
         self._killers = defaultdict(list)
         for one in history.attempts:
@@ -30,15 +45,35 @@ class Causes:
 
     def explain(self, job: str) -> bool:
         """True if the job met so many different strokes that it had to be taken for poison."""
-        lost = [one for one in self._of_job[job] if one.outcome != "succeeded"]
-        return len({cause for one in lost if (cause := self._of(one)) is not None}) >= MAX_CRASHES
+        lost = [set(self._of(one)) for one in self._of_job[job] if one.outcome != "succeeded"]
+        return _most_different([causes for causes in lost if causes]) >= MAX_CRASHES
 
-    def _of(self, attempt: Attempt) -> Cause | None:
-        until = attempt.ended_at or float("inf")
-        for at in self._signals[attempt.pid]:
-            if attempt.started_at <= at <= until:
-                return "signal", at
+    def _of(self, attempt: Attempt) -> Iterator[Cause]:
+        began, ended = attempt.started_at, attempt.ended_at or float("inf")
+        yield from (("signal", at) for at in self._signals[attempt.pid] if began <= at <= ended)
+        yield from (("signal", at) for at in self._went_on[attempt.pid] if began <= at <= ended + STOOD_STILL_S)
         for killer in self._killers[attempt.worker]:
-            if killer.started_at <= until and attempt.started_at <= (killer.ended_at or float("inf")):
-                return "poison", killer.job
-        return None
+            if killer.started_at <= ended and began <= (killer.ended_at or float("inf")):
+                yield "poison", killer.job
+        end = self._ends.get(attempt.pid)
+        if attempt.outcome == "worker_lost" and (end is None or end["t"] > ended + SOON_S):
+            yield from (("outage", since) for since, until in self._outages if since <= ended and began <= until)
+
+
+def _outages(history: History) -> Iterator[tuple[float, float]]:
+    """When workers could not reach Postgres, or not well."""
+    overs = defaultdict(list)
+    for event in history.of_nemesis("strike_over"):
+        overs[event["fault"]].append(float(event["t"]))
+    for event in history.of_nemesis("strike"):
+        fault, since = event["fault"], float(event["t"])
+        if (fault.startswith("postgres_") or fault in KEEPS_AWAY) and event["target"] not in ("api", "dispatcher"):
+            yield since, min((at for at in overs[fault] if at >= since), default=float("inf"))
+
+
+def _most_different(lost: Sequence[set[Cause]], taken: frozenset[Cause] = frozenset()) -> int:
+    """Return for how many of the attempts a cause can be found that explains no other one."""
+    if not lost:
+        return 0
+    first, rest = lost[0], lost[1:]
+    return max([_most_different(rest, taken), *(1 + _most_different(rest, taken | {one}) for one in first - taken)])

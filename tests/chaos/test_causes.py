@@ -42,6 +42,31 @@ def test_so_do_two_and_a_poison_job_beside_it() -> None:
     assert explains(signals(1), beside(LOST[1], "poison_1"), beside(LOST[2], "poison_2"))
 
 
+def outage(pid: int, fault: str = "postgres_half_open", target: str = "worker") -> list[dict[str, Any]]:
+    """Workers cannot reach Postgres while this one runs the job."""
+    since = 10.0 * pid + 1
+    return [
+        {"t": since, "kind": "strike", "fault": fault, "target": target, "for_s": 3.0},
+        {"t": since + 3, "kind": "strike_over", "fault": fault},
+    ]
+
+
+def test_so_do_outages_that_the_worker_outlived_and_a_pause_at_a_failpoint() -> None:
+    went_on = {"t": 45.0, "kind": "signal", "member": "worker", "name": "worker-3", "pid": 3, "signal": "SIGCONT"}
+    assert explains([*outage(1), *outage(2, "connections_out", "postgres"), went_on])
+    assert not explains([*outage(1), *outage(1), went_on]), "one outage may cost it one"
+    assert not explains([*outage(1), *outage(2, target="api"), went_on]), "the worker met with none"
+    died = {"t": 27.0, "kind": "exit", "member": "worker", "name": "worker-2", "pid": 2, "code": 86}
+    assert not explains([*outage(1), *outage(2), went_on, died]), "a worker that died was not merely cut off"
+
+
+def test_one_stroke_explains_one_attempt_only() -> None:
+    both = [{"t": 11.0, "kind": "strike", "fault": "postgres_stall", "target": "postgres", "for_s": 30.0}]
+    assert not explains([*both, *signals(3)])
+    assert explains([*both, *signals(2, 3)])
+    assert explains([*both, *signals(1, 2)])
+
+
 def test_nothing_less_does() -> None:
     assert not explains([])
     assert not explains(signals(1, 2))
