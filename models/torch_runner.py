@@ -4,13 +4,14 @@ Owns the weights, the cache's tensors and the sampling state. A request whose nu
 from then on, and its blocks are wiped, so that the others never see what it wrote.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from models.batch import Batch, BatchBuilder
+from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.llama import LlamaModel
 from models.kv_cache import KvCache
@@ -69,6 +70,20 @@ class TorchRunner:
             outcome = self._compute(self._batches.build(plan))
             self._contain(outcome.broken)
         return [self._sampled(row.request.id, outcome) for row in plan.rows if row.sample]
+
+    @torch.inference_mode()
+    def score(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the logits after each of ``tokens``, (n, vocab) in float32, in one pass that overwrites the cache.
+
+        For a runner that serves no request now. Raises ValueError if the tokens do not fit.
+        """
+        if not 0 < len(tokens) <= min(self.context_window, self.num_blocks * self.block_tokens):
+            raise ValueError(f"{len(tokens)} tokens do not fit a context of {self.context_window} in this cache")
+        request = EngineRequest("score", tuple(tokens), SamplingParams(max_tokens=1))
+        blocks = range(-(-len(tokens) // self.block_tokens))
+        plan = StepPlan((Row(request, tokens, 0, blocks, (), sample=False),))
+        with _errors_named():
+            return self._model.logits(self._model.forward(self._batches.build(plan), self._cache))
 
     def forget(self, request_id: str) -> None:
         """Drop whatever is kept for a request that has ended."""
