@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from models.attention import attend
+from models.attention import PLAIN, Scores, attend
 from models.batch import BatchBuilder
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
@@ -23,7 +23,7 @@ def cache() -> KvCache:
     )  # fmt: skip
 
 
-def slow(qkv: torch.Tensor, span: int | None) -> torch.Tensor:
+def slow(qkv: torch.Tensor, span: int | None, scores: Scores) -> torch.Tensor:
     """(tokens, heads + 2 * kv_heads, dim) of one request's whole text to (tokens, heads * dim)."""
     num_tokens = qkv.shape[0]
     found = torch.zeros(num_tokens, HEADS, DIM)
@@ -33,12 +33,26 @@ def slow(qkv: torch.Tensor, span: int | None) -> torch.Tensor:
             shared = head // (HEADS // KV_HEADS)
             keys = qkv[first : at + 1, HEADS + shared]
             values = qkv[first : at + 1, HEADS + KV_HEADS + shared]
-            found[at, head] = (keys @ qkv[at, head] / math.sqrt(DIM)).softmax(0) @ values
+            products = keys @ qkv[at, head] * (scores.scale or 1 / math.sqrt(DIM))
+            if scores.softcap:
+                products = scores.softcap * torch.tanh(products / scores.softcap)
+            found[at, head] = products.softmax(0) @ values
     return found.view(num_tokens, -1)
 
 
-@pytest.mark.parametrize("span", [None, 1, 5, 1000])
-def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None) -> None:
+@pytest.mark.parametrize(
+    ("span", "scores"),
+    [
+        (None, PLAIN),
+        (1, PLAIN),
+        (5, PLAIN),
+        (1000, PLAIN),
+        (None, Scores(scale=0.2)),
+        (5, Scores(softcap=1.5)),
+        (None, Scores(scale=1.0, softcap=2.0)),
+    ],
+)
+def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, scores: Scores) -> None:
     """Requests of 1 to 60 tokens enter in chunks of random sizes, with blocks in random order."""
     draw = random.Random(6)
     lengths = [1, 2, 60, 41, 40, 39, 17, 8, 4, 3, 25, 33]
@@ -64,13 +78,13 @@ def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None) -
         batch = builder.build(StepPlan(tuple(rows)))
         assert sorted(batch.ends)[-1] + 1 == sum(len(each.tokens) for each in rows)
         parts = [texts[int(each.request.id)][each.start : each.start + len(each.tokens)] for each in batch.rows]
-        result = attend(torch.cat(parts), HEADS, batch, store, 0, span)
+        result = attend(torch.cat(parts), HEADS, batch, store, 0, span, scores)
         for each, end in zip(batch.rows, batch.ends, strict=True):
             n, size = int(each.request.id), len(each.tokens)
             found[n][each.start : each.start + size] = result[end + 1 - size : end + 1]
             done[n] += size
     for text, mine in zip(texts, found, strict=True):
-        assert torch.allclose(mine, slow(text, span), atol=1e-5)
+        assert torch.allclose(mine, slow(text, span, scores), atol=1e-5)
 
 
 def test_rows_of_very_different_context_are_not_padded_to_the_longest() -> None:
