@@ -100,17 +100,17 @@ class TorchRunner:
         # One number a token, NaN or infinite if any of its values is.
         is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
         rows = [row for row in batch.rows if row.sample]
-        tokens: list[int] = []
-        if rows:
-            ends = [end for row, end in zip(batch.rows, batch.ends, strict=True) if row.sample]
-            picked = self._batches.send(ends)
-            logits = self._model.logits(hidden[picked])
-            is_finite[picked] &= logits.sum(dim=-1).isfinite()
-            tokens = self._sampler.sample(logits, rows).tolist()
-        chosen = {row.request.id: token for row, token in zip(rows, tokens, strict=True)}
-        return _Outcome(chosen, self._broken_rows(batch, is_finite.tolist()))
+        if not rows:
+            return _Outcome({}, self._broken_rows(batch, is_finite.tolist()))
+        picked = self._batches.send([end for row, end in zip(batch.rows, batch.ends, strict=True) if row.sample])
+        choice = self._sampler.sample(self._model.logits(hidden[picked]), rows)
+        is_finite[picked] &= choice.is_sound
+        # Together, because each answer that the host reads is a wait for the device.
+        values = torch.cat((choice.tokens, is_finite)).tolist()
+        chosen = {row.request.id: token for row, token in zip(rows, values[: len(rows)], strict=True)}
+        return _Outcome(chosen, self._broken_rows(batch, values[len(rows) :]))
 
-    def _broken_rows(self, batch: Batch, is_finite: list[bool]) -> tuple[Row, ...]:
+    def _broken_rows(self, batch: Batch, is_finite: Sequence[int]) -> tuple[Row, ...]:
         if all(is_finite):
             return ()
         starts = [end + 1 - len(row.tokens) for row, end in zip(batch.rows, batch.ends, strict=True)]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
+from models.draws import draw, uniform
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row
-from models.sampling import Sampler, draw, uniform
+from models.sampling import Sampler, highest_of
 from models.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
@@ -82,8 +83,8 @@ def test_batch_mates_do_not_change_a_draw() -> None:
     kinds = [*CUTS, {"temperature": 0.0}, {"top_p": 0.999999, "temperature": 2.0}]
     rows = [row([1], [], f"r{n}", seed=n, **({"temperature": 1.0} | kind)) for n, kind in enumerate(kinds)]
     logits = torch.randn(len(rows), 4000, generator=generator) * 0.1
-    together = Sampler(4000, CPU).sample(logits.clone(), rows)
-    alone = [Sampler(4000, CPU).sample(logits[n : n + 1].clone(), [each])[0] for n, each in enumerate(rows)]
+    together = Sampler(4000, CPU).sample(logits.clone(), rows).tokens
+    alone = [Sampler(4000, CPU).sample(logits[n : n + 1].clone(), [each]).tokens[0] for n, each in enumerate(rows)]
     assert together.tolist() == [int(token) for token in alone]
 
 
@@ -113,7 +114,7 @@ def test_a_tiny_temperature_is_greedy_and_finite() -> None:
 def test_unseeded_requests_draw_differently() -> None:
     sampler = Sampler(50_000, CPU)
     rows = [row([1], [], f"r{n}", temperature=1.0) for n in range(8)]
-    assert len(set(sampler.sample(torch.zeros(8, 50_000), rows).tolist())) > 4
+    assert len(set(sampler.sample(torch.zeros(8, 50_000), rows).tokens.tolist())) > 4
 
 
 def slow_penalties(logits: torch.Tensor, prompt: list[int], output: list[int], params: SamplingParams) -> list[float]:
@@ -146,7 +147,7 @@ def test_penalties_equal_the_reference_step_by_step() -> None:
         for n, each in enumerate(rows):
             scores = slow_penalties(logits[n], prompts[n], outputs[n], each.request.sampling)
             expected.append(scores.index(max(scores)))
-        tokens = sampler.sample(logits.clone(), rows).tolist()
+        tokens = sampler.sample(logits.clone(), rows).tokens.tolist()
         assert tokens == expected
         for output, token in zip(outputs, tokens, strict=True):
             output.append(token)
@@ -156,18 +157,18 @@ def test_a_forgotten_id_starts_over() -> None:
     """An id that comes again, with another prompt, owes nothing to the first."""
     sampler = Sampler(10, CPU)
     logits = torch.tensor([[5.0, 4.0, 0, 0, 0, 0, 0, 0, 0, 0]])
-    assert sampler.sample(logits.clone(), [row([9], [0], presence_penalty=2.0)]).tolist() == [1]
+    assert sampler.sample(logits.clone(), [row([9], [0], presence_penalty=2.0)]).tokens.tolist() == [1]
     sampler.forget("r")
-    assert sampler.sample(logits.clone(), [row([9], [], presence_penalty=2.0)]).tolist() == [0]
+    assert sampler.sample(logits.clone(), [row([9], [], presence_penalty=2.0)]).tokens.tolist() == [0]
 
 
 def test_rows_of_nan_neither_raise_nor_change_their_neighbours() -> None:
     kinds: list[dict[str, float]] = [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}]
     rows = [row([1], [], f"{kind}{n}", seed=1, **each) for kind in "ab" for n, each in enumerate(kinds)]
     logits = torch.randn(6, 2000, generator=torch.Generator().manual_seed(4))
-    expected = Sampler(2000, CPU).sample(logits.clone(), rows).tolist()
+    expected = Sampler(2000, CPU).sample(logits.clone(), rows).tokens.tolist()
     logits[:3] = math.nan
-    assert Sampler(2000, CPU).sample(logits, rows).tolist()[3:] == expected[3:]
+    assert Sampler(2000, CPU).sample(logits, rows).tokens.tolist()[3:] == expected[3:]
 
 
 def test_a_seeded_request_says_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
@@ -184,3 +185,40 @@ def test_a_seeded_request_says_the_same_alone_and_in_a_batch(tmp_path: Path) -> 
         assert run_all(runner, [each])[each.id] == together[each.id]
     other_seed = [request(prompts[2], "r2", seed=77, temperature=1.0)]
     assert run_all(runner, other_seed)["r2"] != together["r2"]
+
+
+@pytest.mark.parametrize("vocab", [7, 512, 1024, 1025, 49_152, 50_001])
+def test_the_highest_is_found_in_chunks_as_in_the_whole(vocab: int) -> None:
+    """The first of equals, wherever it stands, and in a last chunk that is not full too."""
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randint(-9, 9, (40, vocab), generator=generator).float()
+    logits[0], logits[1, -1] = -5.0, 99.0
+    logits[2, vocab // 2] = logits[2, -1] = 50.0
+    highest, tokens = highest_of(logits)
+    rows = logits.tolist()
+    assert highest.tolist() == [max(row) for row in rows]
+    assert tokens.tolist() == [row.index(max(row)) for row in rows]
+
+
+@pytest.mark.parametrize("vocab", [50, 3000])
+def test_a_row_is_sound_if_it_has_a_highest_number(vocab: int) -> None:
+    """A NaN or plus infinity anywhere breaks its row; minus infinity does if there is nothing else."""
+    kinds: list[dict[str, float]] = [{}, {"temperature": 1.0}, {"repetition_penalty": 1.5}]
+    spoilt = [
+        (slice(0, 1), math.nan, False),
+        (slice(vocab - 1, vocab), math.nan, False),
+        (slice(9, 10), math.inf, False),
+        (slice(0, vocab), -math.inf, False),
+        (slice(0, vocab - 1), -math.inf, True),
+        (slice(3, 4), -math.inf, True),
+    ]
+    for kind in kinds:
+        logits = torch.randn(len(spoilt) + 1, vocab, generator=torch.Generator().manual_seed(8))
+        rows = [row([1], [2], f"r{n}", seed=n, **kind) for n in range(len(logits))]
+        expected = Sampler(vocab, CPU).sample(logits.clone(), rows).tokens.tolist()
+        for n, (where, value, _) in enumerate(spoilt):
+            logits[n, where] = value
+        choice = Sampler(vocab, CPU).sample(logits, rows)
+        assert choice.is_sound.tolist() == [*(is_sound for *_, is_sound in spoilt), True]
+        assert choice.tokens.tolist()[-1] == expected[-1]
+        assert all(0 <= token < vocab for token in choice.tokens.tolist())
