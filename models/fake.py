@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
+from models.engine.requests import TokenLogprobs
 from models.engine.runner import Row, Sampled, StepPlan
 
 EOS = 256
@@ -91,7 +92,7 @@ class FakeRunner:
         tokens = self._read(row, row.start + len(row.tokens))
         num_prompt = len(row.request.prompt)
         token = next_token(tokens[:num_prompt], tokens[num_prompt:], ends=not row.request.sampling.ignore_eos)
-        return Sampled(row.request.id, token)
+        return Sampled(row.request.id, token, logprobs=_certain(row, token))
 
     def _check(self, plan: StepPlan) -> None:
         _require(bool(plan.rows), "a step has rows")
@@ -122,6 +123,12 @@ def next_token(prompt: Sequence[int], output: Sequence[int], *, ends: bool = Tru
     if len(begun) < len(word):
         return word[len(begun)]
     return EOS if ends and len(output) >= _natural_length(prompt) else ord(" ")
+
+
+def _certain(row: Row, token: int) -> tuple[TokenLogprobs, ...]:
+    """Return what a row that asks is told: no other token was possible."""
+    count = row.request.sampling.logprobs
+    return () if count is None else (TokenLogprobs(0.0, (token,)[:count], (0.0,)[:count]),)
 
 
 def _natural_length(prompt: Sequence[int]) -> int:

@@ -5,13 +5,15 @@ repetition, presence and frequency penalties, then the likeliest token, or a dra
 Nothing reads the vocabulary twice for a row that is greedy and has no penalties.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from models.draws import draw, number
+from models.engine.requests import TokenLogprobs
 from models.engine.runner import Row
+from models.logprobs import logprobs_of
 from models.penalties import Penalties
 
 _CHUNK = 512  # logits of which one vectorised pass keeps only the maximum
@@ -19,10 +21,14 @@ _CHUNK = 512  # logits of which one vectorised pass keeps only the maximum
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen token of each row, (rows,), and whether its logits were sound; the token of one that is not is any."""
+    """The chosen token of each row, (rows,), and whether its logits were sound; the token of one that is not is any.
+
+    ``logprobs`` are there for the rows that ask, by their index.
+    """
 
     tokens: torch.Tensor
     is_sound: torch.Tensor
+    logprobs: Mapping[int, TokenLogprobs]
 
 
 class Sampler:
@@ -43,6 +49,8 @@ class Sampler:
         single minus infinity is a token that the model rules out.
         """
         highest, tokens = highest_of(logits)
+        asking = [index for index, row in enumerate(rows) if row.request.sampling.logprobs is not None]
+        raw = logits[asking] if asking else logits
         penalised = [index for index, row in enumerate(rows) if row.request.sampling.has_penalties]
         if penalised:
             picked = torch.tensor(penalised, device=self._device)
@@ -53,12 +61,17 @@ class Sampler:
         if drawn:
             picked = torch.tensor(drawn, device=self._device)
             tokens[picked] = self._draw(logits[picked], [rows[index] for index in drawn])
-        return Choice(tokens, highest.isfinite())
+        found = logprobs_of(raw, tokens[asking], [_num_top(rows[index]) for index in asking]) if asking else []
+        return Choice(tokens, highest.isfinite(), dict(zip(asking, found, strict=True)))
 
     @staticmethod
     def _draw(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         params = [row.request.sampling for row in rows]
         return draw(logits, params, [number(row.request.sampling.seed, len(row.output)) for row in rows])
+
+
+def _num_top(row: Row) -> int:
+    return row.request.sampling.logprobs or 0
 
 
 def highest_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,7 +22,7 @@ from models.sampling import Sampler
 class _Outcome:
     """What a pass made of each row, in the pass's order."""
 
-    tokens: dict[str, int]
+    sampled: dict[str, Sampled]
     broken: tuple[Row, ...]
 
 
@@ -93,7 +93,7 @@ class TorchRunner:
     def _sampled(self, request_id: str, outcome: _Outcome) -> Sampled:
         if request_id in self._broken:
             return Sampled(request_id, None, finite=False)
-        return Sampled(request_id, outcome.tokens[request_id])
+        return outcome.sampled[request_id]
 
     def _compute(self, batch: Batch) -> _Outcome:
         hidden = self._model.forward(batch, self._cache)
@@ -107,8 +107,12 @@ class TorchRunner:
         is_finite[picked] &= choice.is_sound
         # Together, because each answer that the host reads is a wait for the device.
         values = torch.cat((choice.tokens, is_finite)).tolist()
-        chosen = {row.request.id: token for row, token in zip(rows, values[: len(rows)], strict=True)}
-        return _Outcome(chosen, self._broken_rows(batch, values[len(rows) :]))
+        logprobs = [(found,) if (found := choice.logprobs.get(n)) else () for n in range(len(rows))]
+        sampled = [
+            Sampled(row.request.id, token, logprobs=found)
+            for row, token, found in zip(rows, values[: len(rows)], logprobs, strict=True)
+        ]
+        return _Outcome({one.request_id: one for one in sampled}, self._broken_rows(batch, values[len(rows) :]))
 
     def _broken_rows(self, batch: Batch, is_finite: Sequence[int]) -> tuple[Row, ...]:
         if all(is_finite):

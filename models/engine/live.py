@@ -1,6 +1,16 @@
 """A request inside the engine: what is generated, cached and shown of it so far. It knows neither queue nor pool."""
 
-from models.engine.requests import CheckpointMismatch, Completion, Delta, EngineRequest, FinishReason, Progress
+from collections.abc import Sequence
+
+from models.engine.requests import (
+    CheckpointMismatch,
+    Completion,
+    Delta,
+    EngineRequest,
+    FinishReason,
+    Progress,
+    TokenLogprobs,
+)
 from models.engine.stopping import Detokenizer, OutputText
 
 
@@ -31,6 +41,7 @@ class LiveRequest:
         self._deltas: list[str] = []
         self._delta_tokens: list[tuple[int, ...]] = []
         self._num_shown_tokens = 0
+        self._logprobs: list[TokenLogprobs] = []  # one for each token of the output, if the request asks
         self._is_closed = False
         if request.emitted or request.emitted_deltas:
             self._go_on()
@@ -80,10 +91,14 @@ class LiveRequest:
         deadline = self.request.deadline
         return FinishReason.DEADLINE if deadline is not None and now >= deadline else None
 
-    def add(self, token: int, now: float) -> FinishReason | None:
-        """Take a sampled token, and return why the request ends with it, or None if it goes on."""
+    def add(self, token: int, now: float, logprobs: Sequence[TokenLogprobs] = ()) -> FinishReason | None:
+        """Take a sampled token, with its logprobs if the request asks.
+
+        Returns why the request ends with it, or None if it goes on.
+        """
         if self.first_token_at is None:
             self.first_token_at = now
+        self._logprobs += logprobs
         reason = self._take(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
@@ -103,15 +118,16 @@ class LiveRequest:
             return None
         text, self._unshown = self._unshown, ""
         tokens = tuple(self.output[self._num_shown_tokens :])
+        logprobs = tuple(self._logprobs[self._num_shown_tokens :])
         self._num_shown_tokens = len(self.output)
         self._deltas.append(text)
         self._delta_tokens.append(tokens)
-        return Delta(self.id, len(self._deltas), text, tokens)
+        return Delta(self.id, len(self._deltas), text, tokens, logprobs)
 
     @property
     def progress(self) -> Progress:
         """What was shown so far."""
-        return Progress(tuple(self._deltas), tuple(self._delta_tokens))
+        return Progress(tuple(self._deltas), tuple(self._delta_tokens), tuple(self._logprobs[: self._num_shown_tokens]))
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
         """Sum up a request whose last delta was taken."""
@@ -127,6 +143,7 @@ class LiveRequest:
             first_token_s=None if self.first_token_at is None else self.first_token_at - self.submitted_at,
             total_s=now - self.submitted_at,
             delta_token_ids=tuple(self._delta_tokens),
+            logprobs=tuple(self._logprobs),
         )
 
     @property
@@ -145,6 +162,10 @@ class LiveRequest:
 
     def _go_on(self) -> None:
         """Emit again what was emitted. If the last of it was the request's end, that is all there is to do."""
+        if self.request.sampling.logprobs is not None:
+            if len(self.request.emitted_logprobs) != len(self.request.emitted):
+                raise CheckpointMismatch("the tokens of the earlier attempt have lost their logprobs")
+            self._logprobs += self.request.emitted_logprobs
         for token in self.request.emitted:
             if self.ending is not None:
                 raise CheckpointMismatch("there are tokens beyond the end of the request")

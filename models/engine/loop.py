@@ -22,6 +22,7 @@ from models.engine.live import LiveRequest
 from models.engine.outbox import Outbox, call_out
 from models.engine.passes import Pass, Passes, is_out_of_memory
 from models.engine.requests import (
+    MAX_TOP_LOGPROBS,
     Completion,
     Delta,
     EngineError,
@@ -178,6 +179,8 @@ class Engine:
     def _check(self, request: EngineRequest) -> None:
         if not request.prompt or request.sampling.max_tokens < 1 or "" in request.sampling.stop:
             raise RequestInvalid("a request needs a prompt, a token to generate, and no empty stop string")
+        if not 0 <= (request.sampling.logprobs or 0) <= MAX_TOP_LOGPROBS:
+            raise RequestInvalid(f"a request gets at most {MAX_TOP_LOGPROBS} alternatives a token")
         if request.pause_after is not None and request.pause_after < 1:
             raise RequestInvalid("a request is handed back after one token at the earliest")
         num_tokens = len(request.prompt) + request.sampling.max_tokens
@@ -249,7 +252,7 @@ class Engine:
         for one in sampled:
             live, _ = self._inside[one.request_id]
             if one.finite and one.token is not None:
-                self._advance(live, partial(live.add, one.token, now), now, outbox)
+                self._advance(live, partial(live.add, one.token, now, one.logprobs), now, outbox)
             else:
                 self._fail(live, NumericalError("the model's logits were not finite"), outbox)
 

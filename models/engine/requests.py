@@ -17,9 +17,15 @@ class FinishReason(StrEnum):
     HANDED_BACK = "handed_back"  # not at its end: ``pause_after`` tokens later, or asked to, for another to go on
 
 
+MAX_TOP_LOGPROBS = 20
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off."""
+    """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
+
+    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest; None does not ask.
+    """
 
     max_tokens: int
     temperature: float = 0.0
@@ -31,6 +37,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     ignore_eos: bool = False
+    logprobs: int | None = None
 
     @property
     def has_penalties(self) -> bool:
@@ -39,12 +46,25 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model found a token: natural logarithms, before penalties, masks, temperature and cuts.
+
+    ``top_ids`` are the likeliest tokens, best first, with ``top_logprobs``; the chosen one may be among them.
+    """
+
+    logprob: float
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One prompt to continue.
 
     ``deadline`` is a reading of the engine's own monotonic clock in seconds, or None. ``emitted`` are the output tokens
     of an earlier attempt and ``emitted_deltas`` the texts that were shown of them: the request goes on after them
-    exactly as if it had never stopped. It is handed back once it has ``pause_after`` tokens more.
+    exactly as if it had never stopped; if it asks for logprobs, ``emitted_logprobs`` are theirs. It is handed back
+    once it has ``pause_after`` tokens more.
     """
 
     id: str
@@ -53,6 +73,7 @@ class EngineRequest:
     deadline: float | None = None
     emitted: tuple[int, ...] = ()
     emitted_deltas: tuple[str, ...] = ()
+    emitted_logprobs: tuple[TokenLogprobs, ...] = ()
     pause_after: int | None = None
 
 
@@ -61,30 +82,36 @@ class Delta:
     """Text that became certain in one step for one request, never half a character and never part of a stop string.
 
     ``seq`` counts a request's deltas from 1 without a hole, those of earlier attempts too; ``token_ids`` are the tokens
-    that the text came from.
+    that the text came from, and ``logprobs`` theirs if the request asks.
     """
 
     request_id: str
     seq: int
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What was shown of a request so far, to go on from: one text and its tokens for each delta since the first."""
+    """What was shown of a request so far, to go on from: one text and its tokens for each delta since the first.
+
+    ``logprobs`` are those of all the tokens together, if the request asks.
+    """
 
     deltas: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The end of a request. Times are seconds of the engine's clock since the request was submitted to it.
 
-    ``token_ids`` are all tokens that were generated, the end-of-sequence token and the tokens of a stop string too.
-    ``deltas`` are the texts of every Delta that was emitted, in order; joined they are ``text``. ``delta_token_ids``
-    are the tokens of each. All of them begin with what earlier attempts emitted.
+    ``token_ids`` are all tokens that were generated, the end-of-sequence token and the tokens of a stop string too;
+    ``logprobs`` has one for each if the request asks. ``deltas`` are the texts of every Delta that was emitted, in
+    order; joined they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with what earlier
+    attempts emitted.
     """
 
     request_id: str
@@ -97,11 +124,13 @@ class Completion:
     first_token_s: float | None
     total_s: float
     delta_token_ids: tuple[tuple[int, ...], ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
     @property
     def progress(self) -> Progress:
         """What another attempt goes on from."""
-        return Progress(self.deltas, self.delta_token_ids)
+        num_shown = sum(map(len, self.delta_token_ids))
+        return Progress(self.deltas, self.delta_token_ids, self.logprobs[:num_shown])
 
 
 @dataclass(frozen=True, slots=True)

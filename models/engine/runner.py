@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.engine.requests import EngineRequest
+from models.engine.requests import EngineRequest, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,15 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The next token of one request, or None with ``finite`` False when its logits held NaN or infinity."""
+    """The next token of one request, or None with ``finite`` False when its logits held NaN or infinity.
+
+    ``logprobs`` are there if the request asks.
+    """
 
     request_id: str
     token: int | None
     finite: bool = True
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Runner(Protocol):
