@@ -1,12 +1,15 @@
 """A language model without weights: deterministic English words, and a runner that distrusts its scheduler.
 
 It ships with the product (demonstrations, load tests, tests without torch). Its KV cache holds the tokens themselves,
-and every next token is read back from there through the request's block table. So a schedule that loses, shares or
-mixes up a block cannot give the right text; and what a plan promises is checked the slow, obvious way first.
+and every next token is read back from there through the request's block table. Beside each token lies its history, a
+number that depends on all tokens before it and on the request's salt, as keys and values depend on what they were
+computed with. So a schedule that loses or mixes up a block, or shares one that it may not share, cannot give the right
+text; and what a plan promises is checked the slow, obvious way first.
 """
 
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
@@ -23,6 +26,9 @@ _VOCABULARY = (
     "field road house light grain bread hand rope oak iron spring winter and while until"
 )
 _WORDS = tuple(word.encode() for word in _VOCABULARY.split())
+
+
+_NAN = -1  # the history of what was computed from numbers that are not finite
 
 
 class PlanError(AssertionError):
@@ -56,7 +62,8 @@ class FakeRunner:
         self._fault = fault
         self._is_finite = is_finite
         self._cache = [[-1] * block_tokens for _ in range(num_blocks)]
-        self._num_cached: dict[str, int] = {}
+        self._written = [[0] * block_tokens for _ in range(num_blocks)]
+        self._histories: dict[str, list[int]] = {}
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Check the plan, write its tokens into the cache, and continue each row that asks for it.
@@ -68,28 +75,40 @@ class FakeRunner:
             self._fault(plan)
         if self._step_s:
             self._sleep(self._step_s)
+        broken = {row.request.id for row in plan.rows if self._is_finite is not None and not self._is_finite(row)}
         for row in plan.rows:
-            self._write(row)
-        return [self._sample(row) for row in plan.rows if row.sample]
+            self._write(row, is_finite=row.request.id not in broken)
+        told = [row for row in plan.rows if row.sample or row.request.id in broken]
+        return [_nothing(row) if row.request.id in broken else self._sample(row) for row in told]
 
     def forget(self, request_id: str) -> None:
         """Drop what is known of a request that has ended."""
-        self._num_cached.pop(request_id, None)
+        self._histories.pop(request_id, None)
 
-    def _write(self, row: Row) -> None:
+    def _write(self, row: Row, *, is_finite: bool) -> None:
+        history = self._history(row, row.start + len(row.tokens))
         for position, token in enumerate(row.tokens, row.start):
-            self._cache[row.blocks[position // self.block_tokens]][position % self.block_tokens] = token
-        self._num_cached[row.request.id] = row.start + len(row.tokens)
+            block, offset = row.blocks[position // self.block_tokens], position % self.block_tokens
+            self._cache[block][offset] = token
+            self._written[block][offset] = history[position] if is_finite else _NAN
 
-    def _read(self, row: Row, end: int) -> list[int]:
-        """Return the tokens that the cache holds at the row's positions before ``end``."""
-        held = [token for block in row.blocks for token in self._cache[block]]
+    def _read(self, cache: list[list[int]], row: Row, end: int) -> list[int]:
+        """Return what ``cache`` holds at the row's positions before ``end``."""
+        held = [value for block in row.blocks for value in cache[block]]
         return held[:end]
 
+    def _history(self, row: Row, end: int) -> list[int]:
+        """Return the histories of the row's positions before ``end``."""
+        known = self._histories.setdefault(row.request.id, [])
+        if len(known) < end:
+            last = known[-1] if known else hash(row.request.cache_salt)
+            for token in (*row.request.prompt, *row.output)[len(known) : end]:
+                last = hash((last, token))
+                known.append(last)
+        return known[:end]
+
     def _sample(self, row: Row) -> Sampled:
-        if self._is_finite is not None and not self._is_finite(row):
-            return Sampled(row.request.id, None, finite=False)
-        tokens = self._read(row, row.start + len(row.tokens))
+        tokens = self._read(self._cache, row, row.start + len(row.tokens))
         num_prompt = len(row.request.prompt)
         token = next_token(tokens[:num_prompt], tokens[num_prompt:], ends=not row.request.sampling.ignore_eos)
         return Sampled(row.request.id, token, logprobs=_certain(row, token))
@@ -97,10 +116,20 @@ class FakeRunner:
     def _check(self, plan: StepPlan) -> None:
         _require(bool(plan.rows), "a step has rows")
         _require(_all_different([row.request.id for row in plan.rows]), "a request has one row")
-        _require(_all_different([block for row in plan.rows for block in row.blocks]), "a block has one owner")
+        self._check_sharing(plan)
         _require(all(a.is_decode >= b.is_decode for a, b in pairwise(plan.rows)), "decode rows come first")
         for row in plan.rows:
             self._check_row(row)
+
+    def _check_sharing(self, plan: StepPlan) -> None:
+        """A block of several rows lies in each of them before what the row writes."""
+        owners = Counter(block for row in plan.rows for block in row.blocks)
+        if len(owners) == sum(owners.values()):
+            return
+        for row in plan.rows:
+            _require(_all_different(row.blocks), "a row has each block once")
+            to_write = row.blocks[row.start // self.block_tokens :]
+            _require(all(owners[block] == 1 for block in to_write), "a block that is written has one owner")
 
     def _check_row(self, row: Row) -> None:
         known = [*row.request.prompt, *row.output]
@@ -111,9 +140,9 @@ class FakeRunner:
         _require(len(row.output) < row.request.sampling.max_tokens, "no row goes on past max_tokens")
         _require(all(0 <= block < self.num_blocks for block in row.blocks), "blocks are in the pool")
         _require(len(row.blocks) * self.block_tokens >= end, "the block table covers the row")
-        # Not only at the border: a pass that failed after it wrote is run again.
-        _require(row.start <= self._num_cached.get(row.request.id, 0), "positions follow one another")
-        _require(self._read(row, row.start) == known[: row.start], "nobody else wrote into the row's blocks")
+        written = self._read(self._written, row, row.start)
+        _require(0 not in written, "positions follow one another")
+        _require(written == self._history(row, row.start), "the row's blocks hold what it would have written")
 
 
 def next_token(prompt: Sequence[int], output: Sequence[int], *, ends: bool = True) -> int:
@@ -140,6 +169,10 @@ def _hash(*parts: Sequence[int]) -> int:
     for part in parts:
         digest.update(array("q", (len(part), *part)).tobytes())
     return int.from_bytes(digest.digest())
+
+
+def _nothing(row: Row) -> Sampled:
+    return Sampled(row.request.id, None, finite=False)
 
 
 def _all_different(values: Sequence[object]) -> bool:

@@ -63,13 +63,14 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> list[Sampled]:
-        """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order."""
+        """Write the rows' keys and values, and return one Sampled for each row with ``sample`` or that broke."""
         if not plan.rows:
             return []
         with _errors_named():
             outcome = self._compute(self._batches.build(plan))
             self._contain(outcome.broken)
-        return [self._sampled(row.request.id, outcome) for row in plan.rows if row.sample]
+        told = (row.request.id for row in plan.rows if row.sample or row.request.id in self._broken)
+        return [self._sampled(request_id, outcome) for request_id in told]
 
     @torch.inference_mode()
     def score(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -124,4 +125,6 @@ class TorchRunner:
     def _contain(self, broken: tuple[Row, ...]) -> None:
         for row in broken:
             self._broken.add(row.request.id)
-            self._cache.clear(self._batches.send(row.blocks))
+            # Its own alone: the blocks before are finite, and may be shared.
+            first = row.start // self.block_tokens
+            self._cache.clear(self._batches.send(row.blocks[first:]))

@@ -186,6 +186,7 @@ class Executor:
             sampling_params(payload.sampling, max_tokens),
             attempt.deadline,
             pause_after=outcome.PROBATION_TOKENS if outcome.is_on_probation(attempt.claim) else None,
+            cache_salt=attempt.claim.tenant_id,
         )
 
     def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:

@@ -214,6 +214,8 @@ class Host:
             "completed": stats.completed,
             "failed": stats.failed,
             "preempted": stats.preempted,
+            "prompt tokens found in the KV cache": stats.cached_tokens,
+            "KV blocks evicted": stats.evicted_blocks,
             "frames published": self.frames.num_published,
             "frames dropped": self.frames.num_dropped,
             "leases lost": self.leases.num_lost,

@@ -22,7 +22,9 @@ GAUGES = {
 }
 COUNTERS = {
     "steps": "engine steps",
-    "prompt_tokens": "prompt tokens computed",
+    "prompt_tokens": "prompt tokens taken in, computed or found in the KV cache",
+    "cached_tokens": "prompt tokens found in the KV cache",
+    "evicted_blocks": "KV blocks that could have been found again and were needed for something else",
     "output_tokens": "tokens produced",
     "completed": "requests that ended with a completion",
     "failed": "requests that ended with an error",

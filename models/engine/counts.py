@@ -44,7 +44,16 @@ class Counts:
         self._failed += len(outbox.failures)
 
     def stats(
-        self, *, running: int, waiting: int, blocks: Sequence[int], max_slots: int, preempted: int, step_age_s: float
+        self,
+        *,
+        running: int,
+        waiting: int,
+        blocks: Sequence[int],
+        max_slots: int,
+        preempted: int,
+        cached_tokens: int,
+        evicted_blocks: int,
+        step_age_s: float,
     ) -> EngineStats:
         """Return a reading, with what the caller knows of the present; ``blocks`` are (free, total)."""
         free_blocks, total_blocks = blocks
@@ -60,6 +69,8 @@ class Counts:
             completed=self._completed,
             failed=self._failed,
             preempted=preempted,
+            cached_tokens=cached_tokens,
+            evicted_blocks=evicted_blocks,
             mean_batch=self._decode_rows / self._decode_steps if self._decode_steps else 0.0,
             peak_batch=self._peak_batch,
             last_step_age_s=step_age_s,

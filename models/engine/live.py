@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from models.engine.prefix import PrefixNames, slice_of
 from models.engine.requests import (
     CheckpointMismatch,
     Completion,
@@ -31,11 +32,15 @@ class LiveRequest:
         self.output: list[int] = []
         self.blocks: list[int] = []
         self.num_cached = 0
+        self.num_named = 0  # of its blocks, those from the first on whose names the pool was told
+        self.num_found = 0  # prompt tokens that others had computed when the request began
+        self.was_preempted = False
         self.ending: FinishReason | None = None  # somebody outside wants it to end, and why
         self.submitted_at = now
         self.started_at: float | None = None
         self.first_token_at: float | None = None
         self._eos = frozenset() if request.sampling.ignore_eos else eos
+        self._names = PrefixNames(request.cache_salt)
         self._text = OutputText(detokenizer, request.sampling.stop)
         self._unshown = ""
         self._deltas: list[str] = []
@@ -75,9 +80,22 @@ class LiveRequest:
         """Return the next ``count`` pending tokens."""
         if self.is_decoding:
             return (self.output[-1],)
-        num_prompt = len(self.request.prompt)
-        begin, end = self.num_cached, self.num_cached + count
-        return (*self.request.prompt[begin:end], *self.output[max(0, begin - num_prompt) : max(0, end - num_prompt)])
+        return slice_of(self.request.prompt, self.output, self.num_cached, self.num_cached + count)
+
+    def block_names(self, count: int, block_tokens: int) -> list[bytes]:
+        """Return the names of the first ``count`` blocks, which known tokens fill."""
+        return self._names.first(count, self.request.prompt, self.output, block_tokens)
+
+    def note_found(self, num_tokens: int) -> int:
+        """Take note of tokens that need not be computed, and return how many of them are a new find in the prompt.
+
+        A request that comes back finds its own.
+        """
+        if self.was_preempted:
+            return 0
+        new = min(num_tokens, len(self.request.prompt) - self.num_found)
+        self.num_found += new
+        return new
 
     def start(self, now: float) -> None:
         """Note that a part of the request enters the model."""
@@ -139,6 +157,7 @@ class LiveRequest:
             deltas=tuple(self._deltas),
             finish_reason=reason,
             num_prompt_tokens=len(self.request.prompt),
+            num_cached_tokens=self.num_found,
             queued_s=started_at - self.submitted_at,
             first_token_s=None if self.first_token_at is None else self.first_token_at - self.submitted_at,
             total_s=now - self.submitted_at,

@@ -164,6 +164,8 @@ class Engine:
                 blocks=(self._pool.num_free, self._pool.num_blocks),
                 max_slots=self._config.max_slots,
                 preempted=self._scheduler.num_preempted,
+                cached_tokens=self._scheduler.num_found,
+                evicted_blocks=self._pool.num_evicted,
                 step_age_s=self._step_age_s(),
             )
 
@@ -281,13 +283,13 @@ class Engine:
     def _fail(self, live: LiveRequest, error: EngineError, outbox: Outbox) -> None:
         error.progress = live.progress
         outbox.failures.append((self._inside[live.id][1], error))
-        self._let_go(live)
+        self._let_go(live, is_sound=False)
 
-    def _let_go(self, live: LiveRequest) -> None:
+    def _let_go(self, live: LiveRequest, *, is_sound: bool = True) -> None:
         """Take a request out whose outcome is in the outbox; its blocks are free at once."""
         del self._inside[live.id]
         self._promised_blocks -= self._pool.blocks_for(live.max_tokens)
-        self._scheduler.remove(live)
+        self._scheduler.remove(live, is_sound=is_sound)
         self._to_forget.append(live.id)
 
     @contextmanager

@@ -64,7 +64,7 @@ class EngineRequest:
     ``deadline`` is a reading of the engine's own monotonic clock in seconds, or None. ``emitted`` are the output tokens
     of an earlier attempt and ``emitted_deltas`` the texts that were shown of them: the request goes on after them
     exactly as if it had never stopped; if it asks for logprobs, ``emitted_logprobs`` are theirs. It is handed back
-    once it has ``pause_after`` tokens more.
+    once it has ``pause_after`` tokens more. Only requests of the same ``cache_salt`` share what the KV cache holds.
     """
 
     id: str
@@ -75,6 +75,7 @@ class EngineRequest:
     emitted_deltas: tuple[str, ...] = ()
     emitted_logprobs: tuple[TokenLogprobs, ...] = ()
     pause_after: int | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Completion:
     ``token_ids`` are all tokens that were generated, the end-of-sequence token and the tokens of a stop string too;
     ``logprobs`` has one for each if the request asks. ``deltas`` are the texts of every Delta that was emitted, in
     order; joined they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with what earlier
-    attempts emitted.
+    attempts emitted. ``num_cached_tokens`` of the prompt were in the KV cache and not computed again.
     """
 
     request_id: str
@@ -125,6 +126,7 @@ class Completion:
     total_s: float
     delta_token_ids: tuple[tuple[int, ...], ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    num_cached_tokens: int = 0
 
     @property
     def progress(self) -> Progress:
@@ -148,6 +150,8 @@ class EngineStats:
     completed: int
     failed: int
     preempted: int
+    cached_tokens: int  # prompt tokens that were found in the KV cache
+    evicted_blocks: int  # blocks that could have been found again, and were needed for something else
     mean_batch: float  # decode rows per step that decoded, since the start
     peak_batch: int  # the most rows of one step, prefill chunks included
     last_step_age_s: float  # since the last step ended, 0 when idle

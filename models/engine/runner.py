@@ -16,7 +16,8 @@ class Row:
     """One request's part of a step: ``tokens`` enter the cache at positions ``start``, ``start + 1``, …
 
     ``blocks`` is the request's whole block table: position p lives in block ``blocks[p // block_tokens]`` at offset
-    ``p % block_tokens``, and it covers ``start + len(tokens)``. A decode row has one token; a prefill chunk has one
+    ``p % block_tokens``, and it covers ``start + len(tokens)``. Blocks that end at or before ``start`` may be in other
+    requests' tables too, and are only read. A decode row has one token; a prefill chunk has one
     or more. ``sample`` is True when the last of ``tokens`` is the newest of the request, so that its logits choose
     the next one. ``output`` are the tokens generated so far (for penalties and for the seeded draw, whose n-th number
     depends on seed and n alone).
@@ -49,7 +50,7 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The next token of one request, or None with ``finite`` False when its logits held NaN or infinity.
+    """The next token of one request, or None with ``finite`` False when its numbers were NaN or infinite.
 
     ``logprobs`` are there if the request asks.
     """
@@ -71,8 +72,9 @@ class Runner(Protocol):
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order.
 
-        Whatever it raises, it has written to the cache at the positions of the plan's own tokens and nowhere else:
-        any part of the plan may run again.
+        A row whose numbers are not finite has one in any case; what it wrote is found by nobody, and must be wiped if
+        it could be noticed by whoever gets the blocks next. Whatever it raises, it has written to the cache at the
+        positions of the plan's own tokens and nowhere else: any part of the plan may run again.
         """
         ...
 

@@ -14,6 +14,7 @@ from collections import deque
 from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
 from models.engine.runner import Row, StepPlan
+from models.engine.tables import BlockTables
 
 
 class Scheduler:
@@ -26,6 +27,7 @@ class Scheduler:
 
     def __init__(self, pool: BlockPool, *, max_slots: int, step_tokens: int) -> None:
         self._pool = pool
+        self._tables = BlockTables(pool)
         self._step_tokens = step_tokens
         self._max_running = min(max_slots, step_tokens)
         self._running: list[LiveRequest] = []
@@ -42,34 +44,43 @@ class Scheduler:
         """The requests that hold nothing, oldest first."""
         return tuple(self._waiting)
 
+    @property
+    def num_found(self) -> int:
+        """Prompt tokens that did not have to be computed, of all requests so far."""
+        return self._tables.num_found
+
     def add(self, live: LiveRequest) -> None:
         """Take a new request in, behind all others."""
         self._waiting.append(live)
 
-    def remove(self, live: LiveRequest) -> None:
-        """Let a request go, wherever it is; its blocks are free at once."""
-        if live in self._running:
-            self._running.remove(live)
-            self._release(live)
-        else:
+    def remove(self, live: LiveRequest, *, is_sound: bool = True) -> None:
+        """Let a request go, wherever it is; its blocks are free at once.
+
+        One that is not sound has failed: nobody finds its blocks again.
+        """
+        if live not in self._running:
             self._waiting.remove(live)
+            return
+        if not is_sound:
+            self._tables.forget(live)
+        self._running.remove(live)
+        self._tables.release(live)
 
     def plan(self) -> StepPlan | None:
         """Return what runs now, or None if nothing is inside: decode rows first, then prefill chunks, oldest first."""
-        rows = self._decode_rows()
+        self._make_room()
         self._admit()
-        budget = self._step_tokens - len(rows)
-        for live in self._running:
-            if budget and live.num_pending and not live.is_decoding:
-                rows.append(_row(live, min(live.num_pending, budget)))
-                budget -= len(rows[-1].tokens)
+        self._take_over()
+        rows = [_row(live, 1) for live in self._running if live.is_decoding and self._tables.covers(live)]
+        rows += self._chunks(self._step_tokens - len(rows))
         return StepPlan(tuple(rows)) if rows else None
 
     def record(self, plan: StepPlan) -> None:
         """Note that the rows of ``plan`` are in the cache."""
         sizes = {row.request.id: len(row.tokens) for row in plan.rows}
         for live in self._running:
-            live.num_cached += sizes.get(live.id, 0)
+            if size := sizes.get(live.id):
+                self._tables.fill(live, size)
 
     def clear(self) -> None:
         """Let everybody go, whatever state the books are in."""
@@ -77,21 +88,14 @@ class Scheduler:
         self._waiting.clear()
         self._pool.reset()
 
-    def _decode_rows(self) -> list[Row]:
+    def _make_room(self) -> None:
+        """Give each decoding request the block of its next position, as far as that is to be had."""
         # Over a copy: a request whose blocks an older one took meanwhile is not decoding any more.
-        return [_row(live, 1) for live in self.running if live.is_decoding and self._has_room(live)]
-
-    def _has_room(self, live: LiveRequest) -> bool:
-        """Give ``live`` the block of its next position; False if older requests hold all and it must sit this out."""
-        while len(live.blocks) < self._pool.blocks_for(live.num_tokens):
-            block = self._pool.allocate(1)
-            if block is not None:
-                live.blocks += block
-            elif self._running[-1] is live:
-                return False
-            else:
+        for live in self.running:
+            while live.is_decoding and not self._tables.grow(live):
+                if self._running[-1] is live:
+                    break  # older requests hold all: it must sit this step out
                 self._preempt_youngest()
-        return True
 
     def _admit(self) -> None:
         """Let waiting requests run, in order, while there is a slot and room for all their known tokens.
@@ -101,22 +105,41 @@ class Scheduler:
         """
         while self._waiting and len(self._running) < self._max_running:
             live = self._waiting[0]
-            needed = self._pool.blocks_for(live.num_tokens)
-            if needed + len(self._running) > self._pool.num_free:
+            if self._tables.room_for(live) + len(self._running) > self._pool.num_free:
                 return
-            live.blocks = self._pool.allocate(needed) or []
+            self._tables.begin(live)
             self._running.append(self._waiting.popleft())
+
+    def _take_over(self) -> None:
+        """Let those who are not decoding yet go on after what others have computed meanwhile."""
+        for live in self._running:
+            if not live.is_decoding:
+                self._tables.take_over(live)
+
+    def _chunks(self, budget: int) -> list[Row]:
+        """Share ``budget`` tokens out among those who are not decoding yet.
+
+        A request whose next block is filled by an older one in this very step waits for that one.
+        """
+        rows: list[Row] = []
+        under_way: set[bytes | None] = set()
+        for live in self._running:
+            if budget == 0:
+                break
+            if live.is_decoding or (under_way and self._tables.next_name(live) in under_way):
+                continue
+            size = min(live.num_pending, budget)
+            under_way.update(self._tables.names_filled_by(live, size))
+            rows.append(_row(live, size))
+            budget -= size
+        return rows
 
     def _preempt_youngest(self) -> None:
         live = self._running.pop()
-        self._release(live)
+        self._tables.release(live)
+        live.was_preempted = True
         self._waiting.appendleft(live)
         self.num_preempted += 1
-
-    def _release(self, live: LiveRequest) -> None:
-        self._pool.free(live.blocks)
-        live.blocks = []
-        live.num_cached = 0
 
 
 def _row(live: LiveRequest, count: int) -> Row:

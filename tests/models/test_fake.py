@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from models.engine.requests import EngineRequest, SamplingParams
-from models.engine.runner import Row, StepPlan
+from models.engine.runner import Row, Sampled, StepPlan
 from models.fake import EOS, FakeRunner, PlanError, next_token
 
 PROMPT = tuple(b"hello world")
@@ -79,8 +79,8 @@ TOO_MANY = replace(prefill(), request=request(max_tokens=1), tokens=(*PROMPT, 65
 BROKEN = [
     ("a step has rows", []),
     ("a request has one row", [prefill(), prefill(blocks=(3, 4, 5))]),
-    ("a block has one owner", [prefill(), prefill("b", blocks=(2, 3, 4))]),
-    ("a block has one owner", [prefill(blocks=(0, 1, 1))]),
+    ("a block that is written has one owner", [prefill(), prefill("b", blocks=(2, 3, 4))]),
+    ("a row has each block once", [prefill(blocks=(0, 1, 1))]),
     ("the block table covers the row", [prefill(blocks=(0, 1))]),
     ("blocks are in the pool", [prefill(blocks=(0, 1, 8))]),
     ("a row has tokens", [replace(prefill(), tokens=(), sample=False)]),
@@ -114,18 +114,52 @@ def test_a_block_that_somebody_else_wrote_into_is_noticed() -> None:
     )
     fake.run(StepPlan((other,)))
     assert sampled.token is not None
-    with pytest.raises(PlanError, match="nobody else"):
+    with pytest.raises(PlanError, match="hold what it would have written"):
         fake.run(StepPlan((decode([sampled.token]),)))
 
 
-def test_a_forgotten_request_starts_anew() -> None:
+def test_the_id_of_a_forgotten_request_may_come_again() -> None:
     fake = runner()
-    [sampled] = fake.run(StepPlan((prefill(),)))
+    fake.run(StepPlan((prefill(),)))
     fake.forget("a")
     fake.forget("never seen")
-    assert sampled.token is not None
-    with pytest.raises(PlanError, match="positions follow"):
-        fake.run(StepPlan((decode([sampled.token]),)))
+    other = EngineRequest("a", (1, 2), SamplingParams(max_tokens=5))
+    fake.run(StepPlan((Row(other, (1,), 0, (3,), (), sample=False),)))
+    [sampled] = fake.run(StepPlan((Row(other, (2,), 1, (3,), (), sample=True),)))
+    assert sampled.token == next_token((1, 2), ())
+
+
+def test_full_blocks_may_be_read_by_several_and_written_by_none() -> None:
+    fake = runner()
+    [first] = fake.run(StepPlan((prefill(),)))
+    second = replace(prefill("b", blocks=(0, 1, 5)), tokens=PROMPT[8:], start=8)
+    assert first.token is not None
+    [goes_on, found] = fake.run(StepPlan((decode([first.token]), second)))
+    assert (found.token, goes_on.token) == (first.token, next_token(PROMPT, [first.token]))
+    too_early = replace(second, tokens=PROMPT[7:], start=7)
+    with pytest.raises(PlanError, match="has one owner"):
+        fake.run(StepPlan((decode([first.token]), too_early)))
+
+
+def test_equal_tokens_after_another_beginning_or_of_another_salt_are_not_the_same() -> None:
+    fake = runner()
+    fake.run(StepPlan((prefill(),)))
+    rest = replace(prefill("b", blocks=(0, 1, 5)), tokens=PROMPT[8:], start=8)
+    with pytest.raises(PlanError, match="hold what"):
+        fake.run(StepPlan((replace(rest, request=replace(rest.request, cache_salt="other")),)))
+    other = EngineRequest("c", (*b"HELL", *PROMPT[4:]), SamplingParams(max_tokens=5))
+    fake.run(StepPlan((Row(other, other.prompt[:4], 0, (6, 7, 5), (), sample=False),)))
+    with pytest.raises(PlanError, match="hold what"):
+        fake.run(StepPlan((Row(other, other.prompt[8:], 8, (6, 1, 5), (), sample=True),)))
+
+
+def test_a_row_that_is_not_finite_is_told_even_before_its_last_chunk_and_what_it_wrote_serves_nobody() -> None:
+    broken = {"a"}
+    fake = FakeRunner(num_blocks=8, block_tokens=4, is_finite=lambda row: row.request.id not in broken)
+    chunk = replace(prefill(), tokens=PROMPT[:8], sample=False)
+    assert fake.run(StepPlan((chunk,))) == [Sampled("a", None, finite=False)]
+    with pytest.raises(PlanError, match="hold what"):
+        fake.run(StepPlan((replace(prefill("b"), tokens=PROMPT[8:], start=8),)))
 
 
 def test_a_step_takes_its_time_and_fails_as_told() -> None:

@@ -17,7 +17,7 @@ from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer
 from store.payloads import ChatMessage, GenerateInput, Role
 from store.settings import Settings
-from tests.models.driving import count_near_ties, random_prompts, request, run_all
+from tests.models.driving import NoText, count_near_ties, random_prompts, request, run_all
 from tests.models.tiny import MODELS, VOCAB, build, save
 
 QUESTIONS = [
@@ -111,6 +111,29 @@ def test_preemption_changes_no_token(tmp_path: Path) -> None:
     requests = [request(prompt, request_id, max_tokens=40) for request_id, prompt in prompts.items()]
     found = run_all(tiny_runner(folder, kv_pool_tokens=160), requests, step_tokens=24)
     assert count_near_ties(model, prompts, found) == 0
+
+
+@pytest.mark.parametrize("kv_pool_tokens", [4096, 240])
+def test_a_beginning_that_was_found_changes_no_token(kv_pool_tokens: int, tmp_path: Path) -> None:
+    """Chats that begin alike and go on from one another's answers, with room for all and with far too little."""
+    model = build("mistral, sliding window")
+    runner = tiny_runner(save(model, tmp_path), kv_pool_tokens)
+    engine = Engine(runner, NoText, EngineConfig(max_slots=6, step_tokens=24), on_deltas=lambda deltas: None)
+    system, *questions = random_prompts(8, longest=40, vocab=VOCAB, seed=4)[2:]
+    asked = {f"chat {n}": [*system, *question] for n, question in enumerate(questions)}
+    engine.start()
+    try:
+        first = [engine.submit(request(prompt, name)) for name, prompt in asked.items()]
+        answers = {done.request_id: done for done in (future.result(120) for future in first)}
+        turns = {f"{name}, on": [*asked[name], *answers[name].token_ids, 7, 8] for name in asked}
+        second = [engine.submit(request(prompt, name)) for name, prompt in turns.items()]
+        answers |= {done.request_id: done for done in (future.result(120) for future in second)}
+    finally:
+        engine.stop(30)
+    found = {name: done.token_ids for name, done in answers.items()}
+    assert count_near_ties(model, asked | turns, found) == 0
+    assert sum(done.num_cached_tokens > len(system) // 8 * 8 for done in answers.values()) >= len(turns) // 2
+    assert (engine.stats().preempted > 0) == (kv_pool_tokens == 240)
 
 
 @pytest.mark.parametrize("block_tokens", [1, 3, 16, 64])

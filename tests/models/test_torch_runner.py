@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import NumericalError
-from models.engine.runner import Row, RunnerBroken, StepPlan
+from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.llama import LlamaModel
 from models.torch_load import runner_for
 from models.torch_runner import TorchRunner
@@ -65,11 +65,22 @@ def test_a_broken_request_ends_alone(runner: TorchRunner) -> None:
 def test_blocks_of_a_broken_request_are_clean_for_the_next(runner: TorchRunner, model: PreTrainedModel) -> None:
     """Its successor in a half-filled block must not read its NaN, even if it never came to a sample."""
     chunk = Row(request([POISON] * 30, "bad"), [POISON] * 24, 0, [3, 4, 5, 6], [], sample=False)
-    assert runner.run(StepPlan((chunk,))) == []
+    assert runner.run(StepPlan((chunk,))) == [Sampled("bad", None, finite=False)]
     prompt = clean_prompts(3)[2][:3]
     sampled = runner.run(StepPlan((one(runner, prompt, [3]),)))
     assert [(each.token, each.finite) for each in sampled] == [(generate(model, tuple(prompt), 1)[0], True)]
     decode = Row(request(prompt), [sampled[0].token or 0], len(prompt), [3], [sampled[0].token or 0], sample=True)
+    assert runner.run(StepPlan((decode,)))[0].token == generate(model, tuple(prompt), 2)[1]
+
+
+def test_what_a_broken_request_only_read_stays_as_it_was(runner: TorchRunner, model: PreTrainedModel) -> None:
+    """It shares its first block with another request, which goes on reading it."""
+    prompt = clean_prompts(3)[2][:11]
+    first = one(runner, prompt, [3, 4])
+    [token] = [each.token or 0 for each in runner.run(StepPlan((first,)))]
+    bad = Row(request([*prompt[:8], POISON], "bad"), [POISON], 8, [3, 5], [], sample=True)
+    decode = Row(first.request, [token], len(prompt), [3, 4], [token], sample=True)
+    assert not runner.run(StepPlan((bad,)))[0].finite
     assert runner.run(StepPlan((decode,)))[0].token == generate(model, tuple(prompt), 2)[1]
 
 
@@ -135,5 +146,7 @@ def test_padding_reads_no_block_that_breaks_in_the_same_step(runner: TorchRunner
         for name, prompt in prompts.items()
     ]
     bad = Row(request([POISON] * 8, "bad"), [POISON] * 8, 0, [0], [], sample=False)
-    for each in runner.run(StepPlan((*decodes, bad))):
+    *sound, broken = runner.run(StepPlan((*decodes, bad)))
+    assert not broken.finite
+    for each in sound:
         assert each.token == generate(model, tuple(prompts[each.request_id]), 2)[1]

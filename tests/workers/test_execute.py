@@ -18,9 +18,10 @@ from models.engine.requests import (
 from models.engine.runner import Row, RunnerBroken, StepPlan
 from models.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
-from store import claims, jobs, sweeps
+from store import claims, jobs, keys, sweeps
 from store.claims import Release
 from store.db import Database
+from store.ids import new_id
 from store.registry import register_version
 from store.settings import Settings
 from store.states import JobState
@@ -41,6 +42,20 @@ def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host
     texts = [[(bench.job(job_id).output or {})["text"] for job_id in ids] for ids in (alone, batched)]
     assert texts[0] == texts[1]
     assert running.host.engine.stats().peak_batch > 1
+
+
+def test_a_tenant_finds_the_beginnings_that_it_has_computed_and_nobody_elses(
+    bench: Bench, start_host: StartHost
+) -> None:
+    running = start_host()
+    stats = running.host.engine.stats
+    prompt = "a beginning of more than sixteen tokens"
+    other = keys.create_tenant(bench.db, new_id("tenant"))
+    for tenant_id in (bench.tenant_id, other):
+        running.run_to_end(*bench.submit(prompt=prompt, tenant_id=tenant_id))
+    assert stats().cached_tokens == 0
+    running.run_to_end(*bench.submit(prompt=prompt))
+    assert stats().cached_tokens == len(prompt) // 16 * 16
 
 
 def test_a_row_that_is_not_finite_fails_alone(bench: Bench, start_host: StartHost) -> None:

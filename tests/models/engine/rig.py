@@ -63,9 +63,11 @@ def ask(
     ignore_eos: bool = False,
     deadline: float | None = None,
     request_id: str | None = None,
+    salt: str = "",
 ) -> EngineRequest:
     sampling = SamplingParams(max_tokens=max_tokens, stop=tuple(stop), ignore_eos=ignore_eos)
-    return EngineRequest(request_id or f"r{next(_ids)}", tuple(prompt.encode()), sampling, deadline)
+    name = request_id or f"r{next(_ids)}"
+    return EngineRequest(name, tuple(prompt.encode()), sampling, deadline, cache_salt=salt)
 
 
 def live(request: EngineRequest, detokenizer: Detokenizer | None = None) -> LiveRequest:
@@ -150,7 +152,8 @@ class Watched(FakeRunner):
     def _fail(self, plan: StepPlan) -> None:
         for row in plan.rows if self.failures else ():
             for position in range(row.start, row.start + len(row.tokens)):  # what a pass that failed may leave behind
-                self._cache[row.blocks[position // self.block_tokens]][position % self.block_tokens] = -2
+                block, offset = row.blocks[position // self.block_tokens], position % self.block_tokens
+                self._cache[block][offset] = self._written[block][offset] = -2
         if self.failures:
             raise self.failures.pop(0)
 

@@ -28,6 +28,11 @@ from models.engine.requests import (
 from models.engine.runner import StepPlan
 from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until_idle
 
+PROMPTS = st.text("ab ", min_size=1, max_size=40) | st.integers(1, 40).map(
+    lambda end: ("all begin the same " * 3)[:end]
+)
+SALTS = st.sampled_from(["one tenant", "another"])
+
 
 class EngineMachine(RuleBasedStateMachine):
     """Requests by id, what became of each, and what was promised to it."""
@@ -58,15 +63,18 @@ class EngineMachine(RuleBasedStateMachine):
             self.deltas.setdefault(delta.request_id, []).append(delta)
 
     @rule(
-        prompt=st.text("ab ", min_size=1, max_size=40),
+        prompt=PROMPTS,
+        salt=SALTS,
         max_tokens=st.integers(1, 40),
         stop=st.lists(st.sampled_from(["e ", "the", "r", " w", "zz", "in"]), max_size=2),
         ignore_eos=st.booleans(),
         patience=st.none() | st.integers(1, 60),
     )
-    def submit(self, prompt: str, max_tokens: int, stop: list[str], ignore_eos: bool, patience: int | None) -> None:
+    def submit(
+        self, prompt: str, salt: str, max_tokens: int, stop: list[str], ignore_eos: bool, patience: int | None
+    ) -> None:
         deadline = None if patience is None else self.now + patience
-        request = ask(prompt, max_tokens=max_tokens, stop=stop, ignore_eos=ignore_eos, deadline=deadline)
+        request = ask(prompt, max_tokens=max_tokens, stop=stop, ignore_eos=ignore_eos, deadline=deadline, salt=salt)
         fits = len(prompt) + max_tokens <= min(80, self.runner.num_blocks * self.runner.block_tokens)
         self.requests[request.id] = request
         try:
@@ -140,11 +148,21 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def blocks_are_conserved(self) -> None:
         pool, scheduler = self.engine._pool, self.engine._scheduler
-        held = [block for live in scheduler.running for block in live.blocks]
-        pool.check()
-        assert len(set(held)) == len(held)
+        pool.check([live.blocks for live in scheduler.running])
+        held = {block for live in scheduler.running for block in live.blocks}
         assert pool.num_free + len(held) == pool.num_blocks
         assert not any(live.blocks for live in scheduler.waiting)
+
+    @invariant()
+    def what_is_shared_is_the_same_and_of_one_salt(self) -> None:
+        seen: dict[int, tuple[str, list[int]]] = {}
+        for live in self.engine._scheduler.running:
+            known = [*live.request.prompt, *live.output]
+            for number, block in enumerate(live.blocks, 1):
+                end = number * self.runner.block_tokens
+                content = live.request.cache_salt, known[:end]
+                assert seen.setdefault(block, content) == content
+                seen[block] = content if end <= live.num_cached else ("", [-1])  # the rest is one's own
 
     @invariant()
     def nobody_overtakes(self) -> None:
@@ -223,6 +241,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.finish()
         for name, future in self.futures.items():
             self.check_outcome(name, future)
+        assert not self.runner.breaches
         assert self.engine._pool.num_free == self.runner.num_blocks
         assert sorted(self.runner.forgotten) == sorted(self.futures)
 

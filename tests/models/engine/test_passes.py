@@ -7,7 +7,7 @@ import pytest
 
 from models.engine.loop import Engine, EngineConfig
 from models.engine.passes import CALM_STEPS, MAX_PASSES
-from models.engine.requests import Completion, EngineError, EngineRequest, OutOfMemory, StepFailed
+from models.engine.requests import Completion, EngineError, EngineRequest, NumericalError, OutOfMemory, StepFailed
 from models.engine.runner import StepPlan
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
 
@@ -49,7 +49,8 @@ def test_the_culprit_fails_alone_and_its_neighbours_answers_are_the_same(
 ) -> None:
     runner = Poisoned(error)
     engine = engine_of(runner)
-    requests = [ask(f"{'poison' if n == culprit else 'good'} {n}", max_tokens=20) for n in range(32)]
+    # Of different salts, or most would wait for the first to compute their common beginning.
+    requests = [ask(f"{'poison' if n == culprit else 'good'} {n}", max_tokens=20, salt=str(n)) for n in range(32)]
     futures = submit(engine, requests)
     step(engine)
     assert len(runner.sizes()) == 11, "one pass, then two for each halving"
@@ -60,6 +61,21 @@ def test_the_culprit_fails_alone_and_its_neighbours_answers_are_the_same(
     assert runner.sizes() == [31], "nothing is remembered of it"
     step_until_idle(engine)
     check_answers(requests, futures)
+    assert runner.breaches == []
+
+
+def test_what_was_computed_from_numbers_that_are_not_finite_is_found_by_nobody() -> None:
+    runner = Watched()
+    engine = engine_of(runner)
+    requests = [ask("the same beginning", max_tokens=5, ignore_eos=True) for _ in range(3)]
+    runner.not_finite.add(requests[0].id)
+    futures = []
+    for request in requests:
+        futures += submit(engine, [request])
+        step_until_idle(engine)
+    assert isinstance(futures[0].exception(0), NumericalError)
+    check_answers(requests[1:], futures[1:])
+    assert [future.result(0).num_cached_tokens for future in futures[1:]] == [0, 16]
     assert runner.breaches == []
 
 

@@ -17,8 +17,9 @@ class Bench:
         self.scheduler = Scheduler(self.pool, max_slots=max_slots, step_tokens=step_tokens)
         self.inside: dict[str, LiveRequest] = {}
 
-    def add(self, name: str, num_prompt: int) -> LiveRequest:
-        self.inside[name] = live(ask("p" * num_prompt, request_id=name, max_tokens=100))
+    def add(self, name: str, num_prompt: int, *, salt: str | None = None) -> LiveRequest:
+        """All prompts are alike; requests of one salt share what they can, and without one a request is on its own."""
+        self.inside[name] = live(ask("p" * num_prompt, request_id=name, max_tokens=100, salt=salt or name))
         self.scheduler.add(self.inside[name])
         return self.inside[name]
 
@@ -98,8 +99,8 @@ def test_the_youngest_gives_way_and_comes_back_before_newcomers() -> None:
     assert (bench.running(), bench.waiting()) == (["old"], ["young", "new"])
     assert bench.inside["young"].num_cached == 0
     bench.scheduler.remove(bench.inside["old"])
-    resumed = bench.inside["young"]
-    assert bench.step() == [("young", resumed.num_tokens - 1), ("new", 4)]  # all of it, and one more came of it
+    assert bench.step() == [("young", 5), ("new", 4)]  # of its nine tokens, "old" took one full block and not the other
+    assert bench.inside["young"].num_found == 0, "it finds nothing that it had not computed itself"
 
 
 def test_a_request_that_fits_does_not_overtake_one_that_does_not_yet() -> None:
@@ -119,6 +120,84 @@ def test_admission_leaves_a_block_for_each_running_request() -> None:
     bench.add("waits", 5)
     bench.step()
     assert bench.waiting() == ["waits"]  # two blocks were free, and "running" has taken one of them
+
+
+def test_a_beginning_that_is_there_is_not_computed_again_except_for_the_last_token() -> None:
+    bench = Bench()
+    bench.add("first", 12, salt="same")
+    bench.step()
+    bench.add("equal", 12, salt="same")
+    bench.add("longer", 14, salt="same")
+    bench.add("shorter", 7, salt="same")
+    bench.add("other", 12, salt="another")
+    assert bench.step() == [("first", 1), ("equal", 4), ("longer", 2), ("shorter", 3), ("other", 6)]
+    assert [bench.inside[name].num_found for name in bench.inside] == [0, 8, 12, 4, 0]
+    assert bench.scheduler.num_found == 24
+    tables = [request.blocks for request in bench.scheduler.running]
+    assert tables[0][:2] == tables[1][:2] == tables[2][:2]
+    assert tables[0][0] == tables[3][0]
+    bench.pool.check(tables)
+
+
+def test_what_was_computed_is_found_after_its_request_has_left_and_the_output_too() -> None:
+    bench = Bench(num_blocks=8)
+    chat = bench.add("chat", 6, salt="same")
+    for _ in range(6):
+        bench.step()
+    bench.scheduler.remove(chat)
+    assert (bench.pool.num_free, bench.pool.num_kept) == (8, 2)
+    bench.inside["turn"] = live(ask("pppppp" + "a" * 6 + "pppp", request_id="turn", salt="same"))
+    bench.scheduler.add(bench.inside["turn"])
+    assert bench.step() == [("turn", 8)]
+    assert bench.inside["turn"].num_found == 8
+
+
+def test_who_begins_like_an_older_one_waits_for_it_and_takes_over_what_it_computes() -> None:
+    bench = Bench(step_tokens=10)
+    bench.add("first", 22, salt="same")
+    bench.add("second", 15, salt="same")
+    bench.add("third", 9, salt="same")
+    bench.add("other", 5)
+    assert bench.step() == [("first", 10)]
+    assert bench.step() == [("first", 10)]  # "second" would begin with block 2, which is being filled
+    # "third" found both of its blocks in the step before, and came after the budget's end.
+    assert bench.step() == [("first", 2), ("second", 3), ("third", 1), ("other", 4)]
+    assert [bench.inside[name].num_found for name in bench.inside] == [0, 12, 8, 0]
+    bench.pool.check([request.blocks for request in bench.scheduler.running])
+
+
+def test_what_an_older_one_computes_in_this_step_is_not_computed_beside_it() -> None:
+    bench = Bench(step_tokens=24)
+    bench.add("first", 22, salt="same")
+    bench.add("second", 15, salt="same")
+    bench.add("other", 5)
+    assert bench.step() == [("first", 22), ("other", 2)]
+    assert bench.step() == [("first", 1), ("second", 3), ("other", 3)]
+
+
+def test_of_a_request_that_failed_nothing_is_found() -> None:
+    bench = Bench()
+    bench.add("first", 8, salt="same")
+    bench.step()
+    bench.add("second", 12, salt="same")
+    bench.step()
+    bench.scheduler.remove(bench.inside["second"], is_sound=False)
+    assert bench.pool.num_kept == 0
+    bench.add("third", 12, salt="same")
+    assert bench.step() == [("first", 1), ("third", 12)]
+
+
+def test_blocks_that_are_kept_give_way_to_those_that_are_needed() -> None:
+    bench = Bench(num_blocks=6)
+    gone = bench.add("gone", 16, salt="same")
+    bench.step()
+    bench.scheduler.remove(gone)
+    bench.add("big", 20)
+    assert bench.step() == [("big", 16)]
+    assert bench.pool.num_evicted == 3
+    bench.scheduler.remove(bench.inside["big"])
+    bench.add("again", 16, salt="same")
+    assert bench.step() == [("again", 12)]
 
 
 def test_leaving_frees_the_blocks_at_once() -> None:
