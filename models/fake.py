@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
-from models.engine.requests import TokenLogprobs
+from models.engine.requests import EngineRequest, RequestInvalid, TokenLogprobs
 from models.engine.runner import Row, Sampled, StepPlan
 
 EOS = 256
@@ -80,6 +80,11 @@ class FakeRunner:
             self._write(row, is_finite=row.request.id not in broken)
         told = [row for row in plan.rows if row.sample or row.request.id in broken]
         return [_nothing(row) if row.request.id in broken else self._sample(row) for row in told]
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise RequestInvalid for a request with a grammar: the words are always the same."""
+        if request.sampling.grammar is not None:
+            raise RequestInvalid("the fake model follows no grammar")
 
     def forget(self, request_id: str) -> None:
         """Drop what is known of a request that has ended."""

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
+from models.engine.requests import EngineRequest
 from models.engine.runner import Row, Runner, Sampled, StepPlan
 
 EXIT_CODE = 86
@@ -58,6 +59,10 @@ class FaultyRunner:
         sampled = self._runner.run(plan)
         self._midway()
         return [_spoiled(one) if Fault.NAN in asked[one.request_id] else one for one in sampled]
+
+    def check(self, request: EngineRequest) -> None:
+        """Ask the runner."""
+        self._runner.check(request)
 
     def forget(self, request_id: str) -> None:
         """Drop whatever is kept for a request that has ended."""

@@ -11,6 +11,7 @@ import torch
 from models.draws import column
 from models.engine.requests import SamplingParams
 from models.engine.runner import Row
+from models.places import Place
 
 
 @dataclass(slots=True)
@@ -23,9 +24,17 @@ class _Counts:
 
     def follow(self, output: Sequence[int]) -> None:
         """Count the tokens that are new since the last step."""
-        new = torch.tensor(list(output[self.num_counted :]), dtype=torch.long, device=self.produced.device)
-        self.produced.index_add_(0, new, torch.ones_like(new, dtype=self.produced.dtype))
+        _add(self.produced, output[self.num_counted :])
         self.num_counted = len(output)
+
+    def after(self, drafts: Sequence[int]) -> torch.Tensor:
+        """Return how often each token was produced if ``drafts`` are counted too."""
+        return _add(self.produced.clone(), drafts) if drafts else self.produced
+
+
+def _add(counts: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+    new = torch.tensor(list(tokens), dtype=torch.long, device=counts.device)
+    return counts.index_add_(0, new, torch.ones_like(new, dtype=counts.dtype))
 
 
 class Penalties:
@@ -43,14 +52,14 @@ class Penalties:
         """Drop what is kept for a request."""
         self._counts.pop(request_id, None)
 
-    def apply(self, logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        """Return logits (rows, vocab) with the penalties of ``rows``, all of which have some."""
-        counts = [self._count(row) for row in rows]
+    def apply(self, logits: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        """Return logits (places, vocab) with the penalties of the places' requests, all of which have some."""
+        counts = [self._count(place.row) for place in places]
         return penalised(
             logits,
-            produced=torch.stack([count.produced for count in counts]),
+            produced=torch.stack([count.after(place.drafts) for count, place in zip(counts, places, strict=True)]),
             in_prompt=torch.stack([count.in_prompt for count in counts]),
-            params=[row.request.sampling for row in rows],
+            params=[place.row.request.sampling for place in places],
         )
 
     def _count(self, row: Row) -> _Counts:

@@ -1,77 +1,100 @@
-"""From logits to the next token of each row, for the whole batch at once.
+"""From logits to the next token of each place, for the whole batch at once.
 
-A row's token depends on its logits, its request and how many tokens it has, never on its batch mates. Order:
-repetition, presence and frequency penalties, then the likeliest token, or a draw by temperature, top-k and top-p.
-Nothing reads the vocabulary twice for a row that is greedy and has no penalties.
+A token depends on its logits, its request and how many tokens that has, never on its batch mates. Order: repetition,
+presence and frequency penalties, then what the grammar allows, then the likeliest token, or a draw by temperature,
+top-k and top-p. Nothing reads the vocabulary twice for a request that is greedy and has neither penalties nor grammar.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from models.draws import draw, number
-from models.engine.requests import TokenLogprobs
-from models.engine.runner import Row
+from models.engine.requests import EngineRequest, SamplingParams, TokenLogprobs
+from models.grammar_masks import GrammarMasks
 from models.logprobs import logprobs_of
 from models.penalties import Penalties
+from models.places import Place
+from prompts.grammar import Grammars
 
 _CHUNK = 512  # logits of which one vectorised pass keeps only the maximum
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen token of each row, (rows,), and whether its logits were sound; the token of one that is not is any.
+    """The chosen token of each place, (places,), and whether its logits were sound; without that the token means none.
 
-    ``logprobs`` are there for the rows that ask, by their index.
+    By index of the place: ``logprobs`` for the requests that ask, and ``stuck`` where the grammar allows no token.
     """
 
     tokens: torch.Tensor
     is_sound: torch.Tensor
     logprobs: Mapping[int, TokenLogprobs]
+    stuck: frozenset[int]
 
 
 class Sampler:
-    """Chooses tokens. Keeps what penalties need to know until it is forgotten."""
+    """Chooses tokens. Keeps what penalties and grammars need to know of a request until it is forgotten."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, vocab_size: int, device: torch.device, grammars: Grammars | None = None) -> None:
         self._device = device
         self._penalties = Penalties(vocab_size, device)
+        self._masks = GrammarMasks(grammars, vocab_size, device)
+
+    def __len__(self) -> int:
+        """Of how many requests something is kept, at most."""
+        return len(self._penalties) + len(self._masks)
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise RequestInvalid for a request whose tokens cannot be chosen as it asks. Any thread may ask."""
+        self._masks.check(request)
 
     def forget(self, request_id: str) -> None:
         """Drop what is kept for a request."""
         self._penalties.forget(request_id)
+        self._masks.forget(request_id)
 
-    def sample(self, logits: torch.Tensor, rows: Sequence[Row]) -> Choice:
-        """Choose from the model's float32 ``logits`` (rows, vocab), which may be changed.
+    def sample(self, logits: torch.Tensor, places: Sequence[Place]) -> Choice:
+        """Choose from the model's float32 ``logits`` (places, vocab), which may be changed.
 
-        A row is sound if its highest logit is a finite number: a NaN anywhere is passed on by the maximum, and a
-        single minus infinity is a token that the model rules out.
+        They are sound if the highest is a finite number: a NaN anywhere is passed on by the maximum, and a single minus
+        infinity is a token that the model rules out.
         """
         highest, tokens = highest_of(logits)
-        asking = [index for index, row in enumerate(rows) if row.request.sampling.logprobs is not None]
+        asking = _where(places, lambda each: each.logprobs is not None)
         raw = logits[asking] if asking else logits
-        penalised = [index for index, row in enumerate(rows) if row.request.sampling.has_penalties]
-        if penalised:
-            picked = torch.tensor(penalised, device=self._device)
-            changed = self._penalties.apply(logits[picked], [rows[index] for index in penalised])
-            logits[picked] = changed
-            tokens[picked] = highest_of(changed)[1]
-        drawn = [index for index, row in enumerate(rows) if row.request.sampling.temperature > 0]
+        stuck = self._restrict(logits, tokens, places)
+        drawn = _where(places, lambda each: each.temperature > 0)
         if drawn:
             picked = torch.tensor(drawn, device=self._device)
-            tokens[picked] = self._draw(logits[picked], [rows[index] for index in drawn])
-        found = logprobs_of(raw, tokens[asking], [_num_top(rows[index]) for index in asking]) if asking else []
-        return Choice(tokens, highest.isfinite(), dict(zip(asking, found, strict=True)))
+            tokens[picked] = _draw(logits[picked], [places[index] for index in drawn])
+        counts = [places[index].row.request.sampling.logprobs or 0 for index in asking]
+        found = logprobs_of(raw, tokens[asking], counts) if asking else []
+        return Choice(tokens, highest.isfinite(), dict(zip(asking, found, strict=True)), stuck)
 
-    @staticmethod
-    def _draw(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-        params = [row.request.sampling for row in rows]
-        return draw(logits, params, [number(row.request.sampling.seed, len(row.output)) for row in rows])
+    def _restrict(self, logits: torch.Tensor, tokens: torch.Tensor, places: Sequence[Place]) -> frozenset[int]:
+        """Apply penalties and grammars to ``logits``, and choose there again; return the places that are stuck."""
+        penalised = _where(places, lambda each: each.has_penalties)
+        if penalised:
+            logits[penalised] = self._penalties.apply(logits[penalised], [places[index] for index in penalised])
+        masked = _where(places, lambda each: each.grammar is not None)
+        is_open: list[bool] = []
+        if masked:
+            logits[masked], is_open = self._masks.apply(logits[masked], [places[index] for index in masked])
+        changed = sorted({*penalised, *masked})
+        if changed:
+            tokens[changed] = highest_of(logits[changed])[1]
+        return frozenset(index for index, may_go_on in zip(masked, is_open, strict=True) if not may_go_on)
 
 
-def _num_top(row: Row) -> int:
-    return row.request.sampling.logprobs or 0
+def _where(places: Sequence[Place], asks: Callable[[SamplingParams], bool]) -> list[int]:
+    return [index for index, place in enumerate(places) if asks(place.row.request.sampling)]
+
+
+def _draw(logits: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+    params = [place.row.request.sampling for place in places]
+    return draw(logits, params, [number(place.row.request.sampling.seed, place.number) for place in places])
 
 
 def highest_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

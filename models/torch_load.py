@@ -12,6 +12,7 @@ from models.kv_cache import KvCache
 from models.loading import Weights
 from models.precision import resolve_device, resolve_dtype
 from models.torch_runner import TorchRunner
+from prompts.grammar import Grammars
 from prompts.tokenizer import eos_token_ids
 from store.errors import ModelLoadError
 from store.registry import ModelVersion
@@ -58,8 +59,14 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
             model = LlamaModel(config, weights, context=context, dtype=number_format, device=device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
-    ends = eos_token_ids(small_files(folder))
-    return TorchRunner(model, cache, context_window=config.context_window, eos_token_ids=ends, device=device)
+    files = small_files(folder)
+    ends = eos_token_ids(files)
+    grammars = None
+    if "tokenizer.json" in files:
+        grammars = Grammars(files["tokenizer.json"], vocab_size=config.vocab_size, eos_token_ids=ends)
+    return TorchRunner(
+        model, cache, context_window=config.context_window, eos_token_ids=ends, device=device, grammars=grammars
+    )
 
 
 def _cache(config: LlamaConfig, settings: Settings, dtype: torch.dtype, device: torch.device) -> KvCache:

@@ -4,7 +4,7 @@ Owns the weights, the cache's tensors and the sampling state. A request whose nu
 from then on, and its blocks are wiped, so that the others never see what it wrote.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,9 @@ from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.llama import LlamaModel
 from models.kv_cache import KvCache
-from models.sampling import Sampler
+from models.places import num_accepted, places_of
+from models.sampling import Choice, Sampler
+from prompts.grammar import Grammars
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class TorchRunner:
         context_window: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
+        grammars: Grammars | None = None,
     ) -> None:
         self.context_window = context_window
         self.eos_token_ids = eos_token_ids
@@ -58,7 +61,7 @@ class TorchRunner:
         self._model = model
         self._cache = cache
         self._batches = BatchBuilder(block_tokens=cache.block_tokens, spans=model.config.windows, device=device)
-        self._sampler = Sampler(model.config.vocab_size, device)
+        self._sampler = Sampler(model.config.vocab_size, device, grammars)
         self._broken: set[str] = set()
 
     @torch.inference_mode()
@@ -86,6 +89,10 @@ class TorchRunner:
         with _errors_named():
             return self._model.logits(self._model.forward(self._batches.build(plan), self._cache))
 
+    def check(self, request: EngineRequest) -> None:
+        """Raise RequestInvalid for a grammar that no answer of this model could follow."""
+        self._sampler.check(request)
+
     def forget(self, request_id: str) -> None:
         """Drop whatever is kept for a request that has ended."""
         self._broken.discard(request_id)
@@ -102,25 +109,30 @@ class TorchRunner:
         is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
         rows = [row for row in batch.rows if row.sample]
         if not rows:
-            return _Outcome({}, self._broken_rows(batch, is_finite.tolist()))
-        picked = self._batches.send([end for row, end in zip(batch.rows, batch.ends, strict=True) if row.sample])
-        choice = self._sampler.sample(self._model.logits(hidden[picked]), rows)
-        is_finite[picked] &= choice.is_sound
+            return _Outcome({}, self._broken_rows(batch, is_finite.tolist(), {}))
+        places = places_of(rows)
+        ends = {row.request.id: end for row, end in zip(batch.rows, batch.ends, strict=True)}
+        picked = self._batches.send(
+            [ends[place.row.request.id] - len(place.row.drafts) + place.num_drafts for place in places]
+        )
+        choice = self._sampler.sample(self._model.logits(hidden[picked]), places)
         # Together, because each answer that the host reads is a wait for the device.
-        values = torch.cat((choice.tokens, is_finite)).tolist()
-        logprobs = [(found,) if (found := choice.logprobs.get(n)) else () for n in range(len(rows))]
-        sampled = [
-            Sampled(row.request.id, token, logprobs=found)
-            for row, token, found in zip(rows, values[: len(rows)], logprobs, strict=True)
-        ]
-        return _Outcome({one.request_id: one for one in sampled}, self._broken_rows(batch, values[len(rows) :]))
+        values = torch.cat((choice.tokens, choice.is_sound, is_finite)).tolist()
+        tokens, is_sound = values[: len(places)], values[len(places) : 2 * len(places)]
+        sampled = _by_request(rows, tokens, is_sound, choice)
+        broken = self._broken_rows(batch, values[2 * len(places) :], sampled)
+        return _Outcome(sampled, broken)
 
-    def _broken_rows(self, batch: Batch, is_finite: Sequence[int]) -> tuple[Row, ...]:
-        if all(is_finite):
+    @staticmethod
+    def _broken_rows(batch: Batch, is_finite: Sequence[int], sampled: Mapping[str, Sampled]) -> tuple[Row, ...]:
+        unsound = {one.request_id for one in sampled.values() if not one.finite}
+        if all(is_finite) and not unsound:
             return ()
         starts = [end + 1 - len(row.tokens) for row, end in zip(batch.rows, batch.ends, strict=True)]
         spans = zip(batch.rows, starts, batch.ends, strict=True)
-        return tuple(row for row, start, end in spans if not all(is_finite[start : end + 1]))
+        return tuple(
+            row for row, start, end in spans if row.request.id in unsound or not all(is_finite[start : end + 1])
+        )
 
     def _contain(self, broken: tuple[Row, ...]) -> None:
         for row in broken:
@@ -128,3 +140,23 @@ class TorchRunner:
             # Its own alone: the blocks before are finite, and may be shared.
             first = row.start // self.block_tokens
             self._cache.clear(self._batches.send(row.blocks[first:]))
+
+
+def _by_request(
+    rows: Sequence[Row], tokens: Sequence[int], is_sound: Sequence[int], choice: Choice
+) -> dict[str, Sampled]:
+    """Cut what was chosen at the places into rows, each up to the first draft that does not hold."""
+    sampled = {}
+    first = 0
+    for row in rows:
+        last = first + num_accepted(row.drafts, tokens[first : first + len(row.drafts)])
+        logprobs = tuple(choice.logprobs[n] for n in range(first, last + 1) if n in choice.logprobs)
+        sampled[row.request.id] = Sampled(
+            row.request.id,
+            None if first in choice.stuck else tokens[last],
+            finite=all(is_sound[first : last + 1]),
+            accepted=tuple(tokens[first:last]),
+            logprobs=logprobs,
+        )
+        first += len(row.drafts) + 1
+    return sampled

@@ -30,6 +30,7 @@ from models.engine.requests import (
     EngineStats,
     EngineStopped,
     FinishReason,
+    GrammarStuck,
     NumericalError,
     OutOfMemory,
     RequestInvalid,
@@ -192,6 +193,7 @@ class Engine:
                 f"{len(request.prompt)} prompt tokens and max_tokens {request.sampling.max_tokens} "
                 f"are {num_tokens}, but at most {limit} fit"
             )
+        self._runner.check(request)
 
     def _step_age_s(self) -> float:
         return max(0.0, self._clock() - self._progress_at) if self._inside else 0.0
@@ -253,10 +255,12 @@ class Engine:
         self._scheduler.record(plan)
         for one in sampled:
             live, _ = self._inside[one.request_id]
-            if one.finite and one.token is not None:
-                self._advance(live, partial(live.add, one.token, now, one.logprobs), now, outbox)
-            else:
+            if not one.finite:
                 self._fail(live, NumericalError("the model's logits were not finite"), outbox)
+            elif one.token is None:
+                self._fail(live, GrammarStuck("no token could follow within the grammar"), outbox)
+            else:
+                self._advance(live, partial(live.add, one.token, now, one.logprobs), now, outbox)
 
     def _advance(self, live: LiveRequest, move: Callable[[], FinishReason | None], now: float, outbox: Outbox) -> None:
         """Make a move of one request, and let it go if it ends there. A detokenizer that raises fails it alone."""

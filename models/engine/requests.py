@@ -21,10 +21,19 @@ MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like; ``kind`` says how ``text`` is written (``prompts.grammar.GrammarKind``)."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
 
-    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest; None does not ask.
+    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest; None does not ask. With a
+    ``grammar`` each token is one that it allows, and the end of the sequence only comes when it is complete.
     """
 
     max_tokens: int
@@ -38,6 +47,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     ignore_eos: bool = False
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
     @property
     def has_penalties(self) -> bool:
@@ -192,6 +202,12 @@ class NumericalError(EngineError):
     """The model's logits for this request were not finite."""
 
     code = "numerical_error"
+
+
+class GrammarStuck(EngineError):
+    """No token of the model could follow within the request's grammar."""
+
+    code = "grammar_stuck"
 
 
 class EngineStopped(EngineError):

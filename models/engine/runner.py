@@ -21,6 +21,9 @@ class Row:
     or more. ``sample`` is True when the last of ``tokens`` is the newest of the request, so that its logits choose
     the next one. ``output`` are the tokens generated so far (for penalties and for the seeded draw, whose n-th number
     depends on seed and n alone).
+
+    A decode row may have ``drafts`` after its one token: the last of ``tokens`` are then mere guesses of what comes
+    next. What it writes at the positions of guesses that fail is written again later.
     """
 
     request: EngineRequest
@@ -29,6 +32,7 @@ class Row:
     blocks: Sequence[int]
     output: Sequence[int]
     sample: bool
+    drafts: Sequence[int] = ()
 
     @property
     def is_decode(self) -> bool:
@@ -50,15 +54,22 @@ class StepPlan:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The next token of one request, or None with ``finite`` False when its numbers were NaN or infinite.
+    """The next token of one request, after those of its row's drafts that were ``accepted``.
 
-    ``logprobs`` are there if the request asks.
+    It is None with ``finite`` False when the numbers were NaN or infinite, and None with ``finite`` True when no token
+    can follow within the request's grammar. ``logprobs`` are one for each of ``tokens`` if the request asks.
     """
 
     request_id: str
     token: int | None
     finite: bool = True
+    accepted: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All tokens that the request got, in order."""
+        return self.accepted if self.token is None else (*self.accepted, self.token)
 
 
 class Runner(Protocol):
@@ -76,6 +87,10 @@ class Runner(Protocol):
         it could be noticed by whoever gets the blocks next. Whatever it raises, it has written to the cache at the
         positions of the plan's own tokens and nowhere else: any part of the plan may run again.
         """
+        ...
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise RequestInvalid for a request that this runner cannot compute. Any thread may ask, at any time."""
         ...
 
     def forget(self, request_id: str) -> None:

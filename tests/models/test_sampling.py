@@ -12,6 +12,7 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, Top
 from models.draws import draw, uniform
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row
+from models.places import Place
 from models.sampling import Sampler, highest_of
 from models.torch_load import runner_for
 from store.settings import Settings
@@ -21,9 +22,9 @@ from tests.models.tiny import VOCAB, build, save
 CPU = torch.device("cpu")
 
 
-def row(prompt: list[int], output: list[int], request_id: str = "r", **sampling: object) -> Row:
+def row(prompt: list[int], output: list[int], request_id: str = "r", **sampling: object) -> Place:
     params = SamplingParams(**({"max_tokens": 99} | sampling))  # type: ignore[arg-type]
-    return Row(EngineRequest(request_id, tuple(prompt), params), [0], 0, [0], output, sample=True)
+    return Place(Row(EngineRequest(request_id, tuple(prompt), params), [0], 0, [0], output, sample=True), 0)
 
 
 def reference_distribution(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -145,7 +146,7 @@ def test_penalties_equal_the_reference_step_by_step() -> None:
         rows = [row(prompts[n], list(outputs[n]), f"r{n}", **kind) for n, kind in enumerate(kinds)]
         expected = []
         for n, each in enumerate(rows):
-            scores = slow_penalties(logits[n], prompts[n], outputs[n], each.request.sampling)
+            scores = slow_penalties(logits[n], prompts[n], outputs[n], each.row.request.sampling)
             expected.append(scores.index(max(scores)))
         tokens = sampler.sample(logits.clone(), rows).tokens.tolist()
         assert tokens == expected

@@ -131,7 +131,7 @@ def test_memory_that_runs_out_is_said_so(runner: TorchRunner, monkeypatch: pytes
 def test_nothing_is_kept_for_the_forgotten(runner: TorchRunner) -> None:
     requests = [request([9, 10], f"r{n}", presence_penalty=1.0) for n in range(4)]
     run_all(runner, [*requests])
-    assert not len(runner._sampler._penalties)
+    assert len(runner._sampler) == 0
     assert not runner._broken
 
 

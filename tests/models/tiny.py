@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import tokenizers
 import torch
+from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -89,4 +91,22 @@ def build(name: str) -> PreTrainedModel:
 def save(model: PreTrainedModel, folder: Path, **options: object) -> Path:
     """Write a model and return its folder."""
     model.save_pretrained(folder, **options)
+    return folder
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """Write a byte-level tokenizer of fewer tokens than ``VOCAB`` into a model's folder, and return the folder.
+
+    The special tokens, every byte, and some tokens of several bytes that span what JSON keeps apart.
+    """
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = ['{"', '":', '",', "00", "in", "er", "ab", "}]", ',"']
+    names = ["<pad>", "<s>", "</s>", *letters, *pairs]
+    backend = tokenizers.Tokenizer(
+        models.BPE({name: index for index, name in enumerate(names)}, [(pair[0], pair[1]) for pair in pairs])
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(names[:3])
+    backend.save(str(folder / "tokenizer.json"))
     return folder

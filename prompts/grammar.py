@@ -1,0 +1,159 @@
+"""Grammars that an answer follows: which tokens may come next, and which grammars no answer could follow.
+
+The one home of llguidance. No torch, so that the API refuses what no worker could run. A grammar is made from its kind
+and text; what a matcher knows of a request is its grammar and its output so far, so it can be made again anywhere.
+"""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import cache, lru_cache
+
+from llguidance import LLMatcher, LLTokenizer
+
+from store.errors import InvalidRequest
+
+MAX_GRAMMAR_CHARACTERS = 65_536
+_MAX_COMPILED = 64
+_MAX_QUOTED = 200
+
+
+class GrammarKind(StrEnum):
+    """How a grammar's text is written."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"  # as Rust's regex crate reads it: no look-around, no back-references
+    LARK = "lark"  # llguidance's own dialect
+    CHOICE = "choice"  # a JSON array of the texts to choose from
+
+
+def validate_grammar(kind: str, text: str) -> None:
+    """Raise InvalidRequest, with what is wrong, for a grammar that cannot be compiled or allows no answer."""
+    _compile(_bytewise(), kind, text)
+
+
+class Grammars:
+    """The grammars of one model, whose ``tokenizer.json`` this is; each is compiled once while it is in use.
+
+    Any thread may call ``matcher``. Making the tokenizer takes a quarter of a second, so it is put off to the first.
+    """
+
+    def __init__(self, tokenizer: bytes, *, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        self._file = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = eos_token_ids
+        self._tokenizer = lru_cache(maxsize=1)(self._read_tokenizer)
+        self._compiled = lru_cache(maxsize=_MAX_COMPILED)(lambda kind, text: _compile(self._tokenizer(), kind, text))
+
+    def matcher(self, kind: str, text: str) -> "Matcher":
+        """Return a matcher at the beginning of a grammar. Raises InvalidRequest as ``validate_grammar`` does."""
+        return Matcher(self._compiled(kind, text), self._eos, self._vocab_size)
+
+    def _read_tokenizer(self) -> LLTokenizer:
+        if not self._eos:
+            raise InvalidRequest("this model cannot follow a grammar: it has no end-of-sequence token")
+        try:
+            return LLTokenizer(self._file.decode(), n_vocab=self._vocab_size, eos_token=sorted(self._eos))
+        except ValueError as error:
+            raise InvalidRequest(f"this model cannot follow a grammar: {_short(str(error))}") from error
+
+
+class Matcher:
+    """Where one request stands in its grammar. Once the grammar is complete, only an end of sequence is allowed."""
+
+    def __init__(self, beginning: LLMatcher, eos_token_ids: frozenset[int], vocab_size: int) -> None:
+        self._beginning = beginning
+        self._eos = eos_token_ids
+        self._num_bytes = -(-vocab_size // 32) * 4
+        self._matcher = beginning.deep_copy()
+        self._num_taken = 0
+
+    @property
+    def is_stuck(self) -> bool:
+        """True if no token can follow any more: the output has left the grammar, or the grammar is too complex."""
+        return self._matcher.is_error()
+
+    def follow(self, output: Sequence[int]) -> None:
+        """Stand behind ``output``, of which what was taken before is the beginning, or from the beginning again."""
+        if self._num_taken > len(output):
+            self._matcher = self._beginning.deep_copy()
+            self._num_taken = 0
+        self._matcher.consume_tokens(list(output[self._num_taken :]))
+        self._num_taken = len(output)
+
+    def masks(self, drafts: Sequence[int] = ()) -> list[bytes]:
+        """Return which tokens may come next, and after each of ``drafts``: a bit for each, in 32-bit words.
+
+        The list ends with the first draft that cannot come: nothing comes after that.
+        """
+        masks = [self._matcher.compute_bitmask()[: self._num_bytes]]
+        ahead = self._matcher.deep_copy() if drafts else self._matcher
+        for token in drafts:
+            if token in self._eos or ahead.try_consume_tokens([token]) == 0:
+                break
+            masks.append(ahead.compute_bitmask()[: self._num_bytes])
+        return masks
+
+
+@cache
+def _bytewise() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def _compile(tokenizer: LLTokenizer, kind: str, text: str) -> LLMatcher:
+    try:
+        matcher = LLMatcher(tokenizer, _source(kind, text), log_level=0)
+    except UnicodeEncodeError as error:
+        raise _refusal("it holds half a character") from error
+    # Of some grammars it turns out only when the first token is asked for that they allow none.
+    matcher.compute_bitmask()
+    if matcher.is_error():
+        raise _refusal(matcher.get_error().replace("NoExtensionBias", "it allows no answer"))
+    return matcher
+
+
+def _source(kind: str, text: str) -> str:
+    """Return llguidance's own writing of a grammar."""
+    if kind not in set(GrammarKind):
+        raise _refusal(f"there is no kind {kind}")
+    if len(text) > MAX_GRAMMAR_CHARACTERS:
+        raise _refusal(f"it is longer than {MAX_GRAMMAR_CHARACTERS} characters")
+    match GrammarKind(kind):
+        case GrammarKind.JSON_SCHEMA:
+            return _from_schema(text)
+        case GrammarKind.REGEX:
+            return LLMatcher.grammar_from_regex(text)
+        case GrammarKind.LARK:
+            return LLMatcher.grammar_from_lark(text)
+        case GrammarKind.CHOICE:
+            return LLMatcher.grammar_from_lark(f"start: {' | '.join(map(_quoted, _choices(text)))}")
+
+
+def _from_schema(text: str) -> str:
+    try:
+        # Without white space: a small model that may write any amount of it often writes nothing else.
+        return LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_flexible": False})
+    except ValueError as error:
+        raise _refusal(str(error)) from error
+
+
+def _choices(text: str) -> list[str]:
+    try:
+        choices = json.loads(text)
+    except ValueError as error:
+        raise _refusal(f"a choice is a JSON array: {error}") from error
+    if not isinstance(choices, list) or not choices or not all(isinstance(each, str) and each for each in choices):
+        raise _refusal("a choice is a JSON array of texts, none of them empty")
+    return choices
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _short(message: str) -> str:
+    return message.strip().partition("\n")[0][:_MAX_QUOTED]
+
+
+def _refusal(message: str) -> InvalidRequest:
+    return InvalidRequest(f"the grammar cannot be followed: {_short(message)}", param="grammar")

@@ -1,0 +1,147 @@
+"""Grammars: what may come next, and what is refused before anybody waits for it."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from prompts.grammar import MAX_GRAMMAR_CHARACTERS, GrammarKind, Grammars, validate_grammar
+from store.errors import InvalidRequest
+
+EOS = 256
+LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+@pytest.fixture(scope="module")
+def backend() -> tokenizers.Tokenizer:
+    """One token a byte, in the order of GPT-2's letters, and an end of sequence."""
+    backend = tokenizers.Tokenizer(models.BPE({letter: n for n, letter in enumerate(LETTERS)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["</s>"])
+    return backend
+
+
+@pytest.fixture(scope="module")
+def grammars(backend: tokenizers.Tokenizer) -> Grammars:
+    return Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset({EOS}))
+
+
+def allowed(mask: bytes) -> set[int]:
+    assert len(mask) == 40
+    bits = int.from_bytes(mask, "little")
+    return {token for token in range(320) if bits >> token & 1}
+
+
+@pytest.fixture(scope="module")
+def ids(backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
+    return lambda text: list(backend.encode(text).ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "good", "bad"),
+    [
+        ("regex", "[0-9]{2,3}", ["12", "123"], ["1a", "1234"]),
+        (
+            "choice",
+            '["yes", "no", "a \\"quoted\\" \\\\ one", "naïve 🦆"]',
+            ["no", 'a "quoted" \\ one', "naïve 🦆"],
+            ["nope"],
+        ),
+        ("lark", 'start: "(" start ")" | "x"', ["((x))"], ["((x)))"]),
+        ("json_schema", '{"type":"array","items":{"type":"integer"}}', ["[1,-2]", "[]"], ["[1, 2]", "[1.5]", "{"]),
+    ],
+)
+def test_each_kind_follows_its_text(
+    grammars: Grammars, ids: Callable[[str], list[int]], kind: str, text: str, good: list[str], bad: list[str]
+) -> None:
+    validate_grammar(kind, text)
+    for answer in (*good, *bad):
+        tokens = ids(answer)
+        matcher = grammars.matcher(kind, text)
+        masks = matcher.masks(tokens)
+        passes = [token in allowed(mask) for token, mask in zip(tokens, masks, strict=False)]
+        if answer in good:
+            assert len(masks) == len(tokens) + 1
+            assert all(passes)
+            assert EOS in allowed(masks[-1])
+        else:
+            assert not all(passes)
+
+
+def test_a_complete_grammar_allows_its_end_alone(grammars: Grammars, ids: Callable[[str], list[int]]) -> None:
+    matcher = grammars.matcher("regex", "ab?")
+    matcher.follow(ids("a"))
+    assert allowed(matcher.masks()[0]) == {EOS, *ids("b")}
+    matcher.follow(ids("ab"))
+    assert allowed(matcher.masks()[0]) == {EOS}
+
+
+def test_drafts_leave_the_matcher_where_it_was(grammars: Grammars, ids: Callable[[str], list[int]]) -> None:
+    matcher = grammars.matcher("regex", "(abc)+")
+    matcher.follow(ids("ab"))
+    masks = matcher.masks(ids("cab"))
+    assert [allowed(mask) for mask in masks] == [{*ids("c")}, {*ids("a"), EOS}, {*ids("b")}, {*ids("c")}]
+    assert matcher.masks(ids("cxx"))[1:] == masks[1:2], "nothing is known after a draft that cannot come"
+    assert matcher.masks([*ids("c"), EOS, *ids("a")]) == masks[:2], "nor after the end"
+    matcher.follow(ids("abc"))
+    assert matcher.masks() == masks[1:2]
+
+
+def test_a_shorter_output_is_followed_from_the_beginning(grammars: Grammars, ids: Callable[[str], list[int]]) -> None:
+    matcher = grammars.matcher("regex", "abc")
+    matcher.follow(ids("ab"))
+    matcher.follow(ids("a"))
+    assert allowed(matcher.masks()[0]) == {*ids("b")}
+
+
+def test_an_output_outside_of_the_grammar_is_stuck(grammars: Grammars, ids: Callable[[str], list[int]]) -> None:
+    matcher = grammars.matcher("regex", "abc")
+    matcher.follow(ids("ax"))
+    assert matcher.is_stuck
+    assert not grammars.matcher("regex", "abc").is_stuck
+
+
+REFUSED = [
+    ("regex", "[a-z"),
+    ("regex", "(?=a)b"),
+    ("regex", r"[^\s\S]"),
+    ("regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1)),
+    ("regex", "\udcff"),
+    ("lark", "start: nope"),
+    ("json_schema", "{nope"),
+    ("json_schema", "3"),
+    ("json_schema", '{"type":"integer","minimum":5,"maximum":3}'),
+    ("json_schema", '{"type":"strin"}'),
+    ("json_schema", '{"$ref":"https://example.com/schema"}'),
+    ("json_schema", '{"not":' * 3000 + "{}" + "}" * 3000),
+    ("choice", "[]"),
+    ("choice", '["a", ""]'),
+    ("choice", '{"a": 1}'),
+    ("choice", "yes"),
+    ("choice", '["\\ud800"]'),
+    ("poem", "a"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), REFUSED, ids=range(len(REFUSED)))
+def test_what_nobody_could_follow_is_refused(grammars: Grammars, kind: str, text: str) -> None:
+    for ask in (validate_grammar, grammars.matcher):
+        with pytest.raises(InvalidRequest, match=r"the grammar cannot be followed: .") as raised:
+            ask(kind, text)
+        assert len(raised.value.message) < 300
+
+
+def test_a_model_without_an_end_follows_no_grammar(backend: tokenizers.Tokenizer) -> None:
+    endless = Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset())
+    with pytest.raises(InvalidRequest, match="no end-of-sequence token"):
+        endless.matcher("regex", "a")
+    with pytest.raises(InvalidRequest, match="cannot follow a grammar"):
+        Grammars(b"{}", vocab_size=300, eos_token_ids=frozenset({1})).matcher("regex", "a")
+
+
+def test_kinds_are_these() -> None:
+    assert [kind.value for kind in GrammarKind] == ["json_schema", "regex", "lark", "choice"]
+    validate_grammar("json_schema", json.dumps({"enum": ["a", 1, None]}))
