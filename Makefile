@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
 .PHONY: trial lock clean
 
 help:  ## list the targets
@@ -41,6 +41,9 @@ up: $(STAMP)  ## the local stack, until Ctrl-C
 
 bench: $(STAMP)  ## throughput of the whole path against the bare engine and transformers
 	@$(BIN)/python -m benchmarks.path
+
+bench-engine: $(STAMP)  ## the engine and the whole path beside vLLM, OpenVINO, llama.cpp and transformers: about 30 minutes
+	@$(BIN)/python -m benchmarks.engine $(if $(GOAL),--goal $(GOAL))
 
 bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
 	@$(BIN)/python -m benchmarks.queue

@@ -7,18 +7,90 @@ and the texts.
 
 import json
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
 
-from benchmarks.engine import Round, requests_of, run_engine, run_generate
 from benchmarks.workload import ChatJob, chat_jobs
-from models.engine.loop import EngineConfig
+from models.engine.loop import Engine, EngineConfig
+from models.engine.requests import Completion, EngineRequest, SamplingParams
+from models.engine.runner import Runner
 from models.load import load_runner
+from prompts.detokenizer import Detokenizer
+from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.db import Database
 from store.registry import ModelVersion, read_file, resolve
 from store.settings import Settings, load_settings
+
+
+@dataclass(frozen=True)
+class Round:
+    """One measurement: what was produced, and how long it took."""
+
+    token_ids: tuple[Sequence[int], ...]
+    seconds: float
+    mean_batch: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Output tokens."""
+        return sum(map(len, self.token_ids))
+
+
+def requests_of(tokenizer: Tokenizer, jobs: Sequence[ChatJob]) -> list[EngineRequest]:
+    """The jobs as the engine takes them."""
+    return [
+        EngineRequest(
+            f"r{n}",
+            tuple(build_prompt(tokenizer, job.payload.input)),
+            SamplingParams(job.max_tokens, ignore_eos=job.ignore_eos),
+        )
+        for n, job in enumerate(jobs)
+    ]
+
+
+def run_engine(runner: Runner, tokenizer: Tokenizer, requests: Sequence[EngineRequest], config: EngineConfig) -> Round:
+    """All requests at once."""
+    engine = Engine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+    engine.start()
+    start = time.perf_counter()
+    futures = [engine.submit(each) for each in requests]
+    wait(futures)
+    seconds = time.perf_counter() - start
+    done: list[Completion] = [future.result() for future in futures]
+    mean_batch = engine.stats().mean_batch
+    engine.stop(5)
+    return Round(
+        token_ids=tuple(each.token_ids for each in done),
+        seconds=seconds,
+        mean_batch=mean_batch,
+    )
+
+
+def run_generate(model: Any, requests: Sequence[EngineRequest]) -> Round:
+    """One after the other, greedy, going on after an end of sequence if the requests say so."""
+    stops = model.generation_config.eos_token_id
+    outputs: list[list[int]] = []
+    start = time.perf_counter()
+    for each in requests:
+        ids = torch.tensor([each.prompt])
+        model.generation_config.eos_token_id = None if each.sampling.ignore_eos else stops
+        found = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=each.sampling.max_tokens,
+            pad_token_id=0,
+        )
+        outputs.append(found[0, ids.shape[1] :].tolist())
+    model.generation_config.eos_token_id = stops
+    return Round(tuple(outputs), time.perf_counter() - start)
 
 
 def engine_round(jobs: list[ChatJob], version: ModelVersion, tokenizer: Tokenizer, settings: Settings) -> Round:

@@ -14,7 +14,7 @@ _TEXT = (
     "the river runs down from a hill and turns old wheel while people in town bake bread sell wool write letters ask "
     "for rain count days build bridges mend boats light lamps keep bees paint doors plant trees sing songs tell tales"
 )
-_WORDS = _TEXT.split()
+WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def chat_jobs(count: int, seed: int = 7) -> list[ChatJob]:
     draw = random.Random(seed)
     return [
         ChatJob(
-            text="Go on with this story: " + " ".join(draw.choices(_WORDS, k=_between(draw, 16, 512) - 10)),
+            text="Go on with this story: " + " ".join(draw.choices(WORDS, k=_between(draw, 16, 512) - 10)),
             max_tokens=_between(draw, 8, 256),
         )
         for _ in range(count)

@@ -25,7 +25,7 @@ from benchmarks.compare.contestants import CONTESTANTS, Contestant
 from benchmarks.compare.nemesis import Kind, Nemesis, schedule
 from benchmarks.queue.contestants import DoesNotRun
 from benchmarks.queue.services import running_services
-from benchmarks.queue.venvs import CannotInstall, versions
+from benchmarks.venvs import CannotInstall, versions
 from store.errors import HeadraceError
 
 _TICK_S = 0.05

@@ -17,7 +17,7 @@ import httpx2
 from benchmarks.queue import headrace
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
-from benchmarks.queue.venvs import environment
+from benchmarks.venvs import environment
 from cli.local.ports import free_port
 from cli.local.process import Child, Command, descendants, still_alive
 from store.redis import broker_url

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.queue.contestants import CONTESTANTS, Contestant
 from benchmarks.queue.turns import Options, Turn
-from benchmarks.queue.venvs import CannotInstall, versions
+from benchmarks.venvs import CannotInstall, versions
 
 Found = dict[str, Any]
 

@@ -9,7 +9,7 @@ from benchmarks.queue.contestants import Contestant, DoesNotRun, Running
 from benchmarks.queue.costs import PostgresCounters, cpu_s
 from benchmarks.queue.load import Measured, Plan, run_load
 from benchmarks.queue.services import Services
-from benchmarks.queue.venvs import CannotInstall
+from benchmarks.venvs import CannotInstall
 from store.errors import HeadraceError
 
 Say = Callable[[str], None]
