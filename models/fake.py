@@ -48,6 +48,7 @@ class FakeRunner:
         num_blocks: int = 1024,
         block_tokens: int = 16,
         context_window: int = 8192,
+        spare_tokens: int = 0,
         step_s: float = 0.0,
         sleep: Callable[[float], object] = time.sleep,
         fault: Callable[[StepPlan], None] | None = None,
@@ -57,6 +58,7 @@ class FakeRunner:
         self.eos_token_ids = frozenset({EOS})
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
+        self.spare_tokens = spare_tokens
         self._step_s = step_s
         self._sleep = sleep
         self._fault = fault
@@ -91,7 +93,10 @@ class FakeRunner:
         self._histories.pop(request_id, None)
 
     def _write(self, row: Row, *, is_finite: bool) -> None:
-        history = self._history(row, row.start + len(row.tokens))
+        end = row.start + len(row.tokens)
+        history = self._history(row, end - len(row.drafts))
+        # What a guess leaves behind depends on the guesses before it, and is nobody's history yet.
+        history += _histories(history[-1], row.drafts)
         for position, token in enumerate(row.tokens, row.start):
             block, offset = row.blocks[position // self.block_tokens], position % self.block_tokens
             self._cache[block][offset] = token
@@ -107,16 +112,25 @@ class FakeRunner:
         known = self._histories.setdefault(row.request.id, [])
         if len(known) < end:
             last = known[-1] if known else hash(row.request.cache_salt)
-            for token in (*row.request.prompt, *row.output)[len(known) : end]:
-                last = hash((last, token))
-                known.append(last)
+            known += _histories(last, (*row.request.prompt, *row.output)[len(known) : end])
         return known[:end]
 
     def _sample(self, row: Row) -> Sampled:
-        tokens = self._read(self._cache, row, row.start + len(row.tokens))
+        """Say the token after the newest one, and go on as long as the drafts say the same."""
+        num_known = row.start + len(row.tokens) - len(row.drafts)
+        tokens = self._read(self._cache, row, num_known + len(row.drafts))
+        said: list[int] = []
+        for num_drafts in range(len(row.drafts) + 1):
+            said.append(self._next(row, tokens[: num_known + num_drafts]))
+            if said != tokens[num_known : num_known + len(said)]:
+                break
+        logprobs = tuple(each for token in said for each in _certain(row, token))
+        return Sampled(row.request.id, said[-1], accepted=tuple(said[:-1]), logprobs=logprobs)
+
+    @staticmethod
+    def _next(row: Row, tokens: Sequence[int]) -> int:
         num_prompt = len(row.request.prompt)
-        token = next_token(tokens[:num_prompt], tokens[num_prompt:], ends=not row.request.sampling.ignore_eos)
-        return Sampled(row.request.id, token, logprobs=_certain(row, token))
+        return next_token(tokens[:num_prompt], tokens[num_prompt:], ends=not row.request.sampling.ignore_eos)
 
     def _check(self, plan: StepPlan) -> None:
         _require(bool(plan.rows), "a step has rows")
@@ -137,12 +151,14 @@ class FakeRunner:
             _require(all(owners[block] == 1 for block in to_write), "a block that is written has one owner")
 
     def _check_row(self, row: Row) -> None:
-        known = [*row.request.prompt, *row.output]
+        known = [*row.request.prompt, *row.output, *row.drafts]
         end = row.start + len(row.tokens)
-        _require(len(row.tokens) > 0, "a row has tokens")
+        _require(len(row.tokens) > len(row.drafts), "a row has tokens")
+        _require(row.is_decode or not row.drafts, "only a decode row has drafts")
         _require(list(row.tokens) == known[row.start : end], "a row continues what is known")
         _require(row.sample == (end == len(known)), "the newest token, and no other, chooses the next one")
-        _require(len(row.output) < row.request.sampling.max_tokens, "no row goes on past max_tokens")
+        num_output = len(row.output) + len(row.drafts)
+        _require(num_output < row.request.sampling.max_tokens, "no row goes on past max_tokens")
         _require(all(0 <= block < self.num_blocks for block in row.blocks), "blocks are in the pool")
         _require(len(row.blocks) * self.block_tokens >= end, "the block table covers the row")
         written = self._read(self._written, row, row.start)
@@ -163,6 +179,15 @@ def _certain(row: Row, token: int) -> tuple[TokenLogprobs, ...]:
     """Return what a row that asks is told: no other token was possible."""
     count = row.request.sampling.logprobs
     return () if count is None else (TokenLogprobs(0.0, (token,)[:count], (0.0,)[:count]),)
+
+
+def _histories(last: int, tokens: Sequence[int]) -> list[int]:
+    """Return the histories of ``tokens``, when that of the token before them is ``last``."""
+    found = []
+    for token in tokens:
+        last = hash((last, token))
+        found.append(last)
+    return found
 
 
 def _natural_length(prompt: Sequence[int]) -> int:

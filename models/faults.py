@@ -45,6 +45,7 @@ class FaultyRunner:
         self.eos_token_ids = runner.eos_token_ids
         self.num_blocks = runner.num_blocks
         self.block_tokens = runner.block_tokens
+        self.spare_tokens = runner.spare_tokens
         self._runner = runner
         self._marks = marks
         self._decode = decode

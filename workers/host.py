@@ -216,6 +216,8 @@ class Host:
             "preempted": stats.preempted,
             "prompt tokens found in the KV cache": stats.cached_tokens,
             "KV blocks evicted": stats.evicted_blocks,
+            "tokens guessed": stats.drafted_tokens,
+            "guesses that were right": stats.accepted_tokens,
             "frames published": self.frames.num_published,
             "frames dropped": self.frames.num_dropped,
             "leases lost": self.leases.num_lost,
@@ -232,7 +234,7 @@ class Host:
         return Engine(
             self._model.runner,
             lambda: Detokenizer(self._model.tokenizer),
-            EngineConfig(max_slots=settings.max_slots, step_tokens=settings.step_tokens),
+            EngineConfig(settings.max_slots, settings.step_tokens, speculation=settings.speculation == "auto"),
             on_deltas=self.frames.put_deltas,
         )
 

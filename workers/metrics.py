@@ -24,6 +24,8 @@ COUNTERS = {
     "steps": "engine steps",
     "prompt_tokens": "prompt tokens taken in, computed or found in the KV cache",
     "cached_tokens": "prompt tokens found in the KV cache",
+    "drafted_tokens": "guesses at next tokens that were checked",
+    "accepted_tokens": "guesses at next tokens that were right",
     "evicted_blocks": "KV blocks that could have been found again and were needed for something else",
     "output_tokens": "tokens produced",
     "completed": "requests that ended with a completion",

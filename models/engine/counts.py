@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from models.engine.outbox import Outbox
 from models.engine.requests import EngineStats
-from models.engine.runner import Sampled, StepPlan
+from models.engine.runner import StepPlan
 
 NUM_RECENT_BATCHES = 128
 
@@ -28,15 +28,18 @@ class Counts:
         """Count a pass that ended, well or not: it is progress."""
         self._steps += 1
 
-    def count_rows(self, plan: StepPlan, sampled: Sequence[Sampled]) -> None:
+    def count_rows(self, plan: StepPlan) -> None:
         """Count what a pass computed, before its tokens are recorded."""
         num_decode = sum(row.is_decode for row in plan.rows)
         self._decode_steps += num_decode > 0
         self._decode_rows += num_decode
         self._peak_batch = max(self._peak_batch, len(plan.rows))
         self._recent.append(len(plan.rows))
-        self._output_tokens += sum(one.finite for one in sampled)
         self._prompt_tokens += sum(len(row.request.prompt) for row in plan.rows if row.sample and not row.output)
+
+    def count_output(self, num_tokens: int) -> None:
+        """Count the tokens that a request got."""
+        self._output_tokens += num_tokens
 
     def count_outcomes(self, outbox: Outbox) -> None:
         """Count the requests that ended."""
@@ -53,10 +56,12 @@ class Counts:
         preempted: int,
         cached_tokens: int,
         evicted_blocks: int,
+        drafts: Sequence[int],
         step_age_s: float,
     ) -> EngineStats:
-        """Return a reading, with what the caller knows of the present; ``blocks`` are (free, total)."""
+        """Return a reading, with what the caller knows: ``blocks`` are (free, total), ``drafts`` (made, accepted)."""
         free_blocks, total_blocks = blocks
+        drafted_tokens, accepted_tokens = drafts
         return EngineStats(
             steps=self._steps,
             running=running,
@@ -71,6 +76,8 @@ class Counts:
             preempted=preempted,
             cached_tokens=cached_tokens,
             evicted_blocks=evicted_blocks,
+            drafted_tokens=drafted_tokens,
+            accepted_tokens=accepted_tokens,
             mean_batch=self._decode_rows / self._decode_steps if self._decode_steps else 0.0,
             peak_batch=self._peak_batch,
             last_step_age_s=step_age_s,

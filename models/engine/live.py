@@ -1,6 +1,6 @@
 """A request inside the engine: what is generated, cached and shown of it so far. It knows neither queue nor pool."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from models.engine.prefix import PrefixNames, slice_of
 from models.engine.requests import (
@@ -12,6 +12,7 @@ from models.engine.requests import (
     Progress,
     TokenLogprobs,
 )
+from models.engine.runner import Sampled
 from models.engine.stopping import Detokenizer, OutputText
 
 
@@ -119,6 +120,20 @@ class LiveRequest:
         self._logprobs += logprobs
         reason = self._take(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
+
+    def take(self, sampled: Sampled, now: float, tell: Callable[[Delta | None], object]) -> FinishReason | None:
+        """Take all that a pass gave, up to the token with which the request ends; return why it ends, or None.
+
+        The drafts that were accepted are in the cache already. Each token has its delta, as if it had come alone, for
+        that is how another attempt emits them again; ``tell`` gets all but the last.
+        """
+        for index, token in enumerate(sampled.tokens):
+            tell(self.take_delta())
+            reason = self.add(token, now, sampled.logprobs[index : index + 1])
+            if reason is not None:
+                return reason
+            self.num_cached += index < len(sampled.accepted)
+        return None
 
     def close(self, reason: FinishReason) -> FinishReason:
         """Let go of the text that was held back; if that completes a stop string, the length was not the reason.

@@ -39,6 +39,7 @@ from models.engine.requests import (
 )
 from models.engine.runner import Runner, Sampled, StepPlan
 from models.engine.scheduler import Scheduler
+from models.engine.speculation import Speculation
 from models.engine.stopping import Detokenizer
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """At most ``max_slots`` requests run at the same time, and ``step_tokens`` tokens enter the model in one step."""
+    """At most ``max_slots`` requests run at the same time, and ``step_tokens`` tokens enter the model in one step.
+
+    With ``speculation`` a step that has compute to spare checks guesses at the next tokens too.
+    """
 
     max_slots: int = 32
     step_tokens: int = 512
+    speculation: bool = True
 
     def __post_init__(self) -> None:
         """Raise ValueError for a configuration in which nothing could run."""
@@ -84,7 +89,10 @@ class Engine:
         self._on_deltas = on_deltas
         self._clock = clock
         self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
-        self._scheduler = Scheduler(self._pool, max_slots=config.max_slots, step_tokens=config.step_tokens)
+        self._speculation = Speculation(runner.spare_tokens if config.speculation else 0)
+        self._scheduler = Scheduler(
+            self._pool, max_slots=config.max_slots, step_tokens=config.step_tokens, speculation=self._speculation
+        )
         self._passes = Passes(runner, self._count_pass)
         self._counts = Counts()
         self._changed = threading.Condition()
@@ -167,6 +175,7 @@ class Engine:
                 preempted=self._scheduler.num_preempted,
                 cached_tokens=self._scheduler.num_found,
                 evicted_blocks=self._pool.num_evicted,
+                drafts=(self._speculation.num_drafted, self._speculation.num_accepted),
                 step_age_s=self._step_age_s(),
             )
 
@@ -251,16 +260,18 @@ class Engine:
                     self._fail_rows(one.plan, one.error, outbox)
 
     def _apply(self, plan: StepPlan, sampled: Sequence[Sampled], now: float, outbox: Outbox) -> None:
-        self._counts.count_rows(plan, sampled)
-        self._scheduler.record(plan)
+        self._counts.count_rows(plan)
+        self._scheduler.record(plan, sampled)
         for one in sampled:
             live, _ = self._inside[one.request_id]
+            num_before = len(live.output)
             if not one.finite:
                 self._fail(live, NumericalError("the model's logits were not finite"), outbox)
             elif one.token is None:
                 self._fail(live, GrammarStuck("no token could follow within the grammar"), outbox)
             else:
-                self._advance(live, partial(live.add, one.token, now, one.logprobs), now, outbox)
+                self._advance(live, partial(live.take, one, now, outbox.add), now, outbox)
+            self._counts.count_output(len(live.output) - num_before)
 
     def _advance(self, live: LiveRequest, move: Callable[[], FinishReason | None], now: float, outbox: Outbox) -> None:
         """Make a move of one request, and let it go if it ends there. A detokenizer that raises fails it alone."""

@@ -162,6 +162,8 @@ class EngineStats:
     preempted: int
     cached_tokens: int  # prompt tokens that were found in the KV cache
     evicted_blocks: int  # blocks that could have been found again, and were needed for something else
+    drafted_tokens: int  # guesses at next tokens that were checked
+    accepted_tokens: int  # those that were right
     mean_batch: float  # decode rows per step that decoded, since the start
     peak_batch: int  # the most rows of one step, prefill chunks included
     last_step_age_s: float  # since the last step ended, 0 when idle

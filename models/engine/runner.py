@@ -79,6 +79,7 @@ class Runner(Protocol):
     eos_token_ids: frozenset[int]
     num_blocks: int
     block_tokens: int
+    spare_tokens: int  # so many enter together at hardly more than the cost of one; 0 if none do
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order.

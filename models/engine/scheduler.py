@@ -10,10 +10,12 @@ makes the next one the oldest: none starves.
 """
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 
 from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
-from models.engine.runner import Row, StepPlan
+from models.engine.runner import Row, Sampled, StepPlan
+from models.engine.speculation import Speculation
 from models.engine.tables import BlockTables
 
 
@@ -25,9 +27,12 @@ class Scheduler:
     ``step_tokens`` of them run, whatever ``max_slots`` says.
     """
 
-    def __init__(self, pool: BlockPool, *, max_slots: int, step_tokens: int) -> None:
+    def __init__(
+        self, pool: BlockPool, *, max_slots: int, step_tokens: int, speculation: Speculation | None = None
+    ) -> None:
         self._pool = pool
         self._tables = BlockTables(pool)
+        self._speculation = speculation or Speculation(0)
         self._step_tokens = step_tokens
         self._max_running = min(max_slots, step_tokens)
         self._running: list[LiveRequest] = []
@@ -58,6 +63,7 @@ class Scheduler:
 
         One that is not sound has failed: nobody finds its blocks again.
         """
+        self._speculation.forget(live.id)
         if live not in self._running:
             self._waiting.remove(live)
             return
@@ -71,16 +77,25 @@ class Scheduler:
         self._make_room()
         self._admit()
         self._take_over()
-        rows = [_row(live, 1) for live in self._running if live.is_decoding and self._tables.covers(live)]
-        rows += self._chunks(self._step_tokens - len(rows))
+        decoding = [live for live in self._running if live.is_decoding and self._tables.covers(live)]
+        chunks = self._chunks(self._step_tokens - len(decoding))
+        # Beside a prompt there is no compute to spare.
+        spare = 0 if chunks else min(self._speculation.spare_tokens, self._step_tokens) - len(decoding)
+        rows = [*self._decode_rows(decoding, spare), *chunks]
         return StepPlan(tuple(rows)) if rows else None
 
-    def record(self, plan: StepPlan) -> None:
-        """Note that the rows of ``plan`` are in the cache."""
-        sizes = {row.request.id: len(row.tokens) for row in plan.rows}
+    def record(self, plan: StepPlan, sampled: Sequence[Sampled] = ()) -> None:
+        """Note that the known tokens of the rows of ``plan`` are in the cache, and which drafts were right.
+
+        Each request takes the tokens that it got afterwards.
+        """
+        rows = {row.request.id: row for row in plan.rows}
+        accepted = {one.request_id: len(one.accepted) for one in sampled}
         for live in self._running:
-            if size := sizes.get(live.id):
-                self._tables.fill(live, size)
+            if row := rows.get(live.id):
+                self._tables.fill(live, len(row.tokens) - len(row.drafts))
+                if row.drafts:
+                    self._speculation.record(live, len(row.drafts), accepted.get(live.id, 0))
 
     def clear(self) -> None:
         """Let everybody go, whatever state the books are in."""
@@ -116,6 +131,15 @@ class Scheduler:
             if not live.is_decoding:
                 self._tables.take_over(live)
 
+    def _decode_rows(self, decoding: Sequence[LiveRequest], spare: int) -> Iterator[Row]:
+        """Return the rows of requests that decode, with up to ``spare`` drafts for all of them together."""
+        for live in decoding:
+            drafts = self._speculation.draft(live, spare)
+            # Nobody is preempted for a guess: one block for each running request stays free, as in admission.
+            drafts = drafts[: self._tables.stretch(live, len(drafts), reserve=len(self._running))]
+            spare -= len(drafts)
+            yield _row(live, 1, drafts)
+
     def _chunks(self, budget: int) -> list[Row]:
         """Share ``budget`` tokens out among those who are not decoding yet.
 
@@ -142,12 +166,13 @@ class Scheduler:
         self.num_preempted += 1
 
 
-def _row(live: LiveRequest, count: int) -> Row:
+def _row(live: LiveRequest, count: int, drafts: Sequence[int] = ()) -> Row:
     return Row(
         request=live.request,
-        tokens=live.pending(count),
+        tokens=(*live.pending(count), *drafts),
         start=live.num_cached,
         blocks=live.blocks,
         output=live.output,
         sample=count == live.num_pending,
+        drafts=drafts,
     )

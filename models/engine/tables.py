@@ -44,6 +44,16 @@ class BlockTables:
         live.blocks += block
         return True
 
+    def stretch(self, live: LiveRequest, count: int, *, reserve: int) -> int:
+        """Give a request room for up to ``count`` tokens more, of blocks beyond ``reserve``; return for how many."""
+
+        def room() -> int:
+            return len(live.blocks) * self._pool.block_tokens - live.num_tokens
+
+        while room() < count and self._pool.num_free > reserve:
+            live.blocks += self._pool.allocate(1) or []
+        return min(count, room())
+
     def covers(self, live: LiveRequest) -> bool:
         """True if the request has a place for each of its tokens."""
         return len(live.blocks) * self._pool.block_tokens >= live.num_tokens

@@ -42,10 +42,13 @@ class EngineMachine(RuleBasedStateMachine):
         block_tokens=st.integers(1, 5),
         max_slots=st.integers(1, 6),
         step_tokens=st.integers(1, 24),
+        spare_tokens=st.sampled_from([0, 5, 20]),
     )
-    def begin(self, num_blocks: int, block_tokens: int, max_slots: int, step_tokens: int) -> None:
+    def begin(self, num_blocks: int, block_tokens: int, max_slots: int, step_tokens: int, spare_tokens: int) -> None:
         self.now = 0.0
-        self.runner = Watched(num_blocks=num_blocks, block_tokens=block_tokens, context_window=80)
+        self.runner = Watched(
+            num_blocks=num_blocks, block_tokens=block_tokens, context_window=80, spare_tokens=spare_tokens
+        )
         self.config = EngineConfig(max_slots, step_tokens)
         self.deltas: dict[str, list[Delta]] = {}
         self.engine = Engine(self.runner, Bytes, self.config, on_deltas=self.take_deltas, clock=lambda: self.now)
