@@ -38,6 +38,7 @@ class Claim:
 
     job_id: str
     tenant_id: str
+    class_rank: int
     epoch: int
     attempt: int
     model: str
@@ -123,7 +124,7 @@ WITH open AS (
     SELECT id, 'started', epoch, jsonb_build_object('attempt', attempt, 'worker', owner) FROM claimed
 )
 SELECT
-    claimed.id AS job_id, tenant_id, epoch, attempt, model, model_version, payload, input_tokens,
+    claimed.id AS job_id, tenant_id, class_rank, epoch, attempt, model, model_version, payload, input_tokens,
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
     CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
     crashes, is_suspect, to_jsonb(job_checkpoints) AS checkpoint

@@ -187,6 +187,7 @@ class Executor:
             attempt.deadline,
             pause_after=outcome.PROBATION_TOKENS if outcome.is_on_probation(attempt.claim) else None,
             cache_salt=attempt.claim.tenant_id,
+            class_rank=attempt.claim.class_rank,
         )
 
     def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:

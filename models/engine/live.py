@@ -36,6 +36,7 @@ class LiveRequest:
         self.num_named = 0  # of its blocks, those from the first on whose names the pool was told
         self.num_found = 0  # prompt tokens that others had computed when the request began
         self.was_preempted = False
+        self.place = 0, 0  # in the scheduler's order, least first
         self.ending: FinishReason | None = None  # somebody outside wants it to end, and why
         self.submitted_at = now
         self.started_at: float | None = None

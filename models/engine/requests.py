@@ -75,6 +75,7 @@ class EngineRequest:
     of an earlier attempt and ``emitted_deltas`` the texts that were shown of them: the request goes on after them
     exactly as if it had never stopped; if it asks for logprobs, ``emitted_logprobs`` are theirs. It is handed back
     once it has ``pause_after`` tokens more. Only requests of the same ``cache_salt`` share what the KV cache holds.
+    Those of a lower ``class_rank`` go before those of a higher, except before the oldest of all.
     """
 
     id: str
@@ -86,6 +87,7 @@ class EngineRequest:
     emitted_logprobs: tuple[TokenLogprobs, ...] = ()
     pause_after: int | None = None
     cache_salt: str = ""
+    class_rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,26 @@
 """What runs in the next step: a pure decision over the requests inside, the token budget and the free KV blocks.
 
-It knows no clock, no thread and no model. Requests keep the order in which they came:
+It knows no clock, no thread and no model. Requests have an order, which nobody overtakes in:
 
-    oldest ▸ [ running … | waiting … ] ◂ newest
+    the oldest of all ▸ the best class, oldest first ▸ the next class, oldest first ▸ …
 
-Admission moves the border to the right, preemption moves it to the left, and nothing overtakes. So the oldest
-request always runs (it can take the blocks of every other one, and was refused if the pool cannot hold it), ends, and
-makes the next one the oldest: none starves.
+Whoever lacks blocks takes them from the last in this order; whoever waits for a place takes it from a worse class if
+that makes room. So the oldest of all always runs (it can take the blocks of every other one, and was refused if the
+pool cannot hold it), ends, and makes the next one the oldest: one place goes by age alone, and none starves, whatever
+its class. All other places go to the best class first.
 """
 
-from collections import deque
+from bisect import insort
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
 from models.engine.runner import Row, Sampled, StepPlan
 from models.engine.speculation import Speculation
 from models.engine.tables import BlockTables
+
+_FIRST = -1  # better than any class
 
 
 class Scheduler:
@@ -35,18 +39,20 @@ class Scheduler:
         self._speculation = speculation or Speculation(0)
         self._step_tokens = step_tokens
         self._max_running = min(max_slots, step_tokens)
+        self._arrivals = count()
+        self._by_age: dict[LiveRequest, None] = {}  # everybody
         self._running: list[LiveRequest] = []
-        self._waiting: deque[LiveRequest] = deque()
+        self._waiting: list[LiveRequest] = []
         self.num_preempted = 0
 
     @property
     def running(self) -> tuple[LiveRequest, ...]:
-        """The requests that hold blocks, oldest first."""
+        """The requests that hold blocks, the last to give way first."""
         return tuple(self._running)
 
     @property
     def waiting(self) -> tuple[LiveRequest, ...]:
-        """The requests that hold nothing, oldest first."""
+        """The requests that hold nothing, in the order in which they are admitted."""
         return tuple(self._waiting)
 
     @property
@@ -55,8 +61,11 @@ class Scheduler:
         return self._tables.num_found
 
     def add(self, live: LiveRequest) -> None:
-        """Take a new request in, behind all others."""
-        self._waiting.append(live)
+        """Take a new request in, behind all others of its class."""
+        live.place = live.request.class_rank, next(self._arrivals)
+        self._by_age[live] = None
+        self._wait(live)
+        self._advance_oldest()
 
     def remove(self, live: LiveRequest, *, is_sound: bool = True) -> None:
         """Let a request go, wherever it is; its blocks are free at once.
@@ -64,16 +73,18 @@ class Scheduler:
         One that is not sound has failed: nobody finds its blocks again.
         """
         self._speculation.forget(live.id)
-        if live not in self._running:
+        del self._by_age[live]
+        if live in self._running:
+            if not is_sound:
+                self._tables.forget(live)
+            self._running.remove(live)
+            self._tables.release(live)
+        else:
             self._waiting.remove(live)
-            return
-        if not is_sound:
-            self._tables.forget(live)
-        self._running.remove(live)
-        self._tables.release(live)
+        self._advance_oldest()
 
     def plan(self) -> StepPlan | None:
-        """Return what runs now, or None if nothing is inside: decode rows first, then prefill chunks, oldest first."""
+        """Return what runs now, or None if nothing is inside: decode rows first, then prefill chunks, in order."""
         self._make_room()
         self._admit()
         self._take_over()
@@ -99,18 +110,19 @@ class Scheduler:
 
     def clear(self) -> None:
         """Let everybody go, whatever state the books are in."""
+        self._by_age.clear()
         self._running.clear()
         self._waiting.clear()
         self._pool.reset()
 
     def _make_room(self) -> None:
         """Give each decoding request the block of its next position, as far as that is to be had."""
-        # Over a copy: a request whose blocks an older one took meanwhile is not decoding any more.
+        # Over a copy: a request whose blocks one before it took meanwhile is not decoding any more.
         for live in self.running:
             while live.is_decoding and not self._tables.grow(live):
                 if self._running[-1] is live:
-                    break  # older requests hold all: it must sit this step out
-                self._preempt_youngest()
+                    break  # those before it hold all: it must sit this step out
+                self._preempt_last()
 
     def _admit(self) -> None:
         """Let waiting requests run, in order, while there is a slot and room for all their known tokens.
@@ -118,12 +130,27 @@ class Scheduler:
         One block more for each running request must stay free, or a request that was just preempted would come back
         and be preempted again before it has paid for its recomputation.
         """
-        while self._waiting and len(self._running) < self._max_running:
-            live = self._waiting[0]
-            if self._tables.room_for(live) + len(self._running) > self._pool.num_free:
-                return
+        while self._waiting and (self._has_place(self._waiting[0]) or self._displace(self._waiting[0])):
+            live = self._waiting.pop(0)
             self._tables.begin(live)
-            self._running.append(self._waiting.popleft())
+            insort(self._running, live, key=_place)
+
+    def _has_place(self, live: LiveRequest) -> bool:
+        num_running = len(self._running)
+        return num_running < self._max_running and self._tables.room_for(live) + num_running <= self._pool.num_free
+
+    def _displace(self, live: LiveRequest) -> bool:
+        """Make a place for ``live`` by preempting requests of worse classes, unless all of them are not enough."""
+        worse = [other for other in self._running if other.place[0] > live.place[0]]
+        num_better = len(self._running) - len(worse)
+        most_free = self._pool.num_free + sum(len(other.blocks) for other in worse)
+        if self._tables.room_for(live) + num_better > most_free:
+            return False
+        for _ in worse:
+            self._preempt_last()
+            if self._has_place(live):
+                return True
+        return False
 
     def _take_over(self) -> None:
         """Let those who are not decoding yet go on after what others have computed meanwhile."""
@@ -143,7 +170,7 @@ class Scheduler:
     def _chunks(self, budget: int) -> list[Row]:
         """Share ``budget`` tokens out among those who are not decoding yet.
 
-        A request whose next block is filled by an older one in this very step waits for that one.
+        A request whose next block is filled by one before it in this very step waits for that one.
         """
         rows: list[Row] = []
         under_way: set[bytes | None] = set()
@@ -158,12 +185,28 @@ class Scheduler:
             budget -= size
         return rows
 
-    def _preempt_youngest(self) -> None:
+    def _preempt_last(self) -> None:
         live = self._running.pop()
         self._tables.release(live)
         live.was_preempted = True
-        self._waiting.appendleft(live)
+        self._wait(live)
         self.num_preempted += 1
+
+    def _wait(self, live: LiveRequest) -> None:
+        insort(self._waiting, live, key=_place)
+
+    def _advance_oldest(self) -> None:
+        """Put the oldest of all before everybody, until it leaves."""
+        oldest = next(iter(self._by_age), None)
+        if oldest is not None and oldest.place[0] != _FIRST:
+            line = self._running if oldest in self._running else self._waiting
+            line.remove(oldest)
+            oldest.place = _FIRST, oldest.place[1]
+            line.insert(0, oldest)
+
+
+def _place(live: LiveRequest) -> tuple[int, int]:
+    return live.place
 
 
 def _row(live: LiveRequest, count: int, drafts: Sequence[int] = ()) -> Row:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from store.accepting import CLASS_RANKS
 from store.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.jobs import get, request_cancel, stored_deltas, timeline
-from store.payloads import WebhookSpec
+from store.payloads import ServiceClass, WebhookSpec
 from store.states import JobState
 from store.sweeps import sweep_leases
 from store.webhooks import create_endpoint
@@ -27,9 +28,10 @@ def success(claimed: Claim, **parts: Any) -> Finish:
 
 class TestClaim:
     def test_a_claim_carries_what_the_worker_needs(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
-        job_id = accept_one(deadline_s=100.0, max_attempts=4)
+        job_id = accept_one(deadline_s=100.0, max_attempts=4, service_class=ServiceClass.BATCH)
         claimed = take(db, job_id)[job_id]
         assert (claimed.job_id, claimed.tenant_id, claimed.epoch, claimed.attempt) == (job_id, tenant, 1, 1)
+        assert claimed.class_rank == CLASS_RANKS[ServiceClass.BATCH]
         assert (claimed.model, claimed.model_version, claimed.input_tokens, claimed.max_attempts) == ("tiny", 1, 5, 4)
         assert claimed.payload == {"input": {"prompt": "hello"}, "sampling": {"max_tokens": 4}}
         assert claimed.remaining_s is not None

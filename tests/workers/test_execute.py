@@ -22,13 +22,14 @@ from store import claims, jobs, keys, sweeps
 from store.claims import Release
 from store.db import Database
 from store.ids import new_id
+from store.payloads import ServiceClass
 from store.registry import register_version
 from store.settings import Settings
 from store.states import JobState
 from workers.host import Host, LoadedModel
 from workers.watchdog import EXIT_ENGINE_DEAD
 
-from .conftest import Bench, Running, StartHost, wait_for
+from .conftest import WAIT_S, Bench, Running, StartHost, wait_for
 from .test_outcome import completion
 
 
@@ -56,6 +57,26 @@ def test_a_tenant_finds_the_beginnings_that_it_has_computed_and_nobody_elses(
     assert stats().cached_tokens == 0
     running.run_to_end(*bench.submit(prompt=prompt))
     assert stats().cached_tokens == len(prompt) // 16 * 16
+
+
+def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: StartHost) -> None:
+    running = start_host({"max_slots": 2}, step_s=0.01)
+    stats = running.host.engine.stats
+    longest, long = (bench.submit(sampling={"max_tokens": max_tokens})[0] for max_tokens in (100, 40))
+    batch, interactive = (
+        bench.submit(service_class=name)[0] for name in (ServiceClass.BATCH, ServiceClass.INTERACTIVE)
+    )
+    futures = running.run(longest)
+    wait_for(lambda: stats().running == 1, "the oldest runs")
+    futures += running.run(long)
+    wait_for(lambda: stats().running == 2, "every slot is taken")
+    futures += running.run(batch)
+    wait_for(lambda: stats().waiting == 1, "the batch job waits")
+    futures += running.run(interactive)
+    for future in futures:
+        future.result(WAIT_S)
+    ends = {job_id: bench.job(job_id).completed_at for job_id in (interactive, batch, longest)}
+    assert sorted(ends, key=lambda job_id: str(ends[job_id])) == [interactive, batch, longest]
 
 
 def test_a_row_that_is_not_finite_fails_alone(bench: Bench, start_host: StartHost) -> None:

@@ -25,6 +25,7 @@ from workers.outcome import Retry
 CLAIM = Claim(
     job_id="job_1",
     tenant_id="ten_1",
+    class_rank=1,
     epoch=4,
     attempt=2,
     model="fake",

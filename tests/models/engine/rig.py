@@ -64,10 +64,11 @@ def ask(
     deadline: float | None = None,
     request_id: str | None = None,
     salt: str = "",
+    class_rank: int = 0,
 ) -> EngineRequest:
     sampling = SamplingParams(max_tokens=max_tokens, stop=tuple(stop), ignore_eos=ignore_eos)
     name = request_id or f"r{next(_ids)}"
-    return EngineRequest(name, tuple(prompt.encode()), sampling, deadline, cache_salt=salt)
+    return EngineRequest(name, tuple(prompt.encode()), sampling, deadline, cache_salt=salt, class_rank=class_rank)
 
 
 def live(request: EngineRequest, detokenizer: Detokenizer | None = None) -> LiveRequest:

@@ -68,16 +68,31 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(
         prompt=PROMPTS,
         salt=SALTS,
+        class_rank=st.integers(0, 2),
         max_tokens=st.integers(1, 40),
         stop=st.lists(st.sampled_from(["e ", "the", "r", " w", "zz", "in"]), max_size=2),
         ignore_eos=st.booleans(),
         patience=st.none() | st.integers(1, 60),
     )
     def submit(
-        self, prompt: str, salt: str, max_tokens: int, stop: list[str], ignore_eos: bool, patience: int | None
+        self,
+        prompt: str,
+        salt: str,
+        class_rank: int,
+        max_tokens: int,
+        stop: list[str],
+        ignore_eos: bool,
+        patience: int | None,
     ) -> None:
-        deadline = None if patience is None else self.now + patience
-        request = ask(prompt, max_tokens=max_tokens, stop=stop, ignore_eos=ignore_eos, deadline=deadline, salt=salt)
+        request = ask(
+            prompt,
+            max_tokens=max_tokens,
+            stop=stop,
+            ignore_eos=ignore_eos,
+            deadline=None if patience is None else self.now + patience,
+            salt=salt,
+            class_rank=class_rank,
+        )
         fits = len(prompt) + max_tokens <= min(80, self.runner.num_blocks * self.runner.block_tokens)
         self.requests[request.id] = request
         try:
@@ -169,8 +184,17 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_overtakes(self) -> None:
-        scheduler = self.engine._scheduler
-        assert [live.id for live in (*scheduler.running, *scheduler.waiting)] == list(self.engine._inside)
+        """The oldest of all comes before everybody; in each class the older are served before the younger."""
+        arrivals = {name: number for number, name in enumerate(self.engine._inside)}
+        running, waiting = (
+            [(live.request.class_rank, arrivals[live.id]) for live in lives if arrivals[live.id]]
+            for lives in (self.engine._scheduler.running, self.engine._scheduler.waiting)
+        )
+        assert sorted(running) == running
+        assert sorted(waiting) == waiting
+        for class_rank in range(3):
+            ours = [arrival for rank, arrival in (*running, *waiting) if rank == class_rank]
+            assert sorted(ours) == ours
 
     @invariant()
     def everybody_is_inside_or_has_one_outcome(self) -> None:

@@ -17,9 +17,10 @@ class Bench:
         self.scheduler = Scheduler(self.pool, max_slots=max_slots, step_tokens=step_tokens)
         self.inside: dict[str, LiveRequest] = {}
 
-    def add(self, name: str, num_prompt: int, *, salt: str | None = None) -> LiveRequest:
+    def add(self, name: str, num_prompt: int, *, salt: str | None = None, class_rank: int = 0) -> LiveRequest:
         """All prompts are alike; requests of one salt share what they can, and without one a request is on its own."""
-        self.inside[name] = live(ask("p" * num_prompt, request_id=name, max_tokens=100, salt=salt or name))
+        request = ask("p" * num_prompt, request_id=name, max_tokens=100, salt=salt or name, class_rank=class_rank)
+        self.inside[name] = live(request)
         self.scheduler.add(self.inside[name])
         return self.inside[name]
 
@@ -101,6 +102,67 @@ def test_the_youngest_gives_way_and_comes_back_before_newcomers() -> None:
     bench.scheduler.remove(bench.inside["old"])
     assert bench.step() == [("young", 5), ("new", 4)]  # of its nine tokens, "old" took one full block and not the other
     assert bench.inside["young"].num_found == 0, "it finds nothing that it had not computed itself"
+
+
+def test_a_better_class_goes_first_and_within_a_class_the_older() -> None:
+    bench = Bench(max_slots=3, step_tokens=10)
+    for name, class_rank in (("oldest", 2), ("batch", 2), ("standard", 1), ("first", 0), ("second", 0)):
+        bench.add(name, 4, class_rank=class_rank)
+    assert bench.step() == [("oldest", 4), ("first", 4), ("second", 2)]
+    assert bench.waiting() == ["standard", "batch"]
+
+
+def test_the_worst_class_gives_way_before_the_youngest_does() -> None:
+    bench = Bench(num_blocks=7, block_tokens=4)
+    bench.add("oldest", 4)
+    bench.add("batch", 4, class_rank=2)
+    bench.add("later batch", 4, class_rank=2)
+    bench.add("young", 4)
+    bench.step()
+    while len(bench.running()) > 2:
+        bench.step()
+    assert (bench.running(), bench.waiting()) == (["oldest", "young"], ["batch", "later batch"])
+
+
+def test_a_better_class_takes_the_place_of_a_worse_one_if_that_makes_room() -> None:
+    bench = Bench(num_blocks=9, block_tokens=4, max_slots=4, step_tokens=24)
+    for name in ("oldest", "batch", "later batch"):
+        bench.add(name, 8, class_rank=2)
+    bench.step()
+    bench.step()
+    assert bench.pool.num_free == 0
+    bench.add("huge", 24, class_rank=0)
+    bench.step()
+    assert (bench.scheduler.num_preempted, bench.waiting()) == (0, ["huge"]), "all would not be enough"
+    bench.scheduler.remove(bench.inside["huge"])
+    bench.add("small", 8, class_rank=0)
+    bench.step()
+    assert (bench.running(), bench.waiting()) == (["oldest", "small"], ["batch", "later batch"])
+
+
+def test_a_slot_is_taken_from_a_worse_class_and_not_from_an_equal() -> None:
+    bench = Bench(max_slots=2)
+    bench.add("oldest", 2, class_rank=2)
+    bench.add("batch", 2, class_rank=2)
+    bench.step()
+    bench.add("standard", 2, class_rank=1)
+    bench.add("later", 2, class_rank=1)
+    bench.step()
+    assert (bench.running(), bench.waiting()) == (["oldest", "standard"], ["later", "batch"])
+
+
+def test_whoever_becomes_the_oldest_runs_whatever_its_class() -> None:
+    """Interactive requests keep coming, more than there are slots for, and the batch ones end all the same."""
+    bench = Bench(num_blocks=12, block_tokens=4, max_slots=2)
+    bench.add("oldest", 8)
+    bench.add("batch", 8, class_rank=2)
+    for number in range(40):
+        bench.add(f"interactive {number}", 8)
+        bench.step()
+        assert bench.running()[0] == next(iter(bench.inside))
+        if number % 3 == 2:
+            bench.scheduler.remove(bench.inside.pop(bench.running()[0]))
+    assert "batch" not in bench.inside
 
 
 def test_a_request_that_fits_does_not_overtake_one_that_does_not_yet() -> None:
