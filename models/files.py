@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.families.config import parse_config
+from models.families.geometry import read_geometry
 from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
 from store.errors import ModelLoadError
 
@@ -102,7 +102,7 @@ def describe(folder: Path) -> ModelFiles:
     """
     if not folder.is_dir():
         raise ModelLoadError(f"{folder} is not a folder")
-    config = parse_config(read_json(folder / "config.json"))
+    config = read_geometry(folder, read_json(folder / "config.json"))
     files = small_files(folder)
     num_tokens = load_tokenizer(files).vocab_size
     if num_tokens > config.vocab_size:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import torch
 
-from models.families.config import LlamaConfig, parse_config
+from models.families.config import LlamaConfig
+from models.families.geometry import Geometry, read_geometry
 from models.families.llama import LlamaModel
+from models.families.model import CausalModel
 from models.files import folder_digest, read_json, small_files
 from models.kv_cache import KvCache
 from models.loading import Weights
@@ -47,7 +49,7 @@ def runner_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> Torc
 
 
 def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
-    config = parse_config(read_json(folder / "config.json"))
+    config = read_geometry(folder, read_json(folder / "config.json"))
     device = resolve_device(settings.device)
     number_format = resolve_dtype(settings.dtype if dtype == "auto" else dtype, device)
     if settings.torch_threads:
@@ -55,8 +57,7 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
     try:
         cache = _cache(config, settings, number_format, device)
         context = min(config.context_window, cache.num_blocks * cache.block_tokens)
-        with Weights(folder) as weights:
-            model = LlamaModel(config, weights, context=context, dtype=number_format, device=device)
+        model = _read(folder, config, context, number_format, device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
     files = small_files(folder)
@@ -69,7 +70,17 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
     )
 
 
-def _cache(config: LlamaConfig, settings: Settings, dtype: torch.dtype, device: torch.device) -> KvCache:
+def _read(folder: Path, config: Geometry, context: int, dtype: torch.dtype, device: torch.device) -> CausalModel:
+    if isinstance(config, LlamaConfig):
+        with Weights(folder) as weights:
+            return LlamaModel(config, weights, context=context, dtype=dtype, device=device)
+    from models.families.generic import read_generic  # noqa: PLC0415 - transformers takes seconds to import
+    from models.families.selfcheck import page_checked  # noqa: PLC0415 - as above
+
+    return page_checked(read_generic(folder, config, dtype=dtype, device=device), dtype=dtype, device=device)
+
+
+def _cache(config: Geometry, settings: Settings, dtype: torch.dtype, device: torch.device) -> KvCache:
     return KvCache(
         num_layers=config.num_layers,
         num_blocks=settings.kv_pool_tokens // settings.kv_block_tokens,

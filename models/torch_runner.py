@@ -13,7 +13,7 @@ import torch
 from models.batch import Batch, BatchBuilder
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.llama import LlamaModel
+from models.families.model import CausalModel
 from models.kv_cache import KvCache
 from models.places import num_accepted, places_of
 from models.sampling import Choice, Sampler
@@ -49,7 +49,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        model: LlamaModel,
+        model: CausalModel,
         cache: KvCache,
         *,
         context_window: int,

@@ -14,6 +14,10 @@ MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
+class OtherArchitecture(ModelLoadError):
+    """A model that this family does not cover; transformers' own code may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding: the base, and how its frequencies are stretched for long contexts."""
@@ -71,7 +75,7 @@ def _rope(raw: Mapping[str, Any]) -> Rope:
     theta = _number({"rope_theta": scaling.get("rope_theta", raw.get("rope_theta", 10_000.0))}, "rope_theta", 10_000.0)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ROPE_TYPES or scaling.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelLoadError(f"config.json: rope type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
+        raise OtherArchitecture(f"config.json: rope type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}")
     if kind == "default":
         return Rope(theta)
     return Rope(
@@ -105,13 +109,14 @@ def _windows(raw: Mapping[str, Any], model_type: str, num_layers: int) -> tuple[
 def parse_config(raw: Mapping[str, Any]) -> LlamaConfig:
     """Read ``config.json``.
 
-    Raises ModelLoadError, with one sentence, for another family or a setting that is not supported.
+    Raises OtherArchitecture for another family or one of its options, and ModelLoadError for a setting that is wrong or
+    not supported anywhere, each with one sentence.
     """
     model_type = raw.get("model_type")
     if model_type not in MODEL_TYPES:
-        raise ModelLoadError(f"model_type {model_type!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
+        raise OtherArchitecture(f"model_type {model_type!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
     if raw.get("hidden_act", "silu") != "silu":
-        raise ModelLoadError(f"config.json: hidden_act {raw['hidden_act']!r} is not supported; supported: silu")
+        raise OtherArchitecture(f"config.json: hidden_act {raw['hidden_act']!r} is not supported; supported: silu")
     if raw.get("quantization_config"):
         raise ModelLoadError("config.json: quantised weights are not supported; give float weights")
     hidden = _positive(raw, "hidden_size")

@@ -1,0 +1,104 @@
+"""Architectures without a fast path answer as the reference alone, through its own code over our cache."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from models.attention import PLAIN
+from models.families import generic
+from models.families.config import LlamaConfig
+from models.families.generic import GenericModel
+from models.families.geometry import read_geometry
+from models.files import read_json
+from models.torch_load import runner_for
+from models.torch_runner import TorchRunner
+from store.errors import ModelLoadError
+from store.settings import Settings
+from tests.models.driving import count_near_ties, random_prompts, request, run_all
+from tests.models.others import SUPPORTED, VOCAB, build_other
+from tests.models.tiny import save
+
+
+def runner_of(folder: Path, dtype: str = "float32", kv_pool_tokens: int = 4096) -> TorchRunner:
+    return runner_for(folder, Settings(device="cpu", dtype=dtype, kv_pool_tokens=kv_pool_tokens, kv_block_tokens=8))
+
+
+@pytest.mark.parametrize("model_type", SUPPORTED)
+def test_an_architecture_in_a_batch_answers_as_the_reference_alone(model_type: str, tmp_path: Path) -> None:
+    model = build_other(model_type)
+    runner = runner_of(save(model, tmp_path))
+    prompts = {f"p{n}": prompt for n, prompt in enumerate(random_prompts(10, longest=90, vocab=VOCAB))}
+    requests = [request(prompt, name, max_tokens=16) for name, prompt in prompts.items()]
+    found = run_all(runner, requests, step_tokens=32)
+    assert count_near_ties(model, prompts, found) == 0
+    assert len({token for tokens in found.values() for token in tokens}) > 20, "its answers say too little"
+
+
+def test_preemption_changes_no_token(tmp_path: Path) -> None:
+    model = build_other("gemma2")
+    prompts = {f"p{n}": prompt for n, prompt in enumerate(random_prompts(10, longest=60, vocab=VOCAB, seed=9))}
+    requests = [request(prompt, name, max_tokens=40) for name, prompt in prompts.items()]
+    found = run_all(runner_of(save(model, tmp_path), kv_pool_tokens=160), requests, step_tokens=24)
+    assert count_near_ties(model, prompts, found) == 0
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma2", "qwen3_moe"])
+def test_bfloat16_is_close(model_type: str, tmp_path: Path) -> None:
+    folder = save(build_other(model_type), tmp_path)
+    text = random_prompts(3, longest=60, vocab=VOCAB)[2]
+    exact, close = (runner_of(folder, dtype).score(text) for dtype in ("float32", "bfloat16"))
+    assert 0 < (exact - close).norm() / exact.norm() < 0.2
+
+
+def test_a_llama_with_an_option_that_the_fast_path_lacks_is_no_error(tmp_path: Path) -> None:
+    folder = save(build_other("llama"), tmp_path)
+    raw = read_json(folder / "config.json")
+    assert not isinstance(read_geometry(folder, raw), LlamaConfig)
+    (folder / "config.json").write_text(json.dumps(raw | {"rope_parameters": {"rope_type": "default"}}))
+    assert isinstance(read_geometry(folder, read_json(folder / "config.json")), LlamaConfig)
+
+
+def test_linear_layers_are_packed_and_their_plain_weights_dropped(tmp_path: Path) -> None:
+    runner = runner_of(save(build_other("starcoder2"), tmp_path))
+    assert isinstance(runner._model, GenericModel)
+    assert not [each for each in runner._model._original.modules() if type(each) is nn.Linear]
+
+
+def test_an_attention_that_is_not_the_models_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a new version of transformers hands over something that ours does not look at."""
+    folder = save(build_other("granite"), tmp_path)
+    monkeypatch.setattr(generic, "Scores", lambda scale, softcap: PLAIN)
+    with pytest.raises(ModelLoadError, match=r"cannot run over the paged cache: its logits are [0-9.]+% off"):
+        runner_of(folder)
+
+
+def test_positions_that_are_not_heeded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(build_other("gpt2"), tmp_path)
+    hidden = generic._Decoder.hidden
+
+    def counting_from_zero(self: object, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return hidden(self, tokens, torch.arange(len(tokens)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generic._Decoder, "hidden", counting_from_zero)
+    with pytest.raises(ModelLoadError, match="its logits are"):
+        runner_of(folder)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = save(build_other("gpt2"), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    name = "transformer.h.1.mlp.c_fc.weight"
+    left = {key: tensor for key, tensor in weights.items() if key != name}
+    save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=f"has no tensor {name}"):
+        runner_of(folder)
+    save_file(weights | {name: torch.zeros(3)}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelLoadError, match=r"has shape \(3,\), config.json asks for \(64, 256\)"):
+        runner_of(folder)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelLoadError, match="pickled weights"):
+        runner_of(folder)
