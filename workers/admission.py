@@ -1,8 +1,9 @@
 """Takes a message from Redis only while the engine has room for it; the rest stays where any worker can take it.
 
-The room is the engine's credit (free KV blocks and slots) minus what was taken but has not reached the engine yet.
-What a job needs is not known before its row is claimed, so the mean of the last jobs stands for it, and until the
-first one has been seen jobs are taken one at a time.
+The room is the engine's credit (slots, and KV blocks that it does not expect to need for those inside) minus what was
+taken but has not reached the engine yet. How long a job's prompt is and how much it may generate is not known before
+its row is claimed, so the means of the last jobs stand for it, and until the first one has been seen jobs are taken one
+at a time.
 
 A job that may be what killed its worker must run alone: ``alone`` keeps the door shut until nothing else is here, and
 while it runs. A message that kombu had asked for before the door was shut waits there.
@@ -15,7 +16,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
+from math import ceil
+from statistics import fmean
 from typing import Any, Protocol
 
 from celery import bootsteps
@@ -25,9 +29,18 @@ from celery.worker.consumer.tasks import Tasks
 class Engine(Protocol):
     """What admission asks of the engine."""
 
-    def can_admit(self, tokens: int) -> bool:
-        """True if a request of ``tokens`` tokens, prompt and output together, would find room now."""
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+        """True if ``count`` requests of ``num_prompt`` tokens and up to ``max_tokens`` more would find room now."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """``count`` jobs, each with ``num_prompt`` tokens and up to ``max_tokens`` more."""
+
+    num_prompt: int
+    max_tokens: int
+    count: int = 1
 
 
 class Place(Enum):
@@ -55,16 +68,15 @@ class Admission:
     Invariant: every ticket is counted in exactly one place until it is given back, from wherever it is.
     """
 
-    def __init__(self, engine: Engine, *, max_jobs: int, max_slots: int, block_tokens: int) -> None:
+    def __init__(self, engine: Engine, *, max_jobs: int, max_slots: int) -> None:
         self._engine = engine
         self._max_jobs = max_jobs
         self._max_slots = max_slots
-        self._block_tokens = block_tokens
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._here = threading.local()
         self._count = dict.fromkeys(Place, 0)
-        self._needs: deque[int] = deque(maxlen=64)
+        self._needs: deque[Need] = deque(maxlen=64)
         self._closed = False
         self._is_reserved = False
         self._refused = False
@@ -88,8 +100,8 @@ class Admission:
 
     def has_room(self) -> bool:
         """True if one more job may be taken; nobody is woken if not."""
-        tokens = self._tokens_to_ask_for()
-        return tokens is not None and self._engine.can_admit(tokens)
+        need = self._need_of_one_more()
+        return need is not None and self._engine.can_admit(need.num_prompt, need.max_tokens, count=need.count)
 
     def made_room(self) -> None:
         """Wake whoever was refused; the engine's ``on_credit``."""
@@ -161,10 +173,10 @@ class Admission:
         finally:
             self._here.ticket = None
 
-    def entered(self, tokens: int) -> None:
-        """Note that the calling thread's job is in the engine now and may need ``tokens`` tokens there."""
+    def entered(self, num_prompt: int, max_tokens: int) -> None:
+        """Note that the calling thread's job is in the engine now, with so many tokens and up to so many more."""
         with self._lock:
-            self._needs.append(-(-tokens // self._block_tokens) * self._block_tokens)
+            self._needs.append(Need(num_prompt, max_tokens))
         self._move(Place.INSIDE)
 
     def left(self) -> None:
@@ -208,8 +220,8 @@ class Admission:
     def _is_empty(self) -> bool:
         return sum(self._count.values()) == self._count[Place.AT_THE_DOOR]
 
-    def _tokens_to_ask_for(self) -> int | None:
-        """What must be free for one more job beside those on the way; None if that is not the question."""
+    def _need_of_one_more(self) -> Need | None:
+        """What must find room for one more job beside those on the way; None if that is not the question."""
         with self._lock:
             on_the_way, inside = self._count[Place.ON_THE_WAY], self._count[Place.INSIDE]
             if (
@@ -221,8 +233,10 @@ class Admission:
                 return None
             if not self._needs:
                 # Nothing is known before the first job: one at a time.
-                return None if on_the_way else 1
-            return -(-sum(self._needs) // len(self._needs)) * (on_the_way + 1)
+                return None if on_the_way else Need(1, 1)
+            num_prompt = fmean(need.num_prompt for need in self._needs)
+            max_tokens = fmean(need.max_tokens for need in self._needs)
+            return Need(ceil(num_prompt), ceil(max_tokens), count=on_the_way + 1)
 
 
 def admission_step(admission: Admission) -> type[bootsteps.StartStopStep]:

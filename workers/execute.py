@@ -167,7 +167,7 @@ class Executor:
 
     def _wait(self, attempt: Attempt, request: EngineRequest) -> Completion:
         future = self._engine.submit(request)
-        self._admission.entered(len(request.prompt) + request.sampling.max_tokens)
+        self._admission.entered(len(request.prompt), request.sampling.max_tokens)
         if self._held.is_closed or not self._held.owns(attempt):
             # Lost or handed back while the prompt was built: nobody told a request that was not there yet.
             self._engine.cancel(attempt.key, FinishReason.HANDED_BACK)

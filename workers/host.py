@@ -89,7 +89,6 @@ class Host:
             self.engine,
             max_jobs=max_jobs,
             max_slots=settings.max_slots,
-            block_tokens=model.runner.block_tokens,
         )
         self.drain = Drain(settings.drain_s)
         self._registry = CollectorRegistry()

@@ -18,6 +18,7 @@ from functools import partial
 
 from models.engine.blocks import BlockPool
 from models.engine.counts import Counts
+from models.engine.lengths import OutputLengths
 from models.engine.live import LiveRequest
 from models.engine.outbox import Outbox, call_out
 from models.engine.passes import Pass, Passes, is_out_of_memory
@@ -98,7 +99,7 @@ class Engine:
         self._changed = threading.Condition()
         self._inside: dict[str, tuple[LiveRequest, Future[Completion]]] = {}
         self._to_forget: list[str] = []
-        self._promised_blocks = 0
+        self._lengths = OutputLengths()
         self._progress_at = clock()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
@@ -132,7 +133,6 @@ class Engine:
             if not self._inside:
                 self._progress_at = live.submitted_at
             self._inside[request.id] = live, future
-            self._promised_blocks += self._pool.blocks_for(live.max_tokens)
             self._scheduler.add(live)
             self._changed.notify_all()
         return future
@@ -153,15 +153,19 @@ class Engine:
             self._inside[request_id][0].ending = reason
             return True
 
-    def can_admit(self, tokens: int) -> bool:
-        """Return True if a request of ``tokens`` (prompt and output) finds a slot and KV blocks promised to nobody.
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
+        """Return True if ``count`` requests find slots, and KV blocks that those inside are not expected to need.
 
-        A request that the pool can never hold counts as the whole pool, so that ``submit`` gets to refuse it.
+        Each has ``num_prompt`` tokens and may generate ``max_tokens``; what is expected of it, and of those inside, is
+        what outputs have been like. More than the pool can ever hold counts as the whole pool, so that ``submit`` gets
+        to refuse it.
         """
-        needed = min(self._pool.blocks_for(tokens), self._pool.num_blocks)
         with self._changed:
-            has_slot = len(self._inside) < self._config.max_slots
-            return not self._stopping and has_slot and self._promised_blocks + needed <= self._pool.num_blocks
+            if self._stopping or len(self._inside) + count > self._config.max_slots:
+                return False
+            each = self._pool.blocks_for(num_prompt + self._lengths.remaining(0, max_tokens))
+            growth = sum(self._expected_growth(live) for live, _ in self._inside.values())
+            return growth + count * min(each, self._pool.num_blocks) <= self._pool.num_free
 
     def stats(self) -> EngineStats:
         """Return a reading of the counters."""
@@ -203,6 +207,10 @@ class Engine:
                 f"are {num_tokens}, but at most {limit} fit"
             )
         self._runner.check(request)
+
+    def _expected_growth(self, live: LiveRequest) -> int:
+        remaining = self._lengths.remaining(len(live.output), live.request.sampling.max_tokens)
+        return max(0, self._pool.blocks_for(live.num_tokens + remaining) - len(live.blocks))
 
     def _step_age_s(self) -> float:
         return max(0.0, self._clock() - self._progress_at) if self._inside else 0.0
@@ -285,6 +293,8 @@ class Engine:
         outbox.add(live.take_delta())
         if end is not None:
             outbox.completions.append((self._inside[live.id][1], live.completion(end, now)))
+            if end in {FinishReason.STOP, FinishReason.LENGTH}:
+                self._lengths.record(len(live.output))
             self._let_go(live)
 
     def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox) -> None:
@@ -303,7 +313,6 @@ class Engine:
     def _let_go(self, live: LiveRequest, *, is_sound: bool = True) -> None:
         """Take a request out whose outcome is in the outbox; its blocks are free at once."""
         del self._inside[live.id]
-        self._promised_blocks -= self._pool.blocks_for(live.max_tokens)
         self._scheduler.remove(live, is_sound=is_sound)
         self._to_forget.append(live.id)
 
@@ -337,7 +346,6 @@ class Engine:
                 outbox.failures.append((future, error))
                 self._to_forget.append(live.id)
             self._inside.clear()
-            self._promised_blocks = 0
             self._scheduler.clear()
 
 

@@ -18,19 +18,19 @@ class Blocks:
         self.num_blocks = num_blocks
         self.promised = 0
 
-    def can_admit(self, tokens: int) -> bool:
-        return self.promised + -(-tokens // 16) <= self.num_blocks
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+        return self.promised + count * -(-(num_prompt + max_tokens) // 16) <= self.num_blocks
 
 
 def admission_of(engine: Blocks, *, max_jobs: int = 1000, max_slots: int = 1000) -> Admission:
-    return Admission(engine, max_jobs=max_jobs, max_slots=max_slots, block_tokens=16)
+    return Admission(engine, max_jobs=max_jobs, max_slots=max_slots)
 
 
 def enter(admission: Admission, engine: Blocks, tokens: int) -> Any:
     ticket = admission.take()
     with admission.working_on(ticket):
         engine.promised += -(-tokens // 16)
-        admission.entered(tokens)
+        admission.entered(tokens // 2, tokens - tokens // 2)
     return ticket
 
 
@@ -40,7 +40,7 @@ def test_nothing_is_known_before_the_first_job_so_they_come_one_at_a_time() -> N
     first = admission.take()
     assert not admission.has_credit()
     with admission.working_on(first):
-        admission.entered(64)
+        admission.entered(60, 4)
     assert admission.has_credit()
 
 

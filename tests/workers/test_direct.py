@@ -76,8 +76,8 @@ class Room:
     def __init__(self, num: int) -> None:
         self.num = num
 
-    def can_admit(self, tokens: int) -> bool:
-        return tokens <= self.num
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+        return count <= self.num
 
 
 Claims = Callable[..., tuple[Recorder, Admission]]
@@ -89,9 +89,9 @@ def direct(bench: Bench, db: Database) -> Iterator[Claims]:
     stops: list[Callable[[], None]] = []
 
     def start(*, room: int = 100, after_s: float = 0.2, patience_s: float = 0.2) -> tuple[Recorder, Admission]:
-        admission = Admission(Room(room), max_jobs=1000, max_slots=1000, block_tokens=1)
+        admission = Admission(Room(room), max_jobs=1000, max_slots=1000)
         with admission.working_on(first := admission.take()):
-            admission.entered(1)  # so that the need of a job is known
+            admission.entered(1, 1)  # so that the need of a job is known
         admission.give_back(first)
         ledger = Ledger(db, owner="direct", queue=bench.queue, lease_s=60, stopping=threading.Event())
         recorder = Recorder()

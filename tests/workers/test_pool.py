@@ -21,7 +21,7 @@ from .conftest import wait_for
 class Roomy:
     """An engine with room for everything."""
 
-    def can_admit(self, _tokens: int) -> bool:
+    def can_admit(self, _num_prompt: int, _max_tokens: int, *, count: int) -> bool:
         return True
 
 
@@ -29,7 +29,7 @@ class Tenant:
     """A process around the pool: remembers what it was asked for."""
 
     def __init__(self, drain_s: float) -> None:
-        self.admission = Admission(Roomy(), max_jobs=10, max_slots=10, block_tokens=16)
+        self.admission = Admission(Roomy(), max_jobs=10, max_slots=10)
         self.drain = Drain(drain_s)
         self.ran: list[str] = []
         self.revoked: list[str] = []
@@ -37,7 +37,7 @@ class Tenant:
         self.handed_back = 0
 
     def run(self, job_id: str) -> None:
-        self.admission.entered(16)
+        self.admission.entered(8, 8)
         self.ran.append(job_id)
 
     def revoke(self, task_id: str) -> None:
@@ -87,7 +87,7 @@ def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, tenant: 
     inside = threading.Event()
 
     def target(word: str) -> str:
-        tenant.admission.entered(16)
+        tenant.admission.entered(8, 8)
         inside.set()
         assert tenant.let_go.wait(10)
         return word

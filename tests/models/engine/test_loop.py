@@ -103,7 +103,7 @@ def test_the_lock_is_free_while_the_model_runs(start: Start) -> None:
     request = ask("second")
     second = engine.submit(request)
     assert engine.stats().waiting == 1
-    assert engine.can_admit(16)
+    assert engine.can_admit(8, 8)
     assert engine.is_healthy(WAIT_S)
     assert engine.cancel(request.id)
     gate.open()
@@ -176,7 +176,7 @@ def test_when_the_thread_dies_everybody_is_told(start: Start, raised: BaseExcept
         assert type(future.exception(WAIT_S)) is EngineStopped
     assert reason.result(WAIT_S) is raised
     assert not engine.is_healthy(WAIT_S)
-    assert not engine.can_admit(1)
+    assert not engine.can_admit(1, 1)
     with pytest.raises(EngineStopped):
         engine.submit(ask())
 

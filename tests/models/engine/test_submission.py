@@ -140,22 +140,6 @@ def test_what_can_never_fit_is_refused_at_once(num_blocks: int, context_window: 
     assert len(future.result(0).token_ids) == limit - 5
 
 
-def test_credit_counts_what_was_promised_and_comes_back() -> None:
-    engine = Engine(Watched(num_blocks=10, block_tokens=4), Bytes, EngineConfig(3), on_deltas=lambda deltas: None)
-    has_credit: list[bool] = []
-    engine.on_credit = lambda: has_credit.append(engine.can_admit(40))
-    assert engine.can_admit(40)
-    engine.submit(ask("12345", max_tokens=15))  # five of ten blocks, though it holds none yet
-    assert (engine.can_admit(20), engine.can_admit(21)) == (True, False)
-    engine.submit(ask("1", max_tokens=3))
-    assert (engine.can_admit(16), engine.can_admit(17)) == (True, False)
-    engine.submit(ask("1", max_tokens=3))
-    assert not engine.can_admit(1)  # no slot
-    step_until_idle(engine)
-    assert has_credit[-1]
-    assert engine.can_admit(41)  # can never fit: submit refuses it, which is better than waiting for ever
-
-
 @pytest.mark.parametrize(("max_slots", "step_tokens"), [(0, 8), (8, 0)])
 def test_a_configuration_in_which_nothing_runs_is_refused(max_slots: int, step_tokens: int) -> None:
     with pytest.raises(ValueError, match="an engine needs"):
