@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--one-by-one", type=int, default=12, help="how many jobs transformers computes")
     args = parser.parse_args()
     settings = load_settings()
-    with running_stack(settings, [MODEL], console.log) as stack:
+    with running_stack(settings, [MODEL], console.log, {"HEADRACE_DTYPE": "float32"}) as stack:
         record = Home(settings.home).record()
         if record is None:
             raise SystemExit("the stack left no record of its services")

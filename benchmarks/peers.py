@@ -15,7 +15,9 @@ def measure(kind: str, record: StackRecord, model: str, jobs: list[ChatJob]) -> 
     """Run one measurement in a process of its own, beside a stack that is idle."""
     found = subprocess.run(
         [sys.executable, "-m", "benchmarks.bare", kind, model],
-        env=child_environment({"DATABASE_URL": record.database_url, "REDIS_URL": record.redis_url}),
+        env=child_environment(
+            {"DATABASE_URL": record.database_url, "REDIS_URL": record.redis_url, "HEADRACE_DTYPE": "float32"}
+        ),
         input=json.dumps([dataclasses.asdict(job) for job in jobs]),
         stdout=subprocess.PIPE,
         text=True,

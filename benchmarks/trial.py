@@ -264,7 +264,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = load_settings()
     home = Home(settings.home)
-    with running_stack(settings, [args.model], console.log) as stack:
+    with running_stack(settings, [args.model], console.log, {"HEADRACE_DTYPE": "float32"}) as stack:
         record = home.record()
         if record is None:
             raise SystemExit("the stack left no record of its services")

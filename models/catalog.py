@@ -160,7 +160,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     registering.add_argument("name")
     registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r}")
     registering.add_argument("--fake", action="store_const", const=FAKE, dest="fake", help="the model without weights")
-    registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     options = parser.parse_args(argv)
     if options.verb == "register" and bool(options.source) == bool(options.fake):
         parser.error("give a SOURCE folder or --fake")

@@ -10,6 +10,8 @@ from functools import cache
 import torch
 from torch.nn import functional
 
+from models.quantised import RoundedLinear
+
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """Rows (n, in) to rows (n, out)."""
 
@@ -61,8 +63,10 @@ def make_linear(
 ) -> Linear:
     """Return one linear layer for ``weights`` (each (out, in)) side by side, so that one product serves them all.
 
-    A missing bias among present ones counts as zeros.
+    A missing bias among present ones counts as zeros. int8 is for the CPU.
     """
+    if dtype == torch.int8:
+        return RoundedLinear(torch.cat(list(weights)), _join_biases(weights, biases, torch.float32, device))
     weight = torch.cat([part.to(dtype) for part in weights]) if len(weights) > 1 else weights[0].to(dtype)
     bias = _join_biases(weights, biases, dtype, device)
     if device.type == "cpu" and can_pack(dtype):

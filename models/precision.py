@@ -4,7 +4,7 @@ import torch
 
 from store.errors import ModelLoadError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,13 +27,20 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format for a setting: ``auto`` is float32 on the CPU, where answers equal the reference's
-    token for token, and bfloat16 on CUDA.
+    """Return the number format of the weights for a setting; ``auto`` is bfloat16.
 
-    Raises ModelLoadError for a name that is not supported.
+    int8 means 8-bit linear layers with scales for groups of 64 numbers; everything else is bfloat16 then. Raises
+    ModelLoadError for a name that is not supported.
     """
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16
     if name not in _DTYPES:
         raise ModelLoadError(f"dtype {name!r} is not supported: use auto, {', '.join(_DTYPES)}")
+    if name == "int8" and device.type != "cpu":
+        raise ModelLoadError(f"dtype int8 runs on the CPU alone: use bfloat16 on {device}")
     return _DTYPES[name]
+
+
+def activation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the format of embeddings and of the KV cache beside weights of ``dtype``."""
+    return torch.bfloat16 if dtype == torch.int8 else dtype

@@ -1,18 +1,22 @@
 """From a model folder to a TorchRunner: digest checked, weights read, cache sized, threads set."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from models.batch import BatchBuilder as TorchBatches
 from models.families.config import LlamaConfig
 from models.families.geometry import Geometry, read_geometry
 from models.families.llama import LlamaModel
-from models.families.model import CausalModel
+from models.families.model import BatchBuilder, Cache, CausalModel
 from models.files import folder_digest, read_json, small_files
 from models.kv_cache import KvCache
 from models.loading import Weights
-from models.precision import resolve_device, resolve_dtype
+from models.native.choose import kernels_for
+from models.native.llama import NativeBatches, NativeLlama, PagedCache
+from models.precision import activation_dtype, resolve_device, resolve_dtype
 from models.torch_runner import TorchRunner
 from prompts.grammar import Grammars
 from prompts.tokenizer import eos_token_ids
@@ -55,9 +59,7 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     try:
-        cache = _cache(config, settings, number_format, device)
-        context = min(config.context_window, cache.num_blocks * cache.block_tokens)
-        model = _read(folder, config, context, number_format, device)
+        parts = _read(folder, config, settings, number_format, device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelLoadError(f"{folder}: not enough memory for the weights and the KV cache on {device}") from error
     files = small_files(folder)
@@ -66,27 +68,54 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
     if "tokenizer.json" in files:
         grammars = Grammars(files["tokenizer.json"], vocab_size=config.vocab_size, eos_token_ids=ends)
     return TorchRunner(
-        model, cache, context_window=config.context_window, eos_token_ids=ends, device=device, grammars=grammars
+        parts.model,
+        parts.cache,
+        batches=parts.batches,
+        context_window=config.context_window,
+        eos_token_ids=ends,
+        device=device,
+        grammars=grammars,
     )
 
 
-def _read(folder: Path, config: Geometry, context: int, dtype: torch.dtype, device: torch.device) -> CausalModel:
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A model with the cache and the batches of its kind."""
+
+    model: CausalModel
+    cache: Cache
+    batches: BatchBuilder
+
+
+def _read(folder: Path, config: Geometry, settings: Settings, dtype: torch.dtype, device: torch.device) -> _Parts:
+    num_blocks, block_tokens = settings.kv_pool_tokens // settings.kv_block_tokens, settings.kv_block_tokens
+    context = min(config.context_window, num_blocks * block_tokens)
+    kernels = kernels_for(config, settings, dtype, device)
+    if isinstance(config, LlamaConfig) and kernels is not None:
+        paged = PagedCache(config, num_blocks=num_blocks, block_tokens=block_tokens, dtype=activation_dtype(dtype))
+        with Weights(folder) as weights:
+            native = NativeLlama(kernels, config, weights, context=context, dtype=dtype)
+        return _Parts(native, paged, NativeBatches(paged.pages_per_block))
+    cache = KvCache(
+        num_layers=config.num_layers,
+        num_blocks=num_blocks,
+        block_tokens=block_tokens,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        dtype=activation_dtype(dtype),
+        device=device,
+    )
+    batches = TorchBatches(block_tokens=block_tokens, spans=config.windows, device=device)
+    return _Parts(_read_torch(folder, config, context, dtype, device), cache, batches)
+
+
+def _read_torch(folder: Path, config: Geometry, context: int, dtype: torch.dtype, device: torch.device) -> CausalModel:
     if isinstance(config, LlamaConfig):
         with Weights(folder) as weights:
             return LlamaModel(config, weights, context=context, dtype=dtype, device=device)
+    if dtype == torch.int8:
+        raise ModelLoadError(f"{folder}: int8 is for the Llama family alone; use bfloat16")
     from models.families.generic import read_generic  # noqa: PLC0415 - transformers takes seconds to import
     from models.families.selfcheck import page_checked  # noqa: PLC0415 - as above
 
     return page_checked(read_generic(folder, config, dtype=dtype, device=device), dtype=dtype, device=device)
-
-
-def _cache(config: Geometry, settings: Settings, dtype: torch.dtype, device: torch.device) -> KvCache:
-    return KvCache(
-        num_layers=config.num_layers,
-        num_blocks=settings.kv_pool_tokens // settings.kv_block_tokens,
-        block_tokens=settings.kv_block_tokens,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        dtype=dtype,
-        device=device,
-    )

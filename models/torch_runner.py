@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from models.batch import Batch, BatchBuilder
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.model import CausalModel
-from models.kv_cache import KvCache
+from models.families.model import Batch, BatchBuilder, Cache, CausalModel
 from models.places import num_accepted, places_of
 from models.sampling import Choice, Sampler
 from prompts.grammar import Grammars
@@ -50,8 +48,9 @@ class TorchRunner:
     def __init__(
         self,
         model: CausalModel,
-        cache: KvCache,
+        cache: Cache,
         *,
+        batches: BatchBuilder,
         context_window: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
@@ -64,7 +63,7 @@ class TorchRunner:
         self.spare_tokens = _SPARE_TOKENS.get(device.type, 0)
         self._model = model
         self._cache = cache
-        self._batches = BatchBuilder(block_tokens=cache.block_tokens, spans=model.config.windows, device=device)
+        self._batches = batches
         self._sampler = Sampler(model.config.vocab_size, device, grammars)
         self._broken: set[str] = set()
 

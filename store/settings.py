@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     device: str = "auto"
     dtype: str = "auto"
     torch_threads: int = Field(0, ge=0)
+    # auto: the CPU kernels, compiled once, where there is a compiler and the model is one of theirs; off: torch alone.
+    native_kernels: Literal["auto", "off"] = "auto"
     fake_step_ms: float = Field(2.0, ge=0)
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)

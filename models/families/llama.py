@@ -16,6 +16,7 @@ from models.families.rope import RopeTable, rotate_
 from models.kv_cache import KvCache
 from models.linear import Linear, make_linear
 from models.loading import Weights
+from models.precision import activation_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class _Reader:
         self._device = device
 
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
-        return self._weights.get(name, shape).to(self._device, self._dtype)
+        return self._weights.get(name, shape).to(self._device, activation_dtype(self._dtype))
 
     def tensor_if_there(self, name: str, *shape: int) -> torch.Tensor | None:
         return self.tensor(name, *shape) if name in self._weights else None
@@ -93,7 +94,7 @@ class LlamaModel:
         """
         read = _Reader(weights, dtype, device)
         self.config = config
-        self._rope = RopeTable(config.rope, config.head_dim, context, dtype, device)
+        self._rope = RopeTable(config.rope, config.head_dim, context, activation_dtype(dtype), device)
         self._embedding = read.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
         self._layers = []
         for index in range(config.num_layers):

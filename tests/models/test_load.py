@@ -152,7 +152,7 @@ def edit_config(folder: Path, **changes: object) -> None:
     [
         ({"model_type": "mamba"}, "model_type 'mamba' cannot run here: 0 of its 3 layers attend"),
         ({"num_hidden_layers": 4}, "has no tensor model.layers.3.input_layernorm.weight"),
-        ({"intermediate_size": 97}, "has shape (96, 64), config.json asks for (97, 64)"),
+        ({"intermediate_size": 97}, "has shape (96, 128), config.json asks for (97, 128)"),
     ],
 )
 def test_a_configuration_that_does_not_fit_the_weights_is_refused(
@@ -185,13 +185,13 @@ def test_a_folder_without_tokenizer_or_configuration_is_not_registered(folder: P
 def test_the_versions_dtype_goes_before_the_setting(folder: Path) -> None:
     runner = load_runner(version(folder, folder_digest(folder), dtype="bfloat16"), SETTINGS)
     assert isinstance(runner, TorchRunner)
-    assert runner._model._embedding.dtype == torch.bfloat16
+    assert runner._cache.keys.dtype == torch.bfloat16
 
 
 def test_devices_and_number_formats_by_name() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert resolve_device("cpu") == cpu
-    assert (resolve_dtype("auto", cpu), resolve_dtype("auto", cuda)) == (torch.float32, torch.bfloat16)
+    assert (resolve_dtype("auto", cpu), resolve_dtype("auto", cuda)) == (torch.bfloat16, torch.bfloat16)
     with pytest.raises(ModelLoadError, match="dtype 'int3' is not supported"):
         resolve_dtype("int3", cpu)
     for name, said in [("warp", "is not known"), ("cuda:99", "is not there"), ("meta", "is not supported")]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from models.batch import Batch
+from models.batch import Batch, BatchBuilder
 from models.engine.live import LiveRequest
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason, Grammar
@@ -199,7 +199,10 @@ def markov_runner(model: Markov) -> TorchRunner:
     cache = KvCache(
         num_layers=1, num_blocks=256, block_tokens=8, num_kv_heads=1, head_dim=2, dtype=torch.float32, device=CPU
     )
-    return TorchRunner(cast(Any, model), cache, context_window=512, eos_token_ids=frozenset(), device=CPU)
+    batches = BatchBuilder(block_tokens=8, spans=(None,), device=CPU)
+    return TorchRunner(
+        cast(Any, model), cache, batches=batches, context_window=512, eos_token_ids=frozenset(), device=CPU
+    )
 
 
 @pytest.mark.parametrize("cut", [{}, {"temperature": 0.7}, {"top_k": 3, "temperature": 1.5}])

@@ -22,7 +22,7 @@ VOCAB = 320
 
 _SIZES: dict[str, object] = {
     "vocab_size": VOCAB,
-    "hidden_size": 64,
+    "hidden_size": 128,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
@@ -71,7 +71,7 @@ MODELS: Mapping[str, Callable[[], PreTrainedModel]] = {
     "mistral, no window": lambda: _mistral(sliding_window=None),
     "qwen2": _qwen2,
     "qwen2, window in upper layers": lambda: _qwen2(use_sliding_window=True, sliding_window=9, max_window_layers=1),
-    "qwen3": lambda: _qwen3(head_dim=32),
+    "qwen3": lambda: _qwen3(head_dim=64),
 }
 
 

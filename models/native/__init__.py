@@ -1,0 +1,1 @@
+"""The fast path of the Llama family on the CPU: C++ kernels, compiled once on the machine that runs them."""

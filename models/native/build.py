@@ -1,0 +1,80 @@
+"""Compile the kernels for this CPU, once, into a folder; without a compiler there is none, and torch does the work.
+
+The library's name holds a digest of the sources, the flags, the compiler and the CPU's features, so a folder that is
+shared by different machines serves each its own. ``python -m models.native.build`` builds ahead of time.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "src"
+_COMPILERS = ("g++", "c++", "clang++")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC", "-shared", "-Wno-psabi")
+_TIMEOUT_S = 300
+
+
+class BuildFailed(Exception):
+    """The kernels cannot be compiled here; the message is one sentence that says why."""
+
+
+def build(folder: Path) -> Path:
+    """Return the library in ``folder``, compiling it first (about ten seconds, with a line on stderr) if it is not
+    there.
+
+    Raises BuildFailed.
+    """
+    compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise BuildFailed(f"no C++ compiler ({', '.join(_COMPILERS)}) is on the PATH")
+    library = folder / f"kernels-{_digest(compiler)}.so"
+    if not library.is_file():
+        _compile(compiler, library)
+    return library
+
+
+def _digest(compiler: str) -> str:
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    parts = [version, *_FLAGS, platform.machine(), _cpu_features()]
+    parts += [path.read_text() for path in sorted(SOURCES.iterdir())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cpu_features() -> str:
+    """Return what the system says of the CPU's instruction sets; machines that differ in them never share a library."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _compile(compiler: str, library: Path) -> None:
+    sys.stderr.write("headrace: compiling the CPU kernels, once ...")
+    sys.stderr.flush()
+    started = time.monotonic()
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            made = Path(scratch) / library.name
+            command = [compiler, *_FLAGS, "-o", str(made), str(SOURCES / "pass.cpp")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+            if done.returncode:
+                said = done.stderr.strip().splitlines() or ["it said nothing"]
+                raise BuildFailed(f"{compiler} failed: {said[0]}")
+            # Whole or not at all, and whoever else compiles at the same time makes the same.
+            os.replace(made, library)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildFailed(f"the kernels cannot be built in {library.parent}: {error}") from error
+    finally:
+        sys.stderr.write(f" {time.monotonic() - started:.0f} s\n")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{build(Path(sys.argv[1]))}\n")

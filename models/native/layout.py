@@ -1,0 +1,71 @@
+"""Weights in the layouts that the kernels read (drawn in ``src/linear.h``). Knows shapes, not what is multiplied.
+
+All of it is plain torch on the CPU, done once when a model is loaded.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import pad
+
+from models.quantised import GROUP, quantise
+
+PANEL = 32
+PAGE = 16
+
+_FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One linear layer: ``weight`` in panels, ``scales`` for int8, ``bias`` padded to the panels or None."""
+
+    weight: torch.Tensor
+    scales: torch.Tensor | None
+    bias: torch.Tensor | None
+    inputs: int
+    panels: int
+
+    @property
+    def format(self) -> int:
+        """The kernels' number for the weight's type."""
+        return _FORMATS[self.weight.dtype]
+
+
+def round_up(count: int, multiple: int) -> int:
+    """Return the next multiple at or above ``count``."""
+    return -(-count // multiple) * multiple
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> Packed:
+    """Return ``weight`` (out, in) and ``bias`` (out,) for the kernels, in float32, bfloat16 or int8."""
+    outputs, inputs = weight.shape
+    padded_outputs, padded_inputs = round_up(outputs, PANEL), round_up(inputs, GROUP)
+    whole = pad(weight.float(), (0, padded_inputs - inputs, 0, padded_outputs - outputs))
+    padded_bias = None if bias is None else pad(bias.float(), (0, padded_outputs - outputs)).contiguous()
+    panels = whole.view(-1, PANEL, padded_inputs)
+    scales = None
+    if dtype == torch.float32:
+        packed = panels.transpose(1, 2).contiguous()
+    elif dtype == torch.bfloat16:
+        packed = _interleave(panels.to(dtype), block=32, together=2)
+    else:
+        numbers, scales = quantise(panels)
+        packed = _interleave(numbers, block=GROUP, together=4)
+        scales = scales.transpose(1, 2).contiguous()
+    return Packed(packed, scales, padded_bias, padded_inputs, len(panels))
+
+
+def _interleave(panels: torch.Tensor, *, block: int, together: int) -> torch.Tensor:
+    """Cut each panel's inputs into blocks, and lay ``together`` inputs of each of 16 outputs side by side."""
+    count, _, inputs = panels.shape
+    cut = panels.view(count, 2, 16, inputs // block, block // together, together)
+    return cut.permute(0, 3, 1, 4, 2, 5).contiguous()
+
+
+def gates_and_ups(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return (out, in) rows in which every 16 gates are followed by their 16 ups, padded to whole panels."""
+    missing = round_up(gate.shape[0], PAGE) - gate.shape[0]
+    widths = (0,) * (2 * gate.dim() - 1) + (missing,)
+    both = torch.stack([pad(part, widths).view(-1, PAGE, *part.shape[1:]) for part in (gate, up)], dim=1)
+    return both.flatten(0, 2)

@@ -1,0 +1,138 @@
+"""The compiled kernels as typed functions. The structs mirror those of ``src/pass.cpp`` and ``src/linear.h``."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_double, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+
+from models.native.layout import Packed
+
+_VERSION = 1
+
+
+class Linear(Structure):
+    """A packed linear layer."""
+
+    _fields_ = (
+        ("weight", c_void_p),
+        ("scales", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int64),
+        ("panels", c_int64),
+        ("format", c_int64),
+    )
+
+    @classmethod
+    def of(cls, packed: Packed) -> "Linear":
+        """Point at a packed layer, which must outlive this."""
+        address = pointer_of
+        return cls(
+            address(packed.weight),
+            address(packed.scales),
+            address(packed.bias),
+            packed.inputs,
+            packed.panels,
+            packed.format,
+        )
+
+
+class Layer(Structure):
+    """One decoder layer."""
+
+    _fields_ = (
+        ("attention_norm", c_void_p),
+        ("qkv", Linear),
+        ("query_norm", c_void_p),
+        ("key_norm", c_void_p),
+        ("out", Linear),
+        ("mlp_norm", c_void_p),
+        ("gate_up", Linear),
+        ("down", Linear),
+        ("window", c_int64),
+    )
+
+
+class Model(Structure):
+    """The sizes, the layers and the head."""
+
+    _fields_ = (
+        ("num_layers", c_int64),
+        ("hidden", c_int64),
+        ("heads", c_int64),
+        ("kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("threads", c_int64),
+        ("eps", c_double),
+        ("scale", c_double),
+        ("embedding", c_void_p),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("cache_format", c_int64),
+        ("layers", POINTER(Layer)),
+        ("norm", c_void_p),
+        ("head", Linear),
+    )
+
+
+class Pass(Structure):
+    """What one pass reads and writes. ``spans`` are four int64 each: first row, rows, first position, page table."""
+
+    _fields_ = (
+        ("num_tokens", c_int64),
+        ("num_spans", c_int64),
+        ("tokens", c_void_p),
+        ("spans", c_void_p),
+        ("hidden", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("pages", c_int64),
+    )
+
+
+def pointer_of(tensor: torch.Tensor | None) -> int | None:
+    """Return the address of a tensor's numbers; it must be contiguous and outlive the pointer."""
+    if tensor is None:
+        return None
+    if not tensor.is_contiguous():
+        raise ValueError("the kernels read contiguous tensors only")
+    return tensor.data_ptr()
+
+
+class Kernels:
+    """The library's functions. A call lets other Python threads run meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a library. Raises OSError if it is none, or one of another version of the sources."""
+        self._library = ctypes.CDLL(str(path))
+        self._declare("headrace_version", c_int64)
+        if self._library.headrace_version() != _VERSION:
+            raise OSError(f"{path} was built from other sources")
+        self._declare("headrace_kind", c_char_p)
+        self._declare("headrace_open", c_void_p)
+        self._declare("headrace_close", None, c_void_p)
+        self._declare("headrace_layers", None, POINTER(Model), POINTER(Pass), c_void_p)
+        self._declare("headrace_logits", None, POINTER(Model), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
+        self._declare("headrace_linear", None, POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64)
+        self.open = self._library.headrace_open
+        self.close = self._library.headrace_close
+        self.layers = self._library.headrace_layers
+        self.logits = self._library.headrace_logits
+
+    def _declare(self, name: str, result: type | None, *arguments: object) -> None:
+        function = getattr(self._library, name)
+        function.restype, function.argtypes = result, arguments
+
+    @property
+    def kind(self) -> str:
+        """The instruction set that they were compiled for and may use."""
+        name: bytes = self._library.headrace_kind()
+        return name.decode()
+
+    def linear(self, packed: Packed, rows: torch.Tensor, threads: int) -> torch.Tensor:
+        """Return float32 ``rows`` (n, in) times one packed layer, (n, padded out)."""
+        padded = torch.nn.functional.pad(rows.float(), (0, packed.inputs - rows.shape[1])).contiguous()
+        result = torch.empty(len(rows), packed.panels * 32)
+        layer = Linear.of(packed)
+        self._library.headrace_linear(layer, pointer_of(padded), len(rows), pointer_of(result), threads)
+        return result

@@ -1,0 +1,402 @@
+// The decoder layers of the Llama family as one call: tokens in, hidden states out, all phases by one team of threads.
+// Mirrors models/families/llama.py, which is its twin in torch and what it is tested against. The residual is float32
+// whatever the weights are. Layouts: rows are padded to 64 numbers with zeros; see linear.h and attention.h.
+#include <cstddef>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+#include "team.h"
+
+namespace headrace {
+
+struct Layer {
+  const float* attention_norm;
+  Linear qkv;
+  const float* query_norm;  // null but for Qwen3
+  const float* key_norm;
+  Linear out;
+  const float* mlp_norm;
+  Linear gate_up;  // panels of 16 gates and their 16 ups
+  Linear down;
+  int64_t window;  // how many positions a token sees, itself included; 0: all
+};
+
+struct Model {
+  int64_t num_layers, hidden, heads, kv_heads, head_dim, threads;
+  double eps, scale;
+  const void* embedding;  // (vocab, hidden) in the cache's format
+  const float* cosines;   // (positions, head_dim / 2)
+  const float* sines;
+  Format cache_format;
+  const Layer* layers;
+  const float* norm;
+  Linear head;
+};
+
+// Consecutive tokens of one request: rows `first` up to `first + count` of the pass, at positions from `start` on.
+struct Span {
+  int64_t first, count, start;
+  const int32_t* pages;
+};
+
+struct Pass {
+  int64_t num_tokens, num_spans;
+  const int64_t* tokens;
+  const Span* spans;
+  float* hidden;  // (num_tokens, padded hidden), the result
+  void* keys;     // the cache: every layer's pages, one layer after the other
+  void* values;
+  int64_t pages;  // of a layer
+};
+
+namespace {
+
+int64_t padded(int64_t count) { return (count + kGroup - 1) / kGroup * kGroup; }
+
+// A buffer of rows that any linear layer may read. New memory is zero, and with it the padding.
+class RowBuffer {
+ public:
+  void fit(int64_t rows, int64_t inputs) {
+    stride_ = padded(inputs);
+    const size_t numbers = size_t(rows + 2 * kTileRows) * stride_;
+    if (numbers <= data_.size()) return;
+    data_.assign(numbers, 0.0f);
+    scales_.assign(numbers / kGroup, 0.0f);
+    sums_.assign(numbers / kGroup, 0);
+  }
+
+  Rows rows() { return {data_.data(), scales_.data(), sums_.data(), stride_}; }
+  float* row(int64_t index) { return data_.data() + index * stride_; }
+
+ private:
+  std::vector<float> data_, scales_;
+  std::vector<int32_t> sums_;
+  int64_t stride_ = 0;
+};
+
+void quantise_row(const float* from, const Rows& rows, int64_t index) {
+  const int64_t groups = rows.stride / kGroup;
+  int8_t* to = rows.row<int8_t>(index);
+  for (int64_t group = 0; group < groups; group++, from += kGroup, to += kGroup) {
+    Lanes most = {};
+    for (int i = 0; i < kGroup; i += kLanes) {
+      const Lanes x = load(from + i);
+      most = larger(most, x < 0.0f ? -x : x);
+    }
+    const float scale = largest(most) / 127.0f;
+    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    IntLanes total = {};
+    for (int i = 0; i < kGroup; i += kLanes) {
+      const IntLanes whole = nearest(load(from + i) * inverse);
+      const ByteLanes bytes = __builtin_convertvector(whole, ByteLanes);
+      std::memcpy(to + i, &bytes, sizeof bytes);
+      total += whole;
+    }
+    int32_t sum = 0;
+    for (int i = 0; i < kLanes; i++) sum += total[i];
+    rows.scales[index * groups + group] = scale;
+    rows.sums[index * groups + group] = sum;
+  }
+}
+
+// Writes a row of floats, padding included, in the format that the next linear layer reads.
+void write_row(Format format, const float* from, const Rows& rows, int64_t index) {
+  if (format == Format::kInt8) return quantise_row(from, rows, index);
+  for (int64_t i = 0; i < rows.stride; i += kLanes) {
+    if (format == Format::kBFloat16)
+      store(rows.row<BFloat16>(index) + i, load(from + i));
+    else
+      store(rows.row<float>(index) + i, load(from + i));
+  }
+}
+
+// Root mean square of `count` numbers, in an order of its own.
+float inverse_rms(const float* from, int64_t count, double eps) {
+  Lanes squares = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Lanes x = load(from + i);
+    squares += x * x;
+  }
+  float total = sum(squares);
+  for (; i < count; i++) total += from[i] * from[i];
+  return 1.0f / std::sqrt(total / count + (float)eps);
+}
+
+void normalise(const float* from, const float* weight, int64_t count, double eps, float* to) {
+  const float factor = inverse_rms(from, count, eps);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i) * factor * load(weight + i));
+  for (; i < count; i++) to[i] = from[i] * factor * weight[i];
+}
+
+// What a pass needs besides the weights; grows to the largest pass that there was.
+struct Workspace {
+  RowBuffer normed, qkv, attended, attended_rows, inner, inner_rows, head_rows;
+
+  void fit(const Model& model, int64_t n) {
+    const Layer& layer = model.layers[0];
+    normed.fit(n, model.hidden);
+    qkv.fit(n, layer.qkv.panels * kPanel);
+    attended.fit(n, model.heads * model.head_dim);
+    attended_rows.fit(n, model.heads * model.head_dim);
+    inner.fit(n, layer.down.inputs);
+    inner_rows.fit(n, layer.down.inputs);
+  }
+};
+
+struct Query {
+  const Span* span;
+  int64_t first, count;
+};
+
+// One layer's part of the cache.
+template <class T>
+struct Cache {
+  T *keys, *values;
+};
+
+template <class T>
+class Runner {
+ public:
+  Runner(const Model& model, const Pass& pass, Workspace& space)
+      : model_(model), pass_(pass), space_(space), stride_(padded(model.hidden)) {
+    space.fit(model, pass.num_tokens);
+    const int64_t share = model.heads / model.kv_heads, most = std::max<int64_t>(1, kMostQueries / share);
+    for (int64_t s = 0; s < pass.num_spans; s++) {
+      const Span& span = pass.spans[s];
+      for (int64_t i = 0; i < span.count; i += most) queries_.push_back({&span, i, std::min(most, span.count - i)});
+    }
+  }
+
+  void run(const Team& team) {
+    tiles_for_linear();
+    std::vector<float> row(stride_, 0.0f);
+    Attention<T> attention(model_.kv_heads, model_.head_dim, (float)model_.scale);
+    embed(team);
+    for (int64_t index = 0; index < model_.num_layers; index++) {
+      const Layer& layer = model_.layers[index];
+      attend(team, layer, cache(index), attention, row);
+      feed_forward(team, layer, row);
+    }
+    release_tiles();
+  }
+
+ private:
+  Cache<T> cache(int64_t layer) const {
+    const int64_t numbers = model_.kv_heads * model_.head_dim * kPage * pass_.pages;
+    return {(T*)pass_.keys + layer * numbers, (T*)pass_.values + layer * numbers};
+  }
+
+  float* hidden(int64_t index) { return pass_.hidden + index * stride_; }
+
+  void embed(const Team& team) {
+    const Range mine = team.share(pass_.num_tokens);
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+      const T* from = (const T*)model_.embedding + pass_.tokens[n] * model_.hidden;
+      for (int64_t i = 0; i < stride_; i++) hidden(n)[i] = i < model_.hidden ? to_float(from[i]) : 0.0f;
+    }
+    team.wait();
+  }
+
+  void norm_rows(const Team& team, const float* weight, Format format, std::vector<float>& row) {
+    const Range mine = team.share(pass_.num_tokens);
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+      normalise(hidden(n), weight, model_.hidden, model_.eps, row.data());
+      write_row(format, row.data(), space_.normed.rows(), n);
+    }
+    team.wait();
+  }
+
+  // float32 is read where it lies; other formats are written beside it.
+  Rows converted(const Team& team, Format format, RowBuffer& from, RowBuffer& to) {
+    if (format == Format::kFloat32) return from.rows();
+    const Range mine = team.share(pass_.num_tokens);
+    for (int64_t n = mine.begin; n < mine.end; n++) write_row(format, from.row(n), to.rows(), n);
+    team.wait();
+    return to.rows();
+  }
+
+  void add_to_hidden(const Team& team, const Linear& linear, const Rows& rows) {
+    multiply(team, linear, rows, pass_.num_tokens, [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
+      float* to = hidden(n) + panel * kPanel;
+      store(to, load(to) + low);
+      store(to + kLanes, load(to + kLanes) + high);
+    });
+    team.wait();
+  }
+
+  void attend(const Team& team, const Layer& layer, const Cache<T>& cache, Attention<T>& attention,
+              std::vector<float>& row) {
+    norm_rows(team, layer.attention_norm, layer.qkv.format, row);
+    multiply(team, layer.qkv, space_.normed.rows(), pass_.num_tokens,
+             [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
+               store(space_.qkv.row(n) + panel * kPanel, low);
+               store(space_.qkv.row(n) + panel * kPanel + kLanes, high);
+             });
+    team.wait();
+    rotate_and_store(team, layer, cache);
+    const int64_t items = (int64_t)queries_.size() * model_.kv_heads;
+    tiles_for_attention();
+#ifdef _OPENMP
+#pragma omp for schedule(dynamic, 1)
+#endif
+    for (int64_t item = 0; item < items; item++)
+      answer(queries_[item / model_.kv_heads], item % model_.kv_heads, layer.window, cache, attention);
+    tiles_for_linear();
+    add_to_hidden(team, layer.out, converted(team, layer.out.format, space_.attended, space_.attended_rows));
+  }
+
+  void rotate_and_store(const Team& team, const Layer& layer, const Cache<T>& cache) {
+    const Range mine = team.share(pass_.num_tokens);
+    for (int64_t s = 0; s < pass_.num_spans; s++) {
+      const Span& span = pass_.spans[s];
+      const int64_t first = std::max(mine.begin, span.first), last = std::min(mine.end, span.first + span.count);
+      for (int64_t n = first; n < last; n++) turn_token(layer, cache, n, span.start + n - span.first, span.pages);
+    }
+    team.wait();
+  }
+
+  void turn_token(const Layer& layer, const Cache<T>& cache, int64_t n, int64_t position, const int32_t* pages) {
+    const int64_t head_dim = model_.head_dim, page = pages[position / kPage], offset = position % kPage;
+    const PageShape shape{model_.kv_heads, head_dim};
+    float* head = space_.qkv.row(n);
+    for (int64_t h = 0; h < model_.heads + model_.kv_heads; h++, head += head_dim) {
+      const bool is_query = h < model_.heads;
+      const float* norm = is_query ? layer.query_norm : layer.key_norm;
+      if (norm) normalise(head, norm, head_dim, model_.eps, head);
+      turn(head, position);
+      if (!is_query) store_key(head, head_dim, offset, cache.keys + shape.offset(page, h - model_.heads));
+    }
+    for (int64_t h = 0; h < model_.kv_heads; h++, head += head_dim)
+      store_value(head, head_dim, offset, cache.values + shape.offset(page, h));
+  }
+
+  void turn(float* head, int64_t position) {
+    const int64_t half = model_.head_dim / 2;
+    const float *cosine = model_.cosines + position * half, *sine = model_.sines + position * half;
+    for (int64_t d = 0; d < half; d += kLanes) {
+      const Lanes a = load(head + d), b = load(head + half + d), cos = load(cosine + d), sin = load(sine + d);
+      store(head + d, a * cos - b * sin);
+      store(head + half + d, b * cos + a * sin);
+    }
+  }
+
+  void answer(const Query& query, int64_t kv_head, int64_t window, const Cache<T>& cache, Attention<T>& attention) {
+    const int64_t share = model_.heads / model_.kv_heads, head_dim = model_.head_dim;
+    const int32_t* pages = query.span->pages;
+    for (int64_t i = 0; i < query.count; i++) {
+      const int64_t n = query.span->first + query.first + i, position = query.span->start + query.first + i;
+      const int64_t oldest = window ? std::max<int64_t>(0, position - window + 1) : 0;
+      for (int64_t g = 0; g < share; g++) {
+        if (attention.full()) attention.run(cache.keys, cache.values, pages, kv_head);
+        const int64_t at = (kv_head * share + g) * head_dim;
+        attention.add(space_.qkv.row(n) + at, oldest, position, space_.attended.row(n) + at);
+      }
+    }
+    attention.run(cache.keys, cache.values, pages, kv_head);
+  }
+
+  void feed_forward(const Team& team, const Layer& layer, std::vector<float>& row) {
+    norm_rows(team, layer.mlp_norm, layer.gate_up.format, row);
+    const bool is_direct = layer.down.format == Format::kBFloat16;
+    const Rows halves = space_.inner_rows.rows();
+    multiply(team, layer.gate_up, space_.normed.rows(), pass_.num_tokens,
+             [&](int64_t n, int64_t panel, Lanes gate, Lanes up) {
+               const Lanes gated = silu(gate) * up;
+               if (is_direct)
+                 store(halves.row<BFloat16>(n) + panel * kLanes, gated);
+               else
+                 store(space_.inner.row(n) + panel * kLanes, gated);
+             });
+    team.wait();
+    add_to_hidden(team, layer.down, is_direct ? halves : converted(team, layer.down.format, space_.inner, space_.inner_rows));
+  }
+
+  const Model& model_;
+  const Pass& pass_;
+  Workspace& space_;
+  const int64_t stride_;
+  std::vector<Query> queries_;
+};
+
+}  // namespace
+}  // namespace headrace
+
+using namespace headrace;
+
+extern "C" {
+
+// Changes whenever a struct or a layout does, so that Python and this library never disagree in silence.
+int64_t headrace_version() { return 1; }
+
+const char* headrace_kind() {
+  if (has_tiles()) return "AMX";
+#if defined(__AVX512BF16__)
+  return "AVX-512 BF16";
+#elif defined(__AVX512F__)
+  return "AVX-512";
+#elif defined(__AVX2__)
+  return "AVX2";
+#else
+  return "generic";
+#endif
+}
+
+Workspace* headrace_open() { return new Workspace; }
+
+void headrace_close(Workspace* space) { delete space; }
+
+void headrace_layers(const Model* model, const Pass* pass, Workspace* space) {
+  if (model->cache_format == Format::kFloat32) {
+    Runner<float> runner(*model, *pass, *space);
+    together((int)model->threads, [&](const Team& team) { runner.run(team); });
+  } else {
+    Runner<BFloat16> runner(*model, *pass, *space);
+    together((int)model->threads, [&](const Team& team) { runner.run(team); });
+  }
+}
+
+// Scores of `count` hidden states, those at `picked`: (count, panels * 32).
+void headrace_logits(const Model* model, const float* hidden, const int64_t* picked, int64_t count, float* out,
+                     Workspace* space) {
+  const int64_t stride = padded(model->hidden), columns = model->head.panels * kPanel;
+  space->head_rows.fit(count, model->hidden);
+  const Rows rows = space->head_rows.rows();
+  together((int)model->threads, [&](const Team& team) {
+    tiles_for_linear();
+    std::vector<float> row(stride, 0.0f);
+    const Range mine = team.share(count);
+    for (int64_t n = mine.begin; n < mine.end; n++) {
+      normalise(hidden + picked[n] * stride, model->norm, model->hidden, model->eps, row.data());
+      write_row(model->head.format, row.data(), rows, n);
+    }
+    team.wait();
+    multiply(team, model->head, rows, count, [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
+      store(out + n * columns + panel * kPanel, low);
+      store(out + n * columns + panel * kPanel + kLanes, high);
+    });
+    release_tiles();
+  });
+}
+
+// One linear layer alone, for tests: floats in, (count, panels * 32) floats out. `from` is padded as a row is.
+void headrace_linear(const Linear* linear, const float* from, int64_t count, float* out, int64_t threads) {
+  RowBuffer buffer;
+  buffer.fit(count, linear->inputs);
+  const Rows rows = buffer.rows();
+  together((int)threads, [&](const Team& team) {
+    tiles_for_linear();
+    const Range mine = team.share(count);
+    for (int64_t n = mine.begin; n < mine.end; n++) write_row(linear->format, from + n * linear->inputs, rows, n);
+    team.wait();
+    multiply(team, *linear, rows, count, [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
+      store(out + n * linear->panels * kPanel + panel * kPanel, low);
+      store(out + n * linear->panels * kPanel + panel * kPanel + kLanes, high);
+    });
+    release_tiles();
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,148 @@
+"""The CPU kernels against their twin in torch and the reference, and the promise that batch mates change no bit."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.engine.runner import Row, StepPlan
+from models.native import choose
+from models.native.build import BuildFailed, build
+from models.native.layout import pack
+from models.native.library import Kernels
+from models.native.llama import NativeLlama
+from models.quantised import rounded
+from models.torch_load import runner_for
+from models.torch_runner import TorchRunner
+from store.settings import Settings
+from tests.models import tiny
+from tests.models.driving import count_near_ties, random_prompts, request, run_all
+
+DTYPES = ("float32", "bfloat16", "int8")
+_HOME = Path(__file__).parents[3] / ".headrace"
+
+pytestmark = pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("g++", "c++", "clang++")), reason="the kernels need a C++ compiler"
+)
+
+
+@pytest.fixture(scope="session")
+def kernels() -> Kernels:
+    return Kernels(build(_HOME / "native"))
+
+
+@pytest.fixture(scope="module", params=list(tiny.MODELS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of each family."""
+    return tiny.save(tiny.build(request.param), tmp_path_factory.mktemp("model"))
+
+
+def load(folder: Path, dtype: str, native: str = "auto", threads: int = 0) -> TorchRunner:
+    settings = Settings(device="cpu", kv_pool_tokens=4096, native_kernels=native, home=_HOME, torch_threads=threads)
+    return runner_for(folder, settings, dtype=dtype)
+
+
+def compute(runner: TorchRunner, *parts: tuple[Sequence[int], int, Sequence[int]]) -> torch.Tensor:
+    """Return the scores after the first part's last token; a part is tokens, the first's position, and blocks."""
+    rows = tuple(
+        Row(request(range(600), f"r{index}"), tokens, start, blocks, (), sample=True)
+        for index, (tokens, start, blocks) in enumerate(parts)
+    )
+    with torch.inference_mode():
+        batch = runner._batches.build(StepPlan(rows))
+        hidden = runner._model.forward(batch, runner._cache)
+        end = next(end for row, end in zip(batch.rows, batch.ends, strict=True) if row.request.id == "r0")
+        return runner._model.logits(hidden[[end]])[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize(("size_in", "size_out"), [(576, 960), (96, 50), (1536, 64)])
+def test_a_linear_layer_multiplies_and_no_row_depends_on_another(
+    kernels: Kernels, dtype: torch.dtype, size_in: int, size_out: int
+) -> None:
+    draw = torch.Generator().manual_seed(3)
+    weight, bias, rows = (
+        torch.randn(*shape, generator=draw) for shape in [(size_out, size_in), (size_out,), (70, size_in)]
+    )
+    packed = pack(weight, bias, dtype)
+    together = kernels.linear(packed, rows, threads=2)[:, :size_out]
+    if dtype == torch.int8:
+        expected = rounded(rows).double() @ rounded(weight).double().T + bias
+    else:
+        expected = rows.to(dtype).double() @ weight.to(dtype).double().T + bias
+    assert ((together - expected).norm() / expected.norm()).item() < 1e-5
+    for count in (1, 2, 3, 5, 7, 12, 13, 16, 17, 31, 33, 64):
+        assert torch.equal(kernels.linear(packed, rows[:count], threads=1)[:, :size_out], together[:count])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05), ("int8", 0.1)])
+def test_every_family_computes_what_its_twin_in_torch_does(folder: Path, dtype: str, tolerance: float) -> None:
+    tokens = random_prompts(3, longest=90, vocab=tiny.VOCAB)[2]
+    native, twin = load(folder, dtype), load(folder, dtype, native="off")
+    assert isinstance(native._model, NativeLlama)
+    assert not isinstance(twin._model, NativeLlama)
+    found, expected = (compute(runner, (tokens, 0, range(8))) for runner in (native, twin))
+    assert ((found - expected).norm() / expected.norm()).item() < tolerance
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunks_and_batch_mates_change_no_bit(folder: Path, dtype: str) -> None:
+    """A prompt at once and alone; in two chunks beside others; and token by token, as decoding does."""
+    runner = load(folder, dtype)
+    long, other = random_prompts(4, longest=230, vocab=tiny.VOCAB)[2:4]
+    mine, theirs = range(5, 25), range(40, 60)
+    alone = compute(runner, (long, 0, mine))
+    half = len(long) // 2 + 3
+    compute(runner, (other, 0, theirs), (long[:half], 0, mine))
+    mixed = compute(runner, (long[half:], half, mine), (other[:1], len(other), theirs), ([9, 8, 7], 0, range(80, 82)))
+    assert torch.equal(alone, mixed)
+    for position, token in enumerate(long):
+        stepped = compute(runner, ([token], position, mine), (other[:2], len(other), theirs))
+    assert torch.equal(alone, stepped)
+
+
+def test_the_number_of_threads_changes_no_bit(folder: Path) -> None:
+    tokens = random_prompts(3, longest=90, vocab=tiny.VOCAB)[2]
+    runner = load(folder, "bfloat16")
+    try:
+        torch.set_num_threads(1)
+        alone = compute(runner, (tokens, 0, range(8)))
+        torch.set_num_threads(2)
+        assert torch.equal(alone, compute(runner, (tokens, 0, range(8))))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", list(tiny.MODELS))
+def test_float32_answers_as_the_reference_alone(name: str, tmp_path: Path) -> None:
+    reference = tiny.build(name)
+    runner = load(tiny.save(reference, tmp_path), "float32")
+    prompts = {f"r{n}": prompt for n, prompt in enumerate(random_prompts(8, longest=150, vocab=tiny.VOCAB))}
+    found = run_all(runner, [request(prompt, key) for key, prompt in prompts.items()], max_slots=5, step_tokens=37)
+    assert count_near_ties(reference, prompts, found) == 0
+
+
+def test_without_a_compiler_torch_does_the_work_and_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    choose._kernels.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        runner = runner_for(folder, Settings(device="cpu", kv_pool_tokens=4096, home=tmp_path), dtype="bfloat16")
+    choose._kernels.cache_clear()
+    assert not isinstance(runner._model, NativeLlama)
+    assert "no C++ compiler" in caplog.text
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "bin" / "g++"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'out of luck' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(broken.parent))
+    with pytest.raises(BuildFailed, match="out of luck"):
+        build(tmp_path / "native")
+    assert list((tmp_path / "native").iterdir()) == []
