@@ -3,6 +3,7 @@
 Whatever is wrong with a model is a ModelLoadError of one sentence. Torch is imported only for a version that needs it.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -26,9 +27,19 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
             context_window=version.context_window,
             step_s=settings.fake_step_ms / 1000,
         )
+    _calm_openmp()
     from models.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
+
+
+def _calm_openmp() -> None:
+    """Let OpenMP's threads sleep when they have waited for some tens of microseconds, unless somebody set it otherwise.
+
+    Before torch is imported, when GNU's library reads it. By default they spin for milliseconds, which takes the CPU
+    from the other threads and processes of a machine, and from the thread that is waited for.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # noqa: TID251 - another library's setting, not one of ours
 
 
 def with_faults(runner: Runner, settings: Settings, decode: Callable[[Sequence[int]], str]) -> Runner:

@@ -239,11 +239,9 @@ class Runner {
     rotate_and_store(team, layer, cache);
     const int64_t items = (int64_t)queries_.size() * model_.kv_heads;
     tiles_for_attention();
-#ifdef _OPENMP
-#pragma omp for schedule(dynamic, 1)
-#endif
-    for (int64_t item = 0; item < items; item++)
+    for (int64_t item; (item = team.meeting->take()) < items;)
       answer(queries_[item / model_.kv_heads], item % model_.kv_heads, layer.window, cache, attention);
+    team.wait();
     tiles_for_linear();
     add_to_hidden(team, layer.out, converted(team, layer.out.format, space_.attended, space_.attended_rows));
   }
