@@ -39,9 +39,17 @@ def run_module(module: str, *arguments: str) -> NoReturn:
 def register(
     name: Annotated[str, typer.Argument(help="What jobs will call it.")],
     source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.")],
+    dtype: Annotated[
+        str, typer.Option(help="auto, bfloat16, float32, float16, or int8 if it is close enough.")
+    ] = "auto",
 ) -> None:
     """Register a model's files as its next version."""
-    run_module("models.catalog", "register", name, source)
+    run_module("models.catalog", "register", name, source, "--dtype", dtype)
+
+
+def measure(source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout.")]) -> None:
+    """Measure how far bfloat16 and int8 are from float32 for a model, which decides what auto means for it."""
+    run_module("models.catalog", "measure", source)
 
 
 @keys.command("create")

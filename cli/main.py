@@ -30,6 +30,7 @@ app.command()(verbs.queues)
 app.command("dead-letters")(verbs.dead_letters)
 app.command()(verbs.models)
 app.command()(admin.register)
+app.command()(admin.measure)
 app.add_typer(admin.keys, name="keys")
 
 

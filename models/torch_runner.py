@@ -67,6 +67,11 @@ class TorchRunner:
         self._sampler = Sampler(model.config.vocab_size, device, grammars)
         self._broken: set[str] = set()
 
+    @property
+    def model(self) -> CausalModel:
+        """The weights and the pass."""
+        return self._model
+
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample`` or that broke."""
