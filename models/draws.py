@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
+from models.chunks import CHUNK, inside, reduced, rows_of
 from models.engine.requests import SamplingParams
 
-_CANDIDATES = 1024  # on the CPU, top-k and top-p look at this many tokens before they sort the whole vocabulary
+_CANDIDATES = (128, 1024)  # on the CPU, top-k and top-p look at so many tokens before they sort the whole vocabulary
 _BITS = 53  # what a float64 holds exactly
 
 
@@ -36,58 +37,96 @@ def draw(logits: torch.Tensor, params: Sequence[SamplingParams], uniforms: Seque
     """Return one token a row, (rows,), drawn with the row's temperature, top-k and top-p by its number in [0, 1)."""
     temperature = column([each.temperature for each in params], logits)
     # Shifted first, or a tiny temperature overflows.
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    weights = (logits - logits.amax(dim=-1, keepdim=True)).div_(temperature).exp_()
+    by_chunk = reduced(weights, _sum)
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     tokens = torch.empty(len(params), dtype=torch.long, device=logits.device)
     is_cut = [each.top_k > 0 or each.top_p < 1 for each in params]
     whole = [index for index, cut in enumerate(is_cut) if not cut]
     if whole:
-        tokens[whole] = _pick(scaled[whole].softmax(dim=-1), numbers[whole])
+        tokens[whole] = _pick_whole(rows_of(weights, whole), rows_of(by_chunk, whole), numbers[whole])
     some = [index for index, cut in enumerate(is_cut) if cut]
     if some:
-        # A device sorts everything rather than wait to learn whether the candidates were enough.
-        size = _CANDIDATES if logits.device.type == "cpu" else logits.shape[1]
-        tokens[some] = _draw_cut(scaled[some], [params[index] for index in some], numbers[some], size)
+        totals = by_chunk[some].sum(dim=-1, keepdim=True)
+        tokens[some] = _draw_cut(
+            rows_of(weights, some), totals, [params[index] for index in some], numbers[some], _sizes(logits)
+        )
     return tokens
+
+
+def _sizes(logits: torch.Tensor) -> Sequence[int]:
+    """Return how many of the likeliest tokens are looked at first, and then if that was not enough.
+
+    A device sorts everything rather than wait to learn whether it was.
+    """
+    vocab = logits.shape[1]
+    return (*(size for size in _CANDIDATES if size < vocab), vocab) if logits.device.type == "cpu" else (vocab,)
+
+
+def _sum(values: torch.Tensor) -> torch.Tensor:
+    return values.sum(dim=-1, dtype=torch.float64)
 
 
 def _pick(weights: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Return the index in each row where the running share of ``weights`` passes the row's number."""
-    running = weights.double().cumsum(dim=-1)
+    running = weights.cumsum(dim=-1)
+    return _passed(running, numbers * running[:, -1])
+
+
+def _passed(running: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the first index in each row of running sums that lies beyond its target, (rows,)."""
     total = running[:, -1:].contiguous()
-    index = torch.searchsorted(running, numbers[:, None] * total, right=True)
+    index = torch.searchsorted(running, targets[:, None], right=True)
     # Rounding may reach the total, beyond which only tokens without weight are left; a row of NaN has no total.
-    last = torch.searchsorted(running, total).clamp_(max=weights.shape[1] - 1)
+    last = torch.searchsorted(running, total).clamp_(max=running.shape[1] - 1)
     return torch.minimum(index, last)[:, 0]
 
 
-def _draw_cut(scaled: torch.Tensor, params: Sequence[SamplingParams], numbers: torch.Tensor, size: int) -> torch.Tensor:
-    """Draw from the ``size`` likeliest tokens of each row; rows whose cut reaches beyond them get the whole sorted."""
-    vocab = scaled.shape[1]
-    top, ids = scaled.topk(min(size, vocab), dim=-1)
-    weights, is_enough = _kept(top, scaled, params)
-    tokens = ids.gather(1, _pick(weights, numbers)[:, None])[:, 0]
-    if size < vocab and not bool(is_enough.all()):
+def _pick_whole(weights: torch.Tensor, by_chunk: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """``_pick`` from the whole vocabulary, in two steps: which chunk, and which of its tokens."""
+    running = by_chunk.cumsum(dim=-1)
+    targets = numbers * running[:, -1]
+    chunk = _passed(running, targets)
+    before = running.gather(1, chunk[:, None]) - by_chunk.gather(1, chunk[:, None])
+    rest = (targets - before[:, 0]).clamp_(min=0)
+    index = _passed(inside(weights, chunk, 0).double().cumsum(dim=-1), rest)
+    return (chunk * CHUNK + index).clamp_(max=weights.shape[1] - 1)  # a row of NaN may point anywhere
+
+
+def _draw_cut(
+    weights: torch.Tensor,
+    totals: torch.Tensor,
+    params: Sequence[SamplingParams],
+    numbers: torch.Tensor,
+    sizes: Sequence[int],
+) -> torch.Tensor:
+    """Draw from the ``sizes[0]`` likeliest tokens of each row; rows whose cut reaches beyond them get the next size."""
+    size = sizes[0]
+    top, ids = weights.topk(size, dim=-1)
+    kept, is_enough = _kept(top.double(), totals, params, weights.shape[1])
+    tokens = ids.gather(1, _pick(kept, numbers)[:, None])[:, 0]
+    if len(sizes) > 1 and not bool(is_enough.all()):
         rest = [index for index, enough in enumerate(is_enough.tolist()) if not enough]
-        tokens[rest] = _draw_cut(scaled[rest], [params[index] for index in rest], numbers[rest], vocab)
+        tokens[rest] = _draw_cut(
+            weights[rest], totals[rest], [params[index] for index in rest], numbers[rest], sizes[1:]
+        )
     return tokens
 
 
 def _kept(
-    top: torch.Tensor, scaled: torch.Tensor, params: Sequence[SamplingParams]
+    top: torch.Tensor, totals: torch.Tensor, params: Sequence[SamplingParams], vocab: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights of ``top`` (sorted scores) with top-k and then top-p cut off, and whether ``top`` held enough.
+    """Return the weights of ``top`` (sorted) with top-k and then top-p cut off, and whether ``top`` held enough.
 
-    A token stays if it is among the k likeliest and those before it weigh less than top-p together.
+    A token stays if it is among the k likeliest and those before it weigh less than top-p together. ``totals``
+    (rows, 1) are what all tokens weigh.
     """
-    size, vocab = top.shape[1], scaled.shape[1]
-    k = column([each.top_k or vocab for each in params], scaled)
-    share = column([each.top_p for each in params], scaled)
-    within = torch.arange(size, device=top.device) < k
-    top = top.double().masked_fill(~within, -torch.inf)
+    size = top.shape[1]
+    k = column([each.top_k or vocab for each in params], top)
+    share = column([each.top_p for each in params], top)
+    top = top.masked_fill(torch.arange(size, device=top.device) >= k, 0)
     # The weights add up to one over the tokens that top-k leaves.
-    log_total = torch.where(k <= size, top.logsumexp(-1, keepdim=True), scaled.double().logsumexp(-1, keepdim=True))
-    weights = (top - log_total).exp()
+    weights = top / torch.where(k <= size, top.sum(dim=-1, keepdim=True), totals)
     running = weights.cumsum(dim=-1)
     kept = running - weights < share
     is_enough = (k[:, 0] <= size) | (k[:, 0] >= vocab) & (running[:, -1] >= share[:, 0])

@@ -1,47 +1,60 @@
 """Repetition, presence and frequency penalties: logits that depend on the tokens so far.
 
-Keeps the counts of each request that has penalties, and nothing for the others.
+Only the logits of tokens that a request has seen are touched, so the cost grows with its text and not with the
+vocabulary. The counts stay on the host and go to the device in one piece a step; requests without penalties are not
+counted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 
-from models.draws import column
-from models.engine.requests import SamplingParams
-from models.engine.runner import Row
+from models.engine.requests import EngineRequest
 from models.places import Place
 
 
-@dataclass(slots=True)
 class _Counts:
-    """What a request's penalties need: how often each token was produced, and whether it stood in the prompt."""
+    """How often each token of one request's text was produced, and whether it stood in the prompt.
 
-    produced: torch.Tensor
-    in_prompt: torch.Tensor
-    num_counted: int = field(default=0)
+    ``tokens``, ``produced`` and ``in_prompt`` have one entry for each different token, ``size`` of them.
+    """
+
+    def __init__(self, request: EngineRequest) -> None:
+        prompt = dict.fromkeys(request.prompt)
+        room = len(prompt) + request.sampling.max_tokens
+        self.size = len(prompt)
+        self.tokens = torch.zeros(room, dtype=torch.long)
+        self.tokens[: self.size] = torch.tensor(list(prompt))
+        self.produced = torch.zeros(room)
+        self.in_prompt = torch.arange(room) < self.size
+        self.num_counted = 0
+        self._slots = {token: slot for slot, token in enumerate(prompt)}
 
     def follow(self, output: Sequence[int]) -> None:
         """Count the tokens that are new since the last step."""
-        _add(self.produced, output[self.num_counted :])
+        for token in output[self.num_counted :]:
+            slot = self._slots.setdefault(token, self.size)
+            if slot == self.size:
+                self.tokens[slot] = token
+                self.size += 1
+            self.produced[slot] += 1
         self.num_counted = len(output)
 
-    def after(self, drafts: Sequence[int]) -> torch.Tensor:
-        """Return how often each token was produced if ``drafts`` are counted too."""
-        return _add(self.produced.clone(), drafts) if drafts else self.produced
-
-
-def _add(counts: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
-    new = torch.tensor(list(tokens), dtype=torch.long, device=counts.device)
-    return counts.index_add_(0, new, torch.ones_like(new, dtype=counts.dtype))
+    def after(self, drafts: Sequence[int]) -> "_Counts":
+        """Return the counts if ``drafts`` are counted too."""
+        if not drafts:
+            return self
+        copy = object.__new__(_Counts)
+        copy.size, copy.num_counted, copy._slots = self.size, 0, dict(self._slots)
+        copy.tokens, copy.produced, copy.in_prompt = self.tokens.clone(), self.produced.clone(), self.in_prompt
+        copy.follow(drafts)
+        return copy
 
 
 class Penalties:
     """Applies penalties. Keeps token counts until they are forgotten."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self._vocab_size = vocab_size
+    def __init__(self, device: torch.device) -> None:
         self._device = device
         self._counts: dict[str, _Counts] = {}
 
@@ -52,37 +65,34 @@ class Penalties:
         """Drop what is kept for a request."""
         self._counts.pop(request_id, None)
 
-    def apply(self, logits: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
-        """Return logits (places, vocab) with the penalties of the places' requests, all of which have some."""
-        counts = [self._count(place.row) for place in places]
-        return penalised(
-            logits,
-            produced=torch.stack([count.after(place.drafts) for count, place in zip(counts, places, strict=True)]),
-            in_prompt=torch.stack([count.in_prompt for count in counts]),
-            params=[place.row.request.sampling for place in places],
-        )
+    def apply_(self, logits: torch.Tensor, indices: Sequence[int], places: Sequence[Place]) -> None:
+        """Change the rows ``indices`` of logits (n, vocab) as their ``places`` ask, all of which have penalties.
 
-    def _count(self, row: Row) -> _Counts:
+        Repetition (Keskar et al. 2019) counts the prompt; presence and frequency (OpenAI) count produced tokens only.
+        """
+        counts = [self._count(place).after(place.drafts) for place in places]
+        sizes = torch.tensor([each.size for each in counts])
+        asked = [place.row.request.sampling for place in places]
+        params = [(each.repetition_penalty, each.presence_penalty, each.frequency_penalty) for each in asked]
+        repetition, presence, frequency = self._send(torch.tensor(params).repeat_interleave(sizes, dim=0)).unbind(1)
+        where = (
+            self._send(torch.tensor(indices).repeat_interleave(sizes)),
+            self._send(torch.cat([each.tokens[: each.size] for each in counts])),
+        )
+        produced = self._send(torch.cat([each.produced[: each.size] for each in counts]))
+        in_prompt = self._send(torch.cat([each.in_prompt[: each.size] for each in counts]))
+        found = logits[where]
+        repeated = torch.where(found < 0, found * repetition, found / repetition)
+        found = torch.where(in_prompt | (produced > 0), repeated, found)
+        logits[where] = found - presence * (produced > 0) - frequency * produced
+
+    def _count(self, place: Place) -> _Counts:
+        row = place.row
         counts = self._counts.get(row.request.id)
         if counts is None or counts.num_counted > len(row.output):
-            in_prompt = torch.zeros(self._vocab_size, dtype=torch.bool)
-            in_prompt[torch.tensor(row.request.prompt)] = True
-            produced = torch.zeros(self._vocab_size, device=self._device)
-            counts = self._counts[row.request.id] = _Counts(produced, in_prompt.to(self._device))
+            counts = self._counts[row.request.id] = _Counts(row.request)
         counts.follow(row.output)
         return counts
 
-
-def penalised(
-    logits: torch.Tensor, *, produced: torch.Tensor, in_prompt: torch.Tensor, params: Sequence[SamplingParams]
-) -> torch.Tensor:
-    """Return logits with each row's penalties applied; all tensors are (rows, vocab).
-
-    Repetition (Keskar et al. 2019) counts the prompt; presence and frequency (OpenAI) count produced tokens only.
-    """
-    repetition = column([each.repetition_penalty for each in params], logits)
-    repeated = torch.where(logits < 0, logits * repetition, logits / repetition)
-    result = torch.where(in_prompt | (produced > 0), repeated, logits)
-    presence = column([each.presence_penalty for each in params], logits)
-    frequency = column([each.frequency_penalty for each in params], logits)
-    return result - presence * (produced > 0) - frequency * produced
+    def _send(self, values: torch.Tensor) -> torch.Tensor:
+        return values.to(self._device, non_blocking=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.chunks import CHUNK, inside, reduced, rows_of
 from models.draws import draw, number
 from models.engine.requests import EngineRequest, SamplingParams, TokenLogprobs
 from models.grammar_masks import GrammarMasks
@@ -17,8 +18,6 @@ from models.logprobs import logprobs_of
 from models.penalties import Penalties
 from models.places import Place
 from prompts.grammar import Grammars
-
-_CHUNK = 512  # logits of which one vectorised pass keeps only the maximum
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class Sampler:
 
     def __init__(self, vocab_size: int, device: torch.device, grammars: Grammars | None = None) -> None:
         self._device = device
-        self._penalties = Penalties(vocab_size, device)
+        self._penalties = Penalties(device)
         self._masks = GrammarMasks(grammars, vocab_size, device)
 
     def __len__(self) -> int:
@@ -68,7 +67,7 @@ class Sampler:
         drawn = _where(places, lambda each: each.temperature > 0)
         if drawn:
             picked = torch.tensor(drawn, device=self._device)
-            tokens[picked] = _draw(logits[picked], [places[index] for index in drawn])
+            tokens[picked] = _draw(rows_of(logits, drawn), [places[index] for index in drawn])
         counts = [places[index].row.request.sampling.logprobs or 0 for index in asking]
         found = logprobs_of(raw, tokens[asking], counts) if asking else []
         return Choice(tokens, highest.isfinite(), dict(zip(asking, found, strict=True)), stuck)
@@ -77,14 +76,14 @@ class Sampler:
         """Apply penalties and grammars to ``logits``, and choose there again; return the places that are stuck."""
         penalised = _where(places, lambda each: each.has_penalties)
         if penalised:
-            logits[penalised] = self._penalties.apply(logits[penalised], [places[index] for index in penalised])
+            self._penalties.apply_(logits, penalised, [places[index] for index in penalised])
         masked = _where(places, lambda each: each.grammar is not None)
         is_open: list[bool] = []
         if masked:
             logits[masked], is_open = self._masks.apply(logits[masked], [places[index] for index in masked])
         changed = sorted({*penalised, *masked})
         if changed:
-            tokens[changed] = highest_of(logits[changed])[1]
+            tokens[changed] = highest_of(rows_of(logits, changed))[1]
         return frozenset(index for index, may_go_on in zip(masked, is_open, strict=True) if not may_go_on)
 
 
@@ -103,15 +102,12 @@ def highest_of(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     On the CPU a maximum with its index is an order slower than one without, so the index is looked for in the one
     chunk that holds the maximum.
     """
-    vocab = logits.shape[1]
-    if logits.device.type != "cpu" or vocab < 2 * _CHUNK:
+    if logits.device.type != "cpu" or logits.shape[1] < 2 * CHUNK:
         highest, tokens = logits.max(dim=-1)
         return highest, tokens
-    whole = vocab - vocab % _CHUNK
-    by_chunk = logits[:, :whole].view(len(logits), -1, _CHUNK).amax(dim=-1)
-    if whole < vocab:
-        by_chunk = torch.cat((by_chunk, logits[:, whole:].amax(dim=-1, keepdim=True)), dim=1)
-    highest, chunk = by_chunk.max(dim=-1)
-    # Beyond the vocabulary the last token is looked at again, which never comes first.
-    inside = (chunk[:, None] * _CHUNK + torch.arange(_CHUNK)).clamp_(max=vocab - 1)
-    return highest, chunk * _CHUNK + logits.gather(1, inside).argmax(dim=-1)
+    highest, chunk = reduced(logits, _amax).max(dim=-1)
+    return highest, chunk * CHUNK + inside(logits, chunk, -torch.inf).argmax(dim=-1)
+
+
+def _amax(values: torch.Tensor) -> torch.Tensor:
+    return values.amax(dim=-1)
