@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.engine.contestants import CONTESTANTS
+from benchmarks.engine.contestants import CONTESTANTS, REFERENCE
 from benchmarks.engine.goals import GOALS
 from benchmarks.engine.plot import Point, svg
 from benchmarks.engine.report import Found, draw, rows, summary
-from benchmarks.engine.turns import OPEN_LOOP, Field
+from benchmarks.engine.turns import OPEN_LOOP, Field, Quiet
 from benchmarks.engine.workloads import SHAPES, Shape
 from models.catalog import fetch
 from models.files import small_files
@@ -38,7 +38,8 @@ def main() -> None:
     args = _arguments()
     folder = fetch(MODEL, load_settings().home / "models").absolute()
     tokenizer = load_tokenizer(small_files(folder))
-    field = Field(folder, lambda text: tokenizer.encode(text, add_special=False), args.seed, console.log)
+    quiet = Quiet(args.quiet_s, args.tries)
+    field = Field(folder, lambda text: tokenizer.encode(text, add_special=False), args.seed, console.log, quiet)
     if args.goal:
         sys.exit(_judge(field, args))
     began = time.monotonic()
@@ -49,7 +50,8 @@ def main() -> None:
                 field.rounds(wanted, name, _shape(name, args), slots, args.rounds)
         if args.loads:
             field.rising_load(wanted, _shape("mixed", args), max(args.slots), args.loads, args.load_s)
-    found = summary(rows(field.turns, OURS), wanted, field.refusals, field.ready, vars(args))
+    quality = field.agreements(wanted, REFERENCE, args.quality) if args.quality else {}
+    found = summary(rows(field.turns, OURS), wanted, field.refusals, field.ready, quality, vars(args))
     found["duration_s"] = round(time.monotonic() - began, 1)
     draw(console, found, markdown=args.markdown)
     if args.loads:
@@ -98,12 +100,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=int, nargs=2, default=[8, 256], help="least and most tokens, mixed workload")
     parser.add_argument("--loads", type=float, nargs="*", default=[1, 2, 3, 4, 6], help="requests/s of the open loop")
     parser.add_argument("--load-s", type=float, default=20.0, help="how long each load lasts")
+    parser.add_argument("--quality", type=int, default=512, metavar="TOKENS", help="held against fp32; 0: none")
+    parser.add_argument("--quiet-s", type=float, default=60.0, help="a turn waits so long for others to be quiet")
+    parser.add_argument("--tries", type=int, default=3, help="a turn that others disturbed is played again")
     parser.add_argument("--plot", type=Path, default=Path("build/bench-engine.svg"))
     parser.add_argument("--goal", choices=list(GOALS), help="measure this goal alone")
     parser.add_argument("--markdown", action="store_true", help="tables to paste into a document")
-    args = parser.parse_args()
-    args.plot = args.plot.absolute()
-    return args
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ _OURS = Contestant("headrace-bf16", "Headrace", "bf16", _ours("bfloat16"))
 
 CONTESTANTS = (
     _OURS,
+    replace(_OURS, name="headrace-int8", dtype="int8, groups of 64", argv=_ours("int8")),
+    replace(_OURS, name="torch-bf16", what="Headrace without compiled kernels", argv=_ours("bfloat16", "--no-native")),
     replace(_OURS, name="headrace-fp32", dtype="fp32", argv=_ours("float32")),
     replace(_OURS, name="path-bf16", what="Headrace, HTTP to stored result", argv=_path("bfloat16")),
     Contestant("vllm-bf16", "vLLM on CPU, compiled", "bf16", _vllm),
@@ -73,3 +75,5 @@ CONTESTANTS = (
     ),
     Contestant("generate-bf16", "transformers generate, one by one", "bf16", _same("on_generate.py", "bfloat16"), 1, 8),
 )
+REFERENCE = Contestant("generate-fp32", "transformers generate", "fp32", _same("on_generate.py", "float32"), slots=1)
+"""Whose greedy tokens are right."""

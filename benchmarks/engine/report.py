@@ -28,24 +28,24 @@ def rows(turns: Sequence[Turn], against: str) -> list[Found]:
     rounds' ratios; each round is compared with itself.
     """
     found: list[Found] = []
-    for key in dict.fromkeys((turn.workload, turn.asked_slots, turn.load, turn.contestant) for turn in turns):
-        workload, slots, load, name = key
-        mine = [turn for turn in turns if (turn.workload, turn.asked_slots, turn.load, turn.contestant) == key]
-        row: Found = {"workload": workload, "asked_slots": slots, "load": load, "contestant": name}
+    for key in dict.fromkeys(map(_key, turns)):
+        mine = [turn for turn in turns if _key(turn) == key]
+        row: Found = dict(zip(("workload", "asked_slots", "load", "contestant"), key, strict=True))
         row["slots"] = mine[0].slots
         row |= {figure: round(median(getattr(turn.figures, figure) for turn in mine), 4) for figure in _FIGURES}
         row["peak_mb"] = max(turn.figures.peak_mb for turn in mine)
+        row["others_cpus"] = max(turn.others_cpus for turn in mine)
         row["tokens_per_s_all"] = [turn.figures.tokens_per_s for turn in mine]
-        theirs = {
-            turn.number: turn.figures.tokens_per_s
-            for turn in turns
-            if (turn.workload, turn.asked_slots, turn.load, turn.contestant) == (workload, slots, load, against)
-        }
-        ratios = [theirs[turn.number] / turn.figures.tokens_per_s for turn in mine if turn.number in theirs]
-        row["times"] = round(median(ratios), 3) if ratios and name != against else None
-        row["times_all"] = [round(ratio, 3) for ratio in ratios] if name != against else []
+        theirs = {turn.round.number: turn.figures.tokens_per_s for turn in turns if _key(turn) == (*key[:3], against)}
+        ratios = [theirs[turn.round.number] / turn.figures.tokens_per_s for turn in mine if turn.round.number in theirs]
+        row["times"] = round(median(ratios), 3) if ratios and key[3] != against else None
+        row["times_all"] = [round(ratio, 3) for ratio in ratios] if key[3] != against else []
         found.append(row)
     return found
+
+
+def _key(turn: Turn) -> tuple[str, int, float | None, str]:
+    return turn.round.workload, turn.round.slots, turn.round.load, turn.contestant
 
 
 def summary(
@@ -53,6 +53,7 @@ def summary(
     contestants: Sequence[Contestant],
     refusals: Mapping[str, str],
     ready: Mapping[str, Mapping[str, object]],
+    quality: Mapping[str, float],
     options: Mapping[str, object],
 ) -> Found:
     """Return everything that is worth keeping of a run."""
@@ -61,9 +62,15 @@ def summary(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
         "load_1m_after": round(os.getloadavg()[0], 2),
-        "options": dict(options),
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
         "contestants": {
-            each.name: {"what": each.what, "dtype": each.dtype, **ready.get(each.name, {})} for each in contestants
+            each.name: {
+                "what": each.what,
+                "dtype": each.dtype,
+                "agreement": quality.get(each.name),
+                **ready.get(each.name, {}),
+            }
+            for each in contestants
         },
         "absent": dict(refusals),
         "rows": list(found_rows),
@@ -100,8 +107,9 @@ def _table(title: str, some: Sequence[Found], contestants: Mapping[str, Found]) 
     table = Table(title=title)
     for heading in ("", "numbers"):
         table.add_column(heading)
+    table.add_column("as fp32", justify="right")
     headings = ("slots", "tokens/s", "rounds", "Headrace is", "TTFT mean / p99 s", "latency p99 s")
-    for heading in (*headings, "gap p50 / p99 ms", "peak MB", "load s"):
+    for heading in (*headings, "gap p50 / p99 ms", "peak MB", "load s", "others CPUs"):
         table.add_column(heading, justify="right")
     for row in some:
         who = contestants[row["contestant"]]
@@ -109,6 +117,7 @@ def _table(title: str, some: Sequence[Found], contestants: Mapping[str, Found]) 
         table.add_row(
             who["what"] + load,
             who["dtype"],
+            "" if who["agreement"] is None else f"{who['agreement']:.3f}",
             str(row["slots"]),
             f"{row['tokens_per_s']:.0f}",
             f"{min(row['tokens_per_s_all']):.0f}-{max(row['tokens_per_s_all']):.0f}",
@@ -118,5 +127,6 @@ def _table(title: str, some: Sequence[Found], contestants: Mapping[str, Found]) 
             f"{row['gap_p50_ms']:.0f} / {row['gap_p99_ms']:.0f}",
             f"{row['peak_mb']:.0f}",
             f"{who.get('load_s', 0):.1f}",
+            f"{row['others_cpus']:.2f}",
         )
     return table

@@ -13,7 +13,7 @@ from benchmarks.engine.peers.wire import Answer, Ask, Clock, Outcome, Request, s
 from benchmarks.engine.plot import Point, svg
 from benchmarks.engine.process import DoesNotRun, PeerProcess
 from benchmarks.engine.report import machine, rows
-from benchmarks.engine.turns import Turn, spread
+from benchmarks.engine.turns import Round, Turn, spread
 from benchmarks.engine.workloads import Shape, arriving, requests_of
 
 
@@ -103,7 +103,8 @@ class TestFigures:
 
 
 def _turn(name: str, number: int, tokens_per_s: float, slots: int = 64) -> Turn:
-    return Turn(name, "mixed", slots, slots, number, None, Measured(tokens_per_s, 1, 1, 1, 1, 1, peak_mb=tokens_per_s))
+    figures = Measured(tokens_per_s, 1, 1, 1, 1, 1, peak_mb=tokens_per_s)
+    return Turn(name, Round("mixed", Shape(), slots, number), slots, figures)
 
 
 class TestRows:

@@ -1,6 +1,6 @@
-"""Our engine in this process: ``python -m benchmarks.engine.peers.on_headrace FOLDER DTYPE``."""
+"""Our engine in this process: ``python -m benchmarks.engine.peers.on_headrace FOLDER DTYPE``, and flags."""
 
-import sys
+import argparse
 from concurrent.futures import Future, wait
 from functools import partial
 from importlib.metadata import version
@@ -19,21 +19,45 @@ from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings
 
+_SLOTS = 64
 _POOL_TOKENS = 40_960
 _STEP_TOKENS = 512
+_STOP_S = 5.0
 
 
-def load(folder: str, dtype: str) -> Loaded:
-    settings = load_settings().model_copy(update={"torch_threads": 2, "kv_pool_tokens": _POOL_TOKENS})
-    tokenizer = load_tokenizer(small_files(Path(folder)))
-    runner = runner_for(Path(folder), settings, dtype=dtype)
+class _Ours:
+    """One engine that lives as long as its number of slots is asked for, as the peers' do, its cache with it."""
 
-    def run(ask: Ask) -> Clock:
-        config = EngineConfig(max_slots=ask.slots, step_tokens=_STEP_TOKENS)
-        clock = Clock(ask.requests)
-        engine = Engine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=partial(_note, clock))
-        engine.start()
-        futures: list[Future[Completion]] = []
+    def __init__(self, folder: Path, dtype: str, *, native: bool, speculation: bool) -> None:
+        changes = {"torch_threads": 2, "kv_pool_tokens": _POOL_TOKENS, "native_kernels": "auto" if native else "off"}
+        settings = load_settings().model_copy(update=changes)
+        self._tokenizer = load_tokenizer(small_files(folder))
+        self._runner = runner_for(folder, settings, dtype=dtype)
+        self._speculation = speculation
+        self._engine: Engine | None = None
+        self._slots = 0
+        self._clock = Clock(())
+
+    def prepare(self, slots: int) -> None:
+        """Let an engine with so many slots be there."""
+        if slots == self._slots:
+            return
+        self.stop()
+        config = EngineConfig(max_slots=slots, step_tokens=_STEP_TOKENS, speculation=self._speculation)
+        self._engine = Engine(self._runner, lambda: Detokenizer(self._tokenizer), config, on_deltas=self._note)
+        self._engine.start()
+        self._slots = slots
+
+    def stop(self) -> None:
+        """End the engine."""
+        if self._engine is not None:
+            self._engine.stop(_STOP_S)
+
+    def run(self, ask: Ask) -> Clock:
+        """Compute the requests."""
+        engine, futures = self._engine, list[Future[Completion]]()
+        assert engine is not None
+        clock = self._clock = Clock(ask.requests)
 
         def submit(request: Request) -> None:
             sampling = SamplingParams(request.max_tokens, ignore_eos=True)
@@ -43,28 +67,11 @@ def load(folder: str, dtype: str) -> Loaded:
 
         submit_on_time(clock, ask.requests, submit)
         wait(futures)
-        engine.stop(5)
         return clock
 
-    return Loaded(run, version("headrace"), facts=_sizes(Path(folder), dtype))
-
-
-def _sizes(folder: Path, dtype: str) -> dict[str, float]:
-    """Return what weights and KV pool take at the least, in units of 10⁶ bytes."""
-    config = parse_config(read_json(folder / "config.json"))
-    item_bytes = {"float32": 4, "bfloat16": 2}[dtype]
-    with safe_open(folder / "model.safetensors", "np") as weights:
-        num_weights = sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    return {
-        "weights_mb": round(num_weights * item_bytes / 1e6, 1),
-        "pool_mb": round(_POOL_TOKENS * per_token * item_bytes / 1e6, 1),
-    }
-
-
-def _note(clock: Clock, deltas: list[Delta]) -> None:
-    for delta in deltas:
-        clock.note(delta.request_id, delta.token_ids)
+    def _note(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            self._clock.note(delta.request_id, delta.token_ids)
 
 
 def _settle(clock: Clock, future: "Future[Completion]") -> None:
@@ -74,5 +81,35 @@ def _settle(clock: Clock, future: "Future[Completion]") -> None:
     clock.note(done.request_id, done.token_ids[known:])
 
 
+def load(folder: Path, dtype: str, *, native: bool, speculation: bool) -> Loaded:
+    ours = _Ours(folder, dtype, native=native, speculation=speculation)
+    ours.prepare(_SLOTS)
+    return Loaded(ours.run, version("headrace"), ours.prepare, stop=ours.stop, facts=_sizes(folder, dtype))
+
+
+def _sizes(folder: Path, dtype: str) -> dict[str, float]:
+    """Return what weights and KV pool take at the least, in units of 10⁶ bytes."""
+    config = parse_config(read_json(folder / "config.json"))
+    item_bytes = 4 if dtype == "float32" else 2
+    with safe_open(folder / "model.safetensors", "np") as weights:
+        num_weights = sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    per_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    return {
+        "weights_mb": round(num_weights * (1 if dtype == "int8" else item_bytes) / 1e6, 1),
+        "pool_mb": round(_POOL_TOKENS * per_token * item_bytes / 1e6, 1),
+    }
+
+
+def main() -> None:
+    """Serve what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("dtype")
+    parser.add_argument("--no-native", dest="native", action="store_false")
+    parser.add_argument("--no-speculation", dest="speculation", action="store_false")
+    args = parser.parse_args()
+    serve(lambda: load(args.folder, args.dtype, native=args.native, speculation=args.speculation))
+
+
 if __name__ == "__main__":
-    serve(lambda: load(*sys.argv[1:]))
+    main()

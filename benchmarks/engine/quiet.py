@@ -1,0 +1,61 @@
+"""What else the machine does. Engines whose threads spin at barriers lose half their speed and more to one neighbour.
+
+So a turn waits until the machine is quiet, and how much others took during it is kept with its figures.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psutil
+
+Say = Callable[[str], None]
+
+QUIET_CPUS = 0.1
+_LOOK_S = 1.0
+
+
+@dataclass
+class Others:
+    """How many CPUs' worth of time processes other than this one and its children took; known when the watch ends."""
+
+    cpus: float = 0.0
+
+
+@contextmanager
+def watched() -> Iterator[Others]:
+    """Measure what others take while the block runs."""
+    others = Others()
+    began, busy, own = time.perf_counter(), _busy_s(), _own_s()
+    yield others
+    seconds = time.perf_counter() - began
+    others.cpus = round(max(0.0, (_busy_s() - busy) - (_own_s() - own)) / seconds, 2)
+
+
+def wait_until_quiet(most_s: float, say: Say) -> None:
+    """Return when others take next to nothing, or after ``most_s``."""
+    deadline = time.monotonic() + most_s
+    has_said = False
+    while time.monotonic() < deadline:
+        with watched() as others:
+            time.sleep(_LOOK_S)
+        if others.cpus <= QUIET_CPUS:
+            return
+        if not has_said:
+            say(f"  others take {others.cpus} CPUs: waiting up to {most_s:.0f} s")
+            has_said = True
+
+
+def _busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system)
+
+
+def _own_s() -> float:
+    total = 0.0
+    process = psutil.Process()
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(each.cpu_times()[:4])  # the children_* times hold those that ended
+    return total
