@@ -233,7 +233,12 @@ class Host:
         return Engine(
             self._model.runner,
             lambda: Detokenizer(self._model.tokenizer),
-            EngineConfig(settings.max_slots, settings.step_tokens, speculation=settings.speculation == "auto"),
+            EngineConfig(
+                settings.max_slots,
+                settings.step_tokens,
+                speculation=settings.speculation == "auto",
+                stretch=settings.stretch,
+            ),
             on_deltas=self.frames.put_deltas,
         )
 

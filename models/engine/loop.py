@@ -21,6 +21,7 @@ from models.engine.counts import Counts
 from models.engine.lengths import OutputLengths
 from models.engine.live import LiveRequest
 from models.engine.outbox import Outbox, call_out
+from models.engine.pacing import Pacer
 from models.engine.passes import Pass, Passes, is_out_of_memory
 from models.engine.requests import (
     MAX_TOP_LOGPROBS,
@@ -50,17 +51,19 @@ log = logging.getLogger(__name__)
 class EngineConfig:
     """At most ``max_slots`` requests run at the same time, and ``step_tokens`` tokens enter the model in one step.
 
-    With ``speculation`` a step that has compute to spare checks guesses at the next tokens too.
+    With ``speculation`` a step that has compute to spare checks guesses at the next tokens too. Prompts make the steps
+    of running streams at most ``stretch`` times as long, as far as that can be foreseen.
     """
 
     max_slots: int = 32
     step_tokens: int = 512
     speculation: bool = True
+    stretch: float = 1.8
 
     def __post_init__(self) -> None:
         """Raise ValueError for a configuration in which nothing could run."""
-        if self.max_slots < 1 or self.step_tokens < 1:
-            raise ValueError(f"an engine needs a slot and a token a step: {self}")
+        if self.max_slots < 1 or self.step_tokens < 1 or self.stretch <= 1:
+            raise ValueError(f"an engine needs a slot, a token a step, and time for prompts beside streams: {self}")
 
 
 class Engine:
@@ -91,8 +94,13 @@ class Engine:
         self._clock = clock
         self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
         self._speculation = Speculation(runner.spare_tokens if config.speculation else 0)
+        self._pacer = Pacer(config.stretch)
         self._scheduler = Scheduler(
-            self._pool, max_slots=config.max_slots, step_tokens=config.step_tokens, speculation=self._speculation
+            self._pool,
+            max_slots=config.max_slots,
+            step_tokens=config.step_tokens,
+            speculation=self._speculation,
+            pacer=self._pacer,
         )
         self._passes = Passes(runner, self._count_pass)
         self._counts = Counts()
@@ -235,7 +243,17 @@ class Engine:
     def _step(self) -> None:
         plan = self._decide()
         if plan is not None:
-            self._record(self._passes.run(plan))
+            started_at = self._clock()
+            passes = self._passes.run(plan)
+            self._pace(passes, self._clock() - started_at)
+            self._record(passes)
+
+    def _pace(self, passes: Sequence[Pass], seconds: float) -> None:
+        """Learn how long a step takes, unless it was none of the usual ones."""
+        if len(passes) == 1 and passes[0].error is None:
+            rows = passes[0].plan.rows
+            num_prefill = sum(len(row.tokens) for row in rows if not row.is_decode)
+            self._pacer.record(sum(row.is_decode for row in rows), num_prefill, seconds)
 
     def _decide(self) -> StepPlan | None:
         """Let go whoever must end now, and plan the step of those who stay."""

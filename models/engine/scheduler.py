@@ -13,9 +13,11 @@ its class. All other places go to the best class first.
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from itertools import count
+from math import inf
 
 from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
+from models.engine.pacing import Pacer
 from models.engine.runner import Row, Sampled, StepPlan
 from models.engine.speculation import Speculation
 from models.engine.tables import BlockTables
@@ -32,11 +34,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, pool: BlockPool, *, max_slots: int, step_tokens: int, speculation: Speculation | None = None
+        self,
+        pool: BlockPool,
+        *,
+        max_slots: int,
+        step_tokens: int,
+        speculation: Speculation | None = None,
+        pacer: Pacer | None = None,
     ) -> None:
         self._pool = pool
         self._tables = BlockTables(pool)
         self._speculation = speculation or Speculation(0)
+        self._pacer = pacer or Pacer(inf)
         self._step_tokens = step_tokens
         self._max_running = min(max_slots, step_tokens)
         self._arrivals = count()
@@ -89,7 +98,8 @@ class Scheduler:
         self._admit()
         self._take_over()
         decoding = [live for live in self._running if live.is_decoding and self._tables.covers(live)]
-        chunks = self._chunks(self._step_tokens - len(decoding))
+        num_others = len(self._running) + len(self._waiting) - len(decoding)
+        chunks = self._chunks(self._pacer.budget(len(decoding), num_others, self._step_tokens - len(decoding)))
         # Beside a prompt there is no compute to spare.
         spare = 0 if chunks else min(self._speculation.spare_tokens, self._step_tokens) - len(decoding)
         rows = [*self._decode_rows(decoding, spare), *chunks]

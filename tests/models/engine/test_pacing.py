@@ -1,0 +1,100 @@
+"""How many prompt tokens enter beside streams, on a machine of known speed and on one that changes."""
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.engine.loop import Engine, EngineConfig
+from models.engine.pacing import FEWEST_TOKENS, WINDOW, Pacer
+from models.engine.runner import Sampled, StepPlan
+from tests.models.engine.rig import Bytes, Watched, ask, step
+
+MOST = 512
+
+
+def machine(pacer: Pacer, *, decode_s: float, token_s: float, steps: int = WINDOW) -> None:
+    """Let the pacer see steps without prompts and steps with them."""
+    for _ in range(steps):
+        pacer.record(8, 0, decode_s)
+        pacer.record(8, 40, decode_s + 40 * token_s)
+
+
+@given(st.floats(0.001, 1.0), st.floats(0.00001, 0.1), st.floats(1.01, 4.0), st.integers(1, 64))
+def test_a_step_with_prompts_is_at_most_stretched_so_far(
+    decode_s: float, token_s: float, stretch: float, num_decoding: int
+) -> None:
+    pacer = Pacer(stretch)
+    machine(pacer, decode_s=decode_s, token_s=token_s)
+    budget = pacer.budget(num_decoding, 1, MOST)
+    assert FEWEST_TOKENS <= budget <= MOST
+    # Prompt tokens that take next to nothing are taken to be a little slower than they are.
+    if FEWEST_TOKENS < budget < MOST:
+        assert (stretch - 1) * decode_s - token_s <= max(budget * token_s, budget / 40 * decode_s / 9)
+        assert budget * token_s <= (stretch - 1) * decode_s * (1 + 1e-6)
+
+
+def test_without_streams_or_knowledge_or_a_bound_everything_enters() -> None:
+    pacer = Pacer(1.8)
+    assert pacer.budget(8, 1, MOST) == MOST
+    pacer.record(8, 0, 0.01)
+    assert pacer.budget(8, 1, MOST) == MOST, "what a prompt token takes is not known"
+    machine(pacer, decode_s=0.01, token_s=0.001)
+    assert pacer.budget(0, 9, MOST) == MOST
+    assert pacer.budget(8, 1, MOST) < MOST
+    unbounded = Pacer(inf)
+    machine(unbounded, decode_s=0.01, token_s=0.001)
+    assert unbounded.budget(8, 1, MOST) == MOST
+
+
+def test_it_follows_a_machine_that_changes_and_forgets_a_hiccup() -> None:
+    pacer = Pacer(1.8)
+    machine(pacer, decode_s=0.05, token_s=0.001)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+    pacer.record(8, 0, 3.0)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+    machine(pacer, decode_s=0.05, token_s=0.0005)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1)
+
+
+def test_a_clock_that_stands_still_teaches_nothing() -> None:
+    pacer = Pacer(1.8)
+    machine(pacer, decode_s=0.0, token_s=0.0)
+    assert pacer.budget(8, 1, MOST) == MOST
+
+
+def test_streams_give_way_where_more_prompts_wait_than_there_are_streams() -> None:
+    pacer = Pacer(1.5)
+    machine(pacer, decode_s=0.05, token_s=0.001)
+    one, many = pacer.budget(8, 8, MOST), pacer.budget(2, 12, MOST)
+    assert (one, many) == (pytest.approx(25, abs=1), pytest.approx(150, abs=1))
+
+
+class Timed(Watched):
+    """A step takes a hundredth of a second, and each prompt token a thousandth more."""
+
+    now = 0.0
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        self.now += 0.01 + 0.001 * sum(len(row.tokens) for row in plan.rows if not row.is_decode)
+        return super().run(plan)
+
+
+def test_the_engine_learns_from_its_steps_and_a_prompt_enters_in_pieces_beside_a_stream() -> None:
+    runner = Timed(num_blocks=500)
+    config = EngineConfig(max_slots=4, step_tokens=256, stretch=3.0)
+    engine = Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=lambda: runner.now)
+    engine.submit(ask("stream", max_tokens=200, ignore_eos=True))
+    for _ in range(20):
+        step(engine)
+    for name in "ab":  # the first teaches it
+        before = runner.now
+        prompt = engine.submit(ask(name * 100, max_tokens=1))
+        took: list[float] = []
+        while not prompt.done():
+            step(engine)
+            took.append(runner.now - before)
+            before = runner.now
+    assert 4 <= len(took) <= 8
+    assert max(took) <= 3.0 * 0.01 + 1e-6
