@@ -1,6 +1,7 @@
 """The CPU kernels against their twin in torch and the reference, and the promise that batch mates change no bit."""
 
 import logging
+import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from models.engine.runner import Row, StepPlan
 from models.native import choose
-from models.native.build import BuildFailed, build
+from models.native.build import _FLAGS, BuildFailed, build
 from models.native.layout import pack
 from models.native.library import Kernels
 from models.native.llama import NativeLlama
@@ -146,3 +147,26 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(BuildFailed, match="out of luck"):
         build(tmp_path / "native")
     assert list((tmp_path / "native").iterdir()) == []
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction sets are x86's")
+@pytest.mark.parametrize("march", ["x86-64-v3", "icelake-server", "cooperlake"])
+def test_older_instruction_sets_keep_the_same_promises(
+    march: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AVX2 and plain loops; AVX-512 with products of whole numbers; with products of bfloat16 pairs."""
+    if march != "x86-64-v3" and not request.config.getoption("--full"):
+        pytest.skip("with --full")
+    monkeypatch.setattr("models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
+    older = Kernels(build(tmp_path))
+    assert older.kind in {"AVX2", "AVX-512", "AVX-512 BF16"}
+    monkeypatch.setattr(choose, "_kernels", lambda folder: older)
+    folder = tiny.save(tiny.build("mistral, sliding window"), tmp_path / "model")
+    tokens, other = random_prompts(4, longest=150, vocab=tiny.VOCAB)[2:4]
+    for dtype, tolerance in [("float32", 1e-4), ("bfloat16", 0.05), ("int8", 0.1)]:
+        native, twin = load(folder, dtype), load(folder, dtype, native="off")
+        alone = compute(native, (tokens, 0, range(12)))
+        expected = compute(twin, (tokens, 0, range(12)))
+        assert ((alone - expected).norm() / expected.norm()).item() < tolerance
+        compute(native, (other[:9], 0, range(20, 30)), (tokens[:70], 0, range(12)))
+        assert torch.equal(alone, compute(native, (tokens[70:], 70, range(12)), ([other[9]], 9, range(20, 30))))
