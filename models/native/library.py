@@ -1,7 +1,7 @@
 """The compiled kernels as typed functions. The structs mirror those of ``src/pass.cpp`` and ``src/linear.h``."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_double, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
 
 import torch
@@ -111,7 +111,7 @@ class Kernels:
         self._declare("headrace_kind", c_char_p)
         self._declare("headrace_open", c_void_p)
         self._declare("headrace_close", None, c_void_p)
-        self._declare("headrace_layers", None, POINTER(Model), POINTER(Pass), c_void_p)
+        self._declare("headrace_layers", c_bool, POINTER(Model), POINTER(Pass), c_void_p)
         self._declare("headrace_logits", None, POINTER(Model), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
         self._declare("headrace_linear", None, POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64)
         self.open = self._library.headrace_open

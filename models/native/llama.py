@@ -125,7 +125,12 @@ class NativeLlama:
             self._kernels.close(self._space)
 
     def forward(self, batch: NativeBatch, cache: PagedCache) -> torch.Tensor:
-        """Run the batch's tokens through all layers, storing their keys and values; return the hidden states."""
+        """Run the batch's tokens through all layers, storing their keys and values; return the hidden states.
+
+        Raises IndexError for a token that is not in the vocabulary, and MemoryError, before anything is written.
+        """
+        if not 0 <= min(batch.tokens) <= max(batch.tokens) < self.config.vocab_size:
+            raise IndexError(f"a token is not in the vocabulary of {self.config.vocab_size}")
         hidden = torch.empty(len(batch.tokens), round_up(self.config.hidden_size, GROUP))
         step = Pass(
             len(batch.tokens),
@@ -138,7 +143,8 @@ class NativeLlama:
             cache.num_pages,
         )
         self._model.threads = torch.get_num_threads()
-        self._kernels.layers(self._model, step, self._space)
+        if not self._kernels.layers(self._model, step, self._space):
+            raise MemoryError(f"no memory for a pass of {len(batch.tokens)} tokens")
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

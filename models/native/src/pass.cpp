@@ -2,6 +2,7 @@
 // Mirrors models/families/llama.py, which is its twin in torch and what it is tested against. The residual is float32
 // whatever the weights are. Layouts: rows are padded to 64 numbers with zeros; see linear.h and attention.h.
 #include <cstddef>
+#include <new>
 #include <vector>
 
 #include "attention.h"
@@ -346,13 +347,19 @@ Workspace* headrace_open() { return new Workspace; }
 
 void headrace_close(Workspace* space) { delete space; }
 
-void headrace_layers(const Model* model, const Pass* pass, Workspace* space) {
-  if (model->cache_format == Format::kFloat32) {
-    Runner<float> runner(*model, *pass, *space);
-    together((int)model->threads, [&](const Team& team) { runner.run(team); });
-  } else {
-    Runner<BFloat16> runner(*model, *pass, *space);
-    together((int)model->threads, [&](const Team& team) { runner.run(team); });
+// Returns false, having written nothing, if there is no memory for a pass of this size.
+bool headrace_layers(const Model* model, const Pass* pass, Workspace* space) {
+  try {
+    if (model->cache_format == Format::kFloat32) {
+      Runner<float> runner(*model, *pass, *space);
+      together((int)model->threads, [&](const Team& team) { runner.run(team); });
+    } else {
+      Runner<BFloat16> runner(*model, *pass, *space);
+      together((int)model->threads, [&](const Team& team) { runner.run(team); });
+    }
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
   }
 }
 

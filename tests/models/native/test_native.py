@@ -117,6 +117,12 @@ def test_the_number_of_threads_changes_no_bit(folder: Path) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("token", [-1, tiny.VOCAB])
+def test_a_token_that_is_none_is_refused(folder: Path, token: int) -> None:
+    with pytest.raises(IndexError, match="not in the vocabulary"):
+        compute(load(folder, "float32"), ([5, token], 0, [0]))
+
+
 @pytest.mark.parametrize("name", list(tiny.MODELS))
 def test_float32_answers_as_the_reference_alone(name: str, tmp_path: Path) -> None:
     reference = tiny.build(name)
@@ -150,18 +156,21 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction sets are x86's")
-@pytest.mark.parametrize("march", ["x86-64-v3", "icelake-server", "cooperlake"])
 def test_older_instruction_sets_keep_the_same_promises(
-    march: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AVX2 and plain loops; AVX-512 with products of whole numbers; with products of bfloat16 pairs."""
-    if march != "x86-64-v3" and not request.config.getoption("--full"):
-        pytest.skip("with --full")
-    monkeypatch.setattr("models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
-    older = Kernels(build(tmp_path))
-    assert older.kind in {"AVX2", "AVX-512", "AVX-512 BF16"}
-    monkeypatch.setattr(choose, "_kernels", lambda folder: older)
+    """AVX2 and plain loops; with ``--full`` AVX-512 with products of whole numbers, and of bfloat16 pairs."""
+    marches = ["x86-64-v3", "icelake-server", "cooperlake"] if request.config.getoption("--full") else ["x86-64-v3"]
     folder = tiny.save(tiny.build("mistral, sliding window"), tmp_path / "model")
+    for march in marches:
+        monkeypatch.setattr("models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
+        older = Kernels(build(tmp_path))
+        assert older.kind in {"AVX2", "AVX-512", "AVX-512 BF16"}
+        monkeypatch.setattr(choose, "_kernels", lambda _, older=older: older)
+        check_promises(folder)
+
+
+def check_promises(folder: Path) -> None:
     tokens, other = random_prompts(4, longest=150, vocab=tiny.VOCAB)[2:4]
     for dtype, tolerance in [("float32", 1e-4), ("bfloat16", 0.05), ("int8", 0.1)]:
         native, twin = load(folder, dtype), load(folder, dtype, native="off")
