@@ -22,7 +22,7 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
     """
     if version.runner == "fake":
         return FakeRunner(
-            num_blocks=settings.kv_pool_tokens // settings.kv_block_tokens,
+            num_blocks=_num_fake_blocks(settings),
             block_tokens=settings.kv_block_tokens,
             context_window=version.context_window,
             step_s=settings.fake_step_ms / 1000,
@@ -31,6 +31,13 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
     from models.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
+
+
+def _num_fake_blocks(settings: Settings) -> int:
+    """The fake's pool costs next to nothing; it has the default size where it is to be chosen."""
+    default: int = Settings.model_fields["kv_pool_tokens"].default
+    tokens = default if settings.kv_pool_tokens == "auto" else settings.kv_pool_tokens
+    return tokens // settings.kv_block_tokens
 
 
 def _calm_openmp() -> None:

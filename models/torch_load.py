@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from models import pool_size
 from models.batch import BatchBuilder as TorchBatches
 from models.families.config import LlamaConfig
 from models.families.geometry import Geometry, read_geometry
@@ -88,7 +89,7 @@ class _Parts:
 
 
 def _read(folder: Path, config: Geometry, settings: Settings, dtype: torch.dtype, device: torch.device) -> _Parts:
-    num_blocks, block_tokens = settings.kv_pool_tokens // settings.kv_block_tokens, settings.kv_block_tokens
+    num_blocks, block_tokens = pool_size.num_blocks(folder, config, settings, dtype, device), settings.kv_block_tokens
     context = min(config.context_window, num_blocks * block_tokens)
     kernels = kernels_for(config, settings, dtype, device)
     if isinstance(config, LlamaConfig) and kernels is not None:

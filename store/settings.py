@@ -78,7 +78,8 @@ class Settings(BaseSettings):
     # auto: guesses at next tokens, found in the text so far, are checked where there is compute to spare.
     speculation: Literal["auto", "off"] = "auto"
     kv_block_tokens: int = Field(16, ge=1)
-    kv_pool_tokens: int = Field(16_384, ge=16)
+    # auto: half of what is free beside the weights, within the control group's limit (nine tenths of a GPU's).
+    kv_pool_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = 16_384
     device: str = "auto"
     dtype: str = "auto"
     torch_threads: int = Field(0, ge=0)
