@@ -191,6 +191,11 @@ class Engine:
                 step_age_s=self._step_age_s(),
             )
 
+    def audit(self) -> None:
+        """Raise AssertionError unless the KV pool's books match the requests that run. Slow; for tests and soaks."""
+        with self._changed:
+            self._pool.check([live.blocks for live in self._scheduler.running])
+
     def is_healthy(self, max_step_s: float) -> bool:
         """Return True if the thread lives, takes requests, and ended a step within ``max_step_s`` unless idle."""
         with self._changed:

@@ -167,7 +167,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def blocks_are_conserved(self) -> None:
         pool, scheduler = self.engine._pool, self.engine._scheduler
-        pool.check([live.blocks for live in scheduler.running])
+        self.engine.audit()
         held = {block for live in scheduler.running for block in live.blocks}
         assert pool.num_free + len(held) == pool.num_blocks
         assert not any(live.blocks for live in scheduler.waiting)
