@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "rows.h"
 #include "team.h"
 
 namespace headrace {
@@ -52,85 +53,6 @@ struct Pass {
 };
 
 namespace {
-
-int64_t padded(int64_t count) { return (count + kGroup - 1) / kGroup * kGroup; }
-
-// A buffer of rows that any linear layer may read. New memory is zero, and with it the padding.
-class RowBuffer {
- public:
-  void fit(int64_t rows, int64_t inputs) {
-    stride_ = padded(inputs);
-    const size_t numbers = size_t(rows + 2 * kTileRows) * stride_;
-    if (numbers <= data_.size()) return;
-    data_.assign(numbers, 0.0f);
-    scales_.assign(numbers / kGroup, 0.0f);
-    sums_.assign(numbers / kGroup, 0);
-  }
-
-  Rows rows() { return {data_.data(), scales_.data(), sums_.data(), stride_}; }
-  float* row(int64_t index) { return data_.data() + index * stride_; }
-
- private:
-  std::vector<float> data_, scales_;
-  std::vector<int32_t> sums_;
-  int64_t stride_ = 0;
-};
-
-void quantise_row(const float* from, const Rows& rows, int64_t index) {
-  const int64_t groups = rows.stride / kGroup;
-  int8_t* to = rows.row<int8_t>(index);
-  for (int64_t group = 0; group < groups; group++, from += kGroup, to += kGroup) {
-    Lanes most = {};
-    for (int i = 0; i < kGroup; i += kLanes) {
-      const Lanes x = load(from + i);
-      most = larger(most, x < 0.0f ? -x : x);
-    }
-    const float scale = largest(most) / 127.0f;
-    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    IntLanes total = {};
-    for (int i = 0; i < kGroup; i += kLanes) {
-      const IntLanes whole = nearest(load(from + i) * inverse);
-      const ByteLanes bytes = __builtin_convertvector(whole, ByteLanes);
-      std::memcpy(to + i, &bytes, sizeof bytes);
-      total += whole;
-    }
-    int32_t sum = 0;
-    for (int i = 0; i < kLanes; i++) sum += total[i];
-    rows.scales[index * groups + group] = scale;
-    rows.sums[index * groups + group] = sum;
-  }
-}
-
-// Writes a row of floats, padding included, in the format that the next linear layer reads.
-void write_row(Format format, const float* from, const Rows& rows, int64_t index) {
-  if (format == Format::kInt8) return quantise_row(from, rows, index);
-  for (int64_t i = 0; i < rows.stride; i += kLanes) {
-    if (format == Format::kBFloat16)
-      store(rows.row<BFloat16>(index) + i, load(from + i));
-    else
-      store(rows.row<float>(index) + i, load(from + i));
-  }
-}
-
-// Root mean square of `count` numbers, in an order of its own.
-float inverse_rms(const float* from, int64_t count, double eps) {
-  Lanes squares = {};
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Lanes x = load(from + i);
-    squares += x * x;
-  }
-  float total = sum(squares);
-  for (; i < count; i++) total += from[i] * from[i];
-  return 1.0f / std::sqrt(total / count + (float)eps);
-}
-
-void normalise(const float* from, const float* weight, int64_t count, double eps, float* to) {
-  const float factor = inverse_rms(from, count, eps);
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, load(from + i) * factor * load(weight + i));
-  for (; i < count; i++) to[i] = from[i] * factor * weight[i];
-}
 
 // What a pass needs besides the weights; grows to the largest pass that there was.
 struct Workspace {
