@@ -129,6 +129,7 @@ class Watched(FakeRunner):
     failures: list[Exception] = field(default_factory=list)  # one is raised by each of the next steps
     not_finite: set[str] = field(default_factory=set)
     forgotten: list[str] = field(default_factory=list)
+    elapsed: float = 0.0  # seconds that its passes took: next to none, but more for more tokens
 
     def __post_init__(self) -> None:
         super().__init__(
@@ -142,6 +143,7 @@ class Watched(FakeRunner):
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         self.plans.append(plan)
+        self.elapsed += 1e-9 * plan.num_tokens
         try:
             return super().run(plan)
         except PlanError as error:

@@ -6,6 +6,7 @@ oldest request always runs, and each request gets one outcome, which does not de
 
 from collections import Counter
 from concurrent.futures import Future
+from math import inf
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -43,15 +44,30 @@ class EngineMachine(RuleBasedStateMachine):
         max_slots=st.integers(1, 6),
         step_tokens=st.integers(1, 24),
         spare_tokens=st.sampled_from([0, 5, 20]),
+        stretch=st.sampled_from([1.1, inf]),
     )
-    def begin(self, num_blocks: int, block_tokens: int, max_slots: int, step_tokens: int, spare_tokens: int) -> None:
+    def begin(
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        max_slots: int,
+        step_tokens: int,
+        spare_tokens: int,
+        stretch: float,
+    ) -> None:
         self.now = 0.0
         self.runner = Watched(
             num_blocks=num_blocks, block_tokens=block_tokens, context_window=80, spare_tokens=spare_tokens
         )
-        self.config = EngineConfig(max_slots, step_tokens)
+        self.config = EngineConfig(max_slots, step_tokens, stretch=stretch)
         self.deltas: dict[str, list[Delta]] = {}
-        self.engine = Engine(self.runner, Bytes, self.config, on_deltas=self.take_deltas, clock=lambda: self.now)
+        self.engine = Engine(
+            self.runner,
+            Bytes,
+            self.config,
+            on_deltas=self.take_deltas,
+            clock=lambda: self.now + self.runner.elapsed,
+        )
         self.requests: dict[str, EngineRequest] = {}
         self.futures: dict[str, Future[Completion]] = {}
         self.outcomes: Counter[str] = Counter()
@@ -115,6 +131,7 @@ class EngineMachine(RuleBasedStateMachine):
         inside = list(self.engine._inside)
         num_plans = len(self.runner.plans)
         step(self.engine)
+        assert not (self.cancelled | self.handed_back) & self.engine._inside.keys(), "told to end, and still inside"
         if plans := self.runner.plans[num_plans:]:
             self.check_step(plans, inside)
 
