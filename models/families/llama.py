@@ -42,7 +42,8 @@ class _Reader:
         self._device = device
 
     def tensor(self, name: str, *shape: int) -> torch.Tensor:
-        return self._weights.get(name, shape).to(self._device, activation_dtype(self._dtype))
+        # A copy: a tensor of the file that is kept keeps the whole file in memory.
+        return self._weights.get(name, shape).to(self._device, activation_dtype(self._dtype), copy=True)
 
     def tensor_if_there(self, name: str, *shape: int) -> torch.Tensor | None:
         return self.tensor(name, *shape) if name in self._weights else None

@@ -162,7 +162,8 @@ class NativeLlama:
         return pointer_of(tensor)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
-        return self._weights.get(name, shape).float().contiguous()
+        # A copy: a tensor of the file that is kept keeps the whole file in memory.
+        return self._weights.get(name, shape).to(torch.float, copy=True).contiguous()
 
     def _tensor_if_there(self, name: str, *shape: int) -> torch.Tensor | None:
         return self._tensor(name, *shape) if name in self._weights else None
@@ -215,7 +216,7 @@ class NativeLlama:
             1,
             config.rms_norm_eps,
             config.head_dim**-0.5,
-            self._keep(embedding.to(self.cache_dtype).contiguous()),
+            self._keep(embedding.to(self.cache_dtype, copy=True).contiguous()),
             self._keep(angles.cos()),
             self._keep(angles.sin()),
             0 if self.cache_dtype == torch.float32 else 1,

@@ -117,6 +117,14 @@ def test_the_number_of_threads_changes_no_bit(folder: Path) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("native", ["auto", "off"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_loaded_model_keeps_nothing_of_its_file_in_memory(native: str, dtype: str, tmp_path: Path) -> None:
+    runner = load(tiny.save(tiny.build("qwen3"), tmp_path), dtype, native)
+    assert runner.num_blocks
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 @pytest.mark.parametrize("token", [-1, tiny.VOCAB])
 def test_a_token_that_is_none_is_refused(folder: Path, token: int) -> None:
     with pytest.raises(IndexError, match="not in the vocabulary"):
