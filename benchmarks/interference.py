@@ -3,7 +3,8 @@
 ``--streams`` requests generate without end while a prompt of ``--prompt-tokens`` comes every ``--every-s`` seconds.
 What a reader of a stream notices is the gap between two of its tokens. Each round runs the engine without arrivals,
 with them and no bound on a step's time, and with the bound, one after the other, so that a machine whose speed drifts
-touches all three. Prints a small table and, as its last line, JSON.
+touches all three. A turn waits for a quiet machine, and where others took part of it all the same it is left out, if
+there are better ones. Prints a small table and, as its last line, JSON.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.engine.quiet import QUIET_CPUS, wait_until_quiet, watched
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
 from models.engine.runner import Runner
@@ -70,6 +72,7 @@ class Round:
     gaps: list[float]
     first_token_s: list[float]
     tokens_per_s: float  # prompt and output tokens that were computed, of streams and arrivals together
+    others_cpus: float = 0.0  # what other processes took meanwhile
 
     @property
     def median_s(self) -> float:
@@ -97,15 +100,17 @@ def measure(runner: Runner, options: argparse.Namespace, *, stretch: float, arri
         for number in range(options.streams):
             engine.submit(request(f"s{number}", 32, MAX_TOKENS))
         _sleep_until(lambda: len(watch.at) == options.streams and min(map(len, watch.at.values())) > 20)
-        before, begin = engine.stats(), time.perf_counter()
-        done = _arrive(engine, options) if arrivals else []
-        time.sleep(max(0.0, begin + options.seconds - time.perf_counter()))
-        after, end = engine.stats(), time.perf_counter()
+        with watched() as others:
+            before, begin = engine.stats(), time.perf_counter()
+            done = _arrive(engine, options) if arrivals else []
+            time.sleep(max(0.0, begin + options.seconds - time.perf_counter()))
+            after, end = engine.stats(), time.perf_counter()
     finally:
         engine.stop(10)
     prompt_tokens = options.prompt_tokens * (after.completed - before.completed)
     tokens = after.output_tokens - before.output_tokens + prompt_tokens
-    return Round(watch.gaps(begin, end), [each.first_token_s or 0.0 for each in done], tokens / (end - begin))
+    firsts = [each.first_token_s or 0.0 for each in done]
+    return Round(watch.gaps(begin, end), firsts, tokens / (end - begin), others.cpus)
 
 
 def _arrive(engine: Engine, options: argparse.Namespace) -> list[Completion]:
@@ -133,10 +138,11 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, float]:
-    """The rounds of one mode taken together."""
-    gaps = [gap for each in rounds for gap in each.gaps]
-    firsts = [first for each in rounds for first in each.first_token_s]
-    together = Round(gaps, firsts, statistics.median(each.tokens_per_s for each in rounds))
+    """The rounds of one mode taken together, the quiet ones if there are any."""
+    chosen = [each for each in rounds if each.others_cpus <= QUIET_CPUS] or rounds
+    gaps = [gap for each in chosen for gap in each.gaps]
+    firsts = [first for each in chosen for first in each.first_token_s]
+    together = Round(gaps, firsts, statistics.median(each.tokens_per_s for each in chosen))
     return {
         "median_ms": round(together.median_s * 1000, 1),
         "p99_ms": round(together.p99_s * 1000, 1),
@@ -144,12 +150,14 @@ def summary(rounds: Sequence[Round]) -> dict[str, float]:
         "p99_to_median": round(together.p99_s / together.median_s, 2),
         "tokens_per_s": round(together.tokens_per_s, 1),
         "first_token_s": round(statistics.mean(firsts), 3) if firsts else 0.0,
+        "rounds": len(chosen),
+        "others_cpus": max(each.others_cpus for each in chosen),
     }
 
 
 def show(results: dict[str, dict[str, float]], options: argparse.Namespace) -> None:
     """Print the table for people and the JSON for programs."""
-    keys = ("median_ms", "p99_ms", "worst_ms", "p99_to_median", "tokens_per_s", "first_token_s")
+    keys = ("median_ms", "p99_ms", "worst_ms", "p99_to_median", "tokens_per_s", "first_token_s", "rounds")
     table = Table(title=f"{options.streams} streams, a prompt of {options.prompt_tokens} every {options.every_s} s")
     for heading in ("mode", *keys):
         table.add_column(heading, justify="right")
@@ -167,8 +175,9 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--prompt-tokens", type=int, default=400)
     parser.add_argument("--every-s", type=float, default=1.5)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of one round of one mode")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of one turn")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quiet-s", type=float, default=30.0, help="how long a turn waits for a quiet machine")
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--step-tokens", type=int, default=512)
     options = parser.parse_args()
@@ -177,6 +186,7 @@ def main() -> None:
     rounds: dict[str, list[Round]] = {mode: [] for mode in MODES}
     for _ in range(options.rounds):
         for mode, how in MODES.items():
+            wait_until_quiet(options.quiet_s, console.print)
             rounds[mode].append(measure(runner, options, **how))
     show({mode: summary(found) for mode, found in rounds.items()}, options)
 
