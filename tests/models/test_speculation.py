@@ -1,6 +1,7 @@
 """Speculation changes no token: greedy, sampled, with penalties, grammars, stop strings and whatever else is asked."""
 
 import random
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from models.engine.requests import Completion, EngineRequest, EngineStats, Finis
 from models.engine.runner import Row, StepPlan
 from models.engine.speculation import Speculation
 from models.kv_cache import KvCache
+from models.native.llama import NativeLlama
 from models.places import num_accepted
 from models.torch_load import runner_for
 from models.torch_runner import TorchRunner
@@ -167,6 +169,22 @@ def test_handed_back_anywhere_it_goes_on(folder: Path, plain: dict[str, Completi
         for progress in [first[each.id].progress]
     ]
     check_same(run(runner, rest)[0], plain)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="the kernels need a C++ compiler")
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_by_the_kernels_not_a_bit_changes(folder: Path, oracle: type[Oracle], dtype: str) -> None:
+    home = Path(__file__).parents[2] / ".headrace"
+    runner = runner_for(folder, Settings(device="cpu", kv_pool_tokens=4096, home=home), dtype=dtype)
+    assert isinstance(runner.model, NativeLlama)
+    plain, _ = run(runner, asked(), speculation=False)
+    oracle.answers = {name: each.token_ids for name, each in plain.items()}
+    found, stats = run(runner, asked())
+    assert stats.accepted_tokens > 40
+    same = ("token_ids", "deltas", "logprobs", "finish_reason")
+    assert [[getattr(found[name], each) for each in same] for name in plain] == [
+        [getattr(done, each) for each in same] for done in plain.values()
+    ]
 
 
 @pytest.mark.parametrize("name", MODELS)
