@@ -58,6 +58,14 @@ QUESTIONS = [
     "Why is the sky blue?",
     "Give me some advice on learning to cook.",
     "What was the Silk Road?",
+    "Describe a walk through a forest in autumn.",
+    "How does a steam engine work?",
+    "Write a letter to an old friend whom you have not seen for years.",
+    "What makes a good teacher?",
+    "Explain to a child where rain comes from.",
+    "Which animals live in the desert, and how?",
+    "Tell me about the history of paper.",
+    "Invent a new sport and give its rules.",
 ]
 
 
@@ -105,7 +113,7 @@ def tasks(tokenizer: Tokenizer) -> list[Task]:
     edits = asked(
         [f"Add a docstring to this code and give all of it back:\n\n```python\n{text}```" for text in CODE], length
     )
-    open_ended = asked(QUESTIONS * 2, lambda question: 96)
+    open_ended = asked(QUESTIONS, lambda question: 96)
     chat = tuple(
         EngineRequest(
             f"r{n}", tuple(build_prompt(tokenizer, job.payload.input)), SamplingParams(job.max_tokens, ignore_eos=True)
@@ -116,6 +124,7 @@ def tasks(tokenizer: Tokenizer) -> list[Task]:
         Task("repeat a text", copies, 1),
         Task("edit code", edits, 1),
         Task("open questions", open_ended[:4], 1),
+        Task("open questions", open_ended, 4),
         Task("open questions", open_ended, 8),
         Task("chat jobs", chat[:4], 1),
         Task("chat jobs", chat, 4),
