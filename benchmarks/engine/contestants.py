@@ -61,6 +61,9 @@ _OURS = Contestant("headrace-bf16", "Headrace", "bf16", _ours("bfloat16"))
 
 CONTESTANTS = (
     _OURS,
+    replace(
+        _OURS, name="plain-bf16", what="Headrace without prompt lookup", argv=_ours("bfloat16", "--no-speculation")
+    ),
     replace(_OURS, name="headrace-int8", dtype="int8, groups of 64", argv=_ours("int8")),
     replace(_OURS, name="torch-bf16", what="Headrace without compiled kernels", argv=_ours("bfloat16", "--no-native")),
     replace(_OURS, name="headrace-fp32", dtype="fp32", argv=_ours("float32")),
