@@ -8,12 +8,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.engine.agreement import agreement, beginnings
+from benchmarks.engine.contestants import Contestant
 from benchmarks.engine.measured import Measured, WrongAnswer, gaps, measured
 from benchmarks.engine.peers.wire import Answer, Ask, Clock, Outcome, Request, step_through
 from benchmarks.engine.plot import Point, svg
 from benchmarks.engine.process import DoesNotRun, PeerProcess
 from benchmarks.engine.report import machine, rows
-from benchmarks.engine.turns import Round, Turn, spread
+from benchmarks.engine.turns import Field, Quiet, Round, Turn, spread
 from benchmarks.engine.workloads import Shape, arriving, requests_of
 
 
@@ -177,6 +179,20 @@ class _Echo:
                 self.inside.remove(each)
 
 
+def test_a_field_plays_in_turn_and_goes_on_without_those_that_fail() -> None:
+    good = Contestant("good", "echo", "-", lambda model, say: _peer())
+    broken = Contestant("broken", "echo", "-", lambda model, say: _peer("raise SystemExit('no weights')"))
+    short = Contestant("short", "echo", "-", lambda model, say: _peer(f"run = {_ONE_TOKEN}"))
+    field = Field(Path(), _word_ids, 3, lambda text: None, Quiet(wait_s=0, tries=1))
+
+    with field.running([broken, good, short]):
+        field.rounds([broken, good, short], "mixed", Shape(requests=2, output=(3, 3)), slots=16, count=2)
+
+    assert [(turn.contestant, turn.round.number) for turn in field.turns] == [("good", 0), ("good", 1)]
+    assert "no weights" in field.refusals["broken"]
+    assert field.refusals["short"] == "r0 got 1 tokens of 3"
+
+
 def test_an_engine_is_stepped_until_all_have_ended_and_nobody_enters_early() -> None:
     engine = _Echo()
     asked = (Request("late", (5,), 1, at_s=0.05), Request("a", (3,), 2), Request("b", (4,), 1))
@@ -187,6 +203,25 @@ def test_an_engine_is_stepped_until_all_have_ended_and_nobody_enters_early() -> 
     assert clock.outcomes["late"].times_s[0] >= 0.05
     assert engine.most_inside == 2
 
+
+class TestAgreement:
+    def test_each_text_is_begun_as_often_and_asked_for_one_token(self) -> None:
+        asked = beginnings(_word_ids, 6, texts=("a b c d e f g h i j", *_OTHERS))
+
+        assert [chr(each.prompt[0]) for each in asked] == ["a", "k", "u", "a", "k", "u"]
+        assert {each.max_tokens for each in asked} == {1}
+        assert {len(each.prompt) for each in asked} <= {8, 9, 10}
+        assert asked[:3] == beginnings(_word_ids, 3, texts=("a b c d e f g h i j", *_OTHERS))
+
+    def test_a_token_counts_only_if_it_is_the_references(self) -> None:
+        reference = _answer(Outcome("a", [1], [0.1]), Outcome("b", [2], [0.1]))
+
+        assert agreement(reference, _answer(Outcome("b", [2], [0.1]), Outcome("a", [3], [0.1]))) == 0.5
+
+
+_ONE_TOKEN = "lambda ask: [c := Clock(ask.requests), [c.note(each.id, [1]) for each in ask.requests]][0]"
+
+_OTHERS = ("k l m n o p q r s t", "u v w x y z u v w x")
 
 _PEER = """
     import sys
