@@ -32,10 +32,16 @@ def request(prompt: Sequence[int], request_id: str = "r", **sampling: object) ->
 
 
 def run_all(
-    runner: Runner, requests: Iterable[EngineRequest], *, max_slots: int = 32, step_tokens: int = 512
+    runner: Runner,
+    requests: Iterable[EngineRequest],
+    *,
+    max_slots: int = 32,
+    step_tokens: int = 512,
+    speculation: bool = True,
 ) -> dict[str, tuple[int, ...]]:
     """Run requests together and return their tokens by request id."""
-    engine = Engine(runner, NoText, EngineConfig(max_slots, step_tokens), on_deltas=lambda deltas: None)
+    config = EngineConfig(max_slots, step_tokens, speculation)
+    engine = Engine(runner, NoText, config, on_deltas=lambda deltas: None)
     try:
         # Before the start, so that all of them compete from the first step on.
         futures = [engine.submit(each) for each in requests]

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.engine.requests import Grammar
 from models.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
-from tests.models.tiny import MODELS, VOCAB, build, save
+from tests.models.tiny import MODELS, VOCAB, build, save, save_tokenizer
 
 pytestmark = pytest.mark.gpu
 
@@ -32,6 +33,21 @@ def test_sampling_on_cuda_is_the_same_alone_and_in_a_batch(tmp_path: Path) -> No
     together = run_all(runner, requests)
     for each in requests:
         assert run_all(runner, [each])[each.id] == together[each.id]
+
+
+def test_whatever_is_asked_on_cuda_guesses_change_nothing(tmp_path: Path) -> None:
+    """Greedy loops of a tiny model are guessed, beside a grammar, penalties and logprobs."""
+    settings = Settings(device="cuda", dtype="float32", kv_pool_tokens=4096)
+    runner = runner_for(save_tokenizer(save(build("llama"), tmp_path)), settings)
+    kinds: list[dict[str, object]] = [
+        {},
+        {"ignore_eos": False, "grammar": Grammar("regex", "(ab|ba){9}")},
+        {"temperature": 0.5, "seed": 3, "logprobs": 2},
+        {"frequency_penalty": -0.5},
+    ]
+    prompts = random_prompts(4, longest=40, vocab=VOCAB)
+    requests = [request(prompts[n] * 3, f"r{n}", max_tokens=60, **kind) for n, kind in enumerate(kinds)]
+    assert run_all(runner, requests) == run_all(runner, requests, speculation=False)
 
 
 def test_bfloat16_is_the_default_and_runs(smollm2: Path) -> None:
