@@ -16,7 +16,7 @@ WINDOW = 16
 """Steps of each kind that are remembered: few, for rows and contexts change."""
 
 FEWEST_TOKENS = 16
-"""A prompt always gets so many a step, however slow they are."""
+"""Prompts always get so many a step, however slow they are; from fewer nothing is learnt."""
 
 _LEAST_SHARE = 0.1  # of a step's time that the prompt tokens in it surely took
 
@@ -27,27 +27,28 @@ class Pacer:
     def __init__(self, stretch: float) -> None:
         self._stretch = stretch
         self._decode_s: deque[float] = deque(maxlen=WINDOW)
-        self._prefills: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+        self._token_s: deque[float] = deque(maxlen=WINDOW)  # beside streams
+        self._token_alone_s: deque[float] = deque(maxlen=WINDOW)  # in larger pieces, and so a little faster
 
     def record(self, num_decode: int, num_prefill: int, seconds: float) -> None:
         """Learn from a step with so many decode rows and prompt tokens."""
-        if num_prefill:
-            alone_s = median(self._decode_s) if num_decode and self._decode_s else 0.0
-            self._prefills.append((num_prefill, max(seconds - alone_s, _LEAST_SHARE * seconds)))
-        elif num_decode:
+        if not num_prefill:
             self._decode_s.append(seconds)
+        elif num_prefill >= FEWEST_TOKENS and not num_decode:
+            self._token_alone_s.append(seconds / num_prefill)
+        elif num_prefill >= FEWEST_TOKENS and self._decode_s:
+            prompt_s = max(seconds - median(self._decode_s), _LEAST_SHARE * seconds)
+            self._token_s.append(prompt_s / num_prefill)
 
     def budget(self, num_decoding: int, num_others: int, most: int) -> int:
         """Return how many prompt tokens, up to ``most``, may enter beside ``num_decoding`` streams.
 
         ``num_others`` are the requests inside that have no token yet, those without a place among them.
         """
-        token_s = self._token_s()
+        # The slower quarter: a gap of twice a step is noticed, one that is a little shorter than it might be is not.
+        known = sorted(self._token_s or self._token_alone_s)
+        token_s = known[len(known) * 3 // 4] if known else 0.0
         if not (num_decoding and self._decode_s and token_s):
             return most
         spare_s = (self._stretch - 1) * median(self._decode_s) * max(1.0, num_others / num_decoding)
         return int(min(most, max(FEWEST_TOKENS, spare_s / token_s)))
-
-    def _token_s(self) -> float:
-        num_tokens = sum(tokens for tokens, _ in self._prefills)
-        return sum(seconds for _, seconds in self._prefills) / num_tokens if num_tokens else 0.0

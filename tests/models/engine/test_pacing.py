@@ -58,6 +58,27 @@ def test_it_follows_a_machine_that_changes_and_forgets_a_hiccup() -> None:
     assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1)
 
 
+def test_prompts_beside_streams_are_known_by_such_and_only_until_then_by_those_without() -> None:
+    pacer = Pacer(1.8)
+    for _ in range(WINDOW):
+        pacer.record(8, 0, 0.05)
+        pacer.record(0, 256, 256 * 0.0005)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1)
+    pacer.record(8, FEWEST_TOKENS - 1, 3.0)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1), "too few to learn from"
+    pacer.record(8, 80, 0.05 + 80 * 0.001)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+
+
+def test_where_some_steps_are_slower_than_others_it_goes_by_the_slower() -> None:
+    pacer = Pacer(1.8)
+    for _ in range(WINDOW):
+        pacer.record(8, 0, 0.05)
+    for token_s in (0.0005, 0.0005, 0.001, 0.001):
+        pacer.record(8, 40, 0.05 + 40 * token_s)
+    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+
+
 def test_a_clock_that_stands_still_teaches_nothing() -> None:
     pacer = Pacer(1.8)
     machine(pacer, decode_s=0.0, token_s=0.0)
