@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.engine.peers.wire import Answer, Ask, Request, decode_answer, encode_ask
+from benchmarks.engine.quiet import mark
 from store.settings import child_environment
 
 _LOGS = Path("build/engine-logs")
@@ -33,7 +34,7 @@ class PeerProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=child_environment({"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path.cwd())}),
+                env=child_environment({"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path.cwd()), **mark()}),
             )
         self.ready: dict[str, Any] = self._read()["ready"]
 
