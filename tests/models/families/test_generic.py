@@ -1,4 +1,4 @@
-"""Architectures without a fast path answer as the reference alone, through its own code over our cache."""
+"""Architectures without a fast path: what is read, packed and refused. That they answer rightly, fidelity/ shows."""
 
 import json
 from pathlib import Path
@@ -18,32 +18,13 @@ from models.torch_load import runner_for
 from models.torch_runner import TorchRunner
 from store.errors import ModelLoadError
 from store.settings import Settings
-from tests.models.driving import count_near_ties, random_prompts, request, run_all
-from tests.models.others import SUPPORTED, VOCAB, build_other
+from tests.models.driving import random_prompts
+from tests.models.others import VOCAB, build_other
 from tests.models.tiny import save
 
 
 def runner_of(folder: Path, dtype: str = "float32", kv_pool_tokens: int = 4096) -> TorchRunner:
     return runner_for(folder, Settings(device="cpu", dtype=dtype, kv_pool_tokens=kv_pool_tokens, kv_block_tokens=8))
-
-
-@pytest.mark.parametrize("model_type", SUPPORTED)
-def test_an_architecture_in_a_batch_answers_as_the_reference_alone(model_type: str, tmp_path: Path) -> None:
-    model = build_other(model_type)
-    runner = runner_of(save(model, tmp_path))
-    prompts = {f"p{n}": prompt for n, prompt in enumerate(random_prompts(10, longest=90, vocab=VOCAB))}
-    requests = [request(prompt, name, max_tokens=16) for name, prompt in prompts.items()]
-    found = run_all(runner, requests, step_tokens=32)
-    assert count_near_ties(model, prompts, found) == 0
-    assert len({token for tokens in found.values() for token in tokens}) > 20, "its answers say too little"
-
-
-def test_preemption_changes_no_token(tmp_path: Path) -> None:
-    model = build_other("gemma2")
-    prompts = {f"p{n}": prompt for n, prompt in enumerate(random_prompts(10, longest=60, vocab=VOCAB, seed=9))}
-    requests = [request(prompt, name, max_tokens=40) for name, prompt in prompts.items()]
-    found = run_all(runner_of(save(model, tmp_path), kv_pool_tokens=160), requests, step_tokens=24)
-    assert count_near_ties(model, prompts, found) == 0
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "gemma2", "qwen3_moe"])
