@@ -101,7 +101,7 @@ class Scheduler:
         num_others = len(self._running) + len(self._waiting) - len(decoding)
         chunks = self._chunks(self._pacer.budget(len(decoding), num_others, self._step_tokens - len(decoding)))
         # Beside a prompt there is no compute to spare.
-        spare = 0 if chunks else min(self._speculation.room(len(decoding)), self._step_tokens - len(decoding))
+        spare = 0 if chunks else min(self._speculation.spare_tokens, self._step_tokens) - len(decoding)
         rows = [*self._decode_rows(decoding, spare), *chunks]
         return StepPlan(tuple(rows)) if rows else None
 

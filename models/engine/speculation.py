@@ -16,7 +16,6 @@ _FIRST_DRAFTS = 4
 _MOST_DRAFTS = 16
 _FEWEST_DRAFTS = 2
 _LONGEST_PAUSE = 16  # tokens
-_TOKENS_A_ROW = 4  # that there must be room for
 
 
 @dataclass(slots=True)
@@ -57,13 +56,6 @@ class Speculation:
         self.num_drafted = 0
         self.num_accepted = 0
         self._guessed: dict[str, _Guessed] = {}
-
-    def room(self, num_rows: int) -> int:
-        """Return how many drafts a pass of ``num_rows`` decode rows may have.
-
-        With many rows a step is shared by many already, and what a few of them gain is not worth a longer one for all.
-        """
-        return max(0, self.spare_tokens - num_rows) if num_rows * _TOKENS_A_ROW <= self.spare_tokens else 0
 
     def draft(self, live: LiveRequest, most: int) -> list[int]:
         """Return up to ``most`` guesses at the next tokens of a decoding request, never its last one."""

@@ -66,10 +66,6 @@ class Oracle(Speculation):
     answers: Mapping[str, Sequence[int]] = {}
     randomly = random.Random(5)
 
-    def room(self, num_rows: int) -> int:
-        """Guess in large batches too."""
-        return max(0, self.spare_tokens - num_rows)
-
     def draft(self, live: LiveRequest, most: int) -> list[int]:
         super().draft(live, most)  # which begins to keep the request's pace
         begin = len(live.output)

@@ -68,21 +68,17 @@ def test_each_accepted_token_saves_a_step(name: str) -> None:
 
 
 def test_there_are_as_many_drafts_as_there_is_room() -> None:
-    runner = Noted(spare_tokens=8, num_blocks=256)
-    run(runner, requests_of(4), max_slots=2)
-    assert max(each.num_tokens for each in runner.passes if each.num_drafts) == 8
+    runner = Noted(spare_tokens=9)
+    run(runner, requests_of(4))
+    assert max(each.num_tokens for each in runner.passes if each.num_drafts) == 9
 
 
-@pytest.mark.parametrize("max_slots", [3, 8])
-def test_there_are_none_beside_a_prompt_and_none_in_a_large_batch(max_slots: int) -> None:
-    runner = Noted(spare_tokens=12, num_blocks=256)
-    run(runner, requests_of(9), max_slots=max_slots)
-    sizes = {each.num_rows for each in runner.passes if each.num_drafts}
-    assert sizes
-    assert sizes <= {1, 2, 3}
-    assert max_slots == 8 or 3 in sizes
+def test_there_are_none_beside_a_prompt_and_none_in_a_large_batch() -> None:
+    runner = Noted(spare_tokens=5, num_blocks=256)
+    run(runner, requests_of(9), max_slots=8)
+    assert any(each.num_drafts for each in runner.passes)
     for each in runner.passes:
-        assert each.num_drafts <= 12 - each.num_rows
+        assert each.num_drafts <= max(0, 5 - each.num_rows)
         assert each.num_drafts == 0 or each.is_decode
 
 
