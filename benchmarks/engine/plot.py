@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-_WIDTH, _HEIGHT = 760, 460
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 190, 30, 55
+_WIDTH, _HEIGHT = 880, 460
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 290, 30, 55
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5bb5", "#e08e1b", "#3c3c3c", "#00a3a3", "#a8741b")
 
 
