@@ -193,7 +193,8 @@ class Submissions:
             queue=queue_name(version.model, version.version),
             service_class=request.service_class,
             priority=request.priority,
-            payload=payload.model_dump(mode="json"),
+            # What was not asked for is left out: a worker of the last release does not know this one's fields.
+            payload=payload.model_dump(mode="json", exclude_none=True),
             input_tokens=draft.num_tokens,
             cost_tokens=draft.num_tokens + (payload.sampling.max_tokens or 0),
             metadata=request.metadata,

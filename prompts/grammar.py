@@ -6,25 +6,15 @@ and text; what a matcher knows of a request is its grammar and its output so far
 
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from functools import cache, lru_cache
 
 from llguidance import LLMatcher, LLTokenizer
 
 from store.errors import InvalidRequest
+from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
 
-MAX_GRAMMAR_CHARACTERS = 65_536
 _MAX_COMPILED = 64
 _MAX_QUOTED = 200
-
-
-class GrammarKind(StrEnum):
-    """How a grammar's text is written."""
-
-    JSON_SCHEMA = "json_schema"
-    REGEX = "regex"  # as Rust's regex crate reads it: no look-around, no back-references
-    LARK = "lark"  # llguidance's own dialect
-    CHOICE = "choice"  # a JSON array of the texts to choose from
 
 
 def validate_grammar(kind: str, text: str) -> None:
@@ -116,8 +106,8 @@ def _source(kind: str, text: str) -> str:
     """Return llguidance's own writing of a grammar."""
     if kind not in set(GrammarKind):
         raise _refusal(f"there is no kind {kind}")
-    if len(text) > MAX_GRAMMAR_CHARACTERS:
-        raise _refusal(f"it is longer than {MAX_GRAMMAR_CHARACTERS} characters")
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise _refusal(f"it is longer than {MAX_GRAMMAR_CHARS} characters")
     match GrammarKind(kind):
         case GrammarKind.JSON_SCHEMA:
             return _from_schema(text)

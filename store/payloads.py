@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 MAX_MESSAGES = 1024
 MAX_TEXT_CHARS = 1_000_000
 MAX_NEW_TOKENS = 131_072
+MAX_TOP_LOGPROBS = 20
+MAX_GRAMMAR_CHARS = 65_536
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -54,11 +56,29 @@ class GenerateInput(Strict):
         return self
 
 
+class GrammarKind(StrEnum):
+    """How a grammar's text is written."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"  # as Rust's regex crate reads it: no look-around, no back-references
+    LARK = "lark"  # llguidance's own dialect
+    CHOICE = "choice"  # a JSON array of the texts to choose from
+
+
+class GrammarSpec(Strict):
+    """What the answer must look like. That it can be followed by the model is checked with ``prompts.grammar``."""
+
+    kind: GrammarKind
+    text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
+
+
 class Sampling(Strict):
     """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
 
     ``max_tokens`` None means: what is left of the model's context window, at most 1,024.
     Penalties are those of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
+    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest. With a ``grammar`` an
+    answer that ends by itself follows it; one that ends at ``max_tokens`` is the beginning of one that does.
     """
 
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
@@ -71,6 +91,14 @@ class Sampling(Strict):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     ignore_eos: bool = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    grammar: GrammarSpec | None = None
+
+    @model_validator(mode="after")
+    def _ends_with_its_grammar(self) -> Self:
+        if self.grammar is not None and self.ignore_eos:
+            raise ValueError("an answer that follows a grammar ends with it: leave out `ignore_eos`")
+        return self
 
 
 class WebhookSpec(Strict):

@@ -24,6 +24,7 @@ from models.engine.requests import (
     EngineError,
     EngineRequest,
     FinishReason,
+    Grammar,
     SamplingParams,
 )
 from prompts.prompt import build_prompt, fit
@@ -232,9 +233,9 @@ def parse_payload(claim: Claim) -> GeneratePayload:
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
     """Return the engine's spelling of a request's sampling."""
-    return SamplingParams(
-        **sampling.model_dump(exclude={"max_tokens", "stop"}), stop=sampling.stop, max_tokens=max_tokens
-    )
+    plain = sampling.model_dump(exclude={"max_tokens", "stop", "grammar"})
+    grammar = None if sampling.grammar is None else Grammar(sampling.grammar.kind.value, sampling.grammar.text)
+    return SamplingParams(**plain, stop=sampling.stop, max_tokens=max_tokens, grammar=grammar)
 
 
 def _log_unexpected(error: Exception, job_id: str) -> None:

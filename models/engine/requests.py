@@ -22,7 +22,7 @@ MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like; ``kind`` says how ``text`` is written (``prompts.grammar.GrammarKind``)."""
+    """What an answer must look like; ``kind`` says how ``text`` is written (``store.payloads.GrammarKind``)."""
 
     kind: str
     text: str

@@ -57,6 +57,17 @@ BAD_JOBS: dict[str, tuple[Any, str | None, str]] = {
     "top_p": (PROMPT | {"sampling": {"top_p": 0}}, "sampling.top_p", "greater than 0"),
     "seed": (PROMPT | {"sampling": {"seed": -1}}, "sampling.seed", "0"),
     "too many stops": (PROMPT | {"sampling": {"stop": ["x"] * 17}}, "sampling.stop", "16"),
+    "too many logprobs": (PROMPT | {"sampling": {"logprobs": 21}}, "sampling.logprobs", "less than or equal to 20"),
+    "grammar of no kind": (
+        PROMPT | {"sampling": {"grammar": {"kind": "poem", "text": "x"}}},
+        "sampling.grammar.kind",
+        "'json_schema'",
+    ),
+    "grammar without an end": (
+        PROMPT | {"sampling": {"grammar": {"kind": "regex", "text": "x"}, "ignore_eos": True}},
+        "sampling",
+        "leave out `ignore_eos`",
+    ),
     "priority": (PROMPT | {"priority": 10}, "priority", "9"),
     "deadline": (PROMPT | {"deadline_ms": 0}, "deadline_ms", "1"),
     "service class": (PROMPT | {"service_class": "royal"}, "service_class", "'interactive'"),

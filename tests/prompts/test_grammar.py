@@ -7,8 +7,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from prompts.grammar import MAX_GRAMMAR_CHARACTERS, GrammarKind, Grammars, validate_grammar
+from prompts.grammar import Grammars, validate_grammar
 from store.errors import InvalidRequest
+from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
 
 EOS = 256
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -108,7 +109,7 @@ REFUSED = [
     ("regex", "[a-z"),
     ("regex", "(?=a)b"),
     ("regex", r"[^\s\S]"),
-    ("regex", "a" * (MAX_GRAMMAR_CHARACTERS + 1)),
+    ("regex", "a" * (MAX_GRAMMAR_CHARS + 1)),
     ("regex", "\udcff"),
     ("lark", "start: nope"),
     ("json_schema", "{nope"),

@@ -8,6 +8,7 @@ from models.engine.requests import (
     Completion,
     EngineStopped,
     FinishReason,
+    Grammar,
     NumericalError,
     OutOfMemory,
     Progress,
@@ -16,7 +17,7 @@ from models.engine.requests import (
 from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release
 from store.errors import InvalidRequest
-from store.payloads import Sampling
+from store.payloads import GrammarKind, GrammarSpec, Sampling
 from store.states import JobState
 from workers import outcome
 from workers.execute import parse_payload, sampling_params
@@ -141,10 +142,12 @@ def test_sampling_reaches_the_engine_whole() -> None:
         repetition_penalty=1.1,
         presence_penalty=0.2,
         frequency_penalty=0.3,
-        ignore_eos=True,
+        logprobs=3,
+        grammar=GrammarSpec(kind=GrammarKind.REGEX, text="[0-9]+"),
     )
     params = sampling_params(sampling, 99)
-    expected = sampling.model_dump() | {"max_tokens": 99}
+    expected = sampling.model_dump() | {"max_tokens": 99, "grammar": Grammar("regex", "[0-9]+")}
+    assert sampling_params(Sampling(ignore_eos=True), 1).ignore_eos
     assert {name: getattr(params, name) for name in expected} == expected
 
 
