@@ -29,7 +29,7 @@ def test_a_submit_is_stored_as_it_was_meant(api: httpx2.Client, db: Database, te
     assert shown["status"] == "queued"
     assert shown["expires_at"] - shown["created_at"] == 60
     stored = jobs.get(db, tenant, shown["id"])
-    assert stored.payload["input"] == {"prompt": "hello", "messages": None}
+    assert stored.payload["input"] == {"prompt": "hello"}
     assert stored.payload["sampling"]["stop"] == ["x"]
     assert stored.payload["sampling"]["max_tokens"] == CONTEXT_WINDOW - len("hello")
     assert (stored.input_tokens, stored.max_attempts, stored.metadata) == (5, 3, {"k": "v"})
