@@ -5,7 +5,7 @@ others wait for its commit and replay its job.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from store.db import Database, dump_json
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.payloads import ServiceClass
+from store.responses import NewResponse
 
 CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
 
@@ -36,6 +37,7 @@ class NewJob:
     """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
 
     ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already.
+    ``response`` is what a job has beside its row that came as a response.
     """
 
     id: str
@@ -56,6 +58,7 @@ class NewJob:
     idempotency: Idempotency | None
     announce: bool
     fingerprint: str | None = None
+    response: NewResponse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ WITH incoming AS (
         id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
         priority smallint, payload jsonb, input_tokens int, cost_tokens int, metadata jsonb, webhook jsonb,
         max_attempts int, deadline_s float8, announce bool, route text, key text, key_fingerprint text,
-        fingerprint text)
+        fingerprint text, response jsonb)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
     SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
@@ -116,6 +119,12 @@ WITH incoming AS (
     RETURNING id, created_at, deadline_at, announced_at
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
+), answered AS (
+    INSERT INTO responses (job_id, tenant_id, previous_id, is_stored, is_background, input, request)
+    SELECT
+        id, tenant_id, response ->> 'previous_id', CAST(response ->> 'is_stored' AS boolean),
+        CAST(response ->> 'is_background' AS boolean), response -> 'input', response -> 'request'
+    FROM fresh WHERE response IS NOT NULL
 )
 SELECT id, created_at, deadline_at, announced_at FROM created
 """)
@@ -207,4 +216,5 @@ def _row(job: NewJob) -> dict[str, object]:
         "key": idempotency and idempotency.key,
         "key_fingerprint": idempotency and idempotency.fingerprint,
         "fingerprint": job.fingerprint,
+        "response": None if job.response is None else asdict(job.response),
     }

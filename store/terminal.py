@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+from store.responses import EVENT_TYPE
+
 MAX_CRASHES = 3
 """A job that was in the hands of this many dying workers, the last time alone, is poison."""
 
@@ -40,8 +42,9 @@ ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN j
         ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
 
 # What a statement with a table ``ended`` goes on with, whose rows are the jobs that are terminal now. One delivery for
-# each (job, URL): a tenant's endpoint wins over the same URL given with the job.
-CONCLUDED = """
+# each (job, type, URL): a tenant's endpoint wins over the same URL given with the job. The end of a job that came as a
+# response is also a response's end, and that is what its own URL is told.
+CONCLUDED = f"""
 terminal AS (
     INSERT INTO job_terminal (job_id, state, epoch) SELECT id, state, epoch FROM ended
 ), closed AS (
@@ -56,25 +59,31 @@ terminal AS (
 ), dead AS (
     INSERT INTO dead_letters (job_id, tenant_id, queue, code)
     SELECT id, tenant_id, queue, error ->> 'code' FROM ended WHERE error ->> 'code' = ANY(CAST(:dead AS text[]))
-), receivers AS (
-    SELECT ended.id AS job_id, ended.tenant_id, ended.type, endpoint.id AS endpoint_id, endpoint.url
-    FROM ended JOIN webhook_endpoints AS endpoint USING (tenant_id)
-    WHERE endpoint.disabled_at IS NULL AND endpoint.events && ARRAY[ended.type, '*']::varchar[]
+), said AS (
+    SELECT ended.id, 'job.' || ended.state AS type, responses.job_id IS NULL AS is_own
+    FROM ended LEFT JOIN responses ON responses.job_id = ended.id
     UNION ALL
-    SELECT id, tenant_id, type, NULL, url FROM ended WHERE url IS NOT NULL
+    SELECT ended.id, {EVENT_TYPE}, TRUE FROM ended JOIN responses ON responses.job_id = ended.id
+), receivers AS (
+    SELECT ended.id AS job_id, ended.tenant_id, said.type, endpoint.id AS endpoint_id, endpoint.url
+    FROM ended JOIN said USING (id) JOIN webhook_endpoints AS endpoint USING (tenant_id)
+    WHERE endpoint.disabled_at IS NULL AND endpoint.events && ARRAY[said.type, '*']::varchar[]
+    UNION ALL
+    SELECT ended.id, ended.tenant_id, said.type, NULL, ended.url
+    FROM ended JOIN said USING (id) WHERE ended.url IS NOT NULL AND said.is_own
 ), told AS (
     INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
-    SELECT DISTINCT ON (job_id, url)
+    SELECT DISTINCT ON (job_id, type, url)
         'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_id, url, job_id, type
     FROM receivers
-    ORDER BY job_id, url, endpoint_id NULLS LAST
+    ORDER BY job_id, type, url, endpoint_id NULLS LAST
 )
 SELECT id FROM ended
 """
 
 # The columns of ``ended``, of a row of ``jobs`` as it is now.
-ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error, 'job.' || jobs.state AS type,
-    jobs.webhook ->> 'url' AS url"""
+ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
+    jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url"""
 
 _CONCLUDE = text(f"WITH ended AS (SELECT {ENDED} FROM jobs WHERE id = ANY(CAST(:ids AS text[]))), {CONCLUDED}")
 

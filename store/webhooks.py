@@ -16,9 +16,10 @@ from store.audit import record
 from store.db import Database
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
+from store.responses import EVENT_TYPES as RESPONSE_EVENTS
 from store.states import JobState
 
-EVENT_TYPES: frozenset[str] = frozenset(f"job.{state}" for state in JobState if state.is_terminal)
+EVENT_TYPES: frozenset[str] = RESPONSE_EVENTS | {f"job.{state}" for state in JobState if state.is_terminal}
 EVERY_EVENT = "*"
 GONE = 410
 

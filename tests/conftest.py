@@ -14,6 +14,7 @@ import pytest
 import redis
 from sqlalchemy import Engine, create_engine, make_url
 
+import store.response_tables  # noqa: F401 - its tables are emptied with the others
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.schema import upgrade

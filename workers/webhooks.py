@@ -22,6 +22,7 @@ from store import webhooks as outbox
 from store.db import Database
 from store.errors import Unavailable
 from store.failpoints import failpoint
+from store.responses import response_id
 from store.settings import Settings
 from store.webhooks import Delivery, receiver_of
 from workers.netguard import CallFailed, CallTimedOut, GuardedClient, Reply
@@ -50,9 +51,17 @@ def body_of(delivery: Delivery) -> bytes:
             "type": delivery.type,
             "created_at": int(delivery.created_at.timestamp()),
             "timestamp": delivery.created_at.isoformat(),
-            "data": {"id": delivery.job_id, "object": "job", "status": str(delivery.job_state)},
+            "data": _named(delivery),
         }
     )
+
+
+def _named(delivery: Delivery) -> dict[str, str]:
+    """Return what ended, under the name that its owner knows it by."""
+    kind, _, end = delivery.type.partition(".")
+    if kind == "response":
+        return {"id": response_id(delivery.job_id), "object": "response", "status": end}
+    return {"id": delivery.job_id, "object": "job", "status": str(delivery.job_state)}
 
 
 def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:

@@ -1,0 +1,120 @@
+"""Prompt templates of a tenant: numbered versions that never change. Knows nothing of how they are filled in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from store.audit import record
+from store.db import Database, dump_json
+from store.errors import NotFound
+from store.ids import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class PromptVersion:
+    """One version of a template. ``template`` is what ``producer_api`` made of it."""
+
+    id: str
+    name: str
+    version: int
+    template: dict[str, Any]
+    created_at: datetime
+
+
+_CREATE = text("""
+WITH made AS (
+    INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name) RETURNING id, name
+)
+INSERT INTO prompt_versions (prompt_id, version, template) SELECT id, 1, CAST(:template AS jsonb) FROM made
+RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
+""")
+
+
+def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
+    """Store a new prompt, whose first version has number 1."""
+    values = {"id": new_id("pmpt"), "tenant_id": tenant_id, "name": name, "template": dump_json(template)}
+    with db.begin() as connection:
+        made = PromptVersion(**connection.execute(_CREATE, values).mappings().one())
+        record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version})
+    return made
+
+
+# Two who add a version at once get two numbers.
+_LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
+
+_ADD = text("""
+INSERT INTO prompt_versions (prompt_id, version, template)
+SELECT :id, max(version) + 1, CAST(:template AS jsonb) FROM prompt_versions WHERE prompt_id = :id
+RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
+""")
+
+
+def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
+    """Store the next version of a prompt; raise NotFound if this tenant has no such prompt."""
+    values = {"id": prompt_id, "tenant_id": tenant_id}
+    with db.begin() as connection:
+        # A statement of its own: the next one then sees what another has added while this one waited.
+        name = connection.execute(_LOCK, values).scalar_one_or_none()
+        if name is None:
+            raise _not_found(prompt_id)
+        values |= {"name": name, "template": dump_json(template)}
+        row = connection.execute(_ADD, values).mappings().one()
+        record(connection, tenant_id, actor, "prompt.version_added", prompt_id, {"version": row["version"]})
+    return PromptVersion(**row)
+
+
+_SELECT = """
+SELECT prompts.id, prompts.name, held.version, held.template, held.created_at
+FROM prompts JOIN prompt_versions AS held ON held.prompt_id = prompts.id
+WHERE prompts.tenant_id = :tenant_id AND """
+
+_ONE = text(
+    _SELECT
+    + """prompts.id = :id AND (CAST(:version AS int) IS NULL OR held.version = :version)
+ORDER BY held.version DESC LIMIT 1"""
+)
+
+
+def get(db: Database, tenant_id: str, prompt_id: str, version: int | None = None) -> PromptVersion:
+    """Return a version of a prompt, the newest unless one is named; raise NotFound if this tenant has none such."""
+    with db.autocommit() as connection:
+        values = {"tenant_id": tenant_id, "id": prompt_id, "version": version}
+        row = connection.execute(_ONE, values).mappings().one_or_none()
+    if row is None:
+        raise _not_found(prompt_id, version)
+    return PromptVersion(**row)
+
+
+_VERSIONS = text(_SELECT + "prompts.id = :id ORDER BY held.version")
+
+
+def list_versions(db: Database, tenant_id: str, prompt_id: str) -> Sequence[PromptVersion]:
+    """Return every version of a prompt, oldest first; raise NotFound if this tenant has no such prompt."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "id": prompt_id}).mappings().all()
+    if not rows:
+        raise _not_found(prompt_id)
+    return [PromptVersion(**row) for row in rows]
+
+
+_NEWEST = text(
+    _SELECT
+    + """(CAST(:after AS text) IS NULL OR prompts.id < :after) AND held.version = (
+    SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id)
+ORDER BY prompts.id DESC LIMIT :limit"""
+)
+
+
+def list_prompts(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[PromptVersion]:
+    """Return the newest version of at most ``limit`` prompts, newest prompt first, beginning past the id ``after``."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_NEWEST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings().all()
+    return [PromptVersion(**row) for row in rows]
+
+
+def _not_found(prompt_id: str, version: int | None = None) -> NotFound:
+    which = "" if version is None else f" with a version {version}"
+    return NotFound(f"no prompt {prompt_id[:80]}{which}", param="prompt")

@@ -1,0 +1,59 @@
+"""The tables of the Responses API, beside ``store.tables``: what a job row cannot hold, and prompt templates."""
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from store.tables import metadata
+
+# A job that came as a response: ``resp_0197…`` is ``job_0197…``.
+responses = Table(
+    "responses",
+    metadata,
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    # No foreign key: a chain outlives the deletion of what came before, whose items each response has itself.
+    Column("previous_id", String),
+    Column("is_stored", Boolean, nullable=False),
+    Column("is_background", Boolean, nullable=False),
+    # Every item that the answer was generated from, those of the responses before it included.
+    Column("input", JSONB, nullable=False),
+    # What was asked, as the response shows it again.
+    Column("request", JSONB, nullable=False),
+    Column("deleted_at", DateTime(timezone=True)),
+    Index(None, "tenant_id", "job_id"),
+)
+
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("name", String, nullable=False, server_default=text("''")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index(None, "tenant_id", "id"),
+)
+
+# Never updated: a version says the same for ever.
+prompt_versions = Table(
+    "prompt_versions",
+    metadata,
+    Column("prompt_id", String, ForeignKey("prompts.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("template", JSONB, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("prompt_id", "version"),
+    CheckConstraint("version > 0", name="version_positive"),
+)
