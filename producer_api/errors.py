@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from store import errors as store
@@ -116,9 +117,16 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    "default": {"model": ErrorBody, "description": "Any refusal or failure; `code` says which, `param` which field"}
-}
+def _documented() -> dict[int | str, dict[str, Any]]:
+    """Return every status that the table has, with its types, for the OpenAPI document of each route."""
+    types: dict[int, list[str]] = {}
+    for row in sorted([*_TABLE.values(), *_UNANSWERED.values()], key=lambda row: row.status):
+        if row.type not in (known := types.setdefault(row.status, [])):
+            known.append(row.type)
+    return {status: {"model": ErrorBody, "description": " or ".join(known)} for status, known in types.items()}
+
+
+DOCUMENTED = _documented()
 
 
 def _row(error: HeadraceError) -> _Row:
@@ -191,6 +199,14 @@ def from_http(request: Request, error: HTTPException) -> HeadraceError:
     return kind(str(error.detail), code=code)
 
 
+def _allowed(request: Request) -> str:
+    """Return the methods of a path; the framework names only those of the first route that has it."""
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "PUT", "PATCH", "DELETE")}
+    routes: Sequence[BaseRoute] = request.app.routes
+    known = [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    return ", ".join(known)
+
+
 def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """Return the first of pydantic's complaints as one sentence, with the field's path as ``param``."""
     first = found[0]
@@ -234,6 +250,7 @@ async def on_error(request: Request, error: Exception) -> Response:
         case RequestValidationError():
             return respond(from_validation(error.errors()), request.scope)
         case HTTPException():
-            return respond(from_http(request, error), request.scope, status=error.status_code, headers=error.headers)
+            headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+            return respond(from_http(request, error), request.scope, status=error.status_code, headers=headers)
         case _:
             return respond(internal_error(error), request.scope)

@@ -32,9 +32,11 @@ def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:
     ``max_tokens`` together do not fit.
     """
     room = context_window - prompt_len
+    # The first words are OpenAI's own: by them LiteLLM and others know that a shorter prompt, not another try, helps.
     if room < 1:
         raise InvalidRequest(
-            f"the prompt has {prompt_len} tokens, the model's context window is {context_window}: shorten the prompt",
+            f"this model's maximum context length is {context_window} tokens, the prompt has {prompt_len}: "
+            "shorten the prompt",
             code="context_length_exceeded",
             param="input",
         )
@@ -42,8 +44,8 @@ def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:
         return min(room, DEFAULT_MAX_TOKENS)
     if max_tokens > room:
         raise InvalidRequest(
-            f"the prompt has {prompt_len} tokens and `max_tokens` is {max_tokens}, together more than the model's "
-            f"context window of {context_window}: at most {room} tokens can be produced",
+            f"this model's maximum context length is {context_window} tokens, the prompt has {prompt_len} and "
+            f"`max_tokens` is {max_tokens}: at most {room} tokens can be produced",
             code="context_length_exceeded",
             param="sampling.max_tokens",
         )

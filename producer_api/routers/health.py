@@ -7,9 +7,9 @@ import structlog
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
-from producer_api.errors import Draining, body_of, respond
+from producer_api.errors import Draining, ErrorBody, body_of, respond
 from producer_api.metrics import CONTENT_TYPE
 from producer_api.requests import RuntimeOf
 from producer_api.runtime import Runtime
@@ -29,7 +29,11 @@ async def healthz() -> Response:
     return ObjectResponse({"status": "ok"})
 
 
-@router.get("/readyz", summary="Can the process do its work")
+@router.get(
+    "/readyz",
+    responses={503: {"model": ErrorBody, "description": "It cannot now; beside the error stands what is away"}},
+    summary="Can the process do its work",
+)
 async def readyz(request: Request, runtime: RuntimeOf) -> Response:
     """Answer 200 if Postgres answers and is migrated. Redis is reported; jobs are accepted without it."""
     report = await runtime.health.report()
@@ -48,7 +52,7 @@ async def readyz(request: Request, runtime: RuntimeOf) -> Response:
     )
 
 
-@router.get("/metrics", summary="Metrics for Prometheus")
+@router.get("/metrics", response_class=PlainTextResponse, summary="Metrics for Prometheus")
 async def metrics(runtime: RuntimeOf) -> Response:
     """Return the counters; queue depths are left out while Postgres is away."""
     shares = await run_in_threadpool(_shares, runtime)
