@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from starlette.concurrency import run_in_threadpool
 
@@ -25,6 +26,7 @@ from store import jobs
 from store.checkpoints import Lineage, num_kept
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import Job
+from store.logprobs import Logprobs
 from store.states import JobState
 from store.streams import Cursor, Frame
 
@@ -51,20 +53,25 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """Another attempt kept only the first ``kept`` of the deltas that the reader has, whose text is ``text``."""
+    """Another attempt kept only the first ``kept`` of the deltas that the reader has.
+
+    Their text is ``text``, and ``logprobs`` those of their tokens if the job asks.
+    """
 
     cursor: Cursor
     attempt: int
     kept: int
     text: str
+    logprobs: Logprobs = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """The next piece of the answer."""
+    """The next piece of the answer, with the logprobs of its tokens if the job asks."""
 
     cursor: Cursor
     text: str
+    logprobs: Logprobs = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +171,17 @@ class _Reader:
         if frame.epoch < max(self._first_epoch, self._at.epoch):
             return
         if frame.checkpoint is not None:
-            yield from self._move(frame.epoch, frame.checkpoint.lineage, frame.checkpoint.deltas)
+            start = frame.checkpoint
+            yield from self._move(frame.epoch, start.lineage, start.deltas, start.logprobs)
         elif frame.epoch > self._at.epoch and frame.seq == 1:
-            yield from self._move(frame.epoch, ((frame.epoch, 0),), [frame.text or ""])
+            yield from self._move(frame.epoch, ((frame.epoch, 0),), [frame.text or ""], [frame.logprobs])
         elif frame.cursor == Cursor(self._at.epoch, self._at.seq + 1):
             self._at = frame.cursor
-            yield TextPiece(frame.cursor, frame.text or "")
+            yield TextPiece(frame.cursor, frame.text or "", frame.logprobs)
 
-    def _move(self, epoch: int, lineage: Lineage, deltas: Sequence[str]) -> Iterator[Event]:
+    def _move(
+        self, epoch: int, lineage: Lineage, deltas: Sequence[str], logprobs: Sequence[Logprobs] = ()
+    ) -> Iterator[Event]:
         """Bring the reader to the end of what an attempt has, from wherever it is."""
         if self._at.epoch == 0:
             # Text came, while Postgres is away and still says nothing of an attempt.
@@ -181,10 +191,11 @@ class _Reader:
         is_less = kept < self._at.seq
         self._at = Cursor(epoch, kept)
         if is_less:
-            yield Restarted(self._at, self._job.attempt, kept, "".join(deltas[:kept]))
+            known = tuple(chain.from_iterable(logprobs[:kept]))
+            yield Restarted(self._at, self._job.attempt, kept, "".join(deltas[:kept]), known)
         for seq, text in enumerate(deltas[kept:], kept + 1):
             self._at = Cursor(epoch, seq)
-            yield TextPiece(self._at, text)
+            yield TextPiece(self._at, text, logprobs[seq - 1] if logprobs else ())
 
     async def _look(self) -> None:
         """Read the job row again; for a while it does not matter if that fails."""
@@ -206,7 +217,7 @@ class _Reader:
         if job.num_deltas and (is_elsewhere or self._at.seq < job.num_deltas):
             stored = await run_in_threadpool(jobs.stored_deltas, self._runtime.db, job.tenant_id, job.id)
             if stored is not None:
-                for event in self._move(stored.epoch, stored.lineage, stored.deltas):
+                for event in self._move(stored.epoch, stored.lineage, stored.deltas, stored.logprobs):
                     yield event
         elif is_elsewhere and job.output is not None:
             # The attempt that ended it said nothing at all.

@@ -92,6 +92,7 @@ class UsageObject(BaseModel):
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    cached_tokens: int = Field(0, description="of the input: found in the worker's prefix cache, not computed again")
     queue_ms: float | None = None
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
     compute_ms: float | None = None
@@ -246,6 +247,7 @@ def _usage(job: Job) -> UsageObject | None:
         input_tokens=tokens_in,
         output_tokens=tokens_out,
         total_tokens=tokens_in + tokens_out,
+        cached_tokens=int(job.usage.get("cached_tokens", 0)),
         **{name: _rounded(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
     )
 

@@ -30,6 +30,9 @@ TOKENIZER_FILES = (
 )
 """The files of a model folder that a tokenizer reads; only the first must exist."""
 
+_SPACE = "\u2581"
+"""How SentencePiece writes a space."""
+
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -53,6 +56,10 @@ class Tokenizer(Protocol):
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Return the bytes that a token adds whatever surrounds it, or None if its text depends on its neighbours."""
+        ...
+
+    def spelling(self, token_id: int) -> bytes:
+        """Return the bytes that a token stands for in the middle of a text; for a special token, its name."""
         ...
 
     def is_byte_fallback(self, token_id: int) -> bool:
@@ -111,6 +118,16 @@ class FileTokenizer:
             return bytes(table[letter] for letter in letters)
         return letters.encode()
 
+    def spelling(self, token_id: int) -> bytes:
+        """Return the token's bytes: its own, the one of a ``<0xE2>``, or its piece's, where U+2581 is a space."""
+        own = self.token_bytes(token_id)
+        piece = self._backend.id_to_token(token_id) or ""
+        if own:
+            return own
+        if self.is_byte_fallback(token_id):
+            return bytes([int(piece[3:5], 16)])
+        return (piece if self.is_silent(token_id) else piece.replace(_SPACE, " ")).encode()
+
     def is_byte_fallback(self, token_id: int) -> bool:
         """Return True for the ``<0xE2>`` tokens of SentencePiece vocabularies."""
         piece = self._backend.id_to_token(token_id) or ""
@@ -145,6 +162,10 @@ class ByteTokenizer:
     def token_bytes(self, token_id: int) -> bytes | None:
         """Return the byte."""
         return bytes([token_id]) if token_id < self.EOS else b""
+
+    def spelling(self, token_id: int) -> bytes:
+        """Return the byte, or a name for the end of the sequence."""
+        return bytes([token_id]) if token_id < self.EOS else b"</s>"
 
     def is_byte_fallback(self, token_id: int) -> bool:
         """Return False: ``token_bytes`` says it all."""

@@ -13,8 +13,10 @@ attempt's deltas are, nor Postgres, where a handed-back one leaves them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
+
+from store.logprobs import Logprobs, groups_as_json, read_groups
 
 Lineage = tuple[tuple[int, int], ...]
 """(epoch, base) of each attempt since the last one that began at the beginning, oldest first."""
@@ -32,11 +34,13 @@ class Checkpoint:
     """Everything that attempts have emitted of a job: one text and its token ids for each delta.
 
     ``deltas[i]`` came from ``token_ids[i]``; tokens whose text was not certain yet are in no delta and not here.
+    ``logprobs[i]`` are those of the same tokens; of a job that does not ask there are none.
     """
 
     deltas: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
     lineage: Lineage = ()
+    logprobs: tuple[Logprobs, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.deltas) != len(self.token_ids):
@@ -60,7 +64,7 @@ class Checkpoint:
     def continued_by(self, epoch: int) -> "Checkpoint":
         """Return the start of an attempt that goes on from here, or begins anew if nothing was emitted."""
         lineage = (*self.lineage, (epoch, self.num_deltas)) if self.deltas else ((epoch, 0),)
-        return Checkpoint(self.deltas, self.token_ids, lineage)
+        return replace(self, lineage=lineage)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any] | None) -> Self | None:
@@ -71,15 +75,17 @@ class Checkpoint:
             deltas=tuple(stored["deltas"]),
             token_ids=tuple(tuple(group) for group in stored["token_ids"]),
             lineage=lineage_from_json(stored["lineage"]),
+            logprobs=read_groups(stored.get("logprobs")),
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return the checkpoint as plain JSON values."""
-        return {
+        plain: dict[str, Any] = {
             "deltas": list(self.deltas),
             "token_ids": [*map(list, self.token_ids)],
             "lineage": [*map(list, self.lineage)],
         }
+        return plain | {"logprobs": groups_as_json(self.logprobs)} if self.logprobs else plain
 
 
 def lineage_from_json(stored: Sequence[Sequence[int]]) -> Lineage:

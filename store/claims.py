@@ -15,6 +15,7 @@ from store.checkpoints import Checkpoint, Lineage
 from store.db import Database, dump_json
 from store.errors import InvalidRequest
 from store.failpoints import failpoint
+from store.logprobs import Logprobs, groups_as_json
 from store.states import JobState
 from store.terminal import (
     COMPLETED_AFTER,
@@ -65,7 +66,8 @@ class Renewal:
 class Finish:
     """How an attempt ended: a terminal ``state``, what it produced, and the whole text's deltas in order.
 
-    ``lineage`` says which attempts the deltas came from; without one they are all this attempt's.
+    ``lineage`` says which attempts the deltas came from; without one they are all this attempt's. ``logprobs`` are
+    those of each delta's tokens, none if the job does not ask.
     """
 
     job_id: str
@@ -76,6 +78,7 @@ class Finish:
     usage: dict[str, Any] | None
     deltas: Sequence[str] = field(default=())
     lineage: Lineage = ()
+    logprobs: tuple[Logprobs, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:
@@ -177,7 +180,8 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
 _FINISH = text(f"""
 WITH done AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, lineage jsonb)
+        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, lineage jsonb,
+        logprobs jsonb)
 ), held AS (
     SELECT jobs.id
     FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
@@ -190,8 +194,9 @@ WITH done AS (
     WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
     RETURNING {ENDED}
 ), streams AS (
-    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage)
-    SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas), done.lineage FROM done JOIN ended USING (id)
+    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage, logprobs)
+    SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas), done.lineage, done.logprobs
+    FROM done JOIN ended USING (id)
     WHERE jsonb_array_length(done.deltas) > 0
 ), {CONCLUDED}
 """)
@@ -230,11 +235,12 @@ WITH given AS (
     FROM judged WHERE jobs.id = judged.id AND jobs.epoch = judged.epoch AND jobs.state = 'running'
     RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint
 ), kept AS (
-    INSERT INTO job_checkpoints (job_id, deltas, token_ids, lineage)
-    SELECT id, checkpoint -> 'deltas', checkpoint -> 'token_ids', checkpoint -> 'lineage'
+    INSERT INTO job_checkpoints (job_id, deltas, token_ids, lineage, logprobs)
+    SELECT id, checkpoint -> 'deltas', checkpoint -> 'token_ids', checkpoint -> 'lineage', checkpoint -> 'logprobs'
     FROM let_go WHERE checkpoint IS NOT NULL AND state = 'queued'
     ON CONFLICT (job_id) DO UPDATE SET
-        deltas = EXCLUDED.deltas, token_ids = EXCLUDED.token_ids, lineage = EXCLUDED.lineage
+        deltas = EXCLUDED.deltas, token_ids = EXCLUDED.token_ids, lineage = EXCLUDED.lineage,
+        logprobs = EXCLUDED.logprobs
 ), closed AS (
     UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'released'
     FROM let_go WHERE attempts.job_id = let_go.id AND attempts.epoch = let_go.epoch
@@ -280,6 +286,7 @@ def _row(finish: Finish) -> dict[str, object]:
         "usage": finish.usage,
         "deltas": list(finish.deltas),
         "lineage": [list(link) for link in finish.lineage or (((finish.epoch, 0),) if finish.deltas else ())],
+        "logprobs": groups_as_json(finish.logprobs),
     }
 
 

@@ -17,6 +17,7 @@ from store.accepting import CLASS_RANKS, Accepted, AcceptedTimes, Idempotency, N
 from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
 from store.errors import Conflict, NotFound
+from store.logprobs import Logprobs, read_groups
 from store.payloads import ServiceClass
 from store.states import JobState
 from store.terminal import conclude
@@ -130,12 +131,14 @@ class JobEvent:
 class StoredStream:
     """The deltas of the job, as its last attempt ended it; the first has sequence number 1.
 
-    ``lineage`` says which attempts they came from: see ``store.checkpoints``.
+    ``lineage`` says which attempts they came from: see ``store.checkpoints``. ``logprobs`` are those of each delta's
+    tokens, none if the job did not ask.
     """
 
     epoch: int
     deltas: list[str]
     lineage: Lineage
+    logprobs: tuple[Logprobs, ...] = ()
 
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
@@ -216,7 +219,7 @@ def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
 
 
 _STREAM = text("""
-SELECT stream.epoch, stream.deltas, stream.lineage
+SELECT stream.epoch, stream.deltas, stream.lineage, stream.logprobs
 FROM job_streams AS stream JOIN jobs ON jobs.id = stream.job_id
 WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 """)
@@ -226,12 +229,11 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
     """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
     with db.autocommit() as connection:
         row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
+    if row is None:
+        return None
     # A stream that was stored before there were lineages is its last attempt's alone.
-    return (
-        None
-        if row is None
-        else StoredStream(row["epoch"], row["deltas"], lineage_from_json(row["lineage"]) or ((row["epoch"], 0),))
-    )
+    lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
+    return StoredStream(row["epoch"], row["deltas"], lineage, read_groups(row["logprobs"]))
 
 
 # One statement for both, so that a job which a worker claims or hands back at this moment is met in either state.

@@ -137,18 +137,43 @@ class GeneratePayload(Strict):
     sampling: Sampling
 
 
+class TopLogprob(Strict):
+    """A token that could have come, and the natural logarithm of its probability. ``bytes`` are its own.
+
+    ``token`` is its text, with U+FFFD for bytes that are half a character.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class TokenLogprob(TopLogprob):
+    """The token that came, and the likeliest ones in its place, best first; it may be among them."""
+
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
 class GenerateOutput(Strict):
-    """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came."""
+    """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came.
+
+    ``logprobs`` are there if the job asked: of each token of the text, not of the one that ended it.
+    """
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled", "deadline"]
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class Usage(Strict):
-    """What the job cost: tokens, time between acceptance and start, and time in the engine."""
+    """What the job cost: tokens, time between acceptance and start, and time in the engine.
+
+    ``cached_tokens`` of the input were found in the worker's prefix cache and not computed again.
+    """
 
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
     queue_ms: float
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
     compute_ms: float

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from store.checkpoints import Checkpoint, Lineage
+from store.logprobs import Logprobs
 from store.redis import connect, told_plainly
 from store.streams import Cursor, Frame, read_frame, stream_key
 
@@ -57,6 +58,7 @@ class _Known:
     def __init__(self) -> None:
         self._deltas: list[str] = []
         self._token_ids: list[tuple[int, ...]] = []
+        self._logprobs: list[Logprobs] = []
         self._lineage: Lineage = ()
 
     def take(self, frame: Frame) -> None:
@@ -69,9 +71,11 @@ class _Known:
             if frame.epoch == self._epoch and frame.seq == len(self._deltas) + 1:
                 self._deltas.append(frame.text)
                 self._token_ids.append(frame.token_ids)
+                self._logprobs.append(frame.logprobs)
 
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(tuple(self._deltas), tuple(self._token_ids), self._lineage)
+        logprobs = tuple(self._logprobs) if any(self._logprobs) else ()
+        return Checkpoint(tuple(self._deltas), tuple(self._token_ids), self._lineage, logprobs)
 
     @property
     def _epoch(self) -> int:
@@ -79,6 +83,7 @@ class _Known:
 
     def _begin(self, start: Checkpoint) -> None:
         self._deltas, self._token_ids = list(start.deltas), list(start.token_ids)
+        self._logprobs = list(start.logprobs or ((),) * start.num_deltas)
         self._lineage = start.lineage
 
 

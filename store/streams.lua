@@ -1,7 +1,7 @@
 -- Appends frames to their jobs' replay logs and wakes the followers, all jobs of an engine step in one call.
 -- KEYS[i] is both the log and the channel of frame i.
--- ARGV: longest log, seconds to keep it, then per frame: id "<epoch>-<seq>", kind ("s" start, "d" delta, "e" end), text,
--- token ids. The ids are for the log alone: who reads goes on from the text.
+-- ARGV: longest log, seconds to keep it, then per frame: id "<epoch>-<seq>", kind ("s" start, "d" delta, "p" delta
+-- with logprobs, "e" end), text, token ids. The ids are for the log alone: who reads goes on from the text.
 -- XADD refuses an id that is not above the last one: a stale epoch or a repeated frame is neither kept nor announced.
 local accepted = 0
 for i = 1, #KEYS do

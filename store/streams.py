@@ -21,6 +21,7 @@ import redis
 from store.checkpoints import Checkpoint
 from store.failpoints import failpoint
 from store.ids import new_id
+from store.logprobs import Logprobs, read_logprobs
 from store.redis import AWAY, connect, told_plainly
 
 CANCEL_CHANNEL = "headrace:cancel"
@@ -74,10 +75,10 @@ class Cursor:
 class Frame:
     """A piece of a job's answer.
 
-    ``text`` and the ``token_ids`` that it came from are a delta; deltas are counted from 1, through all attempts that
-    go on from one another. ``checkpoint`` is an attempt's start, with ``seq`` 0: the deltas that it goes on from, and
-    the attempts that they came from, itself the last. A frame with neither is the end of the stream: look into
-    Postgres for what came of the job. Its ``seq`` is one above the last delta's.
+    ``text`` and the ``token_ids`` that it came from are a delta, with their ``logprobs`` if the job asks; deltas are
+    counted from 1, through all attempts that go on from one another. ``checkpoint`` is an attempt's start, with ``seq``
+    0: the deltas that it goes on from, and the attempts that they came from, itself the last. A frame with neither is
+    the end of the stream: look into Postgres for what came of the job. Its ``seq`` is one above the last delta's.
     """
 
     job_id: str
@@ -86,6 +87,7 @@ class Frame:
     text: str | None
     token_ids: tuple[int, ...] = ()
     checkpoint: Checkpoint | None = None
+    logprobs: Logprobs = ()
 
     @property
     def entry_id(self) -> str:
@@ -108,7 +110,12 @@ class Frame:
             return self.entry_id, "s", json.dumps(self.checkpoint.as_json(), separators=(",", ":")), ""
         if self.text is None:
             return self.entry_id, "e", "", ""
-        return self.entry_id, "d", self.text, ",".join(map(str, self.token_ids))
+        tokens = ",".join(map(str, self.token_ids))
+        if self.logprobs:
+            # Inside the text, which readers get, where the token ids are for the log alone.
+            inside = [self.text, [one.as_json() for one in self.logprobs]]
+            return self.entry_id, "p", json.dumps(inside, separators=(",", ":")), tokens
+        return self.entry_id, "d", self.text, tokens
 
 
 def read_frame(job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"") -> Frame:
@@ -119,9 +126,15 @@ def read_frame(job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: b
             return Frame(job_id, cursor.epoch, 0, None, checkpoint=Checkpoint.from_json(json.loads(text)))
         case b"e":
             return Frame(job_id, cursor.epoch, cursor.seq, None)
+        case b"p":
+            said, rows = json.loads(text)
+            return Frame(job_id, cursor.epoch, cursor.seq, said, _ids(tokens), logprobs=read_logprobs(rows))
         case _:
-            ids = tuple(map(int, tokens.split(b","))) if tokens else ()
-            return Frame(job_id, cursor.epoch, cursor.seq, text.decode(), ids)
+            return Frame(job_id, cursor.epoch, cursor.seq, text.decode(), _ids(tokens))
+
+
+def _ids(tokens: bytes) -> tuple[int, ...]:
+    return tuple(map(int, tokens.split(b","))) if tokens else ()
 
 
 def stream_key(job_id: str) -> str:

@@ -213,6 +213,8 @@ job_streams = Table(
     Column("num_deltas", Integer, nullable=False),
     # Which attempts the deltas came from: see ``store.checkpoints``.
     Column("lineage", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    # Of each delta's tokens: see ``store.logprobs``. Null where nobody asked.
+    Column("logprobs", JSONB),
 )
 
 # What an attempt that was handed back had emitted, for the next one to go on from.
@@ -223,6 +225,7 @@ job_checkpoints = Table(
     Column("deltas", JSONB, nullable=False),
     Column("token_ids", JSONB, nullable=False),
     Column("lineage", JSONB, nullable=False),
+    Column("logprobs", JSONB),
 )
 
 # Jobs that failed because workers kept dying or attempts ran out; a replay is a new job.

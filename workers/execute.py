@@ -38,6 +38,7 @@ from workers.admission import Admission
 from workers.frames import FrameQueue
 from workers.held import Attempt, HeldJobs
 from workers.ledger import Ledger
+from workers.logprobs import emitted
 from workers.metrics import Counters
 from workers.outcome import Retry
 from workers.resuming import Resumer
@@ -147,7 +148,8 @@ class Executor:
             completion = self._wait(attempt, request)
         except EngineError as error:
             return outcome.refused(attempt.claim, error, start.lineage)
-        return outcome.completed(attempt.claim, completion, submitted_at - attempt.claimed_at, start)
+        waited_s = submitted_at - attempt.claimed_at
+        return outcome.completed(attempt.claim, completion, waited_s, start, self._tokenizer)
 
     def _begin(self, attempt: Attempt) -> tuple[EngineRequest, Checkpoint]:
         """Return the request and where it starts, which readers are told if this is not the job's first attempt."""
@@ -156,7 +158,12 @@ class Executor:
             return request, Checkpoint(lineage=((1, 0),))
         start = self._resumer.checkpoint(attempt.claim).continued_by(attempt.epoch)
         if start.deltas:
-            continued = replace(request, emitted=start.tokens, emitted_deltas=start.deltas)
+            continued = replace(
+                request,
+                emitted=start.tokens,
+                emitted_deltas=start.deltas,
+                emitted_logprobs=emitted(start.logprobs),
+            )
             try:
                 self._engine.check(continued)
                 request = continued

@@ -17,6 +17,7 @@ from models.engine.requests import Delta
 from store.checkpoints import Checkpoint
 from store.streams import Frame
 from workers.held import parse_key
+from workers.logprobs import kept
 
 log = structlog.get_logger(__name__)
 
@@ -157,4 +158,5 @@ class FrameQueue:
 
 def _frame(delta: Delta) -> Frame:
     job_id, epoch = parse_key(delta.request_id)
-    return Frame(job_id, epoch, delta.seq, delta.text, delta.token_ids)
+    logprobs = kept(delta.token_ids, delta.logprobs) if delta.logprobs else ()
+    return Frame(job_id, epoch, delta.seq, delta.text, delta.token_ids, logprobs=logprobs)

@@ -10,15 +10,20 @@ Output and usage of a cancelled or expired job are kept, as far as they came. A 
 the next attempt to go on from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from models.engine.requests import Completion, EngineError, EngineStopped, FinishReason, Progress
+from prompts.logprobs import spell
+from prompts.tokenizer import Tokenizer
 from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release
 from store.errors import HeadraceError
+from store.logprobs import Logprobs
 from store.payloads import GenerateOutput, JobErrorBody, Usage
 from store.states import JobState
+from workers.logprobs import kept_by_delta
 
 STATES: Mapping[FinishReason, JobState] = {
     FinishReason.STOP: JobState.SUCCEEDED,
@@ -59,7 +64,9 @@ def is_on_probation(claim: Claim) -> bool:
     return claim.is_suspect and claim.crashes == 1
 
 
-def completed(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Finish | Retry:
+def completed(
+    claim: Claim, completion: Completion, waited_s: float, start: Checkpoint, tokenizer: Tokenizer
+) -> Finish | Retry:
     """Return the outcome of a request that the engine ended.
 
     ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is where the attempt began.
@@ -67,6 +74,7 @@ def completed(claim: Claim, completion: Completion, waited_s: float, start: Chec
     if completion.finish_reason is FinishReason.HANDED_BACK:
         return _handed_back(claim, completion, start)
     state = STATES[completion.finish_reason]
+    logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
     late = JobErrorBody(
         code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
     )
@@ -74,12 +82,19 @@ def completed(claim: Claim, completion: Completion, waited_s: float, start: Chec
         job_id=claim.job_id,
         epoch=claim.epoch,
         state=state,
-        output=GenerateOutput(text=completion.text, finish_reason=completion.finish_reason.value).model_dump(),
+        output=_output(completion, logprobs, tokenizer).model_dump(exclude_none=True),
         error=late.model_dump() if state is JobState.EXPIRED else None,
         usage=usage(claim, completion, waited_s, start).model_dump(),
         deltas=completion.deltas,
         lineage=start.lineage,
+        logprobs=logprobs,
     )
+
+
+def _output(completion: Completion, logprobs: Sequence[Logprobs], tokenizer: Tokenizer) -> GenerateOutput:
+    """Return the output. An answer without any text has no deltas, so no logprobs of them; it may have asked."""
+    spelled = spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
+    return GenerateOutput(text=completion.text, finish_reason=completion.finish_reason.value, logprobs=spelled)
 
 
 def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Retry:
@@ -96,7 +111,8 @@ def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Ret
 def _checkpoint(progress: Progress | None, lineage: Lineage) -> Checkpoint | None:
     if progress is None or not progress.deltas:
         return None
-    return Checkpoint(progress.deltas, progress.token_ids, lineage)
+    logprobs = kept_by_delta(progress.token_ids, progress.logprobs)
+    return Checkpoint(progress.deltas, progress.token_ids, lineage, logprobs)
 
 
 def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Usage:
@@ -106,6 +122,7 @@ def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoi
     return Usage(
         input_tokens=completion.num_prompt_tokens,
         output_tokens=len(completion.token_ids),
+        cached_tokens=completion.num_cached_tokens,
         queue_ms=claim.queued_s * 1000,
         first_token_ms=None if first_s is None else (before_s + first_s) * 1000,
         compute_ms=completion.total_s * 1000,

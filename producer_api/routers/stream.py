@@ -14,6 +14,7 @@ from producer_api.event_stream import PING, EventStream, Heartbeat, event
 from producer_api.following import Ended, Event, Events, Queued, Restarted, Started, TextPiece, follow, has_everything
 from producer_api.requests import RuntimeOf
 from producer_api.routers.jobs import JobId
+from producer_api.spelling import Spell, spelling_of
 from store.errors import InvalidRequest
 from store.streams import Cursor
 
@@ -47,6 +48,7 @@ async def stream_events(
 
     A worker that is lost goes unnoticed: the next one continues the text. Where it cannot, because what had been sent
     was not known to it, `job.restarted` says how many of the deltas so far still count (`kept`) and what text they are.
+    Of a job that asks for logprobs, `job.delta` has those of its tokens, as the chat's streams have them.
     A connection that closes without a terminal event was cut; come back with the last id.
     """
     after = _cursor(last_event_id or starting_after)
@@ -55,7 +57,7 @@ async def stream_events(
         return Response(status_code=204)
     events = follow(runtime, job, after)
     return EventStream(
-        _encoded(events, runtime.settings.stream_ping_s),
+        _encoded(events, runtime.settings.stream_ping_s, await spelling_of(runtime, job)),
         open_streams=runtime.metrics.streams_open,
         headers={"X-Job-Id": job.id, "X-Model-Version": str(job.model_version)},
     )
@@ -70,18 +72,18 @@ def _cursor(text: str | None) -> Cursor | None:
         raise InvalidRequest(str(error), param="Last-Event-ID") from error
 
 
-async def _encoded(events: Events, ping_s: float) -> AsyncGenerator[bytes]:
+async def _encoded(events: Events, ping_s: float, spell: Spell | None) -> AsyncGenerator[bytes]:
     heartbeat = Heartbeat(ping_s)
     async with aclosing(events):
         async for happened in events:
             if happened is not None:
                 heartbeat.beat()
-                yield _encode(happened)
+                yield _encode(happened, spell)
             elif heartbeat.is_due():
                 yield PING
 
 
-def _encode(happened: Event) -> bytes:
+def _encode(happened: Event, spell: Spell | None) -> bytes:
     cursor = str(happened.cursor)
     match happened:
         case Queued(job=job):
@@ -90,7 +92,8 @@ def _encode(happened: Event) -> bytes:
             return event("job.started", cursor, {"attempt": attempt})
         case Restarted(attempt=attempt, kept=kept, text=text):
             return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, "text": text})
-        case TextPiece(text=text):
-            return event("job.delta", cursor, {"text": text})
+        case TextPiece(text=text, logprobs=logprobs):
+            likely = {"logprobs": spell(logprobs)} if spell is not None and logprobs else {}
+            return event("job.delta", cursor, {"text": text, **likely})
         case Ended(job=job):
             return event(f"job.{job.state}", cursor, views.job_object(job).model_dump(mode="json"))

@@ -1,12 +1,14 @@
 """Taking over a lost attempt's log: nothing is added to it any more, and what is certain in it is found."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import redis
 
 from store.checkpoints import Checkpoint, Lineage, num_kept
 from store.errors import Unavailable
+from store.logprobs import TokenLogprobs
 from store.sealing import SealedLogs, newest, recover
 from store.settings import Settings
 from store.streams import Cursor, Frame, StreamPublisher, stream_key
@@ -80,6 +82,7 @@ def test_a_redis_that_cannot_be_written_to_seals_nothing(logs: SealedLogs, redis
 
 
 ONE = Checkpoint(texts((1, 1, 5)), tuple((1, seq) for seq in range(1, 6)), ((1, 0),))
+LIKELY = replace(ONE, logprobs=tuple((TokenLogprobs(token, -1.5), TokenLogprobs(1, 0.0)) for token in range(5)))
 HANDED_BACK = Checkpoint(ONE.deltas[:2], ONE.token_ids[:2], ((1, 0),))
 
 
@@ -115,11 +118,21 @@ def test_frames_come_back_from_the_log_as_they_went_in(publisher: StreamPublishe
         Frame("a", 1, 2, "d\n\x00 é🦆", (0, 31_999, 7)),
         start(ONE, 2),
         Frame("a", 2, 6, "x", (1,)),
-        Frame("a", 2, 7, None),
+        start(LIKELY, 3),
+        Frame("a", 3, 6, "p\n\x00 é🦆", (7,), logprobs=(TokenLogprobs(7, -0.25, ((3, -0.125), (7, -0.25))),)),
+        Frame("a", 3, 7, None),
     ]
-    assert publisher.publish(frames) == 5
-    assert logs.seal("a", 3) == frames
-    assert [frame.cursor for frame in frames[2:]] == [Cursor(2, 5), Cursor(2, 6), Cursor(2, 7)]
+    assert publisher.publish(frames) == 7
+    assert logs.seal("a", 4) == frames
+    assert [frame.cursor for frame in frames[2:]] == [
+        Cursor(2, 5),
+        Cursor(2, 6),
+        Cursor(3, 5),
+        Cursor(3, 6),
+        Cursor(3, 7),
+    ]
+    assert recover(frames).logprobs == (*LIKELY.logprobs, frames[5].logprobs)
+    assert recover(frames[:4]).logprobs == ()
 
 
 def test_the_newest_checkpoint_counts_wherever_it_is_kept() -> None:

@@ -71,11 +71,11 @@ class Reader:
         return bytes(self.body)
 
 
-def submit(api: httpx2.Client) -> str:
+def submit(api: httpx2.Client, **sampling: Any) -> str:
     body = {
         "model": "fake",
         "input": {"prompt": PROMPT},
-        "sampling": {"temperature": 0, "max_tokens": NUM_TOKENS, "ignore_eos": True},
+        "sampling": {"temperature": 0, "max_tokens": NUM_TOKENS, "ignore_eos": True, **sampling},
     }
     response = api.post("/v1/jobs", json=body)
     assert response.status_code == 202, response.text
@@ -104,16 +104,28 @@ def check_gapless(events: list[Sse]) -> None:
     assert "".join(event.data["text"] for event in deltas) == answer()
 
 
+def check_logprobs(bench: Bench, job_id: str, events: list[Sse]) -> None:
+    """Each delta brings those of its own tokens, and the output has all of them, whichever attempts they are of."""
+    deltas = [event.data for event in events if event.name == "job.delta"]
+    for delta in deltas:
+        assert [bytes(one["bytes"]).decode() for one in delta["logprobs"]] == list(delta["text"])
+    told = [one for delta in deltas for one in delta["logprobs"]]
+    assert (bench.job(job_id).output or {})["logprobs"] == told
+    assert all(one["top_logprobs"] == [{name: one[name] for name in ("token", "logprob", "bytes")}] for one in told)
+
+
 def test_a_killed_worker_leaves_no_gap(bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker) -> None:
     worker = start_worker(fake_step_ms=10)
-    job_id = submit(api)
+    job_id = submit(api, logprobs=1)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     reader.wait_for(b"job.delta", 40)
     worker.signal(signal.SIGKILL)
     worker.wait_exit()
     second = start_worker(fake_step_ms=1)
-    check_gapless(parse(reader.rest()))
+    events = parse(reader.rest())
+    check_gapless(events)
     check_stored(bench, job_id)
+    check_logprobs(bench, job_id, events)
     job = bench.job(job_id)
     assert (job.epoch, job.attempt) == (3, 2), "alone for a few tokens, which is not charged, and then in company"
     (resumed,) = second.events("attempt_resumes")
@@ -121,13 +133,14 @@ def test_a_killed_worker_leaves_no_gap(bench: Bench, bell: Bell, api: httpx2.Cli
     assert [event["cleared"] for event in second.events("attempt_released")] == [True]
     late = parse(Reader().read(api, "GET", f"/v1/jobs/{job_id}/events").rest())
     assert "".join(event.data["text"] for event in late if event.name == "job.delta") == answer()
+    check_logprobs(bench, job_id, late)
 
 
 def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
     bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker, redis_client: redis.Redis
 ) -> None:
     worker = start_worker(fake_step_ms=10, drain_s=0.3)
-    job_id = submit(api)
+    job_id = submit(api, logprobs=1)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
     reader.wait_for(b"job.delta", 40)
     worker.signal(signal.SIGTERM)
@@ -138,8 +151,10 @@ def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
     assert (handed_back["num_jobs"], handed_back["num_without_progress"]) == (1, 0)
     redis_client.flushall()
     start_worker(fake_step_ms=1)
-    check_gapless(parse(reader.rest()))
+    events = parse(reader.rest())
+    check_gapless(events)
     check_stored(bench, job_id)
+    check_logprobs(bench, job_id, events)
     assert bench.job(job_id).attempt == 1, "a drain is not charged"
 
 

@@ -1,5 +1,6 @@
 """What a run in the engine means for its job: states, retries, probation; and what of a payload reaches the engine."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,10 @@ from models.engine.requests import (
     OutOfMemory,
     Progress,
     StepFailed,
+    TokenLogprobs,
 )
+from prompts.tokenizer import ByteTokenizer
+from store import logprobs as stored
 from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release
 from store.errors import InvalidRequest
@@ -21,6 +25,7 @@ from store.payloads import GrammarKind, GrammarSpec, Sampling
 from store.states import JobState
 from workers import outcome
 from workers.execute import parse_payload, sampling_params
+from workers.logprobs import emitted
 from workers.outcome import Retry
 
 CLAIM = Claim(
@@ -50,6 +55,7 @@ def completion(reason: FinishReason) -> Completion:
         queued_s=0.25,
         first_token_s=1.0,
         total_s=2.0,
+        num_cached_tokens=4,
     )
 
 
@@ -63,7 +69,7 @@ def completion(reason: FinishReason) -> Completion:
     ],
 )
 def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, state: JobState, code: str) -> None:
-    finish = outcome.completed(CLAIM, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)))
+    finish = outcome.completed(CLAIM, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)), ByteTokenizer())
     assert isinstance(finish, Finish)
     assert (finish.state, finish.epoch, finish.deltas, finish.lineage) == (state, 4, ("the ", "mill"), ((4, 0),))
     assert finish.output == {"text": "the mill", "finish_reason": reason.value}
@@ -71,6 +77,7 @@ def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, s
     assert finish.usage == {
         "input_tokens": 5,
         "output_tokens": 3,
+        "cached_tokens": 4,
         "queue_ms": 500.0,
         "first_token_ms": 1625.0,
         "compute_ms": 2000.0,
@@ -81,9 +88,36 @@ START = Checkpoint(("the ",), ((1,),), ((2, 0), (4, 1)))
 
 
 def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_token_came() -> None:
-    finish = outcome.completed(CLAIM, completion(FinishReason.STOP), 0.125, START)
+    finish = outcome.completed(CLAIM, completion(FinishReason.STOP), 0.125, START, ByteTokenizer())
     assert isinstance(finish, Finish)
     assert (finish.lineage, (finish.usage or {})["first_token_ms"]) == (((2, 0), (4, 1)), None)
+
+
+def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
+    alternatives = ((0x68, 0x6F), (-0.25, -2.00000049))
+    found = [TokenLogprobs(-0.25, *alternatives), TokenLogprobs(-math.inf), TokenLogprobs(-0.5)]
+    whole = replace(
+        completion(FinishReason.STOP),
+        text="h\ufffd",
+        token_ids=(0x68, 0xC3, 256),
+        deltas=("h", "\ufffd"),
+        delta_token_ids=((0x68,), (0xC3, 256)),
+        logprobs=tuple(found),
+    )
+    finish = outcome.completed(CLAIM, whole, 0.125, START, ByteTokenizer())
+    assert isinstance(finish, Finish)
+    first, half, end = (
+        stored.TokenLogprobs(0x68, -0.25, ((0x68, -0.25), (0x6F, -2.0))),
+        stored.TokenLogprobs(0xC3, -9999.0),
+        stored.TokenLogprobs(256, -0.5),
+    )
+    assert finish.logprobs == ((first,), (half, end))
+    assert emitted(finish.logprobs)[0] == TokenLogprobs(-0.25, (0x68, 0x6F), (-0.25, -2.0))
+    top = [{"token": "h", "logprob": -0.25, "bytes": (0x68,)}, {"token": "o", "logprob": -2.0, "bytes": (0x6F,)}]
+    assert (finish.output or {})["logprobs"] == (
+        {**top[0], "top_logprobs": tuple(top)},
+        {"token": "\ufffd", "logprob": -9999.0, "bytes": (0xC3,), "top_logprobs": ()},
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +130,7 @@ def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
     claim = replace(CLAIM, is_suspect=is_suspect, crashes=crashes)
     tokens = tuple(range(1 + num_new))
     whole = replace(completion(FinishReason.HANDED_BACK), token_ids=tokens, delta_token_ids=((0,), (1, 2)))
-    retry = outcome.completed(claim, whole, 0.125, START)
+    retry = outcome.completed(claim, whole, 0.125, START, ByteTokenizer())
     assert isinstance(retry, Retry)
     assert retry.release(claim) == Release(
         "job_1", 4, cleared=cleared, checkpoint=Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)

@@ -1,0 +1,27 @@
+"""What the tokens of logprobs spell, for people and programs that know no ids. One function for worker and API."""
+
+from collections.abc import Iterable
+
+from prompts.tokenizer import Tokenizer
+from store.logprobs import TokenLogprobs
+from store.payloads import TokenLogprob, TopLogprob
+
+
+def spell(tokenizer: Tokenizer, logprobs: Iterable[TokenLogprobs]) -> tuple[TokenLogprob, ...]:
+    """Return one entry for each token that is part of the text: end-of-sequence and other special tokens are not.
+
+    Joined, the entries' bytes are the text's, but for what a stop string cut off its last token.
+    """
+    return tuple(
+        TokenLogprob(
+            **_spelled(tokenizer, one.token_id, one.logprob),
+            top_logprobs=tuple(TopLogprob(**_spelled(tokenizer, *top)) for top in one.top),
+        )
+        for one in logprobs
+        if not tokenizer.is_silent(one.token_id)
+    )
+
+
+def _spelled(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, object]:
+    own = tokenizer.spelling(token_id)
+    return {"token": own.decode(errors="replace"), "logprob": logprob, "bytes": tuple(own)}
