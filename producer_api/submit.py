@@ -22,7 +22,7 @@ from producer_api.gathering import Gathering
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.room import Room
-from prompts.prompt import build_prompt, fit
+from prompts.prompt import build_prompt, fit, shorten
 from store import jobs
 from store.addresses import check_url
 from store.db import Database
@@ -30,7 +30,7 @@ from store.errors import HeadraceError, InvalidRequest, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
-from store.payloads import GeneratePayload, GenerateRequest
+from store.payloads import GeneratePayload, GenerateRequest, Truncation
 from store.registry import ModelVersion, queue_name
 from store.settings import Settings
 
@@ -158,10 +158,13 @@ class Submissions:
         request, version = draft.request, _known(draft.version)
         if request.webhook is not None:
             check_url(request.webhook.url, self._settings)
-        draft.num_tokens = len(build_prompt(self._catalog.tokenizer(version), request.input))
+        tokenizer, source = self._catalog.tokenizer(version), request.input
+        if request.truncation is Truncation.AUTO:
+            source = shorten(tokenizer, source, version.context_window, request.sampling.max_tokens)
+        draft.num_tokens = len(build_prompt(tokenizer, source))
         max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
         sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
-        draft.payload = GeneratePayload(input=request.input, sampling=sampling)
+        draft.payload = GeneratePayload(input=source, sampling=sampling)
 
     def _store(self, drafts: Sequence[_Draft]) -> None:
         new = [(draft, self._new_job(draft)) for draft in drafts if draft.outcome is None]

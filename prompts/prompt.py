@@ -1,8 +1,10 @@
 """From a request's input to the ids that enter the model, and whether they fit its context window."""
 
+from collections.abc import Sequence
+
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest
-from store.payloads import GenerateInput
+from store.payloads import ChatMessage, GenerateInput, Role
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""
@@ -50,3 +52,40 @@ def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:
             param="sampling.max_tokens",
         )
     return max_tokens
+
+
+def shorten(tokenizer: Tokenizer, source: GenerateInput, context_window: int, max_tokens: int | None) -> GenerateInput:
+    """Return the conversation without as many of its oldest turns as it takes to fit, with room for the answer.
+
+    The system messages at its beginning stay, and so do the last user message and what follows it, even if that does
+    not fit. Without ``max_tokens`` a quarter of the window is left for the answer, at most DEFAULT_MAX_TOKENS.
+    """
+    if source.messages is None:
+        return source
+    head, turns = _turns(source.messages)
+    room = context_window - (min(DEFAULT_MAX_TOKENS, context_window // 4) if max_tokens is None else max_tokens)
+
+    def without(num_turns: int) -> GenerateInput:
+        kept = [message for turn in turns[num_turns:] for message in turn]
+        return source.model_copy(update={"messages": (*head, *kept)})
+
+    # Fewer turns never have more tokens, so the first number that fits is found by halving.
+    low, high = 0, len(turns) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if len(build_prompt(tokenizer, without(middle))) <= room:
+            high = middle
+        else:
+            low = middle + 1
+    return without(low) if low else source
+
+
+def _turns(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], list[list[ChatMessage]]]:
+    """Return the system messages at the beginning, and the rest cut before each user message; at least one turn."""
+    start = next((index for index, message in enumerate(messages) if message.role is not Role.SYSTEM), len(messages))
+    turns: list[list[ChatMessage]] = [[]]
+    for message in messages[start:]:
+        if message.role is Role.USER and turns[-1]:
+            turns.append([])
+        turns[-1].append(message)
+    return messages[:start], turns

@@ -115,6 +115,13 @@ class ServiceClass(StrEnum):
     BATCH = "batch"
 
 
+class Truncation(StrEnum):
+    """What becomes of a conversation that leaves no room for an answer in the context window."""
+
+    DISABLED = "disabled"  # it is refused
+    AUTO = "auto"  # its oldest turns are left out
+
+
 class GenerateRequest(Strict):
     """The body of ``POST /v1/jobs``."""
 
@@ -122,6 +129,7 @@ class GenerateRequest(Strict):
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     input: GenerateInput
     sampling: Sampling = Sampling()
+    truncation: Truncation = Truncation.DISABLED
     service_class: ServiceClass = ServiceClass.STANDARD
     priority: int = Field(5, ge=0, le=9, description="0 goes first, 9 last, within the service class")
     deadline_ms: int | None = Field(None, ge=1, le=30 * 86_400_000, description="how long from acceptance to an answer")

@@ -8,6 +8,7 @@ Every path ends in an outcome or in a lease that somebody else takes over; nothi
 events would carry the exception's text. Prompts and outputs are in no log line.
 """
 
+import hashlib
 import time
 import traceback
 from collections.abc import Callable
@@ -191,7 +192,7 @@ class Executor:
         return EngineRequest(
             attempt.key,
             tuple(prompt),
-            sampling_params(payload.sampling, max_tokens),
+            sampling_params(seeded(payload.sampling, attempt.job_id), max_tokens),
             attempt.deadline,
             pause_after=outcome.PROBATION_TOKENS if outcome.is_on_probation(attempt.claim) else None,
             cache_salt=attempt.claim.tenant_id,
@@ -236,6 +237,17 @@ def parse_payload(claim: Claim) -> GeneratePayload:
         problems = error.errors(include_input=False, include_url=False, include_context=False)
         where = sorted({".".join(str(part) for part in problem["loc"]) for problem in problems})
         raise InvalidRequest(f"the stored payload cannot be read: {', '.join(where)}", code="invalid_payload") from None
+
+
+def seeded(sampling: Sampling, job_id: str) -> Sampling:
+    """Return the sampling with a seed: the job's own where none was asked for.
+
+    So an attempt that has to begin again says what the lost one said, and readers have nothing to take back.
+    """
+    if sampling.seed is not None:
+        return sampling
+    digest = hashlib.blake2b(job_id.encode(), digest_size=8).digest()
+    return sampling.model_copy(update={"seed": int.from_bytes(digest, "big") >> 1})
 
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
