@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
-.PHONY: trial lock clean
+.PHONY: clients trial lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -62,6 +62,9 @@ chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
 
 chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
 	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))
+
+clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, LangChain, LiteLLM, instructor, llm
+	@$(BIN)/python -m tests.clients
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

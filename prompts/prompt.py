@@ -34,11 +34,11 @@ def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:
     ``max_tokens`` together do not fit.
     """
     room = context_window - prompt_len
-    # The first words are OpenAI's own: by them LiteLLM and others know that a shorter prompt, not another try, helps.
+    # LangChain and LiteLLM know by the first words, which are others' own, that a shorter prompt is what helps.
     if room < 1:
         raise InvalidRequest(
-            f"this model's maximum context length is {context_window} tokens, the prompt has {prompt_len}: "
-            "shorten the prompt",
+            f"the prompt is too long: this model's maximum context length is {context_window} tokens, and it has "
+            f"{prompt_len}: shorten the prompt",
             code="context_length_exceeded",
             param="input",
         )

@@ -37,3 +37,21 @@ def test_the_readme_names_the_main_commands() -> None:
     code = code_of(ROOT / "README.md")
     assert {"submit", "jobs"} <= set(re.findall(MENTION.format("headrace"), code, re.MULTILINE))
     assert {"demo", "test", "up"} <= set(re.findall(MENTION.format("make"), code, re.MULTILINE))
+
+
+def test_each_row_of_the_compatibility_table_names_a_proof_that_exists() -> None:
+    text = (ROOT / "docs" / "compatibility.md").read_text()
+    rows = re.findall(r"^\|(?! *\|)(?!---).*\|$", text, re.MULTILINE)
+    programs = "".join(
+        path.read_text() for path in (ROOT / "tests" / "clients" / "programs").iterdir() if path.is_file()
+    )
+    for row in rows:
+        proof = row.split("|")[-2]
+        if "`" not in proof:
+            assert row.startswith("| client |"), f"no proof: {row}"
+        for path, test in re.findall(r"`([\w/.]+)(?:::(\w+))?`", proof.partition("clients:")[0]):
+            source = ROOT / "tests" / path
+            assert source.is_file(), path
+            assert not test or f"def {test}(" in source.read_text(), f"{path} has no {test}"
+        for feature in re.findall(r"`([^`]+)`", proof.partition("clients:")[2]):
+            assert f'feature("{feature}")' in programs, f"no programme has the feature {feature!r}"

@@ -11,6 +11,7 @@ from producer_api.auth import JobsWriter
 from producer_api.cancelling import abandon
 from producer_api.chat_answer import Completion, Diverged, Splice
 from producer_api.chat_request import ChatRequest, OnDisconnect, as_sent, to_job
+from producer_api.chat_views import DOCUMENTED_COMPLETION
 from producer_api.errors import DOCUMENTED, Draining, JobUnanswered, SyncTimeout, body_of
 from producer_api.event_stream import PING, EventStream, Heartbeat, StreamAborted, data_only
 from producer_api.following import Ended, Event, Restarted, TextPiece, follow, wait_until_ended
@@ -28,12 +29,7 @@ _DONE = b"data: [DONE]\n\n"
 @router.post(
     "/chat/completions",
     response_class=Response,
-    responses={
-        200: {
-            "description": "The completion, or with `stream` its chunks",
-            "content": {"application/json": {}, "text/event-stream": {}},
-        }
-    },
+    responses=DOCUMENTED_COMPLETION,
     summary="Answer a conversation",
 )
 async def create_chat_completion(

@@ -1,12 +1,20 @@
-"""A local stack on the real model, as the tests of this folder see it."""
+"""A local stack on the real model, as the tests of this folder and other people's clients see it."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx2
 from openai import OpenAI
 
 from cli.local.home import Home, StackRecord
-from cli.local.stack import Stack
+from cli.local.stack import Stack, running_stack
+from models.catalog import fetch
+from store.settings import Settings
+from tests.folders import reachable_folder
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -26,3 +34,23 @@ class Running:
         """A page of Flower."""
         auth = (self.stack.flower_user, self.stack.flower_password)
         return httpx2.get(self.stack.flower_url + path, auth=auth, timeout=30).raise_for_status()
+
+
+@contextmanager
+def running_smollm2(changes: Mapping[str, str], say: Callable[[str], None] = lambda _: None) -> Iterator[Running]:
+    """Yield a stack in a folder of its own, with the model and the kernels that the checkout has or gets now.
+
+    ``changes`` are settings for its processes.
+    """
+    models = fetch("smollm2", REPOSITORY / ".headrace" / "models").parent
+    kernels = REPOSITORY / ".headrace" / "native"
+    kernels.mkdir(exist_ok=True)
+    with reachable_folder() as folder:
+        (folder / "models").symlink_to(models)
+        (folder / "native").symlink_to(kernels)
+        settings = Settings(home=folder, api_port=0, flower_port=5598)
+        with running_stack(settings, ["smollm2"], say, changes) as stack:
+            home = Home(folder)
+            record = home.record()
+            assert record is not None
+            yield Running(stack, home, record)

@@ -1,29 +1,19 @@
 """The README's blocks, run as they stand against the stack, with its address and key put in."""
 
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import readme
 from tests.e2e.running import Running
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-def block(language: str, words: str) -> str:
-    """The fenced block of a language that contains ``words``."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    (found,) = [text for text in blocks if words in text]
-    return str(found)
+from tests.readme import block
 
 
 def here(text: str, running: Running) -> str:
     """A block with this stack's address and key."""
-    address = running.stack.api_url.removeprefix("http://")
-    return text.replace("localhost:8000", address).replace("hr_…", running.stack.api_key)
+    return readme.here(text, running.stack.api_url, running.stack.api_key)
 
 
 def test_the_openai_program_prints_an_answer(running: Running) -> None:
@@ -31,6 +21,13 @@ def test_the_openai_program_prints_an_answer(running: Running) -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+def test_the_curl_chat_gets_an_answer(running: Running) -> None:
+    command = here(block("sh", "v1/chat/completions"), running)
+    key = f"export HEADRACE_API_KEY={running.stack.api_key}\n"
+    done = subprocess.run(["sh", "-c", key + command], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"], done.stderr
 
 
 @pytest.mark.parametrize("verb", ["?wait=30", "/events", "/cancel"])

@@ -1,0 +1,160 @@
+"""LangChain's ChatOpenAI."""
+
+import asyncio
+import itertools
+
+import openai
+from langchain_core.exceptions import ContextOverflowError
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
+from reporting import (
+    CAPITAL,
+    CUTTING_URL,
+    LONG_ANSWER,
+    MODEL,
+    TOO_LONG,
+    assert_one_job_succeeded,
+    feature,
+    main,
+    new_run,
+    wait_until_cancelled,
+)
+
+model = ChatOpenAI(model=MODEL, temperature=0, max_tokens=24, max_retries=0, stream_usage=True)
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str
+    inhabitants: int
+
+
+@tool
+def weather(city: str) -> str:
+    """Tell the weather in a city."""
+    return f"It rains in {city}."
+
+
+@feature("chat")
+def invoke() -> None:
+    answer = model.invoke([SystemMessage("You are a helpful assistant."), HumanMessage(CAPITAL)])
+    assert "Paris" in answer.content
+    assert answer.usage_metadata["total_tokens"] > 0
+    assert answer.response_metadata["finish_reason"] in ("stop", "length")
+
+
+@feature("chat, streamed")
+def stream() -> None:
+    chunks = list(model.stream(CAPITAL))
+    whole = model.invoke(CAPITAL)
+    assert "".join(chunk.content for chunk in chunks) == whole.content
+    assert len(chunks) > 2
+    assert [chunk.usage_metadata for chunk in chunks if chunk.usage_metadata] == [whole.usage_metadata]
+
+
+@feature("async and concurrent")
+async def batch() -> None:
+    assert len({answer.content for answer in model.batch([CAPITAL] * 4)}) == 1
+    answers = await model.abatch([CAPITAL] * 4)
+    assert "Paris" in (await model.ainvoke(CAPITAL)).content == answers[0].content
+    assert "Paris" in "".join([chunk.content async for chunk in model.astream(CAPITAL)])
+
+
+@feature("chain")
+def chain() -> None:
+    prompt = ChatPromptTemplate.from_messages([("user", "What is the capital of {country}?")])
+    assert "Paris" in (prompt | model | StrOutputParser()).invoke({"country": "France"})
+
+
+@feature("leaving a stream cancels")
+def leaving() -> None:
+    for num_chunks in (2, 7):
+        run = new_run()
+        chunks = ChatOpenAI(model=MODEL, max_tokens=1000, extra_body={"metadata": run}).stream(LONG_ANSWER)
+        assert len(list(itertools.islice(chunks, num_chunks))) == num_chunks
+        chunks.close()
+        wait_until_cancelled(run)
+
+
+@feature("retry of a lost answer")
+def retry() -> None:
+    run = new_run()
+    retrying = ChatOpenAI(
+        model=MODEL, temperature=0, max_tokens=24, max_retries=2, base_url=CUTTING_URL, extra_body={"metadata": run}
+    )
+    assert "Paris" in retrying.invoke(CAPITAL).content
+    assert_one_job_succeeded(run)
+
+
+@feature("error: bad key")
+def bad_key() -> None:
+    try:
+        ChatOpenAI(model=MODEL, api_key="hr_nobody_nothing", max_retries=0).invoke(CAPITAL)
+    except openai.AuthenticationError as error:
+        assert error.code == "invalid_api_key"
+    else:
+        raise AssertionError("no AuthenticationError")
+
+
+@feature("error: unknown model")
+def unknown_model() -> None:
+    try:
+        ChatOpenAI(model="nobody", max_retries=0).invoke(CAPITAL)
+    except openai.NotFoundError as error:
+        assert error.code == "model_not_found"
+    else:
+        raise AssertionError("no NotFoundError")
+
+
+@feature("error: prompt too long")
+def too_long() -> None:
+    try:
+        model.invoke(TOO_LONG)
+    except ContextOverflowError as error:
+        assert "maximum context length" in str(error)
+    else:
+        raise AssertionError("no ContextOverflowError")
+
+
+@feature("structured output")
+def structured() -> None:
+    talkative = ChatOpenAI(model=MODEL, temperature=0, max_tokens=200, max_retries=0)
+    for method in ("json_schema", "function_calling"):
+        city = talkative.with_structured_output(City, method=method).invoke("Tell me about Paris as JSON.")
+        assert isinstance(city, City), (method, city)
+
+
+@feature("structured output, streamed")
+def structured_stream() -> None:
+    talkative = ChatOpenAI(model=MODEL, temperature=0, max_tokens=200, max_retries=0)
+    *_, city = talkative.with_structured_output(City).stream("Tell me about Paris as JSON.")
+    assert isinstance(city, City), city
+
+
+@feature("tools")
+def tools() -> None:
+    talkative = ChatOpenAI(model=MODEL, temperature=0, max_tokens=100, max_retries=0)
+    question = HumanMessage("How is the weather in Paris?")
+    call = talkative.bind_tools([weather], tool_choice="weather").invoke([question])
+    (wanted,) = call.tool_calls
+    assert (wanted["name"], set(wanted["args"])) == ("weather", {"city"})
+    result = weather.invoke(wanted)
+    assert isinstance(result, ToolMessage)
+    assert talkative.bind_tools([weather]).invoke([question, call, result]).content
+
+
+@feature("tools, streamed")
+def tools_stream() -> None:
+    talkative = ChatOpenAI(model=MODEL, temperature=0, max_tokens=100, max_retries=0)
+    whole = None
+    for chunk in talkative.bind_tools([weather], tool_choice="weather").stream("How is the weather in Paris?"):
+        whole = chunk if whole is None else whole + chunk
+    assert [call["name"] for call in whole.tool_calls] == ["weather"], whole
+
+
+main(asyncio.run)

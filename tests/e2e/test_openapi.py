@@ -1,0 +1,63 @@
+"""Every route of the OpenAPI document, called with whatever Schemathesis makes of its description."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.local.stack import Stack, running_stack
+from store.settings import Settings
+from tests.folders import reachable_folder
+
+# Not "positive_data_acceptance": whether a body that fits the schema is accepted depends on which models there are.
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "missing_required_header",
+    "unsupported_method",
+    "allow_header_conformance",
+    "ignored_auth",
+    "use_after_free",
+)
+# A call that waits for its answer is to get one, however much was asked for; no limit is to be met.
+CHANGES = {
+    "HEADRACE_FAKE_STEP_MS": "0",
+    "HEADRACE_MAX_WAIT_S": "0.2",
+    "HEADRACE_REQUESTS_PER_MINUTE": "1000000",
+    "HEADRACE_TOKENS_PER_MINUTE": "1000000000",
+}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Every process, on the model without weights."""
+    with reachable_folder() as folder:
+        settings = Settings(home=folder, api_port=0, flower_port=5597)
+        with running_stack(settings, ["fake"], lambda _: None, CHANGES) as stack:
+            yield stack
+
+
+def test_no_route_fails_or_answers_what_it_does_not_document(
+    stack: Stack, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    is_full = pytestconfig.getoption("--full")
+    options = ["--max-examples", "300"] if is_full else ["--max-examples", "10", "--generation-deterministic"]
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "run",
+        f"{stack.api_url}/openapi.json",
+        *("--header", f"Authorization: Bearer {stack.api_key}"),
+        *("--checks", ",".join(CHECKS)),
+        *("--request-timeout", "60"),
+        "--continue-on-failure",
+        "--no-color",
+        *options,
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
