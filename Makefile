@@ -30,8 +30,8 @@ check: $(STAMP)  ## format, lint, walls, types, migrations: seconds
 	@$(BIN)/python -m cli.local sh -c '$(BIN)/python -m migrations && $(BIN)/python -m migrations check'
 	@echo "==> check: ok"
 
-test: check  ## check, then every test
-	@$(BIN)/pytest
+test: check  ## check, then every test, two files at a time: make test WORKERS=4
+	@$(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile
 
 demo: $(STAMP)  ## the whole thing in a minute, on this machine, ending by itself
 	@$(BIN)/headrace demo

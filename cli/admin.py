@@ -1,19 +1,22 @@
-"""The verbs that need the database rather than the API: keys and model registration; and the processes themselves.
+"""The verbs that need the database rather than the API: keys, models and prices; and the processes themselves.
 
 DATABASE_URL and REDIS_URL say where; without them, the stack that runs in HEADRACE_HOME.
 """
 
 import os
 import sys
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, NoReturn
 
 import typer
 
 from cli.local.home import Home
 from store.db import Database, check_schema
-from store.errors import HeadraceError, NotFound, SettingsError
+from store.errors import HeadraceError, InvalidRequest, NotFound, SettingsError
 from store.keys import DEFAULT_TENANT, SCOPES, create_key, create_tenant, find_tenant, revoke_key
+from store.registry import resolve
 from store.settings import Settings, child_environment, load_settings
+from store.usage import Price, set_price
 
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 
@@ -50,6 +53,32 @@ def register(
 def measure(source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout.")]) -> None:
     """Measure how far bfloat16 and int8 are from float32 for a model, which decides what auto means for it."""
     run_module("models.catalog", "measure", source)
+
+
+def price(
+    model: Annotated[str, typer.Argument(help="A model, or one version or alias of it: NAME@3.")],
+    input_: Annotated[str, typer.Option("--input", help="What a million tokens of prompts cost, such as 0.15.")],
+    output: Annotated[str, typer.Option(help="What a million tokens of answers cost.")],
+    cached_input: Annotated[
+        str | None, typer.Option(help="What a million cached tokens of prompts cost; by default as the others.")
+    ] = None,
+) -> None:
+    """Set what jobs of a model version cost from now on; those that have ended keep their cost."""
+    db = _database()
+    try:
+        version = resolve(db, model)
+        amounts = [_amount(given) for given in (input_, cached_input or input_, output)]
+        set_price(db, version.model, version.version, Price(*amounts), actor="headrace price")
+    finally:
+        db.close()
+    sys.stdout.write(f"{version.model}@{version.version} is priced\n")
+
+
+def _amount(given: str) -> Decimal:
+    try:
+        return Decimal(given)
+    except InvalidOperation:
+        raise InvalidRequest(f"a price is a number such as 0.15, not {given!r}", param="price") from None
 
 
 @keys.command("create")

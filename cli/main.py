@@ -31,6 +31,7 @@ app.command("dead-letters")(verbs.dead_letters)
 app.command()(verbs.models)
 app.command()(admin.register)
 app.command()(admin.measure)
+app.command()(admin.price)
 app.add_typer(admin.keys, name="keys")
 
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-import store.response_tables  # noqa: F401 - its tables join the metadata
+from store import response_tables, usage_tables  # noqa: F401 - their tables join the metadata
 from store.tables import metadata
 
 context.configure(

@@ -14,6 +14,14 @@ from store.settings import Settings
 Headers = dict[str, str]
 
 
+class OverRate(RateLimited):
+    """More than a minute's; the headers say of what and how much is left."""
+
+    def __init__(self, message: str, *, retry_after_s: float, headers: Headers) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.headers = headers
+
+
 class Admission:
     """Checks limits for submissions, for those that came together with one question. Blocks on Redis."""
 
@@ -55,7 +63,11 @@ def _raised(outcome: Headers | HeadraceError) -> Headers:
 
 
 def _told(what: str, unit: str, limit: int, decision: Decision) -> Headers | RateLimited:
-    return _headers(unit, limit, decision) if decision.allowed else _limited(what, decision)
+    headers = _headers(unit, limit, decision)
+    if decision.allowed:
+        return headers
+    message = f"{what}: try again in {decision.retry_after_s:.3g} s"
+    return OverRate(message, retry_after_s=decision.retry_after_s, headers=headers)
 
 
 def _too_long(num_tokens: int, limit: int) -> InvalidRequest:
@@ -64,10 +76,6 @@ def _too_long(num_tokens: int, limit: int) -> InvalidRequest:
         code="rate_limit_exceeded",
         param="input",
     )
-
-
-def _limited(what: str, decision: Decision) -> RateLimited:
-    return RateLimited(f"{what}: try again in {decision.retry_after_s:.3g} s", retry_after_s=decision.retry_after_s)
 
 
 def _headers(unit: str, limit: int, decision: Decision) -> Headers:

@@ -7,6 +7,7 @@ client's disconnect.
 """
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 
@@ -39,7 +40,7 @@ class RequestContext:
             return await self.app(scope, receive, send)
         context = _Context(scope, send, self._runtime)
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=context.request_id)
+        structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
         try:
             await self.app(scope, receive, context.send)
         except StreamAborted:
@@ -50,6 +51,18 @@ class RequestContext:
         except Exception as error:  # noqa: BLE001 - the last place where a request still can get an answer
             await context.answer(internal_error(error), receive)
         return None
+
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_LONGEST_CLIENT_ID = 512
+
+
+def _callers_names(scope: Scope) -> dict[str, str]:
+    """Return what the caller calls this request and the trace that it is part of, for the log; nonsense is left out."""
+    headers = Headers(scope=scope)
+    client_id, trace = headers.get("x-client-request-id", ""), _TRACE.fullmatch(headers.get("traceparent", ""))
+    is_good = 0 < len(client_id) <= _LONGEST_CLIENT_ID and client_id.isascii() and client_id.isprintable()
+    return ({"client_request_id": client_id} if is_good else {}) | ({"trace_id": trace[1]} if trace else {})
 
 
 class _Context:

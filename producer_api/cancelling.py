@@ -3,6 +3,9 @@
 If Redis is away, the worker learns it with its next lease renewal and the readers at their next look into Postgres.
 """
 
+import asyncio
+from contextlib import suppress
+
 import structlog
 from starlette.concurrency import run_in_threadpool
 
@@ -12,18 +15,22 @@ from store.errors import Conflict, HeadraceError, NotFound, Unavailable
 from store.jobs import Job
 from store.streams import publish_cancel
 
+ASKS_AGAIN_WITHIN_S = 1.5
+"""The official client sends a request whose answer did not come again after half a second, and once more after one."""
+
 _log = structlog.get_logger("producer_api")
 
 
 def cancel(runtime: Runtime, tenant_id: str, job_id: str) -> Job:
     """Cancel the job or ask its worker to. Raises NotFound, Conflict (it has ended), Unavailable. Blocks."""
     job = jobs.request_cancel(runtime.db, tenant_id, job_id)
-    if not runtime.redis_watch.is_away:
-        _tell(runtime, job)
+    _tell(runtime, job)
     return job
 
 
 def _tell(runtime: Runtime, job: Job) -> None:
+    if runtime.redis_watch.is_away:
+        return
     try:
         if job.state.is_terminal:
             runtime.frames.nudge([job.id])
@@ -33,10 +40,21 @@ def _tell(runtime: Runtime, job: Job) -> None:
         runtime.redis_watch.failed()
 
 
-async def abandon(runtime: Runtime, job: Job) -> None:
-    """Cancel a job whose caller has left; that it has ended meanwhile is as good."""
+def _leave(runtime: Runtime, job: Job) -> None:
+    if (cancelled := jobs.leave(runtime.db, job.tenant_id, job.id)) is not None:
+        _tell(runtime, cancelled)
+
+
+async def abandon(runtime: Runtime, job: Job, *, after_s: float = 0.0) -> None:
+    """Cancel a job whose caller has left, unless another one waits for it; that it has ended meanwhile is as good.
+
+    ``after_s``: leave him time to ask again, which makes him another. A drain does not wait for that.
+    """
+    if after_s:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(runtime.draining.wait(), after_s)
     try:
-        await run_in_threadpool(cancel, runtime, job.tenant_id, job.id)
+        await run_in_threadpool(_leave, runtime, job)
     except (Conflict, NotFound):
         return
     except HeadraceError as error:

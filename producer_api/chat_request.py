@@ -95,6 +95,8 @@ class ChatRequest(BaseModel):
     repetition_penalty: float | None = Field(None, description="an extension, as vLLM has it")
     ignore_eos: bool | None = Field(None, description="an extension, as vLLM has it")
     metadata: dict[str, str] | None = None
+    user: str | None = Field(None, description="your own user, for whom the usage is counted")
+    safety_identifier: str | None = Field(None, description="the newer name of `user`, and before it")
     service_tier: Literal["auto", "default", "priority", "flex"] | None = None
     job: JobOptions | None = None
 
@@ -183,6 +185,7 @@ def to_job(chat: ChatRequest) -> GenerateRequest:
         "sampling": _sampling(chat),
         "service_class": _CLASSES[chat.service_tier],
         "metadata": chat.metadata or {},
+        "user": chat.safety_identifier or chat.user or None,
         **_job_fields(chat),
     }
     try:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.asgi import Replay
 from producer_api.auth import may
-from producer_api.requests import read_origin
+from producer_api.requests import MAX_PROJECT_CHARS, read_origin
 from producer_api.routers import jobs
 from producer_api.runtime import Runtime
 from store.payloads import GenerateRequest
@@ -58,12 +58,15 @@ class Direct:
     async def _submit(self, request: Request) -> Response | None:
         headers, principal = request.headers, request.state.principal
         usual = not request.scope["query_string"] and headers.get("content-type") == "application/json"
-        if not (usual and may(principal, "jobs:write")):
+        project = headers.get("openai-project")
+        if not (usual and may(principal, "jobs:write") and len(project or "") <= MAX_PROJECT_CHARS):
             return None
         try:
             body = GenerateRequest.model_validate(orjson.loads(await request.body()))
         except (orjson.JSONDecodeError, ValidationError):
             return None
         request.scope["route"] = _SUBMIT
-        origin = await read_origin(request, headers.get("idempotency-key"), headers.get("x-stainless-retry-count"))
+        origin = await read_origin(
+            request, headers.get("idempotency-key"), headers.get("x-stainless-retry-count"), project
+        )
         return await jobs.create_job(request, self._runtime, principal, body, origin, headers.get("prefer"))

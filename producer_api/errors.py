@@ -79,6 +79,7 @@ _TABLE: dict[type[HeadraceError], _Row] = {
     store.Unauthenticated: _Row(401, "authentication_error", {"WWW-Authenticate": 'Bearer realm="headrace"'}),
     store.Forbidden: _Row(403, "permission_error"),
     store.NotFound: _Row(404, "invalid_request_error"),
+    store.Gone: _Row(410, "invalid_request_error"),
     store.Conflict: _Row(409, "conflict_error", _NO_RETRY),
     store.TooLarge: _Row(413, "invalid_request_error", {"Connection": "close"}),
     store.IdempotencyKeyReused: _Row(422, "idempotency_error"),
@@ -153,7 +154,13 @@ def respond(
     return Response(
         orjson.dumps(body_of(error)),
         status_code=status or row.status,
-        headers={**row.headers, **_retry(error), **_location(error), **(headers or {})},
+        headers={
+            **row.headers,
+            **_retry(error),
+            **_location(error),
+            **getattr(error, "headers", {}),
+            **(headers or {}),
+        },
         media_type="application/json",
     )
 

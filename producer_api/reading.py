@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from store import jobs
 from store.db import Database
-from store.errors import HeadraceError, NotFound
+from store.errors import HeadraceError
 from store.jobs import Job
 
 _MOST = 500
@@ -32,7 +32,7 @@ class JobReader:
         self._next_at = 0.0
 
     async def get(self, tenant_id: str, job_id: str) -> Job:
-        """Return the job as it is now; raise NotFound if this tenant has none by that id."""
+        """Return the job as it is now; raise NotFound if this tenant has none by that id, Gone if it had."""
         future: asyncio.Future[Job] = asyncio.get_running_loop().create_future()
         self._asked.setdefault(tenant_id, defaultdict(list))[job_id].append(future)
         if self._running is None:
@@ -60,14 +60,17 @@ class JobReader:
 
     async def _read(self, tenant_id: str, asked: _Asked) -> None:
         try:
-            found = await run_in_threadpool(jobs.get_many, self._db, tenant_id, list(asked))
+            found = await run_in_threadpool(self._find, tenant_id, list(asked))
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to those who asked
             for job_id in asked:
                 _settle(asked[job_id], error)
             return
-        by_id = {job.id: job for job in found}
         for job_id, futures in asked.items():
-            _settle(futures, by_id.get(job_id) or NotFound(f"no job {job_id}"))
+            _settle(futures, found[job_id])
+
+    def _find(self, tenant_id: str, ids: list[str]) -> dict[str, Job | HeadraceError]:
+        found = {job.id: job for job in jobs.get_many(self._db, tenant_id, ids)}
+        return {job_id: found.get(job_id) or jobs.why_missing(self._db, tenant_id, job_id) for job_id in ids}
 
 
 def _settle(futures: list[asyncio.Future[Job]], outcome: Job | Exception) -> None:
@@ -82,8 +85,6 @@ def _settle(futures: list[asyncio.Future[Job]], outcome: Job | Exception) -> Non
 
 def _copy(error: Exception) -> Exception:
     """Return an instance of its own for each waiter: raising one object in many tasks would chain their tracebacks."""
-    if isinstance(error, NotFound):
-        return NotFound(error.message)
     if isinstance(error, HeadraceError):
         return type(error)(error.message, code=error.code)
     return error

@@ -19,6 +19,8 @@ from producer_api.submit import Origin
 
 T = TypeVar("T")
 
+MAX_PROJECT_CHARS = 255
+
 
 async def _runtime(request: Request) -> Runtime:
     runtime: Runtime = request.app.state.runtime
@@ -42,6 +44,10 @@ async def read_origin(
             "made within the last ten minutes is the answer, not a second one",
         ),
     ] = None,
+    project: Annotated[
+        str | None,
+        Header(alias="OpenAI-Project", max_length=MAX_PROJECT_CHARS, description="whom the usage is counted for"),
+    ] = None,
 ) -> Origin:
     """Return where this request came in; its route must have been found."""
     route = f"{request.method} {request.scope['route'].path}"
@@ -51,7 +57,7 @@ async def read_origin(
         digest.update(part)
         digest.update(b"\0")
     is_retry = (retry_count or "0").strip() not in ("", "0")
-    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body))
+    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None)
 
 
 OriginOf = Annotated[Origin, Depends(read_origin)]

@@ -53,7 +53,7 @@ class Origin:
     """Where a request to make a job came in, and what tells it from others.
 
     ``fingerprint`` is of the API key, the route and the body to the byte. ``is_retry``: the client says that it has
-    sent this before and got no answer.
+    sent this before and got no answer. ``project_id`` is the caller's own word for whom the usage is counted.
     """
 
     route: str
@@ -61,6 +61,7 @@ class Origin:
     fingerprint: str
     is_retry: bool
     num_bytes: int
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,9 @@ class Submissions:
             # Decided by the accept wave, which looks at the ready window once for all its jobs.
             announce=False,
             fingerprint=draft.origin.fingerprint,
+            api_key_id=draft.principal.key_id,
+            project_id=draft.origin.project_id,
+            user_id=request.user,
         )
 
 

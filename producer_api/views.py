@@ -96,6 +96,7 @@ class UsageObject(BaseModel):
     queue_ms: float | None = None
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
     compute_ms: float | None = None
+    cost: float | None = Field(None, description="by the price of the model version; null if it has none")
 
 
 class Links(BaseModel):
@@ -249,6 +250,7 @@ def _usage(job: Job) -> UsageObject | None:
         total_tokens=tokens_in + tokens_out,
         cached_tokens=int(job.usage.get("cached_tokens", 0)),
         **{name: _rounded(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
+        cost=job.usage.get("cost"),
     )
 
 

@@ -7,7 +7,7 @@ others wait for its commit and replay its job.
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, text
 
@@ -38,6 +38,7 @@ class NewJob:
 
     ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already.
     ``response`` is what a job has beside its row that came as a response.
+    ``api_key_id``, ``project_id`` and ``user_id`` say whom the usage is counted for, beside the tenant.
     """
 
     id: str
@@ -59,6 +60,9 @@ class NewJob:
     announce: bool
     fingerprint: str | None = None
     response: NewResponse | None = None
+    api_key_id: str | None = None
+    project_id: str | None = None
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ WITH incoming AS (
         id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
         priority smallint, payload jsonb, input_tokens int, cost_tokens int, metadata jsonb, webhook jsonb,
         max_attempts int, deadline_s float8, announce bool, route text, key text, key_fingerprint text,
-        fingerprint text, response jsonb)
+        fingerprint text, api_key_id text, project_id text, user_id text, response jsonb)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
     SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
@@ -110,10 +114,11 @@ WITH incoming AS (
 ), created AS (
     INSERT INTO jobs (
         id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
-        metadata, webhook, max_attempts, fingerprint, deadline_at, announced_at)
+        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id, deadline_at, announced_at)
     SELECT
         id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
-        metadata, webhook, max_attempts, fingerprint, now() + make_interval(secs => deadline_s),
+        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id,
+        now() + make_interval(secs => deadline_s),
         CASE WHEN announced THEN now() END
     FROM fresh
     RETURNING id, created_at, deadline_at, announced_at
@@ -134,6 +139,13 @@ SELECT held.tenant_id, held.route, held.key, held.fingerprint, held.job_id
 FROM idempotency_keys AS held
 JOIN unnest(CAST(:tenants AS text[]), CAST(:routes AS text[]), CAST(:keys AS text[])) AS asked(tenant_id, route, key)
     USING (tenant_id, route, key)
+""")
+
+
+# In the order of their ids, as every batch of rows is locked. One that came twice in a wave is one caller more only.
+_JOINED = text("""
+WITH joined AS (SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE)
+UPDATE jobs SET callers = callers + 1 FROM joined WHERE jobs.id = joined.id
 """)
 
 
@@ -172,7 +184,13 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Ac
     for job in replays:
         if (holder := holders.get(_key(job))) is not None:
             outcomes[job.id] = _replay(job, *holder)
+    if replays:
+        connection.execute(_JOINED, {"ids": [found.job_id for found in outcomes.values() if _is_replay(found)]})
     return outcomes
+
+
+def _is_replay(outcome: Accepted | HeadraceError) -> TypeGuard[Accepted]:
+    return isinstance(outcome, Accepted) and outcome.replayed
 
 
 def _replay(job: NewJob, fingerprint: str, job_id: str) -> Accepted | HeadraceError:
@@ -217,4 +235,7 @@ def _row(job: NewJob) -> dict[str, object]:
         "key_fingerprint": idempotency and idempotency.fingerprint,
         "fingerprint": job.fingerprint,
         "response": None if job.response is None else asdict(job.response),
+        "api_key_id": job.api_key_id,
+        "project_id": job.project_id,
+        "user_id": job.user_id,
     }

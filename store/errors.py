@@ -6,6 +6,7 @@
     │   ├── Unauthenticated          no key, or not one of ours
     │   ├── Forbidden                the key is good but may not do this
     │   ├── NotFound                 no such thing for this tenant
+    │   ├── Gone                     there was such a thing, but it is kept no longer
     │   ├── Conflict                 the thing is in a state that does not allow this
     │   ├── IdempotencyKeyReused     the same key came with another body
     │   └── TooLarge                 more bytes than are accepted
@@ -56,6 +57,12 @@ class NotFound(RequestError):
     """Nothing by that name belongs to this tenant."""
 
     default_code = "not_found"
+
+
+class Gone(RequestError):
+    """It was this tenant's, and its time is over."""
+
+    default_code = "result_expired"
 
 
 class Conflict(RequestError):

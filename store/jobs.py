@@ -16,7 +16,7 @@ from store import tables
 from store.accepting import CLASS_RANKS, Accepted, AcceptedTimes, Idempotency, NewJob, accept, is_known
 from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
-from store.errors import Conflict, NotFound
+from store.errors import Conflict, Gone, NotFound
 from store.logprobs import Logprobs, read_groups
 from store.payloads import ServiceClass
 from store.states import JobState
@@ -35,10 +35,12 @@ __all__ = [
     "get_many",
     "is_known",
     "just_accepted",
+    "leave",
     "list_jobs",
     "request_cancel",
     "stored_deltas",
     "timeline",
+    "why_missing",
 ]
 
 _CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
@@ -142,7 +144,7 @@ class StoredStream:
 
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
-    """Return the job; raise NotFound if this tenant has none by that id."""
+    """Return the job; raise NotFound if this tenant has none by that id, Gone if it is no longer kept."""
     with db.autocommit() as connection:
         return _get(connection, tenant_id, job_id)
 
@@ -186,15 +188,23 @@ def list_jobs(
 
 # What its owner cancelled is over for him: a chat's job ends so when its caller hangs up, who then asks again.
 _SENT_BEFORE = text("""
-SELECT id FROM jobs
-WHERE tenant_id = :tenant_id AND fingerprint = :fingerprint
-    AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
-ORDER BY id DESC LIMIT 1
+WITH found AS (
+    SELECT id FROM jobs
+    WHERE tenant_id = :tenant_id AND fingerprint = :fingerprint
+        AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
+    ORDER BY id DESC LIMIT 1
+)
+UPDATE jobs SET callers = callers + 1 FROM found
+WHERE jobs.id = found.id AND jobs.cancel_requested_at IS NULL
+RETURNING jobs.id
 """)
 
 
 def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: float) -> str | None:
-    """Return the newest job that the same request made within the last ``within_s`` seconds and nobody cancelled."""
+    """Return the newest job that the same request made within the last ``within_s`` seconds and nobody cancelled.
+
+    Whoever asks is one more caller of it: see ``leave``.
+    """
     values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
     with db.autocommit() as connection:
         found: str | None = connection.execute(_SENT_BEFORE, values).scalar_one_or_none()
@@ -213,8 +223,8 @@ def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
     """Return what happened to the job, oldest first; raise NotFound if this tenant has none by that id."""
     with db.autocommit() as connection:
         rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
-    if not rows:
-        raise _not_found(job_id)
+        if not rows:
+            raise _missing(connection, tenant_id, job_id)
     return [JobEvent(**row) for row in rows]
 
 
@@ -258,13 +268,35 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
     Raises NotFound if this tenant has none by that id, Conflict if the job has ended.
     """
     with db.begin() as connection:
-        state = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-        if state == JobState.CANCELLED:
-            conclude(connection, [job_id])
-        job = _get(connection, tenant_id, job_id)
+        return _cancel(connection, tenant_id, job_id)
+
+
+def _cancel(connection: Connection, tenant_id: str, job_id: str) -> Job:
+    state = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
+    if state == JobState.CANCELLED:
+        conclude(connection, [job_id])
+    job = _get(connection, tenant_id, job_id)
     if state is None:
         raise Conflict(f"job {job_id} is {job.state} and cannot be cancelled any more", code="job_not_cancellable")
     return job
+
+
+_LEAVE = text("""
+UPDATE jobs SET callers = callers - 1
+WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
+RETURNING callers
+""")
+
+
+def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
+    """Note that one who waited for the job has gone; cancel it and return it if that was the last one.
+
+    The row is held from one to the other, so that who comes meanwhile either is counted or finds it cancelled. Raises
+    as ``request_cancel`` does.
+    """
+    with db.begin() as connection:
+        left = connection.execute(_LEAVE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
+        return None if left is not None and left > 0 else _cancel(connection, tenant_id, job_id)
 
 
 _COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
@@ -283,7 +315,7 @@ def _jobs_of(tenant_id: str) -> Select[Any]:
 def _get(connection: Connection, tenant_id: str, job_id: str) -> Job:
     found = _read(connection, _jobs_of(tenant_id).where(tables.jobs.c.id == job_id))
     if not found:
-        raise _not_found(job_id)
+        raise _missing(connection, tenant_id, job_id)
     return found[0]
 
 
@@ -295,5 +327,17 @@ def _job(row: Row) -> Job:
     return Job(**{**row, "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})
 
 
-def _not_found(job_id: str) -> NotFound:
-    return NotFound(f"no job {job_id}")
+def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:
+    """Return the error of a job that was not found."""
+    with db.autocommit() as connection:
+        return _missing(connection, tenant_id, job_id)
+
+
+_USED = text("SELECT FROM usage_ledger WHERE tenant_id = :tenant_id AND job_id = :job_id")
+
+
+def _missing(connection: Connection, tenant_id: str, job_id: str) -> Gone | NotFound:
+    # The ledger remembers those that were computed and are kept no longer.
+    if connection.execute(_USED, {"tenant_id": tenant_id, "job_id": job_id}).first() is None:
+        return NotFound(f"no job {job_id}")
+    return Gone(f"job {job_id} ended long ago, and its result is no longer kept")

@@ -135,6 +135,9 @@ class GenerateRequest(Strict):
     deadline_ms: int | None = Field(None, ge=1, le=30 * 86_400_000, description="how long from acceptance to an answer")
     max_attempts: int | None = Field(None, ge=1, le=100)
     webhook: WebhookSpec | None = None
+    user: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
+        None, description="your own user, for whom the usage is counted"
+    )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
 
 

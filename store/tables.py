@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0004"
+REVISION = "0005"
 
 metadata = MetaData(
     naming_convention={
@@ -151,6 +151,12 @@ jobs = Table(
     Column("is_suspect", Boolean, nullable=False, server_default=text("false")),
     # Of the body, where the client may send the same one again without an Idempotency-Key.
     Column("fingerprint", String),
+    # How many requests wait for its answer, where that is what it is for: those sent again, with the first.
+    Column("callers", SmallInteger, nullable=False, server_default=text("1")),
+    # Whom its usage is counted for, beside the tenant: which key asked, and for which project and user of theirs.
+    Column("api_key_id", String),
+    Column("project_id", String),
+    Column("user_id", String),
     Column("owner", String),
     _time("lease_expires_at"),
     # When a hint for this job was last put into Redis; null while it waits its turn in Postgres.

@@ -1,8 +1,9 @@
 """What every test may ask for: real services, settings that name them, a clean database, a flushed Redis.
 
-One PostgreSQL and one Valkey run for the whole session, with the durability settings of production: from wheels, or
-with ``--containers`` as the images that ``deploy/compose.yaml`` names. DATABASE_URL and REDIS_URL, if given, are used
-instead; since every test empties them, the database's name must contain "test".
+One PostgreSQL and one Valkey run for the whole session (with ``-n``, for each of its processes), with the durability
+settings of production: from wheels, or with ``--containers`` as the images that ``deploy/compose.yaml`` names.
+DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties them, the database's name must contain
+"test".
 """
 
 import importlib
@@ -38,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help="as many faults and jobs as the promises name, not the few of CI"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = load_settings()
+    if getattr(config.option, "numprocesses", None) and (given.database_url or given.redis_url):
+        raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.auth import JobsWriter
-from producer_api.cancelling import abandon
+from producer_api.cancelling import ASKS_AGAIN_WITHIN_S, abandon
 from producer_api.chat_answer import Completion, Diverged, Splice
 from producer_api.chat_request import ChatRequest, OnDisconnect, as_sent, to_job
 from producer_api.chat_views import DOCUMENTED_COMPLETION
@@ -68,7 +68,7 @@ class _Call:
         timeout_s = self._runtime.settings.sync_timeout_s
         job = await unless_gone(request, wait_until_ended(self._runtime, self._job, timeout_s))
         if job is None:
-            await self._let_go()
+            await self._let_go(after_s=ASKS_AGAIN_WITHIN_S)
             return Response()  # nobody reads it
         if not job.state.is_terminal:
             raise await self._unfinished(timeout_s)
@@ -138,7 +138,7 @@ class _Call:
         splice.finish()
         return [*chunks, _DONE]
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, *, after_s: float = 0.0) -> None:
         """The caller is no longer there."""
         if not self._is_kept:
-            await abandon(self._runtime, self._job)
+            await abandon(self._runtime, self._job, after_s=after_s)

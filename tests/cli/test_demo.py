@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from cli.local.ports import free_port
 from store.settings import child_environment
 from tests.folders import reachable_folder
 
@@ -10,7 +11,10 @@ from tests.folders import reachable_folder
 def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:
     argv = [sys.executable, "-m", "cli.main", "demo", "--model", "fake"]
     with reachable_folder() as home:
-        env = child_environment({"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": "5598"})
+        flower_port = str(free_port("127.0.0.1", 0))
+        env = child_environment(
+            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
+        )
         env = {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr

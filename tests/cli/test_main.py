@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from store.db import Database
+from store.registry import register_version
 from store.settings import Settings, child_environment
 
 
@@ -84,3 +88,29 @@ def test_keys_are_made_and_ended_in_a_given_database(tmp_path: Path, settings: S
     assert headrace(tmp_path, "keys", "revoke", key, **where).stdout.endswith(" revoked\n")
     again = headrace(tmp_path, "keys", "revoke", key, **where)
     assert (again.returncode, "no API key" in again.stderr) == (1, True)
+
+
+def test_a_model_version_is_priced(tmp_path: Path, settings: Settings, db: Database) -> None:
+    register_version(
+        db,
+        model="tiny",
+        runner="fake",
+        source="fake",
+        digest="0" * 64,
+        dtype="none",
+        context_window=512,
+        files={},
+        actor="tests",
+    )
+    where = {"DATABASE_URL": settings.database_url}
+    said = headrace(tmp_path, "price", "tiny", "--input", "0.15", "--output", "0.6", **where).stdout
+    assert said == "tiny@1 is priced\n"
+    with db.begin() as connection:
+        row = connection.execute(text("SELECT model, version, input, cached_input, output FROM model_prices")).one()
+    assert tuple(row) == ("tiny", 1, Decimal("0.15"), Decimal("0.15"), Decimal("0.6"))
+    for model, amount, words in (
+        ("tiny@2", "1", "no model 'tiny@2'"),
+        ("tiny", "x", "'x'"),
+    ):
+        refused = headrace(tmp_path, "price", model, f"--input={amount}", "--output", "1", **where)
+        assert (refused.returncode, words in refused.stderr) == (1, True), refused.stderr

@@ -18,6 +18,7 @@ import orjson
 import pytest
 
 from cli.local.home import Home
+from cli.local.ports import free_port
 from cli.local.process import descendants, still_alive
 from store.db import Database
 from store.registry import register_version
@@ -35,8 +36,9 @@ class Up:
 
     def __init__(self, home: Path, *arguments: str, **env: str) -> None:
         self.home = Home(home)
+        flower_port = str(free_port("127.0.0.1", 0))
         self.env = child_environment(
-            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": "5599"}
+            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
         )
         for name in ("DATABASE_URL", "REDIS_URL"):
             self.env.pop(name, None)

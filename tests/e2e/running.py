@@ -9,6 +9,7 @@ import httpx2
 from openai import OpenAI
 
 from cli.local.home import Home, StackRecord
+from cli.local.ports import free_port
 from cli.local.stack import Stack, running_stack
 from models.catalog import fetch
 from store.settings import Settings
@@ -48,7 +49,7 @@ def running_smollm2(changes: Mapping[str, str], say: Callable[[str], None] = lam
     with reachable_folder() as folder:
         (folder / "models").symlink_to(models)
         (folder / "native").symlink_to(kernels)
-        settings = Settings(home=folder, api_port=0, flower_port=5598)
+        settings = Settings(home=folder, api_port=0, flower_port=free_port("127.0.0.1", 0))
         with running_stack(settings, ["smollm2"], say, changes) as stack:
             home = Home(folder)
             record = home.record()

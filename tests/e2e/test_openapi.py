@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.local.ports import free_port
 from cli.local.stack import Stack, running_stack
 from store.settings import Settings
 from tests.folders import reachable_folder
@@ -38,7 +39,7 @@ CHANGES = {
 def stack() -> Iterator[Stack]:
     """Every process, on the model without weights."""
     with reachable_folder() as folder:
-        settings = Settings(home=folder, api_port=0, flower_port=5597)
+        settings = Settings(home=folder, api_port=0, flower_port=free_port("127.0.0.1", 0))
         with running_stack(settings, ["fake"], lambda _: None, CHANGES) as stack:
             yield stack
 

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from tests.producer_api.calling import CHAT, PROMPT, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
+from tests.workers.conftest import wait_for
 
 AGAIN = {"x-stainless-retry-count": "1"}
 
@@ -105,9 +107,32 @@ def test_the_official_client_asks_twice_and_pays_once(
         answer = client.chat.completions.create(
             model="tiny",
             messages=[{"role": "user", "content": "hi"}],
-            extra_body={"job": {"on_disconnect": "continue"}},
         )
     assert answer.choices[0].message.content == "water"
+    assert num_jobs(db) == 1
+
+
+def test_a_caller_whose_line_was_cut_meets_his_own_job(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database
+) -> None:
+    def counted() -> tuple[str, int] | None:
+        with db.begin() as connection:
+            row = connection.execute(text("SELECT id, callers FROM jobs WHERE cancel_requested_at IS NULL")).first()
+        return None if row is None else (row.id, row.callers)
+
+    with pytest.raises(httpx2.ReadTimeout):
+        api.post("/v1/chat/completions", json=CHAT, timeout=0.2)
+    wait_for(counted, "the job is stored")
+    job_id, _ = counted() or ("", 0)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(lambda: api.post("/v1/chat/completions", json=CHAT, headers=AGAIN))
+        wait_for(lambda: counted() == (job_id, 2), "the second try joined it")
+        wait_for(lambda: counted() == (job_id, 1), "the first try was found to be gone")
+        attempt = worker.claim(job_id)
+        worker.say(attempt, "water")
+        worker.succeed(attempt)
+        answer = again.result()
+    assert answer.json()["choices"][0]["message"]["content"] == "water"
     assert num_jobs(db) == 1
 
 

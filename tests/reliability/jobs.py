@@ -38,7 +38,8 @@ def check_stream(seen: Seen, job: Job) -> None:
 
 
 def check_ended_once(stack: Stack, job_ids: Sequence[str]) -> dict[str, int]:
-    """Every job has one terminal row, of its last attempt, one event that says so, and no open attempt.
+    """Every job has one terminal row, of its last attempt, one event that says so, and no open attempt; and the ledger
+    counts what it used, once.
 
     Returns how many there were that had not, as figures for a report.
     """
@@ -46,8 +47,10 @@ def check_ended_once(stack: Stack, job_ids: Sequence[str]) -> dict[str, int]:
         """
         SELECT jobs.id, jobs.state, jobs.epoch, ends.state AS ended_as, ends.epoch AS ended_in,
             (SELECT count(*) FROM job_events WHERE job_id = jobs.id AND kind = ANY(:kinds)) AS num_ends,
-            (SELECT count(*) FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL) AS num_open
+            (SELECT count(*) FROM attempts WHERE job_id = jobs.id AND ended_at IS NULL) AS num_open,
+            jobs.usage, billed.input_tokens, billed.output_tokens
         FROM jobs LEFT JOIN job_terminal AS ends ON ends.job_id = jobs.id
+            LEFT JOIN usage_ledger AS billed ON billed.job_id = jobs.id
         WHERE jobs.id = ANY(:ids)
         """,
         ids=list(job_ids),
@@ -55,6 +58,8 @@ def check_ended_once(stack: Stack, job_ids: Sequence[str]) -> dict[str, int]:
     )
     for row in rows:
         assert (row.ended_as, row.ended_in, row.num_ends, row.num_open) == (row.state, row.epoch, 1, 0), row
+        used = row.usage or {"input_tokens": None, "output_tokens": None}
+        assert (row.input_tokens, row.output_tokens) == (used["input_tokens"], used["output_tokens"]), row
     figures = {
         "lost": len(set(job_ids)) - len(rows),
         "stuck": sum(row.state not in TERMINAL or row.num_open > 0 for row in rows),

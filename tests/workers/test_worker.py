@@ -198,10 +198,10 @@ def test_duplicate_and_stale_hints_are_harmless(bench: Bench, start_worker: Star
 def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_worker: StartWorker) -> None:
     """256 KV blocks at 4 a job: 64 are claimed, one more at most waits in the broker's connection."""
     start_worker(fake_step_ms=50, kv_pool_tokens=256 * 16, kv_block_tokens=16, max_slots=500, lease_s=60)
-    ids = bench.submit(200, prompt="p" * 8, sampling={"max_tokens": 56})
+    ids = bench.submit(100, prompt="p" * 8, sampling={"max_tokens": 56})
     wait_for(lambda: bench.states(ids)[JobState.RUNNING] >= 64, "the engine is full")
     assert bench.states(ids)[JobState.RUNNING] == 64
-    assert bench.publisher.depth(bench.queue) in {135, 136}
+    assert bench.publisher.depth(bench.queue) in {35, 36}
     (stats,) = (bench.app.control.inspect(timeout=2).stats() or {}).values()
     assert stats["pool"]["requests running"] + stats["pool"]["requests waiting"] <= 64
     bench.wait_ended(ids)

@@ -1,0 +1,152 @@
+"""What tenants used and what it cost, by time and by whatever they count by; and the prices of model versions.
+
+Reads the ledger, whose rows ``store.terminal`` writes in the transaction that ends a job. Knows no API's words.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, String, cast, extract, func, or_, select, text
+
+from store.accepting import CLASS_RANKS
+from store.audit import record
+from store.db import Database
+from store.errors import InvalidRequest, NotFound
+from store.payloads import ServiceClass
+from store.usage_tables import usage_ledger
+
+
+class Dimension(StrEnum):
+    """What usage can be counted by and narrowed to. ``model`` is a version's name, such as ``smollm2@1``."""
+
+    TASK = "task"
+    MODEL = "model"
+    API_KEY = "api_key_id"
+    PROJECT = "project_id"
+    USER = "user_id"
+    CLASS_RANK = "class_rank"
+    IS_BATCH = "is_batch"
+
+
+_LEDGER = usage_ledger.c
+_EXPRESSIONS: Mapping[Dimension, ColumnElement[Any]] = {
+    **{name: _LEDGER[name] for name in Dimension if name in _LEDGER},
+    Dimension.MODEL: _LEDGER.model + "@" + cast(_LEDGER.model_version, String),
+    Dimension.IS_BATCH: _LEDGER.class_rank == CLASS_RANKS[ServiceClass.BATCH],
+}
+
+Value = str | int | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """``num_buckets`` spans of ``width_s`` seconds, the first beginning at ``start_s`` in Unix seconds."""
+
+    start_s: int
+    width_s: int
+    num_buckets: int
+
+    @property
+    def end_s(self) -> int:
+        """Where the last one ends."""
+        return self.start_s + self.width_s * self.num_buckets
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the jobs of one bucket used that are alike in ``by``. ``cost`` leaves out those that had no price."""
+
+    bucket: int
+    by: Mapping[Dimension, Value]
+    num_jobs: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost: Decimal
+
+
+def spent(
+    db: Database,
+    tenant_id: str,
+    span: Span,
+    *,
+    by: Sequence[Dimension] = (),
+    only: Mapping[Dimension, Sequence[Value]] = MappingProxyType({}),
+) -> list[Spent]:
+    """Return what was used, by bucket and by ``by``; buckets in which nothing was are absent.
+
+    A model among ``only`` may be named without its version, which means all of them.
+    """
+    at_s = extract("epoch", _LEDGER.at)
+    bucket = cast(func.floor((at_s - span.start_s) / span.width_s), BigInteger).label("bucket")
+    columns = [_EXPRESSIONS[name].label(f"by_{name}") for name in by]
+    sums = [func.sum(_LEDGER[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")]
+    cost = func.coalesce(func.sum(_LEDGER.cost), 0).label("cost")
+    statement = (
+        select(bucket, *columns, func.count().label("num_jobs"), *sums, cost)
+        .where(_LEDGER.tenant_id == tenant_id)
+        .where(_LEDGER.at >= func.to_timestamp(span.start_s), _LEDGER.at < func.to_timestamp(span.end_s))
+        .where(*(_is_among(name, values) for name, values in only.items()))
+        .group_by(bucket, *columns)
+        .order_by(bucket, *columns)
+    )
+    with db.autocommit() as connection:
+        rows = connection.execute(statement).mappings().all()
+    return [
+        Spent(
+            bucket=row["bucket"],
+            by={name: row[f"by_{name}"] for name in by},
+            num_jobs=row["num_jobs"],
+            input_tokens=int(row["input_tokens"]),
+            cached_tokens=int(row["cached_tokens"]),
+            output_tokens=int(row["output_tokens"]),
+            cost=Decimal(row["cost"]),
+        )
+        for row in rows
+    ]
+
+
+def _is_among(name: Dimension, values: Sequence[Value]) -> ColumnElement[bool]:
+    found = _EXPRESSIONS[name].in_(values)
+    return or_(found, _LEDGER.model.in_(values)) if name is Dimension.MODEL else found
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a million tokens cost: of a prompt, of that part of it that was cached, and of an answer."""
+
+    input: Decimal
+    cached_input: Decimal
+    output: Decimal
+
+    def __post_init__(self) -> None:
+        for amount in (self.input, self.cached_input, self.output):
+            if not amount.is_finite() or amount < 0:
+                raise InvalidRequest(f"a price is a number from 0 up, not {amount}", param="price")
+
+
+_SET_PRICE = text("""
+INSERT INTO model_prices (model, version, input, cached_input, output)
+SELECT model, version, :input, :cached_input, :output FROM model_versions WHERE model = :model AND version = :version
+ON CONFLICT (model, version) DO UPDATE SET
+    input = EXCLUDED.input, cached_input = EXCLUDED.cached_input, output = EXCLUDED.output, updated_at = now()
+RETURNING version
+""")
+
+
+def set_price(db: Database, model: str, version: int, price: Price, *, actor: str) -> None:
+    """Let jobs of a model version cost this from now on; raise NotFound if there is no such version.
+
+    A job costs what is the price when it ends; what has ended keeps its cost.
+    """
+    amounts = {"input": price.input, "cached_input": price.cached_input, "output": price.output}
+    with db.begin() as connection:
+        found = connection.execute(_SET_PRICE, {"model": model, "version": version, **amounts}).scalar_one_or_none()
+        if found is None:
+            raise NotFound(f"no model {model}@{version}", code="model_not_found", param="model")
+        detail = {name: str(amount) for name, amount in amounts.items()}
+        record(connection, None, actor, "model.priced", f"{model}@{version}", detail)
