@@ -60,13 +60,15 @@ _CHUNK = (
     '"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}\n\n'
 )
 
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+
 DOCUMENTED_COMPLETION: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ChatCompletion,
         "description": "The completion, or with `stream` its chunks and then `data: [DONE]`",
         "content": {
             "application/json": {"example": _ANSWER},
-            "text/event-stream": {"schema": {"type": "string"}, "example": f"{_CHUNK}data: [DONE]\n\n"},
+            "text/event-stream": {"schema": _EVENT, "example": f"{_CHUNK}data: [DONE]\n\n"},
         },
     }
 }

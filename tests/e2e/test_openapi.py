@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from cli.local.ports import free_port
 from cli.local.stack import Stack, running_stack
-from store.settings import Settings
+from store.settings import Settings, child_environment
+from tests.e2e.running import REPOSITORY
 from tests.folders import reachable_folder
 
 # Not "positive_data_acceptance": whether a body that fits the schema is accepted depends on which models there are.
@@ -44,13 +46,25 @@ def stack() -> Iterator[Stack]:
             yield stack
 
 
+def _configuration(stack: Stack) -> str:
+    """Return a configuration that names the hooks, and things that there are for the paths that name one."""
+    client = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key)
+    answer = client.chat.completions.with_raw_response.create(model="fake", messages=[{"role": "user", "content": "x"}])
+    known = {"job_id": answer.headers["x-job-id"], "name": "fake@1", "model": "fake"}
+    lines = [f'"path.{name}" = "{value}"' for name, value in known.items()]
+    return "\n".join(['hooks = "tests.e2e.schemathesis_hooks"', "[parameters]", *lines])
+
+
 def test_no_route_fails_or_answers_what_it_does_not_document(
     stack: Stack, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     is_full = pytestconfig.getoption("--full")
     options = ["--max-examples", "300"] if is_full else ["--max-examples", "10", "--generation-deterministic"]
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(_configuration(stack))
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
+        *("--config-file", str(configuration)),
         "run",
         f"{stack.api_url}/openapi.json",
         *("--header", f"Authorization: Bearer {stack.api_key}"),
@@ -60,5 +74,6 @@ def test_no_route_fails_or_answers_what_it_does_not_document(
         "--no-color",
         *options,
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = child_environment({"PYTHONPATH": str(REPOSITORY)})
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

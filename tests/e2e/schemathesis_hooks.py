@@ -1,0 +1,14 @@
+"""What Schemathesis is told beyond the OpenAPI document; the command loads it by its name in the configuration."""
+
+from typing import Any
+
+import schemathesis
+from schemathesis import Case, GenerationMode, HookContext
+
+
+@schemathesis.hook
+def before_call(_context: HookContext, case: Case, _kwargs: dict[str, Any]) -> None:
+    """Ask for the model that there is: any other name that fits the schema ends the call before its fields are read."""
+    is_good = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
+    if is_good and isinstance(case.body, dict) and "model" in case.body:
+        case.body["model"] = "fake"
