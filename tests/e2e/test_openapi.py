@@ -31,6 +31,7 @@ CHECKS = (
 # A call that waits for its answer is to get one, however much was asked for; no limit is to be met.
 CHANGES = {
     "HEADRACE_FAKE_STEP_MS": "0",
+    "HEADRACE_DRAIN_S": "0.5",
     "HEADRACE_MAX_WAIT_S": "0.2",
     "HEADRACE_REQUESTS_PER_MINUTE": "1000000",
     "HEADRACE_TOKENS_PER_MINUTE": "1000000000",
