@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
-from models.engine.requests import EngineRequest, RequestInvalid, TokenLogprobs
+from models.engine.requests import EngineRequest, Grammar, RequestInvalid, TokenLogprobs
 from models.engine.runner import Row, Sampled, StepPlan
+from prompts.grammar import Grammars, Matcher
+from store.errors import InvalidRequest
 
 EOS = 256
 """The tokens 0 to 255 are bytes; this one ends a sequence."""
@@ -37,6 +39,8 @@ class PlanError(AssertionError):
 
 class FakeRunner:
     """A ``Runner`` over bytes: words until a length that the prompt decides, then the end of the sequence.
+
+    Within a grammar it says the shortest that comes to its mind.
 
     A step takes ``step_s``. ``fault`` sees each plan before it is computed and may raise what a device would;
     ``is_finite`` says False for a row whose logits are to be NaN.
@@ -66,6 +70,8 @@ class FakeRunner:
         self._cache = [[-1] * block_tokens for _ in range(num_blocks)]
         self._written = [[0] * block_tokens for _ in range(num_blocks)]
         self._histories: dict[str, list[int]] = {}
+        self._grammars = Grammars(None, vocab_size=EOS + 1, eos_token_ids=self.eos_token_ids)
+        self._matchers: dict[str, Matcher] = {}
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Check the plan, write its tokens into the cache, and continue each row that asks for it.
@@ -84,13 +90,18 @@ class FakeRunner:
         return [_nothing(row) if row.request.id in broken else self._sample(row) for row in told]
 
     def check(self, request: EngineRequest) -> None:
-        """Raise RequestInvalid for a request with a grammar: the words are always the same."""
-        if request.sampling.grammar is not None:
-            raise RequestInvalid("the fake model follows no grammar")
+        """Raise RequestInvalid if the request's grammar cannot be followed."""
+        grammar = request.sampling.grammar
+        try:
+            if grammar is not None:
+                self._grammars.check(grammar.kind, grammar.text)
+        except InvalidRequest as error:
+            raise RequestInvalid(error.message) from error
 
     def forget(self, request_id: str) -> None:
         """Drop what is known of a request that has ended."""
         self._histories.pop(request_id, None)
+        self._matchers.pop(request_id, None)
 
     def _write(self, row: Row, *, is_finite: bool) -> None:
         end = row.start + len(row.tokens)
@@ -127,10 +138,24 @@ class FakeRunner:
         logprobs = tuple(each for token in said for each in _certain(row, token))
         return Sampled(row.request.id, said[-1], accepted=tuple(said[:-1]), logprobs=logprobs)
 
-    @staticmethod
-    def _next(row: Row, tokens: Sequence[int]) -> int:
+    def _next(self, row: Row, tokens: Sequence[int]) -> int:
         num_prompt = len(row.request.prompt)
-        return next_token(tokens[:num_prompt], tokens[num_prompt:], ends=not row.request.sampling.ignore_eos)
+        prompt, output = tokens[:num_prompt], tokens[num_prompt:]
+        if row.request.sampling.grammar is not None:
+            return self._next_within(row.request.sampling.grammar, row.request.id, output)
+        return next_token(prompt, output, ends=not row.request.sampling.ignore_eos)
+
+    def _next_within(self, grammar: Grammar, request_id: str, output: Sequence[int]) -> int:
+        """Say what the grammar allows, and what comes to its end if it may."""
+        matcher = self._matchers.get(request_id)
+        if matcher is None:
+            matcher = self._matchers[request_id] = self._grammars.matcher(grammar.kind, grammar.text)
+        matcher.follow(output)
+        bits = int.from_bytes(matcher.masks()[0], "little")
+        allowed = [token for token in range(EOS + 1) if bits >> token & 1]
+        # Inside of a string a bracket ends nothing.
+        ends = (EOS, *(b'"' if ord("~") in allowed else b'}]"'))
+        return next((end for end in ends if end in allowed), allowed[len(output) * 7 % len(allowed)])
 
     def _check(self, plan: StepPlan) -> None:
         _require(bool(plan.rows), "a step has rows")

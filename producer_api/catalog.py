@@ -1,7 +1,7 @@
-"""What a model string means right now, and the tokenizer of the version it names.
+"""What a model string means right now, and the tokenizer and the grammars of the version it names.
 
 Resolutions are kept for two seconds, which bounds how long a moved alias takes to reach new jobs. A version never
-changes, so its tokenizer is kept until others push it out. Both block; callers are in a thread.
+changes, so its tokenizer is kept until others push it out. All of it blocks; callers are in a thread.
 """
 
 import time
@@ -9,37 +9,49 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
+from typing import Generic, TypeVar
 
+from prompts.grammar import Grammars, grammars_for
 from prompts.tokenizer import Tokenizer, tokenizer_for
 from store import registry
 from store.db import Database
 from store.registry import ModelVersion
+
+T = TypeVar("T")
 
 KEEP_S = 2.0
 _MOST_NAMES = 1000
 _MOST_TOKENIZERS = 16
 
 
-class _Slot:
-    """One version's tokenizer, loaded once however many ask at the same time."""
+class _Once(Generic[T]):
+    """Something of a version, loaded once however many ask at the same time."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._tokenizer: Tokenizer | None = None
+        self._found: T | None = None
 
-    def get(self, load: Callable[[], Tokenizer]) -> Tokenizer:
+    def get(self, load: Callable[[], T]) -> T:
         with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = load()
-            return self._tokenizer
+            if self._found is None:
+                self._found = load()
+            return self._found
 
     @property
     def is_loaded(self) -> bool:
-        return self._tokenizer is not None
+        return self._found is not None
+
+
+class _Slot:
+    """What is kept of one version."""
+
+    def __init__(self) -> None:
+        self.tokenizer: _Once[Tokenizer] = _Once()
+        self.grammars: _Once[Grammars] = _Once()
 
 
 class Catalog:
-    """Model strings to versions, versions to tokenizers."""
+    """Model strings to versions, versions to tokenizers and grammars."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
@@ -62,13 +74,21 @@ class Catalog:
     def tokenizer(self, version: ModelVersion) -> Tokenizer:
         """Return the version's tokenizer; raise ModelLoadError if its files are damaged."""
         slot = self._slot((version.model, version.version))
-        return slot.get(lambda: tokenizer_for(version, partial(registry.read_file, self._db)))
+        return slot.tokenizer.get(lambda: tokenizer_for(version, partial(registry.read_file, self._db)))
 
-    def is_loaded(self, name: str) -> bool:
+    def grammars(self, version: ModelVersion) -> Grammars:
+        """Return the version's grammars; raise ModelLoadError if its files are damaged."""
+        slot = self._slot((version.model, version.version))
+        tokenizer = self.tokenizer(version)
+        return slot.grammars.get(lambda: grammars_for(version, tokenizer, partial(registry.read_file, self._db)))
+
+    def is_loaded(self, name: str, *, with_grammars: bool = False) -> bool:
         """True if the tokenizer of what ``name`` means, or meant when it was last asked for, is here."""
         kept = self._resolved.get(name)
         slot = None if kept is None else self._slots.get((kept[0].model, kept[0].version))
-        return slot is not None and slot.is_loaded
+        if slot is None or not slot.tokenizer.is_loaded:
+            return False
+        return slot.grammars.is_loaded or not with_grammars
 
     def _slot(self, key: tuple[str, int]) -> _Slot:
         with self._lock:

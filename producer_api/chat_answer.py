@@ -4,10 +4,12 @@ Knows how a job's end reads as a completion and how the text of a second attempt
 Knows no HTTP and reads nothing.
 """
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from producer_api.errors import JobUnanswered
 from store.jobs import Job
+from store.logprobs import Logprobs
 from store.states import JobState
 
 
@@ -54,6 +56,50 @@ class Splice:
             raise Diverged
 
 
+Entries = Sequence[Mapping[str, Any]]
+"""Logprobs of consecutive tokens, as OpenAI's chat has them: token, logprob, bytes, top_logprobs."""
+
+
+class Answer(Protocol):
+    """Builds the answer for one job, whole and in chunks, in the shape of one of OpenAI's routes."""
+
+    def whole(self, job: Job) -> dict[str, Any]:
+        """Return the answer of a job that has succeeded; raise JobUnanswered for any other."""
+        ...
+
+    def opening(self) -> Sequence[dict[str, Any]]:
+        """Return the chunks before the first text."""
+        ...
+
+    def piece(self, text: str, entries: Entries = ()) -> dict[str, Any]:
+        """Return a chunk of text, with the logprobs of its tokens if the job asks."""
+        ...
+
+    def closing(self, job: Job) -> Sequence[dict[str, Any]]:
+        """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
+        ...
+
+
+class SpliceTokens:
+    """How many tokens were sent, which a later attempt that says the same does not send again."""
+
+    def __init__(self) -> None:
+        self._num_sent = 0
+        self._at = 0
+
+    def restart(self, kept: Logprobs) -> Logprobs:
+        """A new attempt begins after ``kept``; return what of that is new."""
+        self._at = 0
+        return self.add(kept)
+
+    def add(self, logprobs: Logprobs) -> Logprobs:
+        """Take those of the attempt's next tokens and return what of them is new."""
+        new = logprobs[max(0, self._num_sent - self._at) :]
+        self._at += len(logprobs)
+        self._num_sent = max(self._num_sent, self._at)
+        return new
+
+
 class Completion:
     """Builds the answer for one job, whose id and version every part of it names."""
 
@@ -67,26 +113,29 @@ class Completion:
         """Return the completion of a job that has succeeded; raise JobUnanswered for any other."""
         output = answer_of(job)
         message = {"role": "assistant", "content": output["text"], "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": output["finish_reason"]}
-        return {**self._frame("chat.completion"), "choices": [choice], "usage": _usage(job)}
+        logprobs = _logprobs(output.get("logprobs"))
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": output["finish_reason"]}
+        return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
 
-    def opening(self) -> dict[str, Any]:
+    def opening(self) -> list[dict[str, Any]]:
         """Return the first chunk: who speaks."""
-        return self._chunk({"role": "assistant", "content": "", "refusal": None}, None)
+        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, None)]
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """Return a chunk of text."""
-        return self._chunk({"content": text}, None)
+    def piece(self, text: str, entries: Entries = ()) -> dict[str, Any]:
+        """Return a chunk of text, with the logprobs of its tokens if the job asks."""
+        return self._chunk({"content": text}, None, entries or None)
 
     def closing(self, job: Job) -> list[dict[str, Any]]:
         """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
         chunks = [self._chunk({}, answer_of(job)["finish_reason"])]
         if self._with_usage:
-            chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": _usage(job)})
+            chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
         return chunks
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None, entries: Entries | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": _logprobs(entries), "finish_reason": finish_reason}
         chunk = {**self._frame("chat.completion.chunk"), "choices": [choice]}
         return chunk | {"usage": None} if self._with_usage else chunk
 
@@ -109,7 +158,17 @@ def _ended_as(state: JobState) -> str:
     return {JobState.CANCELLED: "was cancelled", JobState.EXPIRED: "ran out of time"}.get(state, "failed")
 
 
-def _usage(job: Job) -> dict[str, Any]:
+def _logprobs(entries: Entries | None) -> dict[str, Any] | None:
+    return None if entries is None else {"content": entries, "refusal": None}
+
+
+def usage_of(job: Job) -> dict[str, Any]:
+    """Return the token counts of a job."""
     usage = job.usage or {}
     tokens_in, tokens_out = int(usage.get("input_tokens", job.input_tokens)), int(usage.get("output_tokens", 0))
-    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+    return {
+        "prompt_tokens": tokens_in,
+        "completion_tokens": tokens_out,
+        "total_tokens": tokens_in + tokens_out,
+        "prompt_tokens_details": {"cached_tokens": int(usage.get("cached_tokens", 0))},
+    }

@@ -4,8 +4,8 @@ Requests that come together go together, from their rate limits to the commit: o
 transaction, however many they are. Each gets its own outcome. The order is from cheap to dear: rate limit, model,
 webhook address, prompt and context window, token limit, room in the queue, and then the accept wave.
 
-One that would hold up the others (a retry, whose job is looked for; a long body; a model whose tokenizer is not loaded
-yet) goes the same way alone, in a thread of its own, and shares the commit.
+One that would hold up the others (a retry, whose job is looked for; a long body; a model whose tokenizer or grammars
+are not loaded yet) goes the same way alone, in a thread of its own, and shares the commit.
 """
 
 import hashlib
@@ -126,7 +126,8 @@ class Submissions:
         Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
         """
         draft = _Draft(principal, request, origin)
-        if not origin.is_retry and origin.num_bytes <= _LONG_BYTES and self._catalog.is_loaded(request.model):
+        is_loaded = self._catalog.is_loaded(request.model, with_grammars=request.sampling.grammar is not None)
+        if is_loaded and not origin.is_retry and origin.num_bytes <= _LONG_BYTES:
             return await self._gathering.join(draft)
         (outcome,) = await run_in_threadpool(self._submit_all, [draft])
         if isinstance(outcome, Exception):
@@ -164,6 +165,8 @@ class Submissions:
             source = shorten(tokenizer, source, version.context_window, request.sampling.max_tokens)
         draft.num_tokens = len(build_prompt(tokenizer, source))
         max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
+        if request.sampling.grammar is not None:
+            self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
         sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
         draft.payload = GeneratePayload(input=source, sampling=sampling)
 

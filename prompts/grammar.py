@@ -5,43 +5,51 @@ and text; what a matcher knows of a request is its grammar and its output so far
 """
 
 import json
-from collections.abc import Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from prompts.tokenizer import ByteTokenizer, Tokenizer
 from store.errors import InvalidRequest
 from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
+
+if TYPE_CHECKING:
+    from store.registry import ModelVersion
 
 _MAX_COMPILED = 64
 _MAX_QUOTED = 200
 
 
-def validate_grammar(kind: str, text: str) -> None:
-    """Raise InvalidRequest, with what is wrong, for a grammar that cannot be compiled or allows no answer."""
-    _compile(_bytewise(), kind, text)
-
-
 class Grammars:
     """The grammars of one model, whose ``tokenizer.json`` this is; each is compiled once while it is in use.
 
-    Any thread may call ``matcher``. Making the tokenizer takes a quarter of a second, so it is put off to the first.
+    Any thread may call. Making the tokenizer takes a quarter of a second, so it is put off to the first. Compiling is
+    bounded by llguidance's own limits of size and fuel, which come to some tens of milliseconds.
     """
 
-    def __init__(self, tokenizer: bytes, *, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, tokenizer: bytes | None, *, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
+        """``tokenizer`` None is that of the fake model: one token a byte."""
         self._file = tokenizer
         self._vocab_size = vocab_size
         self._eos = eos_token_ids
         self._tokenizer = lru_cache(maxsize=1)(self._read_tokenizer)
         self._compiled = lru_cache(maxsize=_MAX_COMPILED)(lambda kind, text: _compile(self._tokenizer(), kind, text))
 
+    def check(self, kind: str, text: str) -> None:
+        """Raise InvalidRequest, with what is wrong, for a grammar that this model cannot follow."""
+        self._compiled(kind, text)
+
     def matcher(self, kind: str, text: str) -> "Matcher":
-        """Return a matcher at the beginning of a grammar. Raises InvalidRequest as ``validate_grammar`` does."""
+        """Return a matcher at the beginning of a grammar. Raises InvalidRequest as ``check`` does."""
         return Matcher(self._compiled(kind, text), self._eos, self._vocab_size)
 
     def _read_tokenizer(self) -> LLTokenizer:
         if not self._eos:
             raise InvalidRequest("this model cannot follow a grammar: it has no end-of-sequence token")
+        if self._file is None:
+            return LLTokenizer(TokenizerWrapper(_Bytes()))
         try:
             return LLTokenizer(self._file.decode(), n_vocab=self._vocab_size, eos_token=sorted(self._eos))
         except ValueError as error:
@@ -85,20 +93,33 @@ class Matcher:
         return masks
 
 
-@cache
-def _bytewise() -> LLTokenizer:
-    return LLTokenizer("byte")
+class _Bytes:
+    """The fake model's vocabulary, as llguidance asks for it."""
+
+    eos_token_id = ByteTokenizer.EOS
+    bos_token_id = None
+    tokens = (*(bytes([byte]) for byte in range(ByteTokenizer.EOS)), b"</s>")
+    special_token_ids = (ByteTokenizer.EOS,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def grammars_for(version: "ModelVersion", tokenizer: Tokenizer, read_file: Callable[[str], bytes]) -> Grammars:
+    """Return the grammars of a registered version; ``read_file`` returns a stored file's bytes by its digest."""
+    file = None if version.runner == "fake" else read_file(version.files["tokenizer.json"])
+    return Grammars(file, vocab_size=tokenizer.vocab_size, eos_token_ids=tokenizer.eos_token_ids)
 
 
 def _compile(tokenizer: LLTokenizer, kind: str, text: str) -> LLMatcher:
     try:
         matcher = LLMatcher(tokenizer, _source(kind, text), log_level=0)
     except UnicodeEncodeError as error:
-        raise _refusal("it holds half a character") from error
+        raise _refusal("it holds half a character", kind) from error
     # Of some grammars it turns out only when the first token is asked for that they allow none.
     matcher.compute_bitmask()
     if matcher.is_error():
-        raise _refusal(matcher.get_error().replace("NoExtensionBias", "it allows no answer"))
+        raise _refusal(matcher.get_error().replace("NoExtensionBias", "it allows no answer"), kind)
     return matcher
 
 
@@ -107,7 +128,7 @@ def _source(kind: str, text: str) -> str:
     if kind not in set(GrammarKind):
         raise _refusal(f"there is no kind {kind}")
     if len(text) > MAX_GRAMMAR_CHARS:
-        raise _refusal(f"it is longer than {MAX_GRAMMAR_CHARS} characters")
+        raise _refusal(f"it is longer than {MAX_GRAMMAR_CHARS} characters", kind)
     match GrammarKind(kind):
         case GrammarKind.JSON_SCHEMA:
             return _from_schema(text)
@@ -124,7 +145,7 @@ def _from_schema(text: str) -> str:
         # Without white space: a small model that may write any amount of it often writes nothing else.
         return LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_flexible": False})
     except ValueError as error:
-        raise _refusal(str(error)) from error
+        raise _refusal(str(error), GrammarKind.JSON_SCHEMA) from error
 
 
 def _choices(text: str) -> list[str]:
@@ -145,5 +166,10 @@ def _short(message: str) -> str:
     return message.strip().partition("\n")[0][:_MAX_QUOTED]
 
 
-def _refusal(message: str) -> InvalidRequest:
-    return InvalidRequest(f"the grammar cannot be followed: {_short(message)}", param="grammar")
+def _refusal(message: str, kind: str | None = None) -> InvalidRequest:
+    is_schema = kind == GrammarKind.JSON_SCHEMA
+    return InvalidRequest(
+        f"the {'JSON schema' if is_schema else 'grammar'} cannot be followed: {_short(message)}",
+        code="invalid_json_schema" if is_schema else None,
+        param="sampling.grammar",
+    )

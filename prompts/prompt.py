@@ -13,8 +13,11 @@ DEFAULT_MAX_TOKENS = 1024
 def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     """Return the prompt's token ids: the conversation through the chat template, or the raw prompt.
 
-    Raises InvalidRequest if the template refuses the conversation or nothing is left to continue.
+    Raises InvalidRequest if the template refuses the conversation, the model has no such token, or nothing is left to
+    continue.
     """
+    if source.token_ids is not None:
+        return _known(tokenizer, source.token_ids)
     if source.messages is not None:
         param = "input.messages"
         # A template writes the special tokens itself.
@@ -25,6 +28,15 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     if not ids:
         raise InvalidRequest("the prompt has no tokens: there is nothing to continue", param=param)
     return ids
+
+
+def _known(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[int]:
+    if max(token_ids) >= tokenizer.vocab_size:
+        raise InvalidRequest(
+            f"token id {max(token_ids)} is not in the model's vocabulary of {tokenizer.vocab_size}",
+            param="input.token_ids",
+        )
+    return list(token_ids)
 
 
 def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:

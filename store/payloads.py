@@ -18,6 +18,7 @@ MAX_GRAMMAR_CHARS = 65_536
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -44,15 +45,19 @@ class ChatMessage(Strict):
 
 
 class GenerateInput(Strict):
-    """What the model is given: a conversation for its chat template, or a raw prompt; exactly one of the two."""
+    """What the model is given: a conversation for its chat template, or a raw prompt as text or as token ids.
+
+    Exactly one of the three.
+    """
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt: Text | None = None
+    token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW_TOKENS)] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.messages is None) == (self.prompt is None):
-            raise ValueError("give exactly one of `messages` and `prompt`")
+        if [self.messages, self.prompt, self.token_ids].count(None) != 2:
+            raise ValueError("give exactly one of `messages`, `prompt` and `token_ids`")
         return self
 
 

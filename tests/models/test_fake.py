@@ -1,11 +1,12 @@
 """The fake model: the same words every time, and no plan accepted that breaks the contract."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from models.engine.requests import EngineRequest, SamplingParams
+from models.engine.requests import EngineRequest, Grammar, RequestInvalid, SamplingParams
 from models.engine.runner import Row, Sampled, StepPlan
 from models.fake import EOS, FakeRunner, PlanError, next_token
 
@@ -173,3 +174,20 @@ def test_a_step_takes_its_time_and_fails_as_told() -> None:
 
     with pytest.raises(RuntimeError, match="device"):
         FakeRunner(fault=fault).run(StepPlan((prefill(),)))
+
+
+def test_within_a_grammar_it_comes_to_the_end_and_drafts_are_held_to_it() -> None:
+    fake, grammar = runner(), Grammar("regex", '"[a-z]{3,9}"')
+    asked = EngineRequest("a", PROMPT, SamplingParams(max_tokens=50, grammar=grammar))
+    blocks = (0, 1, 2, 3, 4, 5)
+    (said,) = fake.run(StepPlan((replace(prefill(blocks=blocks), request=asked),)))
+    output: list[int] = [said.token or 0]
+    while output[-1] != EOS:
+        drafts = [*b"xyz"] if len(output) == 1 else []
+        row = replace(decode(output, blocks=blocks), request=asked)
+        row = replace(row, tokens=(*row.tokens, *drafts), drafts=tuple(drafts))
+        (said,) = fake.run(StepPlan((row,)))
+        output += [*said.accepted, said.token or 0]
+    assert re.fullmatch(rb'"[a-z]{3,9}"', bytes(output[:-1]))
+    with pytest.raises(RequestInvalid, match="cannot be followed"):
+        fake.check(replace(asked, sampling=replace(asked.sampling, grammar=Grammar("regex", "[a"))))

@@ -7,15 +7,19 @@ function of its payload for tests that only want answers.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import redis
 
+from prompts.logprobs import spell
+from prompts.tokenizer import ByteTokenizer
 from store import ordering
 from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release, claim, finish, release
 from store.db import Database
+from store.logprobs import Logprobs, TokenLogprobs
 from store.states import JobState
 from store.streams import Frame, StreamPublisher
 
@@ -30,6 +34,16 @@ class Attempt:
     said: list[str] = field(default_factory=list)
     lineage: Lineage = ()
 
+    def likely(self, texts: Sequence[str]) -> list[Logprobs]:
+        """Logprobs of one token a byte for each text, if the job asks."""
+        count = self.claim.payload["sampling"].get("logprobs")
+        if count is None:
+            return [() for _ in texts]
+        return [
+            tuple(TokenLogprobs(byte, -0.25, ((byte, -0.25), (256, -1.5))[:count]) for byte in text.encode())
+            for text in texts
+        ]
+
 
 class ScriptedWorker:
     """One worker on one queue."""
@@ -38,6 +52,7 @@ class ScriptedWorker:
         self._db = db
         self._queue = queue
         self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60)
+        self.cached_tokens = 0
 
     def claim(self, job_id: str) -> Attempt:
         """Take the job, which must be free."""
@@ -49,7 +64,8 @@ class ScriptedWorker:
         kept = earlier.said[:num_kept]
         tokens = tuple((number,) for number in range(num_kept))
         lineage = earlier.lineage or ((earlier.claim.epoch, 0),)
-        start = Checkpoint(tuple(kept), tokens, lineage).continued_by(attempt.claim.epoch)
+        logprobs = tuple(attempt.likely(kept))
+        start = Checkpoint(tuple(kept), tokens, lineage, logprobs).continued_by(attempt.claim.epoch)
         attempt.said, attempt.lineage = kept, start.lineage
         if announce:
             self._frames.publish([Frame(attempt.claim.job_id, attempt.claim.epoch, 0, None, checkpoint=start)])
@@ -60,7 +76,11 @@ class ScriptedWorker:
         first = len(attempt.said) + 1
         attempt.said += texts
         held = attempt.claim
-        self._frames.publish([Frame(held.job_id, held.epoch, seq, text) for seq, text in enumerate(texts, first)])
+        frames = [
+            Frame(held.job_id, held.epoch, seq, text, logprobs=logprobs)
+            for seq, (text, logprobs) in enumerate(zip(texts, attempt.likely(texts), strict=True), first)
+        ]
+        self._frames.publish(frames)
 
     def whisper(self, attempt: Attempt, *texts: str) -> None:
         """Produce deltas that Redis never gets."""
@@ -68,7 +88,10 @@ class ScriptedWorker:
 
     def succeed(self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True) -> None:
         """End the job with what was said."""
-        output = {"text": "".join(attempt.said), "finish_reason": finish_reason}
+        output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
+        if attempt.claim.payload["sampling"].get("logprobs") is not None:
+            spelled = spell(ByteTokenizer(), chain.from_iterable(attempt.likely(attempt.said)))
+            output["logprobs"] = [entry.model_dump() for entry in spelled]
         self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce)
 
     def fail(self, attempt: Attempt, code: str, message: str) -> None:
@@ -102,11 +125,13 @@ class ScriptedWorker:
         usage = {
             "input_tokens": held.input_tokens,
             "output_tokens": len(attempt.said),
+            "cached_tokens": self.cached_tokens,
             "queue_ms": 1.0,
             "first_token_ms": 2.0,
             "compute_ms": 3.0,
         }
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
+        outcome = replace(outcome, logprobs=tuple(attempt.likely(attempt.said)))
         ended = finish(self._db, [outcome])
         assert ended == {held.job_id}
         if announce:

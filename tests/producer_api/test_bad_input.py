@@ -116,6 +116,11 @@ def _with_message(**message: Any) -> Body:
     return {"model": "tiny", "messages": [USER, message]}
 
 
+def _with_schema(schema: Body) -> Body:
+    named = {"name": "answer", "schema": schema}
+    return CHAT | {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
 BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "no messages": ({"model": "tiny"}, "messages", "is required"),
     "messages empty": ({"model": "tiny", "messages": []}, "messages", "at least 1"),
@@ -133,14 +138,51 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
         "not supported",
     ),
     "n": (CHAT | {"n": 2}, "n", "not supported"),
-    "logprobs": (CHAT | {"logprobs": True}, "logprobs", "not supported"),
-    "top_logprobs": (CHAT | {"top_logprobs": 3}, "top_logprobs", "not supported"),
+    "top_logprobs alone": (CHAT | {"top_logprobs": 3}, "top_logprobs", "set it to true"),
+    "too many top_logprobs": (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "equal to 20"),
     "logit_bias": (CHAT | {"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
     "tools": (CHAT | {"tools": [{"type": "function"}]}, "tools", "not supported"),
     "tool_choice": (CHAT | {"tool_choice": "required"}, "tool_choice", "not supported"),
     "audio": (CHAT | {"audio": {"voice": "x"}}, "audio", "not supported"),
     "modalities": (CHAT | {"modalities": ["text", "audio"]}, "modalities", "not supported"),
-    "json mode": (CHAT | {"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+    "format of no type": (CHAT | {"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),
+    "no schema": (
+        CHAT | {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+        "response_format.json_schema.schema",
+        "is required",
+    ),
+    "impossible schema": (
+        _with_schema({"type": "integer", "minimum": 5, "maximum": 3}),
+        "response_format",
+        "the JSON schema cannot be followed",
+    ),
+    "unsupported schema": (_with_schema({"type": "array", "uniqueItems": True}), "response_format", "uniqueItems"),
+    "damaged schema": (_with_schema({"type": "strin"}), "response_format", "strin"),
+    "huge schema": (
+        _with_schema({"enum": ["x" * 70_000]}),
+        "response_format.json_schema.schema",
+        "65536",
+    ),
+    "damaged regex": (CHAT | {"structured_outputs": {"regex": "[a"}}, "structured_outputs", "cannot be followed"),
+    "look-ahead": (CHAT | {"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs", "cannot be followed"),
+    "damaged Lark": (CHAT | {"structured_outputs": {"grammar": "start: nope"}}, "structured_outputs", "nope"),
+    "no choice": (CHAT | {"structured_outputs": {"choice": []}}, "structured_outputs", "none of them empty"),
+    "two grammars": (
+        CHAT | {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+        "structured_outputs",
+        "exactly one",
+    ),
+    "both ways": (
+        CHAT | {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "structured_outputs",
+        "one of",
+    ),
+    "no end": (
+        CHAT | {"response_format": {"type": "json_object"}, "ignore_eos": True},
+        "ignore_eos",
+        "leave out `ignore_eos`",
+    ),
+    "guided": (CHAT | {"guided_json": {}}, "guided_json", "structured_outputs.json"),
     "min_p": (CHAT | {"min_p": 0.2}, "min_p", "not supported"),
     "temperature": (CHAT | {"temperature": 3}, "temperature", "less than or equal to 2"),
     "stop": (CHAT | {"stop": [""]}, "stop[0]", "at least 1"),
@@ -161,6 +203,45 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
 }
 
 
+BAD_COMPLETIONS: dict[str, tuple[Body, str, str]] = {
+    "no prompt": ({"model": "tiny"}, "prompt", "is required"),
+    "empty prompt": ({"model": "tiny", "prompt": ""}, "prompt", "at least 1"),
+    "two prompts": ({"model": "tiny", "prompt": ["a", "b"]}, "prompt", "one request for each"),
+    "no prompts": ({"model": "tiny", "prompt": []}, "prompt", "one request for each"),
+    "unknown token": ({"model": "tiny", "prompt": [1, 257]}, "prompt", "vocabulary"),
+    "negative token": ({"model": "tiny", "prompt": [[1, -1]]}, "token_ids[1]", "greater than or equal to 0"),
+    "long prompt": ({"model": "tiny", "prompt": "x" * 600}, "prompt", "shorten the prompt"),
+    "messages": ({"model": "tiny", "prompt": "a", "messages": []}, "messages", "not supported"),
+    **{
+        name: ({"model": "tiny", "prompt": "a", name: value}, name, words)
+        for name, value, words in (
+            ("n", 2, "not supported"),
+            ("best_of", 3, "not supported"),
+            ("echo", True, "not supported"),
+            ("suffix", "end", "not supported"),
+            ("logit_bias", {"5": 1}, "not supported"),
+            ("logprobs", 21, "equal to 20"),
+        )
+    },
+    "impossible grammar": (
+        {"model": "tiny", "prompt": "a", "structured_outputs": {"regex": r"[^\s\S]"}},
+        "structured_outputs",
+        "cannot be followed",
+    ),
+}
+
+
+def test_a_bad_completion_is_refused(api: httpx2.Client, db: Database, subtests: pytest.Subtests) -> None:
+    for name, (body, param, words) in BAD_COMPLETIONS.items():
+        with subtests.test(name):
+            response = api.post("/v1/completions", json=body)
+            error = error_of(response)
+            assert (response.status_code, error["param"]) == (400, param), error
+            assert words in error["message"]
+            assert (error["code"] == "unsupported_parameter") == (words == "not supported" or "one request" in words)
+            assert num_jobs(db) == 0
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_bad_chat_is_refused(api: httpx2.Client, db: Database, subtests: pytest.Subtests, is_stream: bool) -> None:
     for name, (body, param, words) in BAD_CHATS.items():
@@ -171,6 +252,7 @@ def test_a_bad_chat_is_refused(api: httpx2.Client, db: Database, subtests: pytes
             error = error_of(response)
             assert (response.status_code, error["param"]) == (400, param), error
             assert words in error["message"]
+            assert (error["code"] == "invalid_json_schema") == name.endswith("schema") or name == "no schema"
             assert num_jobs(db) == 0
 
 

@@ -46,7 +46,7 @@ def post_all(api: httpx2.Client, bodies: list[dict[str, Any]]) -> list[httpx2.Re
 
 def known(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model that nobody knows count as loaded, so that it shares the wave."""
-    monkeypatch.setattr(server.runtime.catalog, "is_loaded", lambda _name: True)
+    monkeypatch.setattr(server.runtime.catalog, "is_loaded", lambda _name, **_: True)
 
 
 def test_a_bad_one_among_others_fails_alone(

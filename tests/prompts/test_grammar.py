@@ -1,13 +1,12 @@
 """Grammars: what may come next, and what is refused before anybody waits for it."""
 
-import json
 from collections.abc import Callable
 
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from prompts.grammar import Grammars, validate_grammar
+from prompts.grammar import Grammars
 from store.errors import InvalidRequest
 from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
 
@@ -58,7 +57,7 @@ def ids(backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
 def test_each_kind_follows_its_text(
     grammars: Grammars, ids: Callable[[str], list[int]], kind: str, text: str, good: list[str], bad: list[str]
 ) -> None:
-    validate_grammar(kind, text)
+    grammars.check(kind, text)
     for answer in (*good, *bad):
         tokens = ids(answer)
         matcher = grammars.matcher(kind, text)
@@ -129,10 +128,11 @@ REFUSED = [
 
 @pytest.mark.parametrize(("kind", "text"), REFUSED, ids=range(len(REFUSED)))
 def test_what_nobody_could_follow_is_refused(grammars: Grammars, kind: str, text: str) -> None:
-    for ask in (validate_grammar, grammars.matcher):
-        with pytest.raises(InvalidRequest, match=r"the grammar cannot be followed: .") as raised:
+    for ask in (grammars.check, grammars.matcher):
+        with pytest.raises(InvalidRequest, match=r"the (grammar|JSON schema) cannot be followed: .") as raised:
             ask(kind, text)
         assert len(raised.value.message) < 300
+        assert raised.value.code == ("invalid_json_schema" if kind == "json_schema" else "invalid_value")
 
 
 def test_a_model_without_an_end_follows_no_grammar(backend: tokenizers.Tokenizer) -> None:
@@ -145,4 +145,4 @@ def test_a_model_without_an_end_follows_no_grammar(backend: tokenizers.Tokenizer
 
 def test_kinds_are_these() -> None:
     assert [kind.value for kind in GrammarKind] == ["json_schema", "regex", "lark", "choice"]
-    validate_grammar("json_schema", json.dumps({"enum": ["a", 1, None]}))
+    Grammars(None, vocab_size=257, eos_token_ids=frozenset({EOS})).check("json_schema", '{"enum": ["a", 1, null]}')
