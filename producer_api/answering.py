@@ -42,13 +42,13 @@ class Call:
             await self._let_go(after_s=ASKS_AGAIN_WITHIN_S)
             return Response()  # nobody reads it
         if not job.state.is_terminal:
-            raise await self._unfinished(timeout_s)
+            raise self._unfinished(timeout_s)
         return ObjectResponse(self._answer.whole(job), headers=headers)
 
-    async def _unfinished(self, timeout_s: float) -> HeadraceError:
+    def _unfinished(self, timeout_s: float) -> HeadraceError:
         if self._runtime.draining.is_set():
-            await self._let_go()
-            return Draining("this server is stopping: try again")
+            # Clients ask again after a 503, and then find their job.
+            return Draining("this server is stopping: ask again, the job goes on", job_id=self._job.id)
         return SyncTimeout(
             f"no answer within {timeout_s:g} s: the job goes on, look for it at /v1/jobs/{self._job.id}",
             job_id=self._job.id,

@@ -53,9 +53,13 @@ class JobUnanswered(HeadraceError):
 
 
 class Draining(store.Unavailable):
-    """This process is shutting down."""
+    """This process is shutting down. ``job_id`` is of the job that a caller waited for and that goes on."""
 
     default_code = "draining"
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 class _Internal(HeadraceError):

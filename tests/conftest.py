@@ -47,6 +47,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
 
 
+# Whose files take longest, and mostly wait: begun first, none of them is left over when everything else has ended.
+_FIRST = ("e2e", "workers", "reliability", "cli")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    items.sort(key=lambda item: folders[item] not in _FIRST)
+
+
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
     """Where a test keeps a server of its own, one that it may stop."""

@@ -17,6 +17,7 @@ from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.workers.conftest import wait_for
 
 NEVER_AGAIN = {"x-should-retry": "false"}
 
@@ -158,7 +159,9 @@ def tight(
         yield start
 
 
-def test_what_a_busy_server_says_is_as_the_table_says(tight: Callable[..., tuple[ApiServer, httpx2.Client]]) -> None:
+def test_what_a_busy_server_says_is_as_the_table_says(
+    tight: Callable[..., tuple[ApiServer, httpx2.Client]], settings: Settings, worker: ScriptedWorker
+) -> None:
     _, hurried = tight(requests_per_minute=1)
     hurried.post("/v1/jobs", json=PROMPT).raise_for_status()
     refused = hurried.post("/v1/jobs", json=PROMPT)
@@ -167,7 +170,7 @@ def test_what_a_busy_server_says_is_as_the_table_says(tight: Callable[..., tuple
     assert 0 < int(refused.headers["x-ratelimit-reset-requests"].removesuffix("ms")) <= 60_000
     _, full = tight(max_queued_jobs=1)
     check(full.post("/v1/jobs", json=PROMPT), "queue_full")
-    server, waiting = tight(sync_timeout_s=0.1)
+    _, waiting = tight(sync_timeout_s=0.1)
     timed_out = waiting.post("/v1/chat/completions", json=CHAT)
     check(timed_out, "sync_timeout")
     assert timed_out.headers["location"] == f"/v1/jobs/{timed_out.headers['x-job-id']}"
@@ -176,11 +179,24 @@ def test_what_a_busy_server_says_is_as_the_table_says(tight: Callable[..., tuple
     answers: list[httpx2.Response] = []
     asking = threading.Thread(target=lambda: answers.append(waiting.post("/v1/chat/completions", json=CHAT)))
     asking.start()
-    while not waiting.get("/v1/jobs", params={"status": "queued", "limit": 1}).json()["data"]:
-        pass
+    wait_for(lambda: server.runtime.metrics.accepted.labels("tiny", "false")._value.get(), "the chat is taken in")
     server.drain()
     asking.join()
     check(answers[0], "draining")
+    with (
+        serving(settings) as other,
+        httpx2.Client(base_url=other.url, headers=waiting.headers, timeout=30) as elsewhere,
+    ):
+        again = {"x-stainless-retry-count": "1"}
+        asking = threading.Thread(
+            target=lambda: answers.append(elsewhere.post("/v1/chat/completions", json=CHAT, headers=again))
+        )
+        asking.start()
+        attempt = worker.claim(answers[0].headers["x-job-id"])
+        worker.say(attempt, "water")
+        worker.succeed(attempt)
+        asking.join()
+    assert (answers[1].status_code, answers[1].headers["x-job-id"]) == (200, answers[0].headers["x-job-id"])
 
 
 def test_every_header_of_the_table_goes_in_and_out(api: httpx2.Client, worker: ScriptedWorker) -> None:
