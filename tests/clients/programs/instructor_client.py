@@ -5,12 +5,14 @@ from typing import Literal
 
 import instructor
 from openai import AsyncOpenAI, OpenAI
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from reporting import MODEL, feature, main
 
 
 class City(BaseModel):
-    """A city."""
+    """A city, and nothing more: a schema that allows other properties lets a small model go on for ever."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=40)
     size: Literal["small", "large"]

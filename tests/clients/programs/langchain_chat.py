@@ -10,7 +10,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from reporting import (
     CAPITAL,
     CUTTING_URL,
@@ -30,8 +30,8 @@ model = ChatOpenAI(model=MODEL, temperature=0, max_tokens=24, max_retries=0, str
 class City(BaseModel):
     """A city."""
 
-    name: str
-    inhabitants: int
+    name: str = Field(max_length=40)
+    inhabitants: int = Field(ge=0, lt=100_000_000)
 
 
 @tool

@@ -30,7 +30,10 @@ ASKED = {
 }
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 40}, "inhabitants": {"type": "integer"}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 40},
+        "inhabitants": {"type": "integer", "maximum": 99999999},
+    },
     "required": ["name", "inhabitants"],
     "additionalProperties": False,
 }
@@ -128,6 +131,22 @@ def structured() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
     answer = litellm.completion(**(ASKED | {"max_tokens": 200}), response_format=wanted)
     assert set(json.loads(answer.choices[0].message.content)) == {"name", "inhabitants"}
+
+
+@feature("logprobs")
+def logprobs() -> None:
+    answer = litellm.completion(**ASKED, logprobs=True, top_logprobs=2)
+    first = answer.choices[0].logprobs.content[0]
+    assert first.logprob <= 0
+    assert len(first.top_logprobs) == 2
+
+
+@feature("text completion")
+def text_completion() -> None:
+    asked = {name: value for name, value in ASKED.items() if name not in ("messages", "model")}
+    model = f"text-completion-openai/{MODEL}"
+    answer = litellm.text_completion(**asked, model=model, prompt="The capital of France is")
+    assert "Paris" in answer.choices[0].text
 
 
 @feature("tools")

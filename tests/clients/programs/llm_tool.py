@@ -78,8 +78,10 @@ def too_long() -> None:
 
 @feature("structured output")
 def structured() -> None:
-    answer = said(*ASK[:6], "-o", "max_tokens", "200", "--no-stream", "--schema", "name, age int", "Invent a dog")
-    assert set(json.loads(answer)) == {"name", "age"}
+    properties = {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "maximum": 30}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "age"], "additionalProperties": False}
+    asked = (*ASK[:6], "-o", "max_tokens", "200", "--schema", json.dumps(schema), "Invent a dog")
+    assert set(json.loads(said(*asked))) == set(json.loads(said(*asked, "--no-stream"))) == {"name", "age"}
 
 
 @feature("tools")

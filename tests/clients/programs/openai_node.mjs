@@ -141,6 +141,36 @@ const features = {
     );
   },
 
+  async "structured output"() {
+    const schema = {
+      type: "object",
+      properties: { name: { type: "string", maxLength: 40 }, size: { enum: ["small", "large"] } },
+      required: ["name", "size"],
+      additionalProperties: false,
+    };
+    const answer = await client.chat.completions.parse({
+      ...asked,
+      max_tokens: 200,
+      response_format: { type: "json_schema", json_schema: { name: "city", strict: true, schema } },
+    });
+    const city = JSON.parse(answer.choices[0].message.content);
+    check(typeof city.name === "string" && ["small", "large"].includes(city.size), JSON.stringify(city));
+  },
+
+  async logprobs() {
+    const answer = await client.chat.completions.create({ ...asked, logprobs: true, top_logprobs: 2 });
+    for (const token of answer.choices[0].logprobs.content)
+      check(token.logprob <= 0 && token.top_logprobs.length === 2, JSON.stringify(token));
+  },
+
+  async "text completion"() {
+    const wanted = { model: MODEL, prompt: "The capital of France is", temperature: 0, max_tokens: 8 };
+    const whole = await client.completions.create(wanted);
+    let text = "";
+    for await (const chunk of await client.completions.create({ ...wanted, stream: true })) text += chunk.choices[0]?.text ?? "";
+    check(text === whole.choices[0].text && text.includes("Paris"), text);
+  },
+
   async models() {
     const names = [];
     for await (const model of client.models.list()) names.push(model.id);

@@ -2,9 +2,14 @@
 
 import asyncio
 import itertools
+import json
+import math
+import re
+from typing import Literal
 
 import openai
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel, Field
 from reporting import (
     CAPITAL,
     CUTTING_URL,
@@ -20,6 +25,13 @@ from reporting import (
 
 client = OpenAI(max_retries=0)
 ASKED = {"model": MODEL, "messages": [{"role": "user", "content": CAPITAL}], "temperature": 0, "max_tokens": 24}
+
+
+class City(BaseModel):
+    """A city."""
+
+    name: str = Field(max_length=40)
+    size: Literal["small", "large"]
 
 
 def raises(kind: type[openai.APIStatusError], code: str, **changes: object) -> None:
@@ -105,6 +117,72 @@ def too_long() -> None:
 @feature("error: field refused")
 def refused() -> None:
     raises(openai.BadRequestError, "unsupported_parameter", n=2)
+
+
+@feature("error: impossible schema")
+def impossible_schema() -> None:
+    schema = {"type": "object", "properties": {"a": False}, "required": ["a"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    raises(openai.BadRequestError, "invalid_json_schema", response_format=wanted)
+
+
+@feature("structured output")
+def structured() -> None:
+    parsed = client.chat.completions.parse(**(ASKED | {"max_tokens": 200}), response_format=City)
+    assert isinstance(parsed.choices[0].message.parsed, City)
+
+
+@feature("structured output, streamed")
+def structured_stream() -> None:
+    with client.chat.completions.stream(**(ASKED | {"max_tokens": 200}), response_format=City) as stream:
+        parsed = stream.get_final_completion().choices[0].message.parsed
+    assert isinstance(parsed, City)
+
+
+@feature("JSON mode")
+def json_mode() -> None:
+    answer = client.chat.completions.create(
+        **(ASKED | {"max_tokens": 300}), response_format={"type": "json_object"}, seed=1
+    )
+    (choice,) = answer.choices
+    assert choice.finish_reason == "length" or isinstance(json.loads(choice.message.content), dict)
+    assert choice.message.content.lstrip().startswith("{")
+
+
+@feature("regex and choice")
+def regex_and_choice() -> None:
+    def answer(**wanted: object) -> str:
+        asked = client.chat.completions.create(**ASKED, extra_body={"structured_outputs": wanted})
+        return asked.choices[0].message.content
+
+    assert re.fullmatch(r"[A-Z][a-z]{2,9}!", answer(regex="[A-Z][a-z]{2,9}!"))
+    assert answer(choice=["Rome", "Paris"]) in ("Rome", "Paris")
+
+
+@feature("logprobs")
+def logprobs() -> None:
+    answer = client.chat.completions.create(**ASKED, logprobs=True, top_logprobs=3)
+    tokens = answer.choices[0].logprobs.content
+    assert "".join(token.token for token in tokens).strip() == answer.choices[0].message.content.strip()
+    for token in tokens:
+        assert len(token.top_logprobs) == 3
+        assert sum(math.exp(top.logprob) for top in token.top_logprobs) <= 1.001
+        # Greedy: what was chosen is the likeliest.
+        assert token.logprob == max(top.logprob for top in token.top_logprobs)
+    streamed = client.chat.completions.create(**ASKED, logprobs=True, stream=True)
+    pieces = [
+        piece for chunk in streamed for choice in chunk.choices if choice.logprobs for piece in choice.logprobs.content
+    ]
+    assert [piece.logprob for piece in pieces] == [token.logprob for token in tokens]
+
+
+@feature("text completion")
+def text_completion() -> None:
+    asked = {"model": MODEL, "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
+    whole = client.completions.create(**asked)
+    assert "Paris" in whole.choices[0].text
+    chunks = list(client.completions.create(**asked, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
 
 
 @feature("models")
