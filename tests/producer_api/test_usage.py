@@ -64,6 +64,7 @@ def test_the_official_client_reads_what_every_job_used_and_cost(
 ) -> None:
     set_price(db, "tiny", 1, Price(Decimal(2), Decimal(1), Decimal("0.5")), actor="tests")
     other_key = make_client(keys.create_key(db, tenant, "second", ["jobs:write", "jobs:read"], actor="tests"))
+    worker.cached_tokens = 2
     jobs = [
         run(api, worker, 3),
         run(api, worker, 4, headers={"OpenAI-Project": "proj_a", "OpenAI-Organization": "org"}, body={"user": "u1"}),
@@ -77,6 +78,7 @@ def test_the_official_client_reads_what_every_job_used_and_cost(
     assert total.num_model_requests == 3
     for name in ("input_tokens", "output_tokens"):
         assert getattr(total, name) == sum(job["usage"][name] for job in jobs)
+    assert total.input_cached_tokens == 3 * 2
     assert (total.model, total.project_id, total.api_key_id, total.batch) == (None, None, None, None)
 
     def by(*names: Any, **only: Any) -> dict[tuple[Any, ...], int]:
@@ -95,7 +97,11 @@ def test_the_official_client_reads_what_every_job_used_and_cost(
     assert by("batch", api_key_ids=[key_id]) == {(True,): 5}
     assert results(admin.admin.organization.usage.embeddings(start_time=THEN)) == []
 
-    cost = sum(job["usage"]["input_tokens"] * 2 + job["usage"]["output_tokens"] * 0.5 for job in jobs) / 1e6
+    def price_of(used: dict[str, Any]) -> float:
+        uncached = used["input_tokens"] - used["cached_tokens"]
+        return float(uncached * 2 + used["cached_tokens"] + used["output_tokens"] * 0.5) / 1e6
+
+    cost = sum(price_of(job["usage"]) for job in jobs)
     assert sum(job["usage"]["cost"] for job in jobs) == pytest.approx(cost)
     (costs,) = results(admin.admin.organization.usage.costs(start_time=THEN, group_by=["line_item"]))
     assert (costs.line_item, costs.amount.currency) == ("tiny@1", "usd")
