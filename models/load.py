@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from models.engine.runner import Runner
+from models.engine.runner import Encoder, Runner
 from models.fake import FakeRunner
-from models.faults import Fault, FaultyRunner
+from models.fake_encoder import FakeEncoder
+from models.faults import Fault, FaultyEncoder, FaultyRunner
+from models.files import registered_folder
 from store.failpoints import failpoint, parse_model_faults
 from store.registry import ModelVersion
 from store.settings import Settings
@@ -33,6 +35,16 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
     return load_torch(version, settings)
 
 
+def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
+    """Return the encoder of a version, as ``load_runner`` does a runner. Raises ModelLoadError."""
+    if version.runner == "fake-encoder":
+        return FakeEncoder(step_s=settings.fake_step_ms / 1000)
+    _calm_openmp()
+    from models.encoder import encoder_for  # noqa: PLC0415 - as above
+
+    return encoder_for(registered_folder(version), settings, dtype=version.dtype)
+
+
 def _num_fake_blocks(settings: Settings) -> int:
     """The fake's pool costs next to nothing; it has the default size where it is to be chosen."""
     default: int = Settings.model_fields["kv_pool_tokens"].default
@@ -53,5 +65,15 @@ def with_faults(runner: Runner, settings: Settings, decode: Callable[[Sequence[i
     """Return ``runner``, or one around it that fails where a test's settings ask for it; ``decode`` reads a prompt."""
     if not (settings.model_faults or settings.failpoints):
         return runner
-    marks = {fault.mark: Fault(fault.kind) for fault in parse_model_faults(settings.model_faults)}
-    return FaultyRunner(runner, marks, decode=decode, midway=partial(failpoint, "batch.midway"))
+    return FaultyRunner(runner, _marks(settings), decode=decode, midway=partial(failpoint, "batch.midway"))
+
+
+def with_encoder_faults(encoder: Encoder, settings: Settings, decode: Callable[[Sequence[int]], str]) -> Encoder:
+    """Return ``encoder``, or one around it that fails, as ``with_faults``."""
+    if not (settings.model_faults or settings.failpoints):
+        return encoder
+    return FaultyEncoder(encoder, _marks(settings), decode=decode, midway=partial(failpoint, "batch.midway"))
+
+
+def _marks(settings: Settings) -> dict[str, Fault]:
+    return {fault.mark: Fault(fault.kind) for fault in parse_model_faults(settings.model_faults)}

@@ -12,7 +12,7 @@ from models.families.config import LlamaConfig
 from models.families.geometry import Geometry, read_geometry
 from models.families.llama import LlamaModel
 from models.families.model import BatchBuilder, Cache, CausalModel
-from models.files import folder_digest, read_json, small_files
+from models.files import read_json, registered_folder, small_files
 from models.kv_cache import KvCache
 from models.loading import Weights
 from models.native.choose import kernels_for
@@ -31,15 +31,7 @@ def load_torch(version: ModelVersion, settings: Settings) -> TorchRunner:
 
     Raises ModelLoadError if the folder is missing, damaged, changed since it was registered, or not supported.
     """
-    folder = Path(version.source)
-    if not folder.is_dir():
-        raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
-    if folder_digest(folder) != version.digest:
-        raise ModelLoadError(
-            f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "
-            "restore them or register the folder as a new version"
-        )
-    return runner_for(folder, settings, dtype=version.dtype)
+    return runner_for(registered_folder(version), settings, dtype=version.dtype)
 
 
 def runner_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchRunner:

@@ -30,7 +30,7 @@ class _Outcome:
 
 
 @contextmanager
-def _errors_named() -> Iterator[None]:
+def errors_named() -> Iterator[None]:
     """Give torch's errors the types that the engine knows: what no later step survives, and lack of memory."""
     try:
         yield
@@ -77,7 +77,7 @@ class TorchRunner:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample`` or that broke."""
         if not plan.rows:
             return []
-        with _errors_named():
+        with errors_named():
             outcome = self._compute(self._batches.build(plan))
             self._contain(outcome.broken)
         told = (row.request.id for row in plan.rows if row.sample or row.request.id in self._broken)
@@ -94,7 +94,7 @@ class TorchRunner:
         request = EngineRequest("score", tuple(tokens), SamplingParams(max_tokens=1))
         blocks = range(-(-len(tokens) // self.block_tokens))
         plan = StepPlan((Row(request, tokens, 0, blocks, (), sample=False),))
-        with _errors_named():
+        with errors_named():
             return self._model.logits(self._model.forward(self._batches.build(plan), self._cache))
 
     def check(self, request: EngineRequest) -> None:

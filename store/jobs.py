@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, text
+from sqlalchemy import Connection, Select, literal, select, text
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -170,9 +170,14 @@ def list_jobs(
     after: str | None = None,
     descending: bool = True,
 ) -> list[Job]:
-    """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``."""
+    """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``.
+
+    The vectors of embed jobs, which may be megabytes each, are left out of their outputs.
+    """
     jobs = tables.jobs.c
-    statement = _jobs_of(tenant_id).order_by(jobs.id.desc() if descending else jobs.id).limit(limit)
+    statement = (
+        _jobs_of(tenant_id, without_vectors=True).order_by(jobs.id.desc() if descending else jobs.id).limit(limit)
+    )
     for column, value in ((jobs.state, state), (jobs.model, model), (jobs.task, task)):
         if value is not None:
             statement = statement.where(column == value)
@@ -302,14 +307,18 @@ def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
 _COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
 
 
-def _jobs_of(tenant_id: str) -> Select[Any]:
+_NO_VECTORS = tables.jobs.c.output.op("-", return_type=JSONB)(literal("embeddings")).label("output")
+
+
+def _jobs_of(tenant_id: str, *, without_vectors: bool = False) -> Select[Any]:
     num_deltas = (
         select(tables.job_streams.c.num_deltas)
         .where(tables.job_streams.c.job_id == tables.jobs.c.id)
         .scalar_subquery()
         .label("num_deltas")
     )
-    return select(*_COLUMNS, num_deltas).where(tables.jobs.c.tenant_id == tenant_id)
+    columns = [_NO_VECTORS if without_vectors and column.name == "output" else column for column in _COLUMNS]
+    return select(*columns, num_deltas).where(tables.jobs.c.tenant_id == tenant_id)
 
 
 def _get(connection: Connection, tenant_id: str, job_id: str) -> Job:

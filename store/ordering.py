@@ -260,3 +260,9 @@ def claim_candidates(
         if not suspects and len(found) < n:
             found += _next_waiting(connection, queue, n - len(found), rota or Rota(), older_than_s)
     return found
+
+
+def task_of(db: Database, job_id: str) -> str:
+    """Return what a job that is there is for."""
+    with db.autocommit() as connection:
+        return str(connection.execute(text("SELECT task FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one())

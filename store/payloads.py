@@ -5,20 +5,35 @@ Bounds that need no model (lengths, ranges, counts) are checked here, at the edg
 field that is silently dropped changes the answer.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from store.errors import InvalidRequest
 
 MAX_MESSAGES = 1024
 MAX_TEXT_CHARS = 1_000_000
 MAX_NEW_TOKENS = 131_072
 MAX_TOP_LOGPROBS = 20
 MAX_GRAMMAR_CHARS = 65_536
+MAX_EMBED_INPUTS = 2048
+MAX_EMBED_TOKENS = 131_072
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_EMBED_TOKENS)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
@@ -127,14 +142,10 @@ class Truncation(StrEnum):
     AUTO = "auto"  # its oldest turns are left out
 
 
-class GenerateRequest(Strict):
-    """The body of ``POST /v1/jobs``."""
+class JobOrder(Strict):
+    """What every job says beside its task's own input: the model, who goes first, and how long it may take."""
 
-    task: Literal["generate"] = "generate"
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    input: GenerateInput
-    sampling: Sampling = Sampling()
-    truncation: Truncation = Truncation.DISABLED
     service_class: ServiceClass = ServiceClass.STANDARD
     priority: int = Field(5, ge=0, le=9, description="0 goes first, 9 last, within the service class")
     deadline_ms: int | None = Field(None, ge=1, le=30 * 86_400_000, description="how long from acceptance to an answer")
@@ -144,6 +155,79 @@ class GenerateRequest(Strict):
         None, description="your own user, for whom the usage is counted"
     )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
+
+
+class GenerateRequest(JobOrder):
+    """The body of ``POST /v1/jobs`` for generated text."""
+
+    task: Literal["generate"] = "generate"
+    input: GenerateInput
+    sampling: Sampling = Sampling()
+    truncation: Truncation = Truncation.DISABLED
+
+
+Dimensions = Annotated[
+    int, Field(ge=1, le=65_536, description="of each vector; fewer than the model's only where it was trained for that")
+]
+
+
+class EmbedInput(Strict):
+    """What is embedded: texts, or token ids of the model's own vocabulary; exactly one of the two.
+
+    Token ids are taken as they are: the special tokens that the model expects around a text are the caller's to give.
+    """
+
+    texts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
+    token_ids: Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.texts is None) == (self.token_ids is None):
+            raise ValueError("give exactly one of `texts` and `token_ids`")
+        return self
+
+
+class EmbedPayload(Strict):
+    """The part of an embed request that the worker needs, as stored in the job row."""
+
+    input: EmbedInput
+    dimensions: Dimensions | None = None
+
+
+class EmbedRequest(JobOrder):
+    """The body of ``POST /v1/jobs`` for vectors."""
+
+    task: Literal["embed"]
+    input: EmbedInput
+    dimensions: Dimensions | None = None
+
+
+class EmbedOutput(Strict):
+    """What an embed job produced: for each input a vector of ``dimensions`` numbers, float32, little-endian, base64."""
+
+    embeddings: tuple[str, ...]
+    dimensions: int
+
+
+TASK_TAG = "task:"
+"""How the name of a member of ``JobRequest`` begins, which pydantic puts before a complaint's field."""
+
+
+def _tag_of(body: object) -> str:
+    """Return what tells the members of ``JobRequest`` apart; one without a task generates."""
+    task = body.get("task", "generate") if isinstance(body, Mapping) else getattr(body, "task", "generate")
+    return f"{TASK_TAG}{task}" if isinstance(task, str) else TASK_TAG
+
+
+JobRequest = Annotated[
+    Annotated[GenerateRequest, Tag("task:generate")] | Annotated[EmbedRequest, Tag("task:embed")],
+    Discriminator(
+        _tag_of,
+        custom_error_type="task_unknown",
+        custom_error_message="the task is one of generate, embed",
+    ),
+]
+"""The body of ``POST /v1/jobs``."""
 
 
 class GeneratePayload(Strict):
@@ -207,3 +291,16 @@ class JobErrorBody(Strict):
     message: str
     retryable: bool = False
     attempt: int | None = None
+
+
+P = TypeVar("P", bound=Strict)
+
+
+def read_payload(kind: type[P], stored: Mapping[str, Any]) -> P:
+    """Read a job's payload column. Raises InvalidRequest that names the fields and quotes no value."""
+    try:
+        return kind.model_validate(stored)
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        where = sorted({".".join(str(part) for part in problem["loc"]) for problem in problems})
+        raise InvalidRequest(f"the stored payload cannot be read: {', '.join(where)}", code="invalid_payload") from None

@@ -16,6 +16,10 @@ from store.db import Database, dump_json
 from store.errors import InvalidRequest, NotFound
 
 DEFAULT_ALIAS = "default"
+
+TASKS = {"torch": "generate", "fake": "generate", "encoder": "embed", "fake-encoder": "embed"}
+"""The task of each kind of runner."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
@@ -34,6 +38,11 @@ class ModelVersion:
     files: dict[str, str]
     created_at: datetime
     retired_at: datetime | None
+
+    @property
+    def task(self) -> str:
+        """What jobs this version runs."""
+        return TASKS[self.runner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,6 @@ def register_version(
     db: Database,
     *,
     model: str,
-    task: str = "generate",
     runner: str,
     source: str,
     digest: str,
@@ -102,7 +110,7 @@ def register_version(
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
     with db.begin() as connection:
-        _lock_model(connection, model, task)
+        _lock_model(connection, model, TASKS[runner])
         version = connection.execute(_SAME_VERSION, values).scalar_one_or_none()
         if version is None:
             contents = {digests[name]: content for name, content in files.items()}

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     max_step_s: float = Field(60.0, gt=0)
     max_slots: int = Field(32, ge=1)
     step_tokens: int = Field(512, ge=1)
+    # An encoder's: inputs of about so many tokens are computed between two looks at who was cancelled or came.
+    encode_tokens: int = Field(4096, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.
     stretch: float = Field(1.8, gt=1)
     # auto: guesses at next tokens, found in the text so far, are checked where there is compute to spare.

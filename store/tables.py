@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0005"
+REVISION = "0006"
 
 metadata = MetaData(
     naming_convention={
@@ -110,7 +110,7 @@ model_versions = Table(
     _time("retired_at"),
     PrimaryKeyConstraint("model", "version"),
     CheckConstraint("version > 0", name="version_positive"),
-    CheckConstraint("runner IN ('torch', 'fake')", name="runner_known"),
+    CheckConstraint("runner IN ('torch', 'fake', 'encoder', 'fake-encoder')", name="runner_known"),
 )
 
 aliases = Table(

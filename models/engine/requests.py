@@ -148,6 +148,49 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """Inputs to encode, each a whole sequence of tokens. ``dimensions`` None: as many as the model has.
+
+    ``deadline`` and ``class_rank`` are as in ``EngineRequest``.
+    """
+
+    id: str
+    inputs: tuple[tuple[int, ...], ...]
+    dimensions: int | None = None
+    deadline: float | None = None
+    class_rank: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of all inputs."""
+        return sum(map(len, self.inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRow:
+    """One input of a request, on its way through the model."""
+
+    request_id: str
+    tokens: tuple[int, ...]
+    dimensions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The end of an encode request. Times are seconds of the engine's clock since the request was submitted to it.
+
+    ``vectors`` has one for each input if the reason is STOP, and is empty otherwise: little-endian float32.
+    ``num_tokens`` were computed.
+    """
+
+    request_id: str
+    vectors: tuple[bytes, ...]
+    finish_reason: FinishReason
+    num_tokens: int
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A reading of the engine's counters, for health, Flower and metrics."""
 

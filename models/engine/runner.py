@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.engine.requests import EngineRequest, TokenLogprobs
+from models.engine.requests import EncodeRow, EngineRequest, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,20 @@ class Runner(Protocol):
 
     def forget(self, request_id: str) -> None:
         """Drop whatever is kept for a request that has ended; it may have ended before it ever ran."""
+        ...
+
+
+class Encoder(Protocol):
+    """Turns whole sequences into vectors. Only the engine's thread calls ``run``, one call at a time."""
+
+    context_window: int
+
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each row's vector as little-endian float32, None where its numbers are not finite.
+
+        Rows come in any order, the longest first; what stands beside a row does not change its vector but by the
+        rounding of another order of sums.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ attention. A pass is one flattened row of tokens, whose positions say where in i
 meet only in the attention function that is registered here. Knows transformers' ways of calling, and no architecture.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from models.attention import Scores, attend
 from models.batch import Batch
 from models.families.geometry import Geometry
+from models.families.original import read_original, refuse_faults
 from models.families.probe import silence
 from models.files import weight_files
 from models.kv_cache import KvCache
 from models.linear import can_pack, make_linear
-from store.errors import ModelLoadError
 
 _PAGED = "headrace_paged"
 
@@ -150,31 +150,6 @@ def read_generic(folder: Path, config: Geometry, *, dtype: torch.dtype, device: 
     """
     weight_files(folder)
     silence()
-    load: Any = AutoModelForCausalLM.from_pretrained  # its annotations know only the plain call
-    try:
-        original, found = load(
-            folder,
-            dtype=dtype,
-            attn_implementation="eager",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are told below, by name
-            output_loading_info=True,
-        )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # the library raises whatever its parts do
-        raise ModelLoadError(f"{folder} cannot be read by transformers: {error}") from error
-    _refuse_faults(folder, found)
+    original, found = read_original(AutoModelForCausalLM, folder, dtype=dtype, attention="eager")
+    refuse_faults(folder, found)
     return GenericModel(config, original.eval().requires_grad_(False).to(device))
-
-
-def _refuse_faults(folder: Path, found: Mapping[str, Any]) -> None:
-    """Raise for weights that transformers would make up; those that it has no use for are no fault."""
-    if found["missing_keys"]:
-        raise ModelLoadError(f"{folder} has no tensor {min(found['missing_keys'])}")
-    for name, has, asked in sorted(found["mismatched_keys"]):
-        raise ModelLoadError(f"tensor {name} has shape {tuple(has)}, config.json asks for {tuple(asked)}")
-    if found["error_msgs"]:
-        raise ModelLoadError(f"{folder} cannot be read by transformers: {found['error_msgs']}")

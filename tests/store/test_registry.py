@@ -113,7 +113,7 @@ def test_a_retired_version_takes_no_traffic_and_is_still_told(db: Database, quer
 def test_models_are_listed_with_their_aliases(db: Database) -> None:
     register(db)
     register(db, digest="d2")
-    register(db, model="embedder", task="embed")
+    register(db, model="embedder", runner="fake-encoder")
     set_alias(db, "tiny", "canary", 2, "test")
     embedder, tiny = list_models(db)
     assert (embedder.name, embedder.task, embedder.aliases) == ("embedder", "embed", {"default": 1})
@@ -137,7 +137,7 @@ def test_an_alias_that_is_a_number_or_no_word_is_refused(db: Database, alias: st
 def test_a_model_keeps_its_task(db: Database) -> None:
     register(db)
     with pytest.raises(InvalidRequest, match="for the task generate, not embed"):
-        register(db, task="embed", digest="d2")
+        register(db, runner="encoder", digest="d2")
     assert list_models(db)[0].versions == [1]
 
 

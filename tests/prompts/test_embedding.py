@@ -1,0 +1,120 @@
+"""What an encoder's folder says, and what of it cannot run; which inputs are refused, and how they are named."""
+
+import json
+from typing import Any
+
+import pytest
+
+from prompts.embedding import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, is_encoder, read_embedder
+from prompts.tokenizer import ByteTokenizer
+from store.errors import InvalidRequest, ModelLoadError
+from store.payloads import EmbedInput
+
+BERT = {"model_type": "bert", "hidden_size": 384, "max_position_embeddings": 512, "pad_token_id": 0}
+POOLING = {"word_embedding_dimension": 384, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+
+
+def modules(*names: str) -> list[dict[str, object]]:
+    paths = ["", "1_Pooling", "2_Normalize"]
+    return [
+        {"path": path, "type": f"sentence_transformers.models.{name}"} for name, path in zip(names, paths, strict=False)
+    ]
+
+
+def files(config: dict[str, Any] = BERT, **others: object) -> dict[str, bytes]:
+    named = {
+        "modules": "modules.json",
+        "pooling": "1_Pooling/config.json",
+        "length": "sentence_bert_config.json",
+        "prompts": "config_sentence_transformers.json",
+    }
+    found = {"config.json": config} | {named[name]: value for name, value in others.items()}
+    return {name: json.dumps(value).encode() for name, value in found.items()}
+
+
+def test_a_folder_of_sentence_transformers_is_read() -> None:
+    given = files(
+        modules=modules("Transformer", "Pooling", "Normalize"),
+        pooling=POOLING,
+        length={"max_seq_length": 256, "do_lower_case": False},
+        prompts={"__version__": {}},
+    )
+    assert read_embedder(given) == Embedder(256, 384, Pooling.MEAN, normalise=True)
+
+
+def test_a_plain_folder_means_the_mean_and_unit_length() -> None:
+    assert read_embedder(files()) == Embedder(512, 384, Pooling.MEAN, normalise=True)
+
+
+def test_positions_after_the_padding_tokens_count() -> None:
+    roberta = BERT | {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
+    assert read_embedder(files(roberta)).context_window == 512
+
+
+@pytest.mark.parametrize(
+    "pooling", [POOLING | {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, {"pooling_mode": "cls"}]
+)
+def test_the_first_tokens_state_may_stand_for_all(pooling: dict[str, object]) -> None:
+    found = read_embedder(files(modules=modules("Transformer", "Pooling"), pooling=pooling))
+    assert (found.pooling, found.normalise) == (Pooling.CLS, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (files(modules=modules("Transformer", "Pooling", "Dense"), pooling=POOLING), "Dense cannot run"),
+        (files(modules=modules("Transformer", "Pooling"), pooling={"pooling_mode_max_tokens": True}), "max is not"),
+        (files(modules=modules("Transformer", "Pooling")), "by nothing"),
+        (files(prompts={"default_prompt_name": "query"}), "default prompt"),
+        (files(BERT | {"hidden_size": "many"}), "hidden_size must be"),
+        (files(BERT | {"matryoshka_dimensions": [64, 999]}), "up to 384"),
+        ({"config.json": b"{"}, "not JSON"),
+    ],
+)
+def test_what_would_change_the_vectors_and_is_not_known_is_refused(given: dict[str, bytes], reason: str) -> None:
+    with pytest.raises(ModelLoadError, match=reason):
+        read_embedder(given)
+
+
+def test_decoders_are_no_encoders() -> None:
+    assert is_encoder(BERT)
+    assert not is_encoder({"model_type": "llama"})
+
+
+@pytest.mark.parametrize(
+    ("config", "allowed", "refused", "code"),
+    [
+        (BERT, [None, 384], 64, "unsupported_parameter"),
+        (BERT | {"matryoshka_dimensions": [64, 128]}, [None, 64, 128, 384], 100, "invalid_value"),
+        (BERT | {"is_matryoshka": True}, [None, 1, 100, 384], 385, "invalid_value"),
+    ],
+)
+def test_vectors_are_cut_only_as_the_model_was_trained(
+    config: dict[str, Any], allowed: list[int | None], refused: int, code: str
+) -> None:
+    embedder = read_embedder(files(config))
+    for dimensions in allowed:
+        check_dimensions(embedder, dimensions)
+    with pytest.raises(InvalidRequest) as told:
+        check_dimensions(embedder, refused)
+    assert (told.value.code, told.value.param) == (code, "dimensions")
+    assert "384" in told.value.message
+
+
+def test_texts_and_token_ids_become_the_same_inputs() -> None:
+    by_text = embed_inputs(ByteTokenizer(), FAKE, EmbedInput(texts=("ab", "c")))
+    assert by_text == embed_inputs(ByteTokenizer(), FAKE, EmbedInput(token_ids=((97, 98), (99,)))) == ((97, 98), (99,))
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "param"),
+    [
+        (EmbedInput(texts=("a", "b" * 8193)), "context_length_exceeded", "input.texts[1]"),
+        (EmbedInput(token_ids=((1,), (2,) * 8193)), "context_length_exceeded", "input.token_ids[1]"),
+        (EmbedInput(token_ids=((1,), (2,), (3, 257))), "invalid_value", "input.token_ids[2]"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_named(source: EmbedInput, code: str, param: str) -> None:
+    with pytest.raises(InvalidRequest) as told:
+        embed_inputs(ByteTokenizer(), FAKE, source)
+    assert (told.value.code, told.value.param) == (code, param)
