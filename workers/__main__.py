@@ -10,7 +10,8 @@ import socket
 import sys
 from functools import partial
 
-from models.load import load_runner, with_faults
+from models.load import load_encoder, load_runner, with_encoder_faults, with_faults
+from prompts.embedding import embedder_for
 from prompts.tokenizer import tokenizer_for
 from store import failpoints, interpreter
 from store.db import Database, check_schema
@@ -21,7 +22,7 @@ from store.redis import connect, ping
 from store.registry import read_file, resolve
 from store.settings import Settings, load_settings, require_services
 from workers.app import build_worker
-from workers.host import Host, LoadedModel
+from workers.host import Host, Loaded, LoadedEncoder, LoadedModel
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     return run(settings, model, name=options.name, concurrency=options.concurrency)
 
 
-def load(settings: Settings, name: str) -> LoadedModel:
+def load(settings: Settings, name: str) -> Loaded:
     """Check both services and load the model that ``name`` means. Raises HeadraceError; takes no job."""
     db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
     client = connect(settings.redis_url)
@@ -48,7 +49,11 @@ def load(settings: Settings, name: str) -> LoadedModel:
         check_schema(db)
         ping(client)
         version = resolve(db, name)
-        tokenizer = tokenizer_for(version, partial(read_file, db))
+        read = partial(read_file, db)
+        tokenizer = tokenizer_for(version, read)
+        if version.task == "embed":
+            encoder = with_encoder_faults(load_encoder(version, settings), settings, tokenizer.decode)
+            return LoadedEncoder(version, encoder, tokenizer, embedder_for(version, read))
         runner = with_faults(load_runner(version, settings), settings, tokenizer.decode)
         return LoadedModel(version, runner, tokenizer)
     finally:
@@ -56,7 +61,7 @@ def load(settings: Settings, name: str) -> LoadedModel:
         db.close()
 
 
-def run(settings: Settings, model: LoadedModel, *, name: str | None, concurrency: int | None) -> int:
+def run(settings: Settings, model: Loaded, *, name: str | None, concurrency: int | None) -> int:
     """Take jobs until a signal ends it; return the exit code."""
     hostname = f"{name or f'{model.version.model}-{os.getpid()}'}@{socket.gethostname()}"
     # More threads than slots, because a job holds its thread while its outcome is written.

@@ -31,7 +31,6 @@ from workers.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 
-TASK = "generate"
 TOP_UP_S = 0.1
 COUNT_S = 0.25
 PURGE_S = 60.0
@@ -110,6 +109,8 @@ class Dispatcher:
         self._hints = HintPublisher(celery_app(settings))
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self._rota = Rota(settings.ageing_s)
+        # A queue is of one model version, which has one task.
+        self._tasks: dict[str, str] = {}
         self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
         self._duties = (
@@ -216,7 +217,9 @@ class Dispatcher:
         """Publish hints for jobs that were just marked as announced; what fails here is found to be lost later."""
         if job_ids:
             model, _, version = queue.rpartition("@")
-            shadow = shadow_name(TASK, model, int(version))
+            if queue not in self._tasks:
+                self._tasks[queue] = ordering.task_of(self._db, job_ids[0])
+            shadow = shadow_name(self._tasks[queue], model, int(version))
             self._hints.publish([Hint(job_id, queue, shadow) for job_id in job_ids])
             log.debug(event, queue=queue, num_jobs=len(job_ids))
 

@@ -1,7 +1,7 @@
 """The engine in this process and everything that stands around it, wired together.
 
-One host is one model version: its runner, its tokenizer, its engine thread, and the threads for leases, frames,
-cancels and watching. Celery is outside: it asks for credit, hands over job ids and tells when to stop.
+One host is one model version: its runner or encoder, its tokenizer, its engine thread, and the threads for leases,
+frames, cancels and watching. Celery is outside: it asks for credit, hands over job ids and tells when to stop.
 """
 
 import os
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
+from models.engine.encoding import EncodeConfig, EncodeEngine
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import FinishReason
-from models.engine.runner import Runner
+from models.engine.runner import Encoder, Runner
 from prompts.detokenizer import Detokenizer
+from prompts.embedding import Embedder
 from prompts.tokenizer import Tokenizer
 from store.db import Database
 from store.errors import HeadraceError
@@ -28,7 +30,9 @@ from store.settings import Settings
 from store.streams import CancelListener, StreamPublisher
 from workers.admission import Admission
 from workers.direct import DirectClaims
-from workers.execute import Executor
+from workers.encode import Encoding
+from workers.execute import Generating
+from workers.executor import Executor, Work
 from workers.frames import FrameQueue
 from workers.health import OK, HealthServer, postgres_check
 from workers.held import Attempt, HeldJobs
@@ -59,13 +63,31 @@ class LoadedModel:
         return queue_name(self.version.model, self.version.version)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedEncoder:
+    """As ``LoadedModel``, of a version that makes vectors."""
+
+    version: ModelVersion
+    encoder: Encoder
+    tokenizer: Tokenizer
+    embedder: Embedder
+
+    @property
+    def queue(self) -> str:
+        """The queue of this version."""
+        return queue_name(self.version.model, self.version.version)
+
+
+Loaded = LoadedModel | LoadedEncoder
+
+
 class Host:
     """Runs one model's engine and the jobs that wait on it."""
 
     def __init__(
         self,
         settings: Settings,
-        model: LoadedModel,
+        model: Loaded,
         *,
         owner: str,
         max_jobs: int,
@@ -229,10 +251,13 @@ class Host:
         self.hand_back(died=True)
         self._exit_now(EXIT_ENGINE_DEAD)
 
-    def _new_engine(self, settings: Settings) -> Engine:
+    def _new_engine(self, settings: Settings) -> Engine | EncodeEngine:
+        model = self._model
+        if isinstance(model, LoadedEncoder):
+            return EncodeEngine(model.encoder, EncodeConfig(settings.max_slots, settings.encode_tokens))
         return Engine(
-            self._model.runner,
-            lambda: Detokenizer(self._model.tokenizer),
+            model.runner,
+            lambda: Detokenizer(model.tokenizer),
             EngineConfig(
                 settings.max_slots,
                 settings.step_tokens,
@@ -270,12 +295,33 @@ class Host:
         return Executor(
             ledger=self._ledger,
             held=self.held,
-            engine=self.engine,
+            work=self._new_work(),
             admission=self.admission,
             frames=self.frames,
-            resumer=Resumer(self._sealed_logs),
-            tokenizer=self._model.tokenizer,
-            context_window=min(self._model.version.context_window, self._model.runner.context_window),
             lease_s=lease_s,
             counters=self.counters,
         )
+
+    def _new_work(self) -> Work:
+        match self._model, self.engine:
+            case LoadedEncoder() as model, EncodeEngine() as engine:
+                return Encoding(
+                    held=self.held,
+                    engine=engine,
+                    admission=self.admission,
+                    frames=self.frames,
+                    tokenizer=model.tokenizer,
+                    embedder=model.embedder,
+                )
+            case LoadedModel() as model, Engine() as engine:
+                return Generating(
+                    held=self.held,
+                    engine=engine,
+                    admission=self.admission,
+                    frames=self.frames,
+                    resumer=Resumer(self._sealed_logs),
+                    tokenizer=model.tokenizer,
+                    context_window=min(model.version.context_window, model.runner.context_window),
+                )
+            case _:
+                raise AssertionError("an engine is made for the model's kind")

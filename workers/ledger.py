@@ -20,12 +20,15 @@ from store.waves import Wave
 from workers.held import Attempt
 
 log = structlog.get_logger(__name__)
-R = TypeVar("R")
+T = TypeVar("T")
 
 RETRY_S = 0.25
 
 MAX_RELEASED_TOKENS = 65_536
 """In one statement, so that handing back many long answers holds no lock for long."""
+
+MAX_FINISHED_CHARS = 16_000_000
+"""Of vectors in one statement, so that a database with little memory can take it."""
 
 CLAIM_PACE_S = 0.025
 FINISH_PACE_S = 0.04
@@ -147,25 +150,36 @@ class Ledger:
         return [found.pop(job_id, None) for job_id in job_ids]
 
     def _finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
-        accepted = claims.finish(self._db, finishes)
+        accepted: set[str] = set()
+        for part in parts(finishes, _num_vector_chars, MAX_FINISHED_CHARS):
+            accepted |= claims.finish(self._db, part)
         return [finish.job_id in accepted for finish in finishes]
 
     def _release_all(self, releases: Sequence[Release]) -> list[bool]:
         accepted: set[str] = set()
-        for part in parts(releases, MAX_RELEASED_TOKENS):
+        for part in parts(releases, num_checkpoint_tokens, MAX_RELEASED_TOKENS):
             accepted |= claims.release(self._db, part)
         return [release.job_id in accepted for release in releases]
 
 
-def parts(releases: Sequence[Release], max_tokens: int) -> list[list[Release]]:
-    """Divide releases so that the checkpoints of a part have at most ``max_tokens`` together, or it is one alone."""
-    divided: list[list[Release]] = [[]]
-    room = max_tokens
-    for release in releases:
-        size = 0 if release.checkpoint is None else len(release.checkpoint.tokens)
+def parts(items: Sequence[T], size_of: Callable[[T], int], most: int) -> list[list[T]]:
+    """Divide items so that those of a part have at most the size ``most`` together, or it is one alone."""
+    divided: list[list[T]] = [[]]
+    room = most
+    for item in items:
+        size = size_of(item)
         if size > room and divided[-1]:
             divided.append([])
-            room = max_tokens
-        divided[-1].append(release)
+            room = most
+        divided[-1].append(item)
         room -= size
     return divided
+
+
+def num_checkpoint_tokens(release: Release) -> int:
+    return 0 if release.checkpoint is None else len(release.checkpoint.tokens)
+
+
+def _num_vector_chars(finish: Finish) -> int:
+    """Text is short beside vectors, and is not counted."""
+    return sum(map(len, (finish.output or {}).get("embeddings", ())))

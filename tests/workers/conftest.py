@@ -61,11 +61,14 @@ class Bench:
         """A job as the API would make it; ``prompt`` and ``sampling`` go into its payload."""
         sampling = {"temperature": 0.0, "max_tokens": 16, "ignore_eos": True} | changes.pop("sampling", {})
         job_id = new_id("job")
-        payload = {"input": {"prompt": changes.pop("prompt", f"tell me of {job_id}")}, "sampling": sampling}
+        prompt = changes.pop("prompt", f"tell me of {job_id}")
+        payload = {"input": {"prompt": prompt}, "sampling": sampling}
+        if self.version.task == "embed":
+            payload = {"input": {"texts": [prompt]}}
         values: dict[str, Any] = {
             "id": job_id,
             "tenant_id": self.tenant_id,
-            "task": "generate",
+            "task": self.version.task,
             "model": self.version.model,
             "model_version": self.version.version,
             "queue": self.queue,
@@ -94,7 +97,7 @@ class Bench:
 
     def ring(self, job_ids: Sequence[str]) -> None:
         """Publish hints."""
-        shadow = shadow_name("generate", self.version.model, self.version.version)
+        shadow = shadow_name(self.version.task, self.version.model, self.version.version)
         self.publisher.publish([Hint(job_id, self.queue, shadow) for job_id in job_ids])
 
     def job(self, job_id: str) -> Job:
@@ -220,12 +223,12 @@ def _environment(values: dict[str, object]) -> dict[str, str]:
 
 
 @pytest.fixture
-def version(db: Database) -> ModelVersion:
-    """The fake model, registered as ``fake@1``."""
+def version(db: Database, request: pytest.FixtureRequest) -> ModelVersion:
+    """The fake model, registered as ``fake@1``; parametrised with ``fake-encoder``, that one under the same name."""
     return registry.register_version(
         db,
         model="fake",
-        runner="fake",
+        runner=getattr(request, "param", "fake"),
         source="fake",
         digest="0" * 64,
         dtype="none",

@@ -21,10 +21,10 @@ from store import logprobs as stored
 from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release
 from store.errors import InvalidRequest
-from store.payloads import GrammarKind, GrammarSpec, Sampling
+from store.payloads import GeneratePayload, GrammarKind, GrammarSpec, Sampling, read_payload
 from store.states import JobState
 from workers import outcome
-from workers.execute import parse_payload, sampling_params
+from workers.execute import sampling_params
 from workers.logprobs import emitted
 from workers.outcome import Retry
 
@@ -189,7 +189,7 @@ def test_an_unreadable_payload_names_the_field_and_quotes_nothing() -> None:
     payload = {"input": {"prompt": "secret words"}, "sampling": {"temperature": "secret heat"}}
     claim = replace(CLAIM, payload=payload)
     with pytest.raises(InvalidRequest, match=r"sampling\.temperature") as caught:
-        parse_payload(claim)
+        read_payload(GeneratePayload, claim.payload)
     assert caught.value.code == "invalid_payload"
     assert "secret" not in caught.value.message
     assert caught.value.__cause__ is None

@@ -12,7 +12,7 @@ from store.errors import Unavailable
 from store.sealing import SealedLogs
 from store.streams import Frame
 from tests.workers.test_outcome import CLAIM
-from workers.ledger import parts
+from workers.ledger import num_checkpoint_tokens, parts
 from workers.resuming import SEAL_TIMEOUT_S, Resumer
 
 
@@ -92,5 +92,5 @@ def release(num_tokens: int) -> Release:
     ],
 )
 def test_what_is_handed_back_is_divided_by_its_tokens(sizes: list[int], divided: list[list[int]]) -> None:
-    found = parts([release(size) for size in sizes], 10)
+    found = parts([release(size) for size in sizes], num_checkpoint_tokens, 10)
     assert [[len(one.checkpoint.tokens) if one.checkpoint else 0 for one in part] for part in found] == divided

@@ -1,0 +1,145 @@
+"""One job from its claim to its outcome, on one thread that mostly sleeps while the engine works.
+
+    claim ──▶ work: payload, engine ──▶ settle ──▶ finish, end frame
+      │                  │                 └─ not ours any more: nothing is written
+      │                  └─ handed back or engine at fault: released with what was emitted
+      └─ not to be had: dropped silently
+
+What the work is depends on the task (``workers.execute``, ``workers.encode``). Every path ends in an outcome or in a
+lease that somebody else takes over; nothing escapes into Celery, whose logs and events would carry the exception's
+text. Prompts and outputs are in no log line.
+"""
+
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from models.engine.requests import EngineError
+from store.claims import Finish
+from store.errors import HeadraceError, Unavailable
+from workers import outcome
+from workers.admission import Admission
+from workers.frames import FrameQueue
+from workers.held import Attempt, HeldJobs
+from workers.ledger import Ledger
+from workers.metrics import Counters
+from workers.outcome import Retry
+
+log = structlog.get_logger(__name__)
+
+
+class Work(Protocol):
+    """What is done for a job of one task."""
+
+    def compute(self, attempt: Attempt) -> Finish | Retry:
+        """Have the engine compute the payload, and return the outcome. May raise EngineError, HeadraceError."""
+        ...
+
+
+class Executor:
+    """Runs jobs of one model version. ``run`` is called from many threads at once."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        held: HeldJobs,
+        work: Work,
+        admission: Admission,
+        frames: FrameQueue,
+        lease_s: float,
+        counters: Counters,
+    ) -> None:
+        self._ledger = ledger
+        self._held = held
+        self._work = work
+        self._admission = admission
+        self._frames = frames
+        self._lease_s = lease_s
+        self._counters = counters
+
+    def run(self, job_id: str) -> None:
+        """Run a job to its outcome. Raises nothing."""
+        try:
+            self._run(job_id, self._work.compute)
+        except Exception as error:  # noqa: BLE001 - the lease brings the job back; Celery would log the text
+            _log_unexpected(error, job_id)
+
+    def cancel_queued(self, job_id: str) -> None:
+        """End a job that was revoked before it ran. Raises nothing."""
+        try:
+            self._run(job_id, lambda attempt: outcome.cancelled(attempt.claim))
+        except Exception as error:  # noqa: BLE001 - as above
+            _log_unexpected(error, job_id)
+
+    def run_claimed(self, attempt: Attempt) -> None:
+        """Run an attempt that was claimed without a message, to its outcome. Raises nothing."""
+        try:
+            self._run_claimed(attempt, self._work.compute)
+        except Exception as error:  # noqa: BLE001 - as above
+            _log_unexpected(error, attempt.job_id)
+
+    def _run(self, job_id: str, compute: Callable[[Attempt], Finish | Retry]) -> None:
+        attempt = self._ledger.claim(job_id) if self._admission.wait_for_turn() else None
+        if attempt is None:
+            self._counters.hints_dropped.inc()
+        else:
+            self._run_claimed(attempt, compute)
+
+    def _run_claimed(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> None:
+        if not self._held.add(attempt):
+            self._ledger.release([attempt], charge=False)
+            return
+        try:
+            verdict = self._guarded(attempt, compute)
+            if self._held.settle(attempt):
+                self._conclude(attempt, verdict)
+        finally:
+            self._held.remove(attempt)
+            self._frames.forget(attempt.job_id, attempt.epoch)
+
+    def _guarded(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry:
+        try:
+            return compute(attempt)
+        except (EngineError, HeadraceError) as error:
+            return outcome.refused(attempt.claim, error)
+        except Exception as error:  # noqa: BLE001 - the job must have an outcome, and its neighbours must not notice
+            _log_unexpected(error, attempt.job_id)
+            return outcome.again(attempt.claim, "internal_error", "the worker failed while it ran the job")
+
+    def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:
+        try:
+            if isinstance(verdict, Retry):
+                self._release(attempt, verdict)
+            else:
+                self._finish(attempt, verdict)
+        except Unavailable as error:
+            self._counters.outcomes_lost.inc()
+            log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
+
+    def _finish(self, attempt: Attempt, finish: Finish) -> None:
+        if self._ledger.finish(finish, until=self._too_late(attempt)):
+            self._counters.finished.labels(finish.state.value).inc()
+            self._frames.put_end(attempt.job_id, attempt.epoch)
+            log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=finish.state.value)
+        else:
+            self._counters.stale_finishes.inc()
+            log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
+
+    def _release(self, attempt: Attempt, retry: Retry) -> None:
+        about = {"job_id": attempt.job_id, "epoch": attempt.epoch, "code": retry.code, "charged": retry.charge}
+        log.warning("attempt_released", **about, cleared=retry.cleared, error=retry.message)
+        if self._ledger.give_back(retry.release(attempt.claim), until=self._too_late(attempt)):
+            self._counters.released.inc()
+
+    def _too_late(self, attempt: Attempt) -> Callable[[], float]:
+        # Past the lease by one more the sweeper has had its turn, and a write would be refused anyway.
+        return lambda: self._held.renewed_at(attempt) + 2 * self._lease_s
+
+
+def _log_unexpected(error: Exception, job_id: str) -> None:
+    """Say where it happened and of what kind; the message is left out, because it may quote a prompt."""
+    where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
+    log.error("job_error", job_id=job_id, error=type(error).__name__, where=where)
