@@ -37,15 +37,16 @@ from store.payloads import EmbedInput
 from store.settings import load_settings
 
 BATCH = 32
+MOST_CHARS = 500
 
 Turn = Callable[[Sequence[str]], torch.Tensor]
 
 
 def sentences(count: int, seed: int) -> list[str]:
-    """Return texts of one to eight sentences, most of them short."""
+    """Return texts of one to eight sentences, most of them short, none longer than MiniLM's 256 tokens."""
     found = [one for text in TEXTS for one in re.split(r"(?<=[.!?])\s+", text) if len(one) > 10]
     rng = random.Random(seed)
-    return [" ".join(rng.sample(found, rng.choice((1, 1, 1, 1, 2, 2, 4, 8)))) for _ in range(count)]
+    return [" ".join(rng.sample(found, rng.choice((1, 1, 1, 1, 2, 2, 4, 8))))[:MOST_CHARS] for _ in range(count)]
 
 
 class Reference:
@@ -133,7 +134,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Sentences a second, beside transformers.")
     parser.add_argument("--folder", type=Path, help="of an encoder with mean pooling; by default MiniLM of the catalog")
-    parser.add_argument("--sentences", type=int, default=1024)
+    parser.add_argument("--sentences", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     folder = options.folder or fetch("minilm", load_settings().home / "models")

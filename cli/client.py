@@ -113,8 +113,9 @@ class Client:
         return self._call("POST", f"/v1/queues/{quote(name, safe='')}/resume", {"name"})
 
     def models(self) -> list[Json]:
-        """Return the models that can be asked for."""
-        return list(self._call("GET", "/v1/models", {"data"})["data"])
+        """Return the models that can be asked for, once each: not under their aliases and versions as well."""
+        found = self._call("GET", "/v1/models", {"data"})["data"]
+        return [model for model in found if "@" not in str(model["id"])]
 
     def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
         """Register a URL for these events; the answer carries the signing secret."""

@@ -25,25 +25,23 @@ from store.logprobs import Logprobs
 _DONE = b"data: [DONE]\n\n"
 
 
-class Call:
+class Caller:
     """One caller and the job that will answer it. ``is_kept``: the job goes on if the caller leaves."""
 
-    def __init__(self, runtime: Runtime, job: Job, answer: Answer, *, is_kept: bool) -> None:
+    def __init__(self, runtime: Runtime, job: Job, *, is_kept: bool) -> None:
         self._runtime = runtime
         self._job = job
-        self._answer = answer
         self._is_kept = is_kept
 
-    async def answer(self, request: Request, headers: dict[str, str]) -> Response:
-        """Return the whole answer. Raises JobUnanswered, SyncTimeout, Draining."""
+    async def wait(self, request: Request) -> Job | None:
+        """Return the job when it has ended, None if the caller has left. Raises SyncTimeout, Draining."""
         timeout_s = self._runtime.settings.sync_timeout_s
         job = await unless_gone(request, wait_until_ended(self._runtime, self._job, timeout_s))
         if job is None:
-            await self._let_go(after_s=ASKS_AGAIN_WITHIN_S)
-            return Response()  # nobody reads it
-        if not job.state.is_terminal:
+            await self.let_go(after_s=ASKS_AGAIN_WITHIN_S)
+        elif not job.state.is_terminal:
             raise self._unfinished(timeout_s)
-        return ObjectResponse(self._answer.whole(job), headers=headers)
+        return job
 
     def _unfinished(self, timeout_s: float) -> HeadraceError:
         if self._runtime.draining.is_set():
@@ -54,10 +52,35 @@ class Call:
             job_id=self._job.id,
         )
 
+    async def let_go(self, *, after_s: float = 0.0) -> None:
+        """The caller is no longer there; he has ``after_s`` to ask again."""
+        if not self._is_kept:
+            await abandon(self._runtime, self._job, after_s=after_s)
+
+
+class Call:
+    """A caller and the answer that he gets. ``is_kept``: the job goes on if the caller leaves."""
+
+    def __init__(self, runtime: Runtime, job: Job, answer: Answer, *, is_kept: bool) -> None:
+        self._runtime = runtime
+        self._job = job
+        self._answer = answer
+        self._caller = Caller(runtime, job, is_kept=is_kept)
+
+    async def answer(self, request: Request, headers: dict[str, str]) -> Response:
+        """Return the whole answer. Raises JobUnanswered, SyncTimeout, Draining."""
+        job = await self._caller.wait(request)
+        if job is None:
+            return Response()  # nobody reads it
+        return ObjectResponse(self._answer.whole(job), headers=headers)
+
     def stream(self, headers: dict[str, str]) -> Response:
         """Return the answer in chunks."""
         return EventStream(
-            self._chunks(), open_streams=self._runtime.metrics.streams_open, headers=headers, on_gone=self._let_go
+            self._chunks(),
+            open_streams=self._runtime.metrics.streams_open,
+            headers=headers,
+            on_gone=self._caller.let_go,
         )
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
@@ -69,7 +92,7 @@ class Call:
             yield data_only(body_of(error))
             raise StreamAborted from error
         except Draining:
-            await self._let_go()
+            await self._caller.let_go()
             raise
 
     async def _told(self) -> AsyncGenerator[bytes]:
@@ -86,11 +109,6 @@ class Call:
                 elif chunks := reader.read(event):
                     heartbeat.beat()
                     yield b"".join(chunks)
-
-    async def _let_go(self, *, after_s: float = 0.0) -> None:
-        """The caller is no longer there."""
-        if not self._is_kept:
-            await abandon(self._runtime, self._job, after_s=after_s)
 
 
 class _Reader:

@@ -13,7 +13,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
 from producer_api.errors import on_error
-from producer_api.routers import dead_letters, health, jobs, models, openai, queues, stream, usage, webhooks
+from producer_api.routers import (
+    dead_letters,
+    embeddings,
+    health,
+    jobs,
+    models,
+    openai,
+    queues,
+    stream,
+    usage,
+    webhooks,
+)
 from producer_api.runtime import Runtime
 from store.errors import HeadraceError
 from store.settings import Settings
@@ -64,6 +75,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
     )
-    for routes in (jobs, stream, queues, dead_letters, openai, models, usage, webhooks, health):
+    for routes in (jobs, stream, queues, dead_letters, openai, embeddings, models, usage, webhooks, health):
         app.include_router(routes.router)
     return app

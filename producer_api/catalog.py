@@ -11,6 +11,7 @@ from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
 
+from prompts.embedding import Embedder, embedder_for
 from prompts.grammar import Grammars, grammars_for
 from prompts.tokenizer import Tokenizer, tokenizer_for
 from store import registry
@@ -48,6 +49,7 @@ class _Slot:
     def __init__(self) -> None:
         self.tokenizer: _Once[Tokenizer] = _Once()
         self.grammars: _Once[Grammars] = _Once()
+        self.embedder: _Once[Embedder] = _Once()
 
 
 class Catalog:
@@ -81,6 +83,11 @@ class Catalog:
         slot = self._slot((version.model, version.version))
         tokenizer = self.tokenizer(version)
         return slot.grammars.get(lambda: grammars_for(version, tokenizer, partial(registry.read_file, self._db)))
+
+    def embedder(self, version: ModelVersion) -> Embedder:
+        """Return what the version's files say of its vectors; raise ModelLoadError if they are damaged."""
+        slot = self._slot((version.model, version.version))
+        return slot.embedder.get(lambda: embedder_for(version, partial(registry.read_file, self._db)))
 
     def is_loaded(self, name: str, *, with_grammars: bool = False) -> bool:
         """True if the tokenizer of what ``name`` means, or meant when it was last asked for, is here."""

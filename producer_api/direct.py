@@ -8,7 +8,7 @@ missing scope, a body that is not valid) goes on to FastAPI, so there is one pla
 import re
 
 import orjson
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,8 +18,9 @@ from producer_api.auth import may
 from producer_api.requests import MAX_PROJECT_CHARS, read_origin
 from producer_api.routers import jobs
 from producer_api.runtime import Runtime
-from store.payloads import GenerateRequest
+from store.payloads import JobRequest
 
+_JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 _ROUTES = {getattr(route, "name", ""): route for route in jobs.router.routes}
 _SUBMIT, _LOOK = _ROUTES["create_job"], _ROUTES["get_job"]
 _JOB = re.compile(r"/v1/jobs/([^/]+)")
@@ -62,7 +63,7 @@ class Direct:
         if not (usual and may(principal, "jobs:write") and len(project or "") <= MAX_PROJECT_CHARS):
             return None
         try:
-            body = GenerateRequest.model_validate(orjson.loads(await request.body()))
+            body = _JOB_REQUEST.validate_python(orjson.loads(await request.body()))
         except (orjson.JSONDecodeError, ValidationError):
             return None
         request.scope["route"] = _SUBMIT

@@ -24,6 +24,7 @@ from starlette.types import Scope
 
 from store import errors as store
 from store.errors import HeadraceError, InvalidRequest
+from store.payloads import TASK_TAG
 
 _log = structlog.get_logger("producer_api")
 
@@ -221,11 +222,20 @@ def _allowed(request: Request) -> str:
 def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """Return the first of pydantic's complaints as one sentence, with the field's path as ``param``."""
     first = found[0]
-    # What does not parse has an offset for a location, which is no field.
-    path = "" if first["type"] == "json_invalid" else field_path(first["loc"])
+    path = _path_of(first)
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     code = "unsupported_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
     return InvalidRequest(_sentence(first, path) + more, code=code, param=path or None)
+
+
+def _path_of(complaint: Mapping[str, Any]) -> str:
+    match complaint["type"]:
+        case "json_invalid":
+            return ""  # what does not parse has an offset for a location, which is no field
+        case "task_unknown":
+            return "task"
+        case _:
+            return field_path(complaint["loc"])
 
 
 def _sentence(complaint: Mapping[str, Any], path: str) -> str:
@@ -248,7 +258,9 @@ def _sentence(complaint: Mapping[str, Any], path: str) -> str:
 def field_path(location: Sequence[str | int]) -> str:
     """Return for example ``input.messages[0].content`` for pydantic's tuple."""
     path = ""
-    for step in location[1:] if location and location[0] in ("body", "query", "path", "header") else location:
+    steps = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
+    # Which task's request was meant is no field.
+    for step in steps[1:] if steps and str(steps[0]).startswith(TASK_TAG) else steps:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
     return path[:_LONGEST_PATH]
 

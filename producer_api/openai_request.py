@@ -5,32 +5,15 @@ A field whose silent loss would change the answer is refused; harmless unknown o
 """
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from producer_api.answer_format import ResponseFormat, StructuredOutputs, grammar_of
 from producer_api.errors import from_validation
+from producer_api.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
 from store.errors import HeadraceError, InvalidRequest
-from store.payloads import GenerateRequest, ServiceClass, Strict, Truncation, WebhookSpec
-
-
-class OnDisconnect(StrEnum):
-    """What becomes of the job when its caller leaves before the end."""
-
-    CANCEL = "cancel"
-    CONTINUE = "continue"
-
-
-class JobOptions(Strict):
-    """What OpenAI has no word for; the official client sends it with ``extra_body={"job": {...}}``."""
-
-    priority: int | None = None
-    deadline_ms: int | None = None
-    max_attempts: int | None = None
-    webhook: WebhookSpec | None = None
-    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+from store.payloads import GenerateRequest, Truncation
 
 
 class StreamOptions(BaseModel):
@@ -104,7 +87,7 @@ class TextRequest(BaseModel):
     user: str | None = Field(None, description="your own user, for whom the usage is counted")
     safety_identifier: str | None = Field(None, description="the newer name of `user`, and before it")
     truncation: Truncation | None = None
-    service_tier: Literal["auto", "default", "priority", "flex"] | None = None
+    service_tier: ServiceTier | None = None
     job: JobOptions | None = None
 
     @property
@@ -113,24 +96,11 @@ class TextRequest(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def on_disconnect(self) -> OnDisconnect:
-        """What becomes of the job when its caller leaves."""
-        return OnDisconnect.CANCEL if self.job is None else self.job.on_disconnect
-
-    @property
     def most_tokens(self) -> tuple[str, int | None]:
         """The field that says how many tokens the answer may have, and what it says."""
         return "max_tokens", self.max_tokens
 
 
-# Somebody waits for the answer, so without a word about it, it goes first.
-_CLASSES = {
-    None: ServiceClass.INTERACTIVE,
-    "auto": ServiceClass.INTERACTIVE,
-    "priority": ServiceClass.INTERACTIVE,
-    "default": ServiceClass.STANDARD,
-    "flex": ServiceClass.BATCH,
-}
 _SAMPLING = (
     "temperature",
     "top_p",
@@ -141,7 +111,6 @@ _SAMPLING = (
     "repetition_penalty",
     "ignore_eos",
 )
-_JOB_FIELDS = ("priority", "deadline_ms", "max_attempts", "webhook")
 
 
 def job_of(asked: TextRequest, source: Mapping[str, Any], logprobs: int | None) -> GenerateRequest:
@@ -156,11 +125,11 @@ def job_of(asked: TextRequest, source: Mapping[str, Any], logprobs: int | None) 
         "model": asked.model,
         "input": source,
         "sampling": _sampling(asked) | {"logprobs": logprobs},
-        "service_class": _CLASSES[asked.service_tier],
+        "service_class": CLASSES[asked.service_tier],
         "truncation": asked.truncation or Truncation.DISABLED,
         "metadata": asked.metadata or {},
         "user": asked.safety_identifier or asked.user or None,
-        **_job_fields(asked),
+        **job_fields(asked.job),
     }
     try:
         return GenerateRequest.model_validate(body)
@@ -191,13 +160,6 @@ def _sampling(asked: TextRequest) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _job_fields(asked: TextRequest) -> dict[str, Any]:
-    if asked.job is None:
-        return {}
-    given: Mapping[str, Any] = {name: getattr(asked.job, name) for name in _JOB_FIELDS}
-    return {name: value for name, value in given.items() if value is not None}
-
-
 def as_sent(error: HeadraceError, asked: TextRequest) -> HeadraceError:
     """Let a complaint about a field of the job name the field of the request that it came from."""
     if error.param is None:
@@ -217,6 +179,6 @@ def _name_in_request(param: str, asked: TextRequest) -> str:
         return asked.input_field
     if param.startswith("sampling.grammar"):
         return "response_format" if asked.structured_outputs is None else "structured_outputs"
-    if param.partition(".")[0] in _JOB_FIELDS:
+    if param.partition(".")[0] in JOB_FIELDS:
         return f"job.{param}"
     return param.removeprefix("sampling.").removeprefix("input.")

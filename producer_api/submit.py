@@ -22,6 +22,7 @@ from producer_api.gathering import Gathering
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.room import Room
+from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
 from store import jobs
 from store.addresses import check_url
@@ -30,7 +31,7 @@ from store.errors import HeadraceError, InvalidRequest, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
-from store.payloads import GeneratePayload, GenerateRequest, Truncation
+from store.payloads import EmbedPayload, EmbedRequest, GeneratePayload, GenerateRequest, JobRequest, Truncation
 from store.registry import ModelVersion, queue_name
 from store.settings import Settings
 
@@ -82,12 +83,13 @@ class _Draft:
     """A request on its way to become a job. With an ``outcome`` it goes no further."""
 
     principal: Principal
-    request: GenerateRequest
+    request: JobRequest
     origin: Origin
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
-    payload: GeneratePayload | None = None
+    payload: GeneratePayload | EmbedPayload | None = None
     num_tokens: int = 0
+    max_tokens: int = 0
     headers: Headers = field(default_factory=dict)
     outcome: Receipt | Exception | None = None
 
@@ -120,13 +122,14 @@ class Submissions:
         self._metrics = metrics
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
-    async def submit(self, principal: Principal, request: GenerateRequest, origin: Origin) -> Receipt:
+    async def submit(self, principal: Principal, request: JobRequest, origin: Origin) -> Receipt:
         """Store a job for the request.
 
         Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
         """
         draft = _Draft(principal, request, origin)
-        is_loaded = self._catalog.is_loaded(request.model, with_grammars=request.sampling.grammar is not None)
+        has_grammar = isinstance(request, GenerateRequest) and request.sampling.grammar is not None
+        is_loaded = self._catalog.is_loaded(request.model, with_grammars=has_grammar)
         if is_loaded and not origin.is_retry and origin.num_bytes <= _LONG_BYTES:
             return await self._gathering.join(draft)
         (outcome,) = await run_in_threadpool(self._submit_all, [draft])
@@ -160,6 +163,13 @@ class Submissions:
         request, version = draft.request, _known(draft.version)
         if request.webhook is not None:
             check_url(request.webhook.url, self._settings)
+        _check_task(request, version)
+        if isinstance(request, EmbedRequest):
+            self._prepare_vectors(draft, request, version)
+        else:
+            self._prepare_text(draft, request, version)
+
+    def _prepare_text(self, draft: _Draft, request: GenerateRequest, version: ModelVersion) -> None:
         tokenizer, source = self._catalog.tokenizer(version), request.input
         if request.truncation is Truncation.AUTO:
             source = shorten(tokenizer, source, version.context_window, request.sampling.max_tokens)
@@ -167,8 +177,16 @@ class Submissions:
         max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
         if request.sampling.grammar is not None:
             self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
+        draft.max_tokens = max_tokens
         sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
         draft.payload = GeneratePayload(input=source, sampling=sampling)
+
+    def _prepare_vectors(self, draft: _Draft, request: EmbedRequest, version: ModelVersion) -> None:
+        embedder = self._catalog.embedder(version)
+        check_dimensions(embedder, request.dimensions)
+        inputs = embed_inputs(self._catalog.tokenizer(version), embedder, request.input)
+        draft.num_tokens = sum(map(len, inputs))
+        draft.payload = EmbedPayload(input=request.input, dimensions=request.dimensions)
 
     def _store(self, drafts: Sequence[_Draft]) -> None:
         new = [(draft, self._new_job(draft)) for draft in drafts if draft.outcome is None]
@@ -203,7 +221,7 @@ class Submissions:
             # What was not asked for is left out: a worker of the last release does not know this one's fields.
             payload=payload.model_dump(mode="json", exclude_none=True),
             input_tokens=draft.num_tokens,
-            cost_tokens=draft.num_tokens + (payload.sampling.max_tokens or 0),
+            cost_tokens=draft.num_tokens + draft.max_tokens,
             metadata=request.metadata,
             webhook=None if request.webhook is None else request.webhook.model_dump(mode="json"),
             max_attempts=request.max_attempts or self._settings.default_max_attempts,
@@ -223,6 +241,16 @@ def _known(value: T | None) -> T:
     if value is None:
         raise ValueError("a step was left out")
     return value
+
+
+def _check_task(request: JobRequest, version: ModelVersion) -> None:
+    if request.task == version.task:
+        return
+    what = {
+        "generate": "generates text: use /v1/chat/completions, or the task generate",
+        "embed": "makes vectors and no text: use /v1/embeddings, or the task embed",
+    }
+    raise InvalidRequest(f"the model {version.model} {what[version.task]}", param="model")
 
 
 def _each(drafts: Sequence[_Draft], step: Callable[[_Draft], None]) -> None:
@@ -252,7 +280,7 @@ def _read_key(draft: _Draft) -> None:
     draft.idempotency = _idempotency(draft.origin, draft.request)
 
 
-def _idempotency(origin: Origin, request: GenerateRequest) -> Idempotency | None:
+def _idempotency(origin: Origin, request: JobRequest) -> Idempotency | None:
     key = origin.idempotency_key
     if key is None:
         return None

@@ -16,7 +16,7 @@ from store.backlog import Load, Place
 from store.jobs import Job, JobEvent
 from store.payloads import ServiceClass
 from store.queues import QueueView
-from store.registry import ModelSummary
+from store.registry import DEFAULT_ALIAS, ModelSummary
 from store.states import JobState
 from store.streams import Cursor
 
@@ -174,29 +174,53 @@ class Timeline(BaseModel):
     attempts: list[AttemptObject]
 
 
-class ModelObject(BaseModel):
-    """A model as OpenAI shows it, with its versions and aliases."""
+class EmbeddingObject(BaseModel):
+    """One input's vector: numbers, or with `encoding_format` base64 their little-endian float32 in base64."""
 
-    id: str
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """What the vectors cost."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """A vector for each input, in the inputs' order."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingObject]
+    model: str
+    usage: EmbeddingUsage
+
+
+class ModelObject(BaseModel):
+    """What a model string means, as OpenAI shows a model, with the model's versions and aliases."""
+
+    id: str = Field(description="what a request says as `model`: `name`, `name@alias` or `name@3`")
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "headrace"
-    task: str
+    task: str = Field(description="what jobs ask of it: `generate` or `embed`")
+    version: int = Field(description="the one that the id means now")
     aliases: dict[str, int]
     versions: list[int]
 
 
 class ModelVersionObject(ModelObject):
-    """A model, and the version that the asked name means."""
+    """What a model string means, and what is known of that version."""
 
-    version: int
     context_window: int
     dtype: str
     digest: str
 
 
 class ModelList(BaseModel):
-    """All models."""
+    """Every model by its name, its aliases and its versions."""
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
@@ -307,12 +331,23 @@ def _load(load: Load) -> LoadObject:
     return LoadObject(jobs=load.jobs, tokens=load.tokens)
 
 
-def model_object(model: ModelSummary) -> ModelObject:
-    """Return the model as OpenAI shows it."""
+def model_objects(model: ModelSummary) -> list[ModelObject]:
+    """Return the model under each string that means one of its versions: its name, its aliases, its versions."""
+    aliases = {f"{model.name}@{alias}": version for alias, version in sorted(model.aliases.items())}
+    versions = {f"{model.name}@{version}": version for version in model.versions}
+    default = model.aliases.get(DEFAULT_ALIAS)
+    named = {} if default is None else {model.name: default}
+    ids = {name: version for name, version in (named | aliases | versions).items() if version in model.versions}
+    return [model_object(model, name, version) for name, version in ids.items()]
+
+
+def model_object(model: ModelSummary, name: str, version: int) -> ModelObject:
+    """Return the model as OpenAI shows it, under a string that means one of its versions."""
     return ModelObject(
-        id=model.name,
+        id=name,
         created=int(model.created_at.timestamp()),
         task=model.task,
+        version=version,
         aliases=model.aliases,
         versions=model.versions,
     )

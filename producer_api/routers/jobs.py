@@ -20,7 +20,7 @@ from producer_api.views import JobList, JobObject, JsonResponse, Timeline
 from store import jobs
 from store.errors import InvalidRequest
 from store.jobs import Job
-from store.payloads import GenerateRequest
+from store.payloads import JobRequest
 from store.states import JobState
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -51,6 +51,10 @@ _EXAMPLES = {
             "deadline_ms": 600000,
         },
     },
+    "vectors": {
+        "summary": "Vectors for texts",
+        "value": {"task": "embed", "model": "minilm", "input": {"texts": ["a mill on the river", "bread"]}},
+    },
 }
 
 
@@ -59,7 +63,7 @@ async def create_job(
     request: Request,
     runtime: RuntimeOf,
     principal: JobsWriter,
-    body: Annotated[GenerateRequest, Body(openapi_examples=_EXAMPLES)],
+    body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
     origin: OriginOf,
     prefer: Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")] = None,
 ) -> Response:

@@ -8,7 +8,7 @@ from producer_api.auth import ModelsReader
 from producer_api.errors import DOCUMENTED
 from producer_api.requests import RuntimeOf
 from producer_api.runtime import Runtime
-from producer_api.views import JsonResponse, ModelList, ModelVersionObject, model_object
+from producer_api.views import JsonResponse, ModelList, ModelVersionObject, model_object, model_objects
 from store import registry
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
@@ -16,9 +16,9 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
 
 @router.get("", response_model=ModelList, summary="List models")
 async def list_models(runtime: RuntimeOf, _principal: ModelsReader) -> Response:
-    """Return every model that has a version to run."""
+    """Return what a request may say as `model`: each model's name, its aliases and its versions."""
     models = await run_in_threadpool(registry.list_models, runtime.db)
-    return JsonResponse(ModelList(data=[model_object(model) for model in models if model.versions]))
+    return JsonResponse(ModelList(data=[one for model in models for one in model_objects(model)]))
 
 
 @router.get("/{model:path}", response_model=ModelVersionObject, summary="Look at a model")
@@ -32,8 +32,7 @@ def _find(runtime: Runtime, name: str) -> ModelVersionObject:
     version = registry.resolve(runtime.db, name)
     summary = next(model for model in registry.list_models(runtime.db) if model.name == version.model)
     return ModelVersionObject(
-        **(model_object(summary).model_dump() | {"id": name}),
-        version=version.version,
+        **model_object(summary, name, version.version).model_dump(),
         context_window=version.context_window,
         dtype=version.dtype,
         digest=version.digest,

@@ -14,7 +14,8 @@ from producer_api.completion_answer import TextCompletion
 from producer_api.completion_request import CompletionRequest
 from producer_api.completion_request import to_job as completion_job
 from producer_api.errors import DOCUMENTED
-from producer_api.openai_request import OnDisconnect, TextRequest, as_sent
+from producer_api.job_options import is_kept
+from producer_api.openai_request import TextRequest, as_sent
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.runtime import Runtime
 from producer_api.submit import Origin
@@ -79,5 +80,5 @@ async def _submit(
 async def _answer(
     request: Request, runtime: Runtime, job: Job, body: TextRequest, answer: Answer, headers: dict[str, str]
 ) -> Response:
-    call = Call(runtime, job, answer, is_kept=body.on_disconnect is OnDisconnect.CONTINUE)
+    call = Call(runtime, job, answer, is_kept=is_kept(body.job))
     return call.stream(headers) if body.stream else await call.answer(request, headers)

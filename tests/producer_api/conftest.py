@@ -35,6 +35,21 @@ def model(db: Database) -> ModelVersion:
 
 
 @pytest.fixture
+def encoder(db: Database) -> ModelVersion:
+    return register_version(
+        db,
+        model="org/vectors",
+        runner="fake-encoder",
+        source="fake-encoder",
+        digest="e" * 64,
+        dtype="float32",
+        context_window=8192,
+        files={},
+        actor="tests",
+    )
+
+
+@pytest.fixture
 def tenant(db: Database) -> str:
     return keys.create_tenant(db, "acme")
 

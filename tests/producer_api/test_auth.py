@@ -30,6 +30,7 @@ NEEDED = {
     ("post", "/v1/queues/{name}/resume"): "queues:admin",
     ("post", "/v1/chat/completions"): "jobs:write",
     ("post", "/v1/completions"): "jobs:write",
+    ("post", "/v1/embeddings"): "jobs:write",
     ("get", "/v1/models"): "models:read",
     ("get", "/v1/models/{model}"): "models:read",
     ("get", "/v1/organization/usage/completions"): "usage:read",
@@ -46,6 +47,7 @@ BODIES = {
     "/v1/jobs": PROMPT,
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "tiny", "prompt": "hello"},
+    "/v1/embeddings": {"model": "tiny", "input": "x"},
     "/v1/dead_letters/replay": {},
     "/v1/webhook_endpoints": {"url": "https://hooks.example.com/matrix"},
 }

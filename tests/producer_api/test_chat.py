@@ -335,13 +335,6 @@ def test_an_idempotency_key_gives_the_same_answer(api: httpx2.Client, worker: Sc
     assert num_jobs(db) == 1
 
 
-def test_the_models_route(openai: OpenAI) -> None:
-    assert [model.id for model in openai.models.list()] == ["tiny"]
-    assert openai.models.retrieve("tiny@default").id == "tiny@default"
-    with pytest.raises(sdk.NotFoundError):
-        openai.models.retrieve("huge")
-
-
 def test_a_draining_server_cuts_a_chat_and_frees_its_worker(
     api: httpx2.Client, server: ApiServer, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:

@@ -13,7 +13,7 @@ from cli.local.postgres import LocalPostgres
 from migrations.schema import upgrade
 from store import keys
 from store.db import Database
-from store.registry import register_version
+from store.registry import ModelVersion, register_version
 from store.settings import Settings
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -44,7 +44,7 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     document = api.get("/openapi.json").json()
     post = document["paths"]["/v1/jobs"]["post"]
     assert post["security"] == [{"HTTPBearer": []}]
-    assert set(post["requestBody"]["content"]["application/json"]["examples"]) == {"chat", "prompt"}
+    assert set(post["requestBody"]["content"]["application/json"]["examples"]) == {"chat", "prompt", "vectors"}
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)
     for answer in refusals.values():
@@ -52,11 +52,11 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
 
 
-def test_documented_examples_are_accepted(api: httpx2.Client, worker: ScriptedWorker) -> None:
+def test_documented_examples_are_accepted(api: httpx2.Client, worker: ScriptedWorker, encoder: ModelVersion) -> None:
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
-        body = example["value"] | {"model": "tiny"}
+        body = example["value"] | {"model": encoder.model if "task" in example["value"] else "tiny"}
         assert api.post("/v1/jobs", json=body).status_code == 202
     with worker.serve(lambda _: ["x"]):
         for body in document["components"]["schemas"]["ChatRequest"]["examples"]:

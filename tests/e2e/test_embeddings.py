@@ -1,0 +1,107 @@
+"""The official client, a live server, a real worker process: vectors in every spelling, and past a worker's death."""
+
+import signal
+import struct
+from base64 import b64decode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from openai import OpenAI
+from openai.types import CreateEmbeddingResponse
+
+from models.catalog import register
+from models.fake_encoder import fake_vector
+from models.files import small_files
+from prompts.tokenizer import load_tokenizer
+from store import keys
+from store.db import Database
+from store.settings import Settings
+from store.states import JobState
+from tests.models.test_encoder import MOST_APART, apart, build, reference
+from tests.producer_api.serving import serving
+from tests.workers.conftest import Bell, Bench, WorkerProcess, wait_for
+
+TEXTS = ["a mill on the river", "x", "bread and water and oil", "on"]
+
+
+@contextmanager
+def calling(settings: Settings, db: Database, tenant_id: str) -> Iterator[OpenAI]:
+    """The official client of a live server, with no retries to hide anything."""
+    key = keys.create_key(db, tenant_id, "tests", keys.SCOPES - {"admin"}, actor="tests")
+    with serving(settings) as server, OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client:
+        yield client
+
+
+@contextmanager
+def worker(settings: Settings, model: str, **changes: object) -> Iterator[WorkerProcess]:
+    """A worker process that takes jobs."""
+    process = WorkerProcess(settings, "--model", model, **changes)
+    try:
+        process.wait_event("worker_ready")
+        yield process
+    finally:
+        process.stop()
+
+
+def test_the_official_client_gets_the_models_vectors(settings: Settings, db: Database, tmp_path: Path) -> None:
+    folder = build("bert", tmp_path / "bert")
+    register(db, "org/vectors", str(folder), "float32", actor="tests")
+    tokenizer = load_tokenizer(small_files(folder))
+    ids = [tuple(tokenizer.encode(text, add_special=True)) for text in TEXTS]
+    expected = reference(folder, ids)
+    with calling(settings, db, keys.create_tenant(db, "acme")) as client:
+        create = client.embeddings.create
+        with worker(settings, "org/vectors", device="cpu"):
+            found = create(model="org/vectors", input=TEXTS)  # it asks for base64, and reads that
+            plain = create(model="org/vectors@1", input=TEXTS, encoding_format="float")
+            packed = create(model="org/vectors", input=TEXTS, encoding_format="base64")
+            by_ids = create(model="org/vectors@default", input=[list(one) for one in ids])
+            alone = [create(model="org/vectors", input=one).data[0].embedding for one in (*TEXTS, list(ids[2]))]
+            native = client.post(
+                "/jobs",
+                body={"task": "embed", "model": "org/vectors", "input": {"texts": TEXTS}},
+                options={"headers": {"Prefer": "wait=20"}},
+                cast_to=httpx2.Response,
+            ).json()
+            listed = client.get("/jobs?limit=1", cast_to=httpx2.Response).json()["data"]
+    assert [one.index for one in found.data] == list(range(len(TEXTS)))
+    assert apart([one.embedding for one in found.data], expected) < MOST_APART
+    assert apart([*alone[:4], alone[4]], [*expected, expected[2]]) < MOST_APART
+    assert by_ids.data == plain.data == found.data, "the batch is the same one"
+    assert [struct.unpack("<64f", b64decode(str(one.embedding))) for one in packed.data] == vectors(found)
+    assert found.usage.prompt_tokens == found.usage.total_tokens == sum(map(len, ids))
+    assert (found.model, plain.model) == ("org/vectors@1", "org/vectors@1")
+    assert (native["status"], native["output"]["dimensions"]) == ("succeeded", 64)
+    assert native["output"]["embeddings"] == [one.embedding for one in packed.data]
+    assert [job["output"] for job in listed] == [{"dimensions": 64}], "a list leaves the vectors out"
+    assert native["usage"]["input_tokens"] == sum(map(len, ids))
+    assert native["usage"]["output_tokens"] == 0
+
+
+def vectors(answer: CreateEmbeddingResponse) -> list[tuple[float, ...]]:
+    """The answer's vectors, as float32 holds them."""
+    return [tuple(one.embedding) for one in answer.data]
+
+
+def test_a_caller_gets_its_vectors_although_the_worker_dies(settings: Settings, db: Database) -> None:
+    bench = Bench(db, settings, register(db, "vectors", "fake-encoder", "auto", actor="tests"))
+    bell = Bell(bench)
+    bell.start()
+    texts = [f"{n} {'x' * 4000}" for n in range(100)]  # a pass each, 20 ms
+    with ThreadPoolExecutor(1) as caller, calling(settings, db, bench.tenant_id) as client:
+        with worker(settings, "vectors", fake_step_ms=20) as first:
+            asked = caller.submit(client.embeddings.create, model="vectors", input=texts, dimensions=4)
+            wait_for(lambda: bench.query("SELECT FROM jobs WHERE state = 'running'"), "the job runs")
+            first.signal(signal.SIGKILL)
+            first.wait_exit()
+        with worker(settings, "vectors"):
+            answer = asked.result(30)
+    bell.stop()
+    expected = [struct.unpack("<4f", fake_vector(list(text.encode()), 4)) for text in texts]
+    assert vectors(answer) == expected
+    (job,) = bench.query("SELECT state, attempt, crashes FROM jobs")
+    assert tuple(job) == (JobState.SUCCEEDED, 2, 1)
+    bench.close()
