@@ -43,7 +43,9 @@ def test_what_is_chosen_fits_and_the_oldest_is_served(lengths: list[list[int]], 
 
 def test_a_short_request_does_not_wait_for_long_ones() -> None:
     long, other, short = [100] * 50, [100] * 50, [10]
-    assert choose([Claimant(long), Claimant(other, served=5000), Claimant(short)], budget=400) == [2, 1, 1]
+    waiting = [Claimant(long), Claimant(other, served=5000), Claimant(short)]
+    assert choose(waiting, budget=400) == [2, 1, 1]
+    assert choose(waiting, budget=150) == [1, 0, 1], "who had least goes before who had much"
 
 
 def test_the_better_class_goes_first() -> None:
