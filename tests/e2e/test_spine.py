@@ -22,7 +22,9 @@ def test_the_official_client_gets_the_same_answer_whole_and_streamed(running: Ru
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert "Paris" in text
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
+    # All but what was found in the cache, where the second one finds the first.
+    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert whole.model == "smollm2@1"
 
 
