@@ -57,6 +57,27 @@ class Caller:
         if not self._is_kept:
             await abandon(self._runtime, self._job, after_s=after_s)
 
+    def stream(self, told: AsyncGenerator[bytes], headers: dict[str, str]) -> Response:
+        """Return what is told of the job as it comes; with a JobUnanswered it ends in an error and is cut."""
+        return EventStream(
+            self._chunks(told),
+            open_streams=self._runtime.metrics.streams_open,
+            headers=headers,
+            on_gone=self.let_go,
+        )
+
+    async def _chunks(self, told: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        try:
+            async with aclosing(told) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except JobUnanswered as error:
+            yield data_only(body_of(error))
+            raise StreamAborted from error
+        except Draining:
+            await self.let_go()
+            raise
+
 
 class Call:
     """A caller and the answer that he gets. ``is_kept``: the job goes on if the caller leaves."""
@@ -76,24 +97,7 @@ class Call:
 
     def stream(self, headers: dict[str, str]) -> Response:
         """Return the answer in chunks."""
-        return EventStream(
-            self._chunks(),
-            open_streams=self._runtime.metrics.streams_open,
-            headers=headers,
-            on_gone=self._caller.let_go,
-        )
-
-    async def _chunks(self) -> AsyncGenerator[bytes]:
-        try:
-            async with aclosing(self._told()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except JobUnanswered as error:
-            yield data_only(body_of(error))
-            raise StreamAborted from error
-        except Draining:
-            await self._caller.let_go()
-            raise
+        return self._caller.stream(self._told(), headers)
 
     async def _told(self) -> AsyncGenerator[bytes]:
         """Yield the chunks of a job that succeeds. Raises JobUnanswered for one that does not."""

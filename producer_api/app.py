@@ -20,7 +20,9 @@ from producer_api.routers import (
     jobs,
     models,
     openai,
+    prompts,
     queues,
+    responses,
     stream,
     usage,
     webhooks,
@@ -75,6 +77,19 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
     )
-    for routes in (jobs, stream, queues, dead_letters, openai, embeddings, models, usage, webhooks, health):
+    for routes in (
+        jobs,
+        stream,
+        queues,
+        dead_letters,
+        openai,
+        responses,
+        prompts,
+        embeddings,
+        models,
+        usage,
+        webhooks,
+        health,
+    ):
         app.include_router(routes.router)
     return app

@@ -21,6 +21,9 @@ _log = structlog.get_logger("producer_api")
 
 PING = b": ping\n\n"
 
+LINE_PING = b": ping\n"
+"""For streams with ids that OpenAI's client reads: once it has seen an id, it takes an empty line for an event."""
+
 
 class StreamAborted(Exception):
     """The stream cannot be completed; the connection must be cut, not ended."""

@@ -31,8 +31,17 @@ from store.errors import HeadraceError, InvalidRequest, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
-from store.payloads import EmbedPayload, EmbedRequest, GeneratePayload, GenerateRequest, JobRequest, Truncation
+from store.payloads import (
+    EmbedPayload,
+    EmbedRequest,
+    GenerateInput,
+    GeneratePayload,
+    GenerateRequest,
+    JobRequest,
+    Truncation,
+)
 from store.registry import ModelVersion, queue_name
+from store.responses import NewResponse
 from store.settings import Settings
 
 T = TypeVar("T")
@@ -85,6 +94,7 @@ class _Draft:
     principal: Principal
     request: JobRequest
     origin: Origin
+    response: NewResponse | None = None
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
     payload: GeneratePayload | EmbedPayload | None = None
@@ -122,12 +132,14 @@ class Submissions:
         self._metrics = metrics
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
-    async def submit(self, principal: Principal, request: JobRequest, origin: Origin) -> Receipt:
-        """Store a job for the request.
+    async def submit(
+        self, principal: Principal, request: JobRequest, origin: Origin, response: NewResponse | None = None
+    ) -> Receipt:
+        """Store a job for the request, and ``response`` beside it if it came as one.
 
         Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
         """
-        draft = _Draft(principal, request, origin)
+        draft = _Draft(principal, request, origin, response)
         has_grammar = isinstance(request, GenerateRequest) and request.sampling.grammar is not None
         is_loaded = self._catalog.is_loaded(request.model, with_grammars=has_grammar)
         if is_loaded and not origin.is_retry and origin.num_bytes <= _LONG_BYTES:
@@ -170,10 +182,8 @@ class Submissions:
             self._prepare_text(draft, request, version)
 
     def _prepare_text(self, draft: _Draft, request: GenerateRequest, version: ModelVersion) -> None:
-        tokenizer, source = self._catalog.tokenizer(version), request.input
-        if request.truncation is Truncation.AUTO:
-            source = shorten(tokenizer, source, version.context_window, request.sampling.max_tokens)
-        draft.num_tokens = len(build_prompt(tokenizer, source))
+        source = self._source(request, version)
+        draft.num_tokens = len(build_prompt(self._catalog.tokenizer(version), source))
         max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
         if request.sampling.grammar is not None:
             self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
@@ -187,6 +197,18 @@ class Submissions:
         inputs = embed_inputs(self._catalog.tokenizer(version), embedder, request.input)
         draft.num_tokens = sum(map(len, inputs))
         draft.payload = EmbedPayload(input=request.input, dimensions=request.dimensions)
+
+    def _source(self, request: GenerateRequest, version: ModelVersion) -> GenerateInput:
+        """Return the input that the model is given, shortened if the request allows that and it is too long."""
+        if request.truncation is Truncation.DISABLED:
+            return request.input
+        tokenizer, max_tokens = self._catalog.tokenizer(version), request.sampling.max_tokens
+        return shorten(tokenizer, request.input, version.context_window, max_tokens)
+
+    def count_tokens(self, request: GenerateRequest) -> int:
+        """Return how many tokens the model would be given. Raises as ``submit`` does; nothing is stored. Blocks."""
+        version = self._catalog.resolve(request.model)
+        return len(build_prompt(self._catalog.tokenizer(version), self._source(request, version)))
 
     def _store(self, drafts: Sequence[_Draft]) -> None:
         new = [(draft, self._new_job(draft)) for draft in drafts if draft.outcome is None]
@@ -233,6 +255,7 @@ class Submissions:
             api_key_id=draft.principal.key_id,
             project_id=draft.origin.project_id,
             user_id=request.user,
+            response=draft.response,
         )
 
 
@@ -277,14 +300,18 @@ def _spend(drafts: Sequence[_Draft], spend: Callable[[Sequence[_Draft]], Sequenc
 
 
 def _read_key(draft: _Draft) -> None:
-    draft.idempotency = _idempotency(draft.origin, draft.request)
+    draft.idempotency = _idempotency(draft.origin, draft.request, draft.response)
 
 
-def _idempotency(origin: Origin, request: JobRequest) -> Idempotency | None:
+def _idempotency(origin: Origin, request: JobRequest, response: NewResponse | None) -> Idempotency | None:
     key = origin.idempotency_key
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY_CHARS:
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
-    body = orjson.dumps(request.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+    asked = request.model_dump(mode="json")
+    if response is not None:
+        # Not its input: the items got new ids, and are in the request as messages.
+        asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]
+    body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
     return Idempotency(route=origin.route, key=key, fingerprint=hashlib.sha256(body).hexdigest())

@@ -47,7 +47,7 @@ _LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id
 
 _ADD = text("""
 INSERT INTO prompt_versions (prompt_id, version, template)
-SELECT :id, max(version) + 1, CAST(:template AS jsonb) FROM prompt_versions WHERE prompt_id = :id
+SELECT CAST(:id AS text), max(version) + 1, CAST(:template AS jsonb) FROM prompt_versions WHERE prompt_id = :id
 RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
 """)
 

@@ -5,7 +5,7 @@ response that was not to be stored, or was deleted, is not found. Every statemen
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import text
 
@@ -44,6 +44,11 @@ class StoredResponse:
     is_stored: bool
     is_background: bool
     request: dict[str, Any]
+
+    @classmethod
+    def of(cls, job_id: str, new: NewResponse) -> Self:
+        """Return the row of a response that was stored just now."""
+        return cls(job_id, new.previous_id, new.is_stored, new.is_background, new.request)
 
 
 def response_id(job_id: str) -> str:

@@ -31,6 +31,16 @@ NEEDED = {
     ("post", "/v1/chat/completions"): "jobs:write",
     ("post", "/v1/completions"): "jobs:write",
     ("post", "/v1/embeddings"): "jobs:write",
+    ("post", "/v1/responses"): "jobs:write",
+    ("post", "/v1/responses/input_tokens"): "jobs:read",
+    ("get", "/v1/responses/{response_id}"): "jobs:read",
+    ("delete", "/v1/responses/{response_id}"): "jobs:write",
+    ("post", "/v1/responses/{response_id}/cancel"): "jobs:write",
+    ("get", "/v1/responses/{response_id}/input_items"): "jobs:read",
+    ("post", "/v1/prompts"): "jobs:write",
+    ("get", "/v1/prompts"): "jobs:read",
+    ("post", "/v1/prompts/{prompt_id}/versions"): "jobs:write",
+    ("get", "/v1/prompts/{prompt_id}/versions"): "jobs:read",
     ("get", "/v1/models"): "models:read",
     ("get", "/v1/models/{model}"): "models:read",
     ("get", "/v1/organization/usage/completions"): "usage:read",
@@ -48,14 +58,19 @@ BODIES = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "tiny", "prompt": "hello"},
     "/v1/embeddings": {"model": "tiny", "input": "x"},
+    "/v1/responses": {"model": "tiny", "input": "hello"},
+    "/v1/responses/input_tokens": {"model": "tiny", "input": "hello"},
+    "/v1/prompts": {"instructions": "Be brief."},
+    "/v1/prompts/pmpt_0/versions": {"instructions": "Be brief."},
     "/v1/dead_letters/replay": {},
     "/v1/webhook_endpoints": {"url": "https://hooks.example.com/matrix"},
 }
 
 
 def _calls(job_id: str) -> Iterator[tuple[str, str, str]]:
+    ids = {"model": "tiny", "endpoint_id": "we_0", "name": "tiny@1", "response_id": "resp_0", "prompt_id": "pmpt_0"}
     for (method, path), scope in NEEDED.items():
-        yield method, path.format(job_id=job_id, model="tiny", endpoint_id="we_0", name="tiny@1"), scope
+        yield method, path.format(**ids, job_id=job_id), scope
 
 
 def _call(client: httpx2.Client, method: str, path: str) -> httpx2.Response:
