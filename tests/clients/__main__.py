@@ -48,22 +48,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Client:
-    """A client: the command of its programme, and that of its quick start in the README, both made with its
+    """A client: the commands of its programmes, and that of its quick start in the README, all made with its
     environment's folder or interpreter."""
 
     name: str
     prepare: Callable[[Say], Path]
-    command: Callable[[Path], list[str]]
+    commands: Callable[[Path], list[list[str]]]
     quick_start: Callable[[Path, str, str], list[str]] | None = None
 
 
-def _python(program: str) -> Callable[[Path], list[str]]:
-    return lambda interpreter: [str(interpreter), str(_PROGRAMS / program)]
+def _python(*programs: str) -> Callable[[Path], list[list[str]]]:
+    return lambda interpreter: [[str(interpreter), str(_PROGRAMS / program)] for program in programs]
 
 
-def _node(folder: Path) -> list[str]:
+def _node(folder: Path) -> list[list[str]]:
     # A module finds its packages by where it lies.
-    return ["node", shutil.copy(_PROGRAMS / "openai_node.mjs", folder)]
+    return [["node", shutil.copy(_PROGRAMS / "openai_node.mjs", folder)]]
 
 
 def _node_quick_start(folder: Path, api_url: str, api_key: str) -> list[str]:
@@ -85,7 +85,7 @@ def _llm_quick_start(interpreter: Path, api_url: str, api_key: str) -> list[str]
 
 
 CLIENTS = (
-    Client("openai (Python)", lambda _: Path(sys.executable), _python("openai_python.py")),
+    Client("openai (Python)", lambda _: Path(sys.executable), _python("openai_python.py", "openai_python_jobs.py")),
     Client("openai (Node)", node_modules, _node, _node_quick_start),
     Client(
         "LangChain", lambda say: python_with("langchain", say), _python("langchain_chat.py"), _langchain_quick_start
@@ -122,7 +122,8 @@ def main() -> None:
             if (environment := environments.get(client.name)) is None:
                 continue
             console.log(client.name)
-            found += _shown(_play(client, [*client.command(environment), *args.feature], env))
+            for command in client.commands(environment):
+                found += _shown(_play(client, [*command, *args.feature], env))
             if client.quick_start is not None and not args.feature:
                 found += _shown(_quick_start(client, client.quick_start(environment, api_url, api_key), env))
     _draw(wanted, found)

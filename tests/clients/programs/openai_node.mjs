@@ -1,5 +1,5 @@
 // The official Node client.
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { randomUUID } from "node:crypto";
 
 const MODEL = "smollm2";
@@ -169,6 +169,97 @@ const features = {
     let text = "";
     for await (const chunk of await client.completions.create({ ...wanted, stream: true })) text += chunk.choices[0]?.text ?? "";
     check(text === whole.choices[0].text && text.includes("Paris"), text);
+  },
+
+  async tools() {
+    const parameters = {
+      type: "object",
+      properties: { city: { type: "string", maxLength: 40 } },
+      required: ["city"],
+      additionalProperties: false,
+    };
+    const weather = { type: "function", function: { name: "weather", strict: true, parameters } };
+    const wanted = {
+      ...asked,
+      messages: user("How is the weather in Paris?"),
+      max_tokens: 100,
+      tools: [weather],
+      tool_choice: { type: "function", function: { name: "weather" } },
+    };
+    const whole = await client.chat.completions.create(wanted);
+    const [call] = whole.choices[0].message.tool_calls;
+    check(call.function.name === "weather" && typeof JSON.parse(call.function.arguments).city === "string");
+    const streamed = await client.chat.completions.stream(wanted).finalChatCompletion();
+    check(streamed.choices[0].message.tool_calls[0].function.arguments === call.function.arguments);
+  },
+
+  async responses() {
+    const wanted = { model: MODEL, input: "What is the capital of France?", temperature: 0, max_output_tokens: 24 };
+    const whole = await client.responses.create(wanted);
+    check(whole.output_text.includes("Paris"), whole.output_text);
+    let text = "";
+    let next = 0;
+    for await (const event of await client.responses.create({ ...wanted, stream: true })) {
+      check(event.sequence_number === next++, `event ${event.sequence_number}`);
+      if (event.type === "response.output_text.delta") text += event.delta;
+    }
+    check(text === whole.output_text, text);
+  },
+
+  async "responses in the background"() {
+    const stream = await client.responses.create({
+      model: MODEL,
+      input: "Write a long story.",
+      temperature: 0,
+      max_output_tokens: 60,
+      background: true,
+      stream: true,
+    });
+    let id = null;
+    let last = -1;
+    for await (const event of stream) {
+      id ??= event.response.id;
+      last = event.sequence_number;
+      if (last >= 7) break;
+    }
+    let kind = null;
+    for await (const event of await client.responses.retrieve(id, { stream: true, starting_after: last })) {
+      check(event.sequence_number === ++last, `event ${event.sequence_number}`);
+      kind = event.type;
+    }
+    check(["response.completed", "response.incomplete"].includes(kind), kind);
+    const cancelled = await client.responses.create({ model: MODEL, input: "Write a long story.", background: true });
+    await client.responses.cancel(cancelled.id);
+    let found = await client.responses.retrieve(cancelled.id);
+    for (let tries = 0; found.status === "in_progress" && tries < 100; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      found = await client.responses.retrieve(cancelled.id);
+    }
+    check(found.status === "cancelled", found.status);
+  },
+
+  async batches() {
+    const lines = Array.from({ length: 12 }, (_, n) => ({
+      custom_id: `line-${n}`,
+      method: "POST",
+      url: "/v1/chat/completions",
+      body: { ...asked, max_tokens: 4 },
+    }));
+    const content = lines.map((line) => JSON.stringify(line)).join("\n");
+    const file = await client.files.create({ file: await toFile(Buffer.from(content), "in.jsonl"), purpose: "batch" });
+    let batch = await client.batches.create({
+      input_file_id: file.id,
+      endpoint: "/v1/chat/completions",
+      completion_window: "24h",
+    });
+    for (let tries = 0; !["completed", "failed"].includes(batch.status) && tries < 300; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      batch = await client.batches.retrieve(batch.id);
+    }
+    check(batch.status === "completed", JSON.stringify(batch));
+    const output = await (await client.files.content(batch.output_file_id)).text();
+    const ids = output.trim().split("\n").map((line) => JSON.parse(line).custom_id);
+    check(new Set(ids).size === 12 && ids.length === 12, ids.join());
   },
 
   async models() {

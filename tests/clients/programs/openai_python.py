@@ -34,6 +34,12 @@ class City(BaseModel):
     size: Literal["small", "large"]
 
 
+class Weather(BaseModel):
+    """Tell the weather in a city."""
+
+    city: str = Field(max_length=40)
+
+
 def raises(kind: type[openai.APIStatusError], code: str, **changes: object) -> None:
     """The call raises the client's own exception with our code."""
     try:
@@ -183,6 +189,35 @@ def text_completion() -> None:
     assert "Paris" in whole.choices[0].text
     chunks = list(client.completions.create(**asked, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.choices[0].text
+
+
+WEATHER = openai.pydantic_function_tool(Weather)
+
+
+@feature("tools")
+def tools() -> None:
+    question = {"role": "user", "content": "How is the weather in Paris?"}
+    asked = ASKED | {"messages": [question], "max_tokens": 100, "tools": [WEATHER]}
+    chosen = {"type": "function", "function": {"name": "Weather"}}
+    answer = client.chat.completions.parse(**asked, tool_choice=chosen)
+    (call,) = answer.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Weather)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "It rains."}
+    said = answer.choices[0].message.to_dict()
+    said["tool_calls"] = [{key: value for key, value in call.to_dict().items() if key != "parsed"}]
+    again = client.chat.completions.create(**(asked | {"messages": [question, said, result]}), tool_choice="none")
+    assert again.choices[0].message.content
+
+
+@feature("tools, streamed")
+def tools_stream() -> None:
+    question = {"role": "user", "content": "How is the weather in Paris?"}
+    asked = ASKED | {"messages": [question], "max_tokens": 100, "tools": [WEATHER], "tool_choice": "required"}
+    with client.chat.completions.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Weather)
+    assert kinds.count("tool_calls.function.arguments.delta") > 1
 
 
 @feature("models")
