@@ -71,6 +71,16 @@ def chain() -> None:
     assert "Paris" in (prompt | model | StrOutputParser()).invoke({"country": "France"})
 
 
+@feature("responses")
+def responses() -> None:
+    responding = ChatOpenAI(model=MODEL, temperature=0, max_tokens=24, max_retries=0, use_responses_api=True)
+    whole = responding.invoke(CAPITAL)
+    assert "Paris" in whole.text
+    assert "".join(chunk.text for chunk in responding.stream(CAPITAL)) == whole.text
+    again = responding.invoke("And of Italy?", previous_response_id=whole.response_metadata["id"])
+    assert again.usage_metadata["input_tokens"] > whole.usage_metadata["total_tokens"]
+
+
 @feature("leaving a stream cancels")
 def leaving() -> None:
     for num_chunks in (2, 7):

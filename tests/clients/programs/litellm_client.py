@@ -149,6 +149,16 @@ def text_completion() -> None:
     assert "Paris" in answer.choices[0].text
 
 
+@feature("responses")
+def responses() -> None:
+    asked = {"model": f"openai/{MODEL}", "api_base": BASE_URL, "input": CAPITAL, "temperature": 0}
+    whole = litellm.responses(**asked, max_output_tokens=24)
+    assert "Paris" in whole.output_text
+    events = list(litellm.responses(**asked, max_output_tokens=24, stream=True))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text
+
+
 @feature("tools")
 def tools() -> None:
     chosen = {"type": "function", "function": {"name": "weather"}}
