@@ -1,4 +1,4 @@
-"""``make clients``: programs written with other people's clients, against a live stack on SmolLM2.
+"""``make clients``: programs written with other people's clients, against a live stack on SmolLM2 and MiniLM.
 
 Each client has an environment of its own under ``build/clients``, made once; a program switches its base URL and
 nothing else. Prints which feature works through which client, what went wrong with those that do not, and exits 1 if
@@ -108,7 +108,7 @@ def main() -> None:
     environments = dict(_environments(wanted, found))
     console.log(f"{len(environments)} environments are there after {time.monotonic() - began:.0f} s")
     with ExitStack() as cleanup:
-        running = cleanup.enter_context(running_smollm2({}, console.log))
+        running = cleanup.enter_context(running_smollm2({}, console.log, beside=["minilm"]))
         api_url, api_key = running.stack.api_url, running.stack.api_key
         env = child_environment(
             {

@@ -1,6 +1,6 @@
 """A local stack on the real model, as the tests of this folder and other people's clients see it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +38,23 @@ class Running:
 
 
 @contextmanager
-def running_smollm2(changes: Mapping[str, str], say: Callable[[str], None] = lambda _: None) -> Iterator[Running]:
+def running_smollm2(
+    changes: Mapping[str, str], say: Callable[[str], None] = lambda _: None, beside: Sequence[str] = ()
+) -> Iterator[Running]:
     """Yield a stack in a folder of its own, with the model and the kernels that the checkout has or gets now.
 
-    ``changes`` are settings for its processes.
+    ``changes`` are settings for its processes, ``beside`` other models of the catalog that it serves.
     """
-    models = fetch("smollm2", REPOSITORY / ".headrace" / "models").parent
+    models = REPOSITORY / ".headrace" / "models"
+    for name in ("smollm2", *beside):
+        fetch(name, models)
     kernels = REPOSITORY / ".headrace" / "native"
     kernels.mkdir(exist_ok=True)
     with reachable_folder() as folder:
         (folder / "models").symlink_to(models)
         (folder / "native").symlink_to(kernels)
         settings = Settings(home=folder, api_port=0, flower_port=free_port("127.0.0.1", 0))
-        with running_stack(settings, ["smollm2"], say, changes) as stack:
+        with running_stack(settings, ["smollm2", *beside], say, changes) as stack:
             home = Home(folder)
             record = home.record()
             assert record is not None

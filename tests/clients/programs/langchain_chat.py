@@ -9,11 +9,12 @@ from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
 from reporting import (
     CAPITAL,
     CUTTING_URL,
+    ENCODER,
     LONG_ANSWER,
     MODEL,
     TOO_LONG,
@@ -69,6 +70,14 @@ async def batch() -> None:
 def chain() -> None:
     prompt = ChatPromptTemplate.from_messages([("user", "What is the capital of {country}?")])
     assert "Paris" in (prompt | model | StrOutputParser()).invoke({"country": "France"})
+
+
+@feature("embeddings")
+def embeddings() -> None:
+    # Otherwise it counts tokens with a tokenizer of OpenAI's models, which it would fetch.
+    encoder = OpenAIEmbeddings(model=ENCODER, check_embedding_ctx_length=False)
+    assert [len(vector) for vector in encoder.embed_documents(["a mill", "a river"])] == [384, 384]
+    assert len(encoder.embed_query("a mill")) == 384
 
 
 @feature("responses")

@@ -8,6 +8,7 @@ from reporting import (
     BASE_URL,
     CAPITAL,
     CUTTING_URL,
+    ENCODER,
     LONG_ANSWER,
     MODEL,
     TOO_LONG,
@@ -147,6 +148,12 @@ def text_completion() -> None:
     model = f"text-completion-openai/{MODEL}"
     answer = litellm.text_completion(**asked, model=model, prompt="The capital of France is")
     assert "Paris" in answer.choices[0].text
+
+
+@feature("embeddings")
+def embeddings() -> None:
+    answer = litellm.embedding(model=f"openai/{ENCODER}", api_base=BASE_URL, input=["a mill", "a river"])
+    assert [len(found["embedding"]) for found in answer.data] == [384, 384]
 
 
 @feature("responses")

@@ -262,6 +262,13 @@ const features = {
     check(new Set(ids).size === 12 && ids.length === 12, ids.join());
   },
 
+  async embeddings() {
+    const wanted = { model: "minilm", input: ["a mill on the river", "tax law"] };
+    const vectors = (await client.embeddings.create(wanted)).data.map((each) => each.embedding);
+    const plain = (await client.embeddings.create({ ...wanted, encoding_format: "float" })).data[0].embedding;
+    check(vectors[0].length === 384 && plain.every((value, index) => Math.abs(value - vectors[0][index]) < 1e-6));
+  },
+
   async models() {
     const names = [];
     for await (const model of client.models.list()) names.push(model.id);

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from reporting import (
     CAPITAL,
     CUTTING_URL,
+    ENCODER,
     LONG_ANSWER,
     MODEL,
     TOO_LONG,
@@ -218,6 +219,16 @@ def tools_stream() -> None:
         (call,) = stream.get_final_completion().choices[0].message.tool_calls
     assert isinstance(call.function.parsed_arguments, Weather)
     assert kinds.count("tool_calls.function.arguments.delta") > 1
+
+
+@feature("embeddings")
+def embeddings() -> None:
+    texts = ["a mill on the river", "the river's mill", "tax law"]
+    vectors = [found.embedding for found in client.embeddings.create(model=ENCODER, input=texts).data]
+    plain = client.embeddings.create(model=ENCODER, input=texts, encoding_format="float")
+    assert max(abs(a - b) for a, b in zip(vectors[0], plain.data[0].embedding, strict=True)) < 1e-6
+    near, far = (sum(a * b for a, b in zip(vectors[0], other, strict=True)) for other in vectors[1:])
+    assert near > 0.7 > far
 
 
 @feature("models")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 MODEL = "smollm2"
+ENCODER = "minilm"
 CAPITAL = "What is the capital of France?"
 LONG_ANSWER = "Write a long story about a water mill and its miller."
 TOO_LONG = "water " * 12_000
