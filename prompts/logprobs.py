@@ -10,7 +10,8 @@ from store.payloads import TokenLogprob, TopLogprob
 def spell(tokenizer: Tokenizer, logprobs: Iterable[TokenLogprobs]) -> tuple[TokenLogprob, ...]:
     """Return one entry for each token that is part of the text: end-of-sequence and other special tokens are not.
 
-    Joined, the entries' bytes are the text's, but for what a stop string cut off its last token.
+    Joined, the entries' bytes are the text's, but for what a stop string cut off its last token and the space before
+    its first that SentencePiece drops.
     """
     return tuple(
         TokenLogprob(

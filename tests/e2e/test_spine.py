@@ -1,11 +1,13 @@
 """The main job on real parts: a local stack on the real model, the official client, and faults under mixed jobs."""
 
 import argparse
+import json
 import re
 import time
 from typing import Any
 
 import httpx2
+import jsonschema_rs
 import pytest
 
 from benchmarks import trial
@@ -22,10 +24,48 @@ def test_the_official_client_gets_the_same_answer_whole_and_streamed(running: Ru
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert "Paris" in text
     assert text == whole.choices[0].message.content
-    # All but what was found in the cache, where the second one finds the first.
-    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
-    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    first, second = whole.usage, chunks[-1].usage
+    assert first is not None
+    assert second is not None
+    assert (second.prompt_tokens, second.completion_tokens) == (first.prompt_tokens, first.completion_tokens)
+    assert second.prompt_tokens_details is not None
+    assert 0 < (second.prompt_tokens_details.cached_tokens or 0) < second.prompt_tokens
     assert whole.model == "smollm2@1"
+
+
+RIVER = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 20}, "length_km": {"type": "integer", "minimum": 1}},
+    "required": ["name", "length_km"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_follows_its_form_and_tells_how_likely_it_was(running: Running) -> None:
+    asked: dict[str, Any] = {
+        "model": "smollm2",
+        "messages": [{"role": "user", "content": "Name a long river, größer als 1000 km."}],
+        "max_tokens": 80,
+        "seed": 5,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "river", "schema": RIVER}},
+        "logprobs": True,
+        "top_logprobs": 2,
+    }
+    (choice,) = running.client.chat.completions.create(**asked).choices
+    chunks = list(running.client.chat.completions.create(**asked, stream=True))
+    assert choice.finish_reason == "stop"
+    assert jsonschema_rs.is_valid(RIVER, json.loads(choice.message.content or ""))
+    streamed = [
+        one for chunk in chunks for each in chunk.choices if each.logprobs for one in each.logprobs.content or ()
+    ]
+    assert choice.logprobs is not None
+    assert [one.token for one in streamed] == [one.token for one in choice.logprobs.content or ()]
+    assert b"".join(bytes(one.bytes or ()) for one in streamed).decode() == choice.message.content
+    assert all(len(one.top_logprobs) == 2 and one.logprob <= 0 for one in streamed)
+    text = running.client.completions.create(
+        model="smollm2", prompt="The capital of France is", extra_body={"structured_outputs": {"regex": " [A-Z][a-z]+"}}
+    )
+    assert re.fullmatch(" [A-Z][a-z]+", text.choices[0].text)
 
 
 @pytest.mark.parametrize(("fault", "jobs", "check"), [("none", 24, 12), ("kill-worker", 32, 0), ("flush-redis", 32, 0)])

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from prompts.logprobs import spell
 from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
 from store.errors import InvalidRequest, ModelLoadError
+from store.logprobs import TokenLogprobs
 from store.payloads import ChatMessage, Role
 from store.registry import ModelVersion
 
@@ -160,3 +162,29 @@ def test_the_byte_tokenizer_is_utf8() -> None:
     assert tokenizer.encode(text, add_special=True) == list(text.encode())
     assert tokenizer.decode([*text.encode(), 256]) == text
     assert tokenizer.render(messages([("system", "a"), ("user", "b")])) == "system: a\nuser: b\n"
+
+
+def test_a_token_spells_its_own_bytes_whatever_stands_beside_it(
+    smollm2_files: dict[str, bytes], byte_fallback_files: dict[str, bytes]
+) -> None:
+    bytewise, pieces = load_tokenizer(smollm2_files), load_tokenizer(byte_fallback_files)
+    text = "Hello  wörld 🦆"
+    ids = bytewise.encode(text, add_special=False)
+    assert b"".join(map(bytewise.spelling, ids)).decode() == text
+    assert bytewise.spelling(min(bytewise.eos_token_ids)) == b"<|im_end|>"
+    ids = pieces.encode("Hello world é", add_special=False)
+    assert b"".join(map(pieces.spelling, ids)).decode() == "Hello world é"
+    words = {pieces.spelling(token_id): token_id for token_id in range(pieces.vocab_size)}
+    assert {b" Hello", b"ld", b" ", b"\xe2", b"</s>", "漢".encode()} <= words.keys()
+    assert ByteTokenizer().spelling(256) == b"</s>"
+
+
+def test_logprobs_are_spelled_for_the_tokens_of_the_text(smollm2_files: dict[str, bytes]) -> None:
+    tokenizer = load_tokenizer(smollm2_files)
+    (duck, *more) = tokenizer.encode("🦆 a", add_special=False)
+    end = min(tokenizer.eos_token_ids)
+    rows = [TokenLogprobs(duck, -0.5, ((end, -0.25), (duck, -0.5))), *(TokenLogprobs(one, 0.0) for one in (*more, end))]
+    found = spell(tokenizer, rows)
+    assert b"".join(bytes(one.bytes) for one in found).decode() == "🦆 a"
+    assert [top.token for top in found[0].top_logprobs] == ["<|im_end|>", found[0].token]
+    assert "\ufffd" in found[0].token

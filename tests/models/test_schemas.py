@@ -1,0 +1,59 @@
+"""Schemas of every kind that people write: refused with a reason, or every answer that ends by itself validates.
+
+``--full`` asks for a thousand, as the promise says.
+"""
+
+import json
+from pathlib import Path
+
+import jsonschema_rs
+import pytest
+
+from models.engine.loop import Engine, EngineConfig
+from models.engine.requests import EngineRequest, FinishReason, Grammar, RequestInvalid
+from models.files import small_files
+from models.torch_load import runner_for
+from prompts.detokenizer import Detokenizer
+from prompts.tokenizer import load_tokenizer
+from store.settings import Settings
+from tests.models.driving import random_prompts, request
+from tests.models.tiny import VOCAB, build, save, save_tokenizer
+from tests.schemas import Schema, random_schemas
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """An engine on a model of random weights, which would never write JSON."""
+    folder = save_tokenizer(save(build("llama"), tmp_path))
+    settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=8192, kv_block_tokens=8)
+    tokenizer = load_tokenizer(small_files(folder))
+    config = EngineConfig(max_slots=32, step_tokens=128)
+    return Engine(runner_for(folder, settings), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+
+
+def asked(number: int, schema: Schema, prompt: list[int]) -> EngineRequest:
+    grammar = Grammar("json_schema", json.dumps(schema))
+    return request(prompt, str(number), max_tokens=160, temperature=1.0, seed=number, ignore_eos=False, grammar=grammar)
+
+
+def test_every_finished_answer_validates(engine: Engine, pytestconfig: pytest.Config) -> None:
+    count = 1000 if pytestconfig.getoption("--full") else 200
+    prompts = random_prompts(count, longest=20, vocab=VOCAB)
+    reasons, futures = [], []
+    for number, schema in enumerate(random_schemas(seed=7, count=count)):
+        try:
+            futures.append((schema, engine.submit(asked(number, schema, prompts[number]))))
+        except RequestInvalid as error:
+            reasons.append(str(error))
+    engine.start()
+    try:
+        done = [(schema, future.result(600)) for schema, future in futures]
+    finally:
+        engine.stop(10)
+    finished = [(schema, each.text) for schema, each in done if each.finish_reason is FinishReason.STOP]
+    for schema, text in finished:
+        assert jsonschema_rs.validator_for(schema, validate_formats=True).is_valid(json.loads(text)), (text, schema)
+    assert {each.finish_reason for _, each in done} <= {FinishReason.STOP, FinishReason.LENGTH}
+    assert len(finished) > len(done) / 2
+    assert len(reasons) < count / 2
+    assert all(len(reason) > len("the JSON schema cannot be followed: ") for reason in reasons)
