@@ -1,5 +1,9 @@
 """The use cases of the Responses API: from a request and what it refers to to a job; and cancelling one."""
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
 from starlette.concurrency import run_in_threadpool
 
 from producer_api import prompt_template
@@ -21,6 +25,20 @@ _CANCEL_WAIT_S = 2.0
 """For how long a cancel waits for the worker's word, which comes with its next step."""
 
 
+T = TypeVar("T")
+
+
+def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_id: str, response_id: str) -> T:
+    """Return what ``read`` finds of the response; raise Gone, not NotFound, if it is kept no longer. Blocks."""
+    job_id = job_id_of(response_id)
+    try:
+        return read(db, tenant_id, job_id)
+    except NotFound:
+        with suppress(NotFound):
+            jobs.get(db, tenant_id, job_id)
+        raise
+
+
 def prepare(db: Database, tenant_id: str, asked: ResponseRequest) -> Wanted:
     """Return the job that the request asks for, with what it refers to in place. Blocks.
 
@@ -36,9 +54,8 @@ def prepare(db: Database, tenant_id: str, asked: ResponseRequest) -> Wanted:
 def _conversation(db: Database, tenant_id: str, previous_id: str) -> list[Item]:
     """Return the items of the response before, its own and all that it went on from, and its answer."""
     try:
-        job_id = job_id_of(previous_id)
-        before = responses.get_input(db, tenant_id, job_id)
-        job = jobs.get(db, tenant_id, job_id)
+        before = read_response(responses.get_input, db, tenant_id, previous_id)
+        job = jobs.get(db, tenant_id, job_id_of(previous_id))
     except NotFound as error:
         raise NotFound(error.message, code="previous_response_not_found", param="previous_response_id") from error
     if job.state is not JobState.SUCCEEDED:

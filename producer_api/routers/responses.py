@@ -14,7 +14,7 @@ from producer_api.auth import JobsReader, JobsWriter
 from producer_api.chat_answer import answer_of
 from producer_api.errors import DOCUMENTED
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.responding import cancel_response, prepare
+from producer_api.responding import cancel_response, prepare, read_response
 from producer_api.response_answer import response_object
 from producer_api.response_reading import BEFORE_ALL, read_events
 from producer_api.response_request import Includable, ResponseRequest, as_sent
@@ -24,7 +24,7 @@ from producer_api.webhook_views import Deleted
 from store import responses
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs import Job
-from store.responses import StoredResponse, job_id_of, response_id
+from store.responses import StoredResponse, response_id
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -160,7 +160,7 @@ async def list_input_items(
     include: Include = None,
 ) -> Response:
     """Return the items that the answer was generated from, those of the responses before it too, newest first."""
-    items = await run_in_threadpool(responses.get_input, runtime.db, principal.tenant_id, job_id_of(response_id))
+    items = await run_in_threadpool(read_response, responses.get_input, runtime.db, principal.tenant_id, response_id)
     return JsonResponse(_page(items if order == "asc" else items[::-1], limit, after))
 
 
@@ -181,7 +181,7 @@ def _page(items: Sequence[dict[str, Any]], limit: int, after: str | None) -> Inp
 
 
 async def _find(runtime: Runtime, tenant_id: str, response_id: str) -> tuple[Job, StoredResponse]:
-    row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job_id_of(response_id))
+    row = await run_in_threadpool(read_response, responses.get, runtime.db, tenant_id, response_id)
     return await runtime.reader.get(tenant_id, row.job_id), row
 
 

@@ -1,5 +1,6 @@
 """OpenAI's Responses API, asked by the official client."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ import openai as sdk
 import pytest
 import redis
 from openai import OpenAI
+from pydantic import BaseModel
 
 from store import jobs
 from store.db import Database
 from store.registry import ModelVersion
 from store.settings import Settings
+from store.sweeps import purge
 from tests.producer_api.calling import error_of, num_jobs, parse, state_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
@@ -314,6 +317,13 @@ class TestCancelling:
         waiting = openai.responses.create(**HELLO, background=True)
         openai.responses.delete(waiting.id)
         assert state_of(db, job_of(waiting.id)) == "cancelled"
+        with worker.serve(lambda _: ["x"]):
+            old = openai.responses.create(**HELLO)
+        purge(db, result_ttl_s=0, idempotency_ttl_s=0, limit=100)
+        for again in (openai.responses.retrieve, openai.responses.input_items.list):
+            with pytest.raises(sdk.APIStatusError) as raised:
+                again(old.id)
+            assert (raised.value.status_code, raised.value.code) == (410, "result_expired")
 
 
 @contextmanager
@@ -492,3 +502,36 @@ def test_webhooks_say_response(api: httpx2.Client, worker: ScriptedWorker, key: 
         worker.succeed(worker.claim(job_id), finish_reason)
         found = api.get(f"/v1/webhook_deliveries?job_id={job_id}").json()["data"]
         assert sorted((one["url"].rpartition("/")[2], one["type"]) for one in found) == expected
+
+
+class River(BaseModel):
+    """What an answer of the tests' schema is."""
+
+    name: str
+    length_km: int
+
+
+def test_an_answer_is_parsed(openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str) -> None:
+    with worker.serve(lambda _: ['{"name": "Po", ', '"length_km": 652}']):
+        parsed = openai.responses.parse(model="tiny", input="A river.", text_format=River)
+        with openai.responses.stream(model="tiny", input="A river.", text_format=River) as stream:
+            streamed = stream.get_final_response()
+        openai.responses.create(**HELLO, text={"format": {"type": "json_object"}})
+    assert parsed.output_parsed == streamed.output_parsed == River(name="Po", length_km=652)
+    assert parsed.to_dict()["text"]["format"]["name"] == "River"
+    of_object, *of_schema = [job.payload["sampling"]["grammar"] for job in jobs.list_jobs(db, tenant)]
+    assert of_object == {"kind": "json_schema", "text": '{"type": "object"}'}
+    assert {json.loads(grammar["text"])["title"] for grammar in of_schema} == {"River"}
+
+
+def test_a_response_tells_how_likely_each_token_was(openai: OpenAI, worker: ScriptedWorker) -> None:
+    ask: Any = {**HELLO, "include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    with worker.serve(lambda _: PIECES):
+        whole = openai.responses.create(**ask)
+        events = list(openai.responses.create(**ask, stream=True))
+    likely = whole.output[0].content[0].logprobs  # type: ignore[union-attr]
+    assert b"".join(bytes(one.bytes) for one in likely or ()).decode() == TEXT
+    assert len(likely[0].top_logprobs) == 2  # type: ignore[index]
+    told = [one for event in events if event.type == "response.output_text.delta" for one in event.logprobs]
+    assert [one.token for one in told] == [one.token for one in likely or ()]
+    assert events[-1].response.output[0].content[0].logprobs == likely
