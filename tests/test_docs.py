@@ -50,10 +50,10 @@ def test_each_row_of_the_compatibility_table_names_a_proof_that_exists() -> None
         if "`" not in proof:
             assert row.startswith("| client |"), f"no proof: {row}"
         source = ROOT / "tests"
-        for path, test in re.findall(r"`([\w/.]*)(?:::(\w+))?`", proof.partition("clients:")[0]):
+        for path, test in re.findall(r"`([\w/.]*)(?:::(?:\w+::)?(\w+))?`", proof.partition("clients:")[0]):
             # Without a path it is another test of the same file.
             source = ROOT / "tests" / path if path else source
             assert source.is_file(), path
-            assert not test or f"def {test}(" in source.read_text(), f"{source} has no {test}"
+            assert not test or re.search(rf"(def|class) {test}\b", source.read_text()), f"{source} has no {test}"
         for feature in re.findall(r"`([^`]+)`", proof.partition("clients:")[2]):
             assert f'feature("{feature}")' in programs, f"no programme has the feature {feature!r}"
