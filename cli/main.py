@@ -70,6 +70,12 @@ def dispatcher(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASS_ON)
+def policy(context: typer.Context) -> None:
+    """Try policies out: test FILE, evaluate."""
+    admin.run_module("cli.policy", *context.args)
+
+
+@app.command(context_settings=_PASS_ON)
 def migrate(context: typer.Context) -> None:
     """Bring the database to this version's schema."""
     admin.run_module("migrations", *context.args)

@@ -1,0 +1,131 @@
+"""``headrace policy``: what a policy does to sample texts, and how well the recognisers do on the texts that ship.
+
+Needs no server. A process of its own, because the recognisers take a third of a second to load.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+from rich.text import Text
+
+from cli.render import out
+from policy.documents import Action, PolicyDocument, Rule
+from policy.evaluation import STRUCTURED, Score, evaluate, shipped
+from policy.policies import Policy, apply_input, apply_output
+from policy.streaming import Hit
+from store.errors import HeadraceError, InvalidRequest
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Try policies out.")
+
+GOAL = 0.95
+_STYLES = {
+    Action.ALLOW: "green",
+    Action.FLAG: "yellow",
+    Action.MASK: "magenta",
+    Action.REDACT: "cyan",
+    Action.BLOCK: "bold white on red",
+}
+_EVERYTHING = PolicyDocument(rules=(Rule(id="everything", action=Action.REDACT, kinds=STRUCTURED),))
+
+
+@app.command("test")
+def try_out(
+    file: Annotated[Path, typer.Argument(help="Sample texts, one a line.")],
+    policy: Annotated[
+        Path | None, typer.Option("--policy", "-p", help="The policy, as JSON; default: redact everything known.")
+    ] = None,
+) -> None:
+    """Show each text beside what a policy makes of it, as an input and as an output."""
+    rules = Policy(_EVERYTHING if policy is None else _document(policy))
+    table = Table("text", "as input", "as output", header_style="bold", show_lines=True, expand=True)
+    for line in _read(file).splitlines():
+        if line:
+            table.add_row(*_shown(rules, line))
+    out.print(table)
+
+
+def _shown(rules: Policy, line: str) -> tuple[Text, Text, Text]:
+    given = apply_input(rules, [line])
+    said = apply_output(rules, line)
+    hits = [hit for each in given.hits for hit in each]
+    return (
+        _coloured(line, [*hits, *said.hits]),
+        _outcome("".join(given.texts), hits, given.blocked_by),
+        _outcome(said.text, said.hits, said.blocked_by),
+    )
+
+
+def _coloured(line: str, hits: Sequence[Hit]) -> Text:
+    text = Text(line)
+    for hit in hits:
+        text.stylize(_STYLES[hit.action], hit.start, hit.end)
+    return text
+
+
+def _outcome(text: str, hits: Sequence[Hit], blocked_by: str | None) -> Text:
+    shown = Text(text)
+    shown.highlight_regex(r"<[A-Z][A-Z_]+_\d+>", _STYLES[Action.REDACT])
+    if blocked_by is not None:
+        shown.append(f"blocked by {blocked_by}", _STYLES[Action.BLOCK])
+    told = ", ".join(f"{hit.kind} {hit.action} by {hit.rule_id}" for hit in hits)
+    return shown.append(f"\n{told}", "dim") if told else shown
+
+
+def _document(file: Path) -> PolicyDocument:
+    try:
+        return PolicyDocument.model_validate_json(_read(file))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidRequest(f"{file}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{file} cannot be read: {error}") from None
+
+
+@app.command("evaluate")
+def evaluate_recognisers() -> None:
+    """Print precision and recall of every recogniser; exit 1 if one is under 0.95 on the texts held out."""
+    cases = shipped()
+    tuned = evaluate([case for case in cases if not case.is_held_out])
+    held_out = evaluate([case for case in cases if case.is_held_out])
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("recogniser", "tuned: number", "precision", "recall", "held out: number", "precision", "recall"):
+        table.add_column(column, justify="left" if column == "recogniser" else "right")
+    for here, there in zip(tuned, held_out, strict=True):
+        table.add_row(here.kind, *_figures(here), *_figures(there))
+    out.print(table)
+    num_held_out = sum(case.is_held_out for case in cases)
+    out.print(f"{len(cases) - num_held_out} texts and {num_held_out} held out; spans must be right to the character")
+    if any(min(score.precision, score.recall) < GOAL for score in held_out):
+        raise typer.Exit(1)
+
+
+def _figures(score: Score) -> tuple[str, Text, Text]:
+    return str(score.num_marked), _share(score.precision), _share(score.recall)
+
+
+def _share(value: float) -> Text:
+    return Text(f"{value:.3f}", "green" if value >= GOAL else "red")
+
+
+def main() -> None:
+    """Run the command; what a caller can meet is said in one line."""
+    try:
+        app(prog_name="headrace policy")
+    except HeadraceError as error:
+        sys.stderr.write(f"headrace: {' '.join(error.message.split())}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

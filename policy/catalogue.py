@@ -1,0 +1,10 @@
+"""Every recogniser that ships."""
+
+from policy.contacts import EMAIL, PHONE
+from policy.national_ids import NATIONAL_IDS
+from policy.networks import IPV4, IPV6
+from policy.numbers import CARD, IBAN, US_SSN
+from policy.recognisers import Recogniser
+from policy.secrets import SECRETS
+
+RECOGNISERS: tuple[Recogniser, ...] = (EMAIL, PHONE, CARD, IBAN, US_SSN, *NATIONAL_IDS, IPV4, IPV6, *SECRETS)

@@ -1,0 +1,184 @@
+"""Email addresses and phone numbers."""
+
+import re
+from functools import lru_cache
+
+import phonenumbers
+from phonenumbers import NumberParseException, PhoneNumber
+
+from policy.recognisers import Kind, Recogniser, Spans, Words, letters_and_digits
+
+_LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff"
+_LOCAL = rf"[{_LETTERS}0-9!#$%&'*+/=?^_`{{|}}~.\-]"
+_DOMAIN = rf"[{_LETTERS}0-9.\-]"
+
+# What stands after an @ in names of files and packages, and is no domain.
+_FILE_ENDINGS = frozenset(
+    ("png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "css", "js", "mjs", "ts", "tsx", "jsx", "json", "yaml", "toml")
+)
+_LABEL = re.compile(rf"[{_LETTERS}0-9](?:[{_LETTERS}0-9-]{{0,61}}[{_LETTERS}0-9])?")
+_TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
+
+
+def check_email(candidate: str, before: str) -> Spans:
+    """An address whose domain could exist."""
+    local, _, rest = candidate.partition("@")
+    start = len(local) - len(local.lstrip(".!#$%&'*+/=?^`{|}~-"))
+    # Signs that an address may have, but that mostly belong to the sentence, the URL or the code around it.
+    start = max(start, *(local.rfind(sign) + 1 for sign in "=`|/"), local.rfind("='") + 2 if "='" in local else 0)
+    local = local[start:]
+    domain = rest.partition(":")[0].rstrip(".-")
+    is_remote = ":" in rest and local.lower() in {"git", "hg", "svn"}
+    if not local or local.endswith(".") or ".." in local or is_remote or _is_no_address(before, start):
+        return
+    if _is_domain(domain):
+        yield start, start + len(local) + 1 + len(domain)
+
+
+def _is_no_address(before: str, start: int) -> bool:
+    """True for @name@host, and for the password of a URL."""
+    if start:
+        return False
+    return before.endswith("@") or bool(re.search(r"://[^\s/@]{0,60}:$", before))
+
+
+def _is_domain(domain: str) -> bool:
+    labels = domain.split(".")
+    if len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels):
+        return False
+    return _TOP.fullmatch(labels[-1]) is not None and labels[-1].lower() not in _FILE_ENDINGS
+
+
+EMAIL = Recogniser(
+    "email",
+    Kind.EMAIL,
+    80,
+    # With what git writes behind a host, to tell the two apart.
+    rf"{_LOCAL}{{1,64}}@{_DOMAIN}{{1,255}}(?::[a-zA-Z~])?",
+    check_email,
+    same=str.casefold,
+)
+
+REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "PL", "PT", "SE", "BR", "MX", "IN", "JP", "AU")
+"""Where a number that names no country may be from. Anyone's own, in the order in which they are tried."""
+
+_ABOUT_PHONES = Words(
+    "tel telephone telefon telefono teléfono telefone téléphone telefoon puhelin phone mobile mobil mob\\b móvil cell"
+    " cellulare celular portable handy fax call text sms whatsapp signal ring dial reach hotline contact anruf ruf"
+    " appele llama llámame ligue chiama bel zadzwoń numer\\stelefonu"
+    " ☎ 📞 📱 тел моб звон 電話 电话 電话 手机 携帯 전화 फोन هاتف",
+    "order invoice tracking reference ref isbn issn ean sku serial version build ticket case account acct part"
+    " transaction receipt imei vin lot batch model item bestell rechnung sendung auftrag kunden pedido factura commande"
+    " facture ordine fattura zamówieni faktur заказ счет 订单 注文 id no\\. nr\\. iso rfc pid iban konto",
+)
+_DATE = re.compile(r"\b(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,4}\b|\b\d{1,2}[-./]\d{1,2}[-./](?:19|20)?\d{2}\b")
+_NANP = re.compile(r"(?:(?:\+|00)?1[-. ]?)?(?:\([2-9]\d\d\) ?\d{3}[-. ]\d{4}|[2-9]\d\d([-. ])\d{3}\1\d{4})")
+_HOURS = re.compile(r"[0-2]\d[0-5]\d ?- ?[0-2]\d[0-5]\d")
+_DECIMALS = re.compile(r"\d\.\d+ +\d|\d +\d+\.\d")
+_THOUSANDS = re.compile(r"\d{1,3}(?:[ .]\d{3})+")
+_EXTENSION = re.compile(r" ?(?:x|ext\.?) ?\d{1,6}$")
+_GROUP = re.compile(r"[+(]*\d+\)?")
+
+
+def check_phone(candidate: str, before: str) -> Spans:
+    """The longest parts that are numbers somebody could dial."""
+    opinion = _ABOUT_PHONES.judge(before)
+    if _goes_on_from(before) or (before.endswith("=") and opinion <= 0 and candidate[0] != "+"):
+        return
+    number = _EXTENSION.sub("", candidate)
+    extended = {len(number): len(candidate)}
+    groups = [found.span() for found in _GROUP.finditer(number)]
+    first = 0
+    while first < len(groups):
+        last = _longest(number, groups, first, opinion)
+        if last is None and not number[groups[first][0] :].startswith(("+", "(+")):
+            # What begins in the middle of a row of digits is part of something else, unless it says it is a number.
+            first = next((at for at in range(first + 1, len(groups)) if "+" in number[slice(*groups[at])]), len(groups))
+        elif last is None:
+            first += 1
+        else:
+            end = groups[last][1]
+            yield groups[first][0], extended.get(end, end)
+            first = last + 1
+
+
+def _goes_on_from(before: str) -> bool:
+    """True if what stands before makes the digits part of something longer, or an amount."""
+    if before[-1:] in {"/", "#", "_", "@", "-"} or before[-2:].strip() in {"$", "€", "£"}:
+        return True
+    return before[-1:] in {".", ","} and before[-2:-1].isdigit()
+
+
+def _longest(candidate: str, groups: list[tuple[int, int]], first: int, opinion: int) -> int | None:
+    start = groups[first][0]
+    for last in range(min(len(groups), first + 8) - 1, first - 1, -1):
+        text = candidate[start : groups[last][1]]
+        num_digits = sum(map(str.isdigit, text))
+        if 7 <= num_digits <= 17 and text.count("(") == text.count(")") and _is_phone(text, opinion):
+            return last
+    return None
+
+
+def _is_phone(text: str, opinion: int) -> bool:
+    international = text.lstrip("(").startswith("+")
+    if _DATE.search(text) and not international:
+        return False
+    if international:
+        number = _parsed(text, None)
+        return number is not None and phonenumbers.is_possible_number(number)
+    if opinion < 0:
+        return False
+    if _NANP.fullmatch(text):
+        return True
+    if text.startswith("00"):
+        number = _parsed("+" + text[2:], None)
+        return number is not None and phonenumbers.is_valid_number(number)
+    return _is_national(text, opinion)
+
+
+def _is_national(text: str, opinion: int) -> bool:
+    """A number without a country: real somewhere, and written or announced as a phone number."""
+    is_grouped = not text.isdigit()
+    if opinion > 0:
+        return any(_is_real(text, region) for region in REGIONS) or (is_grouped and _is_possible(text))
+    if not is_grouped or _THOUSANDS.fullmatch(text) or _HOURS.fullmatch(text) or _DECIMALS.search(text):
+        return False
+    if text.startswith(("0", "(0")):
+        return any(_is_real(text, region) for region in REGIONS)
+    return any(_is_real(text, region) and _is_written_so(text, region) for region in REGIONS)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str, region: str | None) -> PhoneNumber | None:
+    try:
+        return phonenumbers.parse(text, region)
+    except NumberParseException:
+        return None
+
+
+def _is_real(text: str, region: str) -> bool:
+    number = _parsed(text, region)
+    return number is not None and phonenumbers.is_valid_number(number)
+
+
+def _is_possible(text: str) -> bool:
+    number = _parsed(text, "US")
+    return number is not None and phonenumbers.is_possible_number(number)
+
+
+def _is_written_so(text: str, region: str) -> bool:
+    number = _parsed(text, region)
+    if number is None:
+        return False
+    usual = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.NATIONAL)
+    return re.findall(r"\d+", usual) == re.findall(r"\d+", text)
+
+
+PHONE = Recogniser(
+    "phone",
+    Kind.PHONE,
+    50,
+    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .\-/()]{0,3}\d){6,34}(?:\b| ?(?:x|ext\.?) ?\d{1,6}\b)",
+    check_phone,
+    same=letters_and_digits,
+)

@@ -1,0 +1,104 @@
+"""Deny lists: many phrases by one Aho-Corasick automaton, and patterns by RE2 beside the recognisers."""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from ahocorasick_rs import AhoCorasick
+
+from policy.documents import DenyList
+from policy.recognisers import Recogniser
+from policy.views import view
+
+DENIED = "denied"
+PRIORITY = 110
+
+
+class _Lower(dict[int, str]):
+    """Lower case by the character, so that places stay; any white space reads as a space."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        lower = " " if character.isspace() else character.lower()
+        read = self[code] = lower if len(lower) == 1 else character
+        return read
+
+
+_LOWER = _Lower()
+
+
+def _is_unspaced(character: str) -> bool:
+    """True for scripts that put no space between words: Thai to Khmer, kana, Chinese."""
+    code = ord(character)
+    return 0x0E00 <= code < 0x1100 or 0x1780 <= code < 0x1800 or 0x2E80 <= code < 0xAC00 or 0xF900 <= code < 0xFB00
+
+
+def _is_joined(left: str, right: str) -> bool:
+    """True if two neighbouring characters belong to one word."""
+    return left.isalnum() and right.isalnum() and not (_is_unspaced(left) or _is_unspaced(right))
+
+
+class PhraseList:
+    """Finds phrases in views, whatever their case."""
+
+    def __init__(self, deny: DenyList) -> None:
+        self._phrases = sorted({view(phrase).text.translate(_LOWER) for phrase in deny.phrases} - {""})
+        self._first = {phrase[0] for phrase in self._phrases}
+        self._longest = max(map(len, self._phrases), default=0)
+        self._inside_words = deny.inside_words
+        self._automaton = AhoCorasick(self._phrases)
+
+    def find(self, text: str, start: int) -> Iterator[tuple[int, int]]:
+        """Yield where phrases stand from ``start`` on; those that overlap are one."""
+        held: tuple[int, int] | None = None
+        offset = max(0, start - 1)
+        matches = self._automaton.find_matches_as_indexes(text[offset:].translate(_LOWER), overlapping=True)
+        for begin, end in sorted((begin + offset, end + offset) for _, begin, end in matches):
+            if begin < start or not self._is_whole(text, begin, end):
+                continue
+            if held is not None and begin < held[1]:
+                held = held[0], max(end, held[1])
+                continue
+            if held is not None:
+                yield held
+            held = begin, end
+        if held is not None:
+            yield held
+
+    def _is_whole(self, text: str, begin: int, end: int) -> bool:
+        if self._inside_words:
+            return True
+        cuts_left = begin > 0 and _is_joined(text[begin - 1], text[begin])
+        return not cuts_left and not (end < len(text) and _is_joined(text[end - 1], text[end]))
+
+    def opens_at(self, text: str, start: int) -> int:
+        """Where the longest beginning of a phrase, or whole phrase, that reaches the end of the text begins."""
+        offset = max(start, len(text) - self._longest)
+        lower = text[offset:].translate(_LOWER)
+        for place, character in enumerate(lower):
+            if character not in self._first:
+                continue
+            whole_place = place + offset
+            if not self._inside_words and whole_place and _is_joined(text[whole_place - 1], text[whole_place]):
+                continue
+            if self._begins_phrase(lower[place:]):
+                return whole_place
+        return len(text)
+
+    def _begins_phrase(self, text: str) -> bool:
+        index = bisect_left(self._phrases, text)
+        return index < len(self._phrases) and self._phrases[index].startswith(text)
+
+
+def pattern_recognisers(rule_id: str, deny: DenyList) -> list[Recogniser]:
+    """Return the patterns of a list as recognisers."""
+    return [
+        Recogniser(
+            f"{rule_id}.{number}",
+            DENIED,
+            PRIORITY,
+            f"(?i:{view(pattern).text})",
+            lambda candidate, _: [(0, len(candidate))] if candidate else [],
+            same=str.casefold,
+        )
+        for number, pattern in enumerate(deny.patterns)
+    ]

@@ -1,0 +1,132 @@
+"""A policy as its owner writes it: a list of rules, in a versioned document.
+
+For each thing that is found, the first rule decides that names it at that stage. What no rule names passes.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from policy.patterns import BadPattern, form
+from policy.recognisers import FOUND_BY_NAME, Kind
+
+MAX_PATTERN_MATCH_CHARS = 1024
+"""The longest match that a pattern of a deny list may have: a stream may have to hold back as much."""
+
+
+class Action(StrEnum):
+    """What happens to what a rule names."""
+
+    # Let pass, though a later rule names it too.
+    ALLOW = "allow"
+    # Let pass, and say so in the verdict.
+    FLAG = "flag"
+    # Stars, with the last four characters of numbers left.
+    MASK = "mask"
+    # A placeholder, such as <EMAIL_1>, the same for the same value throughout a job.
+    REDACT = "redact"
+    # The job ends.
+    BLOCK = "block"
+
+
+class Stage(StrEnum):
+    """Which texts a rule looks at."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    BOTH = "both"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Phrase = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+PatternText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+class DenyList(_Strict):
+    """Texts that must not occur. Case makes no difference.
+
+    ``phrases`` are found as whole words unless ``inside_words``. ``patterns`` are regular expressions without
+    look-around and back-references, and with a greatest length: ``\\s{1,8}`` rather than ``\\s+``.
+    """
+
+    phrases: Annotated[tuple[Phrase, ...], Field(max_length=100_000)] = ()
+    patterns: Annotated[tuple[PatternText, ...], Field(max_length=1000)] = ()
+    inside_words: bool = False
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not self.phrases and not self.patterns:
+            raise ValueError("a deny list needs `phrases` or `patterns`")
+        for number, pattern in enumerate(self.patterns):
+            _check_pattern(number, pattern)
+        return self
+
+
+def _check_pattern(number: int, pattern: str) -> None:
+    try:
+        longest = form(pattern).longest
+    except BadPattern as error:
+        raise ValueError(f"`patterns[{number}]`: {error}") from None
+    if longest is None:
+        raise ValueError(
+            f"`patterns[{number}]` has matches of any length: give *, + and {{n,}} a bound, such as {{0,64}}"
+        )
+    if not 0 < longest <= MAX_PATTERN_MATCH_CHARS:
+        raise ValueError(f"`patterns[{number}]` must match 1 to {MAX_PATTERN_MATCH_CHARS} characters, not {longest}")
+
+
+class Rule(_Strict):
+    """What is looked for, where, and what happens to it. Exactly one of the four things to look for is given."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    action: Action
+    stage: Stage = Stage.BOTH
+    kinds: Annotated[tuple[Kind, ...], Field(max_length=32)] = ()
+    deny: DenyList | None = None
+    max_chars: int | None = Field(None, ge=1, le=10_000_000, description="longer texts are blocked")
+    categories: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict, description="a classifier's categories, each with the score from which it counts"
+    )
+    restore: bool = Field(False, description="put the values back where the model's answer names their placeholders")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        given = [bool(self.kinds), self.deny is not None, self.max_chars is not None, bool(self.categories)]
+        if sum(given) != 1:
+            raise ValueError("give exactly one of `kinds`, `deny`, `max_chars` and `categories`")
+        if self.max_chars is not None and self.action is not Action.BLOCK:
+            raise ValueError("`max_chars` can only block")
+        if self.categories and (self.stage is not Stage.INPUT or self.action not in (Action.BLOCK, Action.FLAG)):
+            raise ValueError("a classifier needs the whole text: `stage` input, and `action` block or flag")
+        if FOUND_BY_NAME.intersection(self.kinds) and self.stage is not Stage.INPUT:
+            raise ValueError("names are found in whole texts only: `stage` input")
+        if self.restore and (self.action is not Action.REDACT or self.stage is Stage.OUTPUT):
+            raise ValueError("`restore` is for what is redacted on its way in")
+        return self
+
+    def is_for(self, stage: Stage) -> bool:
+        """True if the rule looks at texts of this stage."""
+        return self.stage in (stage, Stage.BOTH)
+
+
+class PolicyDocument(_Strict):
+    """A policy. ``version`` is that of the document's form."""
+
+    version: Literal[1] = 1
+    rules: Annotated[tuple[Rule, ...], Field(max_length=256)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        ids = [rule.id for rule in self.rules]
+        if twice := next((one for one in ids if ids.count(one) > 1), None):
+            raise ValueError(f"two rules are called {twice}")
+        return self
+
+    def rules_for(self, stage: Stage) -> Iterator[Rule]:
+        """Yield the rules that look at texts of this stage, in order."""
+        return (rule for rule in self.rules if rule.is_for(stage))

@@ -1,0 +1,110 @@
+"""How well the recognisers do on the texts that ship in ``data/evaluation.txt``.
+
+A thing counts as found if kind, beginning and end are right to the character. Of each section every second text is
+held out: nothing may be tuned on it, and its figures stand beside the others'.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+
+from policy.documents import Action, PolicyDocument, Rule, Stage
+from policy.guards import Guard, clusters, shared_out
+from policy.recognisers import FOUND_BY_NAME, Kind
+from policy.views import view
+
+STRUCTURED = tuple(kind for kind in Kind if kind not in FOUND_BY_NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A text and what is in it: start, end, kind."""
+
+    section: str
+    text: str
+    marked: frozenset[tuple[int, int, str]]
+    is_held_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What of one kind is marked, what of it was found, and what was found that is not marked."""
+
+    kind: str
+    num_marked: int
+    num_right: int
+    num_wrong: int
+
+    @property
+    def precision(self) -> float:
+        """Of what was found, the part that is right."""
+        found = self.num_right + self.num_wrong
+        return self.num_right / found if found else 1.0
+
+    @property
+    def recall(self) -> float:
+        """Of what is marked, the part that was found."""
+        return self.num_right / self.num_marked if self.num_marked else 1.0
+
+
+_ESCAPE = re.compile(r"\\(n|t|\\|u[0-9a-f]{4})")
+_MARK = re.compile(r"\{\{(\w+)\|(.*?)\}\}", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "\\": "\\"}
+
+
+def shipped() -> list[Case]:
+    """Return the cases that ship."""
+    return list(read_cases((files("policy") / "data" / "evaluation.txt").read_text()))
+
+
+def read_cases(source: str) -> Iterator[Case]:
+    """Yield the cases of a file in the form of the one that ships."""
+    section, number = "", 0
+    for line in source.splitlines():
+        if line.startswith("## "):
+            section, number = line[3:], 0
+        elif line.startswith("+ "):
+            yield Case(section, *_read(line[2:]), is_held_out=False)
+        elif line and not line.startswith("# "):
+            number += 1
+            yield Case(section, *_read(line), is_held_out=number % 2 == 0)
+
+
+def _read(line: str) -> tuple[str, frozenset[tuple[int, int, str]]]:
+    plain = _ESCAPE.sub(lambda m: _ESCAPED.get(m[1]) or chr(int(m[1][1:], 16)), line.replace("¦", ""))
+    text, marked, done = "", set(), 0
+    for mark in _MARK.finditer(plain):
+        text += plain[done : mark.start()]
+        marked.add((len(text), len(text) + len(mark[2]), mark[1]))
+        text += mark[2]
+        done = mark.end()
+    return text + plain[done:], frozenset(marked)
+
+
+class Finder:
+    """All recognisers, as they find things under a policy that names every kind."""
+
+    def __init__(self) -> None:
+        rule = Rule(id="everything", action=Action.FLAG, stage=Stage.INPUT, kinds=STRUCTURED)
+        self._guard = Guard(PolicyDocument(rules=(rule,)), Stage.INPUT)
+
+    def find(self, text: str) -> frozenset[tuple[int, int, str]]:
+        """Return start, end and kind of everything in a text."""
+        seen = view(text)
+        groups = clusters(self._guard.look(seen.text, 0).pieces)
+        pieces = (piece for group in groups for piece in shared_out(group))
+        return frozenset((*seen.span(piece.start, piece.end), str(piece.recogniser.kind)) for piece in pieces)
+
+
+def evaluate(cases: list[Case]) -> list[Score]:
+    """Score every structured kind on some cases."""
+    finder = Finder()
+    marked, right, wrong = Counter[str](), Counter[str](), Counter[str]()
+    for case in cases:
+        found = finder.find(case.text)
+        marked.update(kind for *_, kind in case.marked)
+        right.update(kind for *_, kind in found & case.marked)
+        wrong.update(kind for *_, kind in found - case.marked)
+    return [Score(kind, marked[kind], right[kind], wrong[kind]) for kind in STRUCTURED]

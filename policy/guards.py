@@ -1,0 +1,188 @@
+"""The rules of a policy for one stage, compiled: what they find in a view, and what each thing found becomes.
+
+Overlaps: the recogniser with the higher priority has the characters, and what is left of the other is still its own,
+so nothing that was found gets away because something else was found beside it.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from policy.catalogue import RECOGNISERS
+from policy.deny import DENIED, PRIORITY, PhraseList, pattern_recognisers
+from policy.documents import Action, PolicyDocument, Rule, Stage
+from policy.placeholders import PATTERN
+from policy.recognisers import Kind, Recogniser
+from policy.scanning import Found, Scanner
+
+_KEEP_LAST_FOUR = frozenset([Kind.CARD, Kind.IBAN, Kind.PHONE, Kind.US_SSN, Kind.NATIONAL_ID])
+_FINDER_PRIORITY = 40
+NOTHING_DONE: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a rule decides on: a span of a view. ``rule`` None is a placeholder, which may be turned back."""
+
+    start: int
+    end: int
+    recogniser: Recogniser
+    rule: Rule | None
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found in a view: the pieces, and every recogniser's candidates, those that came to nothing included."""
+
+    pieces: list[Piece]
+    candidates: list[Found]
+
+    def held_together(self) -> Iterator[tuple[int, int]]:
+        """Yield the stretches that have to be decided at once: pieces, from where the candidate of each begins."""
+        for found in self.candidates:
+            if found.spans:
+                yield found.start, found.done
+        yield from ((piece.start, piece.end) for piece in self.pieces)
+
+    def done(self, certain: int) -> dict[str, int]:
+        """Up to where recognisers have looked, as far as that is behind ``certain``."""
+        return {found.recogniser.name: found.done for found in self.candidates if found.start < certain < found.done}
+
+
+PUT_BACK = Recogniser("placeholder", "placeholder", 120, PATTERN, lambda text, _: [(0, len(text))])
+
+
+def _phrases_of(rule: Rule) -> Recogniser:
+    return Recogniser(f"{rule.id}.phrases", DENIED, PRIORITY, "", lambda _text, _before: [], same=str.casefold)
+
+
+class Guard:
+    """Reused for every text, and safe in many threads."""
+
+    def __init__(self, document: PolicyDocument, stage: Stage) -> None:
+        rules = tuple(document.rules_for(stage))
+        self._by_kind: dict[str, Rule] = {}
+        for rule in rules:
+            for kind in rule.kinds:
+                self._by_kind.setdefault(kind, rule)
+        recognisers = [one for one in RECOGNISERS if one.kind in self._by_kind]
+        self._by_name: dict[str, Rule | None] = {one.name: self._by_kind[one.kind] for one in recognisers}
+        self._phrases: list[tuple[PhraseList, Recogniser, Rule]] = []
+        for rule in rules:
+            if rule.deny is not None:
+                patterns = pattern_recognisers(rule.id, rule.deny)
+                recognisers += patterns
+                self._by_name |= {one.name: rule for one in patterns}
+                if rule.deny.phrases:
+                    self._phrases.append((PhraseList(rule.deny), _phrases_of(rule), rule))
+        if stage is Stage.OUTPUT and any(rule.restore for rule in document.rules):
+            recognisers.append(PUT_BACK)
+            self._by_name[PUT_BACK.name] = None
+        self._scanner = Scanner(recognisers)
+        self.kinds = frozenset(self._by_kind)
+        self.category_rules = tuple(rule for rule in rules if rule.categories)
+        limits = [(rule.max_chars, rule) for rule in rules if rule.max_chars is not None]
+        self.limit = min(limits, key=lambda limit: limit[0], default=None)
+        self.is_idle = not rules and not recognisers
+
+    def look(self, text: str, start: int, done: Mapping[str, int] = NOTHING_DONE) -> Look:
+        """Find everything that begins at ``start`` or later; ``done`` is an earlier look's."""
+        pieces: list[Piece] = []
+        candidates = self._scanner.find(text, start, done)
+        for found in candidates:
+            rule = self._by_name[found.recogniser.name]
+            pieces += [Piece(*span, found.recogniser, rule, found.goes_on) for span in found.spans]
+        for phrases, recogniser, rule in self._phrases:
+            pieces += [Piece(*span, recogniser, rule) for span in phrases.find(text, start)]
+        return Look(_without_inside(pieces), candidates)
+
+    def named(self, found: Iterable[tuple[int, int, Kind]]) -> Iterator[Piece]:
+        """Yield the names that an entity finder found, as far as a rule asks for them."""
+        for start, end, kind in found:
+            if rule := self._by_kind.get(kind):
+                yield Piece(start, end, Recogniser(f"name.{kind}", kind, _FINDER_PRIORITY, "", _nothing), rule)
+
+    def opens_at(self, text: str, start: int) -> int:
+        """Where begins what is not certain yet."""
+        return min(
+            [self._scanner.opens_at(text, start), *(phrases.opens_at(text, start) for phrases, _, _ in self._phrases)]
+        )
+
+    def rest(self, recogniser: Recogniser, text: str) -> int:
+        """How many characters at the beginning of ``text`` belong to a match that goes on."""
+        return self._scanner.rest(recogniser.name, text)
+
+
+def _without_inside(pieces: list[Piece]) -> list[Piece]:
+    """Leave out what begins inside a match that goes on: it has all its characters, seen and to come."""
+    long = [piece for piece in pieces if piece.goes_on]
+    if not long:
+        return pieces
+    return [one for one in pieces if one.goes_on or not any(each.start <= one.start < each.end for each in long)]
+
+
+def _nothing(_text: str, _before: str) -> list[tuple[int, int]]:
+    return []
+
+
+def clusters(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    """Yield the pieces from the left, those that hang together by overlaps in one list."""
+    group: list[Piece] = []
+    end = 0
+    for piece in sorted(pieces, key=lambda piece: piece.start):
+        if group and piece.start >= end:
+            yield group
+            group = []
+        group.append(piece)
+        end = max(end, piece.end) if len(group) > 1 else piece.end
+    if group:
+        yield group
+
+
+def shared_out(group: list[Piece]) -> list[Piece]:
+    """Return pieces without overlaps, from the left, that cover what ``group`` covers."""
+    if len(group) == 1:
+        return group
+    kept: list[Piece] = []
+    starts: list[int] = []
+    for piece in sorted(group, key=lambda piece: (-piece.recogniser.priority, piece.start - piece.end, piece.start)):
+        for start, end in _gaps(kept, starts, piece):
+            at = bisect_left(starts, start)
+            starts.insert(at, start)
+            kept.insert(at, replace(piece, start=start, end=end))
+    return kept
+
+
+def _gaps(kept: list[Piece], starts: list[int], piece: Piece) -> list[tuple[int, int]]:
+    """Return what of a piece nobody has yet."""
+    gaps = []
+    place = piece.start
+    at = max(0, bisect_left(starts, piece.start) - 1)
+    while at < len(kept) and kept[at].start < piece.end:
+        if kept[at].end > place:
+            if kept[at].start > place:
+                gaps.append((place, kept[at].start))
+            place = kept[at].end
+        at += 1
+    if place < piece.end:
+        gaps.append((place, piece.end))
+    return gaps
+
+
+def masked(kind: str, value: str) -> str:
+    """Stars for letters and digits; of numbers the last four stay, by which their owners know them."""
+    keep = 4 if kind in _KEEP_LAST_FOUR else 0
+    left = sum(map(str.isalnum, value)) - keep
+    shown = []
+    for character in value:
+        hidden = character.isalnum() and left > 0
+        left -= hidden
+        shown.append("*" if hidden else character)
+    return "".join(shown)
+
+
+def blocks(group: Iterable[Piece]) -> Rule | None:
+    """Return the first rule that blocks what it found."""
+    return next((piece.rule for piece in group if piece.rule is not None and piece.rule.action is Action.BLOCK), None)

@@ -1,0 +1,72 @@
+"""IP addresses, versions 4 and 6."""
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+
+from policy.recognisers import Kind, Recogniser, Spans, Words
+
+_VERSIONS = Words(
+    r"ip ipv4 address addr host server client from",
+    r"versions? versión versione versão v\b ver\b release build firmware driver rev\b revision oid"
+    r" sections? chapter clauses? articles? paragraphs? §+ annex"
+    r" kernel upgrade update updated bump",
+)
+# After a letter and a slash or a dash stands a program's version; after an address and a dash its range's end.
+_BELONGS_BEFORE = re.compile(r"[._]$|(?:^|[^\d])-$|[A-Za-z]/$")
+# "versions 1.2.3.4 and 1.2.3.5"
+_SECOND = re.compile(r"[\d.]+(?:,| and| or| to| through| -) ?$")
+_OF_DIGITS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+
+
+def _is_version(before: str) -> bool:
+    """True if the words right before, up to the last number, speak of a version."""
+    return _VERSIONS.judge(re.split(r"\d", _SECOND.sub("", before[-32:]))[-1]) < 0
+
+
+def check_ipv4(candidate: str, before: str) -> Spans:
+    """Four numbers up to 255 and nothing more, that are not called a version."""
+    text = candidate.rstrip(".-")
+    if _BELONGS_BEFORE.search(before) or _is_version(before):
+        return
+    if _OF_DIGITS.fullmatch(text):
+        try:
+            IPv4Address(text)
+        except AddressValueError:
+            return
+        yield 0, len(text)
+
+
+def check_ipv6(candidate: str, before: str) -> Spans:
+    """An address with enough in it to be one: a::b may be anything."""
+    text = candidate.rstrip(".")
+    if text.endswith(":") and not text.endswith("::"):
+        text = text[:-1]
+    if (
+        (before[-1:].isascii() and before[-1:].isalnum())
+        or before[-1:] in {":", ".", "_", "-", "@"}
+        or text.count(":") < 2
+    ):
+        return
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return
+    groups = [group for group in text.split(":") if group]
+    has_digit = any(map(str.isdigit, text))
+    if (
+        text == "::1"
+        or len(groups) >= 4
+        or (has_digit and (len(groups) == 3 or any(len(group) >= 3 for group in groups)))
+    ):
+        yield 0, len(text)
+
+
+IPV4 = Recogniser(
+    "ip_address.v4",
+    Kind.IP_ADDRESS,
+    70,
+    # The whole run, so that part of something longer is no address.
+    r"\b\d{1,3}(?:\.\d{1,5}){3,8}(?:\.?\w|-[A-Za-z]){0,8}",
+    check_ipv4,
+)
+IPV6 = Recogniser("ip_address.v6", Kind.IP_ADDRESS, 70, r"[0-9A-Fa-f:]{2,40}(?:\.\d{1,3}){0,3}(?:\w){0,2}", check_ipv6)

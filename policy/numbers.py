@@ -1,0 +1,127 @@
+"""Payment cards, bank accounts and US social security numbers."""
+
+import re
+
+from stdnum import iban, luhn
+
+from policy.recognisers import Kind, Recogniser, Spans, Words, letters_and_digits
+
+_GROUP = re.compile(r"\d+")
+_USUAL_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 5, 6)}
+# Issuers' first digits with the lengths of their numbers: ISO/IEC 7812, as the networks publish them.
+_ISSUERS = (
+    (re.compile(r"4"), (13, 16, 19)),
+    (re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
+    (re.compile(r"3[47]"), (15,)),
+    (re.compile(r"6011|64[4-9]|65"), (16, 19)),
+    (re.compile(r"30[0-5]|309|36|38|39"), (14, 16)),
+    (re.compile(r"35(?:2[89]|[3-8])"), (16,)),
+    (re.compile(r"62|81"), (16, 17, 18, 19)),
+    (re.compile(r"220[0-4]"), (16, 17, 18, 19)),
+    (re.compile(r"50[0-9]|5[6-9]|6[0379]"), (12, 13, 14, 15, 16, 17, 18, 19)),
+)
+_NOT_CARDS = Words(
+    "card visa mastercard amex pan karte carte tarjeta cartão carta kort", "imei isbn ean gtin upc iccid sim"
+)
+
+
+def check_card(candidate: str, before: str) -> Spans:
+    """Parts that have an issuer's first digits, its length, and a right check digit."""
+    if before[-1:] == "_" or (before[-1:] == "." and before[-2:-1].isdigit()) or _NOT_CARDS.judge(before) < 0:
+        return
+    groups = [found.span() for found in _GROUP.finditer(candidate)]
+    first = 0
+    while first < len(groups):
+        last = _card_from(candidate, groups, first)
+        if last is None:
+            first += 1
+        else:
+            yield groups[first][0], groups[last][1]
+            first = last + 1
+
+
+def _card_from(candidate: str, groups: list[tuple[int, int]], first: int) -> int | None:
+    if first and candidate[groups[first][0] - 1] in "._":
+        return None
+    for last in range(min(len(groups), first + 16) - 1, first - 1, -1):
+        sizes = tuple(end - start for start, end in groups[first : last + 1])
+        is_usual = len(sizes) == 1 or sizes in _USUAL_GROUPS or (first == 0 and last == len(groups) - 1)
+        if 12 <= sum(sizes) <= 19 and is_usual:
+            text = candidate[groups[first][0] : groups[last][1]]
+            if _is_card("".join(_GROUP.findall(text))) and _is_grouped_evenly(text):
+                return last
+    return None
+
+
+def _is_card(digits: str) -> bool:
+    issued = any(start.match(digits) and len(digits) in lengths for start, lengths in _ISSUERS)
+    return issued and luhn.is_valid(digits)
+
+
+def _is_grouped_evenly(text: str) -> bool:
+    """The same sign between all groups: 1.2-3 4 is no card."""
+    return len(set(re.findall(r"\D+", text))) <= 1
+
+
+CARD = Recogniser(
+    "card",
+    Kind.CARD,
+    75,
+    r"\b\d(?:(?: ?[\-._/] ?| {0,2})\d){11,63}\b",
+    check_card,
+    same=letters_and_digits,
+)
+
+
+def _is_iban(number: str) -> bool:
+    # Without the checks of single countries, which know the banks of some of them only.
+    return iban.is_valid(number, check_country=False)
+
+
+def check_iban(candidate: str, _before: str) -> Spans:
+    """The longest beginning that is an account number of its country, with the right check digits."""
+    ends = [place for place in range(15, len(candidate) + 1) if not candidate[place : place + 1].isalnum()]
+    for end in reversed(ends):
+        text = candidate[:end]
+        if text[-1].isalnum() and 15 <= len(letters_and_digits(text)) <= 34 and _is_iban(letters_and_digits(text)):
+            yield 0, end
+            return
+
+
+IBAN = Recogniser(
+    "iban",
+    Kind.IBAN,
+    85,
+    r"\b[A-Za-z]{2}[ \-]?\d{2}(?:[ \-.]{0,2}[A-Za-z0-9]){11,30}\b",
+    check_iban,
+    same=letters_and_digits,
+)
+
+_ABOUT_SSN = Words(
+    r"ssn social\ssecurity soc\ssec ss# ss\s# taxpayer tin seguro\ssocial",
+    "order invoice part serial sku ref tracking phone",
+)
+
+
+def check_ssn(candidate: str, before: str) -> Spans:
+    """A number that could have been given out; without hyphens only where the words before say what it is."""
+    digits = letters_and_digits(candidate)
+    if len(digits) != 9 or digits[:3] in {"000", "666"} or digits[3:5] == "00" or digits[5:] == "0000":
+        return
+    opinion = _ABOUT_SSN.judge(before)
+    if opinion < 0 or (before[-1:] in {"-", ".", "/", "#"} and opinion == 0):
+        return
+    is_hyphenated = re.fullmatch(r"\d{3}-\d{2}-\d{4}", candidate) is not None
+    # Nine in front is a taxpayer number, given to whoever has no social security number.
+    if opinion > 0 or (is_hyphenated and digits[0] != "9"):
+        yield 0, len(candidate)
+
+
+US_SSN = Recogniser(
+    "us_ssn",
+    Kind.US_SSN,
+    65,
+    r"\b\d{3}[ \-.]?\d{2}[ \-.]?\d{4}\b(?:-\d)?",
+    check_ssn,
+    same=letters_and_digits,
+)

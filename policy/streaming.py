@@ -1,0 +1,155 @@
+"""A text under a policy, as it comes: nothing leaves before it is certain.
+
+What may still become, or grow, a match is held back: the word that is being written, a row of digits, the beginning of
+a denied phrase. Everything before is decided and leaves. So at most one match of MAX_MATCH_CHARS characters is held
+(and what overlaps it); kinds without a greatest length (web tokens, private keys, API keys) are decided when they have
+become so long, and what still belongs to them is dropped as it comes.
+"""
+
+from dataclasses import dataclass
+
+from policy.documents import Action, Rule
+from policy.guards import Guard, Piece, blocks, clusters, masked, shared_out
+from policy.placeholders import MOST_COMPARED_CHARS, Vault
+from policy.recognisers import CONTEXT_CHARS, EntityFinder, Recogniser
+from policy.scanning import pulled
+from policy.views import View, view
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A rule that found something: ``start`` and ``end`` are places in the text as it came."""
+
+    rule_id: str
+    kind: str
+    action: Action
+    start: int
+    end: int
+
+
+class GuardedText:
+    """Takes one text in pieces and gives back what of it may leave. One thread at a time."""
+
+    def __init__(self, guard: Guard, vault: Vault, finder: EntityFinder | None = None) -> None:
+        self._guard = guard
+        self._vault = vault
+        self._finder = finder
+        self._context = ""
+        self._pending = ""
+        self._offset = 0
+        self._going_on: Recogniser | None = None
+        # How far behind what is certain recognisers have looked already, without finding anything there.
+        self._ahead: dict[str, int] = {}
+        self.hits: list[Hit] = []
+        self.blocked_by: str | None = None
+        """The rule that ended the text. Nothing leaves any more."""
+
+    @property
+    def num_held(self) -> int:
+        """Characters that are held back."""
+        return len(self._pending)
+
+    def feed(self, text: str) -> str:
+        """Take a piece; return what is certain by it."""
+        return self._take(text, is_all=False)
+
+    def finish(self, text: str = "") -> str:
+        """Take the last piece; return the rest."""
+        return self._take(text, is_all=True)
+
+    def _take(self, text: str, *, is_all: bool) -> str:
+        if self.blocked_by is not None:
+            return ""
+        self._pending += text
+        limit = self._guard.limit
+        if limit is None or self._offset + len(self._pending) <= limit[0]:
+            return self._settle(is_all=is_all)
+        self._pending = self._pending[: limit[0] - self._offset]
+        out = self._settle(is_all=False)
+        if self.blocked_by is None:
+            self._block(limit[1], "max_chars", limit[0], limit[0])
+        return out
+
+    def _block(self, rule: Rule, kind: str, start: int, end: int) -> None:
+        self.blocked_by = rule.id
+        self._pending = ""
+        self.hits.append(Hit(rule.id, kind, rule.action, start, end))
+
+    def _settle(self, *, is_all: bool) -> str:
+        if self._going_on is not None:
+            self._drop_rest(self._going_on)
+        seen = view(self._pending)
+        start = len(self._context)
+        text = self._context + seen.text
+        certain = len(text) if is_all else self._guard.opens_at(text, start)
+        if certain <= start and not is_all:
+            return ""
+        look = self._guard.look(text, start, {name: start + ahead for name, ahead in self._ahead.items()})
+        pieces = look.pieces
+        if self._finder is not None and is_all:
+            pieces += self._guard.named(self._finder.find(text))
+        if not is_all:
+            certain = pulled(certain, look.held_together())
+            certain = self._follow(pieces, certain, len(text))
+        moved = certain - start
+        kept = {name: ahead - moved for name, ahead in self._ahead.items() if ahead > moved}
+        self._ahead = kept | {name: place - certain for name, place in look.done(certain).items()}
+        return self._replaced([piece for piece in pieces if piece.start < certain], seen, text, certain)
+
+    def _drop_rest(self, recogniser: Recogniser) -> None:
+        """Drop what still belongs to a match that was decided already."""
+        seen = view(self._pending)
+        num = self._guard.rest(recogniser, seen.text)
+        if num < len(seen.text):
+            self._going_on = None
+        if num:
+            cut = seen.span(0, num)[1]
+            self._pending = self._pending[cut:]
+            self._offset += cut
+            self._context = (self._context + seen.text[:num])[-CONTEXT_CHARS:]
+
+    def _follow(self, pieces: list[Piece], certain: int, end: int) -> int:
+        """Everything is certain if the text ends inside a match that only goes on."""
+        for piece in pieces:
+            if piece.goes_on and piece.end == end:
+                self._going_on = piece.recogniser
+                return end
+        return certain
+
+    def _replaced(self, pieces: list[Piece], seen: View, text: str, certain: int) -> str:
+        start = len(self._context)
+        out: list[str] = []
+        done = 0
+        for group in clusters(pieces):
+            shared = shared_out(group)
+            if (rule := blocks(shared)) is not None:
+                out.append(self._pending[done : seen.original(group[0].start - start)])
+                culprit = next(piece for piece in shared if piece.rule is rule)
+                begin, end = seen.span(culprit.start - start, culprit.end - start)
+                self._block(rule, culprit.recogniser.kind, self._offset + begin, self._offset + end)
+                return "".join(out)
+            for piece in shared:
+                begin, end = seen.span(piece.start - start, piece.end - start)
+                out += [self._pending[done:begin], self._instead(piece, text, begin, end)]
+                done = end
+        cut = seen.original(certain - start)
+        out.append(self._pending[done:cut])
+        self._pending = self._pending[cut:]
+        self._offset += cut
+        self._context = text[max(0, certain - CONTEXT_CHARS) : certain]
+        return "".join(out)
+
+    def _instead(self, piece: Piece, text: str, begin: int, end: int) -> str:
+        """Return what stands for a piece, and note it."""
+        value, rule, kind = self._pending[begin:end], piece.rule, piece.recogniser.kind
+        if rule is None:
+            return self._vault.values.get(value, value)
+        if rule.action is Action.ALLOW:
+            return value
+        self.hits.append(Hit(rule.id, kind, rule.action, self._offset + begin, self._offset + end))
+        if rule.action is Action.MASK:
+            return masked(kind, value[:MOST_COMPARED_CHARS])
+        if rule.action is Action.REDACT:
+            read = text[piece.start : piece.end][:MOST_COMPARED_CHARS]
+            return self._vault.name(kind, piece.recogniser.same(read), value, restorable=rule.restore)
+        return value
