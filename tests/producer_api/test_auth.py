@@ -30,6 +30,7 @@ NEEDED = {
     ("post", "/v1/queues/{name}/resume"): "queues:admin",
     ("post", "/v1/chat/completions"): "jobs:write",
     ("post", "/v1/completions"): "jobs:write",
+    ("post", "/v1/moderations"): "jobs:write",
     ("post", "/v1/embeddings"): "jobs:write",
     ("post", "/v1/responses"): "jobs:write",
     ("post", "/v1/responses/input_tokens"): "jobs:read",
@@ -62,6 +63,7 @@ BODIES = {
     "/v1/responses/input_tokens": {"model": "tiny", "input": "hello"},
     "/v1/prompts": {"instructions": "Be brief."},
     "/v1/prompts/pmpt_0/versions": {"instructions": "Be brief."},
+    "/v1/moderations": {"input": "hello"},
     "/v1/dead_letters/replay": {},
     "/v1/webhook_endpoints": {"url": "https://hooks.example.com/matrix"},
 }
