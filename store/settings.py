@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     encode_tokens: int = Field(4096, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.
     stretch: float = Field(1.8, gt=1)
+    # A worker shows about so many pieces of text a second, all streams together: among many they are fewer and longer;
+    # "inf": each token is a piece.
+    stream_deltas_per_s: float = Field(300, gt=0)
     # auto: guesses at next tokens, found in the text so far, are checked where there is compute to spare.
     speculation: Literal["auto", "off"] = "auto"
     kv_block_tokens: int = Field(16, ge=1)

@@ -263,6 +263,7 @@ class Host:
                 settings.step_tokens,
                 speculation=settings.speculation == "auto",
                 stretch=settings.stretch,
+                deltas_per_s=settings.stream_deltas_per_s,
             ),
             on_deltas=self.frames.put_deltas,
         )

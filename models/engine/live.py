@@ -1,6 +1,6 @@
 """A request inside the engine: what is generated, cached and shown of it so far. It knows neither queue nor pool."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from models.engine.prefix import PrefixNames, slice_of
 from models.engine.requests import (
@@ -48,6 +48,8 @@ class LiveRequest:
         self._deltas: list[str] = []
         self._delta_tokens: list[tuple[int, ...]] = []
         self._num_shown_tokens = 0
+        self._num_text_tokens = 0  # of the output, those up to the last that made text
+        self.shown_at: float | None = None
         self._logprobs: list[TokenLogprobs] = []  # one for each token of the output, if the request asks
         self._is_closed = False
         if request.emitted or request.emitted_deltas:
@@ -122,14 +124,12 @@ class LiveRequest:
         reason = self._take(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
-    def take(self, sampled: Sampled, now: float, tell: Callable[[Delta | None], object]) -> FinishReason | None:
+    def take(self, sampled: Sampled, now: float) -> FinishReason | None:
         """Take all that a pass gave, up to the token with which the request ends; return why it ends, or None.
 
-        The drafts that were accepted are in the cache already. Each token has its delta, as if it had come alone, for
-        that is how another attempt emits them again; ``tell`` gets all but the last.
+        The drafts that were accepted are in the cache already.
         """
         for index, token in enumerate(sampled.tokens):
-            tell(self.take_delta())
             reason = self.add(token, now, sampled.logprobs[index : index + 1])
             if reason is not None:
                 return reason
@@ -143,17 +143,21 @@ class LiveRequest:
         """
         if reason is not FinishReason.HANDED_BACK and not self._is_closed:
             self._is_closed = True
-            self._unshown += self._text.flush()
+            self._add_text(self._text.flush())
         return FinishReason.STOP if reason is FinishReason.LENGTH and self._text.stopped else reason
 
-    def take_delta(self) -> Delta | None:
-        """Return the text that became certain since the last call, or None if none did."""
+    def take_delta(self, now: float | None = None) -> Delta | None:
+        """Return the text that became certain since the last call, or None if none did.
+
+        Its tokens are those up to the last that made text, so that whoever emits them again gets to the same text.
+        """
         if not self._unshown:
             return None
         text, self._unshown = self._unshown, ""
-        tokens = tuple(self.output[self._num_shown_tokens :])
-        logprobs = tuple(self._logprobs[self._num_shown_tokens :])
-        self._num_shown_tokens = len(self.output)
+        tokens = tuple(self.output[self._num_shown_tokens : self._num_text_tokens])
+        logprobs = tuple(self._logprobs[self._num_shown_tokens : self._num_text_tokens])
+        self._num_shown_tokens = self._num_text_tokens
+        self.shown_at = now
         self._deltas.append(text)
         self._delta_tokens.append(tokens)
         return Delta(self.id, len(self._deltas), text, tokens, logprobs)
@@ -190,10 +194,15 @@ class LiveRequest:
         self.output.append(token)
         if token in self._eos:
             return FinishReason.STOP
-        self._unshown += self._text.add(token)
+        self._add_text(self._text.add(token))
         if self._text.stopped:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.output) >= self.request.sampling.max_tokens else None
+
+    def _add_text(self, text: str) -> None:
+        if text:
+            self._unshown += text
+            self._num_text_tokens = len(self.output)
 
     def _go_on(self) -> None:
         """Emit again what was emitted. If the last of it was the request's end, that is all there is to do."""
@@ -214,5 +223,8 @@ class LiveRequest:
             end = None if reason is None else self.close(reason)
         except Exception as error:
             raise CheckpointMismatch("the tokens of the earlier attempt cannot be turned into text") from error
-        self.take_delta()
+        # However many tokens a delta took then, it takes now.
+        shown = len(self._deltas)
+        if self._unshown in self.request.emitted_deltas[shown : shown + 1]:
+            self.take_delta()
         return end

@@ -15,8 +15,10 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from models.engine.blocks import BlockPool
+from models.engine.cadence import Cadence
 from models.engine.counts import Counts
 from models.engine.lengths import OutputLengths
 from models.engine.live import LiveRequest
@@ -52,18 +54,20 @@ class EngineConfig:
     """At most ``max_slots`` requests run at the same time, and ``step_tokens`` tokens enter the model in one step.
 
     With ``speculation`` a step that has compute to spare checks guesses at the next tokens too. Prompts make the steps
-    of running streams at most ``stretch`` times as long, as far as that can be foreseen.
+    of running streams at most ``stretch`` times as long, as far as that can be foreseen. All requests together show
+    new text about ``deltas_per_s`` times a second at most.
     """
 
     max_slots: int = 32
     step_tokens: int = 512
     speculation: bool = True
     stretch: float = 1.8
+    deltas_per_s: float = inf
 
     def __post_init__(self) -> None:
         """Raise ValueError for a configuration in which nothing could run."""
-        if self.max_slots < 1 or self.step_tokens < 1 or self.stretch <= 1:
-            raise ValueError(f"an engine needs a slot, a token a step, and time for prompts beside streams: {self}")
+        if self.max_slots < 1 or self.step_tokens < 1 or self.stretch <= 1 or self.deltas_per_s <= 0:
+            raise ValueError(f"an engine needs slots, tokens, time for prompts beside streams, and to be heard: {self}")
 
 
 class Engine:
@@ -95,6 +99,7 @@ class Engine:
         self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
         self._speculation = Speculation(runner.spare_tokens if config.speculation else 0)
         self._pacer = Pacer(config.stretch)
+        self._cadence = Cadence(config.deltas_per_s)
         self._scheduler = Scheduler(
             self._pool,
             max_slots=config.max_slots,
@@ -301,7 +306,7 @@ class Engine:
             elif one.token is None:
                 self._fail(live, GrammarStuck("no token could follow within the grammar"), outbox)
             else:
-                self._advance(live, partial(live.take, one, now, outbox.add), now, outbox)
+                self._advance(live, partial(live.take, one, now), now, outbox)
             self._counts.count_output(len(live.output) - num_before)
 
     def _advance(self, live: LiveRequest, move: Callable[[], FinishReason | None], now: float, outbox: Outbox) -> None:
@@ -313,7 +318,8 @@ class Engine:
             log.exception("request_failed request_id=%s", live.id)
             self._fail(live, _caused_by(error, EngineError("the output could not be turned into text")), outbox)
             return
-        outbox.add(live.take_delta())
+        if end is not None or self._cadence.is_due(live.shown_at, now, len(self._scheduler.running)):
+            outbox.add(live.take_delta(now))
         if end is not None:
             outbox.completions.append((self._inside[live.id][1], live.completion(end, now)))
             if end in {FinishReason.STOP, FinishReason.LENGTH}:

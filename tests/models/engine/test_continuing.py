@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -34,10 +35,12 @@ class Says(FakeRunner):
         return Sampled(row.request.id, self._tokens[len(row.output)])
 
 
-def run(runner: FakeRunner, request: EngineRequest) -> tuple[Completion, list[Delta]]:
-    """Run one request in an engine of its own."""
+def run(runner: FakeRunner, request: EngineRequest, deltas_per_s: float = inf) -> tuple[Completion, list[Delta]]:
+    """Run one request in an engine of its own, whose clock goes on by 10 ms whenever it is read."""
     deltas: list[Delta] = []
-    engine = Engine(runner, Bytes, EngineConfig(step_tokens=7), on_deltas=deltas.extend)
+    config = EngineConfig(step_tokens=7, deltas_per_s=deltas_per_s)
+    ticks = itertools.count()
+    engine = Engine(runner, Bytes, config, on_deltas=deltas.extend, clock=lambda: next(ticks) * 0.01)
     future = engine.submit(request)
     step_until_idle(engine)
     return future.result(0), deltas
@@ -65,6 +68,20 @@ def test_stopped_at_any_token_it_goes_on_as_if_it_had_not(stop: tuple[str, ...],
         same = ("text", "token_ids", "deltas", "delta_token_ids", "finish_reason")
         assert [getattr(second, name) for name in same] == [getattr(whole, name) for name in same]
         assert before + after == shown
+
+
+@pytest.mark.parametrize("stop", [stop for _, stop in STOPS], ids=[name for name, _ in STOPS])
+def test_an_attempt_goes_on_after_text_that_was_shown_in_larger_pieces(stop: tuple[str, ...]) -> None:
+    request = ask(max_tokens=200, stop=stop)
+    whole, _ = run(Says(WHOLE), request)
+    for num_tokens in range(1, len(whole.token_ids)):
+        first, before = run(Says(WHOLE), replace(request, pause_after=num_tokens), deltas_per_s=1)
+        assert len(before) < max(3, num_tokens / 2), "pieces of several tokens, the last of them at the end"
+        second, after = run(Says(WHOLE), go_on(request, first.progress))
+        assert [getattr(second, name) for name in ("text", "token_ids")] == [whole.text, whole.token_ids]
+        shown = before + after
+        assert [delta.seq for delta in shown] == list(range(1, len(shown) + 1))
+        assert "".join(delta.text for delta in shown) == whole.text
 
 
 def test_many_short_attempts_say_what_one_long_one_does() -> None:
@@ -124,7 +141,7 @@ def test_a_hand_back_shows_nothing_that_is_not_certain() -> None:
     ("emitted", "deltas"),
     [
         (b"ab", ("a", "c")),
-        (b"ab", ("ab",)),
+        (b"ab", ("abc",)),
         (b"ab", ("a",)),
         (b"a", ("a", "b")),
         (b"", ("a",)),

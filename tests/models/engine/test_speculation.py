@@ -153,7 +153,7 @@ def test_what_is_kept_ends_with_the_request() -> None:
     scheduler.add(request)
     plan = scheduler.plan() or StepPlan(())
     scheduler.record(plan)
-    request.take(Sampled(request.id, ord("a")), 0.0, lambda delta: None)
+    request.take(Sampled(request.id, ord("a")), 0.0)
     [row] = (scheduler.plan() or StepPlan(())).rows
     assert bytes(row.drafts) == b"bcab"
     scheduler.remove(request)
