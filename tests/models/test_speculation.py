@@ -182,7 +182,7 @@ def test_by_the_kernels_not_a_bit_changes(folder: Path, oracle: type[Oracle], dt
     oracle.answers = {name: each.token_ids for name, each in plain.items()}
     found, stats = run(runner, asked())
     assert stats.accepted_tokens > 40
-    same = ("token_ids", "deltas", "logprobs", "finish_reason")
+    same = ("token_ids", "text", "logprobs", "finish_reason")
     assert [[getattr(found[name], each) for each in same] for name in plain] == [
         [getattr(done, each) for each in same] for done in plain.values()
     ]
