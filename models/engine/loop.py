@@ -335,6 +335,7 @@ class Engine:
             self._fail(self._inside[row.request.id][0], _caused_by(cause, error), outbox)
 
     def _fail(self, live: LiveRequest, error: EngineError, outbox: Outbox) -> None:
+        outbox.add(live.take_delta(self._clock()))  # the next attempt goes on after what was shown
         error.progress = live.progress
         outbox.failures.append((self._inside[live.id][1], error))
         self._let_go(live, is_sound=False)
@@ -370,6 +371,7 @@ class Engine:
         with self._telling() as outbox:
             self._stopping = True
             for live, future in self._inside.values():
+                outbox.add(live.take_delta(self._clock()))
                 error = EngineStopped("the engine stopped before the request ended")
                 error.progress = live.progress
                 outbox.failures.append((future, error))

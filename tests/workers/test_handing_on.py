@@ -1,5 +1,7 @@
 """Attempts that end before their job does: suspects on probation, steps that fail, checkpoints that are no good."""
 
+from math import inf
+
 import redis
 
 from models.engine.runner import StepPlan
@@ -13,6 +15,8 @@ from store.streams import Frame
 
 from .conftest import Bench, StartHost
 
+TOKEN_BY_TOKEN = {"stream_deltas_per_s": inf}
+
 
 def lose(bench: Bench, job_id: str) -> None:
     """Let a worker die with the job in its hands."""
@@ -22,7 +26,7 @@ def lose(bench: Bench, job_id: str) -> None:
 
 
 def test_a_suspect_runs_alone_for_eight_tokens_and_then_in_company(bench: Bench, start_host: StartHost) -> None:
-    running = start_host()
+    running = start_host(TOKEN_BY_TOKEN)
     job_id, alike = bench.submit(2, prompt="the same", sampling={"max_tokens": 40}, max_attempts=9)
     lose(bench, job_id)
     running.run_to_end(job_id)
@@ -62,7 +66,7 @@ def test_a_step_that_fails_fails_one_of_many_and_goes_on_after_what_it_had(bench
             strikes[0] = len(plan.rows) > 1  # until it is alone
             raise RuntimeError("a kernel")
 
-    running = start_host(fault=fault, step_s=0.005)
+    running = start_host(TOKEN_BY_TOKEN, fault=fault, step_s=0.005)
     bad, *good = bench.submit(prompt="bad") + bench.submit(7, prompt="good")
     running.run_to_end(bad, *good)
     assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in good} == {(JobState.SUCCEEDED, 1)}
