@@ -106,7 +106,7 @@ def check_dimensions(embedder: Embedder, dimensions: int | None) -> None:
         return
     if not embedder.shorter:
         raise InvalidRequest(
-            f"this model's vectors have {embedder.width} numbers and do not stand to be cut: leave `dimensions` out",
+            f"this model's vectors have {embedder.width} numbers and cannot be shortened: leave `dimensions` out",
             code="unsupported_parameter",
             param="dimensions",
         )
