@@ -146,7 +146,7 @@ class _Reader:
 
     def _piece(self, text: str, logprobs: Logprobs) -> list[bytes]:
         entries = self._spell(logprobs) if self._spell is not None and logprobs else ()
-        return [data_only(self._answer.piece(text, entries))] if text or entries else []
+        return [data_only(chunk) for chunk in self._answer.pieces(text, entries)] if text or entries else []
 
     def _end(self, job: Job) -> list[bytes]:
         chunks = [data_only(chunk) for chunk in self._answer.closing(job)]

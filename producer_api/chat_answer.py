@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from producer_api.errors import JobUnanswered
+from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs import Job
 from store.logprobs import Logprobs
+from store.payloads import GeneratePayload
 from store.states import JobState
 
 
@@ -71,8 +73,8 @@ class Answer(Protocol):
         """Return the chunks before the first text."""
         ...
 
-    def piece(self, text: str, entries: Entries = ()) -> dict[str, Any]:
-        """Return a chunk of text, with the logprobs of its tokens if the job asks."""
+    def pieces(self, text: str, entries: Entries = ()) -> Sequence[dict[str, Any]]:
+        """Return the chunks that the next text makes, with the logprobs of its tokens if the job asks."""
         ...
 
     def closing(self, job: Job) -> Sequence[dict[str, Any]]:
@@ -104,15 +106,21 @@ class Completion:
     """Builds the answer for one job, whose id and version every part of it names."""
 
     def __init__(self, job: Job, *, with_usage: bool = False) -> None:
+        self._job_id = job.id
         self._id = f"chatcmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"
         self._with_usage = with_usage
+        has_tools = job.payload.get("tool_style") is not None
+        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
+        self._held: list[Mapping[str, Any]] = []
 
     def whole(self, job: Job) -> dict[str, Any]:
         """Return the completion of a job that has succeeded; raise JobUnanswered for any other."""
         output = answer_of(job)
-        message = {"role": "assistant", "content": output["text"], "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": output["text"], "refusal": None}
+        if "tool_calls" in output:
+            message |= {"content": output.get("content"), "tool_calls": output["tool_calls"]}
         logprobs = _logprobs(output.get("logprobs"))
         choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": output["finish_reason"]}
         return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
@@ -121,13 +129,38 @@ class Completion:
         """Return the first chunk: who speaks."""
         return [self._chunk({"role": "assistant", "content": "", "refusal": None}, None)]
 
-    def piece(self, text: str, entries: Entries = ()) -> dict[str, Any]:
-        """Return a chunk of text, with the logprobs of its tokens if the job asks."""
-        return self._chunk({"content": text}, None, entries or None)
+    def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
+        """Return the chunks that the next text makes, with the logprobs of its tokens if the job asks.
+
+        Where the model may call tools, some text is held until it is certain that it is no call; so are its logprobs.
+        """
+        if self._calls is None:
+            return [self._chunk({"content": text}, None, entries or None)]
+        return self._read(self._calls.add(text), entries)
+
+    def _read(self, pieces: Sequence[Piece], entries: Entries = ()) -> list[dict[str, Any]]:
+        self._held += entries
+        chunks = []
+        for piece in pieces:
+            chunks.append(self._chunk(self._delta(piece), None, self._held or None))
+            self._held = []
+        return chunks
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        match piece:
+            case ContentPiece(text):
+                return {"content": text}
+            case CallPiece(index, None, arguments):
+                return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+            case CallPiece(index, name, arguments):
+                named = {"id": call_id(self._job_id, index), "type": "function"}
+                return {"tool_calls": [{"index": index, **named, "function": {"name": name, "arguments": arguments}}]}
 
     def closing(self, job: Job) -> list[dict[str, Any]]:
         """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
-        chunks = [self._chunk({}, answer_of(job)["finish_reason"])]
+        finish_reason = answer_of(job)["finish_reason"]
+        chunks = [] if self._calls is None else self._read(self._calls.finish())
+        chunks.append(self._chunk({}, finish_reason, self._held or None))
         if self._with_usage:
             chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
         return chunks

@@ -1,7 +1,7 @@
 """A chat completion request of OpenAI's shape, and what it means as a job; most of it is ``openai_request``'s."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,16 @@ class TextPart(BaseModel):
     text: str | None = None
 
 
+class ChatToolCall(BaseModel):
+    """A call that the assistant has made; what a client adds to it (an ``index``, say) passes."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str
+    type: str = "function"
+    function: dict[str, Any] | None = None
+
+
 class ChatTurn(BaseModel):
     """One message."""
 
@@ -26,6 +36,18 @@ class ChatTurn(BaseModel):
 
     role: str
     content: str | tuple[TextPart, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[ChatToolCall, ...] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatTool(BaseModel):
+    """A tool that the model may use; only functions are known."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    function: dict[str, Any] | None = None
 
 
 class ChatRequest(TextRequest):
@@ -61,6 +83,25 @@ class ChatRequest(TextRequest):
                         },
                     },
                 },
+                {
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
+                    "tools": [
+                        {
+                            "type": "function",
+                            "function": {
+                                "name": "get_weather",
+                                "description": "The weather in a city",
+                                "parameters": {
+                                    "type": "object",
+                                    "properties": {"city": {"type": "string", "maxLength": 40}},
+                                    "required": ["city"],
+                                },
+                            },
+                        }
+                    ],
+                    "tool_choice": "required",
+                },
             ]
         },
     )
@@ -68,8 +109,6 @@ class ChatRequest(TextRequest):
     input_field: ClassVar[str] = "messages"
     refused: ClassVar[Mapping[str, IsHarmless]] = {
         **REFUSED,
-        "tools": is_one_of([]),
-        "tool_choice": is_one_of("none", "auto"),
         "functions": is_one_of([]),
         "function_call": is_one_of("none", "auto"),
         "modalities": is_one_of(["text"]),
@@ -85,6 +124,11 @@ class ChatRequest(TextRequest):
 
     messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]
     max_completion_tokens: int | None = None
+    tools: tuple[ChatTool, ...] | None = None
+    tool_choice: str | dict[str, Any] | None = Field(
+        None, description="none, auto, required, or a function by its name"
+    )
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="asks for `logprobs` to be true")
 
@@ -96,13 +140,36 @@ class ChatRequest(TextRequest):
         return "max_completion_tokens", self.max_completion_tokens
 
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
 def to_job(chat: ChatRequest) -> GenerateRequest:
     """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
-    messages = [_message(index, turn) for index, turn in enumerate(chat.messages)]
-    return job_of(chat, {"messages": messages}, _logprobs(chat))
+    return job_of(chat, _input(chat), _logprobs(chat))
+
+
+def _input(chat: ChatRequest) -> dict[str, Any]:
+    given = {
+        "messages": [_message(index, turn) for index, turn in enumerate(chat.messages)],
+        "tools": [_tool(index, tool) for index, tool in enumerate(chat.tools or ())] or None,
+        "tool_choice": _tool_choice(chat.tool_choice),
+        "parallel_tool_calls": chat.parallel_tool_calls,
+    }
+    return _present(given)
+
+
+def _tool(index: int, tool: ChatTool) -> dict[str, Any]:
+    if tool.type != "function":
+        where = f"tools[{index}].type"
+        raise unsupported(f"`{where}` {tool.type[:40]!r} is not supported: only functions are", where)
+    return _present({"type": "function", "function": tool.function})
+
+
+def _tool_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    if isinstance(choice, dict) and choice.get("type") in ("allowed_tools", "custom"):
+        where = "tool_choice.type"
+        raise unsupported(f"`{where}` {choice['type']!r} is not supported: name a function", where)
+    return choice
 
 
 def _logprobs(chat: ChatRequest) -> int | None:
@@ -113,23 +180,40 @@ def _logprobs(chat: ChatRequest) -> int | None:
     return None
 
 
-def _message(index: int, turn: ChatTurn) -> dict[str, str]:
+def _message(index: int, turn: ChatTurn) -> dict[str, Any]:
     param = f"messages[{index}]"
     role = _ROLES.get(turn.role)
     if role is None:
         raise unsupported(
             f"`{param}.role` {turn.role[:40]!r} is not supported: one of {', '.join(_ROLES)}", f"{param}.role"
         )
-    for name in ("tool_calls", "function_call", "audio"):
+    for name in ("function_call", "audio"):
         if (turn.model_extra or {}).get(name):
             raise unsupported(f"`{param}.{name}` is not supported", f"{param}.{name}")
-    return {"role": role, "content": _text(turn, f"{param}.content")}
+    calls = [_tool_call(f"{param}.tool_calls[{number}]", call) for number, call in enumerate(turn.tool_calls or ())]
+    given = {
+        "role": role,
+        "content": _text(turn, f"{param}.content"),
+        "name": turn.name,
+        "tool_calls": calls or None,
+        "tool_call_id": turn.tool_call_id,
+    }
+    return _present(given)
 
 
-def _text(turn: ChatTurn, param: str) -> str:
-    if turn.content is None:
-        raise InvalidRequest(f"`{param}` is required", param=param)
-    if isinstance(turn.content, str):
+def _tool_call(param: str, call: ChatToolCall) -> dict[str, Any]:
+    if call.type != "function":
+        where = f"{param}.type"
+        raise unsupported(f"`{where}` {call.type[:40]!r} is not supported: only calls of functions are", where)
+    return _present({"id": call.id, "function": call.function})
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _text(turn: ChatTurn, param: str) -> str | None:
+    if turn.content is None or isinstance(turn.content, str):
         return turn.content
     for index, part in enumerate(turn.content):
         if part.type != "text" or part.text is None:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from store.payloads import TokenLogprob
+from store.payloads import TokenLogprob, ToolCall
 
 
 class AnswerMessage(BaseModel):
@@ -13,6 +13,7 @@ class AnswerMessage(BaseModel):
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = Field(None, description="absent if there are none")
 
 
 class AnswerLogprobs(BaseModel):

@@ -31,9 +31,9 @@ class TextCompletion:
         """Return nothing: the first chunk is one of text."""
         return []
 
-    def piece(self, text: str, entries: Entries = ()) -> dict[str, Any]:
+    def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
         """Return a chunk of text, with the logprobs of its tokens if the job asks."""
-        return self._chunk(self._answer(text, entries or None, None))
+        return [self._chunk(self._answer(text, entries or None, None))]
 
     def closing(self, job: Job) -> list[dict[str, Any]]:
         """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""

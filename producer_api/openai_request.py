@@ -58,6 +58,10 @@ _MOVED = {
     "guided_choice": "choice",
     "guided_grammar": "grammar",
 }
+_INSTEAD = {
+    "functions": "it is deprecated, give `tools` instead",
+    "function_call": "it is deprecated, give `tool_choice` and `tools` instead",
+}
 
 
 class TextRequest(BaseModel):
@@ -147,7 +151,7 @@ def _refuse_unsupported(asked: TextRequest) -> None:
     for name, value in (asked.model_extra or {}).items():
         is_harmless = asked.refused.get(name)
         if is_harmless is not None and not is_harmless(value):
-            raise unsupported(f"`{name}` is not supported: leave it out", name)
+            raise unsupported(f"`{name}` is not supported: {_INSTEAD.get(name, 'leave it out')}", name)
         if name in _MOVED and value is not None:
             raise unsupported(f"`{name}` is not supported: send `structured_outputs.{_MOVED[name]}`", name)
 

@@ -24,6 +24,7 @@ from producer_api.metrics import Metrics
 from producer_api.room import Room
 from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
+from prompts.tool_grammar import with_tools
 from store import jobs
 from store.addresses import check_url
 from store.db import Database
@@ -182,14 +183,16 @@ class Submissions:
             self._prepare_text(draft, request, version)
 
     def _prepare_text(self, draft: _Draft, request: GenerateRequest, version: ModelVersion) -> None:
-        source = self._source(request, version)
-        draft.num_tokens = len(build_prompt(self._catalog.tokenizer(version), source))
+        source, tokenizer = self._source(request, version), self._catalog.tokenizer(version)
+        draft.num_tokens = len(build_prompt(tokenizer, source))
         max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
         if request.sampling.grammar is not None:
             self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
         draft.max_tokens = max_tokens
         sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
         draft.payload = GeneratePayload(input=source, sampling=sampling)
+        if source.callable_tools:
+            draft.payload = with_tools(draft.payload, tokenizer, self._catalog.grammars(version))
 
     def _prepare_vectors(self, draft: _Draft, request: EmbedRequest, version: ModelVersion) -> None:
         embedder = self._catalog.embedder(version)

@@ -21,7 +21,7 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     if source.messages is not None:
         param = "input.messages"
         # A template writes the special tokens itself.
-        ids = tokenizer.encode(tokenizer.render(source.messages), add_special=False)
+        ids = tokenizer.encode(tokenizer.render(source.messages, source.callable_tools), add_special=False)
     else:
         param = "input.prompt"
         ids = tokenizer.encode(source.prompt or "", add_special=True)

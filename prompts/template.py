@@ -6,7 +6,7 @@ special tokens, and nothing of the process. The settings are those that template
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -15,8 +15,27 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prompts.tool_calls import ToolCallReader, merged
+from prompts.turns import Turn, functions_of, in_plain_json, one_call_a_turn, turns_of
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import ChatMessage
+from store.payloads import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall, ToolStyle
+
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
+
+_PROBE_MARK = "headrace looks whether tools are shown"
+_PROBE_ARGUMENTS = '{"probe": 1}'
+_PROBE_SCHEMA = {"type": "object", "properties": {"probe": {"type": "integer", "description": "a number"}}}
+_PROBE_TOOL = Tool(function=FunctionSpec(name="headrace_probe", description=_PROBE_MARK, parameters=_PROBE_SCHEMA))
+_PROBE_CALL = ToolCall(id="probe0000", function=FunctionCall(name="headrace_probe", arguments=_PROBE_ARGUMENTS))
+_PROBE = (
+    ChatMessage(role=Role.USER, content="Call it."),
+    ChatMessage(role=Role.ASSISTANT, tool_calls=(_PROBE_CALL,)),
+    ChatMessage(role=Role.TOOL, tool_call_id="probe0000", content="1"),
+)
+_KEY_OF_STYLE = {
+    ToolStyle.HERMES: f'"arguments": {_PROBE_ARGUMENTS}',
+    ToolStyle.LLAMA3: f'"parameters": {_PROBE_ARGUMENTS}',
+}
 
 
 class _GenerationTag(Extension):
@@ -63,29 +82,68 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-Render = Callable[[Sequence[ChatMessage]], str]
+class ChatTemplate:
+    """A template, what it knows of tools, and so how its model writes calls (``tool_style``)."""
 
-
-def compile_template(source: str, special_tokens: Mapping[str, str]) -> Render:
-    """Return the function that renders messages and ends with the start of the assistant's turn.
-
-    Raises ModelLoadError if the template does not parse. The returned function raises InvalidRequest when the
-    template refuses the conversation (roles out of order, no system turn allowed, ...).
-    """
-    try:
-        template = _environment().from_string(source)
-    except TemplateError as error:
-        raise ModelLoadError(f"the model's chat template does not parse: {error}") from error
-
-    def render(messages: Sequence[ChatMessage]) -> str:
-        turns = [{"role": message.role.value, "content": message.content} for message in messages]
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Read a template. Raises ModelLoadError if it does not parse."""
         try:
-            return template.render(
-                messages=turns, tools=None, documents=None, add_generation_prompt=True, **special_tokens
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            self._template = _environment().from_string(source)
+        except TemplateError as error:
+            raise ModelLoadError(f"the model's chat template does not parse: {error}") from error
+        self._special_tokens = special_tokens
+        self.tool_style = self._find_style()
+        self._has_system = self._try([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]) is not None
+
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        """Return the text of a conversation, which ends with the start of the assistant's turn.
+
+        Raises InvalidRequest when the template refuses the conversation (roles out of order, no system turn, ...).
+        """
+        try:
+            return self._render(self._turns(messages, tools), functions_of(tools) if self._shows_tools else [])
+        except _REFUSALS as error:
             raise InvalidRequest(
                 f"the model's chat template refuses this conversation: {error}", param="input.messages"
             ) from error
 
-    return render
+    @property
+    def _shows_tools(self) -> bool:
+        return self.tool_style is not ToolStyle.JSON
+
+    def _turns(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> list[Turn]:
+        match self.tool_style:
+            case ToolStyle.HERMES:
+                return turns_of(messages)
+            case ToolStyle.LLAMA3:
+                return turns_of(one_call_a_turn(messages))
+            case ToolStyle.JSON:
+                return in_plain_json(messages, tools, has_system=self._has_system)
+
+    def _render(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str:
+        return self._template.render(
+            messages=turns,
+            tools=functions or None,
+            documents=None,
+            add_generation_prompt=True,
+            **self._special_tokens,
+        )
+
+    def _try(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str | None:
+        """Return the text of a conversation, None if the template refuses it."""
+        try:
+            return self._render(turns, functions)
+        except _REFUSALS:
+            return None
+
+    def _find_style(self) -> ToolStyle:
+        """Let the template write a call, and see how it does; one that hides tools or calls knows neither."""
+        text = self._try(turns_of(_PROBE), functions_of([_PROBE_TOOL])) or ""
+        if _PROBE_MARK not in text:
+            return ToolStyle.JSON
+        for style in (ToolStyle.HERMES, ToolStyle.LLAMA3):
+            reader = ToolCallReader(style, [_PROBE_TOOL.function.name])
+            calls = merged([*reader.add(text), *reader.finish()]).calls
+            if any(call.arguments == _PROBE_ARGUMENTS for call in calls) and _KEY_OF_STYLE[style] in text:
+                return style
+        return ToolStyle.JSON

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 import tokenizers
 from tokenizers import decoders
 
-from prompts.template import Render, compile_template
+from prompts.template import ChatTemplate
+from prompts.tool_calls import HERMES_TAGS
+from prompts.turns import in_plain_json
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import ChatMessage
+from store.payloads import ChatMessage, Tool, ToolStyle
 
 if TYPE_CHECKING:
     from store.registry import ModelVersion
@@ -41,6 +43,7 @@ class Tokenizer(Protocol):
 
     eos_token_ids: frozenset[int]
     vocab_size: int
+    tool_style: ToolStyle
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
@@ -50,8 +53,12 @@ class Tokenizer(Protocol):
         """Return the text of ``ids`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
         ...
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Return the conversation as the model's chat template writes it."""
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        """Return the conversation, and the tools it may call, as the model's chat template writes them."""
+        ...
+
+    def added_token_id(self, text: str) -> int | None:
+        """Return the id of the token that was added to the vocabulary for just this text, None if there is none."""
         ...
 
     def token_bytes(self, token_id: int) -> bytes | None:
@@ -82,14 +89,24 @@ def _byte_of_letter() -> dict[str, int]:
 class FileTokenizer:
     """The tokenizer of a model folder: ``tokenizer.json`` and the chat template beside it."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, eos_token_ids: frozenset[int], render: Render | None) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, eos_token_ids: frozenset[int], template: ChatTemplate | None
+    ) -> None:
         self._backend = backend
-        self._render = render
+        self._template = template
         self.eos_token_ids = eos_token_ids
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         added = backend.get_added_tokens_decoder()
+        self._added = {token.content: token_id for token_id, token in added.items()}
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._is_bytewise = isinstance(backend.decoder, decoders.ByteLevel)
+        self.tool_style = self._readable_style()
+
+    def _readable_style(self) -> ToolStyle:
+        """Return how calls stand in decoded text: without tags, if these are special tokens, which are skipped."""
+        style = ToolStyle.JSON if self._template is None else self._template.tool_style
+        is_skipped = self.added_token_id(HERMES_TAGS[0]) in self._special
+        return ToolStyle.JSON if style is ToolStyle.HERMES and is_skipped else style
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
@@ -99,11 +116,15 @@ class FileTokenizer:
         """Return the text of ``ids`` without special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Return the conversation as the model's chat template writes it."""
-        if self._render is None:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        """Return the conversation, and the tools it may call, as the model's chat template writes them."""
+        if self._template is None:
             raise InvalidRequest("this model has no chat template: send `input.prompt` instead", param="input.messages")
-        return self._render(messages)
+        return self._template.render(messages, tools)
+
+    def added_token_id(self, text: str) -> int | None:
+        """Return the id of the token that was added to the vocabulary for just this text, None if there is none."""
+        return self._added.get(text)
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Return the token's own bytes for a byte-level vocabulary, else None."""
@@ -146,6 +167,7 @@ class ByteTokenizer:
     def __init__(self) -> None:
         self.eos_token_ids = frozenset({self.EOS})
         self.vocab_size = 257
+        self.tool_style = ToolStyle.JSON
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the bytes of ``text``; there are no special tokens to add."""
@@ -155,9 +177,14 @@ class ByteTokenizer:
         """Return the text of the bytes."""
         return bytes(token for token in ids if token < self.EOS).decode(errors="replace")
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         """Return one ``role: content`` line a message."""
-        return "".join(f"{message.role.value}: {message.content}\n" for message in messages)
+        turns = in_plain_json(messages, tools, has_system=True)
+        return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
+
+    def added_token_id(self, text: str) -> int | None:
+        """Return None: there are bytes and the end."""
+        return None
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """Return the byte."""
@@ -239,8 +266,8 @@ def load_tokenizer(files: Mapping[str, bytes]) -> FileTokenizer:
     backend.no_truncation()
     backend.no_padding()
     source = _template_source(files)
-    render = None if source is None else compile_template(source, _special_tokens(files))
-    return FileTokenizer(backend, eos_token_ids(files), render)
+    template = None if source is None else ChatTemplate(source, _special_tokens(files))
+    return FileTokenizer(backend, eos_token_ids(files), template)
 
 
 def tokenizer_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> Tokenizer:

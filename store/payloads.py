@@ -5,7 +5,8 @@ Bounds that need no model (lengths, ranges, counts) are checked here, at the edg
 field that is silently dropped changes the answer.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,8 +18,12 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from store.errors import InvalidRequest
 
@@ -29,6 +34,9 @@ MAX_TOP_LOGPROBS = 20
 MAX_GRAMMAR_CHARS = 65_536
 MAX_EMBED_INPUTS = 2048
 MAX_EMBED_TOKENS = 131_072
+MAX_TOOLS = 128
+MAX_SCHEMA_CHARS = 65_536
+MAX_SCHEMA_LEVELS = 64
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -50,30 +58,192 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ToolCallId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+ParticipantName = Annotated[str, StringConstraints(pattern=r"^[^\s<|\\/>]{1,64}$")]
+
+
+class FunctionCall(Strict):
+    """A function and its arguments: the text of a JSON object, though a model may have written it badly."""
+
+    name: FunctionName
+    arguments: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
+
+
+class ToolCall(Strict):
+    """What the model asks the caller to run; the answer is a message of role ``tool`` with this id."""
+
+    id: ToolCallId
+    type: Literal["function"] = "function"
+    function: FunctionCall
 
 
 class ChatMessage(Strict):
-    """One turn of a conversation."""
+    """One turn of a conversation. An assistant's may be tool calls alone; a tool's is the result of one call."""
 
     role: Role
-    content: Text
+    name: ParticipantName | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_call_id: ToolCallId | None = None
+    content: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(None, validate_default=True)
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("tool_calls") is not None:
+            return content or None
+        if content is None:
+            raise PydanticCustomError("missing", "Field required")
+        if not content and info.data.get("role") is not Role.TOOL:
+            raise PydanticCustomError("string_too_short", "String should have at least 1 character")
+        return content
+
+    @model_validator(mode="after")
+    def _calls_and_answers(self) -> Self:
+        if self.tool_calls is not None and self.role is not Role.ASSISTANT:
+            raise ValueError("only the assistant has `tool_calls`")
+        if (self.tool_call_id is None) == (self.role is Role.TOOL):
+            raise ValueError("a message of role `tool`, and no other, has the `tool_call_id` of the call it answers")
+        return self
+
+
+class FunctionSpec(Strict):
+    """A function that the model may ask for. ``parameters`` is the JSON Schema of an object, by default an empty one.
+
+    With ``strict`` what the model writes is held to the schema wherever it can be; a forced call always is.
+    """
+
+    name: FunctionName
+    description: Annotated[str, StringConstraints(max_length=MAX_SCHEMA_CHARS)] | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @field_validator("parameters")
+    @classmethod
+    def _is_an_object(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        if parameters is not None and parameters.get("type", "object") != "object":
+            raise ValueError('the arguments of a function are a JSON object: its schema has `"type": "object"`')
+        if _is_deeper(parameters, MAX_SCHEMA_LEVELS):
+            raise ValueError(f"a schema has at most {MAX_SCHEMA_LEVELS} levels")
+        if len(json.dumps(parameters)) > MAX_SCHEMA_CHARS:
+            raise ValueError(f"a schema has at most {MAX_SCHEMA_CHARS} characters")
+        return parameters
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deeper(child, levels - 1) for child in children)
+
+
+class Tool(Strict):
+    """A tool that the model may use: a function that the caller runs."""
+
+    type: Literal["function"] = "function"
+    function: FunctionSpec
+
+
+class ToolChoiceMode(StrEnum):
+    """Whether the model calls tools: never, if it wants to, or in any case."""
+
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+class NamedFunction(Strict):
+    """A function by its name."""
+
+    name: FunctionName
+
+
+class NamedTool(Strict):
+    """The one tool that the model must call."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
 
 
 class GenerateInput(Strict):
     """What the model is given: a conversation for its chat template, or a raw prompt as text or as token ids.
 
-    Exactly one of the three.
+    Exactly one of the three. ``tools`` go with a conversation. ``tool_choice`` is ``auto`` if it is not given;
+    ``parallel_tool_calls`` false keeps the answer to one call.
     """
 
+    tools: Annotated[tuple[Tool, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoiceMode | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt: Text | None = None
     token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW_TOKENS)] | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _has_each_name_once(cls, tools: tuple[Tool, ...] | None) -> tuple[Tool, ...] | None:
+        names = [tool.function.name for tool in tools or ()]
+        if doubled := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two functions are named {doubled}: each needs a name of its own")
+        return tools
+
+    @field_validator("tool_choice", mode="wrap")
+    @classmethod
+    def _can_be_chosen(
+        cls, value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> ToolChoiceMode | NamedTool | None:
+        try:
+            choice: ToolChoiceMode | NamedTool | None = read(value)
+        except ValidationError:
+            known = '`none`, `auto`, `required` or `{"type": "function", "function": {"name": ...}}`'
+            raise ValueError(f"it is one of {known}") from None
+        if "tools" not in info.data or choice in (None, ToolChoiceMode.NONE, ToolChoiceMode.AUTO):
+            return choice
+        names = [tool.function.name for tool in info.data["tools"] or ()]
+        if not names:
+            raise ValueError("there is nothing to choose from: give `tools` as well")
+        if isinstance(choice, NamedTool) and choice.function.name not in names:
+            raise ValueError(f"no tool is named {choice.function.name}")
+        return choice
+
+    @field_validator("messages")
+    @classmethod
+    def _calls_are_answered(cls, messages: tuple[ChatMessage, ...] | None) -> tuple[ChatMessage, ...] | None:
+        check_tool_results(messages or ())
+        return messages
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if [self.messages, self.prompt, self.token_ids].count(None) != 2:
             raise ValueError("give exactly one of `messages`, `prompt` and `token_ids`")
+        if self.tools is not None and self.messages is None:
+            raise ValueError("`tools` go with `messages`: a raw prompt has no place for them")
         return self
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model may call now."""
+        return () if self.tool_choice is ToolChoiceMode.NONE else self.tools or ()
+
+
+def check_tool_results(messages: Sequence[ChatMessage]) -> None:
+    """Raise ValueError unless the results of all calls, and no others, follow the message that made the calls."""
+    open_ids: set[str] = set()
+    for index, message in enumerate(messages):
+        if message.role is Role.TOOL:
+            if message.tool_call_id not in open_ids:
+                raise ValueError(f"message {index} answers a call that the assistant's turn before it has not made")
+            open_ids.discard(message.tool_call_id)
+            continue
+        if open_ids:
+            raise ValueError(f"message {index} comes before the results of {', '.join(sorted(open_ids))}")
+        ids = [call.id for call in message.tool_calls or ()]
+        open_ids = set(ids)
+        if len(open_ids) < len(ids):
+            raise ValueError(f"message {index} has two calls of one id")
+    if open_ids:
+        raise ValueError(f"the results of {', '.join(sorted(open_ids))} are missing at the end")
 
 
 class GrammarKind(StrEnum):
@@ -230,11 +400,23 @@ JobRequest = Annotated[
 """The body of ``POST /v1/jobs``."""
 
 
+class ToolStyle(StrEnum):
+    """How a model writes tool calls (``prompts.tool_calls``)."""
+
+    HERMES = "hermes"
+    LLAMA3 = "llama3"
+    JSON = "json"
+
+
 class GeneratePayload(Strict):
-    """The part of a request that the worker needs, as stored in the job row."""
+    """The part of a request that the worker needs, as stored in the job row.
+
+    ``tool_style`` is how this model version writes calls, if there are tools that it may call.
+    """
 
     input: GenerateInput
     sampling: Sampling
+    tool_style: ToolStyle | None = None
 
 
 class TopLogprob(Strict):
@@ -257,11 +439,14 @@ class TokenLogprob(TopLogprob):
 class GenerateOutput(Strict):
     """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came.
 
+    If the model called tools, ``text`` is all that it wrote, ``content`` what is left of it beside the calls.
     ``logprobs`` are there if the job asked: of each token of the text, not of the one that ended it.
     """
 
     text: str
-    finish_reason: Literal["stop", "length", "cancelled", "deadline"]
+    finish_reason: Literal["stop", "length", "tool_calls", "cancelled", "deadline"]
+    content: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 

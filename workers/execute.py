@@ -82,7 +82,8 @@ class Generating:
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Generate the job's text. Raises InvalidRequest for a payload that cannot be read or does not fit."""
-        request, start = self._begin(attempt)
+        payload = read_payload(GeneratePayload, attempt.claim.payload)
+        request, start = self._begin(attempt, payload)
         submitted_at = self._clock()
         try:
             completion = self._entrance.stay(
@@ -95,11 +96,11 @@ class Generating:
         except EngineError as error:
             return outcome.refused(attempt.claim, error, start.lineage)
         waited_s = submitted_at - attempt.claimed_at
-        return outcome.completed(attempt.claim, completion, waited_s, start, self._tokenizer)
+        return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer)
 
-    def _begin(self, attempt: Attempt) -> tuple[EngineRequest, Checkpoint]:
+    def _begin(self, attempt: Attempt, payload: GeneratePayload) -> tuple[EngineRequest, Checkpoint]:
         """Return the request and where it starts, which readers are told if this is not the job's first attempt."""
-        request = self._request(attempt)
+        request = self._request(attempt, payload)
         if attempt.epoch == 1:
             return request, Checkpoint(lineage=((1, 0),))
         start = self._resumer.checkpoint(attempt.claim).continued_by(attempt.epoch)
@@ -119,8 +120,7 @@ class Generating:
         self._frames.put_start(attempt.job_id, attempt.epoch, start)
         return request, start
 
-    def _request(self, attempt: Attempt) -> EngineRequest:
-        payload = read_payload(GeneratePayload, attempt.claim.payload)
+    def _request(self, attempt: Attempt, payload: GeneratePayload) -> EngineRequest:
         prompt = build_prompt(self._tokenizer, payload.input)
         max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
         return EngineRequest(

@@ -17,11 +17,12 @@ from itertools import chain
 from models.engine.requests import Completion, EngineError, EngineStopped, FinishReason, Progress
 from prompts.logprobs import spell
 from prompts.tokenizer import Tokenizer
+from prompts.tool_calls import read_answer
 from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release
 from store.errors import HeadraceError
 from store.logprobs import Logprobs
-from store.payloads import GenerateOutput, JobErrorBody, Usage
+from store.payloads import GenerateOutput, GeneratePayload, JobErrorBody, TokenLogprob, Usage
 from store.states import JobState
 from workers.logprobs import kept_by_delta
 
@@ -65,7 +66,12 @@ def is_on_probation(claim: Claim) -> bool:
 
 
 def completed(
-    claim: Claim, completion: Completion, waited_s: float, start: Checkpoint, tokenizer: Tokenizer
+    claim: Claim,
+    payload: GeneratePayload,
+    completion: Completion,
+    waited_s: float,
+    start: Checkpoint,
+    tokenizer: Tokenizer,
 ) -> Finish | Retry:
     """Return the outcome of a request that the engine ended.
 
@@ -75,6 +81,8 @@ def completed(
         return _handed_back(claim, completion, start)
     state = STATES[completion.finish_reason]
     logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
+    output = answer(payload, claim.job_id, completion.text, completion.finish_reason)
+    output = output.model_copy(update={"logprobs": _spelled(completion, logprobs, tokenizer)})
     late = JobErrorBody(
         code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
     )
@@ -82,7 +90,7 @@ def completed(
         job_id=claim.job_id,
         epoch=claim.epoch,
         state=state,
-        output=_output(completion, logprobs, tokenizer).model_dump(exclude_none=True),
+        output=output.model_dump(exclude_none=True),
         error=late.model_dump() if state is JobState.EXPIRED else None,
         usage=usage(claim, completion, waited_s, start).model_dump(),
         deltas=completion.deltas,
@@ -91,10 +99,20 @@ def completed(
     )
 
 
-def _output(completion: Completion, logprobs: Sequence[Logprobs], tokenizer: Tokenizer) -> GenerateOutput:
-    """Return the output. An answer without any text has no deltas, so no logprobs of them; it may have asked."""
-    spelled = spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
-    return GenerateOutput(text=completion.text, finish_reason=completion.finish_reason.value, logprobs=spelled)
+def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReason) -> GenerateOutput:
+    """Return what the job's owner gets: the text, and the tool calls that are written in it."""
+    content, calls = read_answer(payload, job_id, text)
+    if not calls:
+        return GenerateOutput(text=text, finish_reason=reason.value)
+    said = "tool_calls" if reason is FinishReason.STOP else reason.value
+    return GenerateOutput(text=text, finish_reason=said, content=content, tool_calls=calls)
+
+
+def _spelled(
+    completion: Completion, logprobs: Sequence[Logprobs], tokenizer: Tokenizer
+) -> tuple[TokenLogprob, ...] | None:
+    """Return the logprobs. An answer without any text has no deltas, so none of them; it may have asked."""
+    return spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
 
 
 def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Retry:

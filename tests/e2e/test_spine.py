@@ -68,6 +68,36 @@ def test_an_answer_follows_its_form_and_tells_how_likely_it_was(running: Running
     assert re.fullmatch(" [A-Z][a-z]+", text.choices[0].text)
 
 
+def _city_tool(name: str) -> Any:
+    city = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 16}}, "required": ["city"]}
+    return {"type": "function", "function": {"name": name, "description": f"{name} of a city", "parameters": city}}
+
+
+def test_a_forced_call_validates_and_its_result_is_answered(running: Running) -> None:
+    question: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+    tools = [_city_tool("get_weather"), _city_tool("get_population")]
+    asked: dict[str, Any] = {"model": "smollm2", "messages": question, "tools": tools, "temperature": 0}
+    for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        forced = asked | {"tool_choice": choice, "max_tokens": 400}
+        whole = running.client.chat.completions.create(**forced).choices[0]
+        calls = whole.message.tool_calls or []
+        assert (whole.finish_reason, whole.message.content, len(calls) > 0) == ("tool_calls", None, True)
+        for call in calls:
+            assert set(json.loads(call.function.arguments)) == {"city"}
+            assert call.function.name in (
+                {"get_weather", "get_population"} if choice == "required" else {"get_weather"}
+            )
+        with running.client.chat.completions.create(**forced, stream=True) as stream:
+            told = [call for chunk in stream for call in chunk.choices[0].delta.tool_calls or []]
+        arguments = "".join(call.function.arguments or "" for call in told if call.function)
+        assert arguments == "".join(call.function.arguments for call in calls)
+    results: Any = [{"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 °C"} for call in calls]
+    answer = running.client.chat.completions.create(
+        **asked | {"messages": [*question, whole.message, *results], "tool_choice": "none", "max_tokens": 40}
+    )
+    assert "sunny" in (answer.choices[0].message.content or "")
+
+
 @pytest.mark.parametrize(("fault", "jobs", "check"), [("none", 24, 12), ("kill-worker", 32, 0), ("flush-redis", 32, 0)])
 def test_mixed_jobs_each_end_once_whatever_breaks(
     running: Running, pytestconfig: pytest.Config, fault: str, jobs: int, check: int

@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 
+from models.engine.requests import FinishReason
 from prompts.logprobs import spell
 from prompts.tokenizer import ByteTokenizer
 from store import ordering
@@ -20,8 +21,10 @@ from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release, claim, finish, release
 from store.db import Database
 from store.logprobs import Logprobs, TokenLogprobs
+from store.payloads import GeneratePayload
 from store.states import JobState
 from store.streams import Frame, StreamPublisher
+from workers.outcome import answer
 
 Answer = Callable[[dict[str, Any]], Sequence[str]]
 
@@ -43,6 +46,12 @@ class Attempt:
             tuple(TokenLogprobs(byte, -0.25, ((byte, -0.25), (256, -1.5))[:count]) for byte in text.encode())
             for text in texts
         ]
+
+
+def _read(claimed: Claim, text: str, finish_reason: str) -> dict[str, Any]:
+    """The output as a real worker reads it in the text."""
+    payload = GeneratePayload.model_validate(claimed.payload)
+    return answer(payload, claimed.job_id, text, FinishReason(finish_reason)).model_dump(exclude_none=True)
 
 
 class ScriptedWorker:
@@ -89,6 +98,8 @@ class ScriptedWorker:
     def succeed(self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True) -> None:
         """End the job with what was said."""
         output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
+        if attempt.claim.payload.get("tool_style") is not None:
+            output = _read(attempt.claim, output["text"], finish_reason)
         if attempt.claim.payload["sampling"].get("logprobs") is not None:
             spelled = spell(ByteTokenizer(), chain.from_iterable(attempt.likely(attempt.said)))
             output["logprobs"] = [entry.model_dump() for entry in spelled]

@@ -23,6 +23,19 @@ def _messages(*messages: Body) -> Body:
 
 USER = {"role": "user", "content": "hi"}
 
+
+def _tool(name: str, **function: Any) -> Body:
+    return {"type": "function", "function": {"name": name, **function}}
+
+
+def _nested(levels: int) -> Body:
+    return {"type": "object", "not": _nested(levels - 1)} if levels else {}
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "1"}
+
 # Body, the field it is about, and words that its message must have.
 BAD_JOBS: dict[str, tuple[Any, str | None, str]] = {
     "no model": ({"input": {"prompt": "x"}}, "model", "is required"),
@@ -44,6 +57,7 @@ BAD_JOBS: dict[str, tuple[Any, str | None, str]] = {
     "unknown role": (_messages({"role": "wizard", "content": "x"}), "input.messages[0].role", "'assistant'"),
     "content is an object": (_messages({"role": "user", "content": {}}), "input.messages[0].content", "string"),
     "too many messages": (_messages(*[USER] * 1025), "input.messages", "1024"),
+    "tools with a prompt": ({"model": "tiny", "input": {"prompt": "x", "tools": [_tool("f")]}}, "input", "`messages`"),
     "prompt over the context": (
         {"model": "tiny", "input": {"prompt": "x" * CONTEXT_WINDOW}},
         "input",
@@ -126,23 +140,106 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "messages empty": ({"model": "tiny", "messages": []}, "messages", "at least 1"),
     "content missing": (_with_message(role="user"), "messages[1].content", "is required"),
     "content empty": (_with_message(role="user", content=""), "messages[1].content", "at least 1"),
-    "role": (_with_message(role="tool", content="x", tool_call_id="1"), "messages[1].role", "not supported"),
+    "role": (_with_message(role="function", content="x", name="f"), "messages[1].role", "not supported"),
     "picture": (
         _with_message(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),
         "messages[1].content[0].type",
         "only text",
     ),
-    "tool calls": (
-        _with_message(role="assistant", content="x", tool_calls=[{"id": "1"}]),
-        "messages[1].tool_calls",
+    "function_call in a message": (
+        _with_message(role="assistant", content=None, function_call={"name": "f", "arguments": "{}"}),
+        "messages[1].function_call",
         "not supported",
+    ),
+    "name": (_with_message(role="user", name="a b", content="x"), "messages[1].name", "pattern"),
+    "call of no function": (
+        _with_message(role="assistant", tool_calls=[{"id": "1"}]),
+        "messages[1].tool_calls[0].function",
+        "is required",
+    ),
+    "call of another kind": (
+        _with_message(role="assistant", tool_calls=[{"id": "1", "type": "custom", "custom": {}}]),
+        "messages[1].tool_calls[0].type",
+        "only calls of functions",
+    ),
+    "call of a strange name": (
+        _with_message(role="assistant", tool_calls=[{"id": "1", "function": {"name": "a b", "arguments": "{}"}}]),
+        "messages[1].tool_calls[0].function.name",
+        "pattern",
+    ),
+    "calls of the user": (
+        _with_message(role="user", content="x", tool_calls=[CALL]),
+        "messages[1]",
+        "only the assistant",
+    ),
+    "result without an id": (_with_message(role="tool", content="x"), "messages[1]", "`tool_call_id`"),
+    "id without a result": (_with_message(role="user", content="x", tool_call_id="1"), "messages[1]", "of role `tool`"),
+    "result of nothing": (_with_message(**RESULT), "messages", "message 1 answers a call"),
+    "result given twice": (
+        CHAT | {"messages": [USER, CALLING, RESULT, RESULT]},
+        "messages",
+        "message 3 answers a call",
+    ),
+    "result too late": (CHAT | {"messages": [USER, CALLING, USER, RESULT]}, "messages", "before the results of c1"),
+    "no result": (CHAT | {"messages": [USER, CALLING]}, "messages", "results of c1 are missing"),
+    "one id twice": (
+        _with_message(role="assistant", tool_calls=[CALL, CALL]),
+        "messages",
+        "two calls of one id",
     ),
     "n": (CHAT | {"n": 2}, "n", "not supported"),
     "top_logprobs alone": (CHAT | {"top_logprobs": 3}, "top_logprobs", "set it to true"),
     "too many top_logprobs": (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "equal to 20"),
     "logit_bias": (CHAT | {"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
-    "tools": (CHAT | {"tools": [{"type": "function"}]}, "tools", "not supported"),
-    "tool_choice": (CHAT | {"tool_choice": "required"}, "tool_choice", "not supported"),
+    "functions": (CHAT | {"functions": [{"name": "f"}]}, "functions", "give `tools`"),
+    "function_call": (CHAT | {"function_call": {"name": "f"}}, "function_call", "give `tool_choice`"),
+    "tool without a function": (CHAT | {"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
+    "tool of another kind": (CHAT | {"tools": [{"type": "web_search"}]}, "tools[0].type", "only functions"),
+    "tool with a strange name": (CHAT | {"tools": [_tool("a b")]}, "tools[0].function.name", "pattern"),
+    "tool with a strange field": (CHAT | {"tools": [_tool("f", colour=1)]}, "tools[0].function.colour", "remove it"),
+    "tools of one name": (CHAT | {"tools": [_tool("f"), _tool("f")]}, "tools", "two functions are named f"),
+    "too many tools": (CHAT | {"tools": [_tool(f"f{n}") for n in range(129)]}, "tools", "128"),
+    "parameters of no object": (
+        CHAT | {"tools": [_tool("f", parameters={"type": "string"})]},
+        "tools[0].function.parameters",
+        '"type": "object"',
+    ),
+    "parameters without end": (
+        CHAT | {"tools": [_tool("f", parameters={"description": "x" * 65_536})]},
+        "tools[0].function.parameters",
+        "65536 characters",
+    ),
+    "parameters too deep": (
+        CHAT | {"tools": [_tool("f", parameters=_nested(300))]},
+        "tools[0].function.parameters",
+        "64 levels",
+    ),
+    "tool_choice alone": (CHAT | {"tool_choice": "required"}, "tool_choice", "give `tools`"),
+    "tool_choice unknown": (CHAT | {"tools": [_tool("f")], "tool_choice": "any"}, "tool_choice", "`required`"),
+    "tool_choice of no tool": (
+        CHAT | {"tools": [_tool("f")], "tool_choice": _tool("g")},
+        "tool_choice",
+        "no tool is named g",
+    ),
+    "tool_choice of several": (
+        CHAT | {"tools": [_tool("f")], "tool_choice": {"type": "allowed_tools"}},
+        "tool_choice.type",
+        "name a function",
+    ),
+    "parameters that are no followable schema": (
+        CHAT
+        | {
+            "tools": [_tool("f"), _tool("g", parameters={"required": ["x"], "additionalProperties": False})],
+            "tool_choice": "required",
+        },
+        "tools[1].function.parameters",
+        "cannot be held to its parameters",
+    ),
+    "a call that never ends": (
+        CHAT | {"tools": [_tool("f")], "tool_choice": "required", "ignore_eos": True},
+        "ignore_eos",
+        "leave out `ignore_eos`",
+    ),
     "audio": (CHAT | {"audio": {"voice": "x"}}, "audio", "not supported"),
     "modalities": (CHAT | {"modalities": ["text", "audio"]}, "modalities", "not supported"),
     "format of no type": (CHAT | {"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),

@@ -17,11 +17,20 @@ from models.engine.requests import (
     TokenLogprobs,
 )
 from prompts.tokenizer import ByteTokenizer
+from prompts.tool_calls import call_id
 from store import logprobs as stored
 from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release
 from store.errors import InvalidRequest
-from store.payloads import GeneratePayload, GrammarKind, GrammarSpec, Sampling, read_payload
+from store.payloads import (
+    GenerateInput,
+    GeneratePayload,
+    GrammarKind,
+    GrammarSpec,
+    Sampling,
+    ToolStyle,
+    read_payload,
+)
 from store.states import JobState
 from workers import outcome
 from workers.execute import sampling_params
@@ -42,6 +51,9 @@ CLAIM = Claim(
     queued_s=0.5,
     max_attempts=3,
 )
+
+
+PAYLOAD = GeneratePayload(input=GenerateInput(prompt="x"), sampling=Sampling())
 
 
 def completion(reason: FinishReason) -> Completion:
@@ -69,7 +81,9 @@ def completion(reason: FinishReason) -> Completion:
     ],
 )
 def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, state: JobState, code: str) -> None:
-    finish = outcome.completed(CLAIM, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)), ByteTokenizer())
+    finish = outcome.completed(
+        CLAIM, PAYLOAD, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)), ByteTokenizer()
+    )
     assert isinstance(finish, Finish)
     assert (finish.state, finish.epoch, finish.deltas, finish.lineage) == (state, 4, ("the ", "mill"), ((4, 0),))
     assert finish.output == {"text": "the mill", "finish_reason": reason.value}
@@ -87,8 +101,26 @@ def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, s
 START = Checkpoint(("the ",), ((1,),), ((2, 0), (4, 1)))
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length"), (FinishReason.CANCELLED, "cancelled")],
+)
+def test_calls_are_told_apart_from_content_and_the_text_is_kept(reason: FinishReason, said: str) -> None:
+    asked = GenerateInput.model_validate(
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "turn"}}]}
+    )
+    payload = GeneratePayload(input=asked, sampling=Sampling(), tool_style=ToolStyle.JSON)
+    text = 'The mill.\n{"name": "turn", "arguments": {"by": 1}}'
+    finish = outcome.completed(CLAIM, payload, replace(completion(reason), text=text), 0.125, START, ByteTokenizer())
+    assert isinstance(finish, Finish)
+    call = {"id": call_id("job_1", 0), "type": "function", "function": {"name": "turn", "arguments": '{"by": 1}'}}
+    assert finish.output == {"text": text, "finish_reason": said, "content": "The mill.", "tool_calls": (call,)}
+    alone = outcome.answer(payload, "job_1", text.partition("\n")[2], reason)
+    assert (alone.content, len(alone.tool_calls or ())) == (None, 1)
+
+
 def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_token_came() -> None:
-    finish = outcome.completed(CLAIM, completion(FinishReason.STOP), 0.125, START, ByteTokenizer())
+    finish = outcome.completed(CLAIM, PAYLOAD, completion(FinishReason.STOP), 0.125, START, ByteTokenizer())
     assert isinstance(finish, Finish)
     assert (finish.lineage, (finish.usage or {})["first_token_ms"]) == (((2, 0), (4, 1)), None)
 
@@ -104,7 +136,7 @@ def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
         delta_token_ids=((0x68,), (0xC3, 256)),
         logprobs=tuple(found),
     )
-    finish = outcome.completed(CLAIM, whole, 0.125, START, ByteTokenizer())
+    finish = outcome.completed(CLAIM, PAYLOAD, whole, 0.125, START, ByteTokenizer())
     assert isinstance(finish, Finish)
     first, half, end = (
         stored.TokenLogprobs(0x68, -0.25, ((0x68, -0.25), (0x6F, -2.0))),
@@ -130,7 +162,7 @@ def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
     claim = replace(CLAIM, is_suspect=is_suspect, crashes=crashes)
     tokens = tuple(range(1 + num_new))
     whole = replace(completion(FinishReason.HANDED_BACK), token_ids=tokens, delta_token_ids=((0,), (1, 2)))
-    retry = outcome.completed(claim, whole, 0.125, START, ByteTokenizer())
+    retry = outcome.completed(claim, PAYLOAD, whole, 0.125, START, ByteTokenizer())
     assert isinstance(retry, Retry)
     assert retry.release(claim) == Release(
         "job_1", 4, cleared=cleared, checkpoint=Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)

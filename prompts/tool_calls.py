@@ -1,0 +1,297 @@
+"""Tool calls in what a model wrote: read from the whole text, or from its pieces as they come, with the same result.
+
+Three styles of writing are known; a name that is not among the request's tools makes no call in any of them::
+
+    hermes   <tool_call>{"name": "f", "arguments": {...}}</tool_call>   anywhere in the text
+    llama3   {"name": "f", "parameters": {...}}                         at the start of a line, or after <|python_tag|>
+    json     {"name": "f", "arguments": {...}}                          at the start of a line
+
+A call counts from where its name is known and its arguments begin; from there on its text is given out as it comes,
+and can no longer be taken back. So what is broken before that stays content, and what is broken behind it is a call
+whose arguments are no JSON, which OpenAI warns of too. White space beside calls belongs to nobody.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import groupby
+
+from prompts.partial_json import Cursor, Mismatch, Walk
+from store.payloads import FunctionCall, GeneratePayload, ToolCall, ToolStyle
+
+
+@dataclass(frozen=True, slots=True)
+class ContentPiece:
+    """The next text that is no call."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """The next of call ``index``: with a ``name`` it begins; ``arguments`` are more of their text."""
+
+    index: int
+    name: str | None
+    arguments: str
+
+
+Piece = ContentPiece | CallPiece
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCall:
+    """A call as the model wrote it."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A whole answer: what of it is no call, and the calls in order."""
+
+    content: str
+    calls: tuple[WrittenCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Syntax:
+    """What a style has around its calls. In a bare one a brace at the start of a line begins a call by itself."""
+
+    opening: str | None
+    closing: str | None
+    is_bare: bool
+
+
+HERMES_TAGS = ("<tool_call>", "</tool_call>")
+
+_SYNTAX = {
+    ToolStyle.HERMES: _Syntax(*HERMES_TAGS, is_bare=False),
+    ToolStyle.LLAMA3: _Syntax("<|python_tag|>", None, is_bare=True),
+    ToolStyle.JSON: _Syntax(None, None, is_bare=True),
+}
+_ARGUMENTS = ("arguments", "parameters")
+_KEYS = ("name", "type", *_ARGUMENTS)
+_SEPARATORS = re.compile(r"[\s;,]")
+_MOST_IN_VAIN = 262_144
+"""Characters that may be looked at in what turns out to be no call, so that no text takes for ever to read."""
+
+
+class ToolCallReader:
+    """Reads one answer as it comes. ``most`` bounds the calls: what is written of further ones is dropped.
+
+    What was read and not given out is white space, or may become a call::
+
+        given out │ held │ not here yet
+                  └ _told
+    """
+
+    def __init__(self, style: ToolStyle, names: Collection[str], most: int | None = None) -> None:
+        self._syntax = _SYNTAX[style]
+        self._names = frozenset(names)
+        self._most = most
+        openings = [re.escape(self._syntax.opening)] if self._syntax.opening else []
+        self._opening = re.compile("|".join([*openings, r"\{"] if self._syntax.is_bare else openings))
+        self._cursor = Cursor()
+        self._told = 0
+        self._num_calls = 0
+        self._num_in_vain = 0
+        self._last_call_end: int | None = None
+        self._has_content = False
+        self._pieces: list[Piece] = []
+        self._walk = self._read()
+
+    def add(self, text: str) -> list[Piece]:
+        """Take the next text and return what it made certain, often nothing."""
+        self._cursor.add(text)
+        return self._go_on()
+
+    def finish(self) -> list[Piece]:
+        """Return what was still held: the text is complete, and the reader done."""
+        self._cursor.complete()
+        return self._go_on()
+
+    def _go_on(self) -> list[Piece]:
+        next(self._walk, None)
+        pieces, self._pieces = self._pieces, []
+        return list(_joined(pieces))
+
+    def _read(self) -> Walk[None]:
+        cursor = self._cursor
+        while True:
+            found = self._opening.search(cursor.text, cursor.at)
+            if found is None:
+                self._tell_content(self._end_of_content())
+                if cursor.is_complete:
+                    return
+                yield
+            elif self._may_open(found):
+                yield from self._call_or_content(found)
+            else:
+                self._tell_content(found.end())
+
+    def _may_open(self, found: re.Match[str]) -> bool:
+        """False for a brace in the middle of a line, unless a call has just ended there."""
+        if self._num_in_vain > _MOST_IN_VAIN:
+            return False
+        if found[0] != "{" or found.start() == self._last_call_end:
+            return True
+        line = found.string.rfind("\n", 0, found.start()) + 1
+        return not found.string[line : found.start()].strip()
+
+    def _end_of_content(self) -> int:
+        """Return where what is certainly content ends: before white space, and before what may become a tag."""
+        text = self._cursor.text
+        if self._cursor.is_complete:
+            return len(text)
+        tag = self._syntax.opening or ""
+        begun = next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)
+        return self._told + len(text[self._told : len(text) - begun].rstrip())
+
+    def _tell_content(self, end: int) -> None:
+        text = self._cursor.text[self._told : end]
+        if text:
+            # What stood between was a call: the two texts are not one word.
+            is_apart = self._told == self._last_call_end and self._has_content
+            self._pieces.append(ContentPiece(f"\n{text}" if is_apart else text))
+            self._has_content = True
+            self._told = end
+        self._cursor.at = max(self._cursor.at, self._told)
+
+    def _call_or_content(self, found: re.Match[str]) -> Walk[None]:
+        cursor = self._cursor
+        cursor.at = found.start() if found[0] == "{" else found.end()
+        try:
+            name, arguments = yield from self._head()
+        except Mismatch:
+            self._num_in_vain += cursor.at - found.start()
+            cursor.at = found.end()
+            self._tell_content(found.end())
+            return
+        self._tell_content(self._told + len(found.string[self._told : found.start()].rstrip()))
+        yield from self._tell_call(name, arguments)
+        yield from self._tail()
+        self._told = self._last_call_end = cursor.at
+
+    def _tell_call(self, name: str, arguments: str | None) -> Walk[None]:
+        """Give out a call: its arguments as they come, unless they stood before the name."""
+        index, self._num_calls = self._num_calls, self._num_calls + 1
+
+        def tell(text: str, name: str | None = None) -> None:
+            if self._most is None or index < self._most:
+                self._pieces.append(CallPiece(index, name, text))
+
+        tell(arguments or "", name)
+        if arguments is None:
+            yield from self._cursor.object(tell)
+
+    def _head(self) -> Walk[tuple[str, str | None]]:
+        """Read a call up to its arguments; return its name, and its arguments if they stood before it.
+
+        Raises Mismatch as soon as it can be no call.
+        """
+        cursor = self._cursor
+        name, arguments = None, None
+        yield from cursor.expect("{")
+        while True:
+            key = yield from cursor.word(_KEYS)
+            yield from cursor.expect(":")
+            if key == "name":
+                name = yield from cursor.word(self._names)
+            elif key == "type":
+                yield from cursor.word(("function",))
+            elif (yield from cursor.peek()) != "{":
+                raise Mismatch
+            elif name is not None:
+                return name, None
+            else:
+                arguments = yield from self._early_arguments()
+            if (yield from cursor.peek()) == "}":
+                break
+            yield from cursor.expect(",")
+        # Within tags it is plain what is meant; a bare object may be part of an answer.
+        if name is None or (arguments is None and self._syntax.is_bare):
+            raise Mismatch
+        return name, arguments or "{}"
+
+    def _early_arguments(self) -> Walk[str]:
+        parts: list[str] = []
+        yield from self._cursor.object(parts.append)
+        if not is_json_object("".join(parts)):
+            raise Mismatch
+        return "".join(parts)
+
+    def _tail(self) -> Walk[None]:
+        """Pass over what closes a call, as far as it is there, and what separates it from the next."""
+        cursor = self._cursor
+        following = yield from cursor.peek()
+        if following == ",":
+            yield from cursor.object(lambda _: None, depth=1)
+        elif following == "}":
+            cursor.at += 1
+        if self._syntax.closing is not None:
+            yield from cursor.literal(self._syntax.closing)
+        yield from cursor.peek(_SEPARATORS) if self._syntax.is_bare else cursor.peek()
+
+
+def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Yield the pieces, content that was found bit by bit as one."""
+    for is_content, group in groupby(pieces, key=lambda piece: isinstance(piece, ContentPiece)):
+        if is_content:
+            yield ContentPiece("".join(piece.text for piece in group if isinstance(piece, ContentPiece)))
+        else:
+            yield from group
+
+
+def is_json_object(text: str) -> bool:
+    """Return True for the text of a JSON object."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def merged(pieces: Iterable[Piece]) -> Reading:
+    """Return what the pieces of one answer are together."""
+    content = ""
+    calls: dict[int, WrittenCall] = {}
+    for piece in pieces:
+        match piece:
+            case ContentPiece(text):
+                content += text
+            case CallPiece(index, name, arguments):
+                so_far = calls.get(index) or WrittenCall(name or "", "")
+                calls[index] = WrittenCall(so_far.name, so_far.arguments + arguments)
+    return Reading(content, tuple(calls.values()))
+
+
+def reader_for(payload: GeneratePayload) -> ToolCallReader | None:
+    """Return a reader of the answer to a request, None if it has no tools to call."""
+    if payload.tool_style is None:
+        return None
+    names = [tool.function.name for tool in payload.input.callable_tools]
+    return ToolCallReader(payload.tool_style, names, 1 if payload.input.parallel_tool_calls is False else None)
+
+
+def read_answer(payload: GeneratePayload, job_id: str, text: str) -> tuple[str | None, tuple[ToolCall, ...]]:
+    """Return the content and the calls of a whole answer; the content is None if there are calls and nothing else."""
+    reader = reader_for(payload)
+    if reader is None:
+        return text, ()
+    reading = merged([*reader.add(text), *reader.finish()])
+    calls = tuple(_tool_call(job_id, index, call) for index, call in enumerate(reading.calls))
+    return reading.content or (None if calls else ""), calls
+
+
+def _tool_call(job_id: str, index: int, call: WrittenCall) -> ToolCall:
+    # Not held to the bounds of a request: what a model wrote is answered however long it is.
+    function = FunctionCall.model_construct(name=call.name, arguments=call.arguments)
+    return ToolCall.model_construct(id=call_id(job_id, index), type="function", function=function)
+
+
+def call_id(job_id: str, index: int) -> str:
+    """Return the id of a job's call, the same whoever asks and however often."""
+    return f"call_{blake2b(f'{job_id} {index}'.encode(), digest_size=12).hexdigest()}"

@@ -1,0 +1,214 @@
+"""Grammars that hold a model to its tools: the calls that it must make, or those of strict functions if it makes any.
+
+They are written in the model's own style (``prompts.tool_calls``), so that what they allow is always read as calls,
+with arguments that validate against the function's schema.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prompts.grammar import Grammars
+from prompts.tokenizer import Tokenizer
+from prompts.tool_calls import HERMES_TAGS
+from store.errors import InvalidRequest
+from store.payloads import (
+    MAX_GRAMMAR_CHARS,
+    FunctionSpec,
+    GenerateInput,
+    GeneratePayload,
+    GrammarKind,
+    GrammarSpec,
+    NamedTool,
+    Tool,
+    ToolChoiceMode,
+    ToolStyle,
+)
+
+_MOST_FORCED_CALLS = 8
+"""A model that must call may call so often; one that is small would go on for ever."""
+
+_BEFORE_ARGUMENTS = {
+    ToolStyle.HERMES: '\n{{"name": "{name}", "arguments": ',
+    ToolStyle.LLAMA3: '{{"name": "{name}", "parameters": ',
+    ToolStyle.JSON: '{{"name": "{name}", "arguments": ',
+}
+_AFTER_ARGUMENTS = {ToolStyle.HERMES: "}\n", ToolStyle.LLAMA3: "}", ToolStyle.JSON: "}"}
+
+# As models have seen JSON in training; and one that may write any amount of white space often writes nothing else.
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# Beside one of these, more properties may be meant than those that are named.
+_OPEN_ENDED = frozenset(
+    {
+        "additionalProperties",
+        "unevaluatedProperties",
+        "patternProperties",
+        "propertyNames",
+        "minProperties",
+        "dependentSchemas",
+        "dependentRequired",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "$ref",
+        "$dynamicRef",
+    }
+)
+
+
+def with_tools(payload: GeneratePayload, tokenizer: Tokenizer, grammars: Grammars) -> GeneratePayload:
+    """Return the payload of a request with tools for this model: how its answer is read, and what it is held to.
+
+    Raises InvalidRequest if the model cannot be held to what was asked for.
+    """
+    grammar = grammar_for(payload.input, tokenizer, payload.sampling.grammar)
+    if grammar is not None:
+        _check(grammar, payload.input.callable_tools, grammars)
+        if payload.sampling.ignore_eos:
+            raise InvalidRequest(
+                "an answer that is held to tools ends with its calls: leave out `ignore_eos`",
+                param="sampling.ignore_eos",
+            )
+    sampling = payload.sampling.model_copy(update={"grammar": grammar})
+    return payload.model_copy(update={"sampling": sampling, "tool_style": tokenizer.tool_style})
+
+
+def grammar_for(source: GenerateInput, tokenizer: Tokenizer, answer: GrammarSpec | None) -> GrammarSpec | None:
+    """Return what the answer to a request with tools must look like, None if it is free.
+
+    ``answer`` is the grammar that was asked for: it is about an answer in words, so a forced call sets it aside. Raises
+    InvalidRequest if ``answer`` and free calls cannot go together, or the schemas are too long.
+    """
+    tools, choice, style = source.callable_tools, source.tool_choice, tokenizer.tool_style
+    writing = _Writing(style, *(_tag(tokenizer, tag) for tag in HERMES_TAGS))
+    if isinstance(choice, NamedTool):
+        return _spec(_forced(writing, tools, name=choice.function.name, most=1))
+    if choice is ToolChoiceMode.REQUIRED:
+        is_single = source.parallel_tool_calls is False or style is ToolStyle.LLAMA3
+        return _spec(_forced(writing, tools, most=1 if is_single else _MOST_FORCED_CALLS))
+    if answer is not None:
+        return _spec(_calls_or(answer, writing, tools))
+    if style is ToolStyle.HERMES and any(tool.function.strict for tool in tools):
+        return _spec(_free_text_with_calls(writing, tools))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """How a model writes calls, as terms of Lark; ``opening`` and ``closing`` are of use where a style has tags."""
+
+    style: ToolStyle
+    opening: str
+    closing: str
+
+    @property
+    def has_tags(self) -> bool:
+        return self.style is ToolStyle.HERMES
+
+    @property
+    def has_opening_token(self) -> bool:
+        return self.opening.startswith("<")
+
+
+def _tag(tokenizer: Tokenizer, text: str) -> str:
+    """Return the term for a tag: a token of its own is no text for llguidance, although it may be for the model."""
+    token_id = tokenizer.added_token_id(text)
+    return json.dumps(text) if token_id is None else f"<[{token_id}]>"
+
+
+def _forced(writing: _Writing, tools: Sequence[Tool], *, name: str | None = None, most: int) -> str:
+    """Calls and nothing else."""
+    more = "" if most == 1 else f' ("\\n" call){{0,{most - 1}}}'
+    schemas = {
+        index: _closed(tool.function) for index, tool in enumerate(tools) if name is None or tool.function.name == name
+    }
+    return f"start: call{more}\n{_calls(writing, tools, schemas)}"
+
+
+def _calls_or(answer: GrammarSpec, writing: _Writing, tools: Sequence[Tool]) -> str:
+    """Calls, or the answer that was asked for. Only where a call begins like no JSON can one be told from the other."""
+    if not writing.has_tags or answer.kind is not GrammarKind.JSON_SCHEMA:
+        raise InvalidRequest(
+            "with this model a form of the answer does not go together with tools that may be called or not: "
+            "let `tool_choice` be `none` or `required`",
+            param="input.tool_choice",
+        )
+    schema = json.loads(answer.text)
+    spaced = {**schema, "x-guidance": {"whitespace_flexible": False}} if isinstance(schema, dict) else schema
+    rules = _calls(writing, tools, _strict_schemas(tools))
+    return f'start: answer | call ("\\n" call)*\nanswer: %json {json.dumps(spaced)}\n{rules}'
+
+
+def _free_text_with_calls(writing: _Writing, tools: Sequence[Tool]) -> str:
+    """Any text, in which the opening tag is followed by a call."""
+    if writing.has_opening_token:
+        tagged = f"tagged: ANY {writing.opening} call"
+    else:
+        tagged = f"tagged: tag call\ntag[lazy]: ANY {writing.opening}"
+    rules = _calls(replace(writing, opening=""), tools, _strict_schemas(tools))
+    return f"start: tagged* ANY\nANY: /(.|\\n)*/\n{tagged}\n{rules}"
+
+
+def _calls(writing: _Writing, tools: Sequence[Tool], schemas: dict[int, dict[str, Any]]) -> str:
+    """Return the rule ``call``: one of the functions with a schema, by its place among the tools."""
+    opening, closing = (writing.opening, writing.closing) if writing.has_tags else ("", "")
+    after = json.dumps(_AFTER_ARGUMENTS[writing.style])
+    rules = [f"call: {' | '.join(f'call_{index}' for index in schemas)}"]
+    for index, schema in schemas.items():
+        before = json.dumps(_BEFORE_ARGUMENTS[writing.style].format(name=tools[index].function.name))
+        rules.append(f"call_{index}: {opening} {before} arguments_{index} {after} {closing}")
+        rules.append(f"arguments_{index}: %json {json.dumps(schema)}")
+    return "\n".join(rules) + "\n"
+
+
+def _strict_schemas(tools: Sequence[Tool]) -> dict[int, dict[str, Any]]:
+    """Return the schemas that free calls are held to: any object for a function that is not strict."""
+    anything: dict[str, Any] = {"type": "object"}
+    return {index: _closed(tool.function) if tool.function.strict else anything for index, tool in enumerate(tools)}
+
+
+def _closed(function: FunctionSpec) -> dict[str, Any]:
+    """Return the schema of a function's arguments as a model is held to it.
+
+    Properties that are not named are left out where that is allowed: a model that may add some adds them for ever.
+    """
+    schema: dict[str, Any] = {"type": "object", **(function.parameters or {}), "x-guidance": _SPACING}
+    named, required = schema.get("properties", {}), schema.get("required", [])
+    if not isinstance(named, dict) or not isinstance(required, list) or not _OPEN_ENDED.isdisjoint(schema):
+        return schema
+    is_named = all(isinstance(name, str) and name in named for name in required)
+    return {**schema, "additionalProperties": False} if is_named else schema
+
+
+def _spec(lark: str) -> GrammarSpec:
+    if len(lark) > MAX_GRAMMAR_CHARS:
+        raise InvalidRequest(
+            f"the schemas of the tools make a grammar of {len(lark)} characters, at most {MAX_GRAMMAR_CHARS} are "
+            "possible: name one tool, or give fewer",
+            param="input.tools",
+        )
+    return GrammarSpec(kind=GrammarKind.LARK, text=lark)
+
+
+def _check(grammar: GrammarSpec, tools: Sequence[Tool], grammars: Grammars) -> None:
+    """Raise InvalidRequest if the model cannot follow the grammar, with the function that is to blame if one is."""
+    try:
+        grammars.check(grammar.kind, grammar.text)
+    except InvalidRequest as error:
+        for index, tool in enumerate(tools):
+            _check_parameters(index, tool.function, grammars)
+        raise InvalidRequest(error.message, param="input.tools") from error
+
+
+def _check_parameters(index: int, function: FunctionSpec, grammars: Grammars) -> None:
+    try:
+        grammars.check(GrammarKind.JSON_SCHEMA, json.dumps(_closed(function)))
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f"calls of {function.name} cannot be held to its parameters: {error.message}",
+            code="invalid_json_schema",
+            param=f"input.tools[{index}].function.parameters",
+        ) from error

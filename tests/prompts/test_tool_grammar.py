@@ -1,0 +1,201 @@
+"""What a model is held to: every answer that the grammar allows is read as calls whose arguments validate."""
+
+import random
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import pytest
+import tokenizers
+from pydantic import BaseModel, ConfigDict, Field
+
+from prompts.grammar import Grammars
+from prompts.tokenizer import load_tokenizer
+from prompts.tool_calls import HERMES_TAGS, Reading, merged, reader_for
+from prompts.tool_grammar import with_tools
+from store.errors import InvalidRequest
+from store.payloads import GenerateInput, GeneratePayload, GrammarKind, GrammarSpec, Sampling, ToolStyle
+
+
+class _Unit(StrEnum):
+    CELSIUS = "celsius"
+    FAHRENHEIT = "fahrenheit"
+
+
+class _Weather(BaseModel):
+    """Nested, with definitions, a choice, bounds and something optional."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class Place(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        city: Annotated[str, Field(max_length=5)]
+        at: tuple[int, int] | None = None
+
+    place: Place
+    units: Annotated[list[_Unit], Field(max_length=2)]
+    days: Annotated[int, Field(ge=1, le=7)] = 1
+    mode: Literal["now", "later"]
+
+
+class _Nothing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+MODELS: dict[str, type[BaseModel]] = {"get_weather": _Weather, "stop": _Nothing}
+TOOLS = [
+    {"type": "function", "function": {"name": "get_weather", "parameters": _Weather.model_json_schema()}},
+    {"type": "function", "function": {"name": "stop"}},
+]
+
+
+class Babbler:
+    """A model that says anything that a grammar allows, token by token."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._tokenizer = load_tokenizer(files)
+        (self._eos,) = self._tokenizer.eos_token_ids
+        self._grammars = Grammars(
+            files["tokenizer.json"],
+            vocab_size=self._tokenizer.vocab_size,
+            eos_token_ids=self._tokenizer.eos_token_ids,
+        )
+
+    def asked(self, style: ToolStyle, answer: GrammarSpec | None = None, **fields: Any) -> GeneratePayload:
+        """The payload of a request with tools, if the model's style is this one."""
+        self._tokenizer.tool_style = style
+        body = {"messages": [{"role": "user", "content": "x"}], "tools": TOOLS, **fields}
+        free = GeneratePayload(input=GenerateInput.model_validate(body), sampling=Sampling(grammar=answer))
+        return with_tools(free, self._tokenizer, self._grammars)
+
+    def say(self, grammar: GrammarSpec, seed: int) -> str:
+        chance = random.Random(seed)
+        matcher = self._grammars.matcher(grammar.kind, grammar.text)
+        said: list[int] = []
+        while len(said) < 2_000:
+            matcher.follow(said)
+            allowed = _tokens_of(matcher.masks()[0])
+            words = allowed - {self._eos}
+            if not words or (words != allowed and chance.random() < 0.3):
+                break
+            said.append(chance.choice(sorted(words)))
+        return self._tokenizer.decode(said)
+
+    def accepts(self, grammar: GrammarSpec, text: str) -> bool:
+        """True if the text is a whole answer."""
+        matcher = self._grammars.matcher(grammar.kind, grammar.text)
+        tokens = self._tokenizer.encode(text, add_special=False)
+        for length, token in enumerate([*tokens, self._eos]):
+            matcher.follow(tokens[:length])
+            if token not in _tokens_of(matcher.masks()[0]):
+                return False
+        return True
+
+
+def _tokens_of(mask: bytes) -> set[int]:
+    return {8 * place + bit for place, byte in enumerate(mask) if byte for bit in range(8) if byte >> bit & 1}
+
+
+@pytest.fixture(scope="module")
+def plain(smollm2_files: dict[str, bytes]) -> Babbler:
+    return Babbler(smollm2_files)
+
+
+@pytest.fixture(scope="module")
+def tagged(smollm2_files: dict[str, bytes]) -> Babbler:
+    """Has each tag as a token of its own that is no special one, as Qwen has them."""
+    backend = tokenizers.Tokenizer.from_str(smollm2_files["tokenizer.json"].decode())
+    backend.add_tokens([tokenizers.AddedToken(tag, special=False, normalized=False) for tag in HERMES_TAGS])
+    return Babbler({**smollm2_files, "tokenizer.json": backend.to_str().encode()})
+
+
+@pytest.fixture(params=["plain", "tagged"])
+def babbler(request: pytest.FixtureRequest, plain: Babbler, tagged: Babbler) -> Babbler:
+    return plain if request.param == "plain" else tagged
+
+
+def reading_of(asked: GeneratePayload, text: str) -> Reading:
+    reader = reader_for(asked)
+    assert reader is not None
+    return merged([*reader.add(text), *reader.finish()])
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("style", ToolStyle)
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+def test_a_forced_answer_is_calls_that_validate_and_nothing_else(
+    babbler: Babbler, style: ToolStyle, choice: Any
+) -> None:
+    asked = babbler.asked(style, tool_choice=choice)
+    assert asked.sampling.grammar is not None
+    numbers = set()
+    for seed in range(6):
+        reading = reading_of(asked, babbler.say(asked.sampling.grammar, seed))
+        assert (reading.content, len(reading.calls) > 0) == ("", True)
+        numbers.add(len(reading.calls))
+        for call in reading.calls:
+            MODELS[call.name].model_validate_json(call.arguments)
+            assert choice != NAMED or call.name == "get_weather"
+    assert (max(numbers) > 1) == (choice == "required" and style is not ToolStyle.LLAMA3)
+
+
+def test_calls_side_by_side_can_be_switched_off(plain: Babbler) -> None:
+    one = '{"name": "stop", "arguments": {}}'
+    for is_parallel, number, allowed in [(True, 2, True), (False, 1, True), (False, 2, False), (True, 9, False)]:
+        grammar = plain.asked(ToolStyle.JSON, tool_choice="required", parallel_tool_calls=is_parallel).sampling.grammar
+        assert grammar is not None
+        assert plain.accepts(grammar, "\n".join([one] * number)) is allowed
+
+
+def test_an_answer_is_free_unless_a_function_is_strict(babbler: Babbler) -> None:
+    assert babbler.asked(ToolStyle.HERMES).sampling.grammar is None
+    strict = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]  # type: ignore[dict-item]
+    assert babbler.asked(ToolStyle.JSON, tools=strict).sampling.grammar is None
+    grammar = babbler.asked(ToolStyle.HERMES, tools=strict).sampling.grammar
+    assert grammar is not None
+    good = '{"place": {"city": "Oslo"}, "units": [], "mode": "now"}'
+    call = '<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
+    assert babbler.accepts(grammar, "No <b>call</b> at all.")
+    assert babbler.accepts(grammar, "Let me see. " + call.format("get_weather", good) + " Seen.")
+    assert babbler.accepts(grammar, call.format("stop", '{"what": "ever"}'))
+    assert not babbler.accepts(grammar, call.format("get_weather", "{}"))
+    assert not babbler.accepts(grammar, call.format("get_weather", good) + " <tool_call> what?")
+
+
+def test_a_form_of_the_answer_leaves_room_for_calls_where_the_two_can_be_told_apart(babbler: Babbler) -> None:
+    form = GrammarSpec(kind=GrammarKind.JSON_SCHEMA, text='{"type": "object", "properties": {"a": {"type": "null"}}}')
+    grammar = babbler.asked(ToolStyle.HERMES, form).sampling.grammar
+    assert grammar is not None
+    assert babbler.accepts(grammar, '{"a":null}')
+    assert babbler.accepts(grammar, '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>')
+    assert not babbler.accepts(grammar, "a")
+    with pytest.raises(InvalidRequest, match="let `tool_choice` be") as caught:
+        babbler.asked(ToolStyle.JSON, form)
+    assert caught.value.param == "input.tool_choice"
+    forced = babbler.asked(ToolStyle.JSON, form, tool_choice="required").sampling.grammar
+    assert forced is not None
+    assert "stop" in forced.text
+
+
+def test_properties_that_are_not_named_are_left_out_unless_they_may_be_meant(plain: Babbler) -> None:
+    named = {"properties": {"a": {"type": "integer"}}}
+    for parameters, extra in [
+        (named, False),
+        (named | {"additionalProperties": True}, True),
+        (named | {"required": ["b"]}, True),
+        (named | {"patternProperties": {"^b$": {"type": "integer"}}}, True),
+    ]:
+        tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        grammar = plain.asked(ToolStyle.JSON, tools=tools, tool_choice="required").sampling.grammar
+        assert grammar is not None
+        assert plain.accepts(grammar, '{"name": "f", "arguments": {"a": 1, "b": 2}}') is extra, parameters
+
+
+def test_schemas_that_are_too_long_together_are_refused(plain: Babbler) -> None:
+    long = {"properties": {"a": {"enum": ["x" * 30_000]}}}
+    tools = [{"type": "function", "function": {"name": name, "parameters": long}} for name in "abc"]
+    with pytest.raises(InvalidRequest, match="at most 65536") as caught:
+        plain.asked(ToolStyle.JSON, tools=tools, tool_choice="required")
+    assert caught.value.param == "input.tools"
