@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs import Job
+from store.payloads import GeneratePayload
 from store.states import JobState
 
 _CUT_BYTES = 3
@@ -77,34 +79,57 @@ class Output:
     """The items of one answer: each ends where the next begins."""
 
     def __init__(self, job: Job) -> None:
-        self._suffix = job.id.removeprefix("job_")
+        self._job_id = job.id
         self._cutter = Cutter()
+        has_tools = job.payload.get("tool_style") is not None
+        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
         self.items: list[OutputItem] = []
 
     def add(self, text: str) -> Iterator[tuple[OutputItem, str]]:
         """Take the next text; yield an item and what is new of it, for an item that begins first an empty text."""
         for cut in self._cutter.add(text):
-            yield from self._say(cut)
+            yield from self._read(cut)
 
     def finish(self, job: Job) -> Iterator[tuple[OutputItem, str]]:
         """Yield what was held back when the job ended; an answer that says nothing at all is a message of nothing."""
         for cut in self._cutter.rest():
-            yield from self._say(cut)
+            yield from self._read(cut)
+        for piece in () if self._calls is None else self._calls.finish():
+            yield from self._take(piece)
         if job.state is JobState.SUCCEEDED and not self.items:
             yield self._begin_message(), ""
-        if len(self.items) == 1:
+        if len(self.items) == 1 and self.items[0].call is None:
             self.items[0].logprobs = (job.output or {}).get("logprobs")
 
+    def _read(self, cut: str) -> Iterator[tuple[OutputItem, str]]:
+        for piece in (ContentPiece(cut),) if self._calls is None else self._calls.add(cut):
+            yield from self._take(piece)
+
+    def _take(self, piece: Piece) -> Iterator[tuple[OutputItem, str]]:
+        match piece:
+            case ContentPiece(text):
+                yield from self._say(text)
+            case CallPiece(index, name, arguments):
+                if name is not None:
+                    yield self._begin("fc", (call_id(self._job_id, index), name)), ""
+                if arguments:
+                    self.items[-1].parts.append(arguments)
+                    yield self.items[-1], arguments
+
     def _say(self, text: str) -> Iterator[tuple[OutputItem, str]]:
-        if not self.items:
+        if not self.items or self.items[-1].call is not None:
             yield self._begin_message(), ""
         item = self.items[-1]
         item.parts.append(text)
         yield item, text
 
     def _begin_message(self) -> OutputItem:
+        return self._begin("msg", None)
+
+    def _begin(self, kind: str, call: tuple[str, str] | None) -> OutputItem:
         number = len(self.items)
-        self.items.append(OutputItem(f"msg_{self._suffix}" + (f"_{number}" if number else ""), number))
+        item_id = f"{kind}_{self._job_id.removeprefix('job_')}" + (f"_{number}" if number else "")
+        self.items.append(OutputItem(item_id, number, call))
         return self.items[-1]
 
 

@@ -122,3 +122,17 @@ def test_ends_other_than_an_answer() -> None:
     assert [event["type"] for event in told(failed, ["half"])][-2:] == ["response.output_text.delta", "response.failed"]
     assert response_object(failed, row)["error"] == {"code": "server_error", "message": "no memory left"}
     assert response_object(cases["failed"], row)["job"]["status"] == "expired"
+
+
+@given(
+    st.lists(st.sampled_from(['{"name": "f", "arguments": ', "{}", '{"a": 1}', "}", "\n", "So.", "{"]), max_size=8),
+    TEXTS,
+)
+def test_the_events_of_calls_do_not_depend_on_the_pieces_either(fragments: list[str], places: str) -> None:
+    text = "".join(fragments)
+    asked = {"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "f"}}]}
+    job = ended(text, payload={"input": asked, "sampling": {}, "tool_style": "json"})
+    events = told(job, pieces_of(text, [ord(place) % 60 for place in places]))
+    assert events == told(job, [text])
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == events[-1]["response"]["output"]

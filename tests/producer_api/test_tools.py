@@ -245,3 +245,27 @@ def test_a_native_stream_has_the_text_and_its_end_the_calls(api: httpx2.Client, 
     assert "".join(each.data["text"] for each in events if each.name == "job.delta") == SAID["plain"]
     assert events[-1].data["output"]["tool_calls"] == job["output"]["tool_calls"]
     assert job["output"]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+FLAT: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
+
+
+def test_a_round_of_responses_whole_and_streamed(openai: OpenAI, workers: dict[str, ScriptedWorker]) -> None:
+    with _agents(workers, "I look.\n"):
+        first = openai.responses.create(model="plain", input="Is it warm in Oslo?", tools=FLAT)
+        (said, call) = first.output
+        assert (said.type, first.output_text, first.status) == ("message", "I look.", "completed")
+        assert call.type == "function_call"
+        assert (call.name, json.loads(call.arguments), call.status) == ("get_weather", {"city": "Oslo"}, "completed")
+        result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "cold"}
+        again = openai.responses.create(model="plain", input=[result], previous_response_id=first.id, tools=FLAT)
+        assert again.output_text == "It is cold"
+        with openai.responses.create(model="plain", input="And now?", tools=FLAT, stream=True) as stream:
+            events = list(stream)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    parts = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert (len(parts) > 2, "".join(parts)) == (True, call.arguments)
+    (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
+    assert (done.name, done.arguments) == ("get_weather", call.arguments)
+    assert events[-1].type == "response.completed"
+    assert [item.type for item in events[-1].response.output] == ["message", "function_call"]
