@@ -5,9 +5,10 @@ and text; what a matcher knows of a request is its grammar and its output so far
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 _MAX_COMPILED = 64
 _MAX_QUOTED = 200
+_TIMES = ("time", "date-time")
+_VALUES = frozenset({"enum", "const", "default", "examples"})
+"""What of a schema is no schema."""
+
+# What is escaped outside of a class is left alone, and so is a class whose first character is its closing bracket.
+_NEGATED_CLASS = re.compile(r"(\\.)|\[\^(?!\])", re.DOTALL)
 
 
 class Grammars:
@@ -143,9 +150,37 @@ def _source(kind: str, text: str) -> str:
 def _from_schema(text: str) -> str:
     try:
         # Without white space: a small model that may write any amount of it often writes nothing else.
-        return LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_flexible": False})
+        kept = json.dumps(_kept_to(json.loads(text)))
+        return LLMatcher.grammar_from_json_schema(kept, defaults={"whitespace_flexible": False})
     except ValueError as error:
         raise _refusal(str(error), GrammarKind.JSON_SCHEMA) from error
+    except RecursionError:
+        raise _refusal("it is nested too deeply", GrammarKind.JSON_SCHEMA) from None
+
+
+def _kept_to(schema: Any) -> Any:
+    """Return a part of a schema, narrower where llguidance would allow what validators do not.
+
+    It allows second 60 in every minute; validators know that it was only ever the last of a day. And a class of
+    characters that has control characters, but neither quotes nor backslashes, gets those too when they are escaped as
+    JSON; so no negated class of a pattern has control characters.
+    """
+    if isinstance(schema, list):
+        return [_kept_to(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {name: part if name in _VALUES else _kept_to(part) for name, part in schema.items()}
+    if isinstance(kept.get("pattern"), str):
+        kept["pattern"] = _printable(kept["pattern"])
+    elif kept.get("format") in _TIMES:
+        kept["pattern"] = r"^([^:]*:){2}[0-5]"
+    if isinstance(kept.get("patternProperties"), dict):
+        kept["patternProperties"] = {_printable(name): part for name, part in kept["patternProperties"].items()}
+    return kept
+
+
+def _printable(pattern: str) -> str:
+    return _NEGATED_CLASS.sub(lambda found: found[1] or r"[^\x00-\x1f", pattern)
 
 
 def _choices(text: str) -> list[str]:

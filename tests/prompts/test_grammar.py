@@ -1,5 +1,6 @@
 """Grammars: what may come next, and what is refused before anybody waits for it."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -51,6 +52,24 @@ def ids(backend: tokenizers.Tokenizer) -> Callable[[str], list[int]]:
             ["nope"],
         ),
         ("lark", 'start: "(" start ")" | "x"', ["((x))"], ["((x)))"]),
+        (
+            "json_schema",
+            '{"anyOf":[{"format":"time","type":"string"},{"const":{"format":"time"}}]}',
+            ['"23:59:59Z"', '"00:00:09.5+01:00"', '{"format":"time"}'],
+            ['"23:59:60Z"', '{"format":"time",'],
+        ),
+        (
+            "json_schema",
+            json.dumps(
+                {
+                    "type": "object",
+                    "patternProperties": {r'^[^"]\[x$': {"type": "string", "pattern": r'^[^"\\]{2}$'}},
+                    "additionalProperties": False,
+                }
+            ),
+            ['{"a[x":"bc"}', '{"é[x":"é "}', "{}"],
+            [r'{"\"[x":"bc"}', r'{"a[x":"\\a"}', r'{"a[x":"\"\""}', r'{"a[x":"\n\n"}'],
+        ),
         ("json_schema", '{"type":"array","items":{"type":"integer"}}', ["[1,-2]", "[]"], ["[1, 2]", "[1.5]", "{"]),
     ],
 )
