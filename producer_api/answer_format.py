@@ -58,9 +58,13 @@ def grammar_of(response_format: ResponseFormat | None, structured: StructuredOut
 
 
 def json_grammar(schema: dict[str, Any] | bool | str, param: str) -> GrammarSpec:
-    """Return the grammar of JSON that validates against the schema. Raises InvalidRequest if it is too long."""
-    # In the schema's own order, which is that of the answer's properties.
-    return _spec(GrammarKind.JSON_SCHEMA, schema if isinstance(schema, str) else json.dumps(schema), param)
+    """Return the grammar of JSON that validates against the schema. Raises InvalidRequest if it is too long or deep."""
+    try:
+        # In the schema's own order, which is that of the answer's properties.
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+    except RecursionError:
+        raise InvalidRequest(f"`{param}` is nested too deeply", code="invalid_json_schema", param=param) from None
+    return _spec(GrammarKind.JSON_SCHEMA, text, param)
 
 
 def _of_format(asked: ResponseFormat) -> GrammarSpec | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_COMPILED = 64
 _MAX_QUOTED = 200
+TOO_DEEP = "it is nested too deeply"
 _TIMES = ("time", "date-time")
 _VALUES = frozenset({"enum", "const", "default", "examples"})
 """What of a schema is no schema."""
@@ -150,33 +151,40 @@ def _source(kind: str, text: str) -> str:
 def _from_schema(text: str) -> str:
     try:
         # Without white space: a small model that may write any amount of it often writes nothing else.
-        kept = json.dumps(_kept_to(json.loads(text)))
-        return LLMatcher.grammar_from_json_schema(kept, defaults={"whitespace_flexible": False})
+        narrow = json.dumps(narrowed(json.loads(text)))
+        return LLMatcher.grammar_from_json_schema(narrow, defaults={"whitespace_flexible": False})
     except ValueError as error:
         raise _refusal(str(error), GrammarKind.JSON_SCHEMA) from error
     except RecursionError:
-        raise _refusal("it is nested too deeply", GrammarKind.JSON_SCHEMA) from None
+        raise _refusal(TOO_DEEP, GrammarKind.JSON_SCHEMA) from None
 
 
-def _kept_to(schema: Any) -> Any:
-    """Return a part of a schema, narrower where llguidance would allow what validators do not.
+def narrowed(schema: Any) -> Any:
+    """Return the schema, or a part of one, narrower where llguidance would allow what validators do not.
 
     It allows second 60 in every minute; validators know that it was only ever the last of a day. And a class of
     characters that has control characters, but neither quotes nor backslashes, gets those too when they are escaped as
-    JSON; so no negated class of a pattern has control characters.
+    JSON; so no negated class of a pattern has control characters. Raises InvalidRequest if it is nested too deeply.
     """
+    try:
+        return _narrowed(schema)
+    except RecursionError:
+        raise _refusal(TOO_DEEP, GrammarKind.JSON_SCHEMA) from None
+
+
+def _narrowed(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [_kept_to(part) for part in schema]
+        return [_narrowed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    kept = {name: part if name in _VALUES else _kept_to(part) for name, part in schema.items()}
-    if isinstance(kept.get("pattern"), str):
-        kept["pattern"] = _printable(kept["pattern"])
-    elif kept.get("format") in _TIMES:
-        kept["pattern"] = r"^([^:]*:){2}[0-5]"
-    if isinstance(kept.get("patternProperties"), dict):
-        kept["patternProperties"] = {_printable(name): part for name, part in kept["patternProperties"].items()}
-    return kept
+    narrow = {name: part if name in _VALUES else _narrowed(part) for name, part in schema.items()}
+    if isinstance(narrow.get("pattern"), str):
+        narrow["pattern"] = _printable(narrow["pattern"])
+    elif narrow.get("format") in _TIMES:
+        narrow["pattern"] = r"^([^:]*:){2}[0-5]"
+    if isinstance(narrow.get("patternProperties"), dict):
+        narrow["patternProperties"] = {_printable(name): part for name, part in narrow["patternProperties"].items()}
+    return narrow
 
 
 def _printable(pattern: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prompts.grammar import Grammars
+from prompts.grammar import Grammars, narrowed
 from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest
@@ -136,7 +136,7 @@ def _calls_or(answer: GrammarSpec, writing: _Writing, tools: Sequence[Tool]) -> 
             "let `tool_choice` be `none` or `required`",
             param="input.tool_choice",
         )
-    schema = json.loads(answer.text)
+    schema = narrowed(json.loads(answer.text))
     spaced = {**schema, "x-guidance": {"whitespace_flexible": False}} if isinstance(schema, dict) else schema
     rules = _calls(writing, tools, _strict_schemas(tools))
     return f'start: answer | call ("\\n" call)*\nanswer: %json {json.dumps(spaced)}\n{rules}'
@@ -160,7 +160,7 @@ def _calls(writing: _Writing, tools: Sequence[Tool], schemas: dict[int, dict[str
     for index, schema in schemas.items():
         before = json.dumps(_BEFORE_ARGUMENTS[writing.style].format(name=tools[index].function.name))
         rules.append(f"call_{index}: {opening} {before} arguments_{index} {after} {closing}")
-        rules.append(f"arguments_{index}: %json {json.dumps(schema)}")
+        rules.append(f"arguments_{index}: %json {json.dumps(narrowed(schema))}")
     return "\n".join(rules) + "\n"
 
 

@@ -135,6 +135,13 @@ def _with_schema(schema: Body) -> Body:
     return CHAT | {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
+def _deep_schema(depth: int) -> Body:
+    schema: Body = {"type": "null"}
+    for _ in range(depth):
+        schema = {"items": schema, "type": "array"}
+    return schema
+
+
 BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "no messages": ({"model": "tiny"}, "messages", "is required"),
     "messages empty": ({"model": "tiny", "messages": []}, "messages", "at least 1"),
@@ -255,6 +262,8 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     ),
     "unsupported schema": (_with_schema({"type": "array", "uniqueItems": True}), "response_format", "uniqueItems"),
     "damaged schema": (_with_schema({"type": "strin"}), "response_format", "strin"),
+    "deep schema": (_with_schema(_deep_schema(300)), "response_format", "recursion limit"),
+    "very deep schema": (_with_schema(_deep_schema(900)), "response_format", "nested too deeply"),
     "huge schema": (
         _with_schema({"enum": ["x" * 70_000]}),
         "response_format.json_schema.schema",
