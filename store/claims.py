@@ -20,7 +20,6 @@ from store.states import JobState
 from store.terminal import (
     COMPLETED_AFTER,
     CONCLUDED,
-    COST,
     DEAD_LETTER_CODES,
     ENDED,
     ERROR_AFTER,
@@ -189,7 +188,7 @@ WITH done AS (
     ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
 ), ended AS (
     UPDATE jobs SET
-        state = done.state, output = done.output, error = done.error, usage = done.usage || {COST},
+        state = done.state, output = done.output, error = done.error, usage = done.usage,
         completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL
     FROM done JOIN held USING (id)
     WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'

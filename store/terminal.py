@@ -1,5 +1,6 @@
-"""What every terminal transition leaves behind: the terminal row, the closed attempt, the event, the row of the usage
-ledger, the webhook outbox.
+"""What every terminal transition leaves behind: the terminal row, the closed attempt, the event, the webhook outbox.
+
+The row of the usage ledger is a trigger's, so that what an older release ends is counted too (revision 0005).
 
 Called in the transaction that moved the job rows, whoever moved them (canceller, sweep, worker); the finish, which is
 nearly all of them, says it in the statement that moves them. A second terminal row for a job violates the primary key
@@ -72,15 +73,6 @@ terminal AS (
     UNION ALL
     SELECT ended.id, ended.tenant_id, said.type, NULL, ended.url
     FROM ended JOIN said USING (id) WHERE ended.url IS NOT NULL AND said.is_own
-), billed AS (
-    INSERT INTO usage_ledger (
-        job_id, tenant_id, api_key_id, project_id, user_id, task, model, model_version, class_rank, state,
-        input_tokens, cached_tokens, output_tokens, cost, at)
-    SELECT
-        id, tenant_id, api_key_id, project_id, user_id, task, model, model_version, class_rank, state,
-        COALESCE(CAST(usage ->> 'input_tokens' AS bigint), 0), COALESCE(CAST(usage ->> 'cached_tokens' AS bigint), 0),
-        COALESCE(CAST(usage ->> 'output_tokens' AS bigint), 0), CAST(usage ->> 'cost' AS numeric), completed_at
-    FROM ended WHERE usage IS NOT NULL
 ), told AS (
     INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
     SELECT DISTINCT ON (job_id, type, url)
@@ -91,21 +83,8 @@ terminal AS (
 SELECT id FROM ended
 """
 
-# What the usage of ``done`` costs by today's price, as an object to put into it: so a job's price is that of its end.
-# Without usage or price there is no cost.
-COST = """COALESCE((
-    SELECT jsonb_build_object('cost', (
-        (given.input - given.cached) * price.input + given.cached * price.cached_input + given.output * price.output
-    ) / 1000000)
-    FROM model_prices AS price, LATERAL (SELECT
-        COALESCE(CAST(done.usage ->> 'input_tokens' AS numeric), 0) AS input,
-        COALESCE(CAST(done.usage ->> 'cached_tokens' AS numeric), 0) AS cached,
-        COALESCE(CAST(done.usage ->> 'output_tokens' AS numeric), 0) AS output) AS given
-    WHERE price.model = jobs.model AND price.version = jobs.model_version), '{}')"""
-
 # The columns of ``ended``, of a row of ``jobs`` as it is now.
-ENDED = """jobs.id, jobs.tenant_id, jobs.api_key_id, jobs.project_id, jobs.user_id, jobs.task, jobs.model,
-    jobs.model_version, jobs.class_rank, jobs.queue, jobs.state, jobs.epoch, jobs.error, jobs.usage, jobs.completed_at,
+ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
     jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url"""
 
 _CONCLUDE = text(f"WITH ended AS (SELECT {ENDED} FROM jobs WHERE id = ANY(CAST(:ids AS text[]))), {CONCLUDED}")

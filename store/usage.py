@@ -1,6 +1,6 @@
 """What tenants used and what it cost, by time and by whatever they count by; and the prices of model versions.
 
-Reads the ledger, whose rows ``store.terminal`` writes in the transaction that ends a job. Knows no API's words.
+Reads the ledger, whose rows the database writes in the transaction that ends a job. Knows no API's words.
 """
 
 from collections.abc import Mapping, Sequence

@@ -94,6 +94,13 @@ def duplicate_terminal(history: History) -> Iterator[str]:
             yield f"{job.id} is {job.state} and somebody was told {', '.join(sorted(other))}"
 
 
+def miscounted(history: History) -> Iterator[str]:
+    """The ledger counts what each job used, once, and nothing for one that nobody computed."""
+    for job in history.jobs:
+        if job.billed != job.used:
+            yield f"{job.id} used {job.used} and the ledger says {job.billed}"
+
+
 def duplicate_jobs(history: History) -> Iterator[str]:
     """One order with one idempotency key is one job."""
     for prompt, number in Counter(job.prompt for job in history.jobs).items():
@@ -254,6 +261,7 @@ RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "lost": lost,
     "stuck": stuck,
     "duplicate_terminal": duplicate_terminal,
+    "miscounted": miscounted,
     "duplicate_jobs": duplicate_jobs,
     "splices": splices,
     "wrong_output": wrong_output,

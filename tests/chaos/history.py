@@ -34,6 +34,8 @@ class Job:
     terminal: str | None = None  # job_terminal's word
     terminal_events: tuple[str, ...] = ()
     stored_text: str | None = None  # job_streams' deltas, joined
+    used: tuple[int, int] | None = None  # tokens in and out, by the job's row
+    billed: tuple[int, int] | None = None  # the same by the ledger
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,10 @@ SELECT
     (SELECT array_agg(kind ORDER BY id) FROM job_events WHERE job_id = jobs.id
         AND kind IN ('succeeded', 'failed', 'cancelled', 'expired')) AS terminal_events,
     (SELECT string_agg(delta, '' ORDER BY n) FROM job_streams, jsonb_array_elements_text(deltas)
-        WITH ORDINALITY AS d(delta, n) WHERE job_id = jobs.id) AS stored_text
+        WITH ORDINALITY AS d(delta, n) WHERE job_id = jobs.id) AS stored_text,
+    CASE WHEN usage IS NOT NULL THEN ARRAY[(usage ->> 'input_tokens')::bigint, (usage ->> 'output_tokens')::bigint] END
+        AS used,
+    (SELECT ARRAY[input_tokens, output_tokens] FROM usage_ledger AS ledger WHERE ledger.job_id = jobs.id) AS billed
 FROM jobs LEFT JOIN job_terminal ON job_terminal.job_id = jobs.id
 """
 
@@ -131,7 +136,8 @@ def read_history(folder: Path, database: dict[str, str]) -> History:
 
 
 def _job(row: dict[str, Any]) -> Job:
-    return Job(**{**row, "terminal_events": tuple(row["terminal_events"] or ())})
+    tuples = {name: row[name] and tuple(row[name]) for name in ("used", "billed")}
+    return Job(**{**row, **tuples, "terminal_events": tuple(row["terminal_events"] or ())})
 
 
 def count_log_events(logs: Sequence[Path]) -> Counter[str]:

@@ -109,6 +109,8 @@ BROKEN: dict[str, tuple[str, History]] = {
     "no terminal row": ("stuck", history(replace(JOB, terminal=None))),
     "two ends": ("duplicate_terminal", history(replace(JOB, terminal_events=("succeeded", "failed")))),
     "row and terminal row differ": ("duplicate_terminal", history(replace(JOB, terminal="failed"))),
+    "not in the ledger": ("miscounted", history(replace(JOB, used=(5, 24)))),
+    "counted too high": ("miscounted", history(replace(JOB, used=(5, 24), billed=(5, 48)))),
     "a client was told otherwise": ("duplicate_terminal", history(client=seen("failed"))),
     "a webhook said otherwise": ("duplicate_terminal", history(hooks=[hook(), hook(type="job.failed")])),
     "two jobs for an order": ("duplicate_jobs", history(jobs=[JOB, replace(JOB, id="job_2")])),
