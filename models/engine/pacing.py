@@ -5,8 +5,8 @@
 
 Chunked prefill alone bounds a step by its tokens, whatever these cost; this bounds it by time, as Sarathi-Serve
 (Agrawal et al. 2024) does with a profile that is measured beforehand. Here the steps themselves are the profile. When
-more requests wait for their first token than there are streams to disturb, the streams give way in that proportion:
-else one stream would hold up thirty prompts.
+more than a third as many requests wait for their first token as there are streams to disturb, the streams give way:
+in a burst prompts that enter slowly keep slots idle, and cost everybody more than a longer gap costs the few.
 """
 
 from collections import deque
@@ -17,6 +17,9 @@ WINDOW = 16
 
 FEWEST_TOKENS = 16
 """Prompts always get so many a step, however slow they are; from fewer nothing is learnt."""
+
+_MOST_WAITING = 1 / 3
+"""As many others as a share of the streams, or one, may wait; if it is more, nothing bounds a step's time."""
 
 _LEAST_SHARE = 0.1  # of a step's time that the prompt tokens in it surely took
 
@@ -45,10 +48,12 @@ class Pacer:
 
         ``num_others`` are the requests inside that have no token yet, those without a place among them.
         """
+        if num_others > max(1.0, _MOST_WAITING * num_decoding):
+            return most
         # The slower quarter: a gap of twice a step is noticed, one that is a little shorter than it might be is not.
         known = sorted(self._token_s or self._token_alone_s)
         token_s = known[len(known) * 3 // 4] if known else 0.0
         if not (num_decoding and self._decode_s and token_s):
             return most
-        spare_s = (self._stretch - 1) * median(self._decode_s) * max(1.0, num_others / num_decoding)
+        spare_s = (self._stretch - 1) * median(self._decode_s)
         return int(min(most, max(FEWEST_TOKENS, spare_s / token_s)))
