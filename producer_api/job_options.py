@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
+from pydantic import StrictInt
+
 from store.payloads import ServiceClass, Strict, WebhookSpec
 
 ServiceTier = Literal["auto", "default", "priority", "flex"]
@@ -30,9 +32,9 @@ class OnDisconnect(StrEnum):
 class JobOptions(Strict):
     """What OpenAI has no word for; the official client sends it with ``extra_body={"job": {...}}``."""
 
-    priority: int | None = None
-    deadline_ms: int | None = None
-    max_attempts: int | None = None
+    priority: StrictInt | None = None
+    deadline_ms: StrictInt | None = None
+    max_attempts: StrictInt | None = None
     webhook: WebhookSpec | None = None
     on_disconnect: OnDisconnect = OnDisconnect.CANCEL
 

@@ -51,6 +51,8 @@ class Narrator:
 
     def say(self, text: str, entries: Entries = ()) -> Iterator[Event]:
         """Tell the next text, with the logprobs of its tokens."""
+        if text:
+            yield from self.started()
         self._entries += entries
         for item, new in self._output.add(text):
             yield from self._said(item, new)

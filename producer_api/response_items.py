@@ -124,11 +124,19 @@ def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[st
         last = made[-1] if made else None
         if last is not None and len(made) == 1 and last["role"] == said["role"] == "system":
             last["content"] += f"\n\n{said['content']}"
-        elif last is not None and last["role"] == said["role"] == "assistant" and "tool_calls" in said:
-            last.setdefault("tool_calls", []).extend(said["tool_calls"])
+        elif last is not None and last["role"] == said["role"] == "assistant" and "tool_calls" in {**last, **said}:
+            _join(last, said)
         else:
             made.append(said)
     return made
+
+
+def _join(last: dict[str, Any], said: dict[str, Any]) -> None:
+    """Make one turn of what the assistant said and what it called: results follow the turn with the calls."""
+    if "tool_calls" in said:
+        last.setdefault("tool_calls", []).extend(said["tool_calls"])
+    if "content" in said:
+        last["content"] = "\n".join(filter(None, [last.get("content"), said["content"]]))
 
 
 def _message(item: Item) -> dict[str, Any] | None:

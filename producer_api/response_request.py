@@ -6,9 +6,9 @@ A field whose silent loss would change the answer is refused; harmless unknown o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
 from producer_api.answer_format import json_grammar
 from producer_api.errors import from_validation
@@ -33,6 +33,10 @@ Includable = Literal[
 """What more a caller may want to see. But for logprobs it is of things that no response here has."""
 
 
+StrictNumber = Annotated[float, Strict()]
+"""A number, and no text or truth value that could be taken for one."""
+
+
 class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -41,7 +45,7 @@ class PromptRef(_Open):
     """A version of a template, the newest if none is named, and the values of its variables."""
 
     id: str
-    version: str | int | None = None
+    version: str | StrictInt | None = None
     variables: dict[str, str | ContentPart] | None = None
 
 
@@ -51,7 +55,7 @@ class TextFormat(_Open):
     type: str = "text"
     name: str | None = None
     schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
-    strict: bool | None = None
+    strict: StrictBool | None = None
     description: str | None = None
 
 
@@ -69,7 +73,7 @@ class FunctionTool(_Open):
     name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: StrictBool | None = None
 
 
 class ResponseRequest(_Open):
@@ -95,18 +99,18 @@ class ResponseRequest(_Open):
     instructions: str | None = None
     previous_response_id: str | None = None
     prompt: PromptRef | None = None
-    background: bool | None = None
-    store: bool | None = None
-    stream: bool | None = None
+    background: StrictBool | None = None
+    store: StrictBool | None = None
+    stream: StrictBool | None = None
     stream_options: dict[str, Any] | None = None
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    max_output_tokens: StrictInt | None = None
+    temperature: StrictNumber | None = None
+    top_p: StrictNumber | None = None
+    top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     text: TextConfig | None = None
     tools: tuple[FunctionTool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: StrictBool | None = None
     truncation: Truncation | None = None
     include: tuple[Includable, ...] | None = None
     metadata: dict[str, str] | None = None
@@ -114,12 +118,12 @@ class ResponseRequest(_Open):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    top_k: int | None = Field(None, description="an extension, as vLLM has it")
-    seed: int | None = Field(None, description="an extension, as the chat has it")
+    top_k: StrictInt | None = Field(None, description="an extension, as vLLM has it")
+    seed: StrictInt | None = Field(None, description="an extension, as the chat has it")
     stop: str | tuple[str, ...] | None = Field(None, description="an extension, as the chat has it")
-    presence_penalty: float | None = Field(None, description="an extension, as the chat has it")
-    frequency_penalty: float | None = Field(None, description="an extension, as the chat has it")
-    repetition_penalty: float | None = Field(None, description="an extension, as vLLM has it")
+    presence_penalty: StrictNumber | None = Field(None, description="an extension, as the chat has it")
+    frequency_penalty: StrictNumber | None = Field(None, description="an extension, as the chat has it")
+    repetition_penalty: StrictNumber | None = Field(None, description="an extension, as vLLM has it")
     job: JobOptions | None = None
 
     @property

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Path, Query
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,6 +28,15 @@ from store.jobs import Job
 from store.responses import StoredResponse, response_id
 
 router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+
+class _ResponseId(StringConvertor):
+    """Any segment but that of the route beside it, whose other methods are then not allowed rather than not found."""
+
+    regex = "(?!input_tokens$)[^/]+"
+
+
+register_url_convertor("response_id", _ResponseId())
 
 ResponseId = Annotated[str, Path(examples=["resp_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 Include = Annotated[list[Includable] | None, Query(alias="include[]", description="what was asked for is there anyway")]
@@ -108,7 +118,9 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsReader, body: Re
         raise as_sent(error, body) from error
 
 
-@router.get("/{response_id}", response_class=Response, responses=_ANSWER, summary="Look at a response, or follow it")
+@router.get(
+    "/{response_id:response_id}", response_class=Response, responses=_ANSWER, summary="Look at a response, or follow it"
+)
 async def get_response(
     runtime: RuntimeOf,
     principal: JobsReader,
@@ -130,7 +142,7 @@ async def get_response(
     return Caller(runtime, job, is_kept=True).stream(told, _headers(job))
 
 
-@router.delete("/{response_id}", response_model=Deleted, summary="Delete a response")
+@router.delete("/{response_id:response_id}", response_model=Deleted, summary="Delete a response")
 async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
     """Cancel the response if it has not ended, and forget what was asked and answered; its job's row stays."""
     job, _ = await _find(runtime, principal.tenant_id, response_id)
@@ -140,7 +152,9 @@ async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id
     return JsonResponse(Deleted(id=response_id, object="response"))
 
 
-@router.post("/{response_id}/cancel", response_class=Response, responses=_ANSWER, summary="Cancel a response")
+@router.post(
+    "/{response_id:response_id}/cancel", response_class=Response, responses=_ANSWER, summary="Cancel a response"
+)
 async def cancel(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
     """Cancel a response that runs in the background; one that has ended is returned as it is."""
     job, row = await _find(runtime, principal.tenant_id, response_id)
@@ -149,7 +163,9 @@ async def cancel(runtime: RuntimeOf, principal: JobsWriter, response_id: Respons
     return ObjectResponse(response_object(await cancel_response(runtime, job), row), headers=_headers(job))
 
 
-@router.get("/{response_id}/input_items", response_model=InputItems, summary="List a response's input items")
+@router.get(
+    "/{response_id:response_id}/input_items", response_model=InputItems, summary="List a response's input items"
+)
 async def list_input_items(
     runtime: RuntimeOf,
     principal: JobsReader,
