@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog bench-batch reliability chaos chaos-soak chaos-compare
 .PHONY: clients trial lock clean
 
 help:  ## list the targets
@@ -51,6 +51,9 @@ bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside C
 
 bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queued, and with a million: about 5 minutes
 	@$(BIN)/python -m benchmarks.backlog
+
+bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and beside a running batch: about 3 minutes
+	@$(BIN)/python -m benchmarks.batch
 
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
 	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s

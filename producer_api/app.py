@@ -14,8 +14,10 @@ from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
 from producer_api.errors import on_error
 from producer_api.routers import (
+    batches,
     dead_letters,
     embeddings,
+    files,
     health,
     jobs,
     models,
@@ -88,6 +90,8 @@ def create_app(settings: Settings) -> FastAPI:
         prompts,
         embeddings,
         moderations,
+        files,
+        batches,
         models,
         usage,
         webhooks,

@@ -24,6 +24,8 @@ from store.ids import new_id
 _log = structlog.get_logger("producer_api")
 
 _HAS_BODY = frozenset({"POST", "PUT", "PATCH"})
+# Read by its route as it comes, block by block.
+_UPLOADS = "/v1/files"
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 5.0
 
@@ -114,20 +116,29 @@ class Authenticate:
 
 
 class BufferBody:
-    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all."""
+    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all.
+
+    An upload is let through to its route if the length that it declares is not over the limit of files.
+    """
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
         self._limit = runtime.settings.max_body_bytes
+        # Beside the file a form has a few fields.
+        self._upload_limit = runtime.settings.max_file_bytes + (64 << 10)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         _check_encoding(headers)
+        if scope["path"] == _UPLOADS:
+            if _declared_length(headers) > self._upload_limit:
+                return await self._refuse(scope, receive, send, self._upload_limit)
+            return await self.app(scope, receive, send)
         body = None if _declared_length(headers) > self._limit else await self._read(receive)
         if body is None:
-            return await self._refuse(scope, receive, send)
+            return await self._refuse(scope, receive, send, self._limit)
         if body:
             _check_type(headers)
         return await self.app(scope, Replay(body, receive), send)
@@ -145,12 +156,12 @@ class BufferBody:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         """Answer 413 at once, then swallow some of what is still coming.
 
         A client that writes its whole body before it reads would otherwise meet a reset instead of the answer.
         """
-        response = respond(TooLarge(f"the body is over {self._limit} bytes, the most that is accepted"), scope)
+        response = respond(TooLarge(f"the body is over {limit} bytes, the most that is accepted"), scope)
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
         with suppress(TimeoutError):

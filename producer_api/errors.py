@@ -141,6 +141,11 @@ def _row(error: HeadraceError) -> _Row:
     return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
 
 
+def status_of(error: HeadraceError) -> int:
+    """Return the HTTP status that an error has."""
+    return _row(error).status
+
+
 def body_of(error: HeadraceError) -> dict[str, Any]:
     """Return the error object as it stands in a response body or in a stream."""
     content = {"message": error.message, "type": _row(error).type, "param": error.param, "code": error.code}

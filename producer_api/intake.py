@@ -15,6 +15,7 @@ from store import jobs
 from store.db import Database
 from store.errors import HeadraceError, Unavailable
 from store.jobs import Accepted, NewJob
+from store.payloads import ServiceClass
 from store.queue import Hint, HintPublisher
 from store.redis import Watch
 from store.registry import shadow_name
@@ -53,7 +54,9 @@ class Intake:
 
     def _accept(self, wave: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
         has_room = {queue: self._has_room(queue) for queue in {job.queue for job in wave}}
-        outcomes = jobs.accept(self._db, [replace(job, announce=has_room[job.queue]) for job in wave])
+        outcomes = jobs.accept(
+            self._db, [replace(job, announce=_is_urgent(job) and has_room[job.queue]) for job in wave]
+        )
         for job, outcome in zip(wave, outcomes, strict=True):
             if isinstance(outcome, Accepted) and outcome.announced:
                 shadow = shadow_name(job.task, job.model, job.model_version)
@@ -69,6 +72,11 @@ class Intake:
         except Unavailable:
             self._watch.failed()
             return False
+
+
+def _is_urgent(job: NewJob) -> bool:
+    """True unless it is of the batch class, of which the dispatcher lets no more to the workers than leaves slack."""
+    return job.service_class is not ServiceClass.BATCH
 
 
 class _Announcer:

@@ -62,6 +62,15 @@ class Room:
         finally:
             self._reading.release()
 
+    def slack(self, tenant_id: str) -> int:
+        """Return how many more lines of batches may be queued: half of what may be is always left to others."""
+        found = self.backlog()
+        left = []
+        for whose, bound in ((tenant_id, self._tenant), (None, self._everyone)):
+            queued = found.queued(tenant_id=whose)
+            left.append(bound.jobs // 2 - queued.jobs if queued.tokens < bound.tokens // 2 else 0)
+        return max(0, min(left))
+
     def _read(self) -> Backlog:
         began = self._clock()
         with self._lock:

@@ -150,6 +150,20 @@ class Submissions:
             raise outcome
         return outcome
 
+    def check_model(self, name: str) -> None:
+        """Raise NotFound if there is no such model. Blocks."""
+        self._catalog.resolve(name)
+
+    def make_job(self, principal: Principal, request: JobRequest, project_id: str | None) -> NewJob:
+        """Return the job that the request would make, past every limit and without storing it: a batch's line.
+
+        Raises InvalidRequest, NotFound, ModelLoadError, Unavailable. Blocks.
+        """
+        draft = _Draft(principal, request, Origin("batch", None, "", False, 0, project_id))
+        self._look_up(draft)
+        self._prepare(draft)
+        return self._new_job(draft)
+
     def _submit_all(self, drafts: Sequence[_Draft]) -> list[Receipt | Exception]:
         _each(drafts, _read_key)
         _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))

@@ -49,7 +49,8 @@ class DeliveryObject(BaseModel):
     object: Literal["webhook_delivery"] = "webhook_delivery"
     endpoint_id: str | None
     url: str
-    job_id: str
+    job_id: str | None
+    batch_id: str | None = None
     type: str
     status: str
     attempts: int
@@ -87,6 +88,7 @@ def delivery_object(delivery: DeliveryRecord) -> DeliveryObject:
         endpoint_id=delivery.endpoint_id,
         url=delivery.url,
         job_id=delivery.job_id,
+        batch_id=delivery.batch_id,
         type=delivery.type,
         status=delivery.state,
         attempts=delivery.attempts,

@@ -90,7 +90,8 @@ class AcceptedTimes:
 IdempotencyRow = tuple[str, str, str]  # tenant, route, key
 
 # Keys are inserted in order, so that two waves with the same keys wait for each other in the same direction and cannot
-# deadlock. Of two jobs in one wave with the same key the older gets it.
+# deadlock. Of two jobs in one wave with the same key the older gets it. Nobody is announced past one who waits in the
+# same class or a better one.
 _ACCEPT = text("""
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
@@ -105,10 +106,10 @@ WITH incoming AS (
     ON CONFLICT (tenant_id, route, key) DO NOTHING
     RETURNING job_id
 ), fresh AS (
-    SELECT incoming.*, bool_and(announce) OVER (PARTITION BY queue) AND NOT EXISTS (
+    SELECT incoming.*, bool_and(announce) OVER (PARTITION BY queue, class_rank) AND NOT EXISTS (
         SELECT FROM jobs
         WHERE jobs.queue = incoming.queue AND jobs.state = 'queued' AND jobs.announced_at IS NULL
-            AND NOT jobs.is_suspect
+            AND jobs.class_rank <= incoming.class_rank AND NOT jobs.is_suspect
     ) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
@@ -154,14 +155,20 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
 
     A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs.
     """
-    outcomes: dict[str, Accepted | HeadraceError] = {}
     with db.begin() as connection:
-        for _ in range(_ROUNDS):
-            missing = [job for job in jobs if job.id not in outcomes]
-            if missing:
-                outcomes.update(_accept_once(connection, missing))
+        outcomes = accept_within(connection, jobs)
         failpoint("accept.before_commit")
     failpoint("accept.committed")
+    return outcomes
+
+
+def accept_within(connection: Connection, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
+    """Do what ``accept`` does in the caller's transaction."""
+    outcomes: dict[str, Accepted | HeadraceError] = {}
+    for _ in range(_ROUNDS):
+        missing = [job for job in jobs if job.id not in outcomes]
+        if missing:
+            outcomes.update(_accept_once(connection, missing))
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
 

@@ -33,6 +33,9 @@ POINTS = frozenset(
         "stream.published",  # frames are in Redis
         "webhook.accepted",  # the receiver said 2xx, that is not stored
         "drain.midway",  # the engine was told to stop, the jobs are not handed back
+        "lines.before_commit",  # a batch's lines are written as jobs, and gone with the process
+        "lines.committed",
+        "results.before_commit",  # a batch's files are in the storage, nobody knows their names
         "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
     }
 )

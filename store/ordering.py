@@ -12,20 +12,26 @@ from sqlalchemy import Connection, text
 from store.accepting import CLASS_RANKS
 from store.db import Database
 from store.fair import AGED_EVERY, Candidate, Turns, choose
+from store.payloads import ServiceClass
 
 # Counting further than this tells a dispatcher nothing and reads every row on the way.
 MAX_COUNTED = 100_000
 
+BATCH_RANK = CLASS_RANKS[ServiceClass.BATCH]
+
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """A queue with queued jobs: how many wait in Postgres and how many are announced, both counted to a limit."""
+    """A queue with queued jobs: how many wait in Postgres and how many are announced, all counted to a limit."""
 
     queue: str
     waiting: int
     announced: int
     oldest_announced_s: float | None
     is_paused: bool = False
+    # Of the batch class: how many are announced or run, and how many workers run jobs of any class.
+    batch_under_way: int = 0
+    num_workers: int = 0
 
 
 @dataclass(slots=True)
@@ -103,7 +109,9 @@ _MOST_LINES = 256
 _MOST_LOOKED_AT = 4096
 
 
-def _next_waiting(connection: Connection, queue: str, n: int, rota: Rota, older_than_s: float = 0.0) -> list[str]:
+def _next_waiting(
+    connection: Connection, queue: str, n: int, rota: Rota, older_than_s: float = 0.0, most_batch: int | None = None
+) -> list[str]:
     last = rota.turns.get(queue, Turns()).last
     values = {
         "queue": queue,
@@ -118,7 +126,14 @@ def _next_waiting(connection: Connection, queue: str, n: int, rota: Rota, older_
     }
     connection.execute(_BY_INDEX)
     rows = connection.execute(_CANDIDATES, values).mappings()
-    return rota.choose(queue, [Candidate(**row) for row in rows], n)
+    found = [Candidate(**row) for row in rows]
+    if most_batch is not None:
+        better = [job for job in found if job.class_rank < BATCH_RANK]
+        # The better classes come first, so of so many no more than ``most_batch`` are of the batch class, but for an
+        # old one that takes the place of a better.
+        n = min(n, len(better) + most_batch)
+        found = found if most_batch > 0 else better
+    return rota.choose(queue, found, n)
 
 
 # ``state || ''``: only the primary key shall be used, as in ``store.claims``. What is locked stays queued.
@@ -133,13 +148,16 @@ RETURNING jobs.id
 """)
 
 
-def take_waiting(db: Database, queue: str, n: int, rota: Rota | None = None) -> list[str]:
+def take_waiting(
+    db: Database, queue: str, n: int, rota: Rota | None = None, *, most_batch: int | None = None
+) -> list[str]:
     """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them.
 
-    Of a paused queue nothing is taken; what another dispatcher takes at this moment is left out.
+    ``most_batch`` bounds those of the batch class among them. Of a paused queue nothing is taken; what another
+    dispatcher takes at this moment is left out.
     """
     with db.begin() as connection:
-        chosen = _next_waiting(connection, queue, n, rota or Rota())
+        chosen = _next_waiting(connection, queue, n, rota or Rota(), most_batch=most_batch)
         taken = set(connection.execute(_TAKE_WAITING, {"ids": chosen}).scalars()) if chosen else set()
     return [job_id for job_id in chosen if job_id in taken]
 
@@ -184,15 +202,23 @@ SELECT
         LIMIT :most) AS counted) AS announced,
     (SELECT CAST(extract(epoch FROM now() - min(announced_at)) AS float8) FROM jobs
         WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL) AS oldest_announced_s,
-    EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = names.queue) AS is_paused
-FROM names WHERE queue IS NOT NULL
+    EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = names.queue) AS is_paused,
+    (SELECT count(*) FROM (
+        SELECT FROM jobs
+        WHERE jobs.queue = names.queue AND state = 'queued' AND announced_at IS NOT NULL AND class_rank = :batch
+        LIMIT :most) AS counted) + running.batch AS batch_under_way,
+    running.num_workers
+FROM names CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE class_rank = :batch) AS batch, count(DISTINCT owner) AS num_workers
+    FROM jobs WHERE state = 'running' AND jobs.queue = names.queue
+) AS running WHERE queue IS NOT NULL
 """)
 
 
 def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
     """Return every queue that has queued jobs, counting to ``most``."""
     with db.autocommit() as connection:
-        rows = connection.execute(_DEPTHS, {"most": most}).mappings().all()
+        rows = connection.execute(_DEPTHS, {"most": most, "batch": BATCH_RANK}).mappings().all()
     return [QueueDepth(**row) for row in rows]
 
 

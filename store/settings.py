@@ -94,6 +94,17 @@ class Settings(BaseSettings):
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
 
+    # Where files lie, for every API process the same: a folder ("" is ``files`` in home) or s3://bucket/prefix.
+    files_url: str = ""
+    max_file_bytes: int = Field(512 << 20, ge=1024)
+    # Batches are kept by one of the API processes that may; "off" leaves that to the others.
+    keep_batches: Literal["on", "off"] = "on"
+    max_batch_lines: int = Field(1_000_000, ge=1)
+    # Lines of all batches together that are jobs and have not ended.
+    batch_lines_under_way: int = Field(1024, ge=1)
+    # Of a worker's slots, what jobs of the batch class may have.
+    batch_share: float = Field(0.75, gt=0, le=1)
+
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(5555, ge=1, le=65535)
     flower_basic_auth: str = Field("", repr=False)

@@ -106,12 +106,16 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
     return list(expired)
 
 
-# A job whose webhook is still being tried stays until that has ended.
+# A job whose webhook is still being tried stays until that has ended, and so does a batch's until its files are made.
 _PURGE_JOBS = text("""
 WITH old AS (
     SELECT id FROM jobs
     WHERE completed_at < now() - make_interval(secs => :ttl_s)
         AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE job_id = jobs.id AND state = 'pending')
+        AND NOT EXISTS (
+            SELECT FROM batch_lines JOIN batches ON batches.id = batch_lines.batch_id
+            WHERE batch_lines.job_id = jobs.id
+                AND batches.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
     ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 DELETE FROM jobs USING old WHERE jobs.id = old.id

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0006"
+REVISION = "0007"
 
 metadata = MetaData(
     naming_convention={
@@ -357,7 +357,9 @@ webhook_deliveries = Table(
     # Null for the URL that came with the job itself; that one is signed with the tenant's secret.
     Column("endpoint_id", String, ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
     Column("url", Text, nullable=False),
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    # What ended: a job, or a batch (whose table is in ``store.file_tables``, which this one does not know).
+    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE")),
+    Column("batch_id", String),
     Column("type", String, nullable=False),
     Column("state", String, nullable=False, server_default="pending"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
@@ -367,7 +369,9 @@ webhook_deliveries = Table(
     _time("created_at", required=True),
     _time("delivered_at"),
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
+    CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="one_subject"),
     UniqueConstraint("job_id", "type", "url"),
+    UniqueConstraint("batch_id", "type", "url"),
     Index(None, "endpoint_id"),
     Index(None, "tenant_id", "created_at"),
     Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),

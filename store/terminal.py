@@ -63,9 +63,10 @@ terminal AS (
     SELECT id, tenant_id, queue, error ->> 'code' FROM ended WHERE error ->> 'code' = ANY(CAST(:dead AS text[]))
 ), said AS (
     SELECT ended.id, 'job.' || ended.state AS type, responses.job_id IS NULL AS is_own
-    FROM ended LEFT JOIN responses ON responses.job_id = ended.id
+    FROM ended LEFT JOIN responses ON responses.job_id = ended.id WHERE NOT ended.is_quiet
     UNION ALL
     SELECT ended.id, {EVENT_TYPE}, TRUE FROM ended JOIN responses ON responses.job_id = ended.id
+    WHERE NOT ended.is_quiet
 ), receivers AS (
     SELECT ended.id AS job_id, ended.tenant_id, said.type, endpoint.id AS endpoint_id, endpoint.url
     FROM ended JOIN said USING (id) JOIN webhook_endpoints AS endpoint USING (tenant_id)
@@ -83,9 +84,10 @@ terminal AS (
 SELECT id FROM ended
 """
 
-# The columns of ``ended``, of a row of ``jobs`` as it is now.
+# The columns of ``ended``, of a row of ``jobs`` as it is now. A quiet job's end is no event: it is a batch's line.
 ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
-    jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url"""
+    jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url,
+    COALESCE(jobs.webhook -> 'events' = '[]', false) AS is_quiet"""
 
 _CONCLUDE = text(f"WITH ended AS (SELECT {ENDED} FROM jobs WHERE id = ANY(CAST(:ids AS text[]))), {CONCLUDED}")
 

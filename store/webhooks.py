@@ -13,13 +13,18 @@ from datetime import datetime
 from sqlalchemy import text
 
 from store.audit import record
+from store.batch_states import BatchStatus
 from store.db import Database
 from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
 from store.responses import EVENT_TYPES as RESPONSE_EVENTS
 from store.states import JobState
 
-EVENT_TYPES: frozenset[str] = RESPONSE_EVENTS | {f"job.{state}" for state in JobState if state.is_terminal}
+EVENT_TYPES: frozenset[str] = (
+    RESPONSE_EVENTS
+    | {f"job.{state}" for state in JobState if state.is_terminal}
+    | {f"batch.{status}" for status in BatchStatus if status.is_terminal}
+)
 EVERY_EVENT = "*"
 GONE = 410
 
@@ -44,15 +49,18 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event to send to one URL. ``attempt`` is 1 at the first try."""
+    """One event to send to one URL. ``attempt`` is 1 at the first try.
+
+    ``subject_id`` is of the job or the batch that ended, and ``status`` says how.
+    """
 
     id: str
     tenant_id: str
     url: str
     secret: str = field(repr=False)
     type: str
-    job_id: str
-    job_state: JobState
+    subject_id: str
+    status: str
     created_at: datetime
     attempt: int
 
@@ -64,7 +72,8 @@ class DeliveryRecord:
     id: str
     endpoint_id: str | None
     url: str
-    job_id: str
+    job_id: str | None
+    batch_id: str | None
     type: str
     state: str
     attempts: int
@@ -141,9 +150,10 @@ WITH due AS (
 )
 SELECT
     taken.id, taken.tenant_id, taken.url, COALESCE(endpoint.secret, tenants.webhook_secret) AS secret, taken.type,
-    taken.job_id, jobs.state AS job_state, taken.created_at, taken.attempts AS attempt
+    COALESCE(taken.job_id, taken.batch_id) AS subject_id,
+    COALESCE(jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at, taken.attempts AS attempt
 FROM taken
-JOIN jobs ON jobs.id = taken.job_id
+LEFT JOIN jobs ON jobs.id = taken.job_id
 JOIN tenants ON tenants.id = taken.tenant_id
 LEFT JOIN webhook_endpoints AS endpoint ON endpoint.id = taken.endpoint_id
 ORDER BY taken.due_at
@@ -163,7 +173,7 @@ def take_due(db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = 
     values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy)}
     with db.autocommit() as connection:
         rows = connection.execute(_TAKE_DUE, values).mappings().all()
-    return [Delivery(**{**row, "job_state": JobState(row["job_state"])}) for row in rows]
+    return [Delivery(**row) for row in rows]
 
 
 _DELIVERED = text("""
@@ -221,7 +231,7 @@ def postpone(db: Database, delivery_ids: Sequence[str], by_s: float) -> None:
 
 _DELIVERIES = text("""
 SELECT
-    id, endpoint_id, url, job_id, type, state, attempts, next_attempt_at, last_status, last_error, created_at,
+    id, endpoint_id, url, job_id, batch_id, type, state, attempts, next_attempt_at, last_status, last_error, created_at,
     delivered_at
 FROM webhook_deliveries
 WHERE tenant_id = :tenant_id AND (CAST(:job_id AS text) IS NULL OR job_id = :job_id)

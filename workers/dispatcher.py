@@ -57,6 +57,15 @@ def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: f
     return max(0, min(depth.announced - in_redis, window - in_redis))
 
 
+def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
+    """Return how many jobs of the batch class may join those that are announced or run.
+
+    They never have all the places of a worker, nor a line of hints before it: who comes with a better class finds
+    room at once.
+    """
+    return max(0, most_a_worker * max(1, depth.num_workers) - depth.batch_under_way)
+
+
 class Hearing:
     """Whether Postgres was to be heard of lately. While it is not, no worker can renew: a lost lease then says nothing.
 
@@ -111,6 +120,7 @@ class Dispatcher:
         self._rota = Rota(settings.ageing_s)
         # A queue is of one model version, which has one task.
         self._tasks: dict[str, str] = {}
+        self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
         self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
         self._duties = (
@@ -210,7 +220,8 @@ class Dispatcher:
                 self._announce(depth.queue, jobs, "dispatcher.announced_again")
                 in_redis += len(jobs)
             if num_new := num_to_announce(depth, in_redis, window):
-                jobs = ordering.take_waiting(self._db, depth.queue, num_new, self._rota)
+                most_batch = num_of_batch(depth, self._most_batch)
+                jobs = ordering.take_waiting(self._db, depth.queue, num_new, self._rota, most_batch=most_batch)
                 self._announce(depth.queue, jobs, "dispatcher.announced")
 
     def _announce(self, queue: str, job_ids: list[str], event: str) -> None:

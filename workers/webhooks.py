@@ -60,8 +60,8 @@ def _named(delivery: Delivery) -> dict[str, str]:
     """Return what ended, under the name that its owner knows it by."""
     kind, _, end = delivery.type.partition(".")
     if kind == "response":
-        return {"id": response_id(delivery.job_id), "object": "response", "status": end}
-    return {"id": delivery.job_id, "object": "job", "status": str(delivery.job_state)}
+        return {"id": response_id(delivery.subject_id), "object": "response", "status": end}
+    return {"id": delivery.subject_id, "object": kind, "status": delivery.status}
 
 
 def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:
@@ -260,7 +260,7 @@ class WebhookSender:
         self._give_back(untried, blocked_s)
 
     def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
-        fields = {"delivery_id": delivery.id, "job_id": delivery.job_id, "attempt": delivery.attempt}
+        fields = {"delivery_id": delivery.id, "subject_id": delivery.subject_id, "attempt": delivery.attempt}
         if outcome.is_delivered and outcome.status is not None:
             failpoint("webhook.accepted")
             outbox.delivered(self._db, delivery.id, outcome.status)

@@ -67,6 +67,10 @@ class TokenLogprobs:
     top_logprobs: tuple[float, ...] = ()
 
 
+BACKGROUND_RANK = 2
+"""From this ``class_rank`` on nobody waits for a request's next token."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One prompt to continue.

@@ -7,17 +7,19 @@ It knows no clock, no thread and no model. Requests have an order, which nobody 
 Whoever lacks blocks takes them from the last in this order; whoever waits for a place takes it from a worse class if
 that makes room. So the oldest of all always runs (it can take the blocks of every other one, and was refused if the
 pool cannot hold it), ends, and makes the next one the oldest: one place goes by age alone, and none starves, whatever
-its class. All other places go to the best class first.
+its class. All other places go to the best class first. While somebody waits for a first token the background, which is
+the batch class, sits out: its requests keep their places and blocks, and only the oldest of all goes on.
 """
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from math import inf
 
 from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
 from models.engine.pacing import Pacer
+from models.engine.requests import BACKGROUND_RANK
 from models.engine.runner import Row, Sampled, StepPlan
 from models.engine.speculation import Speculation
 from models.engine.tables import BlockTables
@@ -97,9 +99,14 @@ class Scheduler:
         self._make_room()
         self._admit()
         self._take_over()
-        decoding = [live for live in self._running if live.is_decoding and self._tables.covers(live)]
-        num_others = len(self._running) + len(self._waiting) - len(decoding)
-        chunks = self._chunks(self._pacer.budget(len(decoding), num_others, self._step_tokens - len(decoding)))
+        is_waited_for = self._is_waited_for()
+        taking_part = self._taking_part(is_waited_for=is_waited_for)
+        decoding = [live for live in taking_part if live.is_decoding and self._tables.covers(live)]
+        # The background's streams are held up by a prompt, and nobody minds; nor does anybody wait for its own.
+        num_streams = _num_waited_for(decoding)
+        num_others = _num_waited_for(taking_part) + _num_waited_for(self._waiting) - num_streams
+        budget = self._pacer.budget(num_streams, num_others, self._step_tokens - len(decoding))
+        chunks = self._chunks(taking_part, budget, self._pacer.background_budget(is_waited_for=is_waited_for))
         # Beside a prompt there is no compute to spare.
         spare = 0 if chunks else min(self._speculation.spare_tokens, self._step_tokens) - len(decoding)
         rows = [*self._decode_rows(decoding, spare), *chunks]
@@ -177,19 +184,36 @@ class Scheduler:
             spare -= len(drafts)
             yield _row(live, 1, drafts)
 
-    def _chunks(self, budget: int) -> list[Row]:
-        """Share ``budget`` tokens out among those who are not decoding yet.
+    def _is_waited_for(self) -> bool:
+        """True if a prompt is to be computed whose first token somebody waits for."""
+        return any(not live.is_decoding and live.request.class_rank < BACKGROUND_RANK for live in self._running)
+
+    def _taking_part(self, *, is_waited_for: bool) -> list[LiveRequest]:
+        """Return those who may have a row in this step: without the background while somebody waits for a first token.
+
+        The oldest of all is in every step, whatever its class.
+        """
+        return [live for live in self._running if not is_waited_for or live.place[0] < BACKGROUND_RANK]
+
+    def _chunks(self, taking_part: Sequence[LiveRequest], budget: int, background: int | None) -> list[Row]:
+        """Share ``budget`` tokens out among those taking part who are not decoding yet, at most ``background`` of them
+        among those that nobody waits for.
 
         A request whose next block is filled by one before it in this very step waits for that one.
         """
         rows: list[Row] = []
         under_way: set[bytes | None] = set()
-        for live in self._running:
+        for live in taking_part:
             if budget == 0:
                 break
             if live.is_decoding or (under_way and self._tables.next_name(live) in under_way):
                 continue
             size = min(live.num_pending, budget)
+            if background is not None and live.request.class_rank >= BACKGROUND_RANK:
+                size = min(size, background)
+                background -= size
+            if not size:
+                continue
             under_way.update(self._tables.names_filled_by(live, size))
             rows.append(_row(live, size))
             budget -= size
@@ -213,6 +237,10 @@ class Scheduler:
             line.remove(oldest)
             oldest.place = _FIRST, oldest.place[1]
             line.insert(0, oldest)
+
+
+def _num_waited_for(requests: Iterable[LiveRequest]) -> int:
+    return sum(live.request.class_rank < BACKGROUND_RANK for live in requests)
 
 
 def _place(live: LiveRequest) -> tuple[int, int]:

@@ -42,6 +42,15 @@ NEEDED = {
     ("get", "/v1/prompts"): "jobs:read",
     ("post", "/v1/prompts/{prompt_id}/versions"): "jobs:write",
     ("get", "/v1/prompts/{prompt_id}/versions"): "jobs:read",
+    ("get", "/v1/files"): "jobs:read",
+    ("post", "/v1/files"): "jobs:write",
+    ("get", "/v1/files/{file_id}"): "jobs:read",
+    ("get", "/v1/files/{file_id}/content"): "jobs:read",
+    ("delete", "/v1/files/{file_id}"): "jobs:write",
+    ("get", "/v1/batches"): "jobs:read",
+    ("post", "/v1/batches"): "jobs:write",
+    ("get", "/v1/batches/{batch_id}"): "jobs:read",
+    ("post", "/v1/batches/{batch_id}/cancel"): "jobs:write",
     ("get", "/v1/models"): "models:read",
     ("get", "/v1/models/{model}"): "models:read",
     ("get", "/v1/organization/usage/completions"): "usage:read",
@@ -71,6 +80,7 @@ BODIES = {
 
 def _calls(job_id: str) -> Iterator[tuple[str, str, str]]:
     ids = {"model": "tiny", "endpoint_id": "we_0", "name": "tiny@1", "response_id": "resp_0", "prompt_id": "pmpt_0"}
+    ids |= {"file_id": "file_0", "batch_id": "batch_0"}
     for (method, path), scope in NEEDED.items():
         yield method, path.format(**ids, job_id=job_id), scope
 

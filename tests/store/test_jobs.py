@@ -153,6 +153,13 @@ class TestAccept:
 
 
 class TestAnnouncing:
+    def test_who_waits_in_a_worse_class_is_not_waited_for(self, db: Database, make_job: MakeJob) -> None:
+        accept(db, [make_job(announce=False, service_class=ServiceClass.BATCH)])
+        outcomes = accepted(db, [make_job(), make_job(service_class=ServiceClass.BATCH)])
+        assert [outcome.announced for outcome in outcomes] == [True, False]
+        accept(db, [make_job(announce=False, service_class=ServiceClass.INTERACTIVE)])
+        assert [outcome.announced for outcome in accepted(db, [make_job()])] == [False]
+
     def test_a_job_is_announced_while_nobody_waits(self, db: Database, make_job: MakeJob) -> None:
         assert [outcome.announced for outcome in accepted(db, [make_job(), make_job()])] == [True, True]
         assert [outcome.announced for outcome in accepted(db, [make_job()])] == [True]

@@ -40,6 +40,18 @@ class TestAnnouncing:
         assert take_waiting(db, QUEUE, 3) == []
         assert get(db, tenant, batch).announced_at is not None
 
+    def test_no_more_of_the_batch_class_than_may_join(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        batch = [accept_one(announce=False, service_class=ServiceClass.BATCH) for _ in range(6)]
+        # One has waited for long; the places of others do not help it past the bound.
+        query("UPDATE jobs SET created_at = now() - interval '1 h' WHERE id = :id", id=batch[5])
+        better = [accept_one(announce=False) for _ in range(3)]
+        assert take_waiting(db, QUEUE, 10, most_batch=0) == better
+        assert take_waiting(db, QUEUE, 10, most_batch=0) == []
+        assert len(take_waiting(db, QUEUE, 10, most_batch=2)) == 2
+        start(db, take_waiting(db, QUEUE, 10, most_batch=1)[0])
+        (found,) = waiting_queues(db)
+        assert (found.waiting, found.batch_under_way, found.num_workers) == (3, 3, 1)
+
     def test_a_claimed_job_is_not_announced(self, db: Database, accept_one: AcceptOne) -> None:
         start(db, accept_one(announce=False))
         assert take_waiting(db, QUEUE, 1) == []

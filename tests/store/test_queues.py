@@ -216,9 +216,9 @@ class TestPlaces:
     ) -> None:
         flying = [accept_one(), accept_one()]
         batch = accept_one(service_class=ServiceClass.BATCH, announce=False)
-        last = accept_one(priority=9)
-        urgent = accept_one(priority=0)
-        interactive = accept_one(service_class=ServiceClass.INTERACTIVE, priority=9)
+        last = accept_one(priority=9, announce=False)
+        urgent = accept_one(priority=0, announce=False)
+        interactive = accept_one(service_class=ServiceClass.INTERACTIVE, priority=9, announce=False)
         order = [*flying, interactive, urgent, last, batch]
         assert positions(db, tenant, order) == [1, 2, 3, 4, 5, 6]
         assert take_waiting(db, QUEUE, 10) == order[2:]

@@ -79,7 +79,7 @@ class TestTaking:
         first = take_due(db, 10, 60)[0]
         assert first.id.startswith("evt_")
         assert (first.tenant_id, first.url, first.type) == (tenant, URL, "job.cancelled")
-        assert (first.job_id, first.job_state, first.attempt) == (outbox[0], JobState.CANCELLED, 1)
+        assert (first.subject_id, first.status, first.attempt) == (outbox[0], JobState.CANCELLED, 1)
         assert first.secret == get_webhook_secret(db, tenant)
 
     def test_an_endpoints_delivery_has_its_secret(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
@@ -88,8 +88,8 @@ class TestTaking:
         assert [delivery.secret for delivery in take_due(db, 10, 60)] == [endpoint.secret]
 
     def test_the_longest_due_come_first_and_once(self, db: Database, outbox: list[str]) -> None:
-        assert [delivery.job_id for delivery in take_due(db, 2, 60)] == outbox[:2]
-        assert [delivery.job_id for delivery in take_due(db, 2, 60)] == outbox[2:]
+        assert [delivery.subject_id for delivery in take_due(db, 2, 60)] == outbox[:2]
+        assert [delivery.subject_id for delivery in take_due(db, 2, 60)] == outbox[2:]
         assert take_due(db, 2, 60) == []
 
     def test_a_dead_senders_delivery_comes_back_under_the_same_id(self, db: Database, outbox: list[str]) -> None:
@@ -117,7 +117,7 @@ class TestSettling:
         delivery = take_due(db, 1, 0)[0]
         delivered(db, delivery.id, 204)
         assert delivery.id not in {other.id for other in take_due(db, 10, 0)}
-        (row,) = list_deliveries(db, tenant, delivery.job_id)
+        (row,) = list_deliveries(db, tenant, delivery.subject_id)
         assert (row.state, row.attempts, row.last_status, row.last_error) == ("delivered", 1, 204, None)
         assert row.delivered_at is not None
 
@@ -138,7 +138,7 @@ class TestSettling:
     def test_the_last_failed_try_gives_up(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
         failed(db, delivery.id, status=None, error="connection refused", retry_in_s=None)
-        (row,) = list_deliveries(db, tenant, delivery.job_id)
+        (row,) = list_deliveries(db, tenant, delivery.subject_id)
         assert (row.state, row.last_status, row.last_error) == ("failed", None, "connection refused")
         assert delivery.id not in {other.id for other in take_due(db, 10, 0)}
 
@@ -146,7 +146,7 @@ class TestSettling:
         delivery = take_due(db, 1, 0)[0]
         delivered(db, delivery.id, 200)
         failed(db, delivery.id, status=500, error="a slower sender of the same delivery", retry_in_s=0)
-        assert [row.state for row in list_deliveries(db, tenant, delivery.job_id)] == ["delivered"]
+        assert [row.state for row in list_deliveries(db, tenant, delivery.subject_id)] == ["delivered"]
 
     def test_an_endpoint_that_is_gone_is_disabled(
         self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne

@@ -33,7 +33,7 @@ from store.settings import Settings
 from store.states import JobState
 from store.streams import GENERATION_KEY
 from tests.workers.receiver import Receiver
-from workers.dispatcher import Dispatcher, Hearing, num_to_announce, num_to_repeat
+from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
 
 ROOT = Path(__file__).parents[2]
 QUEUE = "tiny@1"
@@ -152,6 +152,12 @@ def test_only_hints_that_were_lost_are_repeated(
 ) -> None:
     found = depth(announced=announced, oldest_s=oldest_s)
     assert num_to_repeat(found, in_redis, window=10, reannounce_s=10.0) == expected
+
+
+@pytest.mark.parametrize(("workers", "under_way", "expected"), [(0, 0, 6), (1, 4, 2), (1, 9, 0), (3, 4, 14)])
+def test_the_batch_class_never_has_all_places(workers: int, under_way: int, expected: int) -> None:
+    found = QueueDepth(QUEUE, 50, 0, None, batch_under_way=under_way, num_workers=workers)
+    assert num_of_batch(found, most_a_worker=6) == expected
 
 
 def test_a_window_is_topped_up_in_order_and_no_further(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.engine.loop import Engine, EngineConfig
-from models.engine.pacing import FEWEST_TOKENS, WINDOW, Pacer
+from models.engine.pacing import BACKGROUND_S, FEWEST_TOKENS, WINDOW, Pacer
 from models.engine.runner import Sampled, StepPlan
 from tests.models.engine.rig import Bytes, Watched, ask, step
 
@@ -120,3 +120,22 @@ def test_the_engine_learns_from_its_steps_and_a_prompt_enters_in_pieces_beside_a
             before = runner.now
     assert 4 <= len(took) <= 8
     assert max(took) <= 3.0 * 0.01 + 1e-6
+
+
+def test_the_background_enters_in_short_pieces_and_hardly_at_all_beside_somebody_who_waits() -> None:
+    pacer = Pacer(1.8)
+    assert pacer.background_budget(is_waited_for=False) is None, "what a prompt token takes is not known"
+    machine(pacer, decode_s=0.01, token_s=0.0005)
+    assert pacer.background_budget(is_waited_for=False) == int(BACKGROUND_S / 0.0005)
+    assert pacer.background_budget(is_waited_for=True) == FEWEST_TOKENS
+    machine(pacer, decode_s=0.1, token_s=1.0)
+    assert pacer.background_budget(is_waited_for=False) == FEWEST_TOKENS
+
+
+def test_nothing_is_learnt_of_prompts_from_a_step_in_which_most_streams_sat_out() -> None:
+    pacer = Pacer(1.8)
+    machine(pacer, decode_s=0.05, token_s=0.0005)
+    before = pacer.background_budget(is_waited_for=False)
+    for _ in range(WINDOW):
+        pacer.record(1, 40, 0.021)
+    assert pacer.background_budget(is_waited_for=False) == before

@@ -2,6 +2,7 @@
 
 from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
+from models.engine.pacing import FEWEST_TOKENS, WINDOW, Pacer
 from models.engine.runner import StepPlan
 from models.engine.scheduler import Scheduler
 from tests.models.engine.rig import ask, live
@@ -11,10 +12,16 @@ class Bench:
     """A scheduler with a model that says "a" to everything."""
 
     def __init__(
-        self, *, num_blocks: int = 64, block_tokens: int = 4, max_slots: int = 8, step_tokens: int = 16
+        self,
+        *,
+        num_blocks: int = 64,
+        block_tokens: int = 4,
+        max_slots: int = 8,
+        step_tokens: int = 16,
+        pacer: Pacer | None = None,
     ) -> None:
         self.pool = BlockPool(num_blocks, block_tokens)
-        self.scheduler = Scheduler(self.pool, max_slots=max_slots, step_tokens=step_tokens)
+        self.scheduler = Scheduler(self.pool, max_slots=max_slots, step_tokens=step_tokens, pacer=pacer)
         self.inside: dict[str, LiveRequest] = {}
 
     def add(self, name: str, num_prompt: int, *, salt: str | None = None, class_rank: int = 0) -> LiveRequest:
@@ -271,3 +278,42 @@ def test_leaving_frees_the_blocks_at_once() -> None:
     bench.scheduler.remove(bench.inside["waiting"])
     assert bench.pool.num_free == 8
     assert bench.scheduler.plan() is None
+
+
+def test_the_background_sits_out_while_somebody_waits_for_a_first_token() -> None:
+    bench = Bench(step_tokens=16)
+    for name in ("oldest", "decoding"):
+        bench.add(name, 3, class_rank=2)
+    bench.step()
+    bench.add("prompt", 20, class_rank=2)
+    assert bench.step() == [("oldest", 1), ("decoding", 1), ("prompt", 14)]
+    bench.add("person", 18)
+    # Two chunks, and nobody beside them but the oldest, who never stops.
+    assert bench.step() == [("oldest", 1), ("person", 15)]
+    assert bench.step() == [("oldest", 1), ("person", 3)]
+    # From the first token on everybody takes part, and nothing that was computed was lost.
+    assert bench.step() == [("oldest", 1), ("person", 1), ("decoding", 1), ("prompt", 6)]
+    assert bench.scheduler.num_preempted == 0
+
+
+def test_the_background_does_not_wait_for_itself() -> None:
+    bench = Bench(step_tokens=16)
+    for name in ("first", "second"):
+        bench.add(name, 12, class_rank=2)
+    assert bench.step() == [("first", 12), ("second", 4)]
+    assert bench.step() == [("first", 1), ("second", 8)]
+
+
+def test_the_oldest_of_the_background_does_not_hold_up_a_prompt() -> None:
+    pacer = Pacer(1.8)
+    for _ in range(WINDOW):
+        pacer.record(1, 0, 0.01)
+        pacer.record(1, 40, 0.05)
+    bench = Bench(step_tokens=64, pacer=pacer)
+    bench.add("oldest", 3, class_rank=2)
+    assert bench.step() == [("oldest", 3)]
+    bench.add("person", 50)
+    assert bench.step() == [("oldest", 1), ("person", 50)]
+    # Somebody's own stream is another matter.
+    bench.add("next", 50)
+    assert bench.step() == [("oldest", 1), ("person", 1), ("next", FEWEST_TOKENS)]

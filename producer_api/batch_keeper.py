@@ -1,0 +1,255 @@
+"""Keeps batches going: checks their input, makes its lines jobs a few at a time, and writes what came of them.
+
+One API process keeps them all, the one that holds the keepers' lock; the others stand by. A turn looks at every live
+batch, decides what is due (``due``, pure) and does a small piece of it, so that none holds up another; between turns
+this thread sleeps three times as long as it worked, so that it holds up no request either. Long pieces of work, the
+check and the writing, live in memory: whoever takes over begins them again. What must not be done twice is a
+transaction of ``store.batch_steps``.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from itertools import islice
+
+import structlog
+
+from producer_api.batch_input import read_lines
+from producer_api.batch_lines import Lines
+from producer_api.batch_results import publish
+from producer_api.batch_validation import validate
+from producer_api.errors import internal_error
+from producer_api.room import Room
+from producer_api.submit import Submissions
+from store import batch_steps, files
+from store.batch_states import BatchStatus
+from store.batch_steps import Progress
+from store.batches import Batch
+from store.blobs import Blobs
+from store.db import Database
+from store.errors import HeadraceError, Unavailable
+from store.settings import Settings
+
+_log = structlog.get_logger("producer_api")
+
+TURN_S = 0.02
+"""Turns are at least this far apart while there is something to do, and so far while there is only waiting:"""
+WAITING_S = 0.1
+IDLE_S = 1.0
+REST = 3.0
+"""Times as long as it worked this thread sleeps."""
+
+AGAIN_S = 1.0
+LINES_A_TURN = 64
+FEWEST_UNDER_WAY = 8
+TIDY_S = 60.0
+SWEEP_S = 3600.0
+
+OnCancelled = Callable[[list[str], list[str]], None]
+"""Is told of jobs whose workers must hear that they are cancelled, and of jobs that have ended by it."""
+
+
+class Step(Enum):
+    """What is due for a batch."""
+
+    VALIDATE = auto()
+    TAKE_LINES = auto()
+    WAIT = auto()
+    FINALIZE = auto()
+    CANCEL_JOBS = auto()
+    PUBLISH = auto()
+
+
+def due(progress: Progress) -> Step:
+    """Return what is due. A batch whose window is over takes no more lines; their jobs end at the same deadline."""
+    batch = progress.batch
+    match batch.status:
+        case BatchStatus.VALIDATING:
+            return Step.PUBLISH if progress.remaining_s <= 0 else Step.VALIDATE
+        case BatchStatus.IN_PROGRESS:
+            num_taken = batch.num_completed + batch.num_failed + progress.num_under_way
+            if num_taken < batch.num_total and progress.remaining_s > 0:
+                return Step.TAKE_LINES
+            return Step.WAIT if progress.num_under_way else Step.FINALIZE
+        case BatchStatus.CANCELLING:
+            return Step.CANCEL_JOBS if progress.num_under_way else Step.PUBLISH
+        case BatchStatus.FINALIZING:
+            return Step.PUBLISH
+        case _:
+            return Step.WAIT
+
+
+def num_to_take(num_under_way: int, num_live: int, most_under_way: int) -> int:
+    """Return how many lines a batch may take now: the live batches share what may be under way."""
+    share = max(FEWEST_UNDER_WAY, most_under_way // max(1, num_live))
+    return max(0, min(LINES_A_TURN, share - num_under_way))
+
+
+class BatchKeeper:
+    """The thread. ``start`` and ``stop`` are the process's; ``wake`` says that there is a new batch."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        blobs: Blobs,
+        *,
+        submissions: Submissions,
+        room: Room,
+        on_cancelled: OnCancelled,
+    ) -> None:
+        self._settings = settings
+        self._blobs = blobs
+        self._room = room
+        self._on_cancelled = on_cancelled
+        self._lines = Lines(settings, submissions)
+        # A connection for the lock and one to work with: the routes' are not taken from them.
+        self._db = Database(settings.database_url, pool_size=2, application_name="headrace-batches")
+        self._works: dict[tuple[str, Step], Iterator[None]] = {}
+        self._not_before: dict[str, float] = {}
+        self._tidy_at = self._sweep_at = 0.0
+        self._stopping = threading.Event()
+        self._woken = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+
+    def start(self) -> None:
+        """Begin, unless the settings leave batches to others."""
+        if self._settings.keep_batches == "on":
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Put everything down; another process goes on with it."""
+        self._stopping.set()
+        self._woken.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self._db.close()
+
+    def wake(self) -> None:
+        """Let the next turn be now."""
+        self._woken.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with batch_steps.keeper_lock(self._db) as keeps:
+                    if keeps:
+                        self._keep()
+            except HeadraceError as error:
+                _log.warning("batches_not_kept", reason=error.message)
+            except Exception as defect:  # noqa: BLE001 - it must not end the thread that every batch waits for
+                internal_error(defect)
+            self._put_down()
+            self._stopping.wait(IDLE_S)
+
+    def _keep(self) -> None:
+        _log.info("batches_kept")
+        while not self._stopping.is_set():
+            self._woken.clear()
+            began_s = time.thread_time()
+            pause_s = self._turn()
+            # Of the processor: while this thread waits for Postgres, it is in nobody's way.
+            took_s = time.thread_time() - began_s
+            self._woken.wait(max(pause_s, REST * took_s))
+
+    def _turn(self) -> float:
+        """Do a piece of what is due for every batch; return the shortest pause that makes sense now."""
+        self._tidy()
+        ids = batch_steps.live(self._db)
+        for batch_id, step in [*self._works]:
+            if batch_id not in ids:
+                self._works.pop((batch_id, step)).close()  # type: ignore[attr-defined]  # it is a generator
+        steps = [self._advance(batch_id, len(ids)) for batch_id in ids]
+        if all(step is Step.WAIT for step in steps):
+            return WAITING_S if steps else IDLE_S
+        return TURN_S
+
+    def _advance(self, batch_id: str, num_live: int) -> Step:
+        if time.monotonic() < self._not_before.get(batch_id, 0.0):
+            return Step.WAIT
+        self._not_before.pop(batch_id, None)
+        try:
+            progress = batch_steps.harvest(self._db, batch_id)
+            return self._do(due(progress), progress, num_live)
+        except Unavailable as error:
+            if error.code == "database_unavailable":
+                raise
+            _log.warning("batch_waits", batch_id=batch_id, reason=error.message)
+        except Exception as defect:  # noqa: BLE001 - the others go on; this one is tried again, and expires in the end
+            internal_error(defect)
+        self._not_before[batch_id] = time.monotonic() + AGAIN_S
+        return Step.WAIT
+
+    def _do(self, step: Step, progress: Progress, num_live: int) -> Step:
+        batch = progress.batch
+        match step:
+            case Step.VALIDATE | Step.PUBLISH:
+                self._work_on(step, batch)
+            case Step.TAKE_LINES:
+                return step if self._take_lines(progress, num_live) else Step.WAIT
+            case Step.FINALIZE:
+                batch_steps.finalize(self._db, batch.id)
+            case Step.CANCEL_JOBS:
+                running, ended = batch_steps.cancel_jobs(self._db, batch.id)
+                self._on_cancelled(running, ended)
+                return step if running or ended else Step.WAIT
+            case Step.WAIT:
+                pass
+        return step
+
+    def _work_on(self, step: Step, batch: Batch) -> None:
+        """Do the next piece of a long work; what another step had begun is put down."""
+        key = (batch.id, step)
+        for other in [one for one in self._works if one[0] == batch.id and one != key]:
+            self._works.pop(other).close()  # type: ignore[attr-defined]  # as above
+        work = self._works.get(key)
+        if work is None:
+            work = self._works[key] = self._begin(step, batch)
+        try:
+            next(work)
+        except StopIteration:
+            self._works.pop(key)
+        except BaseException:
+            self._works.pop(key)
+            raise
+
+    def _begin(self, step: Step, batch: Batch) -> Iterator[None]:
+        if step is Step.VALIDATE:
+            return validate(self._db, self._blobs, self._lines, self._settings, batch)
+        return publish(self._db, self._blobs, self._settings, batch)
+
+    def _take_lines(self, progress: Progress, num_live: int) -> int:
+        """Make the next lines jobs, as many as may be under way; return how many that were."""
+        batch = progress.batch
+        most = num_to_take(progress.num_under_way, num_live, self._settings.batch_lines_under_way)
+        most = min(most, self._room.slack(batch.tenant_id))
+        if most <= 0 or batch.input_digest is None:
+            return 0
+        with self._blobs.open(batch.input_digest) as content:
+            found = read_lines(content, self._settings.max_body_bytes, number=batch.next_line, offset=batch.next_offset)
+            raw = list(islice(found, most))
+        if not raw:
+            return 0
+        taken = [self._lines.take(batch, line, progress.remaining_s) for line in raw]
+        batch_steps.take_lines(self._db, batch, taken, next_line=raw[-1].number + 1, next_offset=raw[-1].next_offset)
+        return len(taken)
+
+    def _tidy(self) -> None:
+        """Now and then remove files whose time is over, and contents that nothing refers to."""
+        now = time.monotonic()
+        if now < self._tidy_at:
+            return
+        self._tidy_at = now + TIDY_S
+        try:
+            files.expire(self._db)
+            while files.remove_unreferenced(self._db, self._blobs) and not self._stopping.is_set():
+                pass
+            if now >= self._sweep_at:
+                self._sweep_at = now + SWEEP_S
+                self._blobs.sweep()
+        except Unavailable as error:
+            _log.warning("files_not_tidied", reason=error.message)
+
+    def _put_down(self) -> None:
+        while self._works:
+            self._works.popitem()[1].close()  # type: ignore[attr-defined]  # as above

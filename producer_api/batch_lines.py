@@ -1,0 +1,68 @@
+"""Lines of a batch as jobs: what a line asks for, made a job of the batch class that ends with the batch's window."""
+
+from dataclasses import replace
+
+import structlog
+
+from producer_api.batch_input import LineRefused, RawLine, Request, custom_id_of, read_request
+from producer_api.errors import body_of, internal_error, status_of
+from producer_api.submit import Submissions
+from store.batch_steps import TakenLine
+from store.batches import Batch
+from store.errors import HeadraceError, InvalidRequest, NotFound, Unavailable
+from store.jobs import NewJob
+from store.keys import Principal
+from store.payloads import ServiceClass
+from store.settings import Settings
+
+_log = structlog.get_logger("producer_api")
+
+# Nobody is told of a line's end but by the batch's.
+_QUIET = {"events": list[str]()}
+_SHORTEST_S = 0.001
+
+
+class Lines:
+    """Reads lines and makes jobs of them. Blocks on Postgres for a model's files."""
+
+    def __init__(self, settings: Settings, submissions: Submissions) -> None:
+        self._most_bytes = settings.max_body_bytes
+        self._submissions = submissions
+
+    def read(self, batch: Batch, line: RawLine) -> Request:
+        """Return what the line asks for; raise LineRefused, also for a model that does not exist."""
+        request = read_request(line, batch.url, self._most_bytes)
+        try:
+            self._submissions.check_model(request.wanted.job.model)
+        except NotFound as error:
+            raise LineRefused(error.code, error.message, "body.model") from error
+        return request
+
+    def take(self, batch: Batch, line: RawLine, remaining_s: float) -> TakenLine:
+        """Return the line as a job, or as what the route would have answered. Raises Unavailable."""
+        try:
+            request = self.read(batch, line)
+            try:
+                job = self._job(batch, request, remaining_s)
+            except HeadraceError as complaint:
+                raise request.wanted.complain(complaint) from complaint
+            return TakenLine(line.number, request.custom_id, job)
+        except Unavailable:
+            raise
+        except LineRefused as refused:
+            error: HeadraceError = InvalidRequest(refused.message, code=refused.code, param=refused.param)
+        except HeadraceError as refusal:
+            error = refusal
+        except Exception as defect:  # noqa: BLE001 - one line must not stop its batch
+            error = internal_error(defect)
+        return TakenLine(
+            line.number, custom_id_of(line), None, {"status_code": status_of(error), "body": body_of(error)}
+        )
+
+    def _job(self, batch: Batch, request: Request, remaining_s: float) -> NewJob:
+        asked = request.wanted.job
+        own_s = remaining_s if asked.deadline_ms is None else min(remaining_s, asked.deadline_ms / 1000)
+        principal = Principal(batch.tenant_id, batch.api_key_id, frozenset())
+        wanted = asked.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
+        made = self._submissions.make_job(principal, wanted, batch.project_id)
+        return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_QUIET, fingerprint=None)

@@ -1,0 +1,150 @@
+"""Batches of OpenAI's shape: make one of an uploaded file, look at it, list, cancel."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from producer_api.auth import JobsReader, JobsWriter
+from producer_api.errors import DOCUMENTED
+from producer_api.file_views import BatchList, BatchObject, batch_list, batch_object
+from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from producer_api.routers.files import check_life_s
+from producer_api.runtime import Runtime
+from producer_api.submit import MAX_KEY_CHARS, RETRY_WITHIN_S, Origin
+from producer_api.task_urls import TASK_URLS
+from producer_api.views import JsonResponse
+from store import batches, files
+from store.batches import Batch, NewBatch
+from store.errors import InvalidRequest
+from store.files import Purpose
+from store.payloads import MetadataKey, MetadataValue
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+BatchId = Annotated[str, Path(examples=["batch_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+
+_WINDOW = re.compile(r"(\d{1,3})([hd])")
+_SECONDS = {"h": 3600, "d": 86_400}
+SHORTEST_S, LONGEST_S = 3600, 7 * 86_400
+
+
+class ExpiresAfter(BaseModel):
+    """When a file made by the batch goes."""
+
+    anchor: str
+    seconds: int
+
+
+class BatchRequest(BaseModel):
+    """The body of `POST /v1/batches`."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "input_file_id": "file_0197f0c2a3b47d518e9a2b6c7d8e9f01",
+                    "endpoint": "/v1/chat/completions",
+                    "completion_window": "24h",
+                    "metadata": {"order": "42"},
+                }
+            ]
+        },
+    )
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str = Field(description="`1h` to `168h`, or `1d` to `7d`")
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+
+@router.post("", response_model=BatchObject, summary="Make a batch")
+async def create_batch(runtime: RuntimeOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf) -> Response:
+    """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
+    headers = await run_in_threadpool(runtime.admission.spend_request, principal)
+    new = _new_batch(body, origin, principal.key_id)
+    batch = await run_in_threadpool(_create, runtime, principal.tenant_id, body, new, is_retry=origin.is_retry)
+    runtime.batches.wake()
+    return JsonResponse(batch_object(batch), headers=headers)
+
+
+def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:
+    if is_retry and new.idempotency_key is None:
+        found = batches.find_sent_before(runtime.db, tenant_id, new.fingerprint, RETRY_WITHIN_S)
+        if found is not None:
+            return found
+    file = files.get(runtime.db, tenant_id, body.input_file_id)
+    if file.purpose is not Purpose.BATCH:
+        raise InvalidRequest(
+            f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
+        )
+    return batches.create(runtime.db, tenant_id, new, file)
+
+
+def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str) -> NewBatch:
+    """Return what is asked for; raise InvalidRequest, naming the field."""
+    if body.endpoint not in TASK_URLS:
+        raise InvalidRequest(f"`endpoint` must be one of {', '.join(sorted(TASK_URLS))}", param="endpoint")
+    key = origin.idempotency_key
+    if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
+        raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
+    expires = body.output_expires_after
+    life: dict[str, Any] = {"anchor": None, "seconds": None} if expires is None else expires.model_dump()
+    return NewBatch(
+        url=body.endpoint,
+        completion_window=body.completion_window,
+        window_s=float(_window_s(body.completion_window)),
+        metadata=body.metadata,
+        output_ttl_s=None
+        if expires is None
+        else int(check_life_s(life["anchor"], life["seconds"], "output_expires_after")),
+        fingerprint=origin.fingerprint,
+        idempotency_key=key,
+        api_key_id=api_key_id,
+        project_id=origin.project_id,
+    )
+
+
+def _window_s(window: str) -> int:
+    found = _WINDOW.fullmatch(window)
+    window_s = 0 if found is None else int(found[1]) * _SECONDS[found[2]]
+    if not SHORTEST_S <= window_s <= LONGEST_S:
+        raise InvalidRequest(
+            "`completion_window` must be from 1h to 168h, or from 1d to 7d, for example 24h", param="completion_window"
+        )
+    return window_s
+
+
+@router.get("", response_model=BatchList, summary="List batches")
+async def list_batches(
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+) -> Response:
+    """Return the tenant's batches, newest first."""
+
+    def read() -> BatchList:
+        return batch_list(batches.list_batches(runtime.db, principal.tenant_id, limit=limit + 1, after=after), limit)
+
+    return JsonResponse(await run_in_threadpool(read))
+
+
+@router.get("/{batch_id}", response_model=BatchObject, summary="Look at a batch")
+async def get_batch(runtime: RuntimeOf, principal: JobsReader, batch_id: BatchId) -> Response:
+    """Return the batch as it is; its counts are a moment old at most."""
+    return JsonResponse(batch_object(await run_in_threadpool(batches.get, runtime.db, principal.tenant_id, batch_id)))
+
+
+@router.post("/{batch_id}/cancel", response_model=BatchObject, summary="Cancel a batch")
+async def cancel_batch(runtime: RuntimeOf, principal: JobsWriter, batch_id: BatchId) -> Response:
+    """Cancel what was not done; what was is published as soon as nothing runs any more."""
+    batch = await run_in_threadpool(batches.request_cancel, runtime.db, principal.tenant_id, batch_id)
+    runtime.batches.wake()
+    return JsonResponse(batch_object(batch))

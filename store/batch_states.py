@@ -1,0 +1,42 @@
+"""The states of a batch, OpenAI's, and where each may go. Every write of a status names the one it leaves.
+
+validating ──▶ in_progress ──▶ finalizing ──▶ completed, or expired if the window ended before the last line
+  │  │  │          │
+  │  │  └──────────┴──▶ cancelling ──▶ cancelled
+  │  └──▶ expired       the window ended before the input was read
+  └──▶ failed           the input is no batch: ``errors`` says where
+"""
+
+from enum import StrEnum
+
+
+class BatchStatus(StrEnum):
+    """What a batch is doing."""
+
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True if nothing can change it any more."""
+        return not NEXT[self]
+
+
+NEXT: dict[BatchStatus, frozenset[BatchStatus]] = {
+    BatchStatus.VALIDATING: frozenset(
+        {BatchStatus.FAILED, BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING, BatchStatus.EXPIRED}
+    ),
+    BatchStatus.IN_PROGRESS: frozenset({BatchStatus.FINALIZING, BatchStatus.CANCELLING}),
+    BatchStatus.FINALIZING: frozenset({BatchStatus.COMPLETED, BatchStatus.EXPIRED}),
+    BatchStatus.CANCELLING: frozenset({BatchStatus.CANCELLED}),
+    BatchStatus.FAILED: frozenset(),
+    BatchStatus.COMPLETED: frozenset(),
+    BatchStatus.EXPIRED: frozenset(),
+    BatchStatus.CANCELLED: frozenset(),
+}

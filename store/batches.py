@@ -1,0 +1,193 @@
+"""Batches as their owner sees them: make, look, list, cancel. Every statement here carries the tenant.
+
+What moves a batch on is ``store.batch_steps``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from store.batch_states import NEXT, BatchStatus
+from store.db import Database, dump_json
+from store.errors import Conflict, IdempotencyKeyReused, NotFound
+from store.files import File
+from store.ids import new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The stored batch. ``next_line`` and ``next_offset`` are where its input has not become jobs yet."""
+
+    id: str
+    tenant_id: str
+    status: BatchStatus
+    url: str
+    input_file_id: str
+    input_digest: str | None
+    api_key_id: str
+    project_id: str | None
+    completion_window: str
+    metadata: dict[str, str] | None
+    output_ttl_s: int | None
+    fingerprint: str | None
+    model: str | None
+    errors: list[dict[str, Any]] | None
+    next_line: int
+    next_offset: int
+    num_total: int
+    num_completed: int
+    num_failed: int
+    input_tokens: int
+    output_tokens: int
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: datetime
+    in_progress_at: datetime | None
+    expires_at: datetime
+    finalizing_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    expired_at: datetime | None
+    cancelling_at: datetime | None
+    cancelled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What a caller asks for. ``fingerprint`` is of the request, ``idempotency_key`` its own if it has one.
+
+    ``api_key_id`` and ``project_id`` say whom the usage is counted for.
+    """
+
+    url: str
+    completion_window: str
+    window_s: float
+    metadata: dict[str, str] | None
+    output_ttl_s: int | None
+    fingerprint: str
+    idempotency_key: str | None
+    api_key_id: str
+    project_id: str | None
+
+
+COLUMNS = ", ".join(Batch.__slots__)
+
+_INSERT = text(f"""
+INSERT INTO batches (
+    id, tenant_id, url, input_file_id, input_digest, completion_window, metadata, output_ttl_s, fingerprint,
+    idempotency_key, api_key_id, project_id, expires_at)
+VALUES (
+    :id, :tenant_id, :url, :file_id, :digest, :completion_window, CAST(:metadata AS jsonb), :output_ttl_s,
+    :fingerprint, :idempotency_key, :api_key_id, :project_id, now() + make_interval(secs => :window_s))
+ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
+RETURNING {COLUMNS}
+""")
+
+_OF_KEY = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :idempotency_key")
+
+
+def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
+    """Store the batch, or return the one that the same key made before.
+
+    Raises IdempotencyKeyReused if that was with another body.
+    """
+    values = {
+        "id": new_id("batch"),
+        "tenant_id": tenant_id,
+        "url": new.url,
+        "file_id": file.id,
+        "digest": file.digest,
+        "completion_window": new.completion_window,
+        "metadata": None if new.metadata is None else dump_json(new.metadata),
+        "output_ttl_s": new.output_ttl_s,
+        "fingerprint": new.fingerprint,
+        "idempotency_key": new.idempotency_key,
+        "api_key_id": new.api_key_id,
+        "project_id": new.project_id,
+        "window_s": new.window_s,
+    }
+    with db.begin() as connection:
+        row = connection.execute(_INSERT, values).mappings().one_or_none()
+        row = row or connection.execute(_OF_KEY, values).mappings().one()
+    batch = from_row(row)
+    if batch.fingerprint != new.fingerprint:
+        raise IdempotencyKeyReused(
+            "this Idempotency-Key was used before with a different body", param="Idempotency-Key"
+        )
+    return batch
+
+
+_SENT_BEFORE = text(f"""
+SELECT {COLUMNS} FROM batches
+WHERE tenant_id = :tenant_id AND fingerprint = :fingerprint
+    AND created_at > now() - make_interval(secs => :within_s) AND cancelling_at IS NULL
+ORDER BY id DESC LIMIT 1
+""")
+
+
+def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: float) -> Batch | None:
+    """Return the newest batch that the same request made within ``within_s`` seconds and nobody cancelled."""
+    values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
+    with db.autocommit() as connection:
+        row = connection.execute(_SENT_BEFORE, values).mappings().one_or_none()
+    return None if row is None else from_row(row)
+
+
+_GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
+
+
+def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
+    """Return the batch; raise NotFound if this tenant has none by that id."""
+    with db.autocommit() as connection:
+        return _get(connection, tenant_id, batch_id)
+
+
+def _get(connection: Connection, tenant_id: str, batch_id: str) -> Batch:
+    row = connection.execute(_GET, {"tenant_id": tenant_id, "id": batch_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no batch {batch_id}")
+    return from_row(row)
+
+
+_LIST = text(f"""
+SELECT {COLUMNS} FROM batches
+WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
+""")
+
+
+def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[Batch]:
+    """Return at most ``limit`` batches, newest first, beginning past the id ``after``."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_LIST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings()
+        return [from_row(row) for row in rows]
+
+
+_MAY_BE_CANCELLED = [str(status) for status, following in NEXT.items() if BatchStatus.CANCELLING in following]
+
+_CANCEL = text("""
+UPDATE batches SET status = 'cancelling', cancelling_at = now()
+WHERE tenant_id = :tenant_id AND id = :id AND status = ANY(CAST(:from AS text[]))
+""")
+
+
+def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
+    """Let no more lines begin and those under way be cancelled; what was done is published then.
+
+    Raises NotFound, or Conflict if the batch is past that.
+    """
+    with db.begin() as connection:
+        connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": batch_id, "from": _MAY_BE_CANCELLED})
+        batch = _get(connection, tenant_id, batch_id)
+    if batch.status is not BatchStatus.CANCELLING:
+        raise Conflict(
+            f"batch {batch_id} is {batch.status} and cannot be cancelled any more", code="batch_not_cancellable"
+        )
+    return batch
+
+
+def from_row(row: RowMapping) -> Batch:
+    """Return the batch of a row with ``COLUMNS``."""
+    return Batch(**{**{name: row[name] for name in Batch.__slots__}, "status": BatchStatus(row["status"])})

@@ -1,0 +1,199 @@
+"""A tenant's files: names for contents of the storage. Several may name the same content, whoever's they are.
+
+A content is removed only when nothing refers to it. To refer to one takes three steps, each safe to die after: its row
+is touched, the content is put in place, the reference is written. ``remove_unreferenced`` takes a content only if
+nobody touched it for longer than that can take, and holds its row while it removes it, so a toucher waits for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Connection, RowMapping, text
+
+from store.blobs import Blobs, Draft
+from store.db import Database
+from store.errors import NotFound
+from store.ids import new_id
+
+UNREFERENCED_S = 600.0
+"""A content that nothing refers to is removed when it was not touched for so long."""
+
+
+class Purpose(StrEnum):
+    """What a file is for; ``batch_output`` is ours to make."""
+
+    BATCH = "batch"
+    BATCH_OUTPUT = "batch_output"
+    USER_DATA = "user_data"
+    ASSISTANTS = "assistants"
+    ASSISTANTS_OUTPUT = "assistants_output"
+    VISION = "vision"
+    FINE_TUNE = "fine-tune"
+    FINE_TUNE_RESULTS = "fine-tune-results"
+    EVALS = "evals"
+
+
+UPLOADED = frozenset(
+    {Purpose.BATCH, Purpose.USER_DATA, Purpose.ASSISTANTS, Purpose.VISION, Purpose.FINE_TUNE, Purpose.EVALS}
+)
+"""The purposes that a caller may give."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as its owner sees it, and where its content lies."""
+
+    id: str
+    tenant_id: str
+    digest: str
+    num_bytes: int
+    filename: str
+    purpose: Purpose
+    created_at: datetime
+    expires_at: datetime | None
+
+
+_COLUMNS = "id, tenant_id, digest, num_bytes, filename, purpose, created_at, expires_at"
+_IS_THERE = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
+
+_TOUCH = text("""
+INSERT INTO blobs (digest, num_bytes) VALUES (:digest, :num_bytes)
+ON CONFLICT (digest) DO UPDATE SET touched_at = now()
+""")
+
+
+def keep_content(db: Database, draft: Draft) -> None:
+    """Put a content into the storage, there to be referred to within ``UNREFERENCED_S``. Raises Unavailable."""
+    with db.autocommit() as connection:
+        connection.execute(_TOUCH, {"digest": draft.digest, "num_bytes": draft.num_bytes})
+    draft.keep()
+
+
+_INSERT = text(f"""
+INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, expires_at)
+VALUES (
+    :id, :tenant_id, :digest, :num_bytes, :filename, :purpose, now() + make_interval(secs => CAST(:ttl_s AS float8)))
+RETURNING {_COLUMNS}
+""")
+
+
+def add(
+    connection: Connection,
+    tenant_id: str,
+    draft: Draft,
+    *,
+    filename: str,
+    purpose: Purpose,
+    ttl_s: float | None = None,
+) -> File:
+    """Write a reference to a content that was kept, in the caller's transaction; it expires ``ttl_s`` from now."""
+    values = {
+        "id": new_id("file"),
+        "tenant_id": tenant_id,
+        "digest": draft.digest,
+        "num_bytes": draft.num_bytes,
+        "filename": filename,
+        "purpose": purpose,
+        "ttl_s": ttl_s,
+    }
+    return _file(connection.execute(_INSERT, values).mappings().one())
+
+
+def create(
+    db: Database, tenant_id: str, draft: Draft, *, filename: str, purpose: Purpose, ttl_s: float | None = None
+) -> File:
+    """Keep a content and name it. Raises Unavailable."""
+    keep_content(db, draft)
+    with db.begin() as connection:
+        return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
+
+
+_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_THERE}")
+
+
+def get(db: Database, tenant_id: str, file_id: str) -> File:
+    """Return the file; raise NotFound if this tenant has none by that id, or it has expired."""
+    with db.autocommit() as connection:
+        row = connection.execute(_GET, {"id": file_id, "tenant_id": tenant_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no file {file_id}")
+    return _file(row)
+
+
+_LIST = """
+SELECT {columns} FROM files
+WHERE {is_there} AND (CAST(:purpose AS text) IS NULL OR purpose = :purpose)
+    AND (CAST(:after AS text) IS NULL OR id {past} :after)
+ORDER BY id {order} LIMIT :limit
+"""
+_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_THERE, past="<", order="DESC"))
+_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_THERE, past=">", order="ASC"))
+
+
+def list_files(
+    db: Database,
+    tenant_id: str,
+    *,
+    purpose: Purpose | None = None,
+    limit: int,
+    after: str | None = None,
+    descending: bool = True,
+) -> Sequence[File]:
+    """Return at most ``limit`` files by age, newest first unless told otherwise, beginning past the id ``after``."""
+    values = {"tenant_id": tenant_id, "purpose": purpose, "after": after, "limit": limit}
+    with db.autocommit() as connection:
+        found = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings()
+        return [_file(row) for row in found]
+
+
+_DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING id")
+
+
+def delete(db: Database, tenant_id: str, file_id: str) -> None:
+    """Remove the name; the content goes when nothing else refers to it. Raises NotFound."""
+    with db.autocommit() as connection:
+        found = connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"no file {file_id}")
+
+
+_EXPIRE = text("""
+DELETE FROM files WHERE id IN (SELECT id FROM files WHERE expires_at <= now() ORDER BY expires_at LIMIT :limit)
+""")
+
+_UNREFERENCED = text("""
+SELECT digest FROM blobs
+WHERE touched_at < now() - make_interval(secs => :older_than_s)
+    AND NOT EXISTS (SELECT FROM files WHERE files.digest = blobs.digest)
+    AND NOT EXISTS (
+        SELECT FROM batches WHERE batches.input_digest = blobs.digest
+            AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
+ORDER BY touched_at LIMIT 1 FOR UPDATE SKIP LOCKED
+""")
+
+_FORGET_BATCHES = text("UPDATE batches SET input_digest = NULL WHERE input_digest = :digest")
+_FORGET = text("DELETE FROM blobs WHERE digest = :digest")
+
+
+def expire(db: Database, limit: int = 1000) -> int:
+    """Remove the names whose time is over, at most ``limit``; return how many."""
+    with db.autocommit() as connection:
+        return connection.execute(_EXPIRE, {"limit": limit}).rowcount
+
+
+def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNREFERENCED_S) -> bool:
+    """Remove one content that nothing refers to from the storage; False if there is none."""
+    with db.begin() as connection:
+        digest = connection.execute(_UNREFERENCED, {"older_than_s": older_than_s}).scalar_one_or_none()
+        if digest is None:
+            return False
+        blobs.remove(digest)
+        connection.execute(_FORGET_BATCHES, {"digest": digest})
+        connection.execute(_FORGET, {"digest": digest})
+    return True
+
+
+def _file(row: RowMapping) -> File:
+    return File(**{**row, "purpose": Purpose(row["purpose"])})
