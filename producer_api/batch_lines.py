@@ -64,5 +64,6 @@ class Lines:
         own_s = remaining_s if asked.deadline_ms is None else min(remaining_s, asked.deadline_ms / 1000)
         principal = Principal(batch.tenant_id, batch.api_key_id, frozenset())
         wanted = asked.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
-        made = self._submissions.make_job(principal, wanted, batch.project_id)
+        beside = request.wanted.response
+        made = self._submissions.make_job(principal, wanted, project_id=batch.project_id, response=beside)
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_QUIET, fingerprint=None)

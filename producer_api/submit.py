@@ -154,12 +154,19 @@ class Submissions:
         """Raise NotFound if there is no such model. Blocks."""
         self._catalog.resolve(name)
 
-    def make_job(self, principal: Principal, request: JobRequest, project_id: str | None) -> NewJob:
+    def make_job(
+        self,
+        principal: Principal,
+        request: JobRequest,
+        *,
+        project_id: str | None = None,
+        response: NewResponse | None = None,
+    ) -> NewJob:
         """Return the job that the request would make, past every limit and without storing it: a batch's line.
 
         Raises InvalidRequest, NotFound, ModelLoadError, Unavailable. Blocks.
         """
-        draft = _Draft(principal, request, Origin("batch", None, "", False, 0, project_id))
+        draft = _Draft(principal, request, Origin("batch", None, "", False, 0, project_id), response)
         self._look_up(draft)
         self._prepare(draft)
         return self._new_job(draft)

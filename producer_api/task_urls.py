@@ -5,12 +5,12 @@ Knows no HTTP and stores nothing. A new task joins ``TASK_URLS`` with one entry.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from producer_api.chat_answer import Answer, Completion
+from producer_api.chat_answer import Answer, Completion, answer_of
 from producer_api.chat_request import ChatRequest
 from producer_api.chat_request import to_job as chat_job
 from producer_api.completion_answer import TextCompletion
@@ -21,22 +21,28 @@ from producer_api.embedding_request import as_sent as embedding_as_sent
 from producer_api.embedding_request import to_job as embedding_job
 from producer_api.embedding_request import whole as embeddings_of
 from producer_api.errors import from_validation
-from producer_api.openai_request import TextRequest, as_sent
+from producer_api.openai_request import TextRequest, as_sent, unsupported
+from producer_api.response_answer import response_object
+from producer_api.response_request import Before, ResponseRequest
+from producer_api.response_request import as_sent as response_as_sent
+from producer_api.response_request import to_job as response_job
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs import Job
 from store.payloads import GenerateRequest, JobRequest
+from store.responses import NewResponse, StoredResponse
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a body asks for: a job, the answer that a job's end makes, and a complaint about the job in its words.
 
-    ``answer`` raises JobUnanswered for a job that has not succeeded.
+    ``answer`` raises JobUnanswered for a job that has not succeeded. ``response`` is what is stored beside the job.
     """
 
     job: JobRequest
     answer: Callable[[Job], dict[str, Any]]
     complain: Callable[[HeadraceError], HeadraceError]
+    response: NewResponse | None = None
 
 
 Read = Callable[[Mapping[str, Any]], Wanted]
@@ -62,10 +68,26 @@ def _read_embeddings(body: Mapping[str, Any]) -> Wanted:
     )
 
 
+def _read_response(body: Mapping[str, Any]) -> Wanted:
+    asked = ResponseRequest.model_validate(body)
+    for name in ("previous_response_id", "prompt"):
+        if getattr(asked, name) is not None:
+            raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
+    made = response_job(asked, Before())
+    beside = replace(made.response, request={**made.response.request, "service_tier": "flex"})
+
+    def answer(job: Job) -> dict[str, Any]:
+        answer_of(job)
+        return response_object(job, StoredResponse.of(job.id, beside))
+
+    return Wanted(made.job, answer, lambda error: response_as_sent(error, asked), beside)
+
+
 TASK_URLS: dict[str, Read] = {
     "/v1/chat/completions": _text(ChatRequest, chat_job, Completion),
     "/v1/completions": _text(CompletionRequest, completion_job, TextCompletion),
     "/v1/embeddings": _read_embeddings,
+    "/v1/responses": _read_response,
 }
 """Each raises InvalidRequest, or pydantic's ValidationError, for a body that its route would refuse."""
 

@@ -218,6 +218,19 @@ def test_texts_are_continued_as_well(openai: OpenAI, worker: ScriptedWorker) -> 
     assert answer["response"]["body"]["choices"][0]["text"] == "The wheel turns"
 
 
+def test_responses_are_made_as_well(openai: OpenAI, worker: ScriptedWorker) -> None:
+    lines = [line("a", url="/v1/responses", body={"model": "tiny", "input": "bread"})]
+    with worker.serve(say_the_prompt):
+        done = wait_for(openai, make(openai, lines, endpoint="/v1/responses"), "completed")
+    (answer,) = read(openai, done.output_file_id)
+    found = openai.responses.retrieve(answer["response"]["body"]["id"])
+    assert (found.status, found.output_text, found.service_tier) == ("completed", "you said bread", "flex")
+    lines[0]["body"]["previous_response_id"] = found.id
+    failed = wait_for(openai, make(openai, lines, endpoint="/v1/responses"), "failed")
+    assert failed.errors is not None
+    assert [error.param for error in failed.errors.data or []] == ["body.previous_response_id"]
+
+
 def test_vectors_are_made_as_well(openai: OpenAI, db: Database, encoder: ModelVersion) -> None:
     vectors = [base64.b64encode(struct.pack("<2f", 0.5, -0.25)).decode()]
     lines = [line("a", url="/v1/embeddings", body={"model": "org/vectors", "input": "bread"})]
