@@ -22,7 +22,7 @@ FEWEST_TOKENS = 16
 _MOST_WAITING = 1 / 3
 """As many others as a share of the streams, or one, may wait; if it is more, nothing bounds a step's time."""
 
-BACKGROUND_S = 0.03
+BACKGROUND_S = 0.015
 """Prompts that nobody waits for enter in pieces of about so long: who comes meanwhile waits for one piece."""
 
 _LEAST_SHARE = 0.1  # of a step's time that the prompt tokens in it surely took
