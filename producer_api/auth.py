@@ -80,6 +80,7 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
 JobsWriter = Annotated[Principal, Depends(require("jobs:write"))]
 JobsReader = Annotated[Principal, Depends(require("jobs:read"))]
 ModelsReader = Annotated[Principal, Depends(require("models:read"))]
+ModelsAdmin = Annotated[Principal, Depends(require("models:admin"))]
 QueuesAdmin = Annotated[Principal, Depends(require("queues:admin"))]
 UsageReader = Annotated[Principal, Depends(require("usage:read"))]
 WebhooksAdmin = Annotated[Principal, Depends(require("webhooks:admin"))]

@@ -16,6 +16,7 @@ from producer_api.catalog import Catalog
 from producer_api.health import Health
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
+from producer_api.policing import PolicyBook
 from producer_api.reading import JobReader
 from producer_api.room import Room
 from producer_api.submit import Submissions
@@ -67,6 +68,7 @@ class Runtime:
             room=self.room,
             intake=self.intake,
             metrics=self.metrics,
+            policies=PolicyBook(self.db),
         )
         self.blobs = open_blobs(settings)
         self.batches = BatchKeeper(

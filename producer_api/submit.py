@@ -21,6 +21,7 @@ from producer_api.catalog import Catalog
 from producer_api.gathering import Gathering
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
+from producer_api.policing import PolicyBook, applied
 from producer_api.room import Room
 from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
@@ -123,6 +124,7 @@ class Submissions:
         room: Room,
         intake: Intake,
         metrics: Metrics,
+        policies: PolicyBook,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -131,6 +133,7 @@ class Submissions:
         self._room = room
         self._intake = intake
         self._metrics = metrics
+        self._policies = policies
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
     async def submit(
@@ -175,6 +178,7 @@ class Submissions:
         _each(drafts, _read_key)
         _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
         _each(drafts, self._look_up)
+        _each(drafts, self._guard)
         _each(drafts, self._prepare)
         _spend(
             drafts,
@@ -191,6 +195,12 @@ class Submissions:
             found = jobs.find_sent_before(self._db, draft.principal.tenant_id, fingerprint, RETRY_WITHIN_S)
             if found is not None:
                 draft.outcome = self._receipt(draft, draft.version, found, replayed=True)
+
+    def _guard(self, draft: _Draft) -> None:
+        """Let the tenant's policy replace what must not be stored, or refuse it."""
+        policy = self._policies.policy_for(draft.principal.tenant_id, _known(draft.version).model)
+        if policy is not None:
+            draft.request, draft.response = applied(policy, draft.request, draft.response)
 
     def _prepare(self, draft: _Draft) -> None:
         """Check the webhook; note the prompt's length and what is stored, with ``max_tokens`` made a number."""

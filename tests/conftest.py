@@ -16,6 +16,7 @@ import redis
 from sqlalchemy import Engine, create_engine, make_url
 
 import store.file_tables
+import store.policy_tables
 import store.response_tables  # noqa: F401 - its tables are emptied with the others
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey

@@ -51,6 +51,8 @@ NEEDED = {
     ("post", "/v1/batches"): "jobs:write",
     ("get", "/v1/batches/{batch_id}"): "jobs:read",
     ("post", "/v1/batches/{batch_id}/cancel"): "jobs:write",
+    ("get", "/v1/policies"): "models:admin",
+    ("put", "/v1/policies"): "models:admin",
     ("get", "/v1/models"): "models:read",
     ("get", "/v1/models/{model}"): "models:read",
     ("get", "/v1/organization/usage/completions"): "usage:read",

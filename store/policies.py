@@ -1,0 +1,66 @@
+"""Policies of a tenant, by model: numbered versions that never change. Knows nothing of what is in them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from store.audit import record
+from store.db import Database, dump_json
+
+EVERY_MODEL = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """One version of a policy. ``model`` EVERY_MODEL is for every model that has none of its own."""
+
+    model: str
+    version: int
+    document: dict[str, Any]
+    created_at: datetime
+
+
+# Two who set a policy at once get two numbers: the tenant's row is what they wait for.
+_LOCK = text("SELECT id FROM tenants WHERE id = :tenant_id FOR NO KEY UPDATE")
+_BEFORE = text("""
+SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model ORDER BY version DESC LIMIT 1
+""")
+_PUT = text("""
+INSERT INTO policies (tenant_id, model, version, document)
+SELECT CAST(:tenant_id AS text), CAST(:model AS text), coalesce(max(version), 0) + 1, CAST(:document AS jsonb)
+FROM policies WHERE tenant_id = :tenant_id AND model = :model
+RETURNING model, version, document, created_at
+""")
+
+
+def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], actor: str) -> StoredPolicy:
+    """Store the next version of a tenant's policy for a model, with an audit row that tells the two by hashes."""
+    values = {"tenant_id": tenant_id, "model": model}
+    with db.begin() as connection:
+        connection.execute(_LOCK, values)
+        before = connection.execute(_BEFORE, values).scalar_one_or_none()
+        row = connection.execute(_PUT, values | {"document": dump_json(document)}).mappings().one()
+        detail = {"version": row["version"], "before": _hash(before), "after": _hash(row["document"])}
+        record(connection, tenant_id, actor, "policy.put", f"policy:{model or '*'}", detail)
+    return StoredPolicy(**row)
+
+
+def _hash(document: dict[str, Any] | None) -> str | None:
+    return None if document is None else hashlib.sha256(dump_json(document).encode()).hexdigest()
+
+
+_NEWEST = text("""
+SELECT DISTINCT ON (model) model, version, document, created_at
+FROM policies WHERE tenant_id = :tenant_id ORDER BY model, version DESC
+""")
+
+
+def list_policies(db: Database, tenant_id: str) -> Sequence[StoredPolicy]:
+    """Return the newest version of each of a tenant's policies, by model."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_NEWEST, {"tenant_id": tenant_id}).mappings().all()
+    return [StoredPolicy(**row) for row in rows]

@@ -1,0 +1,134 @@
+"""A tenant's policy, set over the API: what it takes out of an input is nowhere, and what it blocks is nothing."""
+
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+from openai import OpenAI
+from sqlalchemy import text
+
+from producer_api.policing import KEEP_S, PolicyBook
+from store import audit, jobs, keys
+from store.db import Database
+from store.tables import metadata
+from tests.producer_api.calling import error_of, num_jobs
+from tests.producer_api.conftest import MakeClient
+from tests.producer_api.scripted_worker import ScriptedWorker
+
+RULES: list[dict[str, Any]] = [
+    {"id": "no-cards", "kinds": ["card"], "action": "block", "stage": "input"},
+    {"id": "pii", "kinds": ["email", "phone"], "action": "redact", "stage": "input"},
+]
+RAW = "ann.unique@example.com"
+
+
+def put(api: httpx2.Client, rules: list[dict[str, Any]], model: str | None = None) -> dict[str, Any]:
+    response = api.put("/v1/policies", json={"model": model, "document": {"rules": rules}})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def everything_stored(db: Database, client: redis.Redis) -> str:
+    """Every row of every table, and every key and value in Redis, as text."""
+    with db.begin() as connection:
+        rows = [
+            str(connection.execute(text(f"SELECT t::text FROM {table.name} AS t")).all())
+            for table in metadata.sorted_tables
+        ]
+    found: Any = client.keys("*")
+    values = [str(key) + str(client.dump(key)) for key in found]
+    return "\n".join([*rows, *values])
+
+
+def test_what_is_redacted_is_nowhere_whichever_way_it_came(
+    api: httpx2.Client, openai: OpenAI, worker: ScriptedWorker, db: Database, redis_client: redis.Redis, tenant: str
+) -> None:
+    put(api, RULES)
+    ask: Any = [{"role": "user", "content": f"I am {RAW}, call +49 30 901820"}, {"role": "user", "content": RAW}]
+    with worker.serve(lambda _: ["x"]):
+        openai.chat.completions.create(model="tiny", messages=ask, metadata={"who": RAW})
+        openai.completions.create(model="tiny", prompt=f"From: {RAW}")
+        made = openai.responses.create(model="tiny", input=f"Mail {RAW}", instructions=f"You are {RAW}")
+    api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": RAW}, "metadata": {"by": RAW}})
+    assert RAW not in everything_stored(db, redis_client)
+    found = {job.id: job for job in jobs.list_jobs(db, tenant)}
+    chat = next(job for job in found.values() if job.metadata.get("who"))
+    assert [one["content"] for one in chat.payload["input"]["messages"]] == [
+        "I am <EMAIL_1>, call <PHONE_1>",
+        "<EMAIL_1>",
+    ]
+    assert chat.metadata == {"who": "<EMAIL_1>"}
+    assert openai.responses.retrieve(made.id).instructions == "You are <EMAIL_1>"
+
+
+def test_what_is_blocked_names_the_rule_and_stores_nothing(
+    api: httpx2.Client, db: Database, redis_client: redis.Redis
+) -> None:
+    put(api, RULES)
+    for body in (
+        {"input": {"prompt": "4526 0181 5908 3012"}},
+        {"input": {"prompt": "x"}, "metadata": {"c": "4526018159083012"}},
+    ):
+        response = api.post("/v1/jobs", json={"model": "tiny", **body})
+        error = error_of(response)
+        assert (response.status_code, error["code"]) == (400, "policy_blocked_input")
+        assert "no-cards" in error["message"]
+        assert "4526" not in response.text
+    assert error_of(api.post("/v1/jobs", json={"model": "tiny", "input": {"token_ids": [1]}}))["param"] == "input"
+    assert num_jobs(db) == 0
+    assert "3012" not in everything_stored(db, redis_client).replace("[", "")
+
+
+def test_a_change_is_a_version_with_an_audit_row_and_ends_with_no_rules(
+    api: httpx2.Client, make_client: MakeClient, other_key: str, db: Database, tenant: str
+) -> None:
+    assert put(api, RULES)["version"] == 1
+    assert put(api, RULES[1:], "tiny")["version"] == 1
+    assert put(api, [])["version"] == 2
+    shown = api.get("/v1/policies").json()["data"]
+    assert [(one["model"], one["version"], one["document"]["rules"]) for one in shown] == [
+        (None, 2, []),
+        ("tiny", 1, RULES[1:]),
+    ]
+    assert make_client(other_key).get("/v1/policies").json()["data"] == []
+    entries = [one for one in audit.list_entries(db, tenant) if one.action == "policy.put"]
+    assert [(one.resource, one.detail["version"]) for one in entries] == [
+        ("policy:*", 2),
+        ("policy:tiny", 1),
+        ("policy:*", 1),
+    ]
+    assert entries[0].detail["before"] == entries[2].detail["after"] != entries[0].detail["after"]
+    assert "email" not in str(entries)
+
+
+def test_the_policy_of_the_model_goes_before_that_of_every_model(db: Database, api: httpx2.Client, tenant: str) -> None:
+    now = [0.0]
+    book = PolicyBook(db, clock=lambda: now[0])
+    assert book.policy_for(tenant, "tiny") is None
+    put(api, RULES)
+    put(api, RULES[1:], "tiny")
+    assert book.policy_for(tenant, "tiny") is None
+    now[0] += KEEP_S
+    special, general = book.policy_for(tenant, "tiny"), book.policy_for(tenant, "other")
+    assert special is not None
+    assert general is not None
+    assert (len(special.document.rules), len(general.document.rules)) == (1, 2)
+    assert book.policy_for(keys.create_tenant(db, "initech"), "tiny") is None
+    now[0] += KEEP_S
+    assert book.policy_for(tenant, "tiny") is special
+
+
+@pytest.mark.parametrize(
+    ("rule", "param"),
+    [
+        ({"stage": "output"}, "document.rules[0].stage"),
+        ({"restore": True}, "document.rules[0].restore"),
+        ({"kinds": ["person"]}, "document.rules[0].kinds"),
+        ({"kinds": ["nobody"]}, "document.rules[0].kinds[0]"),
+        ({"kinds": [], "deny": {"patterns": ["a+"]}}, "document.rules[0].deny"),
+    ],
+)
+def test_a_rule_that_would_not_be_followed_is_refused(api: httpx2.Client, rule: dict[str, Any], param: str) -> None:
+    response = api.put("/v1/policies", json={"document": {"rules": [RULES[1] | rule]}})
+    assert (response.status_code, error_of(response)["param"]) == (400, param)
