@@ -7,7 +7,7 @@ All of them share one set of placeholders. What is stored, queued, counted and g
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,7 +20,7 @@ from store.payloads import EmbedRequest, GenerateRequest
 from store.policies import EVERY_MODEL, StoredPolicy
 from store.responses import NewResponse
 
-Request = TypeVar("Request", bound=GenerateRequest | EmbedRequest)
+Request = GenerateRequest | EmbedRequest
 
 KEEP_S = 5.0
 """How long a tenant's policies are remembered: as long a change may take to reach every process."""
