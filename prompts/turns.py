@@ -21,6 +21,9 @@ To call functions, answer with nothing but the calls, each a JSON object on a li
 {{"name": <name of the function>, "arguments": <object with its arguments>}}
 You are given their results then. If no function is of use, answer in your own words."""
 
+# Without this a small model makes the same call again.
+_AFTER_RESULTS = "Now answer the question in words, or call another function."
+
 
 def turns_of(messages: Sequence[ChatMessage]) -> list[Turn]:
     """Return the messages as Hugging Face's templates expect them: arguments are objects, absent fields are absent.
@@ -61,8 +64,8 @@ def in_plain_json(messages: Sequence[ChatMessage], tools: Sequence[Tool], *, has
     turns: list[Turn] = []
     for role, group in groupby(_named(messages), key=lambda message: message.role):
         if role is Role.TOOL:
-            results = (f"Result of {message.name}:\n{message.content}" for message in group)
-            turns.append({"role": "user", "content": "\n\n".join(results)})
+            results = [f"Result of {message.name}:\n{message.content}" for message in group]
+            turns.append({"role": "user", "content": "\n\n".join([*results, _AFTER_RESULTS])})
         else:
             turns += [{"role": role.value, "content": "\n".join(_lines(message))} for message in group]
     return _instructed(turns, tools, has_system=has_system) if tools else turns

@@ -95,7 +95,7 @@ def test_a_forced_call_validates_and_its_result_is_answered(running: Running) ->
     answer = running.client.chat.completions.create(
         **asked | {"messages": [*question, whole.message, *results], "tool_choice": "none", "max_tokens": 40}
     )
-    assert (answer.choices[0].message.tool_calls, bool(answer.choices[0].message.content)) == (None, True)
+    assert "sunny" in (answer.choices[0].message.content or "")
 
 
 @pytest.mark.parametrize(("fault", "jobs", "check"), [("none", 24, 12), ("kill-worker", 32, 0), ("flush-redis", 32, 0)])

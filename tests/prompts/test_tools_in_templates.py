@@ -112,7 +112,8 @@ def test_without_tools_in_the_template_everything_is_said_in_text() -> None:
         "You are given their results then. If no function is of use, answer in your own words.\n"
         "<user>Weather?\n"
         '<assistant>I look.\n{"name": "get_weather", "arguments": {"city": "Åre"}}\n{"name": "now", "arguments": {}}\n'
-        "<user>Result of now:\nnoon\n\nResult of get_weather:\nsnow\n"
+        "<user>Result of now:\nnoon\n\nResult of get_weather:\nsnow\n\n"
+        "Now answer the question in words, or call another function.\n"
     )
 
 
