@@ -54,7 +54,7 @@ class TextFormat(_Open):
 
     type: str = "text"
     name: str | None = None
-    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
+    schema_: dict[str, Any] | StrictBool | None = Field(None, alias="schema")
     strict: StrictBool | None = None
     description: str | None = None
 
