@@ -4,6 +4,7 @@
 """
 
 import json
+import sys
 from pathlib import Path
 
 import jsonschema_rs
@@ -36,6 +37,11 @@ def asked(number: int, schema: Schema, prompt: list[int]) -> EngineRequest:
     return request(prompt, str(number), max_tokens=160, temperature=1.0, seed=number, ignore_eos=False, grammar=grammar)
 
 
+def a_double(digits: str) -> float:
+    """Read a number; one with an exponent that no double holds is one all the same."""
+    return max(-sys.float_info.max, min(float(digits), sys.float_info.max))
+
+
 def test_every_finished_answer_validates(engine: Engine, pytestconfig: pytest.Config) -> None:
     count = 1000 if pytestconfig.getoption("--full") else 200
     prompts = random_prompts(count, longest=20, vocab=VOCAB)
@@ -52,7 +58,8 @@ def test_every_finished_answer_validates(engine: Engine, pytestconfig: pytest.Co
         engine.stop(10)
     finished = [(schema, each.text) for schema, each in done if each.finish_reason is FinishReason.STOP]
     for schema, text in finished:
-        assert jsonschema_rs.validator_for(schema, validate_formats=True).is_valid(json.loads(text)), (text, schema)
+        value = json.loads(text, parse_float=a_double)
+        assert jsonschema_rs.validator_for(schema, validate_formats=True).is_valid(value), (text, schema)
     assert {each.finish_reason for _, each in done} <= {FinishReason.STOP, FinishReason.LENGTH}
     assert len(finished) > len(done) / 2
     assert len(reasons) < count / 2
