@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from policy.patterns import BadPattern, form
 from policy.recognisers import FOUND_BY_NAME, Kind
+from policy.views import view
 
 MAX_PATTERN_MATCH_CHARS = 1024
 """The longest match that a pattern of a deny list may have: a stream may have to hold back as much."""
@@ -69,7 +70,7 @@ class DenyList(_Strict):
 
 def _check_pattern(number: int, pattern: str) -> None:
     try:
-        longest = form(pattern).longest
+        longest = form(view(pattern).text).longest
     except BadPattern as error:
         raise ValueError(f"`patterns[{number}]`: {error}") from None
     if longest is None:

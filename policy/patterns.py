@@ -62,7 +62,10 @@ def form(pattern: str) -> Form:
         tree = parser.parse(pattern)
     except Exception as error:  # noqa: BLE001 - the parser raises re.error, and RecursionError, OverflowError besides
         raise BadPattern(f"not a regular expression: {error}") from None
-    found = _with_flags(_sequence(tree), tree.state.flags, 0)
+    try:
+        found = _with_flags(_sequence(tree), tree.state.flags, 0)
+    except RecursionError:
+        raise BadPattern("the groups are nested too deeply") from None
     compiled(found.whole)
     compiled(f"(?:{found.opening})")
     return found

@@ -171,6 +171,7 @@ class Submissions:
         """
         draft = _Draft(principal, request, Origin("batch", None, "", False, 0, project_id), response)
         self._look_up(draft)
+        self._guard(draft)
         self._prepare(draft)
         return self._new_job(draft)
 

@@ -151,6 +151,7 @@ def test_names_are_found_by_whoever_knows_names() -> None:
         ({"action": "flag", "categories": {"hate": 0.5}}, "`stage` input"),
         ({"action": "flag", "deny": {}}, "needs `phrases` or `patterns`"),
         ({"action": "flag", "deny": {"patterns": ["a", "b.*c"]}}, "`patterns[1]` has matches of any length"),
+        ({"action": "flag", "deny": {"patterns": ["a＋"]}}, "`patterns[0]` has matches of any length"),
         ({"action": "flag", "deny": {"patterns": [r"(a)\1"]}}, "back-reference cannot be used"),
         ({"action": "flag", "deny": {"patterns": ["a{900}b{900}"]}}, "must match 1 to 1024 characters, not 1800"),
         ({"action": "flag", "kinds": ["email"], "id": "A b"}, "String should match pattern"),

@@ -9,8 +9,12 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from producer_api.policing import KEEP_S, PolicyBook
+from producer_api.runtime import Runtime
 from store import audit, jobs, keys
 from store.db import Database
+from store.errors import InvalidRequest
+from store.payloads import GenerateInput, GenerateRequest
+from store.settings import Settings
 from store.tables import metadata
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
@@ -60,6 +64,23 @@ def test_what_is_redacted_is_nowhere_whichever_way_it_came(
     ]
     assert chat.metadata == {"who": "<EMAIL_1>"}
     assert openai.responses.retrieve(made.id).instructions == "You are <EMAIL_1>"
+
+
+def test_the_lines_of_a_batch_are_no_way_around_it(
+    api: httpx2.Client, settings: Settings, db: Database, tenant: str, key: str
+) -> None:
+    put(api, RULES)
+    runtime = Runtime(settings)
+    try:
+        principal = keys.authenticate(db, key)
+        line = GenerateRequest(model="tiny", input=GenerateInput(prompt=RAW))
+        assert runtime.submissions.make_job(principal, line).payload["input"] == {"prompt": "<EMAIL_1>"}
+        card = GenerateRequest(model="tiny", input=GenerateInput(prompt="4526018159083012"))
+        with pytest.raises(InvalidRequest, match="no-cards"):
+            runtime.submissions.make_job(principal, card)
+    finally:
+        runtime.db.close()
+        runtime.redis.close()
 
 
 def test_what_is_blocked_names_the_rule_and_stores_nothing(
