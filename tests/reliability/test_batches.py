@@ -18,11 +18,12 @@ def in_turn(*failpoints: str) -> Arm:
 
 
 def test_every_line_is_answered_once_whoever_is_killed(stack: Stack, is_full: bool, report: Report) -> None:
-    num_lines = 2000 if is_full else 200
+    num_lines = 2000 if is_full else 150
     stack.register(MODEL)
-    api_points = ["lines.before_commit=kill@2", "lines.committed=kill@1", "results.before_commit=kill@1"]
+    api_points = ["lines.committed=kill@1", "results.before_commit=kill@1"]
     if is_full:
-        api_points[1:1] = ["lines.committed=kill@8", "lines.before_commit=kill@7", "lines.committed=kill@5"]
+        more = ["lines.before_commit=kill@2", "lines.committed=kill@8", "lines.before_commit=kill@7"]
+        api_points = [*more, "lines.committed=kill@5", *api_points]
     api, client = stack.api(arm=in_turn(*api_points))
     # Two deaths of a worker at most: three would make a job that was there each time a suspect of having caused them.
     worker = stack.worker(MODEL, arm=in_turn("finish.committed=kill@4", "batch.midway=kill@30"))
