@@ -7,7 +7,7 @@ follow the grammar is found out with its tokenizer, when the job is submitted.
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
 from store.errors import InvalidRequest
 from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
@@ -19,8 +19,8 @@ class JsonSchemaFormat(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    schema_: dict[str, Any] | bool | None = Field(None, alias="schema")
-    strict: bool | None = None
+    schema_: dict[str, Any] | StrictBool | None = Field(None, alias="schema")
+    strict: StrictBool | None = None
     description: str | None = None
 
 
@@ -38,7 +38,9 @@ class StructuredOutputs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    json_: dict[str, Any] | bool | str | None = Field(None, alias="json", description="a JSON schema, or its text")
+    json_: dict[str, Any] | StrictBool | str | None = Field(
+        None, alias="json", description="a JSON schema, or its text"
+    )
     regex: str | None = Field(None, description="as Rust's regex crate reads it")
     choice: tuple[str, ...] | None = Field(None, description="the answer is one of these")
     grammar: str | None = Field(None, description="a Lark grammar in llguidance's dialect")
