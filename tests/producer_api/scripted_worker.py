@@ -39,7 +39,7 @@ class Attempt:
 
     def likely(self, texts: Sequence[str]) -> list[Logprobs]:
         """Logprobs of one token a byte for each text, if the job asks."""
-        count = self.claim.payload["sampling"].get("logprobs")
+        count = self.claim.payload.get("sampling", {}).get("logprobs")
         if count is None:
             return [() for _ in texts]
         return [
@@ -100,7 +100,7 @@ class ScriptedWorker:
         output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
         if attempt.claim.payload.get("tool_style") is not None:
             output = _read(attempt.claim, output["text"], finish_reason)
-        if attempt.claim.payload["sampling"].get("logprobs") is not None:
+        if attempt.claim.payload.get("sampling", {}).get("logprobs") is not None:
             spelled = spell(ByteTokenizer(), chain.from_iterable(attempt.likely(attempt.said)))
             output["logprobs"] = [entry.model_dump() for entry in spelled]
         self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce)

@@ -229,6 +229,6 @@ def test_every_header_of_the_table_goes_in_and_out(api: httpx2.Client, worker: S
     assert job.headers["preference-applied"] == "wait=0"
 
 
-@pytest.mark.parametrize("nonsense", ["", "x" * 600, "00-zz-01"])
-def test_a_callers_name_for_a_request_never_harms_it(api: httpx2.Client, nonsense: str) -> None:
-    assert api.get("/v1/jobs", headers={"X-Client-Request-Id": nonsense, "traceparent": nonsense}).is_success
+def test_a_callers_name_for_a_request_never_harms_it(api: httpx2.Client) -> None:
+    for nonsense in ("", "x" * 600, "00-zz-01"):
+        assert api.get("/v1/jobs", headers={"X-Client-Request-Id": nonsense, "traceparent": nonsense}).is_success

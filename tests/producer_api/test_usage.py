@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import redis
 from openai import OpenAI
 from sqlalchemy import text
 
@@ -140,6 +141,21 @@ def test_whatever_was_generated_is_counted_once_and_outlives_its_job(
     assert after == total
 
 
+def test_vectors_are_counted_apart_from_text(
+    api: httpx2.Client, admin: OpenAI, db: Database, encoder: ModelVersion, redis_client: redis.Redis
+) -> None:
+    set_price(db, "org/vectors", 1, Price(Decimal(1000), Decimal(1000), Decimal(0)), actor="tests")
+    body = {"task": "embed", "model": "org/vectors", "input": {"texts": ["a mill", "bread"]}}
+    job = run(api, ScriptedWorker(db, redis_client, "org/vectors@1"), 0, body=body)
+    move(db)
+    (found,) = results(admin.admin.organization.usage.embeddings(start_time=THEN, group_by=["model"]))
+    assert (found.object, found.model) == ("organization.usage.embeddings.result", "org/vectors@1")
+    assert (found.num_model_requests, found.input_tokens) == (1, job["usage"]["input_tokens"])
+    assert results(admin.admin.organization.usage.completions(start_time=THEN)) == []
+    (costs,) = results(admin.admin.organization.usage.costs(start_time=THEN))
+    assert costs.amount.value == pytest.approx(found.input_tokens / 1000)
+
+
 def test_pages_hold_every_bucket_once(api: httpx2.Client, db: Database, worker: ScriptedWorker) -> None:
     ids = [run(api, worker, tokens)["id"] for tokens in (1, 2, 4)]
     today = THEN + 3 * DAY_S
@@ -170,30 +186,29 @@ def test_nobody_sees_anothers_usage(
         assert [bucket["results"] for bucket in found.json()["data"]] == [[]]
 
 
-@pytest.mark.parametrize(
-    ("route", "asked", "param"),
-    [
-        ("usage/completions", {}, "start_time"),
-        ("usage/completions", {"start_time": -1}, "start_time"),
-        ("usage/completions", {"start_time": 0, "bucket_width": "1w"}, "bucket_width"),
-        ("usage/completions", {"start_time": 0, "limit": 32}, "limit"),
-        ("costs", {"start_time": 0, "limit": 181}, "limit"),
-        ("usage/completions", {"start_time": 0, "limit": 0}, "limit"),
-        ("usage/completions", {"start_time": 100, "end_time": 0}, "end_time"),
-        ("usage/completions", {"start_time": 0, "page": "page_1"}, "page"),
-        ("usage/completions", {"start_time": DAY_S, "page": "page_0"}, "page"),
-        ("usage/completions", {"start_time": 0, "page": "2"}, "page"),
-        ("usage/completions", {"start_time": 0, "group_by[]": "line_item"}, "group_by"),
-        ("usage/embeddings", {"start_time": 0, "group_by": "batch"}, "group_by"),
-        ("costs", {"start_time": 0, "group_by": "model"}, "group_by"),
-    ],
-)
-def test_a_question_that_makes_no_sense_is_refused(
-    api: httpx2.Client, route: str, asked: dict[str, Any], param: str
-) -> None:
-    response = api.get(f"/v1/organization/{route}", params=asked)
-    assert response.status_code == 400
-    assert error_of(response)["param"] == param
+SENSELESS: list[tuple[str, dict[str, Any], str]] = [
+    ("usage/completions", {}, "start_time"),
+    ("usage/completions", {"start_time": -1}, "start_time"),
+    ("usage/completions", {"start_time": 0, "bucket_width": "1w"}, "bucket_width"),
+    ("usage/completions", {"start_time": 0, "limit": 32}, "limit"),
+    ("costs", {"start_time": 0, "limit": 181}, "limit"),
+    ("usage/completions", {"start_time": 0, "limit": 0}, "limit"),
+    ("usage/completions", {"start_time": 100, "end_time": 0}, "end_time"),
+    ("usage/completions", {"start_time": 0, "page": "page_1"}, "page"),
+    ("usage/completions", {"start_time": DAY_S, "page": "page_0"}, "page"),
+    ("usage/completions", {"start_time": 0, "page": "2"}, "page"),
+    ("usage/completions", {"start_time": 0, "group_by[]": "line_item"}, "group_by"),
+    ("usage/embeddings", {"start_time": 0, "group_by": "batch"}, "group_by"),
+    ("costs", {"start_time": 0, "group_by": "model"}, "group_by"),
+]
+
+
+def test_a_question_that_makes_no_sense_is_refused(api: httpx2.Client, subtests: pytest.Subtests) -> None:
+    for route, asked, param in SENSELESS:
+        with subtests.test(f"{route} {asked}"):
+            response = api.get(f"/v1/organization/{route}", params=asked)
+            assert response.status_code == 400
+            assert error_of(response)["param"] == param
 
 
 def test_a_chat_is_counted_for_its_user(
