@@ -444,48 +444,41 @@ class TestConversations:
         assert (undeclared.status_code, error_of(undeclared)["code"]) == (400, "invalid_value")
 
 
-@pytest.mark.parametrize(
-    ("changes", "code", "param"),
-    [
-        ({"input": None}, "invalid_value", "input"),
-        ({"input": []}, "invalid_value", "input"),
-        ({"input": [{"type": "reasoning"}]}, "unsupported_parameter", "input[0].type"),
-        ({"input": [{"role": "narrator", "content": "x"}]}, "unsupported_parameter", "input[0].role"),
-        (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-            "unsupported_parameter",
-            "input[0].content[0].type",
-        ),
-        ({"n": 2}, "unsupported_parameter", "n"),
-        ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
-        ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
-        ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
-        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
-        ({"text": {"format": {"type": "xml"}}}, "unsupported_parameter", "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_value", "text.format.schema"),
-        ({"text": {"verbosity": "low"}}, "unsupported_parameter", "text.verbosity"),
-        ({"background": True, "store": False}, "invalid_value", "store"),
-        ({"stream_options": {}}, "invalid_value", "stream_options"),
-        ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
-        ({"max_output_tokens": 600}, "context_length_exceeded", "max_output_tokens"),
-        ({"temperature": 3}, "invalid_value", "temperature"),
-        ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
-        ({"include": ["everything"]}, "invalid_value", "include[0]"),
-        ({"job": {"priority": 11}}, "invalid_value", "job.priority"),
-        ({"model": "huge"}, "model_not_found", "model"),
-    ],
-)
-def test_what_cannot_be_honoured_is_refused(
-    request: pytest.FixtureRequest, refusing: httpx2.Client, changes: dict[str, Any], code: str, param: str
-) -> None:
-    response = refusing.post("/v1/responses", json=HELLO | changes)
-    error = error_of(response)
-    assert (error["code"], error["param"]) == (code, param), error["message"]
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"input": None}, "invalid_value", "input"),
+    ({"input": []}, "invalid_value", "input"),
+    ({"input": [{"type": "reasoning"}]}, "unsupported_parameter", "input[0].type"),
+    ({"input": [{"role": "narrator", "content": "x"}]}, "unsupported_parameter", "input[0].role"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        "unsupported_parameter",
+        "input[0].content[0].type",
+    ),
+    ({"n": 2}, "unsupported_parameter", "n"),
+    ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
+    ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
+    ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
+    ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+    ({"text": {"format": {"type": "xml"}}}, "unsupported_parameter", "text.format.type"),
+    ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_value", "text.format.schema"),
+    ({"text": {"verbosity": "low"}}, "unsupported_parameter", "text.verbosity"),
+    ({"background": True, "store": False}, "invalid_value", "store"),
+    ({"stream_options": {}}, "invalid_value", "stream_options"),
+    ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
+    ({"max_output_tokens": 600}, "context_length_exceeded", "max_output_tokens"),
+    ({"temperature": 3}, "invalid_value", "temperature"),
+    ({"top_logprobs": 21}, "invalid_value", "top_logprobs"),
+    ({"include": ["everything"]}, "invalid_value", "include[0]"),
+    ({"job": {"priority": 11}}, "invalid_value", "job.priority"),
+    ({"model": "huge"}, "model_not_found", "model"),
+]
 
 
-@pytest.fixture
-def refusing(api: httpx2.Client, db: Database) -> Iterator[httpx2.Client]:
-    yield api
+def test_what_cannot_be_honoured_is_refused(api: httpx2.Client, db: Database, subtests: pytest.Subtests) -> None:
+    for changes, code, param in REFUSED:
+        with subtests.test(param, changes=changes):
+            error = error_of(api.post("/v1/responses", json=HELLO | changes))
+            assert (error["code"], error["param"]) == (code, param), error["message"]
     assert num_jobs(db) == 0
 
 
