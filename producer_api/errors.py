@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from store import errors as store
@@ -217,11 +216,9 @@ def from_http(request: Request, error: HTTPException) -> HeadraceError:
 
 
 def _allowed(request: Request) -> str:
-    """Return the methods of a path; the framework names only those of the first route that has it."""
-    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "PUT", "PATCH", "DELETE")}
-    routes: Sequence[BaseRoute] = request.app.routes
-    known = [name for name, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
-    return ", ".join(known)
+    """Return the methods of the path that a request missed; the framework names only those of its first route."""
+    path = getattr(request.scope.get("route"), "path_format", "")
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
 
 
 def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
@@ -278,7 +275,8 @@ async def on_error(request: Request, error: Exception) -> Response:
         case RequestValidationError():
             return respond(from_validation(error.errors()), request.scope)
         case HTTPException():
-            headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+            allowed = _allowed(request) if error.status_code == 405 else ""
+            headers = {"Allow": allowed} if allowed else error.headers
             return respond(from_http(request, error), request.scope, status=error.status_code, headers=headers)
         case _:
             return respond(internal_error(error), request.scope)

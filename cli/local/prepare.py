@@ -45,7 +45,7 @@ def ensure_model(db: Database, name: str, home: Home, env: Mapping[str, str], sa
     if _is_usable(db, name):
         return
     source = home.models / name
-    if name == "fake":
+    if name in ("fake", "fake-encoder"):
         _run_module("models.catalog", ["register", name, name], env, home.log("models"))
     else:
         say(f"fetching {name} (once)")

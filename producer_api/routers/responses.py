@@ -19,6 +19,7 @@ from producer_api.responding import cancel_response, prepare, read_response
 from producer_api.response_answer import response_object
 from producer_api.response_reading import BEFORE_ALL, read_events
 from producer_api.response_request import Includable, ResponseRequest, as_sent
+from producer_api.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
 from producer_api.runtime import Runtime
 from producer_api.views import JsonResponse, ObjectResponse
 from producer_api.webhook_views import Deleted
@@ -41,18 +42,6 @@ register_url_convertor("response_id", _ResponseId())
 ResponseId = Annotated[str, Path(examples=["resp_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 Include = Annotated[list[Includable] | None, Query(alias="include[]", description="what was asked for is there anyway")]
 
-_EXAMPLE = (
-    'id: 0\nevent: response.created\ndata: {"type":"response.created","sequence_number":0,"response":{...}}\n\n'
-    'id: 4\nevent: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":4,...}\n\n'
-    'id: 9\nevent: response.completed\ndata: {"type":"response.completed","sequence_number":9,"response":{...}}\n\n'
-)
-_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The response, or with `stream` its events",
-        "content": {"application/json": {}, "text/event-stream": {"example": _EXAMPLE}},
-    }
-}
-
 
 class InputItems(BaseModel):
     """A page of the items that an answer was generated from; ask for the next with ``after=last_id``."""
@@ -71,7 +60,7 @@ class InputTokens(BaseModel):
     input_tokens: int
 
 
-@router.post("", response_class=Response, responses=_ANSWER, summary="Make a response")
+@router.post("", response_class=Response, responses=DOCUMENTED_RESPONSE_OR_EVENTS, summary="Make a response")
 async def create_response(
     request: Request, runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest, origin: OriginOf
 ) -> Response:
@@ -119,7 +108,10 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsReader, body: Re
 
 
 @router.get(
-    "/{response_id:response_id}", response_class=Response, responses=_ANSWER, summary="Look at a response, or follow it"
+    "/{response_id:response_id}",
+    response_class=Response,
+    responses=DOCUMENTED_RESPONSE_OR_EVENTS,
+    summary="Look at a response, or follow it",
 )
 async def get_response(
     runtime: RuntimeOf,
@@ -153,7 +145,10 @@ async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id
 
 
 @router.post(
-    "/{response_id:response_id}/cancel", response_class=Response, responses=_ANSWER, summary="Cancel a response"
+    "/{response_id:response_id}/cancel",
+    response_class=Response,
+    responses=DOCUMENTED_RESPONSE,
+    summary="Cancel a response",
 )
 async def cancel(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
     """Cancel a response that runs in the background; one that has ended is returned as it is."""

@@ -52,6 +52,22 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
 
 
+def test_every_openai_route_is_documented_whole(api: httpx2.Client, subtests: pytest.Subtests) -> None:
+    document = api.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    routes = [(path, route) for path, methods in document["paths"].items() for route in methods.values()]
+    openai = [(path, route) for path, route in routes if "openai" in route["tags"]]
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/responses"} <= {path for path, _ in openai}
+    for path, route in openai:
+        with subtests.test(f"{path}: {route['summary']}"):
+            for status, answer in route["responses"].items():
+                json_answer = answer.get("content", {}).get("application/json", {"schema": True})
+                assert json_answer.get("schema"), f"{status} has no schema"
+            for kind, content in route.get("requestBody", {}).get("content", {}).items():
+                name = content["schema"].get("$ref", "").rpartition("/")[2]
+                assert content.get("examples") or schemas[name].get("examples"), f"no example of a {kind} body"
+
+
 def test_documented_examples_are_accepted(api: httpx2.Client, worker: ScriptedWorker, encoder: ModelVersion) -> None:
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]

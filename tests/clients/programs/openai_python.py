@@ -231,6 +231,12 @@ def embeddings() -> None:
     assert near > 0.7 > far
 
 
+@feature("moderations")
+def moderations() -> None:
+    found = client.moderations.create(input=["I love rivers.", "a mill"])
+    assert [result.flagged for result in found.results] == [False, False]
+
+
 @feature("models")
 def models() -> None:
     assert MODEL in [model.id for model in client.models.list()]

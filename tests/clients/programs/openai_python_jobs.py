@@ -11,7 +11,7 @@ from reporting import CAPITAL, CUTTING_URL, LONG_ANSWER, MODEL, TOO_LONG, featur
 
 client = OpenAI(max_retries=0)
 ASKED = {"model": MODEL, "input": CAPITAL, "temperature": 0, "max_output_tokens": 24}
-LONG = {"model": MODEL, "input": LONG_ANSWER, "temperature": 0, "max_output_tokens": 400}
+LONG = {"model": MODEL, "input": LONG_ANSWER, "temperature": 0, "max_output_tokens": 80}
 ENDED = ("completed", "incomplete", "failed", "cancelled")
 
 
