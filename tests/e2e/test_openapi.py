@@ -55,10 +55,15 @@ def _configuration(stack: Stack, *, is_full: bool) -> str:
     """Return a configuration that names the hooks, and things that there are for the paths that name one."""
     client = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key)
     answer = client.chat.completions.with_raw_response.create(model="fake", messages=[{"role": "user", "content": "x"}])
+    line = b'{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "fake", "prompt": "x"}}\n'
+    file = client.files.create(file=("input.jsonl", line), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
     known = {
         "job_id": answer.headers["x-job-id"],
         "name": "fake@1",
         "model": "fake",
+        "file_id": file.id,
+        "batch_id": batch.id,
         "response_id": client.responses.create(model="fake", input="x", background=True).id,
     }
     lines = [f'"path.{name}" = "{value}"' for name, value in known.items()]
