@@ -204,8 +204,8 @@ def tools() -> None:
     (call,) = answer.choices[0].message.tool_calls
     assert isinstance(call.function.parsed_arguments, Weather)
     result = {"role": "tool", "tool_call_id": call.id, "content": "It rains."}
-    said = answer.choices[0].message.to_dict()
-    said["tool_calls"] = [{key: value for key, value in call.to_dict().items() if key != "parsed"}]
+    function = {"name": call.function.name, "arguments": call.function.arguments}
+    said = {"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": function}]}
     again = client.chat.completions.create(**(asked | {"messages": [question, said, result]}), tool_choice="none")
     assert again.choices[0].message.content
 
@@ -214,6 +214,7 @@ def tools() -> None:
 def tools_stream() -> None:
     question = {"role": "user", "content": "How is the weather in Paris?"}
     asked = ASKED | {"messages": [question], "max_tokens": 100, "tools": [WEATHER], "tool_choice": "required"}
+    asked["parallel_tool_calls"] = False
     with client.chat.completions.stream(**asked) as stream:
         kinds = [event.type for event in stream]
         (call,) = stream.get_final_completion().choices[0].message.tool_calls
