@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import redis
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -68,15 +69,26 @@ def test_every_openai_route_is_documented_whole(api: httpx2.Client, subtests: py
                 assert body.get("examples") or schemas[name].get("examples"), "its body has no example"
 
 
-def test_documented_examples_are_accepted(api: httpx2.Client, worker: ScriptedWorker, encoder: ModelVersion) -> None:
+@pytest.fixture
+def wide(db: Database, model: ModelVersion) -> str:
+    """A model whose context window takes a tool's description, which is a token a byte."""
+    fields = {"runner": "fake", "source": "fake:wide", "digest": "1" * 64, "dtype": "float32", "files": {}}
+    register_version(db, model="wide", context_window=8192, actor="tests", **fields)
+    return "wide"
+
+
+def test_documented_examples_are_accepted(
+    api: httpx2.Client, db: Database, redis_client: redis.Redis, wide: str, encoder: ModelVersion
+) -> None:
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in examples.values():
         body = example["value"] | {"model": encoder.model if "task" in example["value"] else "tiny"}
         assert api.post("/v1/jobs", json=body).status_code == 202
-    with worker.serve(lambda _: ["x"]):
+    with ScriptedWorker(db, redis_client, f"{wide}@1").serve(lambda _: ["x"]):
         for body in document["components"]["schemas"]["ChatRequest"]["examples"]:
-            assert api.post("/v1/chat/completions", json=body | {"model": "tiny"}).status_code == 200
+            answer = api.post("/v1/chat/completions", json=body | {"model": wide})
+            assert answer.status_code == 200, answer.text
 
 
 def test_metrics_count_what_happened(api: httpx2.Client) -> None:
