@@ -28,7 +28,8 @@ from models.torch_load import runner_for
 from prompts.detokenizer import Detokenizer
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, load_tokenizer
-from store.payloads import ChatMessage, GenerateInput, Role
+from store.conversation import ChatMessage, Role
+from store.payloads import GenerateInput
 from store.settings import Settings
 
 console = Console(stderr=True)

@@ -140,6 +140,7 @@ class ChatRequest(TextRequest):
         return "max_completion_tokens", self.max_completion_tokens
 
 
+_CALL = ("name", "arguments")
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
@@ -205,7 +206,10 @@ def _tool_call(param: str, call: ChatToolCall) -> dict[str, Any]:
     if call.type != "function":
         where = f"{param}.type"
         raise unsupported(f"`{where}` {call.type[:40]!r} is not supported: only calls of functions are", where)
-    return _present({"id": call.id, "function": call.function})
+    if call.function is None:
+        return {"id": call.id}
+    # Not what a client's helper adds for its program, as OpenAI's does with the parsed arguments.
+    return {"id": call.id, "function": {name: call.function[name] for name in _CALL if name in call.function}}
 
 
 def _present(fields: Mapping[str, Any]) -> dict[str, Any]:

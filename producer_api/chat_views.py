@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from store.payloads import TokenLogprob, ToolCall
+from store.conversation import ToolCall
+from store.payloads import TokenLogprob
 
 
 class AnswerMessage(BaseModel):

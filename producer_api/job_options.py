@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import StrictInt
 
-from store.payloads import ServiceClass, Strict, WebhookSpec
+from store.payloads import ServiceClass, WebhookSpec
+from store.strict import Strict
 
 ServiceTier = Literal["auto", "default", "priority", "flex"]
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from prompts.tokenizer import Tokenizer
+from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest
-from store.payloads import ChatMessage, GenerateInput, Role
+from store.payloads import GenerateInput
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""

@@ -17,8 +17,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prompts.tool_calls import ToolCallReader, merged
 from prompts.turns import Turn, functions_of, in_plain_json, one_call_a_turn, turns_of
+from store.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall, ToolStyle
+from store.payloads import ToolStyle
 
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 

@@ -16,8 +16,9 @@ from tokenizers import decoders
 from prompts.template import ChatTemplate
 from prompts.tool_calls import HERMES_TAGS
 from prompts.turns import in_plain_json
+from store.conversation import ChatMessage, Tool
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import ChatMessage, Tool, ToolStyle
+from store.payloads import ToolStyle
 
 if TYPE_CHECKING:
     from store.registry import ModelVersion

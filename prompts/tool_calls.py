@@ -19,7 +19,8 @@ from hashlib import blake2b
 from itertools import groupby
 
 from prompts.partial_json import Cursor, Mismatch, Walk
-from store.payloads import FunctionCall, GeneratePayload, ToolCall, ToolStyle
+from store.conversation import FunctionCall, ToolCall
+from store.payloads import GeneratePayload, ToolStyle
 
 
 @dataclass(frozen=True, slots=True)

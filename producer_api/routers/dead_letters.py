@@ -15,7 +15,7 @@ from producer_api.routers.jobs import JobId
 from producer_api.views import JsonResponse
 from store import dead_letters
 from store.dead_letters import DeadLetter
-from store.payloads import Strict
+from store.strict import Strict
 
 router = APIRouter(prefix="/v1/dead_letters", tags=["dead letters"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

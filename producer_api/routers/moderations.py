@@ -14,7 +14,7 @@ from producer_api.requests import RuntimeOf, StrictJsonRoute
 from producer_api.views import JsonResponse
 from store.errors import InvalidRequest, NotFound
 from store.ids import new_id
-from store.payloads import MAX_TEXT_CHARS
+from store.strict import MAX_TEXT_CHARS
 
 router = APIRouter(prefix="/v1/moderations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

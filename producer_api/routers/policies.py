@@ -16,8 +16,8 @@ from producer_api.requests import RuntimeOf, StrictJsonRoute
 from producer_api.views import JsonResponse, seconds
 from store import policies
 from store.errors import InvalidRequest
-from store.payloads import Strict
 from store.policies import EVERY_MODEL, StoredPolicy
+from store.strict import Strict
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -4,8 +4,9 @@ import pytest
 
 from prompts.prompt import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
+from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest
-from store.payloads import ChatMessage, GenerateInput, Role
+from store.payloads import GenerateInput
 
 
 def test_messages_go_through_the_template_and_a_raw_prompt_does_not() -> None:

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer
 
 from prompts.logprobs import spell
 from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
+from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest, ModelLoadError
 from store.logprobs import TokenLogprobs
-from store.payloads import ChatMessage, Role
 from store.registry import ModelVersion
 
 CONVERSATIONS = [

@@ -10,7 +10,8 @@ from models.torch_load import runner_for
 from models.torch_runner import TorchRunner
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer
-from store.payloads import ChatMessage, GenerateInput, Role
+from store.conversation import ChatMessage, Role
+from store.payloads import GenerateInput
 from store.settings import Settings
 from tests.models.driving import request, run_all
 from tests.models.fidelity.conftest import Compare
