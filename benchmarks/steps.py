@@ -48,6 +48,7 @@ class Run:
     first_s: float  # mean, from the submit
     gap_p50_s: float  # between two tokens of one answer
     gap_p99_s: float
+    step_s: float  # median gap while all stream and no prompt is computed
 
     @property
     def output_per_s(self) -> float:
@@ -67,6 +68,7 @@ def run(runner: Runner, requests: Sequence[EngineRequest], config: EngineConfig)
     finally:
         engine.stop(_STOP_S)
     gaps = sorted(watch.gaps(began, began + seconds)) or [0.0]
+    all_stream_at = max(times[0] for times in watch.at.values())
     return Run(
         seconds,
         sum(len(each.token_ids) for each in done),
@@ -74,6 +76,7 @@ def run(runner: Runner, requests: Sequence[EngineRequest], config: EngineConfig)
         statistics.mean(each.first_token_s or 0.0 for each in done),
         statistics.median(gaps),
         gaps[int(len(gaps) * 0.99)],
+        statistics.median(watch.gaps(all_stream_at, began + seconds) or [0.0]),
     )
 
 
@@ -90,8 +93,9 @@ class Sweeps:
         return run(self._runner, self._alike(slots, 32, DECODED), _config(slots))
 
     def context(self, tokens: int) -> Run:
-        """Eight answers that go on after prompts of so many tokens."""
-        return run(self._runner, self._alike(8, tokens, DECODED), _config(8))
+        """Eight answers that go on after prompts of so many tokens, long enough for all to stream at last."""
+        steps = DECODED + 8 * tokens // STEP_TOKENS
+        return run(self._runner, self._alike(8, tokens, steps), _config(8))
 
     def prompt(self, tokens: int) -> Run:
         """One prompt alone."""
@@ -145,16 +149,17 @@ def _medians(runs: Sequence[Run]) -> dict[str, float]:
         "output_per_s": round(median(each.output_per_s for each in runs), 1),
         "prompt_per_s": round(median(each.prompt_tokens / each.first_s for each in runs), 1),
         "first_ms": round(1000 * median(each.first_s for each in runs), 1),
+        "step_ms": round(1000 * median(each.step_s for each in runs), 1),
         "gap_p50_ms": round(1000 * median(each.gap_p50_s for each in runs), 1),
         "gap_p99_ms": round(1000 * median(each.gap_p99_s for each in runs), 1),
     }
 
 
 _SHOWN = {
-    "slots": ("output_per_s", "gap_p50_ms"),
+    "slots": ("output_per_s", "step_ms"),
     "budget": ("output_per_s", "first_ms", "gap_p50_ms", "gap_p99_ms"),
     "prompt": ("prompt_per_s", "first_ms"),
-    "context": ("output_per_s", "gap_p50_ms"),
+    "context": ("step_ms",),
 }
 
 
@@ -188,6 +193,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="a model folder")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sweeps", nargs="+", choices=list(POINTS), default=list(POINTS))
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--quiet-s", type=float, default=30.0, help="how long a point waits for a quiet machine")
     options = parser.parse_args()
@@ -195,13 +201,13 @@ def main() -> None:
     runner = runner_for(options.folder, settings, dtype=options.dtype)
     sweeps = Sweeps(runner, _mixed_of(options.folder, options.seed))
     sweeps.slots(8)  # warm
-    runs: dict[str, dict[int, list[Run]]] = {name: defaultdict(list) for name in POINTS}
+    runs: dict[str, dict[int, list[Run]]] = {name: defaultdict(list) for name in options.sweeps}
     roof: list[tuple[float, float]] = []
     for number in range(options.rounds):
         console.log(f"round {number + 1} of {options.rounds}")
         roof.append((read_gb_per_s(), bf16_gflop_per_s()))
-        for name, points in POINTS.items():
-            for point in points:
+        for name in options.sweeps:
+            for point in POINTS[name]:
                 wait_until_quiet(options.quiet_s, console.print)
                 runs[name][point].append(getattr(sweeps, name)(point))
     found = {name: {point: _medians(each) for point, each in points.items()} for name, points in runs.items()}
