@@ -40,4 +40,5 @@ def test_long_runs_of_what_nearly_matches_end() -> None:
     """Linear time: with a matcher that goes back, these would not end."""
     finder = Finder()
     for unit in ("a", "1", "1 ", "a@", "1.", ":", "a.", "-", "DE44 ", "(1", "eyJ", "password=", "-----BEGIN "):
-        finder.find(unit * 20_000)
+        run = unit * 20_000 + "\n\n"
+        assert (len(run), len(run) + 15, "email") in finder.find(run + "ada@example.org"), unit
