@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from producer_api.errors import internal_error, respond
 from producer_api.event_stream import StreamAborted
 from producer_api.runtime import Runtime
+from store.audit import bind_caller
 from store.errors import HeadraceError, InvalidRequest, TooLarge
 from store.ids import new_id
 
@@ -43,6 +44,7 @@ class RequestContext:
         context = _Context(scope, send, self._runtime)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
+        bind_caller(context.request_id, scope["client"][0] if scope.get("client") else None)
         try:
             await self.app(scope, receive, context.send)
         except StreamAborted:

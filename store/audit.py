@@ -1,20 +1,35 @@
 """The audit log: who did what to which resource. Written in the transaction of the deed, so that neither is without
-the other. Knows no prompt and no secret: callers pass names and ids only.
+the other. Knows no prompt and no secret: callers pass names and ids only, and of what was before and after a hash is
+kept, not the value.
+
+Where a deed came from need not be handed down to here: the API binds each request's id and address to its context,
+which its threads inherit. Whoever binds nothing is named by the user and the host of the process.
 """
 
+import hashlib
+import os
+import pwd
+import socket
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, text
 
 from store.db import Database, dump_json
+from store.errors import InvalidRequest
+
+# A caller's address, or user@host.
+MAX_ADDRESS_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One deed."""
+    """One deed. ``before_hash`` and ``after_hash``: SHA-256 in hex of what the resource was and became."""
 
     id: int
     tenant_id: str | None
@@ -22,13 +37,42 @@ class AuditEntry:
     action: str
     resource: str
     detail: dict[str, Any]
+    before_hash: str | None
+    after_hash: str | None
     request_id: str | None
+    address: str | None
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    request_id: str | None
+    address: str | None
+
+
+_caller: ContextVar[_Caller | None] = ContextVar("headrace_audit_caller", default=None)
+
+
+def bind_caller(request_id: str, address: str | None) -> None:
+    """Let what is recorded in this context, and in the threads that it starts, carry the request and its address."""
+    _caller.set(_Caller(request_id, address))
+
+
+@cache
+def _process_address() -> str:
+    """``user@host``: by the user's number, not by what the environment claims."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user need not be in the password file
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
 _RECORD = text("""
-INSERT INTO audit_log (tenant_id, actor, action, resource, detail, request_id)
-VALUES (:tenant_id, :actor, :action, :resource, CAST(:detail AS jsonb), :request_id)
+INSERT INTO audit_log (tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address)
+VALUES (
+    :tenant_id, :actor, :action, :resource, CAST(:detail AS jsonb), :before_hash, :after_hash, :request_id, :address
+)
 """)
 
 
@@ -40,14 +84,44 @@ def record(
     resource: str,
     detail: Mapping[str, object],
     request_id: str | None = None,
+    *,
+    before: object = None,
+    after: object = None,
+    address: str | None = None,
 ) -> None:
-    """Write one entry. ``tenant_id`` None is for what belongs to nobody, such as the model registry."""
-    values = {"tenant_id": tenant_id, "actor": actor, "action": action, "resource": resource, "request_id": request_id}
-    connection.execute(_RECORD, {**values, "detail": dump_json(dict(detail))})
+    """Write one entry. ``tenant_id`` None is for what belongs to nobody, such as the model registry.
+
+    ``before`` and ``after`` are JSON values of which only the hash is stored; None: there was or is nothing. Request
+    and address are the context's unless they are given.
+    """
+    caller = _caller.get() or _Caller(None, _process_address())
+    values = {
+        "tenant_id": tenant_id,
+        "actor": actor,
+        "action": action,
+        "resource": resource,
+        "detail": dump_json(dict(detail)),
+        "before_hash": hash_of(before),
+        "after_hash": hash_of(after),
+        "request_id": request_id or caller.request_id,
+        "address": (address or caller.address or "")[:MAX_ADDRESS_CHARS] or None,
+    }
+    connection.execute(_RECORD, values)
+
+
+def hash_of(value: object) -> str | None:
+    """Return SHA-256, in hex, of the value as JSON with sorted keys and no spaces; None for None."""
+    if value is None:
+        return None
+    try:
+        return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    except orjson.JSONEncodeError:
+        # From None: the encoder's message may quote the value.
+        raise InvalidRequest("a value cannot be hashed: it is not JSON") from None
 
 
 _ENTRIES = text("""
-SELECT id, tenant_id, actor, action, resource, detail, request_id, at
+SELECT id, tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address, at
 FROM audit_log WHERE tenant_id = :tenant_id ORDER BY id DESC LIMIT :limit
 """)
 

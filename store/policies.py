@@ -1,6 +1,5 @@
 """Policies of a tenant, by model: numbered versions that never change. Knows nothing of what is in them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,13 +43,10 @@ def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], acto
         connection.execute(_LOCK, values)
         before = connection.execute(_BEFORE, values).scalar_one_or_none()
         row = connection.execute(_PUT, values | {"document": dump_json(document)}).mappings().one()
-        detail = {"version": row["version"], "before": _hash(before), "after": _hash(row["document"])}
-        record(connection, tenant_id, actor, "policy.put", f"policy:{model or '*'}", detail)
+        detail = {"version": row["version"]}
+        resource = f"policy:{model or '*'}"
+        record(connection, tenant_id, actor, "policy.put", resource, detail, before=before, after=row["document"])
     return StoredPolicy(**row)
-
-
-def _hash(document: dict[str, Any] | None) -> str | None:
-    return None if document is None else hashlib.sha256(dump_json(document).encode()).hexdigest()
 
 
 _NEWEST = text("""

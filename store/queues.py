@@ -182,7 +182,7 @@ UPDATE jobs SET announced_at = NULL FROM hinted WHERE jobs.id = hinted.id
 """)
 
 
-def pause(db: Database, tenant_id: str, queue: str, *, actor: str, request_id: str | None = None) -> None:
+def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
     """Let nothing of the queue start any more; what runs goes on, and jobs are still accepted.
 
     Pausing a paused queue changes nothing. Raises NotFound if there is no such queue.
@@ -191,17 +191,17 @@ def pause(db: Database, tenant_id: str, queue: str, *, actor: str, request_id: s
         if not connection.execute(_EXISTS, {"queue": queue}).scalar_one():
             raise _no_such_queue(queue)
         if connection.execute(_PAUSE, {"queue": queue, "actor": actor}).scalar_one_or_none() is not None:
-            record(connection, tenant_id, actor, "queue.paused", queue, {}, request_id)
+            record(connection, tenant_id, actor, "queue.paused", queue, {})
 
 
-def resume(db: Database, tenant_id: str, queue: str, *, actor: str, request_id: str | None = None) -> None:
+def resume(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
     """Let the queue's jobs start again. Raises NotFound if there is no such queue."""
     with db.begin() as connection:
         if not connection.execute(_EXISTS, {"queue": queue}).scalar_one():
             raise _no_such_queue(queue)
         if connection.execute(_RESUME, {"queue": queue}).scalar_one_or_none() is not None:
             connection.execute(_LET_WAIT, {"queue": queue})
-            record(connection, tenant_id, actor, "queue.resumed", queue, {}, request_id)
+            record(connection, tenant_id, actor, "queue.resumed", queue, {})
 
 
 def _no_such_queue(name: str) -> NotFound:

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0008"
+REVISION = "0009"
 
 metadata = MetaData(
     naming_convention={
@@ -386,7 +386,12 @@ audit_log = Table(
     Column("action", String, nullable=False),
     Column("resource", String, nullable=False),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    # SHA-256 in hex of the resource as it was and became, where there is more to it than its name.
+    Column("before_hash", String),
+    Column("after_hash", String),
     Column("request_id", String),
+    # Of the caller, or user@host of the process.
+    Column("address", String),
     _time("at", required=True),
     Index(None, "tenant_id", "id"),
 )

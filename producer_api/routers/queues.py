@@ -5,7 +5,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api import views
@@ -36,24 +35,19 @@ async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) 
 
 
 @router.post("/{name}/pause", response_model=QueueObject, summary="Pause a queue")
-async def pause_queue(request: Request, runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
+async def pause_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
     """Let no job of the queue start until it is resumed. What runs goes on, and jobs are still accepted."""
-    return await _steer(queues.pause, request, runtime, principal, name)
+    return await _steer(queues.pause, runtime, principal, name)
 
 
 @router.post("/{name}/resume", response_model=QueueObject, summary="Resume a queue")
-async def resume_queue(request: Request, runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
+async def resume_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
     """Let the queue's jobs start again."""
-    return await _steer(queues.resume, request, runtime, principal, name)
+    return await _steer(queues.resume, runtime, principal, name)
 
 
-async def _steer(
-    change: Callable[..., None], request: Request, runtime: Runtime, principal: Principal, name: str
-) -> Response:
-    request_id = request.state.request_id
-    await run_in_threadpool(
-        change, runtime.db, principal.tenant_id, name, actor=principal.key_id, request_id=request_id
-    )
+async def _steer(change: Callable[..., None], runtime: Runtime, principal: Principal, name: str) -> Response:
+    await run_in_threadpool(change, runtime.db, principal.tenant_id, name, actor=principal.key_id)
     (found,) = await run_in_threadpool(_look, runtime, principal, name)
     return JsonResponse(found)
 

@@ -119,7 +119,11 @@ def test_a_change_is_a_version_with_an_audit_row_and_ends_with_no_rules(
         ("policy:tiny", 1),
         ("policy:*", 1),
     ]
-    assert entries[0].detail["before"] == entries[2].detail["after"] != entries[0].detail["after"]
+    assert entries[0].before_hash == entries[2].after_hash != entries[0].after_hash
+    assert entries[2].before_hash is None
+    for entry in entries:
+        assert (entry.request_id or "").startswith("req_")
+        assert entry.address == "127.0.0.1"
     assert "email" not in str(entries)
 
 

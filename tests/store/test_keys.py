@@ -1,3 +1,4 @@
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -35,6 +36,7 @@ def test_the_secret_is_not_stored_and_not_on_record(db: Database, tenant: str, q
     entry = list_entries(db, tenant)[0]
     assert (entry.actor, entry.action, entry.tenant_id) == ("mia", "api_key.created", tenant)
     assert entry.detail == {"name": "ci", "scopes": ["jobs:read"]}
+    assert (entry.request_id, (entry.address or "").partition("@")[2]) == (None, socket.gethostname())
     assert secret not in str(entry)
 
 

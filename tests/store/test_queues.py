@@ -148,7 +148,7 @@ class TestPausing:
         self, db: Database, tenant: str, accept_one: AcceptOne
     ) -> None:
         hinted = take_waiting(db, QUEUE, 1)
-        pause(db, tenant, QUEUE, actor="key_1", request_id="req_1")
+        pause(db, tenant, QUEUE, actor="key_1")
         later = accept_one()
         assert claim(db, "worker", QUEUE, hinted, 60) == {}
         assert get(db, tenant, later).announced_at is None
@@ -159,7 +159,7 @@ class TestPausing:
 
     def test_it_is_written_down_once(self, db: Database, tenant: str) -> None:
         for _ in range(2):
-            pause(db, tenant, QUEUE, actor="key_1", request_id="req_1")
+            pause(db, tenant, QUEUE, actor="key_1")
         for _ in range(2):
             resume(db, tenant, QUEUE, actor="key_2")
         entries = [(entry.action, entry.resource, entry.actor) for entry in list_entries(db, tenant)]
