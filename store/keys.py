@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from store.audit import record
 from store.db import Database
-from store.errors import InvalidRequest, NotFound, Unauthenticated
+from store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.ids import new_id
 from store.webhooks import new_secret
 
@@ -40,11 +40,27 @@ _NOBODY = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling and what the key may do."""
+    """Who is calling and what the key may do. ``models`` are the names that it may ask for; None: every model."""
 
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
+    models: frozenset[str] | None = None
+
+    def check_model(self, name: str) -> None:
+        """Raise Forbidden if the key may not ask for what a model string (``name``, ``name@3``) names."""
+        if self.models is not None and base_model(name) not in self.models:
+            known = ", ".join(sorted(self.models)) or "no model"
+            raise Forbidden(
+                f"this API key may not use the model {name[:200]!r}: it may use {known}",
+                code="model_not_allowed",
+                param="model",
+            )
+
+
+def base_model(name: str) -> str:
+    """Return the model's own name of ``name``, ``name@3``, ``name@alias`` or ``name:adapter``."""
+    return name.partition("@")[0].partition(":")[0]
 
 
 _INSERT_TENANT = text("""
@@ -105,13 +121,24 @@ def _create_key(
 
 
 _FIND = text("""
-SELECT tenant_id, secret_hash, scopes FROM api_keys
-WHERE id = :id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+SELECT key.tenant_id, key.secret_hash, key.scopes, key.models, tenants.disabled_at IS NOT NULL AS is_disabled,
+    key.last_used_at IS NULL OR key.last_used_at <= now() - interval '1 minute' AS is_use_to_note
+FROM api_keys AS key JOIN tenants ON tenants.id = key.tenant_id
+WHERE key.id = :id AND key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())
+""")
+
+# Whoever holds the row at this moment is not waited for.
+_NOTE_USE = text("""
+UPDATE api_keys SET last_used_at = date_trunc('minute', now())
+WHERE id = (SELECT id FROM api_keys WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
 
 def authenticate(db: Database, plaintext: str) -> Principal:
-    """Return whose key this is; raise Unauthenticated, always in the same words, if it is not a good one."""
+    """Return whose key this is, and note, once a minute at most, that it was used.
+
+    Raises Unauthenticated, always in the same words, if it is not a good one, and Forbidden if its tenant is disabled.
+    """
     prefix, _, rest = plaintext.partition("_")
     name, _, secret = rest.partition("_")
     key_id = f"{_KEY_ID_PREFIX}_{name}"
@@ -122,7 +149,13 @@ def authenticate(db: Database, plaintext: str) -> Principal:
     is_right = hmac.compare_digest(_hash(secret), _NOBODY if row is None else bytes(row.secret_hash))
     if row is None or not is_right:
         raise Unauthenticated("the API key is not valid: it was never issued, was revoked or has expired")
-    return Principal(tenant_id=row.tenant_id, key_id=key_id, scopes=frozenset(row.scopes))
+    if row.is_disabled:
+        raise Forbidden("this tenant is disabled: ask whoever operates this server", code="tenant_disabled")
+    if row.is_use_to_note:
+        with db.autocommit() as connection:
+            connection.execute(_NOTE_USE, {"id": key_id})
+    models = None if row.models is None else frozenset(row.models)
+    return Principal(row.tenant_id, key_id, frozenset(row.scopes), models)
 
 
 _REVOKE = text("""

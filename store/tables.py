@@ -63,6 +63,8 @@ tenants = Table(
     Column("name", String, nullable=False, unique=True),
     Column("webhook_secret", String, nullable=False),
     _time("created_at", required=True),
+    # Its keys open nothing while this is set; what was accepted before runs to its end.
+    _time("disabled_at"),
 )
 
 api_keys = Table(
@@ -73,9 +75,15 @@ api_keys = Table(
     Column("name", String, nullable=False),
     Column("secret_hash", LargeBinary, nullable=False),
     Column("scopes", ARRAY(String), nullable=False),
+    # The models that it may ask for, by name; null: every model.
+    Column("models", ARRAY(String)),
+    # The key that takes its place since it was rotated.
+    Column("replaced_by", String),
     _time("created_at", required=True),
     _time("expires_at"),
     _time("revoked_at"),
+    # To the minute.
+    _time("last_used_at"),
     Index(None, "tenant_id"),
 )
 
