@@ -176,7 +176,7 @@ def accept_within(connection: Connection, jobs: Sequence[NewJob]) -> list[Accept
 def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
     """Return whether a job was accepted with this key."""
     values = {"tenants": [tenant_id], "routes": [idempotency.route], "keys": [idempotency.key]}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         return connection.execute(_HOLDERS, values).first() is not None
 
 

@@ -128,6 +128,6 @@ FROM audit_log WHERE tenant_id = :tenant_id ORDER BY id DESC LIMIT :limit
 
 def list_entries(db: Database, tenant_id: str, limit: int = 100) -> list[AuditEntry]:
     """Return the tenant's newest entries, newest first."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_ENTRIES, {"tenant_id": tenant_id, "limit": limit}).mappings().all()
     return [AuditEntry(**row) for row in rows]

@@ -109,7 +109,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         "project_id": new.project_id,
         "window_s": new.window_s,
     }
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_INSERT, values).mappings().one_or_none()
         row = row or connection.execute(_OF_KEY, values).mappings().one()
     batch = from_row(row)
@@ -131,7 +131,7 @@ ORDER BY id DESC LIMIT 1
 def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: float) -> Batch | None:
     """Return the newest batch that the same request made within ``within_s`` seconds and nobody cancelled."""
     values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_SENT_BEFORE, values).mappings().one_or_none()
     return None if row is None else from_row(row)
 
@@ -141,7 +141,7 @@ _GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id 
 
 def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
     """Return the batch; raise NotFound if this tenant has none by that id."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         return _get(connection, tenant_id, batch_id)
 
 
@@ -160,7 +160,7 @@ WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) O
 
 def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[Batch]:
     """Return at most ``limit`` batches, newest first, beginning past the id ``after``."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_LIST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings()
         return [from_row(row) for row in rows]
 
@@ -178,7 +178,7 @@ def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
 
     Raises NotFound, or Conflict if the batch is past that.
     """
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": batch_id, "from": _MAY_BE_CANCELLED})
         batch = _get(connection, tenant_id, batch_id)
     if batch.status is not BatchStatus.CANCELLING:

@@ -62,7 +62,7 @@ def list_dead_letters(
 ) -> list[DeadLetter]:
     """Return at most ``limit`` dead letters by their jobs' age, newest first unless told otherwise."""
     values = {"queue": queue, "code": code, "replayed": replayed, "limit": limit, "after": after}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST if descending else _OLDEST, {"tenant_id": tenant_id, **values}).mappings()
         return [DeadLetter(**row) for row in rows]
 
@@ -72,7 +72,7 @@ _GET = text(f"{_COLUMNS} AND letter.job_id = :job_id")
 
 def get_dead_letter(db: Database, tenant_id: str, job_id: str) -> DeadLetter:
     """Return the dead letter; raise NotFound if this tenant has none by that id."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no dead letter {job_id}")
@@ -88,6 +88,6 @@ WHERE tenant_id = :tenant_id AND job_id = :job_id AND replayed_as IS NULL
 def note_replay(db: Database, tenant_id: str, job_id: str, replayed_as: str, *, actor: str) -> None:
     """Note which job was made of a dead letter; the first one noted stays."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "replayed_as": replayed_as}
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         if connection.execute(_REPLAYED, values).rowcount:
             record(connection, tenant_id, actor, "dead_letter.replayed", job_id, {"replayed_as": replayed_as})

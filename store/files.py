@@ -106,7 +106,7 @@ def create(
 ) -> File:
     """Keep a content and name it. Raises Unavailable."""
     keep_content(db, draft)
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
 
 
@@ -115,7 +115,7 @@ _GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_THERE}")
 
 def get(db: Database, tenant_id: str, file_id: str) -> File:
     """Return the file; raise NotFound if this tenant has none by that id, or it has expired."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, {"id": file_id, "tenant_id": tenant_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no file {file_id}")
@@ -143,7 +143,7 @@ def list_files(
 ) -> Sequence[File]:
     """Return at most ``limit`` files by age, newest first unless told otherwise, beginning past the id ``after``."""
     values = {"tenant_id": tenant_id, "purpose": purpose, "after": after, "limit": limit}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         found = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings()
         return [_file(row) for row in found]
 
@@ -153,7 +153,7 @@ _DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETU
 
 def delete(db: Database, tenant_id: str, file_id: str) -> None:
     """Remove the name; the content goes when nothing else refers to it. Raises NotFound."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         found = connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).scalar_one_or_none()
     if found is None:
         raise NotFound(f"no file {file_id}")

@@ -145,14 +145,14 @@ class StoredStream:
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
     """Return the job; raise NotFound if this tenant has none by that id, Gone if it is no longer kept."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         return _get(connection, tenant_id, job_id)
 
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
     """Return those of the jobs that the tenant has, in the order asked."""
     statement = _jobs_of(tenant_id).where(tables.jobs.c.id.in_(ids))
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         found = {job.id: job for job in _read(connection, statement)}
     return [found[job_id] for job_id in ids if job_id in found]
 
@@ -187,7 +187,7 @@ def list_jobs(
         statement = statement.where(jobs.created_at > created_after)
     if after is not None:
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         return _read(connection, statement)
 
 
@@ -211,7 +211,7 @@ def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: f
     Whoever asks is one more caller of it: see ``leave``.
     """
     values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         found: str | None = connection.execute(_SENT_BEFORE, values).scalar_one_or_none()
     return found
 
@@ -226,7 +226,7 @@ ORDER BY event.id
 
 def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
     """Return what happened to the job, oldest first; raise NotFound if this tenant has none by that id."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
         if not rows:
             raise _missing(connection, tenant_id, job_id)
@@ -242,7 +242,7 @@ WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
 
 def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | None:
     """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None
@@ -272,7 +272,7 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
 
     Raises NotFound if this tenant has none by that id, Conflict if the job has ended.
     """
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         return _cancel(connection, tenant_id, job_id)
 
 
@@ -299,7 +299,7 @@ def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
     The row is held from one to the other, so that who comes meanwhile either is counted or finds it cancelled. Raises
     as ``request_cancel`` does.
     """
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         left = connection.execute(_LEAVE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
         return None if left is not None and left > 0 else _cancel(connection, tenant_id, job_id)
 
@@ -338,7 +338,7 @@ def _job(row: Row) -> Job:
 
 def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:
     """Return the error of a job that was not found."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         return _missing(connection, tenant_id, job_id)
 
 

@@ -104,7 +104,7 @@ def create_key(
     db: Database, tenant_id: str, name: str, scopes: Iterable[str], *, expires_s: float | None = None, actor: str
 ) -> str:
     """Make a key and return its plaintext ``hr_<id>_<secret>``, the only time it is known."""
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         return _create_key(connection, tenant_id, name, frozenset(scopes), expires_s, actor)
 
 
@@ -165,7 +165,7 @@ UPDATE api_keys SET revoked_at = now() WHERE id = :id AND tenant_id = :tenant_id
 
 def revoke_key(db: Database, tenant_id: str, key_id: str, actor: str) -> None:
     """End a key at once; raise NotFound if the tenant has no such key in force."""
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         if connection.execute(_REVOKE, {"id": key_id, "tenant_id": tenant_id}).scalar_one_or_none() is None:
             raise NotFound(f"no API key {key_id} in force")
         record(connection, tenant_id, actor, "api_key.revoked", key_id, {})
@@ -185,7 +185,7 @@ def bootstrap(db: Database) -> str | None:
 
 def get_webhook_secret(db: Database, tenant_id: str) -> str:
     """Return the secret that signs the webhooks of URLs given with a job."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         secret = connection.execute(
             text("SELECT webhook_secret FROM tenants WHERE id = :id"), {"id": tenant_id}
         ).scalar_one_or_none()

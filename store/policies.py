@@ -39,7 +39,7 @@ RETURNING model, version, document, created_at
 def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], actor: str) -> StoredPolicy:
     """Store the next version of a tenant's policy for a model, with an audit row that tells the two by hashes."""
     values = {"tenant_id": tenant_id, "model": model}
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, values)
         before = connection.execute(_BEFORE, values).scalar_one_or_none()
         row = connection.execute(_PUT, values | {"document": dump_json(document)}).mappings().one()
@@ -57,6 +57,6 @@ FROM policies WHERE tenant_id = :tenant_id ORDER BY model, version DESC
 
 def list_policies(db: Database, tenant_id: str) -> Sequence[StoredPolicy]:
     """Return the newest version of each of a tenant's policies, by model."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST, {"tenant_id": tenant_id}).mappings().all()
     return [StoredPolicy(**row) for row in rows]

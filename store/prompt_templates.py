@@ -36,7 +36,7 @@ RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, creat
 def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
     """Store a new prompt, whose first version has number 1."""
     values = {"id": new_id("pmpt"), "tenant_id": tenant_id, "name": name, "template": dump_json(template)}
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         made = PromptVersion(**connection.execute(_CREATE, values).mappings().one())
         record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version})
     return made
@@ -55,7 +55,7 @@ RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, creat
 def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
     """Store the next version of a prompt; raise NotFound if this tenant has no such prompt."""
     values = {"id": prompt_id, "tenant_id": tenant_id}
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         # A statement of its own: the next one then sees what another has added while this one waited.
         name = connection.execute(_LOCK, values).scalar_one_or_none()
         if name is None:
@@ -80,7 +80,7 @@ ORDER BY held.version DESC LIMIT 1"""
 
 def get(db: Database, tenant_id: str, prompt_id: str, version: int | None = None) -> PromptVersion:
     """Return a version of a prompt, the newest unless one is named; raise NotFound if this tenant has none such."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         values = {"tenant_id": tenant_id, "id": prompt_id, "version": version}
         row = connection.execute(_ONE, values).mappings().one_or_none()
     if row is None:
@@ -93,7 +93,7 @@ _VERSIONS = text(_SELECT + "prompts.id = :id ORDER BY held.version")
 
 def list_versions(db: Database, tenant_id: str, prompt_id: str) -> Sequence[PromptVersion]:
     """Return every version of a prompt, oldest first; raise NotFound if this tenant has no such prompt."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "id": prompt_id}).mappings().all()
     if not rows:
         raise _not_found(prompt_id)
@@ -110,7 +110,7 @@ ORDER BY prompts.id DESC LIMIT :limit"""
 
 def list_prompts(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[PromptVersion]:
     """Return the newest version of at most ``limit`` prompts, newest prompt first, beginning past the id ``after``."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings().all()
     return [PromptVersion(**row) for row in rows]
 

@@ -133,7 +133,7 @@ def view_queues(db: Database, backlog: Backlog, *, tenant_id: str | None, name: 
     Raises NotFound if there is none of that name.
     """
     values = {"tenant_id": tenant_id, "name": name, "most": 1 if tenant_id is None else _MOST_LOOKED_AT}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_QUEUES, values).all()
     if name is not None and not rows:
         raise _no_such_queue(name)

@@ -75,7 +75,7 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
     ``unstored``: also one that was not to be stored, for the call that made it.
     """
     values = {"tenant_id": tenant_id, "job_id": job_id, "unstored": unstored}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, values).mappings().one_or_none()
     if row is None:
         raise _not_found(response_id(job_id))
@@ -90,7 +90,7 @@ WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND is_
 
 def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
     """Return the items that the answer was generated from, oldest first; raise NotFound as ``get`` does."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         found: list[dict[str, Any]] | None = connection.execute(
             _INPUT, {"tenant_id": tenant_id, "job_id": job_id}
         ).scalar_one_or_none()
@@ -120,7 +120,7 @@ SELECT job_id FROM gone
 
 def delete(db: Database, tenant_id: str, job_id: str) -> None:
     """Forget a response: what was asked, and what was answered if it has ended. Raises NotFound as ``get`` does."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         gone = connection.execute(_DELETE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
     if gone is None:
         raise _not_found(response_id(job_id))

@@ -94,7 +94,7 @@ def spent(
         .group_by(bucket, *columns)
         .order_by(bucket, *columns)
     )
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(statement).mappings().all()
     return [
         Spent(

@@ -102,7 +102,7 @@ def create_endpoint(
     if not wanted:
         raise InvalidRequest("name at least one webhook event, or *", param="events")
     values = {"id": new_id("we"), "tenant_id": tenant_id, "url": url, "secret": new_secret(), "events": wanted}
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_CREATE, values).mappings().one_or_none()
         if row is None:
             raise Conflict("this URL is a webhook endpoint already", param="url")
@@ -118,7 +118,7 @@ FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id
 
 def list_endpoints(db: Database, tenant_id: str) -> list[Endpoint]:
     """Return the tenant's endpoints, oldest first."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_ENDPOINTS, {"tenant_id": tenant_id}).mappings().all()
     return [Endpoint(**{**row, "events": tuple(row["events"])}) for row in rows]
 
@@ -128,7 +128,7 @@ _DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND i
 
 def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> None:
     """Remove an endpoint and its deliveries; raise NotFound if the tenant has none by that id."""
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         values = {"tenant_id": tenant_id, "id": endpoint_id}
         if connection.execute(_DELETE, values).scalar_one_or_none() is None:
             raise NotFound(f"no webhook endpoint {endpoint_id}")
@@ -242,6 +242,6 @@ ORDER BY created_at DESC, id LIMIT :limit
 def list_deliveries(db: Database, tenant_id: str, job_id: str | None = None, limit: int = 100) -> list[DeliveryRecord]:
     """Return the tenant's newest deliveries, of one job or of all, newest first."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "limit": limit}
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_DELIVERIES, values).mappings().all()
     return [DeliveryRecord(**row) for row in rows]

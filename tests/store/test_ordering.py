@@ -101,16 +101,16 @@ class CountingDatabase(Database):
     num_read = 0
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        with super().begin() as connection:
+    def begin(self, *, tenant_id: str | None = None) -> Iterator[Connection]:
+        with super().begin(tenant_id=tenant_id) as connection:
             yield connection
             self.num_read += connection.execute(
                 text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'")
             ).scalar_one()
 
     @contextmanager
-    def autocommit(self) -> Iterator[Connection]:
-        with self.begin() as connection:
+    def autocommit(self, *, tenant_id: str | None = None) -> Iterator[Connection]:
+        with self.begin(tenant_id=tenant_id) as connection:
             yield connection
 
 
