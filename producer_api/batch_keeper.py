@@ -28,7 +28,7 @@ from store.batch_steps import Progress
 from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
-from store.errors import HeadraceError, Unavailable
+from store.errors import Forbidden, HeadraceError, Unavailable
 from store.settings import Settings
 
 _log = structlog.get_logger("producer_api")
@@ -102,9 +102,9 @@ class BatchKeeper:
         self._blobs = blobs
         self._room = room
         self._on_cancelled = on_cancelled
-        self._lines = Lines(settings, submissions)
         # A connection for the lock and one to work with: the routes' are not taken from them.
         self._db = Database(settings.database_url, pool_size=2, application_name="headrace-batches")
+        self._lines = Lines(settings, self._db, submissions)
         self._works: dict[tuple[str, Step], Iterator[None]] = {}
         self._not_before: dict[str, float] = {}
         self._tidy_at = self._sweep_at = 0.0
@@ -175,6 +175,8 @@ class BatchKeeper:
             if error.code == "database_unavailable":
                 raise
             _log.warning("batch_waits", batch_id=batch_id, reason=error.message)
+        except Forbidden as error:
+            _log.info("batch_waits", batch_id=batch_id, reason=error.message)
         except Exception as defect:  # noqa: BLE001 - the others go on; this one is tried again, and expires in the end
             internal_error(defect)
         self._not_before[batch_id] = time.monotonic() + AGAIN_S
@@ -230,7 +232,8 @@ class BatchKeeper:
             raw = list(islice(found, most))
         if not raw:
             return 0
-        taken = [self._lines.take(batch, line, progress.remaining_s) for line in raw]
+        owner = self._lines.owner(batch)
+        taken = [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw]
         batch_steps.take_lines(self._db, batch, taken, next_line=raw[-1].number + 1, next_offset=raw[-1].next_offset)
         return len(taken)
 

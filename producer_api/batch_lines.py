@@ -9,9 +9,10 @@ from producer_api.errors import body_of, internal_error, status_of
 from producer_api.submit import Submissions
 from store.batch_steps import TakenLine
 from store.batches import Batch
-from store.errors import HeadraceError, InvalidRequest, NotFound, Unavailable
+from store.db import Database
+from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
 from store.jobs import NewJob
-from store.keys import Principal
+from store.keys import Principal, principal_of
 from store.payloads import ServiceClass
 from store.settings import Settings
 
@@ -25,32 +26,39 @@ _SHORTEST_S = 0.001
 class Lines:
     """Reads lines and makes jobs of them. Blocks on Postgres for a model's files."""
 
-    def __init__(self, settings: Settings, submissions: Submissions) -> None:
+    def __init__(self, settings: Settings, db: Database, submissions: Submissions) -> None:
         self._most_bytes = settings.max_body_bytes
+        self._db = db
         self._submissions = submissions
 
-    def read(self, batch: Batch, line: RawLine) -> Request:
-        """Return what the line asks for; raise LineRefused, also for a model that does not exist."""
+    def owner(self, batch: Batch) -> Principal:
+        """Return in whose name the lines become jobs. Raises Forbidden while the tenant is disabled."""
+        return principal_of(self._db, batch.tenant_id, batch.api_key_id)
+
+    def read(self, batch: Batch, owner: Principal, line: RawLine) -> Request:
+        """Return what the line asks for; raise LineRefused, also for a model that is not there or not the key's."""
         request = read_request(line, batch.url, self._most_bytes)
         try:
-            self._submissions.check_model(request.wanted.job.model)
-        except NotFound as error:
+            self._submissions.check_model(owner, request.wanted.job.model)
+        except (Forbidden, NotFound) as error:
             raise LineRefused(error.code, error.message, "body.model") from error
         return request
 
-    def take(self, batch: Batch, line: RawLine, remaining_s: float) -> TakenLine:
+    def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> TakenLine:
         """Return the line as a job, or as what the route would have answered. Raises Unavailable."""
         try:
-            request = self.read(batch, line)
+            request = self.read(batch, owner, line)
             try:
-                job = self._job(batch, request, remaining_s)
+                job = self._job(batch, owner, request, remaining_s)
             except HeadraceError as complaint:
                 raise request.wanted.complain(complaint) from complaint
             return TakenLine(line.number, request.custom_id, job)
         except Unavailable:
             raise
         except LineRefused as refused:
-            error: HeadraceError = InvalidRequest(refused.message, code=refused.code, param=refused.param)
+            cause = refused.__cause__
+            told = InvalidRequest(refused.message, code=refused.code, param=refused.param)
+            error: HeadraceError = cause if isinstance(cause, HeadraceError) else told
         except HeadraceError as refusal:
             error = refusal
         except Exception as defect:  # noqa: BLE001 - one line must not stop its batch
@@ -59,11 +67,10 @@ class Lines:
             line.number, custom_id_of(line), None, {"status_code": status_of(error), "body": body_of(error)}
         )
 
-    def _job(self, batch: Batch, request: Request, remaining_s: float) -> NewJob:
+    def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:
         asked = request.wanted.job
         own_s = remaining_s if asked.deadline_ms is None else min(remaining_s, asked.deadline_ms / 1000)
-        principal = Principal(batch.tenant_id, batch.api_key_id, frozenset())
         wanted = asked.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
         beside = request.wanted.response
-        made = self._submissions.make_job(principal, wanted, project_id=batch.project_id, response=beside)
+        made = self._submissions.make_job(owner, wanted, project_id=batch.project_id, response=beside)
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_QUIET, fingerprint=None)

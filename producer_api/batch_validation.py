@@ -17,7 +17,10 @@ _DIGEST_BYTES = 12
 
 
 def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch: Batch) -> Iterator[None]:
-    """Let the batch make progress or fail; a generator that pauses between pieces. Raises Unavailable."""
+    """Let the batch make progress or fail; a generator that pauses between pieces.
+
+    Raises Unavailable, and Forbidden while the tenant is disabled.
+    """
     check = _Check(batch, lines)
     num_lines = 0
     if batch.input_digest is not None:
@@ -45,6 +48,7 @@ class _Check:
     def __init__(self, batch: Batch, lines: Lines) -> None:
         self._batch = batch
         self._lines = lines
+        self._owner = lines.owner(batch)
         self._seen: set[bytes] = set()
         self.errors: list[dict[str, Any]] = []
         self.model: str | None = None
@@ -52,7 +56,7 @@ class _Check:
     def look(self, line: RawLine) -> None:
         """Take a line in."""
         try:
-            request = self._lines.read(self._batch, line)
+            request = self._lines.read(self._batch, self._owner, line)
         except LineRefused as refused:
             self.errors.append(refused.at(line.number))
             return

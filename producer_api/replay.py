@@ -27,8 +27,9 @@ class Replay:
 
 
 def replay(runtime: Runtime, principal: Principal, job_id: str) -> Replay:
-    """Make a new job of a dead letter, once. Raises NotFound, Conflict, RateLimited, Unavailable."""
+    """Make a new job of a dead letter, once. Raises NotFound, Forbidden, Conflict, RateLimited, Unavailable."""
     letter = dead_letters.get_dead_letter(runtime.db, principal.tenant_id, job_id)
+    principal.check_model(letter.queue)
     runtime.admission.spend_request(principal)
     if letter.replayed_as is not None:
         return Replay(job_id, letter.replayed_as, replayed=True)
@@ -48,6 +49,7 @@ def replay_many(
 ) -> tuple[list[Replay], bool]:
     """Replay at most ``limit`` dead letters that were not, oldest first; return them, and whether more match.
 
+    Those match whose model the key may use.
     One whose model version is gone is passed over. What was done before a refusal for load is returned; RateLimited and
     Unavailable are raised if that was nothing.
     """
@@ -57,6 +59,7 @@ def replay_many(
         queue=queue,
         code=code,
         replayed=False,
+        models=principal.models,
         limit=limit + 1,
         descending=False,
     )

@@ -141,7 +141,7 @@ class Submissions:
     ) -> Receipt:
         """Store a job for the request, and ``response`` beside it if it came as one.
 
-        Raises InvalidRequest, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
+        Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
         """
         draft = _Draft(principal, request, origin, response)
         has_grammar = isinstance(request, GenerateRequest) and request.sampling.grammar is not None
@@ -153,8 +153,9 @@ class Submissions:
             raise outcome
         return outcome
 
-    def check_model(self, name: str) -> None:
-        """Raise NotFound if there is no such model. Blocks."""
+    def check_model(self, principal: Principal, name: str) -> None:
+        """Raise Forbidden if the key may not use the model, NotFound if there is none. Blocks."""
+        principal.check_model(name)
         self._catalog.resolve(name)
 
     def make_job(
@@ -167,7 +168,7 @@ class Submissions:
     ) -> NewJob:
         """Return the job that the request would make, past every limit and without storing it: a batch's line.
 
-        Raises InvalidRequest, NotFound, ModelLoadError, Unavailable. Blocks.
+        Raises InvalidRequest, Forbidden, NotFound, ModelLoadError, Unavailable. Blocks.
         """
         draft = _Draft(principal, request, Origin("batch", None, "", False, 0, project_id), response)
         self._look_up(draft)
@@ -190,6 +191,7 @@ class Submissions:
 
     def _look_up(self, draft: _Draft) -> None:
         """Find the model, and the job that a retry made when it came first."""
+        draft.principal.check_model(draft.request.model)
         draft.version = self._catalog.resolve(draft.request.model)
         if draft.origin.is_retry and draft.idempotency is None:
             fingerprint = draft.origin.fingerprint
@@ -240,8 +242,9 @@ class Submissions:
         tokenizer, max_tokens = self._catalog.tokenizer(version), request.sampling.max_tokens
         return shorten(tokenizer, request.input, version.context_window, max_tokens)
 
-    def count_tokens(self, request: GenerateRequest) -> int:
+    def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return how many tokens the model would be given. Raises as ``submit`` does; nothing is stored. Blocks."""
+        principal.check_model(request.model)
         version = self._catalog.resolve(request.model)
         return len(build_prompt(self._catalog.tokenizer(version), self._source(request, version)))
 

@@ -4,6 +4,7 @@
 here. Every statement carries the tenant.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -38,7 +39,8 @@ WHERE letter.tenant_id = :tenant_id"""
 _LIST = """
     AND (CAST(:queue AS text) IS NULL OR letter.queue = :queue)
     AND (CAST(:code AS text) IS NULL OR letter.code = :code)
-    AND (CAST(:replayed AS bool) IS NULL OR (letter.replayed_as IS NOT NULL) = :replayed)"""
+    AND (CAST(:replayed AS bool) IS NULL OR (letter.replayed_as IS NOT NULL) = :replayed)
+    AND (CAST(:models AS text[]) IS NULL OR jobs.model = ANY(CAST(:models AS text[])))"""
 
 _NEWEST = text(f"""{_COLUMNS}{_LIST}
     AND (CAST(:after AS text) IS NULL OR letter.job_id < :after)
@@ -56,12 +58,17 @@ def list_dead_letters(
     queue: str | None = None,
     code: str | None = None,
     replayed: bool | None = None,
+    models: Collection[str] | None = None,
     limit: int = 20,
     after: str | None = None,
     descending: bool = True,
 ) -> list[DeadLetter]:
-    """Return at most ``limit`` dead letters by their jobs' age, newest first unless told otherwise."""
-    values = {"queue": queue, "code": code, "replayed": replayed, "limit": limit, "after": after}
+    """Return at most ``limit`` dead letters by their jobs' age, newest first unless told otherwise.
+
+    ``models`` None: whichever model they asked for.
+    """
+    values: dict[str, object] = {"queue": queue, "code": code, "replayed": replayed, "limit": limit, "after": after}
+    values["models"] = None if models is None else list(models)
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST if descending else _OLDEST, {"tenant_id": tenant_id, **values}).mappings()
         return [DeadLetter(**row) for row in rows]

@@ -8,8 +8,9 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from store.audit import record
 from store.db import Database
@@ -149,11 +150,35 @@ def authenticate(db: Database, plaintext: str) -> Principal:
     is_right = hmac.compare_digest(_hash(secret), _NOBODY if row is None else bytes(row.secret_hash))
     if row is None or not is_right:
         raise Unauthenticated("the API key is not valid: it was never issued, was revoked or has expired")
-    if row.is_disabled:
-        raise Forbidden("this tenant is disabled: ask whoever operates this server", code="tenant_disabled")
+    principal = _principal(row, key_id)
     if row.is_use_to_note:
         with db.autocommit() as connection:
             connection.execute(_NOTE_USE, {"id": key_id})
+    return principal
+
+
+_RIGHTS = text("""
+SELECT key.tenant_id, key.scopes, key.models, tenants.disabled_at IS NOT NULL AS is_disabled
+FROM api_keys AS key JOIN tenants ON tenants.id = key.tenant_id
+WHERE key.id = :id AND key.tenant_id = :tenant_id
+""")
+
+
+def principal_of(db: Database, tenant_id: str, key_id: str) -> Principal:
+    """Return in whose name a key's accepted work goes on, whether or not the key itself is still in force.
+
+    Raises NotFound if the tenant never had it, Forbidden if the tenant is disabled.
+    """
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_RIGHTS, {"id": key_id, "tenant_id": tenant_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"no API key {key_id}")
+    return _principal(row, key_id)
+
+
+def _principal(row: Row[Any], key_id: str) -> Principal:
+    if row.is_disabled:
+        raise Forbidden("this tenant is disabled: ask whoever operates this server", code="tenant_disabled")
     models = None if row.models is None else frozenset(row.models)
     return Principal(row.tenant_id, key_id, frozenset(row.scopes), models)
 

@@ -15,15 +15,17 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
 
 
 @router.get("", response_model=ModelList, summary="List models")
-async def list_models(runtime: RuntimeOf, _principal: ModelsReader) -> Response:
-    """Return what a request may say as `model`: each model's name, its aliases and its versions."""
+async def list_models(runtime: RuntimeOf, principal: ModelsReader) -> Response:
+    """Return what a request with this key may say as `model`: each model's name, its aliases and its versions."""
     models = await run_in_threadpool(registry.list_models, runtime.db)
-    return JsonResponse(ModelList(data=[one for model in models for one in model_objects(model)]))
+    allowed = [model for model in models if principal.models is None or model.name in principal.models]
+    return JsonResponse(ModelList(data=[one for model in allowed for one in model_objects(model)]))
 
 
 @router.get("/{model:path}", response_model=ModelVersionObject, summary="Look at a model")
-async def get_model(runtime: RuntimeOf, _principal: ModelsReader, model: str) -> Response:
+async def get_model(runtime: RuntimeOf, principal: ModelsReader, model: str) -> Response:
     """Return the model and the version that ``name``, ``name@3`` or ``name@alias`` means now."""
+    principal.check_model(model)
     found = await run_in_threadpool(_find, runtime, model)
     return JsonResponse(found, headers={"X-Model-Version": str(found.version)})
 

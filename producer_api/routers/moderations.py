@@ -73,6 +73,7 @@ async def create_moderation(runtime: RuntimeOf, principal: JobsWriter, body: Mod
             code="model_not_found",
             param="model",
         )
+    principal.check_model(_CLASSIFIER.name)
     texts = _texts(body.input)
 
     def classify() -> tuple[dict[str, str], list[ModerationResult]]:

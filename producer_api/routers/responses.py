@@ -99,7 +99,7 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsReader, body: Re
     def count() -> int:
         runtime.admission.spend_request(principal)
         wanted = prepare(runtime.db, principal.tenant_id, body)
-        return runtime.submissions.count_tokens(wanted.job)
+        return runtime.submissions.count_tokens(principal, wanted.job)
 
     try:
         return JsonResponse(InputTokens(input_tokens=await run_in_threadpool(count)))
