@@ -74,7 +74,7 @@ def celery_app(settings: Settings) -> Celery:
         task_track_started=False,
         task_send_sent_event=False,
         worker_send_task_events=False,
-        worker_enable_remote_control=True,
+        worker_enable_remote_control=settings.celery_control != "off",
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_detect_quorum_queues=False,

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     # auto: the CPU kernels, compiled once, where there is a compiler and the model is one of theirs; off: torch alone.
     native_kernels: Literal["auto", "off"] = "auto"
     fake_step_ms: float = Field(2.0, ge=0)
+    # What a worker does at Celery's remote commands: "read" answers Flower and changes nothing, "off" does not listen,
+    # "full" is all that Celery knows, for whoever may write to Redis.
+    celery_control: Literal["off", "read", "full"] = "read"
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
 

@@ -15,6 +15,7 @@ from store.queue import celery_app
 from store.settings import Settings
 from workers.admission import admission_step
 from workers.consuming import take_without_acknowledging
+from workers.control import only_reading
 from workers.host import Host
 from workers.pool import pool_class
 from workers.tasks import register
@@ -29,6 +30,8 @@ def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, c
     app = celery_app(settings)
     register(app, host.executor.run)
     take_without_acknowledging(app)
+    if settings.celery_control != "full":
+        only_reading(app)
     app.steps["consumer"].add(admission_step(host.admission))
     _connect_signals(host, queue)
     return _worker(app, host, queue=queue, hostname=hostname, concurrency=concurrency)

@@ -1,41 +1,150 @@
-"""Starts Flower on this broker: ``python -m workers.flower``. Never without a password, and never with it in ``ps``.
+"""Flower on this broker, behind a guard: ``python -m workers.flower``. Never without a password, and only for reading.
 
-Flower reads Celery's events and statistics; it knows job ids and model versions, no prompt and no output.
+Started here rather than by ``celery flower``, which also takes its options from ``FLOWER_…`` variables and runs a
+``flowerconfig.py`` that lies in the working directory: either could open what is closed here. Flower reads Celery's
+events and statistics; it knows job ids and model versions, no prompt and no output.
 """
 
+import hashlib
+import hmac
+import signal
 import sys
+from base64 import b64decode
+from binascii import Error as NotBase64
+from types import FrameType
+from typing import Any, NoReturn
+
+from flower.app import Flower
+from flower.options import default_options
+from flower.urls import settings as flower_settings
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.netutil import bind_sockets
+from tornado.web import RequestHandler
 
 from store.errors import HeadraceError, SettingsError
+from store.logs import configure_logging
 from store.queue import celery_app
 from store.settings import Settings, load_settings, require_services
 
+_READING = frozenset({"GET", "HEAD"})
+# Says "OK" and nothing else, for whoever watches over the process.
+_OPEN = frozenset({"/healthcheck"})
+# Nothing that may be asked has a body.
+_MAX_BODY_BYTES = 64 << 10
+_MAX_HEADER_BYTES = 16 << 10
+_IDLE_S = 75
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="headrace"'}
 
-def flower_arguments(settings: Settings) -> list[str]:
-    """The arguments of ``celery flower``; raises SettingsError without ``HEADRACE_FLOWER_BASIC_AUTH``."""
+
+class Refused(RequestHandler):
+    """Answers in place of Flower's handlers."""
+
+    def initialize(self, status: int, headers: dict[str, str]) -> None:
+        """Remember the answer."""
+        self._answer = status, headers
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing is going to be done that somebody could forge."""
+
+    def prepare(self) -> None:
+        """Answer, whatever the method."""
+        status, headers = self._answer
+        self.set_status(status)
+        for name, value in headers.items():
+            self.set_header(name, value)
+        self.finish()
+
+
+class GuardedFlower(Flower):  # type: ignore[misc]  # it ships no annotations
+    """Flower whose every address asks for the password first and then knows reading alone, by no option of its own."""
+
+    def __init__(self, credentials: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._credentials = _digest(credentials.encode())
+
+    def listen_on(self, host: str, port: int) -> None:
+        """Open the port. Raises OSError."""
+        server = HTTPServer(
+            self,
+            max_body_size=_MAX_BODY_BYTES,
+            max_header_size=_MAX_HEADER_BYTES,
+            body_timeout=_IDLE_S,
+            idle_connection_timeout=_IDLE_S,
+        )
+        server.add_sockets(bind_sockets(port, address=host))
+
+    def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
+        """Return Flower's handler, or one that refuses: 401 without the password, 405 for what is not reading."""
+        if request.path not in _OPEN and not self._may_enter(request.headers.get("Authorization", "")):
+            refused = {"status": 401, "headers": _CHALLENGE}
+        elif request.method not in _READING:
+            refused = {"status": 405, "headers": {"Allow": ", ".join(sorted(_READING))}}
+        else:
+            return super().find_handler(request, **options)
+        return self.get_handler_delegate(request, Refused, refused)
+
+    def _may_enter(self, authorization: str) -> bool:
+        scheme, _, encoded = authorization.partition(" ")
+        try:
+            given = b64decode(encoded.strip(), validate=True)
+        except (NotBase64, ValueError):
+            given = b""
+        # Of the digests, so that neither the text nor its length shows in the time that it takes.
+        return hmac.compare_digest(_digest(given), self._credentials) and scheme.lower() == "basic"
+
+
+def _digest(credentials: bytes) -> bytes:
+    return hashlib.sha256(credentials).digest()
+
+
+def credentials_of(settings: Settings) -> str:
+    """Return ``user:password``; raise SettingsError without ``HEADRACE_FLOWER_BASIC_AUTH``."""
     user, colon, password = settings.flower_basic_auth.partition(":")
     if not (user and colon and password):
         raise SettingsError("HEADRACE_FLOWER_BASIC_AUTH is not set to user:password: Flower is not started without one")
-    return [
-        "flower",
-        f"--address={settings.flower_host}",
-        f"--port={settings.flower_port}",
-        f"--basic-auth={settings.flower_basic_auth}",
-        "--read-only=True",
-        "--max-tasks=5000",
-    ]
+    if not settings.flower_basic_auth.isascii():
+        raise SettingsError("HEADRACE_FLOWER_BASIC_AUTH may have ASCII letters, digits and signs only")
+    return settings.flower_basic_auth
+
+
+def _flower(settings: Settings, credentials: str) -> GuardedFlower:
+    default_options.max_tasks = 5000
+    # Its own lock, behind ours; and what hides its buttons.
+    default_options.basic_auth = [credentials]
+    default_options.read_only = True
+    return GuardedFlower(credentials, capp=celery_app(settings), options=default_options, **flower_settings)
 
 
 def main() -> int:
     """Run Flower until it is stopped."""
     try:
         settings = require_services(load_settings())
-        arguments = flower_arguments(settings)
+        credentials = credentials_of(settings)
+        configure_logging(settings.log_level)
+        flower = _flower(settings, credentials)
+        flower.listen_on(settings.flower_host, settings.flower_port)
     except HeadraceError as error:
-        sys.stderr.write(f"headrace flower: {error.message}\n")
-        return 2
-    # In-process, so that the password is in no command line.
-    celery_app(settings).start(argv=arguments)
+        return _refuse(error.message)
+    except OSError as error:
+        return _refuse(f"cannot listen on {settings.flower_host}:{settings.flower_port}: {error.strerror}")
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        flower.start()
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    finally:
+        flower.stop()
     return 0
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(f"headrace flower: {message}\n")
+    return 2
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """A real worker process on a real Postgres and Redis, through everything that may happen to it."""
 
+import pickle  # noqa: TID251 - what must be refused
 import signal
 import socket
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
+from kombu import Exchange, Producer
 
 from store import jobs, streams
+from store.queue import TASK
 from store.states import JobState
 
 from .conftest import WAIT_S, Bell, Bench, WorkerProcess, wait_for
@@ -139,7 +143,7 @@ def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) 
 
 
 def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
-    start_worker(fake_step_ms=5)
+    start_worker(fake_step_ms=5, celery_control="full")
     (job_id,) = bench.submit(sampling=SLOW)
     bench.wait_state(job_id, JobState.RUNNING)
     bench.app.control.revoke(job_id, terminate=True)
@@ -149,7 +153,7 @@ def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worke
 
 
 def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: StartWorker) -> None:
-    worker = start_worker()
+    worker = start_worker(celery_control="full")
     new = bench.new_job()
     jobs.accept(bench.db, [new])
     bench.app.control.revoke(new.id)
@@ -267,6 +271,39 @@ def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartW
     assert pool["implementation"] == "workers.pool:EnginePool"
     assert all(isinstance(value, str | int | float) for value in pool.values())
     assert secret not in str(received) + str(stats)
+
+
+class Trap:
+    """Pickled, a command that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._path,)
+
+
+def test_what_comes_through_redis_neither_ends_a_worker_nor_runs_code(
+    bench: Bench, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = start_worker("--name", "w1")
+    control, told = bench.app.control, {"reply": True, "timeout": WAIT_S, "limit": 1}
+    assert control.broadcast("ping", **told)
+    for command in ("shutdown", "pool_shrink", "cancel_consumer", "add_consumer", "rate_limit", "revoke", "election"):
+        (answer,) = control.broadcast(command, arguments={"queue": bench.queue, "n": 99}, **told)
+        assert "refused" in str(answer), command
+    assert not control.broadcast("shutdown")
+    with bench.app.connection_for_write() as connection, Producer(connection.channel()) as producer:
+        trap, bus = Trap(tmp_path / "sprung"), Exchange(f"{bench.app.conf.control_exchange}.pidbox", "fanout")
+        for content in ("application/x-python-serialize", "application/json"):
+            body = {"body": pickle.dumps(trap), "content_type": content, "content_encoding": "binary"}
+            producer.publish(**body, exchange="", routing_key=bench.queue, headers={"task": TASK, "id": "x"})
+            producer.publish(**body, exchange=bus, routing_key="", declare=[bus])
+    bench.wait_ended(bench.submit(3))
+    assert len(worker.events("control_refused")) == 8
+    assert not (tmp_path / "sprung").exists()
+    assert pickle.loads(pickle.dumps(trap)) is None
+    assert (tmp_path / "sprung").exists(), "it would have worked"
 
 
 def test_a_model_that_is_not_there_takes_no_job(bench: Bench, start_worker: StartWorker) -> None:
