@@ -15,7 +15,7 @@ from store.db import Database, check_schema
 from store.errors import HeadraceError, InvalidRequest, NotFound, SettingsError
 from store.keys import DEFAULT_TENANT, SCOPES, create_key, create_tenant, find_tenant, revoke_key
 from store.registry import resolve
-from store.settings import Settings, child_environment, load_settings
+from store.settings import Settings, child_environment, load_settings, open_vault
 from store.usage import Price, set_price
 
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
@@ -119,7 +119,7 @@ def _database() -> Database:
     url = located(load_settings()).get("DATABASE_URL")
     if not url:
         raise SettingsError("DATABASE_URL is not set, and no stack is running in HEADRACE_HOME")
-    db = Database(url, pool_size=1, application_name="headrace keys")
+    db = Database(url, pool_size=1, application_name="headrace keys", vault=open_vault(load_settings()))
     try:
         check_schema(db)
     except HeadraceError:

@@ -29,7 +29,7 @@ from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
 from store.errors import Forbidden, HeadraceError, Unavailable
-from store.settings import Settings
+from store.settings import Settings, open_vault
 
 _log = structlog.get_logger("producer_api")
 
@@ -103,7 +103,9 @@ class BatchKeeper:
         self._room = room
         self._on_cancelled = on_cancelled
         # A connection for the lock and one to work with: the routes' are not taken from them.
-        self._db = Database(settings.database_url, pool_size=2, application_name="headrace-batches")
+        self._db = Database(
+            settings.database_url, pool_size=2, application_name="headrace-batches", vault=open_vault(settings)
+        )
         self._lines = Lines(settings, self._db, submissions)
         self._works: dict[tuple[str, Step], Iterator[None]] = {}
         self._not_before: dict[str, float] = {}

@@ -82,7 +82,7 @@ def _pieces(lines: Iterator[RawLine]) -> Iterator[list[RawLine]]:
 
 
 def _joined(db: Database, batch: Batch, lines: Sequence[RawLine]) -> Iterable[_Line]:
-    stored = {line.line: line for line in batch_steps.lines_between(db, batch.id, lines[0].number, lines[-1].number)}
+    stored = {line.line: line for line in batch_steps.lines_between(db, batch, lines[0].number, lines[-1].number)}
     ids = [line.job_id for line in stored.values() if line.job_id is not None]
     found: dict[str | None, Job] = {job.id: job for job in jobs.get_many(db, batch.tenant_id, ids)}
     for raw in lines:

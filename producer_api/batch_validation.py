@@ -37,7 +37,7 @@ def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch
     if not num_lines:
         check.add("empty_file", "the input file has no lines", None)
     if check.errors:
-        batch_steps.fail(db, batch.id, check.errors)
+        batch_steps.fail(db, batch, check.errors)
     else:
         batch_steps.begin(db, batch.id, num_total=num_lines, model=check.model)
 

@@ -27,7 +27,7 @@ from store.errors import Unavailable
 from store.hub import Hub
 from store.limits import Limiter
 from store.queue import HintPublisher, celery_app
-from store.settings import Settings
+from store.settings import Settings, open_vault
 from store.streams import StreamPublisher, publish_cancel
 
 _POOL_SIZE = 16
@@ -41,10 +41,12 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = asyncio.Event()
-        self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api")
+        vault = open_vault(settings)
+        self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
-        self.hub = Hub(settings.redis_url)
+        self.hub = Hub(settings.redis_url, vault)
+        # For nudges alone, which carry nothing.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.keys = KeyRing(self.db)
         self.catalog = Catalog(self.db)

@@ -12,10 +12,12 @@ from typing import Any, TypeGuard
 from sqlalchemy import Connection, text
 
 from store.db import Database, dump_json
+from store.encryption import Place, Vault
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.payloads import ServiceClass
 from store.responses import NewResponse
+from store.sealed_columns import seal_columns, seal_job
 
 CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
 
@@ -156,19 +158,19 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
     A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs.
     """
     with db.begin() as connection:
-        outcomes = accept_within(connection, jobs)
+        outcomes = accept_within(connection, jobs, db.vault)
         failpoint("accept.before_commit")
     failpoint("accept.committed")
     return outcomes
 
 
-def accept_within(connection: Connection, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
+def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
     """Do what ``accept`` does in the caller's transaction."""
     outcomes: dict[str, Accepted | HeadraceError] = {}
     for _ in range(_ROUNDS):
         missing = [job for job in jobs if job.id not in outcomes]
         if missing:
-            outcomes.update(_accept_once(connection, missing))
+            outcomes.update(_accept_once(connection, missing, vault))
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
 
@@ -180,9 +182,9 @@ def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
         return connection.execute(_HOLDERS, values).first() is not None
 
 
-def _accept_once(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Accepted | HeadraceError]:
+def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> dict[str, Accepted | HeadraceError]:
     outcomes: dict[str, Accepted | HeadraceError] = {}
-    rows = [_row(job) for job in jobs]
+    rows = [_row(job, vault) for job in jobs]
     for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
         times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
         outcomes[row.id] = Accepted(row.id, replayed=False, announced=row.announced_at is not None, times=times)
@@ -218,9 +220,10 @@ def _key(job: NewJob) -> IdempotencyRow | None:
     return None if job.idempotency is None else (job.tenant_id, job.idempotency.route, job.idempotency.key)
 
 
-def _row(job: NewJob) -> dict[str, object]:
+def _row(job: NewJob, vault: Vault) -> dict[str, object]:
     idempotency = job.idempotency
     return {
+        **seal_job(vault, job.tenant_id, job.id, {"payload": job.payload, "metadata": job.metadata}),
         "id": job.id,
         "tenant_id": job.tenant_id,
         "task": job.task,
@@ -229,10 +232,8 @@ def _row(job: NewJob) -> dict[str, object]:
         "queue": job.queue,
         "class_rank": CLASS_RANKS[job.service_class],
         "priority": job.priority,
-        "payload": job.payload,
         "input_tokens": job.input_tokens,
         "cost_tokens": job.cost_tokens,
-        "metadata": job.metadata,
         "webhook": job.webhook,
         "max_attempts": job.max_attempts,
         "deadline_s": job.deadline_s,
@@ -241,8 +242,14 @@ def _row(job: NewJob) -> dict[str, object]:
         "key": idempotency and idempotency.key,
         "key_fingerprint": idempotency and idempotency.fingerprint,
         "fingerprint": job.fingerprint,
-        "response": None if job.response is None else asdict(job.response),
+        "response": None if job.response is None else _response_row(job, job.response, vault),
         "api_key_id": job.api_key_id,
         "project_id": job.project_id,
         "user_id": job.user_id,
     }
+
+
+def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:
+    place = Place(job.tenant_id, "responses", "", job.id)
+    sealed = seal_columns(vault, place, {"input": response.input, "request": response.request})
+    return {**asdict(response), **sealed}

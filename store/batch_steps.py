@@ -16,6 +16,7 @@ from store.batch_states import BatchStatus
 from store.batches import COLUMNS, Batch, from_row
 from store.blobs import Draft
 from store.db import Database, dump_json
+from store.encryption import Place
 from store.failpoints import failpoint
 from store.files import Purpose, add
 from store.terminal import conclude
@@ -112,7 +113,7 @@ def harvest(db: Database, batch_id: str) -> Progress:
         connection.execute(_LOCK, {"id": batch_id})
         connection.execute(_HARVEST, {"id": batch_id})
         row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
-    return Progress(from_row(row), row["num_under_way"], row["remaining_s"])
+    return Progress(from_row(row, db.vault), row["num_under_way"], row["remaining_s"])
 
 
 _BEGIN = text("""
@@ -133,11 +134,12 @@ WHERE id = :id AND status = 'validating' RETURNING id
 """)
 
 
-def fail(db: Database, batch_id: str, errors: Sequence[dict[str, Any]]) -> None:
+def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
     """End a batch whose input is not good."""
+    sealed = db.vault.seal(list(errors), Place(batch.tenant_id, "batches", "errors", batch.id))
     with db.begin() as connection:
-        if connection.execute(_FAIL, {"id": batch_id, "errors": dump_json(list(errors))}).scalar_one_or_none():
-            _tell(connection, batch_id)
+        if connection.execute(_FAIL, {"id": batch.id, "errors": dump_json(sealed)}).scalar_one_or_none():
+            _tell(connection, batch.id)
 
 
 # The cursor is compared with what the lines were read from: whoever comes second finds that it has moved.
@@ -162,7 +164,7 @@ def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_l
             "line": taken.line,
             "custom_id": taken.custom_id,
             "job_id": taken.job and taken.job.id,
-            "refusal": taken.refusal,
+            "refusal": db.vault.seal(taken.refusal, _refusal(batch.tenant_id, batch.id, taken.line)),
         }
         for taken in lines
     ]
@@ -177,7 +179,7 @@ def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_l
         if connection.execute(_MOVE, values).scalar_one_or_none() is None:
             return False
         if jobs:
-            accept_within(connection, jobs)
+            accept_within(connection, jobs, db.vault)
         connection.execute(_TAKE, {"id": batch.id, "rows": dump_json(rows)})
         failpoint("lines.before_commit")
     failpoint("lines.committed")
@@ -233,11 +235,23 @@ WHERE batch_id = :id AND line >= :first AND line <= :last ORDER BY line
 """)
 
 
-def lines_between(db: Database, batch_id: str, first: int, last: int) -> list[StoredLine]:
+def lines_between(db: Database, batch: Batch, first: int, last: int) -> list[StoredLine]:
     """Return the lines from ``first`` to ``last`` that were taken on."""
     with db.autocommit() as connection:
-        rows = connection.execute(_LINES, {"id": batch_id, "first": first, "last": last}).mappings()
-        return [StoredLine(**row) for row in rows]
+        rows = connection.execute(_LINES, {"id": batch.id, "first": first, "last": last}).mappings().all()
+    return [
+        StoredLine(
+            row["line"],
+            row["custom_id"],
+            row["job_id"],
+            db.vault.open(row["refusal"], _refusal(batch.tenant_id, batch.id, row["line"])),
+        )
+        for row in rows
+    ]
+
+
+def _refusal(tenant_id: str, batch_id: str, line: int) -> Place:
+    return Place(tenant_id, "batch_lines", "refusal", f"{batch_id}/{line}")
 
 
 _END = text("""

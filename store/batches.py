@@ -12,9 +12,11 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.batch_states import NEXT, BatchStatus
 from store.db import Database, dump_json
+from store.encryption import Place, Vault
 from store.errors import Conflict, IdempotencyKeyReused, NotFound
 from store.files import File
 from store.ids import new_id
+from store.sealed_columns import open_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,16 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
 
     Raises IdempotencyKeyReused if that was with another body.
     """
+    batch_id = new_id("batch")
+    metadata = db.vault.seal(new.metadata, Place(tenant_id, "batches", "metadata", batch_id))
     values = {
-        "id": new_id("batch"),
+        "id": batch_id,
         "tenant_id": tenant_id,
         "url": new.url,
         "file_id": file.id,
         "digest": file.digest,
         "completion_window": new.completion_window,
-        "metadata": None if new.metadata is None else dump_json(new.metadata),
+        "metadata": None if metadata is None else dump_json(metadata),
         "output_ttl_s": new.output_ttl_s,
         "fingerprint": new.fingerprint,
         "idempotency_key": new.idempotency_key,
@@ -112,7 +116,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_INSERT, values).mappings().one_or_none()
         row = row or connection.execute(_OF_KEY, values).mappings().one()
-    batch = from_row(row)
+    batch = from_row(row, db.vault)
     if batch.fingerprint != new.fingerprint:
         raise IdempotencyKeyReused(
             "this Idempotency-Key was used before with a different body", param="Idempotency-Key"
@@ -133,7 +137,7 @@ def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: f
     values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_SENT_BEFORE, values).mappings().one_or_none()
-    return None if row is None else from_row(row)
+    return None if row is None else from_row(row, db.vault)
 
 
 _GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
@@ -142,14 +146,14 @@ _GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id 
 def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
     """Return the batch; raise NotFound if this tenant has none by that id."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _get(connection, tenant_id, batch_id)
+        return _get(connection, db.vault, tenant_id, batch_id)
 
 
-def _get(connection: Connection, tenant_id: str, batch_id: str) -> Batch:
+def _get(connection: Connection, vault: Vault, tenant_id: str, batch_id: str) -> Batch:
     row = connection.execute(_GET, {"tenant_id": tenant_id, "id": batch_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no batch {batch_id}")
-    return from_row(row)
+    return from_row(row, vault)
 
 
 _LIST = text(f"""
@@ -162,7 +166,7 @@ def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None 
     """Return at most ``limit`` batches, newest first, beginning past the id ``after``."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_LIST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings()
-        return [from_row(row) for row in rows]
+        return [from_row(row, db.vault) for row in rows]
 
 
 _MAY_BE_CANCELLED = [str(status) for status, following in NEXT.items() if BatchStatus.CANCELLING in following]
@@ -180,7 +184,7 @@ def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
     """
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": batch_id, "from": _MAY_BE_CANCELLED})
-        batch = _get(connection, tenant_id, batch_id)
+        batch = _get(connection, db.vault, tenant_id, batch_id)
     if batch.status is not BatchStatus.CANCELLING:
         raise Conflict(
             f"batch {batch_id} is {batch.status} and cannot be cancelled any more", code="batch_not_cancellable"
@@ -188,6 +192,7 @@ def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
     return batch
 
 
-def from_row(row: RowMapping) -> Batch:
+def from_row(row: RowMapping, vault: Vault) -> Batch:
     """Return the batch of a row with ``COLUMNS``."""
-    return Batch(**{**{name: row[name] for name in Batch.__slots__}, "status": BatchStatus(row["status"])})
+    opened = open_columns(vault, Place(row["tenant_id"], "batches", "", row["id"]), row, "metadata", "errors")
+    return Batch(**{**{name: opened[name] for name in Batch.__slots__}, "status": BatchStatus(row["status"])})

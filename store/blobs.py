@@ -2,23 +2,32 @@
 
     drafts/<random>         being written; whoever dies leaves one behind, which ``sweep`` removes a day later
     sha256/ab/abcdef…       complete, for it was put there by one rename, and never changed again
+    sha256/ab/abcdef….sealed   the same, sealed (``store.sealed_files``), as all are that come while there is a key
 
-The same content is stored once, whoever brings it. Who refers to it is ``store.files``' to know.
+The same content is stored once, whoever brings it, under the digest of what it says, sealed or not. Who refers to it is
+``store.files``' to know.
 """
 
 import hashlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 from uuid import uuid4
 
 import fsspec
 
-from store.errors import SettingsError, Unavailable
-from store.settings import Settings
+from store.encryption import Vault
+from store.errors import CannotOpen, SettingsError, Unavailable
+from store.sealed_files import CHUNK_BYTES, SealedReader, SealedWriter, read_header
+from store.settings import Settings, open_vault
+
+T = TypeVar("T")
+
+_SEALED = ".sealed"
 
 _BLOCK_BYTES = 1 << 20
 _FORGOTTEN_S = 86_400.0
@@ -43,12 +52,23 @@ class Blobs(Protocol):
         """Remove what was begun more than a day ago and never kept."""
         ...
 
+    def sealed_by(self, digest: str) -> str | None:
+        """Return the id of the master key that a content is sealed under, None if it is not sealed."""
+        ...
+
 
 class Draft:
     """A content that is being written. ``keep`` puts it under its digest; ``drop`` removes it, kept or not begun."""
 
-    def __init__(self, out: BinaryIO, sync: Callable[[], None], move: Callable[[str], None], drop: Callable[[], None]):
-        self._out = out
+    def __init__(
+        self,
+        out: BinaryIO,
+        sync: Callable[[], None],
+        move: Callable[[str], None],
+        drop: Callable[[], None],
+        vault: Vault,
+    ) -> None:
+        self._out = SealedWriter(out, vault) if vault.is_on else out
         self._sync = sync
         self._move = move
         self._drop = drop
@@ -70,6 +90,8 @@ class Draft:
     def keep(self) -> None:
         """Put the content under its digest; it is on disk then."""
         with _told_plainly():
+            if isinstance(self._out, SealedWriter):
+                self._out.end(self.digest)
             self._sync()
             self._move(self.digest)
 
@@ -82,8 +104,9 @@ class Draft:
 class FolderBlobs:
     """Contents in a folder, perhaps one that several machines share."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vault: Vault | None = None) -> None:
         self._folder = folder
+        self._vault = vault or Vault()
 
     def create(self) -> Draft:
         """See ``Blobs``."""
@@ -98,26 +121,38 @@ class FolderBlobs:
             out.close()
 
         def move(digest: str) -> None:
-            target = self._path(digest)
+            target, other = self._paths(digest)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
+            other.unlink(missing_ok=True)
             _sync_folder(target.parent)
 
         def drop() -> None:
             out.close()
             path.unlink(missing_ok=True)
 
-        return Draft(out, sync, move, drop)
+        return Draft(out, sync, move, drop, self._vault)
 
     def open(self, digest: str) -> BinaryIO:
         """See ``Blobs``."""
         with _told_plainly():
-            return self._path(digest).open("rb")
+            path = self._found(digest)
+            return _opened(path.open("rb"), self._vault, digest, is_sealed=path.suffix == _SEALED)
+
+    def sealed_by(self, digest: str) -> str | None:
+        """See ``Blobs``."""
+        with _told_plainly():
+            path = self._found(digest)
+            if path.suffix != _SEALED:
+                return None
+            with path.open("rb") as content:
+                return read_header(content, digest)["k"]
 
     def remove(self, digest: str) -> None:
         """See ``Blobs``."""
         with _told_plainly():
-            self._path(digest).unlink(missing_ok=True)
+            for path in self._paths(digest):
+                path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
@@ -127,14 +162,21 @@ class FolderBlobs:
                     if _is_forgotten(path.stat().st_mtime):
                         path.unlink()
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / "sha256" / digest[:2] / digest
+    def _found(self, digest: str) -> Path:
+        first, second = self._paths(digest)
+        return first if first.exists() else second
+
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        """Return where a content is put now, and where it lies if it came when there were keys, or were none."""
+        plain = self._folder / "sha256" / digest[:2] / digest
+        return _in_order(self._vault, plain, plain.with_name(f"{digest}{_SEALED}"))
 
 
 class ObjectBlobs:
     """Contents in a storage of fsspec's, such as ``s3://bucket/prefix``, which shows an object whole or not at all."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, vault: Vault | None = None) -> None:
+        self._vault = vault or Vault()
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -149,26 +191,39 @@ class ObjectBlobs:
             out = self._fs.open(name, "wb")
 
         def move(digest: str) -> None:
+            target, other = self._names(digest)
             self._fs.makedirs(f"{self._root}/sha256/{digest[:2]}", exist_ok=True)
-            self._fs.mv(name, self._name(digest))
+            self._fs.mv(name, target)
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(other)
 
         def drop() -> None:
             out.close()
             if self._fs.exists(name):
                 self._fs.rm_file(name)
 
-        return Draft(out, out.close, move, drop)
+        return Draft(out, out.close, move, drop, self._vault)
 
     def open(self, digest: str) -> BinaryIO:
         """See ``Blobs``."""
         with _told_plainly():
-            opened: BinaryIO = self._fs.open(self._name(digest), "rb")
-            return opened
+            name = self._found(digest)
+            return _opened(self._fs.open(name, "rb"), self._vault, digest, is_sealed=name.endswith(_SEALED))
+
+    def sealed_by(self, digest: str) -> str | None:
+        """See ``Blobs``."""
+        with _told_plainly():
+            name = self._found(digest)
+            if not name.endswith(_SEALED):
+                return None
+            with self._fs.open(name, "rb") as content:
+                return read_header(content, digest)["k"]
 
     def remove(self, digest: str) -> None:
         """See ``Blobs``."""
-        with _told_plainly(), suppress(FileNotFoundError):
-            self._fs.rm_file(self._name(digest))
+        for name in self._names(digest):
+            with _told_plainly(), suppress(FileNotFoundError):
+                self._fs.rm_file(name)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
@@ -177,15 +232,21 @@ class ObjectBlobs:
                 if _is_forgotten(float(self._fs.modified(name).timestamp())):
                     self._fs.rm_file(name)
 
-    def _name(self, digest: str) -> str:
-        return f"{self._root}/sha256/{digest[:2]}/{digest}"
+    def _found(self, digest: str) -> str:
+        first, second = self._names(digest)
+        return first if self._fs.exists(first) else second
+
+    def _names(self, digest: str) -> tuple[str, str]:
+        plain = f"{self._root}/sha256/{digest[:2]}/{digest}"
+        return _in_order(self._vault, plain, f"{plain}{_SEALED}")
 
 
 def open_blobs(settings: Settings) -> Blobs:
-    """Return the storage that the settings name; raise SettingsError if there is no such kind."""
+    """Return the storage that the settings name; raise SettingsError if there is no such kind, or for bad keys."""
+    vault = open_vault(settings)
     if settings.files_url:
-        return ObjectBlobs(settings.files_url)
-    return FolderBlobs(settings.home / "files")
+        return ObjectBlobs(settings.files_url, vault)
+    return FolderBlobs(settings.home / "files", vault)
 
 
 def read_blocks(blobs: Blobs, digest: str) -> Iterator[bytes]:
@@ -197,6 +258,20 @@ def read_blocks(blobs: Blobs, digest: str) -> Iterator[bytes]:
             if not block:
                 return
             yield block
+
+
+def _in_order(vault: Vault, plain: T, sealed: T) -> tuple[T, T]:
+    return (sealed, plain) if vault.is_on else (plain, sealed)
+
+
+def _opened(content: BinaryIO, vault: Vault, digest: str, *, is_sealed: bool) -> BinaryIO:
+    if not is_sealed:
+        return content
+    try:
+        return io.BufferedReader(SealedReader(content, vault, digest), CHUNK_BYTES)
+    except CannotOpen:
+        content.close()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -217,6 +292,8 @@ def _is_forgotten(modified_at: float) -> bool:
 def _told_plainly() -> Iterator[None]:
     try:
         yield
+    except CannotOpen:
+        raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise Unavailable(f"the file storage is not available: {reason}", code="storage_unavailable") from error

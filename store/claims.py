@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from sqlalchemy import RowMapping, text
 
 from store.checkpoints import Checkpoint, Lineage
 from store.db import Database, dump_json
-from store.errors import InvalidRequest
+from store.encryption import Place, Vault
+from store.errors import CannotOpen, InvalidRequest
 from store.failpoints import failpoint
 from store.logprobs import Logprobs, groups_as_json
+from store.sealed_columns import open_columns, seal_columns, seal_job
 from store.states import JobState
 from store.terminal import (
     COMPLETED_AFTER,
@@ -27,6 +30,10 @@ from store.terminal import (
     conclude,
     verdict,
 )
+
+log = structlog.get_logger(__name__)
+
+_CHECKPOINT = ("deltas", "token_ids", "logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class Finish:
     """How an attempt ended: a terminal ``state``, what it produced, and the whole text's deltas in order.
 
     ``lineage`` says which attempts the deltas came from; without one they are all this attempt's. ``logprobs`` are
-    those of each delta's tokens, none if the job does not ask.
+    those of each delta's tokens, none if the job does not ask. ``tenant_id`` is the claim's; what is sealed needs it.
     """
 
     job_id: str
@@ -79,6 +86,7 @@ class Finish:
     deltas: Sequence[str] = field(default=())
     lineage: Lineage = ()
     logprobs: tuple[Logprobs, ...] = ()
+    tenant_id: str = ""
 
     def __post_init__(self) -> None:
         if not self.state.is_terminal:
@@ -92,7 +100,7 @@ class Release:
     ``charge``: it counts as one of the job's attempts (its engine failed; a drain is not charged). ``crashed``: the
     worker is dying, perhaps of this job, so it must run alone next time. ``cleared``: it ran alone for a while and
     nothing happened, so it need not any more. ``checkpoint`` is everything emitted so far, if that is known for
-    certain; None keeps what is stored.
+    certain; None keeps what is stored. ``tenant_id`` is the claim's; a checkpoint that is sealed needs it.
     """
 
     job_id: str
@@ -101,6 +109,7 @@ class Release:
     crashed: bool = False
     cleared: bool = False
     checkpoint: Checkpoint | None = None
+    tenant_id: str = ""
 
 
 _PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"
@@ -147,11 +156,28 @@ def claim(
         rows = connection.execute(_CLAIM, values).mappings().all()
     if rows:
         failpoint("claim.done")
-    return {row["job_id"]: _claimed(row) for row in rows}
+    return _opened(db, rows)
 
 
-def _claimed(row: RowMapping) -> Claim:
-    return Claim(**{**row, "checkpoint": Checkpoint.from_json(row["checkpoint"])})
+def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
+    """Return the claims of these rows. One that this process cannot open goes back, for a worker that has the key."""
+    claims: dict[str, Claim] = {}
+    for row in rows:
+        try:
+            claims[row["job_id"]] = _claimed(row, db.vault)
+        except CannotOpen as error:
+            log.error("payload_not_opened", job_id=row["job_id"], error=error.message)
+            release(db, [Release(row["job_id"], row["epoch"])])
+    return claims
+
+
+def _claimed(row: RowMapping, vault: Vault) -> Claim:
+    payload = vault.open(row["payload"], Place(row["tenant_id"], "jobs", "payload", row["job_id"]))
+    checkpoint = row["checkpoint"]
+    if checkpoint is not None:
+        place = Place(row["tenant_id"], "job_checkpoints", "", row["job_id"])
+        checkpoint = open_columns(vault, place, checkpoint, *_CHECKPOINT)
+    return Claim(**{**row, "payload": payload, "checkpoint": Checkpoint.from_json(checkpoint)})
 
 
 _RENEW = text("""
@@ -180,8 +206,8 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
 _FINISH = text(f"""
 WITH done AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, lineage jsonb,
-        logprobs jsonb)
+        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, num_deltas int,
+        lineage jsonb, logprobs jsonb)
 ), held AS (
     SELECT jobs.id
     FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
@@ -195,9 +221,9 @@ WITH done AS (
     RETURNING {ENDED}
 ), streams AS (
     INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage, logprobs)
-    SELECT id, done.epoch, done.deltas, jsonb_array_length(done.deltas), done.lineage, done.logprobs
+    SELECT id, done.epoch, done.deltas, done.num_deltas, done.lineage, done.logprobs
     FROM done JOIN ended USING (id)
-    WHERE jsonb_array_length(done.deltas) > 0
+    WHERE done.num_deltas > 0
 ), {CONCLUDED}
 """)
 
@@ -205,7 +231,7 @@ WITH done AS (
 def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
     """End the jobs and return the ids of those that were still ours; a stale epoch's result is refused."""
     failpoint("finish.before")
-    rows = list({finish.job_id: _row(finish) for finish in reversed(finishes)}.values())
+    rows = list({finish.job_id: _row(finish, db.vault) for finish in reversed(finishes)}.values())
     values = {"rows": _encode(rows), "dead": list(DEAD_LETTER_CODES)}
     with db.autocommit() as connection:
         ended = connection.execute(_FINISH, values).scalars().all()
@@ -254,21 +280,25 @@ SELECT id, state FROM let_go
 
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
     """Hand jobs back to the queue; return the ids of those that were still ours."""
-    rows = [_release_row(release) for release in releases]
+    rows = [_release_row(release, db.vault) for release in releases]
     with db.begin() as connection:
         found = connection.execute(_RELEASE, {"rows": _encode(rows)}).all()
         conclude(connection, [row.id for row in found if row.state != JobState.QUEUED])
     return {row.id for row in found}
 
 
-def _release_row(release: Release) -> dict[str, object]:
+def _release_row(release: Release, vault: Vault) -> dict[str, object]:
+    checkpoint = None if release.checkpoint is None else release.checkpoint.as_json()
+    if checkpoint is not None:
+        place = Place(release.tenant_id, "job_checkpoints", "", release.job_id)
+        checkpoint |= seal_columns(vault, place, {name: checkpoint[name] for name in _CHECKPOINT if name in checkpoint})
     return {
         "id": release.job_id,
         "epoch": release.epoch,
         "charge": release.charge,
         "crashed": release.crashed,
         "cleared": release.cleared,
-        "checkpoint": None if release.checkpoint is None else release.checkpoint.as_json(),
+        "checkpoint": checkpoint,
     }
 
 
@@ -276,17 +306,32 @@ def _columns(held: Mapping[str, int]) -> dict[str, object]:
     return {"ids": list(held), "epochs": list(held.values())}
 
 
-def _row(finish: Finish) -> dict[str, object]:
+def _row(finish: Finish, vault: Vault) -> dict[str, object]:
+    said = {
+        "output": finish.output,
+        "error": finish.error,
+        "deltas": list(finish.deltas),
+        "logprobs": groups_as_json(finish.logprobs),
+    }
+    if vault.is_on:
+        said = _sealed(vault, finish, said)
     return {
+        **said,
         "id": finish.job_id,
         "epoch": finish.epoch,
         "state": finish.state,
-        "output": finish.output,
-        "error": finish.error,
         "usage": finish.usage,
-        "deltas": list(finish.deltas),
+        "num_deltas": len(finish.deltas),
         "lineage": [list(link) for link in finish.lineage or (((finish.epoch, 0),) if finish.deltas else ())],
-        "logprobs": groups_as_json(finish.logprobs),
+    }
+
+
+def _sealed(vault: Vault, finish: Finish, said: dict[str, Any]) -> dict[str, Any]:
+    said = {name: _storable(value) for name, value in said.items()}
+    stream = Place(finish.tenant_id, "job_streams", "", finish.job_id)
+    return {
+        **seal_job(vault, finish.tenant_id, finish.job_id, said),
+        **seal_columns(vault, stream, {"deltas": said["deltas"], "logprobs": said["logprobs"]}),
     }
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from store import tenancy
+from store.encryption import Vault
 from store.errors import InvalidRequest, SettingsError, Unavailable
 from store.tables import REVISION
 
@@ -41,9 +42,13 @@ _AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 
 class Database:
-    """A pool of connections to one Postgres. Connects at the first use, and again after the server was away."""
+    """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
 
-    def __init__(self, url: str, *, pool_size: int = 8, application_name: str) -> None:
+    ``vault`` is what the statements beside the tables seal payload columns with.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8, application_name: str, vault: Vault | None = None) -> None:
+        self.vault = vault or Vault()
         self._engine = create_engine(
             parse_url(url),
             pool_size=pool_size,

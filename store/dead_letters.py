@@ -8,10 +8,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
 from store.audit import record
 from store.db import Database
+from store.encryption import Place
 from store.errors import NotFound
 
 
@@ -31,7 +32,7 @@ class DeadLetter:
 
 
 _COLUMNS = """
-SELECT letter.job_id, letter.queue, letter.code, COALESCE(jobs.error ->> 'message', '') AS message,
+SELECT letter.job_id, letter.queue, letter.code, jobs.error,
     jobs.attempt, jobs.crashes, letter.at, letter.replayed_as, letter.replayed_at
 FROM dead_letters AS letter JOIN jobs ON jobs.id = letter.job_id
 WHERE letter.tenant_id = :tenant_id"""
@@ -71,7 +72,7 @@ def list_dead_letters(
     values["models"] = None if models is None else list(models)
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST if descending else _OLDEST, {"tenant_id": tenant_id, **values}).mappings()
-        return [DeadLetter(**row) for row in rows]
+        return [_letter(db, tenant_id, row) for row in rows]
 
 
 _GET = text(f"{_COLUMNS} AND letter.job_id = :job_id")
@@ -83,7 +84,13 @@ def get_dead_letter(db: Database, tenant_id: str, job_id: str) -> DeadLetter:
         row = connection.execute(_GET, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no dead letter {job_id}")
-    return DeadLetter(**row)
+    return _letter(db, tenant_id, row)
+
+
+def _letter(db: Database, tenant_id: str, row: RowMapping) -> DeadLetter:
+    error = db.vault.open(row["error"], Place(tenant_id, "jobs", "error", row["job_id"])) or {}
+    shown = {name: value for name, value in row.items() if name != "error"}
+    return DeadLetter(**shown, message=error.get("message", ""))
 
 
 _REPLAYED = text("""

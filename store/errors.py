@@ -11,7 +11,8 @@
     │   ├── IdempotencyKeyReused     the same key came with another body
     │   └── TooLarge                 more bytes than are accepted
     ├── RateLimited                  come back after ``retry_after_s``
-    └── Unavailable                  our side: a dependency is away; nothing was stored
+    ├── Unavailable                  our side: a dependency is away; nothing was stored
+    └── CannotOpen                   our side: a sealed value's key is missing, or the value was changed
 
 HTTP status codes are known in ``producer_api/errors.py`` only.
 """
@@ -105,6 +106,12 @@ class Unavailable(HeadraceError):
     ) -> None:
         super().__init__(message, code=code, param=param)
         self.retry_after_s = retry_after_s
+
+
+class CannotOpen(HeadraceError):
+    """A sealed value cannot be opened here: its key was not given, or it was changed or moved."""
+
+    default_code = "encryption_key_missing"
 
 
 class SettingsError(HeadraceError):

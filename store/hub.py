@@ -18,6 +18,8 @@ import redis
 import structlog
 from redis.asyncio.client import PubSub
 
+from store.encryption import Vault
+from store.errors import CannotOpen
 from store.redis import AWAY, connect_async
 from store.streams import Cursor, Frame, read_frame, stream_key
 
@@ -83,7 +85,8 @@ class _Channel:
 class Hub:
     """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, vault: Vault | None = None) -> None:
+        self._vault = vault or Vault()
         self._subscriber = connect_async(redis_url, blocking=True)
         self._reader = connect_async(redis_url, blocking=False)
         self._channels: dict[str, _Channel] = {}
@@ -176,7 +179,7 @@ class Hub:
                     page: Any = await self._whole(reply)
                 for entry_id, fields in page:
                     start = f"({entry_id.decode()}"
-                    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"])
+                    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], vault=self._vault)
                     if cursor.leads_to(frame):
                         cursor = frame.cursor
                         if frame.checkpoint is not None:
@@ -291,19 +294,24 @@ class Hub:
                 if channel is not None:
                     channel.confirm()
         elif channel is not None:
-            frame = _parse(name, message["data"])
+            frame = self._parse(name, message["data"])
             for follower in channel.followers:
                 follower.deliver(frame)
+
+    def _parse(self, name: str, data: bytes) -> Frame | None:
+        """Read what was published: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers.
+
+        A frame that does not open wakes them as well: reading the log, each is told why.
+        """
+        if not data:
+            return None
+        entry_id, _, rest = data.partition(b" ")
+        try:
+            return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:], vault=self._vault)
+        except CannotOpen:
+            return None
 
 
 def _is_connected(pubsub: PubSub | None) -> TypeGuard[PubSub]:
     """False also if redis-py would open a new socket at the next command; only ``Hub`` does that, in one place."""
     return pubsub is not None and pubsub.connection is not None and pubsub.connection.is_connected
-
-
-def _parse(name: str, data: bytes) -> Frame | None:
-    """Read what was published: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers."""
-    if not data:
-        return None
-    entry_id, _, rest = data.partition(b" ")
-    return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:])

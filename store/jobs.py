@@ -4,11 +4,11 @@ The worker's side is ``store.claims``, the dispatcher's ``store.sweeps``.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, literal, select, text
+from sqlalchemy import Connection, Select, literal, or_, select, text
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -16,9 +16,11 @@ from store import tables
 from store.accepting import CLASS_RANKS, Accepted, AcceptedTimes, Idempotency, NewJob, accept, is_known
 from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
+from store.encryption import Place, Vault
 from store.errors import Conflict, Gone, NotFound
 from store.logprobs import Logprobs, read_groups
 from store.payloads import ServiceClass
+from store.sealed_columns import metadata_filters, open_columns, open_job
 from store.states import JobState
 from store.terminal import conclude
 
@@ -146,14 +148,14 @@ class StoredStream:
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
     """Return the job; raise NotFound if this tenant has none by that id, Gone if it is no longer kept."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _get(connection, tenant_id, job_id)
+        return _get(connection, db.vault, tenant_id, job_id)
 
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
     """Return those of the jobs that the tenant has, in the order asked."""
     statement = _jobs_of(tenant_id).where(tables.jobs.c.id.in_(ids))
     with db.autocommit(tenant_id=tenant_id) as connection:
-        found = {job.id: job for job in _read(connection, statement)}
+        found = {job.id: job for job in _read(connection, db.vault, statement)}
     return [found[job_id] for job_id in ids if job_id in found]
 
 
@@ -182,13 +184,14 @@ def list_jobs(
         if value is not None:
             statement = statement.where(column == value)
     if metadata:
-        statement = statement.where(jobs.metadata.cast(JSONB).contains(dict(metadata)))
+        wanted = metadata_filters(db.vault, tenant_id, metadata)
+        statement = statement.where(or_(*(jobs.metadata.cast(JSONB).contains(one) for one in wanted)))
     if created_after is not None:
         statement = statement.where(jobs.created_at > created_after)
     if after is not None:
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _read(connection, statement)
+        return [_without_vectors(job) for job in _read(connection, db.vault, statement)]
 
 
 # What its owner cancelled is over for him: a chat's job ends so when its caller hangs up, who then asks again.
@@ -248,7 +251,8 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
         return None
     # A stream that was stored before there were lineages is its last attempt's alone.
     lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
-    return StoredStream(row["epoch"], row["deltas"], lineage, read_groups(row["logprobs"]))
+    opened = open_columns(db.vault, Place(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
+    return StoredStream(row["epoch"], opened["deltas"], lineage, read_groups(opened["logprobs"]))
 
 
 # One statement for both, so that a job which a worker claims or hands back at this moment is met in either state.
@@ -273,14 +277,14 @@ def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
     Raises NotFound if this tenant has none by that id, Conflict if the job has ended.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        return _cancel(connection, tenant_id, job_id)
+        return _cancel(connection, db.vault, tenant_id, job_id)
 
 
-def _cancel(connection: Connection, tenant_id: str, job_id: str) -> Job:
+def _cancel(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
     state = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
     if state == JobState.CANCELLED:
         conclude(connection, [job_id])
-    job = _get(connection, tenant_id, job_id)
+    job = _get(connection, vault, tenant_id, job_id)
     if state is None:
         raise Conflict(f"job {job_id} is {job.state} and cannot be cancelled any more", code="job_not_cancellable")
     return job
@@ -301,7 +305,7 @@ def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
     """
     with db.begin(tenant_id=tenant_id) as connection:
         left = connection.execute(_LEAVE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-        return None if left is not None and left > 0 else _cancel(connection, tenant_id, job_id)
+        return None if left is not None and left > 0 else _cancel(connection, db.vault, tenant_id, job_id)
 
 
 _COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
@@ -321,19 +325,26 @@ def _jobs_of(tenant_id: str, *, without_vectors: bool = False) -> Select[Any]:
     return select(*columns, num_deltas).where(tables.jobs.c.tenant_id == tenant_id)
 
 
-def _get(connection: Connection, tenant_id: str, job_id: str) -> Job:
-    found = _read(connection, _jobs_of(tenant_id).where(tables.jobs.c.id == job_id))
+def _get(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
+    found = _read(connection, vault, _jobs_of(tenant_id).where(tables.jobs.c.id == job_id))
     if not found:
         raise _missing(connection, tenant_id, job_id)
     return found[0]
 
 
-def _read(connection: Connection, statement: Select[Any]) -> list[Job]:
-    return [_job(row) for row in connection.execute(statement).mappings()]
+def _read(connection: Connection, vault: Vault, statement: Select[Any]) -> list[Job]:
+    return [_job(row, vault) for row in connection.execute(statement).mappings()]
 
 
-def _job(row: Row) -> Job:
-    return Job(**{**row, "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})
+def _without_vectors(job: Job) -> Job:
+    """Take vectors out of an output that was sealed, which the statement could not."""
+    if job.output is None or "embeddings" not in job.output:
+        return job
+    return replace(job, output={name: value for name, value in job.output.items() if name != "embeddings"})
+
+
+def _job(row: Row, vault: Vault) -> Job:
+    return Job(**{**open_job(vault, row), "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})
 
 
 def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 
 from store.audit import record
 from store.db import Database, dump_json
+from store.encryption import Place, Vault
 from store.errors import NotFound
 from store.ids import new_id
 
@@ -35,19 +36,23 @@ RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, creat
 
 def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
     """Store a new prompt, whose first version has number 1."""
-    values = {"id": new_id("pmpt"), "tenant_id": tenant_id, "name": name, "template": dump_json(template)}
+    prompt_id = new_id("pmpt")
+    sealed = db.vault.seal(template, _place(tenant_id, prompt_id, 1))
+    values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed)}
     with db.begin(tenant_id=tenant_id) as connection:
-        made = PromptVersion(**connection.execute(_CREATE, values).mappings().one())
+        row = connection.execute(_CREATE, values).mappings().one()
+        made = _version(row, db.vault, tenant_id)
         record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version})
     return made
 
 
 # Two who add a version at once get two numbers.
 _LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
+_NEXT = text("SELECT max(version) + 1 FROM prompt_versions WHERE prompt_id = :id")
 
 _ADD = text("""
 INSERT INTO prompt_versions (prompt_id, version, template)
-SELECT CAST(:id AS text), max(version) + 1, CAST(:template AS jsonb) FROM prompt_versions WHERE prompt_id = :id
+VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
 RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
 """)
 
@@ -60,10 +65,21 @@ def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[
         name = connection.execute(_LOCK, values).scalar_one_or_none()
         if name is None:
             raise _not_found(prompt_id)
-        values |= {"name": name, "template": dump_json(template)}
+        version = connection.execute(_NEXT, {"id": prompt_id}).scalar_one()
+        sealed = db.vault.seal(template, _place(tenant_id, prompt_id, version))
+        values |= {"name": name, "version": version, "template": dump_json(sealed)}
         row = connection.execute(_ADD, values).mappings().one()
         record(connection, tenant_id, actor, "prompt.version_added", prompt_id, {"version": row["version"]})
-    return PromptVersion(**row)
+    return _version(row, db.vault, tenant_id)
+
+
+def _version(row: RowMapping, vault: Vault, tenant_id: str) -> PromptVersion:
+    template = vault.open(row["template"], _place(tenant_id, row["id"], row["version"]))
+    return PromptVersion(**{**row, "template": template})
+
+
+def _place(tenant_id: str, prompt_id: str, version: int) -> Place:
+    return Place(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
 
 
 _SELECT = """
@@ -85,7 +101,7 @@ def get(db: Database, tenant_id: str, prompt_id: str, version: int | None = None
         row = connection.execute(_ONE, values).mappings().one_or_none()
     if row is None:
         raise _not_found(prompt_id, version)
-    return PromptVersion(**row)
+    return _version(row, db.vault, tenant_id)
 
 
 _VERSIONS = text(_SELECT + "prompts.id = :id ORDER BY held.version")
@@ -97,7 +113,7 @@ def list_versions(db: Database, tenant_id: str, prompt_id: str) -> Sequence[Prom
         rows = connection.execute(_VERSIONS, {"tenant_id": tenant_id, "id": prompt_id}).mappings().all()
     if not rows:
         raise _not_found(prompt_id)
-    return [PromptVersion(**row) for row in rows]
+    return [_version(row, db.vault, tenant_id) for row in rows]
 
 
 _NEWEST = text(
@@ -112,7 +128,7 @@ def list_prompts(db: Database, tenant_id: str, *, limit: int, after: str | None 
     """Return the newest version of at most ``limit`` prompts, newest prompt first, beginning past the id ``after``."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings().all()
-    return [PromptVersion(**row) for row in rows]
+    return [_version(row, db.vault, tenant_id) for row in rows]
 
 
 def _not_found(prompt_id: str, version: int | None = None) -> NotFound:

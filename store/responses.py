@@ -10,6 +10,7 @@ from typing import Any, Self
 from sqlalchemy import text
 
 from store.db import Database
+from store.encryption import Place
 from store.errors import NotFound
 
 PREFIX = "resp_"
@@ -79,7 +80,8 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
         row = connection.execute(_GET, values).mappings().one_or_none()
     if row is None:
         raise _not_found(response_id(job_id))
-    return StoredResponse(**row)
+    request = db.vault.open(row["request"], Place(tenant_id, "responses", "request", job_id))
+    return StoredResponse(**{**row, "request": request})
 
 
 _INPUT = text("""
@@ -91,12 +93,11 @@ WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND is_
 def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
     """Return the items that the answer was generated from, oldest first; raise NotFound as ``get`` does."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        found: list[dict[str, Any]] | None = connection.execute(
-            _INPUT, {"tenant_id": tenant_id, "job_id": job_id}
-        ).scalar_one_or_none()
+        found = connection.execute(_INPUT, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
     if found is None:
         raise _not_found(response_id(job_id))
-    return found
+    opened: list[dict[str, Any]] = db.vault.open(found, Place(tenant_id, "responses", "input", job_id))
+    return opened
 
 
 # What a job that still runs would need of its row stays until it has ended and is purged as every job is.

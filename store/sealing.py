@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from store.checkpoints import Checkpoint, Lineage
+from store.encryption import Vault
 from store.logprobs import Logprobs
 from store.redis import connect, told_plainly
 from store.streams import Cursor, Frame, read_frame, stream_key
@@ -19,10 +20,11 @@ _SCRIPT = Path(__file__).with_suffix(".lua")
 class SealedLogs:
     """Seals logs, over a connection of its own for each: that is rare, and a kept one might be dead.
 
-    Raises Unavailable if Redis is away or does not answer within ``timeout_s``.
+    Raises Unavailable if Redis is away or does not answer within ``timeout_s``, CannotOpen for a key that is missing.
     """
 
-    def __init__(self, url: str, *, ttl_s: int, timeout_s: float) -> None:
+    def __init__(self, url: str, *, ttl_s: int, timeout_s: float, vault: Vault | None = None) -> None:
+        self._vault = vault or Vault()
         self._url = url
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
@@ -32,13 +34,13 @@ class SealedLogs:
         """Let no attempt before ``epoch`` append to the job's log any more, and return what they have."""
         with connect(self._url, timeout_s=self._timeout_s, retries=0) as client, told_plainly(client):
             entries: Any = client.eval(self._script, 1, stream_key(job_id), str(Cursor.before(epoch)), str(self._ttl_s))
-        frames = (_frame(job_id, entry_id, fields) for entry_id, fields in entries)
+        frames = (_frame(job_id, entry_id, fields, self._vault) for entry_id, fields in entries)
         return [frame for frame in frames if frame.epoch < epoch]
 
 
-def _frame(job_id: str, entry_id: bytes, flat: list[bytes]) -> Frame:
+def _frame(job_id: str, entry_id: bytes, flat: list[bytes], vault: Vault) -> Frame:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], fields.get(b"i", b""))
+    return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], fields.get(b"i", b""), vault=vault)
 
 
 def recover(frames: Iterable[Frame]) -> Checkpoint:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from store.encryption import Vault, parse_keys
 from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
 
@@ -112,6 +113,11 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=1, le=65535)
     flower_basic_auth: str = Field("", repr=False)
 
+    # Payload columns, streams and files are sealed if there are keys: ID:BASE64,…; the first seals, all open. The file
+    # has the same, one a line.
+    encryption_keys: str = Field("", repr=False)
+    encryption_key_file: Path | None = None
+
     webhook_allow_http: bool = False
     webhook_allow_networks: Annotated[tuple[str, ...], NoDecode] = ()
     webhook_concurrency: int = Field(16, ge=1)
@@ -122,6 +128,15 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_keys(cls, value: str) -> str:
+        try:
+            parse_keys(value, "keys")
+        except SettingsError as error:
+            raise ValueError(error.message.removeprefix("keys: ")) from None
+        return value
+
     @field_validator("failpoints", "model_faults")
     @classmethod
     def _only_in_tests(cls, value: str, info: ValidationInfo) -> str:
@@ -129,6 +144,10 @@ class Settings(BaseSettings):
             raise ValueError("faults are made on purpose only with HEADRACE_ENVIRONMENT=test")
         {"failpoints": parse_failpoints, "model_faults": parse_model_faults}[str(info.field_name)](value)
         return value
+
+
+# Of these no error shows what was given.
+_SECRET = frozenset(name for name, field in Settings.model_fields.items() if not field.repr)
 
 
 def load_settings() -> Settings:
@@ -147,7 +166,32 @@ def load_settings() -> Settings:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         variable = name if name.isupper() else _PREFIX + name.upper()
         said = first["msg"].removeprefix("Value error, ")
+        if name in _SECRET:
+            # From None: the cause shows the value.
+            raise SettingsError(f"{variable}: {said}") from None
         raise SettingsError(f"{variable}: {said} (got {first['input']!r})") from error
+
+
+def open_vault(settings: Settings) -> Vault:
+    """Return the vault of the settings' keys; raise SettingsError if the key file cannot be read or is malformed."""
+    keys = parse_keys(settings.encryption_keys, "HEADRACE_ENCRYPTION_KEYS")
+    if settings.encryption_key_file is not None:
+        if keys:
+            raise SettingsError("give HEADRACE_ENCRYPTION_KEYS or HEADRACE_ENCRYPTION_KEY_FILE, not both")
+        keys = _keys_of(settings.encryption_key_file)
+    return Vault(keys)
+
+
+def _keys_of(path: Path) -> dict[str, bytes]:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text"
+        raise SettingsError(f"HEADRACE_ENCRYPTION_KEY_FILE: cannot read {path}: {reason}") from None
+    keys = parse_keys(text, "HEADRACE_ENCRYPTION_KEY_FILE")
+    if not keys:
+        raise SettingsError(f"HEADRACE_ENCRYPTION_KEY_FILE: {path} has no keys")
+    return keys
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,8 @@ Every frame is appended to its job's replay log and published on the channel of 
 
     1-1  1-2  1-3  1-4 ╳   2-0 start after 1-4   2-5  2-6  2-7 end
 
+With encryption on, text and tokens are sealed for their entry (``store.encryption``) and the kind is a capital letter.
+
 The reading side is ``hub``, and the next attempt's is ``sealing``. A log is capped and may be gone: the whole answer is
 in Postgres once the job has ended.
 """
@@ -19,6 +21,7 @@ from typing import Any, Self
 import redis
 
 from store.checkpoints import Checkpoint
+from store.encryption import Vault
 from store.failpoints import failpoint
 from store.ids import new_id
 from store.logprobs import Logprobs, read_logprobs
@@ -30,6 +33,8 @@ GENERATION_KEY = "headrace:epoch"
 HIGHEST_SEQ = 2**64 - 1
 """What Redis allows in an id."""
 
+# What sets the sealed token ids of an entry apart from its text.
+_IDS = b"/ids"
 _SCRIPT = Path(__file__).with_suffix(".lua")
 _RECONNECT_S = 0.5
 
@@ -118,8 +123,29 @@ class Frame:
         return self.entry_id, "d", self.text, tokens
 
 
-def read_frame(job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"") -> Frame:
-    """Return the frame that ``as_args`` wrote."""
+def _sealed(frame: Frame, vault: Vault) -> tuple[str, str, str | bytes, str | bytes]:
+    """Return id, kind, text and tokens as they are kept, sealed if the vault is on."""
+    entry_id, kind, text, tokens = frame.as_args()
+    if not vault.is_on:
+        return entry_id, kind, text, tokens
+    where = entry_id.encode()
+    return (
+        entry_id,
+        kind.upper(),
+        vault.seal_frame(text.encode(), frame.job_id, where) if text else text,
+        vault.seal_frame(tokens.encode(), frame.job_id, where + _IDS) if tokens else tokens,
+    )
+
+
+def read_frame(
+    job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"", *, vault: Vault | None = None
+) -> Frame:
+    """Return the frame that was published. Raises CannotOpen if it is sealed and does not open."""
+    if kind.isupper():
+        vault = vault or Vault()
+        kind = kind.lower()
+        text = vault.open_frame(text, job_id, entry_id) if text else text
+        tokens = vault.open_frame(tokens, job_id, entry_id + _IDS) if tokens else tokens
     cursor = Cursor.parse(entry_id.decode())
     match kind:
         case b"s":
@@ -145,7 +171,8 @@ def stream_key(job_id: str) -> str:
 class StreamPublisher:
     """Writes frames, all jobs of an engine step in one script call. Raises Unavailable if Redis is away."""
 
-    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int) -> None:
+    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int, vault: Vault | None = None) -> None:
+        self._vault = vault or Vault()
         self._client = client
         self._script = client.register_script(_SCRIPT.read_text())
         self._maxlen = maxlen
@@ -155,9 +182,9 @@ class StreamPublisher:
         """Append and announce the frames in order; return how many were accepted, the rest being stale or repeated."""
         if not frames:
             return 0
-        args: list[str | int] = [self._maxlen, self._ttl_s]
+        args: list[str | bytes | int] = [self._maxlen, self._ttl_s]
         for frame in frames:
-            args += frame.as_args()
+            args += _sealed(frame, self._vault)
         with told_plainly(self._client):
             accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
         failpoint("stream.published")

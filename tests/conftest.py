@@ -23,7 +23,7 @@ from cli.local.valkey import LocalValkey
 from migrations.schema import upgrade
 from store.db import Database, parse_url
 from store.redis import connect
-from store.settings import Settings, load_settings
+from store.settings import Settings, load_settings, open_vault
 from store.tables import metadata
 from tests.folders import reachable_folder
 
@@ -124,7 +124,7 @@ def settings(services: Services, schema: Engine, tmp_path: Path) -> Settings:
 @pytest.fixture
 def db(settings: Settings) -> Iterator[Database]:
     """The store's way into the emptied database."""
-    database = Database(settings.database_url, application_name="tests")
+    database = Database(settings.database_url, application_name="tests", vault=open_vault(settings))
     yield database
     database.close()
 

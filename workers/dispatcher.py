@@ -24,7 +24,7 @@ from store.ordering import QueueDepth, Rota
 from store.queue import Hint, HintPublisher, celery_app
 from store.redis import connect
 from store.registry import shadow_name
-from store.settings import Settings, load_settings, require_services
+from store.settings import Settings, load_settings, open_vault, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
 from workers.counting import QueueCounter
 from workers.webhooks import WebhookSender
@@ -113,7 +113,8 @@ class Dispatcher:
         # Read here although the sender uses it: a malformed one must stop the process, not each attempt to lead.
         parse_networks(settings.webhook_allow_networks)
         self._settings = settings
-        self._db = Database(settings.database_url, application_name="headrace-dispatcher")
+        vault = open_vault(settings)
+        self._db = Database(settings.database_url, application_name="headrace-dispatcher", vault=vault)
         self._redis = connect(settings.redis_url, timeout_s=2.0)
         self._hints = HintPublisher(celery_app(settings))
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)

@@ -98,6 +98,7 @@ def completed(claim: Claim, encoded: Encoded) -> Finish | Retry:
         output=_output(encoded.vectors) if state is JobState.SUCCEEDED else None,
         error=late.model_dump() if state is JobState.EXPIRED else None,
         usage=spent.model_dump(),
+        tenant_id=claim.tenant_id,
     )
 
 

@@ -26,7 +26,7 @@ from store.failpoints import failpoint
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
 from store.sealing import SealedLogs
-from store.settings import Settings
+from store.settings import Settings, open_vault
 from store.streams import CancelListener, StreamPublisher
 from workers.admission import Admission
 from workers.direct import DirectClaims
@@ -99,11 +99,20 @@ class Host:
         self._stopping = threading.Event()
         self._started_at = time.monotonic()
         # Claims, finishes, releases and direct claims each run one statement at a time; leases must never wait behind.
-        self._db = Database(settings.database_url, pool_size=5, application_name=f"headrace worker {owner}")
-        self._lease_db = Database(settings.database_url, pool_size=1, application_name=f"headrace leases {owner}")
+        vault = open_vault(settings)
+        self._db = Database(
+            settings.database_url, pool_size=5, application_name=f"headrace worker {owner}", vault=vault
+        )
+        self._lease_db = Database(
+            settings.database_url, pool_size=1, application_name=f"headrace leases {owner}", vault=vault
+        )
         self._redis = connect(settings.redis_url)
-        self._sealed_logs = SealedLogs(settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S)
-        publisher = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self._sealed_logs = SealedLogs(
+            settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
+        )
+        publisher = StreamPublisher(
+            self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, vault=vault
+        )
         self.frames = FrameQueue(publisher)
         self.engine = self._new_engine(settings)
         self.held = HeldJobs()

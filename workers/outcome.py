@@ -57,7 +57,9 @@ class Retry:
 
     def release(self, claim: Claim) -> Release:
         """Return how the job goes back to the queue."""
-        return Release(claim.job_id, claim.epoch, self.charge, self.crashed, self.cleared, self.checkpoint)
+        return Release(
+            claim.job_id, claim.epoch, self.charge, self.crashed, self.cleared, self.checkpoint, claim.tenant_id
+        )
 
 
 def is_on_probation(claim: Claim) -> bool:
@@ -96,6 +98,7 @@ def completed(
         deltas=completion.deltas,
         lineage=start.lineage,
         logprobs=logprobs,
+        tenant_id=claim.tenant_id,
     )
 
 
@@ -180,6 +183,7 @@ def failed(claim: Claim, code: str, message: str) -> Finish:
         error=JobErrorBody(code=code, message=message, attempt=claim.attempt).model_dump(),
         usage=None,
         deltas=(),
+        tenant_id=claim.tenant_id,
     )
 
 
@@ -193,4 +197,5 @@ def cancelled(claim: Claim) -> Finish:
         error=None,
         usage=None,
         deltas=(),
+        tenant_id=claim.tenant_id,
     )

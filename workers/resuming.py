@@ -15,7 +15,7 @@ import structlog
 
 from store.checkpoints import Checkpoint
 from store.claims import Claim
-from store.errors import Unavailable
+from store.errors import CannotOpen, Unavailable
 from store.sealing import SealedLogs, newest, recover
 from workers.frames import Breaker
 
@@ -46,6 +46,9 @@ class Resumer:
             return None
         try:
             frames = self._logs.seal(claim.job_id, claim.epoch)
+        except CannotOpen as error:
+            log.error("log_not_opened", job_id=claim.job_id, epoch=claim.epoch, error=error.message)
+            return None
         except Unavailable as error:
             self._breaker.failed()
             log.warning("log_not_sealed", job_id=claim.job_id, epoch=claim.epoch, error=error.message)

@@ -60,7 +60,7 @@ class ScriptedWorker:
     def __init__(self, db: Database, client: redis.Redis, queue: str) -> None:
         self._db = db
         self._queue = queue
-        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60)
+        self._frames = StreamPublisher(client, maxlen=1000, ttl_s=60, vault=db.vault)
         self.cached_tokens = 0
 
     def claim(self, job_id: str) -> Attempt:
@@ -142,7 +142,7 @@ class ScriptedWorker:
             "compute_ms": 3.0,
         }
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
-        outcome = replace(outcome, logprobs=tuple(attempt.likely(attempt.said)))
+        outcome = replace(outcome, logprobs=tuple(attempt.likely(attempt.said)), tenant_id=held.tenant_id)
         ended = finish(self._db, [outcome])
         assert ended == {held.job_id}
         if announce:

@@ -1,0 +1,129 @@
+"""What is sealed opens in its own place, under any key that was given, and nowhere else."""
+
+import pytest
+from sqlalchemy import text
+
+from store import claims, jobs
+from store.db import Database
+from store.encryption import Place, Vault, new_key, parse_keys
+from store.errors import CannotOpen, InvalidRequest, SettingsError
+from store.settings import Settings, load_settings, open_vault
+from store.states import JobState
+from tests.store.making import MakeJob
+
+OLD, NEW = parse_keys(f"old:{new_key()},new:{new_key()}", "keys").items()
+PLACE = Place("tenant_a", "jobs", "payload", "job_1")
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        Place("tenant_b", "jobs", "payload", "job_1"),
+        Place("tenant_a", "jobs", "output", "job_1"),
+        Place("tenant_a", "responses", "payload", "job_1"),
+        Place("tenant_a", "jobs", "payload", "job_2"),
+    ],
+)
+def test_a_value_cannot_be_moved(elsewhere: Place) -> None:
+    vault = Vault(dict([NEW]))
+    sealed = vault.seal({"text": "secret"}, PLACE)
+    assert vault.open(sealed, PLACE) == {"text": "secret"}
+    with pytest.raises(CannotOpen, match="changed, moved"):
+        vault.open(sealed, elsewhere)
+    with pytest.raises(CannotOpen, match="changed, moved"):
+        vault.open_text(vault.seal_text("secret", PLACE), elsewhere)
+
+
+def test_the_first_key_seals_and_all_open() -> None:
+    before, both, after = Vault(dict([OLD])), Vault(dict([NEW, OLD])), Vault(dict([NEW]))
+    old, new = before.seal("secret", PLACE), both.seal("secret", PLACE)
+    assert both.open(old, PLACE) == both.open(new, PLACE) == after.open(new, PLACE) == "secret"
+    with pytest.raises(CannotOpen, match=r"'old'.*HEADRACE_ENCRYPTION_KEYS"):
+        after.open(old, PLACE)
+    rewrapped = {"enc": both.rewrap(old["enc"], str(PLACE))}
+    assert rewrapped["enc"]["d"] == old["enc"]["d"]
+    assert after.open(rewrapped, PLACE) == "secret"
+
+
+def test_another_key_of_the_same_id_is_an_error_and_no_garbage() -> None:
+    sealed = Vault({"k": OLD[1]}).seal("secret", PLACE)
+    with pytest.raises(CannotOpen, match="another key of the id 'k'"):
+        Vault({"k": NEW[1]}).open(sealed, PLACE)
+
+
+def test_what_was_never_sealed_stays_readable() -> None:
+    vault = Vault(dict([NEW]))
+    for plain in ({"enc": "metadata may be called so"}, [1, 2], {}, None, "enc:of a caller's"):
+        assert vault.open(plain, PLACE) == plain
+    assert vault.open_text("whsec_plain", PLACE) == "whsec_plain"
+    assert Vault().seal({"text": "x"}, PLACE) == {"text": "x"}
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800"])
+def test_what_postgres_would_refuse_is_refused_sealed_as_well(value: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Vault(dict([NEW])).seal([value], PLACE)
+    assert Vault(dict([NEW])).seal(["\\u0000"], PLACE)
+
+
+@pytest.mark.parametrize(
+    "given", ["nokey", f"bad id:{new_key()}", "k:short", "k:AAAA", f"k:{new_key()},k:{new_key()}", f":{new_key()}"]
+)
+def test_malformed_keys_stop_the_process_and_are_not_shown(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_ENCRYPTION_KEYS", given)
+    with pytest.raises(SettingsError, match="HEADRACE_ENCRYPTION_KEYS") as refused:
+        load_settings()
+    assert not {part for part in given.replace(",", ":").split(":") if len(part) > 3} & set(
+        refused.value.message.split()
+    )
+
+
+def test_a_job_is_sealed_in_every_column_and_opens_through_the_store(settings: Settings, make_job: MakeJob) -> None:
+    sealing = Database(settings.database_url, application_name="tests", vault=Vault(dict([NEW])))
+    keyless = Database(settings.database_url, application_name="tests")
+    try:
+        job = make_job(payload={"input": {"prompt": "MARKER"}}, metadata={"name": "MARKER"})
+        jobs.accept(sealing, [job])
+        assert claims.claim(keyless, "w", job.queue, [job.id], 30) == {}  # handed back: nothing to run it with
+        claim = claims.claim(sealing, "w", job.queue, [job.id], 30)[job.id]
+        assert claim.payload == job.payload
+        ended = claims.Finish(
+            job.id,
+            claim.epoch,
+            JobState.SUCCEEDED,
+            {"text": "MARKER", "finish_reason": "length"},
+            {"code": "odd", "message": "MARKER"},
+            None,
+            ["MARKER"],
+            tenant_id=job.tenant_id,
+        )
+        assert claims.finish(sealing, [ended]) == {job.id}
+        assert "MARKER" not in _dump(sealing)
+        stored = jobs.get(sealing, job.tenant_id, job.id)
+        assert (stored.payload, stored.metadata, stored.output) == (job.payload, job.metadata, ended.output)
+        assert [found.id for found in jobs.list_jobs(sealing, job.tenant_id, metadata={"name": "MARKER"})] == [job.id]
+        assert jobs.list_jobs(sealing, job.tenant_id, metadata={"name": "other"}) == []
+        stream = jobs.stored_deltas(sealing, job.tenant_id, job.id)
+        assert stream is not None
+        assert stream.deltas == ["MARKER"]
+        with pytest.raises(CannotOpen, match="'new'"):
+            jobs.get(keyless, job.tenant_id, job.id)
+    finally:
+        sealing.close()
+        keyless.close()
+
+
+def test_the_key_file_is_read(settings: Settings) -> None:
+    path = settings.home / "keys"
+    path.write_text(f"second:{new_key()}\nfirst:{new_key()}\n")
+    assert open_vault(Settings(encryption_key_file=path)).key_ids == ("second", "first")
+    with pytest.raises(SettingsError, match="cannot read"):
+        open_vault(Settings(encryption_key_file=settings.home / "nothing"))
+    with pytest.raises(SettingsError, match="not both"):
+        open_vault(Settings(encryption_key_file=path, encryption_keys=f"k:{new_key()}"))
+
+
+def _dump(db: Database) -> str:
+    tables = ("jobs", "job_streams", "attempts", "job_events")
+    with db.begin() as connection:
+        return "".join(str(connection.execute(text(f"SELECT * FROM {name}")).all()) for name in tables)
