@@ -164,9 +164,8 @@ def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
     whole = replace(completion(FinishReason.HANDED_BACK), token_ids=tokens, delta_token_ids=((0,), (1, 2)))
     retry = outcome.completed(claim, PAYLOAD, whole, 0.125, START, ByteTokenizer())
     assert isinstance(retry, Retry)
-    assert retry.release(claim) == Release(
-        "job_1", 4, cleared=cleared, checkpoint=Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)
-    )
+    handed_on = Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)
+    assert retry.release(claim) == Release("job_1", 4, cleared=cleared, checkpoint=handed_on, tenant_id=claim.tenant_id)
 
 
 def test_errors_end_a_job_or_let_it_run_again() -> None:
