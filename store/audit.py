@@ -10,9 +10,9 @@ import hashlib
 import os
 import pwd
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -42,6 +42,10 @@ class AuditEntry:
     request_id: str | None
     address: str | None
     at: datetime
+    # Its place in the tenant's chain: see ``store.audit_chain``.
+    seq: int
+    prev_hash: str
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,51 @@ def hash_of(value: object) -> str | None:
         raise InvalidRequest("a value cannot be hashed: it is not JSON") from None
 
 
-_ENTRIES = text("""
-SELECT id, tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address, at
-FROM audit_log WHERE tenant_id = :tenant_id ORDER BY id DESC LIMIT :limit
-""")
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """Which entries: from a time on and before one, in Unix seconds; only these actions, actors, resources."""
+
+    since_s: int | None = None
+    until_s: int | None = None
+    actions: Sequence[str] | None = None
+    actors: Sequence[str] | None = None
+    resources: Sequence[str] | None = None
 
 
-def list_entries(db: Database, tenant_id: str, limit: int = 100) -> list[AuditEntry]:
-    """Return the tenant's newest entries, newest first."""
+_ENTRIES = """
+SELECT
+    id, tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address, at, seq, prev_hash,
+    hash
+FROM audit_log
+WHERE tenant_id = :tenant_id
+    AND (CAST(:since_s AS float8) IS NULL OR at >= to_timestamp(:since_s))
+    AND (CAST(:until_s AS float8) IS NULL OR at < to_timestamp(:until_s))
+    AND (CAST(:actions AS text[]) IS NULL OR action = ANY(:actions))
+    AND (CAST(:actors AS text[]) IS NULL OR actor = ANY(:actors))
+    AND (CAST(:resources AS text[]) IS NULL OR resource = ANY(:resources))
+    AND (CAST(:older_than AS bigint) IS NULL OR id < :older_than)
+    AND (CAST(:newer_than AS bigint) IS NULL OR id > :newer_than)
+"""
+_NEWEST = text(f"{_ENTRIES} ORDER BY id DESC LIMIT :limit")
+_OLDEST = text(f"{_ENTRIES} ORDER BY id LIMIT :limit")
+
+
+def list_entries(
+    db: Database,
+    tenant_id: str,
+    limit: int = 100,
+    *,
+    only: EntryFilter | None = None,
+    older_than: int | None = None,
+    newer_than: int | None = None,
+) -> list[AuditEntry]:
+    """Return the tenant's newest entries, newest first, on this side of the ids that are given.
+
+    With ``newer_than`` alone: those that come next to it, still newest first.
+    """
+    values = asdict(only or EntryFilter()) | {"tenant_id": tenant_id, "limit": limit}
+    is_backwards = newer_than is not None and older_than is None
     with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_ENTRIES, {"tenant_id": tenant_id, "limit": limit}).mappings().all()
-    return [AuditEntry(**row) for row in rows]
+        values |= {"older_than": older_than, "newer_than": newer_than}
+        rows = connection.execute(_OLDEST if is_backwards else _NEWEST, values).mappings().all()
+    return [AuditEntry(**row) for row in (reversed(rows) if is_backwards else rows)]

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0010"
+REVISION = "0011"
 
 metadata = MetaData(
     naming_convention={
@@ -401,5 +401,11 @@ audit_log = Table(
     # Of the caller, or user@host of the process.
     Column("address", String),
     _time("at", required=True),
+    # The tenant's hash chain, made by a trigger: see ``store.audit_chain``. ``version`` is of the canonical form.
+    Column("seq", BigInteger, nullable=False),
+    Column("version", SmallInteger, nullable=False, server_default=text("1")),
+    Column("prev_hash", String, nullable=False),
+    Column("hash", String, nullable=False),
+    UniqueConstraint("tenant_id", "seq", postgresql_nulls_not_distinct=True),
     Index(None, "tenant_id", "id"),
 )

@@ -10,6 +10,8 @@ from sqlalchemy import Column, Index, Integer, MetaData, make_url, text
 from migrations.__main__ import main
 from migrations.drift import find_drift
 from migrations.schema import downgrade, head, history, upgrade
+from store import audit_log
+from store.audit_chain import Verifier
 from store.db import Database, check_schema, is_migrated
 from store.errors import Unavailable
 from store.ids import new_id
@@ -97,6 +99,23 @@ def test_a_failing_migration_leaves_nothing(empty: Database) -> None:
         assert connection.execute(text("SELECT to_regclass('tenants')")).scalar_one() is None
         connection.execute(text("DROP TABLE jobs"))
     assert upgrade(empty) is None, "the migrators' lock is free again"
+
+
+def test_audit_rows_that_were_there_are_chained(empty: Database) -> None:
+    upgrade(empty, "0010")
+    with empty.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO audit_log (tenant_id, actor, action, resource, detail, at) SELECT "
+                "(ARRAY['ten_a', NULL, 'ten_b'])[n % 3 + 1], 'a', 'b', 'c', '{\"ä\": [1]}', "
+                "now() - make_interval(secs => n) FROM generate_series(1, 30) AS n"
+            )
+        )
+    upgrade(empty)
+    verifier = Verifier()
+    rows = [row for tenant in audit_log.chains(empty) for row in audit_log.rows(empty, tenant)]
+    assert [finding for row in rows for finding in verifier.feed(row)] + list(verifier.end()) == []
+    assert {head.chain: head.seq for head in audit_log.heads(empty)} == {"ten_a": 10, "ten_b": 10, "system": 10}
 
 
 class TestDrift:

@@ -19,7 +19,7 @@ from store.errors import Unavailable
 from store.redis import connect
 from store.settings import Settings
 from store.states import JobState
-from store.tables import metadata
+from tests.conftest import empty_tables
 from tests.folders import reachable_folder
 
 from .conftest import Bell, Bench, WorkerProcess, wait_for
@@ -69,8 +69,7 @@ def _running_servers(folder: Path) -> Iterator[Servers]:
 def settings(servers: Servers, tmp_path: Path) -> Settings:
     engine = create_engine(servers.postgres.url)
     with engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(table.delete())
+        empty_tables(connection)
     engine.dispose()
     with connect(servers.valkey.url) as client:
         client.flushdb()
