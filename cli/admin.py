@@ -64,7 +64,7 @@ def price(
     ] = None,
 ) -> None:
     """Set what jobs of a model version cost from now on; those that have ended keep their cost."""
-    db = _database()
+    db = database()
     try:
         version = resolve(db, model)
         amounts = [_amount(given) for given in (input_, cached_input or input_, output)]
@@ -89,7 +89,7 @@ def create(
     days: Annotated[float | None, typer.Option(help="Expires after this many days.", min=0.001)] = None,
 ) -> None:
     """Make a key and print it, the only time it is shown."""
-    db = _database()
+    db = database()
     try:
         expires_s = days * 86_400 if days else None
         tenant_id = _tenant(db, tenant)
@@ -107,7 +107,7 @@ def revoke(
 ) -> None:
     """End a key at once."""
     key_id = f"key_{key.split('_')[1]}" if key.startswith("hr_") else key
-    db = _database()
+    db = database()
     try:
         revoke_key(db, find_tenant(db, tenant), key_id, "headrace keys")
     finally:
@@ -115,7 +115,8 @@ def revoke(
     sys.stdout.write(f"{key_id} revoked\n")
 
 
-def _database() -> Database:
+def database() -> Database:
+    """The configured database, or that of the stack that runs; raise SettingsError if there is neither."""
     url = located(load_settings()).get("DATABASE_URL")
     if not url:
         raise SettingsError("DATABASE_URL is not set, and no stack is running in HEADRACE_HOME")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, verbs
+from cli import admin, audit, verbs
 from cli.demo import demo as run_demo
 from cli.up import up as run_up
 from store.errors import HeadraceError, SettingsError
@@ -33,6 +33,7 @@ app.command()(admin.register)
 app.command()(admin.measure)
 app.command()(admin.price)
 app.add_typer(admin.keys, name="keys")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command()

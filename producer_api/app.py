@@ -14,6 +14,7 @@ from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
 from producer_api.errors import on_error
 from producer_api.routers import (
+    audit_logs,
     batches,
     dead_letters,
     embeddings,
@@ -96,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         policies,
         models,
         usage,
+        audit_logs,
         webhooks,
         health,
     ):

@@ -101,6 +101,7 @@ class _Context:
         metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)
         if (code := self._scope["state"].get("error_code")) is not None:
             metrics.refused.labels(code).inc()
+            self._runtime.refusals.note(code, self._scope)
 
 
 class Authenticate:

@@ -77,6 +77,7 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
     return check
 
 
+AuditReader = Annotated[Principal, Depends(require("audit:read"))]
 JobsWriter = Annotated[Principal, Depends(require("jobs:write"))]
 JobsReader = Annotated[Principal, Depends(require("jobs:read"))]
 ModelsReader = Annotated[Principal, Depends(require("models:read"))]

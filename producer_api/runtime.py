@@ -18,6 +18,7 @@ from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.policing import PolicyBook
 from producer_api.reading import JobReader
+from producer_api.refusals import Refusals
 from producer_api.room import Room
 from producer_api.submit import Submissions
 from store import redis as redis_store
@@ -62,6 +63,7 @@ class Runtime:
             ready_window=settings.ready_window,
         )
         self.metrics = Metrics()
+        self.refusals = Refusals()
         self.submissions = Submissions(
             settings,
             self.db,

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, RowMapping, text
 
+from store.audit import record
 from store.blobs import Blobs, Draft
 from store.db import Database
 from store.errors import NotFound
@@ -148,15 +149,16 @@ def list_files(
         return [_file(row) for row in found]
 
 
-_DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING id")
+_DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING purpose")
 
 
-def delete(db: Database, tenant_id: str, file_id: str) -> None:
+def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
     """Remove the name; the content goes when nothing else refers to it. Raises NotFound."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        found = connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).scalar_one_or_none()
-    if found is None:
-        raise NotFound(f"no file {file_id}")
+    with db.begin(tenant_id=tenant_id) as connection:
+        purpose = connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).scalar_one_or_none()
+        if purpose is None:
+            raise NotFound(f"no file {file_id}")
+        record(connection, tenant_id, actor, "file.deleted", file_id, {"purpose": purpose})
 
 
 _EXPIRE = text("""

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sqlalchemy import text
 
+from store.audit import record
 from store.db import Database
 from store.encryption import Place
 from store.errors import NotFound
@@ -119,12 +120,13 @@ SELECT job_id FROM gone
 """)
 
 
-def delete(db: Database, tenant_id: str, job_id: str) -> None:
+def delete(db: Database, tenant_id: str, job_id: str, *, actor: str) -> None:
     """Forget a response: what was asked, and what was answered if it has ended. Raises NotFound as ``get`` does."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         gone = connection.execute(_DELETE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-    if gone is None:
-        raise _not_found(response_id(job_id))
+        if gone is None:
+            raise _not_found(response_id(job_id))
+        record(connection, tenant_id, actor, "response.deleted", response_id(job_id), {})
 
 
 def _not_found(response_id: str) -> NotFound:

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     # Of a worker's slots, what jobs of the batch class may have.
     batch_share: float = Field(0.75, gt=0, le=1)
 
+    # Signs the heads of the audit log that are printed and logged; "" leaves them unsigned.
+    audit_head_key: str = Field("", repr=False)
+    # How often a dispatcher logs the heads that have moved.
+    audit_head_s: float = Field(3600.0, gt=0)
+
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(5555, ge=1, le=65535)
     flower_basic_auth: str = Field("", repr=False)

@@ -26,6 +26,7 @@ from store.redis import connect
 from store.registry import shadow_name
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
+from workers.audit_heads import AuditHeads
 from workers.counting import QueueCounter
 from workers.webhooks import WebhookSender
 
@@ -131,6 +132,7 @@ class Dispatcher:
             Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
             Duty("purge", PURGE_S, self.purge),
+            Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).tell),
         )
 
     def stop(self) -> None:

@@ -157,7 +157,7 @@ async def get_content(runtime: RuntimeOf, principal: JobsReader, file_id: FileId
 @router.delete("/{file_id}", response_model=FileDeleted, summary="Delete a file")
 async def delete_file(runtime: RuntimeOf, principal: JobsWriter, file_id: FileId) -> Response:
     """Remove the file; a batch that reads it goes on."""
-    await run_in_threadpool(files.delete, runtime.db, principal.tenant_id, file_id)
+    await run_in_threadpool(files.delete, runtime.db, principal.tenant_id, file_id, actor=principal.key_id)
     return JsonResponse(FileDeleted(id=file_id))
 
 

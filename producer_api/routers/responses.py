@@ -140,7 +140,7 @@ async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id
     job, _ = await _find(runtime, principal.tenant_id, response_id)
     if not job.state.is_terminal:
         await cancel_response(runtime, job)
-    await run_in_threadpool(responses.delete, runtime.db, principal.tenant_id, job.id)
+    await run_in_threadpool(responses.delete, runtime.db, principal.tenant_id, job.id, actor=principal.key_id)
     return JsonResponse(Deleted(id=response_id, object="response"))
 
 

@@ -58,6 +58,8 @@ NEEDED = {
     ("get", "/v1/organization/usage/completions"): "usage:read",
     ("get", "/v1/organization/usage/embeddings"): "usage:read",
     ("get", "/v1/organization/costs"): "usage:read",
+    ("get", "/v1/organization/audit_logs"): "audit:read",
+    ("get", "/v1/organization/audit_logs/export"): "audit:read",
     ("get", "/v1/webhook_endpoints"): "webhooks:admin",
     ("post", "/v1/webhook_endpoints"): "webhooks:admin",
     ("delete", "/v1/webhook_endpoints/{endpoint_id}"): "webhooks:admin",

@@ -91,10 +91,10 @@ def test_a_content_stays_while_somebody_refers_to_it(db: Database, tmp_path: Pat
     mine, theirs = upload(acme), upload(globex)
     assert mine.digest == theirs.digest
     with pytest.raises(NotFound):
-        files.delete(db, acme, theirs.id)
-    files.delete(db, acme, mine.id)
+        files.delete(db, acme, theirs.id, actor="t")
+    files.delete(db, acme, mine.id, actor="t")
     assert not files.remove_unreferenced(db, blobs, older_than_s=0)
-    files.delete(db, globex, theirs.id)
+    files.delete(db, globex, theirs.id, actor="t")
     assert not files.remove_unreferenced(db, blobs), "somebody may be about to refer to it"
     assert files.remove_unreferenced(db, blobs, older_than_s=0)
     with pytest.raises(Unavailable):

@@ -1,0 +1,170 @@
+"""``headrace audit``: the audit log as JSON lines, its heads, and whether it is what was written.
+
+Reads the database with DATABASE_URL, or that of the stack in HEADRACE_HOME; an exported file without any.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import orjson
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cli.admin import database
+from cli.render import err
+from store import audit_log
+from store.audit_chain import Head, Row, Verifier, canonical
+from store.audit_heads import head_fields, read_heads
+from store.db import Database
+from store.errors import InvalidRequest
+from store.keys import find_tenant
+from store.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True, help="The audit log: export, verify, head.")
+
+Found = tuple[Row | None, int]
+
+TenantOption = Annotated[
+    str | None, typer.Option(help="Only this tenant's chain, by its name; `system`: what belongs to no tenant.")
+]
+_SYSTEM = "system"
+
+
+@app.command("export")
+def export(tenant: TenantOption = None) -> None:
+    """Write the log to stdout, one row a line; `headrace audit verify FILE` reads it again."""
+    db = database()
+    try:
+        for row in _rows(db, _chains(db, tenant)):
+            sys.stdout.buffer.write(canonical(row) + b"\n")
+        sys.stdout.flush()
+    finally:
+        db.close()
+
+
+@app.command("head")
+def head() -> None:
+    """Print where each chain stands, one a line, to be kept where the database's owner cannot change it."""
+    key = load_settings().audit_head_key
+    db = database()
+    try:
+        for found in audit_log.heads(db):
+            sys.stdout.buffer.write(canonical(head_fields(found, key)) + b"\n")
+        sys.stdout.flush()
+    finally:
+        db.close()
+
+
+@app.command("verify")
+def verify(
+    file: Annotated[Path | None, typer.Argument(help="An exported log; default: the database's.")] = None,
+    head_file: Annotated[
+        Path | None, typer.Option("--head", help="What `headrace audit head` printed, or a dispatcher's log.")
+    ] = None,
+    tenant: TenantOption = None,
+    most: Annotated[int, typer.Option(help="Stop after this many findings.", min=1)] = 100,
+) -> None:
+    """Say whether the log is what was written: exit 0, or name each row that is not and exit 1."""
+    heads = [] if head_file is None else _heads(head_file)
+    is_good = _verify_database(heads, tenant, most) if file is None else _verify_file(file, heads, most)
+    if not is_good:
+        raise typer.Exit(1)
+
+
+def _verify_database(heads: list[Head], tenant: str | None, most: int) -> bool:
+    db = database()
+    try:
+        guards = audit_log.missing_guards(db)
+        for name in guards:
+            sys.stdout.write(f"the trigger {name} is gone or off: rows can be written that are not chained\n")
+        chains = _chains(db, tenant)
+        if tenant is not None:
+            heads = [one for one in heads if one.chain in {chain or _SYSTEM for chain in chains}]
+        num_rows = sum(one.seq for one in audit_log.heads(db))
+        found = ((row, number) for number, row in enumerate(_rows(db, chains), start=1))
+        return _verify(found, num_rows, heads, most) and not guards
+    finally:
+        db.close()
+
+
+def _verify_file(file: Path, heads: list[Head], most: int) -> bool:
+    with _open(file) as lines:
+        return _verify(_parsed(lines), file.stat().st_size, heads, most)
+
+
+def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int) -> bool:
+    """Read rows, each with how far it is of ``total``; print what is wrong; return whether nothing is."""
+    verifier = Verifier(heads)
+    num_findings = 0
+    for finding in _findings(verifier, _shown(found, total)):
+        sys.stdout.write(f"{finding}\n")
+        num_findings += 1
+        if num_findings == most:
+            sys.stdout.write(f"stopped after {most} findings: --most N shows more\n")
+            return False
+    read = f"{verifier.num_rows} rows of {verifier.num_chains} chains"
+    if num_findings:
+        sys.stdout.write(f"{read}: {num_findings} findings\n")
+        return False
+    against = f"and agree with {len(heads)} heads" if heads else "(that no end is cut off, only a --head can tell)"
+    sys.stdout.write(f"{read} are as they were written {against}\n")
+    return True
+
+
+def _findings(verifier: Verifier, found: Iterable[Found]) -> Iterator[str]:
+    for row, where in found:
+        if row is None:
+            yield f"the line that ends at byte {where} is not a JSON object"
+        else:
+            yield from map(str, verifier.feed(row))
+    yield from map(str, verifier.end())
+
+
+def _shown(found: Iterable[Found], total: int) -> Iterator[Found]:
+    """Yield what is found, and show on a terminal how far it is."""
+    columns = (TextColumn("verifying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        for number, one in enumerate(found):
+            if number % 1000 == 0:
+                progress.update(task, completed=one[1])
+            yield one
+
+
+def _parsed(lines: BinaryIO) -> Iterator[Found]:
+    num_bytes = 0
+    for line in lines:
+        num_bytes += len(line)
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            row = None
+        yield (row if isinstance(row, dict) else None), num_bytes
+
+
+def _rows(db: Database, chains: Iterable[str | None]) -> Iterator[Row]:
+    for chain in chains:
+        yield from audit_log.rows(db, chain)
+
+
+def _chains(db: Database, tenant: str | None) -> list[str | None]:
+    if tenant is None:
+        return list(audit_log.chains(db))
+    return [None if tenant == _SYSTEM else find_tenant(db, tenant)]
+
+
+def _heads(file: Path) -> list[Head]:
+    with _open(file) as lines:
+        return read_heads(lines, load_settings().audit_head_key)
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[BinaryIO]:
+    try:
+        with file.open("rb") as lines:
+            yield lines
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from None
