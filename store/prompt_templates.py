@@ -42,7 +42,7 @@ def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any],
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_CREATE, values).mappings().one()
         made = _version(row, db.vault, tenant_id)
-        record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version})
+        record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version}, after=template)
     return made
 
 
@@ -69,7 +69,8 @@ def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[
         sealed = db.vault.seal(template, _place(tenant_id, prompt_id, version))
         values |= {"name": name, "version": version, "template": dump_json(sealed)}
         row = connection.execute(_ADD, values).mappings().one()
-        record(connection, tenant_id, actor, "prompt.version_added", prompt_id, {"version": row["version"]})
+        detail = {"version": row["version"]}
+        record(connection, tenant_id, actor, "prompt.version_added", prompt_id, detail, after=template)
     return _version(row, db.vault, tenant_id)
 
 

@@ -117,7 +117,9 @@ def register_version(
             connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
             row = values | {"context_window": context_window, "files": dump_json(digests)}
             version = connection.execute(_INSERT_VERSION, row).scalar_one()
-            record(connection, None, actor, "model.registered", queue_name(model, version), {"digest": digest})
+            what = values | {"context_window": context_window, "files": digests}
+            name = queue_name(model, version)
+            record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
             if version == 1:
                 _point(connection, model, DEFAULT_ALIAS, version)
         return _version(connection, model, version)
@@ -181,6 +183,9 @@ ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at 
 """)
 
 
+_POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
+
+
 def set_alias(db: Database, model: str, alias: str, version: int, actor: str) -> None:
     """Let ``model@alias`` mean this version from now on; raise NotFound if it is not there or retired."""
     if not _ALIAS.fullmatch(alias):
@@ -190,8 +195,10 @@ def set_alias(db: Database, model: str, alias: str, version: int, actor: str) ->
     with db.begin() as connection:
         if _version(connection, model, version).retired_at is not None:
             raise NotFound(f"version {version} of {model} is retired", code="model_not_found")
+        before = connection.execute(_POINTED, {"model": model, "alias": alias}).scalar_one_or_none()
         _point(connection, model, alias, version)
-        record(connection, None, actor, "model.alias_set", f"{model}@{alias}", {"version": version})
+        detail = {"version": version} if before is None else {"version": version, "from_version": before}
+        record(connection, None, actor, "model.alias_set", f"{model}@{alias}", detail, before=before, after=version)
 
 
 def _point(connection: Connection, model: str, alias: str, version: int) -> None:

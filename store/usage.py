@@ -138,6 +138,11 @@ RETURNING version
 """)
 
 
+_OLD_PRICE = text("""
+SELECT input, cached_input, output FROM model_prices WHERE model = :model AND version = :version FOR UPDATE
+""")
+
+
 def set_price(db: Database, model: str, version: int, price: Price, *, actor: str) -> None:
     """Let jobs of a model version cost this from now on; raise NotFound if there is no such version.
 
@@ -145,8 +150,15 @@ def set_price(db: Database, model: str, version: int, price: Price, *, actor: st
     """
     amounts = {"input": price.input, "cached_input": price.cached_input, "output": price.output}
     with db.begin() as connection:
-        found = connection.execute(_SET_PRICE, {"model": model, "version": version, **amounts}).scalar_one_or_none()
+        of = {"model": model, "version": version}
+        old = connection.execute(_OLD_PRICE, of).mappings().one_or_none()
+        found = connection.execute(_SET_PRICE, of | amounts).scalar_one_or_none()
         if found is None:
             raise NotFound(f"no model {model}@{version}", code="model_not_found", param="model")
-        detail = {name: str(amount) for name, amount in amounts.items()}
-        record(connection, None, actor, "model.priced", f"{model}@{version}", detail)
+        before, after = None if old is None else _told(dict(old)), _told(amounts)
+        record(connection, None, actor, "model.priced", f"{model}@{version}", after, before=before, after=after)
+
+
+def _told(amounts: Mapping[str, Decimal]) -> dict[str, str]:
+    """Return amounts as text, 0.5 and 0.50 alike."""
+    return {name: f"{amount.normalize():f}" for name, amount in amounts.items()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store.audit import list_entries
+from store.audit import hash_of, list_entries
 from store.db import Database
 from store.errors import InvalidRequest, NotFound
 from store.registry import (
@@ -152,12 +152,23 @@ def test_an_alias_needs_a_version_and_a_file_its_digest(db: Database) -> None:
 def test_registering_and_pointing_are_on_record(db: Database, query: Query) -> None:
     register(db)
     register(db)
-    set_alias(db, "tiny", "canary", 1, "mia")
+    register(db, digest="d2")
+    for version in (1, 2):
+        set_alias(db, "tiny", "canary", version, "mia")
     rows = query("SELECT actor, action, resource, detail FROM audit_log ORDER BY id")
     assert rows == [
         {"actor": "test", "action": "model.registered", "resource": "tiny@1", "detail": {"digest": "d1"}},
+        {"actor": "test", "action": "model.registered", "resource": "tiny@2", "detail": {"digest": "d2"}},
         {"actor": "mia", "action": "model.alias_set", "resource": "tiny@canary", "detail": {"version": 1}},
+        {
+            "actor": "mia",
+            "action": "model.alias_set",
+            "resource": "tiny@canary",
+            "detail": {"version": 2, "from_version": 1},
+        },
     ]
+    hashes = query("SELECT before_hash, after_hash FROM audit_log ORDER BY id DESC LIMIT 2")
+    assert [tuple(one.values()) for one in hashes] == [(hash_of(1), hash_of(2)), (None, hash_of(1))]
     assert list_entries(db, "ten_x") == [], "the registry belongs to no tenant"
 
 
