@@ -15,6 +15,7 @@ from producer_api.direct import Direct
 from producer_api.errors import on_error
 from producer_api.routers import (
     audit_logs,
+    api_keys,
     batches,
     dead_letters,
     embeddings,
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         usage,
         audit_logs,
         webhooks,
+        api_keys,
         health,
     ):
         app.include_router(routes.router)

@@ -1,7 +1,8 @@
 """Who is calling: API keys to principals, and scopes to routes.
 
 Everything under ``/v1/`` is authenticated before a byte of its body is read, so a route that forgot to ask for a scope
-is still not open. A principal is kept for ten seconds; that is how long a revoked key may go on.
+is still not open. A principal is kept for ten seconds at most: that is how long a key may go on that was revoked, has
+expired, or lost a right. The process that changed it forgets it at once, and tells the others by Redis.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Security
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -45,6 +46,12 @@ class KeyRing:
         self._kept[digest] = (principal, self._clock() + KEEP_S)
         return principal
 
+    def forget(self, changed_id: str) -> None:
+        """Look up again what is remembered of a key, or of a tenant's keys, at their next request."""
+        for digest, (principal, _) in list(self._kept.items()):
+            if changed_id in (principal.key_id, principal.tenant_id):
+                self._kept.pop(digest, None)
+
 
 def _bearer(authorization: str | None) -> str:
     if not authorization:
@@ -68,7 +75,8 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
     if scope not in keys.SCOPES:
         raise ValueError(f"no such scope: {scope}")
 
-    async def check(request: Request, _: Annotated[object, Depends(_documented)]) -> Principal:
+    # The scope is in the OpenAPI document beside the operation's security, where clients and the tests look it up.
+    async def check(request: Request, _: Annotated[object, Security(_documented, scopes=[scope])]) -> Principal:
         principal: Principal = request.state.principal
         if may(principal, scope):
             return principal
@@ -78,6 +86,7 @@ def require(scope: str) -> Callable[..., Awaitable[Principal]]:
 
 
 AuditReader = Annotated[Principal, Depends(require("audit:read"))]
+Admin = Annotated[Principal, Depends(require("admin"))]
 JobsWriter = Annotated[Principal, Depends(require("jobs:write"))]
 JobsReader = Annotated[Principal, Depends(require("jobs:read"))]
 ModelsReader = Annotated[Principal, Depends(require("models:read"))]

@@ -46,10 +46,10 @@ class Runtime:
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
-        self.hub = Hub(settings.redis_url, vault)
+        self.keys = KeyRing(self.db)
+        self.hub = Hub(settings.redis_url, vault, on_key_changed=self.keys.forget)
         # For nudges alone, which carry nothing.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
-        self.keys = KeyRing(self.db)
         self.catalog = Catalog(self.db)
         self.reader = JobReader(self.db)
         self.admission = Admission(settings, Limiter(self.redis, watch=self.redis_watch))

@@ -10,7 +10,7 @@ from the log again, and what the log no longer has is never skipped. The hub kno
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeGuard, TypeVar
 
@@ -20,6 +20,7 @@ from redis.asyncio.client import PubSub
 
 from store.encryption import Vault
 from store.errors import CannotOpen
+from store.key_notices import KEYS_CHANNEL
 from store.redis import AWAY, connect_async
 from store.streams import Cursor, Frame, read_frame, stream_key
 
@@ -83,10 +84,16 @@ class _Channel:
 
 
 class Hub:
-    """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop."""
+    """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop.
 
-    def __init__(self, redis_url: str, vault: Vault | None = None) -> None:
+    ``on_key_changed`` is called, in the event loop, with what ``store.key_notices`` publishes.
+    """
+
+    def __init__(
+        self, redis_url: str, vault: Vault | None = None, *, on_key_changed: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._vault = vault or Vault()
+        self._on_key_changed = on_key_changed
         self._subscriber = connect_async(redis_url, blocking=True)
         self._reader = connect_async(redis_url, blocking=False)
         self._channels: dict[str, _Channel] = {}
@@ -260,7 +267,7 @@ class Hub:
             channel.confirmed.clear()
         asked = set(self._channels)
         self._unanswered = Counter(asked)
-        await pubsub.subscribe(_KEEPALIVE_CHANNEL, *asked)
+        await pubsub.subscribe(_KEEPALIVE_CHANNEL, KEYS_CHANNEL, *asked)
         self._pubsub = pubsub
         # While that was under way some came and some left.
         await self._subscribe(*(self._channels.keys() - asked))
@@ -293,6 +300,8 @@ class Hub:
                 del self._unanswered[name]
                 if channel is not None:
                     channel.confirm()
+        elif name == KEYS_CHANNEL:
+            self._on_key_changed(message["data"].decode(errors="replace"))
         elif channel is not None:
             frame = self._parse(name, message["data"])
             for follower in channel.followers:

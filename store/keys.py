@@ -8,6 +8,7 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -37,6 +38,23 @@ _PREFIX = "hr"
 _KEY_ID_PREFIX = "key"
 # Compared against when a key is unknown, so that this takes as long as a wrong secret.
 _NOBODY = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a key may do, which models it may ask for by name (None: every one), and until when (None: for ever)."""
+
+    scopes: frozenset[str]
+    models: frozenset[str] | None = None
+    expires_at: datetime | None = None
+
+    def told(self) -> dict[str, Any]:
+        """Return them as JSON, for the audit log."""
+        return {
+            "scopes": sorted(self.scopes),
+            "models": None if self.models is None else sorted(self.models),
+            "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +114,52 @@ def _create_tenant(connection: Connection, name: str) -> str:
 
 
 _INSERT_KEY = text("""
-INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, expires_at)
-VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), now() + make_interval(secs => :expires_s))
+INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, models, expires_at)
+VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), CAST(:models AS varchar[]), :expires_at)
 """)
 
 
 def create_key(
-    db: Database, tenant_id: str, name: str, scopes: Iterable[str], *, expires_s: float | None = None, actor: str
+    db: Database,
+    tenant_id: str,
+    name: str,
+    scopes: Iterable[str],
+    *,
+    models: Iterable[str] | None = None,
+    expires_s: float | None = None,
+    actor: str,
 ) -> str:
     """Make a key and return its plaintext ``hr_<id>_<secret>``, the only time it is known."""
     with db.begin(tenant_id=tenant_id) as connection:
-        return _create_key(connection, tenant_id, name, frozenset(scopes), expires_s, actor)
+        expires_at = None
+        if expires_s is not None:
+            expires_at = connection.execute(text("SELECT now()")).scalar_one() + timedelta(seconds=expires_s)
+        rights = Rights(frozenset(scopes), None if models is None else frozenset(models), expires_at)
+        return insert_key(connection, tenant_id, name, rights, actor)[1]
 
 
-def _create_key(
-    connection: Connection, tenant_id: str, name: str, scopes: frozenset[str], expires_s: float | None, actor: str
-) -> str:
-    if unknown := sorted(scopes - SCOPES):
-        raise InvalidRequest(f"unknown scopes: {', '.join(unknown)}", param="scopes")
+def insert_key(connection: Connection, tenant_id: str, name: str, rights: Rights, actor: str) -> tuple[str, str]:
+    """Make a key; return its id and its plaintext. Raises InvalidRequest for rights that there are none of."""
+    check_rights(rights)
     key_id, secret = new_id(_KEY_ID_PREFIX), secrets.token_urlsafe(32)
-    values = {"id": key_id, "tenant_id": tenant_id, "name": name, "hash": _hash(secret), "scopes": sorted(scopes)}
-    connection.execute(_INSERT_KEY, values | {"expires_s": None if expires_s is None else float(expires_s)})
-    record(connection, tenant_id, actor, "api_key.created", key_id, {"name": name, "scopes": sorted(scopes)})
-    return f"{_PREFIX}_{key_id.removeprefix(f'{_KEY_ID_PREFIX}_')}_{secret}"
+    values = {"id": key_id, "tenant_id": tenant_id, "name": name, "hash": _hash(secret)}
+    told = {"name": name, **rights.told()}
+    connection.execute(_INSERT_KEY, values | told | {"expires_at": rights.expires_at})
+    record(connection, tenant_id, actor, "api_key.created", key_id, told, after=told)
+    return key_id, f"{_PREFIX}_{key_id.removeprefix(f'{_KEY_ID_PREFIX}_')}_{secret}"
+
+
+def check_rights(rights: Rights) -> None:
+    """Raise InvalidRequest for a scope that is none, for no scope or model at all, and for a model with a version."""
+    if unknown := sorted(rights.scopes - SCOPES):
+        raise InvalidRequest(f"unknown scopes: {', '.join(unknown)}: use {', '.join(sorted(SCOPES))}", param="scopes")
+    if not rights.scopes:
+        raise InvalidRequest("a key needs a scope", param="scopes")
+    if rights.models is not None and not rights.models:
+        raise InvalidRequest("name a model, or leave `models` out for every model", param="models")
+    for name in sorted(rights.models or ()):
+        if not name or base_model(name) != name:
+            raise InvalidRequest(f"a model's name without a version, such as smollm2, not {name!r}", param="models")
 
 
 _FIND = text("""
@@ -152,7 +193,7 @@ def authenticate(db: Database, plaintext: str) -> Principal:
         raise Unauthenticated("the API key is not valid: it was never issued, was revoked or has expired")
     principal = _principal(row, key_id)
     if row.is_use_to_note:
-        with db.autocommit() as connection:
+        with db.autocommit(tenant_id=row.tenant_id) as connection:
             connection.execute(_NOTE_USE, {"id": key_id})
     return principal
 
@@ -205,7 +246,7 @@ def bootstrap(db: Database) -> str | None:
             return None
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": DEFAULT_TENANT})
         tenant_id = found.scalar_one_or_none() or _create_tenant(connection, DEFAULT_TENANT)
-        return _create_key(connection, tenant_id, "bootstrap", SCOPES, None, "system")
+        return insert_key(connection, tenant_id, "bootstrap", Rights(SCOPES), "system")[1]
 
 
 def get_webhook_secret(db: Database, tenant_id: str) -> str:

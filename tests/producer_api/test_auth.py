@@ -1,143 +1,129 @@
 """Who may call what: every route under /v1/ against every kind of key, and nobody meets another tenant's things."""
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import httpx2
 import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from producer_api.auth import KEEP_S, KeyRing
-from store import keys
+from store import keys, tenants
 from store.db import Database
 from store.errors import Unauthenticated
-from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, submit
+from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
-from tests.producer_api.scripted_worker import ScriptedWorker
-from tests.producer_api.serving import ApiServer
+from tests.producer_api.serving import ROOT, ApiServer
 
-NEEDED = {
-    ("post", "/v1/jobs"): "jobs:write",
-    ("get", "/v1/jobs"): "jobs:read",
-    ("get", "/v1/jobs/{job_id}"): "jobs:read",
-    ("post", "/v1/jobs/{job_id}/cancel"): "jobs:write",
-    ("get", "/v1/jobs/{job_id}/timeline"): "jobs:read",
-    ("get", "/v1/jobs/{job_id}/events"): "jobs:read",
-    ("get", "/v1/dead_letters"): "jobs:read",
-    ("post", "/v1/dead_letters/replay"): "jobs:write",
-    ("post", "/v1/dead_letters/{job_id}/replay"): "jobs:write",
-    ("get", "/v1/queues"): "jobs:read",
-    ("get", "/v1/queues/{name}"): "jobs:read",
-    ("post", "/v1/queues/{name}/pause"): "queues:admin",
-    ("post", "/v1/queues/{name}/resume"): "queues:admin",
-    ("post", "/v1/chat/completions"): "jobs:write",
-    ("post", "/v1/completions"): "jobs:write",
-    ("post", "/v1/moderations"): "jobs:write",
-    ("post", "/v1/embeddings"): "jobs:write",
-    ("post", "/v1/responses"): "jobs:write",
-    ("post", "/v1/responses/input_tokens"): "jobs:read",
-    ("get", "/v1/responses/{response_id}"): "jobs:read",
-    ("delete", "/v1/responses/{response_id}"): "jobs:write",
-    ("post", "/v1/responses/{response_id}/cancel"): "jobs:write",
-    ("get", "/v1/responses/{response_id}/input_items"): "jobs:read",
-    ("post", "/v1/prompts"): "jobs:write",
-    ("get", "/v1/prompts"): "jobs:read",
-    ("post", "/v1/prompts/{prompt_id}/versions"): "jobs:write",
-    ("get", "/v1/prompts/{prompt_id}/versions"): "jobs:read",
-    ("get", "/v1/files"): "jobs:read",
-    ("post", "/v1/files"): "jobs:write",
-    ("get", "/v1/files/{file_id}"): "jobs:read",
-    ("get", "/v1/files/{file_id}/content"): "jobs:read",
-    ("delete", "/v1/files/{file_id}"): "jobs:write",
-    ("get", "/v1/batches"): "jobs:read",
-    ("post", "/v1/batches"): "jobs:write",
-    ("get", "/v1/batches/{batch_id}"): "jobs:read",
-    ("post", "/v1/batches/{batch_id}/cancel"): "jobs:write",
-    ("get", "/v1/policies"): "models:admin",
-    ("put", "/v1/policies"): "models:admin",
-    ("get", "/v1/models"): "models:read",
-    ("get", "/v1/models/{model}"): "models:read",
-    ("get", "/v1/organization/usage/completions"): "usage:read",
-    ("get", "/v1/organization/usage/embeddings"): "usage:read",
-    ("get", "/v1/organization/costs"): "usage:read",
-    ("get", "/v1/organization/audit_logs"): "audit:read",
-    ("get", "/v1/organization/audit_logs/export"): "audit:read",
-    ("get", "/v1/webhook_endpoints"): "webhooks:admin",
-    ("post", "/v1/webhook_endpoints"): "webhooks:admin",
-    ("delete", "/v1/webhook_endpoints/{endpoint_id}"): "webhooks:admin",
-    ("get", "/v1/webhook_secret"): "webhooks:admin",
-    ("get", "/v1/webhook_deliveries"): "webhooks:admin",
-}
 OPEN = {"/healthz", "/readyz", "/metrics", "/version"}
-BODIES = {
-    "/v1/jobs": PROMPT,
-    "/v1/chat/completions": CHAT,
-    "/v1/completions": {"model": "tiny", "prompt": "hello"},
-    "/v1/embeddings": {"model": "tiny", "input": "x"},
-    "/v1/responses": {"model": "tiny", "input": "hello"},
-    "/v1/responses/input_tokens": {"model": "tiny", "input": "hello"},
-    "/v1/prompts": {"instructions": "Be brief."},
-    "/v1/prompts/pmpt_0/versions": {"instructions": "Be brief."},
-    "/v1/moderations": {"input": "hello"},
-    "/v1/dead_letters/replay": {},
-    "/v1/webhook_endpoints": {"url": "https://hooks.example.com/matrix"},
-}
+DOCS = ROOT / "docs" / "keys.md"
+_PARAMETER = re.compile(r"{[^}]*}")
+_ORDER = ("get", "post", "put", "patch", "delete")
 
 
-def _calls(job_id: str) -> Iterator[tuple[str, str, str]]:
-    ids = {"model": "tiny", "endpoint_id": "we_0", "name": "tiny@1", "response_id": "resp_0", "prompt_id": "pmpt_0"}
-    ids |= {"file_id": "file_0", "batch_id": "batch_0"}
-    for (method, path), scope in NEEDED.items():
-        yield method, path.format(**ids, job_id=job_id), scope
+@dataclass(frozen=True)
+class Operation:
+    """A method of a path, and the scopes that the OpenAPI document says it needs."""
+
+    method: str
+    path: str
+    scopes: tuple[str, ...]
+
+    @property
+    def collection(self) -> str:
+        """Where its first id begins; the whole path if there is none."""
+        return self.path.partition("{")[0]
+
+    @property
+    def has_id(self) -> bool:
+        return "{" in self.path
+
+    def call(self, client: httpx2.Client, id_: str = "x0") -> httpx2.Response:
+        """Call it with the best body that is known; it need not be good to be refused for who asks."""
+        body = None if self.method in ("get", "delete") else BODIES.get((self.method, self.path), {})
+        return client.request(self.method, _PARAMETER.sub(id_, self.path), json=body, timeout=10)
 
 
-def _call(client: httpx2.Client, method: str, path: str) -> httpx2.Response:
-    body = BODIES.get(path) if method == "post" else None
-    return client.request(method, path, json=body, timeout=5)
+BODIES: dict[tuple[str, str], object] = {("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."}}
+"""Of the operations on a thing that do not go so far as to look for it without a good body."""
 
 
-def test_every_route_is_in_the_matrix(server: ApiServer) -> None:
-    routes = {(method, path) for path, methods in server.app.openapi()["paths"].items() for method in methods}
-    assert {route for route in routes if route[1] not in OPEN} == set(NEEDED)
+def operations(app: FastAPI) -> list[Operation]:
+    """Return every operation under /v1/, those that destroy last."""
+    found = [
+        Operation(method, path, tuple(scope for needed in told.get("security", ()) for scope in needed["HTTPBearer"]))
+        for path, methods in app.openapi()["paths"].items()
+        for method, told in methods.items()
+        if path.startswith("/v1/")
+    ]
+    return sorted(found, key=lambda one: (_ORDER.index(one.method), one.path))
+
+
+def test_every_route_says_which_scope_it_needs(server: ApiServer) -> None:
+    documented = server.app.openapi()["paths"]
+    assert {path for path in documented if not path.startswith("/v1/")} == OPEN
+    assert not any("security" in told for path in OPEN for told in documented[path].values())
+    for operation in operations(server.app):
+        assert len(operation.scopes) == 1, f"{operation}: take the principal by one of producer_api.auth's"
+        assert operation.scopes[0] in keys.SCOPES
+    hidden = {route.path_format for route in server.app.routes if isinstance(route, APIRoute)} - set(documented)
+    assert hidden == set(), "a route that is not in the document is not in this matrix"
+
+
+def test_the_documentation_lists_every_route_with_its_scope(server: ApiServer) -> None:
+    told = re.findall(r"^\| `(\w+) (/v1/\S+)` \| `([\w:]+)` \|$", DOCS.read_text(), re.MULTILINE)
+    listed = {f"| `{method} {path}` | `{scope}` |" for method, path, scope in told}
+    there = {f"| `{one.method.upper()} {one.path}` | `{one.scopes[0]}` |" for one in operations(server.app)}
+    assert sorted(there - listed) == [], f"lines that {DOCS.name} lacks"
+    assert sorted(listed - there) == [], f"lines of {DOCS.name} for no route"
 
 
 def test_no_route_answers_without_a_good_key(
-    api: httpx2.Client, make_client: MakeClient, db: Database, tenant: str, key: str, subtests: pytest.Subtests
+    server: ApiServer, make_client: MakeClient, db: Database, tenant: str, key: str, subtests: pytest.Subtests
 ) -> None:
-    job_id = submit(api)
     revoked = keys.create_key(db, tenant, "gone", keys.SCOPES, actor="tests")
     keys.revoke_key(db, tenant, "key_" + revoked.split("_")[1], actor="tests")
-    expired = keys.create_key(db, tenant, "old", keys.SCOPES, expires_s=-1, actor="tests")
-    bad = {"none": None, "wrong": key[:-1] + ("a" if key[-1] != "a" else "b"), "foreign": "sk-123", "cut": key[:20]}
-    for name, candidate in (bad | {"revoked": revoked, "expired": expired}).items():
+    closed = keys.create_tenant(db, "closed")
+    of_disabled = keys.create_key(db, closed, "all", keys.SCOPES, actor="tests")
+    tenants.set_disabled(db, "closed", disabled=True, actor="tests")
+    bad = {
+        "none": None,
+        "malformed": "hr_",
+        "foreign": "sk-123",
+        "wrong secret": key[:-1] + ("a" if key[-1] != "a" else "b"),
+        "revoked": revoked,
+        "expired": keys.create_key(db, tenant, "old", keys.SCOPES, expires_s=-1, actor="tests"),
+        "disabled": of_disabled,
+    }
+    for name, candidate in bad.items():
         client = make_client(candidate)
-        for method, path, _ in _calls(job_id):
-            with subtests.test(f"{name} {method} {path}"):
-                response = _call(client, method, path)
-                assert response.status_code == 401
-                assert response.headers["www-authenticate"].startswith("Bearer")
-                assert error_of(response)["code"] == "invalid_api_key"
-    assert num_jobs(db) == 1
+        refused = (403, "tenant_disabled") if name == "disabled" else (401, "invalid_api_key")
+        with subtests.test(name):
+            for operation in operations(server.app):
+                response = operation.call(client)
+                assert (response.status_code, error_of(response)["code"]) == refused, operation
+                assert (response.status_code == 401) is ("www-authenticate" in response.headers), operation
+    assert num_jobs(db) == 0
 
 
-def test_each_route_needs_its_scope(
-    api: httpx2.Client,
-    make_client: MakeClient,
-    db: Database,
-    tenant: str,
-    worker: ScriptedWorker,
-    subtests: pytest.Subtests,
+def test_each_route_needs_its_scope_and_no_other(
+    server: ApiServer, make_client: MakeClient, db: Database, tenant: str, subtests: pytest.Subtests
 ) -> None:
-    job_id = submit(api)
-    worker.succeed(worker.claim(job_id))
-    with worker.serve(lambda _: ["x"]):
-        for needed in sorted(set(NEEDED.values())):
-            having = make_client(keys.create_key(db, tenant, needed, [needed], actor="tests"))
-            lacking = make_client(
-                keys.create_key(db, tenant, f"not {needed}", keys.SCOPES - {needed, "admin"}, actor="t")
-            )
-            for method, path, scope in _calls(job_id):
-                with subtests.test(f"{needed} {method} {path}"):
-                    assert (_call(having, method, path).status_code == 403) is (scope != needed)
-                    assert (_call(lacking, method, path).status_code == 403) is (scope == needed)
+    having = {scope: make_client(keys.create_key(db, tenant, scope, [scope], actor="t")) for scope in keys.SCOPES}
+    lacking = {
+        scope: make_client(keys.create_key(db, tenant, f"not {scope}", keys.SCOPES - {scope, "admin"}, actor="t"))
+        for scope in keys.SCOPES
+    }
+    for operation in operations(server.app):
+        (scope,) = operation.scopes
+        with subtests.test(f"{operation.method} {operation.path}"):
+            assert operation.call(having[scope]).status_code not in (401, 403, 500)
+            refused = operation.call(lacking[scope])
+            assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_scope")
+            assert scope in error_of(refused)["message"]
 
 
 def test_a_missing_scope_is_said_before_the_body_is_judged(make_client: MakeClient, db: Database, tenant: str) -> None:
@@ -152,33 +138,81 @@ def test_an_admin_may_do_everything(make_client: MakeClient, db: Database, tenan
     assert client.post("/v1/jobs", json=PROMPT).status_code == 202
 
 
+SHARED = {"/v1/models/", "/v1/queues/"}
+"""What belongs to no tenant."""
+
+
+def _ended_job(api: httpx2.Client, path: str = "/v1/jobs", body: object = PROMPT) -> str:
+    """Make a job that is cancelled at once, so that following it ends."""
+    made = api.post(path, json=body).raise_for_status().json()["id"]
+    api.post(f"{path}/{made}/cancel").raise_for_status()
+    return str(made)
+
+
+def _file(api: httpx2.Client) -> str:
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
+    files = {"file": ("lines.jsonl", json.dumps(line).encode())}
+    return str(api.post("/v1/files", files=files, data={"purpose": "batch"}).raise_for_status().json()["id"])
+
+
+def _made(path: str, body: dict[str, object]) -> Callable[[httpx2.Client, Database], str]:
+    return lambda api, _: str(api.post(path, json=body).raise_for_status().json()["id"])
+
+
+def _batch(api: httpx2.Client, _: Database) -> str:
+    body = {"input_file_id": _file(api), "endpoint": "/v1/completions", "completion_window": "24h"}
+    return str(api.post("/v1/batches", json=body).raise_for_status().json()["id"])
+
+
+MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
+    "/v1/jobs/": lambda api, _: _ended_job(api),
+    "/v1/dead_letters/": lambda api, db: bury(db, submit(api)),
+    "/v1/responses/": lambda api, _: _ended_job(
+        api, "/v1/responses", {"model": "tiny", "input": "x", "background": True}
+    ),
+    "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
+    "/v1/files/": lambda api, _: _file(api),
+    "/v1/batches/": _batch,
+    "/v1/webhook_endpoints/": _made("/v1/webhook_endpoints", {"url": "https://hooks.example.com/mine"}),
+    "/v1/organization/api_keys/": _made("/v1/organization/api_keys", {"name": "mine", "scopes": ["jobs:read"]}),
+}
+"""How a tenant comes by a thing with an id, by where its routes are."""
+
+
 def test_nobody_meets_another_tenants_things(
-    api: httpx2.Client, make_client: MakeClient, other_key: str, subtests: pytest.Subtests
+    server: ApiServer, make_client: MakeClient, other_key: str, db: Database, tenant: str, subtests: pytest.Subtests
 ) -> None:
-    job_id = submit(api, webhook={"url": "https://hooks.example.com/"})
-    endpoint = api.post("/v1/webhook_endpoints", json={"url": "https://hooks.example.com/mine"}).json()
+    owner = make_client(keys.create_key(db, tenant, "owner", keys.SCOPES, actor="tests"))
     stranger = make_client(other_key)
-    for method, path in (
-        ("get", f"/v1/jobs/{job_id}"),
-        ("get", f"/v1/jobs/{job_id}?wait=1"),
-        ("get", f"/v1/jobs/{job_id}/events"),
-        ("get", f"/v1/jobs/{job_id}/timeline"),
-        ("post", f"/v1/jobs/{job_id}/cancel"),
-        ("post", f"/v1/dead_letters/{job_id}/replay"),
-        ("delete", f"/v1/webhook_endpoints/{endpoint['id']}"),
-    ):
-        with subtests.test(f"{method} {path}"):
-            response = stranger.request(method, path)
+    of_things = [one for one in operations(server.app) if one.has_id and one.collection not in SHARED]
+    unknown = {one.collection for one in of_things} - set(MAKERS)
+    assert unknown == set(), "say in MAKERS how a tenant comes by such a thing, or in SHARED that it is nobody's"
+    ids = {collection: make(owner, db) for collection, make in MAKERS.items()}
+    for operation in of_things:
+        with subtests.test(f"{operation.method} {operation.path}"):
+            response = operation.call(stranger, ids[operation.collection])
             assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
-    api.post(f"/v1/jobs/{job_id}/cancel")
-    assert len(api.get("/v1/webhook_deliveries").json()["data"]) == 2
-    for path in (
-        "/v1/jobs",
-        "/v1/webhook_endpoints",
-        "/v1/webhook_deliveries",
-        f"/v1/webhook_deliveries?job_id={job_id}",
-    ):
-        assert stranger.get(path).json()["data"] == []
+    for operation in operations(server.app):
+        if operation.method == "get" and not operation.has_id:
+            answer = operation.call(stranger).text
+            assert not [id_ for id_ in ids.values() if id_ in answer], operation
+    named = {"model": "tiny", "input": "x", "previous_response_id": ids["/v1/responses/"]}
+    assert stranger.post("/v1/responses", json=named).status_code == 404
+    named = {"input_file_id": ids["/v1/files/"], "endpoint": "/v1/completions", "completion_window": "24h"}
+    assert stranger.post("/v1/batches", json=named).status_code == 404
+    # And all of it is there for its owner, untouched.
+    for operation in of_things:
+        with subtests.test(f"owner: {operation.method} {operation.path}"):
+            assert operation.call(owner, ids[operation.collection]).status_code not in (404, 410)
+
+
+def test_a_tenants_secrets_and_deliveries_are_its_own(
+    api: httpx2.Client, make_client: MakeClient, other_key: str
+) -> None:
+    stranger, job_id = make_client(other_key), submit(api, webhook={"url": "https://hooks.example.com/"})
+    api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+    assert len(api.get("/v1/webhook_deliveries").json()["data"]) == 1
+    assert stranger.get("/v1/webhook_deliveries", params={"job_id": job_id}).json()["data"] == []
     assert stranger.get("/v1/webhook_secret").json() != api.get("/v1/webhook_secret").json()
 
 
