@@ -1,4 +1,4 @@
-"""The verbs that need the database rather than the API: keys, models and prices; and the processes themselves.
+"""The verbs that need the database rather than the API: models and prices; and the processes themselves.
 
 DATABASE_URL and REDIS_URL say where; without them, the stack that runs in HEADRACE_HOME.
 """
@@ -12,15 +12,10 @@ import typer
 
 from cli.local.home import Home
 from store.db import Database, check_schema
-from store.errors import HeadraceError, InvalidRequest, NotFound, SettingsError
-from store.keys import DEFAULT_TENANT, SCOPES, create_key, create_tenant, find_tenant, revoke_key
+from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.registry import resolve
 from store.settings import Settings, child_environment, load_settings, open_vault
 from store.usage import Price, set_price
-
-keys = typer.Typer(no_args_is_help=True, help="API keys.")
-
-TenantOption = Annotated[str, typer.Option(help="Whose key it is.")]
 
 
 def located(settings: Settings) -> dict[str, str]:
@@ -81,59 +76,15 @@ def _amount(given: str) -> Decimal:
         raise InvalidRequest(f"a price is a number such as 0.15, not {given!r}", param="price") from None
 
 
-@keys.command("create")
-def create(
-    name: Annotated[str, typer.Argument(help="What to remember it by.")],
-    tenant: TenantOption = DEFAULT_TENANT,
-    scope: Annotated[list[str] | None, typer.Option(help="Repeatable; default: all.")] = None,
-    days: Annotated[float | None, typer.Option(help="Expires after this many days.", min=0.001)] = None,
-) -> None:
-    """Make a key and print it, the only time it is shown."""
-    db = database()
-    try:
-        expires_s = days * 86_400 if days else None
-        tenant_id = _tenant(db, tenant)
-        sys.stdout.write(
-            create_key(db, tenant_id, name, scope or SCOPES, expires_s=expires_s, actor="headrace keys") + "\n"
-        )
-    finally:
-        db.close()
-
-
-@keys.command("revoke")
-def revoke(
-    key: Annotated[str, typer.Argument(help="The key's id (key_…), or the key itself.")],
-    tenant: TenantOption = DEFAULT_TENANT,
-) -> None:
-    """End a key at once."""
-    key_id = f"key_{key.split('_')[1]}" if key.startswith("hr_") else key
-    db = database()
-    try:
-        revoke_key(db, find_tenant(db, tenant), key_id, "headrace keys")
-    finally:
-        db.close()
-    sys.stdout.write(f"{key_id} revoked\n")
-
-
 def database() -> Database:
     """The configured database, or that of the stack that runs; raise SettingsError if there is neither."""
     url = located(load_settings()).get("DATABASE_URL")
     if not url:
         raise SettingsError("DATABASE_URL is not set, and no stack is running in HEADRACE_HOME")
-    db = Database(url, pool_size=1, application_name="headrace keys", vault=open_vault(load_settings()))
+    db = Database(url, pool_size=1, application_name="headrace cli", vault=open_vault(load_settings()))
     try:
         check_schema(db)
     except HeadraceError:
         db.close()
         raise
     return db
-
-
-def _tenant(db: Database, name: str) -> str:
-    """The tenant's id; the default one is made if need be, any other must exist."""
-    try:
-        return find_tenant(db, name)
-    except NotFound:
-        if name != DEFAULT_TENANT:
-            raise
-        return create_tenant(db, name)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import admin, audit, verbs
+from cli import access, admin, audit, verbs
 from cli.demo import demo as run_demo
 from cli.up import up as run_up
 from store.errors import HeadraceError, SettingsError
@@ -32,7 +32,8 @@ app.command()(verbs.models)
 app.command()(admin.register)
 app.command()(admin.measure)
 app.command()(admin.price)
-app.add_typer(admin.keys, name="keys")
+app.add_typer(access.keys, name="keys")
+app.add_typer(access.tenants_app, name="tenants")
 app.add_typer(audit.app, name="audit")
 
 

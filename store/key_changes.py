@@ -129,8 +129,11 @@ WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) O
 """)
 
 
-def list_keys(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> list[ApiKey]:
-    """Return at most ``limit`` keys, also those that have ended, newest first, beginning past the id ``after``."""
+def list_keys(db: Database, tenant_id: str, *, limit: int | None, after: str | None = None) -> list[ApiKey]:
+    """Return at most ``limit`` keys, newest first, beginning past the id ``after``; None: all of them.
+
+    Those that have ended are among them.
+    """
     values = {"tenant_id": tenant_id, "limit": limit, "after": after}
     with db.autocommit(tenant_id=tenant_id) as connection:
         return [_key(row) for row in connection.execute(_LIST, values).mappings()]

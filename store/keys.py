@@ -34,6 +34,7 @@ SCOPES: frozenset[str] = frozenset(
 )
 
 DEFAULT_TENANT = "default"
+_LONGEST_TENANT = 100
 _PREFIX = "hr"
 _KEY_ID_PREFIX = "key"
 # Compared against when a key is unknown, so that this takes as long as a wrong secret.
@@ -88,10 +89,10 @@ ON CONFLICT (name) DO NOTHING RETURNING id
 """)
 
 
-def create_tenant(db: Database, name: str) -> str:
-    """Add a tenant and return its id; raise InvalidRequest if the name is taken."""
+def create_tenant(db: Database, name: str, *, actor: str = "system") -> str:
+    """Add a tenant and return its id; raise InvalidRequest if the name is taken or is none."""
     with db.begin() as connection:
-        return _create_tenant(connection, name)
+        return _create_tenant(connection, name, actor)
 
 
 def find_tenant(db: Database, name: str) -> str:
@@ -104,12 +105,19 @@ def find_tenant(db: Database, name: str) -> str:
     return str(tenant_id)
 
 
-def _create_tenant(connection: Connection, name: str) -> str:
+def check_tenant_name(name: str) -> None:
+    """Raise InvalidRequest for a name that cannot be told from others on a screen."""
+    if not 0 < len(name) <= _LONGEST_TENANT or not name.isprintable() or name != name.strip():
+        raise InvalidRequest(f"a tenant's name has 1 to {_LONGEST_TENANT} printable characters", param="name")
+
+
+def _create_tenant(connection: Connection, name: str, actor: str) -> str:
+    check_tenant_name(name)
     values = {"id": new_id("ten"), "name": name, "secret": new_secret()}
     tenant_id = connection.execute(_INSERT_TENANT, values).scalar_one_or_none()
     if tenant_id is None:
         raise InvalidRequest(f"there is a tenant {name!r} already", param="name")
-    record(connection, tenant_id, "system", "tenant.created", tenant_id, {"name": name})
+    record(connection, tenant_id, actor, "tenant.created", tenant_id, {"name": name}, after=name)
     return str(tenant_id)
 
 
@@ -224,19 +232,6 @@ def _principal(row: Row[Any], key_id: str) -> Principal:
     return Principal(row.tenant_id, key_id, frozenset(row.scopes), models)
 
 
-_REVOKE = text("""
-UPDATE api_keys SET revoked_at = now() WHERE id = :id AND tenant_id = :tenant_id AND revoked_at IS NULL RETURNING id
-""")
-
-
-def revoke_key(db: Database, tenant_id: str, key_id: str, actor: str) -> None:
-    """End a key at once; raise NotFound if the tenant has no such key in force."""
-    with db.begin(tenant_id=tenant_id) as connection:
-        if connection.execute(_REVOKE, {"id": key_id, "tenant_id": tenant_id}).scalar_one_or_none() is None:
-            raise NotFound(f"no API key {key_id} in force")
-        record(connection, tenant_id, actor, "api_key.revoked", key_id, {})
-
-
 def bootstrap(db: Database) -> str | None:
     """Make the first key, with every scope, for the tenant ``default``; return None if there is a key already."""
     with db.begin() as connection:
@@ -245,7 +240,7 @@ def bootstrap(db: Database) -> str | None:
         if connection.execute(text("SELECT EXISTS (SELECT FROM api_keys)")).scalar_one():
             return None
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": DEFAULT_TENANT})
-        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, DEFAULT_TENANT)
+        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, DEFAULT_TENANT, "system")
         return insert_key(connection, tenant_id, "bootstrap", Rights(SCOPES), "system")[1]
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from store.audit import record
 from store.db import Database
 from store.errors import InvalidRequest, NotFound
+from store.keys import check_tenant_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:
 
     Raises NotFound, and InvalidRequest if the name is taken.
     """
+    check_tenant_name(new_name)
     with db.begin() as connection:
         tenant = _hold(connection, name)
         try:

@@ -75,21 +75,6 @@ def test_the_help_of_a_process_is_its_own(tmp_path: Path) -> None:
     assert "usage: python -m workers" in done.stdout
 
 
-def test_keys_are_made_and_ended_in_a_given_database(tmp_path: Path, settings: Settings) -> None:
-    where = {"DATABASE_URL": settings.database_url}
-    made = headrace(tmp_path, "keys", "create", "ci", "--scope", "jobs:read", "--days", "1", **where)
-    key = made.stdout.strip()
-    assert key.startswith("hr_")
-    assert (
-        "unknown scopes: everything"
-        in headrace(tmp_path, "keys", "create", "x", "--scope", "everything", **where).stderr
-    )
-    assert "no tenant 'acme'" in headrace(tmp_path, "keys", "create", "x", "--tenant", "acme", **where).stderr
-    assert headrace(tmp_path, "keys", "revoke", key, **where).stdout.endswith(" revoked\n")
-    again = headrace(tmp_path, "keys", "revoke", key, **where)
-    assert (again.returncode, "no API key" in again.stderr) == (1, True)
-
-
 def test_a_model_version_is_priced(tmp_path: Path, settings: Settings, db: Database) -> None:
     register_version(
         db,

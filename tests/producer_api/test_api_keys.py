@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from store import keys
+from store import key_changes, keys
 from store.audit import list_entries
 from store.db import Database
 from store.keys import SCOPES
@@ -129,7 +129,7 @@ def test_a_key_that_was_revoked_a_moment_ago_makes_no_keys(
     second = make(admin, scopes=["admin"])
     client = make_client(second["value"])
     assert client.get(KEYS).is_success
-    keys.revoke_key(db, tenant, second["id"], actor="operator")
+    key_changes.revoke(db, tenant, second["id"], actor="operator", giver=None)
     # The process has not heard of it and remembers the principal.
     assert client.get(KEYS).is_success
     assert refusal(client.post(KEYS, json={"name": "x", "scopes": ["admin"]}))[:2] == (401, "invalid_api_key")

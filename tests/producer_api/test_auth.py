@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from producer_api.auth import KEEP_S, KeyRing
-from store import keys, tenants
+from store import key_changes, keys, tenants
 from store.db import Database
 from store.errors import Unauthenticated
 from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
@@ -85,7 +85,7 @@ def test_no_route_answers_without_a_good_key(
     server: ApiServer, make_client: MakeClient, db: Database, tenant: str, key: str, subtests: pytest.Subtests
 ) -> None:
     revoked = keys.create_key(db, tenant, "gone", keys.SCOPES, actor="tests")
-    keys.revoke_key(db, tenant, "key_" + revoked.split("_")[1], actor="tests")
+    key_changes.revoke(db, tenant, "key_" + revoked.split("_")[1], actor="tests", giver=None)
     closed = keys.create_tenant(db, "closed")
     of_disabled = keys.create_key(db, closed, "all", keys.SCOPES, actor="tests")
     tenants.set_disabled(db, "closed", disabled=True, actor="tests")
@@ -220,7 +220,7 @@ async def test_a_revoked_key_works_for_ten_seconds_at_most(db: Database, tenant:
     now = 0.0
     ring = KeyRing(db, clock=lambda: now)
     principal = await ring.principal(f"Bearer {key}")
-    keys.revoke_key(db, tenant, principal.key_id, actor="tests")
+    key_changes.revoke(db, tenant, principal.key_id, actor="tests", giver=None)
     now = KEEP_S - 0.001
     assert await ring.principal(f"bearer {key}") == principal
     now = KEEP_S

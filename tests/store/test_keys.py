@@ -4,9 +4,10 @@ from threading import Barrier
 
 import pytest
 
+from store import key_changes
 from store.audit import list_entries
 from store.db import Database
-from store.errors import InvalidRequest, NotFound, Unauthenticated
+from store.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 from store.keys import (
     SCOPES,
     authenticate,
@@ -15,7 +16,6 @@ from store.keys import (
     create_tenant,
     find_tenant,
     get_webhook_secret,
-    revoke_key,
 )
 from tests.store.making import Query
 
@@ -35,14 +35,14 @@ def test_the_secret_is_not_stored_and_not_on_record(db: Database, tenant: str, q
     assert secret not in stored["row"]
     entry = list_entries(db, tenant)[0]
     assert (entry.actor, entry.action, entry.tenant_id) == ("mia", "api_key.created", tenant)
-    assert entry.detail == {"name": "ci", "scopes": ["jobs:read"]}
+    assert entry.detail == {"name": "ci", "scopes": ["jobs:read"], "models": None, "expires_at": None}
     assert (entry.request_id, (entry.address or "").partition("@")[2]) == (None, socket.gethostname())
     assert secret not in str(entry)
 
 
 def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(db: Database, tenant: str, query: Query) -> None:
     good, revoked, expired = (create_key(db, tenant, name, ["jobs:read"], actor="t") for name in "abc")
-    revoke_key(db, tenant, authenticate(db, revoked).key_id, "t")
+    key_changes.revoke(db, tenant, authenticate(db, revoked).key_id, actor="t", giver=None)
     query("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE name = 'c'")
     head, key_id, secret = good.split("_", 2)
     wrong = [
@@ -82,11 +82,11 @@ def test_only_its_tenant_revokes_a_key_and_only_once(db: Database, tenant: str, 
     plaintext = create_key(db, tenant, "ci", ["jobs:read"], actor="t")
     key_id = authenticate(db, plaintext).key_id
     with pytest.raises(NotFound):
-        revoke_key(db, other_tenant, key_id, "t")
+        key_changes.revoke(db, other_tenant, key_id, actor="t", giver=None)
     authenticate(db, plaintext)
-    revoke_key(db, tenant, key_id, "t")
+    key_changes.revoke(db, tenant, key_id, actor="t", giver=None)
     with pytest.raises(NotFound):
-        revoke_key(db, tenant, key_id, "t")
+        key_changes.revoke(db, tenant, key_id, actor="t", giver=None)
     assert [entry.action for entry in list_entries(db, tenant)] == [
         "api_key.revoked",
         "api_key.created",
@@ -98,6 +98,39 @@ def test_a_scope_that_is_none_is_refused(db: Database, tenant: str, query: Query
     with pytest.raises(InvalidRequest, match="jobs:delete"):
         create_key(db, tenant, "ci", ["jobs:read", "jobs:delete"], actor="t")
     assert query("SELECT id FROM api_keys") == []
+
+
+def test_its_use_is_noted_once_a_minute(db: Database, tenant: str, query: Query) -> None:
+    plaintext = create_key(db, tenant, "ci", ["jobs:read"], actor="t")
+
+    def used() -> tuple[object, object]:
+        authenticate(db, plaintext)
+        (row,) = query("SELECT last_used_at = date_trunc('minute', last_used_at) AS whole, xmin FROM api_keys")
+        return row["whole"], row["xmin"]
+
+    first = used()
+    assert first[0]
+    assert used() == first, "no second write"
+    query("UPDATE api_keys SET last_used_at = last_used_at - interval '1 minute'")
+    assert used() != first
+
+
+def test_two_admins_who_revoke_each_other_leave_one(db: Database, tenant: str) -> None:
+    ids = [authenticate(db, create_key(db, tenant, name, ["admin"], actor="t")).key_id for name in "ab"]
+    barrier = Barrier(2)
+
+    def revoke(giver: str, other: str) -> str:
+        barrier.wait(10)
+        try:
+            key_changes.revoke(db, tenant, other, actor=giver, giver=giver)
+        except (Conflict, Unauthenticated) as refused:
+            return refused.code
+        return "revoked"
+
+    with ThreadPoolExecutor(2) as pool:
+        done = sorted(pool.map(revoke, ids, reversed(ids), timeout=30))
+    assert done == ["invalid_api_key", "revoked"]
+    assert sum(key.revoked_at is None for key in key_changes.list_keys(db, tenant, limit=None)) == 1
 
 
 def test_tenants_have_names_of_their_own(db: Database, tenant: str) -> None:
