@@ -78,7 +78,7 @@ def rotate(
             db,
             find_tenant(db, tenant),
             key_id,
-            overlap_s=overlap_hours * 3600,
+            overlap_s=round(overlap_hours * 3600),
             until=until,
             actor=_KEYS,
             giver=None,

@@ -14,8 +14,8 @@ from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
 from producer_api.errors import on_error
 from producer_api.routers import (
-    audit_logs,
     api_keys,
+    audit_logs,
     batches,
     dead_letters,
     embeddings,

@@ -198,7 +198,7 @@ def rotate(
     tenant_id: str,
     key_id: str,
     *,
-    overlap_s: float = DEFAULT_OVERLAP_S,
+    overlap_s: int = DEFAULT_OVERLAP_S,
     until: Until | Kept = Kept.KEPT,
     actor: str,
     giver: str | None,
