@@ -10,16 +10,16 @@ past its owner's last token (the mask hides that), and a NaN is not hidden by a 
 what a broken request wrote before its blocks go to another.
 """
 
-import mmap
-
 import torch
+
+from models.huge_pages import zeros
 
 
 def _zeros(num_values: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """On the CPU, pages that the system zeroes when they are first used: an idle pool costs no memory."""
     if device.type != "cpu":
         return torch.zeros(num_values, dtype=dtype, device=device)
-    return torch.frombuffer(mmap.mmap(-1, num_values * dtype.itemsize), dtype=dtype)
+    return zeros(num_values, dtype)
 
 
 class KvCache:

@@ -3,7 +3,8 @@
 All of it is plain torch on the CPU, done once when a model is loaded.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import pad
@@ -30,6 +31,11 @@ class Packed:
     def format(self) -> int:
         """The kernels' number for the weight's type."""
         return _FORMATS[self.weight.dtype]
+
+    def moved(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> "Packed":
+        """Return the layer with its tensors where ``copy`` puts them."""
+        scales, bias = (None if each is None else copy(each) for each in (self.scales, self.bias))
+        return replace(self, weight=copy(self.weight), scales=scales, bias=bias)
 
 
 def round_up(count: int, multiple: int) -> int:

