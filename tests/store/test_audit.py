@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from threading import Barrier
 from typing import Any
 
@@ -149,6 +150,7 @@ class _Held:
 WRITER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from store.audit import record
 from store.db import Database
 
@@ -168,10 +170,6 @@ db.close()
 
 
 def test_many_writers_in_many_processes_make_one_chain(db: Database, settings: Settings, tenant: str) -> None:
-    started = [
-        subprocess.Popen([sys.executable, "-c", WRITER, settings.database_url, tenant], env=child_environment({}))
-        for _ in range(3)
-    ]
     barrier = Barrier(5)
 
     def here(number: int) -> None:
@@ -179,9 +177,12 @@ def test_many_writers_in_many_processes_make_one_chain(db: Database, settings: S
         write(db, tenant, times=10)
         write(db, None, times=2)
 
-    with ThreadPoolExecutor(5) as pool:
-        list(pool.map(here, range(5)))
-    assert [process.wait(60) for process in started] == [0, 0, 0]
+    argv = [sys.executable, "-c", WRITER, settings.database_url, tenant]
+    with ExitStack() as stack:
+        started = [stack.enter_context(subprocess.Popen(argv, env=child_environment({}))) for _ in range(3)]
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(here, range(5)))
+    assert [process.returncode for process in started] == [0, 0, 0]
     assert verify(db) == []
     # Those that were rolled back left no gap.
     assert {head.chain: head.seq for head in audit_log.heads(db)} == {tenant: 1 + 3 * 20 * 2 + 50, "system": 10}
