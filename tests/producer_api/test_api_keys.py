@@ -7,7 +7,8 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from store import key_changes, keys
+from producer_api import batch_keeper
+from store import key_changes, keys, tenants
 from store.audit import list_entries
 from store.db import Database
 from store.keys import SCOPES
@@ -15,6 +16,7 @@ from store.registry import ModelVersion
 from store.settings import Settings
 from tests.producer_api.calling import CHAT, PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
+from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 from tests.workers.conftest import wait_for
 
@@ -77,23 +79,24 @@ def test_pages_of_keys(admin: httpx2.Client) -> None:
     assert ([key["name"] for key in rest["data"]], rest["has_more"]) == (["k0", "first admin"], False)
 
 
-@pytest.mark.parametrize(
-    ("changes", "param"),
-    [
-        ({"scopes": ["jobs:delete"]}, "scopes"),
-        ({"scopes": []}, "scopes"),
-        ({"name": ""}, "name"),
-        ({"models": []}, "models"),
-        ({"models": ["tiny@1"]}, "models"),
-        ({"expires_at": 1_000_000_000}, "expires_at"),
-        ({"expires_in_s": 60, "expires_at": 4_000_000_000}, None),
-        ({"expires_in_s": 0}, "expires_in_s"),
-        ({"secret": "mine"}, "secret"),
-    ],
-)
-def test_a_key_that_makes_no_sense_is_refused(admin: httpx2.Client, changes: dict[str, Any], param: str | None) -> None:
-    response = admin.post(KEYS, json={"name": "x", "scopes": ["jobs:read"]} | changes)
-    assert (response.status_code, error_of(response)["param"]) == (400, param)
+NONSENSE: list[tuple[dict[str, Any], str | None]] = [
+    ({"scopes": ["jobs:delete"]}, "scopes"),
+    ({"scopes": []}, "scopes"),
+    ({"name": ""}, "name"),
+    ({"models": []}, "models"),
+    ({"models": ["tiny@1"]}, "models"),
+    ({"expires_at": 1_000_000_000}, "expires_at"),
+    ({"expires_in_s": 60, "expires_at": 4_000_000_000}, None),
+    ({"expires_in_s": 0}, "expires_in_s"),
+    ({"secret": "mine"}, "secret"),
+]
+
+
+def test_a_key_that_makes_no_sense_is_refused(admin: httpx2.Client, subtests: pytest.Subtests) -> None:
+    for changes, param in NONSENSE:
+        with subtests.test(str(changes)):
+            response = admin.post(KEYS, json={"name": "x", "scopes": ["jobs:read"]} | changes)
+            assert (response.status_code, error_of(response)["param"]) == (400, param)
     assert len(admin.get(KEYS).json()["data"]) == 1
 
 
@@ -276,3 +279,28 @@ def test_each_line_of_a_batch_may_use_only_the_keys_models(limited: httpx2.Clien
         wait_for(lambda: client.batches.retrieve(made.id).status == "failed", "the batch is refused")
         (error,) = (client.batches.retrieve(made.id).errors or pytest.fail("no errors")).data or []
     assert (error.code, error.line, error.param) == ("model_not_allowed", 2, "body.model")
+
+
+def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
+    openai: OpenAI,
+    api: httpx2.Client,
+    server: ApiServer,
+    worker: ScriptedWorker,
+    db: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The process goes on remembering the key, so that this can look in while the door is closed.
+    monkeypatch.setattr(server.runtime.keys, "_clock", lambda: 0.0)
+    monkeypatch.setattr(batch_keeper, "AGAIN_S", 0.05)
+    job_id = submit(api)
+    tenants.set_disabled(db, "acme", disabled=True, actor="tests")
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
+    file = openai.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
+    made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+    wait_for(lambda: made.id in server.runtime.batches._not_before, "the keeper has put the batch off")
+    worker.succeed(worker.claim(job_id))
+    assert api.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
+    assert openai.batches.retrieve(made.id).status == "validating"
+    tenants.set_disabled(db, "acme", disabled=False, actor="tests")
+    with worker.serve(lambda _: ["done"]):
+        wait_for(lambda: openai.batches.retrieve(made.id).status == "completed", "the batch goes on")

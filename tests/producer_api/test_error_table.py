@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from store import keys
+from store import keys, tenants
 from store.db import Database
 from store.registry import ModelVersion
 from store.settings import Settings
@@ -19,6 +19,7 @@ from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 from tests.workers.conftest import wait_for
 
+KEYS = "/v1/organization/api_keys"
 NEVER_AGAIN = {"x-should-retry": "false"}
 
 
@@ -39,9 +40,12 @@ TABLE = {
     "webhook_url_not_allowed": Row(400, "invalid_request_error"),
     "invalid_api_key": Row(401, "authentication_error"),
     "insufficient_scope": Row(403, "permission_error"),
+    "model_not_allowed": Row(403, "permission_error"),
+    "tenant_disabled": Row(403, "permission_error"),
     "not_found": Row(404, "invalid_request_error"),
     "model_not_found": Row(404, "invalid_request_error"),
     "result_expired": Row(410, "invalid_request_error"),
+    "last_admin_key": Row(409, "conflict_error", NEVER_AGAIN),
     "job_not_cancellable": Row(409, "conflict_error", NEVER_AGAIN),
     "request_too_large": Row(413, "invalid_request_error"),
     "idempotency_key_reused": Row(422, "idempotency_error"),
@@ -66,10 +70,12 @@ def check(response: httpx2.Response, code: str) -> None:
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a good key, one without a scope, and an expired result."""
+    """Somebody with a good key, one without a scope, one of a disabled tenant, and an expired result."""
 
     good: httpx2.Client
     poor: httpx2.Client
+    disabled: httpx2.Client
+    limited: httpx2.Client
     nobody: httpx2.Client
     expired: str
     ended: str
@@ -82,7 +88,11 @@ def caller(api: httpx2.Client, make_client: MakeClient, poor_key: str, db: Datab
     purge(db, result_ttl_s=0, idempotency_ttl_s=0, limit=10)
     worker.succeed(worker.claim(ended))
     api.post("/v1/jobs", json=PROMPT, headers={"Idempotency-Key": "k"}).raise_for_status()
-    return Caller(api, make_client(poor_key), make_client("hr_no_key"), expired, ended)
+    disabled = keys.create_key(db, keys.create_tenant(db, "closed"), "all", keys.SCOPES, actor="tests")
+    tenants.set_disabled(db, "closed", disabled=True, actor="tests")
+    limited = keys.create_key(db, keys.create_tenant(db, "new"), "admin", ["admin"], models=["other"], actor="tests")
+    clients = [make_client(key) for key in (poor_key, disabled, limited, "hr_no_key")]
+    return Caller(api, *clients, expired, ended)
 
 
 Ask = Callable[[Caller], httpx2.Response]
@@ -106,6 +116,13 @@ ASKED: dict[str, tuple[Ask, ...]] = {
     ),
     "invalid_api_key": (lambda caller: caller.nobody.get("/v1/models"),),
     "insufficient_scope": (lambda caller: caller.poor.post("/v1/jobs", json=PROMPT),),
+    "model_not_allowed": (
+        lambda caller: caller.limited.post("/v1/chat/completions", json=CHAT),
+        lambda caller: caller.limited.get("/v1/models/tiny"),
+        lambda caller: caller.limited.post(KEYS, json={"name": "x", "scopes": ["jobs:read"]}),
+    ),
+    "tenant_disabled": (lambda caller: caller.disabled.get("/v1/models"),),
+    "last_admin_key": (lambda caller: caller.limited.delete(f"{KEYS}/{caller.limited.get(KEYS).json()['first_id']}"),),
     "not_found": (
         lambda caller: caller.good.get("/v1/jobs/job_0"),
         lambda caller: caller.good.get("/v1/nowhere"),
