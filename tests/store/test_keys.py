@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from sqlalchemy import text
 
 from store import key_changes
 from store.audit import list_entries
@@ -18,6 +19,7 @@ from store.keys import (
     get_webhook_secret,
 )
 from tests.store.making import Query
+from tests.workers.conftest import wait_for
 
 
 def test_a_key_authenticates_its_tenant_with_its_scopes(db: Database, tenant: str) -> None:
@@ -115,21 +117,25 @@ def test_its_use_is_noted_once_a_minute(db: Database, tenant: str, query: Query)
     assert used() != first
 
 
-def test_two_admins_who_revoke_each_other_leave_one(db: Database, tenant: str) -> None:
+def test_two_admins_who_revoke_each_other_leave_one(db: Database, tenant: str, query: Query) -> None:
     ids = [authenticate(db, create_key(db, tenant, name, ["admin"], actor="t")).key_id for name in "ab"]
-    barrier = Barrier(2)
 
     def revoke(giver: str, other: str) -> str:
-        barrier.wait(10)
         try:
             key_changes.revoke(db, tenant, other, actor=giver, giver=giver)
         except (Conflict, Unauthenticated) as refused:
             return refused.code
         return "revoked"
 
+    def num_waiting() -> int:
+        return int(query("SELECT count(*) AS n FROM pg_locks WHERE NOT granted")[0]["n"])
+
     with ThreadPoolExecutor(2) as pool:
-        done = sorted(pool.map(revoke, ids, reversed(ids), timeout=30))
-    assert done == ["invalid_api_key", "revoked"]
+        with db.begin() as connection:
+            connection.execute(text("SELECT FROM tenants FOR NO KEY UPDATE"))
+            done = pool.map(revoke, ids, reversed(ids))
+            wait_for(lambda: num_waiting() == 2, "both want the tenant's row")
+        assert sorted(done) == ["invalid_api_key", "revoked"]
     assert sum(key.revoked_at is None for key in key_changes.list_keys(db, tenant, limit=None)) == 1
 
 
