@@ -16,6 +16,8 @@ from rich.text import Text
 from cli.render import out
 from policy.documents import Action, PolicyDocument, Rule
 from policy.evaluation import STRUCTURED, Score, evaluate, shipped
+from policy.outputs import MissingFinder
+from policy.patterns import BadPattern
 from policy.policies import Policy, apply_input, apply_output
 from policy.streaming import Hit
 from store.errors import HeadraceError, InvalidRequest
@@ -42,6 +44,10 @@ def try_out(
 ) -> None:
     """Show each text beside what a policy makes of it, as an input and as an output."""
     rules = Policy(_EVERYTHING if policy is None else _document(policy))
+    try:
+        rules.check()
+    except (BadPattern, MissingFinder) as error:
+        raise InvalidRequest(f"{policy}: {error}") from None
     table = Table("text", "as input", "as output", header_style="bold", show_lines=True, expand=True)
     for line in _read(file).splitlines():
         if line:

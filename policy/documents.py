@@ -5,12 +5,13 @@ For each thing that is found, the first rule decides that names it at that stage
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from policy.patterns import BadPattern, form
 from policy.recognisers import FOUND_BY_NAME, Kind
+from policy.schemas import check_schema
 from policy.views import view
 
 MAX_PATTERN_MATCH_CHARS = 1024
@@ -48,6 +49,9 @@ Phrase = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 PatternText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 
 
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
+
+
 class DenyList(_Strict):
     """Texts that must not occur. Case makes no difference.
 
@@ -82,7 +86,7 @@ def _check_pattern(number: int, pattern: str) -> None:
 
 
 class Rule(_Strict):
-    """What is looked for, where, and what happens to it. Exactly one of the four things to look for is given."""
+    """What is looked for, where, and what happens to it. Exactly one of the six things to look for is given."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     action: Action
@@ -93,22 +97,41 @@ class Rule(_Strict):
     categories: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict, description="a classifier's categories, each with the score from which it counts"
     )
+    json_schema: dict[str, Any] | None = Field(None, description="outputs are JSON that this schema allows")
+    languages: Annotated[tuple[Language, ...], Field(max_length=64)] = Field(
+        (), description="inputs are in one of these (ISO 639-1), as far as their language is known"
+    )
     restore: bool = Field(False, description="put the values back where the model's answer names their placeholders")
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:
-        given = [bool(self.kinds), self.deny is not None, self.max_chars is not None, bool(self.categories)]
+        given = [bool(one) for one in (self.kinds, self.categories, self.languages)]
+        given += [one is not None for one in (self.deny, self.max_chars, self.json_schema)]
         if sum(given) != 1:
-            raise ValueError("give exactly one of `kinds`, `deny`, `max_chars` and `categories`")
+            told = "`kinds`, `deny`, `max_chars`, `categories`, `languages` and `json_schema`"
+            raise ValueError(f"give exactly one of {told}")
         if self.max_chars is not None and self.action is not Action.BLOCK:
             raise ValueError("`max_chars` can only block")
-        if self.categories and (self.stage is not Stage.INPUT or self.action not in (Action.BLOCK, Action.FLAG)):
-            raise ValueError("a classifier needs the whole text: `stage` input, and `action` block or flag")
+        if self.needs_all and self.action not in (Action.BLOCK, Action.FLAG):
+            raise ValueError(
+                "`categories`, `languages` and `json_schema` are about whole texts: `action` is block or flag"
+            )
+        if self.languages and self.stage is not Stage.INPUT:
+            raise ValueError("`languages` are those of what comes in: `stage` input")
+        if self.json_schema is not None:
+            if self.stage is not Stage.OUTPUT:
+                raise ValueError("`json_schema` is for what comes back: `stage` output")
+            check_schema(self.json_schema)
         if FOUND_BY_NAME.intersection(self.kinds) and self.stage is not Stage.INPUT:
             raise ValueError("names are found in whole texts only: `stage` input")
         if self.restore and (self.action is not Action.REDACT or self.stage is Stage.OUTPUT):
             raise ValueError("`restore` is for what is redacted on its way in")
         return self
+
+    @property
+    def needs_all(self) -> bool:
+        """True if the rule is about a text as a whole."""
+        return bool(self.categories or self.languages) or self.json_schema is not None
 
     def is_for(self, stage: Stage) -> bool:
         """True if the rule looks at texts of this stage."""

@@ -62,6 +62,7 @@ class Guard:
     """Reused for every text, and safe in many threads."""
 
     def __init__(self, document: PolicyDocument, stage: Stage) -> None:
+        self.stage = stage
         rules = tuple(document.rules_for(stage))
         self._by_kind: dict[str, Rule] = {}
         for rule in rules:
@@ -82,7 +83,7 @@ class Guard:
             self._by_name[PUT_BACK.name] = None
         self._scanner = Scanner(recognisers)
         self.kinds = frozenset(self._by_kind)
-        self.category_rules = tuple(rule for rule in rules if rule.categories)
+        self.whole_rules = tuple(rule for rule in rules if rule.needs_all)
         limits = [(rule.max_chars, rule) for rule in rules if rule.max_chars is not None]
         self.limit = min(limits, key=lambda limit: limit[0], default=None)
         self.is_idle = not rules and not recognisers

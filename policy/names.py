@@ -1,13 +1,17 @@
 """Names of people, places and organisations through Presidio's analyser, an optional extra.
 
-Its model must be there already: nothing is fetched. The analyser is handed in, so that this file loads without it; with
-the extra installed, ``AnalyserFinder(presidio_analyzer.AnalyzerEngine(...))``.
+Its model must be there already: nothing is fetched. ``load_finder`` makes one of a folder with a spaCy pipeline; any
+other analyser of Presidio's can be handed to ``AnalyserFinder``. Without the extra this file loads all the same.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
 
-from policy.recognisers import Kind
+from policy.outputs import MissingFinder
+from policy.recognisers import EntityFinder, Kind
 
 _KINDS = {"PERSON": Kind.PERSON, "LOCATION": Kind.LOCATION, "ORGANIZATION": Kind.ORGANIZATION}
 
@@ -42,3 +46,27 @@ class AnalyserFinder:
         for result in self._analyser.analyze(text, self._language, list(_KINDS)):
             if result.score >= self._least_score:
                 yield result.start, result.end, _KINDS[result.entity_type]
+
+
+@cache
+def load_finder(folder: Path, language: str = "en") -> EntityFinder:
+    """Return a finder over the spaCy pipeline in ``folder``, by Presidio. Takes seconds the first time.
+
+    Raises MissingFinder without the extra ``presidio``, or if the folder holds no pipeline.
+    """
+    try:
+        spacy: Any = import_module("spacy")
+        presidio: Any = import_module("presidio_analyzer")
+        engines: Any = import_module("presidio_analyzer.nlp_engine")
+    except ImportError:
+        raise MissingFinder("names are found by the extra `presidio` (presidio-analyzer), which is not there") from None
+    try:
+        pipeline = spacy.load(folder)
+    except (OSError, ValueError):
+        raise MissingFinder(f"{folder} holds no spaCy pipeline: point HEADRACE_NAMES_MODEL at one") from None
+    engine = engines.SpacyNlpEngine()
+    engine.nlp = {language: pipeline}
+    registry = presidio.RecognizerRegistry(supported_languages=[language])
+    registry.add_recognizer(presidio.predefined_recognizers.SpacyRecognizer(supported_language=language))
+    analyser = presidio.AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[language])
+    return AnalyserFinder(analyser, language=language)

@@ -4,6 +4,7 @@ The same value has the same placeholder, however it is written: card numbers wit
 put back is the form in which it came first.
 """
 
+import json
 import re
 from collections.abc import Iterable
 
@@ -39,6 +40,17 @@ class Vault(BaseModel):
             if restorable:
                 self.values[known] = value
         return known
+
+    def put_back(self, text: str, *, in_json: bool = False) -> str:
+        """Return the text with its placeholders turned back; ``in_json``: values as strings in JSON have them."""
+
+        def value(found: re.Match[str]) -> str:
+            known = self.values.get(found[0])
+            if known is None:
+                return found[0]
+            return json.dumps(known, ensure_ascii=False)[1:-1] if in_json else known
+
+        return _PLACEHOLDER.sub(value, text) if self.values else text
 
     def _new(self, kind: str) -> str:
         while True:

@@ -2,26 +2,80 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from policy.classifiers import Classifier, WordListClassifier
 from policy.documents import Action, PolicyDocument, Stage
 from policy.guards import Guard
+from policy.languages import LanguageFinder, installed
+from policy.outputs import Form, GuardedOutput, WholeRules, blocking
 from policy.placeholders import Vault
 from policy.recognisers import EntityFinder
 from policy.streaming import GuardedText, Hit
 
 
 class Policy:
-    """A document, compiled. Safe in many threads."""
+    """A document; each side of it is compiled when it is first asked for. Safe in many threads."""
 
     def __init__(
-        self, document: PolicyDocument, *, classifier: Classifier | None = None, finder: EntityFinder | None = None
+        self,
+        document: PolicyDocument,
+        *,
+        classifier: Classifier | None = None,
+        finder: EntityFinder | None = None,
+        languages: LanguageFinder | None = None,
     ) -> None:
         self.document = document
-        self.input = Guard(document, Stage.INPUT)
-        self.output = Guard(document, Stage.OUTPUT)
-        self.classifier = classifier or WordListClassifier()
         self.finder = finder
+        self._classifier = classifier or WordListClassifier()
+        self._languages = languages
+
+    @cached_property
+    def input(self) -> Guard:
+        """The rules about places in inputs. Raises BadPattern."""
+        return Guard(self.document, Stage.INPUT)
+
+    @cached_property
+    def output(self) -> Guard:
+        """The rules about places in outputs. Raises BadPattern."""
+        return Guard(self.document, Stage.OUTPUT)
+
+    @cached_property
+    def whole_input(self) -> WholeRules:
+        """The rules about whole inputs. Raises MissingFinder where one cannot be followed."""
+        rules = self.input.whole_rules
+        languages = self._languages or (installed() if any(rule.languages for rule in rules) else None)
+        return WholeRules(rules, self._classifier, languages)
+
+    @cached_property
+    def whole_output(self) -> WholeRules:
+        """The rules about whole outputs."""
+        return WholeRules(self.output.whole_rules, self._classifier, None)
+
+    def check(self) -> None:
+        """Raise BadPattern or MissingFinder for what cannot be followed."""
+        for _ in (self.input, self.output, self.whole_input, self.whole_output):
+            pass
+
+    @property
+    def restores(self) -> bool:
+        """True if values are put back where a model's answer names their placeholders."""
+        return any(rule.restore for rule in self.document.rules)
+
+    @property
+    def looks_at_outputs(self) -> bool:
+        """True if a rule is about what comes back, or values are put back into it."""
+        return self.restores or any(self.document.rules_for(Stage.OUTPUT))
+
+    @property
+    def changes_outputs(self) -> bool:
+        """True if what leaves may differ from what the model said, so that nothing of that may be shown or kept."""
+        changing = (Action.MASK, Action.REDACT, Action.BLOCK)
+        return self.restores or any(rule.action in changing for rule in self.document.rules_for(Stage.OUTPUT))
+
+    def guarded_output(self, vault: Vault, form: Form = Form.TEXT) -> GuardedOutput:
+        """Return what takes an output piece by piece; what it redacts is named by ``vault``."""
+        return GuardedOutput(self.output, self.whole_output, vault, form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +100,27 @@ class OutputVerdict:
     blocked_by: str | None
 
 
-def apply_input(policy: Policy, texts: Sequence[str]) -> InputVerdict:
-    """Apply a policy to the texts of one input."""
-    vault = Vault()
+def apply_input(policy: Policy, texts: Sequence[str], before: Vault | None = None) -> InputVerdict:
+    """Apply a policy to the texts of one input, which goes on from what the vault ``before`` is of."""
+    vault = Vault() if before is None else before.model_copy(deep=True)
     vault.reserve(texts)
     done: list[str] = []
     hits: list[tuple[Hit, ...]] = []
     for text in texts:
         guarded = GuardedText(policy.input, vault, policy.finder)
         done.append(guarded.finish(text))
-        found, blocked_by = _classified(policy, text)
+        found = policy.whole_input.hits(text, text)
         hits.append((*guarded.hits, *found))
-        blocked_by = guarded.blocked_by or blocked_by
+        blocked_by = guarded.blocked_by or blocking(found)
         if blocked_by is not None:
             return InputVerdict((), tuple(hits), blocked_by, Vault())
     return InputVerdict(tuple(done), tuple(hits), None, vault)
 
 
-def _classified(policy: Policy, text: str) -> tuple[list[Hit], str | None]:
-    """Return the hits of the rules that name categories, and the id of the first that blocks."""
-    if not policy.input.category_rules:
-        return [], None
-    scores = policy.classifier.classify(text)
-    hits = [
-        Hit(rule.id, category, rule.action, 0, len(text))
-        for rule in policy.input.category_rules
-        for category, least in rule.categories.items()
-        if scores.get(category, 0) >= least
-    ]
-    return hits, next((hit.rule_id for hit in hits if hit.action is Action.BLOCK), None)
-
-
 def apply_output(policy: Policy, text: str, vault: Vault | None = None) -> OutputVerdict:
     """Apply a policy to a whole output. ``vault`` is that of the job's input, whose placeholders are turned back."""
-    guarded = output_stream(policy, vault)
-    done = guarded.finish(text)
+    guarded = policy.guarded_output(Vault() if vault is None else vault.model_copy(deep=True))
+    done = guarded.feed(text) + guarded.finish()
     return OutputVerdict(done, tuple(guarded.hits), guarded.blocked_by)
 
 

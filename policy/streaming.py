@@ -6,9 +6,12 @@ a denied phrase. Everything before is decided and leaves. So at most one match o
 become so long, and what still belongs to them is dropped as it comes.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from policy.documents import Action, Rule
+from policy.documents import Action, Rule, Stage
 from policy.guards import Guard, Piece, blocks, clusters, masked, shared_out
 from policy.placeholders import MOST_COMPARED_CHARS, Vault
 from policy.recognisers import CONTEXT_CHARS, EntityFinder, Recogniser
@@ -25,6 +28,12 @@ class Hit:
     action: Action
     start: int
     end: int
+
+
+def counted(hits: Iterable[Hit]) -> list[dict[str, Any]]:
+    """Return how often each rule found what: rule, kind, action, count."""
+    counts = Counter((hit.rule_id, str(hit.kind), hit.action.value) for hit in hits)
+    return [{"rule": r, "kind": k, "action": a, "count": count} for (r, k, a), count in sorted(counts.items())]
 
 
 class GuardedText:
@@ -151,5 +160,7 @@ class GuardedText:
             return masked(kind, value[:MOST_COMPARED_CHARS])
         if rule.action is Action.REDACT:
             read = text[piece.start : piece.end][:MOST_COMPARED_CHARS]
-            return self._vault.name(kind, piece.recogniser.same(read), value, restorable=rule.restore)
+            # What came back from the model is the caller's to see as a placeholder only.
+            is_restorable = rule.restore and self._guard.stage is Stage.INPUT
+            return self._vault.name(kind, piece.recogniser.same(read), value, restorable=is_restorable)
         return value

@@ -6,6 +6,8 @@ A view is never shown to anybody; its places are places of the text that it was 
 import unicodedata
 from dataclasses import dataclass
 
+from policy.escapes import STAND_INS
+
 _INVISIBLE = frozenset(
     [
         0xAD,
@@ -24,6 +26,7 @@ _ALIKE: dict[int, str | None] = {
     **dict.fromkeys(_LINE_ENDS, "\n"),
     **dict.fromkeys(_DASHES, "-"),
     **dict.fromkeys(_INVISIBLE),
+    **STAND_INS,
 }
 
 

@@ -98,6 +98,7 @@ _TABLE: dict[type[HeadraceError], _Row] = {
 _UNANSWERED: dict[str, _Row] = {
     "cancelled": _Row(409, "conflict_error", _NO_RETRY),
     "deadline_exceeded": _Row(504, "timeout_error", _NO_RETRY),
+    "policy_blocked_output": _Row(400, "invalid_request_error", _NO_RETRY),
 }
 
 _HTTP: dict[int, tuple[type[HeadraceError], str]] = {

@@ -21,6 +21,7 @@ from itertools import chain
 from starlette.concurrency import run_in_threadpool
 
 from producer_api.errors import Draining
+from producer_api.restoring import restorer_of
 from producer_api.runtime import Runtime
 from store import jobs
 from store.checkpoints import Lineage, num_kept
@@ -114,6 +115,7 @@ class _Reader:
         self._is_new = after is None
         self._at = after or Cursor()
         self._seen_at = time.monotonic()
+        self._restorer = restorer_of(job)
 
     async def events(self) -> Events:
         if self._is_new:
@@ -177,7 +179,7 @@ class _Reader:
             yield from self._move(frame.epoch, ((frame.epoch, 0),), [frame.text or ""], [frame.logprobs])
         elif frame.cursor == Cursor(self._at.epoch, self._at.seq + 1):
             self._at = frame.cursor
-            yield TextPiece(frame.cursor, frame.text or "", frame.logprobs)
+            yield TextPiece(frame.cursor, self._put_back(frame.text or ""), frame.logprobs)
 
     def _move(
         self, epoch: int, lineage: Lineage, deltas: Sequence[str], logprobs: Sequence[Logprobs] = ()
@@ -192,10 +194,13 @@ class _Reader:
         self._at = Cursor(epoch, kept)
         if is_less:
             known = tuple(chain.from_iterable(logprobs[:kept]))
-            yield Restarted(self._at, self._job.attempt, kept, "".join(deltas[:kept]), known)
+            yield Restarted(self._at, self._job.attempt, kept, self._put_back("".join(deltas[:kept])), known)
         for seq, text in enumerate(deltas[kept:], kept + 1):
             self._at = Cursor(epoch, seq)
-            yield TextPiece(self._at, text, logprobs[seq - 1] if logprobs else ())
+            yield TextPiece(self._at, self._put_back(text), logprobs[seq - 1] if logprobs else ())
+
+    def _put_back(self, text: str) -> str:
+        return text if self._restorer is None else self._restorer.text(text)
 
     async def _look(self) -> None:
         """Read the job row again; for a while it does not matter if that fails."""

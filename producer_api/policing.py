@@ -6,17 +6,24 @@ All of them share one set of placeholders. What is stored, queued, counted and g
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from policy.documents import PolicyDocument
+from policy.documents import Action, PolicyDocument
+from policy.names import load_finder
+from policy.outputs import MissingFinder
+from policy.placeholders import Vault
 from policy.policies import Policy, apply_input
+from policy.recognisers import FOUND_BY_NAME
+from policy.streaming import counted
 from store import policies
 from store.db import Database
-from store.errors import InvalidRequest
-from store.payloads import EmbedRequest, GenerateRequest
+from store.errors import InvalidRequest, Unavailable
+from store.payloads import EmbedRequest, GenerateRequest, PinnedPolicy, PolicyHit
 from store.policies import EVERY_MODEL, StoredPolicy
 from store.responses import NewResponse
 
@@ -31,40 +38,82 @@ _NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "st
 _SHOWN_AGAIN = ("instructions", "metadata", "prompt", "user", "safety_identifier")
 
 
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A version of a policy, compiled. ``model`` is as in ``store.policies``."""
+
+    model: str
+    version: int
+    policy: Policy
+
+
 class PolicyBook:
     """The policies in force, compiled once a version. Blocks on Postgres when it has to look."""
 
-    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, db: Database, *, names_model: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
+        self._names_model = names_model
         self._clock = clock
-        self._kept: dict[str, tuple[dict[str, tuple[int, Policy]], float]] = {}
+        self._kept: dict[str, tuple[dict[str, InForce], float]] = {}
 
-    def policy_for(self, tenant_id: str, model: str) -> Policy | None:
+    def policy_for(self, tenant_id: str, model: str) -> InForce | None:
         """Return the tenant's policy for a model, or else that for every model; None if it has none."""
         kept = self._kept.get(tenant_id)
         if kept is None or self._clock() >= kept[1]:
             kept = self._read(tenant_id, {} if kept is None else kept[0])
-        found = kept[0].get(model) or kept[0].get(EVERY_MODEL)
-        return None if found is None else found[1]
+        return kept[0].get(model) or kept[0].get(EVERY_MODEL)
 
-    def _read(
-        self, tenant_id: str, known: dict[str, tuple[int, Policy]]
-    ) -> tuple[dict[str, tuple[int, Policy]], float]:
-        found = {one.model: _compiled(one, known.get(one.model)) for one in policies.list_policies(self._db, tenant_id)}
+    def _read(self, tenant_id: str, known: dict[str, InForce]) -> tuple[dict[str, InForce], float]:
+        stored = policies.list_policies(self._db, tenant_id)
+        found = {one.model: self._compiled(one, known.get(one.model)) for one in stored}
         if len(self._kept) >= _MOST_TENANTS:
             self._kept.clear()
         self._kept[tenant_id] = found, self._clock() + KEEP_S
         return self._kept[tenant_id]
 
+    def _compiled(self, stored: StoredPolicy, known: InForce | None) -> InForce:
+        if known is not None and known.version == stored.version:
+            return known
+        try:
+            policy = compiled(PolicyDocument.model_validate(stored.document), self._names_model)
+        except MissingFinder as error:
+            raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
+        return InForce(stored.model, stored.version, policy)
 
-def _compiled(stored: StoredPolicy, known: tuple[int, Policy] | None) -> tuple[int, Policy]:
-    if known is not None and known[0] == stored.version:
-        return known
-    return stored.version, Policy(PolicyDocument.model_validate(stored.document))
+
+def compiled(document: PolicyDocument, names_model: str) -> Policy:
+    """Return a policy that can be followed here: BadPattern and MissingFinder say why one cannot.
+
+    ``names_model`` is the setting.
+    """
+    finder = None
+    if any(FOUND_BY_NAME.intersection(rule.kinds) for rule in document.rules):
+        if not names_model:
+            raise MissingFinder("names are found by a model of their own: this server has no HEADRACE_NAMES_MODEL")
+        finder = load_finder(Path(names_model))
+    policy = Policy(document, finder=finder)
+    policy.check()
+    return policy
 
 
-def applied(policy: Policy, request: Request, response: NewResponse | None) -> tuple[Request, NewResponse | None]:
-    """Return what may be stored of a request. Raises InvalidRequest with the rule's id if a rule blocks it."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What may be stored of a request. The vault holds the values of the placeholders in it."""
+
+    request: Request
+    response: NewResponse | None
+    vault: Vault = field(repr=False)
+    flagged: tuple[PolicyHit, ...] = ()
+
+
+def applied(
+    policy: Policy, request: Request, response: NewResponse | None = None, before: Vault | None = None
+) -> Applied:
+    """Return what may be stored of a request, which goes on from one whose vault was ``before``.
+
+    Raises InvalidRequest with the rule's id if a rule blocks it, or for what cannot be kept from telling too much.
+    """
+    _check_logprobs(policy, request)
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
@@ -72,17 +121,74 @@ def applied(policy: Policy, request: Request, response: NewResponse | None) -> t
     if response is not None:
         fields["items"] = response.input
         fields["shown"] = {name: response.request[name] for name in _SHOWN_AGAIN if name in response.request}
-    verdict = apply_input(policy, list(_texts(fields)))
+    verdict = apply_input(policy, list(_texts(fields)), before)
     if verdict.blocked_by is not None:
-        raise InvalidRequest(
-            f"the policy's rule {verdict.blocked_by} does not let this input in",
-            code="policy_blocked_input",
-            param="input",
-        )
+        raise _blocked(verdict.blocked_by, "input")
     done = _refilled(fields, iter(verdict.texts))
     if response is not None:
         response = replace(response, input=done["items"], request=response.request | done["shown"])
-    return _with_input(request, done), response
+    request = _with_input(request, done)
+    if request.user is not None:
+        request = request.model_copy(update={"user": _pseudonym(policy, request.user)})
+    flagged = counted(hit for hits in verdict.hits for hit in hits if hit.action is Action.FLAG)
+    return Applied(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
+
+
+def _blocked(rule: str, param: str) -> InvalidRequest:
+    told = f"the policy's rule {rule} does not let this input in"
+    return InvalidRequest(told, code="policy_blocked_input", param=param)
+
+
+def _check_logprobs(policy: Policy, request: Request) -> None:
+    if policy.changes_outputs and isinstance(request, GenerateRequest) and request.sampling.logprobs is not None:
+        raise InvalidRequest(
+            "`sampling.logprobs` would tell what this tenant's policy takes out of answers: leave it out",
+            code="unsupported_parameter",
+            param="sampling.logprobs",
+        )
+
+
+def check_template(policy: Policy, template: dict[str, Any]) -> None:
+    """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would not leave as it is."""
+    texts = list(_texts(template))
+    verdict = apply_input(policy, texts)
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, "messages")
+    changing = (hit.rule_id for hits in verdict.hits for hit in hits if hit.action in (Action.MASK, Action.REDACT))
+    if list(verdict.texts) != texts:
+        raise InvalidRequest(
+            f"the policy's rule {next(changing)} takes something out of this template: let requests bring it, as a "
+            "variable",
+            code="policy_blocked_input",
+            param="messages",
+        )
+
+
+def _pseudonym(policy: Policy, user: str) -> str:
+    """Return an identifier as it is, or a digest of it if the policy would not let it be stored."""
+    verdict = apply_input(policy, [user])
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, "user")
+    return user if verdict.texts == (user,) else f"user_{blake2b(user.encode(), digest_size=16).hexdigest()}"
+
+
+def pinned(found: InForce, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:
+    """Return what a job says of its policy for those who see its output; None if there is nothing to say.
+
+    ``is_sealed``: what is stored of a job is sealed. Raises Unavailable if values would have to be kept that are not.
+    """
+    if not (found.policy.looks_at_outputs or done.flagged):
+        return None
+    if found.policy.restores and not is_sealed:
+        raise Unavailable("this tenant's policy puts values back, and this server has no HEADRACE_ENCRYPTION_KEYS")
+    vault = done.vault
+    return PinnedPolicy(
+        model=found.model,
+        version=found.version,
+        flagged=done.flagged,
+        counts=vault.counts,
+        vault=vault.model_dump(mode="json") if vault.values else None,
+    )
 
 
 def _with_input(request: Request, done: dict[str, Any]) -> Request:

@@ -9,6 +9,7 @@ from collections import defaultdict
 
 from starlette.concurrency import run_in_threadpool
 
+from producer_api.restoring import restored
 from store import jobs
 from store.db import Database
 from store.errors import HeadraceError
@@ -69,7 +70,7 @@ class JobReader:
             _settle(futures, found[job_id])
 
     def _find(self, tenant_id: str, ids: list[str]) -> dict[str, Job | HeadraceError]:
-        found = {job.id: job for job in jobs.get_many(self._db, tenant_id, ids)}
+        found = {job.id: restored(job) for job in jobs.get_many(self._db, tenant_id, ids)}
         return {job_id: found.get(job_id) or jobs.why_missing(self._db, tenant_id, job_id) for job_id in ids}
 
 

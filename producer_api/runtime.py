@@ -64,6 +64,7 @@ class Runtime:
         )
         self.metrics = Metrics()
         self.refusals = Refusals()
+        self.policies = PolicyBook(self.db, names_model=settings.names_model)
         self.submissions = Submissions(
             settings,
             self.db,
@@ -72,7 +73,7 @@ class Runtime:
             room=self.room,
             intake=self.intake,
             metrics=self.metrics,
-            policies=PolicyBook(self.db),
+            policies=self.policies,
         )
         self.blobs = open_blobs(settings)
         self.batches = BatchKeeper(

@@ -16,12 +16,14 @@ from typing import TypeVar
 import orjson
 from starlette.concurrency import run_in_threadpool
 
+from policy.placeholders import Vault
 from producer_api.admission import Admission, Headers
 from producer_api.catalog import Catalog
 from producer_api.gathering import Gathering
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
-from producer_api.policing import PolicyBook, applied
+from producer_api.policing import PolicyBook, applied, pinned
+from producer_api.restoring import vault_of
 from producer_api.room import Room
 from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
@@ -40,10 +42,11 @@ from store.payloads import (
     GeneratePayload,
     GenerateRequest,
     JobRequest,
+    PinnedPolicy,
     Truncation,
 )
 from store.registry import ModelVersion, queue_name
-from store.responses import NewResponse
+from store.responses import NewResponse, job_id_of
 from store.settings import Settings
 
 T = TypeVar("T")
@@ -99,6 +102,7 @@ class _Draft:
     response: NewResponse | None = None
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
+    policy: PinnedPolicy | None = None
     payload: GeneratePayload | EmbedPayload | None = None
     num_tokens: int = 0
     max_tokens: int = 0
@@ -201,9 +205,19 @@ class Submissions:
 
     def _guard(self, draft: _Draft) -> None:
         """Let the tenant's policy replace what must not be stored, or refuse it."""
-        policy = self._policies.policy_for(draft.principal.tenant_id, _known(draft.version).model)
-        if policy is not None:
-            draft.request, draft.response = applied(policy, draft.request, draft.response)
+        found = self._policies.policy_for(draft.principal.tenant_id, _known(draft.version).model)
+        if found is not None:
+            before = self._vault_before(draft) if found.policy.restores else None
+            done = applied(found.policy, draft.request, draft.response, before)
+            draft.request, draft.response = done.request, done.response
+            draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
+
+    def _vault_before(self, draft: _Draft) -> Vault | None:
+        """Return the placeholders of the response that this one goes on from, which stand in its input."""
+        if draft.response is None or draft.response.previous_id is None:
+            return None
+        tenant_id, job_id = draft.principal.tenant_id, job_id_of(draft.response.previous_id)
+        return vault_of(jobs.get(self._db, tenant_id, job_id).payload)
 
     def _prepare(self, draft: _Draft) -> None:
         """Check the webhook; note the prompt's length and what is stored, with ``max_tokens`` made a number."""
@@ -224,7 +238,7 @@ class Submissions:
             self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
         draft.max_tokens = max_tokens
         sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
-        draft.payload = GeneratePayload(input=source, sampling=sampling)
+        draft.payload = GeneratePayload(input=source, sampling=sampling, policy=draft.policy)
         if source.callable_tools:
             draft.payload = with_tools(draft.payload, tokenizer, self._catalog.grammars(version))
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from store.backlog import Load, Place
 from store.jobs import Job, JobEvent
-from store.payloads import ServiceClass
+from store.payloads import PolicyHit, ServiceClass
 from store.queues import QueueView
 from store.registry import DEFAULT_ALIAS, ModelSummary
 from store.states import JobState
@@ -108,6 +108,14 @@ class Links(BaseModel):
     cancel: str
 
 
+class JobPolicy(BaseModel):
+    """The version of the tenant's policy that the job is under, and what its rules said of the input they let in."""
+
+    model: str | None
+    version: int
+    flagged: list[PolicyHit] = []
+
+
 class JobObject(BaseModel):
     """A job."""
 
@@ -132,6 +140,7 @@ class JobObject(BaseModel):
     error: dict[str, Any] | None
     usage: UsageObject | None
     metadata: dict[str, str]
+    policy: JobPolicy | None = Field(None, description="null if it says nothing of answers and flagged nothing")
     links: Links
 
 
@@ -249,6 +258,7 @@ def job_object(job: Job, *, place: Place | None = None) -> JobObject:
         error=job.error,
         usage=_usage(job),
         metadata=job.metadata,
+        policy=_policy(job),
         links=_links(job.id),
     )
 
@@ -257,6 +267,13 @@ def _queue_place(job: Job, place: Place | None) -> QueuePlace:
     if place is None:
         return QueuePlace(name=job.queue)
     return QueuePlace(name=job.queue, position=place.position, estimated_start_at=seconds(place.starts_at))
+
+
+def _policy(job: Job) -> JobPolicy | None:
+    pinned = job.payload.get("policy")
+    if pinned is None:
+        return None
+    return JobPolicy(model=pinned["model"] or None, version=pinned["version"], flagged=pinned.get("flagged", []))
 
 
 def _links(job_id: str) -> Links:

@@ -270,15 +270,41 @@ class ToolStyle(StrEnum):
     JSON = "json"
 
 
+class PolicyHit(Strict):
+    """What a rule of the tenant's policy found in a text, and how often: never what it was."""
+
+    rule: str
+    kind: str
+    action: str
+    count: int
+
+
+class PinnedPolicy(Strict):
+    """The version of the tenant's policy that the job's output is under, whatever comes after.
+
+    ``model`` is as in ``store.policies``; ``flagged`` is what rules said of the input they let in. ``counts`` are the
+    numbers of placeholders that stand in it, by kind; ``vault`` what they are turned back into for whoever reads the
+    answer: it is there only where payloads are sealed.
+    """
+
+    model: str
+    version: int
+    flagged: tuple[PolicyHit, ...] = ()
+    counts: dict[str, int] = Field(default_factory=dict)
+    vault: dict[str, Any] | None = None
+
+
 class GeneratePayload(Strict):
     """The part of a request that the worker needs, as stored in the job row.
 
-    ``tool_style`` is how this model version writes calls, if there are tools that it may call.
+    ``tool_style`` is how this model version writes calls, if there are tools that it may call. ``policy`` is there if
+    it has something to say of outputs.
     """
 
     input: GenerateInput
     sampling: Sampling
     tool_style: ToolStyle | None = None
+    policy: PinnedPolicy | None = None
 
 
 class TopLogprob(Strict):
@@ -302,7 +328,8 @@ class GenerateOutput(Strict):
     """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came.
 
     If the model called tools, ``text`` is all that it wrote, ``content`` what is left of it beside the calls.
-    ``logprobs`` are there if the job asked: of each token of the text, not of the one that ended it.
+    ``logprobs`` are there if the job asked: of each token of the text, not of the one that ended it. ``policy`` is what
+    rules found, ``text`` what they left.
     """
 
     text: str
@@ -310,6 +337,7 @@ class GenerateOutput(Strict):
     content: str | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    policy: tuple[PolicyHit, ...] | None = None
 
 
 class Usage(Strict):
@@ -338,6 +366,12 @@ class JobErrorBody(Strict):
     message: str
     retryable: bool = False
     attempt: int | None = None
+
+
+class BlockedBody(JobErrorBody):
+    """Why a job failed that a rule of the tenant's policy ended."""
+
+    rule: str
 
 
 P = TypeVar("P", bound=Strict)

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from store.audit import record
 from store.db import Database, dump_json
+from store.errors import NotFound
 
 EVERY_MODEL = ""
 
@@ -60,3 +61,16 @@ def list_policies(db: Database, tenant_id: str) -> Sequence[StoredPolicy]:
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST, {"tenant_id": tenant_id}).mappings().all()
     return [StoredPolicy(**row) for row in rows]
+
+
+_VERSION = text("SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model AND version = :version")
+
+
+def get_version(db: Database, tenant_id: str, model: str, version: int) -> dict[str, Any]:
+    """Return a version's document, in force or not; raise NotFound if this tenant has none by that number."""
+    values = {"tenant_id": tenant_id, "model": model, "version": version}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        document: dict[str, Any] | None = connection.execute(_VERSION, values).scalar_one_or_none()
+    if document is None:
+        raise NotFound(f"no policy for {model or 'every model'} with a version {version}")
+    return document

@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
 
+    # The folder of a spaCy pipeline, by which policies find names with the extra ``presidio``.
+    names_model: str = ""
+
     # Where files lie, for every API process the same: a folder ("" is ``files`` in home) or s3://bucket/prefix.
     files_url: str = ""
     max_file_bytes: int = Field(512 << 20, ge=1024)

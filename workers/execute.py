@@ -28,14 +28,17 @@ from prompts.prompt import build_prompt, fit
 from prompts.tokenizer import Tokenizer
 from store.checkpoints import Checkpoint
 from store.claims import Finish
+from store.errors import Unavailable
 from store.payloads import GeneratePayload, Sampling, read_payload
 from workers import outcome
 from workers.admission import Admission
 from workers.entering import Entrance
 from workers.frames import FrameQueue
+from workers.gates import StreamGate
 from workers.held import Attempt, HeldJobs
 from workers.logprobs import emitted
 from workers.outcome import Retry
+from workers.policing import OutputRules, PolicyBook, output_rules
 from workers.resuming import Resumer
 
 log = structlog.get_logger(__name__)
@@ -69,6 +72,7 @@ class Generating:
         frames: FrameQueue,
         resumer: Resumer,
         tokenizer: Tokenizer,
+        policies: PolicyBook,
         context_window: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,13 +81,29 @@ class Generating:
         self._frames = frames
         self._resumer = resumer
         self._tokenizer = tokenizer
+        self._policies = policies
         self._context_window = context_window
         self._clock = clock
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Generate the job's text. Raises InvalidRequest for a payload that cannot be read or does not fit."""
         payload = read_payload(GeneratePayload, attempt.claim.payload)
-        request, start = self._begin(attempt, payload)
+        try:
+            rules = output_rules(self._policies, attempt.claim.tenant_id, payload)
+        except Unavailable as error:
+            return outcome.again(attempt.claim, error.code, error.message)
+        is_guarded = rules is not None and rules.holds_back
+        verdict = self._generate(attempt, payload, rules, is_guarded=is_guarded)
+        # What a guarded attempt has said is kept nowhere as the model said it: another one begins anew.
+        return replace(verdict, checkpoint=None) if is_guarded and isinstance(verdict, Retry) else verdict
+
+    def _generate(
+        self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
+    ) -> Finish | Retry:
+        request, start = self._begin(attempt, payload, is_guarded=is_guarded)
+        if rules is not None and is_guarded:
+            gate = StreamGate(rules.guard(), lambda: self._engine.cancel(attempt.key, FinishReason.CANCELLED))
+            self._frames.put_gate(attempt.job_id, attempt.epoch, gate)
         submitted_at = self._clock()
         try:
             completion = self._entrance.stay(
@@ -96,14 +116,17 @@ class Generating:
         except EngineError as error:
             return outcome.refused(attempt.claim, error, start.lineage)
         waited_s = submitted_at - attempt.claimed_at
-        return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer)
+        return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules)
 
-    def _begin(self, attempt: Attempt, payload: GeneratePayload) -> tuple[EngineRequest, Checkpoint]:
+    def _begin(
+        self, attempt: Attempt, payload: GeneratePayload, *, is_guarded: bool
+    ) -> tuple[EngineRequest, Checkpoint]:
         """Return the request and where it starts, which readers are told if this is not the job's first attempt."""
         request = self._request(attempt, payload)
         if attempt.epoch == 1:
             return request, Checkpoint(lineage=((1, 0),))
-        start = self._resumer.checkpoint(attempt.claim).continued_by(attempt.epoch)
+        known = Checkpoint() if is_guarded else self._resumer.checkpoint(attempt.claim)
+        start = known.continued_by(attempt.epoch)
         if start.deltas:
             continued = replace(
                 request,

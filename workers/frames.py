@@ -3,11 +3,14 @@
 The engine never waits: when Redis is slow or away, frames are dropped and counted. A dropped frame is a hole that a
 reader sees by its sequence number and fills from Postgres when the job has ended; so sequence numbers are never
 rewritten here. End frames travel through the same queue, behind the frames of their job.
+
+Deltas of an attempt that has a gate pass it on the publisher's thread, and become frames of the gate's own numbers
+without token ids; an attempt that had one and is over shows nothing more.
 """
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -23,6 +26,18 @@ log = structlog.get_logger(__name__)
 
 MAX_BATCH = 4096
 """Frames of one script call; a queue that lagged is published in calls of this size."""
+
+
+_GATES_KEPT = 10_000
+"""Of attempts that are over, so that what a stuck engine says of them late is still not shown."""
+
+
+class Gate(Protocol):
+    """What lets frames of one attempt pass: ``workers.gates.StreamGate``."""
+
+    def passed(self, frame: Frame) -> Frame | None:
+        """Return what is shown in the frame's place, if anything is. Raises nothing."""
+        ...
 
 
 class Publisher(Protocol):
@@ -70,7 +85,9 @@ class FrameQueue:
     ) -> None:
         self._publisher = publisher
         self._max_frames = max_frames
-        self._queue: deque[Frame] = deque()
+        self._queue: deque[tuple[Frame, Gate | None]] = deque()
+        self._gates: dict[tuple[str, int], Gate] = {}
+        self._past_gates: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._last_seq: dict[tuple[str, int], int] = {}
         self._wake = threading.Condition()
         self._closing = False
@@ -89,7 +106,12 @@ class FrameQueue:
         frames = [_frame(delta) for delta in deltas]
         with self._wake:
             self._last_seq.update(((frame.job_id, frame.epoch), frame.seq) for frame in frames)
-            self._put(frames)
+            self._put([frame for frame in frames if (frame.job_id, frame.epoch) not in self._past_gates])
+
+    def put_gate(self, job_id: str, epoch: int, gate: Gate) -> None:
+        """Let deltas of an attempt pass ``gate`` from now on; before its first one."""
+        with self._wake:
+            self._gates[job_id, epoch] = gate
 
     def put_start(self, job_id: str, epoch: int, start: Checkpoint) -> None:
         """Queue where an attempt begins that is not the job's first, before its deltas."""
@@ -107,10 +129,14 @@ class FrameQueue:
         """Drop what is known of an attempt that has no end frame, because its outcome is not ours."""
         with self._wake:
             self._last_seq.pop((job_id, epoch), None)
+            if self._gates.pop((job_id, epoch), None) is not None:
+                self._past_gates[job_id, epoch] = None
+                while len(self._past_gates) > _GATES_KEPT:
+                    self._past_gates.popitem(last=False)
 
     def _put(self, frames: Sequence[Frame]) -> None:
         room = max(0, self._max_frames - len(self._queue))
-        self._queue.extend(frames[:room])
+        self._queue.extend((frame, self._gates.get((frame.job_id, frame.epoch))) for frame in frames[:room])
         self.num_dropped += max(0, len(frames) - room)
         self._wake.notify_all()
 
@@ -129,17 +155,22 @@ class FrameQueue:
 
     def _run(self) -> None:
         while batch := self._take():
-            self._publish(batch)
+            self._publish(self._passed(batch))
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
 
-    def _take(self) -> list[Frame]:
+    def _take(self) -> list[tuple[Frame, Gate | None]]:
         with self._wake:
             self._wake.wait_for(lambda: self._queue or self._closing)
             batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
             self._busy = bool(batch)
             return batch
+
+    @staticmethod
+    def _passed(queued: Sequence[tuple[Frame, Gate | None]]) -> list[Frame]:
+        shown = (frame if gate is None or frame.text is None else gate.passed(frame) for frame, gate in queued)
+        return [frame for frame in shown if frame is not None]
 
     def _publish(self, batch: list[Frame]) -> None:
         if self._breaker.is_open:

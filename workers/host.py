@@ -39,6 +39,7 @@ from workers.held import Attempt, HeldJobs
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
 from workers.metrics import Counters, EngineCollector
+from workers.policing import PolicyBook
 from workers.pool import PUMP_S, SETTLE_S, Drain, Scalar
 from workers.resuming import SEAL_TIMEOUT_S, Resumer
 from workers.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
@@ -331,6 +332,7 @@ class Host:
                     frames=self.frames,
                     resumer=Resumer(self._sealed_logs),
                     tokenizer=model.tokenizer,
+                    policies=PolicyBook(self._db),
                     context_window=min(model.version.context_window, model.runner.context_window),
                 )
             case _:

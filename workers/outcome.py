@@ -2,6 +2,7 @@
 
     Completion stop | length ──▶ succeeded        Completion deadline    ──▶ expired, error deadline_exceeded
     Completion cancelled     ──▶ cancelled        Completion handed back ──▶ Retry, not charged
+    a policy's rule blocks   ──▶ failed, policy_blocked_output; nothing of the output is kept
     error, retryable         ──▶ Retry while attempts are left
     engine died              ──▶ Retry: charged, and alone next time
     any other error          ──▶ failed with the error's code
@@ -11,8 +12,9 @@ the next attempt to go on from.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 from models.engine.requests import Completion, EngineError, EngineStopped, FinishReason, Progress
 from prompts.logprobs import spell
@@ -22,9 +24,10 @@ from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release
 from store.errors import HeadraceError
 from store.logprobs import Logprobs
-from store.payloads import GenerateOutput, GeneratePayload, JobErrorBody, TokenLogprob, Usage
+from store.payloads import BlockedBody, GenerateOutput, GeneratePayload, JobErrorBody, TokenLogprob, Usage
 from store.states import JobState
 from workers.logprobs import kept_by_delta
+from workers.policing import OutputRules, Said
 
 STATES: Mapping[FinishReason, JobState] = {
     FinishReason.STOP: JobState.SUCCEEDED,
@@ -74,17 +77,27 @@ def completed(
     waited_s: float,
     start: Checkpoint,
     tokenizer: Tokenizer,
+    rules: OutputRules | None = None,
 ) -> Finish | Retry:
     """Return the outcome of a request that the engine ended.
 
-    ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is where the attempt began.
+    ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is where the attempt began;
+    ``rules`` are what the tenant's policy has to say of the output.
     """
     if completion.finish_reason is FinishReason.HANDED_BACK:
         return _handed_back(claim, completion, start)
+    said = Said(completion.text, completion.deltas) if rules is None else rules.apply(completion.deltas)
+    used = usage(claim, completion, waited_s, start).model_dump()
+    if said.blocked_by is not None:
+        return _blocked(claim, said.blocked_by, used)
     state = STATES[completion.finish_reason]
+    if rules is not None and rules.holds_back:
+        # The likelihood of a token tells which one it was.
+        completion = replace(completion, logprobs=())
     logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
-    output = answer(payload, claim.job_id, completion.text, completion.finish_reason)
-    output = output.model_copy(update={"logprobs": _spelled(completion, logprobs, tokenizer)})
+    output = answer(payload, claim.job_id, said.text, completion.finish_reason)
+    likely = _spelled(completion, logprobs, tokenizer)
+    output = output.model_copy(update={"logprobs": likely, "policy": said.hits or None})
     late = JobErrorBody(
         code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
     )
@@ -94,12 +107,19 @@ def completed(
         state=state,
         output=output.model_dump(exclude_none=True),
         error=late.model_dump() if state is JobState.EXPIRED else None,
-        usage=usage(claim, completion, waited_s, start).model_dump(),
-        deltas=completion.deltas,
+        usage=used,
+        deltas=said.pieces,
         lineage=start.lineage,
         logprobs=logprobs,
         tenant_id=claim.tenant_id,
     )
+
+
+def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
+    """Return the end of a job whose output a rule does not let out: what was generated is paid for."""
+    message = f"the policy's rule {rule} does not let this output out"
+    error = BlockedBody(code="policy_blocked_output", message=message, attempt=claim.attempt, rule=rule)
+    return replace(failed(claim, error.code, message), error=error.model_dump(), usage=used)
 
 
 def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReason) -> GenerateOutput:

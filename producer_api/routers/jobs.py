@@ -14,6 +14,7 @@ from producer_api.auth import JobsReader, JobsWriter
 from producer_api.errors import DOCUMENTED
 from producer_api.following import wait_until_ended
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
+from producer_api.restoring import restored
 from producer_api.runtime import Runtime
 from producer_api.submit import Receipt
 from producer_api.views import JobList, JobObject, JsonResponse, Timeline
@@ -157,7 +158,7 @@ async def list_jobs(
             descending=order == "desc",
         )
 
-    return JsonResponse(views.job_list(await run_in_threadpool(read), limit))
+    return JsonResponse(views.job_list(await run_in_threadpool(lambda: [*map(restored, read())]), limit))
 
 
 @router.get("/{job_id}", response_model=JobObject, summary="Look at a job")

@@ -7,11 +7,12 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from policy.documents import PolicyDocument, Stage
+from policy.documents import PolicyDocument
+from policy.outputs import MissingFinder
 from policy.patterns import BadPattern
-from policy.policies import Policy
 from producer_api.auth import ModelsAdmin
 from producer_api.errors import DOCUMENTED
+from producer_api.policing import compiled
 from producer_api.requests import RuntimeOf, StrictJsonRoute
 from producer_api.views import JsonResponse, seconds
 from store import policies
@@ -51,7 +52,7 @@ async def put_policy(runtime: RuntimeOf, principal: ModelsAdmin, body: PolicyPut
     """Store the next version of a policy. Every process follows it within five seconds; one without rules ends it."""
 
     def put() -> StoredPolicy:
-        _check(body.document)
+        _check(body.document, is_sealed=runtime.db.vault.is_on, names_model=runtime.settings.names_model)
         document = body.document.model_dump(mode="json", exclude_defaults=True) | {"version": body.document.version}
         model = body.model or EVERY_MODEL
         return policies.put(runtime.db, principal.tenant_id, model, {"rules": [], **document}, principal.key_id)
@@ -66,31 +67,19 @@ async def list_policies(runtime: RuntimeOf, principal: ModelsAdmin) -> Response:
     return JsonResponse(PolicyList(data=[_shown(one) for one in found]))
 
 
-def _check(document: PolicyDocument) -> None:
+def _check(document: PolicyDocument, *, is_sealed: bool, names_model: str) -> None:
     """Raise InvalidRequest for a rule that would not be followed: a promise that is not kept is worse than none."""
     for number, rule in enumerate(document.rules):
         where = f"document.rules[{number}]"
-        if rule.stage is not Stage.INPUT:
+        if rule.restore and not is_sealed:
             raise InvalidRequest(
-                f"`{where}.stage`: outputs are not guarded yet: say `input`",
-                code="unsupported_parameter",
-                param=f"{where}.stage",
-            )
-        if rule.restore:
-            raise InvalidRequest(
-                f"`{where}.restore`: values are not put back yet",
+                f"`{where}.restore`: values are kept only sealed, and this server has no HEADRACE_ENCRYPTION_KEYS",
                 code="unsupported_parameter",
                 param=f"{where}.restore",
             )
-        if any(kind in ("person", "location", "organization") for kind in rule.kinds):
-            raise InvalidRequest(
-                f"`{where}.kinds`: no finder of names runs in this server",
-                code="unsupported_parameter",
-                param=f"{where}.kinds",
-            )
     try:
-        Policy(document)
-    except BadPattern as error:
+        compiled(document, names_model)
+    except (BadPattern, MissingFinder) as error:
         raise InvalidRequest(str(error), param="document") from None
 
 

@@ -1,6 +1,6 @@
 """Prompt templates: made once, given new versions, and named in `prompt` of a response. A version never changes."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -9,10 +9,14 @@ from starlette.responses import Response
 
 from producer_api.auth import JobsReader, JobsWriter
 from producer_api.errors import DOCUMENTED
+from producer_api.policing import check_template
 from producer_api.prompt_template import Template
 from producer_api.requests import RuntimeOf, StrictJsonRoute
+from producer_api.runtime import Runtime
 from producer_api.views import JsonResponse, seconds
 from store import prompt_templates
+from store.keys import Principal
+from store.policies import EVERY_MODEL
 from store.prompt_templates import PromptVersion
 
 router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -65,12 +69,20 @@ def _list(found: list[PromptVersion], limit: int) -> PromptList:
 async def create_prompt(runtime: RuntimeOf, principal: JobsWriter, body: NewPrompt) -> Response:
     """Store a template as version 1 of a new prompt. Every `{{name}}` in it must be declared in `variables`."""
     template = body.model_dump(mode="json", exclude={"name"})
-    made = await run_in_threadpool(
-        lambda: prompt_templates.create(
-            runtime.db, principal.tenant_id, name=body.name, template=template, actor=principal.key_id
-        )
-    )
-    return JsonResponse(_shown(made), status_code=201)
+
+    def create() -> PromptVersion:
+        _check(runtime, principal, {**template, "title": body.name})
+        tenant_id, actor = principal.tenant_id, principal.key_id
+        return prompt_templates.create(runtime.db, tenant_id, name=body.name, template=template, actor=actor)
+
+    return JsonResponse(_shown(await run_in_threadpool(create)), status_code=201)
+
+
+def _check(runtime: Runtime, principal: Principal, template: dict[str, Any]) -> None:
+    """Raise InvalidRequest for what the tenant's policy for every model would not let be stored."""
+    found = runtime.policies.policy_for(principal.tenant_id, EVERY_MODEL)
+    if found is not None:
+        check_template(found.policy, template)
 
 
 @router.get("", response_model=PromptList, summary="List prompts")
@@ -91,12 +103,13 @@ async def list_prompts(
 async def add_version(runtime: RuntimeOf, principal: JobsWriter, prompt_id: str, body: Template) -> Response:
     """Store the next version of a prompt. Requests that name no version get it from now on."""
     template = body.model_dump(mode="json")
-    made = await run_in_threadpool(
-        lambda: prompt_templates.add_version(
-            runtime.db, principal.tenant_id, prompt_id, template=template, actor=principal.key_id
-        )
-    )
-    return JsonResponse(_shown(made), status_code=201)
+
+    def add() -> PromptVersion:
+        _check(runtime, principal, template)
+        tenant_id, actor = principal.tenant_id, principal.key_id
+        return prompt_templates.add_version(runtime.db, tenant_id, prompt_id, template=template, actor=actor)
+
+    return JsonResponse(_shown(await run_in_threadpool(add)), status_code=201)
 
 
 @router.get("/{prompt_id}/versions", response_model=PromptList, summary="List a prompt's versions")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -62,6 +62,7 @@ class JobRow:
     output: dict[str, str] | None
     id: str = JOB_ID
     tenant_id: str = "tnt_1"
+    payload: dict[str, object] = field(default_factory=dict)
 
 
 @st.composite

@@ -25,6 +25,7 @@ RULES: list[dict[str, Any]] = [
     {"id": "pii", "kinds": ["email", "phone"], "action": "redact", "stage": "input"},
 ]
 RAW = "ann.unique@example.com"
+CARD = "4526018159083012"
 
 
 def put(api: httpx2.Client, rules: list[dict[str, Any]], model: str | None = None) -> dict[str, Any]:
@@ -101,6 +102,32 @@ def test_what_is_blocked_names_the_rule_and_stores_nothing(
     assert "3012" not in everything_stored(db, redis_client).replace("[", "")
 
 
+def test_a_prompt_template_and_a_user_hold_nothing_that_the_policy_takes_out(
+    api: httpx2.Client, db: Database, redis_client: redis.Redis, tenant: str
+) -> None:
+    put(api, [*RULES, {"id": "ips", "kinds": ["ip_address"], "action": "flag", "stage": "input"}])
+    for template, rule in (({"instructions": f"Write to {RAW}"}, "pii"), ({"instructions": CARD}, "no-cards")):
+        refused = api.post("/v1/prompts", json=template)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "policy_blocked_input")
+        assert rule in error_of(refused)["message"]
+    made = api.post("/v1/prompts", json={"instructions": "Write to {{whom}}", "variables": ["whom"]}).json()
+    noted = api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": "from 203.0.113.7"}}).json()["policy"]
+    assert noted == {
+        "model": None,
+        "version": 1,
+        "flagged": [{"rule": "ips", "kind": "ip_address", "action": "flag", "count": 1}],
+    }
+    worse = api.post(f"/v1/prompts/{made['id']}/versions", json={"instructions": f"To {RAW}"})
+    assert worse.status_code == 400
+    for user in (RAW, RAW, "u-17"):
+        assert api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": "x"}, "user": user}).status_code == 202
+    assert api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": "x"}, "user": CARD}).status_code == 400
+    with db.begin(tenant_id=tenant) as connection:
+        users = connection.execute(text("SELECT user_id FROM jobs ORDER BY id")).scalars().all()
+    assert (users[1] == users[2], users[3]) == (True, "u-17")
+    assert RAW not in everything_stored(db, redis_client)
+
+
 def test_a_change_is_a_version_with_an_audit_row_and_ends_with_no_rules(
     api: httpx2.Client, make_client: MakeClient, other_key: str, db: Database, tenant: str
 ) -> None:
@@ -138,7 +165,7 @@ def test_the_policy_of_the_model_goes_before_that_of_every_model(db: Database, a
     special, general = book.policy_for(tenant, "tiny"), book.policy_for(tenant, "other")
     assert special is not None
     assert general is not None
-    assert (len(special.document.rules), len(general.document.rules)) == (1, 2)
+    assert (len(special.policy.document.rules), len(general.policy.document.rules)) == (1, 2)
     assert book.policy_for(keys.create_tenant(db, "initech"), "tiny") is None
     now[0] += KEEP_S
     assert book.policy_for(tenant, "tiny") is special
@@ -147,9 +174,8 @@ def test_the_policy_of_the_model_goes_before_that_of_every_model(db: Database, a
 @pytest.mark.parametrize(
     ("rule", "param"),
     [
-        ({"stage": "output"}, "document.rules[0].stage"),
         ({"restore": True}, "document.rules[0].restore"),
-        ({"kinds": ["person"]}, "document.rules[0].kinds"),
+        ({"kinds": ["person"]}, "document"),
         ({"kinds": ["nobody"]}, "document.rules[0].kinds[0]"),
         ({"kinds": [], "deny": {"patterns": ["a+"]}}, "document.rules[0].deny"),
     ],
