@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog bench-batch reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
 .PHONY: clients trial lock clean
 
 help:  ## list the targets
@@ -54,6 +54,9 @@ bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queu
 
 bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and beside a running batch: about 3 minutes
 	@$(BIN)/python -m benchmarks.batch
+
+bench-tenants: $(STAMP)  ## one tenant's waits, alone and beside one that sends ten times the capacity: about 3 minutes
+	@$(BIN)/python -m benchmarks.tenants
 
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
 	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s

@@ -10,6 +10,7 @@ import typer
 
 from cli import access, admin, audit, verbs
 from cli.demo import demo as run_demo
+from cli.limits import limits
 from cli.up import up as run_up
 from store.errors import HeadraceError, SettingsError
 
@@ -35,6 +36,7 @@ app.command()(admin.price)
 app.add_typer(access.keys, name="keys")
 app.add_typer(access.tenants_app, name="tenants")
 app.add_typer(audit.app, name="audit")
+app.add_typer(limits, name="limits")
 
 
 @app.command()

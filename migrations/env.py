@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from store import file_tables, policy_tables, response_tables, usage_tables  # noqa: F401 - their tables join the metadata
+from store import file_tables, limit_tables, policy_tables, response_tables, usage_tables  # noqa: F401 - their tables join the metadata
 from store.tables import metadata
 
 context.configure(

@@ -1,15 +1,19 @@
-"""Whether a key may send more now: its rate limits. Whether the queue has room is ``producer_api.room``'s.
+"""Whether a key may send more now: rate limits, of the key and of its tenant. Whether the queue has room is
+``producer_api.room``'s, and what must be counted exactly ``store.quotas``'.
 
 It knows no HTTP beyond the names of the headers that tell a client how much it has left.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from producer_api.limit_book import LimitBook
+from producer_api.spending import note
 from store.errors import HeadraceError, InvalidRequest, RateLimited
 from store.keys import Principal
 from store.limits import Decision, Limiter, Spend
-from store.settings import Settings
+from store.tenant_limits import Held, Limits
 
 Headers = dict[str, str]
 
@@ -22,12 +26,25 @@ class OverRate(RateLimited):
         self.headers = headers
 
 
-class Admission:
-    """Checks limits for submissions, for those that came together with one question. Blocks on Redis."""
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """One limit of a request's: whose it is in words, and what would be spent of it."""
 
-    def __init__(self, settings: Settings, limiter: Limiter) -> None:
-        self._settings = settings
+    whose: str
+    spend: Spend
+
+
+class Admission:
+    """Checks limits for submissions, for those that came together with one question. Blocks on Postgres and Redis."""
+
+    def __init__(self, book: LimitBook, limiter: Limiter) -> None:
+        self._book = book
         self._limiter = limiter
+
+    def held_by(self, principal: Principal) -> Held:
+        """Return the limits that hold for the key."""
+        (held,) = self._book.held_by([principal])
+        return held
 
     def spend_request(self, principal: Principal) -> Headers:
         """Count one request; return the headers that say what is left. Raises RateLimited."""
@@ -35,10 +52,14 @@ class Admission:
 
     def spend_requests(self, principals: Sequence[Principal]) -> list[Headers | HeadraceError]:
         """Count a request of each; return for each what is left, or RateLimited."""
-        limit = self._settings.requests_per_minute
-        spends = [Spend(f"requests:{principal.key_id}", limit) for principal in principals]
-        what = f"more than {limit} requests a minute with this key"
-        return [_told(what, "requests", limit, decision) for decision in self._limiter.check_all(spends)]
+        held = self._book.held_by(principals)
+        return self._spend(
+            "requests",
+            [
+                _bounds("requests", one, 1, limits.key.requests_per_minute, limits.tenant.requests_per_minute)
+                for one, limits in zip(principals, held, strict=True)
+            ],
+        )
 
     def spend_tokens(self, principal: Principal, num_tokens: int) -> Headers:
         """Count a prompt's tokens; return the headers that say what is left. Raises RateLimited, InvalidRequest."""
@@ -47,32 +68,68 @@ class Admission:
     def spend_all_tokens(self, prompts: Sequence[tuple[Principal, int]]) -> list[Headers | HeadraceError]:
         """Count each prompt's tokens; return for each what is left, RateLimited, or InvalidRequest if it is too long
         for any minute."""
-        limit = self._settings.tokens_per_minute
-        spends = [Spend(f"tokens:{principal.key_id}", limit, num_tokens) for principal, num_tokens in prompts]
-        what = f"more than {limit} input tokens a minute with this key"
-        return [
-            _told(what, "tokens", limit, decision) if spend.cost <= limit else _too_long(spend.cost, limit)
-            for spend, decision in zip(spends, self._limiter.check_all(spends), strict=True)
-        ]
+        held = self._book.held_by([principal for principal, _ in prompts])
+        return self._spend(
+            "tokens",
+            [
+                _bounds("tokens", one, cost, limits.key.input_tokens_per_minute, limits.tenant.input_tokens_per_minute)
+                for (one, cost), limits in zip(prompts, held, strict=True)
+            ],
+        )
+
+    def used(self, whose: str, limits: Limits) -> tuple[int | None, int | None]:
+        """Return how many requests and input tokens of a key or tenant are used now; None where it has no limit."""
+        rates = {"requests": limits.requests_per_minute, "tokens": limits.input_tokens_per_minute}
+        spends = {unit: Spend(f"{unit}:{whose}", rate, 0) for unit, rate in rates.items() if rate is not None}
+        left = dict(zip(spends, self._limiter.check_all(list(spends.values())), strict=True))
+        used = {unit: max(0, spends[unit].most - told.remaining) for unit, told in left.items()}
+        return used.get("requests"), used.get("tokens")
+
+    def _spend(self, unit: str, asked: Sequence[list[_Bound]]) -> list[Headers | HeadraceError]:
+        decided = self._limiter.check_groups([[bound.spend for bound in bounds] for bounds in asked])
+        return [_told(unit, bounds, decisions) for bounds, decisions in zip(asked, decided, strict=True)]
+
+
+def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_tenant: int | None) -> list[_Bound]:
+    found = []
+    if of_key is not None:
+        found.append(_Bound("with this key", Spend(f"{unit}:{principal.key_id}", of_key, cost)))
+    if of_tenant is not None:
+        found.append(_Bound("by your organization", Spend(f"{unit}:{principal.tenant_id}", of_tenant, cost)))
+    return found
 
 
 def _raised(outcome: Headers | HeadraceError) -> Headers:
     if isinstance(outcome, HeadraceError):
         raise outcome
+    note(outcome)
     return outcome
 
 
-def _told(what: str, unit: str, limit: int, decision: Decision) -> Headers | RateLimited:
-    headers = _headers(unit, limit, decision)
+def _told(unit: str, bounds: Sequence[_Bound], decisions: Sequence[Decision]) -> Headers | HeadraceError:
+    """Return the headers of the tighter limit, or the refusal of the one that refuses for longest."""
+    if not bounds:
+        return {}
+    for bound in bounds:
+        if bound.spend.cost > bound.spend.most:
+            return _too_long(bound)
+    bound, decision = min(
+        zip(bounds, decisions, strict=True), key=lambda one: (-one[1].retry_after_s, one[1].remaining)
+    )
+    headers = _headers(unit, bound.spend.per_minute, decision)
     if decision.allowed:
         return headers
-    message = f"{what}: try again in {decision.retry_after_s:.3g} s"
+    what = "requests" if unit == "requests" else "input tokens"
+    message = (
+        f"more than {bound.spend.per_minute} {what} a minute {bound.whose}: try again in {decision.retry_after_s:.3g} s"
+    )
     return OverRate(message, retry_after_s=decision.retry_after_s, headers=headers)
 
 
-def _too_long(num_tokens: int, limit: int) -> InvalidRequest:
+def _too_long(bound: _Bound) -> InvalidRequest:
     return InvalidRequest(
-        f"the prompt has {num_tokens} tokens, and this key may send {limit} a minute: shorten the prompt",
+        f"the prompt has {bound.spend.cost} tokens, and {bound.spend.per_minute} may be sent a minute {bound.whose}:"
+        " shorten the prompt",
         code="rate_limit_exceeded",
         param="input",
     )

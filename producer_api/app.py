@@ -22,6 +22,7 @@ from producer_api.routers import (
     files,
     health,
     jobs,
+    limits,
     models,
     moderations,
     openai,
@@ -81,7 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException), on_error),
+        exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
     for routes in (
         jobs,
@@ -99,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         models,
         usage,
         audit_logs,
+        limits,
         webhooks,
         api_keys,
         health,

@@ -15,6 +15,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from producer_api import spending
 from producer_api.errors import internal_error, respond
 from producer_api.event_stream import StreamAborted
 from producer_api.runtime import Runtime
@@ -42,6 +43,7 @@ class RequestContext:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         context = _Context(scope, send, self._runtime)
+        context.spent = spending.begin()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
         bind_caller(context.request_id, scope["client"][0] if scope.get("client") else None)
@@ -53,7 +55,9 @@ class RequestContext:
         except HeadraceError as error:
             await context.answer(error, receive)
         except Exception as error:  # noqa: BLE001 - the last place where a request still can get an answer
-            await context.answer(internal_error(error), receive)
+            # One of a route was answered and logged where it was met; the framework raises it again.
+            if not context.has_told_of_defect:
+                await context.answer(internal_error(error), receive)
         return None
 
 
@@ -79,6 +83,7 @@ class _Context:
         self._runtime = runtime
         self._started_at = time.perf_counter()
         self._has_begun = False
+        self.spent: dict[str, str] = {}
         scope.setdefault("state", {})["request_id"] = self.request_id
 
     async def send(self, message: Message) -> None:
@@ -86,6 +91,10 @@ class _Context:
             self._has_begun = True
             self._begin(message)
         await self._send(message)
+
+    @property
+    def has_told_of_defect(self) -> bool:
+        return self._has_begun and self._scope["state"].get("error_code") == HeadraceError.default_code
 
     async def answer(self, error: HeadraceError, receive: Receive) -> None:
         if not self._has_begun:
@@ -96,6 +105,8 @@ class _Context:
         headers = MutableHeaders(raw=message.setdefault("headers", []))
         headers["x-request-id"] = self.request_id
         headers["openai-processing-ms"] = str(round(took_s * 1000))
+        for name, value in self.spent.items():
+            headers.setdefault(name, value)
         metrics = self._runtime.metrics
         route = getattr(self._scope.get("route"), "path", "unmatched")
         metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)

@@ -24,7 +24,7 @@ from producer_api.room import Room
 from producer_api.submit import Submissions
 from store import batch_steps, files
 from store.batch_states import BatchStatus
-from store.batch_steps import Progress
+from store.batch_steps import NoRoom, Progress
 from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
@@ -236,8 +236,15 @@ class BatchKeeper:
             return 0
         owner = self._lines.owner(batch)
         taken = [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw]
-        batch_steps.take_lines(self._db, batch, taken, next_line=raw[-1].number + 1, next_offset=raw[-1].next_offset)
-        return len(taken)
+        while raw:
+            try:
+                last = raw[-1]
+                batch_steps.take_lines(self._db, batch, taken, next_line=last.number + 1, next_offset=last.next_offset)
+                break
+            except NoRoom as fewer:
+                # The others wait for room in their tenant's limits, to the end of the batch's window.
+                raw, taken = raw[: fewer.num_lines], taken[: fewer.num_lines]
+        return len(raw)
 
     def _tidy(self) -> None:
         """Now and then remove files whose time is over, and contents that nothing refers to."""

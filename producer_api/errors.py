@@ -88,6 +88,7 @@ _TABLE: dict[type[HeadraceError], _Row] = {
     store.TooLarge: _Row(413, "invalid_request_error", {"Connection": "close"}),
     store.IdempotencyKeyReused: _Row(422, "idempotency_error"),
     store.RateLimited: _Row(429, "rate_limit_error"),
+    store.QuotaExceeded: _Row(429, "insufficient_quota", _NO_RETRY),
     store.Unavailable: _Row(503, "overloaded_error"),
     SyncTimeout: _Row(504, "timeout_error", _NO_RETRY),
     JobUnanswered: _Row(500, "server_error", _NO_RETRY),
@@ -176,7 +177,7 @@ def respond(
 
 
 def _retry(error: HeadraceError) -> dict[str, str]:
-    if not isinstance(error, store.RateLimited | store.Unavailable):
+    if not isinstance(error, store.RateLimited | store.Unavailable) or isinstance(error, store.QuotaExceeded):
         return {}
     wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_RETRY_S)
     return {"Retry-After": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(wait_s * 1000))}

@@ -17,12 +17,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST = 256
+HURRY_S = 0.05
 
 
 class Gathering(Generic[T, R]):
     """Combines concurrent ``join`` calls into calls of ``run``, one at a time, each in a thread.
 
-    A wave begins at once if none began within ``pace_s``, and otherwise when that time has passed or ``enough`` wait.
+    A wave begins at once if none began within ``pace_s``, and otherwise when that time has passed, ``enough`` wait, or
+    somebody ``hurries``: that is granted once in HURRY_S, so that it costs few waves.
     ``run`` returns an outcome for each item, in order; what it raises goes to everybody.
     """
 
@@ -34,16 +36,26 @@ class Gathering(Generic[T, R]):
         self._serving: asyncio.Task[None] | None = None
         self._is_enough: asyncio.Event | None = None
         self._next_at = 0.0
+        self._hurried = False
+        self._hurry_at = 0.0
 
-    async def join(self, item: T) -> R:
+    async def join(self, item: T, *, hurries: bool = False) -> R:
         """Wait for the wave that carries ``item``; return or raise its own outcome."""
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self._hurried = self._hurried or (hurries and self._may_hurry())
         if self._serving is None:
             self._serving = asyncio.create_task(self._serve_all())
-        elif self._is_enough is not None and len(self._waiting) >= self._enough:
+        elif self._is_enough is not None and (self._hurried or len(self._waiting) >= self._enough):
             self._is_enough.set()
         return await future
+
+    def _may_hurry(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._hurry_at:
+            return False
+        self._hurry_at = now + HURRY_S
+        return True
 
     async def _serve_all(self) -> None:
         try:
@@ -58,7 +70,7 @@ class Gathering(Generic[T, R]):
         """Wait for the time of the next wave, or until there is enough for one."""
         loop = asyncio.get_running_loop()
         early_s = self._next_at - loop.time()
-        if early_s > 0 and len(self._waiting) < self._enough:
+        if early_s > 0 and len(self._waiting) < self._enough and not self._hurried:
             self._is_enough = asyncio.Event()
             timer = loop.call_later(early_s, self._is_enough.set)
             try:
@@ -66,6 +78,7 @@ class Gathering(Generic[T, R]):
             finally:
                 timer.cancel()
                 self._is_enough = None
+        self._hurried = False
         self._next_at = loop.time() + self._pace_s
 
     async def _serve(self, wave: Sequence[tuple[T, asyncio.Future[R]]]) -> None:

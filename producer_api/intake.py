@@ -12,8 +12,10 @@ from threading import Thread
 import structlog
 
 from store import jobs
+from store.accepting import CLASS_RANKS
 from store.db import Database
 from store.errors import HeadraceError, Unavailable
+from store.even_shares import Entry, within_share
 from store.jobs import Accepted, NewJob
 from store.payloads import ServiceClass
 from store.queue import Hint, HintPublisher
@@ -54,14 +56,28 @@ class Intake:
 
     def _accept(self, wave: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
         has_room = {queue: self._has_room(queue) for queue in {job.queue for job in wave}}
+        ahead = self._ahead(wave)
         outcomes = jobs.accept(
-            self._db, [replace(job, announce=_is_urgent(job) and has_room[job.queue]) for job in wave]
+            self._db,
+            [
+                replace(job, announce=_is_urgent(job) and has_room[job.queue], goes_ahead=job.id in ahead)
+                for job in wave
+            ],
         )
         for job, outcome in zip(wave, outcomes, strict=True):
             if isinstance(outcome, Accepted) and outcome.announced:
                 shadow = shadow_name(job.task, job.model, job.model_version)
-                self._announcer.announce(Hint(outcome.job_id, job.queue, shadow))
+                self._announcer.announce(Hint(outcome.job_id, job.queue, shadow, job.id in ahead))
         return outcomes
+
+    def _ahead(self, wave: Sequence[NewJob]) -> set[str]:
+        """Return the jobs of tenants that have less under way than their even share."""
+        urgent = [job for job in wave if _is_urgent(job)]
+        if not urgent or self._watch.is_away:
+            return set()
+        return within_share(
+            self._db, [Entry(job.id, job.queue, job.tenant_id, CLASS_RANKS[job.service_class]) for job in urgent]
+        )
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""

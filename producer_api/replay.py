@@ -12,7 +12,6 @@ from store.errors import Conflict, NotFound, RateLimited, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
-from store.settings import Settings
 
 _ROUTE = "POST /v1/dead_letters/{job_id}/replay"
 
@@ -36,7 +35,7 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> Replay:
     dead = jobs.get(runtime.db, principal.tenant_id, job_id)
     _check_version(runtime, dead)
     runtime.admission.spend_tokens(principal, dead.input_tokens)
-    (accepted,) = runtime.room.accept([_again(dead, runtime.settings)], runtime.intake.accept)
+    (accepted,) = runtime.room.accept([_again(runtime, principal, dead)], runtime.intake.accept)
     if isinstance(accepted, Exception):
         raise accepted
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
@@ -83,7 +82,7 @@ def _check_version(runtime: Runtime, dead: Job) -> None:
         raise Conflict(f"the model version that the job asked for is gone: {error.message}") from error
 
 
-def _again(dead: Job, settings: Settings) -> NewJob:
+def _again(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:
     time_s = None if dead.deadline_at is None else (dead.deadline_at - dead.created_at).total_seconds()
     max_tokens = dead.payload.get("sampling", {}).get("max_tokens") or 0
     return NewJob(
@@ -101,7 +100,9 @@ def _again(dead: Job, settings: Settings) -> NewJob:
         metadata=dead.metadata,
         webhook=dead.webhook,
         max_attempts=dead.max_attempts,
-        deadline_s=settings.default_deadline_s if time_s is None else time_s,
+        deadline_s=runtime.settings.default_deadline_s if time_s is None else time_s,
         idempotency=Idempotency(_ROUTE, dead.id, fingerprint="replay"),
         announce=False,
+        api_key_id=principal.key_id,
+        limits=runtime.admission.held_by(principal),
     )

@@ -39,6 +39,7 @@ class Room:
         self._db = db
         self._clock = clock
         self._everyone = Load(settings.max_queued_jobs, settings.max_queued_tokens)
+        # Of a tenant for which no other limit of tokens was set.
         self._tenant = Load(settings.max_queued_jobs_per_tenant, settings.max_queued_tokens_per_tenant)
         self._lock = Lock()
         self._reading = Lock()
@@ -126,16 +127,20 @@ class Room:
             )
 
     def _enter(self, job: NewJob) -> None:
-        load = Load(1, job.cost_tokens)
-        if load.tokens > min(self._tenant.tokens, self._everyone.tokens):
+        load, bound = Load(1, job.cost_tokens), self._bound_of(job)
+        if load.tokens > min(bound.tokens, self._everyone.tokens):
             raise InvalidRequest(
                 f"prompt and max_tokens are {load.tokens} tokens together, more than may be queued: ask for fewer",
                 param="sampling.max_tokens",
             )
         found = self.backlog()
         with self._lock:
-            self._refuse_over(found, job.tenant_id, load)
+            self._refuse_over(found, job.tenant_id, load, bound)
             _count(self._entering, job.tenant_id, load)
+
+    def _bound_of(self, job: NewJob) -> Load:
+        tokens = None if job.limits is None else job.limits.tenant.queued_tokens
+        return self._tenant if tokens is None else Load(self._tenant.jobs, tokens)
 
     def _leave(self, jobs: Sequence[NewJob], outcomes: Mapping[str, object]) -> None:
         with self._lock:
@@ -146,8 +151,8 @@ class Room:
                     _count(self._stored, job.tenant_id, load)
                     _count(self._stored_later, job.tenant_id, load)
 
-    def _refuse_over(self, found: Backlog, tenant_id: str, load: Load) -> None:
-        for key, bound, whose in ((tenant_id, self._tenant, tenant_id), (_EVERYONE, self._everyone, None)):
+    def _refuse_over(self, found: Backlog, tenant_id: str, load: Load, of_tenant: Load) -> None:
+        for key, bound, whose in ((tenant_id, of_tenant, tenant_id), (_EVERYONE, self._everyone, None)):
             queued = found.queued(tenant_id=whose) + self._entering.get(key, Load()) + self._stored.get(key, Load())
             over = queued + load - bound
             if over.jobs > 0 or over.tokens > 0:

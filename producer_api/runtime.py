@@ -15,8 +15,10 @@ from producer_api.batch_keeper import BatchKeeper
 from producer_api.catalog import Catalog
 from producer_api.health import Health
 from producer_api.intake import Intake
+from producer_api.limit_book import LimitBook
 from producer_api.metrics import Metrics
 from producer_api.policing import PolicyBook
+from producer_api.presence import Presence
 from producer_api.reading import JobReader
 from producer_api.refusals import Refusals
 from producer_api.room import Room
@@ -52,7 +54,10 @@ class Runtime:
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.catalog = Catalog(self.db)
         self.reader = JobReader(self.db)
-        self.admission = Admission(settings, Limiter(self.redis, watch=self.redis_watch))
+        self.presence = Presence(self.db)
+        self.limits = LimitBook(settings, self.db)
+        limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
+        self.admission = Admission(self.limits, limiter)
         self.room = Room(settings, self.db)
         celery = celery_app(settings)
         self.intake = Intake(
@@ -101,6 +106,7 @@ class Runtime:
         """Start what runs in the background. A Redis that is away does not stop it."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
         self.redis_watch.start()
+        self.presence.start()
         self.intake.start()
         self.batches.start()
         await self.hub.start()
@@ -114,6 +120,7 @@ class Runtime:
     def _close(self) -> None:
         self.batches.stop()
         self.intake.stop()
+        self.presence.stop()
         self.redis_watch.stop()
         self.health.close()
         self.redis.close()

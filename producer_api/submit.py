@@ -9,6 +9,8 @@ are not loaded yet) goes the same way alone, in a thread of its own, and shares 
 """
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -25,6 +27,7 @@ from producer_api.metrics import Metrics
 from producer_api.policing import PolicyBook, applied, pinned
 from producer_api.restoring import vault_of
 from producer_api.room import Room
+from producer_api.spending import note
 from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
 from prompts.tool_grammar import with_tools
@@ -62,6 +65,10 @@ ENOUGH = 16
 
 _LONG_BYTES = 16_384
 
+SELDOM_S = 0.1
+"""A tenant that has sent nothing for so long need not wait for the time of the next wave beside one that floods."""
+_MOST_VISITS = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -90,6 +97,23 @@ class Receipt:
     replayed: bool
     headers: dict[str, str]
     job: Job | None = None
+
+
+class Visits:
+    """When each tenant was here last."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def is_seldom(self, tenant_id: str) -> bool:
+        """Note a visit; True if the one before was long ago."""
+        now = self._clock()
+        last = self._last.pop(tenant_id, -math.inf)
+        if len(self._last) >= _MOST_VISITS:
+            self._last.clear()
+        self._last[tenant_id] = now
+        return now - last >= SELDOM_S
 
 
 @dataclass(slots=True)
@@ -138,6 +162,7 @@ class Submissions:
         self._intake = intake
         self._metrics = metrics
         self._policies = policies
+        self._visits = Visits()
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
     async def submit(
@@ -150,9 +175,12 @@ class Submissions:
         draft = _Draft(principal, request, origin, response)
         has_grammar = isinstance(request, GenerateRequest) and request.sampling.grammar is not None
         is_loaded = self._catalog.is_loaded(request.model, with_grammars=has_grammar)
-        if is_loaded and not origin.is_retry and origin.num_bytes <= _LONG_BYTES:
-            return await self._gathering.join(draft)
-        (outcome,) = await run_in_threadpool(self._submit_all, [draft])
+        try:
+            if is_loaded and not origin.is_retry and origin.num_bytes <= _LONG_BYTES:
+                return await self._gathering.join(draft, hurries=self._visits.is_seldom(principal.tenant_id))
+            (outcome,) = await run_in_threadpool(self._submit_all, [draft])
+        finally:
+            note(draft.headers)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -308,6 +336,7 @@ class Submissions:
             project_id=draft.origin.project_id,
             user_id=request.user,
             response=draft.response,
+            limits=self._admission.held_by(draft.principal),
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -56,8 +56,10 @@ async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload
     draft = await run_in_threadpool(blobs.create)
     try:
         return await _Reader(draft, boundary, most_bytes).read(request)
-    except BaseException:
+    except BaseException as error:
         await run_in_threadpool(draft.drop)
+        if isinstance(error, FormParserError):
+            raise InvalidRequest(f"the multipart body does not parse: {error}") from error
         raise
 
 
@@ -88,8 +90,6 @@ class _Reader:
                 self._parser.write(chunk)
                 if len(self._block) >= _BLOCK_BYTES:
                     await self._flush()
-        except MultipartParseError as error:
-            raise InvalidRequest(f"the multipart body does not parse: {error}") from error
         except ClientDisconnect as error:
             raise InvalidRequest("the upload was cut off") from error
         if not self._has_ended:

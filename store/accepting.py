@@ -11,13 +11,16 @@ from typing import Any, TypeGuard
 
 from sqlalchemy import Connection, text
 
+from store import quotas
 from store.db import Database, dump_json
 from store.encryption import Place, Vault
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.payloads import ServiceClass
+from store.quotas import Want
 from store.responses import NewResponse
 from store.sealed_columns import seal_columns, seal_job
+from store.tenant_limits import Held
 
 CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
 
@@ -38,9 +41,11 @@ class Idempotency:
 class NewJob:
     """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
 
-    ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already.
+    ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already, or
+    at once if it ``goes_ahead`` of them.
     ``response`` is what a job has beside its row that came as a response.
-    ``api_key_id``, ``project_id`` and ``user_id`` say whom the usage is counted for, beside the tenant.
+    ``api_key_id``, ``project_id`` and ``user_id`` say whom the usage is counted for, beside the tenant. ``limits`` are
+    those that it must fit; without them it is let in.
     """
 
     id: str
@@ -65,6 +70,8 @@ class NewJob:
     api_key_id: str | None = None
     project_id: str | None = None
     user_id: str | None = None
+    limits: Held | None = None
+    goes_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ WITH incoming AS (
         id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
         priority smallint, payload jsonb, input_tokens int, cost_tokens int, metadata jsonb, webhook jsonb,
         max_attempts int, deadline_s float8, announce bool, route text, key text, key_fingerprint text,
-        fingerprint text, api_key_id text, project_id text, user_id text, response jsonb)
+        fingerprint text, api_key_id text, project_id text, user_id text, response jsonb, goes_ahead bool)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
     SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
@@ -108,11 +115,11 @@ WITH incoming AS (
     ON CONFLICT (tenant_id, route, key) DO NOTHING
     RETURNING job_id
 ), fresh AS (
-    SELECT incoming.*, bool_and(announce) OVER (PARTITION BY queue, class_rank) AND NOT EXISTS (
+    SELECT incoming.*, (goes_ahead OR bool_and(announce) OVER (PARTITION BY queue, class_rank) AND NOT EXISTS (
         SELECT FROM jobs
         WHERE jobs.queue = incoming.queue AND jobs.state = 'queued' AND jobs.announced_at IS NULL
             AND jobs.class_rank <= incoming.class_rank AND NOT jobs.is_suspect
-    ) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
+    )) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
     INSERT INTO jobs (
@@ -155,7 +162,8 @@ UPDATE jobs SET callers = callers + 1 FROM joined WHERE jobs.id = joined.id
 def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
     """Store the jobs in one transaction and return each one's outcome, in order.
 
-    A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs.
+    A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. One that
+    its limits do not let in gets what ``store.quotas`` says.
     """
     with db.begin() as connection:
         outcomes = accept_within(connection, jobs, db.vault)
@@ -166,13 +174,25 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
 
 def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
     """Do what ``accept`` does in the caller's transaction."""
-    outcomes: dict[str, Accepted | HeadraceError] = {}
+    outcomes: dict[str, Accepted | HeadraceError] = {**_refusals(connection, jobs)}
     for _ in range(_ROUNDS):
         missing = [job for job in jobs if job.id not in outcomes]
         if missing:
             outcomes.update(_accept_once(connection, missing, vault))
     gone = Unavailable("the idempotency key is being forgotten just now: try again")
     return [outcomes.get(job.id, gone) for job in jobs]
+
+
+def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, HeadraceError]:
+    """Return the errors of the jobs that do not fit their limits. One that was accepted before needs no room."""
+    keyed = [job for job in jobs if job.limits is not None and job.idempotency is not None]
+    known = _holders(connection, keyed) if keyed else {}
+    wants = [
+        Want(job.id, job.tenant_id, job.api_key_id or "", job.queue, job.input_tokens, job.cost_tokens, job.limits)
+        for job in jobs
+        if job.limits is not None and _key(job) not in known
+    ]
+    return quotas.refusals(connection, wants)
 
 
 def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
@@ -246,6 +266,7 @@ def _row(job: NewJob, vault: Vault) -> dict[str, object]:
         "api_key_id": job.api_key_id,
         "project_id": job.project_id,
         "user_id": job.user_id,
+        "goes_ahead": job.goes_ahead,
     }
 
 

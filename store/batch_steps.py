@@ -16,7 +16,8 @@ from store.batch_states import BatchStatus
 from store.batches import COLUMNS, Batch, from_row
 from store.blobs import Draft
 from store.db import Database, dump_json
-from store.encryption import Place
+from store.encryption import Place, Vault
+from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.files import Purpose, add
 from store.terminal import conclude
@@ -155,9 +156,17 @@ FROM json_to_recordset(CAST(:rows AS json)) AS r(line int, custom_id text, job_i
 """)
 
 
+class NoRoom(Exception):
+    """The tenant's limits let in only the first ``num_lines`` of the lines; nothing was done."""
+
+    def __init__(self, num_lines: int) -> None:
+        super().__init__(num_lines)
+        self.num_lines = num_lines
+
+
 def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_line: int, next_offset: int) -> bool:
     """Make the lines jobs and move the cursor past them; False, with nothing done, if somebody else has, or if the
-    batch was cancelled."""
+    batch was cancelled. Raises NoRoom."""
     jobs = [taken.job for taken in lines if taken.job is not None]
     rows = [
         {
@@ -179,11 +188,17 @@ def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_l
         if connection.execute(_MOVE, values).scalar_one_or_none() is None:
             return False
         if jobs:
-            accept_within(connection, jobs, db.vault)
+            _accept(connection, lines, jobs, db.vault)
         connection.execute(_TAKE, {"id": batch.id, "rows": dump_json(rows)})
         failpoint("lines.before_commit")
     failpoint("lines.committed")
     return True
+
+
+def _accept(connection: Connection, lines: Sequence[TakenLine], jobs: Sequence[NewJob], vault: Vault) -> None:
+    for job, outcome in zip(jobs, accept_within(connection, jobs, vault), strict=True):
+        if isinstance(outcome, HeadraceError):
+            raise NoRoom(next(number for number, taken in enumerate(lines) if taken.job is job)) from outcome
 
 
 # As a single job's: a queued one has ended then, a running one is asked to.

@@ -11,12 +11,14 @@
     │   ├── IdempotencyKeyReused     the same key came with another body
     │   └── TooLarge                 more bytes than are accepted
     ├── RateLimited                  come back after ``retry_after_s``
+    │   └── QuotaExceeded            the month's money is spent; coming back soon does not help
     ├── Unavailable                  our side: a dependency is away; nothing was stored
     └── CannotOpen                   our side: a sealed value's key is missing, or the value was changed
 
 HTTP status codes are known in ``producer_api/errors.py`` only.
 """
 
+import math
 from typing import ClassVar
 
 
@@ -94,6 +96,15 @@ class RateLimited(HeadraceError):
     ) -> None:
         super().__init__(message, code=code, param=param)
         self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(RateLimited):
+    """Over what may be spent; the message says until when."""
+
+    default_code = "quota_exceeded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=math.inf)
 
 
 class Unavailable(HeadraceError):

@@ -1,7 +1,8 @@
 """Rate limits with a cost per request, shared by every API process through one Redis script.
 
-The algorithm is GCRA: one number per key, no window edges. While Redis is away each process limits on its own, at half
-the rate, so that losing Redis neither opens the door nor shuts it.
+The algorithm is GCRA: one number per key, no window edges. While Redis is away each process limits on its own, at its
+share of half the rate, so that all of them together let in less than the limit: losing Redis neither opens the door nor
+shuts it. Until then each remembers how full it last saw a limit to be, and goes on from there.
 """
 
 import math
@@ -17,7 +18,9 @@ import redis
 from store.redis import AWAY, Watch
 
 _SCRIPT = Path(__file__).with_name("gcra.lua")
-_FALLBACK_SHARE = 0.5
+FALLBACK_SHARE = 0.5
+"""Of a limit, what all processes together let in while Redis is away."""
+
 _FALLBACK_KEYS = 10_000
 _PAUSE_AFTER_FAILURE_S = 1.0
 
@@ -40,7 +43,10 @@ _NEVER = Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """``cost`` units of ``key`` that somebody wants; at most ``burst`` may be spent at once, by default a minute's."""
+    """``cost`` units of ``key`` that somebody wants; at most ``burst`` may be spent at once, by default a minute's.
+
+    A cost of 0 asks how much there is.
+    """
 
     key: str
     per_minute: int
@@ -53,17 +59,28 @@ class Spend:
         return self.burst or self.per_minute
 
 
+Group = Sequence[Spend]
+"""What one request spends, of different keys: all of it, or nothing if one of them does not fit."""
+
+
 class Limiter:
     """Checks limits. Safe to use from many threads; never raises for a Redis that is away.
 
     It asks again a second after a failure, and not before ``watch``, if there is one, has had an answer.
+    ``num_processes`` says how many there are like this one.
     """
 
     def __init__(
-        self, client: redis.Redis, *, watch: Watch | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        client: redis.Redis,
+        *,
+        watch: Watch | None = None,
+        num_processes: Callable[[], int] = lambda: 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._script = client.register_script(_SCRIPT.read_text())
         self._watch = watch
+        self._num_processes = num_processes
         self._clock = clock
         self._paused_until = -math.inf
         self._local = _LocalLimiter(clock)
@@ -74,21 +91,28 @@ class Limiter:
 
     def check_all(self, spends: Sequence[Spend]) -> list[Decision]:
         """Decide on each, in order and each by itself, with one question to Redis."""
-        possible = [spend for spend in spends if spend.cost <= spend.most]
-        decisions = iter(self._decide(possible) if possible else ())
-        return [next(decisions) if spend.cost <= spend.most else _NEVER for spend in spends]
+        return [decision for (decision,) in self.check_groups([[spend] for spend in spends])]
 
-    def _decide(self, spends: Sequence[Spend]) -> list[Decision]:
+    def check_groups(self, groups: Sequence[Group]) -> list[list[Decision]]:
+        """Decide on each group, in order, with one question to Redis.
+
+        A group is spent if all its decisions allow it; what is refused is told by those that do not.
+        """
+        possible = [group for group in groups if group and all(spend.cost <= spend.most for spend in group)]
+        decisions = iter(self._decide(possible) if possible else ())
+        return [
+            next(decisions) if group and all(spend.cost <= spend.most for spend in group) else [_NEVER] * len(group)
+            for group in groups
+        ]
+
+    def _decide(self, groups: Sequence[Group]) -> list[list[Decision]]:
         if not self._is_away():
             try:
-                return self._shared(spends)
+                return self._shared(groups)
             except AWAY:
                 self._note_failure()
-        return [self._alone(spend) for spend in spends]
-
-    def _alone(self, spend: Spend) -> Decision:
-        burst = max(spend.most * _FALLBACK_SHARE, spend.cost)
-        return self._local.check(spend.key, spend.per_minute * _FALLBACK_SHARE, spend.cost, burst)
+        share = FALLBACK_SHARE / max(1, self._num_processes())
+        return [self._local.check(group, share) for group in groups]
 
     def _is_away(self) -> bool:
         return self._clock() < self._paused_until or (self._watch is not None and self._watch.is_away)
@@ -98,10 +122,16 @@ class Limiter:
         if self._watch is not None:
             self._watch.failed()
 
-    def _shared(self, spends: Sequence[Spend]) -> list[Decision]:
-        keys = [f"headrace:limit:{spend.key}" for spend in spends]
-        numbers = [number for spend in spends for number in (60e6 / spend.per_minute, spend.most, spend.cost)]
-        return [_decision(*map(int, answer)) for answer in self._script(keys=keys, args=numbers)]
+    def _shared(self, groups: Sequence[Group]) -> list[list[Decision]]:
+        spends = [(number, spend) for number, group in enumerate(groups) for spend in group]
+        keys = [f"headrace:limit:{spend.key}" for _, spend in spends]
+        numbers = [
+            value for group, spend in spends for value in (60e6 / spend.per_minute, spend.most, spend.cost, group)
+        ]
+        answers = [_decision(*map(int, answer)) for answer in self._script(keys=keys, args=numbers)]
+        self._local.note([(spend.key, answer.reset_s) for (_, spend), answer in zip(spends, answers, strict=True)])
+        found = iter(answers)
+        return [[next(found) for _ in group] for group in groups]
 
 
 def _decision(allowed: int, remaining: int, retry_us: int, reset_us: int) -> Decision:
@@ -116,18 +146,48 @@ class _LocalLimiter:
         self._lock = Lock()
         self._arrivals: OrderedDict[str, float] = OrderedDict()
 
-    def check(self, key: str, per_minute: float, cost: float, burst: float) -> Decision:
-        """Spend ``cost`` units of ``key`` if they fit."""
-        unit_s = 60.0 / per_minute
+    def note(self, seen: Sequence[tuple[str, float]]) -> None:
+        """Take over how long shared limits will need to be whole again: this process's shares of them need as long."""
         with self._lock:
             now = self._clock()
-            arrival = max(self._arrivals.get(key, now), now)
-            new_arrival = arrival + unit_s * cost
-            early_s = new_arrival - unit_s * burst - now
-            if early_s > 1e-9:
-                return Decision(False, max(int(burst - (arrival - now) / unit_s), 0), early_s, arrival - now)
-            self._arrivals[key] = new_arrival
-            self._arrivals.move_to_end(key)
-            if len(self._arrivals) > _FALLBACK_KEYS:
-                self._arrivals.popitem(last=False)
-            return Decision(True, max(int(burst - (new_arrival - now) / unit_s), 0), 0.0, new_arrival - now)
+            for key, reset_s in seen:
+                self._set(key, max(self._arrivals.get(key, now), now + reset_s))
+
+    def check(self, group: Group, share: float) -> list[Decision]:
+        """Spend ``share`` of the group's limits if all of it fits."""
+        with self._lock:
+            now = self._clock()
+            found = [self._look(spend, share, now) for spend in group]
+            fits = all(early_s <= 1e-9 for _, early_s in found)
+            return [
+                self._decide(spend, share, now, arrival, early_s, spends=fits)
+                for spend, (arrival, early_s) in zip(group, found, strict=True)
+            ]
+
+    def _look(self, spend: Spend, share: float, now: float) -> tuple[float, float]:
+        unit_s = 60.0 / (spend.per_minute * share)
+        arrival = max(self._arrivals.get(spend.key, now), now)
+        return arrival, arrival + unit_s * (spend.cost - _burst(spend, share)) - now
+
+    def _decide(
+        self, spend: Spend, share: float, now: float, arrival: float, early_s: float, *, spends: bool
+    ) -> Decision:
+        unit_s, burst = 60.0 / (spend.per_minute * share), _burst(spend, share)
+        if spends and spend.cost:
+            arrival += unit_s * spend.cost
+            self._set(spend.key, arrival)
+        remaining = max(int(burst - (arrival - now) / unit_s + 1e-9), 0)
+        return Decision(early_s <= 1e-9, remaining, max(early_s, 0.0), arrival - now)
+
+    def _set(self, key: str, arrival: float) -> None:
+        self._arrivals[key] = arrival
+        self._arrivals.move_to_end(key)
+        if len(self._arrivals) > _FALLBACK_KEYS:
+            self._arrivals.popitem(last=False)
+
+
+def _burst(spend: Spend, share: float) -> float:
+    """Return what one process may let in at once. A cost over its share fits an idle process still, for a limit of few
+    would otherwise be none, if as much for every process is not more than the limit."""
+    burst = spend.most * share
+    return max(burst, spend.cost) if spend.cost * FALLBACK_SHARE <= burst else burst

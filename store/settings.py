@@ -6,6 +6,7 @@ starts with ``HEADRACE_`` and names no setting, or a value that does not parse, 
 
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,8 +45,17 @@ class Settings(BaseSettings):
     sync_timeout_s: float = Field(300.0, gt=0)
     stream_ping_s: float = Field(15.0, gt=0)
 
+    # Of each key, and of each tenant together, where the operator has set nothing else; unset is no limit. The month's
+    # cost is in the currency of the prices.
     requests_per_minute: int = Field(6000, ge=1)
     tokens_per_minute: int = Field(2_000_000, ge=1)
+    key_concurrent_jobs: int | None = Field(None, ge=0)
+    key_queued_tokens: int | None = Field(None, ge=0)
+    key_monthly_cost: Decimal | None = Field(None, ge=0)
+    tenant_requests_per_minute: int | None = Field(None, ge=1)
+    tenant_tokens_per_minute: int | None = Field(None, ge=1)
+    tenant_concurrent_jobs: int | None = Field(None, ge=0)
+    tenant_monthly_cost: Decimal | None = Field(None, ge=0)
     max_queued_jobs: int = Field(1_000_000, ge=1)
     max_queued_jobs_per_tenant: int = Field(100_000, ge=1)
     # Prompt and max_tokens of the queued jobs together.

@@ -68,10 +68,13 @@ class Admission:
     Invariant: every ticket is counted in exactly one place until it is given back, from wherever it is.
     """
 
-    def __init__(self, engine: Engine, *, max_jobs: int, max_slots: int) -> None:
+    def __init__(self, engine: Engine, *, max_jobs: int, max_slots: int, num_spare: int = 0) -> None:
         self._engine = engine
         self._max_jobs = max_jobs
         self._max_slots = max_slots
+        # Places for jobs that go ahead while all others are taken.
+        self._num_spare = num_spare
+        self.full = threading.Event()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._here = threading.local()
@@ -94,13 +97,26 @@ class Admission:
         # Noted before looking, so that room made while we look is not missed.
         self._refused = True
         if not self.has_room():
+            self.full.set()
             return False
         self._refused = False
         return True
 
     def has_room(self) -> bool:
         """True if one more job may be taken; nobody is woken if not."""
-        need = self._need_of_one_more()
+        return self._has_room(self._max_slots)
+
+    def has_spare_room(self) -> bool:
+        """True if one more job may be taken that goes ahead of the others."""
+        return self._has_room(self._max_slots + self._num_spare)
+
+    def pause(self, timeout_s: float) -> None:
+        """Wait until something has changed, or so long."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def _has_room(self, max_slots: int) -> bool:
+        need = self._need_of_one_more(max_slots)
         return need is not None and self._engine.can_admit(need.num_prompt, need.max_tokens, count=need.count)
 
     def made_room(self) -> None:
@@ -220,7 +236,7 @@ class Admission:
     def _is_empty(self) -> bool:
         return sum(self._count.values()) == self._count[Place.AT_THE_DOOR]
 
-    def _need_of_one_more(self) -> Need | None:
+    def _need_of_one_more(self, max_slots: int) -> Need | None:
         """What must find room for one more job beside those on the way; None if that is not the question."""
         with self._lock:
             on_the_way, inside = self._count[Place.ON_THE_WAY], self._count[Place.INSIDE]
@@ -228,7 +244,7 @@ class Admission:
                 self._closed
                 or self._is_reserved
                 or sum(self._count.values()) >= self._max_jobs
-                or on_the_way + inside >= self._max_slots
+                or on_the_way + inside >= max_slots
             ):
                 return None
             if not self._needs:

@@ -1,4 +1,5 @@
-"""The dispatcher's count of the queues: adds up what the triggers wrote down, and measures how fast jobs are started.
+"""The dispatcher's count of the queues and of what tenants use: adds up what the triggers wrote down, and measures how
+fast jobs are started.
 
 The meters live in this process: a dispatcher that takes over measures for a second before it writes a rate, and what
 its predecessor wrote is known until then. What it writes is read through ``store.backlog``.
@@ -7,7 +8,7 @@ its predecessor wrote is known until then. What it writes is read through ``stor
 import time
 from collections.abc import Callable
 
-from store import queues
+from store import queues, quotas
 from store.db import Database
 from store.rates import RateMeter
 
@@ -27,6 +28,7 @@ class QueueCounter:
 
     def turn(self) -> None:
         """Take in what changed since the last turn."""
+        quotas.fold(self._db)
         for queue, interval in queues.fold(self._db).items():
             meter = self._meters.setdefault(queue, RateMeter(interval.at))
             if meter.observe(interval):

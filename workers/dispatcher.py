@@ -9,16 +9,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from types import FrameType
 
 import structlog
 
-from store import failpoints, ordering, queues, sweeps
+from store import failpoints, ordering, queues, quotas, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
+from store.even_shares import read_entries, within_share
 from store.logs import configure_logging
 from store.ordering import QueueDepth, Rota
 from store.queue import Hint, HintPublisher, celery_app
@@ -225,16 +226,22 @@ class Dispatcher:
             if num_new := num_to_announce(depth, in_redis, window):
                 most_batch = num_of_batch(depth, self._most_batch)
                 jobs = ordering.take_waiting(self._db, depth.queue, num_new, self._rota, most_batch=most_batch)
-                self._announce(depth.queue, jobs, "dispatcher.announced")
+                ahead = self._ahead(jobs) if in_redis else frozenset()
+                self._announce(depth.queue, jobs, "dispatcher.announced", ahead)
 
-    def _announce(self, queue: str, job_ids: list[str], event: str) -> None:
+    def _ahead(self, job_ids: list[str]) -> Set[str]:
+        """Return those of the jobs that need not stand in line behind the window."""
+        entries = [entry for entry in read_entries(self._db, job_ids) if entry.class_rank != ordering.BATCH_RANK]
+        return within_share(self._db, entries, are_announced=True) if entries else frozenset()
+
+    def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
         """Publish hints for jobs that were just marked as announced; what fails here is found to be lost later."""
         if job_ids:
             model, _, version = queue.rpartition("@")
             if queue not in self._tasks:
                 self._tasks[queue] = ordering.task_of(self._db, job_ids[0])
             shadow = shadow_name(self._tasks[queue], model, int(version))
-            self._hints.publish([Hint(job_id, queue, shadow) for job_id in job_ids])
+            self._hints.publish([Hint(job_id, queue, shadow, job_id in ahead) for job_id in job_ids])
             log.debug(event, queue=queue, num_jobs=len(job_ids))
 
     def sweep_leases(self) -> None:
@@ -268,6 +275,7 @@ class Dispatcher:
     def purge(self) -> None:
         """Delete what has been kept long enough, in small transactions."""
         queues.forget_empty(self._db)
+        quotas.forget_empty(self._db)
         num_rows = PURGE_ROWS
         while num_rows >= PURGE_ROWS and not self._stopping.is_set():
             num_rows = sweeps.purge(self._db, self._settings.result_ttl_s, self._settings.idempotency_ttl_s, PURGE_ROWS)

@@ -23,12 +23,14 @@ from prompts.tokenizer import Tokenizer
 from store.db import Database
 from store.errors import HeadraceError
 from store.failpoints import failpoint
+from store.queue import AheadHints
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
 from store.sealing import SealedLogs
 from store.settings import Settings, open_vault
 from store.streams import CancelListener, StreamPublisher
 from workers.admission import Admission
+from workers.ahead import AheadTaker, num_spare
 from workers.direct import DirectClaims
 from workers.encode import Encoding
 from workers.execute import Generating
@@ -121,6 +123,7 @@ class Host:
             self.engine,
             max_jobs=max_jobs,
             max_slots=settings.max_slots,
+            num_spare=num_spare(settings.max_slots),
         )
         self.drain = Drain(settings.drain_s)
         self._registry = CollectorRegistry()
@@ -140,6 +143,8 @@ class Host:
             after_s=settings.direct_after_s,
             patience_s=settings.suspect_patience_s,
         )
+        self._ahead_hints = AheadHints(settings.redis_url, self._model.queue)
+        self._ahead = AheadTaker(self._ahead_hints, self.admission, self.executor)
         self._cancels = CancelListener(settings.redis_url, self.leases.cancel)
         self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)
         self._drain_keeper = self._new_drain_keeper()
@@ -156,6 +161,7 @@ class Host:
             self._watchdog,
             self._drain_keeper,
             self._direct,
+            self._ahead,
         ):
             part.start()
         self._health.start()
@@ -163,6 +169,7 @@ class Host:
     def stop(self) -> None:
         """Stop every thread, after Celery has; what still runs when the drain's time is over is handed back first."""
         self._direct.stop()
+        self._ahead.stop()
         self.admission.close()
         while not self.held.wait_empty(PUMP_S) and self.drain.remaining_s > 0:
             pass
@@ -178,6 +185,7 @@ class Host:
         self._health.stop()
         self._health_db.close()
         self._redis.close()
+        self._ahead_hints.close()
 
     def run(self, job_id: str) -> None:
         """Run a job to its outcome. Raises nothing."""
@@ -262,14 +270,14 @@ class Host:
         self._exit_now(EXIT_ENGINE_DEAD)
 
     def _new_engine(self, settings: Settings) -> Engine | EncodeEngine:
-        model = self._model
+        model, num_places = self._model, settings.max_slots + num_spare(settings.max_slots)
         if isinstance(model, LoadedEncoder):
-            return EncodeEngine(model.encoder, EncodeConfig(settings.max_slots, settings.encode_tokens))
+            return EncodeEngine(model.encoder, EncodeConfig(num_places, settings.encode_tokens))
         return Engine(
             model.runner,
             lambda: Detokenizer(model.tokenizer),
             EngineConfig(
-                settings.max_slots,
+                num_places,
                 settings.step_tokens,
                 speculation=settings.speculation == "auto",
                 stretch=settings.stretch,

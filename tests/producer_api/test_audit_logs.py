@@ -69,6 +69,14 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         lambda c: c.api.post(f"{KEYS}/{c.made(KEYS, KEY)}/rotate"),
     ),
     ("delete", KEYS + "/{key_id}"): ("api_key.revoked", lambda c: c.api.delete(f"{KEYS}/{c.made(KEYS, KEY)}")),
+    ("put", "/v1/organization/limits"): (
+        "limits.set",
+        lambda c: c.api.put("/v1/organization/limits", json={"concurrent_jobs": 1000}),
+    ),
+    ("put", KEYS + "/{key_id}/limits"): (
+        "limits.set",
+        lambda c: c.api.put(f"{KEYS}/{c.made(KEYS, KEY)}/limits", json={"concurrent_jobs": 1000}),
+    ),
     ("delete", "/v1/files/{file_id}"): ("file.deleted", lambda c: c.api.delete(f"/v1/files/{c.uploaded()}")),
     ("delete", "/v1/responses/{response_id}"): (
         "response.deleted",

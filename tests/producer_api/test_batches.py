@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from producer_api import batch_keeper
 from producer_api.batch_keeper import Step, due, num_to_take
-from store import batch_steps, batches, sweeps
+from store import batch_steps, batches, quotas, sweeps
 from store.batch_states import BatchStatus
 from store.batch_steps import Progress, Results
 from store.claims import Finish, claim, finish
@@ -23,6 +23,7 @@ from store.db import Database
 from store.registry import ModelVersion
 from store.settings import Settings
 from store.states import JobState
+from store.tenant_limits import Limits, SetBy, set_limits
 from store.webhooks import take_due
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.conftest import MakeClient
@@ -378,3 +379,15 @@ def test_live_batches_share_what_may_be_under_way() -> None:
     assert num_to_take(1000, 1, 1024) == 24
     assert num_to_take(300, 4, 1024) == 0
     assert num_to_take(0, 1000, 1024) == batch_keeper.FEWEST_UNDER_WAY, "a new one always begins"
+
+
+def test_lines_that_the_tenants_limits_do_not_let_in_wait_for_room(
+    openai: OpenAI, db: Database, tenant: str, worker: ScriptedWorker
+) -> None:
+    set_limits(db, tenant, None, Limits(concurrent_jobs=3), set_by=SetBy.OPERATOR, actor="tests")
+    batch = make(openai, [line(str(number)) for number in range(8)])
+    wait(openai, batch, lambda _: quotas.usage_of(db, tenant).jobs == 3)
+    with worker.serve(lambda _: ["ok"]):
+        ended = wait_for(openai, batch, "completed")
+    assert ended.request_counts is not None
+    assert (ended.request_counts.completed, ended.request_counts.failed) == (8, 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from producer_api.gathering import Gathering
+from producer_api.gathering import HURRY_S, Gathering
 from store.errors import InvalidRequest, Unavailable
 
 
@@ -52,6 +52,20 @@ async def test_a_wave_begins_when_enough_wait_or_its_time_has_come() -> None:
     assert run.calls == [[2], [4, 6, 8]]
     timed: Gathering[int, int] = Gathering(run, pace_s=0.05, enough=99)
     assert [await asyncio.wait_for(timed.join(item), 10) for item in (2, 4)] == [4, 8]
+
+
+async def test_who_hurries_is_not_kept_waiting_but_not_again_at_once() -> None:
+    run = Calls()
+    gathering: Gathering[int, int] = Gathering(run, pace_s=3600, enough=99)
+    assert await asyncio.wait_for(gathering.join(2), 10) == 4
+    waiting = asyncio.create_task(gathering.join(4))
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(gathering.join(6, hurries=True), 10) == 12
+    assert await asyncio.wait_for(waiting, 10) == 8, "he goes along"
+    late = asyncio.create_task(gathering.join(8, hurries=True))
+    done, _ = await asyncio.wait([late], timeout=HURRY_S / 5)
+    assert not done
+    late.cancel()
 
 
 async def test_what_the_call_raises_is_told_to_each_as_his_own() -> None:

@@ -7,6 +7,7 @@ import httpx2
 import pytest
 
 from producer_api.admission import Admission
+from producer_api.limit_book import LimitBook
 from store import keys
 from store.db import Database
 from store.errors import RateLimited
@@ -71,7 +72,8 @@ def test_keys_have_their_own_limits(settings: Settings, db: Database, tenant: st
     first = keys.authenticate(db, key)
     second = keys.authenticate(db, keys.create_key(db, tenant, "second", ["jobs:write"], actor="tests"))
     client = connect(settings.redis_url)
-    admission = Admission(settings.model_copy(update={"requests_per_minute": 1}), Limiter(client))
+    book = LimitBook(settings.model_copy(update={"requests_per_minute": 1}), db)
+    admission = Admission(book, Limiter(client))
     admission.spend_request(first)
     with pytest.raises(RateLimited):
         admission.spend_request(first)

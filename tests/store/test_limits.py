@@ -2,10 +2,12 @@
 
 import math
 import threading
+from pathlib import Path
 
 import pytest
 import redis
 
+from cli.local.valkey import LocalValkey
 from store.limits import Decision, Limiter, Spend
 from store.redis import connect
 
@@ -106,3 +108,43 @@ def test_many_are_decided_in_order_with_one_question(limiter: Limiter, redis_cli
     assert [decision.remaining for decision in decisions] == [1, 1, 0, 0, 59]
     assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == before + 1
     assert limiter.check_all([]) == []
+
+
+def test_a_group_is_spent_as_a_whole_or_not_at_all(limiter: Limiter) -> None:
+    for _ in range(3):
+        key, tenant = limiter.check_groups([[Spend("key", 60, 1, 5), Spend("tenant", 60, 1, 3)]])[0]
+        assert key.allowed
+        assert tenant.allowed
+    key, tenant = limiter.check_groups([[Spend("key", 60, 1, 5), Spend("tenant", 60, 1, 3)]])[0]
+    assert (key.allowed, tenant.allowed) == (True, False)
+    assert (key.remaining, tenant.remaining) == (2, 0)
+    assert [limiter.check("key", per_minute=60, burst=5).remaining for _ in range(2)] == [1, 0], "nothing was spent"
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 5])
+def test_without_redis_all_processes_together_stay_under_the_limit(server_folder: Path, num_processes: int) -> None:
+    valkey = LocalValkey(server_folder / "kv", server_folder / "valkey.log")
+    valkey.start()
+    now = 100.0
+    clients = [connect(valkey.url, timeout_s=0.5, retries=0) for _ in range(num_processes)]
+    limiters = [Limiter(each, num_processes=lambda: num_processes, clock=lambda: now) for each in clients]
+    try:
+        # One of them has used three fifths when Redis goes: it knows, the others do not.
+        assert sum(limiters[0].check("a", per_minute=100).allowed for _ in range(60)) == 60
+    finally:
+        valkey.stop()
+    let_in = [sum(limiter.check("a", per_minute=100).allowed for _ in range(100)) for limiter in limiters]
+    assert let_in[0] == 20 // num_processes, "two fifths of its part were left"
+    assert sum(let_in) <= 50
+    few = [sum(limiter.check("few", per_minute=5).allowed for _ in range(9)) for limiter in limiters]
+    assert min(few) >= 1, "a limit of few is not none"
+    assert sum(few) <= 5
+    fresh = sum(limiter.check("b", per_minute=100).allowed for limiter in limiters for _ in range(100))
+    assert 0 < fresh <= 50
+    big = sum(limiter.check("c", per_minute=100, cost=60).allowed for limiter in limiters for _ in range(3))
+    assert 60 * big <= 100
+    now += 60.0
+    refilled = sum(limiter.check("b", per_minute=100).allowed for limiter in limiters for _ in range(100))
+    assert 0 < refilled <= 50
+    for client in clients:
+        client.close()

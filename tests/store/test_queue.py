@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import redis
@@ -89,6 +90,19 @@ def test_hints_are_taken_in_the_order_they_were_sent(publisher: HintPublisher, a
             taken.append(message.payload[0][0])
             message.ack()
     assert taken == [hint.job_id for hint in hints(50)]
+
+
+def test_a_hint_that_goes_ahead_is_taken_before_those_that_stand_in_line(publisher: HintPublisher, app: Celery) -> None:
+    publisher.publish([*hints(3), replace(hints(5)[3], goes_ahead=True), replace(hints(5)[4], goes_ahead=True)])
+    assert publisher.depth(QUEUE) == 5
+    taken: list[str] = []
+    with app.connection_for_read() as connection, connection.SimpleBuffer(QUEUE) as queue:
+        while len(taken) < 5:
+            message = queue.get(timeout=5)
+            taken.append(message.payload[0][0])
+            message.ack()
+    names = [hint.job_id for hint in hints(5)]
+    assert taken == [*names[3:], *names[:3]]
 
 
 def test_depth_counts_what_waits(publisher: HintPublisher) -> None:

@@ -1,0 +1,92 @@
+"""The operator's word on limits: set them for a tenant or a key, and show what holds and how much is used."""
+
+import sys
+from decimal import Decimal, InvalidOperation
+from typing import Annotated
+
+import typer
+
+from cli.admin import database
+from store.db import Database
+from store.errors import InvalidRequest
+from store.keys import DEFAULT_TENANT, find_tenant
+from store.quotas import usage_of
+from store.settings import load_settings
+from store.tenant_limits import NAMES, Limits, SetBy, check_key, read_standings, set_limits
+
+limits = typer.Typer(no_args_is_help=True, help="Limits of tenants and keys.")
+
+TenantOption = Annotated[str, typer.Option(help="Whose limits.")]
+KeyOption = Annotated[str | None, typer.Option(help="Of this key (key_…) alone; otherwise of all keys together.")]
+
+_HELP = "A number; 'default' lets the settings decide."
+
+
+@limits.command("set")
+def set_(
+    tenant: TenantOption = DEFAULT_TENANT,
+    key: KeyOption = None,
+    requests_per_minute: Annotated[str | None, typer.Option(help=_HELP)] = None,
+    input_tokens_per_minute: Annotated[str | None, typer.Option(help=_HELP)] = None,
+    concurrent_jobs: Annotated[str | None, typer.Option(help=f"Queued or running. {_HELP}")] = None,
+    queued_tokens: Annotated[str | None, typer.Option(help=_HELP)] = None,
+    monthly_cost: Annotated[str | None, typer.Option(help=f"In the currency of the prices. {_HELP}")] = None,
+) -> None:
+    """Set what a tenant or a key may use; limits that are not named stay as they are."""
+    given = (requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens, monthly_cost)
+    named = {name: value for name, value in zip(NAMES, given, strict=True) if value is not None}
+    if not named:
+        raise InvalidRequest("name a limit to set, such as --requests-per-minute 600")
+    db = database()
+    try:
+        tenant_id = find_tenant(db, tenant)
+        whose = (tenant_id, key)
+        now = read_standings(db, load_settings(), [whose])[whose].operator.given()
+        wanted = now | {name: _amount(name, value) for name, value in named.items()}
+        found = Limits(**{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]
+        set_limits(db, tenant_id, key, found, set_by=SetBy.OPERATOR, actor="headrace limits")
+        _print(db, tenant_id, key)
+    finally:
+        db.close()
+
+
+@limits.command("show")
+def show(tenant: TenantOption = DEFAULT_TENANT, key: KeyOption = None) -> None:
+    """Show what holds for a tenant or a key, and how much of it is used."""
+    db = database()
+    try:
+        tenant_id = find_tenant(db, tenant)
+        if key is not None:
+            check_key(db, tenant_id, key)
+        _print(db, tenant_id, key)
+    finally:
+        db.close()
+
+
+def _amount(name: str, given: str) -> int | Decimal | None:
+    if given == "default":
+        return None
+    try:
+        return Decimal(given) if name == "monthly_cost" else int(given)
+    except (InvalidOperation, ValueError):
+        raise InvalidRequest(f"a limit is a number or 'default', not {given!r}", param=name) from None
+
+
+def _print(db: Database, tenant_id: str, key: str | None) -> None:
+    standing = read_standings(db, load_settings(), [(tenant_id, key)])[(tenant_id, key)]
+    usage = usage_of(db, tenant_id, key or "")
+    used = {
+        "concurrent_jobs": usage.jobs,
+        "queued_tokens": usage.queued_tokens,
+        "monthly_cost": f"{usage.spent:f} spent, {usage.reserved:f} reserved",
+    }
+    sys.stdout.write(f"{key or tenant_id}\n")
+    for name in NAMES:
+        words = [
+            f"{whose} {found[name]}"
+            for whose, limit in (("operator", standing.operator), ("own", standing.own), ("default", standing.default))
+            if name in (found := limit.given())
+        ]
+        holds = standing.holds.given().get(name, "no limit")
+        beside = f" ({', '.join(words)})" if words else ""
+        sys.stdout.write(f"  {name:<24} {holds}{beside}{f'; used: {used[name]}' if name in used else ''}\n")
