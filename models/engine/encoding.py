@@ -10,7 +10,6 @@ A request that fails takes none of those along that were computed with it: a pas
 """
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +38,7 @@ from models.engine.requests import (
     StepFailed,
 )
 from models.engine.runner import Encoder, RunnerBroken
+from models.engine.stepping import Stepping
 
 log = logging.getLogger(__name__)
 
@@ -96,37 +96,16 @@ Todo = list[tuple[_Live, int]]
 """A step: requests, and the places of their inputs that are computed."""
 
 
-class EncodeEngine:
-    """Micro-batches of inputs over one encoder. ``on_credit`` and ``on_failed`` are as in ``Engine``."""
-
-    on_credit: Callable[[], None] | None = None
-    on_failed: Callable[[BaseException], None] | None = None
+class EncodeEngine(Stepping[_Live]):
+    """Micro-batches of inputs over one encoder."""
 
     def __init__(self, encoder: Encoder, config: EncodeConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
         self._encoder = encoder
         self._config = config
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._inside: dict[str, _Live] = {}
-        self._progress_at = clock()
-        self._stopping = False
         self._recent: deque[int] = deque(maxlen=NUM_RECENT_BATCHES)
         self._num_passes = self._num_rows = self._peak_rows = self._num_tokens = 0
         self._num_completed = self._num_failed = 0
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        """End after the step under way; whoever is inside gets EngineStopped, at the latest after ``timeout_s``."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
-        self._close()  # a thread that was never started, or hangs in its step, tells nobody
 
     def submit(self, request: EncodeRequest) -> Future[Encoded]:
         """Take a request in, and return the future of its outcome, which cannot be cancelled: use ``cancel``.
@@ -136,14 +115,7 @@ class EncodeEngine:
         self._check(request)
         live = _Live(request, self._clock())
         with self._changed:
-            if self._stopping:
-                raise EngineStopped("the engine is stopping")
-            if request.id in self._inside:
-                raise RequestInvalid(f"the request id {request.id} is in use")
-            if not self._inside:
-                self._progress_at = live.submitted_at
-            self._inside[request.id] = live
-            self._changed.notify_all()
+            self._enter(request.id, live, live.submitted_at)
         return live.future
 
     def cancel(self, request_id: str, reason: FinishReason = FinishReason.CANCELLED) -> bool:
@@ -157,7 +129,7 @@ class EncodeEngine:
     def can_admit(self, num_prompt: int, _max_tokens: int, *, count: int = 1) -> bool:
         """Return True if ``count`` requests of ``num_prompt`` tokens find slots, and not too much waits before them."""
         with self._changed:
-            if self._stopping or len(self._inside) + count > self._config.max_slots:
+            if not self._has_slots(count, self._config.max_slots):
                 return False
             lacking = sum(live.request.num_tokens - live.num_tokens for live in self._inside.values())
             return lacking + (count - 1) * num_prompt < STEPS_AHEAD * self._config.step_tokens
@@ -188,11 +160,6 @@ class EncodeEngine:
                 recent_batches=tuple(self._recent),
             )
 
-    def is_healthy(self, max_step_s: float) -> bool:
-        """Return True if the thread lives, takes requests, and ended a pass within ``max_step_s`` unless idle."""
-        with self._changed:
-            return self._thread.is_alive() and not self._stopping and self._step_age_s() <= max_step_s
-
     def _check(self, request: EncodeRequest) -> None:
         if not request.inputs or not all(request.inputs):
             raise RequestInvalid("a request needs an input, and each input a token")
@@ -200,27 +167,10 @@ class EncodeEngine:
         if longest > self._encoder.context_window:
             raise RequestTooLong(f"an input has {longest} tokens, but at most {self._encoder.context_window} fit")
 
-    def _step_age_s(self) -> float:
-        return max(0.0, self._clock() - self._progress_at) if self._inside else 0.0
-
-    def _loop(self) -> None:
-        try:
-            while self._wait_for_work():
-                todo = self._decide()
-                if todo:
-                    self._record(todo, self._run([live.row(place) for live, place in todo]))
-        except BaseException as error:  # whatever it is, the thread ends here: tell on_failed, and all who wait
-            log.exception("engine_died")
-            self._close()
-            if self.on_failed is not None:
-                call_out("on_failed", partial(self.on_failed, error))
-        else:
-            self._close()
-
-    def _wait_for_work(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._inside or self._stopping)
-            return not self._stopping
+    def _step(self) -> None:
+        todo = self._decide()
+        if todo:
+            self._record(todo, self._run([live.row(place) for live, place in todo]))
 
     def _decide(self) -> Todo:
         """Let those end who must, and return what to compute for those who stay."""

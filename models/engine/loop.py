@@ -44,6 +44,7 @@ from models.engine.requests import (
 from models.engine.runner import Runner, Sampled, StepPlan
 from models.engine.scheduler import Scheduler
 from models.engine.speculation import Speculation
+from models.engine.stepping import Stepping
 from models.engine.stopping import Detokenizer
 
 log = logging.getLogger(__name__)
@@ -70,17 +71,13 @@ class EngineConfig:
             raise ValueError(f"an engine needs slots, tokens, time for prompts beside streams, and to be heard: {self}")
 
 
-class Engine:
+class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
     """Continuous batching over one runner.
 
     ``on_deltas`` gets all new texts of a step in one call, from the engine's thread and before the futures of the
     requests that end there; it must not block. (What was held back of a request that is cancelled or late comes in a
-    call of its own, just before the step.) ``on_credit`` is called when requests left, ``on_failed`` with the error
-    that the thread died of. If one of the three raises, that is logged and changes nothing.
+    call of its own, just before the step.) If it raises, that is logged and changes nothing.
     """
-
-    on_credit: Callable[[], None] | None = None
-    on_failed: Callable[[BaseException], None] | None = None
 
     def __init__(
         self,
@@ -91,11 +88,11 @@ class Engine:
         on_deltas: Callable[[list[Delta]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self._runner = runner
         self._detokenizer = detokenizer
         self._config = config
         self._on_deltas = on_deltas
-        self._clock = clock
         self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
         self._speculation = Speculation(runner.spare_tokens if config.speculation else 0)
         self._pacer = Pacer(config.stretch)
@@ -109,26 +106,8 @@ class Engine:
         )
         self._passes = Passes(runner, self._count_pass)
         self._counts = Counts()
-        self._changed = threading.Condition()
-        self._inside: dict[str, tuple[LiveRequest, Future[Completion]]] = {}
         self._to_forget: list[str] = []
         self._lengths = OutputLengths()
-        self._progress_at = clock()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        """End after the step under way; whoever is inside gets EngineStopped, at the latest after ``timeout_s``."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout_s)
-        self._close()  # a thread that was never started, or hangs in its step, tells nobody
 
     def submit(self, request: EngineRequest) -> Future[Completion]:
         """Take a request in, and return the future of its outcome, which cannot be cancelled: use ``cancel``.
@@ -139,15 +118,8 @@ class Engine:
         future: Future[Completion] = Future()
         future.set_running_or_notify_cancel()
         with self._changed:
-            if self._stopping:
-                raise EngineStopped("the engine is stopping")
-            if request.id in self._inside:
-                raise RequestInvalid(f"the request id {request.id} is in use")
-            if not self._inside:
-                self._progress_at = live.submitted_at
-            self._inside[request.id] = live, future
+            self._enter(request.id, (live, future), live.submitted_at)
             self._scheduler.add(live)
-            self._changed.notify_all()
         return future
 
     def check(self, request: EngineRequest) -> None:
@@ -174,7 +146,7 @@ class Engine:
         to refuse it.
         """
         with self._changed:
-            if self._stopping or len(self._inside) + count > self._config.max_slots:
+            if not self._has_slots(count, self._config.max_slots):
                 return False
             each = self._pool.blocks_for(num_prompt + self._lengths.remaining(0, max_tokens))
             growth = sum(self._expected_growth(live) for live, _ in self._inside.values())
@@ -201,11 +173,6 @@ class Engine:
         with self._changed:
             self._pool.check([live.blocks for live in self._scheduler.running])
 
-    def is_healthy(self, max_step_s: float) -> bool:
-        """Return True if the thread lives, takes requests, and ended a step within ``max_step_s`` unless idle."""
-        with self._changed:
-            return self._thread.is_alive() and not self._stopping and self._step_age_s() <= max_step_s
-
     def _live(self, request: EngineRequest) -> LiveRequest:
         self._check(request)
         return LiveRequest(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
@@ -229,26 +196,6 @@ class Engine:
     def _expected_growth(self, live: LiveRequest) -> int:
         remaining = self._lengths.remaining(len(live.output), live.request.sampling.max_tokens)
         return max(0, self._pool.blocks_for(live.num_tokens + remaining) - len(live.blocks))
-
-    def _step_age_s(self) -> float:
-        return max(0.0, self._clock() - self._progress_at) if self._inside else 0.0
-
-    def _loop(self) -> None:
-        try:
-            while self._wait_for_work():
-                self._step()
-        except BaseException as error:  # whatever it is, the thread ends here: tell on_failed, and all who wait
-            log.exception("engine_died")
-            self._close()
-            if self.on_failed is not None:
-                call_out("on_failed", partial(self.on_failed, error))
-        else:
-            self._close()
-
-    def _wait_for_work(self) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: self._inside or self._stopping)
-            return not self._stopping
 
     def _step(self) -> None:
         plan = self._decide()
