@@ -44,11 +44,11 @@ ALONE, BESIDE = "alone", "beside the flood"
 class Options:
     """What is measured. ``slots`` jobs of ``tokens`` tokens run at once, and each token takes ``step_ms``."""
 
-    samples: int = 120
-    every_s: float = 0.4
+    samples: int = 90
+    every_s: float = 0.7
     slots: int = 8
     tokens: int = 16
-    step_ms: float = 20.0
+    step_ms: float = 40.0
     times: float = 10.0
     most: float = 1.5
 

@@ -23,7 +23,7 @@ WAIT_S = 1.0
 
 def num_spare(max_slots: int) -> int:
     """Return how many places more than ``max_slots`` an engine has, for those who go ahead."""
-    return max(1, max_slots // 8)
+    return max_slots // 4
 
 
 class Runner(Protocol):

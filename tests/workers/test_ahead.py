@@ -40,7 +40,7 @@ def fill(admission: Admission, num: int) -> None:
 def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_others(
     settings: Settings, redis_client: redis.Redis
 ) -> None:
-    admission = Admission(Roomy(), max_jobs=64, max_slots=16, num_spare=num_spare(16))
+    admission = Admission(Roomy(), max_jobs=64, max_slots=8, num_spare=num_spare(8))
     jobs = Jobs(admission)
     hints, publisher = AheadHints(settings.redis_url, QUEUE), HintPublisher(celery_app(settings))
     taker = AheadTaker(hints, admission, jobs)
@@ -51,7 +51,7 @@ def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_oth
     taker.start()
     publisher.publish([Hint("behind", QUEUE, "x")])
     publish("first")
-    fill(admission, 15)
+    fill(admission, 7)
     assert admission.has_credit(), "Celery would take it: nothing is done here"
     fill(admission, 1)
     assert not admission.has_credit()
@@ -63,6 +63,6 @@ def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_oth
     assert publisher.depth(QUEUE) == 2, "the third waits, and so does who is behind"
     taker.stop()
     admission.close()
-    wait_for(lambda: admission.in_flight == 16, "they have ended")
+    wait_for(lambda: admission.in_flight == 8, "they have ended")
     publisher.close()
     hints.close()
