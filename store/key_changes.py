@@ -6,7 +6,7 @@ Whoever changes keys does so with a key, the *giver*, or is the operator (giver 
   transaction, so one that was revoked a moment ago makes no keys, however long API processes may remember it.
 * The tenant keeps an admin: see ``ADMIN_LEFT_FOR``.
 
-Every change holds the tenant's row, so that two admins who revoke each other at once do it one after the other.
+Every change holds a lock of the tenant's, so that two admins who revoke each other at once do it one after the other.
 """
 
 from collections.abc import Iterable
@@ -234,13 +234,12 @@ def revoke(db: Database, tenant_id: str, key_id: str, *, actor: str, giver: str 
         return _changed(connection, hand, "api_key.revoked", before, {})
 
 
-_HOLD = text("SELECT now() FROM tenants WHERE id = :id FOR NO KEY UPDATE")
+# Not the tenant's row: who serves a tenant may not change it.
+_HOLD = text("SELECT now() FROM pg_advisory_xact_lock(hashtextextended('headrace.keys.' || :tenant_id, 0))")
 
 
 def _begin(connection: Connection, tenant_id: str, actor: str, giver: str | None) -> _Hand:
-    now = connection.execute(_HOLD, {"id": tenant_id}).scalar_one_or_none()
-    if now is None:
-        raise NotFound(f"no tenant {tenant_id}")
+    now = connection.execute(_HOLD, {"tenant_id": tenant_id}).scalar_one()
     if giver is None:
         return _Hand(tenant_id, now, actor, None)
     key = _get(connection, tenant_id, giver)

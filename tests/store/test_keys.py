@@ -3,7 +3,6 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from sqlalchemy import text
 
 from store import key_changes
 from store.audit import list_entries
@@ -132,9 +131,9 @@ def test_two_admins_who_revoke_each_other_leave_one(db: Database, tenant: str, q
 
     with ThreadPoolExecutor(2) as pool:
         with db.begin() as connection:
-            connection.execute(text("SELECT FROM tenants FOR NO KEY UPDATE"))
+            key_changes._begin(connection, tenant, "t", None)
             done = pool.map(revoke, ids, reversed(ids))
-            wait_for(lambda: num_waiting() == 2, "both want the tenant's row")
+            wait_for(lambda: num_waiting() == 2, "both want the tenant's keys")
         assert sorted(done) == ["invalid_api_key", "revoked"]
     assert sum(key.revoked_at is None for key in key_changes.list_keys(db, tenant, limit=None)) == 1
 
