@@ -15,7 +15,7 @@ from sqlalchemy import Connection, RowMapping, text
 from store.audit import record
 from store.blobs import Blobs, Draft
 from store.db import Database
-from store.errors import NotFound
+from store.errors import NotFound, QuotaExceeded
 from store.ids import new_id
 
 UNREFERENCED_S = 600.0
@@ -103,12 +103,41 @@ def add(
 
 
 def create(
-    db: Database, tenant_id: str, draft: Draft, *, filename: str, purpose: Purpose, ttl_s: float | None = None
+    db: Database,
+    tenant_id: str,
+    draft: Draft,
+    *,
+    filename: str,
+    purpose: Purpose,
+    most_bytes: int,
+    ttl_s: float | None = None,
 ) -> File:
-    """Keep a content and name it. Raises Unavailable."""
-    keep_content(db, draft)
+    """Keep a content and name it, unless the tenant's files would then have over ``most_bytes`` together.
+
+    Raises QuotaExceeded, Unavailable.
+    """
     with db.begin(tenant_id=tenant_id) as connection:
+        _check_room(connection, tenant_id, draft, most_bytes)
+    keep_content(db, draft)  # on no transaction's time: the storage may be slow
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_ONE_UPLOAD, {"tenant_id": tenant_id})
+        _check_room(connection, tenant_id, draft, most_bytes)
         return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
+
+
+# To the end of the transaction: of two uploads of a tenant the second counts the first.
+_ONE_UPLOAD = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
+
+_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_THERE}")
+
+
+def _check_room(connection: Connection, tenant_id: str, draft: Draft, most_bytes: int) -> None:
+    stored = connection.execute(_STORED, {"tenant_id": tenant_id}).scalar_one()
+    if stored + draft.num_bytes > most_bytes:
+        raise QuotaExceeded(
+            f"this organization's files have {stored} bytes of the {most_bytes} that they may have, and this one has "
+            f"{draft.num_bytes}: delete some first"
+        )
 
 
 _GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_THERE}")

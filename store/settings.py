@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     # Where files lie, for every API process the same: a folder ("" is ``files`` in home) or s3://bucket/prefix.
     files_url: str = ""
     max_file_bytes: int = Field(512 << 20, ge=1024)
+    # What a tenant's files may have together; what batches put out counts, and is never refused.
+    tenant_stored_bytes: int = Field(100 << 30, ge=1024)
     # Batches are kept by one of the API processes that may; "off" leaves that to the others.
     keep_batches: Literal["on", "off"] = "on"
     max_batch_lines: int = Field(1_000_000, ge=1)

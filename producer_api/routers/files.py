@@ -53,7 +53,7 @@ _FORM = {
 
 @router.post("", response_model=FileObject, openapi_extra=_FORM, summary="Upload a file")
 async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWriter) -> Response:
-    """Store a file of at most `HEADRACE_MAX_FILE_BYTES` as it comes."""
+    """Store a file of at most `HEADRACE_MAX_FILE_BYTES` as it comes, while all have `HEADRACE_TENANT_STORED_BYTES`."""
     headers = await run_in_threadpool(runtime.admission.spend_request, principal)
     upload = await read_upload(request, runtime.blobs, runtime.settings.max_file_bytes)
     try:
@@ -65,6 +65,7 @@ async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWrite
             upload.draft,
             filename=upload.filename,
             purpose=purpose,
+            most_bytes=runtime.settings.tenant_stored_bytes,
             ttl_s=ttl_s,
         )
     finally:

@@ -1,5 +1,6 @@
 import io
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -18,7 +19,7 @@ MOST = 4 << 20
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"max_file_bytes": MOST})
+    return settings.model_copy(update={"max_file_bytes": MOST, "tenant_stored_bytes": 2 * MOST})
 
 
 def post(api: httpx2.Client, content: bytes = b"hello", **fields: str) -> httpx2.Response:
@@ -63,6 +64,18 @@ def test_a_file_that_is_too_large_is_refused_and_leaves_nothing(api: httpx2.Clie
         assert error_of(response)["code"] == "request_too_large"
     assert not [path for path in Path(settings.home / "files").rglob("*") if path.is_file()]
     assert api.get("/v1/files").json()["data"] == []
+
+
+def test_a_tenant_s_files_have_a_bound_together(api: httpx2.Client, make_client: MakeClient, other_key: str) -> None:
+    kept = post(api, b"a" * MOST).json()
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda _: post(api, b"b" * (MOST // 2 + 1)), range(4))]
+    assert sorted(each.status_code for each in found) == [200, 429, 429, 429], "however many come at once"
+    refused = next(each for each in found if each.status_code == 429)
+    assert error_of(refused)["code"] == "quota_exceeded"
+    assert post(make_client(other_key), b"c" * MOST).status_code == 200, "another tenant has its own"
+    api.delete(f"/v1/files/{kept['id']}")
+    assert post(api, b"d" * MOST).status_code == 200
 
 
 @pytest.mark.parametrize(
