@@ -2,8 +2,9 @@
 
 Whoever changes keys does so with a key, the *giver*, or is the operator (giver None). What holds for givers:
 
-* A key gives no right that it does not have itself: no model, no scope, no later end. Its rights are read in the
-  transaction, so one that was revoked a moment ago makes no keys, however long API processes may remember it.
+* A key gives no right that it does not have itself: no model, no scope, no later end, and no way round the limits that
+  the operator has set it. Its rights are read in the transaction, so one that was revoked a moment ago makes no keys,
+  however long API processes may remember it.
 * The tenant keeps an admin: see ``ADMIN_LEFT_FOR``.
 
 Every change holds a lock of the tenant's, so that two admins who revoke each other at once do it one after the other.
@@ -21,6 +22,7 @@ from store.audit import record
 from store.db import Database
 from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.keys import Rights, check_rights, insert_key
+from store.tenant_limits import SetBy, copy_limits
 
 ADMIN_LEFT_FOR = timedelta(days=7)
 """What a giver takes from an admin key must leave another one with the same rights for this long, or as long as that
@@ -152,7 +154,10 @@ def create(db: Database, tenant_id: str, new: NewKey, *, actor: str, giver: str 
     """Make a key. Raises InvalidRequest, Forbidden if the giver lacks a right, Unauthenticated if it has ended."""
     with db.begin(tenant_id=tenant_id) as connection:
         hand = _begin(connection, tenant_id, actor, giver)
-        return _issue(connection, hand, new.name, Rights(new.scopes, new.models, _end(new.until, hand.now)))
+        issued = _issue(connection, hand, new.name, Rights(new.scopes, new.models, _end(new.until, hand.now)))
+        if giver is not None:
+            copy_limits(connection, tenant_id, giver, issued.key.id, [SetBy.OPERATOR])
+        return issued
 
 
 _UPDATE = text("""
@@ -203,7 +208,7 @@ def rotate(
     actor: str,
     giver: str | None,
 ) -> tuple[ApiKey, IssuedKey]:
-    """Make a key with the same name and rights, and let the old one end after ``overlap_s``; return both.
+    """Make a key with the same name, rights and limits, and let the old one end after ``overlap_s``; return both.
 
     Raises as ``update`` does, and Conflict if the key was rotated before.
     """
@@ -216,6 +221,7 @@ def rotate(
         if not isinstance(until, Kept):
             rights = replace(rights, expires_at=_end(until, hand.now))
         issued = _issue(connection, hand, before.name, rights)
+        copy_limits(connection, tenant_id, key_id, issued.key.id, SetBy)
         values = {"tenant_id": tenant_id, "id": key_id, "replaced_by": issued.key.id, "overlap_s": float(overlap_s)}
         connection.execute(_REPLACE, values)
         detail = {"replaced_by": issued.key.id, "overlap_s": overlap_s}

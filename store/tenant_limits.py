@@ -212,6 +212,19 @@ def set_limits(
         record(connection, tenant_id, actor, "limits.set", resource, detail, request_id, before=before, after=after)
 
 
+_COPY = text(f"""
+INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {", ".join(NAMES)})
+SELECT tenant_id, :target, set_by, {", ".join(NAMES)} FROM limit_overrides
+WHERE tenant_id = :tenant_id AND api_key_id = :source AND set_by = ANY(CAST(:set_by AS varchar[]))
+""")  # noqa: S608 - names of our own
+
+
+def copy_limits(connection: Connection, tenant_id: str, source: str, target: str, set_by: Iterable[SetBy]) -> None:
+    """Let a new key have what was set for another one, by these."""
+    values = {"tenant_id": tenant_id, "source": source, "target": target, "set_by": [str(one) for one in set_by]}
+    connection.execute(_COPY, values)
+
+
 def check_lower(wanted: Limits, ceiling: Limits) -> None:
     """Raise InvalidRequest if a tenant asks for more than the operator allows."""
     allowed = ceiling.given()

@@ -14,6 +14,7 @@ from store.db import Database
 from store.keys import SCOPES
 from store.registry import ModelVersion
 from store.settings import Settings
+from store.tenant_limits import Limits, SetBy, set_limits
 from tests.producer_api.calling import CHAT, PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -174,6 +175,22 @@ def test_the_old_key_works_on_for_the_overlap(
     assert fourth["expires_at"] == third["expires_at"]
     assert fourth["replaces"]["expires_at"] == third["expires_at"], "a day would be longer than it had"
     assert list_entries(db, tenant)[0].action == "api_key.rotated"
+
+
+def test_limits_go_with_a_rotation_and_the_operators_with_every_key_made(
+    admin: httpx2.Client, make_client: MakeClient, db: Database, tenant: str
+) -> None:
+    second = make(admin, scopes=["admin"])
+    for set_by, limits in ((SetBy.OPERATOR, Limits(concurrent_jobs=5)), (SetBy.TENANT, Limits(queued_tokens=7))):
+        set_limits(db, tenant, second["id"], limits, set_by=set_by, actor="tests")
+    by_it = make(make_client(second["value"]))
+    rotated = admin.post(f"{KEYS}/{second['id']}/rotate").json()
+
+    def limits_of(key: dict[str, Any]) -> tuple[object, object]:
+        told = admin.get(f"{KEYS}/{key['id']}/limits").json()
+        return told["operator"]["concurrent_jobs"], told["own"]["queued_tokens"]
+
+    assert [limits_of(key) for key in (by_it, rotated, make(admin))] == [(5, None), (5, 7), (None, None)]
 
 
 def test_the_last_admin_stays(admin: httpx2.Client, admin_key: str, make_client: MakeClient) -> None:
