@@ -86,7 +86,7 @@ def test_a_content_stays_while_somebody_refers_to_it(db: Database, tmp_path: Pat
     def upload(tenant: str) -> files.File:
         draft = blobs.create()
         draft.write(CONTENT)
-        return files.create(db, tenant, draft, filename="a", purpose=Purpose.USER_DATA)
+        return files.create(db, tenant, draft, filename="a", purpose=Purpose.USER_DATA, most_bytes=1 << 30)
 
     mine, theirs = upload(acme), upload(globex)
     assert mine.digest == theirs.digest
