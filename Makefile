@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
 .PHONY: clients trial lock clean
 
 help:  ## list the targets
@@ -23,12 +23,21 @@ $(STAMP):
 	@rm -f .venv/.installed-* && touch $@
 
 check: $(STAMP)  ## format, lint, walls, types, migrations: seconds
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-walls check-migrations check-style
+	@echo "==> check: ok"
+
+check-types: $(STAMP)
+	@$(BIN)/mypy --no-error-summary
+
+check-walls: $(STAMP)
+	@$(BIN)/lint-imports --no-logo
+
+check-migrations: $(STAMP)
+	@$(BIN)/python -m cli.local sh -c '$(BIN)/python -m migrations && $(BIN)/python -m migrations check'
+
+check-style: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/python -m cli.local sh -c '$(BIN)/python -m migrations && $(BIN)/python -m migrations check'
-	@echo "==> check: ok"
 
 test: check  ## check, then every test, two files at a time: make test WORKERS=4
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.

@@ -67,7 +67,10 @@ def test_what_postgres_would_refuse_is_refused_sealed_as_well(value: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "given", ["nokey", f"bad id:{new_key()}", "k:short", "k:AAAA", f"k:{new_key()},k:{new_key()}", f":{new_key()}"]
+    "given",
+    ["nokey", f"bad id:{new_key()}", "k:short", "k:AAAA", f"k:{new_key()},k:{new_key()}", f":{new_key()}"],
+    # Keys are random, and processes that share the tests must call them by the same names.
+    ids=["no colon", "bad id", "short", "too short", "same id", "no id"],
 )
 def test_malformed_keys_stop_the_process_and_are_not_shown(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_ENCRYPTION_KEYS", given)
