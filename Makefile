@@ -1,11 +1,11 @@
 # `make demo` and `make test` work on a fresh clone: .venv is made and filled on first use, and again when
-# pyproject.toml or constraints.txt change. Nothing is installed outside the checkout.
+# pyproject.toml or locks/dev.txt change. Nothing is installed outside the checkout.
 
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' -)
+STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
 .PHONY: clients trial lock clean
 
 help:  ## list the targets
@@ -19,11 +19,13 @@ $(STAMP):
 	@echo "==> making .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: -r locks/dev.txt
+	@# What is left is torch, which has no lock here: which build fits depends on the machine.
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
 	@rm -f .venv/.installed-* && touch $@
 
-check: $(STAMP)  ## format, lint, walls, types, migrations: seconds
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-walls check-migrations check-style
+check: $(STAMP)  ## format, lint, walls, types, locks, migrations: seconds
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-walls check-migrations check-style check-locks
 	@echo "==> check: ok"
 
 check-types: $(STAMP)
@@ -38,6 +40,9 @@ check-migrations: $(STAMP)
 check-style: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
+
+check-locks: $(STAMP)
+	@$(BIN)/python -m supply_chain.locks check
 
 test: check  ## check, then every test, two files at a time: make test WORKERS=4
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
@@ -87,12 +92,13 @@ trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, 
 	@$(BIN)/python -m benchmarks.trial --fault kill-worker
 	@$(BIN)/python -m benchmarks.trial --fault flush-redis
 
-lock:  ## write constraints.txt from what resolves today
-	@rm -rf build/lock && $(PYTHON) -m venv build/lock
-	@build/lock/bin/pip install --quiet --disable-pip-version-check '.[dev]'
-	@# torch stays a range: which build fits depends on the machine.
-	@build/lock/bin/pip freeze | grep -viE '^(headrace|torch|torchvision|nvidia|triton|cuda|pip|setuptools|wheel)' > constraints.txt
-	@rm -rf build/lock
+lock: build/tools/bin/uv  ## write locks/ from pyproject.toml, pins that fit stay: make lock UPGRADE=1
+	@$(BIN)/python -m supply_chain.locks write --uv $< $(if $(UPGRADE),--upgrade)
+
+# Programs that only these targets need, in an environment of their own.
+build/tools/bin/%: $(STAMP)
+	@test -x build/tools/bin/pip || $(PYTHON) -m venv build/tools
+	@build/tools/bin/pip install --quiet --disable-pip-version-check '$*>=$(or $(TOOL_$*),0)'
 
 clean:  ## remove .venv, the local stack's data and every cache
 	@if [ -L .headrace/pg ]; then rm -rf "$$(readlink .headrace/pg)"; fi
