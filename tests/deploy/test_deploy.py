@@ -22,6 +22,8 @@ DEPLOY = ROOT / "deploy"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FIELDS = {"HEADRACE_" + name.upper(): name for name in Settings.model_fields}
 SERVICE_NAMES = {"DATABASE_URL", "REDIS_URL"}
+# Images of other projects, which begin as root and step down themselves.
+THEIRS = {"postgres", "valkey"}
 LOCKS = {"Dockerfile.control": {"control"}, "Dockerfile.worker": {"worker", "torch"}}
 
 
@@ -47,7 +49,7 @@ def _compose() -> dict[str, Any]:
 
 def _compose_units() -> Iterator[Unit]:
     for name, service in _compose().items():
-        if name in {"postgres", "valkey"}:
+        if name in THEIRS:
             continue
         yield Unit(
             where=f"compose.yaml {name}",
@@ -144,6 +146,8 @@ def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
     }
     if unit.where == "Dockerfile.control":
         assert sorted(unit.ports) == sorted(listening.values())
+    elif unit.where.startswith("chart") and unit.command[2] == "workers":
+        assert unit.ports == [int(unit.env["HEADRACE_WORKER_METRICS_PORT"] or 0)]
     else:
         assert unit.ports == ([listening[unit.command[2]]] if unit.command[2] in listening else [])
 
@@ -156,11 +160,20 @@ def test_every_probe_asks_a_route_that_exists() -> None:
         for kind in ("livenessProbe", "readinessProbe")
         if kind in container
     ]
-    check = " ".join(_compose()["api"]["healthcheck"]["test"])
-    asked = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
-    assert set(probes) == {"/healthz", "/readyz"}
-    assert asked == [("8000", "/readyz")]
-    assert {*probes, "/readyz"} <= routes
+    asked = {
+        name: re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", " ".join(service["healthcheck"]["test"]))
+        for name, service in _compose().items()
+        if "healthcheck" in service
+    }
+    assert asked == {
+        "postgres": [],
+        "valkey": [],
+        "api": [("8000", "/readyz")],
+        "worker": [("9100", "/readyz")],
+        "flower": [("5555", "/healthcheck")],
+    }
+    # What Flower answers without its password is tested in tests/workers/test_flower.py, a worker's in its own tests.
+    assert set(probes) - {"/healthcheck"} == {"/healthz", "/readyz"} <= routes
 
 
 def _openapi() -> str:
@@ -200,14 +213,78 @@ def test_images_run_as_an_ordinary_user(name: str) -> None:
     assert ("USER", "10001") in _dockerfile(name)
 
 
-def test_pods_and_services_are_hardened() -> None:
+def test_every_pod_is_within_the_restricted_standard() -> None:
+    """Kubernetes' Pod Security Standards, `restricted`, and a root that cannot be written."""
     for where, pod, container in _chart_containers():
-        assert pod["securityContext"]["runAsNonRoot"] is True, where
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True, where
+        ours = pod["securityContext"]
+        assert (ours["runAsNonRoot"], ours["runAsUser"], ours["runAsGroup"]) == (True, 10001, 10001), where
+        assert ours["seccompProfile"] == {"type": "RuntimeDefault"}, where
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, where
+        assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {
+            "emptyDir",
+            "persistentVolumeClaim",
+        }, where
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(pod), where
+        assert pod["automountServiceAccountToken"] is False, where
+        assert set(container["resources"]) == {"requests", "limits"}, where
+
+
+def test_no_service_becomes_a_setting() -> None:
+    """Kubernetes would give a pod HEADRACE_API_PORT for a Service headrace-api; unknown settings stop a process."""
+    assert all(pod["enableServiceLinks"] is False for _, pod, _ in _chart_containers())
+
+
+def test_accounts_exist_and_have_no_token() -> None:
+    accounts = {obj["metadata"]["name"]: obj for obj in chart.objects() if obj["kind"] == "ServiceAccount"}
+    assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
+    used = {name for _, pod, _ in _chart_containers() if (name := pod.get("serviceAccountName"))}
+    assert used == set(accounts)
+
+
+def test_every_service_of_ours_is_hardened() -> None:
     for name, service in _compose().items():
-        if "restart" in service and name not in {"postgres", "valkey"}:
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["pids_limit"], name
+        if name not in THEIRS:
             assert service["read_only"] is True, name
-            assert service["cap_drop"] == ["ALL"], name
+            assert "cap_add" not in service, name
+
+
+def test_postgres_and_valkey_stand_in_a_network_without_a_way_out() -> None:
+    document = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert document["networks"]["inside"] == {"internal": True}
+    joined = {name: set(service["networks"]) for name, service in document["services"].items()}
+    assert {name for name, networks in joined.items() if networks == {"inside"}} == {
+        *THEIRS,
+        "migrate",
+        "register",
+        "worker",
+    }
+    assert {name for name, networks in joined.items() if "outside" in networks} == {"api", "dispatcher", "flower"}
+    assert all(
+        mapping.startswith("127.0.0.1:")
+        for service in document["services"].values()
+        for mapping in service.get("ports", [])
+    )
+
+
+@pytest.mark.parametrize("container", ["chart", "compose"])
+def test_what_a_worker_compiles_has_a_place_to_lie(container: str) -> None:
+    """On a read-only root the kernels would not be built, and torch, which is slower, would do the work unnoticed."""
+    place = "/var/lib/headrace/native"
+    if container == "compose":
+        # A volume, since Docker's tmpfs may not hold what is run.
+        assert f"native:{place}" in _compose()["worker"]["volumes"]
+        assert any(place in rest for instruction, rest in _dockerfile("Dockerfile.worker") if instruction == "RUN")
+    else:
+        worker = next(found for where, _, found in _chart_containers() if where.endswith("-worker"))
+        mount = next(mount for mount in worker["volumeMounts"] if mount["mountPath"] == place)
+        assert not mount.get("readOnly")
 
 
 def test_a_worker_is_given_longer_to_stop_than_it_takes_to_drain() -> None:

@@ -1,0 +1,67 @@
+"""The chart by Helm itself: ``make chart``. Lints it, renders it with several values, checks every object's schema.
+
+The tests render with a small reader of their own (``chart.py``), which is fast and needs nothing; here its rendering of
+the default values is held against Helm's, so that what the tests say is true of the chart. Nothing is installed into a
+cluster.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy import chart
+
+# Each turns some of the templates' conditions round.
+VALUES: dict[str, list[str]] = {
+    "default": [],
+    "object store": ["files.url=s3://bucket/prefix", "files.claim=", "serviceAccounts.api.role=x"],
+    "no Flower, open network": ["flower.enabled=false", "networkPolicy.enabled=false"],
+    "own peers": [
+        "networkPolicy.api.from=null",
+        "networkPolicy.metrics.from[0].namespaceSelector.matchLabels.name=monitoring",
+        "networkPolicy.flower.from[0].namespaceSelector.matchLabels.name=operators",
+        "networkPolicy.postgres.to[0].ipBlock.cidr=10.1.0.0/16",
+        "networkPolicy.redis.to[0].ipBlock.cidr=10.2.0.0/16",
+    ],
+}
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _by_name(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(obj["kind"], obj["metadata"]["name"]): obj for obj in objects}
+
+
+def main() -> int:
+    """Check the chart; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.deploy")
+    parser.add_argument("--helm", required=True, help="Helm's program")
+    parser.add_argument("--validate", required=True, help="kubernetes-validate's program")
+    options = parser.parse_args()
+    _run(options.helm, "lint", "--strict", str(chart.CHART))
+    for name, changes in VALUES.items():
+        words = [word for change in changes for word in ("--set", change)]
+        rendered = _run(options.helm, "template", "demo", str(chart.CHART), *words)
+        path = Path("build") / f"chart {name}.yaml"
+        path.write_text(rendered)
+        said = _run(options.validate, "--strict", str(path))
+        objects = [document for document in yaml.safe_load_all(rendered) if document]
+        if said.count(" passed ") != len(objects):
+            sys.exit(said)
+        if name == "default" and _by_name(objects) != _by_name(chart.objects()):
+            sys.exit("Helm renders something else than tests/deploy/chart.py")
+        sys.stdout.write(f"{name}: {len(objects)} objects\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Who may reach what in the chart: the policies are added up as Kubernetes does, and the sum is the whole table."""
+
+from typing import Any
+
+import pytest
+
+from store import addresses
+from tests.deploy import chart
+
+COMPONENTS = ("api", "worker", "dispatcher", "flower", "migrate", "register")
+DNS = {("UDP", 53), ("TCP", 53)}
+POSTGRES, REDIS, EVERY_PORT = ("TCP", 5432), ("TCP", 6379), ("any", "any")
+REACHES = {
+    "api": {POSTGRES, REDIS},
+    "worker": {POSTGRES, REDIS},
+    "dispatcher": {POSTGRES, REDIS, EVERY_PORT},
+    "flower": {REDIS},
+    "migrate": {POSTGRES},
+    "register": {POSTGRES},
+}
+
+
+def _policies() -> list[dict[str, Any]]:
+    return [obj for obj in chart.objects() if obj["kind"] == "NetworkPolicy"]
+
+
+def _selects(policy: dict[str, Any], component: str) -> bool:
+    selector = policy["spec"]["podSelector"]
+    labels = {
+        "app.kubernetes.io/name": "headrace",
+        "app.kubernetes.io/instance": "demo",
+        "app.kubernetes.io/component": component,
+    }
+    assert {rule["operator"] for rule in selector.get("matchExpressions", [])} <= {"In"}
+    return all(labels[key] == value for key, value in selector["matchLabels"].items()) and all(
+        labels[rule["key"]] in rule["values"] for rule in selector.get("matchExpressions", [])
+    )
+
+
+def _rules(component: str, direction: str) -> list[dict[str, Any]]:
+    return [rule for policy in _policies() if _selects(policy, component) for rule in policy["spec"].get(direction, [])]
+
+
+def _ports(rule: dict[str, Any]) -> set[tuple[str, Any]]:
+    return {(port["protocol"], port["port"]) for port in rule.get("ports", [])} or {EVERY_PORT}
+
+
+def test_every_pod_is_closed_both_ways() -> None:
+    made = {
+        obj["metadata"]["labels"]["app.kubernetes.io/component"]
+        for obj in chart.objects()
+        if "template" in obj.get("spec", {})
+    }
+    assert made == set(COMPONENTS)
+    for component in COMPONENTS:
+        kinds = [set(policy["spec"]["policyTypes"]) for policy in _policies() if _selects(policy, component)]
+        assert {"Ingress", "Egress"} in kinds
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_what_it_may_reach(component: str) -> None:
+    reached = {port for rule in _rules(component, "egress") for port in _ports(rule)}
+    assert reached == DNS | REACHES[component]
+
+
+def test_the_api_is_asked_by_the_ingress_alone_and_the_others_by_nobody() -> None:
+    asked = {component: _rules(component, "ingress") for component in COMPONENTS}
+    assert {component for component, rules in asked.items() if rules} == {"api"}
+    (rule,) = asked["api"]
+    assert _ports(rule) == {("TCP", "http")}
+    labels = {"kubernetes.io/metadata.name": "ingress-nginx"}
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": labels}}]
+
+
+def test_webhooks_leave_for_the_addresses_that_the_guard_lets_pass() -> None:
+    (rule,) = [rule for rule in _rules("dispatcher", "egress") if "ports" not in rule]
+    v4, v6 = (peer["ipBlock"] for peer in rule["to"])
+    assert (v4["cidr"], set(v4["except"])) == ("0.0.0.0/0", {str(block) for block in addresses._DENIED_V4})
+    assert (v6["cidr"], set(v6["except"])) == (str(addresses._OPEN_V6), {str(block) for block in addresses._DENIED_V6})
