@@ -6,10 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
-.PHONY: clients trial lock chart clean
+.PHONY: clients s3 trial lock chart clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 venv: $(STAMP)  ## make .venv and install into it
 
@@ -86,6 +86,9 @@ chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under t
 
 clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, LangChain, LiteLLM, instructor, llm
 	@$(BIN)/python -m tests.clients
+
+s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
+	@$(BIN)/pytest tests/store/test_blobs.py tests/producer_api/test_batches.py --s3
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

@@ -208,7 +208,9 @@ class ObjectBlobs:
         """See ``Blobs``."""
         with _told_plainly():
             name = self._found(digest)
-            return _opened(self._fs.open(name, "rb"), self._vault, digest, is_sealed=name.endswith(_SEALED))
+            # What fsspec opens cannot read at most so much of a line.
+            content = io.BufferedReader(self._fs.open(name, "rb"))
+            return _opened(content, self._vault, digest, is_sealed=name.endswith(_SEALED))
 
     def sealed_by(self, digest: str) -> str | None:
         """See ``Blobs``."""
@@ -228,9 +230,11 @@ class ObjectBlobs:
     def sweep(self) -> None:
         """See ``Blobs``."""
         with _told_plainly():
+            self._fs.invalidate_cache()  # or it shows what was there when it was first asked
             for name in self._fs.glob(f"{self._root}/drafts/*"):
-                if _is_forgotten(float(self._fs.modified(name).timestamp())):
-                    self._fs.rm_file(name)
+                with suppress(FileNotFoundError):  # kept or dropped at this moment
+                    if _is_forgotten(float(self._fs.modified(name).timestamp())):
+                        self._fs.rm_file(name)
 
     def _found(self, digest: str) -> str:
         first, second = self._names(digest)

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import redis
@@ -39,6 +40,7 @@ class Services:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--containers", action="store_true", help="take Postgres and Valkey from Docker, not from wheels")
+    parser.addoption("--s3", action="store_true", help="keep files on an S3 server, moto's: installed on first use")
     parser.addoption(
         "--full", action="store_true", help="as many faults and jobs as the promises name, not the few of CI"
     )
@@ -110,8 +112,22 @@ def empty_tables(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a bucket on an S3 server of this session's."""
+    # Imported only when asked for: it installs.
+    with importlib.import_module("tests.store.s3").running_s3() as url:
+        yield url
+
+
 @pytest.fixture
-def settings(services: Services, schema: Engine, tmp_path: Path) -> Settings:
+def s3_url(s3_server: str) -> str:
+    """A place in the bucket that nobody else uses."""
+    return f"{s3_server}/{uuid4().hex}"
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, services: Services, schema: Engine, tmp_path: Path) -> Settings:
     """Settings for one test: an empty database, an empty Redis, and times short enough to wait for."""
     with schema.begin() as connection:
         empty_tables(connection)
@@ -121,6 +137,7 @@ def settings(services: Services, schema: Engine, tmp_path: Path) -> Settings:
         database_url=services.database_url,
         redis_url=services.redis_url,
         home=tmp_path,
+        files_url=request.getfixturevalue("s3_url") if request.config.getoption("--s3") else "",
         lease_s=3,
         sweep_s=0.2,
         reannounce_s=1,

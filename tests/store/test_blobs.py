@@ -1,7 +1,7 @@
-"""One contract for a folder and for what fsspec knows; its memory file system stands in for an object store."""
+"""One contract for a folder and for what fsspec knows: its memory file system and, with ``--s3``, an S3 server."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -17,13 +17,38 @@ from store.settings import Settings
 CONTENT = b"line\n" * 300_000  # more than a block
 
 
-@pytest.fixture(params=["folder", "objects"])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Blobs]:
-    if request.param == "folder":
-        yield FolderBlobs(tmp_path)
-        return
-    yield ObjectBlobs("memory://bucket/files")
-    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+LARGE = b"line\n" * 11_000_000  # more than s3fs uploads at once
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "opens" in metafunc.fixturenames:
+        with_s3 = ["s3"] if metafunc.config.getoption("--s3") else []
+        metafunc.parametrize("opens", ["folder", "objects", *with_s3], indirect=True)
+
+
+@pytest.fixture
+def opens(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Blobs]]:
+    """A storage, opened anew by each call, as by each of several processes."""
+    match request.param:
+        case "folder":
+            yield lambda: FolderBlobs(tmp_path)
+        case "objects":
+            yield lambda: ObjectBlobs("memory://bucket/files")
+            fsspec.filesystem("memory").rm("/bucket", recursive=True)
+        case "s3":
+            url = request.getfixturevalue("s3_url")
+
+            def open_s3() -> Blobs:
+                # fsspec gives each caller in a process the same, with the listings that it keeps.
+                fsspec.get_filesystem_class("s3").clear_instance_cache()
+                return ObjectBlobs(url)
+
+            yield open_s3
+
+
+@pytest.fixture
+def blobs(opens: Callable[[], Blobs]) -> Blobs:
+    return opens()
 
 
 def put(blobs: Blobs, content: bytes = CONTENT) -> str:
@@ -44,6 +69,11 @@ class TestContract:
         with blobs.open(digest) as content:
             content.seek(500_000)
             assert content.readline() == b"line\n"
+            assert content.readline(3) == b"lin", "so far as one looks for the end of a line"
+            assert content.tell() == 500_008
+
+    def test_a_large_content_comes_back_whole(self, blobs: Blobs) -> None:
+        assert b"".join(read_blocks(blobs, put(blobs, LARGE))) == LARGE
 
     def test_what_was_not_kept_is_not_there(self, blobs: Blobs) -> None:
         draft = blobs.create()
@@ -61,14 +91,24 @@ class TestContract:
         with pytest.raises(Unavailable, match="storage"):
             blobs.open(digest)
 
-    def test_only_what_was_forgotten_is_swept(self, blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
-        left, kept = blobs.create(), put(blobs)
-        left.write(b"its writer has died")
-        blobs.sweep()
+    def test_only_what_was_forgotten_is_swept(
+        self, blobs: Blobs, opens: Callable[[], Blobs], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keeper, left, kept = opens(), [], put(blobs)
+        for _ in range(2):  # the second comes after the keeper has looked
+            left.append(blobs.create())
+            left[-1].write(b"its writer dies before it is put in its place")
+            left[-1]._sync()
+            keeper.sweep()
+        left[0]._move(left[0].digest)
+        left.append(blobs.create())
+        left[-1].write(b"and this one as well")
+        left[-1]._sync()
         monkeypatch.setattr("store.blobs._FORGOTTEN_S", -60.0)
-        blobs.sweep()
-        with pytest.raises(Unavailable):
-            left.keep()
+        keeper.sweep()
+        for draft in left[1:]:
+            with pytest.raises(FileNotFoundError):
+                draft._move(draft.digest)
         assert b"".join(read_blocks(blobs, kept)) == CONTENT
 
 
