@@ -32,10 +32,14 @@ struct RoundPages {
 // The products of a round for R rows: with N pages or N vectors of 16 dimensions at a time, there are enough sums under
 // way to keep the CPU busy.
 template <int R>
-constexpr int kTogether = R <= 3 ? 4 : R <= 6 ? 2 : 1;
+constexpr int kTogether = 4 * R <= kMostRows ? 4 : 2 * R <= kMostRows ? 2 : 1;
+
+// What the numbers of a cache of T are multiplied with.
+template <class T>
+using FactorOf = std::conditional_t<std::is_same_v<T, BFloat16>, Factor, T>;
 
 template <class T, int R>
-void score_by_registers(const T* queries, const RoundPages<T>& pages, int64_t head_dim, float* scores) {
+void score_by_registers(const FactorOf<T>* queries, const RoundPages<T>& pages, int64_t head_dim, float* scores) {
   constexpr int N = kTogether<R>;
   int64_t n = 0;
   for (; n + N <= pages.count; n += N) score_pages<R, N>(queries, pages.keys + n, head_dim, scores + n * kPage, kRound);
@@ -43,7 +47,7 @@ void score_by_registers(const T* queries, const RoundPages<T>& pages, int64_t he
 }
 
 template <class T, int R>
-void sum_by_registers(const T* weights, const RoundPages<T>& pages, int64_t tokens, int64_t head_dim, float* found) {
+void sum_by_registers(const FactorOf<T>* weights, const RoundPages<T>& pages, int64_t tokens, int64_t head_dim, float* found) {
   constexpr int N = kTogether<R>;
   int64_t d = 0;
   for (; d + N * kLanes <= head_dim; d += N * kLanes)
@@ -117,7 +121,8 @@ class Attention {
   // Turns a row's scores into weights, and rescales what was found if a better score came.
   void weigh(int r, int64_t at, int64_t num_pages) {
     const float lowest = -std::numeric_limits<float>::infinity();
-    const IntLanes lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static const int32_t kCounted[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const IntLanes lane = load(kCounted);
     const int32_t from = (int32_t)std::min<int64_t>(std::max<int64_t>(oldest_[r] - at, 0), kRound);
     const int32_t to = (int32_t)std::max<int64_t>(std::min<int64_t>(newest_[r] - at, kRound), -1);
     float* scores = scores_ + r * kRound;
@@ -125,7 +130,7 @@ class Attention {
     for (int64_t n = 0; n < num_pages; n++) {
       const IntLanes token = lane + (int32_t)(n * kPage);
       const Lanes score = load(scores + n * kPage) * scale_;
-      const Lanes seen = (token >= from) & (token <= to) ? score : broadcast(lowest);
+      const Lanes seen = select((token >= from) & (token <= to), score, broadcast(lowest));
       store(scores + n * kPage, seen);
       best = larger(best, seen);
     }
@@ -137,7 +142,7 @@ class Attention {
       store(weights_ + r * kRound + n * kPage, weight);
       sums += weight;
     }
-    if (new_best != best_[r]) rescale(r, exponential(broadcast(best_[r] - reference))[0]);
+    if (new_best != best_[r]) rescale(r, exponential(best_[r] - reference));
     total_[r] += sum(sums);
     best_[r] = new_best;
   }
@@ -150,13 +155,13 @@ class Attention {
 
   PageShape shape_;
   float scale_;
-  std::vector<T> queries_;
+  std::vector<FactorOf<T>> queries_;
   std::vector<float> found_;
   int64_t oldest_[kMostQueries], newest_[kMostQueries];
   float* to_[kMostQueries];
   float best_[kMostQueries], total_[kMostQueries];
   alignas(64) float scores_[kMostQueries * kRound];
-  alignas(64) T weights_[kMostQueries * kRound] = {};
+  alignas(64) FactorOf<T> weights_[kMostQueries * kRound] = {};
   int count_ = 0;
 };
 

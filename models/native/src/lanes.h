@@ -1,49 +1,209 @@
-// Sixteen numbers at a time, in the compiler's own vector type: the same source for AVX2, AVX-512 and NEON.
+// Sixteen numbers at a time, in as many registers as the CPU needs for them: the same source for AVX2, AVX-512 and NEON.
 // Knows number formats and nothing of models.
+//
+// The compiler's own vector types do the arithmetic. One that is wider than a register GCC keeps in memory and takes
+// apart number by number, so sixteen numbers are two halves until a half fits into a register.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace headrace {
 
 constexpr int kLanes = 16;
 
-typedef float Lanes __attribute__((vector_size(64)));
-typedef int32_t IntLanes __attribute__((vector_size(64)));
-typedef uint32_t BitLanes __attribute__((vector_size(64)));
-typedef uint16_t HalfLanes __attribute__((vector_size(32)));
-typedef int8_t ByteLanes __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+constexpr int kRegister = 16;  // floats
+#elif defined(__AVX__)
+constexpr int kRegister = 8;
+#else
+constexpr int kRegister = 4;
+#endif
+
+// ---------------------------------------------------------------------------------------------- halves
+
+template <class Half>
+struct Twice {
+  Half low, high;
+};
+
+template <class T, int N>
+struct Numbers {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+
+template <class T, int N>
+struct Fitting {
+  using type = Twice<typename Fitting<T, N / 2>::type>;
+};
+template <class T>
+struct Fitting<T, kRegister> : Numbers<T, kRegister> {};
+
+using Lanes = Fitting<float, kLanes>::type;
+using IntLanes = Fitting<int32_t, kLanes>::type;
+using BitLanes = Fitting<uint32_t, kLanes>::type;
+
+template <class T>
+inline constexpr bool is_number = std::is_arithmetic_v<T>;
+
+#define HEADRACE_EACH_HALF(op)                                                                  \
+  template <class H>                                                                            \
+  inline auto operator op(Twice<H> a, Twice<H> b) {                                             \
+    return Twice<decltype(a.low op b.low)>{a.low op b.low, a.high op b.high};                   \
+  }                                                                                             \
+  template <class H, class S, class = std::enable_if_t<is_number<S>>>                           \
+  inline auto operator op(Twice<H> a, S b) {                                                    \
+    return Twice<decltype(a.low op b)>{a.low op b, a.high op b};                                \
+  }                                                                                             \
+  template <class H, class S, class = std::enable_if_t<is_number<S>>>                           \
+  inline auto operator op(S a, Twice<H> b) {                                                    \
+    return Twice<decltype(a op b.low)>{a op b.low, a op b.high};                                \
+  }
+HEADRACE_EACH_HALF(+)
+HEADRACE_EACH_HALF(-)
+HEADRACE_EACH_HALF(*)
+HEADRACE_EACH_HALF(/)
+HEADRACE_EACH_HALF(&)
+HEADRACE_EACH_HALF(|)
+HEADRACE_EACH_HALF(<<)
+HEADRACE_EACH_HALF(>>)
+HEADRACE_EACH_HALF(<)
+HEADRACE_EACH_HALF(<=)
+HEADRACE_EACH_HALF(>)
+HEADRACE_EACH_HALF(>=)
+HEADRACE_EACH_HALF(!=)
+#undef HEADRACE_EACH_HALF
+
+template <class H>
+inline Twice<H> operator-(Twice<H> a) {
+  return {-a.low, -a.high};
+}
+template <class H>
+inline Twice<H> operator~(Twice<H> a) {
+  return {~a.low, ~a.high};
+}
+template <class H, class B>
+inline Twice<H>& operator+=(Twice<H>& a, B b) {
+  return a = a + b;
+}
+template <class H, class B>
+inline Twice<H>& operator*=(Twice<H>& a, B b) {
+  return a = a * b;
+}
+
+// What a vector of the compiler's does with ?:, a cast and a conversion, for halves as well.
+template <class M, class V>
+inline V select(M mask, V yes, V no) {
+  return mask ? yes : no;
+}
+template <class M, class H>
+inline Twice<H> select(Twice<M> mask, Twice<H> yes, Twice<H> no) {
+  return {select(mask.low, yes.low, no.low), select(mask.high, yes.high, no.high)};
+}
+
+// The same bits as another type's.
+template <class To, class From>
+inline To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+template <class To, class From>
+struct Conversion {
+  static To of(From from) { return __builtin_convertvector(from, To); }
+};
+template <class To, class From>
+struct Conversion<Twice<To>, Twice<From>> {
+  static Twice<To> of(Twice<From> from) {
+    return {Conversion<To, From>::of(from.low), Conversion<To, From>::of(from.high)};
+  }
+};
+template <class To, class From>
+inline To convert(From from) {
+  return Conversion<To, From>::of(from);
+}
+
+template <class V>
+struct Memory {
+  static V load(const void* from) {
+    V lanes;
+    std::memcpy(&lanes, from, sizeof lanes);
+    return lanes;
+  }
+  static void store(void* to, V lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+};
+template <class H>
+struct Memory<Twice<H>> {
+  static Twice<H> load(const void* from) {
+    return {Memory<H>::load(from), Memory<H>::load((const char*)from + sizeof(H))};
+  }
+  static void store(void* to, Twice<H> lanes) {
+    Memory<H>::store(to, lanes.low);
+    Memory<H>::store((char*)to + sizeof(H), lanes.high);
+  }
+};
+
+// Numbers that fit into a smaller type, which is stored.
+template <class To, class V>
+inline void narrow(To* to, V lanes) {
+  using Narrow = typename Numbers<To, sizeof(V) / sizeof lanes[0]>::type;
+  const Narrow found = __builtin_convertvector(lanes, Narrow);
+  std::memcpy(to, &found, sizeof found);
+}
+template <class To, class H>
+inline void narrow(To* to, Twice<H> lanes) {
+  narrow(to, lanes.low);
+  narrow(to + sizeof(H) / 4, lanes.high);
+}
+
+// ---------------------------------------------------------------------------------------------- numbers
 
 struct BFloat16 {
   uint16_t bits;
 };
 
+// A float that has a bfloat16's value.
+struct Rounded {
+  float value;
+};
+
+// What is multiplied with bfloat16 numbers: pairs of them where an instruction takes those, else floats of their values.
+#if defined(__AVX512BF16__)
+using Factor = BFloat16;
+#else
+using Factor = Rounded;
+#endif
+
 inline Lanes broadcast(float value) { return value - Lanes{}; }
 
-inline Lanes load(const float* from) {
-  Lanes lanes;
-  std::memcpy(&lanes, from, sizeof lanes);
-  return lanes;
+inline Lanes load(const float* from) { return Memory<Lanes>::load(from); }
+inline IntLanes load(const int32_t* from) { return Memory<IntLanes>::load(from); }
+
+inline void store(float* to, Lanes lanes) { Memory<Lanes>::store(to, lanes); }
+inline void store(int32_t* to, IntLanes lanes) { Memory<IntLanes>::store(to, lanes); }
+
+// The bits of the nearest bfloat16, ties to even, in the upper half; what is not finite stays so.
+inline BitLanes rounded(Lanes lanes) {
+  const BitLanes bits = bits_as<BitLanes>(lanes);
+  const BitLanes nearest = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const BitLanes broken = bits | 0x400000u;
+  return select(lanes != lanes, broken, nearest) & 0xffff0000u;
 }
 
-inline Lanes load(const BFloat16* from) {
-  HalfLanes half;
-  std::memcpy(&half, from, sizeof half);
-  return (Lanes)(__builtin_convertvector(half, BitLanes) << 16);
-}
+inline void store(Rounded* to, Lanes lanes) { Memory<BitLanes>::store(to, rounded(lanes)); }
 
-inline void store(float* to, Lanes lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+inline void store(BFloat16* to, Lanes lanes) { narrow<uint16_t>(&to->bits, rounded(lanes) >> 16); }
 
-// Rounds to nearest, ties to even; what is not finite stays so.
-inline void store(BFloat16* to, Lanes lanes) {
-  BitLanes bits = (BitLanes)lanes;
-  BitLanes rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  BitLanes broken = (bits >> 16) | 0x40u;
-  BitLanes is_nan = (BitLanes)(lanes != lanes);
-  HalfLanes half = __builtin_convertvector((rounded & ~is_nan) | (broken & is_nan), HalfLanes);
-  std::memcpy(to, &half, sizeof half);
-}
+// Of numbers that fit into bytes.
+inline void store(int8_t* to, IntLanes lanes) { narrow<int8_t>(to, lanes); }
 
 inline float to_float(float value) { return value; }
 
@@ -54,10 +214,12 @@ inline float to_float(BFloat16 value) {
   return result;
 }
 
-inline Lanes larger(Lanes a, Lanes b) { return a > b ? a : b; }
+inline Lanes larger(Lanes a, Lanes b) { return select(a > b, a, b); }
+
+inline Lanes absolute(Lanes x) { return select(x < 0.0f, -x, x); }
 
 // The nearest whole number, ties to even, of numbers below 2^22: where the last bit of x + 1.5 * 2^23 is one.
-inline IntLanes nearest(Lanes x) { return __builtin_convertvector((x + 12582912.0f) - 12582912.0f, IntLanes); }
+inline IntLanes nearest(Lanes x) { return convert<IntLanes>((x + 12582912.0f) - 12582912.0f); }
 
 // The order of these additions is part of the answer: it never depends on who shares the batch.
 inline float sum(Lanes lanes) {
@@ -80,12 +242,12 @@ inline float largest(Lanes lanes) {
 // Below -87 the result is 0, and -infinity gives 0. NaN stays NaN.
 inline Lanes exponential(Lanes x) {
   const Lanes lowest = broadcast(-87.0f), highest = broadcast(88.0f);
-  IntLanes is_zero = x < lowest;
-  Lanes clipped = x > highest ? highest : x;
-  clipped = is_zero ? lowest : clipped;
-  Lanes half = clipped < 0.0f ? broadcast(-0.5f) : broadcast(0.5f);
-  IntLanes power = __builtin_convertvector(clipped * 1.44269504f + half, IntLanes);
-  Lanes n = __builtin_convertvector(power, Lanes);
+  const auto is_zero = x < lowest;
+  Lanes clipped = select(x > highest, highest, x);
+  clipped = select(is_zero, lowest, clipped);
+  const Lanes half = select(clipped < 0.0f, broadcast(-0.5f), broadcast(0.5f));
+  const IntLanes power = convert<IntLanes>(clipped * 1.44269504f + half);
+  const Lanes n = convert<Lanes>(power);
   Lanes r = clipped - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   Lanes p = broadcast(1.9875691500e-4f);
@@ -95,8 +257,14 @@ inline Lanes exponential(Lanes x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  p = p * (Lanes)((power + 127) << 23);
-  return is_zero ? Lanes{} : p;
+  p = p * bits_as<Lanes>((power + 127) << 23);
+  return select(is_zero, Lanes{}, p);
+}
+
+inline float exponential(float x) {
+  float all[kLanes];
+  store(all, exponential(broadcast(x)));
+  return all[0];
 }
 
 inline Lanes silu(Lanes x) { return x / (1.0f + exponential(-x)); }

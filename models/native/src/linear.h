@@ -8,9 +8,8 @@
 // int8 rows have one scale for each 64 inputs, weights one for each 64 inputs of an output.
 #pragma once
 
-#include <type_traits>
-
 #include "lanes.h"
+#include "pairs.h"
 #include "team.h"
 #include "tiles.h"
 
@@ -37,7 +36,7 @@ struct Linear {
   const float* panel_scales(int64_t index) const { return scales + index * groups() * kPanel; }
 };
 
-// Rows in the format of the linear layer that reads them, padded with zeros to its inputs.
+// Rows in the format of the linear layer that reads them (for bfloat16 that is Factor), padded with zeros to its inputs.
 struct Rows {
   void* data;
   float* scales;   // int8: [rows][inputs / 64]
@@ -52,66 +51,57 @@ struct Rows {
 
 // ---------------------------------------------------------------------------------------------- registers
 
-template <int R>
-void multiply_rows(const float* rows, int64_t stride, const float* panel, int64_t inputs, Lanes (*out)[2]) {
-  Lanes sums[R][2] = {};
-  for (int64_t k = 0; k < inputs; k++) {
-    Lanes low = load(panel + k * kPanel), high = load(panel + k * kPanel + kLanes);
-    for (int r = 0; r < R; r++) {
-      sums[r][0] += rows[r * stride + k] * low;
-      sums[r][1] += rows[r * stride + k] * high;
-    }
-  }
-  for (int r = 0; r < R; r++) out[r][0] = sums[r][0], out[r][1] = sums[r][1];
-}
-
-#if defined(__AVX512BF16__)
-template <int R>
-void multiply_rows(const BFloat16* rows, int64_t stride, const BFloat16* panel, int64_t inputs, Lanes (*out)[2]) {
-  __m512 sums[R][2];
-  for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < inputs; k += 32) {
-    const BFloat16* block = panel + k * kPanel;
-    for (int pair = 0; pair < 16; pair++) {
-      __m512bh low = (__m512bh)_mm512_loadu_si512(block + pair * 32);
-      __m512bh high = (__m512bh)_mm512_loadu_si512(block + 512 + pair * 32);
-      for (int r = 0; r < R; r++) {
-        int32_t both;
-        std::memcpy(&both, rows + r * stride + k + 2 * pair, sizeof both);
-        __m512bh row = (__m512bh)_mm512_set1_epi32(both);
-        sums[r][0] = _mm512_dpbf16_ps(sums[r][0], row, low);
-        sums[r][1] = _mm512_dpbf16_ps(sums[r][1], row, high);
-      }
-    }
-  }
-  for (int r = 0; r < R; r++) out[r][0] = (Lanes)sums[r][0], out[r][1] = (Lanes)sums[r][1];
-}
+// How many rows go together, so that all their sums stay in registers, and how many halves of a panel at once: both
+// while there is room, which keeps a CPU busy that few rows do not.
+#if defined(__AVX512F__)
+constexpr int kMostRows = 12, kMostRowsBFloat16 = 12;  // 24 sums of 32 registers
+constexpr int kMostRowsInt8 = 6;                       // whole sums and real ones
+template <int R, int Most>
+constexpr int kHalves = 2;
 #else
-template <int R>
-void multiply_rows(const BFloat16* rows, int64_t stride, const BFloat16* panel, int64_t inputs, Lanes (*out)[2]) {
-  Lanes sums[R][2] = {};
-  for (int64_t k = 0; k < inputs; k += 32) {
-    for (int half = 0; half < 2; half++) {
-      const BFloat16* block = panel + k * kPanel + half * 512;
-      for (int pair = 0; pair < 16; pair++) {
-        BitLanes both;
-        std::memcpy(&both, block + pair * 32, sizeof both);
-        Lanes even = (Lanes)(both << 16), odd = (Lanes)(both & 0xffff0000u);
-        for (int r = 0; r < R; r++) {
-          const BFloat16* row = rows + r * stride + k + 2 * pair;
-          sums[r][half] += to_float(row[0]) * even;
-          sums[r][half] += to_float(row[1]) * odd;
-        }
-      }
-    }
-  }
-  for (int r = 0; r < R; r++) out[r][0] = sums[r][0], out[r][1] = sums[r][1];
-}
+constexpr int kMostRows = 6;  // 12 sums of AVX2's 16 registers, 24 of NEON's 32
+constexpr int kMostRowsBFloat16 = 5;
+constexpr int kMostRowsInt8 = 4;
+template <int R, int Most>
+constexpr int kHalves = 2 * R <= Most ? 2 : 1;
 #endif
 
-// One group's products, exact: 64 inputs of R rows times 64 x 32 weights.
-template <int R>
-inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const int8_t* block, IntLanes (*whole)[2]) {
+// Each of these computes H halves of a panel from `half` on: out[row][half].
+template <int R, int H>
+void multiply_rows(const float* rows, int64_t stride, const float* panel, int64_t inputs, int half, Lanes (*out)[2]) {
+  Lanes sums[R][H] = {};
+  for (int64_t k = 0; k < inputs; k++) {
+    Lanes weights[H];
+    for (int h = 0; h < H; h++) weights[h] = load(panel + k * kPanel + (half + h) * kLanes);
+    for (int r = 0; r < R; r++)
+      for (int h = 0; h < H; h++) sums[r][h] += rows[r * stride + k] * weights[h];
+  }
+  for (int r = 0; r < R; r++)
+    for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
+}
+
+template <int R, int H>
+void multiply_rows(const Factor* rows, int64_t stride, const BFloat16* panel, int64_t inputs, int half,
+                   Lanes (*out)[2]) {
+  Lanes sums[R][H] = {};
+  for (int64_t k = 0; k < inputs; k += 32) {
+    const BFloat16* block = panel + k * kPanel + half * 512;
+    for (int pair = 0; pair < 16; pair++) {
+      Pairs weights[H];
+      for (int h = 0; h < H; h++) weights[h] = Pairs(block + h * 512 + pair * 32);
+      for (int r = 0; r < R; r++)
+        for (int h = 0; h < H; h++)
+          sums[r][h] = add_products(sums[r][h], rows + r * stride + k + 2 * pair, weights[h]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
+}
+
+// One group's products, exact: 64 inputs of R rows times 64 x 32 weights; whole[row][half].
+template <int R, int H>
+inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const int8_t* block, int half,
+                           IntLanes (*whole)[2]) {
   const int8_t* inputs = rows.row<int8_t>(first) + group * kGroup;
 #if defined(__AVX512VNNI__)
   // The instruction wants one side unsigned: weights + 128, made good by the sum of the row's numbers.
@@ -131,34 +121,57 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
     }
   }
   for (int r = 0; r < R; r++) whole[r][0] = (IntLanes)sums[r][0], whole[r][1] = (IntLanes)sums[r][1];
-#else
-  for (int r = 0; r < R; r++) {
-    int32_t sums[kPanel] = {};
-    for (int half = 0; half < 2; half++)
-      for (int four = 0; four < 16; four++)
-        for (int output = 0; output < 16; output++)
-          for (int k = 0; k < 4; k++)
-            sums[half * 16 + output] +=
-                int(inputs[r * rows.stride + four * 4 + k]) * block[half * 1024 + (four * 16 + output) * 4 + k];
-    std::memcpy(whole[r], sums, sizeof sums);
+#elif defined(__AVX2__)
+  // Here, too, one side is unsigned: the row without its signs, which the weights take over. Two products of at most
+  // 127 * 127 fit into 16 bits.
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i sums[R][2 * H];
+  for (int r = 0; r < R; r++)
+    for (int n = 0; n < 2 * H; n++) sums[r][n] = _mm256_setzero_si256();
+  for (int four = 0; four < 16; four++) {
+    __m256i weights[2 * H];
+    for (int n = 0; n < 2 * H; n++)
+      weights[n] = _mm256_loadu_si256((const __m256i*)(block + (half + n / 2) * 1024 + four * 64 + n % 2 * 32));
+    for (int r = 0; r < R; r++) {
+      int32_t numbers;
+      std::memcpy(&numbers, inputs + r * rows.stride + four * 4, sizeof numbers);
+      const __m256i row = _mm256_set1_epi32(numbers), sizes = _mm256_abs_epi8(row);
+      for (int n = 0; n < 2 * H; n++) {
+        const __m256i pairs = _mm256_maddubs_epi16(sizes, _mm256_sign_epi8(weights[n], row));
+        sums[r][n] = _mm256_add_epi32(sums[r][n], _mm256_madd_epi16(pairs, ones));
+      }
+    }
   }
+  for (int r = 0; r < R; r++)
+    for (int h = 0; h < H; h++) std::memcpy(&whole[r][half + h], &sums[r][2 * h], sizeof(IntLanes));
+#else
+  for (int r = 0; r < R; r++)
+    for (int h = half; h < half + H; h++) {
+      int32_t sums[kLanes] = {};
+      for (int four = 0; four < 16; four++)
+        for (int output = 0; output < kLanes; output++)
+          for (int k = 0; k < 4; k++)
+            sums[output] += int(inputs[r * rows.stride + four * 4 + k]) * block[h * 1024 + (four * 16 + output) * 4 + k];
+      whole[r][h] = load(sums);
+    }
 #endif
 }
 
-template <int R>
-void multiply_rows(const Rows& rows, int64_t first, const int8_t* panel, const float* scales, int64_t groups,
+template <int R, int H>
+void multiply_rows(const Rows& rows, int64_t first, const int8_t* panel, const float* scales, int64_t groups, int half,
                    Lanes (*out)[2]) {
-  Lanes sums[R][2] = {};
+  Lanes sums[R][H] = {};
   for (int64_t group = 0; group < groups; group++) {
     IntLanes whole[R][2];
-    multiply_group<R>(rows, first, group, panel + group * kGroup * kPanel, whole);
-    for (int half = 0; half < 2; half++) {
-      Lanes scale = load(scales + group * kPanel + half * kLanes);
+    multiply_group<R, H>(rows, first, group, panel + group * kGroup * kPanel, half, whole);
+    for (int h = 0; h < H; h++) {
+      const Lanes scale = load(scales + group * kPanel + (half + h) * kLanes);
       for (int r = 0; r < R; r++)
-        sums[r][half] += __builtin_convertvector(whole[r][half], Lanes) * (scale * rows.scales[(first + r) * groups + group]);
+        sums[r][h] += convert<Lanes>(whole[r][half + h]) * (scale * rows.scales[(first + r) * groups + group]);
     }
   }
-  for (int r = 0; r < R; r++) out[r][0] = sums[r][0], out[r][1] = sums[r][1];
+  for (int r = 0; r < R; r++)
+    for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
 }
 
 // ---------------------------------------------------------------------------------------------- tiles
@@ -172,12 +185,11 @@ inline void multiply_tiles(const Rows& rows, int64_t first, int count, const int
   for (int64_t group = 0; group < groups; group++) {
     tile_group(rows.row<int8_t>(first) + group * kGroup, rows.stride, panel + group * kGroup * kPanel, whole);
     for (int half = 0; half < 2; half++) {
-      Lanes scale = load(scales + group * kPanel + half * kLanes);
+      const Lanes scale = load(scales + group * kPanel + half * kLanes);
       for (int r = 0; r < count; r++) {
-        IntLanes product;
-        std::memcpy(&product, whole + r * kPanel + half * kLanes, sizeof product);
+        const Lanes product = convert<Lanes>(load(whole + r * kPanel + half * kLanes));
         float* to = out + r * kPanel + half * kLanes;
-        store(to, load(to) + __builtin_convertvector(product, Lanes) * (scale * rows.scales[(first + r) * groups + group]));
+        store(to, load(to) + product * (scale * rows.scales[(first + r) * groups + group]));
       }
     }
   }
@@ -195,20 +207,34 @@ inline void rows_by_tiles(const Linear& linear, int64_t panel, const Rows& rows,
 
 // ---------------------------------------------------------------------------------------------- the whole product
 
-constexpr int kMostRows = 12;     // float32, bfloat16: 24 sums in the 32 registers
-constexpr int kMostRowsInt8 = 6;  // whole sums and real ones
+template <int R, int Most, class Multiply>
+void by_halves(float* out, const Multiply& multiply) {
+  if constexpr (R <= Most) {
+    constexpr int H = kHalves<R, Most>;
+    Lanes found[R][2];
+    for (int half = 0; half < 2; half += H) multiply(std::integral_constant<int, H>{}, half, found);
+    for (int r = 0; r < R; r++)
+      for (int half = 0; half < 2; half++) store(out + r * kPanel + half * kLanes, found[r][half]);
+  }
+}
 
 inline void rows_by_registers(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count, float* out) {
+  const int64_t inputs = linear.inputs, stride = rows.stride;
   with_constant<kMostRows>(count, [&](auto constant) {
     constexpr int R = decltype(constant)::value;
-    Lanes found[R][2];
     if (linear.format == Format::kFloat32)
-      multiply_rows<R>(rows.row<float>(first), rows.stride, linear.panel<float>(panel), linear.inputs, found);
+      by_halves<R, kMostRows>(out, [&](auto h, int half, Lanes(*found)[2]) {
+        multiply_rows<R, h>(rows.row<float>(first), stride, linear.panel<float>(panel), inputs, half, found);
+      });
     else if (linear.format == Format::kBFloat16)
-      multiply_rows<R>(rows.row<BFloat16>(first), rows.stride, linear.panel<BFloat16>(panel), linear.inputs, found);
-    else if constexpr (R <= kMostRowsInt8)
-      multiply_rows<R>(rows, first, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(), found);
-    std::memcpy(out, found, sizeof found);
+      by_halves<R, kMostRowsBFloat16>(out, [&](auto h, int half, Lanes(*found)[2]) {
+        multiply_rows<R, h>(rows.row<Factor>(first), stride, linear.panel<BFloat16>(panel), inputs, half, found);
+      });
+    else
+      by_halves<R, kMostRowsInt8>(out, [&](auto h, int half, Lanes(*found)[2]) {
+        multiply_rows<R, h>(rows, first, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(), half,
+                            found);
+      });
   });
 }
 
@@ -218,12 +244,15 @@ struct Way {
   void (*compute)(const Linear&, int64_t, const Rows&, int64_t, int, float*);
 };
 
-inline Way way_of(Format format) {
+inline Way way_of(Format format, int64_t num_rows) {
 #ifdef HEADRACE_AMX
   if (format != Format::kFloat32 && has_tiles())
     return {format == Format::kInt8 ? kTileRows : 2 * kTileRows, rows_by_tiles};
 #endif
-  return {format == Format::kInt8 ? kMostRowsInt8 : kMostRows, rows_by_registers};
+  const int most = format == Format::kFloat32 ? kMostRows : format == Format::kInt8 ? kMostRowsInt8 : kMostRowsBFloat16;
+  // As evenly as they go: the last few would otherwise cost as much as many.
+  const int64_t times = std::max<int64_t>(1, (num_rows + most - 1) / most);
+  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), rows_by_registers};
 }
 
 constexpr int kPanelsTogether = 4;  // stay in the second cache while all rows go past them, a few rows in the first
@@ -231,7 +260,7 @@ constexpr int kPanelsTogether = 4;  // stay in the second cache while all rows g
 // Calls `take(row, panel, low 16 outputs, high 16 outputs)`, bias included, for every row of this thread's panels.
 template <class Take>
 void multiply(const Team& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Take& take) {
-  const Way way = way_of(linear.format);
+  const Way way = way_of(linear.format, num_rows);
   const Range mine = team.share(linear.panels);
   alignas(64) float out[2 * kTileRows * kPanel];
   for (int64_t begin = mine.begin; begin < mine.end; begin += kPanelsTogether)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "lanes.h"
+#include "pairs.h"
 #include "tiles.h"
 
 namespace headrace {
@@ -50,19 +51,6 @@ inline void store_value(const float* head, int64_t head_dim, int64_t token, BFlo
   }
 }
 
-// sums += pairs of one row, the same in every lane, times pairs of 16 tokens or dimensions.
-inline Lanes add_pairs(Lanes sums, const BFloat16* row, BitLanes pairs) {
-#if defined(__AVX512BF16__)
-  int32_t both;
-  std::memcpy(&both, row, sizeof both);
-  return (Lanes)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(both), (__m512bh)pairs);
-#else
-  sums += to_float(row[0]) * (Lanes)(pairs << 16);
-  sums += to_float(row[1]) * (Lanes)(pairs & 0xffff0000u);
-  return sums;
-#endif
-}
-
 // Scores of R queries with N pages: `scores` is [R][stride].
 template <int R, int N>
 void score_pages(const float* queries, const float* const* keys, int64_t head_dim, float* scores, int64_t stride) {
@@ -78,13 +66,13 @@ void score_pages(const float* queries, const float* const* keys, int64_t head_di
 }
 
 template <int R, int N>
-void score_pages(const BFloat16* queries, const BFloat16* const* keys, int64_t head_dim, float* scores, int64_t stride) {
+void score_pages(const Factor* queries, const BFloat16* const* keys, int64_t head_dim, float* scores, int64_t stride) {
   Lanes sums[R][N] = {};
   for (int64_t d = 0; d < head_dim; d += 2) {
-    BitLanes key[N];
-    for (int n = 0; n < N; n++) std::memcpy(&key[n], keys[n] + d * kPage, sizeof key[n]);
+    Pairs key[N];
+    for (int n = 0; n < N; n++) key[n] = Pairs(keys[n] + d * kPage);
     for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] = add_pairs(sums[r][n], queries + r * head_dim + d, key[n]);
+      for (int n = 0; n < N; n++) sums[r][n] = add_products(sums[r][n], queries + r * head_dim + d, key[n]);
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(scores + r * stride + n * kPage, sums[r][n]);
@@ -109,17 +97,17 @@ void add_values(const float* weights, int64_t stride, const float* const* values
 }
 
 template <int R, int N>
-void add_values(const BFloat16* weights, int64_t stride, const BFloat16* const* values, int64_t tokens,
+void add_values(const Factor* weights, int64_t stride, const BFloat16* const* values, int64_t tokens,
                 int64_t head_dim, int64_t d, float* found) {
   Lanes sums[R][N];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) sums[r][n] = load(found + r * head_dim + d + n * kLanes);
   for (int64_t t = 0; t < tokens; t += 2) {
     const BFloat16* from = values[t / kPage] + (t % kPage * head_dim + d * 2);
-    BitLanes value[N];
-    for (int n = 0; n < N; n++) std::memcpy(&value[n], from + n * 2 * kLanes, sizeof value[n]);
+    Pairs value[N];
+    for (int n = 0; n < N; n++) value[n] = Pairs(from + n * 2 * kLanes);
     for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] = add_pairs(sums[r][n], weights + r * stride + t, value[n]);
+      for (int n = 0; n < N; n++) sums[r][n] = add_products(sums[r][n], weights + r * stride + t, value[n]);
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(found + r * head_dim + d + n * kLanes, sums[r][n]);

@@ -227,7 +227,7 @@ class Runner {
              [&](int64_t n, int64_t panel, Lanes gate, Lanes up) {
                const Lanes gated = silu(gate) * up;
                if (is_direct)
-                 store(halves.row<BFloat16>(n) + panel * kLanes, gated);
+                 store(halves.row<Factor>(n) + panel * kLanes, gated);
                else
                  store(space_.inner.row(n) + panel * kLanes, gated);
              });

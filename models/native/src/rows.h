@@ -37,21 +37,18 @@ inline void quantise_row(const float* from, const Rows& rows, int64_t index) {
   int8_t* to = rows.row<int8_t>(index);
   for (int64_t group = 0; group < groups; group++, from += kGroup, to += kGroup) {
     Lanes most = {};
-    for (int i = 0; i < kGroup; i += kLanes) {
-      const Lanes x = load(from + i);
-      most = larger(most, x < 0.0f ? -x : x);
-    }
+    for (int i = 0; i < kGroup; i += kLanes) most = larger(most, absolute(load(from + i)));
     const float scale = largest(most) / 127.0f;
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
     IntLanes total = {};
     for (int i = 0; i < kGroup; i += kLanes) {
       const IntLanes whole = nearest(load(from + i) * inverse);
-      const ByteLanes bytes = __builtin_convertvector(whole, ByteLanes);
-      std::memcpy(to + i, &bytes, sizeof bytes);
+      store(to + i, whole);
       total += whole;
     }
-    int32_t sum = 0;
-    for (int i = 0; i < kLanes; i++) sum += total[i];
+    int32_t sums[kLanes], sum = 0;
+    store(sums, total);
+    for (int i = 0; i < kLanes; i++) sum += sums[i];
     rows.scales[index * groups + group] = scale;
     rows.sums[index * groups + group] = sum;
   }
@@ -62,7 +59,7 @@ inline void write_row(Format format, const float* from, const Rows& rows, int64_
   if (format == Format::kInt8) return quantise_row(from, rows, index);
   for (int64_t i = 0; i < rows.stride; i += kLanes) {
     if (format == Format::kBFloat16)
-      store(rows.row<BFloat16>(index) + i, load(from + i));
+      store(rows.row<Factor>(index) + i, load(from + i));
     else
       store(rows.row<float>(index) + i, load(from + i));
   }

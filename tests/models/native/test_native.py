@@ -79,14 +79,24 @@ def test_a_linear_layer_multiplies_and_no_row_depends_on_another(
         assert torch.equal(kernels.linear(packed, rows[:count], threads=1)[:, :size_out], together[:count])
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05), ("int8", 0.1)])
-def test_every_family_computes_what_its_twin_in_torch_does(folder: Path, dtype: str, tolerance: float) -> None:
+def test_every_family_computes_what_its_twin_in_torch_does(folder: Path) -> None:
     tokens = random_prompts(3, longest=90, vocab=tiny.VOCAB)[2]
-    native, twin = load(folder, dtype), load(folder, dtype, native="off")
+    native, twin = load(folder, "float32"), load(folder, "float32", native="off")
     assert isinstance(native._model, NativeLlama)
     assert not isinstance(twin._model, NativeLlama)
     found, expected = (compute(runner, (tokens, 0, range(8))) for runner in (native, twin))
-    assert ((found - expected).norm() / expected.norm()).item() < tolerance
+    assert ((found - expected).norm() / expected.norm()).item() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_narrow_formats_cost_the_kernels_no_more_than_their_twin(folder: Path, dtype: str) -> None:
+    """Where torch rounds between its operations depends on the CPU, so both are measured against float32."""
+    tokens = random_prompts(3, longest=90, vocab=tiny.VOCAB)[2]
+    exact, native, twin = (
+        compute(load(folder, format_, switch), (tokens, 0, range(8)))
+        for format_, switch in [("float32", "off"), (dtype, "auto"), (dtype, "off")]
+    )
+    assert 0 < (native - exact).norm() < 1.5 * (twin - exact).norm()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
