@@ -20,7 +20,7 @@ from store.db import Database
 from store.errors import HeadraceError, NotFound
 from store.key_changes import DEFAULT_OVERLAP_S, ApiKey, NewKey
 from store.key_notices import publish_change
-from store.keys import DEFAULT_TENANT, SCOPES, create_tenant, find_tenant
+from store.keys import DEFAULT_TENANT, SCOPES, create_tenant, find_tenant, find_tenant_of_key
 from store.redis import connect
 from store.settings import load_settings
 
@@ -64,7 +64,6 @@ def list_keys(tenant: TenantOption = DEFAULT_TENANT) -> None:
 @keys.command("rotate")
 def rotate(
     key: KeyArgument,
-    tenant: TenantOption = DEFAULT_TENANT,
     overlap_hours: Annotated[
         float, typer.Option(help="How long the old key still works; 0: no longer.", min=0, max=720)
     ] = DEFAULT_OVERLAP_S / 3600,
@@ -76,7 +75,7 @@ def rotate(
     with _database() as db:
         _, issued = key_changes.rotate(
             db,
-            find_tenant(db, tenant),
+            find_tenant_of_key(db, key_id),
             key_id,
             overlap_s=round(overlap_hours * 3600),
             until=until,
@@ -88,11 +87,11 @@ def rotate(
 
 
 @keys.command("revoke")
-def revoke(key: KeyArgument, tenant: TenantOption = DEFAULT_TENANT) -> None:
+def revoke(key: KeyArgument) -> None:
     """End a key: within ten seconds in every process, at once in those that hear of it by Redis."""
     key_id = _key_id(key)
     with _database() as db:
-        key_changes.revoke(db, find_tenant(db, tenant), key_id, actor=_KEYS, giver=None)
+        key_changes.revoke(db, find_tenant_of_key(db, key_id), key_id, actor=_KEYS, giver=None)
     _tell(key_id)
     sys.stdout.write(f"{key_id} revoked\n")
 

@@ -10,6 +10,7 @@ from types import FrameType
 from cli import render
 from cli.local.process import descendants
 from cli.local.stack import Stack, running_stack
+from store.registry import ModelVersion
 from store.settings import load_settings
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -36,7 +37,7 @@ def up(models: list[str]) -> None:
     with stopped_by_signals():
         try:
             with running_stack(settings, models, say) as stack:
-                _show(stack, models)
+                _show(stack)
                 try:
                     while True:
                         stack.supervisor.tend()
@@ -53,15 +54,28 @@ def say(sentence: str) -> None:
     render.err.print(f"[dim]·[/] {sentence}", soft_wrap=True)
 
 
-def _show(stack: Stack, models: list[str]) -> None:
+def example(api_url: str, api_key: str, model: ModelVersion) -> str:
+    """Return a command that asks this model for what it is for."""
+    if model.task == "embed":
+        body = f'{{"model": "{model.model}", "input": ["a mill on the river", "bread"]}}'
+        return (
+            f"curl -s {api_url}/v1/embeddings -H 'Authorization: Bearer {api_key}' "
+            f"-H 'Content-Type: application/json' -d '{body}'"
+        )
+    return f'headrace submit "Why is the sky blue?" --model {model.model} --stream'
+
+
+def _show(stack: Stack) -> None:
     """Print what people need, on stdout."""
-    lines = {
-        "API": f"{stack.api_url}  (docs at /docs)",
-        "key": stack.api_key,
-        "Flower": f"{stack.flower_url}  (user {stack.flower_user}, password {stack.flower_password})",
-        "model": ", ".join(models),
-        "try": f'headrace submit "Why is the sky blue?" --model {models[0]} --stream',
-    }
-    for name, value in lines.items():
-        render.out.print(f"[bold]{name:>7}[/]  {value}", soft_wrap=True)
+    of_each_task = {model.task: model for model in reversed(stack.models)}
+    lines = [
+        ("API", f"{stack.api_url}  (docs at /docs)"),
+        ("key", stack.api_key),
+        ("Flower", f"{stack.flower_url}  (user {stack.flower_user}, password {stack.flower_password})"),
+        ("model", ", ".join(model.model for model in stack.models)),
+        *(("try", example(stack.api_url, stack.api_key, model)) for model in reversed(of_each_task.values())),
+    ]
+    for name, value in lines:
+        render.out.print(f"[bold]{name:>7}[/]", end="  ")
+        render.out.print(value, soft_wrap=True, markup=False)
     render.out.print("ready; Ctrl-C stops everything")

@@ -105,6 +105,16 @@ def find_tenant(db: Database, name: str) -> str:
     return str(tenant_id)
 
 
+def find_tenant_of_key(db: Database, key_id: str) -> str:
+    """Return the id of the tenant that a key belongs to, ended or not; raise NotFound if there is no such key."""
+    with db.begin() as connection:
+        found = connection.execute(text("SELECT tenant_id FROM api_keys WHERE id = :id"), {"id": key_id})
+        tenant_id = found.scalar_one_or_none()
+    if tenant_id is None:
+        raise NotFound(f"no API key {key_id}")
+    return str(tenant_id)
+
+
 def check_tenant_name(name: str) -> None:
     """Raise InvalidRequest for a name that cannot be told from others on a screen."""
     if not 0 < len(name) <= _LONGEST_TENANT or not name.isprintable() or name != name.strip():

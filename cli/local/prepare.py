@@ -12,9 +12,11 @@ from cli.local.process import last_line, run_step
 from store.db import Database, is_migrated
 from store.errors import NotFound, Unauthenticated, Unavailable
 from store.keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
-from store.registry import resolve
+from store.registry import ModelVersion, resolve
 
 Say = Callable[[str], None]
+
+_WITHOUT_FILES = ("fake", "fake-encoder")
 
 
 def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say) -> None:
@@ -40,12 +42,15 @@ def ensure_key(db: Database, home: Home) -> str:
     return key
 
 
-def ensure_model(db: Database, name: str, home: Home, env: Mapping[str, str], say: Say) -> None:
-    """Register the model, fetching its files first if it is one the catalog knows. Raises Unavailable if that fails."""
-    if _is_usable(db, name):
-        return
+def ensure_model(db: Database, name: str, home: Home, env: Mapping[str, str], say: Say) -> ModelVersion:
+    """Return the model, registered, its files fetched first if it is one the catalog knows.
+
+    Raises Unavailable if that fails.
+    """
+    if (usable := _usable(db, name)) is not None:
+        return usable
     source = home.models / name
-    if name in ("fake", "fake-encoder"):
+    if name in _WITHOUT_FILES:
         _run_module("models.catalog", ["register", name, name], env, home.log("models"))
     else:
         say(f"fetching {name} (once)")
@@ -53,14 +58,15 @@ def ensure_model(db: Database, name: str, home: Home, env: Mapping[str, str], sa
         _run_module("models.catalog", ["fetch", name, "--into", str(home.models)], env, None)
         _run_module("models.catalog", ["register", name, str(source)], env, home.log("models"))
     say(f"model {name} registered")
+    return resolve(db, name)
 
 
-def _is_usable(db: Database, name: str) -> bool:
+def _usable(db: Database, name: str) -> ModelVersion | None:
     try:
         version = resolve(db, name)
     except NotFound:
-        return False
-    return version.runner == "fake" or Path(version.source).exists()
+        return None
+    return version if version.runner in _WITHOUT_FILES or Path(version.source).exists() else None
 
 
 def _run_module(module: str, arguments: list[str], env: Mapping[str, str], log: Path | None) -> None:

@@ -19,6 +19,7 @@ from cli.local.process import Child, Command
 from cli.local.services import Services, running_services
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
 from store.db import Database
+from store.registry import ModelVersion
 from store.settings import Settings, child_environment
 
 Say = Callable[[str], None]
@@ -37,6 +38,7 @@ class Stack:
     flower_url: str
     flower_user: str
     flower_password: str
+    models: tuple[ModelVersion, ...]
     worker_metrics_urls: tuple[str, ...]
     supervisor: Supervisor
 
@@ -70,7 +72,7 @@ def running_stack(
                 **(changes or {}),
             }
         )
-        key = _prepare(services, models, home, env, say)
+        key, versions = _prepare(services, models, home, env, say)
         ports = _choose_ports(settings, len(models), say)
         flower, *others = programs = _programs(settings, models, home, env, ports)
         for program in programs:
@@ -87,6 +89,7 @@ def running_stack(
             flower_url=_url(settings.flower_host, ports.flower),
             flower_user=_FLOWER_USER,
             flower_password=home.flower_password(),
+            models=versions,
             worker_metrics_urls=tuple(f"http://127.0.0.1:{port}/metrics" for port in ports.worker_metrics),
             supervisor=Supervisor([*services.servers, *programs], say),
         )
@@ -94,14 +97,15 @@ def running_stack(
         yield stack
 
 
-def _prepare(services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say) -> str:
-    """Migrate, register the models and return an API key."""
+def _prepare(
+    services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say
+) -> tuple[str, tuple[ModelVersion, ...]]:
+    """Migrate and register the models; return an API key and what the models are."""
     db = Database(services.database_url, pool_size=1, application_name="headrace up")
     try:
         migrate(db, home, env, say)
-        for model in models:
-            ensure_model(db, model, home, env, say)
-        return ensure_key(db, home)
+        versions = tuple(ensure_model(db, model, home, env, say) for model in models)
+        return ensure_key(db, home), versions
     finally:
         db.close()
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from store.audit import list_entries
 from store.db import Database
-from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound
+from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
 from store.key_notices import KEYS_CHANNEL
 from store.keys import SCOPES, authenticate, create_key, find_tenant
 from store.settings import Settings
@@ -56,6 +56,19 @@ def test_keys_are_made_listed_rotated_and_ended(verb: Verb, db: Database) -> Non
         with pytest.raises(HeadraceError, match=said) as raised:
             verb(*words)
         assert raised.type is refused
+
+
+def test_a_key_is_ended_by_whoever_knows_only_the_key(verb: Verb, db: Database) -> None:
+    tenant_id = verb("tenants", "create", "acme").strip()
+    key = verb("keys", "create", "leaked", "--tenant", "acme").strip()
+    successor = verb("keys", "rotate", key).strip()
+    assert authenticate(db, successor).tenant_id == tenant_id
+    verb("keys", "revoke", key)
+    with pytest.raises(Unauthenticated):
+        authenticate(db, key)
+    assert list_entries(db, tenant_id)[0].action == "api_key.revoked"
+    with pytest.raises(NotFound, match="no API key key_nosuch"):
+        verb("keys", "revoke", "key_nosuch")
 
 
 def test_the_operator_may_end_the_last_admin(verb: Verb, db: Database) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from cli.local.home import Home
 from cli.local.ports import free_port
 from cli.local.process import descendants, still_alive
+from cli.up import example
 from store.db import Database
 from store.registry import register_version
 from store.settings import Settings, child_environment
@@ -262,6 +264,31 @@ def test_a_taken_port_is_replaced_and_said(start_up: StartUp) -> None:
     assert f"port {port} is taken: API listens on" in said
     assert up.api("/v1/models")["data"][0]["id"] == "fake"
     up.stop()
+
+
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [
+        ("fake", ["headrace", "submit", "Why is the sky blue?", "--model", "m", "--stream"]),
+        ("fake-encoder", ["curl", "-s", "http://here/v1/embeddings", "-H", "Authorization: Bearer hr_x_y"]),
+    ],
+)
+def test_the_example_is_what_the_model_is_for(db: Database, runner: str, said: list[str]) -> None:
+    model = register_version(
+        db,
+        model="m",
+        runner=runner,
+        source=runner,
+        digest="0" * 64,
+        dtype="float32",
+        context_window=64,
+        files={},
+        actor="tests",
+    )
+    words = shlex.split(example("http://here", "hr_x_y", model))
+    assert words[: len(said)] == said
+    if runner == "fake-encoder":
+        assert orjson.loads(words[-1])["model"] == "m"
 
 
 def test_flower_asks_for_its_password_and_shows_the_engine(shared: Up) -> None:
