@@ -23,7 +23,7 @@ _TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
 def check_email(candidate: str, before: str) -> Spans:
     """An address whose domain could exist."""
     local, _, rest = candidate.partition("@")
-    start = len(local) - len(local.lstrip(".!#$%&'*+/=?^`{|}~-"))
+    start = len(local) - len(local.lstrip("._!#$%&'*+/=?^`{|}~-"))
     # Signs that an address may have, but that mostly belong to the sentence, the URL or the code around it.
     start = max(start, *(local.rfind(sign) + 1 for sign in "=`|/"), local.rfind("='") + 2 if "='" in local else 0)
     local = local[start:]
@@ -62,28 +62,46 @@ EMAIL = Recogniser(
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "PL", "PT", "SE", "BR", "MX", "IN", "JP", "AU")
 """Where a number that names no country may be from. Anyone's own, in the order in which they are tried."""
 
+REGIONS_IF_ANNOUNCED = (
+    *REGIONS,
+    *("CA", "IE", "NO", "DK", "FI", "CZ", "SK", "HU", "RO", "BG", "GR", "HR", "RS", "UA", "RU", "TR", "IL", "SA", "AE"),
+    *("EG", "ZA", "NG", "KE", "MA", "PK", "BD", "LK", "TH", "VN", "MY", "SG", "ID", "PH", "CN", "HK", "TW", "KR", "NZ"),
+    *("AR", "CL", "CO", "PE", "EC", "UY", "CR", "DO", "LT", "LV", "EE", "SI", "LU", "IS"),
+)
+"""Where it may be from if the words before say that it is a phone number."""
+
 _ABOUT_PHONES = Words(
-    "tel telephone telefon telefono teléfono telefone téléphone telefoon puhelin phone mobile mobil mob\\b móvil cell"
-    " cellulare celular portable handy fax call text sms whatsapp signal ring dial reach hotline contact anruf ruf"
-    " appele llama llámame ligue chiama bel zadzwoń numer\\stelefonu"
-    " ☎ 📞 📱 тел моб звон 電話 电话 電话 手机 携帯 전화 फोन هاتف",
+    # First, since of two words that begin at one place the first is taken.
+    "(?:phone|ph|tel|mob|mobile|cell|fax|contact|whatsapp)\\.?\\s(?:no|nr)\\.?"
+    " tel telephone telephon telefon telefono teléfono telefone téléphone telefoon puhelin puh\\b phone"
+    " ph\\b mobile mobil mob\\b móvil telemóvel cell cellulare cellphone celular cel\\b portable handy natel gsm\\b"
+    " fax call text sms whatsapp signal ring dial reach hotline contact anruf ruf appell llama llámame ligue chiama bel"
+    " zadzwoń tlf cep\\b hp\\b h/p komórk sđt điện telp numer\\stelefonu"
+    " ☎ 📞 📱 τηλ κιν тел моб звон 電話 电话 電話 手机 手機 携帯 전화 휴대폰 फोन मोबाइल هاتف جوال"
+    " موبايل טלפון נייד โทร มือถือ",
     "order invoice tracking reference ref isbn issn ean sku serial version build ticket case account acct part"
     " transaction receipt imei vin lot batch model item bestell rechnung sendung auftrag kunden pedido factura commande"
     " facture ordine fattura zamówieni faktur заказ счет 订单 注文 id no\\. nr\\. iso rfc pid iban konto",
 )
-_DATE = re.compile(r"\b(?:19|20)\d\d[-./ ]\d{1,2}[-./ ]\d{1,4}\b|\b\d{1,2}[-./]\d{1,2}[-./](?:19|20)?\d{2}\b")
+_DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
+_DATE = re.compile(
+    rf"\b{_YEAR}[-./ ]\d{{1,2}}[-./ ]\d{{1,4}}\b"
+    # Not among more such pairs: so are the phone numbers of France written.
+    rf"|(?<![-./])\b(?:{_DAY}[-./]{_MONTH}|{_MONTH}[-./]{_DAY})[-./](?:{_YEAR}|\d\d)\b(?![-./]\d)"
+)
 _NANP = re.compile(r"(?:(?:\+|00)?1[-. ]?)?(?:\([2-9]\d\d\) ?\d{3}[-. ]\d{4}|[2-9]\d\d([-. ])\d{3}\1\d{4})")
 _HOURS = re.compile(r"[0-2]\d[0-5]\d ?- ?[0-2]\d[0-5]\d")
 _DECIMALS = re.compile(r"\d\.\d+ +\d|\d +\d+\.\d")
 _THOUSANDS = re.compile(r"\d{1,3}(?:[ .]\d{3})+")
-_EXTENSION = re.compile(r" ?(?:x|ext\.?) ?\d{1,6}$")
+_EXTENSION_PATTERN = r",? ?(?:x|ext|ext\.|ext:|extension) ?\d{1,6}"
+_EXTENSION = re.compile(rf"(?:{_EXTENSION_PATTERN})$")
 _GROUP = re.compile(r"[+(]*\d+\)?")
 
 
 def check_phone(candidate: str, before: str) -> Spans:
     """The longest parts that are numbers somebody could dial."""
     opinion = _ABOUT_PHONES.judge(before)
-    if _goes_on_from(before) or (before.endswith("=") and opinion <= 0 and candidate[0] != "+"):
+    if not candidate.startswith(("+", "(+")) and _goes_on_from(before, candidate, opinion):
         return
     number = _EXTENSION.sub("", candidate)
     extended = {len(number): len(candidate)}
@@ -102,11 +120,16 @@ def check_phone(candidate: str, before: str) -> Spans:
             first = last + 1
 
 
-def _goes_on_from(before: str) -> bool:
+def _goes_on_from(before: str, candidate: str, opinion: int) -> bool:
     """True if what stands before makes the digits part of something longer, or an amount."""
-    if before[-1:] in {"/", "#", "_", "@", "-"} or before[-2:].strip() in {"$", "€", "£"}:
+    if before[-1:] in {"/", "#", "_", "@"} or before[-2:].strip() in {"$", "€", "£"}:
         return True
-    return before[-1:] in {".", ","} and before[-2:-1].isdigit()
+    if before[-1:] in {"-", "="}:
+        return opinion <= 0
+    if before[-1:] == "," and before[-2:-1].isdigit():
+        # 1,234 567 is an amount; a row of a table has longer numbers, or ones that are written as a phone number.
+        return re.match(r"\d{3}\b", candidate) is not None and _NANP.match(candidate) is None
+    return before[-1:] == "." and before[-2:-1].isdigit()
 
 
 def _longest(candidate: str, groups: list[tuple[int, int]], first: int, opinion: int) -> int | None:
@@ -140,7 +163,7 @@ def _is_national(text: str, opinion: int) -> bool:
     """A number without a country: real somewhere, and written or announced as a phone number."""
     is_grouped = not text.isdigit()
     if opinion > 0:
-        return any(_is_real(text, region) for region in REGIONS) or (is_grouped and _is_possible(text))
+        return any(_is_real(text, region) for region in REGIONS_IF_ANNOUNCED) or (is_grouped and _is_possible(text))
     if not is_grouped or _THOUSANDS.fullmatch(text) or _HOURS.fullmatch(text) or _DECIMALS.search(text):
         return False
     if text.startswith(("0", "(0")):
@@ -178,7 +201,7 @@ PHONE = Recogniser(
     "phone",
     Kind.PHONE,
     50,
-    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .\-/()]{0,3}\d){6,34}(?:\b| ?(?:x|ext\.?) ?\d{1,6}\b)",
+    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .\-/()]{0,3}\d){6,34}" + rf"(?:{_EXTENSION_PATTERN}\b|\b)",
     check_phone,
     same=letters_and_digits,
 )

@@ -15,12 +15,20 @@ _VERSIONS = Words(
 _BELONGS_BEFORE = re.compile(r"[._]$|(?:^|[^\d])-$|[A-Za-z]/$")
 # "versions 1.2.3.4 and 1.2.3.5"
 _SECOND = re.compile(r"[\d.]+(?:,| and| or| to| through| -) ?$")
+_COMPARED = re.compile(r"[\w\]][=~!<>]=$")
+# "from 1.2.3 to 1.2.3.4"
+_FROM_VERSION = re.compile(r"(?:^|[^\d.])\d+(?:\.\d+){1,2} ?(?:to|and|or|[-=]?>|→|,) ?$")
 _OF_DIGITS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 
 
 def _is_version(before: str) -> bool:
-    """True if the words right before, up to the last number, speak of a version."""
-    return _VERSIONS.judge(re.split(r"\d", _SECOND.sub("", before[-32:]))[-1]) < 0
+    """True if the words right before, up to the last number, speak of a version, or a requirement is compared to it."""
+    opinion = _VERSIONS.judge(re.split(r"\d", _SECOND.sub("", before[-32:]))[-1])
+    return (
+        opinion < 0
+        or (opinion == 0 and _COMPARED.search(before) is not None)
+        or _FROM_VERSION.search(before) is not None
+    )
 
 
 def check_ipv4(candidate: str, before: str) -> Spans:

@@ -16,23 +16,31 @@ _ISSUERS = (
     (re.compile(r"6011|64[4-9]|65"), (16, 19)),
     (re.compile(r"30[0-5]|309|36|38|39"), (14, 16)),
     (re.compile(r"35(?:2[89]|[3-8])"), (16,)),
+    (re.compile(r"2131|1800"), (15,)),
     (re.compile(r"62|81"), (16, 17, 18, 19)),
     (re.compile(r"220[0-4]"), (16, 17, 18, 19)),
-    (re.compile(r"50[0-9]|5[6-9]|6[0379]"), (12, 13, 14, 15, 16, 17, 18, 19)),
+    (re.compile(r"9792"), (16,)),
+    (re.compile(r"50[0-9]|5[6-9]|6[0379]"), (16, 18, 19)),
 )
-_NOT_CARDS = Words(
-    "card visa mastercard amex pan karte carte tarjeta cartão carta kort", "imei isbn ean gtin upc iccid sim"
+# Lengths that articles and parcels have too: only where the words before speak of a card.
+_IF_ANNOUNCED = ((re.compile(r"50[0-9]|5[6-9]|6[0379]"), (12, 13, 14, 15, 17)),)
+_ABOUT_CARDS = Words(
+    "card visa mastercard maestro amex diners discover jcb pan\\b cc\\b credit debit karte kreditkarte kk\\b carte"
+    " tarjeta cartão carta kort kaart карт 卡 カード 카드",
+    r"imei isbn ean gtin upc iccid sim id\snumber id\sno\b identity nik ktp",
 )
 
 
 def check_card(candidate: str, before: str) -> Spans:
     """Parts that have an issuer's first digits, its length, and a right check digit."""
-    if before[-1:] == "_" or (before[-1:] == "." and before[-2:-1].isdigit()) or _NOT_CARDS.judge(before) < 0:
+    opinion = _ABOUT_CARDS.judge(before)
+    is_part = before.rstrip(" (").endswith(("_", "+")) or (before[-1:] == "." and before[-2:-1].isdigit())
+    if is_part or opinion < 0:
         return
     groups = [found.span() for found in _GROUP.finditer(candidate)]
     first = 0
     while first < len(groups):
-        last = _card_from(candidate, groups, first)
+        last = _card_from(candidate, groups, first, is_announced=opinion > 0)
         if last is None:
             first += 1
         else:
@@ -40,21 +48,31 @@ def check_card(candidate: str, before: str) -> Spans:
             first = last + 1
 
 
-def _card_from(candidate: str, groups: list[tuple[int, int]], first: int) -> int | None:
+def _card_from(candidate: str, groups: list[tuple[int, int]], first: int, *, is_announced: bool) -> int | None:
     if first and candidate[groups[first][0] - 1] in "._":
         return None
-    for last in range(min(len(groups), first + 16) - 1, first - 1, -1):
+    for last in range(min(len(groups), first + 19) - 1, first - 1, -1):
         sizes = tuple(end - start for start, end in groups[first : last + 1])
-        is_usual = len(sizes) == 1 or sizes in _USUAL_GROUPS or (first == 0 and last == len(groups) - 1)
-        if 12 <= sum(sizes) <= 19 and is_usual:
-            text = candidate[groups[first][0] : groups[last][1]]
-            if _is_card("".join(_GROUP.findall(text))) and _is_grouped_evenly(text):
-                return last
+        if not 12 <= sum(sizes) <= 19:
+            continue
+        text = candidate[groups[first][0] : groups[last][1]]
+        is_all = first == 0 and last == len(groups) - 1
+        is_usual = _is_usual(sizes, text) or (is_all and is_announced)
+        if is_usual and _is_card("".join(_GROUP.findall(text)), is_announced) and _is_grouped_evenly(text):
+            return last
     return None
 
 
-def _is_card(digits: str) -> bool:
-    issued = any(start.match(digits) and len(digits) in lengths for start, lengths in _ISSUERS)
+def _is_usual(sizes: tuple[int, ...], text: str) -> bool:
+    """One number, the groups that are printed on cards, single digits, or fours some of which stuck together."""
+    if len(sizes) == 1 or sizes in _USUAL_GROUPS or set(sizes) == {1}:
+        return True
+    return " " in text and all(size % 4 == 0 for size in sizes)
+
+
+def _is_card(digits: str, is_announced: bool) -> bool:
+    issuers = _ISSUERS + _IF_ANNOUNCED if is_announced else _ISSUERS
+    issued = any(start.match(digits) and len(digits) in lengths for start, lengths in issuers)
     return issued and luhn.is_valid(digits)
 
 
@@ -67,7 +85,8 @@ CARD = Recogniser(
     "card",
     Kind.CARD,
     75,
-    r"\b\d(?:(?: ?[\-._/] ?| {0,2})\d){11,63}\b",
+    # %B is what stands before it on a magnetic stripe.
+    r"(?:\b|%[bB])\d(?:(?: ?[\-._/] ?| {0,2})\d){11,63}\b",
     check_card,
     same=letters_and_digits,
 )
@@ -98,7 +117,7 @@ IBAN = Recogniser(
 )
 
 _ABOUT_SSN = Words(
-    r"ssn social\ssecurity soc\ssec ss# ss\s# taxpayer tin seguro\ssocial",
+    r"ssn social\ssecurity social\s(?:is|no|num|#) soc\.?\ssec ss# ss\s# taxpayer tin seguro\ssocial",
     "order invoice part serial sku ref tracking phone",
 )
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from policy.patterns import compiled
+from policy.views import view
 
 CONTEXT_CHARS = 64
 """How many characters before a candidate its check may look at."""
@@ -88,17 +89,20 @@ class Words:
         self._bad = compiled(_any_of(bad)) if bad else None
 
     def judge(self, before: str) -> int:
-        """Return 1 if the nearest word before speaks for it, -1 if it speaks against it, 0 if there is none."""
+        """Return 1 if the nearest word before speaks for it, -1 if it speaks against it, 0 if there is none.
+
+        Of two that end at the same place the one for it counts: "phone no." is more than "no.".
+        """
         good = _last(self._good, before)
         bad = -1 if self._bad is None else _last(self._bad, before)
-        if good == bad:
+        if good == bad == -1:
             return 0
-        return 1 if good > bad else -1
+        return 1 if good >= bad else -1
 
 
 def _any_of(words: str) -> str:
-    """An expression for any of the words; those of letters begin at a word's beginning."""
-    return "(?i)" + "|".join(rf"\b{word}" if word[0].isascii() else word for word in words.split())
+    """An expression for any of the words, as texts are read; those of letters begin at a word's beginning."""
+    return "(?i)" + "|".join(rf"\b{word}" if word[0].isascii() else word for word in view(words).text.split())
 
 
 def _last(expression: object, text: str) -> int:

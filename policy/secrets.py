@@ -8,44 +8,8 @@ import re
 from collections import Counter
 
 from policy.recognisers import Kind, Recogniser, Spans
+from policy.vendors import VENDORS
 
-# Vendors' own prefixes and lengths, as their documentation and their secret scanners' rules give them.
-_VENDORS = (
-    r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",
-    r"gh[pousr]_[A-Za-z0-9]{36,255}",
-    r"github_pat_[A-Za-z0-9_]{22,255}",
-    r"gl(?:pat|ptt|dt|rt|cbt|agent|soat)-[A-Za-z0-9_\-]{20,128}",
-    r"xox[abeoprs]-[A-Za-z0-9\-]{10,250}",
-    r"xapp-[0-9]-[A-Za-z0-9\-]{10,250}",
-    r"[srp]k_(?:live|test)_[A-Za-z0-9]{16,250}",
-    r"whsec_[A-Za-z0-9+/=_\-]{24,128}",
-    r"sk-[A-Za-z0-9_\-]{20,250}",
-    r"AIza[A-Za-z0-9_\-]{35}",
-    r"ya29\.[A-Za-z0-9_\-]{20,250}",
-    r"GOCSPX-[A-Za-z0-9_\-]{20,64}",
-    r"hf_[A-Za-z0-9]{30,64}",
-    r"npm_[A-Za-z0-9]{36}",
-    r"pypi-[A-Za-z0-9_\-]{40,250}",
-    r"SG\.[A-Za-z0-9_\-]{16,32}\.[A-Za-z0-9_\-]{32,64}",
-    r"(?:SK|AC)[0-9a-f]{32}",
-    r"key-[0-9a-f]{32}",
-    r"\d{8,10}:[A-Za-z0-9_\-]{35}",
-    r"do[opr]_v1_[0-9a-f]{64}",
-    r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",
-    r"dapi[0-9a-f]{32}",
-    r"gsk_[A-Za-z0-9]{40,64}",
-    r"r8_[A-Za-z0-9]{37}",
-    r"hr_[A-Za-z0-9]{8,64}_[A-Za-z0-9_\-]{20,128}",
-    r"nvapi-[A-Za-z0-9_\-]{40,128}",
-    r"lin_api_[A-Za-z0-9]{40}",
-    r"sq0(?:atp|csp)-[A-Za-z0-9_\-]{22,64}",
-    r"EAA[A-Za-z0-9]{60,250}",
-    r"dckr_pat_[A-Za-z0-9_\-]{20,64}",
-    r"glsa_[A-Za-z0-9_]{32,64}",
-    r"PMAK-[a-f0-9]{24}-[a-f0-9]{34}",
-    r"hvs\.[A-Za-z0-9_\-]{24,128}",
-    r"tskey-[a-z]{2,8}-[A-Za-z0-9\-]{16,64}",
-)
 _LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
 
@@ -57,7 +21,7 @@ def bits_per_character(text: str) -> float:
 
 
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
-_PLACEHOLDER = re.compile(r"(?i)(?:^|[-_])(?:your|my|example|placeholder|insert|xxx+|todo|changeme|replace)")
+_PLACEHOLDER = re.compile(r"(?i)(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo|changeme|replace)")
 
 
 def check_vendor_key(candidate: str, before: str) -> Spans:
@@ -72,7 +36,7 @@ def check_vendor_key(candidate: str, before: str) -> Spans:
 
 
 VENDOR_KEY = Recogniser(
-    "api_key.vendor", Kind.API_KEY, 90, rf"\b(?:{'|'.join(_VENDORS)})", check_vendor_key, tail=r"[A-Za-z0-9_\-]"
+    "api_key.vendor", Kind.API_KEY, 90, rf"\b(?:{'|'.join(VENDORS)})", check_vendor_key, tail=r"[A-Za-z0-9_\-]"
 )
 
 _NAMES = (
@@ -81,7 +45,7 @@ _NAMES = (
     r"|kennwort|senha|пароль|密码"
 )
 _VALUE = r"[^\s\"'`<>,;|(){}\[\]]"
-_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}(?:=>|:=|=|:)\s{{0,3}}[\"']?({_VALUE}+)")
+_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}(?:=>|:=|=|:)\s{{0,3}}(?:\"([^\s\"]+)|'([^\s']+)|({_VALUE}+))")
 _NEXT_PARAMETER = re.compile(r"&\w+=")
 _BEARER = re.compile(r"(?i)(?:bearer|basic|token) ([A-Za-z0-9+/=_.~\-]+)")
 
@@ -91,7 +55,7 @@ def check_assigned(candidate: str, _before: str) -> Spans:
     found = _ASSIGNED.search(candidate) or _BEARER.search(candidate)
     if found is None:
         return
-    start, end = found.span(1)
+    start, end = found.span(found.lastindex or 0)
     if following := _NEXT_PARAMETER.search(candidate, start):
         end = following.start()
     end = start + len(candidate[start:end].rstrip(".:"))
@@ -116,8 +80,8 @@ ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}(?:=>|:=|=|:)\s{{0,3}}[\"']?{_VALUE}{{8,512}}"
-    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,512}",
+    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}(?:=>|:=|=|:)\s{{0,3}}(?:\"[^\s\"]{{8,512}}|'[^\s']{{8,512}}|{_VALUE}{{8,512}})"
+    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,512}|\btoken [A-Za-z0-9_\-]{24,512}",
     check_assigned,
     tail=_VALUE,
 )
