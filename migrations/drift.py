@@ -7,7 +7,14 @@ Postgres can describe is compared: types, defaults, checks, foreign keys, partia
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.schema import CreateSchema
 
-from store import file_tables, limit_tables, policy_tables, response_tables, usage_tables  # noqa: F401 - their tables join the metadata
+from store import (  # noqa: F401 - their tables join the metadata
+    file_tables,
+    limit_tables,
+    policy_tables,
+    response_tables,
+    retention_tables,
+    usage_tables,
+)
 from store.db import Database
 from store.tables import metadata as declared
 

@@ -2,7 +2,14 @@
 
 from alembic import context
 
-from store import file_tables, limit_tables, policy_tables, response_tables, usage_tables  # noqa: F401 - their tables join the metadata
+from store import (  # noqa: F401 - their tables join the metadata
+    file_tables,
+    limit_tables,
+    policy_tables,
+    response_tables,
+    retention_tables,
+    usage_tables,
+)
 from store.tables import metadata
 
 context.configure(

@@ -1,7 +1,6 @@
 """The use cases of the Responses API: from a request and what it refers to to a job; and cancelling one."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +15,7 @@ from producer_api.response_request import Before, PromptRef, ResponseRequest, Wa
 from producer_api.runtime import Runtime
 from store import jobs, prompt_templates, responses
 from store.db import Database
-from store.errors import Conflict, InvalidRequest, NotFound
+from store.errors import Conflict, Gone, InvalidRequest, NotFound
 from store.jobs import Job
 from store.responses import job_id_of
 from store.states import JobState
@@ -34,8 +33,10 @@ def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_
     try:
         return read(db, tenant_id, job_id)
     except NotFound:
-        with suppress(NotFound):
-            jobs.get(db, tenant_id, job_id)
+        if not responses.was_deleted(db, tenant_id, job_id):
+            missing = jobs.why_missing(db, tenant_id, job_id)
+            if isinstance(missing, Gone):
+                raise missing from None
         raise
 
 

@@ -140,6 +140,7 @@ class JobObject(BaseModel):
     error: dict[str, Any] | None
     usage: UsageObject | None
     metadata: dict[str, str]
+    purged_at: int | None = Field(None, description="since when its output is no longer kept")
     policy: JobPolicy | None = Field(None, description="null if it says nothing of answers and flagged nothing")
     links: Links
 
@@ -152,6 +153,14 @@ class JobList(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class JobDeleted(BaseModel):
+    """A job whose contents were forgotten."""
+
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
 
 
 class TimelineEntry(BaseModel):
@@ -258,6 +267,7 @@ def job_object(job: Job, *, place: Place | None = None) -> JobObject:
         error=job.error,
         usage=_usage(job),
         metadata=job.metadata,
+        purged_at=seconds(job.output_purged_at),
         policy=_policy(job),
         links=_links(job.id),
     )

@@ -124,12 +124,14 @@ WITH incoming AS (
 ), created AS (
     INSERT INTO jobs (
         id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
-        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id, deadline_at, announced_at)
+        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id, deadline_at, announced_at,
+        purge_when_ended)
     SELECT
         id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
         metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id,
         now() + make_interval(secs => deadline_s),
-        CASE WHEN announced THEN now() END
+        CASE WHEN announced THEN now() END,
+        COALESCE(NOT CAST(response ->> 'is_stored' AS boolean), false)
     FROM fresh
     RETURNING id, created_at, deadline_at, announced_at
 ), events AS (

@@ -52,11 +52,13 @@ files = Table(
     _now("created_at"),
     _time("expires_at"),
     Index(None, "tenant_id", "id"),
+    Index(None, "tenant_id", "created_at"),
     Index(None, "digest"),
     Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
 )
 
 _STATUSES = ", ".join(repr(str(status)) for status in BatchStatus)
+_OVER = ", ".join(repr(str(status)) for status in BatchStatus if status.is_terminal)
 _LIVE = ", ".join(repr(str(status)) for status in BatchStatus if not status.is_terminal)
 
 batches = Table(
@@ -99,10 +101,13 @@ batches = Table(
     _time("expired_at"),
     _time("cancelling_at"),
     _time("cancelled_at"),
+    # Since when what it said, beside its files, is gone.
+    _time("purged_at"),
     CheckConstraint(f"status IN ({_STATUSES})", name="status_known"),
     UniqueConstraint("tenant_id", "idempotency_key"),
     Index(None, "tenant_id", "id"),
     Index(None, "input_digest"),
+    Index("ix_batches_kept", "tenant_id", "id", postgresql_where=text(f"purged_at IS NULL AND status IN ({_OVER})")),
     Index("ix_batches_live", "id", postgresql_where=text(f"status IN ({_LIVE})")),
     Index("ix_batches_fingerprint", "tenant_id", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
 )

@@ -79,6 +79,7 @@ class Job:
     output: dict[str, Any] | None
     error: dict[str, Any] | None
     usage: dict[str, Any] | None
+    output_purged_at: datetime | None
     num_deltas: int
 
     @property
@@ -117,6 +118,7 @@ def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
         output=None,
         error=None,
         usage=None,
+        output_purged_at=None,
         num_deltas=0,
     )
 
@@ -152,8 +154,8 @@ def get(db: Database, tenant_id: str, job_id: str) -> Job:
 
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
-    """Return those of the jobs that the tenant has, in the order asked."""
-    statement = _jobs_of(tenant_id).where(tables.jobs.c.id.in_(ids))
+    """Return those of the jobs that the tenant has and whose results are kept, in the order asked."""
+    statement = _jobs_of(tenant_id).where(tables.jobs.c.id.in_(ids), tables.jobs.c.output_purged_at.is_(None))
     with db.autocommit(tenant_id=tenant_id) as connection:
         found = {job.id: job for job in _read(connection, db.vault, statement)}
     return [found[job_id] for job_id in ids if job_id in found]
@@ -174,7 +176,8 @@ def list_jobs(
 ) -> list[Job]:
     """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``.
 
-    The vectors of embed jobs, which may be megabytes each, are left out of their outputs.
+    The vectors of embed jobs, which may be megabytes each, are left out of their outputs. Of a job whose result is kept
+    no longer only the row is shown.
     """
     jobs = tables.jobs.c
     statement = (
@@ -326,7 +329,8 @@ def _jobs_of(tenant_id: str, *, without_vectors: bool = False) -> Select[Any]:
 
 
 def _get(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
-    found = _read(connection, vault, _jobs_of(tenant_id).where(tables.jobs.c.id == job_id))
+    statement = _jobs_of(tenant_id).where(tables.jobs.c.id == job_id, tables.jobs.c.output_purged_at.is_(None))
+    found = _read(connection, vault, statement)
     if not found:
         raise _missing(connection, tenant_id, job_id)
     return found[0]
@@ -348,16 +352,22 @@ def _job(row: Row, vault: Vault) -> Job:
 
 
 def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:
-    """Return the error of a job that was not found."""
+    """Return the error of a job that was not found: Gone if what is asked for is kept no longer."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return _missing(connection, tenant_id, job_id)
 
 
-_USED = text("SELECT FROM usage_ledger WHERE tenant_id = :tenant_id AND job_id = :job_id")
+# The ledger remembers those that were computed and whose rows are kept no longer.
+_WAS_THERE = text("""
+SELECT FROM jobs
+WHERE tenant_id = :tenant_id AND id = :job_id AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
+UNION ALL
+SELECT FROM usage_ledger
+WHERE tenant_id = :tenant_id AND job_id = :job_id AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id)
+""")
 
 
 def _missing(connection: Connection, tenant_id: str, job_id: str) -> Gone | NotFound:
-    # The ledger remembers those that were computed and are kept no longer.
-    if connection.execute(_USED, {"tenant_id": tenant_id, "job_id": job_id}).first() is None:
+    if connection.execute(_WAS_THERE, {"tenant_id": tenant_id, "job_id": job_id}).first() is None:
         return NotFound(f"no job {job_id}")
-    return Gone(f"job {job_id} ended long ago, and its result is no longer kept")
+    return Gone(f"job {job_id} has ended, and its result is no longer kept")

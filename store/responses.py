@@ -9,7 +9,6 @@ from typing import Any, Self
 
 from sqlalchemy import text
 
-from store.audit import record
 from store.db import Database
 from store.encryption import Place
 from store.errors import NotFound
@@ -61,7 +60,7 @@ def response_id(job_id: str) -> str:
 def job_id_of(response_id: str) -> str:
     """Return the id of the response's job; raise NotFound for what cannot be a response's id."""
     if not response_id.startswith(PREFIX):
-        raise _not_found(response_id)
+        raise not_found(response_id)
     return _JOB_PREFIX + response_id.removeprefix(PREFIX)
 
 
@@ -80,7 +79,7 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, values).mappings().one_or_none()
     if row is None:
-        raise _not_found(response_id(job_id))
+        raise not_found(response_id(job_id))
     request = db.vault.open(row["request"], Place(tenant_id, "responses", "request", job_id))
     return StoredResponse(**{**row, "request": request})
 
@@ -96,38 +95,22 @@ def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]
     with db.autocommit(tenant_id=tenant_id) as connection:
         found = connection.execute(_INPUT, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
     if found is None:
-        raise _not_found(response_id(job_id))
+        raise not_found(response_id(job_id))
     opened: list[dict[str, Any]] = db.vault.open(found, Place(tenant_id, "responses", "input", job_id))
     return opened
 
 
-# What a job that still runs would need of its row stays until it has ended and is purged as every job is.
-_DELETE = text("""
-WITH gone AS (
-    UPDATE responses SET deleted_at = now(), input = '[]', request = '{}'
-    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND is_stored
-    RETURNING job_id
-), ended AS (
-    SELECT jobs.id FROM jobs JOIN gone ON gone.job_id = jobs.id WHERE jobs.completed_at IS NOT NULL
-), emptied AS (
-    UPDATE jobs SET payload = '{}', output = NULL FROM ended WHERE jobs.id = ended.id
-), forgotten AS (
-    DELETE FROM job_streams USING ended WHERE job_streams.job_id = ended.id
-), unburied AS (
-    DELETE FROM dead_letters USING ended WHERE dead_letters.job_id = ended.id
-)
-SELECT job_id FROM gone
+_WAS_DELETED = text("""
+SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NOT NULL
 """)
 
 
-def delete(db: Database, tenant_id: str, job_id: str, *, actor: str) -> None:
-    """Forget a response: what was asked, and what was answered if it has ended. Raises NotFound as ``get`` does."""
-    with db.begin(tenant_id=tenant_id) as connection:
-        gone = connection.execute(_DELETE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-        if gone is None:
-            raise _not_found(response_id(job_id))
-        record(connection, tenant_id, actor, "response.deleted", response_id(job_id), {})
+def was_deleted(db: Database, tenant_id: str, job_id: str) -> bool:
+    """True if the tenant deleted the job's response, which is then not found; False if its time is over."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return connection.execute(_WAS_DELETED, {"tenant_id": tenant_id, "job_id": job_id}).first() is not None
 
 
-def _not_found(response_id: str) -> NotFound:
+def not_found(response_id: str) -> NotFound:
+    """Return the error of a response that this tenant has not, or not any more."""
     return NotFound(f"no response {response_id[:80]}")

@@ -65,7 +65,15 @@ class Settings(BaseSettings):
     default_max_attempts: int = Field(3, ge=1, le=100)
     default_deadline_s: float = Field(3600.0, gt=0)
     idempotency_ttl_s: float = Field(86_400.0, gt=0)
-    result_ttl_s: float = Field(7 * 86_400.0, gt=0)
+
+    # How long contents are kept after a job has ended (files: after they came), where the operator has set nothing else
+    # for a tenant: outputs, what was asked (unset: as long as outputs), webhook deliveries, files (unset: until they
+    # are deleted). At last the job's row goes, which then says nothing of its contents.
+    result_ttl_s: float = Field(7 * 86_400.0, ge=0)
+    input_ttl_s: float | None = Field(None, ge=0)
+    delivery_ttl_s: float = Field(30 * 86_400.0, ge=0)
+    file_ttl_s: float | None = Field(None, ge=0)
+    record_ttl_s: float = Field(30 * 86_400.0, gt=0)
 
     ready_window: int = Field(256, ge=1)
     # A job that has waited longer than this gets one of every eight places, whatever its class.

@@ -201,6 +201,13 @@ class StreamPublisher:
             pipe.execute()
 
 
+def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:
+    """Remove these jobs' replay logs, which would otherwise go ``ttl_s`` after their last frame."""
+    if keys := [stream_key(job_id) for job_id in job_ids]:
+        with told_plainly(client):
+            client.unlink(*keys)
+
+
 def redis_generation(client: redis.Redis) -> bool:
     """Return True if Redis is new or was wiped since this was last called: every hint in it is then gone.
 

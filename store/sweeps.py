@@ -106,16 +106,12 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
     return list(expired)
 
 
-# A job whose webhook is still being tried stays until that has ended, and so does a batch's until its files are made.
+# Only rows that ``store.contents`` has emptied: how long contents are kept is each tenant's own.
 _PURGE_JOBS = text("""
 WITH old AS (
     SELECT id FROM jobs
     WHERE completed_at < now() - make_interval(secs => :ttl_s)
-        AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE job_id = jobs.id AND state = 'pending')
-        AND NOT EXISTS (
-            SELECT FROM batch_lines JOIN batches ON batches.id = batch_lines.batch_id
-            WHERE batch_lines.job_id = jobs.id
-                AND batches.status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
+        AND input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL
     ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 DELETE FROM jobs USING old WHERE jobs.id = old.id
@@ -131,11 +127,11 @@ WHERE held.tenant_id = old.tenant_id AND held.route = old.route AND held.key = o
 """)
 
 
-def purge(db: Database, result_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:
-    """Delete ended jobs and idempotency keys past their time, at most ``limit`` of each; return how many rows went."""
+def purge(db: Database, record_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:
+    """Delete emptied jobs and idempotency keys past their time, at most ``limit`` of each; return how many went."""
     with db.begin() as connection:
         keys = connection.execute(_PURGE_KEYS, {"ttl_s": float(idempotency_ttl_s), "limit": limit}).rowcount
-        jobs = connection.execute(_PURGE_JOBS, {"ttl_s": float(result_ttl_s), "limit": limit}).rowcount
+        jobs = connection.execute(_PURGE_JOBS, {"ttl_s": float(record_ttl_s), "limit": limit}).rowcount
     return keys + jobs
 
 

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0012"
+REVISION = "0013"
 
 metadata = MetaData(
     naming_convention={
@@ -177,6 +177,11 @@ jobs = Table(
     Column("output", JSONB),
     Column("error", JSONB),
     Column("usage", JSONB),
+    # Since when its contents are gone: see ``store.contents``.
+    _time("input_purged_at"),
+    _time("output_purged_at"),
+    # They go as soon as it has ended: its owner has deleted it before, or did not want it stored.
+    Column("purge_when_ended", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
@@ -203,7 +208,28 @@ jobs = Table(
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
     Index("ix_jobs_queued", "queue", "created_at", postgresql_where=text("state = 'queued'")),
     Index("ix_jobs_fingerprint", "tenant_id", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
-    Index("ix_jobs_completed_at", "completed_at", postgresql_where=text("completed_at IS NOT NULL")),
+    Index(
+        "ix_jobs_input_kept",
+        "tenant_id",
+        "completed_at",
+        postgresql_where=text("completed_at IS NOT NULL AND input_purged_at IS NULL"),
+    ),
+    Index(
+        "ix_jobs_output_kept",
+        "tenant_id",
+        "completed_at",
+        postgresql_where=text("completed_at IS NOT NULL AND output_purged_at IS NULL"),
+    ),
+    Index(
+        "ix_jobs_purge_when_ended",
+        "completed_at",
+        postgresql_where=text("purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL"),
+    ),
+    Index(
+        "ix_jobs_empty",
+        "completed_at",
+        postgresql_where=text("input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL"),
+    ),
 )
 
 job_terminal = Table(

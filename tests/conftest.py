@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Engine, create_engine, make_url, text
 import store.file_tables
 import store.limit_tables
 import store.policy_tables
-import store.response_tables  # noqa: F401 - its tables are emptied with the others
+import store.response_tables
+import store.retention_tables  # noqa: F401 - its tables are emptied with the others
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.schema import upgrade

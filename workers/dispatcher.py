@@ -15,7 +15,7 @@ from types import FrameType
 
 import structlog
 
-from store import failpoints, ordering, queues, quotas, sweeps
+from store import failpoints, ordering, queues, quotas, retention, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
@@ -29,6 +29,7 @@ from store.settings import Settings, load_settings, open_vault, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
 from workers.audit_heads import AuditHeads
 from workers.counting import QueueCounter
+from workers.retention import Forgetting
 from workers.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 TOP_UP_S = 0.1
 COUNT_S = 0.25
 PURGE_S = 60.0
+FORGET_S = 0.25
 PURGE_ROWS = 1000
 SWEEP_ROWS = 500
 _STOP_S = 0.5
@@ -126,6 +128,7 @@ class Dispatcher:
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
         self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
+        self._forgetting = Forgetting(self._db, self._redis, retention.defaults(settings))
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
             Duty("top_up", TOP_UP_S, self.top_up),
@@ -133,6 +136,7 @@ class Dispatcher:
             Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
             Duty("purge", PURGE_S, self.purge),
+            Duty("forget", FORGET_S, self.forget),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).tell),
         )
 
@@ -272,13 +276,17 @@ class Dispatcher:
         if job_ids:
             self._streams.nudge(job_ids)
 
+    def forget(self) -> None:
+        """Forget contents that their tenants keep no longer, a piece of them."""
+        self._forgetting.turn()
+
     def purge(self) -> None:
-        """Delete what has been kept long enough, in small transactions."""
+        """Delete rows that have been kept long enough, in small transactions."""
         queues.forget_empty(self._db)
         quotas.forget_empty(self._db)
         num_rows = PURGE_ROWS
         while num_rows >= PURGE_ROWS and not self._stopping.is_set():
-            num_rows = sweeps.purge(self._db, self._settings.result_ttl_s, self._settings.idempotency_ttl_s, PURGE_ROWS)
+            num_rows = sweeps.purge(self._db, self._settings.record_ttl_s, self._settings.idempotency_ttl_s, PURGE_ROWS)
 
 
 def main() -> int:

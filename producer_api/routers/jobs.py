@@ -1,6 +1,7 @@
 """The native face: submit, look, list, cancel, and what happened to a job."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -17,10 +18,11 @@ from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_g
 from producer_api.restoring import restored
 from producer_api.runtime import Runtime
 from producer_api.submit import Receipt
-from producer_api.views import JobList, JobObject, JsonResponse, Timeline
-from store import jobs
-from store.errors import InvalidRequest
+from producer_api.views import JobDeleted, JobList, JobObject, JsonResponse, Timeline
+from store import contents, jobs, streams
+from store.errors import InvalidRequest, Unavailable
 from store.jobs import Job
+from store.keys import Principal
 from store.payloads import JobRequest
 from store.states import JobState
 
@@ -195,3 +197,17 @@ async def get_timeline(runtime: RuntimeOf, principal: JobsReader, job_id: JobId)
     """Return the job's events, oldest first, and its attempts."""
     events = await run_in_threadpool(jobs.timeline, runtime.db, principal.tenant_id, job_id)
     return JsonResponse(views.timeline(job_id, events))
+
+
+@router.delete("/{job_id}", response_model=JobDeleted, summary="Forget a job's contents")
+async def delete_job(request: Request, runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
+    """Forget what an ended job was asked and what it answered, now; its row, usage and audit stay. Twice is as good."""
+    await run_in_threadpool(_delete, runtime, principal, job_id, request.state.request_id)
+    return JsonResponse(JobDeleted(id=job_id))
+
+
+def _delete(runtime: Runtime, principal: Principal, job_id: str, request_id: str) -> None:
+    contents.purge_job(runtime.db, principal.tenant_id, job_id, actor=principal.key_id, request_id=request_id)
+    # Where Redis is away, its copy goes by itself some minutes after the last frame.
+    with suppress(Unavailable):
+        streams.forget(runtime.redis, [job_id])

@@ -23,7 +23,7 @@ from producer_api.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE
 from producer_api.runtime import Runtime
 from producer_api.views import JsonResponse, ObjectResponse
 from producer_api.webhook_views import Deleted
-from store import responses
+from store import contents, responses
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs import Job
 from store.responses import StoredResponse, response_id
@@ -140,7 +140,7 @@ async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id
     job, _ = await _find(runtime, principal.tenant_id, response_id)
     if not job.state.is_terminal:
         await cancel_response(runtime, job)
-    await run_in_threadpool(responses.delete, runtime.db, principal.tenant_id, job.id, actor=principal.key_id)
+    await run_in_threadpool(contents.delete_response, runtime.db, principal.tenant_id, job.id, actor=principal.key_id)
     return JsonResponse(Deleted(id=response_id, object="response"))
 
 

@@ -46,6 +46,11 @@ class Caller:
     def endpoint(self) -> str:
         return self.made("/v1/webhook_endpoints", {"url": f"https://hooks.example.com/{SECRET}/gone"})
 
+    def ended(self) -> str:
+        job_id = submit(self.api)
+        self.worker.succeed(self.worker.claim(job_id))
+        return job_id
+
     def answered(self) -> str:
         with self.worker.serve(lambda _: [SECRET]):
             return self.made("/v1/responses", {"model": "tiny", "input": SECRET})
@@ -77,6 +82,11 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         "limits.set",
         lambda c: c.api.put(f"{KEYS}/{c.made(KEYS, KEY)}/limits", json={"concurrent_jobs": 1000}),
     ),
+    ("put", "/v1/organization/retention"): (
+        "retention.set",
+        lambda c: c.api.put("/v1/organization/retention", json={"outputs_days": 1}),
+    ),
+    ("delete", "/v1/jobs/{job_id}"): ("job.purged", lambda c: c.api.delete(f"/v1/jobs/{c.ended()}")),
     ("delete", "/v1/files/{file_id}"): ("file.deleted", lambda c: c.api.delete(f"/v1/files/{c.uploaded()}")),
     ("delete", "/v1/responses/{response_id}"): (
         "response.deleted",

@@ -12,7 +12,6 @@ from store import keys, tenants
 from store.db import Database
 from store.registry import ModelVersion
 from store.settings import Settings
-from store.sweeps import purge
 from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -47,6 +46,7 @@ TABLE = {
     "result_expired": Row(410, "invalid_request_error"),
     "last_admin_key": Row(409, "conflict_error", NEVER_AGAIN),
     "job_not_cancellable": Row(409, "conflict_error", NEVER_AGAIN),
+    "job_not_ended": Row(409, "conflict_error", NEVER_AGAIN),
     "request_too_large": Row(413, "invalid_request_error"),
     "idempotency_key_reused": Row(422, "idempotency_error"),
     "rate_limit_exceeded": Row(429, "rate_limit_error", has_wait=True),
@@ -85,7 +85,7 @@ class Caller:
 def caller(api: httpx2.Client, make_client: MakeClient, poor_key: str, db: Database, worker: ScriptedWorker) -> Caller:
     expired, ended = submit(api), submit(api)
     worker.succeed(worker.claim(expired))
-    purge(db, result_ttl_s=0, idempotency_ttl_s=0, limit=10)
+    api.delete(f"/v1/jobs/{expired}").raise_for_status()
     worker.succeed(worker.claim(ended))
     api.post("/v1/jobs", json=PROMPT, headers={"Idempotency-Key": "k"}).raise_for_status()
     disabled = keys.create_key(db, keys.create_tenant(db, "closed"), "all", keys.SCOPES, actor="tests")
@@ -136,9 +136,9 @@ ASKED: dict[str, tuple[Ask, ...]] = {
     "result_expired": (
         lambda caller: caller.good.get(f"/v1/jobs/{caller.expired}"),
         lambda caller: caller.good.get(f"/v1/jobs/{caller.expired}/events"),
-        lambda caller: caller.good.get(f"/v1/jobs/{caller.expired}/timeline"),
         lambda caller: caller.good.post(f"/v1/jobs/{caller.expired}/cancel"),
     ),
+    "job_not_ended": (lambda caller: caller.good.delete(f"/v1/jobs/{submit(caller.good)}"),),
     "job_not_cancellable": (lambda caller: caller.good.post(f"/v1/jobs/{caller.ended}/cancel"),),
     "request_too_large": (lambda caller: caller.good.post("/v1/jobs", json={"model": "x" * (5 << 20)}),),
     "idempotency_key_reused": (

@@ -31,7 +31,7 @@ from store.ordering import QueueDepth, claim_candidates
 from store.payloads import ServiceClass
 from store.settings import Settings
 from store.states import JobState
-from store.streams import GENERATION_KEY
+from store.streams import GENERATION_KEY, stream_key
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
 
@@ -399,15 +399,33 @@ async def test_an_open_stream_is_told_at_once_that_its_job_expired(
         await hub.stop()
 
 
-def test_old_results_are_purged(db: Database, make: Make, submit: Submit, read: Read, dispatcher: Dispatcher) -> None:
-    old, queued = submit(1, deadline_s=0.01), submit(1)
-    wait_until(lambda: dispatcher.expire_deadlines() or read(old[0]).state is JobState.EXPIRED, "expired")
-    dispatcher.purge()
-    assert read(old[0]).state is JobState.EXPIRED
-    make(result_ttl_s=0.001).purge()
-    with db.begin() as connection:
-        left = list(connection.execute(text("SELECT id FROM jobs")).scalars())
-    assert left == queued
+def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
+    db: Database, make: Make, submit: Submit, redis_client: redis.Redis
+) -> None:
+    ended, queued = submit(2, deadline_s=0.01), submit(1)
+    forgetful = make(result_ttl_s=100, record_ttl_s=200)
+
+    def look(column: str) -> dict[str, Any]:
+        with db.begin() as connection:
+            return {row.id: row[1] for row in connection.execute(text(f"SELECT id, {column} FROM jobs"))}
+
+    def prompts() -> dict[str, Any]:
+        return look("payload #>> '{input,prompt}'")
+
+    def end_all() -> bool:
+        forgetful.expire_deadlines()
+        return sum(at is not None for at in look("completed_at").values()) == len(ended)
+
+    wait_until(end_all, "expired")
+    redis_client.xadd(stream_key(ended[0]), {"k": "d", "t": "never shown", "i": ""}, id="1-1")
+    forgetful.forget()
+    assert set(prompts().values()) == {"never shown"}
+    for age_s, kept in ((110, dict.fromkeys(ended)), (100, {})):
+        with db.begin() as connection:
+            connection.execute(text(f"UPDATE jobs SET completed_at = completed_at - interval '{age_s} s'"))
+        again, left = make(result_ttl_s=100, record_ttl_s=200), {**kept, queued[0]: "never shown"}
+        wait_until(lambda again=again, left=left: again.forget() or again.purge() or prompts() == left, "forgotten")
+    assert not redis_client.exists(stream_key(ended[0]))
 
 
 def test_a_backlog_is_announced_within_a_quarter_of_a_second(

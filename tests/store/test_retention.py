@@ -1,0 +1,214 @@
+"""What a tenant's retention lets go is gone from every column, and only that; what is still needed stays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from store import contents, retention
+from store.checkpoints import Checkpoint
+from store.claims import Finish, Release, claim, finish, release
+from store.db import Database
+from store.errors import Gone, InvalidRequest
+from store.jobs import get, list_jobs, timeline
+from store.purges import Scope, count, step
+from store.responses import NewResponse
+from store.retention import DAY_S, Retention, read_all, read_standing, set_retention, sweep, sweep_unwanted
+from store.settings import Settings
+from store.states import JobState
+from store.tenant_limits import SetBy
+from store.webhooks import delivered
+from tests.store.making import QUEUE, AcceptOne, Query
+
+ASKED, ANSWERED = "xyzzy-asked", "xyzzy-answered"
+CONTENTS = {
+    "payload": {"input": {"prompt": ASKED}, "sampling": {}},
+    "metadata": {"order": ASKED},
+    "webhook": {"url": f"https://example.com/{ASKED}", "events": ["job.succeeded"]},
+    "fingerprint": ASKED,
+}
+OUTPUT = {"text": ANSWERED, "finish_reason": "stop"}
+ERROR = {"code": "tool_timeout", "message": ANSWERED, "retryable": False, "attempt": 1}
+TABLES = (
+    "jobs",
+    "attempts",
+    "job_events",
+    "job_streams",
+    "job_checkpoints",
+    "responses",
+    "dead_letters",
+    "webhook_deliveries",
+)
+EVERYTHING = Retention(0, 0, 0, 0)
+
+
+@pytest.fixture
+def said(query: Query) -> Callable[[], dict[str, list[str]]]:
+    """Where, in all that is stored of jobs, something of them is said."""
+
+    def look() -> dict[str, list[str]]:
+        dump = {table: str(query(f"SELECT row_to_json({table})::text AS row FROM {table}")) for table in TABLES}
+        return {word: [table for table, row in dump.items() if word in row] for word in (ASKED, ANSWERED)}
+
+    return look
+
+
+def end(db: Database, tenant: str, job_id: str, state: JobState = JobState.SUCCEEDED) -> None:
+    claimed = claim(db, "worker", QUEUE, [job_id], 60)[job_id]
+    error = ERROR if state is JobState.FAILED else None
+    done = Finish(job_id, claimed.epoch, state, OUTPUT, error, None, [ANSWERED], tenant_id=tenant)
+    assert finish(db, [done]) == {job_id}
+
+
+def told(db: Database, query: Query) -> None:
+    for row in query("SELECT id FROM webhook_deliveries WHERE state = 'pending'"):
+        delivered(db, row["id"], 200)
+
+
+def age(query: Query, seconds: float) -> None:
+    query("UPDATE jobs SET completed_at = completed_at - :s * interval '1 s'", s=seconds)
+    query("UPDATE webhook_deliveries SET created_at = created_at - :s * interval '1 s'", s=seconds)
+
+
+class TestForgetting:
+    def test_inputs_outputs_and_deliveries_go_each_in_their_time_and_the_row_stays(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        done, failed = accept_one(**CONTENTS, user_id="ann"), accept_one(**CONTENTS)
+        end(db, tenant, done)
+        end(db, tenant, failed, JobState.FAILED)
+        told(db, query)
+        assert said() == {
+            ASKED: ["jobs", "webhook_deliveries"],
+            ANSWERED: ["jobs", "attempts", "job_streams"],
+        }
+        assert sweep(db, tenant, EVERYTHING, 10).counts() == dict.fromkeys(
+            ("num_inputs", "num_outputs", "num_deliveries", "num_files", "num_batch_rows"), 0
+        ) | {"num_deliveries": 2}, "who waits for the end has a minute to read it"
+        age(query, 200)
+        assert sweep(db, tenant, Retention(inputs_s=300, outputs_s=300), 10).counts()["num_inputs"] == 0
+        assert sweep(db, tenant, Retention(inputs_s=100, outputs_s=300), 10).num_inputs == 2
+        assert said()[ASKED] == []
+        kept = get(db, tenant, done)
+        assert (kept.output, kept.payload, kept.webhook) == (OUTPUT, {}, None)
+        swept = sweep(db, tenant, Retention(inputs_s=100, outputs_s=100), 10)
+        assert (swept.num_inputs, swept.num_outputs, set(swept.job_ids)) == (0, 2, {done, failed})
+        assert said() == {ASKED: [], ANSWERED: []}
+        with pytest.raises(Gone, match="no longer kept"):
+            get(db, tenant, done)
+        first, second = list_jobs(db, tenant)
+        assert (first.state, first.error and first.error["code"], second.state) == (
+            "failed",
+            "tool_timeout",
+            "succeeded",
+        )
+        assert second.output_purged_at is not None
+        assert [event.kind for event in timeline(db, tenant, done)] == ["queued", "started", "succeeded"]
+        assert query("SELECT user_id FROM jobs WHERE user_id IS NOT NULL") == [{"user_id": "ann"}]
+
+    def test_what_has_not_ended_or_is_still_to_be_sent_stays(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        queued, running, untold = (accept_one(**CONTENTS) for _ in range(3))
+        claim(db, "worker", QUEUE, [running], 60)
+        release(db, [Release(running, 1, checkpoint=Checkpoint((ANSWERED,), ((1,),)), tenant_id=tenant)])
+        end(db, tenant, untold)
+        age(query, 200)
+        swept = sweep(db, tenant, EVERYTHING, 10)
+        assert (swept.num_inputs, swept.num_outputs, swept.num_deliveries) == (1, 0, 0)
+        assert get(db, tenant, untold).output == OUTPUT
+        assert claim(db, "worker", QUEUE, [queued, running], 60)[running].checkpoint is not None
+        told(db, query)
+        assert sweep(db, tenant, EVERYTHING, 10).num_outputs == 1
+
+    def test_another_tenants_contents_stay_and_steps_are_bounded(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        foreign = accept_one(tenant_id=other_tenant)
+        for job_id in (foreign, *(accept_one() for _ in range(3))):
+            end(db, tenant if job_id != foreign else other_tenant, job_id)
+        age(query, 200)
+        steps = [sweep(db, tenant, EVERYTHING, 2) for _ in range(3)]
+        assert [(one.num_outputs, one.more) for one in steps] == [(2, True), (1, False), (0, False)]
+        assert get(db, other_tenant, foreign).output == OUTPUT
+
+    def test_a_response_that_is_not_to_be_stored_goes_as_soon_as_it_may(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        def response(*, is_stored: bool) -> NewResponse:
+            return NewResponse(None, is_stored, False, [{"text": ASKED}], {"instructions": ASKED})
+
+        unstored = accept_one(**CONTENTS, response=response(is_stored=False))
+        stored = accept_one(payload=CONTENTS["payload"], response=response(is_stored=True))
+        for job_id in (unstored, stored):
+            end(db, tenant, job_id)
+        told(db, query)
+        assert sweep_unwanted(db, 10).num_outputs == 0
+        age(query, 61)
+        assert sweep_unwanted(db, 10).job_ids == (unstored,)
+        assert query("SELECT id FROM jobs WHERE output IS NOT NULL") == [{"id": stored}]
+        contents.delete_response(db, tenant, stored, actor="tests")
+        assert said() == {ASKED: [], ANSWERED: []}
+
+    def test_a_response_deleted_while_it_runs_is_forgotten_when_it_has_ended(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        job_id = accept_one(payload=CONTENTS["payload"], response=NewResponse(None, True, True, [{"text": ASKED}], {}))
+        claimed = claim(db, "worker", QUEUE, [job_id], 60)[job_id]
+        contents.delete_response(db, tenant, job_id, actor="tests")
+        assert said()[ASKED] == ["jobs"]
+        finish(db, [Finish(job_id, claimed.epoch, JobState.SUCCEEDED, OUTPUT, None, None, [ANSWERED])])
+        age(query, 61)
+        sweep_unwanted(db, 10)
+        assert said() == {ASKED: [], ANSWERED: []}
+
+
+class TestWhoseWord:
+    def test_the_shorter_of_operator_and_tenant_holds(self, db: Database, tenant: str, settings: Settings) -> None:
+        default = retention.defaults(settings)
+        assert read_all(db, default)[tenant] == Retention(7 * DAY_S, 7 * DAY_S, 30 * DAY_S, None)
+        operators = Retention(inputs_s=100, files_s=50)
+        set_retention(db, tenant, operators, set_by=SetBy.OPERATOR, actor="tests")
+        set_retention(db, tenant, Retention(inputs_s=200, outputs_s=10), set_by=SetBy.TENANT, actor="tests")
+        standing = read_standing(db, default, tenant)
+        assert standing.holds == read_all(db, default)[tenant] == Retention(100, 10, 30 * DAY_S, 50)
+        with pytest.raises(InvalidRequest, match="ask the operator") as raised:
+            retention.check_shorter(Retention(files_s=51), standing.ceiling)
+        assert raised.value.param == "files_days"
+        retention.check_shorter(Retention(files_s=50, outputs_s=0), standing.ceiling)
+        with pytest.raises(InvalidRequest, match="0 to 36500 days"):
+            Retention(outputs_s=-1)
+
+
+class TestPurges:
+    def purge(self, db: Database, scope: Scope, kind: str = "jobs") -> int:
+        done, after = 0, ""
+        while True:
+            found = step(db, kind, scope, after=after, limit=2)
+            done += found.num
+            if found.after is None:
+                return done
+            after = found.after
+
+    def test_of_a_user_or_of_a_time_only_those_go(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        def make(**changes: Any) -> str:
+            job_id = accept_one(**changes)
+            end(db, changes.get("tenant_id", tenant), job_id)
+            return job_id
+
+        anns = [make(user_id="ann") for _ in range(5)]
+        bobs, foreign = make(user_id="bob"), make(user_id="ann", tenant_id=other_tenant)
+        waiting = accept_one(user_id="ann")
+        scope = Scope(tenant, "ann")
+        assert count(db, scope) == {"jobs": 5, "files": 0, "batches": 0, "prompts": 0, "live": 1}
+        assert self.purge(db, scope) == 5
+        assert count(db, scope)["jobs"] == self.purge(db, scope) == 0
+        left = {row["id"] for row in query("SELECT id FROM jobs WHERE payload <> '{}'")}
+        assert left == {bobs, foreign, waiting}
+        assert set(anns).isdisjoint(left)
+        (row,) = query("SELECT created_at FROM jobs WHERE id = :id", id=bobs)
+        assert self.purge(db, Scope(tenant, before=row["created_at"])) == 0
+        assert self.purge(db, Scope(tenant)) == 1
+        assert query("SELECT count(*) AS n FROM jobs") == [{"n": 8}]
