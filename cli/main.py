@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import access, admin, audit, privacy, verbs
+from cli import access, admin, audit, encryption, privacy, verbs
 from cli.demo import demo as run_demo
 from cli.limits import limits
 from cli.up import up as run_up
@@ -39,6 +39,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(limits, name="limits")
 app.add_typer(privacy.app, name="retention")
 app.command()(privacy.purge)
+app.add_typer(encryption.app, name="encryption")
 
 
 @app.command()

@@ -101,6 +101,7 @@ class Release:
     worker is dying, perhaps of this job, so it must run alone next time. ``cleared``: it ran alone for a while and
     nothing happened, so it need not any more. ``checkpoint`` is everything emitted so far, if that is known for
     certain; None keeps what is stored. ``tenant_id`` is the claim's; a checkpoint that is sealed needs it.
+    ``later``: it counts as announced just now, so that it is not announced again at once.
     """
 
     job_id: str
@@ -110,6 +111,7 @@ class Release:
     cleared: bool = False
     checkpoint: Checkpoint | None = None
     tenant_id: str = ""
+    later: bool = False
 
 
 _PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"
@@ -160,14 +162,17 @@ def claim(
 
 
 def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
-    """Return the claims of these rows. One that this process cannot open goes back, for a worker that has the key."""
+    """Return the claims of these rows. One that this process cannot open goes back, for a worker that has the key.
+
+    Not at once: where no worker has it, the job would go round as fast as it could.
+    """
     claims: dict[str, Claim] = {}
     for row in rows:
         try:
             claims[row["job_id"]] = _claimed(row, db.vault)
         except CannotOpen as error:
             log.error("payload_not_opened", job_id=row["job_id"], error=error.message)
-            release(db, [Release(row["job_id"], row["epoch"])])
+            release(db, [Release(row["job_id"], row["epoch"], later=True)])
     return claims
 
 
@@ -244,7 +249,7 @@ def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
 _RELEASE = text(f"""
 WITH given AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb)
+        id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb, later bool)
 ), held AS (
     SELECT jobs.id FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
     ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
@@ -257,7 +262,7 @@ WITH given AS (
         attempt = attempt - CASE WHEN judged.charge THEN 0 ELSE 1 END,
         crashes = crashes + CASE WHEN judged.crashed THEN 1 ELSE 0 END,
         is_suspect = (is_suspect OR judged.crashed) AND NOT judged.cleared,
-        owner = NULL, lease_expires_at = NULL, announced_at = NULL
+        owner = NULL, lease_expires_at = NULL, announced_at = CASE WHEN later THEN now() END
     FROM judged WHERE jobs.id = judged.id AND jobs.epoch = judged.epoch AND jobs.state = 'running'
     RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint
 ), kept AS (
@@ -299,6 +304,7 @@ def _release_row(release: Release, vault: Vault) -> dict[str, object]:
         "crashed": release.crashed,
         "cleared": release.cleared,
         "checkpoint": checkpoint,
+        "later": release.later,
     }
 
 

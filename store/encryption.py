@@ -141,8 +141,8 @@ class Vault:
 
     def open_frame(self, sealed: bytes, job_id: str, where: bytes) -> bytes:
         """Return what ``seal_frame`` was given. Raises CannotOpen."""
-        end = 1 + sealed[0]
-        key_id, nonce = sealed[1:end].decode(errors="replace"), sealed[end : end + NONCE_BYTES]
+        key_id, end = frame_key_id(sealed), 1 + sealed[0]
+        nonce = sealed[end : end + NONCE_BYTES]
         try:
             self._need(key_id, f"the stream of {job_id}")
             return self._stream_key(key_id, job_id).decrypt(nonce, sealed[end + NONCE_BYTES :], where)
@@ -207,6 +207,11 @@ def _changed(where: str, key_id: str) -> CannotOpen:
         f"{where} does not open: it was changed, moved, or sealed with another key of the id {key_id!r}",
         code="encryption_value_invalid",
     )
+
+
+def frame_key_id(sealed: bytes) -> str:
+    """Return the id of the key that a piece of a stream is sealed with."""
+    return sealed[1 : 1 + sealed[0]].decode(errors="replace")
 
 
 def envelope_of(stored: object) -> dict[str, str] | None:

@@ -13,6 +13,7 @@ in Postgres once the job has ended.
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, Self
 import redis
 
 from store.checkpoints import Checkpoint
-from store.encryption import Vault
+from store.encryption import Vault, frame_key_id
 from store.failpoints import failpoint
 from store.ids import new_id
 from store.logprobs import Logprobs, read_logprobs
@@ -199,6 +200,18 @@ class StreamPublisher:
             for job_id in job_ids:
                 pipe.publish(stream_key(job_id), "")
             pipe.execute()
+
+
+def sealing_keys(client: redis.Redis) -> Counter[str]:
+    """Return the ids of the keys that the logs' oldest frames are sealed with, and of how many logs each is."""
+    found: Counter[str] = Counter()
+    with told_plainly(client):
+        for key in client.scan_iter(match=stream_key("*"), count=1000):
+            entries: Any = client.xrange(key, count=2)
+            texts = [fields[b"t"] for _, fields in entries if fields.get(b"k", b"").isupper() and fields.get(b"t")]
+            if texts:
+                found[frame_key_id(texts[0])] += 1
+    return found
 
 
 def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:

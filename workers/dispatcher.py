@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 
 import structlog
 
-from store import failpoints, ordering, queues, quotas, retention, sweeps
+from store import failpoints, ordering, queues, quotas, retention, streams, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
@@ -128,7 +129,7 @@ class Dispatcher:
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
         self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
-        self._forgetting = Forgetting(self._db, self._redis, retention.defaults(settings))
+        self._forgetting = Forgetting(self._db, retention.defaults(settings), partial(streams.forget, self._redis))
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
             Duty("top_up", TOP_UP_S, self.top_up),

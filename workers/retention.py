@@ -6,13 +6,12 @@ piece at most; a tenant with more to forget than one piece keeps its place. Roun
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-import redis
 import structlog
 
-from store import retention, streams
+from store import retention
 from store.db import Database
 from store.errors import Unavailable
 from store.retention import Retention, Swept
@@ -25,11 +24,11 @@ ROWS = 200
 
 
 class Forgetting:
-    """Keeps the place in the round. Called by one thread."""
+    """Keeps the place in the round. Called by one thread. ``forget_streams`` takes jobs' streams out of Redis."""
 
-    def __init__(self, db: Database, client: redis.Redis, default: Retention) -> None:
+    def __init__(self, db: Database, default: Retention, forget_streams: Callable[[Iterable[str]], None]) -> None:
         self._db = db
-        self._redis = client
+        self._forget_streams = forget_streams
         self._default = default
         self._pieces: deque[Callable[[], Swept]] = deque()
         self._next_round_at = 0.0
@@ -57,6 +56,6 @@ class Forgetting:
             return
         log.info("dispatcher.forgotten", **counts)
         try:
-            streams.forget(self._redis, swept.job_ids)
+            self._forget_streams(swept.job_ids)
         except Unavailable:
             log.info("dispatcher.streams_left", num_jobs=len(swept.job_ids))  # Redis lets them go soon by itself

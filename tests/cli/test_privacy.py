@@ -12,15 +12,8 @@ from store.accepting import Accepted
 from store.db import Database
 from store.errors import HeadraceError
 from store.jobs import accept, request_cancel
-from store.keys import create_tenant
 from store.settings import Settings
-from tests.store.conftest import make_job  # noqa: F401 - a fixture
 from tests.store.making import MakeJob
-
-
-@pytest.fixture
-def tenant(db: Database) -> str:
-    return create_tenant(db, "acme")
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +43,7 @@ def test_the_operator_sets_retention_and_sees_it(db: Database, tenant: str) -> N
     assert (entry.action, entry.detail["after"]) == ("retention.set", {"inputs_s": 43_200})
 
 
-def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_job: MakeJob) -> None:  # noqa: F811
+def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_job: MakeJob) -> None:
     for _ in range(3):
         (accepted,) = accept(db, [make_job(user_id="ann", payload={"input": {"prompt": "xyzzy"}})])
         assert isinstance(accepted, Accepted)

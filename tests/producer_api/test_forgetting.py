@@ -12,7 +12,7 @@ from store.retention import Retention, set_retention
 from store.settings import Settings
 from store.streams import stream_key
 from store.tenant_limits import SetBy
-from tests.producer_api.calling import PROMPT, error_of, submit
+from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -26,7 +26,7 @@ def test_a_deleted_job_says_nothing_any_more_and_its_row_stays(
     tenant: str,
     redis_client: redis.Redis,
 ) -> None:
-    job_id = submit(api, body=PROMPT | {"metadata": {"order": "42"}})
+    job_id = submit(api, metadata={"order": "42"})
     path = f"/v1/jobs/{job_id}"
     attempt = worker.claim(job_id)
     refused = api.delete(path)

@@ -1,0 +1,147 @@
+"""``headrace encryption``: making a master key, which keys what is stored needs, and sealing it under the newest.
+
+Needs the database, the storage of files, and the keys as the processes have them; Redis only to look at streams.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import typer
+from rich.progress import Progress, TextColumn
+
+from cli.admin import database, located
+from cli.render import err
+from store import encryption, resealing, streams
+from store.blobs import Blobs, open_blobs
+from store.db import Database
+from store.encryption import Vault
+from store.errors import CannotOpen, InvalidRequest, Unavailable
+from store.redis import connect
+from store.resealing import PLAIN, TARGETS, Target
+from store.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True, help="Master keys: make one, see which are needed, seal under the newest.")
+
+_ROWS = 100
+_FILES, _STREAMS = "files", "streams in Redis"
+_ERRORS_SHOWN = 5
+
+
+@dataclass
+class _Seen:
+    """What was found: for each key its values by place, and what was sealed anew or could not be opened."""
+
+    found: dict[str, Counter[str]] = field(default_factory=dict)
+    num_resealed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, place: str, found: Counter[str]) -> None:
+        for key_id, number in found.items():
+            self.found.setdefault(key_id, Counter())[place] += number
+
+
+@app.command("new-key")
+def new_key() -> None:
+    """Print a new master key, to be given an id and put into HEADRACE_ENCRYPTION_KEYS or the key file."""
+    sys.stdout.write(f"{encryption.new_key()}\n")
+
+
+@app.command("status")
+def status() -> None:
+    """Count what each key has sealed, and say which keys are still needed; exit 1 if one is missing."""
+    db = database()
+    try:
+        seen = _Seen()
+        for place in _look(db, seen, reseal=False):
+            seen.add(*place)
+        _tell(db.vault, seen)
+    finally:
+        db.close()
+    if set(seen.found) - {PLAIN, *db.vault.key_ids}:
+        raise typer.Exit(1)
+
+
+@app.command("rotate")
+def rotate() -> None:
+    """Seal all that older keys sealed, or none, under the first key; it may be stopped and run again at any time."""
+    db = database()
+    try:
+        if not db.vault.is_on:
+            raise InvalidRequest("there is no key to seal with: give HEADRACE_ENCRYPTION_KEYS or _KEY_FILE")
+        seen = _Seen()
+        for _ in _look(db, seen, reseal=True):
+            pass
+        sys.stdout.write(f"{seen.num_resealed} values sealed under {db.vault.sealing_key}\n")
+        for message in seen.errors[:_ERRORS_SHOWN]:
+            sys.stderr.write(f"headrace: {message}\n")
+        if seen.errors:
+            sys.stderr.write(f"headrace: {len(seen.errors)} values were left as they are\n")
+            raise typer.Exit(1)
+        after = _Seen()
+        for place in _look(db, after, reseal=False):
+            after.add(*place)
+        _tell(db.vault, after)
+    finally:
+        db.close()
+
+
+def _look(db: Database, seen: _Seen, *, reseal: bool) -> Iterator[tuple[str, Counter[str]]]:
+    """Go through everything that is sealed; yield what each place has, a piece at a time."""
+    verb = "sealing" if reseal else "looking at"
+    with Progress(
+        TextColumn(verb + " {task.description}: {task.completed:,.0f}"), console=err, disable=not err.is_terminal
+    ) as progress:
+        for target in TARGETS:
+            task = progress.add_task(target.table, total=None)
+            for page in _pages(db, target, reseal=reseal):
+                seen.num_resealed += page.num_resealed
+                seen.errors += page.errors
+                progress.advance(task, page.num_rows)
+                yield target.table, page.found
+        blobs = open_blobs(load_settings())
+        task = progress.add_task(_FILES, total=None)
+        for digest in resealing.digests(db):
+            progress.advance(task)
+            try:
+                yield _FILES, _file(db, blobs, digest, seen, reseal=reseal)
+            except (CannotOpen, Unavailable) as error:
+                seen.errors.append(f"the file content {digest}: {error.message}")
+        if not reseal and (url := located(load_settings()).get("REDIS_URL")):
+            with connect(url, timeout_s=5.0) as client:
+                yield _STREAMS, streams.sealing_keys(client)
+
+
+def _pages(db: Database, target: Target, *, reseal: bool) -> Iterator[resealing.Page]:
+    return resealing.pages(db, target, limit=_ROWS, reseal=reseal)
+
+
+def _file(db: Database, blobs: Blobs, digest: str, seen: _Seen, *, reseal: bool) -> Counter[str]:
+    key_id = blobs.sealed_by(digest)
+    if reseal and key_id != db.vault.sealing_key:
+        resealing.reseal_file(db, blobs, digest)
+        seen.num_resealed += 1
+    return Counter([key_id or PLAIN])
+
+
+def _tell(vault: Vault, seen: _Seen) -> None:
+    sealing = vault.sealing_key if vault.is_on else None
+    for key_id in dict.fromkeys([*vault.key_ids, *sorted(seen.found)]):
+        places = seen.found.get(key_id, Counter())
+        where = ", ".join(f"{number} in {place}" for place, number in places.items()) or "nothing"
+        if key_id == PLAIN:
+            told = "not sealed" if sealing is None else "not sealed: run `headrace encryption rotate`"
+        elif key_id == sealing:
+            told = f"{key_id} seals"
+        elif key_id not in vault.key_ids:
+            told = f"{key_id} IS MISSING, nothing of this can be read: give it in HEADRACE_ENCRYPTION_KEYS"
+        elif set(places) - {_STREAMS}:
+            told = f"{key_id} is still needed: run `headrace encryption rotate`"
+        elif places:
+            told = f"{key_id} is needed until its streams end, HEADRACE_STREAM_TTL_S after their last words"
+        else:
+            told = f"{key_id} is no longer needed, if no process seals with it any more"
+        sys.stdout.write(f"{told} ({where})\n")
+    for message in seen.errors[:_ERRORS_SHOWN]:
+        sys.stderr.write(f"headrace: {message}\n")

@@ -1,0 +1,164 @@
+"""``headrace encryption``: after a rotation nothing needs the old key any more, and nothing was lost on the way."""
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from cli.main import app
+from store import batches, files, jobs, prompt_templates, responses
+from store.accepting import Accepted
+from store.blobs import open_blobs, read_blocks
+from store.checkpoints import Checkpoint
+from store.claims import Finish, Release, claim, finish, release
+from store.db import Database
+from store.encryption import new_key
+from store.errors import CannotOpen
+from store.files import Purpose
+from store.ids import new_id
+from store.responses import NewResponse
+from store.settings import Settings, open_vault
+from store.states import JobState
+from store.streams import Frame, StreamPublisher
+from tests.store.making import QUEUE, MakeJob
+
+OLD, NEW = f"old:{new_key()}", f"new:{new_key()}"
+
+
+class Operator:
+    """Runs the command, and opens the store, with these keys."""
+
+    def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._settings = settings
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("HEADRACE_HOME", str(settings.home))
+        monkeypatch.setenv("DATABASE_URL", settings.database_url)
+        monkeypatch.setenv("REDIS_URL", settings.redis_url)
+
+    def with_keys(self, *keys: str) -> Settings:
+        given = ",".join(keys)
+        self._monkeypatch.setenv("HEADRACE_ENCRYPTION_KEYS", given)
+        return self._settings.model_copy(update={"encryption_keys": given})
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["encryption", *arguments])
+        return done.exit_code, done.output
+
+
+@pytest.fixture
+def operator(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    return Operator(settings, monkeypatch)
+
+
+def database(settings: Settings) -> Database:
+    return Database(settings.database_url, pool_size=2, application_name="tests", vault=open_vault(settings))
+
+
+def accepted(db: Database, *new: jobs.NewJob) -> list[str]:
+    return [outcome.job_id for outcome in jobs.accept(db, list(new)) if isinstance(outcome, Accepted)]
+
+
+def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis) -> tuple[str, str, str]:
+    """Store something in each place that is sealed; return the ended job, one that was handed back, and a file."""
+    db = database(settings)
+    new = NewResponse(None, True, True, [{"text": "asked"}], {"instructions": "asked"})
+    done, given = accepted(db, make_job(metadata={"order": "42"}, response=new), make_job())
+    claim(db, "worker", QUEUE, [done, given], 60)
+    error = {"code": "tool_timeout", "message": "said", "retryable": False, "attempt": 1}
+    ended = Finish(done, 1, JobState.FAILED, {"text": "said"}, error, None, ["said"], tenant_id=tenant)
+    assert finish(db, [ended]) == {done}
+    release(db, [Release(given, 1, checkpoint=Checkpoint(("said",), ((1,),)), tenant_id=tenant)])
+    draft = open_blobs(settings).create()
+    draft.write(b"content")
+    file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+    batches.create(
+        db, tenant, batches.NewBatch("/v1/x", "24h", 60, {"b": "c"}, None, new_id("f"), None, "key_1", None), file
+    )
+    prompt_templates.create(db, tenant, name="", template={"instructions": "asked"}, actor="tests")
+    publisher = StreamPublisher(client, maxlen=10, ttl_s=60, vault=open_vault(settings))
+    publisher.publish([Frame(given, 1, 1, "said", (1,))])
+    db.close()
+    return done, given, file.digest
+
+
+def test_a_rotation_leaves_nothing_that_needs_the_old_key(
+    operator: Operator,
+    tenant: str,
+    make_job: MakeJob,
+    redis_client: redis.Redis,
+) -> None:
+    plain = database(operator.with_keys())
+    (unsealed,) = accepted(plain, make_job(metadata={"order": "41"}))
+    done, given, digest = fill(operator.with_keys(OLD), tenant, make_job, redis_client)
+    operator.with_keys(NEW, OLD)
+    code, said = operator.run("status")
+    assert code == 0
+    assert "new seals (nothing)" in said
+    for place in (
+        "jobs",
+        "attempts",
+        "job_streams",
+        "job_checkpoints",
+        "responses",
+        "batches",
+        "prompt_versions",
+        "files",
+    ):
+        assert f" in {place}" in said.split("old is still needed: run `headrace encryption rotate`", 1)[1], place
+    assert "not sealed: run `headrace encryption rotate` (2 in jobs)" in said
+    code, said = operator.run("rotate")
+    assert (code, "values sealed under new" in said) == (0, True)
+    assert "old is needed until its streams end" in said
+    redis_client.flushdb()
+    assert "old is no longer needed" in operator.run("status")[1]
+    assert operator.run("rotate")[1].startswith("0 values sealed")
+    after = operator.with_keys(NEW)
+    db = database(after)
+    assert jobs.get(db, tenant, done).output == {"text": "said"}
+    assert [job.id for job in jobs.list_jobs(db, tenant, metadata={"order": "42"})] == [done]
+    assert [job.id for job in jobs.list_jobs(db, tenant, metadata={"order": "41"})] == [unsealed]
+    stream = jobs.stored_deltas(db, tenant, done)
+    assert stream is not None
+    assert stream.deltas == ["said"]
+    assert responses.get(db, tenant, done).request == {"instructions": "asked"}
+    assert responses.get_input(db, tenant, done) == [{"text": "asked"}]
+    assert batches.list_batches(db, tenant, limit=5)[0].metadata == {"b": "c"}
+    assert b"".join(read_blocks(open_blobs(after), digest)) == b"content"
+    claimed = claim(db, "worker", QUEUE, [given, unsealed], 60)
+    assert claimed[given].checkpoint == Checkpoint(("said",), ((1,),))
+    assert claimed[unsealed].payload == make_job().payload
+    db.close()
+    plain.close()
+
+
+def test_a_missing_key_is_named_and_loses_nothing(
+    operator: Operator,
+    tenant: str,
+    make_job: MakeJob,
+    redis_client: redis.Redis,
+) -> None:
+    done, given, _ = fill(operator.with_keys(OLD), tenant, make_job, redis_client)
+    operator.with_keys(NEW)
+    code, said = operator.run("status")
+    assert (code, "old IS MISSING" in said) == (1, True)
+    code, said = operator.run("rotate")
+    assert code == 1
+    assert "sealed with the encryption key 'old', which this process was not given" in said
+    assert "values were left as they are" in said
+    without = database(operator.with_keys(NEW))
+    with pytest.raises(CannotOpen):
+        jobs.get(without, tenant, done)
+    assert claim(without, "worker", QUEUE, [given], 60) == {}
+    without.close()
+    again = database(operator.with_keys(OLD))
+    job = jobs.get(again, tenant, given)
+    assert (job.state, job.attempt, job.announced_at is not None) == (JobState.QUEUED, 0, True), "it waits for its turn"
+    assert set(claim(again, "worker", QUEUE, [given], 60)) == {given}
+    again.close()
+
+
+def test_a_new_key_is_good(operator: Operator) -> None:
+    code, said = operator.run("new-key")
+    assert code == 0
+    assert open_vault(operator.with_keys(f"k:{said.strip()}")).sealing_key == "k"
+    operator.with_keys()
+    assert "there is no key to seal with" in str(CliRunner().invoke(app, ["encryption", "rotate"]).exception)
