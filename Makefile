@@ -44,9 +44,9 @@ check-style: $(STAMP)
 check-locks: $(STAMP)
 	@$(BIN)/python -m supply_chain.locks check
 
-test: check  ## check, then every test, two files at a time: make test WORKERS=4
+test: check  ## check, then every test, three files at a time, since tests mostly wait: make test WORKERS=4
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
-	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
 demo: $(STAMP)  ## the whole thing in a minute, on this machine, ending by itself
 	@$(BIN)/headrace demo

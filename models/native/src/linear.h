@@ -144,6 +144,22 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   }
   for (int r = 0; r < R; r++)
     for (int h = 0; h < H; h++) std::memcpy(&whole[r][half + h], &sums[r][2 * h], sizeof(IntLanes));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  int32x4_t sums[R][4 * H];
+  for (int r = 0; r < R; r++)
+    for (int n = 0; n < 4 * H; n++) sums[r][n] = vdupq_n_s32(0);
+  for (int four = 0; four < 16; four++) {
+    int8x16_t weights[4 * H];
+    for (int n = 0; n < 4 * H; n++) weights[n] = vld1q_s8(block + (half + n / 4) * 1024 + four * 64 + n % 4 * 16);
+    for (int r = 0; r < R; r++) {
+      int32_t numbers;
+      std::memcpy(&numbers, inputs + r * rows.stride + four * 4, sizeof numbers);
+      const int8x16_t row = vreinterpretq_s8_s32(vdupq_n_s32(numbers));
+      for (int n = 0; n < 4 * H; n++) sums[r][n] = vdotq_s32(sums[r][n], weights[n], row);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int h = 0; h < H; h++) std::memcpy(&whole[r][half + h], &sums[r][4 * h], sizeof(IntLanes));
 #else
   for (int r = 0; r < R; r++)
     for (int h = half; h < half + H; h++) {

@@ -260,6 +260,8 @@ const char* headrace_kind() {
   return "AVX-512";
 #elif defined(__AVX2__)
   return "AVX2";
+#elif defined(__ARM_NEON)
+  return "NEON";
 #else
   return "generic";
 #endif
