@@ -1,7 +1,7 @@
 """A model folder: which files it has, what they are called together (the digest), and what the registry stores of it.
 
-Knows nothing of tensors. Pickled weights are refused, because loading them runs code; names in an index may not leave
-the folder.
+Knows nothing of tensors. Pickled weights are refused, because loading them runs code; names in an index and links may
+not leave the folder.
 """
 
 import hashlib
@@ -63,6 +63,14 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelLoadError(f"{folder} has no {', '.join(missing)}")
 
 
+def _refuse_strays(folder: Path) -> None:
+    """Raise ModelLoadError for a link to what lies elsewhere, where it can be changed or is no file of a model."""
+    home = folder.resolve()
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise ModelLoadError(f"{path} is a link out of its folder: copy the files there (cp -rL)")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
     """What the registry needs to know of a folder; ``files`` are the small ones that an API reads, by name."""
@@ -117,6 +125,7 @@ def describe(folder: Path) -> ModelFiles:
     """
     if not folder.is_dir():
         raise ModelLoadError(f"{folder} is not a folder")
+    _refuse_strays(folder)
     config = read_json(folder / "config.json")
     files = small_files(folder)
     if is_encoder(config):
@@ -135,6 +144,7 @@ def registered_folder(version: ModelVersion) -> Path:
     folder = Path(version.source)
     if not folder.is_dir():
         raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
+    _refuse_strays(folder)
     if folder_digest(folder) != version.digest:
         raise ModelLoadError(
             f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "

@@ -12,6 +12,7 @@ import uvicorn
 
 from producer_api.app import create_app
 from producer_api.health import OK, Health
+from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
 from store import failpoints, interpreter
 from store.addresses import parse_networks
@@ -22,8 +23,6 @@ from store.settings import Settings, load_settings, require_services
 _log = structlog.get_logger("producer_api")
 
 _BACKLOG = 2048
-# Longer than any proxy's, so that it is the proxy which closes an idle connection.
-_KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
@@ -92,16 +91,7 @@ def _check_services(settings: Settings) -> None:
 
 def _serve(settings: Settings, listener: socket.socket) -> None:
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(settings.drain_s) + 1,
-    )
+    config = server_config(app, settings, log_level="warning")
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     # uvicorn drains at these signals and then raises them again; having drained, the process has ended well.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -82,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("headrace"),
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url="/docs" if "docs" in settings.open_pages else None,
+        openapi_url="/openapi.json" if "docs" in settings.open_pages else None,
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api import spending
-from producer_api.errors import internal_error, respond
+from producer_api.errors import SlowBody, internal_error, respond
 from producer_api.event_stream import StreamAborted
 from producer_api.runtime import Runtime
 from store.audit import bind_caller
@@ -30,6 +30,16 @@ _HAS_BODY = frozenset({"POST", "PUT", "PATCH"})
 _UPLOADS = "/v1/files"
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 5.0
+# In which a body must have come, or the next part of an upload.
+BODY_S = 60.0
+# On every answer that has none of its own: no browser keeps it, guesses what it is, runs or frames it.
+_GUARDS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+# A page of FastAPI's that needs its scripts.
+_DOCS = "/docs"
 
 
 class RequestContext:
@@ -105,8 +115,10 @@ class _Context:
         headers = MutableHeaders(raw=message.setdefault("headers", []))
         headers["x-request-id"] = self.request_id
         headers["openai-processing-ms"] = str(round(took_s * 1000))
-        for name, value in self.spent.items():
+        for name, value in (*self.spent.items(), *_GUARDS.items()):
             headers.setdefault(name, value)
+        if self._scope["path"] == _DOCS:
+            del headers["content-security-policy"]
         metrics = self._runtime.metrics
         route = getattr(self._scope.get("route"), "path", "unmatched")
         metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)
@@ -149,7 +161,7 @@ class BufferBody:
         if scope["path"] == _UPLOADS:
             if _declared_length(headers) > self._upload_limit:
                 return await self._refuse(scope, receive, send, self._upload_limit)
-            return await self.app(scope, receive, send)
+            return await self.app(scope, _Paced(receive), send)
         body = None if _declared_length(headers) > self._limit else await self._read(receive)
         if body is None:
             return await self._refuse(scope, receive, send, self._limit)
@@ -158,7 +170,14 @@ class BufferBody:
         return await self.app(scope, Replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body, or None once it is over the limit."""
+        """Return the body, or None once it is over the limit. Raises SlowBody."""
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self._read_all(receive)
+        except TimeoutError:
+            raise SlowBody(f"the body did not come within {BODY_S:g} s") from None
+
+    async def _read_all(self, receive: Receive) -> bytes | None:
         body = bytearray()
         while True:
             message = await receive()
@@ -181,6 +200,25 @@ class BufferBody:
         with suppress(TimeoutError):
             await asyncio.wait_for(_swallow(receive), _DRAIN_S)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Paced:
+    """A ``receive`` that does not wait for a part of the body for ever."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_ended = False
+
+    async def __call__(self) -> Message:
+        if self._has_ended:
+            return await self._receive()  # what comes now is the end of the connection, whenever
+        try:
+            async with asyncio.timeout(BODY_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise SlowBody(f"the next part of the body did not come within {BODY_S:g} s") from None
+        self._has_ended = not message.get("more_body", False)
+        return message
 
 
 class Replay:

@@ -62,6 +62,16 @@ class Draining(store.Unavailable):
         self.job_id = job_id
 
 
+class BadHttp(store.InvalidRequest):
+    """What came on a connection is no request, or its head is too long or too slow."""
+
+
+class SlowBody(HeadraceError):
+    """A request's body, or the next part of an upload, did not come in time."""
+
+    default_code = "request_timeout"
+
+
 class _Internal(HeadraceError):
     """A defect of ours; what it was is in the log, under the request's id."""
 
@@ -92,8 +102,11 @@ _TABLE: dict[type[HeadraceError], _Row] = {
     store.Unavailable: _Row(503, "overloaded_error"),
     SyncTimeout: _Row(504, "timeout_error", _NO_RETRY),
     JobUnanswered: _Row(500, "server_error", _NO_RETRY),
+    SlowBody: _Row(408, "timeout_error", {"Connection": "close"}),
     HeadraceError: _Row(500, "server_error"),
 }
+# Of BadHttp, which is met before there is a route.
+_BAD_HTTP = {"headers_too_large": 431, "request_timeout": 408}
 
 # A job that ended for its owner's own reasons is no failure of the server.
 _UNANSWERED: dict[str, _Row] = {
@@ -144,7 +157,7 @@ def _row(error: HeadraceError) -> _Row:
 
 def status_of(error: HeadraceError) -> int:
     """Return the HTTP status that an error has."""
-    return _row(error).status
+    return _BAD_HTTP[error.code] if isinstance(error, BadHttp) and error.code in _BAD_HTTP else _row(error).status
 
 
 def body_of(error: HeadraceError) -> dict[str, Any]:
@@ -211,7 +224,8 @@ def from_http(request: Request, error: HTTPException) -> HeadraceError:
     """Return what the framework's own refusals (no such route, no such method) are in our words."""
     kind, code = _HTTP.get(error.status_code, (InvalidRequest, "invalid_value"))
     if code == "not_found":
-        return kind(f"no such route: {request.method} {request.url.path}; the routes are listed at /docs", code=code)
+        where = "; the routes are listed at /docs" if request.app.docs_url else ""
+        return kind(f"no such route: {request.method} {request.url.path}{where}", code=code)
     if code == "method_not_allowed":
         return kind(f"{request.method} is not allowed on {request.url.path}", code=code)
     return kind(str(error.detail), code=code)

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     api_url: str = ""
     api_key: str = Field("", repr=False)
     api_threads: int = Field(96, ge=4)
+    # Pages that need no key, beside /healthz and /readyz: /docs with /openapi.json, /metrics, /version.
+    open_pages: Annotated[tuple[Literal["docs", "metrics", "version"], ...], NoDecode] = ("docs", "metrics", "version")
     max_body_bytes: int = Field(1 << 20, ge=1024)
     max_wait_s: float = Field(60.0, ge=0)
     sync_timeout_s: float = Field(300.0, gt=0)
@@ -151,7 +153,7 @@ class Settings(BaseSettings):
     webhook_concurrency: int = Field(16, ge=1)
     webhook_timeout_s: float = Field(15.0, gt=0)
 
-    @field_validator("webhook_allow_networks", mode="before")
+    @field_validator("webhook_allow_networks", "open_pages", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

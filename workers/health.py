@@ -15,6 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from store.db import Database, check_schema
 from store.errors import Unavailable
 
+_IDLE_S = 10
+
 OK = "ok"
 Check = Callable[[], str]
 """Returns ``ok``, or a sentence about what is wrong."""
@@ -77,7 +79,14 @@ class HealthServer:
 
 def _handler(page: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Answers GET; says nothing in the log."""
+        """Answers GET; says nothing in the log, and nothing of what it is made of."""
+
+        # Who sends nothing does not keep a thread.
+        timeout = _IDLE_S
+
+        def version_string(self) -> str:
+            """Return what the header Server says."""
+            return "headrace"
 
         def do_GET(self) -> None:
             """Answer one request."""

@@ -6,6 +6,7 @@ from importlib.metadata import version
 import structlog
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -55,8 +56,14 @@ async def readyz(request: Request, runtime: RuntimeOf) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse, summary="Metrics for Prometheus")
 async def metrics(runtime: RuntimeOf) -> Response:
     """Return the counters; queue depths are left out while Postgres is away."""
+    _require_open("metrics", runtime)
     shares = await run_in_threadpool(_shares, runtime)
     return Response(runtime.metrics.render(shares), media_type=CONTENT_TYPE)
+
+
+def _require_open(page: str, runtime: Runtime) -> None:
+    if page not in runtime.settings.open_pages:
+        raise HTTPException(404)  # as if there were no such route
 
 
 def _shares(runtime: Runtime) -> tuple[Share, ...]:
@@ -68,6 +75,7 @@ def _shares(runtime: Runtime) -> tuple[Share, ...]:
 
 
 @router.get("/version", summary="Which version this is")
-async def show_version() -> Response:
+async def show_version(runtime: RuntimeOf) -> Response:
     """Return the versions of Headrace and Python."""
+    _require_open("version", runtime)
     return ObjectResponse({"name": "headrace", "version": _VERSION, "python": platform.python_version()})

@@ -142,6 +142,38 @@ def test_an_index_may_not_leave_its_folder(folder: Path, name: object) -> None:
     assert "which is no safetensors file of its folder" in refusal(folder, "x")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "model-00001-of-00004.safetensors", "more"])
+def test_a_link_may_not_leave_its_folder(folder: Path, tmp_path: Path, name: str) -> None:
+    digest, outside = folder_digest(folder), tmp_path / "outside"
+    path = folder / name
+    if path.exists():
+        path.rename(outside)
+    else:
+        outside.mkdir()
+    path.symlink_to(outside)
+    # The content is the same, so it is the link alone that is refused.
+    assert f"{name} is a link out of its folder" in refusal(folder, digest)
+    with pytest.raises(ModelLoadError, match="link out of its folder"):
+        describe(folder)
+
+
+def test_a_link_within_the_folder_is_followed(folder: Path) -> None:
+    digest = folder_digest(folder)
+    (folder / "tokenizer.json").rename(folder / "real.json")
+    (folder / "tokenizer.json").symlink_to("real.json")
+    assert describe(folder).digest == digest
+
+
+def test_code_beside_the_weights_is_not_run(folder: Path, tmp_path: Path) -> None:
+    trap = f"import pathlib\npathlib.Path({str(tmp_path / 'sprung')!r}).touch()\n"
+    (folder / "modeling_trap.py").write_text(trap)
+    edit_config(
+        folder, model_type="trap", auto_map={"AutoConfig": "modeling_trap.T", "AutoModelForCausalLM": "modeling_trap.T"}
+    )
+    assert "code that comes with weights is not run" in refusal(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
 def edit_config(folder: Path, **changes: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))

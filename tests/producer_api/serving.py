@@ -13,6 +13,7 @@ import httpx2
 import uvicorn
 
 from producer_api.app import create_app
+from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
 from store.settings import Settings
 
@@ -26,9 +27,9 @@ class ApiServer:
         self.app = create_app(settings)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(self.app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=3)
-        )
+        config = server_config(self.app, settings)
+        config.timeout_graceful_shutdown = 3
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
 
     @property
