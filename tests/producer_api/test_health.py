@@ -44,7 +44,7 @@ def test_the_open_routes_need_no_key(api: httpx2.Client) -> None:
 def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     document = api.get("/openapi.json").json()
     post = document["paths"]["/v1/jobs"]["post"]
-    assert post["security"] == [{"HTTPBearer": []}]
+    assert post["security"] == [{"HTTPBearer": ["jobs:write"]}]
     assert set(post["requestBody"]["content"]["application/json"]["examples"]) == {"chat", "prompt", "vectors"}
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)

@@ -1,0 +1,151 @@
+"""Which licence everything has that is locked, and whether Headrace may use it. ``python -m supply_chain.licences``
+
+The list (docs/licences.md) is written from the packages' own metadata, as pip-licenses reads it. What this machine
+cannot install, being another platform's, is declared here. Checking it needs no network: it must name just what the
+lock files name, in the same versions, and no licence that is not permitted.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from supply_chain.locks import ROOT, LockError, Pin, pins, read_locks
+
+LIST = ROOT / "docs" / "licences.md"
+
+# By SPDX's names. The weak copyleft ones (LGPL, MPL) are for packages that are used as they come, unchanged and apart.
+_FREE = ("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0")
+_FREE_TOO = ("CC0-1.0", "CNRI-Python", "ISC", "MIT", "MIT-0", "MIT-CMU", "PostgreSQL", "PSF-2.0", "Unlicense", "Zlib")
+_WEAK = ("LGPL-2.0-or-later", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MPL-2.0")
+PERMITTED = frozenset((*_FREE, *_FREE_TOO, *_WEAK))
+# For programs that tests and these targets start, which nothing that is given on has in it.
+_BESIDE = frozenset({"GPL-2.0-only"})
+# Not free, and nobody has to take it: what NVIDIA's own terms allow, in the image for their devices alone.
+NVIDIA = "LicenseRef-NVIDIA"
+
+# What classifiers and older fields call them.
+_SPDX = {
+    "Apache": "Apache-2.0",
+    "Apache 2.0": "Apache-2.0",
+    "Apache 2.0 License": "Apache-2.0",
+    "Apache License 2.0": "Apache-2.0",
+    "Apache Software License": "Apache-2.0",
+    "BSD License": "BSD",
+    "GNU General Public License v2 (GPLv2)": "GPL-2.0-only",
+    "GNU Lesser General Public License v2 or later (LGPLv2+)": "LGPL-2.0-or-later",
+    "ISC License (ISCL)": "ISC",
+    "MIT License": "MIT",
+    "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
+    "Python Software Foundation License": "PSF-2.0",
+}
+# Read from the packages by hand: of other platforms, or without a word in their metadata.
+_DECLARED = {
+    "async-timeout": "Apache-2.0",
+    "colorama": "BSD-3-Clause",
+    "cuda-pathfinder": "Apache-2.0",
+    "httpx2-jsfetch": "BSD-3-Clause",
+    "pip-licenses": "MIT",
+    "prettytable": "BSD-3-Clause",
+    "pywin32": "PSF-2.0",
+    "triton": "MIT",
+}
+
+_ROW = re.compile(r"\| ([\w.-]+) \| (\d\S*) \| (.+) \| ([\w, ]+) \|")
+_HEADER = """# Licences
+
+Everything that is locked, with its licence as its own metadata says it. Written by `make licences`; `make check` holds
+it against the lock files and `supply_chain/licences.py`, which has the list of what is permitted.
+
+| package | version | licence | in |
+|---|---|---|---|
+"""
+
+
+def normalised(said: str) -> str:
+    """Return a licence in SPDX's names; several that a classifier lists hold together."""
+    return " AND ".join(_SPDX.get(part.strip(), part.strip()) for part in said.split(";"))
+
+
+def forbidden(licence: str) -> list[str]:
+    """Return what of a licence expression is not permitted; where there is a choice, each must be."""
+    parts = re.split(r"\s+(?:AND|OR)\s+", licence.replace("(", " ").replace(")", " ").strip())
+    return [part.strip() for part in parts if part.strip() not in PERMITTED]
+
+
+def locked() -> dict[str, tuple[Pin, list[str]]]:
+    """Return every locked package with the lock files that have it."""
+    found: dict[str, tuple[Pin, list[str]]] = {}
+    for name, text in read_locks().items():
+        for pin in pins(text):
+            found.setdefault(pin.name, (pin, []))[1].append(name)
+    return dict(sorted(found.items()))
+
+
+def complaints(text: str) -> Iterator[str]:
+    """Yield a sentence for everything that is wrong with the list."""
+    listed = {row[1]: row for line in text.splitlines() if (row := _ROW.fullmatch(line))}
+    wanted = locked()
+    for name in sorted(set(listed) ^ set(wanted)):
+        yield f"{name} is {'not locked' if name in listed else 'missing'}"
+    for name, (pin, files) in wanted.items():
+        if (row := listed.get(name)) is None:
+            continue
+        if row[2] != str(pin.version):
+            yield f"{name} is listed as {row[2]}, locked as {pin.version}"
+        if (row[3] == NVIDIA and files == ["torch"]) or (row[3] in _BESIDE and set(files) <= {"dev", "tools"}):
+            continue
+        yield from (f"{name}: the licence {part} is not permitted" for part in forbidden(row[3]))
+
+
+def check(text: str | None = None) -> None:
+    """Raise LockError if the list is not that of the lock files or has a licence that is not permitted."""
+    found = list(complaints(LIST.read_text() if text is None else text))
+    if found:
+        raise LockError("\n".join([*(f"docs/licences.md: {said}" for said in found), "run `make licences`"]))
+
+
+def table(said: Mapping[str, str]) -> str:
+    """Return the list; ``said`` are licences by package. Raises LockError for a package that none is known of."""
+    rows = []
+    for name, (pin, files) in locked().items():
+        licence = _DECLARED.get(name) or said.get(name) or (NVIDIA if name.startswith(("nvidia-", "cuda-")) else None)
+        if licence is None:
+            raise LockError(f"the licence of {name} is not known: read it, and declare it in supply_chain/licences.py")
+        rows.append(f"| {name} | {pin.version} | {normalised(licence)} | {', '.join(sorted(files))} |\n")
+    return _HEADER + "".join(rows)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return pip-licenses' JSON as licences by package, without those that it does not know."""
+    found = json.loads(path.read_text())
+    return {canonicalize_name(each["Name"]): each["License"] for each in found if each["License"] != "UNKNOWN"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Check the list, or write it with ``write JSON…``; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m supply_chain.licences", description="Licences of dependencies.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("check", help="is the list that of the lock files, and everything permitted? Needs no network")
+    writing = verbs.add_parser("write", help="write the list")
+    writing.add_argument("found", nargs="+", type=Path, help="what pip-licenses found, as JSON; the first one decides")
+    options = parser.parse_args(argv)
+    try:
+        if options.verb == "write":
+            said: dict[str, str] = {}
+            for path in options.found:
+                said = _read(path) | said
+            LIST.write_text(table(said))
+        check()
+    except LockError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The list of licences is that of what is locked, and has nothing that is not permitted."""
+
+import re
+
+import pytest
+
+from supply_chain import licences
+
+
+def test_the_list_is_that_of_what_is_locked() -> None:
+    licences.check()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead", "said"),
+    [
+        (r"(?m)^\| six \| \S+ \|", "| six | 9.9 |", "six is listed as 9.9, locked as"),
+        (r"(?m)^\| six \|.*\n", "", "six is missing"),
+        (r"(?m)^(\| six .*)$", r"\1\n| left-pad | 1.0 | MIT | dev |", "left-pad is not locked"),
+        (
+            r"(?m)^\| six \| (\S+) \| MIT \|",
+            r"| six | \1 | MIT AND (GPL-3.0-only OR MIT) |",
+            "six: the licence GPL-3.0-only",
+        ),
+        (
+            r"(?m)^\| six \| (\S+) \| MIT \|",
+            rf"| six | \1 | {licences.NVIDIA} |",
+            f"six: the licence {licences.NVIDIA}",
+        ),
+    ],
+)
+def test_what_is_wrong_with_it_is_named(pattern: str, instead: str, said: str) -> None:
+    text = licences.LIST.read_text()
+    changed = re.sub(pattern, instead, text)
+    assert changed != text
+    assert said in "\n".join(licences.complaints(changed))
+
+
+@pytest.mark.parametrize(
+    ("said", "spdx", "not_permitted"),
+    [
+        ("MIT License", "MIT", []),
+        ("Apache Software License; BSD License", "Apache-2.0 AND BSD", []),
+        ("MPL-2.0 AND (Apache-2.0 OR MIT)", "MPL-2.0 AND (Apache-2.0 OR MIT)", []),
+        ("Apache-2.0 WITH LLVM-exception", "Apache-2.0 WITH LLVM-exception", []),
+        ("AGPL-3.0-only", "AGPL-3.0-only", ["AGPL-3.0-only"]),
+        ("Proprietary; MIT License", "Proprietary AND MIT", ["Proprietary"]),
+    ],
+)
+def test_what_packages_say_is_read_in_one_way(said: str, spdx: str, not_permitted: list[str]) -> None:
+    assert licences.normalised(said) == spdx
+    assert licences.forbidden(spdx) == not_permitted
+
+
+def test_an_unknown_licence_stops_the_writing() -> None:
+    with pytest.raises(licences.LockError, match="the licence of accelerate is not known"):
+        licences.table({})
