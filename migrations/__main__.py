@@ -1,25 +1,28 @@
-"""``python -m migrations [upgrade | check | history | new MESSAGE]``: upgrade the schema, or look at it."""
+"""``python -m migrations [upgrade | roles | check | history | new MESSAGE]``: upgrade the schema, or look at it."""
 
 import argparse
 import sys
 
 from migrations.drift import find_drift
+from migrations.gaps import find_gaps
+from migrations.roles import let_in
 from migrations.schema import head, history, upgrade, write_revision
 from store.db import Database
 from store.errors import HeadraceError, SettingsError
-from store.settings import load_settings
+from store.roles import API, OPERATOR, WORKER
+from store.settings import Settings, load_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command against DATABASE_URL; say what is wrong in one line and return 1 if it cannot be done."""
     asked = _parser().parse_args(arguments)
     try:
-        url = load_settings().database_url
-        if not url:
+        settings = load_settings()
+        if not settings.database_url:
             raise SettingsError("DATABASE_URL is not set")
-        db = Database(url, pool_size=2, application_name="headrace-migrations")
+        db = Database(settings.database_url, pool_size=2, application_name="headrace-migrations")
         try:
-            return _run(db, asked)
+            return _run(db, asked, settings)
         finally:
             db.close()
     except HeadraceError as error:
@@ -27,29 +30,53 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _run(db: Database, asked: argparse.Namespace) -> int:
+def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
     lines, code = [], 0
     match asked.command:
         case "check":
             lines = find_drift(db)
+            with db.begin() as connection:
+                lines += find_gaps(connection)
             code = 1 if lines else 0
-            lines = lines or ["the schema and store.tables agree"]
+            lines = lines or ["the schema and store.tables agree, and every table is somebody's"]
         case "history":
             lines = history(db)
         case "new":
             lines = [str(write_revision(db, asked.message))]
+        case "roles":
+            lines = [_upgrade(db), "the roles may log in"]
+            let_in(db, passwords(settings))
         case _:
-            before = upgrade(db)
-            lines = [f"at {head()} already" if before == head() else f"migrated from {before or 'empty'} to {head()}"]
+            lines = [_upgrade(db)]
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return code
+
+
+def _upgrade(db: Database) -> str:
+    before = upgrade(db)
+    return f"at {head()} already" if before == head() else f"migrated from {before or 'empty'} to {head()}"
+
+
+def passwords(settings: Settings) -> dict[str, str]:
+    """Return the passwords of the roles that were given one."""
+    given = {
+        API: settings.api_database_password,
+        WORKER: settings.worker_database_password,
+        OPERATOR: settings.operator_database_password,
+    }
+    return {role: password for role, password in given.items() if password}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m migrations", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("upgrade", help="bring the schema to the newest revision (the default)")
-    commands.add_parser("check", help="compare the schema with store.tables; exit 1 if they differ")
+    commands.add_parser(
+        "roles", help="upgrade, and let the roles log in, with passwords from HEADRACE_..._DATABASE_PASSWORD"
+    )
+    commands.add_parser(
+        "check", help="compare the schema with store.tables, and find tables without walls; exit 1 then"
+    )
     commands.add_parser("history", help="list the revisions and which are applied")
     commands.add_parser("new", help="write the next revision from the difference").add_argument("message")
     return parser

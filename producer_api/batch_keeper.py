@@ -24,7 +24,7 @@ from producer_api.room import Room
 from producer_api.submit import Submissions
 from store import batch_steps, files
 from store.batch_states import BatchStatus
-from store.batch_steps import NoRoom, Progress
+from store.batch_steps import Live, NoRoom, Progress
 from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
@@ -157,31 +157,32 @@ class BatchKeeper:
     def _turn(self) -> float:
         """Do a piece of what is due for every batch; return the shortest pause that makes sense now."""
         self._tidy()
-        ids = batch_steps.live(self._db)
+        found = batch_steps.live(self._db)
+        ids = {batch.id for batch in found}
         for batch_id, step in [*self._works]:
             if batch_id not in ids:
                 self._works.pop((batch_id, step)).close()  # type: ignore[attr-defined]  # it is a generator
-        steps = [self._advance(batch_id, len(ids)) for batch_id in ids]
+        steps = [self._advance(batch, len(ids)) for batch in found]
         if all(step is Step.WAIT for step in steps):
             return WAITING_S if steps else IDLE_S
         return TURN_S
 
-    def _advance(self, batch_id: str, num_live: int) -> Step:
-        if time.monotonic() < self._not_before.get(batch_id, 0.0):
+    def _advance(self, batch: Live, num_live: int) -> Step:
+        if time.monotonic() < self._not_before.get(batch.id, 0.0):
             return Step.WAIT
-        self._not_before.pop(batch_id, None)
+        self._not_before.pop(batch.id, None)
         try:
-            progress = batch_steps.harvest(self._db, batch_id)
+            progress = batch_steps.harvest(self._db, batch.tenant_id, batch.id)
             return self._do(due(progress), progress, num_live)
         except Unavailable as error:
             if error.code == "database_unavailable":
                 raise
-            _log.warning("batch_waits", batch_id=batch_id, reason=error.message)
+            _log.warning("batch_waits", batch_id=batch.id, reason=error.message)
         except Forbidden as error:
-            _log.info("batch_waits", batch_id=batch_id, reason=error.message)
+            _log.info("batch_waits", batch_id=batch.id, reason=error.message)
         except Exception as defect:  # noqa: BLE001 - the others go on; this one is tried again, and expires in the end
             internal_error(defect)
-        self._not_before[batch_id] = time.monotonic() + AGAIN_S
+        self._not_before[batch.id] = time.monotonic() + AGAIN_S
         return Step.WAIT
 
     def _do(self, step: Step, progress: Progress, num_live: int) -> Step:
@@ -192,9 +193,9 @@ class BatchKeeper:
             case Step.TAKE_LINES:
                 return step if self._take_lines(progress, num_live) else Step.WAIT
             case Step.FINALIZE:
-                batch_steps.finalize(self._db, batch.id)
+                batch_steps.finalize(self._db, batch.tenant_id, batch.id)
             case Step.CANCEL_JOBS:
-                running, ended = batch_steps.cancel_jobs(self._db, batch.id)
+                running, ended = batch_steps.cancel_jobs(self._db, batch.tenant_id, batch.id)
                 self._on_cancelled(running, ended)
                 return step if running or ended else Step.WAIT
             case Step.WAIT:

@@ -116,9 +116,9 @@ WITH incoming AS (
     RETURNING job_id
 ), fresh AS (
     SELECT incoming.*, (goes_ahead OR bool_and(announce) OVER (PARTITION BY queue, class_rank) AND NOT EXISTS (
-        SELECT FROM jobs
-        WHERE jobs.queue = incoming.queue AND jobs.state = 'queued' AND jobs.announced_at IS NULL
-            AND jobs.class_rank <= incoming.class_rank AND NOT jobs.is_suspect
+        SELECT FROM queue_lines AS line
+        WHERE line.queue = incoming.queue AND line.state = 'queued' AND line.announced_at IS NULL
+            AND line.class_rank <= incoming.class_rank AND NOT line.is_suspect
     )) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
@@ -167,7 +167,7 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
     A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. One that
     its limits do not let in gets what ``store.quotas`` says.
     """
-    with db.begin() as connection:
+    with db.begin(tenant_ids={job.tenant_id for job in jobs}) as connection:
         outcomes = accept_within(connection, jobs, db.vault)
         failpoint("accept.before_commit")
     failpoint("accept.committed")

@@ -131,17 +131,15 @@ def _sum(loads: Iterable[Load]) -> Load:
 # What the dispatcher has not added up yet counts too, so the figures are exact whether it runs or not.
 _SHARES = text("""
 WITH counted AS (
-    SELECT queue, tenant_id, class_rank, jobs, tokens FROM queue_totals
-    UNION ALL
-    SELECT queue, tenant_id, class_rank, jobs, tokens FROM queue_changes
+    SELECT queue, tenant_id, class_rank, jobs, tokens FROM queue_counts
 ), queued AS (
     SELECT queue, tenant_id, class_rank, CAST(sum(jobs) AS bigint) AS jobs, CAST(sum(tokens) AS bigint) AS tokens
     FROM counted GROUP BY queue, tenant_id, class_rank HAVING sum(jobs) > 0
 ), announced AS (
     SELECT queue, tenant_id, class_rank, count(*) AS jobs, sum(cost) AS tokens FROM (
-        SELECT queue, tenant_id, class_rank, GREATEST(cost_tokens, input_tokens) AS cost FROM jobs
+        SELECT queue, tenant_id, class_rank, cost FROM queue_lines
         WHERE state = 'queued' AND announced_at IS NOT NULL LIMIT :most
-    ) AS jobs GROUP BY queue, tenant_id, class_rank
+    ) AS lines GROUP BY queue, tenant_id, class_rank
 )
 SELECT queue, tenant_id, class_rank, queued.jobs, queued.tokens,
     COALESCE(announced.jobs, 0) AS announced_jobs, COALESCE(announced.tokens, 0) AS announced_tokens
@@ -179,7 +177,7 @@ def _share(row: Row[Any]) -> Share:
 # All that is announced is ahead of what waits; among the announced the time decides.
 _AHEAD_OF_ANNOUNCED = text("""
 SELECT count(*) AS jobs, CAST(COALESCE(sum(cost), 0) AS bigint) AS tokens FROM (
-    SELECT GREATEST(cost_tokens, input_tokens) AS cost FROM jobs
+    SELECT cost FROM queue_lines
     WHERE queue = :queue AND state = 'queued' AND (announced_at, id) < (:announced_at, :id)
     LIMIT :most
 ) AS ahead
@@ -206,7 +204,8 @@ def find_place(db: Database, backlog: Backlog, job: Job) -> Place | None:
         ahead = _count(db, _AHEAD_OF_ANNOUNCED, values | {"announced_at": job.announced_at})
     else:
         line = {"class_rank": job.class_rank, "tenant_id": job.tenant_id, "priority": job.priority}
-        own = _count(db, _AHEAD_IN_LINE, values | line | {"deadline_at": job.deadline_at, "deadline_s": None})
+        deadline = {"deadline_at": job.deadline_at, "deadline_s": None}
+        own = _count(db, _AHEAD_IN_LINE, values | line | deadline, job.tenant_id)
         if own.jobs >= MAX_AHEAD:
             return None
         ahead = backlog.ahead(job.queue, job.class_rank, job.tenant_id, own)
@@ -226,11 +225,11 @@ def too_long_a_wait_s(db: Database, backlog: Backlog, job: NewJob) -> float | No
     rank = CLASS_RANKS[job.service_class]
     line = {"class_rank": rank, "tenant_id": job.tenant_id, "priority": job.priority, "deadline_at": None}
     values = {"queue": job.queue, "id": job.id, "deadline_s": job.deadline_s, "most": MAX_AHEAD}
-    own = _count(db, _AHEAD_IN_LINE, values | line)
+    own = _count(db, _AHEAD_IN_LINE, values | line, job.tenant_id)
     wait_s = backlog.wait_s(job.queue, backlog.ahead(job.queue, rank, job.tenant_id, own))
     return wait_s if wait_s is not None and wait_s > job.deadline_s else None
 
 
-def _count(db: Database, statement: TextClause, values: Mapping[str, object]) -> Load:
-    with db.autocommit() as connection:
+def _count(db: Database, statement: TextClause, values: Mapping[str, object], tenant_id: str | None = None) -> Load:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         return Load(*connection.execute(statement, dict(values)).one())

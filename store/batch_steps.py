@@ -70,15 +70,21 @@ def keeper_lock(db: Database) -> Iterator[bool]:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": KEEPER_LOCK})
 
 
-_LIVE = text("""
-SELECT id FROM batches WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY id
-""")
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A batch that has not ended, and whose it is."""
+
+    id: str
+    tenant_id: str
 
 
-def live(db: Database) -> list[str]:
-    """Return the batches that have not ended, oldest first."""
+_LIVE = text("SELECT id, tenant_id FROM live_batches ORDER BY id")
+
+
+def live(db: Database) -> list[Live]:
+    """Return the batches that have not ended, of every tenant, oldest first."""
     with db.autocommit() as connection:
-        return list(connection.execute(_LIVE).scalars())
+        return [Live(*row) for row in connection.execute(_LIVE)]
 
 
 # Only lines that were under way are looked at: their partial index is as small as their number.
@@ -108,9 +114,9 @@ FROM batches WHERE id = :id
 """)
 
 
-def harvest(db: Database, batch_id: str) -> Progress:
+def harvest(db: Database, tenant_id: str, batch_id: str) -> Progress:
     """Count the lines whose jobs have ended since the last time, and return how the batch stands."""
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, {"id": batch_id})
         connection.execute(_HARVEST, {"id": batch_id})
         row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
@@ -123,9 +129,9 @@ WHERE id = :id AND status = 'validating'
 """)
 
 
-def begin(db: Database, batch_id: str, *, num_total: int, model: str | None) -> None:
+def begin(db: Database, tenant_id: str, batch_id: str, *, num_total: int, model: str | None) -> None:
     """Let a batch whose input is good make progress; nothing if it is not validating any more."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         connection.execute(_BEGIN, {"id": batch_id, "num_total": num_total, "model": model})
 
 
@@ -138,7 +144,7 @@ WHERE id = :id AND status = 'validating' RETURNING id
 def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
     """End a batch whose input is not good."""
     sealed = db.vault.seal(list(errors), Place(batch.tenant_id, "batches", "errors", batch.id))
-    with db.begin() as connection:
+    with db.begin(tenant_id=batch.tenant_id) as connection:
         if connection.execute(_FAIL, {"id": batch.id, "errors": dump_json(sealed)}).scalar_one_or_none():
             _tell(connection, batch.id)
 
@@ -184,7 +190,7 @@ def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_l
         "next_offset": next_offset,
         "num_refused": len(lines) - len(jobs),
     }
-    with db.begin() as connection:
+    with db.begin(tenant_id=batch.tenant_id) as connection:
         if connection.execute(_MOVE, values).scalar_one_or_none() is None:
             return False
         if jobs:
@@ -222,9 +228,9 @@ SELECT id, state FROM asked
 """)
 
 
-def cancel_jobs(db: Database, batch_id: str, limit: int = 500) -> tuple[list[str], list[str]]:
+def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -> tuple[list[str], list[str]]:
     """Cancel lines that are under way; return those whose workers must be told, and those that have ended by it."""
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         rows = connection.execute(_CANCEL_JOBS, {"id": batch_id, "limit": limit}).all()
         ended = [row.id for row in rows if row.state == "cancelled"]
         conclude(connection, ended)
@@ -238,9 +244,9 @@ WHERE id = :id AND status = 'in_progress'
 """)
 
 
-def finalize(db: Database, batch_id: str) -> None:
+def finalize(db: Database, tenant_id: str, batch_id: str) -> None:
     """Begin to write the results of a batch none of whose lines is under way."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=tenant_id) as connection:
         connection.execute(_FINALIZE, {"id": batch_id})
 
 
@@ -252,7 +258,7 @@ WHERE batch_id = :id AND line >= :first AND line <= :last ORDER BY line
 
 def lines_between(db: Database, batch: Batch, first: int, last: int) -> list[StoredLine]:
     """Return the lines from ``first`` to ``last`` that were taken on."""
-    with db.autocommit() as connection:
+    with db.autocommit(tenant_id=batch.tenant_id) as connection:
         rows = connection.execute(_LINES, {"id": batch.id, "first": first, "last": last}).mappings().all()
     return [
         StoredLine(
@@ -295,7 +301,7 @@ class _Late(Exception):
 def end(db: Database, batch: Batch, status: BatchStatus, results: Results) -> bool:
     """End the batch with these results; False, with nothing written, if somebody else has."""
     try:
-        with db.begin() as connection:
+        with db.begin(tenant_id=batch.tenant_id) as connection:
             ids = [
                 None if draft is None else _add_result(connection, batch, draft, kind)
                 for draft, kind in ((results.output, "output"), (results.errors, "error"))

@@ -5,7 +5,7 @@ Knows no statement beyond the schema check; those live beside the thing they cha
 """
 
 import select
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,25 +64,27 @@ class Database:
         tenancy.install(self._engine)
 
     @contextmanager
-    def begin(self, *, tenant_id: str | None = None) -> Iterator[Connection]:
+    def begin(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
         """Run a transaction: committed at the end of the block, rolled back if it raises.
 
-        ``tenant_id``: whose rows it may touch; None for what is not one tenant's. That costs no round trip.
+        ``tenant_id``: whose rows it may touch, or ``tenant_ids`` where it is for several; without, it is for nobody's,
+        and the API's role sees none then. That costs no round trip.
 
         Raises Unavailable if Postgres cannot be reached or gave up waiting, InvalidRequest if it refuses a value.
         """
         with _told_plainly(), self._engine.begin() as connection:
-            yield tenancy.speak_for(connection, tenant_id)
+            yield tenancy.speak_for(connection, tenant_id, tenant_ids)
 
     @contextmanager
-    def autocommit(self, *, tenant_id: str | None = None) -> Iterator[Connection]:
+    def autocommit(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
         """Hold a connection on which each statement commits by itself: one round trip instead of three.
 
-        For single statements, and for what belongs to a session, such as an advisory lock. ``tenant_id`` is as
+        For single statements, and for what belongs to a session, such as an advisory lock. The tenants are as
         ``begin``'s, and it raises as that does.
         """
         with _told_plainly(), self._engine.connect() as connection:
-            yield tenancy.speak_for(connection.execution_options(isolation_level="AUTOCOMMIT"), tenant_id)
+            speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield tenancy.speak_for(speaking, tenant_id, tenant_ids)
 
     def ping(self) -> None:
         """Make one round trip; raise Unavailable if there is no answer."""

@@ -40,19 +40,19 @@ _UNDER_WAY = text("""
 SELECT queue, tenant_id, count(*) FILTER (WHERE is_running) AS running, count(*) AS under_way,
     min(class_rank) FILTER (WHERE NOT is_running) AS best_rank
 FROM (
-    SELECT queue, tenant_id, class_rank, true AS is_running FROM jobs
+    SELECT queue, tenant_id, class_rank, true AS is_running FROM queue_lines
     WHERE state = 'running' AND queue = ANY(CAST(:queues AS text[]))
     UNION ALL
-    SELECT queue, tenant_id, class_rank, false FROM jobs
+    SELECT queue, tenant_id, class_rank, false FROM queue_lines
     WHERE queue = ANY(CAST(:queues AS text[])) AND state = 'queued' AND announced_at IS NOT NULL
-) AS jobs
+) AS lines
 GROUP BY queue, tenant_id
 """)
 
 _BEST_WAITING = text("""
 SELECT asked.queue, (
-    SELECT min(class_rank) FROM jobs
-    WHERE jobs.queue = asked.queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect
+    SELECT min(class_rank) FROM queue_lines AS line
+    WHERE line.queue = asked.queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect
 ) AS best_rank
 FROM unnest(CAST(:queues AS text[])) AS asked(queue)
 """)

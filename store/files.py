@@ -191,20 +191,17 @@ def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
 
 
 _EXPIRE = text("""
-DELETE FROM files WHERE id IN (SELECT id FROM files WHERE expires_at <= now() ORDER BY expires_at LIMIT :limit)
+DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
 """)
 
 _UNREFERENCED = text("""
 SELECT digest FROM blobs
 WHERE touched_at < now() - make_interval(secs => :older_than_s)
-    AND NOT EXISTS (SELECT FROM files WHERE files.digest = blobs.digest)
-    AND NOT EXISTS (
-        SELECT FROM batches WHERE batches.input_digest = blobs.digest
-            AND status IN ('validating', 'in_progress', 'finalizing', 'cancelling'))
+    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
 ORDER BY touched_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """)
 
-_FORGET_BATCHES = text("UPDATE batches SET input_digest = NULL WHERE input_digest = :digest")
+_FORGET_BATCHES = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
 _FORGET = text("DELETE FROM blobs WHERE digest = :digest")
 
 

@@ -25,7 +25,8 @@ class StoredPolicy:
 
 
 # Two who set a policy at once get two numbers: the tenant's row is what they wait for.
-_LOCK = text("SELECT id FROM tenants WHERE id = :tenant_id FOR NO KEY UPDATE")
+# Not the tenant's row: who serves a tenant may not change it.
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.policies ' || :tenant_id, 0))")
 _BEFORE = text("""
 SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model ORDER BY version DESC LIMIT 1
 """)

@@ -25,11 +25,11 @@ class PromptVersion:
     created_at: datetime
 
 
-_CREATE = text("""
-WITH made AS (
-    INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name) RETURNING id, name
-)
-INSERT INTO prompt_versions (prompt_id, version, template) SELECT id, 1, CAST(:template AS jsonb) FROM made
+_CREATE = text("INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)")
+
+_ADD = text("""
+INSERT INTO prompt_versions (prompt_id, version, template)
+VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
 RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
 """)
 
@@ -40,7 +40,9 @@ def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any],
     sealed = db.vault.seal(template, _place(tenant_id, prompt_id, 1))
     values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed)}
     with db.begin(tenant_id=tenant_id) as connection:
-        row = connection.execute(_CREATE, values).mappings().one()
+        connection.execute(_CREATE, values)
+        # Of its own, because a version is whose its prompt is: that must be there.
+        row = connection.execute(_ADD, values | {"version": 1}).mappings().one()
         made = _version(row, db.vault, tenant_id)
         record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version}, after=template)
     return made
@@ -49,12 +51,6 @@ def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any],
 # Two who add a version at once get two numbers.
 _LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
 _NEXT = text("SELECT max(version) + 1 FROM prompt_versions WHERE prompt_id = :id")
-
-_ADD = text("""
-INSERT INTO prompt_versions (prompt_id, version, template)
-VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
-RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
-""")
 
 
 def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[str, Any], actor: str) -> PromptVersion:

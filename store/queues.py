@@ -109,13 +109,12 @@ class QueueView:
 _QUEUES = text("""
 WITH names AS (
     SELECT model || '@' || version AS queue FROM model_versions WHERE retired_at IS NULL
-    UNION SELECT queue FROM queue_totals WHERE jobs > 0
-    UNION SELECT queue FROM queue_changes
+    UNION SELECT queue FROM queue_counts WHERE jobs <> 0
     UNION SELECT queue FROM queue_controls
 )
 SELECT queue, paused_at, paused_by,
     (SELECT CAST(extract(epoch FROM now() - min(oldest.created_at)) AS float8) FROM (
-        SELECT created_at, tenant_id FROM jobs WHERE jobs.queue = names.queue AND state = 'queued'
+        SELECT created_at, tenant_id FROM queue_lines AS line WHERE line.queue = names.queue AND state = 'queued'
         ORDER BY created_at LIMIT :most
     ) AS oldest WHERE CAST(:tenant_id AS text) IS NULL OR oldest.tenant_id = :tenant_id) AS oldest_age_s
 FROM names LEFT JOIN queue_controls USING (queue)
@@ -161,8 +160,7 @@ def _by_class(backlog: Backlog, queue: str, tenant_id: str | None) -> dict[Servi
 
 _EXISTS = text("""
 SELECT EXISTS (SELECT FROM model_versions WHERE model || '@' || version = :queue)
-    OR EXISTS (SELECT FROM queue_totals WHERE queue = :queue AND jobs > 0)
-    OR EXISTS (SELECT FROM queue_changes WHERE queue = :queue)
+    OR EXISTS (SELECT FROM queue_counts WHERE queue = :queue AND jobs <> 0)
     OR EXISTS (SELECT FROM queue_controls WHERE queue = :queue)
 """)
 
@@ -175,10 +173,10 @@ _RESUME = text("DELETE FROM queue_controls WHERE queue = :queue RETURNING queue"
 # The hints of a paused queue were dropped by the workers that took them.
 _LET_WAIT = text("""
 WITH hinted AS (
-    SELECT id FROM jobs WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL
+    SELECT id FROM queue_lines WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL
     ORDER BY id FOR NO KEY UPDATE
 )
-UPDATE jobs SET announced_at = NULL FROM hinted WHERE jobs.id = hinted.id
+UPDATE queue_lines SET announced_at = NULL FROM hinted WHERE queue_lines.id = hinted.id
 """)
 
 
@@ -187,7 +185,7 @@ def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
 
     Pausing a paused queue changes nothing. Raises NotFound if there is no such queue.
     """
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         if not connection.execute(_EXISTS, {"queue": queue}).scalar_one():
             raise _no_such_queue(queue)
         if connection.execute(_PAUSE, {"queue": queue, "actor": actor}).scalar_one_or_none() is not None:
@@ -196,7 +194,7 @@ def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
 
 def resume(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
     """Let the queue's jobs start again. Raises NotFound if there is no such queue."""
-    with db.begin() as connection:
+    with db.begin(tenant_id=tenant_id) as connection:
         if not connection.execute(_EXISTS, {"queue": queue}).scalar_one():
             raise _no_such_queue(queue)
         if connection.execute(_RESUME, {"queue": queue}).scalar_one_or_none() is not None:

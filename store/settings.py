@@ -139,6 +139,13 @@ class Settings(BaseSettings):
     # How often a dispatcher logs the heads that have moved.
     audit_head_s: float = Field(3600.0, gt=0)
 
+    # With which `python -m migrations roles` lets the roles of the database log in; nothing else reads them.
+    api_database_password: str = Field("", repr=False)
+    worker_database_password: str = Field("", repr=False)
+    operator_database_password: str = Field("", repr=False)
+    # "required": an API that logs in as a user whom row-level security does not bind refuses to start; "off": it warns.
+    row_security: Literal["required", "off"] = "required"
+
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(5555, ge=1, le=65535)
     flower_basic_auth: str = Field("", repr=False)

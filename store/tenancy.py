@@ -1,13 +1,14 @@
 """Whose rows a statement may touch: the tenant that a transaction is for, told to Postgres in the same round trip.
 
-Postgres holds the tenant in the setting ``headrace.tenant``, which the policies of its tables compare with. It is set
-for one transaction and gone with it, so a connection that goes back to the pool keeps nobody's name.
+Postgres holds the tenant, or several with commas between them, in the setting ``headrace.tenant``, which the policies
+of its tables compare with. It is set for one transaction and gone with it, so a connection that goes back to the pool
+keeps nobody's name.
 
     autocommit:  [ set tenant ▸ statement ]   [ set tenant ▸ statement ]        one message to the server each
     begin:       [ BEGIN ▸ set tenant ▸ first statement ]  second …  COMMIT
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +20,22 @@ _SET = "SELECT set_config('headrace.tenant', %s, true)"
 
 @dataclass(slots=True)
 class _Tenant:
-    """Whose statements these are. ``is_due``: the next one must say so."""
+    """Whose statements these are, as Postgres is told. ``is_due``: the next one must say so."""
 
-    id: str
+    names: str
     each_statement: bool
     is_due: bool = True
 
 
-def speak_for(connection: Connection, tenant_id: str | None) -> Connection:
-    """Let the statements of a connection that was just taken from the pool be one tenant's; None: nobody's."""
-    if tenant_id is None:
+def speak_for(connection: Connection, tenant_id: str | None, tenant_ids: Collection[str] = ()) -> Connection:
+    """Let the statements of a connection that was just taken from the pool be these tenants'; without any: nobody's."""
+    names = [*tenant_ids] if tenant_id is None else [tenant_id, *tenant_ids]
+    if not names:
         return connection
+    if any("," in name for name in names):
+        raise ValueError("a tenant's id has no comma: it would be two")
     each = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-    return connection.execution_options(**{_OPTION: _Tenant(tenant_id, each_statement=each)})
+    return connection.execution_options(**{_OPTION: _Tenant(",".join(names), each_statement=each)})
 
 
 def install(engine: Engine) -> None:
@@ -55,7 +59,7 @@ def _preceded(cursor: Any, context: Any, execute: Callable[[], object]) -> bool:
         return False
     # A pipeline is one message, and outside of a transaction it is one by itself.
     with cursor.connection.pipeline(), cursor.connection.cursor() as first:
-        first.execute(_SET, (tenant.id,))
+        first.execute(_SET, (tenant.names,))
         execute()
     return True
 

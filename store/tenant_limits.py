@@ -133,7 +133,7 @@ def read_standings(db: Database, settings: Settings, keys: Iterable[Whose]) -> d
     asked = set(keys)
     tenants = sorted({tenant for tenant, _ in asked})
     values = {"tenants": tenants, "keys": [key for _, key in asked if key]}
-    with db.autocommit(tenant_id=tenants[0] if len(tenants) == 1 else None) as connection:
+    with db.autocommit(tenant_ids=tenants) as connection:
         rows = connection.execute(_READ, values).mappings().all()
     found = {(row["tenant_id"], row["api_key_id"], row["set_by"]): _limits(row) for row in rows}
     return {

@@ -23,12 +23,15 @@ import store.response_tables
 import store.retention_tables  # noqa: F401 - its tables are emptied with the others
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
+from migrations.roles import let_in
 from migrations.schema import upgrade
 from store.db import Database, parse_url
 from store.redis import connect
+from store.roles import ROLES
 from store.settings import Settings, load_settings, open_vault
 from store.tables import metadata
 from tests.folders import reachable_folder
+from tests.roles import ROLE_PASSWORD
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def schema(services: Services) -> Iterator[Engine]:
     """The database with every table, as an engine for emptying them."""
     db = Database(services.database_url, pool_size=2, application_name="tests")
     upgrade(db)
+    let_in(db, dict.fromkeys(ROLES, ROLE_PASSWORD))
     db.close()
     engine = create_engine(parse_url(services.database_url), connect_args={"options": "-c lock_timeout=20s"})
     yield engine

@@ -16,6 +16,7 @@ from producer_api.app import create_app
 from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
 from store.settings import Settings
+from tests.roles import as_api
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +25,7 @@ class ApiServer:
     """The application under uvicorn in a thread. ``start`` returns once it answers."""
 
     def __init__(self, settings: Settings) -> None:
-        self.app = create_app(settings)
+        self.app = create_app(as_api(settings))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = server_config(self.app, settings)
@@ -66,7 +67,7 @@ def serving(settings: Settings) -> Iterator[ApiServer]:
 def environment(settings: Settings, **more: str) -> dict[str, str]:
     """The whole environment of a process with these services."""
     return {
-        "DATABASE_URL": settings.database_url,
+        "DATABASE_URL": as_api(settings).database_url,
         "REDIS_URL": settings.redis_url,
         "HEADRACE_API_PORT": "0",
         "HEADRACE_HOME": str(settings.home),

@@ -1,0 +1,327 @@
+"""The two walls between tenants: every function of the store names whose rows it is about, and Postgres holds the API's
+role to that, also where a statement forgets to ask."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+
+from migrations.gaps import find_gaps
+from store import batch_steps, batches, files, key_changes, policies, prompt_templates, tenant_limits, webhooks
+from store.accepting import Idempotency
+from store.batch_steps import TakenLine
+from store.batches import NewBatch
+from store.db import Database
+from store.jobs import accept, get_many, request_cancel
+from store.keys import authenticate, create_key
+from store.responses import NewResponse
+from store.roles import API, OPERATOR, WORKER, is_bound
+from store.settings import Settings
+from tests.roles import role_url
+from tests.store.making import MakeJob, Query
+
+STORE = Path(__file__).parents[2] / "store"
+
+# Who may ask without naming a tenant, and why that is nobody's rows, or the system's own business.
+THE_SYSTEMS_OWN = {
+    "nobody's tables": {
+        "db.Database.ping",
+        "db.check_schema",
+        "files.keep_content",
+        "presence.beat",
+        "presence.leave",
+        "queues.record_rates",
+        "registry.get_version",
+        "registry.list_models",
+        "registry.read_file",
+        "registry.register_version",
+        "registry.resolve",
+        "registry.set_alias",
+        "roles.can_log_in",
+        "roles.is_bound",
+        "usage.set_price",
+        "batch_steps.keeper_lock",
+    },
+    "views of revision 0013 that show what fair order counts, or what has ended or is referred to": {
+        "backlog.read_backlog",
+        "batch_steps.live",
+        "even_shares.within_share",
+        "files.expire",
+        "files.remove_unreferenced",
+    },
+    "the function that finds whose a key is": {"keys.authenticate"},
+    "workers, which run everybody's jobs": {
+        "claims.claim",
+        "claims.finish",
+        "claims.release",
+        "claims.renew",
+        "ordering.claim_candidates",
+        "ordering.claimable",
+    },
+    "the dispatcher": {
+        "audit_log.heads",
+        "even_shares.read_entries",
+        "ordering.forget_announcements",
+        "ordering.take_stale",
+        "ordering.take_waiting",
+        "ordering.task_of",
+        "ordering.waiting_queues",
+        "queues.fold",
+        "queues.forget_empty",
+        "quotas.fold",
+        "quotas.forget_empty",
+        "sweeps.expire_overdue",
+        "sweeps.leader_lock",
+        "sweeps.purge",
+        "sweeps.sweep_leases",
+        "webhooks.delivered",
+        "webhooks.failed",
+        "webhooks.postpone",
+        "webhooks.take_due",
+    },
+    "the operator's commands": {
+        "audit_log.chains",
+        "audit_log.missing_guards",
+        "keys.bootstrap",
+        "keys.create_tenant",
+        "keys.find_tenant",
+        "tenants.list_tenants",
+        "tenants.rename",
+        "tenants.set_disabled",
+    },
+}
+
+
+def nameless(path: Path) -> Iterator[str]:
+    """Yield the functions of a module that take a connection without saying for whom."""
+    module = path.stem
+
+    def visit(node: ast.AST, names: tuple[str, ...]) -> Iterator[str]:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = (*names, node.name)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            told = {keyword.arg for keyword in node.keywords}
+            if node.func.attr in {"begin", "autocommit"} and not told & {"tenant_id", "tenant_ids"}:
+                yield ".".join((module, *names))
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, names)
+
+    yield from visit(ast.parse(path.read_text()), ())
+
+
+def test_every_function_of_the_store_says_whose_rows_it_is_about() -> None:
+    found = {name for path in STORE.glob("*.py") for name in nameless(path)} - {"db.Database.begin"}
+    known = {name for names in THE_SYSTEMS_OWN.values() for name in names}
+    assert found - known == set(), "name the tenant (db.begin(tenant_id=…)), or say on the list why there is none"
+    assert known - found == set(), "no longer there: strike it from the list"
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[Database]:
+    """The database as an API process has it."""
+    database = Database(role_url(settings.database_url, API), pool_size=2, application_name="tests")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def worker(settings: Settings) -> Iterator[Database]:
+    database = Database(role_url(settings.database_url, WORKER), pool_size=1, application_name="tests")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> list[str]:
+    """Something of a tenant's in every table that the API writes, by the API's role; return the tables."""
+    key = key_changes.create(db, tenant, key_changes.NewKey("k", frozenset({"admin"})), actor="tests", giver=None).key
+    tenant_limits.set_limits(
+        api, tenant, key.id, tenant_limits.Limits(), set_by=tenant_limits.SetBy.TENANT, actor="tests"
+    )
+    policies.put(api, tenant, "", {"input": []}, "tests")
+    prompt_templates.create(api, tenant, name="p", template={}, actor="tests")
+    webhooks.create_endpoint(api, tenant, url="https://hooks.example.com/", actor="tests")
+    response = NewResponse(previous_id=None, is_stored=True, is_background=True, input=[], request={})
+    job = make_job(idempotency=Idempotency("r", "k", "f"), response=response)
+    accept(api, [job])
+    request_cancel(api, tenant, job.id)
+    batch = _batch(api, db, tenant, key.id)
+    line = make_job()
+    batch_steps.take_lines(api, batch, [TakenLine(1, "one", line)], next_line=2, next_offset=9)
+    return [
+        "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "webhook_endpoints",
+        "webhook_deliveries", "jobs", "job_events", "job_terminal", "idempotency_keys", "responses", "files", "batches",
+        "batch_lines", "open_changes", "audit_log",
+    ]  # fmt: skip
+
+
+def _batch(api: Database, db: Database, tenant: str, key_id: str) -> batches.Batch:
+    digest = "d" * 64
+    with db.begin() as connection:
+        connection.execute(text("INSERT INTO blobs (digest, num_bytes) VALUES (:digest, 9)"), {"digest": digest})
+    with api.begin(tenant_id=tenant) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose) "
+                "VALUES ('file_a', :tenant, :digest, 9, 'f', 'batch')"
+            ),
+            {"tenant": tenant, "digest": digest},
+        )
+    new = NewBatch("/v1/chat/completions", "24h", 86_400.0, None, None, "f", None, key_id, None)
+    batch = batches.create(api, tenant, new, files.get(api, tenant, "file_a"))
+    batch_steps.begin(api, tenant, batch.id, num_total=1, model="tiny")
+    return batches.get(api, tenant, batch.id)
+
+
+def test_without_a_name_or_with_another_the_apis_role_sees_and_changes_nothing(
+    api: Database, query: Query, belongings: list[str], other_tenant: str
+) -> None:
+    """As a statement whose WHERE was forgotten, or that somebody else wrote into ours."""
+    for table in belongings:
+        rows = {repr(row) for row in query(f"SELECT * FROM {table}")}
+        own = {repr(row) for row in query(f"SELECT * FROM {table}") if other_tenant in repr(row)}
+        assert rows - own, f"{table}: nothing to find"
+        for name in (None, other_tenant):
+            with api.begin(tenant_id=name) as connection:
+                seen = [dict(row) for row in connection.execute(text(f"SELECT * FROM {table}")).mappings()]
+            assert {repr(row) for row in seen} == (set() if name is None else own), table
+            column = query(
+                "SELECT attname FROM pg_attribute WHERE attrelid = CAST(:t AS regclass) AND attnum = 1", t=table
+            )
+            for statement in (
+                f"UPDATE {table} SET {column[0]['attname']} = {column[0]['attname']}",
+                f"DELETE FROM {table}",
+            ):
+                _refused_or_harmless(api, name, statement)
+        assert {repr(row) for row in query(f"SELECT * FROM {table}")} == rows, f"{table} was changed"
+
+
+def _refused_or_harmless(api: Database, name: str | None, statement: str) -> None:
+    refusal = ""
+    try:
+        with api.begin(tenant_id=name) as connection:
+            connection.execute(text(statement))
+    except ProgrammingError as error:
+        refusal = str(error)
+    assert "permission denied" in refusal or not refusal
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose) "
+        "SELECT 'file_x', :theirs, digest, 1, 'f', 'batch' FROM blobs",
+        "UPDATE files SET tenant_id = :theirs",
+        "INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events) VALUES ('we_x', :theirs, 'u', 's', '{}')",
+        "INSERT INTO audit_log (tenant_id, actor, action, resource) VALUES (:theirs, 'a', 'b', 'c')",
+        "INSERT INTO audit_log (tenant_id, actor, action, resource) VALUES (NULL, 'a', 'b', 'c')",
+        "UPDATE jobs SET tenant_id = :theirs",
+        "INSERT INTO job_events (job_id, kind, epoch) VALUES (:their_job, 'queued', 0)",
+        "INSERT INTO job_terminal (job_id, state, epoch) VALUES (:their_job, 'failed', 0)",
+        "INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id) "
+        "VALUES (:theirs, 'r', 'k', 'f', :their_job)",
+        "INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes) VALUES ('key_x', :theirs, 'k', '', '{admin}')",
+    ],
+)  # fmt: skip
+def test_nothing_is_put_into_another_tenants_hands(
+    api: Database, db: Database, belongings: list[str], other_tenant: str, make_job: MakeJob, statement: str
+) -> None:
+    assert belongings
+    theirs = make_job(tenant_id=other_tenant)
+    accept(api, [theirs])
+    mine = make_job().tenant_id
+    values = {"theirs": other_tenant, "their_job": theirs.id}
+    with pytest.raises(DBAPIError) as refused, api.begin(tenant_id=mine) as connection:
+        connection.execute(text(statement), {name: value for name, value in values.items() if f":{name}" in statement})
+    assert (
+        "row-level security" in str(refused.value)
+        or "permission denied" in str(refused.value)
+        or ("another tenant" in str(refused.value))
+    )
+    assert [job.id for job in get_many(db, other_tenant, [theirs.id])] == [theirs.id]
+
+
+def test_a_wave_speaks_for_those_in_it_alone(api: Database, tenant: str, other_tenant: str, make_job: MakeJob) -> None:
+    wave = [make_job(), make_job(tenant_id=other_tenant)]
+    assert [getattr(outcome, "job_id", outcome) for outcome in accept(api, wave)] == [job.id for job in wave]
+    with api.begin(tenant_ids=[tenant, other_tenant]) as connection:
+        assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == len(wave)
+    with pytest.raises(ValueError, match="comma"), api.begin(tenant_id=f"{tenant},{other_tenant}"):
+        pass
+
+
+@pytest.mark.parametrize("role", [API, WORKER, OPERATOR])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE audit_log SET actor = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"]
+)
+def test_no_role_rewrites_the_audit_log(settings: Settings, tenant: str, role: str, statement: str) -> None:
+    database = Database(role_url(settings.database_url, role), pool_size=1, application_name="tests")
+    try:
+        with pytest.raises(ProgrammingError, match="permission denied"), database.begin(tenant_id=tenant) as connection:
+            connection.execute(text(statement))
+    finally:
+        database.close()
+
+
+def test_what_the_api_knows_of_everybody_says_nothing_of_what_jobs_are_about(
+    api: Database, belongings: list[str]
+) -> None:
+    assert belongings
+    with api.begin() as connection:
+        columns = set(connection.execute(text("SELECT * FROM queue_lines")).keys())
+    assert columns == {
+        "id",
+        "queue",
+        "tenant_id",
+        "class_rank",
+        "state",
+        "is_suspect",
+        "announced_at",
+        "created_at",
+        "cost",
+    }
+    with pytest.raises(ProgrammingError, match="permission denied"), api.begin() as connection:
+        connection.execute(text("UPDATE queue_lines SET state = 'running'"))
+
+
+def test_a_key_is_found_by_its_whole_id_and_workers_find_none(
+    api: Database, worker: Database, db: Database, tenant: str
+) -> None:
+    key = create_key(db, tenant, "k", ["admin"], actor="tests")
+    assert authenticate(api, key).tenant_id == tenant
+    with pytest.raises(ProgrammingError, match="permission denied"):
+        authenticate(worker, key)
+    with pytest.raises(ProgrammingError, match="permission denied"), worker.begin() as connection:
+        connection.execute(text("SELECT * FROM api_keys"))
+
+
+def test_only_the_apis_role_is_bound(settings: Settings, api: Database, worker: Database, db: Database) -> None:
+    assert settings.database_url
+    assert (is_bound(api), is_bound(worker), is_bound(db)) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "gap"),
+    [
+        ("CREATE TABLE gap (tenant_id text); GRANT SELECT ON gap TO headrace_operator", "gap: a tenant's, and without"),
+        (
+            "CREATE TABLE gap (job_id text REFERENCES jobs); GRANT SELECT ON gap TO headrace_operator",
+            "gap: a tenant's, and without",
+        ),
+        ("CREATE TABLE gap (id int)", "gap: no role may read it"),
+        ("ALTER TABLE files DISABLE ROW LEVEL SECURITY", "files: a tenant's, and without"),
+        ("ALTER POLICY headrace_tenant ON files USING (true)", "files: a tenant's, and without"),
+        ("DROP POLICY headrace_every_tenant ON batch_lines", "batch_lines: a tenant's, and without"),
+        ("GRANT UPDATE ON audit_log TO headrace_api", "audit_log: may be rewritten: headrace_api UPDATE"),
+    ],
+)
+def test_a_gap_is_found(db: Database, change: str, gap: str) -> None:
+    with db.begin() as connection:
+        assert find_gaps(connection) == []
+        connection.exec_driver_sql(change)
+        (found,) = find_gaps(connection)
+        assert found.startswith(gap)
+        connection.rollback()
