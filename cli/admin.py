@@ -14,22 +14,31 @@ from cli.local.home import Home
 from store.db import Database, check_schema
 from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.registry import resolve
+from store.roles import API, OPERATOR, WORKER, url_of
 from store.settings import Settings, child_environment, load_settings, open_vault
 from store.usage import Price, set_price
 
 
-def located(settings: Settings) -> dict[str, str]:
-    """The environment variables that say where the services are, as far as they are known."""
+def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
+    """The environment variables that say where the services are, as far as they are known.
+
+    Into a running stack's own database goes the ``role``; None is its owner.
+    """
     record = Home(settings.home).running()
     database_url = settings.database_url or (record.database_url if record else "")
+    if record and record.has_roles and not settings.database_url and role:
+        database_url = url_of(database_url, role)
     redis_url = settings.redis_url or (record.redis_url if record else "")
     found = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
     return {name: value for name, value in found.items() if value}
 
 
+_ROLES = {"producer_api": API, "workers": WORKER, "workers.dispatcher": WORKER, "migrations": None}
+
+
 def run_module(module: str, *arguments: str) -> NoReturn:
     """Become ``python -m module``, with the same process id, so that signals and exit codes are its own."""
-    env = child_environment(located(load_settings()))
+    env = child_environment(located(load_settings(), _ROLES.get(module, OPERATOR)))
     argv = [sys.executable, "-m", module, *arguments]
     os.execve(sys.executable, argv, env)  # noqa: S606 - no shell, and a list of our own making
 

@@ -16,8 +16,10 @@ from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
 from store import failpoints, interpreter
 from store.addresses import parse_networks
+from store.db import Database
 from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
+from store.roles import API, is_bound
 from store.settings import Settings, load_settings, require_services
 
 _log = structlog.get_logger("producer_api")
@@ -83,10 +85,27 @@ def _check_services(settings: Settings) -> None:
     try:
         if (postgres := health.postgres()) != OK:
             raise SettingsError(postgres)
+        _check_role(settings)
         if (redis := health.redis()) != OK:
             _log.warning("redis_unavailable", reason=redis)
     finally:
         health.close()
+
+
+def _check_role(settings: Settings) -> None:
+    """Raise SettingsError for a user of the database whom row-level security does not bind; warn if that is meant."""
+    db = Database(settings.database_url, pool_size=1, application_name="headrace-api-start")
+    try:
+        if is_bound(db):
+            return
+    finally:
+        db.close()
+    if settings.row_security == "required":
+        raise SettingsError(
+            f"the user of DATABASE_URL is not bound by row-level security: log in as {API}, whom `headrace migrate "
+            "roles` lets in, or set HEADRACE_ROW_SECURITY=off to do without that wall between tenants"
+        )
+    _log.warning("row_security_off", reason="the user of DATABASE_URL is not bound by it")
 
 
 def _serve(settings: Settings, listener: socket.socket) -> None:

@@ -180,7 +180,7 @@ def check_rights(rights: Rights) -> None:
             raise InvalidRequest(f"a model's name without a version, such as smollm2, not {name!r}", param="models")
 
 
-# The tenant is not known before, so this is a function that reads as the schema's owner (revision 0013).
+# The tenant is not known before, so this is a function that reads as the schema's owner (revision 0014).
 _FIND = text("SELECT * FROM headrace_find_key(:id)")
 
 # Whoever holds the row at this moment is not waited for.

@@ -40,4 +40,4 @@ _CAN_LOG_IN = text("SELECT count(*) FROM pg_roles WHERE rolcanlogin AND rolname 
 def can_log_in(db: Database) -> bool:
     """Return whether every role was let in (``python -m migrations roles``)."""
     with db.autocommit() as connection:
-        return connection.execute(_CAN_LOG_IN, {"roles": list(ROLES)}).scalar_one() == len(ROLES)
+        return bool(connection.execute(_CAN_LOG_IN, {"roles": list(ROLES)}).scalar_one() == len(ROLES))

@@ -15,6 +15,7 @@ from cli.local.prepare import ensure_key, ensure_model, migrate
 from cli.local.process import Child, Command
 from cli.local.supervisor import Program, wait_until_ready
 from store.db import Database
+from store.roles import API, WORKER, url_of
 from store.settings import child_environment
 
 Say = Callable[[str], None]
@@ -66,6 +67,7 @@ def running(
 
     def program(name: str, arguments: list[str], is_ready: Callable[[Child], bool], **more: str) -> Program:
         argv = [sys.executable, "-m", *arguments]
+        more["DATABASE_URL"] = url_of(services.database_url, API if name == "api" else WORKER)
         return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, 20)
 
     programs = {"dispatcher": program("dispatcher", ["workers.dispatcher"], lambda _child: True)}
@@ -99,7 +101,7 @@ def _prepare(services: Services, home: Home, env: dict[str, str], say: Say) -> s
     (home.path / "logs").mkdir(parents=True, exist_ok=True)
     db = Database(services.database_url, pool_size=1, application_name="bench-queue")
     try:
-        migrate(db, home, env, say)
+        migrate(db, home, env, say, with_roles=True)
         ensure_model(db, "fake", home, env, say)
         return ensure_key(db, home)
     finally:

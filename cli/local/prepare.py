@@ -13,17 +13,21 @@ from store.db import Database, is_migrated
 from store.errors import NotFound, Unauthenticated, Unavailable
 from store.keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
 from store.registry import ModelVersion, resolve
+from store.roles import can_log_in
 
 Say = Callable[[str], None]
 
 _WITHOUT_FILES = ("fake", "fake-encoder")
 
 
-def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say) -> None:
-    """Bring the schema to this version. Raises Unavailable with the migration's last words if it fails."""
-    if is_migrated(db):
+def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say, *, with_roles: bool) -> None:
+    """Bring the schema to this version, and let the processes' roles log in if they are to.
+
+    Raises Unavailable with the migration's last words if it fails.
+    """
+    if is_migrated(db) and (not with_roles or can_log_in(db)):
         return
-    _run_module("migrations", [], env, home.log("migrate"))
+    _run_module("migrations", ["roles"] if with_roles else [], env, home.log("migrate"))
     say("schema migrated")
 
 

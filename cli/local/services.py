@@ -13,16 +13,25 @@ from cli.local.supervisor import Supervised
 from cli.local.valkey import LocalValkey
 from store.db import Database
 from store.redis import connect, ping
+from store.roles import url_of
 from store.settings import Settings
 
 
 @dataclass(frozen=True)
 class Services:
-    """Where both listen, and those of them that are our children."""
+    """Where both listen, and those of them that are our children.
+
+    ``has_roles``: the database is ours, so that each process has a role of its own in it.
+    """
 
     database_url: str
     redis_url: str
     servers: tuple[Supervised, ...]
+    has_roles: bool
+
+    def url_of(self, role: str) -> str:
+        """Return the database as a process of that role logs in to it."""
+        return url_of(self.database_url, role) if self.has_roles else self.database_url
 
 
 @contextmanager
@@ -53,7 +62,7 @@ def running_services(settings: Settings, home: Home, say: Callable[[str], None])
             redis_url = valkey.url
             servers.append(valkey)
             say("Valkey started")
-        yield Services(database_url, redis_url, tuple(servers))
+        yield Services(database_url, redis_url, tuple(servers), has_roles=not settings.database_url)
 
 
 def _check_database(url: str) -> None:

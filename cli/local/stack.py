@@ -20,6 +20,7 @@ from cli.local.services import Services, running_services
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
 from store.db import Database
 from store.registry import ModelVersion
+from store.roles import API, WORKER
 from store.settings import Settings, child_environment
 
 Say = Callable[[str], None]
@@ -74,7 +75,7 @@ def running_stack(
         )
         key, versions = _prepare(services, models, home, env, say)
         ports = _choose_ports(settings, len(models), say)
-        flower, *others = programs = _programs(settings, models, home, env, ports)
+        flower, *others = programs = _programs(settings, models, home, _as_roles(services, env), ports)
         for program in programs:
             cleanup.callback(program.stop)
         # Flower asks the workers who they are once, when it starts: so after them, though it ends before the servers.
@@ -97,13 +98,22 @@ def running_stack(
         yield stack
 
 
+def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the environment of the API, and of the others."""
+    api = {**env, "DATABASE_URL": services.url_of(API)}
+    if not services.has_roles:
+        # Whoever gives an address gives a user with it: to bind that one is his.
+        api.setdefault("HEADRACE_ROW_SECURITY", "off")
+    return {API: api, WORKER: {**env, "DATABASE_URL": services.url_of(WORKER)}}
+
+
 def _prepare(
     services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say
 ) -> tuple[str, tuple[ModelVersion, ...]]:
     """Migrate and register the models; return an API key and what the models are."""
     db = Database(services.database_url, pool_size=1, application_name="headrace up")
     try:
-        migrate(db, home, env, say)
+        migrate(db, home, env, say, with_roles=services.has_roles)
         versions = tuple(ensure_model(db, model, home, env, say) for model in models)
         return ensure_key(db, home), versions
     finally:
@@ -121,7 +131,7 @@ def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
 
 
 def _programs(
-    settings: Settings, models: Sequence[str], home: Home, env: Mapping[str, str], ports: _Ports
+    settings: Settings, models: Sequence[str], home: Home, envs: Mapping[str, Mapping[str, str]], ports: _Ports
 ) -> list[Program]:
     """Every process of ours, in the reverse of the order it ends in."""
 
@@ -129,6 +139,7 @@ def _programs(
         name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
     ) -> Program:
         argv: list[str | Path] = [sys.executable, "-m", *arguments]
+        env = envs[API if name == "api" else WORKER]
         return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
 
     flower = program(
@@ -173,6 +184,7 @@ def _answers(url: str) -> Callable[[Child], bool]:
 def _record(stack: Stack, services: Services, models: Sequence[str]) -> StackRecord:
     return StackRecord(
         database_url=services.database_url,
+        has_roles=services.has_roles,
         redis_url=services.redis_url,
         api_url=stack.api_url,
         flower_url=stack.flower_url,

@@ -24,6 +24,7 @@ from cli.local.process import Child, Command, descendants, run_step
 from cli.local.valkey import LocalValkey
 from store.db import Database
 from store.keys import SCOPES, create_key, create_tenant, get_webhook_secret
+from store.roles import API, WORKER
 from store.settings import child_environment
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import FaultProxy, ProxyThread
@@ -153,7 +154,7 @@ class Cluster:
         env = child_environment({"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url})
         log = self.folder / "logs" / "prepare.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        for arguments in (["migrations"], ["models.catalog", "register", "fake", "fake"]):
+        for arguments in (["migrations", "roles"], ["models.catalog", "register", "fake", "fake"]):
             if run_step([sys.executable, "-m", *arguments], env, log) != 0:
                 raise RuntimeError(f"{arguments} failed: {log.read_text()[-2000:]}")
         db = Database(self.database_url, pool_size=1, application_name="chaos setup")
@@ -191,7 +192,8 @@ class Cluster:
 
     def _environment(self, kind: str, port: int, proxies: Mapping[str, FaultProxy]) -> dict[str, str]:
         env = {name: value for name, value in child_environment({}).items() if not name.startswith("HEADRACE_")}
-        pg = f"postgresql+psycopg://app@127.0.0.1:{proxies['postgres'].port}/postgres?sslmode=disable"
+        role = API if kind == "api" else WORKER
+        pg = f"postgresql+psycopg://{role}@127.0.0.1:{proxies['postgres'].port}/postgres?sslmode=disable"
         env |= {"DATABASE_URL": pg, "REDIS_URL": f"redis://127.0.0.1:{proxies['redis'].port}/0"}
         env |= {f"HEADRACE_{name}": value for name, value in self.shape.settings.items()}
         env |= {

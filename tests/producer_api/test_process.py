@@ -107,6 +107,17 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     assert words in _refused(environment(settings) | changes)
 
 
+def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_meant(settings: Settings) -> None:
+    owner = environment(settings) | {"DATABASE_URL": settings.database_url}
+    assert "is not bound by row-level security: log in as headrace_api" in _refused(owner)
+    process = start_process(owner | {"HEADRACE_ROW_SECURITY": "off"})
+    assert process.stderr is not None
+    assert '"event": "row_security_off"' in process.stderr.readline()
+    wait_for_url(process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=15)
+
+
 def test_a_redis_that_is_away_is_mentioned_once(settings: Settings) -> None:
     process = start_process(environment(settings) | {"REDIS_URL": "redis://127.0.0.1:1/0"})
     assert process.stderr is not None

@@ -22,6 +22,7 @@ from sqlalchemy import Engine, text
 
 from cli.local.ports import free_port
 from cli.local.process import Child, Command
+from migrations.roles import let_in
 from migrations.schema import upgrade
 from store import jobs, keys, registry
 from store.db import Database
@@ -30,7 +31,9 @@ from store.jobs import NewJob
 from store.payloads import ServiceClass
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
+from store.roles import API, ROLES, WORKER
 from tests.reliability.client import Client
+from tests.roles import ROLE_PASSWORD, role_url
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = 2.0
@@ -186,7 +189,7 @@ class Stack:
             "webhook_allow_networks": "127.0.0.0/8",
         }
         named = {f"HEADRACE_{name.upper()}": str(value) for name, value in (values | changes).items()}
-        services = {"DATABASE_URL": self._database_url, "REDIS_URL": self._redis_url}
+        services = {"DATABASE_URL": role_url(self._database_url, WORKER), "REDIS_URL": self._redis_url}
         return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **services, **named}
 
     def worker(
@@ -210,7 +213,7 @@ class Stack:
     def api(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> tuple[Kept, Client]:
         """Start an API on a port that it keeps over its lives; return it with a client that has a key."""
         port = free_port("127.0.0.1", 0)
-        env = self.environment(api_port=port, **changes)
+        env = self.environment(api_port=port, **changes) | {"DATABASE_URL": role_url(self._database_url, API)}
         kept = self._keep("producer_api", env=env, ready="api_started", arm=arm, pause_s=pause_s)
         return kept, Client(f"http://127.0.0.1:{port}", self.key)
 
@@ -307,6 +310,7 @@ class Databases:
         self._template = self._new("test_reliability_0")
         db = Database(self._url(self._template), pool_size=2, application_name="tests")
         upgrade(db)
+        let_in(db, dict.fromkeys(ROLES, ROLE_PASSWORD))
         db.close()
 
     @contextmanager

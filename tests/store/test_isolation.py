@@ -45,7 +45,7 @@ THE_SYSTEMS_OWN = {
         "usage.set_price",
         "batch_steps.keeper_lock",
     },
-    "views of revision 0013 that show what fair order counts, or what has ended or is referred to": {
+    "views of revision 0014 that show what fair order counts, or what has ended or is referred to": {
         "backlog.read_backlog",
         "batch_steps.live",
         "even_shares.within_share",
@@ -73,6 +73,8 @@ THE_SYSTEMS_OWN = {
         "queues.forget_empty",
         "quotas.fold",
         "quotas.forget_empty",
+        "retention.read_all",
+        "retention.sweep_unwanted",
         "sweeps.expire_overdue",
         "sweeps.leader_lock",
         "sweeps.purge",
@@ -85,9 +87,12 @@ THE_SYSTEMS_OWN = {
     "the operator's commands": {
         "audit_log.chains",
         "audit_log.missing_guards",
+        "resealing.digests",
+        "resealing.pages",
         "keys.bootstrap",
         "keys.create_tenant",
         "keys.find_tenant",
+        "keys.find_tenant_of_key",
         "tenants.list_tenants",
         "tenants.rename",
         "tenants.set_disabled",

@@ -31,6 +31,7 @@ from store.queue import Hint, HintPublisher, celery_app
 from store.registry import ModelVersion, queue_name, shadow_name
 from store.settings import Settings
 from store.states import JobState
+from tests.roles import as_worker
 from workers.host import Host, LoadedModel
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +210,7 @@ class WorkerProcess:
 
 def worker_environment(settings: Settings, changes: Mapping[str, object]) -> dict[str, str]:
     """The whole environment of a worker process."""
-    return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **_environment({**_changed(settings), **changes})}
+    return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **_environment({**_changed(as_worker(settings)), **changes})}
 
 
 def _changed(settings: Settings) -> dict[str, object]:

@@ -32,6 +32,7 @@ from store.payloads import ServiceClass
 from store.settings import Settings
 from store.states import JobState
 from store.streams import GENERATION_KEY, stream_key
+from tests.roles import as_worker
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
 
@@ -545,7 +546,7 @@ def start(settings: Settings) -> Iterator[Callable[..., Process]]:
 
     def start(**changes: str) -> Process:
         environment = {
-            "DATABASE_URL": settings.database_url,
+            "DATABASE_URL": as_worker(settings).database_url,
             "REDIS_URL": settings.redis_url,
             "HEADRACE_SWEEP_S": "0.2",
         }

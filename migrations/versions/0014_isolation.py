@@ -1,7 +1,7 @@
 """Roles, and row-level security: the API's role sees the rows of the tenants that its transaction names alone.
 
-Revision ID: 0013
-Revises: 0012
+Revision ID: 0014
+Revises: 0013
 """
 
 import sqlalchemy as sa
@@ -10,8 +10,8 @@ from alembic import op
 from migrations.isolation import CHANGE, READ, expose, isolate, isolate_by_parent, make_roles, share
 from store.roles import API, OPERATOR, ROLES, WORKER
 
-revision = "0013"
-down_revision = "0012"
+revision = "0014"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
@@ -74,10 +74,11 @@ def _tenants() -> None:
     isolate("tenants", column="id", api=READ, worker=READ)
     isolate("api_keys", api=READ_CHANGE, worker="")
     isolate("limit_overrides", api=READ_CHANGE, worker=READ)
+    isolate("retention_overrides", api=READ_CHANGE, worker=READ)
     isolate("policies", api=READ_ADD, worker=READ)
     isolate("audit_log", api=READ_ADD, worker=READ_ADD, operator=READ_ADD)
     isolate("webhook_endpoints", api=CHANGE)
-    isolate("webhook_deliveries", api=READ_ADD)
+    isolate("webhook_deliveries", api="SELECT, INSERT, DELETE")
     isolate("prompts", api=READ_CHANGE, worker=READ)
     isolate_by_parent("prompt_versions", "prompts", key="prompt_id", api=READ_ADD, worker=READ)
 
@@ -85,7 +86,7 @@ def _tenants() -> None:
 def _jobs() -> None:
     isolate("jobs", api=READ_CHANGE)
     isolate("idempotency_keys", api=READ_ADD)
-    isolate("responses", api=READ_CHANGE)
+    isolate("responses", api=CHANGE)
     isolate("dead_letters", api=CHANGE)
     isolate_by_parent("job_terminal", "jobs", key="job_id", api=READ_ADD)
     isolate_by_parent("job_streams", "jobs", key="job_id", api="SELECT, DELETE")
