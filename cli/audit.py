@@ -3,6 +3,7 @@
 Reads the database with DATABASE_URL, or that of the stack in HEADRACE_HOME; an exported file without any.
 """
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -117,7 +118,7 @@ def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int) ->
 def _findings(verifier: Verifier, found: Iterable[Found]) -> Iterator[str]:
     for row, where in found:
         if row is None:
-            yield f"the line that ends at byte {where} is not a JSON object"
+            yield f"the line that ends at byte {where} is not a JSON object, or says a field twice"
         else:
             yield from map(str, verifier.feed(row))
     yield from map(str, verifier.end())
@@ -138,11 +139,23 @@ def _parsed(lines: BinaryIO) -> Iterator[Found]:
     num_bytes = 0
     for line in lines:
         num_bytes += len(line)
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            row = None
-        yield (row if isinstance(row, dict) else None), num_bytes
+        yield _row(line), num_bytes
+
+
+def _row(line: bytes) -> Row | None:
+    """Return the object that a line is, None if it is none or has a field twice, which others may read otherwise."""
+    try:
+        row = orjson.loads(line)
+        if canonical(row) != line.rstrip():  # as we do not write it
+            json.loads(line, object_pairs_hook=_check_names)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _check_names(pairs: list[tuple[str, object]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a field twice")
 
 
 def _rows(db: Database, chains: Iterable[str | None]) -> Iterator[Row]:

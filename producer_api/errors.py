@@ -267,10 +267,11 @@ def _sentence(complaint: Mapping[str, Any], path: str) -> str:
         case "model_attributes_type" | "dict_type" | "model_type" if not path:
             return "the body must be a JSON object"
         case "value_error":
-            return f"`{path}`: {complaint['msg'].removeprefix('Value error, ')}"
+            message = str(complaint["msg"]).removeprefix("Value error, ")
         case _:
             message = str(complaint["msg"])
-            return f"`{path}`: {message[:1].lower()}{message[1:]}"
+            message = f"{message[:1].lower()}{message[1:]}"
+    return f"`{path}`: {message}" if path else message
 
 
 def field_path(location: Sequence[str | int]) -> str:

@@ -1,5 +1,6 @@
 """``headrace audit`` on a real database, and on an exported file alone."""
 
+import json
 import re
 import subprocess
 import sys
@@ -86,10 +87,13 @@ def test_what_is_exported_is_verified_without_a_database(
         (lines[:3] + lines[4:], "place 4: cut"),
         ([*lines, lines[2]], f"row {rows[2]['id']}: inserted"),
         ([*lines, lines[2][:50]], "is not a JSON object"),
+        ([*lines[:2], b'{"actor":"nobody",' + lines[2][1:], *lines[3:]], "says a field twice"),
     ):
         bad.write_bytes(b"".join(forged))
         result = run("verify", bad, "--head", heads)
         assert (result.exit_code, said in result.stdout) == (1, True), result.stdout
+    bad.write_text("\n".join(json.dumps(row) for row in rows))
+    assert run("verify", bad, "--head", heads).exit_code == 0, "another program's spaces change nothing"
 
 
 def test_the_documented_program_verifies_by_hand(run: Run, tmp_path: Path) -> None:
