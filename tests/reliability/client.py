@@ -37,6 +37,7 @@ class Client:
     """One API, one key. Safe to use from many threads."""
 
     def __init__(self, url: str, key: str) -> None:
+        self.url = url
         self._http = httpx2.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
