@@ -15,6 +15,7 @@ from functools import partial
 from types import FrameType
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from store import failpoints, ordering, queues, quotas, retention, streams, sweeps
 from store.addresses import parse_networks
@@ -30,6 +31,7 @@ from store.settings import Settings, load_settings, open_vault, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
 from workers.audit_heads import AuditHeads
 from workers.counting import QueueCounter
+from workers.health import HealthServer, Pulse
 from workers.retention import Forgetting
 from workers.webhooks import WebhookSender
 
@@ -42,6 +44,8 @@ FORGET_S = 0.25
 PURGE_ROWS = 1000
 SWEEP_ROWS = 500
 _STOP_S = 0.5
+# A duty may wait for Postgres; one that takes longer than this hangs, and whoever watches may start the process anew.
+_LONGEST_TURN_S = 60.0
 _RETRY_S = 1.0
 # A long backlog is not counted to its end ten times a second.
 _WINDOWS_COUNTED = 4
@@ -129,6 +133,7 @@ class Dispatcher:
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
         self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
+        self.pulse = Pulse(_LONGEST_TURN_S)
         self._forgetting = Forgetting(self._db, retention.defaults(settings), partial(streams.forget, self._redis))
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
@@ -148,6 +153,7 @@ class Dispatcher:
     def run(self) -> None:
         """Lead, or wait to lead, until stopped."""
         while not self._stopping.is_set():
+            self.pulse.beat()
             try:
                 check_schema(self._db)
                 self._hearing.heard(time.monotonic())
@@ -180,6 +186,7 @@ class Dispatcher:
     def _run_due(self) -> float:
         """Run each duty that is due once; return when the next one is. Raises Unavailable if Postgres is away."""
         for duty in self._duties:
+            self.pulse.beat()
             if duty.due_at <= time.monotonic() and not self._stopping.is_set():
                 self._run_one(duty)
                 pause_s = max(duty.period_s, _RETRY_S) if duty.is_failing else duty.period_s
@@ -297,8 +304,14 @@ def main() -> int:
         configure_logging(settings.log_level)
         failpoints.install(settings.failpoints)
         dispatcher = Dispatcher(settings)
+        # Of itself alone: to start it anew mends no Postgres.
+        health = HealthServer(settings.dispatcher_port, CollectorRegistry(), {"loop": dispatcher.pulse.check})
+        health.start()
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"dispatcher: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"dispatcher: cannot listen on port {settings.dispatcher_port}: {error.strerror}\n")
         return 2
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -307,6 +320,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     dispatcher.run()
+    health.stop()
     dispatcher.close()
     return 0
 

@@ -6,6 +6,7 @@ nor a pool in use can make the answer hang, or make it good.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,6 +21,24 @@ _IDLE_S = 10
 OK = "ok"
 Check = Callable[[], str]
 """Returns ``ok``, or a sentence about what is wrong."""
+
+
+class Pulse:
+    """Whether a loop still turns: it beats, and the check fails when it has not for ``longest_s``."""
+
+    def __init__(self, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._longest_s = longest_s
+        self._clock = clock
+        self._beat_at = clock()
+
+    def beat(self) -> None:
+        """Note that it turned."""
+        self._beat_at = self._clock()
+
+    def check(self) -> str:
+        """Return what health says of it."""
+        age_s = self._clock() - self._beat_at
+        return OK if age_s <= self._longest_s else f"the loop has not turned for {age_s:.0f} s"
 
 
 def postgres_check(db: Database) -> Check:

@@ -24,6 +24,8 @@ FIELDS = {"HEADRACE_" + name.upper(): name for name in Settings.model_fields}
 SERVICE_NAMES = {"DATABASE_URL", "REDIS_URL"}
 # Images of other projects, which begin as root and step down themselves.
 THEIRS = {"postgres", "valkey"}
+# Ports that only who watches over a process asks.
+OWN_PAGES = {"workers": "HEADRACE_WORKER_METRICS_PORT", "workers.dispatcher": "HEADRACE_DISPATCHER_PORT"}
 LOCKS = {"Dockerfile.control": {"control"}, "Dockerfile.worker": {"worker", "torch"}}
 
 
@@ -146,8 +148,8 @@ def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
     }
     if unit.where == "Dockerfile.control":
         assert sorted(unit.ports) == sorted(listening.values())
-    elif unit.where.startswith("chart") and unit.command[2] == "workers":
-        assert unit.ports == [int(unit.env["HEADRACE_WORKER_METRICS_PORT"] or 0)]
+    elif unit.where.startswith("chart") and unit.command[2] in OWN_PAGES:
+        assert unit.ports == [int(unit.env[OWN_PAGES[unit.command[2]]] or 0)]
     else:
         assert unit.ports == ([listening[unit.command[2]]] if unit.command[2] in listening else [])
 
@@ -170,6 +172,7 @@ def test_every_probe_asks_a_route_that_exists() -> None:
         "valkey": [],
         "api": [("8000", "/readyz")],
         "worker": [("9100", "/readyz")],
+        "dispatcher": [("9101", "/readyz")],
         "flower": [("5555", "/healthcheck")],
     }
     # What Flower answers without its password is tested in tests/workers/test_flower.py, a worker's in its own tests.

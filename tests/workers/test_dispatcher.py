@@ -3,11 +3,13 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -35,6 +37,7 @@ from store.streams import GENERATION_KEY, stream_key
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
+from workers.health import Pulse, readiness
 
 ROOT = Path(__file__).parents[2]
 QUEUE = "tiny@1"
@@ -564,11 +567,20 @@ def test_the_process_calls_webhooks_and_ends_when_told(
     start: Callable[..., Process], submit: Submit, read: Read, number: signal.Signals
 ) -> None:
     receiver = Receiver()
-    process = start(HEADRACE_WEBHOOK_ALLOW_HTTP="true", HEADRACE_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = start(
+        HEADRACE_WEBHOOK_ALLOW_HTTP="true",
+        HEADRACE_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8",
+        HEADRACE_DISPATCHER_PORT=str(port),
+    )
     try:
         submit(1, deadline_s=0.01, webhook={"url": receiver.url()})
         (call,) = receiver.wait_calls(1, timeout_s=20)
         assert json.loads(call.body)["type"] == "job.expired"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as response:
+            assert json.loads(response.read()) == {"status": "ready", "loop": "ok"}
+            assert response.headers["Server"] == "headrace"
         # One that is being sent does not hold up the end either.
         submit(1, deadline_s=0.01, webhook={"url": receiver.url("/slow")})
         receiver.wait_calls(1, "/slow")
@@ -581,6 +593,20 @@ def test_the_process_calls_webhooks_and_ends_when_told(
     assert names[0] == "dispatcher.leading"
     assert names[-1] == "dispatcher.stopped_leading"
     assert "never shown" not in process.log()
+
+
+def test_a_loop_that_no_longer_turns_is_not_ready() -> None:
+    now = 0.0
+    pulse = Pulse(60, lambda: now)
+    now = 60.0
+    assert readiness({"loop": pulse.check}) == (200, {"status": "ready", "loop": "ok"})
+    now = 61.0
+    assert readiness({"loop": pulse.check}) == (
+        503,
+        {"status": "not ready", "loop": "the loop has not turned for 61 s"},
+    )
+    pulse.beat()
+    assert pulse.check() == "ok"
 
 
 def test_the_process_waits_for_services_that_are_away_and_says_so_in_lines(start: Callable[..., Process]) -> None:
