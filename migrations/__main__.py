@@ -9,6 +9,7 @@ from migrations.roles import let_in
 from migrations.schema import head, history, upgrade, write_revision
 from store.db import Database
 from store.errors import HeadraceError, SettingsError
+from store.logs import configure_logging
 from store.roles import API, OPERATOR, WORKER
 from store.settings import Settings, load_settings
 
@@ -83,4 +84,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    configure_logging("INFO")
     sys.exit(main())

@@ -344,10 +344,9 @@ def _sealed(vault: Vault, finish: Finish, said: dict[str, Any]) -> dict[str, Any
 def _encode(rows: list[dict[str, object]]) -> str:
     """Encode what a model produced. It may say what jsonb cannot hold; that must not keep its job from ending."""
     try:
-        encoded = dump_json(rows)
+        return dump_json(rows)
     except InvalidRequest:
         return dump_json(_storable(rows))
-    return dump_json(_storable(rows)) if "\\u0000" in encoded else encoded
 
 
 def _storable(value: object) -> object:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from store import tenancy
-from store.encryption import Vault
+from store.encryption import Vault, refuse_nul
 from store.errors import InvalidRequest, SettingsError, Unavailable
 from store.tables import REVISION
 
@@ -108,12 +108,14 @@ def parse_url(url: str) -> URL:
 
 
 def dump_json(value: object) -> str:
-    """Encode a parameter for a ``json`` or ``jsonb`` cast; raise InvalidRequest if a string in it is not Unicode."""
+    """Encode a parameter for a ``json`` or ``jsonb`` cast; raise InvalidRequest for a string that cannot be stored."""
     try:
-        return orjson.dumps(value).decode()
+        data = orjson.dumps(value)
     except orjson.JSONEncodeError:
         # From None: the encoder's message may quote the text.
         raise InvalidRequest("a text is not valid Unicode, or a number is out of range") from None
+    refuse_nul(data)
+    return data.decode()
 
 
 def check_schema(db: Database) -> None:

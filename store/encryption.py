@@ -238,9 +238,14 @@ def _dump(value: object) -> bytes:
     except orjson.JSONEncodeError:
         # From None: the encoder's message may quote the text.
         raise InvalidRequest("a text is not valid Unicode, or a number is out of range") from None
-    if _NUL.search(data):
-        raise InvalidRequest("a value cannot be stored: it contains U+0000")
+    refuse_nul(data)
     return data
+
+
+def refuse_nul(data: bytes) -> None:
+    """Raise InvalidRequest for JSON with U+0000. Postgres would refuse it too, and quote it in its log."""
+    if b"\\u0000" in data and _NUL.search(data):
+        raise InvalidRequest("a value cannot be stored: it contains U+0000")
 
 
 def parse_keys(text: str, setting: str) -> dict[str, bytes]:

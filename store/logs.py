@@ -1,17 +1,41 @@
 """Structured logs: one JSON object a line on stderr, each with a fixed event name and fields.
 
 Escaping is JSON's: a newline or control character in a value cannot start a line or move a terminal's cursor. What
-must never be logged (prompts, outputs, keys) is the caller's to leave out.
+must never be logged (prompts, outputs, keys) is the caller's to leave out; what nobody can leave out is left out here:
+the sentence of an exception that may quote what it was about, and whatever libraries say at DEBUG.
 """
 
 import logging
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import structlog
 
+from store.errors import HeadraceError
+
 # Chatty at INFO, and their records hold addresses of tenants or the names of every task.
-_QUIET = ("celery.app.trace", "celery.worker.strategy", "httpcore2", "httpx2", "kombu")
+_QUIET = ("alembic", "celery.app.trace", "celery.worker.strategy", "httpcore2", "httpx2", "kombu")
+# Whose debugging is written as well. That of libraries shows what they are given: bodies, rows, messages.
+_OURS = ("cli", "migrations", "models", "policy", "producer_api", "prompts", "store", "workers")
+# Exceptions whose sentences are about code, memory or the operating system. Others, such as ValueError and the
+# database's, quote the value that they are about.
+_PLAIN = (
+    HeadraceError,
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TypeError,
+)
+
+_uncaught = structlog.get_logger("headrace")
 
 
 def configure_logging(level: str) -> None:
@@ -42,9 +66,14 @@ def configure_logging(level: str) -> None:
     handler.setFormatter(_formatter(shared))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(number)
+    root.setLevel(max(number, logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(number)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _on_uncaught
+    threading.excepthook = _on_uncaught_in_thread
 
 
 def _formatter(foreign: list[Any]) -> structlog.stdlib.ProcessorFormatter:
@@ -52,8 +81,53 @@ def _formatter(foreign: list[Any]) -> structlog.stdlib.ProcessorFormatter:
         foreign_pre_chain=foreign,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            _first_line_of_asyncio,
+            structlog.processors.ExceptionRenderer(_tell),
             # ensure_ascii also escapes U+2028, U+009B and the like, which some terminals obey.
             structlog.processors.JSONRenderer(ensure_ascii=True, default=str),
         ],
     )
+
+
+def _first_line_of_asyncio(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Leave out what asyncio says of a future after its sentence, the exception that it ended with among it."""
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
+def _tell(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return the traceback, causes first, with the exceptions' kinds and only such sentences as quote nothing."""
+    return "\n".join(_told(exc_info[1], set()))
+
+
+def _told(error: BaseException, seen: set[int]) -> Iterator[str]:
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in seen:
+        yield from _told(before, seen)
+        yield "and then:"
+    yield "Traceback (most recent call last):"
+    yield "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    yield f"{kind}: {error}" if isinstance(error, _PLAIN) else kind
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _told(one, seen)
+
+
+def _on_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    _uncaught.critical("uncaught", exc_info=(kind, error, trace))
+
+
+def _on_uncaught_in_thread(caught: threading.ExceptHookArgs) -> None:
+    if caught.exc_value is not None and not issubclass(caught.exc_type, SystemExit):
+        thread = caught.thread.name if caught.thread else None
+        _uncaught.critical(
+            "uncaught", thread=thread, exc_info=(caught.exc_type, caught.exc_value, caught.exc_traceback)
+        )

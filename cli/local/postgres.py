@@ -70,6 +70,8 @@ class LocalPostgres:
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
+            # Without details: those of a refused row quote it.
+            "log_error_verbosity": "terse",
         }
         argv: list[str | Path] = [self._bin / "postgres", "-D", data, "-p", "5432"]
         for name, value in options.items():

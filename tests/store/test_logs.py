@@ -60,6 +60,61 @@ def test_an_exception_is_a_field_not_more_lines() -> None:
     assert "ZeroDivisionError: division by zero" in line["exception"]
 
 
+def test_an_exception_that_may_quote_a_prompt_is_told_without_its_sentence() -> None:
+    code = """
+def fail():
+    try:
+        int('secret')
+    except ValueError as error:
+        raise RuntimeError('a sentence of ours') from error
+for group in (False, True):
+    try:
+        try:
+            fail()
+        except RuntimeError as error:
+            raise (ExceptionGroup('secret', [error]) if group else KeyError('secret')) from None if group else error
+    except Exception:
+        structlog.get_logger().exception('e')
+"""
+    for line in lines_of(code):
+        assert "secret" not in line["exception"]
+        assert "in fail" in line["exception"]
+        assert "RuntimeError: a sentence of ours" in line["exception"]
+        assert "\nValueError\n" in line["exception"]
+
+
+def test_what_nobody_catches_is_a_line_too() -> None:
+    program = (
+        "from store.logs import configure_logging\nconfigure_logging('INFO')\nimport asyncio, threading, warnings\n"
+    )
+    hostile = '\'a\\n{"event": "forged"}\''
+    program += f"""
+thread = threading.Thread(target=lambda: {{}}[{hostile}])
+thread.start()
+thread.join()
+warnings.warn({hostile})
+async def forgotten():
+    asyncio.create_task(asyncio.sleep(0)).add_done_callback(lambda _: {{}}[{hostile}])
+    await asyncio.sleep(0.01)
+asyncio.run(forgotten())
+raise ValueError({hostile})
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program], cwd=ROOT, capture_output=True, timeout=30, text=True
+    )
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["level"] for line in lines] == ["critical", "warning", "error", "critical"]
+    told = [line for line in lines if line["level"] != "warning"]
+    assert all("forged" not in json.dumps(line) for line in told)
+    assert [line["exception"].rpartition("\n")[2] for line in told] == ["KeyError", "KeyError", "ValueError"]
+
+
+def test_debugging_of_libraries_is_not_written() -> None:
+    code = "logging.getLogger('lib').debug('a body')\nstructlog.get_logger('store.x').debug('ours')"
+    assert [line["event"] for line in lines_of(code, "DEBUG")] == ["ours"]
+
+
 def test_what_is_below_the_level_is_not_written_and_chatty_libraries_are_quiet() -> None:
     code = (
         "structlog.get_logger().info('hidden')\nlogging.getLogger('lib').info('hidden')\n"
