@@ -5,11 +5,19 @@ from typing import Any
 
 import pytest
 
-from store import contents, retention
+from store import contents, files, retention
+from store.batch_states import BatchStatus
+from store.batch_steps import Results, TakenLine, begin, finalize, harvest, take_lines
+from store.batch_steps import end as end_batch
+from store.batches import NewBatch
+from store.batches import create as create_batch
+from store.batches import get as get_batch
+from store.blobs import open_blobs
 from store.checkpoints import Checkpoint
 from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
-from store.errors import Gone, InvalidRequest
+from store.errors import Conflict, Gone, InvalidRequest
+from store.files import Purpose
 from store.jobs import get, list_jobs, timeline
 from store.purges import Scope, count, step
 from store.responses import NewResponse
@@ -18,7 +26,7 @@ from store.settings import Settings
 from store.states import JobState
 from store.tenant_limits import SetBy
 from store.webhooks import delivered
-from tests.store.making import QUEUE, AcceptOne, Query
+from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 ASKED, ANSWERED = "xyzzy-asked", "xyzzy-answered"
 CONTENTS = {
@@ -161,6 +169,46 @@ class TestForgetting:
         age(query, 61)
         sweep_unwanted(db, 10)
         assert said() == {ASKED: [], ANSWERED: []}
+
+
+class TestFilesAndBatches:
+    def test_an_old_file_goes_and_a_batchs_words_once_it_has_ended(
+        self, db: Database, tenant: str, make_job: MakeJob, query: Query, settings: Settings
+    ) -> None:
+        draft = open_blobs(settings).create()
+        draft.write(b"content")
+        file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+        new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, None, "key_1", None)
+        batch = create_batch(db, tenant, new, file)
+        begin(db, tenant, batch.id, num_total=3, model="tiny")
+        lines = [TakenLine(n, ASKED, None, {"status_code": 400, "body": ASKED}) for n in (1, 2)]
+        job = make_job(payload=CONTENTS["payload"])
+        live = harvest(db, tenant, batch.id).batch
+        assert take_lines(db, live, [*lines, TakenLine(3, ASKED, job)], next_line=4, next_offset=9)
+        end(db, tenant, job.id)
+        query("UPDATE files SET created_at = created_at - interval '200 s'")
+        age(query, 200)
+        first = sweep(db, tenant, Retention(0, 0, files_s=100), 10)
+        assert (first.num_files, first.num_inputs, first.num_outputs, first.num_batch_rows) == (1, 0, 0, 0)
+        assert contents_of(db, query) == [ASKED] * 4, "the batch still reads its lines"
+        with pytest.raises(Conflict, match="line of batch_"):
+            contents.purge_job(db, tenant, job.id, actor="tests")
+        harvest(db, tenant, batch.id)
+        finalize(db, tenant, batch.id)
+        assert end_batch(db, harvest(db, tenant, batch.id).batch, BatchStatus.COMPLETED, Results())
+        query("UPDATE batches SET completed_at = completed_at - interval '200 s'")
+        swept = [sweep(db, tenant, Retention(100, 100), 2) for _ in range(3)]
+        assert [one.num_batch_rows for one in swept] == [2, 2, 0]
+        assert contents_of(db, query) == []
+        kept = get_batch(db, tenant, batch.id)
+        assert (kept.status, kept.num_total, kept.metadata) == (BatchStatus.COMPLETED, 3, None)
+
+
+def contents_of(db: Database, query: Query) -> list[str]:
+    """Return the word as often as the batch and its lines, jobs among them, say it."""
+    told = query("SELECT batches::text AS row FROM batches UNION ALL SELECT batch_lines::text FROM batch_lines")
+    jobs = query("SELECT payload::text AS row FROM jobs")
+    return [ASKED for row in (*told, *jobs) if ASKED in row["row"]][:4]
 
 
 class TestWhoseWord:
