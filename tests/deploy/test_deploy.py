@@ -265,6 +265,7 @@ def test_postgres_and_valkey_stand_in_a_network_without_a_way_out() -> None:
     assert {name for name, networks in joined.items() if networks == {"inside"}} == {
         *THEIRS,
         "migrate",
+        "operator",
         "register",
         "worker",
     }
