@@ -20,7 +20,8 @@ DEFAULT_ALIAS = "default"
 TASKS = {"torch": "generate", "fake": "generate", "encoder": "embed", "fake-encoder": "embed"}
 """The task of each kind of runner."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+# Nothing takes it for a path; should somebody ever do, it leads nowhere.
+_NAME = re.compile(r"(?!.*(?:\.\.|//|/\.|/$))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
@@ -106,7 +107,7 @@ def register_version(
 ) -> ModelVersion:
     """Add a version, or return the one that has this digest and dtype already; the first gets the alias ``default``."""
     if not _NAME.fullmatch(model):
-        raise InvalidRequest(f"a model name is letters, digits and . _ / -, not {model!r}", param="model")
+        raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
     with db.begin() as connection:

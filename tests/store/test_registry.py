@@ -120,7 +120,9 @@ def test_models_are_listed_with_their_aliases(db: Database) -> None:
     assert (tiny.name, tiny.aliases, tiny.versions) == ("tiny", {"default": 1, "canary": 2}, [2, 1])
 
 
-@pytest.mark.parametrize("model", ["", "a@b", "-x", "a b", "a\nb", "ü", "x" * 129])
+@pytest.mark.parametrize(
+    "model", ["", "a@b", "-x", "a b", "a\nb", "ü", "x" * 129, "a/../b", "a..", "a//b", "a/.b", "a/"]
+)
 def test_a_name_that_a_model_string_could_not_carry_is_refused(db: Database, model: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         register(db, model=model)
