@@ -98,7 +98,7 @@ trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, 
 	@$(BIN)/python -m benchmarks.trial --fault flush-redis
 
 lock: build/tools/.installed  ## write locks/ from pyproject.toml, pins that fit stay: make lock UPGRADE=1
-	@$(BIN)/python -m supply_chain.locks write --uv build/tools/bin/uv $(if $(UPGRADE),--upgrade)
+	@build/tools/bin/python -m supply_chain.locks write --uv build/tools/bin/uv $(if $(UPGRADE),--upgrade)
 
 licences: build/tools/.installed $(STAMP)  ## write docs/licences.md; fails on what is not permitted
 	@rm -rf build/inventory && $(PYTHON) -m venv build/inventory
