@@ -106,6 +106,9 @@ class GuardedOutput:
         if self.blocked_by is not None:
             return ""
         said = "".join([*self._held, self._guarded("", is_all=True)])
+        if self.blocked_by is not None:
+            # As if it had been met a piece earlier: what stood before the match leaves, unless all was to be held.
+            return "" if self._whole.can_block else said
         self._judge("".join(self._came), "".join([*self._left, said]))
         return "" if self.blocked_by is not None else said
 
@@ -120,9 +123,8 @@ class GuardedOutput:
         return said
 
     def _judge(self, came: str, leaving: str) -> None:
-        if self.blocked_by is None:
-            self.hits += self._whole.hits(came, leaving)
-            self.blocked_by = blocking(self.hits) or self._broken_by(came, leaving)
+        self.hits += self._whole.hits(came, leaving)
+        self.blocked_by = blocking(self.hits) or self._broken_by(came, leaving)
 
     def _broken_by(self, came: str, leaving: str) -> str | None:
         """Return the rule that made of JSON what is none any more."""

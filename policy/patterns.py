@@ -5,9 +5,13 @@ R, whole matches included. ``opening\z`` searched from the right then finds wher
 nothing before that place can change any more, whatever the rest of the text is. RE2 does it in one pass backwards.
 
     opening(x)      = x?                       for one character
-    opening(a b)    = opening(a) | a opening(b)
+    opening(a b)    = opening(a) | loose(a) opening(b)
     opening(a | b)  = opening(a) | opening(b)
-    opening(a{m,n}) = a{0,n-1} opening(a)
+    opening(a{m,n}) = loose(a){0,n-1} opening(a)
+
+An opening does not count the characters of a word: loose(x{m,n}) is x* where x is no white space and n is more than
+8. It may then begin too early in a long run, which holds back more and never less. Counting is dear: from the end of a
+text every count is open at once, and RE2 keeps each as a place of its own (milliseconds, not microseconds, a character).
 
 Patterns are read by the standard library's own parser, and hold what both it and RE2 have: no look-around and no
 back-references, and no ``^`` and ``$``, since a stream has neither.
@@ -24,17 +28,27 @@ MAX_MEM = 64 << 20
 """Bytes that one compiled expression may use, its automaton included."""
 
 
+_MOST_COUNTED = 8
+
+
 class BadPattern(ValueError):
     """A pattern that cannot be used here; the message says why and what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A pattern, in RE2's spelling, with its opening. ``longest`` is None if a match may be of any length."""
+    """A pattern in RE2's spelling, what covers it without counting, and its opening.
+
+    ``longest`` is None if a match may be of any length.
+    """
 
     whole: str
+    loose: str
     opening: str
     longest: int | None
+
+
+_NOTHING = Form("", "", "", 0)
 
 
 def compiled(expression: str) -> Any:
@@ -74,16 +88,17 @@ def form(pattern: str) -> Form:
 def _sequence(items: Sequence[tuple[Any, Any]]) -> Form:
     forms = [_item(str(name), value) for name, value in items]
     if not forms:
-        return Form("", "", 0)
+        return _NOTHING
     opening = forms[-1].opening
     for each in reversed(forms[:-1]):
-        opening = f"(?:{each.opening}|{each.whole}(?:{opening}))"
-    longest = 0
-    for each in forms:
-        if each.longest is None:
-            return Form("".join(one.whole for one in forms), opening, None)
-        longest += each.longest
-    return Form("".join(each.whole for each in forms), opening, longest)
+        opening = f"(?:{each.opening}|{each.loose}(?:{opening}))"
+    lengths = [each.longest for each in forms]
+    return Form("".join(one.whole for one in forms), "".join(one.loose for one in forms), opening, _total(lengths))
+
+
+def _total(lengths: Sequence[int | None]) -> int | None:
+    known = [length for length in lengths if length is not None]
+    return sum(known) if len(known) == len(lengths) else None
 
 
 def _item(name: str, value: Any) -> Form:
@@ -107,11 +122,12 @@ def _with_flags(inner: Form, added: int, removed: int) -> Form:
     if removed or added & ~(sum(_INLINE) | _UNICODE_FLAG):
         raise BadPattern("of the inline flags only i and s can be used")
     letters = "".join(letter for flag, letter in _INLINE.items() if added & flag)
-    return Form(f"(?{letters}:{inner.whole})", f"(?{letters}:{inner.opening})", inner.longest)
+    whole, loose, opening = (f"(?{letters}:{one})" for one in (inner.whole, inner.loose, inner.opening))
+    return Form(whole, loose, opening, inner.longest)
 
 
 def _one(expression: str) -> Form:
-    return Form(expression, f"{expression}?", 1)
+    return Form(expression, expression, f"{expression}?", 1)
 
 
 def _character(code: int) -> str:
@@ -144,19 +160,28 @@ def _class(members: Sequence[tuple[Any, Any]]) -> Form:
     return _one(f"[{''.join(parts)}]")
 
 
+def _is_run(inner: Form, most: int | None) -> bool:
+    """True for many characters of a word."""
+    if inner.longest != 1 or inner.opening != f"{inner.whole}?" or (most is not None and most <= _MOST_COUNTED):
+        return False
+    one = compiled(inner.whole)
+    return not any(one.fullmatch(space) for space in (" ", "\n"))
+
+
 def _repeat(lazy: bool) -> Callable[[Any], Form]:
     def repeat(value: Any) -> Form:
         least, most, items = value
         inner = _sequence(items)
-        is_bounded = isinstance(most, int) and most < 2**31
-        if is_bounded and most == 0:
-            return Form("", "", 0)
-        count = f"{{{least},{most if is_bounded else ''}}}"
-        before = f"{{0,{most - 1}}}" if is_bounded else "*"
-        longest = inner.longest * most if is_bounded and inner.longest is not None else None
-        return Form(
-            f"(?:{inner.whole}){count}{'?' if lazy else ''}", f"(?:(?:{inner.whole}){before}{inner.opening})", longest
-        )
+        limit = most if isinstance(most, int) and most < 2**31 else None
+        if limit == 0:
+            return _NOTHING
+        count = f"{{{least},{'' if limit is None else limit}}}{'?' if lazy else ''}"
+        whole = f"(?:{inner.whole}){count}"
+        longest = None if limit is None or inner.longest is None else inner.longest * limit
+        if _is_run(inner, limit):
+            return Form(whole, f"(?:{inner.whole})*", f"(?:{inner.whole})*", longest)
+        before = "*" if limit is None else f"{{0,{limit - 1}}}"
+        return Form(whole, f"(?:{inner.loose}){count}", f"(?:(?:{inner.loose}){before}{inner.opening})", longest)
 
     return repeat
 
@@ -170,17 +195,19 @@ def _branch(value: Any) -> Form:
     forms = [_sequence(items) for items in value[1]]
     lengths = [each.longest for each in forms]
     longest = None if None in lengths else max(length for length in lengths if length is not None)
-    return Form(
-        f"(?:{'|'.join(each.whole for each in forms)})", f"(?:{'|'.join(each.opening for each in forms)})", longest
+    whole, loose, opening = (
+        f"(?:{'|'.join(parts)})"
+        for parts in zip(*((each.whole, each.loose, each.opening) for each in forms), strict=True)
     )
+    return Form(whole, loose, opening, longest)
 
 
 def _place(value: Any) -> Form:
     match str(value):
         case "AT_BOUNDARY":
-            return Form(r"\b", "", 0)
+            return Form(r"\b", r"\b", "", 0)
         case "AT_NON_BOUNDARY":
-            return Form(r"\B", "", 0)
+            return Form(r"\B", r"\B", "", 0)
         case _:
             raise BadPattern(r"^, $, \A and \Z cannot be used: a stream has no end to look at; use \b")
 
