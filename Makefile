@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCKED_INSTALL := pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all:
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-policy reliability chaos chaos-soak chaos-compare
 .PHONY: clients s3 trial lock chart clean
 
 help:  ## list the targets
@@ -73,6 +73,10 @@ bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and be
 
 bench-tenants: $(STAMP)  ## one tenant's waits, alone and beside one that sends ten times the capacity: about 3 minutes
 	@$(BIN)/python -m benchmarks.tenants
+
+bench-policy: $(STAMP)  ## what policies hold back and cost, by themselves and on the whole path: about 10 minutes
+	@$(BIN)/python -m benchmarks.policy_guard
+	@$(BIN)/python -m benchmarks.policy
 
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
 	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s

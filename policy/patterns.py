@@ -11,7 +11,7 @@ nothing before that place can change any more, whatever the rest of the text is.
 
 An opening does not count the characters of a word: loose(x{m,n}) is x* where x is no white space and n is more than
 8. It may then begin too early in a long run, which holds back more and never less. Counting is dear: from the end of a
-text every count is open at once, and RE2 keeps each as a place of its own (milliseconds, not microseconds, a character).
+text every count is open at once, and RE2 keeps each as a place of its own: milliseconds for each character.
 
 Patterns are read by the standard library's own parser, and hold what both it and RE2 have: no look-around and no
 back-references, and no ``^`` and ``$``, since a stream has neither.
