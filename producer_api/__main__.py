@@ -21,6 +21,7 @@ from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
 from store.roles import API, is_bound
 from store.settings import Settings, load_settings, require_services
+from store.transport import check_transport
 
 _log = structlog.get_logger("producer_api")
 
@@ -60,6 +61,7 @@ def _settings() -> Settings:
         configure_logging(settings.log_level)
     except ValueError as error:
         raise SettingsError(f"HEADRACE_LOG_LEVEL: {error}") from error
+    check_transport(settings)
     failpoints.install(settings.failpoints)
     return settings
 

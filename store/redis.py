@@ -171,6 +171,6 @@ def broker_url(redis_url: str) -> str:
         return f"redis+socket://{parts.netloc}{parts.path}?{urlencode(query)}"
     database = query.pop("db", "")
     path = f"/{database}" if database else parts.path
-    if parts.scheme == "rediss" and not any(name.startswith("ssl_") for name in query):
-        query["ssl_cert_reqs"] = "required"
+    if parts.scheme == "rediss":
+        query.setdefault("ssl_cert_reqs", "required")
     return urlunsplit((parts.scheme, parts.netloc, path, urlencode(query), ""))

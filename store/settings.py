@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     # How often a dispatcher logs the heads that have moved.
     audit_head_s: float = Field(3600.0, gt=0)
 
+    # "on" refuses to connect to Postgres or Redis on another host without a verified certificate; "off" warns.
+    require_tls: Literal["on", "off"] = "off"
     # With which `python -m migrations roles` lets the roles of the database log in; nothing else reads them.
     api_database_password: str = Field("", repr=False)
     worker_database_password: str = Field("", repr=False)

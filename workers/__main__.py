@@ -21,6 +21,7 @@ from store.logs import configure_logging
 from store.redis import connect, ping
 from store.registry import read_file, resolve
 from store.settings import Settings, load_settings, require_services
+from store.transport import check_transport
 from workers.app import build_worker
 from workers.host import Host, Loaded, LoadedEncoder, LoadedModel
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         settings = require_services(load_settings())
         configure_logging(settings.log_level)
+        check_transport(settings)
         failpoints.install(settings.failpoints)
     except (SettingsError, ValueError) as error:
         return _refuse(str(error), 2)

@@ -29,6 +29,7 @@ from store.redis import connect
 from store.registry import shadow_name
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.streams import StreamPublisher, forget_generation, redis_generation
+from store.transport import check_transport
 from workers.audit_heads import AuditHeads
 from workers.counting import QueueCounter
 from workers.health import HealthServer, Pulse
@@ -302,6 +303,7 @@ def main() -> int:
     try:
         settings = require_services(load_settings())
         configure_logging(settings.log_level)
+        check_transport(settings)
         failpoints.install(settings.failpoints)
         dispatcher = Dispatcher(settings)
         # Of itself alone: to start it anew mends no Postgres.

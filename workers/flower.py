@@ -26,6 +26,7 @@ from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
 from store.queue import celery_app
 from store.settings import Settings, load_settings, require_services
+from store.transport import check_transport
 
 _READING = frozenset({"GET", "HEAD"})
 # Says "OK" and nothing else, for whoever watches over the process.
@@ -122,6 +123,7 @@ def main() -> int:
         settings = require_services(load_settings())
         credentials = credentials_of(settings)
         configure_logging(settings.log_level)
+        check_transport(settings)
         flower = _flower(settings, credentials)
         flower.listen_on(settings.flower_host, settings.flower_port)
     except HeadraceError as error:
