@@ -12,12 +12,12 @@ from typing import Generic, TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from store.errors import Unavailable
+from store.waves import HURRY_S
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST = 256
-HURRY_S = 0.05
 
 
 class Gathering(Generic[T, R]):

@@ -11,7 +11,8 @@ Invariant, kept under the lock: if anyone waits, somebody leads. Seats are serve
 leader serves its own wave only, so nobody leads for ever.
 
 A wave costs a commit, however many it carries. So under load a leader first lets others gather: waves begin ``pace_s``
-apart, or as soon as ``enough`` wait. Whoever comes when none has begun for that long is not kept waiting.
+apart, or as soon as ``enough`` wait or somebody ``hurries``. Whoever comes when none has begun for that long does not
+wait.
 """
 
 import time
@@ -26,6 +27,9 @@ from store.errors import HeadraceError, Unavailable
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+HURRY_S = 0.05
+"""Once in this time somebody who hurries lets a wave begin early, so that it costs few waves."""
 
 
 class _Bell:
@@ -85,30 +89,33 @@ class Wave(Generic[T, R]):
         self._wait = wait
         self._next_at = 0.0
         self._is_enough = Event()
+        self._hurried = False
+        self._hurry_at = 0.0
         self._lock = Lock()
         self._waiting: deque[_Seat[T, R]] = deque()
         self._led = False
 
-    def join(self, item: T) -> R:
+    def join(self, item: T, *, hurries: bool = False) -> R:
         """Wait for the wave that carries ``item`` and return its own result.
 
         Raises the item's own error. If the whole call fails, each item is tried alone, so that a bad one fails alone;
         Unavailable is nobody's fault and goes to everyone at once.
         """
-        (outcome,) = self.join_all([item])
+        (outcome,) = self.join_all([item], hurries=hurries)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def join_all(self, items: Sequence[T]) -> list[R | Exception]:
+    def join_all(self, items: Sequence[T], *, hurries: bool = False) -> list[R | Exception]:
         """Wait for the waves that carry ``items``, in order; return each one's result or error."""
         seats: list[_Seat[T, R]] = [_Seat(item) for item in items]
         with self._lock:
             self._waiting.extend(seats)
+            self._hurried = self._hurried or (hurries and self._may_hurry())
             leads = bool(seats) and not self._led
             if leads:
                 self._led = seats[0].leads = True
-            if not leads and len(self._waiting) >= self._enough:
+            if not leads and (self._hurried or len(self._waiting) >= self._enough):
                 self._is_enough.set()
         try:
             for seat in seats:
@@ -121,6 +128,13 @@ class Wave(Generic[T, R]):
             self._give_up(seats)
             raise
         return [seat.outcome for seat in seats]
+
+    def _may_hurry(self) -> bool:
+        now = self._clock()
+        if now < self._hurry_at:
+            return False
+        self._hurry_at = now + HURRY_S
+        return True
 
     def _give_up(self, seats: Sequence[_Seat[T, R]]) -> None:
         """Take the seats of a caller who was interrupted out of the line; if one of them was to lead, the next does."""
@@ -136,6 +150,7 @@ class Wave(Generic[T, R]):
             seats = list(islice(self._waiting, self._max_size))
             for _ in seats:
                 self._waiting.popleft()
+            self._hurried = False
         try:
             self._serve(seats)
         except BaseException as error:
@@ -157,7 +172,7 @@ class Wave(Generic[T, R]):
     def _has_enough(self) -> bool:
         with self._lock:
             self._is_enough.clear()
-            return len(self._waiting) >= self._enough
+            return self._hurried or len(self._waiting) >= self._enough
 
     def _hand_over(self) -> None:
         with self._lock:

@@ -29,8 +29,8 @@ def num_spare(max_slots: int) -> int:
 class Runner(Protocol):
     """What runs a job."""
 
-    def run(self, job_id: str) -> None:
-        """Run it to its outcome on the calling thread; raises nothing."""
+    def run(self, job_id: str, *, hurries: bool = False) -> None:
+        """Run it to its outcome on the calling thread, claimed at once if it ``hurries``; raises nothing."""
         ...
 
 
@@ -81,6 +81,6 @@ class AheadTaker:
     def _run_one(self, ticket: Ticket, job_id: str) -> None:
         try:
             with self._admission.working_on(ticket):
-                self._runner.run(job_id)
+                self._runner.run(job_id, hurries=True)
         finally:
             self._admission.give_back(ticket)

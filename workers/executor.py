@@ -60,10 +60,10 @@ class Executor:
         self._lease_s = lease_s
         self._counters = counters
 
-    def run(self, job_id: str) -> None:
-        """Run a job to its outcome. Raises nothing."""
+    def run(self, job_id: str, *, hurries: bool = False) -> None:
+        """Run a job to its outcome; it is claimed without waiting for others if it ``hurries``. Raises nothing."""
         try:
-            self._run(job_id, self._work.compute)
+            self._run(job_id, self._work.compute, hurries=hurries)
         except Exception as error:  # noqa: BLE001 - the lease brings the job back; Celery would log the text
             _log_unexpected(error, job_id)
 
@@ -81,8 +81,8 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - as above
             _log_unexpected(error, attempt.job_id)
 
-    def _run(self, job_id: str, compute: Callable[[Attempt], Finish | Retry]) -> None:
-        attempt = self._ledger.claim(job_id) if self._admission.wait_for_turn() else None
+    def _run(self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, hurries: bool = False) -> None:
+        attempt = self._ledger.claim(job_id, hurries=hurries) if self._admission.wait_for_turn() else None
         if attempt is None:
             self._counters.hints_dropped.inc()
         else:

@@ -63,16 +63,17 @@ class Ledger:
         self._finishes: Wave[Finish, bool] = Wave(self._finish_all, pace_s=FINISH_PACE_S)
         self._releases: Wave[Release, bool] = Wave(self._release_all)
 
-    def claim(self, job_id: str) -> Attempt | None:
-        """Claim a job; None if it is not to be had (done, held by another, cancelled) or the worker is stopping.
+    def claim(self, job_id: str, *, hurries: bool = False) -> Attempt | None:
+        """Claim a job, waiting for no others if it ``hurries``.
 
+        None if it is not to be had (done, held by another, cancelled) or the worker is stopping.
         While Postgres is away it tries again: the message is already acknowledged, and taking more of them would only
         empty the queue.
         """
         while not self._stopping.is_set():
             sent_at = self._clock()
             try:
-                claim = self._claims.join(job_id)
+                claim = self._claims.join(job_id, hurries=hurries)
             except Unavailable as error:
                 log.warning("claim_waits", job_id=job_id, error=error.message)
                 self._stopping.wait(RETRY_S)

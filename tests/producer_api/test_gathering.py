@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from producer_api.gathering import HURRY_S, Gathering
+from producer_api.gathering import Gathering
 from store.errors import InvalidRequest, Unavailable
+from store.waves import HURRY_S
 
 
 class Calls:

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from store.errors import HeadraceError, InvalidRequest, Unavailable
-from store.waves import Wave
+from store.waves import HURRY_S, Wave
 
 
 class Gate:
@@ -204,6 +204,34 @@ def test_a_wave_does_not_wait_when_enough_have_gathered() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(wave.join, 4).result(10) == 8
     assert [future.result(10) for future in futures[1:]] == [4, 6]
+    assert gate.calls == [[1], [2, 3, 4]]
+
+
+def test_one_who_hurries_takes_those_who_wait_along_but_not_again_at_once() -> None:
+    now, slept = [100.0], list[float]()
+
+    def wait(_enough: threading.Event, seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    wave: Wave[int, int] = Wave(double, pace_s=0.25, clock=lambda: now[0], wait=wait)
+    wave.join(1)
+    assert wave.join(2, hurries=True) == 4
+    assert slept == [], "it leads and does not wait"
+    assert wave.join(3, hurries=True) == 6
+    assert slept == [0.25], "so soon again it waits as everybody"
+    now[0] += HURRY_S
+    assert wave.join(4, hurries=True) == 8
+    assert slept == [0.25]
+    assert wave.join(5) == 10
+    assert slept == [0.25, 0.25], "the hurry was for one wave"
+
+    gate = Gate(double)
+    led: Wave[int, int] = Wave(gate, pace_s=3600)
+    futures = gather(led, gate, [1, 2, 3])
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(led.join, 4, hurries=True).result(10) == 8
+    assert [future.result(10) for future in futures] == [2, 4, 6]
     assert gate.calls == [[1], [2, 3, 4]]
 
 
