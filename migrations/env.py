@@ -9,6 +9,7 @@ from store import (  # noqa: F401 - their tables join the metadata
     response_tables,
     retention_tables,
     usage_tables,
+    webhook_tables,
 )
 from store.tables import metadata
 

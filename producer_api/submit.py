@@ -325,7 +325,7 @@ class Submissions:
             input_tokens=draft.num_tokens,
             cost_tokens=draft.num_tokens + draft.max_tokens,
             metadata=request.metadata,
-            webhook=None if request.webhook is None else request.webhook.model_dump(mode="json"),
+            webhook=None if request.webhook is None else request.webhook.model_dump(mode="json", exclude_none=True),
             max_attempts=request.max_attempts or self._settings.default_max_attempts,
             deadline_s=default_s if request.deadline_ms is None else request.deadline_ms / 1000,
             idempotency=draft.idempotency,

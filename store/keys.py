@@ -17,7 +17,7 @@ from store.audit import record
 from store.db import Database
 from store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.ids import new_id
-from store.webhooks import new_secret
+from store.webhook_secrets import new_secret
 
 SCOPES: frozenset[str] = frozenset(
     {
@@ -248,17 +248,6 @@ def bootstrap(db: Database) -> str | None:
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": DEFAULT_TENANT})
         tenant_id = found.scalar_one_or_none() or _create_tenant(connection, DEFAULT_TENANT, "system")
         return insert_key(connection, tenant_id, "bootstrap", Rights(SCOPES), "system")[1]
-
-
-def get_webhook_secret(db: Database, tenant_id: str) -> str:
-    """Return the secret that signs the webhooks of URLs given with a job."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        secret = connection.execute(
-            text("SELECT webhook_secret FROM tenants WHERE id = :id"), {"id": tenant_id}
-        ).scalar_one_or_none()
-    if secret is None:
-        raise NotFound(f"no tenant {tenant_id}")
-    return str(secret)
 
 
 def _hash(secret: str) -> bytes:

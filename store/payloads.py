@@ -33,6 +33,7 @@ from store.conversation import (
 )
 from store.errors import InvalidRequest
 from store.strict import Strict, Text
+from store.webhook_events import JOB_EVENTS
 
 MAX_NEW_TOKENS = 131_072
 MAX_TOP_LOGPROBS = 20
@@ -153,10 +154,23 @@ class Sampling(Strict):
         return self
 
 
-class WebhookSpec(Strict):
-    """Where to send this job's terminal event, beside the tenant's endpoints."""
+WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+
+class WebhookSpec(Strict):
+    """Where to send this job's terminal event, beside the tenant's endpoints; only if it is one of ``events``."""
+
+    url: WebhookUrl
+    events: Annotated[tuple[str, ...], Field(min_length=1, max_length=len(JOB_EVENTS))] | None = Field(
+        None, description=f"of {', '.join(sorted(JOB_EVENTS))}; null: however it ends"
+    )
+
+    @field_validator("events")
+    @classmethod
+    def _are_events_of_jobs(cls, events: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if unknown := sorted(set(events or ()) - JOB_EVENTS):
+            raise ValueError(f"unknown events {', '.join(unknown)[:200]}: use {', '.join(sorted(JOB_EVENTS))}")
+        return events
 
 
 class ServiceClass(StrEnum):

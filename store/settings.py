@@ -163,6 +163,8 @@ class Settings(BaseSettings):
     webhook_allow_networks: Annotated[tuple[str, ...], NoDecode] = ()
     webhook_concurrency: int = Field(16, ge=1)
     webhook_timeout_s: float = Field(15.0, gt=0)
+    # An endpoint to which nothing could be delivered for so long is disabled.
+    webhook_disable_after_s: float = Field(5 * 86_400.0, gt=0)
 
     @field_validator("webhook_allow_networks", "open_pages", mode="before")
     @classmethod

@@ -22,7 +22,6 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    Text,
     UniqueConstraint,
     func,
     text,
@@ -32,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0014"
+REVISION = "0015"
 
 metadata = MetaData(
     naming_convention={
@@ -368,47 +367,6 @@ idempotency_keys = Table(
     PrimaryKeyConstraint("tenant_id", "route", "key"),
     Index(None, "created_at"),
     Index(None, "job_id"),
-)
-
-webhook_endpoints = Table(
-    "webhook_endpoints",
-    metadata,
-    Column("id", String, primary_key=True),
-    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
-    Column("url", Text, nullable=False),
-    Column("secret", String, nullable=False),
-    Column("events", ARRAY(String), nullable=False),
-    _time("created_at", required=True),
-    _time("disabled_at"),
-    UniqueConstraint("tenant_id", "url"),
-)
-
-webhook_deliveries = Table(
-    "webhook_deliveries",
-    metadata,
-    Column("id", String, primary_key=True),
-    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
-    # Null for the URL that came with the job itself; that one is signed with the tenant's secret.
-    Column("endpoint_id", String, ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
-    Column("url", Text, nullable=False),
-    # What ended: a job, or a batch (whose table is in ``store.file_tables``, which this one does not know).
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE")),
-    Column("batch_id", String),
-    Column("type", String, nullable=False),
-    Column("state", String, nullable=False, server_default="pending"),
-    Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("next_attempt_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("last_status", Integer),
-    Column("last_error", String),
-    _time("created_at", required=True),
-    _time("delivered_at"),
-    CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
-    CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="one_subject"),
-    UniqueConstraint("job_id", "type", "url"),
-    UniqueConstraint("batch_id", "type", "url"),
-    Index(None, "endpoint_id"),
-    Index(None, "tenant_id", "created_at"),
-    Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
 )
 
 audit_log = Table(

@@ -43,9 +43,18 @@ ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN j
         WHEN 'poison' THEN 'every worker that ran this job died, the last one while it ran it alone'
         ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
 
+# The events that the rows of ``ended`` are. The end of a job that came as a response is also a response's end, and that
+# is what its own URL is told (``is_own``) unless it names the events that it wants.
+SAID = f"""
+    SELECT ended.id, 'job.' || ended.state AS type, responses.job_id IS NULL AS is_own
+    FROM ended LEFT JOIN responses ON responses.job_id = ended.id WHERE NOT ended.is_quiet
+    UNION ALL
+    SELECT ended.id, {EVENT_TYPE}, TRUE FROM ended JOIN responses ON responses.job_id = ended.id
+    WHERE NOT ended.is_quiet
+"""
+
 # What a statement with a table ``ended`` goes on with, whose rows are the jobs that are terminal now. One delivery for
-# each (job, type, URL): a tenant's endpoint wins over the same URL given with the job. The end of a job that came as a
-# response is also a response's end, and that is what its own URL is told.
+# each (job, type, URL): a tenant's endpoint wins over the same URL given with the job.
 CONCLUDED = f"""
 terminal AS (
     INSERT INTO job_terminal (job_id, state, epoch) SELECT id, state, epoch FROM ended
@@ -62,18 +71,15 @@ terminal AS (
     INSERT INTO dead_letters (job_id, tenant_id, queue, code)
     SELECT id, tenant_id, queue, error ->> 'code' FROM ended WHERE error ->> 'code' = ANY(CAST(:dead AS text[]))
 ), said AS (
-    SELECT ended.id, 'job.' || ended.state AS type, responses.job_id IS NULL AS is_own
-    FROM ended LEFT JOIN responses ON responses.job_id = ended.id WHERE NOT ended.is_quiet
-    UNION ALL
-    SELECT ended.id, {EVENT_TYPE}, TRUE FROM ended JOIN responses ON responses.job_id = ended.id
-    WHERE NOT ended.is_quiet
+    {SAID}
 ), receivers AS (
     SELECT ended.id AS job_id, ended.tenant_id, said.type, endpoint.id AS endpoint_id, endpoint.url
     FROM ended JOIN said USING (id) JOIN webhook_endpoints AS endpoint USING (tenant_id)
     WHERE endpoint.disabled_at IS NULL AND endpoint.events && ARRAY[said.type, '*']::varchar[]
     UNION ALL
     SELECT ended.id, ended.tenant_id, said.type, NULL, ended.url
-    FROM ended JOIN said USING (id) WHERE ended.url IS NOT NULL AND said.is_own
+    FROM ended JOIN said USING (id) WHERE ended.url IS NOT NULL
+        AND CASE WHEN ended.events IS NULL THEN said.is_own ELSE jsonb_exists(ended.events, said.type) END
 ), told AS (
     INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, type)
     SELECT DISTINCT ON (job_id, type, url)
@@ -87,7 +93,7 @@ SELECT id FROM ended
 # The columns of ``ended``, of a row of ``jobs`` as it is now. A quiet job's end is no event: it is a batch's line.
 ENDED = """jobs.id, jobs.tenant_id, jobs.queue, jobs.state, jobs.epoch, jobs.error,
     jobs.output ->> 'finish_reason' AS finish_reason, jobs.webhook ->> 'url' AS url,
-    COALESCE(jobs.webhook -> 'events' = '[]', false) AS is_quiet"""
+    NULLIF(jobs.webhook -> 'events', 'null') AS events, COALESCE(jobs.webhook -> 'events' = '[]', false) AS is_quiet"""
 
 _CONCLUDE = text(f"WITH ended AS (SELECT {ENDED} FROM jobs WHERE id = ANY(CAST(:ids AS text[]))), {CONCLUDED}")
 

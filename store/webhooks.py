@@ -1,138 +1,69 @@
-"""Webhooks: a tenant's endpoints, and the outbox of deliveries with its retry state.
+"""The outbox of webhooks: deliveries that are due are handed out, and settled with what came of each try.
 
-Deliveries are written by ``store.terminal`` in the transaction that ends a job. Here they are handed out and settled;
-sending, signing and the schedule of retries are the sender's.
+They are written by ``store.terminal`` in the transaction that ends a job, and by ``store.batch_steps``. Sending,
+signing and the schedule of retries are the sender's. An endpoint that is gone, or that has failed for days, is
+disabled here.
+
+    pending ──▶ delivered
+       │  ▲        │         asked for again: ``store.webhook_log``, ``store.webhook_recovery``
+       ▼  └────────┤
+    failed ────────┘
 """
 
-import base64
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from store.audit import record
-from store.batch_states import BatchStatus
 from store.db import Database
-from store.errors import Conflict, InvalidRequest, NotFound
-from store.ids import new_id
-from store.responses import EVENT_TYPES as RESPONSE_EVENTS
-from store.states import JobState
+from store.webhook_events import ENDPOINT_DISABLED, EVERY_EVENT
 
-EVENT_TYPES: frozenset[str] = (
-    RESPONSE_EVENTS
-    | {f"job.{state}" for state in JobState if state.is_terminal}
-    | {f"batch.{status}" for status in BatchStatus if status.is_terminal}
-)
-EVERY_EVENT = "*"
 GONE = 410
 
+ATTEMPTS_KEPT = 30
+"""Of a delivery, its last ones: three rounds of ten."""
 
-def new_secret() -> str:
-    """Return a signing secret as Standard Webhooks 1.0.0 writes them; 48 bytes need no padding in base64."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A URL of a tenant that wants events of these types; ``*`` means all."""
-
-    id: str
-    tenant_id: str
-    url: str
-    secret: str = field(repr=False)
-    events: tuple[str, ...]
-    created_at: datetime
-    disabled_at: datetime | None
+_ACTOR = "dispatcher"
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event to send to one URL. ``attempt`` is 1 at the first try.
+    """One event to send to one URL.
 
-    ``subject_id`` is of the job or the batch that ended, and ``status`` says how.
+    ``subject_id`` is of the job, batch or endpoint that it tells of, and ``status`` says how that ended, if it did.
+    ``secrets`` sign it, the newest first. ``attempt`` is 1 at the first try and after it was asked for again;
+    ``num_tries`` counts them all, this one included. ``is_refused``: its endpoint was disabled meanwhile.
     """
 
     id: str
     tenant_id: str
+    endpoint_id: str | None
     url: str
-    secret: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
     type: str
     subject_id: str
     status: str
     created_at: datetime
     attempt: int
+    num_tries: int
+    is_refused: bool = False
+
+    @property
+    def receiver(self) -> str:
+        """Who is to take it, under the name by which ``take_due`` passes it over: an endpoint, or a tenant's host."""
+        return f"{self.tenant_id} {self.endpoint_id or self.url.split('/', 3)[2].lower()}"
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryRecord:
-    """A delivery as its owner sees it; ``state`` is pending, delivered or failed."""
+class Tried:
+    """What came of a try. ``status`` is None if there was no answer, ``error`` is None if it was delivered."""
 
-    id: str
-    endpoint_id: str | None
-    url: str
-    job_id: str | None
-    batch_id: str | None
-    type: str
-    state: str
-    attempts: int
-    next_attempt_at: datetime
-    last_status: int | None
-    last_error: str | None
-    created_at: datetime
-    delivered_at: datetime | None
-
-
-_CREATE = text("""
-INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events)
-VALUES (:id, :tenant_id, :url, :secret, CAST(:events AS varchar[]))
-ON CONFLICT (tenant_id, url) DO NOTHING
-RETURNING id, tenant_id, url, secret, events, created_at, disabled_at
-""")
-
-
-def create_endpoint(
-    db: Database, tenant_id: str, *, url: str, events: Iterable[str] = (EVERY_EVENT,), actor: str
-) -> Endpoint:
-    """Add an endpoint with a new secret; raise InvalidRequest for an unknown event, Conflict if the URL is there."""
-    wanted = sorted(set(events))
-    if unknown := [event for event in wanted if event not in EVENT_TYPES | {EVERY_EVENT}]:
-        raise InvalidRequest(f"unknown webhook events: {', '.join(unknown)}", param="events")
-    if not wanted:
-        raise InvalidRequest("name at least one webhook event, or *", param="events")
-    values = {"id": new_id("we"), "tenant_id": tenant_id, "url": url, "secret": new_secret(), "events": wanted}
-    with db.begin(tenant_id=tenant_id) as connection:
-        row = connection.execute(_CREATE, values).mappings().one_or_none()
-        if row is None:
-            raise Conflict("this URL is a webhook endpoint already", param="url")
-        record(connection, tenant_id, actor, "webhook_endpoint.created", row["id"], {"events": wanted})
-    return Endpoint(**{**row, "events": tuple(row["events"])})
-
-
-_ENDPOINTS = text("""
-SELECT id, tenant_id, url, secret, events, created_at, disabled_at
-FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id
-""")
-
-
-def list_endpoints(db: Database, tenant_id: str) -> list[Endpoint]:
-    """Return the tenant's endpoints, oldest first."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_ENDPOINTS, {"tenant_id": tenant_id}).mappings().all()
-    return [Endpoint(**{**row, "events": tuple(row["events"])}) for row in rows]
-
-
-_DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id RETURNING id")
-
-
-def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> None:
-    """Remove an endpoint and its deliveries; raise NotFound if the tenant has none by that id."""
-    with db.begin(tenant_id=tenant_id) as connection:
-        values = {"tenant_id": tenant_id, "id": endpoint_id}
-        if connection.execute(_DELETE, values).scalar_one_or_none() is None:
-            raise NotFound(f"no webhook endpoint {endpoint_id}")
-        record(connection, tenant_id, actor, "webhook_endpoint.deleted", endpoint_id, {})
+    at: datetime
+    duration_ms: int
+    status: int | None
+    error: str | None
 
 
 # Taking a delivery moves it into the future: if its sender dies, it comes due again by itself.
@@ -140,7 +71,8 @@ _TAKE_DUE = text("""
 WITH due AS (
     SELECT id, next_attempt_at FROM webhook_deliveries
     WHERE state = 'pending' AND next_attempt_at <= now()
-        AND tenant_id || ' ' || lower(split_part(url, '/', 3)) <> ALL(CAST(:busy AS text[]))
+        AND tenant_id <> ALL(CAST(:busy_tenants AS text[]))
+        AND tenant_id || ' ' || COALESCE(endpoint_id, lower(split_part(url, '/', 3))) <> ALL(CAST(:busy AS text[]))
     ORDER BY next_attempt_at LIMIT :limit FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE webhook_deliveries AS delivery
@@ -149,76 +81,154 @@ WITH due AS (
     RETURNING delivery.*, due.next_attempt_at AS due_at
 )
 SELECT
-    taken.id, taken.tenant_id, taken.url, COALESCE(endpoint.secret, tenants.webhook_secret) AS secret, taken.type,
-    COALESCE(taken.job_id, taken.batch_id) AS subject_id,
-    COALESCE(jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at, taken.attempts AS attempt
+    taken.id, taken.tenant_id, taken.endpoint_id, COALESCE(endpoint.url, taken.url) AS url,
+    CASE WHEN endpoint.id IS NOT NULL THEN
+        ARRAY[endpoint.secret, CASE WHEN endpoint.old_secret_until > now() THEN endpoint.old_secret END]
+    ELSE
+        ARRAY[COALESCE(rotated.secret, tenants.webhook_secret),
+            CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret END]
+    END AS secrets,
+    taken.type, COALESCE(taken.job_id, taken.batch_id, taken.about_endpoint_id) AS subject_id,
+    COALESCE(jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at,
+    taken.attempts - taken.attempts_before AS attempt, taken.attempts AS num_tries,
+    endpoint.disabled_at IS NOT NULL AS is_refused
 FROM taken
 LEFT JOIN jobs ON jobs.id = taken.job_id
 JOIN tenants ON tenants.id = taken.tenant_id
+LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = taken.tenant_id
 LEFT JOIN webhook_endpoints AS endpoint ON endpoint.id = taken.endpoint_id
 ORDER BY taken.due_at
 """)
 
 
-def receiver_of(tenant_id: str, url: str) -> str:
-    """Return the name under which ``take_due`` knows a tenant's host; a slow one is passed over by it."""
-    return f"{tenant_id} {url.split('/', 3)[2].lower()}"
-
-
-def take_due(db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = ()) -> list[Delivery]:
+def take_due(
+    db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = (), busy_tenants: Iterable[str] = ()
+) -> list[Delivery]:
     """Take deliveries that are due, longest due first; each comes due again in ``lease_s`` unless it is settled.
 
-    Those for ``busy`` receivers stay where they are.
+    Those for ``busy`` receivers and those of ``busy_tenants`` stay where they are.
     """
-    values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy)}
+    values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy), "busy_tenants": list(busy_tenants)}
     with db.autocommit() as connection:
         rows = connection.execute(_TAKE_DUE, values).mappings().all()
-    return [Delivery(**row) for row in rows]
+    return [Delivery(**{**row, "secrets": tuple(filter(None, row["secrets"]))}) for row in rows]
 
 
-_DELIVERED = text("""
-UPDATE webhook_deliveries
-SET state = 'delivered', delivered_at = now(), last_status = :status, last_error = NULL
-WHERE id = :id AND state = 'pending'
+_NOTED = """
+tried AS (
+    INSERT INTO webhook_attempts (tenant_id, delivery_id, attempt, at, duration_ms, status, error)
+    SELECT tenant_id, id, :num_tries, :at, :duration_ms, CAST(:status AS int), CAST(:error AS text) FROM settled
+), forgotten AS (
+    DELETE FROM webhook_attempts WHERE delivery_id = :id AND attempt <= :num_tries - :kept
+)
+"""
+
+_DELIVERED = text(f"""
+WITH settled AS (
+    UPDATE webhook_deliveries
+    SET state = 'delivered', delivered_at = now(), last_status = :status, last_error = NULL
+    WHERE id = :id AND state = 'pending'
+    RETURNING id, tenant_id
+), {_NOTED}
+UPDATE webhook_endpoints SET failing_since = NULL, last_failed_at = NULL
+WHERE id = :endpoint_id AND failing_since IS NOT NULL
 """)
 
 
-def delivered(db: Database, delivery_id: str, status: int) -> None:
+def delivered(db: Database, delivery: Delivery, tried: Tried) -> None:
     """Settle a delivery that the receiver took."""
-    with db.autocommit() as connection:
-        connection.execute(_DELIVERED, {"id": delivery_id, "status": status})
+    with db.autocommit(tenant_id=delivery.tenant_id) as connection:
+        connection.execute(_DELIVERED, _values(delivery, tried))
 
 
-_FAILED = text("""
-UPDATE webhook_deliveries SET
-    state = CASE WHEN CAST(:retry_in_s AS float8) IS NULL THEN 'failed' ELSE 'pending' END,
-    next_attempt_at = COALESCE(now() + make_interval(secs => CAST(:retry_in_s AS float8)), next_attempt_at),
-    last_status = CAST(:status AS int), last_error = CAST(:error AS text)
-WHERE id = :id AND state = 'pending'
+# Only the try that was taken last has a say: another one may be on its way by now, or have been asked for.
+_LAST = """id = :id AND state = 'pending' AND attempts = :num_tries AND attempts - attempts_before = :attempt"""
+
+# What failed once, long ago, and was not tried in between, has not failed ever since.
+_FAILED = text(f"""
+WITH settled AS (
+    UPDATE webhook_deliveries SET
+        state = CASE WHEN CAST(:retry_in_s AS float8) IS NULL THEN 'failed' ELSE 'pending' END,
+        next_attempt_at = COALESCE(now() + make_interval(secs => CAST(:retry_in_s AS float8)), next_attempt_at),
+        last_status = CAST(:status AS int), last_error = CAST(:error AS text)
+    WHERE {_LAST}
+    RETURNING id, tenant_id, endpoint_id
+), {_NOTED}
+UPDATE webhook_endpoints AS endpoint SET
+    failing_since = CASE
+        WHEN last_failed_at > now() - make_interval(secs => :patience_s) THEN COALESCE(failing_since, now())
+        ELSE now() END,
+    last_failed_at = now()
+FROM settled WHERE endpoint.id = settled.endpoint_id
+RETURNING endpoint.id, endpoint.failing_since < now() - make_interval(secs => :patience_s) AS is_over
 """)
 
-_DISABLE = text("""
-UPDATE webhook_endpoints SET disabled_at = now()
-WHERE disabled_at IS NULL AND id = (SELECT endpoint_id FROM webhook_deliveries WHERE id = :id)
-""")
 
-
-def failed(db: Database, delivery_id: str, *, status: int | None, error: str | None, retry_in_s: float | None) -> None:
+def failed(
+    db: Database, delivery: Delivery, tried: Tried, *, retry_in_s: float | None, patience_s: float
+) -> str | None:
     """Note a failed try: it comes due again in ``retry_in_s``, or is given up if that is None.
 
-    A receiver that answers 410 Gone wants no more: its endpoint is disabled.
+    Its endpoint is disabled if it answered 410 Gone, or if nothing but failures came of it for ``patience_s``; then the
+    reason is returned.
     """
-    values = {"id": delivery_id, "status": status, "error": error, "retry_in_s": retry_in_s}
-    with db.begin() as connection:
-        connection.execute(_FAILED, values)
-        if status == GONE:
-            connection.execute(_DISABLE, {"id": delivery_id})
+    values = _values(delivery, tried) | {
+        "attempt": delivery.attempt,
+        "retry_in_s": retry_in_s,
+        "patience_s": float(patience_s),
+    }
+    with db.begin(tenant_id=delivery.tenant_id) as connection:
+        endpoint = connection.execute(_FAILED, values).one_or_none()
+        if endpoint is None or not (tried.status == GONE or endpoint.is_over):
+            return None
+        reason = "gone" if tried.status == GONE else "failing"
+        return reason if _disable(connection, delivery.tenant_id, endpoint.id, reason) else None
+
+
+_DISABLE = text("""
+UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = :reason
+WHERE tenant_id = :tenant_id AND id = :id AND disabled_at IS NULL RETURNING id
+""")
+
+_TELL_OTHERS = text(f"""
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, about_endpoint_id, type)
+SELECT 'evt_' || replace(gen_random_uuid()::text, '-', ''), other.tenant_id, other.id, other.url, disabled.id,
+    '{ENDPOINT_DISABLED}'
+FROM webhook_endpoints AS disabled JOIN webhook_endpoints AS other USING (tenant_id)
+WHERE tenant_id = :tenant_id AND disabled.id = :id AND other.disabled_at IS NULL
+    AND other.events && ARRAY['{ENDPOINT_DISABLED}', '{EVERY_EVENT}']::varchar[]
+""")
+
+
+def _disable(connection: Connection, tenant_id: str, endpoint_id: str, reason: str) -> bool:
+    """Disable an endpoint and tell its owner; return False if it was disabled already."""
+    values = {"tenant_id": tenant_id, "id": endpoint_id}
+    if connection.execute(_DISABLE, values | {"reason": reason}).scalar_one_or_none() is None:
+        return False
+    connection.execute(_TELL_OTHERS, values)
+    record(connection, tenant_id, _ACTOR, "webhook_endpoint.disabled", endpoint_id, {"reason": reason})
+    return True
+
+
+_REFUSED = text(f"""
+UPDATE webhook_deliveries SET
+    state = 'failed', attempts = attempts - 1, last_status = NULL, last_error = 'the endpoint is disabled'
+WHERE {_LAST}
+    AND EXISTS (SELECT FROM webhook_endpoints WHERE id = endpoint_id AND disabled_at IS NOT NULL)
+""")
+
+
+def refused(db: Database, delivery: Delivery) -> None:
+    """Give up a delivery to an endpoint that is disabled; it was not tried. If it is enabled by now, it comes again."""
+    values = {"id": delivery.id, "num_tries": delivery.num_tries, "attempt": delivery.attempt}
+    with db.autocommit(tenant_id=delivery.tenant_id) as connection:
+        connection.execute(_REFUSED, values)
 
 
 _POSTPONE = text("""
 UPDATE webhook_deliveries
 SET attempts = attempts - 1, next_attempt_at = clock_timestamp() + make_interval(secs => :by_s)
-WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > 0
+WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > attempts_before
 """)
 
 
@@ -229,19 +239,14 @@ def postpone(db: Database, delivery_ids: Sequence[str], by_s: float) -> None:
             connection.execute(_POSTPONE, {"ids": list(delivery_ids), "by_s": float(by_s)})
 
 
-_DELIVERIES = text("""
-SELECT
-    id, endpoint_id, url, job_id, batch_id, type, state, attempts, next_attempt_at, last_status, last_error, created_at,
-    delivered_at
-FROM webhook_deliveries
-WHERE tenant_id = :tenant_id AND (CAST(:job_id AS text) IS NULL OR job_id = :job_id)
-ORDER BY created_at DESC, id LIMIT :limit
-""")
-
-
-def list_deliveries(db: Database, tenant_id: str, job_id: str | None = None, limit: int = 100) -> list[DeliveryRecord]:
-    """Return the tenant's newest deliveries, of one job or of all, newest first."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "limit": limit}
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_DELIVERIES, values).mappings().all()
-    return [DeliveryRecord(**row) for row in rows]
+def _values(delivery: Delivery, tried: Tried) -> dict[str, object]:
+    return {
+        "id": delivery.id,
+        "endpoint_id": delivery.endpoint_id,
+        "num_tries": delivery.num_tries,
+        "kept": ATTEMPTS_KEPT,
+        "at": tried.at,
+        "duration_ms": tried.duration_ms,
+        "status": tried.status,
+        "error": tried.error,
+    }

@@ -20,7 +20,8 @@ import store.file_tables
 import store.limit_tables
 import store.policy_tables
 import store.response_tables
-import store.retention_tables  # noqa: F401 - its tables are emptied with the others
+import store.retention_tables
+import store.webhook_tables  # noqa: F401 - its tables are emptied with the others
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.roles import let_in

@@ -1,13 +1,13 @@
 """Fairness between webhook receivers: which delivery goes next, and which receiver is left alone for a while.
 
-Pure bookkeeping with the clock passed in: nothing is sent or stored here. A receiver is a tenant's host and port, so a
-slow or dead one holds a few senders at most, and soon none.
+Pure bookkeeping with the clock passed in: nothing is sent or stored here. A receiver is an endpoint, or for URLs that
+came with jobs a tenant's host and port, so a slow or dead one holds a few senders at most, and soon none.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 
-from store.webhooks import Delivery, receiver_of
+from store.webhooks import Delivery
 
 MAX_REMEMBERED = 10_000
 
@@ -15,37 +15,49 @@ MAX_REMEMBERED = 10_000
 class Lanes:
     """Deliveries in hand, one lane per receiver, served in turn.
 
-        lane A:  waiting … │ running ≤ max_running
-        lane B:  …
+        tenant 1  ┬ lane A:  waiting … │ running ≤ max_running ┐
+                  └ lane B:  …                                 ┴ running ≤ max_of_tenant
+        tenant 2  ─ lane C:  …
 
     A lane exists only while it holds something. It is full, and should be given no more, while it has as many waiting
-    as may run at once.
+    as may run at once; so is a tenant.
     """
 
-    def __init__(self, *, max_running: int) -> None:
+    def __init__(self, *, max_running: int, max_of_tenant: int) -> None:
         self._max_running = max_running
+        self._max_of_tenant = max_of_tenant
         self._waiting: OrderedDict[str, deque[Delivery]] = OrderedDict()
-        self._running: dict[str, int] = {}
+        self._running: Counter[str] = Counter()
+        self._tenants_waiting: Counter[str] = Counter()
+        self._tenants_running: Counter[str] = Counter()
 
     @property
     def num_waiting(self) -> int:
         """How many deliveries are in hand and not being sent."""
-        return sum(len(lane) for lane in self._waiting.values())
+        return self._tenants_waiting.total()
 
     def full(self) -> frozenset[str]:
         """Return the receivers who need no more for now."""
         return frozenset(name for name, lane in self._waiting.items() if len(lane) >= self._max_running)
 
+    def full_tenants(self) -> frozenset[str]:
+        """Return the tenants who need no more for now."""
+        return frozenset(name for name, count in self._tenants_waiting.items() if count >= self._max_of_tenant)
+
     def add(self, delivery: Delivery) -> None:
         """Take a delivery in hand."""
-        self._waiting.setdefault(receiver_of(delivery.tenant_id, delivery.url), deque()).append(delivery)
+        self._waiting.setdefault(delivery.receiver, deque()).append(delivery)
+        self._tenants_waiting[delivery.tenant_id] += 1
 
     def next(self) -> Delivery | None:
         """Start the next delivery of the receiver that was served longest ago and may have one more; None if none."""
         for receiver, lane in self._waiting.items():
-            if self._running.get(receiver, 0) < self._max_running:
+            tenant = lane[0].tenant_id
+            if self._running[receiver] < self._max_running and self._tenants_running[tenant] < self._max_of_tenant:
                 delivery = lane.popleft()
-                self._running[receiver] = self._running.get(receiver, 0) + 1
+                self._running[receiver] += 1
+                self._tenants_running[tenant] += 1
+                _decrease(self._tenants_waiting, tenant)
                 self._waiting.move_to_end(receiver)
                 if not lane:
                     del self._waiting[receiver]
@@ -54,15 +66,23 @@ class Lanes:
 
     def done(self, delivery: Delivery) -> None:
         """End a delivery that ``next`` started."""
-        receiver = receiver_of(delivery.tenant_id, delivery.url)
-        self._running[receiver] -= 1
-        if not self._running[receiver]:
-            del self._running[receiver]
+        _decrease(self._running, delivery.receiver)
+        _decrease(self._tenants_running, delivery.tenant_id)
 
     def drop(self, receiver: str | None = None) -> list[Delivery]:
         """Give up what waits for one receiver, or for all, and return it."""
         receivers = list(self._waiting) if receiver is None else [receiver]
-        return [delivery for each in receivers for delivery in self._waiting.pop(each, ())]
+        dropped = [delivery for each in receivers for delivery in self._waiting.pop(each, ())]
+        for delivery in dropped:
+            _decrease(self._tenants_waiting, delivery.tenant_id)
+        return dropped
+
+
+def _decrease(counts: Counter[str], name: str) -> None:
+    """Count one less; who has none is forgotten."""
+    counts[name] -= 1
+    if not counts[name]:
+        del counts[name]
 
 
 @dataclass(slots=True)
@@ -72,9 +92,9 @@ class _Trouble:
 
 
 class Breaker:
-    """Leaves a receiver alone after it failed to answer several times in a row, longer each time.
+    """Leaves a receiver alone that failed to answer several times in a row, or says that it is overloaded.
 
-    Times are seconds of the caller's clock.
+    Longer each time. Times are seconds of the caller's clock.
     """
 
     def __init__(self, *, threshold: int = 3, first_s: float = 5.0, longest_s: float = 300.0) -> None:
@@ -100,6 +120,15 @@ class Breaker:
         """Count a call that got no answer."""
         trouble = self._remember(receiver)
         trouble.num_failures += 1
+        self._pause(trouble, now)
+
+    def overloaded(self, receiver: str, now: float) -> None:
+        """Slow down at the first word."""
+        trouble = self._remember(receiver)
+        trouble.num_failures = max(trouble.num_failures + 1, self._threshold)
+        self._pause(trouble, now)
+
+    def _pause(self, trouble: _Trouble, now: float) -> None:
         if (excess := trouble.num_failures - self._threshold) >= 0:
             trouble.until = now + min(self._first_s * 2 ** min(excess, 16), self._longest_s)
 

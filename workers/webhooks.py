@@ -24,7 +24,7 @@ from store.errors import Unavailable
 from store.failpoints import failpoint
 from store.responses import response_id
 from store.settings import Settings
-from store.webhooks import Delivery, receiver_of
+from store.webhooks import GONE, Delivery, Tried
 from workers.netguard import CallFailed, CallTimedOut, GuardedClient, Reply
 from workers.receivers import Breaker, Lanes
 
@@ -35,7 +35,8 @@ RETRY_S: tuple[float, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000
 
 MAX_RETRY_AFTER_S = 86_400.0
 _JITTER = 0.1
-_GONE = 410
+# Of a receiver, or of what stands before it: it has more to do than it can.
+_OVERLOADED = frozenset({429, 502, 503, 504})
 _POLL_S = 0.2
 _AFTER_ERROR_S = 1.0
 _TAKE = 16
@@ -61,17 +62,20 @@ def _named(delivery: Delivery) -> dict[str, str]:
     kind, _, end = delivery.type.partition(".")
     if kind == "response":
         return {"id": response_id(delivery.subject_id), "object": "response", "status": end}
+    if kind in ("webhook", "webhook_endpoint"):
+        return {"id": delivery.subject_id, "object": "webhook_endpoint", "status": delivery.status}
     return {"id": delivery.subject_id, "object": kind, "status": delivery.status}
 
 
 def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:
-    """Return the headers of a try at ``now`` (UTC), with the signature over id, time and body."""
+    """Return the headers of a try at ``now`` (UTC), with a signature over id, time and body by each secret."""
+    signatures = (Webhook(secret).sign(delivery.id, now, body.decode()) for secret in delivery.secrets)
     return {
         "content-type": "application/json",
         "user-agent": "Headrace-Webhooks/1",
         "webhook-id": delivery.id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(delivery.secret).sign(delivery.id, now, body.decode()),
+        "webhook-signature": " ".join(signatures),
     }
 
 
@@ -114,7 +118,12 @@ class Outcome:
     @property
     def is_final(self) -> bool:
         """True if the receiver wants no more."""
-        return self.status == _GONE
+        return self.status == GONE
+
+    @property
+    def is_overload(self) -> bool:
+        """True if the receiver should be called less often."""
+        return self.status in _OVERLOADED
 
 
 def judge(reply: Reply, now: datetime) -> Outcome:
@@ -132,11 +141,12 @@ class WebhookSender:
         self._db = db
         self._client = client or GuardedClient(settings)
         self._timeout_s = settings.webhook_timeout_s
+        self._disable_after_s = settings.webhook_disable_after_s
         self._num_threads = settings.webhook_concurrency
         max_running = max(1, self._num_threads // 4)
         # Long enough for a full lane before a slow receiver; after it a dead sender's deliveries come due again.
         self._lease_s = settings.webhook_timeout_s * (_TAKE / max_running + 2)
-        self._lanes = Lanes(max_running=max_running)
+        self._lanes = Lanes(max_running=max_running, max_of_tenant=max(1, self._num_threads // 2))
         self._breaker = Breaker()
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -165,8 +175,8 @@ class WebhookSender:
             full: frozenset[str] = frozenset()
             try:
                 with self._changed:
-                    full = self._lanes.full()
-                pause_s = 0.0 if self._take(full) else _POLL_S
+                    full = self._full()
+                pause_s = 0.0 if self._take() else _POLL_S
             except Unavailable as error:
                 log.warning("webhooks.take_failed", error=error.message)
                 pause_s = _AFTER_ERROR_S
@@ -178,21 +188,29 @@ class WebhookSender:
                 self._changed.wait_for(lambda: self._is_stopping or self._lanes.num_waiting < _MAX_WAITING)
 
     def _has_room_since(self, full: frozenset[str]) -> bool:
-        """True if a lane that was full is not any more, or the end has come."""
-        return self._is_stopping or bool(full - self._lanes.full())
+        """True if a lane or a tenant that was full is not any more, or the end has come."""
+        return self._is_stopping or bool(full - self._full())
 
-    def _take(self, full: frozenset[str]) -> int:
+    def _full(self) -> frozenset[str]:
+        return self._lanes.full() | self._lanes.full_tenants()
+
+    def _take(self) -> int:
         """Move what is due into the lanes that are not full; return how many deliveries that were."""
         with self._changed:
-            busy = full | self._breaker.blocked(time.monotonic())
-        taken = outbox.take_due(self._db, _TAKE, self._lease_s, busy=busy)
+            busy = self._lanes.full() | self._breaker.blocked(time.monotonic())
+            busy_tenants = self._lanes.full_tenants()
+        taken = outbox.take_due(self._db, _TAKE, self._lease_s, busy=busy, busy_tenants=busy_tenants)
+        now = time.monotonic()
         with self._changed:
-            is_stopping = self._is_stopping
-            for delivery in () if is_stopping else taken:
-                self._lanes.add(delivery)
+            # While they were being taken, the end may have come, or a receiver may have been left alone.
+            is_stopping, blocked = self._is_stopping, self._breaker.blocked(now)
+            unwanted = [delivery for delivery in taken if is_stopping or delivery.receiver in blocked]
+            for delivery in taken:
+                if delivery not in unwanted:
+                    self._lanes.add(delivery)
             self._changed.notify_all()
-        if is_stopping:
-            self._give_back(taken, 0.0)
+        for delivery in unwanted:
+            self._give_back([delivery], 0.0 if is_stopping else self._breaker.blocked_for_s(delivery.receiver, now))
         return len(taken)
 
     def _give_back(self, deliveries: list[Delivery], wait_s: float) -> None:
@@ -215,9 +233,14 @@ class WebhookSender:
 
     def _deliver(self, delivery: Delivery) -> None:
         try:
-            outcome = self._try(delivery)
+            if delivery.is_refused:
+                outbox.refused(self._db, delivery)
+                return
+            now, start = datetime.now(UTC), time.monotonic()
+            outcome = self._try(delivery, now)
+            tried = Tried(now, round((time.monotonic() - start) * 1000), outcome.status, outcome.error)
             self._learn(delivery, outcome)
-            self._settle(delivery, outcome)
+            self._settle(delivery, outcome, tried)
         except Unavailable as error:
             # It comes due again when its lease ends; the receiver may then see it twice.
             log.warning("webhook.settle_failed", delivery_id=delivery.id, error=error.message)
@@ -229,8 +252,7 @@ class WebhookSender:
                 self._lanes.done(delivery)
                 self._changed.notify_all()
 
-    def _try(self, delivery: Delivery) -> Outcome:
-        now = datetime.now(UTC)
+    def _try(self, delivery: Delivery, now: datetime) -> Outcome:
         try:
             body = body_of(delivery)
             headers = headers_of(delivery, body, now)
@@ -245,11 +267,13 @@ class WebhookSender:
             return Outcome(None, "could not be sent")
 
     def _learn(self, delivery: Delivery, outcome: Outcome) -> None:
-        receiver, now = receiver_of(delivery.tenant_id, delivery.url), time.monotonic()
+        receiver, now = delivery.receiver, time.monotonic()
         untried: list[Delivery] = []
         with self._changed:
             if outcome.status is None:
                 self._breaker.failed(receiver, now)
+            elif outcome.is_overload:
+                self._breaker.overloaded(receiver, now)
             else:
                 self._breaker.answered(receiver)
             if outcome.asked_s:
@@ -259,15 +283,17 @@ class WebhookSender:
                 untried = self._lanes.drop(receiver)
         self._give_back(untried, blocked_s)
 
-    def _settle(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _settle(self, delivery: Delivery, outcome: Outcome, tried: Tried) -> None:
         fields = {"delivery_id": delivery.id, "subject_id": delivery.subject_id, "attempt": delivery.attempt}
         if outcome.is_delivered and outcome.status is not None:
             failpoint("webhook.accepted")
-            outbox.delivered(self._db, delivery.id, outcome.status)
+            outbox.delivered(self._db, delivery, tried)
             log.info("webhook.delivered", status=outcome.status, **fields)
             return
         # Not a secret: it only keeps receivers' retries apart.
         jitter = random.random()  # noqa: S311
         wait_s = None if outcome.is_final else retry_in_s(delivery.attempt, jitter, outcome.asked_s)
-        outbox.failed(self._db, delivery.id, status=outcome.status, error=outcome.error, retry_in_s=wait_s)
+        disabled = outbox.failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)
         log.info("webhook.failed", status=outcome.status, error=outcome.error, retry_in_s=wait_s, **fields)
+        if disabled:
+            log.warning("webhook.endpoint_disabled", endpoint_id=delivery.endpoint_id, reason=disabled)

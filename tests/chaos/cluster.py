@@ -23,9 +23,10 @@ from cli.local.postgres import LocalPostgres
 from cli.local.process import Child, Command, descendants, run_step
 from cli.local.valkey import LocalValkey
 from store.db import Database
-from store.keys import SCOPES, create_key, create_tenant, get_webhook_secret
+from store.keys import SCOPES, create_key, create_tenant
 from store.roles import API, WORKER
 from store.settings import child_environment
+from store.webhook_secrets import get_webhook_secret
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import FaultProxy, ProxyThread
 from tests.folders import reachable_folder
@@ -162,7 +163,7 @@ class Cluster:
             for name in ("amber", "birch", "cedar"):
                 tenant_id = create_tenant(db, name)
                 key = create_key(db, tenant_id, "chaos", SCOPES, actor="chaos")
-                self.tenants.append(Tenant(tenant_id, key, get_webhook_secret(db, tenant_id)))
+                self.tenants.append(Tenant(tenant_id, key, get_webhook_secret(db, tenant_id).secret))
         finally:
             db.close()
 

@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 from cli import charts, sampler
 from cli.charts import Span
 from cli.receiver import running_receiver
-from store.webhooks import new_secret
+from store.webhook_secrets import new_secret
 
 
 def drawn(renderable: object) -> list[str]:

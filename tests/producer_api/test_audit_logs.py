@@ -15,6 +15,7 @@ from producer_api.refusals import LOG_AGAIN_AFTER_S, Refusals
 from store import audit, keys
 from store.audit_chain import Problem, Verifier
 from store.db import Database
+from store.ids import new_id
 from tests.producer_api.calling import bury, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -44,7 +45,18 @@ class Caller:
         return str(self.api.post("/v1/files", **form).json()["id"])  # type: ignore[arg-type]
 
     def endpoint(self) -> str:
-        return self.made("/v1/webhook_endpoints", {"url": f"https://hooks.example.com/{SECRET}/gone"})
+        return self.made(HOOKS, {"url": f"https://hooks.example.com/{SECRET}/{new_id('x')}"})
+
+    def gone_endpoint(self) -> str:
+        """An endpoint that answered 410."""
+        endpoint_id = self.endpoint()
+        with self.db.begin() as connection:
+            disable = text("UPDATE webhook_endpoints SET disabled_at = now() WHERE id = :id")
+            connection.execute(disable, {"id": endpoint_id})
+        return endpoint_id
+
+    def delivery(self) -> str:
+        return str(self.api.post(f"{HOOKS}/{self.endpoint()}/test").json()["id"])
 
     def ended(self) -> str:
         job_id = submit(self.api)
@@ -56,6 +68,7 @@ class Caller:
             return self.made("/v1/responses", {"model": "tiny", "input": SECRET})
 
 
+HOOKS = "/v1/webhook_endpoints"
 KEYS = "/v1/organization/api_keys"
 KEY = {"name": "ci", "scopes": ["jobs:read"]}
 TEMPLATE = {"instructions": f"Say {SECRET}."}
@@ -108,13 +121,41 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("put", "/v1/policies"): ("policy.put", lambda c: c.api.put("/v1/policies", json={"document": RULES})),
     ("post", "/v1/queues/{name}/pause"): ("queue.paused", lambda c: c.api.post("/v1/queues/tiny@1/pause")),
     ("post", "/v1/queues/{name}/resume"): ("queue.resumed", lambda c: c.api.post("/v1/queues/tiny@1/resume")),
-    ("post", "/v1/webhook_endpoints"): (
+    ("post", HOOKS): (
         "webhook_endpoint.created",
-        lambda c: c.api.post("/v1/webhook_endpoints", json={"url": f"https://hooks.example.com/{SECRET}"}),
+        lambda c: c.api.post(HOOKS, json={"url": f"https://hooks.example.com/{SECRET}"}),
     ),
-    ("delete", "/v1/webhook_endpoints/{endpoint_id}"): (
+    ("patch", HOOKS + "/{endpoint_id}"): (
+        "webhook_endpoint.updated",
+        lambda c: c.api.patch(f"{HOOKS}/{c.endpoint()}", json={"url": f"https://hooks.example.com/{SECRET}/2"}),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/rotate_secret"): (
+        "webhook_endpoint.secret_rotated",
+        lambda c: c.api.post(f"{HOOKS}/{c.endpoint()}/rotate_secret"),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/test"): (
+        "webhook_endpoint.tested",
+        lambda c: c.api.post(f"{HOOKS}/{c.endpoint()}/test"),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/enable"): (
+        "webhook_endpoint.enabled",
+        lambda c: c.api.post(f"{HOOKS}/{c.gone_endpoint()}/enable"),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/recover"): (
+        "webhook_endpoint.recovered",
+        lambda c: c.api.post(f"{HOOKS}/{c.endpoint()}/recover", json={"since": 0}),
+    ),
+    ("post", "/v1/webhook_deliveries/{delivery_id}/redeliver"): (
+        "webhook_delivery.redelivered",
+        lambda c: c.api.post(f"/v1/webhook_deliveries/{c.delivery()}/redeliver"),
+    ),
+    ("post", "/v1/webhook_secret/rotate"): (
+        "webhook_secret.rotated",
+        lambda c: c.api.post("/v1/webhook_secret/rotate"),
+    ),
+    ("delete", HOOKS + "/{endpoint_id}"): (
         "webhook_endpoint.deleted",
-        lambda c: c.api.delete(f"/v1/webhook_endpoints/{c.endpoint()}"),
+        lambda c: c.api.delete(f"{HOOKS}/{c.endpoint()}"),
     ),
 }
 
@@ -160,7 +201,8 @@ def test_each_leaves_a_row_in_a_good_chain_that_tells_no_secret(
             assert (entry.request_id, entry.address) == (response.headers["x-request-id"], "127.0.0.1")
     with db.begin() as connection:
         stored = str(connection.execute(text("SELECT audit_log::text FROM audit_log")).all())
-        secrets = connection.execute(text("SELECT secret FROM webhook_endpoints")).scalars().all()
+        told = text("SELECT secret FROM webhook_endpoints UNION SELECT secret FROM webhook_secrets")
+        secrets = connection.execute(told).scalars().all()
     assert secrets
     for secret in (SECRET, *secrets, caller.api.headers["authorization"].rpartition("_")[2]):
         assert secret not in stored

@@ -47,7 +47,10 @@ class Operation:
         return client.request(self.method, _PARAMETER.sub(id_, self.path), json=body, timeout=10)
 
 
-BODIES: dict[tuple[str, str], object] = {("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."}}
+BODIES: dict[tuple[str, str], object] = {
+    ("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."},
+    ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
+}
 """Of the operations on a thing that do not go so far as to look for it without a good body."""
 
 
@@ -164,6 +167,13 @@ def _batch(api: httpx2.Client, _: Database) -> str:
     return str(api.post("/v1/batches", json=body).raise_for_status().json()["id"])
 
 
+def _delivery(api: httpx2.Client, _: Database) -> str:
+    """An event that the job's own URL is told: an endpoint would be removed before it."""
+    job_id = submit(api, webhook={"url": "https://hooks.example.com/own"})
+    api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+    return str(api.get("/v1/webhook_deliveries", params={"job_id": job_id}).json()["data"][0]["id"])
+
+
 MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/jobs/": lambda api, _: _ended_job(api),
     "/v1/dead_letters/": lambda api, db: bury(db, submit(api)),
@@ -174,6 +184,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/files/": lambda api, _: _file(api),
     "/v1/batches/": _batch,
     "/v1/webhook_endpoints/": _made("/v1/webhook_endpoints", {"url": "https://hooks.example.com/mine"}),
+    "/v1/webhook_deliveries/": _delivery,
     "/v1/organization/api_keys/": _made("/v1/organization/api_keys", {"name": "mine", "scopes": ["jobs:read"]}),
 }
 """How a tenant comes by a thing with an id, by where its routes are."""

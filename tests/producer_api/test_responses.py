@@ -456,6 +456,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "unsupported_parameter",
         "input[0].content[0].type",
     ),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_file", "file_url": "https://example.com/x"}]}]},
+        "unsupported_parameter",
+        "input[0].content[0].type",
+    ),
     ({"n": 2}, "unsupported_parameter", "n"),
     ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
     ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),

@@ -12,7 +12,7 @@ from store.jobs import get, request_cancel, stored_deltas, timeline
 from store.payloads import ServiceClass, WebhookSpec
 from store.states import JobState
 from store.sweeps import sweep_leases
-from store.webhooks import create_endpoint
+from store.webhook_endpoints import create_endpoint
 from tests.store.making import QUEUE, AcceptOne, Query
 
 

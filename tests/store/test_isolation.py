@@ -10,7 +10,17 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from migrations.gaps import find_gaps
-from store import batch_steps, batches, files, key_changes, policies, prompt_templates, tenant_limits, webhooks
+from store import (
+    batch_steps,
+    batches,
+    files,
+    key_changes,
+    policies,
+    prompt_templates,
+    tenant_limits,
+    webhook_endpoints,
+    webhook_secrets,
+)
 from store.accepting import Idempotency
 from store.batch_steps import TakenLine
 from store.batches import NewBatch
@@ -79,8 +89,6 @@ THE_SYSTEMS_OWN = {
         "sweeps.leader_lock",
         "sweeps.purge",
         "sweeps.sweep_leases",
-        "webhooks.delivered",
-        "webhooks.failed",
         "webhooks.postpone",
         "webhooks.take_due",
     },
@@ -148,7 +156,8 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     )
     policies.put(api, tenant, "", {"input": []}, "tests")
     prompt_templates.create(api, tenant, name="p", template={}, actor="tests")
-    webhooks.create_endpoint(api, tenant, url="https://hooks.example.com/", actor="tests")
+    webhook_secrets.rotate_webhook_secret(api, tenant, overlap_s=60, actor="tests")
+    webhook_endpoints.create_endpoint(api, tenant, url="https://hooks.example.com/", actor="tests")
     response = NewResponse(previous_id=None, is_stored=True, is_background=True, input=[], request={})
     job = make_job(idempotency=Idempotency("r", "k", "f"), response=response)
     accept(api, [job])
@@ -158,8 +167,8 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     batch_steps.take_lines(api, batch, [TakenLine(1, "one", line)], next_line=2, next_offset=9)
     return [
         "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "webhook_endpoints",
-        "webhook_deliveries", "jobs", "job_events", "job_terminal", "idempotency_keys", "responses", "files", "batches",
-        "batch_lines", "open_changes", "audit_log",
+        "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal", "idempotency_keys", "responses",
+        "files", "batches", "batch_lines", "open_changes", "audit_log",
     ]  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from store.keys import (
     create_key,
     create_tenant,
     find_tenant,
-    get_webhook_secret,
 )
 from tests.store.making import Query
 from tests.workers.conftest import wait_for
@@ -144,14 +143,6 @@ def test_tenants_have_names_of_their_own(db: Database, tenant: str) -> None:
         create_tenant(db, "acme")
     with pytest.raises(NotFound):
         find_tenant(db, "nobody")
-
-
-def test_each_tenant_has_a_webhook_secret(db: Database, tenant: str, other_tenant: str) -> None:
-    secrets = {get_webhook_secret(db, owner) for owner in (tenant, other_tenant)}
-    assert len(secrets) == 2
-    assert all(secret.startswith("whsec_") for secret in secrets)
-    with pytest.raises(NotFound):
-        get_webhook_secret(db, "ten_unknown")
 
 
 class TestBootstrap:

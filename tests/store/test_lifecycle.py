@@ -31,7 +31,7 @@ from store.ordering import forget_announcements, take_waiting
 from store.states import JobState
 from store.sweeps import expire_overdue, sweep_leases
 from store.terminal import MAX_CRASHES
-from store.webhooks import create_endpoint
+from store.webhook_endpoints import create_endpoint
 from tests.store.making import QUEUE, MakeJob, Query
 
 OWNERS = ("w1", "w2")

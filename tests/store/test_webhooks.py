@@ -1,30 +1,38 @@
-import base64
+"""The outbox: deliveries that are taken and settled, and endpoints that are disabled because of them."""
+
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from threading import Barrier
 
 import pytest
-import standardwebhooks
 
 from store.audit import list_entries
 from store.db import Database
-from store.errors import Conflict, InvalidRequest, NotFound
 from store.jobs import request_cancel
-from store.keys import get_webhook_secret
+from store.responses import NewResponse
 from store.states import JobState
-from store.webhooks import (
-    create_endpoint,
-    delete_endpoint,
-    delivered,
-    failed,
-    list_deliveries,
-    list_endpoints,
-    new_secret,
-    postpone,
-    take_due,
-)
+from store.webhook_endpoints import create_endpoint, enable_endpoint, get_endpoint
+from store.webhook_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
+from store.webhook_secrets import get_webhook_secret
+from store.webhooks import ATTEMPTS_KEPT, Delivery, Tried, delivered, failed, postpone, refused, take_due
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"
+DAY_S = 86_400.0
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+def tried(status: int | None = 200, error: str | None = None) -> Tried:
+    return Tried(NOW, 12, status, error)
+
+
+def fail(db: Database, delivery: Delivery, status: int | None = 500, retry_in_s: float | None = 300) -> str | None:
+    return failed(db, delivery, tried(status, f"answered {status}"), retry_in_s=retry_in_s, patience_s=5 * DAY_S)
+
+
+def of_job(db: Database, tenant: str, job_id: str) -> list[DeliveryRecord]:
+    return list_deliveries(db, tenant, DeliveryFilter(job_id=job_id))
 
 
 @pytest.fixture
@@ -36,61 +44,37 @@ def outbox(db: Database, tenant: str, accept_one: AcceptOne) -> list[str]:
     return ids
 
 
-class TestEndpoints:
-    def test_an_endpoint_is_listed_with_its_secret(self, db: Database, tenant: str) -> None:
-        made = create_endpoint(db, tenant, url=URL, events=["job.failed", "job.expired", "job.failed"], actor="mia")
-        assert (made.url, made.events, made.disabled_at) == (URL, ("job.expired", "job.failed"), None)
-        everything = create_endpoint(db, tenant, url=f"{URL}/2", actor="mia")
-        assert everything.events == ("*",)
-        assert everything.secret != made.secret
-        assert list_endpoints(db, tenant) == [made, everything]
-        assert list_entries(db, tenant)[0].action == "webhook_endpoint.created"
-        assert made.secret not in str(list_entries(db, tenant))
-
-    def test_what_cannot_be_is_refused(self, db: Database, tenant: str, other_tenant: str) -> None:
-        for events in (["job.queued"], [], ["job.*"]):
-            with pytest.raises(InvalidRequest) as refused:
-                create_endpoint(db, tenant, url=URL, events=events, actor="mia")
-            assert refused.value.param == "events"
-        create_endpoint(db, tenant, url=URL, actor="mia")
-        with pytest.raises(Conflict):
-            create_endpoint(db, tenant, url=URL, actor="mia")
-        create_endpoint(db, other_tenant, url=URL, actor="mia")
-
-    def test_only_its_tenant_sees_and_deletes_it(self, db: Database, tenant: str, other_tenant: str) -> None:
-        made = create_endpoint(db, tenant, url=URL, actor="mia")
-        assert list_endpoints(db, other_tenant) == []
-        with pytest.raises(NotFound):
-            delete_endpoint(db, other_tenant, made.id, actor="eve")
-        delete_endpoint(db, tenant, made.id, actor="mia")
-        assert list_endpoints(db, tenant) == []
-        with pytest.raises(NotFound):
-            delete_endpoint(db, tenant, made.id, actor="mia")
-
-    def test_a_secret_is_one_that_the_standards_library_takes(self) -> None:
-        secret = new_secret()
-        assert len(base64.b64decode(secret.removeprefix("whsec_"), validate=True)) == 48
-        standardwebhooks.Webhook(secret)
-        assert new_secret() != secret
-
-
 class TestTaking:
     def test_a_delivery_carries_what_the_sender_needs(self, db: Database, tenant: str, outbox: list[str]) -> None:
         first = take_due(db, 10, 60)[0]
         assert first.id.startswith("evt_")
         assert (first.tenant_id, first.url, first.type) == (tenant, URL, "job.cancelled")
-        assert (first.subject_id, first.status, first.attempt) == (outbox[0], JobState.CANCELLED, 1)
-        assert first.secret == get_webhook_secret(db, tenant)
+        assert (first.subject_id, first.status) == (outbox[0], JobState.CANCELLED)
+        assert (first.attempt, first.num_tries, first.is_refused) == (1, 1, False)
+        assert first.secrets == (get_webhook_secret(db, tenant).secret,)
+        assert first.secrets[0] not in repr(first)
 
     def test_an_endpoints_delivery_has_its_secret(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         endpoint = create_endpoint(db, tenant, url=URL, actor="mia")
         request_cancel(db, tenant, accept_one())
-        assert [delivery.secret for delivery in take_due(db, 10, 60)] == [endpoint.secret]
+        assert [delivery.secrets for delivery in take_due(db, 10, 60)] == [(endpoint.secret,)]
 
     def test_the_longest_due_come_first_and_once(self, db: Database, outbox: list[str]) -> None:
         assert [delivery.subject_id for delivery in take_due(db, 2, 60)] == outbox[:2]
         assert [delivery.subject_id for delivery in take_due(db, 2, 60)] == outbox[2:]
         assert take_due(db, 2, 60) == []
+
+    def test_those_for_busy_receivers_and_tenants_stay(
+        self, db: Database, tenant: str, outbox: list[str], accept_one: AcceptOne
+    ) -> None:
+        endpoint = create_endpoint(db, tenant, url=f"{URL}/2", actor="mia")
+        request_cancel(db, tenant, accept_one())
+        (host,) = {delivery.receiver for delivery in take_due(db, 3, 0)}
+        assert host == f"{tenant} example.com"
+        (other,) = take_due(db, 10, 0, busy=[host])
+        assert (other.endpoint_id, other.receiver) == (endpoint.id, f"{tenant} {endpoint.id}")
+        assert len(take_due(db, 10, 0, busy=[other.receiver])) == 3
+        assert take_due(db, 10, 0, busy_tenants=[tenant]) == []
 
     def test_a_dead_senders_delivery_comes_back_under_the_same_id(self, db: Database, outbox: list[str]) -> None:
         first = {delivery.id: delivery.attempt for delivery in take_due(db, 10, 0)}
@@ -112,57 +96,77 @@ class TestTaking:
         assert len(taken) == len(set(taken)) == 20
 
 
+class TestWhatAJobsOwnUrlIsTold:
+    @pytest.mark.parametrize(
+        ("events", "told"),
+        [(None, ["response.cancelled"]), (["job.failed"], []), (["job.cancelled", "job.failed"], ["job.cancelled"])],
+    )
+    def test_only_what_it_names(
+        self, db: Database, tenant: str, accept_one: AcceptOne, events: list[str] | None, told: list[str]
+    ) -> None:
+        response = NewResponse(None, is_stored=True, is_background=True, input=[], request={})
+        webhook = {"url": URL} if events is None else {"url": URL, "events": events}
+        request_cancel(db, tenant, accept_one(webhook=webhook, response=response))
+        assert [row.type for row in list_deliveries(db, tenant)] == told
+
+
 class TestSettling:
     def test_a_delivered_one_is_done(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
-        delivered(db, delivery.id, 204)
+        delivered(db, delivery, tried(204))
         assert delivery.id not in {other.id for other in take_due(db, 10, 0)}
-        (row,) = list_deliveries(db, tenant, delivery.subject_id)
+        row, tries = get_delivery(db, tenant, delivery.id)
         assert (row.state, row.attempts, row.last_status, row.last_error) == ("delivered", 1, 204, None)
         assert row.delivered_at is not None
+        assert [(one.attempt, one.at, one.duration_ms, one.status, one.error) for one in tries] == [
+            (1, NOW, 12, 204, None)
+        ]
 
-    def test_a_failed_try_comes_again_at_its_time(self, db: Database, outbox: list[str], query: Query) -> None:
+    def test_a_failed_try_comes_again_at_its_time(
+        self, db: Database, tenant: str, outbox: list[str], query: Query
+    ) -> None:
         delivery = take_due(db, 1, 0)[0]
-        failed(db, delivery.id, status=500, error="HTTP 500", retry_in_s=300)
+        assert fail(db, delivery) is None
         assert delivery.id not in {other.id for other in take_due(db, 10, 60)}
         (row,) = query(
             "SELECT state, last_status, last_error, extract(epoch FROM next_attempt_at - now()) AS wait_s"
             " FROM webhook_deliveries WHERE id = :id",
             id=delivery.id,
         )
-        assert (row["state"], row["last_status"], row["last_error"]) == ("pending", 500, "HTTP 500")
+        assert (row["state"], row["last_status"], row["last_error"]) == ("pending", 500, "answered 500")
         assert 290 < row["wait_s"] <= 300
         query("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE id = :id", id=delivery.id)
         assert [(again.id, again.attempt) for again in take_due(db, 10, 60)] == [(delivery.id, 2)]
+        assert [one.error for one in get_delivery(db, tenant, delivery.id)[1]] == ["answered 500"]
 
     def test_the_last_failed_try_gives_up(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
-        failed(db, delivery.id, status=None, error="connection refused", retry_in_s=None)
-        (row,) = list_deliveries(db, tenant, delivery.subject_id)
+        failed(db, delivery, tried(None, "connection refused"), retry_in_s=None, patience_s=DAY_S)
+        (row,) = of_job(db, tenant, delivery.subject_id)
         assert (row.state, row.last_status, row.last_error) == ("failed", None, "connection refused")
         assert delivery.id not in {other.id for other in take_due(db, 10, 0)}
 
     def test_what_is_settled_stays_settled(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
-        delivered(db, delivery.id, 200)
-        failed(db, delivery.id, status=500, error="a slower sender of the same delivery", retry_in_s=0)
-        assert [row.state for row in list_deliveries(db, tenant, delivery.subject_id)] == ["delivered"]
+        delivered(db, delivery, tried())
+        fail(db, delivery, retry_in_s=0)
+        assert [row.state for row in of_job(db, tenant, delivery.subject_id)] == ["delivered"]
 
-    def test_an_endpoint_that_is_gone_is_disabled(
-        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne
-    ) -> None:
-        create_endpoint(db, tenant, url=URL, actor="mia")
-        create_endpoint(db, tenant, url=f"{URL}/2", actor="mia")
-        request_cancel(db, tenant, accept_one())
-        gone = next(delivery for delivery in take_due(db, 10, 60) if delivery.url == URL)
-        failed(db, gone.id, status=410, error="HTTP 410", retry_in_s=None)
-        assert {endpoint.url: endpoint.disabled_at is None for endpoint in list_endpoints(db, tenant)} == {
-            URL: False,
-            f"{URL}/2": True,
-        }
-        job_id = accept_one()
-        request_cancel(db, tenant, job_id)
-        assert [row.url for row in list_deliveries(db, tenant, job_id)] == [f"{URL}/2"]
+    def test_a_try_that_was_taken_over_gives_nothing_up(self, db: Database, tenant: str, outbox: list[str]) -> None:
+        slow = take_due(db, 1, 0)[0]
+        (taken_over,) = [other for other in take_due(db, 10, 60) if other.id == slow.id]
+        fail(db, slow, retry_in_s=None)
+        assert of_job(db, tenant, slow.subject_id)[0].state == "pending"
+        delivered(db, taken_over, tried())
+        assert of_job(db, tenant, slow.subject_id)[0].state == "delivered"
+
+    def test_only_the_last_tries_are_kept(self, db: Database, tenant: str, outbox: list[str], query: Query) -> None:
+        delivery = take_due(db, 1, 0)[0]
+        for number in range(1, ATTEMPTS_KEPT + 4):
+            query("UPDATE webhook_deliveries SET attempts = :n WHERE id = :id", n=number, id=delivery.id)
+            fail(db, replace(delivery, attempt=number, num_tries=number))
+        kept = [one.attempt for one in get_delivery(db, tenant, delivery.id)[1]]
+        assert kept == list(range(4, ATTEMPTS_KEPT + 4))
 
     def test_one_taken_and_not_tried_is_not_counted(self, db: Database, outbox: list[str]) -> None:
         taken = [delivery.id for delivery in take_due(db, 2, 60)]
@@ -171,10 +175,83 @@ class TestSettling:
         assert {(again.id, again.attempt) for again in take_due(db, 10, 60)} >= {(delivery, 1) for delivery in taken}
 
 
-def test_deliveries_are_their_tenants_newest_first(
-    db: Database, tenant: str, other_tenant: str, outbox: list[str]
-) -> None:
-    assert [row.job_id for row in list_deliveries(db, tenant)] == outbox[::-1]
-    assert [row.job_id for row in list_deliveries(db, tenant, limit=1)] == [outbox[2]]
-    assert list_deliveries(db, other_tenant) == []
-    assert list_deliveries(db, other_tenant, outbox[0]) == []
+class TestDisabling:
+    @pytest.fixture
+    def due(self, db: Database, tenant: str, accept_one: AcceptOne) -> Delivery:
+        """An event for the first of three endpoints, the last of which wants something else."""
+        first = create_endpoint(db, tenant, url=URL, actor="mia")
+        create_endpoint(db, tenant, url=f"{URL}/2", actor="mia")
+        create_endpoint(db, tenant, url=f"{URL}/3", events=["batch.failed"], actor="mia")
+        request_cancel(db, tenant, accept_one())
+        return next(delivery for delivery in take_due(db, 10, 60) if delivery.endpoint_id == first.id)
+
+    def test_one_that_is_gone(self, db: Database, tenant: str, due: Delivery, accept_one: AcceptOne) -> None:
+        assert fail(db, due, 410, retry_in_s=None) == "gone"
+        endpoint = get_endpoint(db, tenant, due.endpoint_id or "")
+        assert (endpoint.disabled_reason, endpoint.disabled_at is None) == ("gone", False)
+        entry = list_entries(db, tenant)[0]
+        assert (entry.action, entry.resource, entry.detail) == (
+            "webhook_endpoint.disabled",
+            endpoint.id,
+            {"reason": "gone"},
+        )
+        # Its owner's other endpoints hear of it, if they want to; it hears nothing more itself.
+        (notice,) = list_deliveries(db, tenant, DeliveryFilter(type="webhook_endpoint.disabled"))
+        assert (notice.url, notice.about_endpoint_id) == (f"{URL}/2", endpoint.id)
+        job_id = accept_one()
+        request_cancel(db, tenant, job_id)
+        assert [row.url for row in of_job(db, tenant, job_id)] == [f"{URL}/2"]
+
+    def test_one_that_failed_for_days(self, db: Database, tenant: str, due: Delivery, query: Query) -> None:
+        def later(days: float) -> None:
+            query(
+                "UPDATE webhook_endpoints SET failing_since = failing_since - make_interval(secs => :s),"
+                " last_failed_at = last_failed_at - make_interval(secs => :s)",
+                s=days * DAY_S,
+            )
+
+        def fail_again() -> str | None:
+            return fail(db, due, retry_in_s=0)
+
+        assert fail_again() is None
+        later(3)
+        assert fail_again() is None
+        later(1.9)
+        assert fail_again() is None
+        assert get_endpoint(db, tenant, due.endpoint_id or "").disabled_at is None
+        later(0.2)
+        assert fail_again() == "failing"
+        assert fail_again() is None, "it is said once"
+        assert get_endpoint(db, tenant, due.endpoint_id or "").disabled_reason == "failing"
+
+    @pytest.mark.parametrize("between", ["a success", "nothing"])
+    def test_days_with_a_success_or_without_a_try_are_not_days_of_failure(
+        self, db: Database, tenant: str, due: Delivery, query: Query, between: str
+    ) -> None:
+        assert fail(db, due, retry_in_s=0) is None
+        if between == "a success":
+            delivered(db, due, tried())
+            query("UPDATE webhook_deliveries SET state = 'pending'")
+        query(
+            "UPDATE webhook_endpoints SET failing_since = failing_since - interval '30 days',"
+            " last_failed_at = last_failed_at - interval '30 days'"
+        )
+        assert fail(db, due) is None
+        endpoint = get_endpoint(db, tenant, due.endpoint_id or "")
+        assert endpoint.disabled_at is None
+        assert endpoint.failing_since is not None
+
+    def test_what_was_under_way_to_it_is_given_up_untried_unless_it_is_enabled(
+        self, db: Database, tenant: str, due: Delivery, accept_one: AcceptOne, query: Query
+    ) -> None:
+        for _ in range(2):
+            request_cancel(db, tenant, accept_one())
+        fail(db, due, 410, retry_in_s=None)
+        first, second = (each for each in take_due(db, 10, 60) if each.endpoint_id == due.endpoint_id)
+        assert first.is_refused
+        refused(db, first)
+        row, tries = get_delivery(db, tenant, first.id)
+        assert (row.state, row.attempts, row.last_error, tries) == ("failed", 0, "the endpoint is disabled", [])
+        enable_endpoint(db, tenant, due.endpoint_id or "", actor="mia")
+        refused(db, second)
+        assert get_delivery(db, tenant, second.id)[0].state == "pending"

@@ -1,17 +1,20 @@
 """The guarded client against real sockets: what it reaches, what it never reaches, how long it can be held."""
 
+import gzip
 import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from store.settings import Settings
 from tests.workers.receiver import Answer, Receiver
-from workers.netguard import AddressRefused, CallFailed, CallTimedOut, GuardedClient, resolve
+from workers.netguard import MAX_RESPONSE_BYTES, AddressRefused, CallFailed, CallTimedOut, GuardedClient, resolve
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 
@@ -133,6 +136,81 @@ def test_a_receiver_that_drips_is_left_at_the_deadline(receiver: Receiver) -> No
 def test_an_endless_answer_is_read_to_a_limit(receiver: Receiver) -> None:
     receiver.answer = lambda _: Answer(200, endless=True)
     assert post(GuardedClient(OPEN), receiver.url()) == 200
+
+
+def test_a_compressed_bomb_is_not_opened(receiver: Receiver) -> None:
+    bomb = gzip.compress(bytes(32 << 20))
+    assert len(bomb) < MAX_RESPONSE_BYTES
+    receiver.answer = lambda _: Answer(200, {"content-encoding": "gzip"}, body=bomb)
+    tracemalloc.start()
+    try:
+        assert post(GuardedClient(OPEN), receiver.url()) == 200
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("beginning", "again", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b"x", CallTimedOut),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", CallTimedOut),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n", CallTimedOut),
+        (b"HTTP/1.1 200 OK\r\n", b"x-more: " + b"x" * 8192 + b"\r\n", CallFailed),
+    ],
+    ids=["a body by drops", "informational answers without end", "chunks without end", "headers without end"],
+)
+def test_an_answer_that_never_ends_is_left(beginning: bytes, again: bytes, error: type[CallFailed]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def go_on() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.sendall(beginning)
+                while True:
+                    connection.sendall(again)
+                    time.sleep(0.01)
+
+        going_on = threading.Thread(target=go_on)
+        going_on.start()
+        start = time.monotonic()
+        with pytest.raises(error):
+            post(GuardedClient(OPEN), f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
+        assert time.monotonic() - start < 1.5
+        going_on.join(5)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.com@{here}/",
+        "http://{here}#@hooks.example.com/",
+        "http://hooks.example.com\\@{here}/",
+        "http://127.0.0.1.:{port}/",
+        "http://0177.0.0.1:{port}/",
+        "http://127.0.0.1%00.example.com:{port}/",
+        "http://[::ffff:7f00:1]:{port}/",
+        "http://[64:ff9b::7f00:1]:{port}/",
+        "http://[2002:7f00:1::]:{port}/",
+        "http://[::1%25lo]:{port}/",
+        "http://\u24db\u24de\u24d2\u24d0\u24db\u24d7\u24de\u24e2\u24e3:{port}/",
+        "http://127\u30020\u30020\u30021:{port}/",
+        "http://localhost.:{port}/",
+        "http://x.localhost:{port}/",
+        "gopher://{here}/",
+        "http://{here}:0/",
+    ],
+)
+def test_a_url_in_disguise_reaches_nothing(receiver: Receiver, url: str) -> None:
+    port = receiver.url().rsplit(":", 1)[1].split("/")[0]
+    names = Names(["127.0.0.1"])
+    with pytest.raises(CallFailed):
+        post(
+            GuardedClient(Settings(webhook_allow_http=True), resolve=names),
+            url.format(here=f"127.0.0.1:{port}", port=port),
+        )
+    assert receiver.calls == []
+    assert names.asked == [], "it was refused before anybody was asked"
 
 
 def test_failures_are_named_without_an_address(receiver: Receiver) -> None:

@@ -1,28 +1,36 @@
 """Webhooks from the outbox to a real receiver: form, signature, retries, refusals, fairness, and a sender that dies."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import standardwebhooks
+from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import text
 
-from store import webhooks as outbox
 from store.db import Database
 from store.ids import new_id
 from store.jobs import NewJob, accept, request_cancel
-from store.keys import create_tenant, get_webhook_secret
+from store.keys import create_tenant
 from store.payloads import ServiceClass
+from store.responses import NewResponse
 from store.settings import Settings
 from store.states import JobState
-from store.webhooks import Delivery, DeliveryRecord
+from store.webhook_endpoints import create_endpoint, get_endpoint, list_endpoints, rotate_secret
+from store.webhook_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
+from store.webhook_recovery import send_test
+from store.webhook_secrets import get_webhook_secret, rotate_webhook_secret
+from store.webhooks import Delivery, take_due
 from tests.workers.receiver import Answer, Receiver
+from workers.netguard import Reply
 from workers.receivers import Breaker, Lanes
-from workers.webhooks import RETRY_S, WebhookSender, headers_of, retry_after_s, retry_in_s
+from workers.webhooks import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
@@ -54,7 +62,7 @@ def tenant(db: Database) -> str:
     return create_tenant(db, new_id("tenant"))
 
 
-def end_job(db: Database, tenant: str, url: str | None) -> str:
+def end_job(db: Database, tenant: str, url: str | None, *, response: bool = False) -> str:
     """Bring a job to an end, which writes its delivery."""
     job = NewJob(
         id=new_id("job"),
@@ -74,6 +82,7 @@ def end_job(db: Database, tenant: str, url: str | None) -> str:
         deadline_s=60,
         idempotency=None,
         announce=False,
+        response=NewResponse(None, is_stored=True, is_background=True, input=[], request={}) if response else None,
     )
     accept(db, [job])
     request_cancel(db, tenant, job.id)
@@ -81,7 +90,7 @@ def end_job(db: Database, tenant: str, url: str | None) -> str:
 
 
 def only(db: Database, tenant: str, job_id: str) -> DeliveryRecord:
-    (record,) = outbox.list_deliveries(db, tenant, job_id)
+    (record,) = list_deliveries(db, tenant, DeliveryFilter(job_id=job_id))
     return record
 
 
@@ -111,7 +120,7 @@ def test_an_event_arrives_signed_thin_and_once(
     (call,) = receiver.wait_calls(1)
     wait_until(lambda: only(db, tenant, job_id).state == "delivered")
 
-    verified = standardwebhooks.Webhook(get_webhook_secret(db, tenant)).verify(call.body, call.headers)
+    verified = standardwebhooks.Webhook(get_webhook_secret(db, tenant).secret).verify(call.body, call.headers)
     record = only(db, tenant, job_id)
     assert verified == {
         "id": record.id,
@@ -130,12 +139,76 @@ def test_an_event_arrives_signed_thin_and_once(
 def test_an_endpoint_is_signed_with_its_own_secret(
     db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
 ) -> None:
-    endpoint = outbox.create_endpoint(db, tenant, url=receiver.url(), actor="tests")
+    endpoint = create_endpoint(db, tenant, url=receiver.url(), actor="tests")
     end_job(db, tenant, None)
     (call,) = receiver.wait_calls(1)
     standardwebhooks.Webhook(endpoint.secret).verify(call.body, call.headers)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
-        standardwebhooks.Webhook(get_webhook_secret(db, tenant)).verify(call.body, call.headers)
+        standardwebhooks.Webhook(get_webhook_secret(db, tenant).secret).verify(call.body, call.headers)
+
+
+def test_both_public_libraries_verify_an_event_of_every_kind(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    """Also while an old secret still signs, whichever of the two the receiver has."""
+    old = create_endpoint(db, tenant, url=receiver.url(), actor="tests")
+    new = rotate_secret(db, tenant, old.id, overlap_s=60, actor="tests")
+    gone = create_endpoint(db, tenant, url=receiver.url("/gone"), events=["batch.failed"], actor="tests")
+    receiver.answer = lambda call: Answer(410 if call.path == "/gone" else 204)
+    job_id = end_job(db, tenant, None, response=True)
+    tests = [send_test(db, tenant, endpoint.id, actor="tests") for endpoint in (old, gone)]
+    calls = receiver.wait_calls(4, "/hook")
+    seen = {}
+    for secret in (old.secret, new.secret):
+        client = OpenAI(api_key="none", webhook_secret=secret)
+        for call in calls:
+            assert standardwebhooks.Webhook(secret).verify(call.body, call.headers)
+            event = client.webhooks.unwrap(call.body, call.headers)
+            assert event.object == "event"
+            assert event.id == call.headers["webhook-id"]
+            seen[str(event.type)] = event.data.id
+    assert seen == {
+        "job.cancelled": job_id,
+        "response.cancelled": job_id.replace("job_", "resp_"),
+        "webhook.test": old.id,
+        "webhook_endpoint.disabled": gone.id,
+    }
+    stranger = OpenAI(api_key="none", webhook_secret=gone.secret)
+    for call in calls:
+        with pytest.raises(InvalidWebhookSignatureError):
+            stranger.webhooks.unwrap(call.body, call.headers)
+    # The tests are read like any other delivery.
+    wait_until(lambda: get_delivery(db, tenant, tests[1].id)[0].state == "failed")
+    assert [one.status for one in get_delivery(db, tenant, tests[1].id)[1]] == [410]
+
+
+def test_the_receivers_of_the_documentation_take_what_arrives_and_nothing_else(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "webhooks.md"
+    programs = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(programs) == 2
+    end_job(db, tenant, receiver.url())
+    (call,) = receiver.wait_calls(1)
+    monkeypatch.setenv("WEBHOOK_SECRET", get_webhook_secret(db, tenant).secret)
+    for program in programs:
+        names: dict[str, Any] = {}
+        exec(program, names)
+        assert names["receive"](call.body, call.headers) == 204
+        assert names["receive"](call.body + b" ", call.headers) == 401
+        assert names["receive"](call.body, {}) == 401
+
+
+def test_a_jobs_own_url_is_signed_by_both_of_the_tenants_secrets(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    secrets = [get_webhook_secret(db, tenant).secret]
+    secrets.append(rotate_webhook_secret(db, tenant, overlap_s=60, actor="tests").secret)
+    end_job(db, tenant, receiver.url())
+    (call,) = receiver.wait_calls(1)
+    assert len(call.headers["webhook-signature"].split(" ")) == 2
+    for secret in secrets:
+        standardwebhooks.Webhook(secret).verify(call.body, call.headers)
 
 
 def test_a_failure_is_tried_again_under_the_same_id_with_a_new_signature(
@@ -153,7 +226,7 @@ def test_a_failure_is_tried_again_under_the_same_id_with_a_new_signature(
     wait_until(lambda: only(db, tenant, job_id).state == "delivered")
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert first.body == second.body
-    standardwebhooks.Webhook(get_webhook_secret(db, tenant)).verify(second.body, second.headers)
+    standardwebhooks.Webhook(get_webhook_secret(db, tenant).secret).verify(second.body, second.headers)
     assert only(db, tenant, job_id).attempts == 2
 
 
@@ -171,14 +244,56 @@ def test_gone_ends_the_delivery_and_disables_the_endpoint(
     db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
 ) -> None:
     receiver.answer = lambda _: Answer(410)
-    outbox.create_endpoint(db, tenant, url=receiver.url(), actor="tests")
+    create_endpoint(db, tenant, url=receiver.url(), actor="tests")
     job_id = end_job(db, tenant, None)
     wait_until(lambda: only(db, tenant, job_id).state == "failed")
-    (endpoint,) = outbox.list_endpoints(db, tenant)
-    assert endpoint.disabled_at is not None
+    (endpoint,) = list_endpoints(db, tenant)
+    assert endpoint.disabled_reason == "gone"
     end_job(db, tenant, None)
-    assert len(outbox.list_deliveries(db, tenant)) == 1
+    assert len(list_deliveries(db, tenant)) == 1
     assert len(receiver.calls) == 1
+
+
+def test_an_endpoint_that_fails_for_days_is_disabled_and_what_was_under_way_to_it_is_not_sent(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    receiver.answer = lambda _: Answer(500)
+    endpoint = create_endpoint(db, tenant, url=receiver.url(), actor="tests")
+    jobs = [end_job(db, tenant, None)]
+    wait_until(lambda: only(db, tenant, jobs[0]).last_status == 500)
+    jobs.append(end_job(db, tenant, None))
+    wait_until(lambda: only(db, tenant, jobs[1]).last_status == 500)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE webhook_endpoints SET failing_since = now() - interval '5 days'"))
+        due = text("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE job_id = :id")
+        connection.execute(due, {"id": jobs[0]})
+    wait_until(lambda: get_endpoint(db, tenant, endpoint.id).disabled_reason == "failing")
+    make_due(db)
+    wait_until(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"failed"})
+    assert only(db, tenant, jobs[1]).last_error == "the endpoint is disabled"
+    assert len(receiver.calls) == 3
+
+
+def test_an_overloaded_receiver_is_left_alone_for_a_while(
+    db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
+) -> None:
+    receiver.answer = lambda call: Answer(502 if call.path == "/busy" else 204)
+    endpoints = [create_endpoint(db, tenant, url=receiver.url(path), actor="tests") for path in ("/busy", "/well")]
+    end_job(db, tenant, None)
+    receiver.wait_calls(1, "/busy")
+    wait_until(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 1)
+    wait_until(lambda: only_of(db, tenant, endpoints[0].id).last_status == 502)
+    # Another endpoint on the same host, of the same tenant, is told as ever.
+    job_id = end_job(db, tenant, None)
+    wait_until(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 2)
+    waiting = [row for row in list_deliveries(db, tenant, DeliveryFilter(job_id=job_id)) if row.state == "pending"]
+    assert [(row.endpoint_id, row.attempts) for row in waiting] == [(endpoints[0].id, 0)]
+    assert len(receiver.wait_calls(1, "/busy")) == 1
+
+
+def only_of(db: Database, tenant: str, endpoint_id: str) -> DeliveryRecord:
+    (record,) = list_deliveries(db, tenant, DeliveryFilter(endpoint_id=endpoint_id))
+    return record
 
 
 def test_retry_after_is_honoured(db: Database, tenant: str, receiver: Receiver, sender: WebhookSender) -> None:
@@ -278,8 +393,8 @@ def test_what_a_dead_sender_had_in_hand_comes_due_again(
     sender.stop(5)
     job_id = end_job(db, tenant, receiver.url())
     # A sender takes it, the receiver answers 2xx, the sender dies before it says so.
-    (taken,) = outbox.take_due(db, 10, lease_s=0.2)
-    assert outbox.take_due(db, 10, lease_s=0.2) == []
+    (taken,) = take_due(db, 10, lease_s=0.2)
+    assert take_due(db, 10, lease_s=0.2) == []
     successor = WebhookSender(db, _reaching(receiver))
     successor.start()
     try:
@@ -302,7 +417,7 @@ def test_stopping_is_quick_and_gives_back_what_was_not_tried(
     sender.stop(0.5)
     assert time.monotonic() - start < 1.5
     assert sum(only(db, tenant, job_id).attempts for job_id in jobs) == 4
-    assert len(outbox.take_due(db, 100, lease_s=1)) == 8
+    assert len(take_due(db, 100, lease_s=1)) == 8
     receiver.released.set()
     sender.stop(5)
 
@@ -370,10 +485,20 @@ def test_retry_after_in_every_form(value: str | None, expected: float | None) ->
     assert retry_after_s({} if value is None else {"retry-after": value}, NOW) == expected
 
 
-def delivery(receiver_name: str, number: int = 0) -> Delivery:
+def delivery(receiver_name: str, number: int = 0, tenant_id: str = "t1") -> Delivery:
     url = f"https://{receiver_name}/hook/{number}"
     return Delivery(
-        f"evt_{receiver_name}{number}", "t1", url, "whsec_MDEyMw==", "job.failed", "job_1", JobState.FAILED, NOW, 1
+        id=f"evt_{receiver_name}{number}",
+        tenant_id=tenant_id,
+        endpoint_id=None,
+        url=url,
+        secrets=("whsec_MDEyMw==",),
+        type="job.failed",
+        subject_id="job_1",
+        status=JobState.FAILED,
+        created_at=NOW,
+        attempt=1,
+        num_tries=1,
     )
 
 
@@ -387,7 +512,7 @@ def test_a_signature_covers_id_time_and_body() -> None:
 
 
 def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
-    lanes = Lanes(max_running=2)
+    lanes = Lanes(max_running=2, max_of_tenant=8)
     for number in range(5):
         lanes.add(delivery("a", number))
     lanes.add(delivery("b"))
@@ -401,6 +526,35 @@ def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
     assert resumed.id == "evt_a2"
     assert [each.id for each in lanes.drop("t1 a")] == ["evt_a3", "evt_a4"]
     assert (lanes.num_waiting, lanes.full(), lanes.drop()) == (0, frozenset(), [])
+
+
+def test_a_tenant_with_many_receivers_leaves_senders_to_others() -> None:
+    lanes = Lanes(max_running=2, max_of_tenant=3)
+    for number in range(5):
+        lanes.add(delivery(f"host{number}"))
+    assert lanes.full_tenants() == {"t1"}
+    lanes.add(delivery("other", tenant_id="t2"))
+    started = [each for _ in range(6) if (each := lanes.next())]
+    assert [each.id for each in started] == ["evt_host00", "evt_host10", "evt_host20", "evt_other0"]
+    assert (lanes.num_waiting, lanes.full_tenants()) == (2, frozenset())
+    lanes.done(started[0])
+    resumed = lanes.next()
+    assert resumed is not None
+    assert (resumed.id, lanes.next()) == ("evt_host30", None)
+
+
+def test_the_breaker_slows_down_for_whoever_says_so_at_once() -> None:
+    breaker = Breaker(threshold=3, first_s=5, longest_s=15)
+    pauses = []
+    for now in (0.0, 100.0, 200.0, 300.0):
+        breaker.overloaded("a", now)
+        pauses.append(breaker.blocked_for_s("a", now))
+    assert pauses == [5, 10, 15, 15]
+
+
+@pytest.mark.parametrize(("status", "is_overload"), [(200, False), (429, True), (500, False), (502, True), (504, True)])
+def test_which_answers_say_that_a_receiver_is_overloaded(status: int, is_overload: bool) -> None:
+    assert judge(Reply(status, {}), NOW).is_overload is is_overload
 
 
 def test_the_breaker_opens_for_longer_and_longer_and_closes_at_the_first_answer() -> None:
@@ -428,6 +582,6 @@ def test_nothing_secret_or_said_by_the_receiver_is_logged(
     sender.stop(5)
     out, err = capfd.readouterr()
     assert "webhook.failed" in out + err
-    for secret in ("STACKTRACE", "TOP-SECRET", get_webhook_secret(db, tenant)):
+    for secret in ("STACKTRACE", "TOP-SECRET", get_webhook_secret(db, tenant).secret):
         assert secret not in out + err
     assert threading.active_count() < 40
