@@ -125,6 +125,40 @@ class Client:
         """Forget a URL and what waits to be sent to it."""
         self._call("DELETE", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}", {"id"})
 
+    def webhook_endpoints(self) -> list[Json]:
+        """Return the endpoints, without their secrets."""
+        return list(self._call("GET", "/v1/webhook_endpoints", {"data"})["data"])
+
+    def test_webhook_endpoint(self, endpoint_id: str) -> Json:
+        """Have a test sent to an endpoint, and return its delivery."""
+        return self._call("POST", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}/test", {"id"})
+
+    def enable_webhook_endpoint(self, endpoint_id: str) -> Json:
+        """Have an endpoint called again, and return it."""
+        return self._call("POST", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}/enable", {"id"})
+
+    def recover_webhook_endpoint(self, endpoint_id: str, since: int) -> int:
+        """Have all that an endpoint missed since a time (Unix seconds) sent to it; return how many events that is."""
+        path, num_queued = f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}/recover", 0
+        while True:
+            answer = self._call("POST", path, {"queued", "has_more"}, json={"since": since})
+            num_queued += int(answer["queued"])
+            if not answer["has_more"]:
+                return num_queued
+
+    def webhook_deliveries(self, **filters: str | int | None) -> list[Json]:
+        """Return the newest deliveries that match."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        return list(self._call("GET", "/v1/webhook_deliveries", {"data"}, params=params)["data"])
+
+    def webhook_delivery(self, delivery_id: str) -> Json:
+        """Return a delivery with its tries."""
+        return self._call("GET", f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}", {"id", "tries"})
+
+    def redeliver(self, delivery_id: str) -> Json:
+        """Have an event sent again, and return its delivery."""
+        return self._call("POST", f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}/redeliver", {"id"})
+
     def follow(self, job_id: str) -> Iterator[Event]:
         """Yield the job's events up to its terminal one, each once, over as many connections as it takes."""
         last_id = ""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import access, admin, audit, encryption, privacy, verbs
+from cli import access, admin, audit, encryption, privacy, verbs, webhooks
 from cli.demo import demo as run_demo
 from cli.limits import limits
 from cli.up import up as run_up
@@ -40,6 +40,7 @@ app.add_typer(limits, name="limits")
 app.add_typer(privacy.app, name="retention")
 app.command()(privacy.purge)
 app.add_typer(encryption.app, name="encryption")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @app.command()

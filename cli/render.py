@@ -134,6 +134,52 @@ def models_table(models: Sequence[Json]) -> Table:
     return table
 
 
+def endpoints_table(endpoints: Sequence[Json]) -> Table:
+    """Webhook endpoints, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("endpoint", "url", "events", "disabled", "failing since"):
+        table.add_column(column)
+    for endpoint in endpoints:
+        disabled = endpoint["disabled_at"]
+        table.add_row(
+            endpoint["id"],
+            Text(endpoint["url"]),
+            ", ".join(endpoint["events"]),
+            f"{endpoint['disabled_reason'] or 'yes'}, {_ago(disabled)}" if disabled else "",
+            _ago(endpoint["failing_since"]) if endpoint["failing_since"] else "",
+        )
+    return table
+
+
+def deliveries_table(deliveries: Sequence[Json]) -> Table:
+    """Webhook deliveries, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("delivery", "event", "of", "status", "tries", "created", "last error"):
+        table.add_column(column)
+    for one in deliveries:
+        table.add_row(
+            one["id"],
+            one["type"],
+            one["job_id"] or one["batch_id"] or one["about_endpoint_id"],
+            one["status"],
+            str(one["attempts"]),
+            _ago(one["created_at"]),
+            Text(one["last_error"] or ""),
+        )
+    return table
+
+
+def tries_table(tries: Sequence[Json]) -> Table:
+    """The tries of a delivery, one a row."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("try", "at", "took", "status", "error"):
+        table.add_column(column)
+    for one in tries:
+        status = "" if one["status"] is None else str(one["status"])
+        table.add_row(str(one["attempt"]), _ago(one["at"]), _ms(one["duration_ms"]), status, Text(one["error"] or ""))
+    return table
+
+
 def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.0f} ms"
 

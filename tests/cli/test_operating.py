@@ -1,17 +1,21 @@
-"""``headrace dead-letters`` and ``headrace queues`` against a real API."""
+"""``headrace dead-letters``, ``headrace queues`` and ``headrace webhooks`` against a real API."""
 
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import httpx2
 import orjson
 import pytest
+from sqlalchemy import text
 
 from store import keys
 from store.db import Database
 from store.registry import register_version
 from store.settings import Settings, child_environment
+from store.webhook_endpoints import create_endpoint
+from store.webhooks import Tried, failed, take_due
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
 
@@ -60,6 +64,30 @@ def test_they_are_listed_and_replayed_once(operator: tuple[list[str], Verb]) -> 
     assert poison not in said
     assert verb("dead-letters", "--replay").strip() == "nothing to replay"
     assert verb("dead-letters", "--queue", "other@1").strip() == "no dead letters"
+
+
+def test_webhooks_are_shown_tried_and_sent_again(operator: tuple[list[str], Verb], db: Database) -> None:
+    (exhausted, _), verb = operator
+    assert verb("webhooks", "endpoints").strip() == "no webhook endpoints"
+    with db.begin() as connection:
+        tenant = connection.execute(text("SELECT id FROM tenants")).scalar_one()
+    endpoint = create_endpoint(db, tenant, url="https://hooks.example.com/x", events=["job.failed"], actor="tests")
+    assert verb("webhooks", "recover", endpoint.id, "--since", "2026-01-01").startswith("2 events")
+    (delivery,) = orjson.loads(verb("webhooks", "deliveries", "--job", exhausted, "--json"))
+    (taken,) = (each for each in take_due(db, 10, 60) if each.id == delivery["id"])
+    gone = Tried(datetime.now(UTC), 5, 410, "answered 410")
+    failed(db, taken, gone, retry_in_s=None, patience_s=60)
+    assert "answered 410" in verb("webhooks", "delivery", delivery["id"])
+    assert "gone, " in verb("webhooks", "endpoints")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        verb("webhooks", "test", endpoint.id)
+    assert "is disabled: enable it first" in refused.value.stderr
+    verb("webhooks", "enable", endpoint.id)
+    test = verb("webhooks", "test", endpoint.id).strip()
+    verb("webhooks", "redeliver", delivery["id"])
+    listed = verb("webhooks", "deliveries", "--endpoint", endpoint.id, "--status", "pending")
+    assert test in listed
+    assert delivery["id"] in listed
 
 
 def test_a_queue_is_shown_stopped_and_let_go_on(operator: tuple[list[str], Verb]) -> None:
