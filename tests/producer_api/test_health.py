@@ -11,14 +11,17 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from cli.local.postgres import LocalPostgres
+from migrations.roles import let_in
 from migrations.schema import upgrade
 from store import keys
 from store.db import Database
 from store.registry import ModelVersion, register_version
+from store.roles import ROLES
 from store.settings import Settings
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
+from tests.roles import ROLE_PASSWORD
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -134,6 +137,7 @@ def own_postgres(server_folder: Path) -> Iterator[LocalPostgres]:
 def test_without_postgres_it_says_so_and_recovers(settings: Settings, own_postgres: LocalPostgres) -> None:
     db = Database(own_postgres.url, pool_size=2, application_name="tests")
     upgrade(db)
+    let_in(db, dict.fromkeys(ROLES, ROLE_PASSWORD))
     key = keys.create_key(db, keys.create_tenant(db, "acme"), "all", keys.SCOPES, actor="tests")
     register_version(
         db,
