@@ -35,6 +35,8 @@ KEEP_S = 5.0
 _MOST_TENANTS = 10_000
 # What names a thing or says of what kind it is, and is no text of anybody's.
 _NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object"])
+# What has keys of the caller's own, whatever they are called.
+_FREE = frozenset(["metadata", "variables"])
 _SHOWN_AGAIN = ("instructions", "metadata", "prompt", "user", "safety_identifier")
 
 
@@ -216,33 +218,37 @@ def _has_tokens(source: Any) -> bool:
     return isinstance(source, dict) and "token_ids" in source
 
 
-def _texts(given: Any) -> Iterator[str]:
-    """Yield every text in a JSON value, but for names."""
+def _texts(given: Any, *, is_free: bool = False) -> Iterator[str]:
+    """Yield every text in a JSON value, but for names; where keys are the caller's own, the keys too and all values."""
     match given:
         case str():
             yield given
         case dict():
             for key, value in given.items():
-                if key not in _NAMES or not isinstance(value, str):
-                    yield from _texts(value)
+                if is_free:
+                    yield key
+                if is_free or key not in _NAMES or not isinstance(value, str):
+                    yield from _texts(value, is_free=is_free or key in _FREE)
         case list():
             for value in given:
-                yield from _texts(value)
+                yield from _texts(value, is_free=is_free)
         case _:
             return
 
 
-def _refilled(given: Any, texts: Iterator[str]) -> Any:
+def _refilled(given: Any, texts: Iterator[str], *, is_free: bool = False) -> Any:
     """Return the JSON value with the next of ``texts`` for every text that ``_texts`` yields."""
     match given:
         case str():
             return next(texts)
         case dict():
-            return {
-                key: value if key in _NAMES and isinstance(value, str) else _refilled(value, texts)
-                for key, value in given.items()
-            }
+            done: dict[str, Any] = {}
+            for key, value in given.items():
+                name = next(texts) if is_free else key
+                is_name = not is_free and key in _NAMES and isinstance(value, str)
+                done[name] = value if is_name else _refilled(value, texts, is_free=is_free or key in _FREE)
+            return done
         case list():
-            return [_refilled(value, texts) for value in given]
+            return [_refilled(value, texts, is_free=is_free) for value in given]
         case _:
             return given

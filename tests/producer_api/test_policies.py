@@ -67,6 +67,34 @@ def test_what_is_redacted_is_nowhere_whichever_way_it_came(
     assert openai.responses.retrieve(made.id).instructions == "You are <EMAIL_1>"
 
 
+FUNCTION: dict[str, Any] = {"name": "f", "description": RAW, "parameters": {"title": RAW, "properties": {RAW: {}}}}
+FIELDS: list[dict[str, Any]] = [
+    {"metadata": {"name": RAW, "id": RAW}},
+    {"metadata": {RAW: "x"}},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": RAW}]}]},
+    {"messages": [{"role": "user", "content": "x", "name": RAW}]},
+    {"tools": [{"type": "function", "function": FUNCTION}]},
+    {"stop": [RAW]},
+    {"user": RAW},
+    {"safety_identifier": RAW},
+    {"prompt_cache_key": RAW},
+    {"job": {"tags": [RAW]}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": RAW}}}},
+]
+
+
+def test_no_field_of_a_request_is_a_way_around_it(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, redis_client: redis.Redis
+) -> None:
+    put(api, RULES)
+    with worker.serve(lambda _: ["x"]):
+        for extra in FIELDS:
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, **extra}
+            answer = api.post("/v1/chat/completions", json=body)
+            assert answer.status_code in (200, 400), answer.text
+            assert RAW not in everything_stored(db, redis_client), extra
+
+
 def test_the_lines_of_a_batch_are_no_way_around_it(
     api: httpx2.Client, settings: Settings, db: Database, tenant: str, key: str
 ) -> None:
