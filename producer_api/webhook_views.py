@@ -53,6 +53,7 @@ class SecretRotation(Strict):
         DEFAULT_OVERLAP_S,
         ge=0,
         le=LONGEST_OVERLAP_S,
+        strict=True,
         description="how long calls carry a signature by the old secret too; 0: no longer",
     )
 
@@ -67,7 +68,7 @@ class Recovery(Strict):
     delivered_before: _UnixTime | None = Field(
         None, description="also those that were delivered, but before this time: when what took them was lost, say"
     )
-    limit: int = Field(MOST_RECOVERED, ge=1, le=MOST_RECOVERED)
+    limit: int = Field(MOST_RECOVERED, ge=1, le=MOST_RECOVERED, strict=True)
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:

@@ -186,6 +186,7 @@ def test_an_endpoint_that_is_gone_is_enabled_tested_and_told_what_it_missed(api:
         ({"since": "yesterday"}, "since"),
         ({"since": 100, "until": 100}, None),
         ({"since": 0, "limit": 1001}, "limit"),
+        ({"since": 0, "limit": True}, "limit"),
         ({"since": 0, "all": True}, "all"),
     ],
 )
@@ -209,5 +210,5 @@ def test_the_secret_for_a_jobs_own_url_stays_the_same_until_it_is_rotated(
     assert rotated.json()["secret"] != first.json()["secret"]
     assert rotated.json()["old_secret_expires_at"] is not None
     assert make_client(other_key).get("/v1/webhook_secret").json() == theirs
-    for overlap_s in (-1, 10**9, "a day"):
+    for overlap_s in (-1, 10**9, "a day", False):
         assert api.post("/v1/webhook_secret/rotate", json={"overlap_s": overlap_s}).status_code == 400
