@@ -19,7 +19,7 @@ from policy.outputs import MissingFinder
 from policy.placeholders import Vault
 from policy.policies import Policy, apply_input
 from policy.recognisers import FOUND_BY_NAME
-from policy.streaming import counted
+from policy.streaming import GuardedText, counted
 from store import policies
 from store.db import Database
 from store.errors import InvalidRequest, Unavailable
@@ -119,6 +119,7 @@ def applied(
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
+    _check_fixed(policy, list(_fixed(fields["input"], request)))
     fields["metadata"] = dict(request.metadata)
     if response is not None:
         fields["items"] = response.input
@@ -148,6 +149,35 @@ def _check_logprobs(policy: Policy, request: Request) -> None:
             code="unsupported_parameter",
             param="sampling.logprobs",
         )
+
+
+def _fixed(given: Any, request: Request) -> Iterator[str]:
+    """Yield what of a request cannot have a placeholder: speakers' names, keys of schemas, stop strings, a grammar."""
+    yield from _names_and_keys(given)
+    if isinstance(request, GenerateRequest):
+        yield from request.sampling.stop
+        if request.sampling.grammar is not None:
+            yield request.sampling.grammar.text
+
+
+def _names_and_keys(given: Any, *, in_schema: bool = False) -> Iterator[str]:
+    if isinstance(given, list):
+        for value in given:
+            yield from _names_and_keys(value, in_schema=in_schema)
+    elif isinstance(given, dict):
+        for key, value in given.items():
+            if in_schema:
+                yield key
+            if key in _NAMES and isinstance(value, str):
+                yield value
+            yield from _names_and_keys(value, in_schema=in_schema or key == "parameters")
+
+
+def _check_fixed(policy: Policy, texts: list[str]) -> None:
+    for one in texts:
+        guarded = GuardedText(policy.input, Vault())
+        if guarded.finish(one) != one or guarded.blocked_by is not None:
+            raise _blocked(guarded.blocked_by or guarded.hits[0].rule_id, "input")
 
 
 def check_template(policy: Policy, template: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ FIELDS: list[dict[str, Any]] = [
 
 
 def test_no_field_of_a_request_is_a_way_around_it(
-    api: httpx2.Client, worker: ScriptedWorker, db: Database, redis_client: redis.Redis
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, redis_client: redis.Redis, tenant: str
 ) -> None:
     put(api, RULES)
     with worker.serve(lambda _: ["x"]):
@@ -93,6 +93,8 @@ def test_no_field_of_a_request_is_a_way_around_it(
             answer = api.post("/v1/chat/completions", json=body)
             assert answer.status_code in (200, 400), answer.text
             assert RAW not in everything_stored(db, redis_client), extra
+            # What a row keeps packed.
+            assert RAW not in str([(job.metadata, job.payload) for job in jobs.list_jobs(db, tenant)]), extra
 
 
 def test_the_lines_of_a_batch_are_no_way_around_it(
