@@ -91,8 +91,13 @@ class KeyPatch(_Ends):
 class KeyRotation(_Ends):
     """How a key is replaced. Without an end the new one has that of the old one."""
 
+    # Strict: false is no number of seconds.
     overlap_s: int = Field(
-        DEFAULT_OVERLAP_S, ge=0, le=LONGEST_OVERLAP_S, description="how long the old key still works; 0: no longer"
+        DEFAULT_OVERLAP_S,
+        ge=0,
+        le=LONGEST_OVERLAP_S,
+        strict=True,
+        description="how long the old key still works; 0: no longer",
     )
 
 

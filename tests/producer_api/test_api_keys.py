@@ -159,6 +159,7 @@ def test_the_old_key_works_on_for_the_overlap(
     admin: httpx2.Client, make_client: MakeClient, db: Database, tenant: str
 ) -> None:
     made = make(admin, models=["tiny"])
+    assert refusal(admin.post(f"{KEYS}/{made['id']}/rotate", json={"overlap_s": False}))[0] == 400
     new = admin.post(f"{KEYS}/{made['id']}/rotate", json={"overlap_s": 60}).json()
     assert [new[name] for name in ("name", "scopes", "models", "expires_at")] == ["new", made["scopes"], ["tiny"], None]
     old = new["replaces"]
