@@ -100,15 +100,20 @@ def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | Non
     """
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else None
-        return subprocess.run(
+        process = subprocess.Popen(
             [str(part) for part in argv],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=out or subprocess.DEVNULL,
             stderr=out,
-            check=False,
             preexec_fn=_die_with_parent(signal.SIGKILL),
-        ).returncode
+        )
+        try:
+            return process.wait()
+        finally:
+            # After Ctrl-C subprocess.run would kill it and not wait for its end. To one that has ended it is nothing.
+            process.kill()
+            process.wait()
 
 
 def last_line(text: str) -> str:

@@ -56,6 +56,7 @@ def ended(text: str, state: JobState = JobState.SUCCEEDED, finish_reason: str = 
         error=None,
         usage={"input_tokens": 3, "output_tokens": 1},
         num_deltas=1,
+        output_purged_at=None,
     )
     return replace(job, **changes)
 

@@ -28,6 +28,7 @@ def together(server: ApiServer, api: httpx2.Client, monkeypatch: pytest.MonkeyPa
     submissions = server.runtime.submissions
     api.post("/v1/jobs", json=PROMPT).raise_for_status()  # the tokenizer is loaded, and a wave has begun
     monkeypatch.setattr(submissions._gathering, "_next_at", float("inf"))
+    monkeypatch.setattr(submissions._gathering, "_hurry_at", float("inf"))  # nor does one who comes seldom end it early
     monkeypatch.setattr(submissions._gathering, "_enough", len(OUTCOMES))
     submit_all = submissions._gathering._run
 

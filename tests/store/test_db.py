@@ -140,11 +140,11 @@ def test_a_pool_that_stays_busy_is_unavailable(settings: Settings, monkeypatch: 
 @pytest.mark.parametrize("value", ["a\0secret", {"text": "a\0secret"}])
 def test_a_value_that_cannot_be_stored_is_the_callers_fault_and_not_quoted(db: Database, value: object) -> None:
     statement = "SELECT CAST(:value AS text)" if isinstance(value, str) else "SELECT CAST(:value AS jsonb) -> 'text'"
-    parameter = value if isinstance(value, str) else dump_json(value)
+    parameter = (lambda: value) if isinstance(value, str) else (lambda: dump_json(value))
     with pytest.raises(InvalidRequest) as refused, db.begin() as connection:
-        connection.execute(text(statement), {"value": parameter})
+        connection.execute(text(statement), {"value": parameter()})
     assert "secret" not in refused.value.message
-    assert refused.value.__suppress_context__
+    assert refused.value.__suppress_context__ or refused.value.__context__ is None
 
 
 def test_a_text_that_is_not_unicode_is_the_callers_fault() -> None:

@@ -12,15 +12,18 @@ from sqlalchemy import create_engine
 
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
+from migrations.roles import let_in
 from migrations.schema import upgrade
 from store import jobs
 from store.db import Database
 from store.errors import Unavailable
 from store.redis import connect
+from store.roles import ROLES
 from store.settings import Settings
 from store.states import JobState
 from tests.conftest import empty_tables
 from tests.folders import reachable_folder
+from tests.roles import ROLE_PASSWORD
 
 from .conftest import Bell, Bench, WorkerProcess, wait_for
 
@@ -59,6 +62,7 @@ def _running_servers(folder: Path) -> Iterator[Servers]:
     servers.valkey.start()
     db = Database(servers.postgres.url, application_name="tests")
     upgrade(db)
+    let_in(db, dict.fromkeys(ROLES, ROLE_PASSWORD))
     db.close()
     yield servers
     servers.valkey.stop()
