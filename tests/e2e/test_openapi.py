@@ -78,7 +78,7 @@ def test_no_route_fails_or_answers_what_it_does_not_document(
     stack: Stack, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     is_full = pytestconfig.getoption("--full")
-    options = ["--max-examples", "300"] if is_full else ["--max-examples", "5", "--generation-deterministic"]
+    options = ["--max-examples", "300"] if is_full else ["--max-examples", "2", "--generation-deterministic"]
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(_configuration(stack, is_full=is_full))
     command = [

@@ -98,12 +98,12 @@ def test_a_forced_call_validates_and_its_result_is_answered(running: Running) ->
     assert "sunny" in (answer.choices[0].message.content or "")
 
 
-@pytest.mark.parametrize(("fault", "jobs", "check"), [("none", 24, 12), ("kill-worker", 32, 0), ("flush-redis", 32, 0)])
+@pytest.mark.parametrize(("fault", "jobs", "check"), [("none", 16, 12), ("kill-worker", 16, 0), ("flush-redis", 16, 0)])
 def test_mixed_jobs_each_end_once_whatever_breaks(
     running: Running, pytestconfig: pytest.Config, fault: str, jobs: int, check: int
 ) -> None:
     # The reference computes one at a time, and for as long as all the rest of this folder takes.
-    check = check if pytestconfig.getoption("--full") else check // 2
+    check = check if pytestconfig.getoption("--full") else check // 4
     args = argparse.Namespace(jobs=jobs, concurrency=16, fault=fault, check=check)
     report = trial.run(running.stack, running.record, running.home, args)
     assert report.broken == []
