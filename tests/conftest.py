@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 import redis
 from sqlalchemy import Connection, Engine, create_engine, make_url, text
@@ -52,6 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Of every property a few dozen examples, always the same; with --full as many as Hypothesis takes, and new ones.
+    hypothesis.settings.register_profile("ci", max_examples=40, derandomize=True, deadline=None)
+    if not config.option.full:
+        hypothesis.settings.load_profile("ci")
     given = load_settings()
     if getattr(config.option, "numprocesses", None) and (given.database_url or given.redis_url):
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
