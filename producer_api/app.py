@@ -109,5 +109,6 @@ def create_app(settings: Settings) -> FastAPI:
         api_keys,
         health,
     ):
-        app.include_router(routes.router)
+        # As they are: include_router builds each once more, for every application and at its first request.
+        app.router.routes.extend(routes.router.routes)
     return app

@@ -62,13 +62,19 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
 
 
-# Whose files take longest, and mostly wait: begun first, none of them is left over when everything else has ended.
-_FIRST = ("e2e", "workers", "reliability", "cli")
+# Whose files mostly wait, the longest first. Files that compute are put between them, so that the cores are neither
+# idle nor fought for, and none of these is left over when everything else has ended.
+_WAITING = ("e2e", "cli", "reliability", "workers")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    folders = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
-    items.sort(key=lambda item: folders[item] not in _FIRST)
+    folders = {item.path: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    waiting = sorted(
+        (path for path in folders if folders[path] in _WAITING), key=lambda path: _WAITING.index(folders[path])
+    )
+    computing = [path for path in folders if folders[path] not in _WAITING]
+    places = {path: number / len(files) for files in (waiting, computing) for number, path in enumerate(files)}
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.fixture

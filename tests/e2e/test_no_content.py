@@ -146,7 +146,7 @@ def _tenant(stack: Stack) -> httpx2.Client:
 
 def _tell_everything(client: Client, receiver: Receiver) -> None:
     words = client.words
-    words.heard("key", client.stack.api_key.rpartition("_")[2])
+    words.heard("key", client.stack.api_key.split("_", 2)[2])
     receiver.answer = lambda call: Answer(500 if "failing" in call.path else 204, body=words("receiver").encode())
     for path in ("good", "failing"):
         url = receiver.url(f"/{path}?token={words('webhook URL')}")

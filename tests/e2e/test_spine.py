@@ -1,9 +1,12 @@
-"""The main job on real parts: a local stack on the real model, the official client, and faults under mixed jobs."""
+"""The main job on real parts: a local stack on the real model, the official client, the README's blocks, and faults."""
 
 import argparse
 import json
 import re
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -11,7 +14,17 @@ import jsonschema_rs
 import pytest
 
 from benchmarks import trial
-from tests.e2e.running import Running
+from tests import readme
+from tests.e2e.running import Running, running_smollm2
+from tests.readme import block
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    # The reference is float32.
+    with running_smollm2({"HEADRACE_LEASE_S": "5", "HEADRACE_SWEEP_S": "0.5", "HEADRACE_DTYPE": "float32"}) as running:
+        yield running
+
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -102,7 +115,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault" in metafunc.fixturenames:
         # CI breaks the fake's stacks alone (tests/reliability, make chaos): there it takes seconds.
         faults = [("kill-worker", 32, 0), ("flush-redis", 32, 0)] if metafunc.config.getoption("--full") else []
-        metafunc.parametrize(("fault", "jobs", "check"), [("none", 16, 12), *faults])
+        metafunc.parametrize(("fault", "jobs", "check"), [("none", 12, 8), *faults])
 
 
 def test_mixed_jobs_each_end_once_whatever_breaks(
@@ -142,3 +155,38 @@ def test_metrics_count_what_was_accepted(running: Running) -> None:
     found = re.search(r'headrace_\w*accepted\w*\{[^}]*model="smollm2"[^}]*\} (\d+)', text)
     assert found is not None, text[:2000]
     assert int(found[1]) > 0
+
+
+def here(text: str, running: Running) -> str:
+    """A block with this stack's address and key."""
+    return readme.here(text, running.stack.api_url, running.stack.api_key)
+
+
+def test_the_openai_program_prints_an_answer(running: Running) -> None:
+    program = here(block("python", "from openai import OpenAI"), running)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_the_curl_chat_gets_an_answer(running: Running) -> None:
+    command = here(block("sh", "v1/chat/completions"), running)
+    key = f"export HEADRACE_API_KEY={running.stack.api_key}\n"
+    done = subprocess.run(["sh", "-c", key + command], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"], done.stderr
+
+
+@pytest.mark.parametrize("verb", ["?wait=30", "/events", "/cancel"])
+def test_the_curl_commands_work(running: Running, verb: str) -> None:
+    commands = here(block("sh", "curl -s localhost:8000/v1/jobs -H"), running)
+    submit = commands[: commands.index("# 202")]
+    answer = subprocess.run(["sh", "-c", submit], capture_output=True, text=True, timeout=60)
+    job = json.loads(answer.stdout)
+    assert job["status"] in {"queued", "running"}
+    (line,) = [line for line in commands.splitlines() if verb in line]
+    key = f"export HEADRACE_API_KEY={running.stack.api_key}\n"
+    follow = key + line.replace("job_…", job["id"])
+    result = subprocess.run(["sh", "-c", follow], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    expected = {"?wait=30": '"succeeded"', "/events": "event: job.succeeded", "/cancel": job["id"]}
+    assert expected[verb] in result.stdout

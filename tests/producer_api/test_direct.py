@@ -32,8 +32,9 @@ def routed(
 
 
 def told(response: httpx2.Response) -> tuple[int, set[str], dict[str, Any]]:
-    """What an answer says beside ids, times and what is left of a limit."""
+    """What an answer says beside ids, times, what is left of a limit, and the place in the queue, which comes later."""
     body = response.json()
+    body.pop("queue", None)
     for name in ("id", "created_at", "expires_at", "links"):
         body.pop(name, None)
     names = {name for name in response.headers if name not in CHANGING}
