@@ -1,6 +1,7 @@
 """What an embeddings request may ask, as which job it is stored, and how a refusal names the field that was sent."""
 
 import json
+import time
 from typing import Any
 
 import httpx2
@@ -106,10 +107,11 @@ def test_who_leaves_before_the_end_cancels_the_job(
 ) -> None:
     with pytest.raises(httpx2.TimeoutException):
         api.post("/v1/embeddings", json={"model": "org/vectors", "input": "x"}, timeout=0.5)
-    (job,) = jobs.list_jobs(db, tenant)
-    while not job.state.is_terminal:
-        job = jobs.get(db, tenant, job.id)
-    assert job.state is JobState.CANCELLED
+    # On a busy machine it may be stored after that.
+    deadline = time.monotonic() + 20
+    while [job.state for job in jobs.list_jobs(db, tenant)] != [JobState.CANCELLED]:
+        assert time.monotonic() < deadline, "the job goes on"
+        time.sleep(0.02)
 
 
 def test_the_document_has_both_tasks_and_all_shapes_of_input(settings: Settings) -> None:
