@@ -15,7 +15,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 import redis
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, make_url
 
 import store.file_tables
 import store.limit_tables
@@ -120,13 +120,25 @@ def schema(services: Services) -> Iterator[Engine]:
     engine.dispose()
 
 
+# DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. In one block, and only where there is
+# something: most tests touch few tables, and there are thousands of tests.
+_EMPTY_TABLES = "".join(
+    f"IF EXISTS (SELECT FROM {table}) THEN DELETE FROM {table}; END IF;\n"
+    for table in reversed(metadata.sorted_tables)
+    if table.name != "audit_log"
+)
+
+
 def empty_tables(connection: Connection) -> None:
     """Delete every row, also of the audit log, which refuses that to everybody."""
-    connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only"))
-    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables.
-    for table in reversed(metadata.sorted_tables):
-        connection.execute(table.delete())
-    connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
+    block = f"""DO $$ BEGIN
+        IF EXISTS (SELECT FROM audit_log) THEN
+            ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only;
+            DELETE FROM audit_log;
+            ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only;
+        END IF;
+        {_EMPTY_TABLES} END $$"""
+    connection.exec_driver_sql(block)
 
 
 @pytest.fixture(scope="session")

@@ -3,28 +3,16 @@
 import json
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
-LIGHT = [
-    "cli.main",
-    "migrations.__main__",
-    "producer_api.__main__",
-    "store.accepting",
-    "store.claims",
-    "store.hub",
-    "store.jobs",
-    "store.queue",
-    "store.registry",
-    "store.sweeps",
-    "prompts.prompt",
-    "prompts.tokenizer",
-    "workers.dispatcher",
-    "workers.flower",
-]
+# Between them these load all of store and prompts.
+LIGHT = ["cli.main", "migrations.__main__", "producer_api.__main__", "workers.dispatcher", "workers.flower"]
 HEAVY = {"torch", "transformers", "safetensors"}
 
 
+@cache
 def loaded_by(module: str) -> set[str]:
     """The top-level modules of a fresh interpreter that imported ``module``."""
     script = f"import json, sys, {module}; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
