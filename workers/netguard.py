@@ -8,8 +8,10 @@ one number of bytes however fast it floods.
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +148,7 @@ class _GuardedBackend(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         """Connect to the first address of ``host`` that answers, if all of them are allowed."""
-        addresses = self._resolve(host, port)
+        addresses = _in_time(self._resolve, host, port, self._deadline.left_s())
         if not addresses or not all(is_allowed(address, self._exempt) for address in addresses):
             raise AddressRefused("the name does not resolve to public addresses only")
         for address in addresses[:-1]:
@@ -165,6 +167,23 @@ class _GuardedBackend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         """Refuse: a socket file is never public."""
         raise AddressRefused("socket files are not allowed")
+
+
+def _in_time(resolve: Resolve, host: str, port: int, timeout_s: float) -> Sequence[str]:
+    """Resolve, and raise TimeoutError if that takes too long: who owns a name has the servers that are asked for it.
+
+    The look-up itself cannot be cut off; its thread ends when the resolver gives up.
+    """
+    found: Future[Sequence[str]] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(resolve(host, port))
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    return found.result(timeout_s)
 
 
 class _DeadlineStream(httpcore2.NetworkStream):

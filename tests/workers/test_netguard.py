@@ -309,6 +309,21 @@ def test_a_url_in_disguise_reaches_nothing(receiver: Receiver, url: str) -> None
     assert names.asked == [], "it was refused before anybody was asked"
 
 
+def test_a_resolver_that_does_not_answer_is_left_at_the_deadline(receiver: Receiver) -> None:
+    is_over = threading.Event()
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        is_over.wait(10)
+        return ["127.0.0.1"]
+
+    start = time.monotonic()
+    with pytest.raises(CallTimedOut):
+        post(GuardedClient(OPEN, resolve=resolve), receiver.url(host="slow.example.com"), timeout_s=0.3)
+    assert time.monotonic() - start < 1.5
+    is_over.set()
+    assert receiver.calls == []
+
+
 def test_failures_are_named_without_an_address(receiver: Receiver) -> None:
     port = int(receiver.url().rsplit(":", 1)[1].split("/")[0])
     receiver.close()
