@@ -117,7 +117,7 @@ def test_no_rows_are_not_a_good_log(run: Run, db: Database, tmp_path: Path) -> N
     assert (result.exit_code, "there are no rows" in result.stdout) == (1, True)
 
 
-def test_an_end_that_was_cut_off_is_missed_without_a_head(run: Run, db: Database) -> None:
+def test_an_end_that_was_cut_off_is_noticed_without_a_head(run: Run, db: Database) -> None:
     acme, globex = (keys.find_tenant(db, name) for name in ("acme", "globex"))
     with db.begin() as connection:
         connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only"))
