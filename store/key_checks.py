@@ -4,7 +4,9 @@ Said when a process starts, and not when it first meets a value that does not op
 values, which are as good as random to whoever has not the key.
 """
 
-from sqlalchemy import text
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, text
 
 from store.db import Database
 from store.encryption import Vault
@@ -20,12 +22,18 @@ def check_keys(db: Database, vault: Vault) -> None:
     if not checks:
         return
     with db.begin() as connection:
-        connection.execute(_NOTE, [{"id": key_id, "check_value": check} for key_id, check in checks.items()])
-        known = connection.execute(_KNOWN, {"ids": list(checks)}).all()
+        known = _known(connection, checks)
+        if known.keys() < checks.keys():
+            connection.execute(_NOTE, [{"id": key_id, "check_value": check} for key_id, check in checks.items()])
+            known = _known(connection, checks)
         # Within the transaction: who is refused notes nothing.
-        for key_id, check in known:
+        for key_id, check in known.items():
             if check != checks[key_id]:
                 raise _another(key_id)
+
+
+def _known(connection: Connection, checks: Mapping[str, str]) -> dict[str, str]:
+    return {row.id: row.check_value for row in connection.execute(_KNOWN, {"ids": list(checks)})}
 
 
 def _another(key_id: str) -> SettingsError:
