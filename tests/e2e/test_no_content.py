@@ -74,7 +74,7 @@ class Client:
             "input": {
                 "messages": [_turn("system", words(f"{kind} system")), _turn("user", words(f"{kind} prompt", fault))]
             },
-            "sampling": {"max_tokens": 48},
+            "sampling": {"max_tokens": 48, "ignore_eos": True},
             "metadata": {"order": words(f"{kind} metadata")},
             **fields,
         }
@@ -208,6 +208,7 @@ def _conversations(client: Client) -> None:
         "tools": [{"type": "function", "function": tool}],
         "tool_choice": "none",
         "max_tokens": 40,
+        "ignore_eos": True,
         "metadata": {"a": words("chat metadata")},
         "stop": [words("stop")],
     }
