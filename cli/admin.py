@@ -13,6 +13,7 @@ import typer
 from cli.local.home import Home
 from store.db import Database, check_schema
 from store.errors import HeadraceError, InvalidRequest, SettingsError
+from store.key_checks import check_keys
 from store.registry import resolve
 from store.roles import API, OPERATOR, WORKER, url_of
 from store.settings import Settings, child_environment, load_settings, open_vault
@@ -85,14 +86,19 @@ def _amount(given: str) -> Decimal:
         raise InvalidRequest(f"a price is a number such as 0.15, not {given!r}", param="price") from None
 
 
-def database() -> Database:
-    """The configured database, or that of the stack that runs; raise SettingsError if there is neither."""
+def database(*, keys_checked: bool = True) -> Database:
+    """The configured database, or that of the stack that runs; raise SettingsError if there is neither.
+
+    With other encryption keys than were given before, too, unless ``keys_checked`` is False.
+    """
     url = located(load_settings()).get("DATABASE_URL")
     if not url:
         raise SettingsError("DATABASE_URL is not set, and no stack is running in HEADRACE_HOME")
     db = Database(url, pool_size=1, application_name="headrace cli", vault=open_vault(load_settings()))
     try:
         check_schema(db)
+        if keys_checked:
+            check_keys(db, db.vault)
     except HeadraceError:
         db.close()
         raise

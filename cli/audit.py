@@ -5,7 +5,7 @@ Reads the database with DATABASE_URL, or that of the stack in HEADRACE_HOME; an 
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -81,12 +81,14 @@ def _verify_database(heads: list[Head], tenant: str | None, most: int) -> bool:
         guards = audit_log.missing_guards(db)
         for name in guards:
             sys.stdout.write(f"the trigger {name} is gone or off: rows can be written that are not chained\n")
-        chains = _chains(db, tenant)
+        # Before the rows: what is written meanwhile is more than they tell of, not less.
+        ends, chains = audit_log.ends(db), _chains(db, tenant)
         if tenant is not None:
-            heads = [one for one in heads if one.chain in {chain or _SYSTEM for chain in chains}]
+            names = {chain or _SYSTEM for chain in chains}
+            heads, ends = ([one for one in some if one.chain in names] for some in (heads, ends))
         num_rows = sum(one.seq for one in audit_log.heads(db))
         found = ((row, number) for number, row in enumerate(_rows(db, chains), start=1))
-        return _verify(found, num_rows, heads, most) and not guards
+        return _verify(found, num_rows, heads, most, ends) and not guards
     finally:
         db.close()
 
@@ -96,9 +98,12 @@ def _verify_file(file: Path, heads: list[Head], most: int) -> bool:
         return _verify(_parsed(lines), file.stat().st_size, heads, most)
 
 
-def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int) -> bool:
-    """Read rows, each with how far it is of ``total``; print what is wrong; return whether nothing is."""
-    verifier = Verifier(heads)
+def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int, ends: Sequence[Head] = ()) -> bool:
+    """Read rows, each with how far it is of ``total``; print what is wrong; return whether nothing is.
+
+    ``heads`` were kept elsewhere, ``ends`` beside the rows.
+    """
+    verifier = Verifier([*ends, *heads])
     num_findings = 0
     for finding in _findings(verifier, _shown(found, total)):
         sys.stdout.write(f"{finding}\n")
@@ -106,6 +111,9 @@ def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int) ->
         if num_findings == most:
             sys.stdout.write(f"stopped after {most} findings: --most N shows more\n")
             return False
+    if not verifier.num_rows and not num_findings:
+        sys.stdout.write("there are no rows: nothing is verified\n")
+        return False
     read = f"{verifier.num_rows} rows of {verifier.num_chains} chains"
     if num_findings:
         sys.stdout.write(f"{read}: {num_findings} findings\n")

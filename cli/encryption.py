@@ -18,6 +18,7 @@ from store.blobs import Blobs, open_blobs
 from store.db import Database
 from store.encryption import Vault
 from store.errors import CannotOpen, InvalidRequest, Unavailable
+from store.key_checks import forget_key
 from store.redis import connect
 from store.resealing import PLAIN, TARGETS, Target
 from store.settings import load_settings
@@ -85,6 +86,17 @@ def rotate() -> None:
         _tell(db.vault, after)
     finally:
         db.close()
+
+
+@app.command("forget")
+def forget(key_id: str) -> None:
+    """Let an id be given to another key: what the one before has sealed does not open without it."""
+    db = database(keys_checked=False)
+    try:
+        forget_key(db, key_id)
+    finally:
+        db.close()
+    sys.stdout.write(f"{key_id} is the next key that is given under this id\n")
 
 
 def _look(db: Database, seen: _Seen, *, reseal: bool) -> Iterator[tuple[str, Counter[str]]]:

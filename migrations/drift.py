@@ -8,6 +8,7 @@ from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.schema import CreateSchema
 
 from store import (  # noqa: F401 - their tables join the metadata
+    check_tables,
     file_tables,
     limit_tables,
     policy_tables,

@@ -3,6 +3,7 @@
 from alembic import context
 
 from store import (  # noqa: F401 - their tables join the metadata
+    check_tables,
     file_tables,
     limit_tables,
     policy_tables,

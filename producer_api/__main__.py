@@ -18,9 +18,10 @@ from store import failpoints, interpreter
 from store.addresses import parse_networks
 from store.db import Database
 from store.errors import HeadraceError, SettingsError
+from store.key_checks import check_keys
 from store.logs import configure_logging
 from store.roles import API, is_bound
-from store.settings import Settings, load_settings, require_services
+from store.settings import Settings, load_settings, open_vault, require_services
 from store.transport import check_transport
 
 _log = structlog.get_logger("producer_api")
@@ -87,17 +88,21 @@ def _check_services(settings: Settings) -> None:
     try:
         if (postgres := health.postgres()) != OK:
             raise SettingsError(postgres)
-        _check_role(settings)
+        _check_database(settings)
         if (redis := health.redis()) != OK:
             _log.warning("redis_unavailable", reason=redis)
     finally:
         health.close()
 
 
-def _check_role(settings: Settings) -> None:
-    """Raise SettingsError for a user of the database whom row-level security does not bind; warn if that is meant."""
+def _check_database(settings: Settings) -> None:
+    """Raise SettingsError for a wrong encryption key, or a user whom row-level security does not bind.
+
+    It only warns of that user if that is meant.
+    """
     db = Database(settings.database_url, pool_size=1, application_name="headrace-api-start")
     try:
+        check_keys(db, open_vault(settings))
         if is_bound(db):
             return
     finally:

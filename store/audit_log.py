@@ -90,6 +90,21 @@ def heads(db: Database) -> list[Head]:
         return [Head(chain_of(tenant), seq, digest, at) for tenant, seq, digest, at in connection.execute(_HEADS)]
 
 
+_ENDS = text("""
+SELECT chain, seq, hash, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
+FROM audit_heads ORDER BY chain
+""")
+
+
+def ends(db: Database) -> list[Head]:
+    """Return where every chain ended when it was last written to, as the trigger noted it beside the log.
+
+    Whoever cuts off an end and forgets these is found out without a head that was kept elsewhere.
+    """
+    with db.autocommit() as connection:
+        return [Head(*row) for row in connection.execute(_ENDS)]
+
+
 _GUARDS = text("SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'audit_log'::regclass AND NOT tgisinternal")
 # O: for every session but those of replication, which copy rows as they are. A: for every session.
 _NEEDED = {"headrace_audit_chained": "O", "headrace_audit_append_only": "A"}

@@ -107,13 +107,16 @@ class Vault:
         """As ``seal``, for a text column."""
         if not self._keys:
             return value
-        envelope = self._seal_bytes(value.encode(), place)
-        return f"{_TEXT_MARK}{envelope['k']}:{envelope['w']}:{envelope['d']}"
+        return sealed_text(self._seal_bytes(value.encode(), place))
 
     def open_text(self, stored: str, place: Place) -> str:
         """As ``open``, for a text column."""
         envelope = text_envelope_of(stored)
         return stored if envelope is None else self._open_bytes(envelope, place).decode()
+
+    def checks(self) -> dict[str, str]:
+        """Return for each master key what tells it from another of its id, and nothing else about it."""
+        return {key_id: self._check(key) for key_id, key in self._keys.items()}
 
     def rewrap(self, envelope: Mapping[str, str], where: str) -> dict[str, str]:
         """Return the envelope with its data key wrapped by the key that seals now. Raises CannotOpen."""
@@ -197,6 +200,9 @@ class Vault:
         info = b"headrace stream " + job_id.encode()
         return AESGCM(HKDFExpand(algorithm=SHA256(), length=KEY_BYTES, info=info).derive(self._keys[key_id]))
 
+    def _check(self, key: bytes) -> str:
+        return base64.b64encode(hmac.digest(key, b"headrace key check", hashlib.sha256)).decode()
+
     def _token(self, key: bytes, tenant_id: str, name: str, value: str) -> str:
         said = orjson.dumps(["headrace token", tenant_id, name, value])
         return base64.b64encode(hmac.digest(key, said, hashlib.sha256)[:_TOKEN_BYTES]).decode()
@@ -224,6 +230,11 @@ def envelope_of(stored: object) -> dict[str, str] | None:
         if isinstance(envelope, dict) and envelope.keys() == _FIELDS:
             return envelope
     return None
+
+
+def sealed_text(envelope: Mapping[str, str]) -> str:
+    """Return an envelope as a text column has it."""
+    return f"{_TEXT_MARK}{envelope['k']}:{envelope['w']}:{envelope['d']}"
 
 
 def text_envelope_of(stored: str) -> dict[str, str] | None:

@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Row, text
 
 from store.audit import record
 from store.db import Database
+from store.encryption import Vault
 from store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.ids import new_id
-from store.webhook_secrets import new_secret
+from store.webhook_secrets import new_secret, place_of
 
 SCOPES: frozenset[str] = frozenset(
     {
@@ -92,7 +93,7 @@ ON CONFLICT (name) DO NOTHING RETURNING id
 def create_tenant(db: Database, name: str, *, actor: str = "system") -> str:
     """Add a tenant and return its id; raise InvalidRequest if the name is taken or is none."""
     with db.begin() as connection:
-        return _create_tenant(connection, name, actor)
+        return _create_tenant(connection, db.vault, name, actor)
 
 
 def find_tenant(db: Database, name: str) -> str:
@@ -121,9 +122,10 @@ def check_tenant_name(name: str) -> None:
         raise InvalidRequest(f"a tenant's name has 1 to {_LONGEST_TENANT} printable characters", param="name")
 
 
-def _create_tenant(connection: Connection, name: str, actor: str) -> str:
+def _create_tenant(connection: Connection, vault: Vault, name: str, actor: str) -> str:
     check_tenant_name(name)
-    values = {"id": new_id("ten"), "name": name, "secret": new_secret()}
+    new = new_id("ten")
+    values = {"id": new, "name": name, "secret": vault.seal_text(new_secret(), place_of(new))}
     tenant_id = connection.execute(_INSERT_TENANT, values).scalar_one_or_none()
     if tenant_id is None:
         raise InvalidRequest(f"there is a tenant {name!r} already", param="name")
@@ -246,7 +248,7 @@ def bootstrap(db: Database) -> str | None:
         if connection.execute(text("SELECT EXISTS (SELECT FROM api_keys)")).scalar_one():
             return None
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": DEFAULT_TENANT})
-        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, DEFAULT_TENANT, "system")
+        tenant_id = found.scalar_one_or_none() or _create_tenant(connection, db.vault, DEFAULT_TENANT, "system")
         return insert_key(connection, tenant_id, "bootstrap", Rights(SCOPES), "system")[1]
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.blobs import Blobs, read_blocks
 from store.db import Database, dump_json
-from store.encryption import ENVELOPE, Place, Vault, envelope_of
+from store.encryption import ENVELOPE, Place, Vault, envelope_of, sealed_text, text_envelope_of
 from store.errors import CannotOpen
 from store.files import keep_content
 from store.sealed_columns import OUTSIDE, seal_metadata
@@ -29,8 +29,8 @@ PLAIN: Final = ""
 class Target:
     """A table with sealed columns, and how to find whose a row is. ``key`` names the row, in this order.
 
-    ``never_plain``: what is not sealed in these was not said by a tenant. ``sealed_for``: the table that a value was
-    sealed for, where it is a copy.
+    ``never_plain``: what is not sealed in these was not said by a tenant. ``sealed_for`` and ``sealed_as``: the table
+    and the column that a value was sealed for, where it is a copy. ``is_text``: the columns are texts, not JSON.
     """
 
     table: str
@@ -39,15 +39,21 @@ class Target:
     tenant: str = "tenant_id"
     never_plain: tuple[str, ...] = ()
     sealed_for: str = ""
+    sealed_as: str = ""
+    is_text: bool = False
 
     def place_of(self, row: RowMapping, column: str) -> Place:
         """Return where a value of the row is sealed for."""
         names = self.key[:1] if self.sealed_for else self.key
         row_id = "/".join(str(row[name]) for name in names)
-        return Place(row["tenant_id_of"], self.sealed_for or self.table, column, row_id)
+        return Place(row["tenant_id_of"], self.sealed_for or self.table, self.sealed_as or column, row_id)
 
     def key_id_of(self, column: str) -> str:
         """Return the SQL for the id of the key that sealed a column: null if there is nothing to seal in it."""
+        if self.is_text:
+            return f"""CASE
+                WHEN {column} LIKE 'enc:%' THEN split_part({column}, ':', 2)
+                WHEN {column} <> '' THEN '' END AS {column}"""
         plain = "NULL" if column in self.never_plain else "''"
         return f"""CASE
             WHEN {column} IS NULL OR {column} IN ('{{}}', '[]', 'null') THEN NULL
@@ -71,6 +77,9 @@ TARGETS: Final = (
     Target("batches", ("id",), ("metadata", "errors")),
     Target("batch_lines", ("batch_id", "line"), ("refusal",), _of("batches", "batch_id")),
     Target("prompt_versions", ("prompt_id", "version"), ("template",), _of("prompts", "prompt_id")),
+    Target("tenants", ("id",), ("webhook_secret",), "id", (), "webhook_secrets", "secret", is_text=True),
+    Target("webhook_secrets", ("tenant_id",), ("secret", "old_secret"), sealed_as="secret", is_text=True),
+    Target("webhook_endpoints", ("id",), ("secret", "old_secret"), sealed_as="secret", is_text=True),
 )
 
 
@@ -130,8 +139,9 @@ def _reseal(connection: Connection, vault: Vault, target: Target, due: Sequence[
             except CannotOpen as error:
                 errors.append(error.message)
         if changes:
-            sets = ", ".join(f"{column} = CAST(:{column} AS jsonb)" for column in changes)
-            values = {column: dump_json(value) for column, value in changes.items()}
+            kind = "text" if target.is_text else "jsonb"
+            sets = ", ".join(f"{column} = CAST(:{column} AS {kind})" for column in changes)
+            values = changes if target.is_text else {column: dump_json(value) for column, value in changes.items()}
             connection.execute(text(f"UPDATE {target.table} SET {sets} WHERE {where}"), key | values)
             done += len(changes)
     return done, errors
@@ -140,16 +150,22 @@ def _reseal(connection: Connection, vault: Vault, target: Target, due: Sequence[
 def _sealed_anew(vault: Vault, target: Target, row: RowMapping, column: str) -> dict[str, Any]:
     """Return the column's new value, nothing if it is sealed as it should be."""
     stored, place = row[column], target.place_of(row, column)
-    envelope = envelope_of(stored)
+    envelope = text_envelope_of(stored or "") if target.is_text else envelope_of(stored)
     if not stored or (envelope is None and column in target.never_plain):
         return {}
     if envelope is not None and envelope["k"] == vault.sealing_key:
         return {}
+    if target.is_text:
+        return {column: _text_sealed_anew(vault, stored, envelope, place)}
     if (target.table, column) == ("jobs", "metadata"):
         return {column: seal_metadata(vault, vault.open(stored, place), place)}
     if envelope is None:
         return {column: vault.seal(stored, place, outside=OUTSIDE.get(column, ()) if target.table == "jobs" else ())}
     return {column: {**stored, ENVELOPE: vault.rewrap(envelope, str(place))}}
+
+
+def _text_sealed_anew(vault: Vault, stored: str, envelope: dict[str, str] | None, place: Place) -> str:
+    return vault.seal_text(stored, place) if envelope is None else sealed_text(vault.rewrap(envelope, str(place)))
 
 
 def digests(db: Database) -> list[str]:

@@ -5,7 +5,7 @@ what was still to be sent to it fails when its next try is due, and can be recov
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from store.db import Database
 from store.errors import Conflict, NotFound
 from store.ids import new_id
 from store.webhook_events import EVERY_EVENT, check_events
-from store.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping
+from store.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, place_of
 
 MAX_ENDPOINTS = 100
 """Of a tenant: each of them may be a row for each job that ends."""
@@ -27,22 +27,23 @@ MAX_ENDPOINTS = 100
 class Endpoint:
     """A URL of a tenant that wants events of these types; ``*`` means all.
 
-    ``disabled_reason`` is gone (it answered 410) or failing; ``failing_since``: every try since then failed.
+    ``secret`` is there only where it was just made. ``disabled_reason`` is gone (it answered 410) or failing;
+    ``failing_since``: every try since then failed.
     """
 
     id: str
     tenant_id: str
     url: str
-    secret: str = field(repr=False)
     old_secret_until: datetime | None
     events: tuple[str, ...]
     created_at: datetime
     disabled_at: datetime | None
     disabled_reason: str | None
     failing_since: datetime | None
+    secret: str | None = field(default=None, repr=False, compare=False)
 
 
-_COLUMNS = """id, tenant_id, url, secret, events, created_at, disabled_at, disabled_reason, failing_since,
+_COLUMNS = """id, tenant_id, url, events, created_at, disabled_at, disabled_reason, failing_since,
     CASE WHEN old_secret_until > now() THEN old_secret_until END AS old_secret_until"""
 
 _CREATE = text(f"""
@@ -64,7 +65,9 @@ def create_endpoint(
     Raises InvalidRequest for an unknown event, Conflict if the URL is there or there are as many as may be.
     """
     wanted = check_events(events)
-    values = {"id": new_id("we"), "tenant_id": tenant_id, "url": url, "secret": new_secret(), "events": wanted}
+    endpoint_id, secret = new_id("we"), new_secret()
+    sealed = db.vault.seal_text(secret, place_of(tenant_id, endpoint_id))
+    values = {"id": endpoint_id, "tenant_id": tenant_id, "url": url, "secret": sealed, "events": wanted}
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_CREATE, values | {"most": MAX_ENDPOINTS}).mappings().one_or_none()
         if row is None:
@@ -72,7 +75,7 @@ def create_endpoint(
                 raise _taken()
             raise Conflict(f"there are {MAX_ENDPOINTS} webhook endpoints, which is the most: remove one first")
         record(connection, tenant_id, actor, "webhook_endpoint.created", row["id"], {"events": wanted})
-    return _endpoint(row)
+    return replace(_endpoint(row), secret=secret)
 
 
 _LIST = text(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id")
@@ -148,14 +151,16 @@ def rotate_secret(
 
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
-    values = {"tenant_id": tenant_id, "id": endpoint_id, "secret": new_secret(), "overlap_s": float(overlap_s)}
+    secret = new_secret()
+    sealed = db.vault.seal_text(secret, place_of(tenant_id, endpoint_id))
+    values = {"tenant_id": tenant_id, "id": endpoint_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
         before = hold_endpoint(connection, tenant_id, endpoint_id)
         if overlap_s and before.old_secret_until is not None:
             raise overlapping(before.old_secret_until)
         after = _endpoint(connection.execute(_ROTATE, values).mappings().one())
         record(connection, tenant_id, actor, "webhook_endpoint.secret_rotated", endpoint_id, {"overlap_s": overlap_s})
-    return after
+    return replace(after, secret=secret)
 
 
 _ENABLE = text(f"""

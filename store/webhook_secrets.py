@@ -1,6 +1,7 @@
 """The secrets that sign webhooks: how they are made, and the tenant's, which signs calls to jobs' own URLs.
 
 A rotated secret signs on beside the new one for as long as its owner asked, so that receivers can follow one by one.
+Where it was stored first it is sealed for, so a rotation moves what is sealed as it is.
 """
 
 import base64
@@ -8,10 +9,11 @@ import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import Connection, RowMapping, text
 
 from store.audit import record
 from store.db import Database
+from store.encryption import Place
 from store.errors import Conflict, NotFound
 
 DEFAULT_OVERLAP_S = 86_400
@@ -20,6 +22,13 @@ DEFAULT_OVERLAP_S = 86_400
 def new_secret() -> str:
     """Return a signing secret as Standard Webhooks 1.0.0 writes them; 48 bytes need no padding in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
+
+
+def place_of(tenant_id: str, endpoint_id: str | None = None) -> Place:
+    """Return what an endpoint's secrets, or the tenant's, are sealed for."""
+    if endpoint_id is None:
+        return Place(tenant_id, "webhook_secrets", "secret", tenant_id)
+    return Place(tenant_id, "webhook_endpoints", "secret", endpoint_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +47,10 @@ FROM tenants LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = tenants
 
 
 def get_webhook_secret(db: Database, tenant_id: str) -> TenantSecret:
-    """Return the tenant's secret; raise NotFound if there is no such tenant."""
+    """Return the tenant's secret; raise NotFound if there is no such tenant, CannotOpen for a key that is missing."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _secret(connection.execute(_GET, {"tenant_id": tenant_id}).mappings().one_or_none(), tenant_id)
+        row = _row(connection, tenant_id)
+    return TenantSecret(db.vault.open_text(row["secret"], place_of(tenant_id)), row["old_secret_until"])
 
 
 # Without an overlap whatever was before ends at once, also while an earlier overlap lasts.
@@ -62,15 +72,16 @@ def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor
 
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
-    values = {"tenant_id": tenant_id, "secret": new_secret(), "overlap_s": float(overlap_s)}
+    secret = new_secret()
+    sealed = db.vault.seal_text(secret, place_of(tenant_id))
+    values = {"tenant_id": tenant_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
         is_rotated = connection.execute(_ROTATE, values).scalar_one_or_none() is not None
-        row = connection.execute(_GET, {"tenant_id": tenant_id}).mappings().one_or_none()
-        found = _secret(row, tenant_id)
+        old_secret_until = _row(connection, tenant_id)["old_secret_until"]
         if not is_rotated:
-            raise overlapping(found.old_secret_until)
+            raise overlapping(old_secret_until)
         record(connection, tenant_id, actor, "webhook_secret.rotated", tenant_id, {"overlap_s": overlap_s})
-    return found
+    return TenantSecret(secret, old_secret_until)
 
 
 def overlapping(until: datetime | None) -> Conflict:
@@ -82,7 +93,8 @@ def overlapping(until: datetime | None) -> Conflict:
     )
 
 
-def _secret(row: RowMapping | None, tenant_id: str) -> TenantSecret:
+def _row(connection: Connection, tenant_id: str) -> RowMapping:
+    row = connection.execute(_GET, {"tenant_id": tenant_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no tenant {tenant_id}")
-    return TenantSecret(**row)
+    return row

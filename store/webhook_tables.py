@@ -92,6 +92,13 @@ webhook_deliveries = Table(
     Index(None, "endpoint_id"),
     Index(None, "tenant_id", "created_at"),
     Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("state = 'pending'")),
+    # By who is to take it: see ``store.webhooks.Delivery.receiver``.
+    Index(
+        "ix_webhook_deliveries_receiver",
+        text("(tenant_id || ' ' || COALESCE(endpoint_id, lower(split_part(url, '/', 3))))"),
+        "next_attempt_at",
+        postgresql_where=text("state = 'pending'"),
+    ),
 )
 
 # The last tries of each delivery; who it is for is the delivery's to say.

@@ -17,6 +17,7 @@ import pytest
 import redis
 from sqlalchemy import Connection, Engine, create_engine, make_url
 
+import store.check_tables
 import store.file_tables
 import store.limit_tables
 import store.policy_tables

@@ -17,10 +17,11 @@ from store import failpoints, interpreter
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError
 from store.ids import new_id
+from store.key_checks import check_keys
 from store.logs import configure_logging
 from store.redis import connect, ping
 from store.registry import read_file, resolve
-from store.settings import Settings, load_settings, require_services
+from store.settings import Settings, load_settings, open_vault, require_services
 from store.transport import check_transport
 from workers.app import build_worker
 from workers.host import Host, Loaded, LoadedEncoder, LoadedModel
@@ -49,6 +50,7 @@ def load(settings: Settings, name: str) -> Loaded:
     client = connect(settings.redis_url)
     try:
         check_schema(db)
+        check_keys(db, open_vault(settings))
         ping(client)
         version = resolve(db, name)
         read = partial(read_file, db)

@@ -22,6 +22,7 @@ from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.even_shares import read_entries, within_share
+from store.key_checks import check_keys
 from store.logs import configure_logging
 from store.ordering import QueueDepth, Rota
 from store.queue import Hint, HintPublisher, celery_app
@@ -152,15 +153,18 @@ class Dispatcher:
         self._stopping.set()
 
     def run(self) -> None:
-        """Lead, or wait to lead, until stopped."""
+        """Lead, or wait to lead, until stopped. Raises SettingsError for a wrong encryption key."""
         while not self._stopping.is_set():
             self.pulse.beat()
             try:
                 check_schema(self._db)
+                check_keys(self._db, self._db.vault)
                 self._hearing.heard(time.monotonic())
                 with sweeps.leader_lock(self._db) as leads:
                     if leads:
                         self._lead()
+            except SettingsError:
+                raise
             except HeadraceError as error:
                 log.warning("dispatcher.not_leading", error=error.message)
             self._stopping.wait(self._settings.sweep_s)
@@ -321,9 +325,14 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    dispatcher.run()
-    health.stop()
-    dispatcher.close()
+    try:
+        dispatcher.run()
+    except SettingsError as error:
+        sys.stderr.write(f"dispatcher: {error}\n")
+        return 2
+    finally:
+        health.stop()
+        dispatcher.close()
     return 0
 
 

@@ -2,13 +2,16 @@
 
 The name is resolved once for each call, every address it has must be allowed (see ``store.addresses``), and the
 connection goes to one of those addresses while Host, SNI and the certificate check keep the name. There are no
-proxies, no redirects and no kept connections, and one deadline bounds the whole call however slowly the peer drips.
+proxies, no redirects and no kept connections; one deadline bounds the whole call however slowly the peer drips, and
+one number of bytes however fast it floods.
 """
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +22,8 @@ from store.addresses import Network, is_allowed, parse_networks, split_url
 from store.settings import Settings
 
 MAX_RESPONSE_BYTES = 64 * 1024
+MAX_READ_BYTES = 256 * 1024
+"""Of a call, informational answers, heads and the framing of the body included."""
 
 Resolve = Callable[[str, int], Sequence[str]]
 
@@ -29,6 +34,10 @@ class CallFailed(Exception):
 
 class CallTimedOut(CallFailed):
     """The deadline passed."""
+
+
+class AnswerTooLong(CallFailed):
+    """The peer said more than anybody needs to read."""
 
 
 class AddressRefused(CallFailed):
@@ -81,10 +90,12 @@ def _exchange(pool: httpcore2.ConnectionPool, url: str, headers: Mapping[str, st
     wire_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
     with pool.stream("POST", url, headers=wire_headers, content=body) as response:
         num_read = 0
-        for chunk in response.iter_stream():
-            num_read += len(chunk)
-            if num_read >= MAX_RESPONSE_BYTES:
-                break
+        # Its status counts, however much it says after that.
+        with suppress(AnswerTooLong):
+            for chunk in response.iter_stream():
+                num_read += len(chunk)
+                if num_read >= MAX_RESPONSE_BYTES:
+                    break
         answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
         return Reply(response.status, answered)
 
@@ -137,7 +148,7 @@ class _GuardedBackend(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         """Connect to the first address of ``host`` that answers, if all of them are allowed."""
-        addresses = self._resolve(host, port)
+        addresses = _in_time(self._resolve, host, port, self._deadline.left_s())
         if not addresses or not all(is_allowed(address, self._exempt) for address in addresses):
             raise AddressRefused("the name does not resolve to public addresses only")
         for address in addresses[:-1]:
@@ -158,16 +169,38 @@ class _GuardedBackend(httpcore2.NetworkBackend):
         raise AddressRefused("socket files are not allowed")
 
 
+def _in_time(resolve: Resolve, host: str, port: int, timeout_s: float) -> Sequence[str]:
+    """Resolve, and raise TimeoutError if that takes too long: who owns a name has the servers that are asked for it.
+
+    The look-up itself cannot be cut off; its thread ends when the resolver gives up.
+    """
+    found: Future[Sequence[str]] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(resolve(host, port))
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    return found.result(timeout_s)
+
+
 class _DeadlineStream(httpcore2.NetworkStream):
-    """A connection whose every operation ends with the call's deadline."""
+    """A connection whose every operation ends with the call's deadline, and which reads so much and no more."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
+        self._num_read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what is there."""
-        return self._stream.read(max_bytes, self._deadline.left_s())
+        """Read what is there. Raises AnswerTooLong."""
+        if self._num_read >= MAX_READ_BYTES:
+            raise AnswerTooLong("the answer is too long")
+        data = self._stream.read(max_bytes, self._deadline.left_s())
+        self._num_read += len(data)
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write everything."""

@@ -39,6 +39,8 @@ _JITTER = 0.1
 _OVERLOADED = frozenset({429, 502, 503, 504})
 _POLL_S = 0.2
 _AFTER_ERROR_S = 1.0
+# Until it is looked whether another sender, or this one started anew, has the key of a receiver's secrets.
+_LOCKED_S = 60.0
 _TAKE = 16
 _MAX_WAITING = 1024
 
@@ -86,7 +88,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
         return min(float(value[:9]), MAX_RETRY_AFTER_S)
     try:
         wait_s = (parsedate_to_datetime(value) - now).total_seconds()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
@@ -202,6 +204,9 @@ class WebhookSender:
         taken = outbox.take_due(self._db, _TAKE, self._lease_s, busy=busy, busy_tenants=busy_tenants)
         now = time.monotonic()
         with self._changed:
+            for delivery in taken:
+                if delivery.is_locked:
+                    self._breaker.asked_to_wait(delivery.receiver, now, _LOCKED_S)
             # While they were being taken, the end may have come, or a receiver may have been left alone.
             is_stopping, blocked = self._is_stopping, self._breaker.blocked(now)
             unwanted = [delivery for delivery in taken if is_stopping or delivery.receiver in blocked]

@@ -19,9 +19,11 @@ from cli.local.process import Child, Command
 from cli.local.services import Services, running_services
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
 from store.db import Database
+from store.encryption import Vault
+from store.key_checks import check_keys
 from store.registry import ModelVersion
 from store.roles import API, WORKER
-from store.settings import Settings, child_environment
+from store.settings import Settings, child_environment, open_vault
 
 Say = Callable[[str], None]
 
@@ -73,7 +75,7 @@ def running_stack(
                 **(changes or {}),
             }
         )
-        key, versions = _prepare(services, models, home, env, say)
+        key, versions = _prepare(services, models, home, env, say, open_vault(settings))
         ports = _choose_ports(settings, len(models), say)
         flower, *others = programs = _programs(settings, models, home, _as_roles(services, env), ports)
         for program in programs:
@@ -108,12 +110,13 @@ def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str,
 
 
 def _prepare(
-    services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say
+    services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say, vault: Vault
 ) -> tuple[str, tuple[ModelVersion, ...]]:
     """Migrate and register the models; return an API key and what the models are."""
-    db = Database(services.database_url, pool_size=1, application_name="headrace up")
+    db = Database(services.database_url, pool_size=1, application_name="headrace up", vault=vault)
     try:
         migrate(db, home, env, say, with_roles=services.has_roles)
+        check_keys(db, vault)
         versions = tuple(ensure_model(db, model, home, env, say) for model in models)
         return ensure_key(db, home), versions
     finally:

@@ -96,6 +96,59 @@ def test_what_is_exported_is_verified_without_a_database(
     assert run("verify", bad, "--head", heads).exit_code == 0, "another program's spaces change nothing"
 
 
+def test_no_rows_are_not_a_good_log(run: Run, db: Database, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    result = run("verify", empty)
+    assert (result.exit_code, result.stdout) == (1, "there are no rows: nothing is verified\n")
+    acme = keys.find_tenant(db, "acme")
+    with db.begin() as connection:
+        connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only"))
+        connection.execute(text("DELETE FROM audit_log WHERE tenant_id = :acme"), {"acme": acme})
+    result = run("verify")
+    assert (result.exit_code, f"{acme}: place 1: cut" in result.stdout) == (1, True)
+    with db.begin() as connection:
+        connection.execute(text("DELETE FROM audit_log"))
+        connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
+    assert "2 findings" in run("verify").stdout
+    with db.begin() as connection:
+        connection.execute(text("DELETE FROM audit_heads"))
+    result = run("verify")
+    assert (result.exit_code, "there are no rows" in result.stdout) == (1, True)
+
+
+def test_an_end_that_was_cut_off_is_noticed_without_a_head(run: Run, db: Database) -> None:
+    acme, globex = (keys.find_tenant(db, name) for name in ("acme", "globex"))
+    with db.begin() as connection:
+        connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only"))
+        connection.execute(text("DELETE FROM audit_log WHERE tenant_id = :acme AND seq > 2"), {"acme": acme})
+        connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
+    result = run("verify")
+    assert (result.exit_code, f"{acme}: place 3: cut" in result.stdout) == (1, True)
+    assert globex not in result.stdout
+    assert run("verify", "--tenant", "globex").exit_code == 0
+    # What is written later does not cover it up: it is chained to where the chain ended.
+    keys.create_key(db, acme, "k", ["audit:read"], actor="tests")
+    result = run("verify")
+    assert (result.exit_code, f"{acme}: place 3: missing: rows 3 to 4" in result.stdout) == (1, True)
+
+
+def test_a_last_row_that_was_written_anew_is_noticed_without_a_head(run: Run, db: Database) -> None:
+    acme = keys.find_tenant(db, "acme")
+    with db.begin() as connection:
+        connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only"))
+        for change in ("actor = 'x'", "hash = headrace_audit_hash(audit_log)"):
+            connection.execute(
+                text(f"UPDATE audit_log SET {change} WHERE tenant_id = :acme AND seq = 4"), {"acme": acme}
+            )
+        connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
+    result = run("verify")
+    assert (result.exit_code, ": rewritten: " in result.stdout) == (1, True)
+    keys.create_key(db, acme, "k", ["audit:read"], actor="tests")
+    result = run("verify")
+    assert (result.exit_code, ": replaced: " in result.stdout) == (1, True)
+
+
 def test_the_documented_program_verifies_by_hand(run: Run, tmp_path: Path) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "audit.md").read_text(), re.DOTALL)
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"

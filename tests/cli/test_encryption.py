@@ -19,6 +19,9 @@ from store.responses import NewResponse
 from store.settings import Settings, open_vault
 from store.states import JobState
 from store.streams import Frame, StreamPublisher
+from store.webhook_endpoints import create_endpoint, rotate_secret
+from store.webhook_secrets import rotate_webhook_secret
+from store.webhooks import take_due
 from tests.store.making import QUEUE, MakeJob
 
 OLD, NEW = f"old:{new_key()}", f"new:{new_key()}"
@@ -60,8 +63,12 @@ def accepted(db: Database, *new: jobs.NewJob) -> list[str]:
 def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis) -> tuple[str, str, str]:
     """Store something in each place that is sealed; return the ended job, one that was handed back, and a file."""
     db = database(settings)
+    endpoint = create_endpoint(db, tenant, url="https://hooks.example.com/", actor="tests")
+    rotate_secret(db, tenant, endpoint.id, overlap_s=60, actor="tests")
+    rotate_webhook_secret(db, tenant, overlap_s=60, actor="tests")
     new = NewResponse(None, True, True, [{"text": "asked"}], {"instructions": "asked"})
-    done, given = accepted(db, make_job(metadata={"order": "42"}, response=new), make_job())
+    own = {"url": "https://hooks.example.com/own", "events": ["job.failed"]}
+    done, given = accepted(db, make_job(metadata={"order": "42"}, response=new, webhook=own), make_job())
     claim(db, "worker", QUEUE, [done, given], 60)
     error = {"code": "tool_timeout", "message": "said", "retryable": False, "attempt": 1}
     ended = Finish(done, 1, JobState.FAILED, {"text": "said"}, error, None, ["said"], tenant_id=tenant)
@@ -80,6 +87,13 @@ def fill(settings: Settings, tenant: str, make_job: MakeJob, client: redis.Redis
     return done, given, file.digest
 
 
+def secrets_of(db: Database) -> set[tuple[str, ...]]:
+    """What signs the deliveries that are due."""
+    found = {delivery.secrets for delivery in take_due(db, 10, 0)}
+    assert [len(secrets) for secrets in found] == [2, 2]
+    return found
+
+
 def test_a_rotation_leaves_nothing_that_needs_the_old_key(
     operator: Operator,
     tenant: str,
@@ -89,6 +103,9 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
     plain = database(operator.with_keys())
     (unsealed,) = accepted(plain, make_job(metadata={"order": "41"}))
     done, given, digest = fill(operator.with_keys(OLD), tenant, make_job, redis_client)
+    old = database(operator.with_keys(OLD))
+    was_said = secrets_of(old)
+    old.close()
     operator.with_keys(NEW, OLD)
     code, said = operator.run("status")
     assert code == 0
@@ -101,10 +118,12 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
         "responses",
         "batches",
         "prompt_versions",
+        "webhook_secrets",
+        "webhook_endpoints",
         "files",
     ):
         assert f" in {place}" in said.split("old is still needed: run `headrace encryption rotate`", 1)[1], place
-    assert "not sealed: run `headrace encryption rotate` (2 in jobs)" in said
+    assert "not sealed: run `headrace encryption rotate` (2 in jobs, 1 in tenants, 1 in webhook_secrets)" in said
     code, said = operator.run("rotate")
     assert (code, "values sealed under new" in said) == (0, True)
     assert "old is needed until its streams end" in said
@@ -126,6 +145,7 @@ def test_a_rotation_leaves_nothing_that_needs_the_old_key(
     claimed = claim(db, "worker", QUEUE, [given, unsealed], 60)
     assert claimed[given].checkpoint == Checkpoint(("said",), ((1,),))
     assert claimed[unsealed].payload == make_job().payload
+    assert secrets_of(db) == was_said
     db.close()
     plain.close()
 
@@ -154,6 +174,15 @@ def test_a_missing_key_is_named_and_loses_nothing(
     assert (job.state, job.attempt, job.announced_at is not None) == (JobState.QUEUED, 0, True), "it waits for its turn"
     assert set(claim(again, "worker", QUEUE, [given], 60)) == {given}
     again.close()
+
+
+def test_another_key_of_a_known_id_is_refused_until_the_id_is_free(operator: Operator) -> None:
+    operator.with_keys(OLD)
+    assert operator.run("status")[0] == 0
+    operator.with_keys(f"old:{new_key()}")
+    assert "'old' is another than the one" in str(CliRunner().invoke(app, ["encryption", "status"]).exception)
+    assert operator.run("forget", "old")[0] == 0
+    assert operator.run("status")[0] == 0
 
 
 def test_a_new_key_is_good(operator: Operator) -> None:

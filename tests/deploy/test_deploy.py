@@ -140,6 +140,13 @@ def test_every_setting_exists_and_its_value_parses(unit: Unit) -> None:
     assert all(name in unit.env for name in SERVICE_NAMES) or unit.where.startswith("Dockerfile")
 
 
+def test_whoever_seals_or_opens_can_be_given_the_keys() -> None:
+    deployed = [unit for unit in UNITS if not unit.where.startswith("Dockerfile")]
+    sealing = [unit for unit in deployed if unit.command[2] in {"producer_api", "workers", "workers.dispatcher"}]
+    assert len(sealing) == 6
+    assert [unit.where for unit in sealing if "HEADRACE_ENCRYPTION_KEYS" not in unit.env] == []
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)
 def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
     listening = {

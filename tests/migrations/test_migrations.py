@@ -116,6 +116,8 @@ def test_audit_rows_that_were_there_are_chained(empty: Database) -> None:
     rows = [row for tenant in audit_log.chains(empty) for row in audit_log.rows(empty, tenant)]
     assert [finding for row in rows for finding in verifier.feed(row)] + list(verifier.end()) == []
     assert {head.chain: head.seq for head in audit_log.heads(empty)} == {"ten_a": 10, "ten_b": 10, "system": 10}
+    known = {(head.chain, head.seq, head.hash) for head in audit_log.heads(empty)}
+    assert {(head.chain, head.seq, head.hash) for head in audit_log.ends(empty)} == known
 
 
 class TestDrift:

@@ -19,6 +19,7 @@ from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import ROOT, ApiServer
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/version"}
+PAGES = {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
 DOCS = ROOT / "docs" / "keys.md"
 _PARAMETER = re.compile(r"{[^}]*}")
 _ORDER = ("get", "post", "put", "patch", "delete")
@@ -74,6 +75,8 @@ def test_every_route_says_which_scope_it_needs(server: ApiServer) -> None:
         assert operation.scopes[0] in keys.SCOPES
     hidden = {route.path_format for route in server.app.routes if isinstance(route, APIRoute)} - set(documented)
     assert hidden == set(), "a route that is not in the document is not in this matrix"
+    others = {getattr(route, "path", "?") for route in server.app.routes if not isinstance(route, APIRoute)}
+    assert others == PAGES, "a mount, a socket or a plain route is not in the document"
 
 
 def test_the_documentation_lists_every_route_with_its_scope(server: ApiServer) -> None:

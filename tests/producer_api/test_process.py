@@ -11,6 +11,9 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
+from store.db import Database
+from store.encryption import Vault, new_key
+from store.key_checks import check_keys
 from store.settings import Settings
 from tests.producer_api.calling import streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -105,6 +108,13 @@ def test_what_keeps_it_from_starting_is_said_in_one_line(
     settings: Settings, changes: dict[str, str], words: str
 ) -> None:
     assert words in _refused(environment(settings) | changes)
+
+
+def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db: Database) -> None:
+    check_keys(db, Vault({"k1": bytes(32)}))
+    assert "the encryption key 'k1' is another" in _refused(
+        environment(settings, HEADRACE_ENCRYPTION_KEYS=f"k1:{new_key()}")
+    )
 
 
 def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_meant(settings: Settings) -> None:

@@ -41,6 +41,7 @@ THE_SYSTEMS_OWN = {
         "db.Database.ping",
         "db.check_schema",
         "files.keep_content",
+        "key_checks.check_keys",
         "presence.beat",
         "presence.leave",
         "queues.record_rates",
@@ -95,6 +96,8 @@ THE_SYSTEMS_OWN = {
     "the operator's commands": {
         "audit_log.chains",
         "audit_log.missing_guards",
+        "audit_log.ends",
+        "key_checks.forget_key",
         "resealing.digests",
         "resealing.pages",
         "keys.bootstrap",

@@ -7,9 +7,11 @@ from threading import Barrier
 
 import pytest
 
+from store import webhooks
 from store.audit import list_entries
 from store.db import Database
 from store.jobs import request_cancel
+from store.keys import create_tenant
 from store.responses import NewResponse
 from store.states import JobState
 from store.webhook_endpoints import create_endpoint, enable_endpoint, get_endpoint
@@ -75,6 +77,31 @@ class TestTaking:
         assert (other.endpoint_id, other.receiver) == (endpoint.id, f"{tenant} {endpoint.id}")
         assert len(take_due(db, 10, 0, busy=[other.receiver])) == 3
         assert take_due(db, 10, 0, busy_tenants=[tenant]) == []
+
+    def test_those_behind_a_busy_receivers_backlog_are_found(
+        self,
+        db: Database,
+        tenant: str,
+        outbox: list[str],
+        accept_one: AcceptOne,
+        query: Query,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(webhooks, "LOOKED_AT", 2)
+        other = create_tenant(db, "globex")
+        endpoints = [create_endpoint(db, other, url=f"{URL}/{n}", actor="mia") for n in range(3)]
+        request_cancel(db, other, accept_one(tenant_id=other))
+        (host,) = {delivery.receiver for delivery in take_due(db, 2, 0)}
+        first, second, third = (f"{other} {endpoint.id}" for endpoint in endpoints)
+        query("UPDATE webhook_deliveries SET next_attempt_at = now() + interval '1 day' WHERE endpoint_id IS NOT NULL")
+        assert take_due(db, 10, 0, busy=[host]) == []
+        query("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE endpoint_id IS NOT NULL")
+        assert {found.receiver for found in take_due(db, 10, 0, busy=[host, second])} == {first, third}
+        assert {found.receiver for found in take_due(db, 10, 0, busy_tenants=[tenant])} == {first, second, third}
+        assert take_due(db, 10, 0, busy=[host], busy_tenants=[other]) == []
+        assert len(take_due(db, 2, 60, busy=[host])) == 2
+        assert len(take_due(db, 2, 60, busy=[host])) == 1
+        assert [found.receiver for found in take_due(db, 10, 0)] == [host] * 2
 
     def test_a_dead_senders_delivery_comes_back_under_the_same_id(self, db: Database, outbox: list[str]) -> None:
         first = {delivery.id: delivery.attempt for delivery in take_due(db, 10, 0)}

@@ -24,10 +24,12 @@ from store import queues, sweeps
 from store.backlog import read_backlog
 from store.claims import claim
 from store.db import Database
-from store.errors import Unavailable
+from store.encryption import Vault, new_key
+from store.errors import SettingsError, Unavailable
 from store.hub import Hub
 from store.ids import new_id
 from store.jobs import Job, NewJob, accept, get
+from store.key_checks import check_keys
 from store.keys import create_tenant
 from store.ordering import QueueDepth, claim_candidates
 from store.payloads import ServiceClass
@@ -654,3 +656,9 @@ def test_a_bad_setting_ends_the_process_in_one_line(
     assert process.child.wait(20) == 2
     assert reason in process.log()
     assert process.log().count("\n") == 1
+
+
+def test_another_encryption_key_of_a_known_id_ends_it(db: Database, make: Make) -> None:
+    check_keys(db, Vault({"k1": bytes(32)}))
+    with pytest.raises(SettingsError, match="'k1' is another"):
+        make(encryption_keys=f"k1:{new_key()}").run()

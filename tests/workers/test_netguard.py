@@ -6,8 +6,8 @@ import ssl
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from tests.workers.receiver import Answer, Receiver
 from workers.netguard import MAX_RESPONSE_BYTES, AddressRefused, CallFailed, CallTimedOut, GuardedClient, resolve
 
 OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
+OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.fixture
@@ -180,6 +181,101 @@ def test_an_answer_that_never_ends_is_left(beginning: bytes, again: bytes, error
         going_on.join(5)
 
 
+@contextmanager
+def answering(say: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Serve one call with what ``say`` does once the request is there; yield the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                request = b""
+                while not request.endswith(b"{}"):  # closing with something unread would be a reset
+                    request += connection.recv(4096)
+                say(connection)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        answering.join(5)
+        assert not answering.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("beginning", "again", "status"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nlink: " + b"x" * 50_000 + b"\r\n\r\n", None),
+        (OK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n", 200),
+        (OK + b"transfer-encoding: chunked\r\n\r\n0\r\n", b"x: y\r\n", None),
+    ],
+    ids=["100s", "early hints", "chunks of one byte", "trailers"],
+)
+def test_a_flood_is_left_long_before_the_deadline(beginning: bytes, again: bytes, status: int | None) -> None:
+    def flood(connection: socket.socket) -> None:
+        connection.sendall(beginning)
+        while True:
+            connection.sendall(again * (65_536 // len(again) + 1))
+
+    start = time.monotonic()
+    with answering(flood) as url:
+        if status is None:
+            with pytest.raises(CallFailed):
+                post(GuardedClient(OPEN), url, timeout_s=60)
+        else:
+            assert post(GuardedClient(OPEN), url, timeout_s=60) == status
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"<html>HTTP/0.9</html>", None),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", None),
+        (b"HTTP/1.1 302 Found\r\nlocation: file:///etc/passwd\r\ncontent-length: 0\r\n\r\n", 302),
+        (b"HTTP/1.1 301 Moved Permanently\r\ncontent-length: 0\r\n\r\n", 301),
+        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n" + b"x" * 1000, None),
+        (OK + b"content-length: 5\r\ncontent-length: 6\r\n\r\nxxxxx", None),
+        (OK + b"content-length: 9999\r\n\r\nxxxxx", None),
+        (OK + b"content-length: -1\r\n\r\n", None),
+        (OK + b"content-length: 2\r\n\r\nxxxxx", 200),
+        (OK + b"content-encoding: " + b"zstd, br, " * 999 + b"gzip\r\ncontent-length: 4\r\n\r\n\xff\xff\xff\xff", 200),
+        (OK + b"\x00\xff: x\r\n\r\n", None),
+    ],
+)
+def test_odd_answers_are_answers_or_failures(answer: bytes, status: int | None) -> None:
+    with answering(lambda connection: connection.sendall(answer)) as url:
+        if status is None:
+            with pytest.raises(CallFailed, match=r"^no valid HTTP answer$"):
+                post(GuardedClient(OPEN), url)
+        else:
+            assert post(GuardedClient(OPEN), url) == status
+
+
+@pytest.mark.parametrize("drip", [b"", b"\x16\x03\x03\x40\x00" + bytes(1000)], ids=["silence", "a record by drops"])
+def test_a_handshake_that_never_ends_is_left_at_the_deadline(drip: bytes) -> None:
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def shake() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                for byte in drip:
+                    connection.sendall(bytes([byte]))
+                    if is_over.wait(0.05):
+                        return
+                is_over.wait(10)
+
+        shaking = threading.Thread(target=shake)
+        shaking.start()
+        start = time.monotonic()
+        with pytest.raises(CallTimedOut):
+            post(GuardedClient(OPEN), f"https://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
+        assert time.monotonic() - start < 1.5
+        is_over.set()
+        shaking.join(5)
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -213,6 +309,21 @@ def test_a_url_in_disguise_reaches_nothing(receiver: Receiver, url: str) -> None
     assert names.asked == [], "it was refused before anybody was asked"
 
 
+def test_a_resolver_that_does_not_answer_is_left_at_the_deadline(receiver: Receiver) -> None:
+    is_over = threading.Event()
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        is_over.wait(10)
+        return ["127.0.0.1"]
+
+    start = time.monotonic()
+    with pytest.raises(CallTimedOut):
+        post(GuardedClient(OPEN, resolve=resolve), receiver.url(host="slow.example.com"), timeout_s=0.3)
+    assert time.monotonic() - start < 1.5
+    is_over.set()
+    assert receiver.calls == []
+
+
 def test_failures_are_named_without_an_address(receiver: Receiver) -> None:
     port = int(receiver.url().rsplit(":", 1)[1].split("/")[0])
     receiver.close()
@@ -220,24 +331,6 @@ def test_failures_are_named_without_an_address(receiver: Receiver) -> None:
         post(GuardedClient(OPEN, resolve=Names(["127.0.0.1"])), f"http://gone.example.com:{port}/")
     with pytest.raises(CallFailed, match=r"^name not found$"):
         post(GuardedClient(OPEN, resolve=_not_found), "http://nobody.example.com/")
-
-
-def test_an_answer_that_is_not_http_is_a_failure() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def greet() -> None:
-            connection, _ = server.accept()
-            with connection:
-                request = b""
-                while not request.endswith(b"{}"):  # closing with something unread would be a reset
-                    request += connection.recv(4096)
-                connection.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
-
-        greeting = threading.Thread(target=greet)
-        greeting.start()
-        with pytest.raises(CallFailed, match=r"^no valid HTTP answer$"):
-            post(GuardedClient(OPEN), f"http://127.0.0.1:{server.getsockname()[1]}/")
-        greeting.join(5)
 
 
 def test_the_certificate_is_checked_against_the_name() -> None:

@@ -15,6 +15,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import text
 
 from store.db import Database
+from store.encryption import Vault
 from store.ids import new_id
 from store.jobs import NewJob, accept, request_cancel
 from store.keys import create_tenant
@@ -422,6 +423,26 @@ def test_stopping_is_quick_and_gives_back_what_was_not_tried(
     sender.stop(5)
 
 
+def test_a_delivery_whose_secret_is_locked_is_given_back_and_delays_nobody(
+    db: Database, receiver: Receiver, open_settings: Settings
+) -> None:
+    sealing = Database(open_settings.database_url, pool_size=2, application_name="tests", vault=Vault({"k": bytes(32)}))
+    owner = create_tenant(sealing, new_id("tenant"))
+    locked = end_job(db, owner, receiver.url("/locked"))
+    sender = WebhookSender(db, open_settings)
+    sender.start()
+    try:
+        end_job(db, create_tenant(db, new_id("tenant")), receiver.url("/open"))
+        receiver.wait_calls(1, "/open")
+        wait_until(lambda: only(db, owner, locked).attempts == 0 and wait_of(db, only(db, owner, locked)) > 30)
+    finally:
+        sender.stop(5)
+    assert [call.path for call in receiver.calls] == ["/open"]
+    make_due(db)
+    assert [len(due.secrets) for due in take_due(sealing, 10, 1)] == [1]
+    sealing.close()
+
+
 def test_a_delivery_that_cannot_be_signed_does_not_end_its_thread(
     db: Database, tenant: str, receiver: Receiver, open_settings: Settings
 ) -> None:
@@ -479,6 +500,8 @@ def test_the_schedule_is_that_of_the_specification() -> None:
         ((NOW + timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 90.0),
         ((NOW - timedelta(seconds=90)).strftime("%a, %d %b %Y %H:%M:%S GMT"), 0.0),
         ("Wed, 25 Nov 2026 12:00:30", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2027 00:00:00 +99999999999999", None),
     ],
 )
 def test_retry_after_in_every_form(value: str | None, expected: float | None) -> None:
