@@ -123,8 +123,8 @@ def schema(services: Services) -> Iterator[Engine]:
 
 def empty_tables(connection: Connection) -> None:
     """Delete every row, also of the audit log, which refuses that to everybody."""
-    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. In one block, and only where there is
-    # something: most tests touch few tables, and there are thousands of tests.
+    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. In one block, and only where there
+    # is something: most tests touch few tables, and there are thousands of tests.
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "audit_log"]
     deletes = "\n".join(f"IF EXISTS (SELECT FROM {table}) THEN DELETE FROM {table}; END IF;" for table in tables)
     block = f"""DO $$ BEGIN
