@@ -8,7 +8,7 @@ from phonenumbers import NumberParseException, PhoneNumber
 
 from policy.recognisers import Kind, Recogniser, Spans, Words, letters_and_digits
 
-_LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff"
+_LETTERS = r"a-zA-Z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u04ff"
 _LOCAL = rf"[{_LETTERS}0-9!#$%&'*+/=?^_`{{|}}~.\-]"
 _DOMAIN = rf"[{_LETTERS}0-9.\-]"
 
@@ -16,23 +16,26 @@ _DOMAIN = rf"[{_LETTERS}0-9.\-]"
 _FILE_ENDINGS = frozenset(
     ("png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "css", "js", "mjs", "ts", "tsx", "jsx", "json", "yaml", "toml")
 )
+# As in a text, in a URL and in HTML.
+_AT = re.compile("@|%40|&#64;")
 _LABEL = re.compile(rf"[{_LETTERS}0-9](?:[{_LETTERS}0-9-]{{0,61}}[{_LETTERS}0-9])?")
 _TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
 
 
 def check_email(candidate: str, before: str) -> Spans:
     """An address whose domain could exist."""
-    local, _, rest = candidate.partition("@")
+    *_, at = _AT.finditer(candidate)
+    local, rest = candidate[: at.start()], candidate[at.end() :]
     start = len(local) - len(local.lstrip("._!#$%&'*+/=?^`{|}~-"))
     # Signs that an address may have, but that mostly belong to the sentence, the URL or the code around it.
     start = max(start, *(local.rfind(sign) + 1 for sign in "=`|/"), local.rfind("='") + 2 if "='" in local else 0)
     local = local[start:]
     domain = rest.partition(":")[0].rstrip(".-")
-    is_remote = ":" in rest and local.lower() in {"git", "hg", "svn"}
+    is_remote = (":" in rest or candidate[:start].endswith("//")) and local.lower() in {"git", "hg", "svn"}
     if not local or local.endswith(".") or ".." in local or is_remote or _is_no_address(before, start):
         return
     if _is_domain(domain):
-        yield start, start + len(local) + 1 + len(domain)
+        yield start, at.end() + len(domain)
 
 
 def _is_no_address(before: str, start: int) -> bool:
@@ -54,7 +57,7 @@ EMAIL = Recogniser(
     Kind.EMAIL,
     80,
     # With what git writes behind a host, to tell the two apart.
-    rf"{_LOCAL}{{1,64}}@{_DOMAIN}{{1,255}}(?::[a-zA-Z~])?",
+    rf"{_LOCAL}{{1,64}}(?:@|%40|&#64;){_DOMAIN}{{1,255}}(?::[a-zA-Z~])?",
     check_email,
     same=str.casefold,
 )
@@ -75,8 +78,8 @@ _ABOUT_PHONES = Words(
     "(?:phone|ph|tel|mob|mobile|cell|fax|contact|whatsapp)\\.?\\s(?:no|nr)\\.?"
     " tel telephone telephon telefon telefono teléfono telefone téléphone telefoon puhelin puh\\b phone"
     " ph\\b mobile mobil mob\\b móvil telemóvel cell cellulare cellphone celular cel\\b portable handy natel gsm\\b"
-    " fax call text sms whatsapp signal ring dial reach hotline contact anruf ruf appell llama llámame ligue chiama bel"
-    " zadzwoń tlf cep\\b hp\\b h/p komórk sđt điện telp numer\\stelefonu"
+    " fax call text sms wa\\.me whatsapp signal ring dial reach hotline contact anruf ruf appell llama llámame ligue"
+    " chiama bel zadzwoń tlf cep\\b hp\\b h/p komórk sđt điện telp numer\\stelefonu"
     " ☎ 📞 📱 τηλ κιν тел моб звон 電話 电话 電話 手机 手機 携帯 전화 휴대폰 फोन मोबाइल هاتف جوال"
     " موبايل טלפון נייד โทร มือถือ",
     "order invoice tracking reference ref isbn issn ean sku serial version build ticket case account acct part"
@@ -90,23 +93,37 @@ _DATE = re.compile(
     rf"|(?<![-./])\b(?:{_DAY}[-./]{_MONTH}|{_MONTH}[-./]{_DAY})[-./](?:{_YEAR}|\d\d)\b(?![-./]\d)"
 )
 _NANP = re.compile(r"(?:(?:\+|00)?1[-. ]?)?(?:\([2-9]\d\d\) ?\d{3}[-. ]\d{4}|[2-9]\d\d([-. ])\d{3}\1\d{4})")
-_HOURS = re.compile(r"[0-2]\d[0-5]\d ?- ?[0-2]\d[0-5]\d")
-_DECIMALS = re.compile(r"\d\.\d+ +\d|\d +\d+\.\d")
-_THOUSANDS = re.compile(r"\d{1,3}(?:[ .]\d{3})+")
+_NO_PHONES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"^[0-2]\d[0-5]\d ?- ?[0-2]\d[0-5]\d$",  # hours
+        r"\d\.\d+ +\d|\d +\d+\.\d|^0\.\d+$",  # decimals
+        r"^\d{1,3}(?:[ .]\d{3})+$",  # thousands
+    )
+)
+# A card's groups, whether it is one or not.
+_FOURS = re.compile(r"\d{4}([ \-])\d{4}\1\d{4}\1\d{1,7}")
 _EXTENSION_PATTERN = r",? ?(?:x|ext|ext\.|ext:|extension) ?\d{1,6}"
 _EXTENSION = re.compile(rf"(?:{_EXTENSION_PATTERN})$")
 _GROUP = re.compile(r"[+(]*\d+\)?")
+_DOTTED = str.maketrans(dict.fromkeys("·•", "."))
 
 
 def check_phone(candidate: str, before: str) -> Spans:
     """The longest parts that are numbers somebody could dial."""
     opinion = _ABOUT_PHONES.judge(before)
+    candidate = candidate.translate(_DOTTED)
     if not candidate.startswith(("+", "(+")) and _goes_on_from(before, candidate, opinion):
         return
     number = _EXTENSION.sub("", candidate)
     extended = {len(number): len(candidate)}
     groups = [found.span() for found in _GROUP.finditer(number)]
+    if number.count("(") > number.count(")") and number.startswith("("):
+        # Of the sentence.
+        groups[0] = 1, groups[0][1]
     first = 0
+    if opinion <= 0 and _FOURS.fullmatch(number):
+        return
     while first < len(groups):
         last = _longest(number, groups, first, opinion)
         if last is None and not number[groups[first][0] :].startswith(("+", "(+")):
@@ -122,7 +139,11 @@ def check_phone(candidate: str, before: str) -> Spans:
 
 def _goes_on_from(before: str, candidate: str, opinion: int) -> bool:
     """True if what stands before makes the digits part of something longer, or an amount."""
-    if before[-1:] in {"/", "#", "_", "@"} or before[-2:].strip() in {"$", "€", "£"}:
+    if (before[-1:] in {"/", "#", "_", "@"} and not before.endswith("wa.me/")) or before[-2:].strip() in {
+        "$",
+        "€",
+        "£",
+    }:
         return True
     if before[-1:] in {"-", "="}:
         return opinion <= 0
@@ -137,7 +158,9 @@ def _longest(candidate: str, groups: list[tuple[int, int]], first: int, opinion:
     for last in range(min(len(groups), first + 8) - 1, first - 1, -1):
         text = candidate[start : groups[last][1]]
         num_digits = sum(map(str.isdigit, text))
-        if 7 <= num_digits <= 17 and text.count("(") == text.count(")") and _is_phone(text, opinion):
+        # Nothing that can be dialled goes on with a hyphen.
+        is_part = opinion <= 0 and "+" not in text and candidate[groups[last][1] :].startswith("-")
+        if 7 <= num_digits <= 17 and not is_part and text.count("(") == text.count(")") and _is_phone(text, opinion):
             return last
     return None
 
@@ -149,13 +172,13 @@ def _is_phone(text: str, opinion: int) -> bool:
     if international:
         number = _parsed(text, None)
         return number is not None and phonenumbers.is_possible_number(number)
-    if opinion < 0:
-        return False
-    if _NANP.fullmatch(text):
+    if opinion >= 0 and _NANP.fullmatch(text):
         return True
-    if text.startswith("00"):
+    if text.startswith("00") and (opinion >= 0 or not text.isdigit()):
         number = _parsed("+" + text[2:], None)
         return number is not None and phonenumbers.is_valid_number(number)
+    if opinion < 0:
+        return False
     return _is_national(text, opinion)
 
 
@@ -164,7 +187,7 @@ def _is_national(text: str, opinion: int) -> bool:
     is_grouped = not text.isdigit()
     if opinion > 0:
         return any(_is_real(text, region) for region in REGIONS_IF_ANNOUNCED) or (is_grouped and _is_possible(text))
-    if not is_grouped or _THOUSANDS.fullmatch(text) or _HOURS.fullmatch(text) or _DECIMALS.search(text):
+    if not is_grouped or any(one.search(text) for one in _NO_PHONES):
         return False
     if text.startswith(("0", "(0")):
         return any(_is_real(text, region) for region in REGIONS)
@@ -201,7 +224,7 @@ PHONE = Recogniser(
     "phone",
     Kind.PHONE,
     50,
-    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .\-/()]{0,3}\d){6,34}" + rf"(?:{_EXTENSION_PATTERN}\b|\b)",
+    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .·•\-/()]{0,3}\d){6,34}" + rf"(?:{_EXTENSION_PATTERN}\b|\b)",
     check_phone,
     same=letters_and_digits,
 )

@@ -2,25 +2,35 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from unicodedata import normalize
 
 from ahocorasick_rs import AhoCorasick
 
 from policy.documents import DenyList
 from policy.recognisers import Recogniser
-from policy.views import view
+from policy.views import is_of_word, view
 
 DENIED = "denied"
 PRIORITY = 110
+# Turkish has two letters i, whose other cases are each other's in English.
+_DOTS = frozenset("\u0130\u0131")
 
 
 class _Lower(dict[int, str]):
     """Lower case by the character, so that places stay; any white space reads as a space."""
 
     def __missing__(self, code: int) -> str:
-        character = chr(code)
-        lower = " " if character.isspace() else character.lower()
-        read = self[code] = lower if len(lower) == 1 else character
+        read = self[code] = _lower(chr(code))
         return read
+
+
+def _lower(character: str) -> str:
+    if character.isspace():
+        return " "
+    if character in _DOTS:
+        return "i"
+    lower = character.casefold()
+    return lower if len(lower) == 1 else character.lower()
 
 
 _LOWER = _Lower()
@@ -34,14 +44,18 @@ def _is_unspaced(character: str) -> bool:
 
 def _is_joined(left: str, right: str) -> bool:
     """True if two neighbouring characters belong to one word."""
-    return left.isalnum() and right.isalnum() and not (_is_unspaced(left) or _is_unspaced(right))
+    return is_of_word(left) and is_of_word(right) and not (_is_unspaced(left) or _is_unspaced(right))
 
 
 class PhraseList:
     """Finds phrases in views, whatever their case."""
 
     def __init__(self, deny: DenyList) -> None:
-        self._phrases = sorted({view(phrase).text.translate(_LOWER) for phrase in deny.phrases} - {""})
+        # Accents are one character with their letter, or two.
+        spelled = {normalize(form, phrase) for phrase in deny.phrases for form in ("NFC", "NFD")}
+        # As is ss with its sharp s in capitals.
+        spelled |= {phrase.casefold() for phrase in deny.phrases if "\u00df" in phrase.lower()}.union(deny.phrases)
+        self._phrases = sorted({view(phrase).text.translate(_LOWER) for phrase in spelled} - {""})
         self._first = {phrase[0] for phrase in self._phrases}
         self._longest = max(map(len, self._phrases), default=0)
         self._inside_words = deny.inside_words

@@ -44,7 +44,13 @@ _OF_GERMANY = r"[CFGHJKLMNPRTVWXYZ][CFGHJKLMNPRTVWXYZ0-9]{8}"
 
 EUROPE: tuple[Recogniser, ...] = (
     national_id("passport", rf"[A-Z]{{0,3}}\d{{6,9}}[A-Z]?|{_OF_GERMANY}", _has_digits, _ANNOUNCED, _PASSPORT),
-    national_id("at_vnr", r"\d{4} ?\d{6}", of_stdnum("at", "vnr"), _ANNOUNCED, r"svnr sozialversicherung vsnr vnr\b"),
+    national_id(
+        "at_vnr",
+        r"\d{4} ?\d{6}",
+        of_stdnum("at", "vnr"),
+        _ANNOUNCED,
+        r"svnr sozialversicherung sv-n versicherungsnummer vsnr vnr\b",
+    ),
     national_id(
         "be_rijksregister",
         r"\d\d\.?\d\d\.?\d\d[- ]?\d{3}[. ]?\d\d",
@@ -94,7 +100,11 @@ EUROPE: tuple[Recogniser, ...] = (
     ),
     national_id("gb_nhs", r"\d{3}[ -]?\d{3}[ -]?\d{4}", of_stdnum("gb", "nhs"), _ANNOUNCED, "nhs"),
     national_id(
-        "gb_nino", r"(?i:[a-ceghj-prtw-z][a-ceghj-nprtw-z] ?\d\d ?\d\d ?\d\d ?[a-d])", _nino, _ITSELF, "nino insurance"
+        "gb_nino",
+        r"(?i:[a-ceghj-pr-tw-z][a-ceghj-npr-tw-z] ?\d\d ?\d\d ?\d\d ?[a-d])",
+        _nino,
+        _ITSELF,
+        "nino insurance",
     ),
     national_id("gb_utr", r"\d{5} ?\d{5}", of_stdnum("gb", "utr"), _ANNOUNCED, r"utr\b taxpayer"),
     national_id("gr_amka", r"\d{11}", of_stdnum("gr", "amka"), _ANNOUNCED, "amka αμκα"),
@@ -104,7 +114,7 @@ EUROPE: tuple[Recogniser, ...] = (
     national_id("is_kennitala", r"\d{6}-?\d{4}", of_stdnum("is", "kennitala"), _ANNOUNCED, r"kennital kt\."),
     national_id(
         "it_codice_fiscale",
-        r"(?i:[a-z]{6}[0-9l-v]{2}[a-z][0-9l-v]{2}[a-z][0-9l-v]{3}[a-z])",
+        r"(?i:[a-z]{3} ?[a-z]{3} ?[0-9l-v]{2}[a-z][0-9l-v]{2} ?[a-z][0-9l-v]{3}[a-z])",
         of_stdnum("it", "codicefiscale"),
         _ITSELF,
         "codice c\\.f\\.",

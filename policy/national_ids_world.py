@@ -95,6 +95,7 @@ WORLD: tuple[Recogniser, ...] = (
     national_id("kz_iin", r"\d{12}", anything, _ANNOUNCED, "иин жсн"),
     national_id("lk_nic", r"\d{9}[VvXx]|\d{12}", anything, _ANNOUNCED, "nic\\b"),
     national_id("mx_curp", r"(?i:[a-z]{4}\d{6}[a-z]{6}[0-9a-z]\d)", of_stdnum("mx", "curp"), _ITSELF, "curp"),
+    national_id("mx_rfc", r"(?i:[a-zñ&]{4}\d{6}[0-9a-z]{3})", of_stdnum("mx", "rfc"), _ANNOUNCED, r"rfc\b"),
     national_id("my_nric", r"\d{6}-?\d\d-?\d{4}", of_stdnum("my", "nric"), _GROUPED, "mykad nric ic\\b kp\\b"),
     national_id("ng_nin", r"\d{11}", anything, _ANNOUNCED, "nin\\b"),
     national_id("nz_ird", r"\d{2,3}[- ]?\d{3}[- ]?\d{3}", of_stdnum("nz", "ird"), _ANNOUNCED, "ird\\b"),

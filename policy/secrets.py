@@ -41,13 +41,16 @@ VENDOR_KEY = Recogniser(
 
 _NAMES = (
     r"api[ _\-]?key|apikey|secret[ _\-]?(?:access[ _\-]?)?key|client[ _\-]?secret|access[ _\-]?token|auth[ _\-]?token"
-    r"|account[ _\-]?key|private[ _\-]?token|secret|token|passwor[dt]|passwd|passphrase|pwd|contraseña|mot de passe"
-    r"|kennwort|senha|пароль|密码"
+    r"|(?:account|encryption|signing|master|shared)[ _\-]?key|private[ _\-]?token|secret|token|passwor[dt]|passwd"
+    r"|passphrase|pwd|api[ _\-]?schlüssel|clé (?:d'|secrète )?api|clave (?:de )?api|chave (?:de )?api|api-ключ"
+    r"|contraseña|mot de passe|kennwort|senha|hasło|wachtwoord|пароль|密码|密碼|密钥|密鑰|パスワード|비밀번호"
 )
-_VALUE = r"[^\s\"'`<>,;|(){}\[\]]"
-_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}(?:=>|:=|=|:)\s{{0,3}}(?:\"([^\s\"]+)|'([^\s']+)|({_VALUE}+))")
+_VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。]"
+_IS = r"(?:=>|:=|=|:|>|is:?|est:?|ist:?|es:?)"
+_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}{_IS}\s{{0,3}}(?:\"([^\s\"]+)|'([^\s']+)|({_VALUE}+))")
+_AFTER_VALUE = re.compile(r"(?:[.:?]|\*\*)+$")
 _NEXT_PARAMETER = re.compile(r"&\w+=")
-_BEARER = re.compile(r"(?i)(?:bearer|basic|token) ([A-Za-z0-9+/=_.~\-]+)")
+_BEARER = re.compile(r"(?i)(?:bearer|basic|token|api[ _\-]?key) ([A-Za-z0-9+/=_.~\-]+)")
 
 
 def check_assigned(candidate: str, _before: str) -> Spans:
@@ -58,7 +61,7 @@ def check_assigned(candidate: str, _before: str) -> Spans:
     start, end = found.span(found.lastindex or 0)
     if following := _NEXT_PARAMETER.search(candidate, start):
         end = following.start()
-    end = start + len(candidate[start:end].rstrip(".:"))
+    end = start + len(_AFTER_VALUE.sub("", candidate[start:end]))
     if _looks_secret(candidate[start:end]):
         yield start, end
 
@@ -80,8 +83,8 @@ ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}(?:=>|:=|=|:)\s{{0,3}}(?:\"[^\s\"]{{8,512}}|'[^\s']{{8,512}}|{_VALUE}{{8,512}})"
-    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,512}|\btoken [A-Za-z0-9_\-]{24,512}",
+    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}{_IS}\s{{0,3}}(?:\"[^\s\"]{{8,512}}|'[^\s']{{8,512}}|{_VALUE}{{8,512}})"
+    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,512}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{24,512}",
     check_assigned,
     tail=_VALUE,
 )
@@ -121,7 +124,7 @@ JWT = Recogniser(
     Kind.JWT,
     95,
     # Three parts if signed, five if encrypted.
-    r"\bey[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{2,}(?:\.[A-Za-z0-9_\-]*){1,3}",
+    r"\bey[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]*){1,3}",
     check_jwt,
     tail=r"[A-Za-z0-9_.\-]",
 )
@@ -129,8 +132,8 @@ JWT = Recogniser(
 _HEADER = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----")
 _FOOTER = re.compile(r"-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----")
 _LINES = re.compile(
-    r"(?:(?:\s|\\[nr]|\\)*(?:[A-Za-z0-9+/=]{16,}|[A-Z][A-Za-z-]+: [^\n]*\n))+"
-    r"(?:(?:\s|\\[nr])*[A-Za-z0-9+/]+={0,2}(?=\s|\\|-|$))?"
+    r"(?:(?:[\s>|#*\"+]|<br ?/?>|\\[nr]|\\)*(?:[A-Za-z0-9+/=]{16,}|[A-Z][A-Za-z-]+: [^\n]*\n))+"
+    r"(?:(?:[\s>|#*\"+]|<br ?/?>|\\[nr])*[A-Za-z0-9+/]+={0,2}(?=[\s\"<]|\\|-|$))?"
 )
 
 
@@ -149,9 +152,9 @@ PRIVATE_KEY = Recogniser(
     "private_key",
     Kind.PRIVATE_KEY,
     100,
-    r"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY[A-Z ]{0,8}-----(?:-?[A-Za-z0-9+/=\s\\:,.()])*"
+    r"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY[A-Z ]{0,8}-----(?:-?[A-Za-z0-9+/=\s\\:,.()>|#*\"<])*"
     r"(?:-----END [A-Z0-9 ]{0,32}PRIVATE KEY[A-Z ]{0,8}-----)?",
     check_private_key,
-    tail=r"[A-Za-z0-9+/=\s\\:,.\-]",
+    tail=r"[A-Za-z0-9+/=\s\\:,.\->|#*\"<]",
 )
 SECRETS = (VENDOR_KEY, ASSIGNED, URL_PASSWORD, JWT, PRIVATE_KEY)

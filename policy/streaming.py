@@ -87,7 +87,7 @@ class GuardedText:
     def _settle(self, *, is_all: bool) -> str:
         if self._going_on is not None:
             self._drop_rest(self._going_on)
-        seen = view(self._pending)
+        seen = view(self._pending, self._context)
         start = len(self._context)
         text = self._context + seen.text
         certain = len(text) if is_all else self._guard.opens_at(text, start)
@@ -107,7 +107,7 @@ class GuardedText:
 
     def _drop_rest(self, recogniser: Recogniser) -> None:
         """Drop what still belongs to a match that was decided already."""
-        seen = view(self._pending)
+        seen = view(self._pending, self._context)
         num = self._guard.rest(recogniser, seen.text)
         if num < len(seen.text):
             self._going_on = None

@@ -21,6 +21,7 @@ VENDORS = (
     r"dckr_pat_[A-Za-z0-9_\-]{20,}",
     r"tskey-[a-z]{2,8}-[A-Za-z0-9\-]{16,}",
     r"fm[12][ar]?_[A-Za-z0-9+/=_\-]{60,}",
+    r"fo1_[A-Za-z0-9_\-]{40,}",
     r"HRKU-[A-Za-z0-9_\-]{36,}",
     r"nfp_[A-Za-z0-9_]{36,}",
     r"rnd_[A-Za-z0-9]{28,}",
@@ -61,6 +62,8 @@ VENDORS = (
     r"nvapi-[A-Za-z0-9_\-]{40,}",
     r"fw_[A-Za-z0-9]{20,}",
     r"pcsk_[A-Za-z0-9_]{40,}",
+    r"jina_[A-Za-z0-9_]{40,}",
+    r"tvly-[A-Za-z0-9\-]{24,}",
     r"lsv2_(?:pt|sk)_[A-Za-z0-9_]{32,}",
     # Messages.
     r"xox[abeoprs]-[A-Za-z0-9\-]{10,}",
@@ -86,6 +89,10 @@ VENDORS = (
     r"shippo_(?:live|test)_[0-9a-f]{40,}",
     r"FLWSECK(?:_TEST)?-[A-Za-z0-9\-]{12,}",
     # Documents, figures and logs.
+    r"A3-[A-Z0-9]{6}-(?:[A-Z0-9]{11}|[A-Z0-9]{6}-[A-Z0-9]{5})(?:-[A-Z0-9]{5}){3}",
+    r"ops_ey[A-Za-z0-9_\-=]{60,}",
+    r"ph[cx]_[A-Za-z0-9]{40,}",
+    r"rdme_[a-z0-9]{60,}",
     r"ntn_[A-Za-z0-9]{40,}",
     r"secret_[A-Za-z0-9]{43,}",
     r"figd_[A-Za-z0-9_\-]{36,}",
