@@ -42,6 +42,10 @@ class Lines:
             self._submissions.check_model(owner, request.wanted.job.model)
         except (Forbidden, NotFound) as error:
             raise LineRefused(error.code, error.message, "body.model") from error
+        try:
+            self._submissions.check_custom_id(owner, request.wanted.job.model, request.custom_id)
+        except InvalidRequest as error:
+            raise LineRefused(error.code, error.message, "custom_id") from error
         return request
 
     def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> TakenLine:
@@ -63,9 +67,9 @@ class Lines:
             error = refusal
         except Exception as defect:  # noqa: BLE001 - one line must not stop its batch
             error = internal_error(defect)
-        return TakenLine(
-            line.number, custom_id_of(line), None, {"status_code": status_of(error), "body": body_of(error)}
-        )
+        # Its own id is what a policy may have refused, one that was set after the batch was checked.
+        name = f"line_{line.number}" if error.param == "custom_id" else custom_id_of(line)
+        return TakenLine(line.number, name, None, {"status_code": status_of(error), "body": body_of(error)})
 
     def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:
         asked = request.wanted.job

@@ -5,6 +5,8 @@ event loop and outcomes; knows nothing of what the call does.
 """
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -18,6 +20,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST = 256
+
+SELDOM_S = 0.1
+"""A tenant that has sent nothing for so long need not wait for the time of the next wave beside one that floods."""
+_MOST_VISITS = 10_000
 
 
 class Gathering(Generic[T, R]):
@@ -101,3 +107,20 @@ def own_copy(error: Exception) -> Exception:
     if isinstance(error, Unavailable):
         return Unavailable(error.message, retry_after_s=error.retry_after_s, code=error.code, param=error.param)
     return error
+
+
+class Visits:
+    """When each tenant was here last."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def is_seldom(self, tenant_id: str) -> bool:
+        """Note a visit; True if the one before was long ago."""
+        now = self._clock()
+        last = self._last.pop(tenant_id, -math.inf)
+        if len(self._last) >= _MOST_VISITS:
+            self._last.clear()
+        self._last[tenant_id] = now
+        return now - last >= SELDOM_S

@@ -34,10 +34,18 @@ KEEP_S = 5.0
 
 _MOST_TENANTS = 10_000
 # What names a thing or says of what kind it is, and is no text of anybody's.
-_NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object"])
+_NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity"])
+# What they say where it is not the caller who chose the word.
+_PROTOCOL = (
+    "assistant developer system tool user function function_call function_call_output message completed medium"
+    " input_text output_text text json_object json_schema array boolean integer null number object string"
+    " additionalProperties allOf anyOf const default description enum examples format items maximum maxItems"
+    " maxLength minimum minItems minLength oneOf pattern properties required title type"
+)
+_OURS = frozenset(_PROTOCOL.split())
 # What has keys of the caller's own, whatever they are called.
 _FREE = frozenset(["metadata", "variables"])
-_SHOWN_AGAIN = ("instructions", "metadata", "prompt", "user", "safety_identifier")
+_SHOWN_AGAIN = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +127,11 @@ def applied(
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
-    _check_fixed(policy, list(_fixed(fields["input"], request)))
     fields["metadata"] = dict(request.metadata)
     if response is not None:
         fields["items"] = response.input
-        fields["shown"] = {name: response.request[name] for name in _SHOWN_AGAIN if name in response.request}
+        fields["shown"] = _shown_again(response)
+    _check_fixed(policy, [*_fixed(fields["input"], request), *_names_and_keys(fields.get("shown"))])
     verdict = apply_input(policy, list(_texts(fields)), before)
     if verdict.blocked_by is not None:
         raise _blocked(verdict.blocked_by, "input")
@@ -132,9 +140,24 @@ def applied(
         response = replace(response, input=done["items"], request=response.request | done["shown"])
     request = _with_input(request, done)
     if request.user is not None:
-        request = request.model_copy(update={"user": _pseudonym(policy, request.user)})
+        request = request.model_copy(update={"user": pseudonym(policy, request.user, "user")})
     flagged = counted(hit for hits in verdict.hits for hit in hits if hit.action is Action.FLAG)
     return Applied(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
+
+
+def _shown_again(response: NewResponse) -> dict[str, Any]:
+    shown = {name: response.request[name] for name in _SHOWN_AGAIN if name in response.request}
+    choice = response.request.get("tool_choice")
+    return shown | ({"tool_choice": choice} if isinstance(choice, dict) else {})
+
+
+def guarded(policy: Policy, fields: dict[str, Any], param: str) -> dict[str, Any]:
+    """Return what may be stored of fields beside a request. Raises InvalidRequest with the rule's id if one blocks."""
+    verdict = apply_input(policy, list(_texts(fields)))
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, param)
+    done: dict[str, Any] = _refilled(fields, iter(verdict.texts))
+    return done
 
 
 def _blocked(rule: str, param: str) -> InvalidRequest:
@@ -166,18 +189,23 @@ def _names_and_keys(given: Any, *, in_schema: bool = False) -> Iterator[str]:
             yield from _names_and_keys(value, in_schema=in_schema)
     elif isinstance(given, dict):
         for key, value in given.items():
-            if in_schema:
+            if in_schema and key not in _OURS:
                 yield key
-            if key in _NAMES and isinstance(value, str):
+            if key in _NAMES and isinstance(value, str) and value not in _OURS:
                 yield value
             yield from _names_and_keys(value, in_schema=in_schema or key == "parameters")
 
 
 def _check_fixed(policy: Policy, texts: list[str]) -> None:
     for one in texts:
-        guarded = GuardedText(policy.input, Vault())
-        if guarded.finish(one) != one or guarded.blocked_by is not None:
-            raise _blocked(guarded.blocked_by or guarded.hits[0].rule_id, "input")
+        check_fixed(policy, one, "input")
+
+
+def check_fixed(policy: Policy, text: str, param: str) -> None:
+    """Raise InvalidRequest, with the rule's id, for what cannot have a placeholder and that the policy would change."""
+    text_of = GuardedText(policy.input, Vault())
+    if text_of.finish(text) != text or text_of.blocked_by is not None:
+        raise _blocked(text_of.blocked_by or text_of.hits[0].rule_id, param)
 
 
 def check_template(policy: Policy, template: dict[str, Any]) -> None:
@@ -196,12 +224,12 @@ def check_template(policy: Policy, template: dict[str, Any]) -> None:
         )
 
 
-def _pseudonym(policy: Policy, user: str) -> str:
-    """Return an identifier as it is, or a digest of it if the policy would not let it be stored."""
-    verdict = apply_input(policy, [user])
+def pseudonym(policy: Policy, name: str, param: str) -> str:
+    """Return the caller's own name for something, or a digest of it if the policy would not let it be stored."""
+    verdict = apply_input(policy, [name])
     if verdict.blocked_by is not None:
-        raise _blocked(verdict.blocked_by, "user")
-    return user if verdict.texts == (user,) else f"user_{blake2b(user.encode(), digest_size=16).hexdigest()}"
+        raise _blocked(verdict.blocked_by, param)
+    return name if verdict.texts == (name,) else f"user_{blake2b(name.encode(), digest_size=16).hexdigest()}"
 
 
 def pinned(found: InForce, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:

@@ -9,8 +9,6 @@ are not loaded yet) goes the same way alone, in a thread of its own, and shares 
 """
 
 import hashlib
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -19,12 +17,13 @@ import orjson
 from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import Vault
+from policy.policies import Policy
 from producer_api.admission import Admission, Headers
 from producer_api.catalog import Catalog
-from producer_api.gathering import Gathering
+from producer_api.gathering import Gathering, Visits
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
-from producer_api.policing import PolicyBook, applied, pinned
+from producer_api.policing import PolicyBook, applied, check_fixed, pinned, pseudonym
 from producer_api.restoring import vault_of
 from producer_api.room import Room
 from producer_api.spending import note
@@ -65,10 +64,6 @@ ENOUGH = 16
 
 _LONG_BYTES = 16_384
 
-SELDOM_S = 0.1
-"""A tenant that has sent nothing for so long need not wait for the time of the next wave beside one that floods."""
-_MOST_VISITS = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -97,23 +92,6 @@ class Receipt:
     replayed: bool
     headers: dict[str, str]
     job: Job | None = None
-
-
-class Visits:
-    """When each tenant was here last."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last: dict[str, float] = {}
-
-    def is_seldom(self, tenant_id: str) -> bool:
-        """Note a visit; True if the one before was long ago."""
-        now = self._clock()
-        last = self._last.pop(tenant_id, -math.inf)
-        if len(self._last) >= _MOST_VISITS:
-            self._last.clear()
-        self._last[tenant_id] = now
-        return now - last >= SELDOM_S
 
 
 @dataclass(slots=True)
@@ -190,6 +168,12 @@ class Submissions:
         principal.check_model(name)
         self._catalog.resolve(name)
 
+    def check_custom_id(self, principal: Principal, model: str, custom_id: str) -> None:
+        """Raise InvalidRequest for a line's id that the tenant's policy for the model would change. Blocks."""
+        found = self._policies.policy_for(principal.tenant_id, self._catalog.resolve(model).model)
+        if found is not None:
+            check_fixed(found.policy, custom_id, "custom_id")
+
     def make_job(
         self,
         principal: Principal,
@@ -239,6 +223,7 @@ class Submissions:
             done = applied(found.policy, draft.request, draft.response, before)
             draft.request, draft.response = done.request, done.response
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
+            _guard_headers(draft, found.policy)
 
     def _vault_before(self, draft: _Draft) -> Vault | None:
         """Return the placeholders of the response that this one goes on from, which stand in its input."""
@@ -338,6 +323,16 @@ class Submissions:
             response=draft.response,
             limits=self._admission.held_by(draft.principal),
         )
+
+
+def _guard_headers(draft: _Draft, policy: Policy) -> None:
+    """Let the policy see what the caller calls the request, and whom it is for."""
+    if draft.idempotency is not None:
+        key = pseudonym(policy, draft.idempotency.key, "Idempotency-Key")
+        draft.idempotency = replace(draft.idempotency, key=key)
+    if draft.origin.project_id is not None:
+        project_id = pseudonym(policy, draft.origin.project_id, "OpenAI-Project")
+        draft.origin = replace(draft.origin, project_id=project_id)
 
 
 def _known(value: T | None) -> T:

@@ -1,6 +1,7 @@
 """Batches of OpenAI's shape: make one of an uploaded file, look at it, list, cancel."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from producer_api.auth import JobsReader, JobsWriter
 from producer_api.errors import DOCUMENTED
 from producer_api.file_views import BatchList, BatchObject, batch_list, batch_object
+from producer_api.policing import guarded, pseudonym
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.routers.files import check_life_s
 from producer_api.runtime import Runtime
@@ -22,6 +24,7 @@ from store.batches import Batch, NewBatch
 from store.errors import InvalidRequest
 from store.files import Purpose
 from store.payloads import MetadataKey, MetadataValue
+from store.policies import EVERY_MODEL
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -84,7 +87,24 @@ def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch,
         raise InvalidRequest(
             f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
         )
-    return batches.create(runtime.db, tenant_id, new, file)
+    return batches.create(runtime.db, tenant_id, _guarded(runtime, tenant_id, new), file)
+
+
+def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch) -> NewBatch:
+    """Let the tenant's policy for every model replace what must not be stored, or refuse it."""
+    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    if found is None:
+        return new
+    metadata = (
+        None if new.metadata is None else guarded(found.policy, {"metadata": new.metadata}, "metadata")["metadata"]
+    )
+    key, project_id = new.idempotency_key, new.project_id
+    return replace(
+        new,
+        metadata=metadata,
+        idempotency_key=None if key is None else pseudonym(found.policy, key, "Idempotency-Key"),
+        project_id=None if project_id is None else pseudonym(found.policy, project_id, "OpenAI-Project"),
+    )
 
 
 def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str) -> NewBatch:

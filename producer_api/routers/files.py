@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from producer_api.auth import JobsReader, JobsWriter
 from producer_api.errors import DOCUMENTED
 from producer_api.file_views import FileDeleted, FileList, FileObject, file_list, file_object
+from producer_api.policing import guarded
 from producer_api.requests import RuntimeOf, StrictJsonRoute
 from producer_api.runtime import Runtime
 from producer_api.upload import Upload, read_upload
@@ -20,6 +21,7 @@ from store import files
 from store.blobs import read_blocks
 from store.errors import InvalidRequest
 from store.files import UPLOADED, File, Purpose
+from store.policies import EVERY_MODEL
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -58,12 +60,13 @@ async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWrite
     upload = await read_upload(request, runtime.blobs, runtime.settings.max_file_bytes)
     try:
         purpose, ttl_s = _purpose(upload), _life_s(upload.fields)
+        filename = await run_in_threadpool(_filename, runtime, principal.tenant_id, upload.filename)
         file = await run_in_threadpool(
             files.create,
             runtime.db,
             principal.tenant_id,
             upload.draft,
-            filename=upload.filename,
+            filename=filename,
             purpose=purpose,
             most_bytes=runtime.settings.tenant_stored_bytes,
             ttl_s=ttl_s,
@@ -71,6 +74,14 @@ async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWrite
     finally:
         await run_in_threadpool(upload.draft.drop)
     return JsonResponse(file_object(file), headers=headers)
+
+
+def _filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
+    """Return the file's name as the tenant's policy for every model lets it be stored."""
+    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    if found is None:
+        return filename
+    return str(guarded(found.policy, {"filename": filename}, "file")["filename"])[:255]
 
 
 def _purpose(upload: Upload) -> Purpose:

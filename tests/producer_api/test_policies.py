@@ -1,5 +1,7 @@
 """A tenant's policy, set over the API: what it takes out of an input is nowhere, and what it blocks is nothing."""
 
+import json
+import time
 from typing import Any
 
 import httpx2
@@ -15,10 +17,10 @@ from store.db import Database
 from store.errors import InvalidRequest
 from store.payloads import GenerateInput, GenerateRequest
 from store.settings import Settings
-from store.tables import metadata
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.stored import everything_stored
 
 RULES: list[dict[str, Any]] = [
     {"id": "no-cards", "kinds": ["card"], "action": "block", "stage": "input"},
@@ -32,18 +34,6 @@ def put(api: httpx2.Client, rules: list[dict[str, Any]], model: str | None = Non
     response = api.put("/v1/policies", json={"model": model, "document": {"rules": rules}})
     assert response.status_code == 200, response.text
     return dict(response.json())
-
-
-def everything_stored(db: Database, client: redis.Redis) -> str:
-    """Every row of every table, and every key and value in Redis, as text."""
-    with db.begin() as connection:
-        rows = [
-            str(connection.execute(text(f"SELECT t::text FROM {table.name} AS t")).all())
-            for table in metadata.sorted_tables
-        ]
-    found: Any = client.keys("*")
-    values = [str(key) + str(client.dump(key)) for key in found]
-    return "\n".join([*rows, *values])
 
 
 def test_what_is_redacted_is_nowhere_whichever_way_it_came(
@@ -93,8 +83,83 @@ def test_no_field_of_a_request_is_a_way_around_it(
             answer = api.post("/v1/chat/completions", json=body)
             assert answer.status_code in (200, 400), answer.text
             assert RAW not in everything_stored(db, redis_client), extra
-            # What a row keeps packed.
-            assert RAW not in str([(job.metadata, job.payload) for job in jobs.list_jobs(db, tenant)]), extra
+
+
+SHOWN: list[dict[str, Any]] = [
+    {"instructions": RAW},
+    {"metadata": {"name": RAW}},
+    {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": json.dumps({"to": RAW})}]},
+    {"tools": [{"type": "function", **FUNCTION}]},
+    {"tools": [{"type": "function", "name": "f", "description": RAW, "parameters": {"title": RAW}}]},
+    {"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function", "name": "f", "note": RAW}},
+    {"text": {"format": {"type": "json_schema", "name": RAW, "schema": {"type": "object"}}}},
+    {"text": {"format": {"type": "json_schema", "name": "n", "description": RAW, "schema": {"type": "object"}}}},
+    {"user": RAW},
+    {"safety_identifier": RAW},
+    {"prompt_cache_key": RAW},
+    {"stop": [RAW]},
+]
+
+
+def test_no_field_of_a_response_is_a_way_around_it(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, redis_client: redis.Redis
+) -> None:
+    put(api, RULES)
+    with worker.serve(lambda _: ["x"]):
+        for extra in SHOWN:
+            answer = api.post("/v1/responses", json={"model": "tiny", "input": "x", "max_output_tokens": 1, **extra})
+            assert answer.status_code in (200, 400), answer.text
+            assert RAW not in everything_stored(db, redis_client), extra
+
+
+def test_words_of_the_protocol_are_nobody_s(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    """A denied word may be one that every request has."""
+    put(
+        api, [{"id": "words", "deny": {"phrases": ["user", "system", "function", "type", "medium"]}, "action": "block"}]
+    )
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+    with worker.serve(lambda _: ["x"]):
+        asked = {"model": "tiny", "input": "x", "tools": [tool], "text": {"verbosity": "medium"}}
+        made = api.post("/v1/responses", json=asked)
+        assert made.status_code == 200, made.text
+
+
+def test_what_a_request_is_called_and_whom_it_is_for_are_guarded_too(
+    api: httpx2.Client, db: Database, redis_client: redis.Redis
+) -> None:
+    put(api, RULES)
+    ask = {"model": "tiny", "input": {"prompt": "x"}}
+    headers = {"Idempotency-Key": RAW, "OpenAI-Project": RAW}
+    first, second = (api.post("/v1/jobs", json=ask, headers=headers) for _ in range(2))
+    assert (first.status_code, second.json()["id"]) == (202, first.json()["id"])
+    blocked = api.post("/v1/jobs", json=ask, headers={"Idempotency-Key": CARD})
+    assert (blocked.status_code, error_of(blocked)["param"]) == (400, "Idempotency-Key")
+    assert RAW not in everything_stored(db, redis_client)
+
+
+def test_what_a_batch_says_beside_its_lines_is_guarded_too(
+    api: httpx2.Client, openai: OpenAI, db: Database, redis_client: redis.Redis
+) -> None:
+    put(api, RULES)
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
+    line = {"custom_id": RAW, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = openai.files.create(file=(f"{RAW}.jsonl", json.dumps(line).encode()), purpose="batch")
+    assert file.filename.startswith("<EMAIL_1>")
+    batch = openai.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        metadata={"for": RAW},
+        extra_headers={"Idempotency-Key": RAW, "OpenAI-Project": RAW},
+    )
+    assert batch.metadata == {"for": "<EMAIL_1>"}
+    while (batch := openai.batches.retrieve(batch.id)).status == "validating":
+        time.sleep(0.02)
+    assert batch.errors is not None
+    assert [(one.code, one.param, one.line) for one in batch.errors.data or []] == [
+        ("policy_blocked_input", "custom_id", 1)
+    ]
+    assert RAW not in everything_stored(db, redis_client)
 
 
 def test_the_lines_of_a_batch_are_no_way_around_it(

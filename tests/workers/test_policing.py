@@ -26,7 +26,7 @@ from store.states import JobState
 from store.streams import read_frame, stream_key
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
-from tests.producer_api.test_policies import everything_stored
+from tests.stored import everything_stored
 from workers.host import Host, LoadedModel
 
 from .conftest import Bell, Bench, wait_for
