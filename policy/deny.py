@@ -6,7 +6,7 @@ from unicodedata import normalize
 
 from ahocorasick_rs import AhoCorasick
 
-from policy.documents import DenyList
+from policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList
 from policy.recognisers import Recogniser
 from policy.views import is_of_word, view
 
@@ -62,7 +62,7 @@ class PhraseList:
         self._automaton = AhoCorasick(self._phrases)
 
     def find(self, text: str, start: int) -> Iterator[tuple[int, int]]:
-        """Yield where phrases stand from ``start`` on; those that overlap are one."""
+        """Yield where phrases stand from ``start`` on; those that overlap are one, as far as that is not too long."""
         held: tuple[int, int] | None = None
         offset = max(0, start - 1)
         matches = self._automaton.find_matches_as_indexes(text[offset:].translate(_LOWER), overlapping=True)
@@ -70,7 +70,9 @@ class PhraseList:
             if begin < start or not self._is_whole(text, begin, end):
                 continue
             if held is not None and begin < held[1]:
-                held = held[0], max(end, held[1])
+                # One that begins inside of what is long enough is lost: else a phrase said again and again never ends.
+                if held[1] - held[0] < MAX_PATTERN_MATCH_CHARS:
+                    held = held[0], max(end, held[1])
                 continue
             if held is not None:
                 yield held

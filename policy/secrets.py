@@ -83,8 +83,8 @@ ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}{_IS}\s{{0,3}}(?:\"[^\s\"]{{8,512}}|'[^\s']{{8,512}}|{_VALUE}{{8,512}})"
-    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,512}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{24,512}",
+    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}{_IS}\s{{0,3}}(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
+    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{24,}",
     check_assigned,
     tail=_VALUE,
 )
@@ -107,10 +107,15 @@ URL_PASSWORD = Recogniser(
 )
 
 
+_LEAST_CLAIMS = 16
+
+
 def check_jwt(candidate: str, _before: str) -> Spans:
-    """Three parts of base64url of which the first is a JSON object that names an algorithm."""
+    """Parts of base64url of which the first is a JSON object that names an algorithm; the last may be cut off."""
     text = candidate.rstrip(".-_") if candidate.count(".") > 2 else candidate
-    head = text.partition(".")[0]
+    head, _, claims = text.partition(".")
+    if "." not in claims and len(claims) < _LEAST_CLAIMS:
+        return
     try:
         header = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
     except (binascii.Error, ValueError):
@@ -123,8 +128,8 @@ JWT = Recogniser(
     "jwt",
     Kind.JWT,
     95,
-    # Three parts if signed, five if encrypted.
-    r"\bey[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]*){1,3}",
+    # Three parts if signed, five if encrypted, two if it was cut off.
+    r"\bey[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]*(?:\.[A-Za-z0-9_\-]*){0,3}",
     check_jwt,
     tail=r"[A-Za-z0-9_.\-]",
 )

@@ -104,6 +104,24 @@ def test_whatever_comes_a_bounded_part_is_held() -> None:
             assert stream.num_held <= MAX_MATCH_CHARS + 120
 
 
+def test_a_phrase_that_is_said_again_and_again_is_held_a_bounded_while() -> None:
+    """Its places overlap without end."""
+    deny = {"phrases": ["ha ha", "ha ha ha"]}
+    rules = Policy(
+        PolicyDocument.model_validate({"rules": [{"id": "ha", "action": "redact", "deny": deny, "stage": "output"}]})
+    )
+    text = "ha " * 3000
+    whole = apply_output(rules, text).text
+    stream = output_stream(rules)
+    out, most = "", 0
+    for start in range(0, len(text), 7):
+        out += stream.feed(text[start : start + 7])
+        most = max(most, stream.num_held)
+    assert out + stream.finish() == whole
+    assert most < 1200
+    assert len(whole) < len(text) / 20
+
+
 def test_after_a_block_nothing_leaves() -> None:
     stream = output_stream(BLOCK)
     assert stream.feed("to project titan, and") == "to "
