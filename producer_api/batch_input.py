@@ -97,3 +97,12 @@ def read_request(line: RawLine, url: str, most_bytes: int) -> Request:
 def custom_id_of(line: RawLine) -> str:
     """Return the custom id of a line that was validated."""
     return str(orjson.loads(line.text or b"{}").get("custom_id", ""))
+
+
+def model_of(line: RawLine) -> str:
+    """Return the model that a line names, "" if it names none."""
+    try:
+        model = orjson.loads(line.text or b"")["body"]["model"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return ""
+    return model if isinstance(model, str) else ""

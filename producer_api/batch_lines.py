@@ -1,11 +1,13 @@
 """Lines of a batch as jobs: what a line asks for, made a job of the batch class that ends with the batch's window."""
 
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
-from producer_api.batch_input import LineRefused, RawLine, Request, custom_id_of, read_request
+from producer_api.batch_input import LineRefused, RawLine, Request, custom_id_of, model_of, read_request
 from producer_api.errors import body_of, internal_error, status_of
+from producer_api.policing import check_fixed, guarded
 from producer_api.submit import Submissions
 from store.batch_steps import TakenLine
 from store.batches import Batch
@@ -42,11 +44,24 @@ class Lines:
             self._submissions.check_model(owner, request.wanted.job.model)
         except (Forbidden, NotFound) as error:
             raise LineRefused(error.code, error.message, "body.model") from error
-        try:
-            self._submissions.check_custom_id(owner, request.wanted.job.model, request.custom_id)
-        except InvalidRequest as error:
-            raise LineRefused(error.code, error.message, "custom_id") from error
+        found = self._submissions.policy_for(owner, request.wanted.job.model)
+        if found is not None:
+            try:
+                check_fixed(found.policy, request.custom_id, "custom_id")
+            except InvalidRequest as error:
+                raise LineRefused(error.code, error.message, "custom_id") from error
         return request
+
+    def told(self, owner: Principal, line: RawLine, message: str, param: str | None) -> dict[str, Any]:
+        """Return what may be stored of a complaint about a line, which may quote it: its message and param."""
+        said = {"message": message, "param": param}
+        found = self._submissions.policy_for(owner, model_of(line))
+        if found is None:
+            return said
+        try:
+            return guarded(found.policy, said, "body")
+        except InvalidRequest as error:
+            return {"message": error.message, "param": error.param}
 
     def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> TakenLine:
         """Return the line as a job, or as what the route would have answered. Raises Unavailable."""
@@ -69,6 +84,8 @@ class Lines:
             error = internal_error(defect)
         # Its own id is what a policy may have refused, one that was set after the batch was checked.
         name = f"line_{line.number}" if error.param == "custom_id" else custom_id_of(line)
+        told_of = self.told(owner, line, error.message, error.param)
+        error.message, error.param = told_of["message"], told_of["param"]
         return TakenLine(line.number, name, None, {"status_code": status_of(error), "body": body_of(error)})
 
     def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:

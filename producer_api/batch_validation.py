@@ -58,7 +58,8 @@ class _Check:
         try:
             request = self._lines.read(self._batch, self._owner, line)
         except LineRefused as refused:
-            self.errors.append(refused.at(line.number))
+            error = refused.at(line.number)
+            self.errors.append(error | self._lines.told(self._owner, line, refused.message, refused.param))
             return
         digest = blake2b(request.custom_id.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
         if digest in self._seen:

@@ -23,7 +23,7 @@ from producer_api.catalog import Catalog
 from producer_api.gathering import Gathering, Visits
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
-from producer_api.policing import PolicyBook, applied, check_fixed, pinned, pseudonym
+from producer_api.policing import InForce, PolicyBook, applied, pinned, pseudonym
 from producer_api.restoring import vault_of
 from producer_api.room import Room
 from producer_api.spending import note
@@ -33,7 +33,7 @@ from prompts.tool_grammar import with_tools
 from store import jobs
 from store.addresses import check_url
 from store.db import Database
-from store.errors import HeadraceError, InvalidRequest, Unavailable
+from store.errors import HeadraceError, InvalidRequest, NotFound, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
@@ -47,6 +47,7 @@ from store.payloads import (
     PinnedPolicy,
     Truncation,
 )
+from store.policies import EVERY_MODEL
 from store.registry import ModelVersion, queue_name
 from store.responses import NewResponse, job_id_of
 from store.settings import Settings
@@ -163,16 +164,18 @@ class Submissions:
             raise outcome
         return outcome
 
+    def policy_for(self, principal: Principal, name: str) -> InForce | None:
+        """Return the tenant's policy for a model, or for every model if it is not there. Blocks."""
+        try:
+            model = self._catalog.resolve(name).model
+        except NotFound:
+            model = EVERY_MODEL
+        return self._policies.policy_for(principal.tenant_id, model)
+
     def check_model(self, principal: Principal, name: str) -> None:
         """Raise Forbidden if the key may not use the model, NotFound if there is none. Blocks."""
         principal.check_model(name)
         self._catalog.resolve(name)
-
-    def check_custom_id(self, principal: Principal, model: str, custom_id: str) -> None:
-        """Raise InvalidRequest for a line's id that the tenant's policy for the model would change. Blocks."""
-        found = self._policies.policy_for(principal.tenant_id, self._catalog.resolve(model).model)
-        if found is not None:
-            check_fixed(found.policy, custom_id, "custom_id")
 
     def make_job(
         self,

@@ -143,7 +143,10 @@ def test_what_a_batch_says_beside_its_lines_is_guarded_too(
     put(api, RULES)
     body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}]}
     line = {"custom_id": RAW, "method": "POST", "url": "/v1/chat/completions", "body": body}
-    file = openai.files.create(file=(f"{RAW}.jsonl", json.dumps(line).encode()), purpose="batch")
+    odd = {**line, "custom_id": "b", "body": {**body, "messages": [{"role": RAW, "content": "x"}]}}
+    odder = {**line, "custom_id": "c", "body": {**body, "job": {RAW: 1}}}
+    content = "\n".join(map(json.dumps, (line, odd, odder))).encode()
+    file = openai.files.create(file=(f"{RAW}.jsonl", content), purpose="batch")
     assert file.filename.startswith("<EMAIL_1>")
     batch = openai.batches.create(
         input_file_id=file.id,
@@ -157,8 +160,11 @@ def test_what_a_batch_says_beside_its_lines_is_guarded_too(
         time.sleep(0.02)
     assert batch.errors is not None
     assert [(one.code, one.param, one.line) for one in batch.errors.data or []] == [
-        ("policy_blocked_input", "custom_id", 1)
+        ("policy_blocked_input", "custom_id", 1),
+        ("unsupported_parameter", "body.messages[0].role", 2),
+        ("unsupported_parameter", "<EMAIL_2>", 3),
     ]
+    assert "<EMAIL_1>" in (batch.errors.data or [])[1].message
     assert RAW not in everything_stored(db, redis_client)
 
 
