@@ -48,6 +48,14 @@ class Escapes:
         return rest
 
 
+def unescaped(text: str) -> str:
+    """Return a whole text as it is read; itself if no character in it is written as a number."""
+    if "\\u" not in text:
+        return text
+    escapes = Escapes()
+    return escapes.feed(text) + escapes.finish()
+
+
 def _read(found: re.Match[str]) -> str:
     if found["open"] is not None:
         return found[0]

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from policy.classifiers import Classifier, WordListClassifier
 from policy.documents import Action, PolicyDocument, Stage
+from policy.escapes import STAND_INS, unescaped, written
 from policy.guards import Guard
 from policy.languages import LanguageFinder, installed
 from policy.outputs import Form, GuardedOutput, WholeRules, blocking
@@ -107,14 +108,30 @@ def apply_input(policy: Policy, texts: Sequence[str], before: Vault | None = Non
     done: list[str] = []
     hits: list[tuple[Hit, ...]] = []
     for text in texts:
-        guarded = GuardedText(policy.input, vault, policy.finder)
-        done.append(guarded.finish(text))
+        guarded, said, vault = _guarded_input(policy, text, vault)
+        done.append(said)
         found = policy.whole_input.hits(text, text)
         hits.append((*guarded.hits, *found))
         blocked_by = guarded.blocked_by or blocking(found)
         if blocked_by is not None:
             return InputVerdict((), tuple(hits), blocked_by, Vault())
     return InputVerdict(tuple(done), tuple(hits), None, vault)
+
+
+def _guarded_input(policy: Policy, text: str, vault: Vault) -> tuple[GuardedText, str, Vault]:
+    """Guard a text as it stands, or as JSON reads it if something else is found then: é may be written \\u00e9."""
+    read = unescaped(text)
+    before = vault if read == text else vault.model_copy(deep=True)
+    guarded = GuardedText(policy.input, vault, policy.finder)
+    said = guarded.finish(text)
+    if read == text or guarded.blocked_by is not None:
+        return guarded, said, vault
+    as_read = GuardedText(policy.input, before, policy.finder)
+    told = as_read.finish(read)
+    if as_read.blocked_by is None and told == unescaped(said):
+        return guarded, said, vault
+    before.values = {name: value.translate(STAND_INS) for name, value in before.values.items()}
+    return as_read, written(told), before
 
 
 def apply_output(policy: Policy, text: str, vault: Vault | None = None) -> OutputVerdict:

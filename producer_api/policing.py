@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from policy.documents import Action, PolicyDocument
+from policy.escapes import unescaped
 from policy.names import load_finder
 from policy.outputs import MissingFinder
 from policy.placeholders import Vault
@@ -203,9 +204,10 @@ def _check_fixed(policy: Policy, texts: list[str]) -> None:
 
 def check_fixed(policy: Policy, text: str, param: str) -> None:
     """Raise InvalidRequest, with the rule's id, for what cannot have a placeholder and that the policy would change."""
-    text_of = GuardedText(policy.input, Vault())
-    if text_of.finish(text) != text or text_of.blocked_by is not None:
-        raise _blocked(text_of.blocked_by or text_of.hits[0].rule_id, param)
+    for read in (text, unescaped(text)):
+        text_of = GuardedText(policy.input, Vault())
+        if text_of.finish(read) != read or text_of.blocked_by is not None:
+            raise _blocked(text_of.blocked_by or text_of.hits[0].rule_id, param)
 
 
 def check_template(policy: Policy, template: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a policy does to whole texts."""
 
+import json
 from typing import Any
 
 import pytest
@@ -173,3 +174,30 @@ def test_two_rules_of_one_name_are_refused() -> None:
     rule = {"id": "x", "action": "flag", "kinds": ["email"]}
     with pytest.raises(ValidationError, match="two rules are called x"):
         PolicyDocument.model_validate({"rules": [rule, rule]})
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ('{"to": "andr\\u00e9@example.com", "a": "\\u00e9"}', '{"to": "<EMAIL_1>", "a": "é"}'),
+        ('{"tel": "+49\\u00a030\\u00a0901820\\n"}', '{"tel": "<PHONE_1>\\n"}'),
+        ('{"to": "ann\\u0040example.com", "said": "\\"hi\\""}', '{"to": "<EMAIL_1>", "said": "\\"hi\\""}'),
+        ('{"to": "ann@example.com", "a": "\\u00e9"}', '{"to": "<EMAIL_1>", "a": "\\u00e9"}'),
+        (r"C:\users\u0040x", r"C:\users\u0040x"),
+    ],
+)
+def test_an_input_that_is_json_is_read_as_json(text: str, becomes: str) -> None:
+    rules = policy({"kinds": ["email", "phone"], "action": "redact", "stage": "input"})
+    assert apply_input(rules, [text]).texts == (becomes,)
+    block = policy({"kinds": ["email", "phone"], "action": "block", "stage": "input"})
+    assert (apply_input(block, [text]).blocked_by is None) == (text == becomes)
+
+
+def test_what_json_had_escapes_in_comes_back_without() -> None:
+    key = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\n-----END PRIVATE KEY-----"
+    given = apply_input(policy(REDACT), [json.dumps({"key": key, "é": 1})])
+    assert given.texts[0] == '{"key": "<PRIVATE_KEY_1>", "\\u00e9": 1}'
+    mail = apply_input(policy(REDACT), [json.dumps({"to": "andré@example.com"})])
+    assert apply_output(policy(REDACT), "to <EMAIL_1>", mail.vault).text == "to andré@example.com"
+    both = apply_input(policy(REDACT), [json.dumps({"key": key, "to": "andré@example.com"})])
+    assert apply_output(policy(REDACT), "<PRIVATE_KEY_1>", both.vault).text == key
