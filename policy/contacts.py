@@ -76,7 +76,7 @@ REGIONS_IF_ANNOUNCED = (
 _ABOUT_PHONES = Words(
     # First, since of two words that begin at one place the first is taken.
     "(?:phone|ph|tel|mob|mobile|cell|fax|contact|whatsapp)\\.?\\s(?:no|nr)\\.?"
-    " tel telephone telephon telefon telefono teléfono telefone téléphone telefoon puhelin puh\\b phone"
+    " tel tél telephone telephon telefon telefono teléfono telefone téléphone telefoon puhelin puh\\b phone"
     " ph\\b mobile mobil mob\\b móvil telemóvel cell cellulare cellphone celular cel\\b portable handy natel gsm\\b"
     " fax call text sms wa\\.me whatsapp signal ring dial reach hotline contact anruf ruf appell llama llámame ligue"
     " chiama bel zadzwoń tlf cep\\b hp\\b h/p komórk sđt điện telp numer\\stelefonu"
@@ -104,6 +104,8 @@ _NO_PHONES = tuple(
 # A card's groups, whether it is one or not.
 _FOURS = re.compile(r"\d{4}([ \-])\d{4}\1\d{4}\1\d{1,7}")
 _EXTENSION_PATTERN = r",? ?(?:x|ext|ext\.|ext:|extension) ?\d{1,6}"
+# As in 00534233-1849-48cb.
+_LETTERS_BEHIND = r"-\d{0,4}[A-Za-z]"
 _EXTENSION = re.compile(rf"(?:{_EXTENSION_PATTERN})$")
 _GROUP = re.compile(r"[+(]*\d+\)?")
 _DOTTED = str.maketrans(dict.fromkeys("·•", "."))
@@ -115,6 +117,8 @@ def check_phone(candidate: str, before: str) -> Spans:
     candidate = candidate.translate(_DOTTED)
     if not candidate.startswith(("+", "(+")) and _goes_on_from(before, candidate, opinion):
         return
+    whole = candidate
+    candidate = re.sub(f"{_LETTERS_BEHIND}$", "", candidate)
     number = _EXTENSION.sub("", candidate)
     extended = {len(number): len(candidate)}
     groups = [found.span() for found in _GROUP.finditer(number)]
@@ -125,7 +129,7 @@ def check_phone(candidate: str, before: str) -> Spans:
     if opinion <= 0 and _FOURS.fullmatch(number):
         return
     while first < len(groups):
-        last = _longest(number, groups, first, opinion)
+        last = _longest(whole, groups, first, opinion)
         if last is None and not number[groups[first][0] :].startswith(("+", "(+")):
             # What begins in the middle of a row of digits is part of something else, unless it says it is a number.
             first = next((at for at in range(first + 1, len(groups)) if "+" in number[slice(*groups[at])]), len(groups))
@@ -167,7 +171,7 @@ def _longest(candidate: str, groups: list[tuple[int, int]], first: int, opinion:
 
 def _is_phone(text: str, opinion: int) -> bool:
     international = text.lstrip("(").startswith("+")
-    if _DATE.search(text) and not international:
+    if _DATE.search(text) and not international and not text.startswith("00"):
         return False
     if international:
         number = _parsed(text, None)
@@ -224,7 +228,7 @@ PHONE = Recogniser(
     "phone",
     Kind.PHONE,
     50,
-    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .·•\-/()]{0,3}\d){6,34}" + rf"(?:{_EXTENSION_PATTERN}\b|\b)",
+    r"(?:\+ ?\(?|\(\+?|\b)\d(?:[ .·•\-/()]{0,3}\d){6,34}" + rf"(?:{_EXTENSION_PATTERN}\b|\b(?:{_LETTERS_BEHIND})?)",
     check_phone,
     same=letters_and_digits,
 )

@@ -7,7 +7,7 @@ from policy.recognisers import Kind, Recogniser, Spans, Words
 
 _VERSIONS = Words(
     r"ip ipv4 address addr host server client from",
-    r"versions? versión versione versão v\b ver\b release build firmware driver rev\b revision oid"
+    r"versions? versión versione versão v[\s.]{0,2}$ ver\b release build firmware driver rev\b revision oid"
     r" sections? chapter clauses? articles? paragraphs? §+ annex"
     r" kernel upgrade update updated bump",
 )

@@ -27,7 +27,7 @@ _IF_ANNOUNCED = ((re.compile(r"50[0-9]|5[6-9]|6[0379]"), (12, 13, 14, 15, 17)),)
 _ABOUT_CARDS = Words(
     "card visa mastercard maestro amex diners discover jcb pan\\b cc\\b credit debit karte kreditkarte kk\\b carte"
     " tarjeta cartão carta kort kaart карт 卡 カード 카드",
-    r"imei isbn ean gtin upc iccid sim id\snumber id\sno\b identity nik ktp",
+    r"imei isbn ean gtin upc sku serial iccid sim id\snumber id\sno\b identity nik ktp",
 )
 
 

@@ -46,8 +46,8 @@ _NAMES = (
     r"|contraseña|mot de passe|kennwort|senha|hasło|wachtwoord|пароль|密码|密碼|密钥|密鑰|パスワード|비밀번호"
 )
 _VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。]"
-_IS = r"(?:=>|:=|=|:|>|is:?|est:?|ist:?|es:?)"
-_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}{_IS}\s{{0,3}}(?:\"([^\s\"]+)|'([^\s']+)|({_VALUE}+))")
+_IS = r"(?:\s{0,3}(?:=>|:=|=|:)\s{0,3}|>|\s{1,3}(?:is|est|ist|es):?\s{1,3})"
+_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?{_IS}(?:\"([^\s\"]+)|'([^\s']+)|({_VALUE}+))")
 _AFTER_VALUE = re.compile(r"(?:[.:?]|\*\*)+$")
 _NEXT_PARAMETER = re.compile(r"&\w+=")
 _BEARER = re.compile(r"(?i)(?:bearer|basic|token|api[ _\-]?key) ([A-Za-z0-9+/=_.~\-]+)")
@@ -83,7 +83,7 @@ ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:{_NAMES})[\"']?\s{{0,3}}{_IS}\s{{0,3}}(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
+    rf"(?i)(?:{_NAMES})[\"']?{_IS}(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
     r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{24,}",
     check_assigned,
     tail=_VALUE,

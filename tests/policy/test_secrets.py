@@ -63,6 +63,7 @@ def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) ->
         "the token is patience",
         "secret: ${SECRET}",
         "api key is required",
+        "if token > MAX_TOKEN_2024Value:",
         "-----BEGIN PRIVATE KEY----- begins one",
     ],
 )
