@@ -1,6 +1,7 @@
 """A tenant's policy, set over the API: what it takes out of an input is nowhere, and what it blocks is nothing."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from store import audit, jobs, keys
 from store.db import Database
 from store.errors import InvalidRequest
 from store.payloads import GenerateInput, GenerateRequest
+from store.registry import ModelVersion
 from store.settings import Settings
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient
@@ -110,6 +112,20 @@ def test_no_field_of_a_response_is_a_way_around_it(
             answer = api.post("/v1/responses", json={"model": "tiny", "input": "x", "max_output_tokens": 1, **extra})
             assert answer.status_code in (200, 400), answer.text
             assert RAW not in everything_stored(db, redis_client), extra
+
+
+def test_what_is_embedded_is_guarded(
+    api: httpx2.Client, encoder: ModelVersion, db: Database, redis_client: redis.Redis, tenant: str
+) -> None:
+    put(api, RULES)
+    asked = {"task": "embed", "model": encoder.model, "user": RAW, "metadata": {RAW: RAW}}
+    made = api.post("/v1/jobs", json={**asked, "input": {"texts": ["x", f"to {RAW}", RAW.upper()]}})
+    assert made.status_code == 202, made.text
+    assert jobs.get(db, tenant, made.json()["id"]).payload["input"]["texts"] == ["x", "to <EMAIL_1>", "<EMAIL_1>"]
+    for given in ({"token_ids": [[1, 2]]}, {"texts": [CARD]}):
+        assert api.post("/v1/jobs", json={**asked, "input": given}).status_code == 400
+    stored = everything_stored(db, redis_client)
+    assert not {RAW, RAW.upper(), CARD} & set(re.findall(r"[\w.]+@[\w.]+|\d{16}", stored))
 
 
 def test_words_of_the_protocol_are_nobody_s(api: httpx2.Client, worker: ScriptedWorker) -> None:
