@@ -277,11 +277,10 @@ constexpr int kPanelsTogether = 4;  // stay in the second cache while all rows g
 template <class Take>
 void multiply(const Team& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Take& take) {
   const Way way = way_of(linear.format, num_rows);
-  const Range mine = team.share(linear.panels);
   alignas(64) float out[2 * kTileRows * kPanel];
-  for (int64_t begin = mine.begin; begin < mine.end; begin += kPanelsTogether)
+  team.pieces(linear.panels, kPanelsTogether, [&](int64_t begin, int64_t end) {
     for (int64_t first = 0; first < num_rows; first += way.rows)
-      for (int64_t panel = begin; panel < std::min(mine.end, begin + kPanelsTogether); panel++) {
+      for (int64_t panel = begin; panel < end; panel++) {
         const int count = (int)std::min<int64_t>(way.rows, num_rows - first);
         way.compute(linear, panel, rows, first, count, out);
         Lanes bias[2] = {};
@@ -290,6 +289,7 @@ void multiply(const Team& team, const Linear& linear, const Rows& rows, int64_t 
         for (int r = 0; r < count; r++)
           take(first + r, panel, load(out + r * kPanel) + bias[0], load(out + r * kPanel + kLanes) + bias[1]);
       }
+  });
 }
 
 }  // namespace headrace

@@ -1,4 +1,4 @@
-// The threads of one pass: each takes its share of every phase, and all wait for each other between phases.
+// The threads of one pass: each has a share of every phase, helps who is held up, and waits for all between phases.
 //
 // OpenMP lends the threads once a pass. The waiting between phases is ours: OpenMP's spins for milliseconds, and on a
 // CPU that others use as well that is spent on keeping the very thread from running that is waited for.
@@ -27,6 +27,8 @@ inline void pause_briefly() {
 #endif
 }
 
+constexpr int kMostThreads = 256;
+
 // Where threads meet: they look for each other for some tens of microseconds, then sleep.
 class Meeting {
  public:
@@ -34,7 +36,7 @@ class Meeting {
     const uint32_t round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
       arrived_.store(0, std::memory_order_relaxed);
-      taken_.store(0, std::memory_order_relaxed);
+      for (int rank = 0; rank < size; rank++) lists_[rank].taken.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
       round_.notify_all();
       return;
@@ -46,30 +48,48 @@ class Meeting {
     round_.wait(round, std::memory_order_acquire);
   }
 
-  // The next piece of work that nobody has taken since the last meeting.
-  int64_t take() { return taken_.fetch_add(1, std::memory_order_relaxed); }
+  // The number of the next piece on a thread's list that nobody has taken since the last meeting.
+  int64_t take(int rank = 0) { return lists_[rank].taken.fetch_add(1, std::memory_order_relaxed); }
 
  private:
   static constexpr int kLooks = 1000;
   alignas(64) std::atomic<uint32_t> round_{0};
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int64_t> taken_{0};
+  struct alignas(64) List {
+    std::atomic<int64_t> taken{0};
+  };
+  List lists_[kMostThreads];
 };
 
 struct Team {
   int rank, size;
   Meeting* meeting;
 
-  Range share(int64_t count) const { return {count * rank / size, count * (rank + 1) / size}; }
+  Range share(int64_t count) const { return share_of(rank, count); }
+
+  // Calls `work(begin, end)` for pieces of at most `most`: this thread's share, then what is left of the others'. A
+  // thread whose processor is taken away for a while finds the rest of its share done.
+  template <class Work>
+  void pieces(int64_t count, int64_t most, const Work& work) const {
+    for (int next = 0; next < size; next++) {
+      const int whose = (rank + next) % size;
+      const Range range = share_of(whose, count);
+      for (int64_t begin; (begin = range.begin + most * meeting->take(whose)) < range.end;)
+        work(begin, std::min(range.end, begin + most));
+    }
+  }
 
   void wait() const { meeting->wait(size); }
+
+ private:
+  Range share_of(int whose, int64_t count) const { return {count * whose / size, count * (whose + 1) / size}; }
 };
 
 template <class Work>
 void together(int threads, const Work& work) {
   Meeting meeting;
 #ifdef _OPENMP
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(std::min(threads, kMostThreads))
   work(Team{omp_get_thread_num(), omp_get_num_threads(), &meeting});
 #else
   (void)threads;
