@@ -12,6 +12,11 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef __linux__
+#include <sched.h>
+
+#include <vector>
+#endif
 
 namespace headrace {
 
@@ -85,12 +90,42 @@ struct Team {
   Range share_of(int whose, int64_t count) const { return {count * whose / size, count * (whose + 1) / size}; }
 };
 
+#ifdef __linux__
+inline std::vector<int> allowed_cpus() {
+  std::vector<int> found;
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+      if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
+  return found;
+}
+#endif
+
+// Where there is a thread for each CPU, each keeps to its own. A thread that wakes while another process has its CPU for
+// a moment is otherwise put behind the very thread that waits for it, and stays there while its CPU idles.
+inline void keep_to_own_cpu(int rank, int size) {
+#ifdef __linux__
+  static const std::vector<int> allowed = allowed_cpus();
+  static thread_local int kept = -1;
+  if (size == 1 || size != (int)allowed.size() || kept == rank) return;
+  cpu_set_t own;
+  CPU_ZERO(&own);
+  CPU_SET(allowed[rank], &own);
+  sched_setaffinity(0, sizeof own, &own);  // only a hint: refused, the pass goes on as before
+  kept = rank;
+#endif
+}
+
 template <class Work>
 void together(int threads, const Work& work) {
   Meeting meeting;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(std::min(threads, kMostThreads))
-  work(Team{omp_get_thread_num(), omp_get_num_threads(), &meeting});
+  {
+    const Team team{omp_get_thread_num(), omp_get_num_threads(), &meeting};
+    keep_to_own_cpu(team.rank, team.size);
+    work(team);
+  }
 #else
   (void)threads;
   work(Team{0, 1, &meeting});
