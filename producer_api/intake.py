@@ -15,7 +15,7 @@ from store import jobs
 from store.accepting import CLASS_RANKS
 from store.db import Database
 from store.errors import HeadraceError, Unavailable
-from store.even_shares import Entry, within_share
+from store.even_shares import Entry, Lately, within_share
 from store.jobs import Accepted, NewJob
 from store.payloads import ServiceClass
 from store.queue import Hint, HintPublisher
@@ -38,6 +38,7 @@ class Intake:
         self._depths = depths
         self._watch = watch
         self._ready_window = ready_window
+        self._lately = Lately()
         self._wave: Wave[NewJob, Accepted] = Wave(self._accept)
         self._announcer = _Announcer(hints)
 
@@ -75,9 +76,8 @@ class Intake:
         urgent = [job for job in wave if _is_urgent(job)]
         if not urgent or self._watch.is_away:
             return set()
-        return within_share(
-            self._db, [Entry(job.id, job.queue, job.tenant_id, CLASS_RANKS[job.service_class]) for job in urgent]
-        )
+        entries = [Entry(job.id, job.queue, job.tenant_id, CLASS_RANKS[job.service_class]) for job in urgent]
+        return within_share(self._db, entries, self._lately)
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""

@@ -7,10 +7,14 @@ jobs come into it. So a job goes ahead while its tenant's jobs that run or are a
 
 By that count those who go ahead never hold more than their part of what runs, and who is behind keeps his: nobody is
 shut out. Where tenants are more than running jobs nobody goes ahead. A better class that waits is never overtaken.
+
+Jobs of one length that began together end together, and for a moment nothing runs: whoever comes just then would wait
+for a whole job. So the running jobs of a queue are the most that ran at once lately.
 """
 
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -36,6 +40,24 @@ class Share:
     under_way: int
 
 
+class Lately:
+    """How many jobs of each queue ran at once, at most, while one looked in the last second; for one thread."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._most: dict[str, tuple[int, float]] = {}
+
+    def running(self, queue: str, now: int) -> int:
+        """Note how many run now, and return the most."""
+        most, seen_at = self._most.get(queue, (0, 0.0))
+        if now < most and self._clock() - seen_at < _LATELY_S:
+            return most
+        self._most[queue] = (now, self._clock())
+        return now
+
+
+_LATELY_S = 1.0
+
 _UNDER_WAY = text("""
 SELECT queue, tenant_id, count(*) FILTER (WHERE is_running) AS running, count(*) AS under_way,
     min(class_rank) FILTER (WHERE NOT is_running) AS best_rank
@@ -58,33 +80,38 @@ FROM unnest(CAST(:queues AS text[])) AS asked(queue)
 """)
 
 
-def within_share(db: Database, entries: Sequence[Entry], *, are_announced: bool = False) -> set[str]:
+def within_share(db: Database, entries: Sequence[Entry], lately: Lately, *, are_announced: bool = False) -> set[str]:
     """Return the ids of the jobs that may go ahead. ``are_announced``: they are counted among the announced ones."""
     queues = sorted({entry.queue for entry in entries})
     found: dict[str, dict[str, Share]] = {queue: {} for queue in queues}
     ranks: dict[str, list[int]] = {queue: [] for queue in queues}
     with db.autocommit() as connection:
         rows = [*connection.execute(_UNDER_WAY, {"queues": queues})]
-        busy = sorted({row.queue for row in rows if row.running})
+        for row in rows:
+            found[row.queue][row.tenant_id] = Share(row.running, row.under_way)
+        running = {queue: lately.running(queue, sum(s.running for s in found[queue].values())) for queue in queues}
+        busy = [queue for queue in queues if running[queue]]
         waiting = [*connection.execute(_BEST_WAITING, {"queues": busy})] if busy else []
-    for row in rows:
-        found[row.queue][row.tenant_id] = Share(row.running, row.under_way)
     for row in (*rows, *waiting):
         if row.best_rank is not None:
             ranks[row.queue].append(row.best_rank)
     ahead: set[str] = set()
     for queue in busy:
         ours = [entry for entry in entries if entry.queue == queue]
-        ahead |= _ahead(ours, found[queue], ranks[queue], are_counted=are_announced)
+        ahead |= _ahead(ours, found[queue], running[queue], ranks[queue], are_counted=are_announced)
     return ahead
 
 
 def _ahead(
-    entries: Sequence[Entry], shares: Mapping[str, Share], ranks: Collection[int], *, are_counted: bool
+    entries: Sequence[Entry],
+    shares: Mapping[str, Share],
+    running: int,
+    ranks: Collection[int],
+    *,
+    are_counted: bool,
 ) -> set[str]:
     """Decide for one queue, in the order of the entries."""
     tenants = shares.keys() | {entry.tenant_id for entry in entries}
-    running = sum(share.running for share in shares.values())
     best = min(ranks, default=max((entry.class_rank for entry in entries), default=0))
     under_way = Counter({tenant: share.under_way for tenant, share in shares.items()})
     if are_counted:

@@ -21,7 +21,7 @@ from store import failpoints, ordering, queues, quotas, retention, streams, swee
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.errors import HeadraceError, SettingsError, Unavailable
-from store.even_shares import read_entries, within_share
+from store.even_shares import Lately, read_entries, within_share
 from store.key_checks import check_keys
 from store.logs import configure_logging
 from store.ordering import QueueDepth, Rota
@@ -130,6 +130,7 @@ class Dispatcher:
         self._hints = HintPublisher(celery_app(settings))
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self._rota = Rota(settings.ageing_s)
+        self._lately = Lately()
         # A queue is of one model version, which has one task.
         self._tasks: dict[str, str] = {}
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
@@ -249,7 +250,7 @@ class Dispatcher:
     def _ahead(self, job_ids: list[str]) -> Set[str]:
         """Return those of the jobs that need not stand in line behind the window."""
         entries = [entry for entry in read_entries(self._db, job_ids) if entry.class_rank != ordering.BATCH_RANK]
-        return within_share(self._db, entries, are_announced=True) if entries else frozenset()
+        return within_share(self._db, entries, self._lately, are_announced=True) if entries else frozenset()
 
     def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
         """Publish hints for jobs that were just marked as announced; what fails here is found to be lost later."""
