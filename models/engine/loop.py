@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -26,6 +26,7 @@ from models.engine.outbox import Outbox, call_out
 from models.engine.pacing import Pacer
 from models.engine.passes import Pass, Passes, is_out_of_memory
 from models.engine.requests import (
+    BACKGROUND_RANK,
     MAX_TOP_LOGPROBS,
     Completion,
     Delta,
@@ -41,7 +42,7 @@ from models.engine.requests import (
     RequestTooLong,
     StepFailed,
 )
-from models.engine.runner import Runner, Sampled, StepPlan
+from models.engine.runner import Interrupt, Interrupted, Runner, Sampled, StepPlan
 from models.engine.scheduler import Scheduler
 from models.engine.speculation import Speculation
 from models.engine.stepping import Stepping
@@ -108,6 +109,8 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
         self._counts = Counts()
         self._to_forget: list[str] = []
         self._lengths = OutputLengths()
+        # Of a step in which nobody is waited for; None in others.
+        self._background: Interrupt | None = None
 
     def submit(self, request: EngineRequest) -> Future[Completion]:
         """Take a request in, and return the future of its outcome, which cannot be cancelled: use ``cancel``.
@@ -120,6 +123,8 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
         with self._changed:
             self._enter(request.id, (live, future), live.submitted_at)
             self._scheduler.add(live)
+            if self._background is not None and request.class_rank < BACKGROUND_RANK:
+                self._background.set()
         return future
 
     def check(self, request: EngineRequest) -> None:
@@ -201,9 +206,10 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
         plan = self._decide()
         if plan is not None:
             started_at = self._clock()
-            passes = self._passes.run(plan)
-            self._pace(passes, self._clock() - started_at)
-            self._record(passes)
+            with suppress(Interrupted):
+                passes = self._passes.run(plan)
+                self._pace(passes, self._clock() - started_at)
+                self._record(passes)
 
     def _pace(self, passes: Sequence[Pass], seconds: float) -> None:
         """Learn how long a step takes, unless it was none of the usual ones."""
@@ -222,6 +228,7 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
             plan = self._scheduler.plan()
             for row in plan.rows if plan is not None else ():
                 self._inside[row.request.id][0].start(now)
+            self._background = None if plan is None else plan.interrupt
         return plan
 
     def _count_pass(self) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from models.engine.runner import Runner, RunnerBroken, Sampled, StepPlan
+from models.engine.runner import Interrupted, Runner, RunnerBroken, Sampled, StepPlan
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class Pass:
 
 
 class Passes:
-    """Runs steps. ``on_pass`` is called when a pass has ended, well or not. Raises RunnerBroken only."""
+    """Runs steps. ``on_pass`` is called when a pass has ended, well or not. Raises RunnerBroken
+    and Interrupted only."""
 
     def __init__(self, runner: Runner, on_pass: Callable[[], None]) -> None:
         self._runner = runner
@@ -71,7 +72,7 @@ class Passes:
             told = [row.request.id for row in plan.rows if row.sample or row.request.id in broken]
             if [one.request_id for one in sampled] != told:
                 raise ValueError("the runner's tokens do not match the rows of the plan")
-        except RunnerBroken:
+        except (RunnerBroken, Interrupted):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the rows, whose requests are told
             return Pass(plan, error=error)
@@ -93,7 +94,7 @@ class Passes:
 def _cut(plan: StepPlan, max_rows: int) -> list[StepPlan]:
     """Cut a plan into parts of at most ``max_rows``; their order, decode rows first, is the plan's."""
     rows = plan.rows
-    return [StepPlan(rows[first : first + max_rows]) for first in range(0, len(rows), max_rows)]
+    return [StepPlan(rows[first : first + max_rows], plan.interrupt) for first in range(0, len(rows), max_rows)]
 
 
 def is_out_of_memory(error: Exception) -> bool:

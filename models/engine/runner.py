@@ -4,6 +4,7 @@ A runner owns the weights, the KV tensors and nothing of the schedule. It may ke
 generator, token counts for penalties) between ``run`` calls and must drop it when told ``forget``.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -40,11 +41,37 @@ class Row:
         return bool(self.output) and self.start == len(self.request.prompt) + len(self.output) - 1
 
 
+class Interrupt:
+    """A flag that any thread may set for somebody who must not wait for the step under way, and a pass may look at."""
+
+    def __init__(self) -> None:
+        self._flag = array("i", [0])
+
+    def set(self) -> None:
+        """Ask for the end."""
+        self._flag[0] = 1
+
+    @property
+    def is_set(self) -> bool:
+        """True once the end was asked for."""
+        return bool(self._flag[0])
+
+    @property
+    def address(self) -> int:
+        """Where the flag lies, a C int, for code that is compiled."""
+        return self._flag.buffer_info()[0]
+
+
+class Interrupted(Exception):
+    """Raised by ``run`` instead of a result when the plan's flag was set: nobody got a token."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What runs together now: decode rows first, then prefill chunks."""
+    """What runs together now: decode rows first, then prefill chunks. ``interrupt`` may end it early."""
 
     rows: tuple[Row, ...]
+    interrupt: Interrupt | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -86,7 +113,8 @@ class Runner(Protocol):
 
         A row whose numbers are not finite has one in any case; what it wrote is found by nobody, and must be wiped if
         it could be noticed by whoever gets the blocks next. Whatever it raises, it has written to the cache at the
-        positions of the plan's own tokens and nowhere else: any part of the plan may run again.
+        positions of the plan's own tokens and nowhere else: any part of the plan may run again. It may raise
+        Interrupted once the plan's flag is set, and need not look at it.
         """
         ...
 

@@ -20,7 +20,7 @@ from models.engine.blocks import BlockPool
 from models.engine.live import LiveRequest
 from models.engine.pacing import Pacer
 from models.engine.requests import BACKGROUND_RANK
-from models.engine.runner import Row, Sampled, StepPlan
+from models.engine.runner import Interrupt, Row, Sampled, StepPlan
 from models.engine.speculation import Speculation
 from models.engine.tables import BlockTables
 
@@ -110,7 +110,9 @@ class Scheduler:
         # Beside a prompt there is no compute to spare.
         spare = 0 if chunks else min(self._speculation.spare_tokens, self._step_tokens) - len(decoding)
         rows = [*self._decode_rows(decoding, spare), *chunks]
-        return StepPlan(tuple(rows)) if rows else None
+        # What the background loses by it is done again; nothing of it was told to anybody.
+        is_background = all(row.request.class_rank >= BACKGROUND_RANK for row in rows)
+        return StepPlan(tuple(rows), Interrupt() if is_background else None) if rows else None
 
     def record(self, plan: StepPlan, sampled: Sequence[Sampled] = ()) -> None:
         """Note that the known tokens of the rows of ``plan`` are in the cache, and which drafts were right.

@@ -1,14 +1,17 @@
 """The compiled kernels as typed functions. The structs mirror those of ``src/pass.cpp`` and ``src/linear.h``."""
 
 import ctypes
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
 
 from models.native.layout import Packed
 
-_VERSION = 1
+_VERSION = 2
+
+NO_MEMORY, INTERRUPTED = 1, 2
+"""What a pass may come to instead of 0, its end."""
 
 
 class Linear(Structure):
@@ -87,6 +90,7 @@ class Pass(Structure):
         ("keys", c_void_p),
         ("values", c_void_p),
         ("pages", c_int64),
+        ("interrupt", c_void_p),
     )
 
 
@@ -111,7 +115,7 @@ class Kernels:
         self._declare("headrace_kind", c_char_p)
         self._declare("headrace_open", c_void_p)
         self._declare("headrace_close", None, c_void_p)
-        self._declare("headrace_layers", c_bool, POINTER(Model), POINTER(Pass), c_void_p)
+        self._declare("headrace_layers", c_int, POINTER(Model), POINTER(Pass), c_void_p)
         self._declare("headrace_logits", None, POINTER(Model), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
         self._declare("headrace_linear", None, POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64)
         self.open = self._library.headrace_open

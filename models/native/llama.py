@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.runner import Row, StepPlan
+from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from models.families.config import LlamaConfig
 from models.families.rope import inverse_frequencies
 from models.huge_pages import Arena, zeros
 from models.loading import Weights
 from models.native.layout import PAGE, Packed, gates_and_ups, pack, round_up
-from models.native.library import Kernels, Layer, Linear, Model, Pass, pointer_of
+from models.native.library import INTERRUPTED, NO_MEMORY, Kernels, Layer, Linear, Model, Pass, pointer_of
 from models.precision import activation_dtype
 from models.quantised import GROUP
 
@@ -49,6 +49,7 @@ class NativeBatch:
     tokens: "array[int]"
     spans: "array[int]"
     pages: "array[int]"
+    interrupt: Interrupt | None = None
 
 
 class NativeBatches:
@@ -70,7 +71,7 @@ class NativeBatches:
         address = pages.buffer_info()[0]
         for index, offset in enumerate(offsets):
             spans[4 * index + 3] = address + offset * pages.itemsize
-        return NativeBatch(plan.rows, tuple(ends), tokens, spans, pages)
+        return NativeBatch(plan.rows, tuple(ends), tokens, spans, pages, plan.interrupt)
 
     def send(self, values: Sequence[int]) -> torch.Tensor:
         """Return numbers as a tensor."""
@@ -123,7 +124,8 @@ class NativeLlama:
     def forward(self, batch: NativeBatch, cache: PagedCache) -> torch.Tensor:
         """Run the batch's tokens through all layers, storing their keys and values; return the hidden states.
 
-        Raises IndexError for a token that is not in the vocabulary, and MemoryError, before anything is written.
+        Raises IndexError for a token that is not in the vocabulary, and MemoryError, before anything is written, and
+        Interrupted after one of the layers.
         """
         if not 0 <= min(batch.tokens) <= max(batch.tokens) < self.config.vocab_size:
             raise IndexError(f"a token is not in the vocabulary of {self.config.vocab_size}")
@@ -137,10 +139,14 @@ class NativeLlama:
             cache.keys.data_ptr(),
             cache.values.data_ptr(),
             cache.num_pages,
+            None if batch.interrupt is None else batch.interrupt.address,
         )
         self._model.threads = torch.get_num_threads()
-        if not self._kernels.layers(self._model, step, self._space):
+        outcome = self._kernels.layers(self._model, step, self._space)
+        if outcome == NO_MEMORY:
             raise MemoryError(f"no memory for a pass of {len(batch.tokens)} tokens")
+        if outcome == INTERRUPTED:
+            raise Interrupted
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -50,7 +50,10 @@ struct Pass {
   void* keys;     // the cache: every layer's pages, one layer after the other
   void* values;
   int64_t pages;  // of a layer
+  const int32_t* interrupt;  // null, or what any thread may make other than 0 to end the pass after a layer
 };
+
+enum class Outcome : int32_t { kDone, kNoMemory, kInterrupted };
 
 namespace {
 
@@ -101,10 +104,16 @@ class Runner {
     for (int64_t index = 0; index < model_.num_layers; index++) {
       const Layer& layer = model_.layers[index];
       attend(team, layer, cache(index), attention, row);
+      // One thread looks, and all of them read it after they have met: they must agree. In the last layer it is too late.
+      if (team.rank == 0 && pass_.interrupt && index + 1 < model_.num_layers)
+        interrupted_ = __atomic_load_n(pass_.interrupt, __ATOMIC_RELAXED) != 0;
       feed_forward(team, layer, row);
+      if (interrupted_) break;
     }
     release_tiles();
   }
+
+  Outcome outcome() const { return interrupted_ ? Outcome::kInterrupted : Outcome::kDone; }
 
  private:
   Cache<T> cache(int64_t layer) const {
@@ -240,6 +249,7 @@ class Runner {
   Workspace& space_;
   const int64_t stride_;
   std::vector<Query> queries_;
+  bool interrupted_ = false;
 };
 
 }  // namespace
@@ -250,7 +260,7 @@ using namespace headrace;
 extern "C" {
 
 // Changes whenever a struct or a layout does, so that Python and this library never disagree in silence.
-int64_t headrace_version() { return 1; }
+int64_t headrace_version() { return 2; }
 
 const char* headrace_kind() {
   if (has_tiles()) return "AMX";
@@ -271,19 +281,17 @@ Workspace* headrace_open() { return new Workspace; }
 
 void headrace_close(Workspace* space) { delete space; }
 
-// Returns false, having written nothing, if there is no memory for a pass of this size.
-bool headrace_layers(const Model* model, const Pass* pass, Workspace* space) {
+// Without memory for a pass of this size nothing is written.
+Outcome headrace_layers(const Model* model, const Pass* pass, Workspace* space) {
+  const auto run = [&](auto&& runner) {
+    together((int)model->threads, [&](const Team& team) { runner.run(team); });
+    return runner.outcome();
+  };
   try {
-    if (model->cache_format == Format::kFloat32) {
-      Runner<float> runner(*model, *pass, *space);
-      together((int)model->threads, [&](const Team& team) { runner.run(team); });
-    } else {
-      Runner<BFloat16> runner(*model, *pass, *space);
-      together((int)model->threads, [&](const Team& team) { runner.run(team); });
-    }
-    return true;
+    return model->cache_format == Format::kFloat32 ? run(Runner<float>(*model, *pass, *space))
+                                                   : run(Runner<BFloat16>(*model, *pass, *space));
   } catch (const std::bad_alloc&) {
-    return false;
+    return Outcome::kNoMemory;
   }
 }
 

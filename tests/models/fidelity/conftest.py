@@ -31,8 +31,11 @@ FAMILIES: Mapping[str, Family] = {
 THOROUGHLY = ("llama, kernels", "mistral, sliding window, torch", "gemma2, transformers")
 """These go every way in every run; the others all ways at once, and every way with ``--full``."""
 
-ONLY_FULL = {f"{name}, transformers" for name in list(others.SUPPORTED)[1::2]}
-"""transformers' own code is long on its way for little of ours: every other of its families waits for ``--full``."""
+ONLY_FULL = {f"{name}, transformers" for name in list(others.SUPPORTED)[1::2]} | {
+    f"{name}, torch" for name in list(tiny.MODELS)[1::2]
+}
+"""Every other of those that go through transformers' own code, which is long on its way for little of ours, and of the
+torch twins of what the kernels are tested with."""
 
 _answers = pytest.StashKey[int]()
 _near_ties = pytest.StashKey[int]()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.engine.runner import Row, StepPlan
+from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from models.native import choose
 from models.native.build import _FLAGS, BuildFailed, build
 from models.native.layout import pack
@@ -57,6 +57,22 @@ def compute(runner: TorchRunner, *parts: tuple[Sequence[int], int, Sequence[int]
         hidden = runner._model.forward(batch, runner._cache)
         end = next(end for row, end in zip(batch.rows, batch.ends, strict=True) if row.request.id == "r0")
         return runner._model.logits(hidden[[end]])[0]
+
+
+def test_an_interrupted_pass_leaves_nothing_that_changes_the_next(folder: Path) -> None:
+    runner = load(folder, "bfloat16", threads=2)
+    tokens = list(range(5, 45))
+    expected = compute(runner, (tokens, 0, range(3)))
+    interrupt = Interrupt()
+    rows = (Row(request(range(600), "r0"), tokens[::-1], 0, range(3), (), sample=True),)
+    batch = runner._batches.build(StepPlan(rows, interrupt))
+    with torch.inference_mode():
+        whole = runner._model.forward(batch, runner._cache)
+        interrupt.set()
+        with pytest.raises(Interrupted):
+            runner._model.forward(batch, runner._cache)
+    assert whole.isfinite().all()
+    assert torch.equal(compute(runner, (tokens, 0, range(3))), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
