@@ -115,7 +115,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault" in metafunc.fixturenames:
         # CI breaks the fake's stacks alone (tests/reliability, make chaos): there it takes seconds.
         faults = [("kill-worker", 32, 0), ("flush-redis", 32, 0)] if metafunc.config.getoption("--full") else []
-        metafunc.parametrize(("fault", "jobs", "check"), [("none", 12, 8), *faults])
+        metafunc.parametrize(("fault", "jobs", "check"), [("none", 8, 8), *faults])
 
 
 def test_mixed_jobs_each_end_once_whatever_breaks(

@@ -57,7 +57,7 @@ def test_p1_accepted_jobs_are_on_disk(stack: Stack, is_full: bool, report: Repor
 
 
 def test_p4_a_key_is_one_job(stack: Stack, is_full: bool, report: Report) -> None:
-    num_keys, num_posts = (50, 100) if is_full else (6, 20)
+    num_keys, num_posts = (50, 100) if is_full else (3, 20)
     stack.register(MODEL)
     stack.dispatcher()
     api, client = stack.api(arm=killed_again_and_again(SEED + 1), ready_window=100_000)
