@@ -43,8 +43,6 @@ def prompts(smollm2_tokenizer: Tokenizer) -> dict[str, list[int]]:
 
 DEMO_WAYS = {
     "all of it": Way(pool_blocks=19, step_tokens=40, speculation=True, handed_over_after=5, max_slots=12),
-    "full: with batch mates": Way(),
-    "full: one at a time": Way(max_slots=1),
     **{f"full: {name}": replace(way, pool_blocks=max(19, way.pool_blocks)) for name, way in WAYS.items()},
 }
 
