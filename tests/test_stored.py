@@ -37,7 +37,7 @@ def test_redis(db: Database, redis_client: redis.Redis, packing: str) -> None:
         lambda: redis_client.rpush("k", value),
         lambda: redis_client.sadd("k", value),
         lambda: redis_client.zadd("k", {value: 1}),
-        lambda: redis_client.hset("k", "f", value),  # type: ignore[arg-type]
+        lambda: redis_client.hset("k", mapping={"f": value}),
         lambda: redis_client.xadd("k", {"f": value}),
         lambda: redis_client.set(value, 1),
     ]

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -42,7 +42,7 @@ from models.engine.requests import (
     RequestTooLong,
     StepFailed,
 )
-from models.engine.runner import Interrupt, Interrupted, Runner, Sampled, StepPlan
+from models.engine.runner import Interrupt, Runner, Sampled, StepPlan
 from models.engine.scheduler import Scheduler
 from models.engine.speculation import Speculation
 from models.engine.stepping import Stepping
@@ -206,10 +206,9 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
         plan = self._decide()
         if plan is not None:
             started_at = self._clock()
-            with suppress(Interrupted):
-                passes = self._passes.run(plan)
-                self._pace(passes, self._clock() - started_at)
-                self._record(passes)
+            passes = self._passes.run(plan)
+            self._pace(passes, self._clock() - started_at)
+            self._record(passes)
 
     def _pace(self, passes: Sequence[Pass], seconds: float) -> None:
         """Learn how long a step takes, unless it was none of the usual ones."""

@@ -35,8 +35,7 @@ class Pass:
 
 
 class Passes:
-    """Runs steps. ``on_pass`` is called when a pass has ended, well or not. Raises RunnerBroken
-    and Interrupted only."""
+    """Runs steps. ``on_pass`` is called when a pass has ended, well or not. Raises RunnerBroken only."""
 
     def __init__(self, runner: Runner, on_pass: Callable[[], None]) -> None:
         self._runner = runner
@@ -45,13 +44,19 @@ class Passes:
         self._num_calm = 0
 
     def run(self, plan: StepPlan) -> list[Pass]:
-        """Return the passes that together are the step, in the order of its rows. Only the culprits' have failed."""
+        """Return the passes that together are the step, in the order of its rows. Only the culprits' have failed.
+
+        If the step is interrupted, those that had ended before; what they gave must not be asked for twice.
+        """
         todo = deque(_cut(plan, self._max_rows or len(plan.rows)))
         done: list[Pass] = []
         too_many: list[int] = []
         num_passes = 0
         while todo:
-            ran = self._pass(todo.popleft())
+            try:
+                ran = self._pass(todo.popleft())
+            except Interrupted:
+                break
             num_passes += 1
             num_rows = len(ran.plan.rows)
             if ran.error is None or num_rows == 1 or num_passes >= MAX_PASSES:

@@ -82,3 +82,33 @@ def test_a_step_that_somebody_waits_for_is_not_interrupted(engine: Engine, runne
     mixed = [plan for plan in runner.plans if any(row.request.class_rank < 2 for row in plan.rows)]
     assert mixed
     assert all(plan.interrupt is None for plan in mixed)
+
+
+class Cramped(FakeRunner):
+    """A fake with memory for one row a pass, whose second pass into a step is interrupted once."""
+
+    def __init__(self) -> None:
+        super().__init__(num_blocks=64, block_tokens=4, context_window=256)
+        self.ran: list[tuple[str, int]] = []
+        self.passes = 0
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        if len(plan.rows) > 1:
+            self.passes = 0
+            raise MemoryError
+        self.passes += 1
+        if plan.interrupt is not None and self.passes == 2:
+            raise Interrupted
+        self.ran += [(row.request.id, row.start) for row in plan.rows]
+        return super().run(plan)
+
+
+def test_what_a_step_gave_before_it_was_interrupted_is_not_computed_again() -> None:
+    runner = Cramped()
+    engine = Engine(runner, Bytes, EngineConfig(8, 32, stretch=inf), on_deltas=lambda _: None)
+    requests = [ask("one by one", class_rank=2), ask("and another", class_rank=2)]
+    futures = [engine.submit(request) for request in requests]
+    engine.start()
+    check_answers(requests, futures)
+    engine.stop(WAIT_S)
+    assert len(set(runner.ran)) == len(runner.ran)
