@@ -143,7 +143,7 @@ class _Reader:
         async with aclosing(self._runtime.hub.follow(self._job.id, self._hub_cursor())) as frames:
             async for frame in frames:
                 self._check_draining()
-                if frame is None or frame.is_end or frame.epoch > self._at.epoch:
+                if frame is None or frame.is_end or self._is_unknown(frame.epoch):
                     await self._look()
                     for event in self._enter():
                         yield event
@@ -158,6 +158,13 @@ class _Reader:
                 else:
                     for event in self._take(frame):
                         yield event
+
+    def _is_unknown(self, epoch: int) -> bool:
+        """True if only the job row says which attempt an epoch is.
+
+        The first epoch is the first attempt: nobody waits for a row, which may be a moment old, to read its first text.
+        """
+        return epoch > max(self._at.epoch, 1)
 
     @property
     def _first_epoch(self) -> int:

@@ -119,6 +119,10 @@ class ScriptedWorker:
         """End the job at its deadline."""
         self._end(attempt, JobState.EXPIRED, None, {"code": "deadline_exceeded", "message": "out of time"})
 
+    def nudge(self, job_id: str) -> None:
+        """Let the job's readers look into Postgres."""
+        self._frames.nudge([job_id])
+
     def hand_back(self, attempt: Attempt, *, charge: bool = False) -> None:
         """Give the job back unfinished, as a drain (uncharged) or a failed step (charged) does."""
         release(self._db, [Release(attempt.claim.job_id, attempt.claim.epoch, charge=charge)])
