@@ -2,13 +2,14 @@
 
 Everything here refuses before acceptance; after a 202 nothing is refused for load. No submission waits for a count: a
 snapshot is read a few times a second, and what this process has accepted since is counted on top. So the bounds are
-kept exactly by one process, and by several up to what the others accept between two snapshots.
+kept exactly by one process, and by several up to what the others accept between two snapshots. While a sixteenth of
+every bound is not reached a snapshot serves for longer, since sixteen processes that think so do not reach the bound.
 """
 
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from threading import Lock
 
 from store import backlog
@@ -23,9 +24,13 @@ from store.states import JobState
 KEEP_S = 0.25
 """A snapshot is used for so long, or longer if reading one takes more than a twentieth of that."""
 
+KEEP_FAR_S = 10.0
+"""The same while everything is far from its bound."""
+
 LONGEST_RETRY_S = 120.0
 _RETRY_UNKNOWN_S = 5.0
 _SHARE_OF_TIME = 20
+_FAR = 16
 _EVERYONE = ""
 
 Tally = defaultdict[str, Load]
@@ -45,6 +50,7 @@ class Room:
         self._reading = Lock()
         self._backlog: Backlog | None = None
         self._until = -math.inf
+        self._read_at = -math.inf
         # Jobs on their way into Postgres, and those stored since the snapshot, or since the next one is being read.
         self._entering: Tally = defaultdict(Load)
         self._stored: Tally = defaultdict(Load)
@@ -81,7 +87,8 @@ class Room:
             self._backlog = found
             self._stored, self._stored_later = self._stored_later, defaultdict(Load)
             took_s = self._clock() - began
-            self._until = self._clock() + max(KEEP_S, _SHARE_OF_TIME * took_s)
+            self._read_at = self._clock()
+            self._until = self._read_at + max(KEEP_S, _SHARE_OF_TIME * took_s)
         return found
 
     def place_of(self, job: Job) -> Place | None:
@@ -133,10 +140,26 @@ class Room:
                 f"prompt and max_tokens are {load.tokens} tokens together, more than may be queued: ask for fewer",
                 param="sampling.max_tokens",
             )
-        found = self.backlog()
+        found = self._far_from_full(job.tenant_id, load, bound) or self.backlog()
         with self._lock:
             self._refuse_over(found, job.tenant_id, load, bound)
             _count(self._entering, job.tenant_id, load)
+
+    def _far_from_full(self, tenant_id: str, load: Load, of_tenant: Load) -> Backlog | None:
+        """Return the snapshot at hand if it will do: it is not very old, and there is room for many more."""
+        found = self._backlog
+        if found is None or self._clock() - self._read_at >= KEEP_FAR_S:
+            return None
+        with self._lock:
+            levels = [(bound, queued + load) for _, bound, queued in self._levels(found, tenant_id, of_tenant)]
+        is_far = all(_FAR * q.jobs <= bound.jobs and _FAR * q.tokens <= bound.tokens for bound, q in levels)
+        return found if is_far else None
+
+    def _levels(self, found: Backlog, tenant_id: str, of_tenant: Load) -> Iterator[tuple[str, Load, Load]]:
+        """Yield whose bound, the bound and what is queued under it: the tenant's, then everybody's. Under the lock."""
+        for key, bound in ((tenant_id, of_tenant), (_EVERYONE, self._everyone)):
+            queued = found.queued(tenant_id=key or None)
+            yield key, bound, queued + self._entering.get(key, Load()) + self._stored.get(key, Load())
 
     def _bound_of(self, job: NewJob) -> Load:
         tokens = None if job.limits is None else job.limits.tenant.queued_tokens
@@ -152,8 +175,8 @@ class Room:
                     _count(self._stored_later, job.tenant_id, load)
 
     def _refuse_over(self, found: Backlog, tenant_id: str, load: Load, of_tenant: Load) -> None:
-        for key, bound, whose in ((tenant_id, of_tenant, tenant_id), (_EVERYONE, self._everyone, None)):
-            queued = found.queued(tenant_id=whose) + self._entering.get(key, Load()) + self._stored.get(key, Load())
+        for key, bound, queued in self._levels(found, tenant_id, of_tenant):
+            whose = key or None
             over = queued + load - bound
             if over.jobs > 0 or over.tokens > 0:
                 retry_after_s = self._retry_after_s(key, over, load, found.drain_rate(tenant_id=whose))
