@@ -70,6 +70,8 @@ class LocalPostgres:
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
+            # A commit is one call instead of two: write and wait until it is on disk.
+            "wal_sync_method": "open_datasync",
             # Without details: those of a refused row quote it.
             "log_error_verbosity": "terse",
         }
