@@ -33,10 +33,11 @@ def enter(settings: Settings, db: Database, tenant: str) -> Callable[[int, Seque
     """Let one job after the other in, at these times, where so many may be queued; return which were let in."""
 
     def enter(most: int, times: Sequence[float]) -> list[bool]:
-        now = 0.0
-        one = Room(settings.model_copy(update={"max_queued_jobs": most}), db, clock=lambda: now)
+        clock = [0.0]
+        one = Room(settings.model_copy(update={"max_queued_jobs": most}), db, clock=lambda: clock[0])
         outcomes = []
-        for now in times:
+        for at in times:
+            clock[0] = at
             (outcome,) = one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
             outcomes.append(isinstance(outcome, Accepted))
         return outcomes
