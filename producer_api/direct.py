@@ -1,4 +1,4 @@
-"""The two requests that make nearly all of the load, taken past FastAPI's machinery: submit a job, look at a job.
+"""The requests that make nearly all of the load, taken past FastAPI's machinery: submit a job, look at it, follow it.
 
 Most of what such a request cost was the working out of what its route asks for. Here that is written out by hand, for
 requests in which nothing is unusual, and the same route functions are called. Whatever is unusual (another query, a
@@ -16,19 +16,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from producer_api.asgi import Replay
 from producer_api.auth import may
 from producer_api.requests import MAX_PROJECT_CHARS, read_origin
-from producer_api.routers import jobs
+from producer_api.routers import jobs, stream
 from producer_api.runtime import Runtime
 from store.payloads import JobRequest
 
 _JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
-_ROUTES = {getattr(route, "name", ""): route for route in jobs.router.routes}
-_SUBMIT, _LOOK = _ROUTES["create_job"], _ROUTES["get_job"]
-_JOB = re.compile(r"/v1/jobs/([^/]+)")
+_ROUTES = {getattr(route, "name", ""): route for route in (*jobs.router.routes, *stream.router.routes)}
+_SUBMIT, _LOOK, _FOLLOW = _ROUTES["create_job"], _ROUTES["get_job"], _ROUTES["stream_events"]
+_JOB = re.compile(r"/v1/jobs/([^/]+?)(/events)?")
 _WAIT = re.compile(rb"wait=(\d{1,4})")
 
 
 class Direct:
-    """Answers both requests; passes on every other."""
+    """Answers these requests; passes on every other."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
@@ -38,7 +38,7 @@ class Direct:
         response = None
         if scope["type"] == "http":
             if scope["method"] == "GET":
-                response = await self._look(Request(scope, receive))
+                response = await self._read(Request(scope, receive))
             elif scope["method"] == "POST" and scope["path"] == "/v1/jobs":
                 request = Request(scope, receive)
                 response = await self._submit(request)
@@ -46,15 +46,27 @@ class Direct:
                     receive = Replay(await request.body(), receive)
         await (response or self.app)(scope, receive, send)
 
-    async def _look(self, request: Request) -> Response | None:
-        scope = request.scope
-        found, query = _JOB.fullmatch(scope["path"]), scope["query_string"]
-        wait = _WAIT.fullmatch(query)
-        if found is None or (query and wait is None) or not may(request.state.principal, "jobs:read"):
+    async def _read(self, request: Request) -> Response | None:
+        found = _JOB.fullmatch(request.scope["path"])
+        if found is None or not may(request.state.principal, "jobs:read"):
             return None
-        scope["route"] = _LOOK
+        return await (self._look if found[2] is None else self._follow)(request, found[1])
+
+    async def _look(self, request: Request, job_id: str) -> Response | None:
+        query = request.scope["query_string"]
+        wait = _WAIT.fullmatch(query)
+        if query and wait is None:
+            return None
+        request.scope["route"] = _LOOK
         wait_s = 0.0 if wait is None else float(wait[1])
-        return await jobs.get_job(request, self._runtime, request.state.principal, found[1], wait_s)
+        return await jobs.get_job(request, self._runtime, request.state.principal, job_id, wait_s)
+
+    async def _follow(self, request: Request, job_id: str) -> Response | None:
+        if request.scope["query_string"]:
+            return None
+        request.scope["route"] = _FOLLOW
+        last_id = request.headers.get("last-event-id")
+        return await stream.stream_events(self._runtime, request.state.principal, job_id, last_id)
 
     async def _submit(self, request: Request) -> Response | None:
         headers, principal = request.headers, request.state.principal

@@ -143,6 +143,9 @@ class _Reader:
         async with aclosing(self._runtime.hub.follow(self._job.id, self._hub_cursor())) as frames:
             async for frame in frames:
                 self._check_draining()
+                if frame is not None and self._is_next(frame):
+                    yield self._piece(frame)
+                    continue
                 if frame is None or frame.is_end or self._is_unknown(frame.epoch):
                     await self._look()
                     for event in self._enter():
@@ -166,6 +169,16 @@ class _Reader:
         """
         return epoch > max(self._at.epoch, 1)
 
+    def _is_next(self, frame: Frame) -> bool:
+        """True for a delta that just follows what the reader has, as nearly all do."""
+        at = self._at
+        return (
+            frame.seq == at.seq + 1
+            and frame.text is not None
+            and frame.epoch == at.epoch
+            and at.epoch >= self._first_epoch
+        )
+
     @property
     def _first_epoch(self) -> int:
         """The oldest attempt that is not over."""
@@ -184,9 +197,12 @@ class _Reader:
             yield from self._move(frame.epoch, start.lineage, start.deltas, start.logprobs)
         elif frame.epoch > self._at.epoch and frame.seq == 1:
             yield from self._move(frame.epoch, ((frame.epoch, 0),), [frame.text or ""], [frame.logprobs])
-        elif frame.cursor == Cursor(self._at.epoch, self._at.seq + 1):
-            self._at = frame.cursor
-            yield TextPiece(frame.cursor, self._put_back(frame.text or ""), frame.logprobs)
+        elif self._is_next(frame):
+            yield self._piece(frame)
+
+    def _piece(self, frame: Frame) -> TextPiece:
+        self._at = frame.cursor
+        return TextPiece(self._at, self._put_back(frame.text or ""), frame.logprobs)
 
     def _move(
         self, epoch: int, lineage: Lineage, deltas: Sequence[str], logprobs: Sequence[Logprobs] = ()

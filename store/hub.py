@@ -9,7 +9,7 @@ from the log again, and what the log no longer has is never skipped. The hub kno
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any, TypeGuard, TypeVar
@@ -43,30 +43,47 @@ class _Follower:
     """One reader's inbox: frames, None as a wake-up, and whether the log must be read before going on."""
 
     def __init__(self) -> None:
-        self.inbox: asyncio.Queue[Frame | None] = asyncio.Queue(_QUEUE_FRAMES)
         self.is_behind = True
+        # Whether the reader was given something since the last tick.
+        self.was_served = False
+        self._inbox: deque[Frame | None] = deque()
+        self._arrival: asyncio.Future[None] | None = None  # what the reader sleeps by while the inbox is empty
 
     def deliver(self, frame: Frame | None) -> None:
         """Hand over a frame; a reader who is too slow reads the log instead, and delays nobody."""
-        try:
-            self.inbox.put_nowait(frame)
-        except asyncio.QueueFull:
+        if len(self._inbox) >= _QUEUE_FRAMES:
             self.is_behind = True
+            return
+        self._inbox.append(frame)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
     def mark_behind(self) -> None:
         """Make the reader read the log, now if it is waiting."""
         if not self.is_behind:
             self.is_behind = True
-            if self.inbox.empty():
-                self.inbox.put_nowait(None)
+            self._wake()
 
-    async def next(self, until: float) -> Frame | None:
-        """Return what comes next; None for a wake-up, or if nothing came by ``until`` (the loop's time)."""
-        try:
-            async with asyncio.timeout_at(until):
-                return await self.inbox.get()
-        except TimeoutError:
-            return None
+    def tick(self) -> None:
+        """Wake a reader whom nothing was given since the last tick."""
+        if self.was_served:
+            self.was_served = False
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._inbox:
+            self.deliver(None)
+
+    async def next(self) -> Frame | None:
+        """Return what comes next; None for a wake-up."""
+        while not self._inbox:
+            self._arrival = asyncio.get_running_loop().create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        return self._inbox.popleft()
 
 
 class _Channel:
@@ -101,19 +118,22 @@ class Hub:
         self._unanswered: Counter[str] = Counter()
         # Set only while connected: a SUBSCRIBE sent earlier would open a second connection, which nobody reads.
         self._pubsub: PubSub | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._commands: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
         """Connect in the background; followers may come at once, with Redis away as well."""
-        self._task = asyncio.create_task(self._run(), name="stream-hub")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="stream-hub"),
+            asyncio.create_task(self._tick(), name="stream-hub-ticks"),
+        ]
 
     async def stop(self) -> None:
         """Close the connections; followers that are still inside get None until they leave."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
         if self._commands:
             await asyncio.wait(self._commands, timeout=_ANSWER_S)
         await self._subscriber.aclose()
@@ -128,8 +148,9 @@ class Hub:
         """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
 
         The start of a newer attempt comes before its deltas, and after none that it does not have itself.
-        None is yielded at least once a second while nothing can be, and when someone says that the job has changed:
-        the caller then looks into Postgres, which also has what a capped or wiped log has lost.
+        None is yielded about once a second while nothing can be, to all who wait at the same moment, and when someone
+        says that the job has changed: the caller then looks into Postgres, which also has what a capped or wiped log
+        has lost. After a frame it is more than one second and less than two.
         """
         name = stream_key(job_id)
         follower = _Follower()
@@ -144,8 +165,6 @@ class Hub:
     async def _frames(
         self, job_id: str, channel: _Channel, follower: _Follower, cursor: Cursor
     ) -> AsyncGenerator[Frame | None]:
-        now = asyncio.get_running_loop().time
-        quiet_until = now() + _TICK_S
         num_ticks = 0
         hole: Cursor | None = None  # where the log was read because of a hole; once, since it is either there or lost
         came_with = cursor
@@ -155,18 +174,18 @@ class Hub:
                 # The reader may have come back in the middle of what its attempt's start carries.
                 start = f"{cursor.epoch}-0" if cursor == came_with else f"({cursor}"
                 for frame in await self._read_log(job_id, start, cursor):
-                    cursor, quiet_until = frame.cursor, now() + _TICK_S
+                    cursor, follower.was_served = frame.cursor, True
                     yield frame
                     if frame.is_end:
                         return
-            live = await follower.next(quiet_until)
+            live = await follower.next()
             if live is None:
                 if not follower.is_behind:
-                    quiet_until, num_ticks = now() + _TICK_S, num_ticks + 1
+                    num_ticks += 1
                     follower.is_behind = not channel.confirmed.is_set() or num_ticks % _REREAD_EVERY_TICKS == 0
                     yield None
             elif cursor.leads_to(live):
-                cursor, quiet_until = live.cursor, now() + _TICK_S
+                cursor, follower.was_served = live.cursor, True
                 yield live
                 if live.is_end:
                     return
@@ -244,6 +263,14 @@ class Hub:
         if not task.cancelled():
             # Looked at, so that asyncio does not report the failure of a command whose waiter has left.
             task.exception()
+
+    async def _tick(self) -> None:
+        """Wake those who wait, together: what they then ask of Postgres is one query, and nobody needs a timer."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for channel in self._channels.values():
+                for follower in channel.followers:
+                    follower.tick()
 
     async def _run(self) -> None:
         is_up = True

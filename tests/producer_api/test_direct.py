@@ -31,6 +31,13 @@ def routed(
         yield client
 
 
+@pytest.fixture
+def ended_job(api: httpx2.Client) -> str:
+    job_id = submit(api)
+    api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+    return job_id
+
+
 def told(response: httpx2.Response) -> tuple[int, set[str], dict[str, Any]]:
     """What an answer says beside ids, times, what is left of a limit, and the place in the queue, which comes later."""
     body = response.json()
@@ -72,6 +79,23 @@ def test_looks_get_the_same_answers(api: httpx2.Client, routed: httpx2.Client, q
         assert told(api.get(path)) == told(routed.get(path))
 
 
+@pytest.mark.parametrize("last_id", [None, "", "0-0", "0-1", "9-9", "nonsense", "é".encode()])
+@pytest.mark.parametrize("query", ["", "?starting_after=0-0", "?starting_after=nonsense"])
+def test_streams_are_the_same(
+    api: httpx2.Client, routed: httpx2.Client, ended_job: str, query: str, last_id: str | bytes | None
+) -> None:
+    headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    for job_id in (ended_job, "job_unknown", "%00"):
+        path = f"/v1/jobs/{job_id}/events{query}"
+        short, long = (client.get(path, headers=headers) for client in (api, routed))
+        assert (short.status_code, short.headers.keys()) == (long.status_code, long.headers.keys())
+        assert _without_request_id(short) == _without_request_id(long)
+
+
+def _without_request_id(response: httpx2.Response) -> bytes:
+    return response.content.replace(response.headers["x-request-id"].encode(), b"")
+
+
 def test_one_key_and_one_body_are_one_job_on_both_ways(api: httpx2.Client, routed: httpx2.Client) -> None:
     key = {"Idempotency-Key": "one"}
     first = api.post("/v1/jobs", json=PROMPT, headers=key).json()["id"]
@@ -100,6 +124,10 @@ def test_what_is_usual_takes_the_short_way(api: httpx2.Client, monkeypatch: pyte
     assert api.get(f"/v1/jobs/{job_id}").raise_for_status().json()["id"] == job_id
     assert api.get(f"/v1/jobs/{job_id}?wait=1").raise_for_status().json()["status"] == "queued"
     assert api.post(f"/v1/jobs/{job_id}/cancel").status_code == 500, "the others do not"
+    monkeypatch.undo()
+    api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+    monkeypatch.setattr(APIRoute, "handle", handle)
+    assert b"job.cancelled" in api.get(f"/v1/jobs/{job_id}/events").raise_for_status().content
 
 
 def test_metrics_name_the_routes(api: httpx2.Client) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 import redis
@@ -104,6 +104,23 @@ async def test_a_silent_stream_yields_none_every_second(hub: Hub) -> None:
         start = asyncio.get_running_loop().time()
         assert [await anext(stream), await anext(stream)] == [None, None]
         assert asyncio.get_running_loop().time() - start < 2.5
+
+
+async def test_those_who_wait_in_silence_are_woken_together(hub: Hub) -> None:
+    """So that what they then ask of Postgres is one query."""
+    now = asyncio.get_running_loop().time
+
+    async def woken_at(index: int) -> float:
+        await asyncio.sleep(index * 0.05)
+        async with aclosing(hub.follow(f"job{index}")) as stream:
+            await anext(stream)
+            await anext(stream)
+            return now()
+
+    async with asyncio.timeout(PATIENCE_S):
+        times = sorted(await asyncio.gather(*map(woken_at, range(10))))
+    ticks = 1 + sum(later - earlier > 0.1 for earlier, later in pairwise(times))
+    assert ticks <= 2, "some came before the first tick, the others after it"
 
 
 async def test_a_nudge_yields_none_at_once(hub: Hub, publisher: StreamPublisher, redis_client: redis.Redis) -> None:
