@@ -32,6 +32,7 @@ constexpr int kRegister = 4;
 
 template <class Half>
 struct Twice {
+  using Part = Half;
   Half low, high;
 };
 

@@ -61,7 +61,7 @@ constexpr int kHalves = 2;
 #else
 constexpr int kMostRows = 6;  // 12 sums of AVX2's 16 registers, 24 of NEON's 32
 constexpr int kMostRowsBFloat16 = 5;
-constexpr int kMostRowsInt8 = 4;
+constexpr int kMostRowsInt8 = 3;  // with a fourth the whole sums go to memory and back
 template <int R, int Most>
 constexpr int kHalves = 2 * R <= Most ? 2 : 1;
 #endif
@@ -98,10 +98,10 @@ void multiply_rows(const Factor* rows, int64_t stride, const BFloat16* panel, in
     for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
 }
 
-// One group's products, exact: 64 inputs of R rows times 64 x 32 weights; whole[row][half].
+// One group's products, exact: 64 inputs of R rows times H halves of 64 x 32 weights, from `half` on.
 template <int R, int H>
 inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const int8_t* block, int half,
-                           IntLanes (*whole)[2]) {
+                           IntLanes (*whole)[H]) {
   const int8_t* inputs = rows.row<int8_t>(first) + group * kGroup;
 #if defined(__AVX512VNNI__)
   // The instruction wants one side unsigned: weights + 128, made good by the sum of the row's numbers.
@@ -143,7 +143,7 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
     }
   }
   for (int r = 0; r < R; r++)
-    for (int h = 0; h < H; h++) std::memcpy(&whole[r][half + h], &sums[r][2 * h], sizeof(IntLanes));
+    for (int h = 0; h < H; h++) whole[r][h] = {(IntLanes::Part)sums[r][2 * h], (IntLanes::Part)sums[r][2 * h + 1]};
 #elif defined(__ARM_FEATURE_DOTPROD)
   int32x4_t sums[R][4 * H];
   for (int r = 0; r < R; r++)
@@ -159,15 +159,15 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
     }
   }
   for (int r = 0; r < R; r++)
-    for (int h = 0; h < H; h++) std::memcpy(&whole[r][half + h], &sums[r][4 * h], sizeof(IntLanes));
+    for (int h = 0; h < H; h++) std::memcpy(&whole[r][h], &sums[r][4 * h], sizeof(IntLanes));
 #else
   for (int r = 0; r < R; r++)
-    for (int h = half; h < half + H; h++) {
+    for (int h = 0; h < H; h++) {
       int32_t sums[kLanes] = {};
       for (int four = 0; four < 16; four++)
         for (int output = 0; output < kLanes; output++)
           for (int k = 0; k < 4; k++)
-            sums[output] += int(inputs[r * rows.stride + four * 4 + k]) * block[h * 1024 + (four * 16 + output) * 4 + k];
+            sums[output] += int(inputs[r * rows.stride + four * 4 + k]) * block[(half + h) * 1024 + (four * 16 + output) * 4 + k];
       whole[r][h] = load(sums);
     }
 #endif
@@ -178,12 +178,12 @@ void multiply_rows(const Rows& rows, int64_t first, const int8_t* panel, const f
                    Lanes (*out)[2]) {
   Lanes sums[R][H] = {};
   for (int64_t group = 0; group < groups; group++) {
-    IntLanes whole[R][2];
+    IntLanes whole[R][H];
     multiply_group<R, H>(rows, first, group, panel + group * kGroup * kPanel, half, whole);
     for (int h = 0; h < H; h++) {
       const Lanes scale = load(scales + group * kPanel + (half + h) * kLanes);
       for (int r = 0; r < R; r++)
-        sums[r][h] += convert<Lanes>(whole[r][half + h]) * (scale * rows.scales[(first + r) * groups + group]);
+        sums[r][h] += convert<Lanes>(whole[r][h]) * (scale * rows.scales[(first + r) * groups + group]);
     }
   }
   for (int r = 0; r < R; r++)
