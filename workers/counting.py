@@ -26,6 +26,11 @@ class QueueCounter:
         self._measured: set[str] = set()
         self._due_at = 0.0
 
+    @property
+    def has_news(self) -> bool:
+        """True if there is something to write although nothing changes."""
+        return bool(self._measured)
+
     def turn(self) -> None:
         """Take in what changed since the last turn."""
         quotas.fold(self._db)

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry
 from store import failpoints, ordering, queues, quotas, retention, streams, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
+from store.due import Due, look
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.even_shares import Lately, read_entries, within_share
 from store.key_checks import check_keys
@@ -39,12 +40,18 @@ from workers.webhooks import WebhookSender
 
 log = structlog.get_logger(__name__)
 
+LOOK_S = 0.1
+IDLE_LOOK_S = 0.25
 TOP_UP_S = 0.1
 COUNT_S = 0.25
 PURGE_S = 60.0
 FORGET_S = 0.25
 PURGE_ROWS = 1000
 SWEEP_ROWS = 500
+# The sender of webhooks is told of what is due; it looks for itself in case that this is wrong.
+_SENDER_LOOKS_S = 1.0
+# What is due within this time is done at once, so that the process wakes up once for all of it.
+_TOGETHER_S = 0.05
 _STOP_S = 0.5
 # A duty may wait for Postgres; one that takes longer than this hangs, and whoever watches may start the process anew.
 _LONGEST_TURN_S = 60.0
@@ -108,11 +115,12 @@ class Hearing:
 
 @dataclass(slots=True)
 class Duty:
-    """Something to do every ``period_s`` seconds."""
+    """Something to do every ``period_s`` seconds if it is needed then."""
 
     name: str
     period_s: float
     run: Callable[[], None]
+    is_needed: Callable[[], bool] = lambda: True
     due_at: float = 0.0
     is_failing: bool = False
 
@@ -138,10 +146,15 @@ class Dispatcher:
         self._stopping = threading.Event()
         self.pulse = Pulse(_LONGEST_TURN_S)
         self._forgetting = Forgetting(self._db, retention.defaults(settings), partial(streams.forget, self._redis))
+        self._counter = QueueCounter(self._db)
+        self._due = Due()
+        self._sender: WebhookSender | None = None
+        self._look = Duty("look", LOOK_S, self.look)
         self._duties = (
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
-            Duty("top_up", TOP_UP_S, self.top_up),
-            Duty("count_queued", COUNT_S, QueueCounter(self._db).turn),
+            self._look,
+            Duty("top_up", TOP_UP_S, self.top_up, lambda: self._due.jobs),
+            Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
             Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
             Duty("purge", PURGE_S, self.purge),
@@ -179,13 +192,14 @@ class Dispatcher:
     def _lead(self) -> None:
         """Run the duties until stopped, or until Postgres was away: the lock went with the connection then."""
         log.info("dispatcher.leading")
-        sender = WebhookSender(self._db, self._settings)
+        self._sender = sender = WebhookSender(self._db, self._settings, look_every_s=_SENDER_LOOKS_S)
         sender.start()
         try:
             while not self._stopping.is_set():
                 next_due_at = self._run_due()
                 self._stopping.wait(max(0.0, next_due_at - time.monotonic()))
         finally:
+            self._sender = None
             sender.stop(_STOP_S)
             log.info("dispatcher.stopped_leading")
 
@@ -193,11 +207,12 @@ class Dispatcher:
         """Run each duty that is due once; return when the next one is. Raises Unavailable if Postgres is away."""
         for duty in self._duties:
             self.pulse.beat()
-            if duty.due_at <= time.monotonic() and not self._stopping.is_set():
+            is_due = duty.due_at <= time.monotonic() + _TOGETHER_S and duty.is_needed()
+            if is_due and not self._stopping.is_set():
                 self._run_one(duty)
                 pause_s = max(duty.period_s, _RETRY_S) if duty.is_failing else duty.period_s
                 duty.due_at = time.monotonic() + pause_s
-        return min(duty.due_at for duty in self._duties)
+        return min(duty.due_at for duty in self._duties if duty.is_needed())
 
     def _run_one(self, duty: Duty) -> None:
         try:
@@ -217,6 +232,15 @@ class Dispatcher:
             if duty.is_failing:
                 log.info("dispatcher.duty_recovered", duty=duty.name)
             duty.is_failing = False
+
+    def look(self) -> None:
+        """Find out what there is to do; that is all which is asked of Postgres while there is nothing."""
+        # If that fails, each duty finds out for itself.
+        self._due = Due()
+        self._due = due = look(self._db)
+        self._look.period_s = LOOK_S if due.jobs or due.deliveries else IDLE_LOOK_S
+        if due.deliveries and self._sender is not None:
+            self._sender.tell_due()
 
     def notice_wipe(self) -> None:
         """Let every queued job be announced again if Redis is new or was wiped."""

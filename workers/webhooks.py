@@ -137,10 +137,17 @@ def judge(reply: Reply, now: datetime) -> Outcome:
 
 
 class WebhookSender:
-    """Takes what is due and sends it, with threads of its own. Two senders on one database share the work."""
+    """Takes what is due and sends it, with threads of its own. Two senders on one database share the work.
 
-    def __init__(self, db: Database, settings: Settings, client: GuardedClient | None = None) -> None:
+    It looks for itself every ``look_every_s``, and at once when it is told that something is due.
+    """
+
+    def __init__(
+        self, db: Database, settings: Settings, client: GuardedClient | None = None, *, look_every_s: float = _POLL_S
+    ) -> None:
         self._db = db
+        self._look_every_s = look_every_s
+        self._is_told = False
         self._client = client or GuardedClient(settings)
         self._timeout_s = settings.webhook_timeout_s
         self._disable_after_s = settings.webhook_disable_after_s
@@ -161,6 +168,12 @@ class WebhookSender:
         for thread in self._threads:
             thread.start()
 
+    def tell_due(self) -> None:
+        """Say that something is due."""
+        with self._changed:
+            self._is_told = True
+            self._changed.notify_all()
+
     def stop(self, timeout_s: float) -> None:
         """Give back what was not tried. What is being sent then may end by itself, or comes due again later."""
         with self._changed:
@@ -175,23 +188,31 @@ class WebhookSender:
     def _take_loop(self) -> None:
         while not self._is_stopping:
             full: frozenset[str] = frozenset()
+            silence_s = 0.0
             try:
                 with self._changed:
-                    full = self._full()
+                    full, self._is_told = self._full(), False
                 pause_s = 0.0 if self._take() else _POLL_S
+                silence_s = self._look_every_s - _POLL_S if pause_s else 0.0
             except Unavailable as error:
                 log.warning("webhooks.take_failed", error=error.message)
                 pause_s = _AFTER_ERROR_S
             except Exception:
                 log.exception("webhooks.take_failed")
                 pause_s = _AFTER_ERROR_S
+            has_room = partial(self._has_room_since, full)
             with self._changed:
-                self._changed.wait_for(partial(self._has_room_since, full), pause_s)
+                self._changed.wait_for(has_room, pause_s)
+                if silence_s > 0:
+                    self._changed.wait_for(partial(self._has_news, has_room), silence_s)
                 self._changed.wait_for(lambda: self._is_stopping or self._lanes.num_waiting < _MAX_WAITING)
 
     def _has_room_since(self, full: frozenset[str]) -> bool:
         """True if a lane or a tenant that was full is not any more, or the end has come."""
         return self._is_stopping or bool(full - self._full())
+
+    def _has_news(self, has_room: Callable[[], bool]) -> bool:
+        return self._is_told or has_room()
 
     def _full(self) -> frozenset[str]:
         return self._lanes.full() | self._lanes.full_tenants()

@@ -137,6 +137,21 @@ def test_an_event_arrives_signed_thin_and_once(
     assert len(receiver.calls) == 1
 
 
+def test_a_sender_that_seldom_looks_sends_when_it_is_told(
+    db: Database, tenant: str, receiver: Receiver, open_settings: Settings
+) -> None:
+    sender = WebhookSender(db, open_settings, look_every_s=60.0)
+    sender.start()
+    try:
+        for _ in range(2):
+            time.sleep(0.3)
+            job_id = end_job(db, tenant, receiver.url("/hook"))
+            sender.tell_due()
+            wait_until(lambda job_id=job_id: only(db, tenant, job_id).state == "delivered", 5)
+    finally:
+        sender.stop(5)
+
+
 def test_an_endpoint_is_signed_with_its_own_secret(
     db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
 ) -> None:
