@@ -67,6 +67,18 @@ class Catalog:
         kept = self._resolved.get(name)
         if kept is not None and self._clock() < kept[1]:
             return kept[0]
+        return self._read(name)
+
+    def is_aging(self, name: str) -> bool:
+        """True if what ``name`` means is known, and half of the time is over for which that is kept."""
+        kept = self._resolved.get(name)
+        return kept is not None and self._clock() >= kept[1] - KEEP_S / 2
+
+    def renew(self, name: str) -> None:
+        """Read again what ``name`` means, so that nobody need wait for it."""
+        self._read(name)
+
+    def _read(self, name: str) -> ModelVersion:
         version = registry.resolve(self._db, name)
         if len(self._resolved) >= _MOST_NAMES:
             self._resolved.clear()

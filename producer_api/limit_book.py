@@ -32,6 +32,15 @@ class LimitBook:
             kept |= self._read(missing, now)
         return [kept[one.key_id] for one in asked]
 
+    def is_aging(self, principal: Principal) -> bool:
+        """True if the limits of this key are known, and half of the time is over for which they are kept."""
+        found = self._kept.get(principal.key_id)
+        return found is not None and self._clock() >= found[1] - KEEP_S / 2
+
+    def renew(self, principal: Principal) -> None:
+        """Read the limits of a key again, so that nobody need wait for them."""
+        self._read([principal], self._clock())
+
     def _look(self, key_id: str, now: float) -> Held | None:
         found = self._kept.get(key_id)
         return found[0] if found is not None and now < found[1] else None

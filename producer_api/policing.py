@@ -74,6 +74,15 @@ class PolicyBook:
             kept = self._read(tenant_id, {} if kept is None else kept[0])
         return kept[0].get(model) or kept[0].get(EVERY_MODEL)
 
+    def is_aging(self, tenant_id: str) -> bool:
+        """True if the tenant's policies are known, and half of the time is over for which they are kept."""
+        kept = self._kept.get(tenant_id)
+        return kept is not None and self._clock() >= kept[1] - KEEP_S / 2
+
+    def renew(self, tenant_id: str) -> None:
+        """Read the tenant's policies again, so that nobody need wait for them."""
+        self._read(tenant_id, self._kept.get(tenant_id, ({}, 0.0))[0])
+
     def _read(self, tenant_id: str, known: dict[str, InForce]) -> tuple[dict[str, InForce], float]:
         stored = policies.list_policies(self._db, tenant_id)
         found = {one.model: self._compiled(one, known.get(one.model)) for one in stored}

@@ -21,6 +21,7 @@ from producer_api.policing import PolicyBook
 from producer_api.presence import Presence
 from producer_api.reading import JobReader
 from producer_api.refusals import Refusals
+from producer_api.renewing import Renewing
 from producer_api.room import Room
 from producer_api.submit import Submissions
 from store import redis as redis_store
@@ -79,6 +80,7 @@ class Runtime:
             intake=self.intake,
             metrics=self.metrics,
             policies=self.policies,
+            renewing=Renewing(self.catalog, self.limits, self.policies),
         )
         self.blobs = open_blobs(settings)
         self.batches = BatchKeeper(

@@ -24,6 +24,7 @@ from producer_api.gathering import Gathering, Visits
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.policing import InForce, PolicyBook, applied, pinned, pseudonym
+from producer_api.renewing import Renewing
 from producer_api.restoring import vault_of
 from producer_api.room import Room
 from producer_api.spending import note
@@ -132,6 +133,7 @@ class Submissions:
         intake: Intake,
         metrics: Metrics,
         policies: PolicyBook,
+        renewing: Renewing,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -141,6 +143,7 @@ class Submissions:
         self._intake = intake
         self._metrics = metrics
         self._policies = policies
+        self._renewing = renewing
         self._visits = Visits()
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
@@ -160,6 +163,7 @@ class Submissions:
             (outcome,) = await run_in_threadpool(self._submit_all, [draft])
         finally:
             note(draft.headers)
+            self._renewing.soon(principal, request.model)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

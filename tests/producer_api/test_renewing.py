@@ -1,0 +1,93 @@
+"""What is kept for a moment is read again before that is over, and whoever comes next does not wait for it."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, event
+
+from producer_api import catalog, renewing
+from producer_api.catalog import KEEP_S, Catalog
+from producer_api.limit_book import LimitBook
+from producer_api.policing import PolicyBook
+from producer_api.renewing import Renewing
+from store import keys
+from store.db import Database
+from store.errors import Unavailable
+from store.keys import Principal
+from store.registry import ModelVersion
+from store.settings import Settings
+
+
+class Kept:
+    """Everything that is kept, at a time that the test says."""
+
+    def __init__(self, settings: Settings, db: Database, principal: Principal, model: str) -> None:
+        self.now = 0.0
+        self.catalog = Catalog(db, clock=lambda: self.now)
+        self.limits = LimitBook(settings, db, clock=lambda: self.now)
+        self.policies = PolicyBook(db, clock=lambda: self.now)
+        self.renewing = Renewing(self.catalog, self.limits, self.policies)
+        self._who, self._model = principal, model
+
+    def look(self) -> None:
+        self.limits.held_by([self._who])
+        self.policies.policy_for(self._who.tenant_id, self.catalog.resolve(self._model).model)
+
+    async def submitted(self) -> None:
+        """As after a submission, and then some time."""
+        self.renewing.soon(self._who, self._model)
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+
+
+@pytest.fixture
+def kept(settings: Settings, db: Database, key: str, model: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    monkeypatch.setattr(renewing, "AFTER_S", 0.0)
+    return Kept(settings, db, keys.authenticate(db, key), model.model)
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+async def test_who_comes_when_it_would_have_been_forgotten_reads_nothing(kept: Kept, statements: list[str]) -> None:
+    kept.look()
+    kept.now = 0.6 * KEEP_S
+    await kept.submitted()
+    kept.now = 1.2 * KEEP_S
+    statements.clear()
+    kept.look()
+    assert statements == []
+
+
+async def test_what_is_new_is_left_alone(kept: Kept, statements: list[str]) -> None:
+    kept.look()
+    kept.now = 0.4 * KEEP_S
+    statements.clear()
+    await kept.submitted()
+    assert statements == []
+    kept.now = KEEP_S
+    kept.look()
+    assert len(statements) == 2, "nothing is used for longer than before"
+
+
+async def test_a_database_that_is_away_is_told_to_whoever_needs_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("away")
+
+    kept.look()
+    kept.now = 0.6 * KEEP_S
+    monkeypatch.setattr(catalog.registry, "resolve", away)
+    await kept.submitted()
+    kept.look()
+    kept.now = KEEP_S
+    with pytest.raises(Unavailable):
+        kept.look()
