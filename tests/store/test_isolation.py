@@ -73,6 +73,7 @@ THE_SYSTEMS_OWN = {
         "ordering.claimable",
     },
     "the dispatcher": {
+        "due.look",
         "audit_log.heads",
         "even_shares.read_entries",
         "ordering.forget_announcements",
