@@ -1,11 +1,12 @@
 """Reads again what submissions look up in Postgres and what is kept for a moment only, before it is too old to be used.
 
-Where one comes a second, nearly each would find its limits or its model just forgotten, and wait for them. So after a
-submission what has half of its time behind it is read anew, when the job's first token is not waited for any more.
-Nothing is used for longer than it was. Knows who keeps what; knows nothing of requests.
+Where one comes every few seconds, each would find its limits and its model just forgotten, and wait for them. So for
+some seconds after a submission what has half of its time behind it is read anew. Nothing is used for longer than it
+was. Knows who keeps what; knows nothing of requests.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -20,26 +21,59 @@ from store.keys import Principal
 
 _log = structlog.get_logger("producer_api")
 
-AFTER_S = 0.2
+EVERY_S = 0.25
+"""Between two looks at what is aging; a submission's own first token is not waited for any more then."""
+
+LINGER_S = 10.0
+MOST = 16
+STOP_S = 2.0
 
 Renew = Callable[[], object]
 
 
 class Renewing:
-    """Renews for one caller at a time; the others' turn comes with their next submission."""
+    """Renews for whoever submitted lately: a caller with a model each, the last ``MOST`` of them."""
 
     def __init__(self, catalog: Catalog, limits: LimitBook, policies: PolicyBook) -> None:
         self._catalog = catalog
         self._limits = limits
         self._policies = policies
+        self._lately: OrderedDict[tuple[str, str], tuple[Principal, float]] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
-    def soon(self, principal: Principal, model: str) -> None:
-        """Read anew, in a moment, what a submission by ``principal`` for ``model`` needs and will soon be forgotten."""
-        if self._task is None and (due := self._due(principal, model)):
-            self._task = asyncio.create_task(self._renew(due))
+    def note(self, principal: Principal, model: str) -> None:
+        """Keep fresh for a while what a submission by ``principal`` for ``model`` needs."""
+        key = principal.key_id, model
+        self._lately.pop(key, None)
+        self._lately[key] = principal, asyncio.get_running_loop().time() + LINGER_S
+        if len(self._lately) > MOST:
+            self._lately.popitem(last=False)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
 
-    def _due(self, principal: Principal, model: str) -> list[Renew]:
+    async def stop(self) -> None:
+        """Renew nothing any more; what is being read just now is waited for, though not for long."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=STOP_S)
+
+    async def _run(self) -> None:
+        try:
+            while self._lately:
+                await asyncio.sleep(EVERY_S)
+                self._forget()
+                if due := [renew for key in self._lately for renew in self._due(*key)]:
+                    await run_in_threadpool(_renew, due)
+        finally:
+            self._task = None
+
+    def _forget(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._lately and next(iter(self._lately.values()))[1] <= now:
+            self._lately.popitem(last=False)
+
+    def _due(self, key_id: str, model: str) -> list[Renew]:
+        principal, _ = self._lately[key_id, model]
         due: list[Renew] = []
         if self._limits.is_aging(principal):
             due.append(partial(self._limits.renew, principal))
@@ -49,12 +83,11 @@ class Renewing:
             due.append(partial(self._policies.renew, principal.tenant_id))
         return due
 
-    async def _renew(self, due: Sequence[Renew]) -> None:
+
+def _renew(due: Sequence[Renew]) -> None:
+    for renew in due:
         try:
-            await asyncio.sleep(AFTER_S)
-            await run_in_threadpool(lambda: [renew() for renew in due])
+            renew()
         except HeadraceError as error:
             # Whoever needs it next asks for himself, and is told.
             _log.debug("not_renewed", reason=error.message)
-        finally:
-            self._task = None

@@ -71,6 +71,7 @@ class Runtime:
         self.metrics = Metrics()
         self.refusals = Refusals()
         self.policies = PolicyBook(self.db, names_model=settings.names_model)
+        self.renewing = Renewing(self.catalog, self.limits, self.policies)
         self.submissions = Submissions(
             settings,
             self.db,
@@ -80,7 +81,7 @@ class Runtime:
             intake=self.intake,
             metrics=self.metrics,
             policies=self.policies,
-            renewing=Renewing(self.catalog, self.limits, self.policies),
+            renewing=self.renewing,
         )
         self.blobs = open_blobs(settings)
         self.batches = BatchKeeper(
@@ -116,6 +117,7 @@ class Runtime:
     async def stop(self) -> None:
         """Close everything."""
         self.draining.set()
+        await self.renewing.stop()
         await self.hub.stop()
         await anyio.to_thread.run_sync(self._close)
 

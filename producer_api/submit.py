@@ -163,7 +163,7 @@ class Submissions:
             (outcome,) = await run_in_threadpool(self._submit_all, [draft])
         finally:
             note(draft.headers)
-            self._renewing.soon(principal, request.model)
+            self._renewing.note(principal, request.model)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -28,21 +28,22 @@ class Kept:
         self.limits = LimitBook(settings, db, clock=lambda: self.now)
         self.policies = PolicyBook(db, clock=lambda: self.now)
         self.renewing = Renewing(self.catalog, self.limits, self.policies)
-        self._who, self._model = principal, model
+        self.who, self.model = principal, model
 
     def look(self) -> None:
-        self.limits.held_by([self._who])
-        self.policies.policy_for(self._who.tenant_id, self.catalog.resolve(self._model).model)
+        self.limits.held_by([self.who])
+        self.policies.policy_for(self.who.tenant_id, self.catalog.resolve(self.model).model)
 
     async def submitted(self) -> None:
-        """As after a submission, and then some time."""
-        self.renewing.soon(self._who, self._model)
+        """As after a submission, and then until nobody has submitted for a while."""
+        self.renewing.note(self.who, self.model)
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
 
 @pytest.fixture
 def kept(settings: Settings, db: Database, key: str, model: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> Kept:
-    monkeypatch.setattr(renewing, "AFTER_S", 0.0)
+    monkeypatch.setattr(renewing, "EVERY_S", 0.02)
+    monkeypatch.setattr(renewing, "LINGER_S", 0.1)
     return Kept(settings, db, keys.authenticate(db, key), model.model)
 
 
@@ -77,6 +78,14 @@ async def test_what_is_new_is_left_alone(kept: Kept, statements: list[str]) -> N
     kept.now = KEEP_S
     kept.look()
     assert len(statements) == 2, "nothing is used for longer than before"
+
+
+async def test_it_ends_when_it_is_told_to(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewing, "LINGER_S", 3600.0)
+    kept.look()
+    kept.renewing.note(kept.who, kept.model)
+    await kept.renewing.stop()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_database_that_is_away_is_told_to_whoever_needs_it(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
