@@ -216,6 +216,8 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
             rows = passes[0].plan.rows
             num_prefill = sum(len(row.tokens) for row in rows if not row.is_decode)
             self._pacer.record(sum(row.is_decode for row in rows), num_prefill, seconds)
+            if not num_prefill:
+                self._speculation.costs.record(passes[0].plan.num_tokens, seconds)
 
     def _decide(self) -> StepPlan | None:
         """Let go whoever must end now, and plan the step of those who stay."""

@@ -179,6 +179,7 @@ class Scheduler:
 
     def _decode_rows(self, decoding: Sequence[LiveRequest], spare: int) -> Iterator[Row]:
         """Return the rows of requests that decode, with up to ``spare`` drafts for all of them together."""
+        self._speculation.begin(len(decoding))
         for live in decoding:
             drafts = self._speculation.draft(live, spare)
             # Nobody is preempted for a guess: one block for each running request stays free, as in admission.

@@ -1,5 +1,6 @@
 """Drafts are made while they pay, and change nothing but the number of steps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,8 @@ from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.scheduler import Scheduler
-from models.engine.speculation import Pace, Speculation
-from tests.models.engine.rig import Bytes, Watched, alone, ask, check_answers, live, step, step_until_idle
+from models.engine.speculation import Luck, Speculation
+from tests.models.engine.rig import Bytes, Clock, Watched, alone, ask, check_answers, live, step, step_until_idle
 
 
 def engine_of(runner: Watched, *, max_slots: int = 4, step_tokens: int = 64, speculation: bool = True) -> Engine:
@@ -127,23 +128,77 @@ def test_a_step_that_fails_is_run_again_with_its_drafts() -> None:
     check_answers(requests, futures)
 
 
-def test_luck_doubles_the_drafts_and_failure_pauses_them() -> None:
-    pace = Pace()
-    sizes = []
-    for _ in range(4):
-        sizes.append(pace.most(0))
-        pace.record(sizes[-1], sizes[-1], 0)
-    assert sizes == [4, 8, 16, 16]
-    pace.record(16, 9, 10)
-    assert pace.most(10) == 10
-    for num_failed, (pause, size) in enumerate([(1, 5), (2, 2), (4, 2), (8, 2), (16, 2), (16, 2)], start=1):
-        pace.record(pace.size, 0, 100 * num_failed)
-        assert pace.most(100 * num_failed + pause - 1) == 0
-        assert pace.most(100 * num_failed + pause) == size
-    pace.record(2, 1, 1000)
-    assert pace.most(1000) == 2
-    pace.record(2, 0, 1002)
-    assert pace.most(1003) == 2
+def test_a_chance_is_what_became_of_the_drafts_before_and_of_the_last_above_all() -> None:
+    luck = Luck()
+    assert luck.chance == 0.5
+    for _ in range(20):
+        luck.record(4, 4, 0)
+    assert luck.chance > 0.95
+    luck.record(4, 0, 0)
+    after_one = luck.chance
+    for _ in range(20):
+        luck.record(4, 0, 0)
+    assert after_one > 0.8
+    assert luck.chance < 0.2
+
+
+def test_after_failures_a_single_draft_is_tried_less_and_less_often() -> None:
+    luck = Luck()
+    pauses = []
+    for _ in range(8):
+        luck.record(1, 0, 100)
+        pauses.append(luck.resumes_at - 100)
+    assert pauses == [4, 8, 16, 32, 64, 64, 64, 64]
+    for _ in range(9):
+        luck.record(1, 1, 100)
+    assert luck.resumes_at == 104
+
+
+@dataclass
+class Timed(Noted):
+    """Takes ``base_s`` for a pass and ``each_s`` for each token in it, by a clock of its own."""
+
+    clock: Clock = field(default_factory=lambda: Clock(0.0))
+    base_s: float = 0.01
+    each_s: float = 0.0
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        self.clock.now += self.base_s + self.each_s * plan.num_tokens
+        return super().run(plan)
+
+
+def timed(each_s: float, prompts: Sequence[str], *, speculation: bool) -> tuple[float, EngineStats, Timed]:
+    """Return the seconds for 120 tokens of each, the counters and the runner."""
+    runner = Timed(spare_tokens=16, num_blocks=1024, each_s=each_s)
+    config = EngineConfig(8, 64, speculation)
+    engine = Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=runner.clock)
+    requests = [ask(prompt, max_tokens=120, ignore_eos=True) for prompt in prompts]
+    futures = [engine.submit(each) for each in requests]
+    step_until_idle(engine)
+    check_answers(requests, futures)
+    return runner.clock.now, engine.stats(), runner
+
+
+QUESTIONS = [f"prompt {n} the water wheel" for n in range(8)]
+
+
+@pytest.mark.parametrize("each_s", [0.0, 0.0001, 0.003, 0.01, 0.1])
+@pytest.mark.parametrize("num_requests", [1, 4, 8])
+def test_guessing_never_costs_much_time_whatever_a_token_more_costs(each_s: float, num_requests: int) -> None:
+    slow_s, _, _ = timed(each_s, QUESTIONS[:num_requests], speculation=False)
+    fast_s, _, _ = timed(each_s, QUESTIONS[:num_requests], speculation=True)
+    assert fast_s <= 1.03 * slow_s
+
+
+def test_the_dearer_a_token_the_fewer_are_guessed_and_the_more_of_them_hold() -> None:
+    drafted, right = [], []
+    for each_s in (0.0001, 0.002, 0.02):
+        _, stats, _ = timed(each_s, QUESTIONS[:2], speculation=True)
+        drafted.append(stats.drafted_tokens)
+        right.append(stats.accepted_tokens / stats.drafted_tokens)
+    assert drafted == sorted(drafted, reverse=True)
+    assert drafted[0] > 2 * drafted[2]
+    assert right == sorted(right)
 
 
 def test_what_is_kept_ends_with_the_request() -> None:
@@ -155,6 +210,6 @@ def test_what_is_kept_ends_with_the_request() -> None:
     scheduler.record(plan)
     request.take(Sampled(request.id, ord("a")), 0.0)
     [row] = (scheduler.plan() or StepPlan(())).rows
-    assert bytes(row.drafts) == b"bcab"
+    assert bytes(row.drafts) == b"bca"
     scheduler.remove(request)
     assert not speculation._guessed
