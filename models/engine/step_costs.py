@@ -29,7 +29,10 @@ class StepCosts:
             kept.append((self._num_recorded, seconds))
 
     def line(self) -> tuple[float, float] | None:
-        """Return (base, each) in seconds, neither below 0; None while only passes of one size are known."""
+        """Return (base, each) in seconds, neither below 0.
+
+        None while passes of fewer than two sizes are known, or if they take no time.
+        """
         least = {size: self._least(kept) for size, kept in self._by_size.items()}
         known = {size: seconds for size, seconds in least.items() if seconds is not None}
         if len(known) < 2:
@@ -38,7 +41,7 @@ class StepCosts:
         spread = sum((size - mean_size) ** 2 for size in known)
         each = sum((size - mean_size) * (seconds - mean_s) for size, seconds in known.items()) / spread
         each = min(max(each, 0.0), mean_s / mean_size)
-        return mean_s - each * mean_size, each
+        return (mean_s - each * mean_size, each) if mean_s else None
 
     def _least(self, kept: "deque[tuple[int, float]]") -> float | None:
         recent = [seconds for number, seconds in kept if self._num_recorded - number < _FORGOTTEN_AFTER]
