@@ -5,7 +5,7 @@ of ``store.waves`` for callers that are coroutines: one thread hop for everybody
 """
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 
 from starlette.concurrency import run_in_threadpool
 
@@ -20,10 +20,6 @@ _MOST = 500
 PACE_S = 0.02
 """Reads begin at least this far apart: what a caller waits at most for others to share its query."""
 
-LATELY_S = 1.0
-"""For so long the row of a job that was accepted here will do for whoever follows it, and looks again by himself."""
-_MOST_LATELY = 256
-
 _Asked = dict[str, list[asyncio.Future[Job]]]
 
 
@@ -32,24 +28,9 @@ class JobReader:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._lately: OrderedDict[tuple[str, str], tuple[Job, float]] = OrderedDict()
         self._asked: dict[str, _Asked] = {}
         self._running: asyncio.Task[None] | None = None
         self._next_at = 0.0
-
-    def note(self, job: Job) -> None:
-        """Remember for a moment the row of a job that was accepted just now, which is followed next."""
-        now = asyncio.get_running_loop().time()
-        while self._lately and (len(self._lately) >= _MOST_LATELY or next(iter(self._lately.values()))[1] <= now):
-            self._lately.popitem(last=False)
-        self._lately[job.tenant_id, job.id] = job, now + LATELY_S
-
-    async def get_for_follower(self, tenant_id: str, job_id: str) -> Job:
-        """Return the job as it is, or as it was accepted a moment ago; raise as ``get`` does."""
-        job, until = self._lately.pop((tenant_id, job_id), (None, 0.0))
-        if job is not None and asyncio.get_running_loop().time() < until:
-            return job
-        return await self.get(tenant_id, job_id)
 
     async def get(self, tenant_id: str, job_id: str) -> Job:
         """Return the job as it is now; raise NotFound if this tenant has none by that id, Gone if it had."""

@@ -74,8 +74,6 @@ async def create_job(
     wait_s = _wait_of(prefer)
     receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
-    if receipt.job is not None and wait_s is None:
-        runtime.reader.note(job)
     if wait_s is not None:
         job = await _wait(request, runtime, job, wait_s)
     has_ended = wait_s is not None and job.state.is_terminal

@@ -52,8 +52,7 @@ async def stream_events(
     A connection that closes without a terminal event was cut; come back with the last id.
     """
     after = _cursor(last_event_id or starting_after)
-    reader = runtime.reader
-    job = await (reader.get_for_follower if after is None else reader.get)(principal.tenant_id, job_id)
+    job = await runtime.reader.get(principal.tenant_id, job_id)
     if has_everything(job, after):
         return Response(status_code=204)
     events = follow(runtime, job, after)

@@ -1,7 +1,6 @@
 """Reads from the event loop are combined, and each gets its own outcome."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -56,23 +55,6 @@ async def test_a_thousand_reads_cost_a_few_queries(db: Database, tenant: str, mo
     found = await asyncio.gather(*(reader.get(tenant, job_id) for job_id in ids * 20))
     assert [job.id for job in found] == ids * 20
     assert len(sizes) <= 2
-
-
-async def test_a_job_that_was_accepted_just_now_is_followed_without_a_read(
-    db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = _stored(db, tenant, 2)
-    reader = JobReader(db)
-    noted = replace(await reader.get(tenant, first), priority=9)
-    reader.note(noted)
-    with pytest.raises(NotFound):
-        await reader.get_for_follower("ten_0", first)
-    assert await reader.get_for_follower(tenant, first) is noted
-    assert (await reader.get_for_follower(tenant, first)).priority == 5, "who follows it again may be late"
-    assert (await reader.get_for_follower(tenant, second)).id == second
-    monkeypatch.setattr(reading, "LATELY_S", 0.0)
-    reader.note(noted)
-    assert (await reader.get_for_follower(tenant, first)).priority == 5
 
 
 async def test_tenants_are_read_apart(db: Database, tenant: str) -> None:
