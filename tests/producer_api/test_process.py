@@ -63,15 +63,20 @@ def test_a_stop_cuts_streams_and_ends_polls(settings: Settings, key: str, worker
             job_id = submit(api)
             worker.say(worker.claim(job_id), "half")
             polled: list[str] = []
+            is_connected = threading.Event()
 
             def poll() -> None:
                 with httpx2.Client(base_url=url, headers=headers, timeout=30) as other:
+                    other.get("/readyz")
+                    is_connected.set()
                     polled.append(other.get(f"/v1/jobs/{job_id}", params={"wait": 25}).json()["status"])
 
             polling = threading.Thread(target=poll)
             polling.start()
             with streaming(api, job_id) as stream:
                 stream.until("job.delta")
+                assert is_connected.wait(10)
+                time.sleep(0.5)  # nobody is told that a poll has begun
                 process.send_signal(signal.SIGTERM)
                 told_at = time.monotonic()
                 with pytest.raises(httpx2.RemoteProtocolError):

@@ -12,18 +12,18 @@ from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.scheduler import Scheduler
 from models.engine.speculation import Luck, Speculation
-from tests.models.engine.rig import Bytes, Clock, Watched, alone, ask, check_answers, live, step, step_until_idle
-
-
-@dataclass
-class Ticking(Clock):
-    """Goes on by as much at each look, so that every pass takes the same, however many tokens are in it."""
-
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        self.now += 0.001
-        return self.now
+from tests.models.engine.rig import (
+    Bytes,
+    Clock,
+    Ticking,
+    Watched,
+    alone,
+    ask,
+    check_answers,
+    live,
+    step,
+    step_until_idle,
+)
 
 
 def engine_of(runner: Watched, *, max_slots: int = 4, step_tokens: int = 64, speculation: bool = True) -> Engine:
