@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from cli import render
-from cli.local.process import descendants
+from cli.local.process import descendants, end
 from cli.local.stack import Stack, running_stack
 from store.registry import ModelVersion
 from store.settings import load_settings
@@ -35,8 +35,10 @@ def up(models: list[str]) -> None:
     """Run the stack with these models until Ctrl-C, SIGTERM or a closed terminal."""
     settings = load_settings()
     with stopped_by_signals():
+        is_started = False
         try:
             with running_stack(settings, models, say) as stack:
+                is_started = True
                 _show(stack)
                 try:
                     while True:
@@ -45,6 +47,9 @@ def up(models: list[str]) -> None:
                 finally:
                     say("stopping")
         except KeyboardInterrupt:
+            if not is_started:
+                # The signal may have come while a process was being started, before anybody could note it.
+                end(descendants(os.getpid()))
             left = descendants(os.getpid())
             say(f"stopped; {f'left running: {sorted(left)}' if left else 'no process left'}")
 

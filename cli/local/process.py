@@ -162,6 +162,15 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
+def end(pids: Iterable[int]) -> None:
+    """Kill these processes, and wait for those of them that are our own children."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
 def still_alive(pids: Iterable[int]) -> set[int]:
     """Those of ``pids`` that have not ended, whoever is their parent now."""
     return set(pids) & _parents().keys()
