@@ -3,7 +3,11 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-LOCKED_INSTALL := pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all:
+# Modules are compiled when they are first imported: pip would compile all that torch and its like bring, for a minute.
+INSTALL := pip install --quiet --disable-pip-version-check --no-compile
+LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
+# What is compiled is kept, whatever the shell says: the tests alone start some hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-policy reliability chaos chaos-soak chaos-compare
@@ -22,7 +26,7 @@ $(STAMP):
 	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
 	@$(BIN)/$(LOCKED_INSTALL) -r locks/dev.txt
 	@# What is left is torch, which has no lock here: which build fits depends on the machine.
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	@$(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@rm -f .venv/.installed-* && touch $@
 
 check: $(STAMP)  ## format, lint, walls, types, locks, migrations: seconds

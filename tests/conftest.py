@@ -6,6 +6,8 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 "test".
 """
 
+import store.quick_start  # noqa: F401 - it does its work by being imported
+
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass

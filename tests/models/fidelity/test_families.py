@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_a_family_says_the_same_whatever_is_on(
-    family: str, way: str, made: Made, compare: Compare, monkeypatch: pytest.MonkeyPatch
+    family: str, way: str, made: Made, compare: Compare, is_full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, folder = made(family)
 
@@ -61,7 +61,7 @@ def test_a_family_says_the_same_whatever_is_on(
             pytest.skip("the kernels need a C++ compiler")
         return runner
 
-    prompts = mixed_prompts(VOCAB, longest=11 * size)
+    prompts = mixed_prompts(VOCAB, 10 if is_full else 6, longest=11 * size)
     requests = [request(prompt, name, max_tokens=3 * size) for name, prompt in prompts.items()]
     answers = {name: generate(model, tuple(prompt), 3 * size) for name, prompt in prompts.items()}
     monkeypatch.setattr("models.engine.loop.Speculation", guessing(answers))

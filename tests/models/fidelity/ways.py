@@ -51,8 +51,9 @@ def mixed_prompts(vocab: int, count: int = 10, longest: int = 90) -> dict[str, l
     """Return prompts of very different lengths: some that begin alike, some that repeat themselves, one asked twice."""
     prompts = {f"p{n}": prompt for n, prompt in enumerate(random_prompts(count, longest, vocab))}
     beginning = prompts["p2"][: longest // 2]
-    prompts |= {f"like {n}": [*beginning, *prompts[f"p{n}"][:9]] for n in (3, 4, 5)}
-    prompts |= {f"again {n}": (prompts[f"p{n}"][:12] * 4)[: longest // 2] for n in (6, 7)}
+    half = count // 2
+    prompts |= {f"like {n}": [*beginning, *prompts[f"p{n}"][:9]] for n in range(3, half + 1)}
+    prompts |= {f"again {n}": (prompts[f"p{n}"][:12] * 4)[: longest // 2] for n in (half + 1, half + 2)}
     return prompts | {"twice": prompts["p2"]}
 
 
