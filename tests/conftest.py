@@ -6,7 +6,7 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 "test".
 """
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
+import store.quick_start
 
 import importlib
 from collections.abc import Iterator
