@@ -204,12 +204,19 @@ class NativeLlama:
             config.windows[index] or 0,
         )
 
+    def _embedding(self) -> int | None:
+        """Return the table's address, or None where the head holds the same numbers: once is enough."""
+        config = self.config
+        if config.tie_embeddings and self._dtype == self.cache_dtype:
+            return None
+        table = self._weights.get("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
+        return self._keep(table.to(self.cache_dtype, copy=True).contiguous())
+
     def _read_model(self, context: int) -> Model:
         config = self.config
         angles = torch.outer(
             torch.arange(context, dtype=torch.float), inverse_frequencies(config.rope, config.head_dim)
         )
-        embedding = self._weights.get("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
         # Some tied checkpoints store the head again; the embedding is what the reference uses.
         head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
         return Model(
@@ -221,7 +228,7 @@ class NativeLlama:
             1,
             config.rms_norm_eps,
             config.head_dim**-0.5,
-            self._keep(embedding.to(self.cache_dtype, copy=True).contiguous()),
+            self._embedding(),
             self._keep(angles.cos()),
             self._keep(angles.sin()),
             0 if self.cache_dtype == torch.float32 else 1,

@@ -29,10 +29,14 @@ struct RoundPages {
   int64_t count;
 };
 
+// How many queries go together, so that their sums stay in registers beside what the numbers of a cache of T become.
+template <class T>
+constexpr int kMostTogether = std::is_same_v<T, BFloat16> ? kMostRowsBFloat16 : kMostRows;
+
 // The products of a round for R rows: with N pages or N vectors of 16 dimensions at a time, there are enough sums under
 // way to keep the CPU busy.
-template <int R>
-constexpr int kTogether = 4 * R <= kMostRows ? 4 : 2 * R <= kMostRows ? 2 : 1;
+template <class T, int R>
+constexpr int kTogether = 4 * R <= kMostTogether<T> ? 4 : 2 * R <= kMostTogether<T> ? 2 : 1;
 
 // What the numbers of a cache of T are multiplied with.
 template <class T>
@@ -40,7 +44,7 @@ using FactorOf = std::conditional_t<std::is_same_v<T, BFloat16>, Factor, T>;
 
 template <class T, int R>
 void score_by_registers(const FactorOf<T>* queries, const RoundPages<T>& pages, int64_t head_dim, float* scores) {
-  constexpr int N = kTogether<R>;
+  constexpr int N = kTogether<T, R>;
   int64_t n = 0;
   for (; n + N <= pages.count; n += N) score_pages<R, N>(queries, pages.keys + n, head_dim, scores + n * kPage, kRound);
   for (; n < pages.count; n++) score_pages<R, 1>(queries, pages.keys + n, head_dim, scores + n * kPage, kRound);
@@ -48,7 +52,7 @@ void score_by_registers(const FactorOf<T>* queries, const RoundPages<T>& pages, 
 
 template <class T, int R>
 void sum_by_registers(const FactorOf<T>* weights, const RoundPages<T>& pages, int64_t tokens, int64_t head_dim, float* found) {
-  constexpr int N = kTogether<R>;
+  constexpr int N = kTogether<T, R>;
   int64_t d = 0;
   for (; d + N * kLanes <= head_dim; d += N * kLanes)
     add_values<R, N>(weights, kRound, pages.values, tokens, head_dim, d, found);
@@ -109,8 +113,9 @@ class Attention {
         return;
       }
 #endif
-    for (int first = 0; first < count_; first += kMostRows)
-      with_constant<kMostRows>(std::min(kMostRows, count_ - first), [&](auto constant) {
+    constexpr int most = kMostTogether<T>;
+    for (int first = 0; first < count_; first += most)
+      with_constant<most>(std::min(most, count_ - first), [&](auto constant) {
         constexpr int R = decltype(constant)::value;
         score_by_registers<T, R>(&queries_[first * head_dim], pages, head_dim, scores_ + first * kRound);
         for (int r = first; r < first + R; r++) weigh(r, at, pages.count);

@@ -36,6 +36,22 @@ struct Linear {
   const float* panel_scales(int64_t index) const { return scales + index * groups() * kPanel; }
 };
 
+// Writes the weights of one output, all its inputs, padding included. Not for int8, whose numbers are rounded.
+inline void read_output(const Linear& linear, int64_t output, float* to) {
+  const int64_t panel = output / kPanel, lane = output % kPanel;
+  if (linear.format == Format::kFloat32) {
+    const float* from = linear.panel<float>(panel) + lane;
+    for (int64_t k = 0; k < linear.inputs; k++) to[k] = from[k * kPanel];
+    return;
+  }
+  const BFloat16* from = linear.panel<BFloat16>(panel) + lane / kLanes * 512 + lane % kLanes * 2;
+  for (int64_t k = 0; k < linear.inputs; k += 2) {
+    const BFloat16* pair = from + k / 32 * 1024 + k % 32 / 2 * 32;
+    to[k] = to_float(pair[0]);
+    to[k + 1] = to_float(pair[1]);
+  }
+}
+
 // Rows in the format of the linear layer that reads them (for bfloat16 that is Factor), padded with zeros to its inputs.
 struct Rows {
   void* data;

@@ -56,10 +56,10 @@ template <int R, int N>
 void score_pages(const float* queries, const float* const* keys, int64_t head_dim, float* scores, int64_t stride) {
   Lanes sums[R][N] = {};
   for (int64_t d = 0; d < head_dim; d++) {
-    Lanes key[N];
-    for (int n = 0; n < N; n++) key[n] = load(keys[n] + d * kPage);
-    for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] += queries[r * head_dim + d] * key[n];
+    for (int n = 0; n < N; n++) {
+      const Lanes key = load(keys[n] + d * kPage);
+      for (int r = 0; r < R; r++) sums[r][n] += queries[r * head_dim + d] * key;
+    }
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(scores + r * stride + n * kPage, sums[r][n]);
@@ -69,10 +69,10 @@ template <int R, int N>
 void score_pages(const Factor* queries, const BFloat16* const* keys, int64_t head_dim, float* scores, int64_t stride) {
   Lanes sums[R][N] = {};
   for (int64_t d = 0; d < head_dim; d += 2) {
-    Pairs key[N];
-    for (int n = 0; n < N; n++) key[n] = Pairs(keys[n] + d * kPage);
-    for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] = add_products(sums[r][n], queries + r * head_dim + d, key[n]);
+    for (int n = 0; n < N; n++) {
+      const Pairs key(keys[n] + d * kPage);
+      for (int r = 0; r < R; r++) sums[r][n] = add_products(sums[r][n], queries + r * head_dim + d, key);
+    }
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(scores + r * stride + n * kPage, sums[r][n]);
@@ -87,10 +87,10 @@ void add_values(const float* weights, int64_t stride, const float* const* values
     for (int n = 0; n < N; n++) sums[r][n] = load(found + r * head_dim + d + n * kLanes);
   for (int64_t t = 0; t < tokens; t++) {
     const float* from = values[t / kPage] + t % kPage * head_dim + d;
-    Lanes value[N];
-    for (int n = 0; n < N; n++) value[n] = load(from + n * kLanes);
-    for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] += weights[r * stride + t] * value[n];
+    for (int n = 0; n < N; n++) {
+      const Lanes value = load(from + n * kLanes);
+      for (int r = 0; r < R; r++) sums[r][n] += weights[r * stride + t] * value;
+    }
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(found + r * head_dim + d + n * kLanes, sums[r][n]);
@@ -104,10 +104,10 @@ void add_values(const Factor* weights, int64_t stride, const BFloat16* const* va
     for (int n = 0; n < N; n++) sums[r][n] = load(found + r * head_dim + d + n * kLanes);
   for (int64_t t = 0; t < tokens; t += 2) {
     const BFloat16* from = values[t / kPage] + (t % kPage * head_dim + d * 2);
-    Pairs value[N];
-    for (int n = 0; n < N; n++) value[n] = Pairs(from + n * 2 * kLanes);
-    for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] = add_products(sums[r][n], weights + r * stride + t, value[n]);
+    for (int n = 0; n < N; n++) {
+      const Pairs value(from + n * 2 * kLanes);
+      for (int r = 0; r < R; r++) sums[r][n] = add_products(sums[r][n], weights + r * stride + t, value);
+    }
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(found + r * head_dim + d + n * kLanes, sums[r][n]);

@@ -27,7 +27,7 @@ struct Layer {
 struct Model {
   int64_t num_layers, hidden, heads, kv_heads, head_dim, threads;
   double eps, scale;
-  const void* embedding;  // (vocab, hidden) in the cache's format
+  const void* embedding;  // (vocab, hidden) in the cache's format; null: the head has the same numbers
   const float* cosines;   // (positions, head_dim / 2)
   const float* sines;
   Format cache_format;
@@ -126,8 +126,12 @@ class Runner {
   void embed(const Team& team) {
     const Range mine = team.share(pass_.num_tokens);
     for (int64_t n = mine.begin; n < mine.end; n++) {
-      const T* from = (const T*)model_.embedding + pass_.tokens[n] * model_.hidden;
-      for (int64_t i = 0; i < stride_; i++) hidden(n)[i] = i < model_.hidden ? to_float(from[i]) : 0.0f;
+      if (model_.embedding) {
+        const T* from = (const T*)model_.embedding + pass_.tokens[n] * model_.hidden;
+        for (int64_t i = 0; i < stride_; i++) hidden(n)[i] = i < model_.hidden ? to_float(from[i]) : 0.0f;
+      } else {
+        read_output(model_.head, pass_.tokens[n], hidden(n));
+      }
     }
     team.wait();
   }
