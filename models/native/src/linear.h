@@ -270,34 +270,70 @@ inline void rows_by_registers(const Linear& linear, int64_t panel, const Rows& r
   });
 }
 
-// How many rows go together, and by what.
+// How many rows go together, and by what. On tiles, which were not measured with it, nothing is fetched ahead.
 struct Way {
   int rows;
   void (*compute)(const Linear&, int64_t, const Rows&, int64_t, int, float*);
+  bool fetches_ahead;
 };
 
 inline Way way_of(Format format, int64_t num_rows) {
 #ifdef HEADRACE_AMX
   if (format != Format::kFloat32 && has_tiles())
-    return {format == Format::kInt8 ? kTileRows : 2 * kTileRows, rows_by_tiles};
+    return {format == Format::kInt8 ? kTileRows : 2 * kTileRows, rows_by_tiles, false};
 #endif
   const int most = format == Format::kFloat32 ? kMostRows : format == Format::kInt8 ? kMostRowsInt8 : kMostRowsBFloat16;
   // As evenly as they go: the last few would otherwise cost as much as many.
   const int64_t times = std::max<int64_t>(1, (num_rows + most - 1) / most);
-  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), rows_by_registers};
+  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), rows_by_registers, true};
 }
 
-constexpr int kPanelsTogether = 4;  // stay in the second cache while all rows go past them, a few rows in the first
+constexpr int kPanelsTogether = 4;
+constexpr int64_t kHandful = 192 << 10;  // bytes that stay in the second cache, with as many that come next
+
+inline int64_t panel_bytes(const Linear& linear) {
+  return linear.inputs * kPanel * (linear.format == Format::kFloat32 ? 4 : linear.format == Format::kBFloat16 ? 2 : 1);
+}
+
+// How many panels all rows go past at a time: those stay in the second cache, a few rows in the first.
+inline int64_t panels_together(const Linear& linear, const Way& way) {
+  if (!way.fetches_ahead) return kPanelsTogether;
+  return std::clamp<int64_t>(kHandful / panel_bytes(linear), 1, kPanelsTogether);
+}
+
+// The panels after those in hand, fetched bit by bit while all rows go past these: with few rows to a panel a thread
+// would otherwise wait for memory at every first one.
+class Ahead {
+ public:
+  Ahead(const Linear& linear, const Way& way, int64_t begin, int64_t end, int64_t steps) {
+    const int64_t panel = panel_bytes(linear);
+    const int64_t count = way.fetches_ahead ? std::min(end - begin, linear.panels - end) : 0;
+    at_ = (const char*)linear.weight + end * panel;
+    end_ = at_ + count * panel;
+    step_ = (count * panel + 64 * steps - 1) / (64 * steps) * 64;
+  }
+
+  void step() {
+    const char* to = std::min(end_, at_ + step_);
+    for (; at_ < to; at_ += 64) __builtin_prefetch(at_, 0, 2);
+  }
+
+ private:
+  const char *at_, *end_;
+  int64_t step_;
+};
 
 // Calls `take(row, panel, low 16 outputs, high 16 outputs)`, bias included, for every row of this thread's panels.
 template <class Take>
 void multiply(const Team& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Take& take) {
   const Way way = way_of(linear.format, num_rows);
   alignas(64) float out[2 * kTileRows * kPanel];
-  team.pieces(linear.panels, kPanelsTogether, [&](int64_t begin, int64_t end) {
+  team.pieces(linear.panels, panels_together(linear, way), [&](int64_t begin, int64_t end) {
+    Ahead ahead(linear, way, begin, end, (num_rows + way.rows - 1) / way.rows * (end - begin));
     for (int64_t first = 0; first < num_rows; first += way.rows)
       for (int64_t panel = begin; panel < end; panel++) {
         const int count = (int)std::min<int64_t>(way.rows, num_rows - first);
+        ahead.step();
         way.compute(linear, panel, rows, first, count, out);
         Lanes bias[2] = {};
         if (linear.bias)
