@@ -3,8 +3,6 @@
 Exit codes: 0 done, 1 refused, failed or unreachable, 2 wrong usage or settings, 130 interrupted.
 """
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import sys
 from typing import Annotated
 

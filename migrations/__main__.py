@@ -1,7 +1,5 @@
 """``python -m migrations [upgrade | roles | check | history | new MESSAGE]``: upgrade the schema, or look at it."""
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import argparse
 import sys
 

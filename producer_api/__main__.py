@@ -1,7 +1,5 @@
 """``python -m producer_api``: the API as a process. Whatever keeps it from starting is said in one line."""
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import logging
 import signal
 import socket

@@ -6,8 +6,6 @@ DATABASE_URL and REDIS_URL, if given, are used instead; since every test empties
 "test".
 """
 
-import store.quick_start
-
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass

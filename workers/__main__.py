@@ -4,8 +4,6 @@ Exit codes: 0 after a drain, 1 if a service or the model is missing (no job was 
 argument, 70 if the engine died.
 """
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import argparse
 import os
 import socket

@@ -5,8 +5,6 @@ twice, and fails alone: it is logged in one line and tried again at its next tur
 decides what a job's state means; that is ``store``'s.
 """
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import signal
 import sys
 import threading

@@ -5,8 +5,6 @@ Started here rather than by ``celery flower``, which also takes its options from
 events and statistics; it knows job ids and model versions, no prompt and no output.
 """
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import hashlib
 import hmac
 import signal

@@ -3,8 +3,6 @@
 For checks that need a real database and may leave nothing behind.
 """
 
-import store.quick_start  # noqa: F401 - it does its work by being imported
-
 import shutil
 import subprocess
 import sys
