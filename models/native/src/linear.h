@@ -310,7 +310,8 @@ class Ahead {
     const int64_t count = way.fetches_ahead ? std::min(end - begin, linear.panels - end) : 0;
     at_ = (const char*)linear.weight + end * panel;
     end_ = at_ + count * panel;
-    step_ = (count * panel + 64 * steps - 1) / (64 * steps) * 64;
+    const int64_t lines = (count * panel + 63) / 64;
+    step_ = (lines + steps - 1) / std::max<int64_t>(steps, 1) * 64;  // no step at all if there are no rows
   }
 
   void step() {

@@ -24,7 +24,15 @@ HOME = Path(__file__).parents[3] / ".headrace"
 VOCAB = 49152
 BLOCK_TOKENS = 16
 
-DTYPES = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All formats, but of the slow test of what is drawn one only, unless with ``--full``."""
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES)
+    if "drawn_dtype" in metafunc.fixturenames:
+        metafunc.parametrize("drawn_dtype", DTYPES if metafunc.config.getoption("--full") else ["bfloat16"])
 
 
 @cache
@@ -70,7 +78,6 @@ class Desk:
         return hidden[end - len(batch.rows[at].tokens) : end], logits[at]
 
 
-@DTYPES
 def test_batch_mates_change_no_bit_in_prefill_and_decode(smollm2: Path, dtype: str, is_full: bool) -> None:
     for num_mates in (1, 5, 23) if is_full else (5,):
         check_batch_mates(load(smollm2, dtype), num_mates)
@@ -100,19 +107,16 @@ KINDS: dict[str, dict[str, object]] = {
 BUSY = Way(pool_blocks=8, step_tokens=48, max_slots=12, speculation=True, handed_over_after=3)
 
 
-@DTYPES
-def test_what_is_drawn_by_seed_is_the_same_whatever_else_runs(smollm2: Path, dtype: str, is_full: bool) -> None:
+def test_what_is_drawn_by_seed_is_the_same_whatever_else_runs(smollm2: Path, drawn_dtype: str) -> None:
     """Alone, one by one; and preempted, handed over and guessed at among requests that draw at random."""
-    if dtype != "bfloat16" and not is_full:
-        pytest.skip("only with --full")
     prompts = list(mixed_prompts(VOCAB, count=8, longest=60).values())[3:]
     mine = [
         request(prompt, name, max_tokens=40, **kind)
         for prompt, (name, kind) in zip(prompts, KINDS.items(), strict=False)
     ]
     mates = [request(prompt, f"mate {n}", temperature=1.0, max_tokens=9 + n) for n, prompt in enumerate(prompts[:3])]
-    alone = drive(lambda pool: load(smollm2, dtype), mine, Way(max_slots=1)).answers
-    busy = drive(lambda pool: load(smollm2, dtype, pool), [*mates, *mine], BUSY)
+    alone = drive(lambda pool: load(smollm2, drawn_dtype), mine, Way(max_slots=1)).answers
+    busy = drive(lambda pool: load(smollm2, drawn_dtype, pool), [*mates, *mine], BUSY)
     assert busy.total("preempted") > 0
     for name, answer in alone.items():
         assert busy.answers[name] == answer, name

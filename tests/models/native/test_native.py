@@ -59,6 +59,11 @@ def compute(runner: TorchRunner, *parts: tuple[Sequence[int], int, Sequence[int]
         return runner._model.logits(hidden[[end]])[0]
 
 
+def test_no_rows_have_no_scores(folder: Path) -> None:
+    runner = load(folder, "bfloat16")
+    assert runner._model.logits(torch.empty(0, runner._model.config.hidden_size)).shape == (0, tiny.VOCAB)
+
+
 def test_an_interrupted_pass_leaves_nothing_that_changes_the_next(folder: Path) -> None:
     runner = load(folder, "bfloat16", threads=2)
     tokens = list(range(5, 45))
