@@ -16,7 +16,7 @@ def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:
             {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
         )
         env = {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "16 jobs submitted" in done.stderr
     assert "first token" in done.stderr

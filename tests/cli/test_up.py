@@ -28,7 +28,8 @@ from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
 
 HEADRACE = [sys.executable, "-m", "cli.main"]
-START_S = 60.0
+# On a machine that does three such things at once, the first start also compiles every module of its programs.
+START_S = 180.0
 
 StartUp = Callable[..., "Up"]
 
@@ -61,11 +62,17 @@ class Up:
         deadline = time.monotonic() + START_S
         while words not in self.said:
             ready, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"no {words!r} within {START_S} s, but:\n{self.said}"
+            assert ready, f"no {words!r} within {START_S} s, but:\n{self.said}\n{self.logs()}"
             chunk = os.read(self.process.stdout.fileno(), 65536).decode()
             assert chunk, f"ended without {words!r}:\n{self.said}"
             self.said += chunk
         return self.said
+
+    def logs(self) -> str:
+        """The end of what each of its processes wrote, and which of them run."""
+        running = [cmdline(pid).replace(b"\0", b" ").decode() for pid in descendants(self.process.pid)]
+        tails = [f"{log.name}: {log.read_text(errors='replace')[-1000:]}" for log in self.home.path.rglob("*.log")]
+        return "\n".join(["running:", *running, *tails])
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> str:
         """Send a signal and return the rest of the output once it has ended."""
@@ -103,11 +110,13 @@ def _stacks(folder: Path) -> Iterator[StartUp]:
         started.append(Up(folder / "home", *arguments, **env))
         return started[-1]
 
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.communicate()
+    try:
+        yield start
+    finally:
+        for one in started:
+            if one.process.poll() is None:
+                one.process.kill()
+            one.process.communicate()
 
 
 @pytest.fixture
@@ -214,7 +223,7 @@ def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Set
 
 def test_a_second_stack_on_one_home_is_refused(shared: Up) -> None:
     second = Up(shared.home.path)
-    said, _ = second.process.communicate(timeout=30)
+    said, _ = second.process.communicate(timeout=60)
     assert re.search(rf"^headrace: another stack \(pid {shared.process.pid}, API at \S+\) is already running", said)
     assert second.process.returncode == 1
 
@@ -234,7 +243,7 @@ def test_a_worker_that_cannot_load_its_model_stops_the_start(
         actor="test",
     )
     up = start_up("--model", "broken", DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
-    said, _ = up.process.communicate(timeout=60)
+    said, _ = up.process.communicate(timeout=START_S)
     assert up.process.returncode == 1
     (told,) = [line for line in said.splitlines() if line.startswith("headrace: ")]
     assert "worker-broken ended: headrace worker: " in told
