@@ -1,7 +1,7 @@
 """Which number formats are faithful enough to a model, measured once for its files, and which one ``auto`` means.
 
-A report lies in the home folder under the digest of the model's files. Knows what is good enough, and what is faster;
-how the distance is measured is ``models.quality``'s.
+A report lies in the home folder under the digest of the model's files and the meaning of int8. Knows what is good
+enough, and what is faster; how the distance is measured is ``models.quality``'s.
 """
 
 import json
@@ -12,6 +12,7 @@ from models.files import folder_digest, small_files
 from models.native.llama import NativeLlama
 from models.quality import Quality, measure_all
 from models.quality_texts import TEXTS
+from models.quantised import SCHEME
 from models.torch_load import runner_for
 from prompts.tokenizer import load_tokenizer
 from store.errors import ModelLoadError
@@ -88,4 +89,4 @@ def describe(quality: Quality) -> str:
 
 
 def _path(folder: Path, settings: Settings) -> Path:
-    return settings.home / "quality" / f"{folder_digest(folder)}.json"
+    return settings.home / "quality" / f"{folder_digest(folder)}.{SCHEME}.json"

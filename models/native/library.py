@@ -8,7 +8,7 @@ import torch
 
 from models.native.layout import Packed
 
-_VERSION = 2
+_VERSION = 3
 
 NO_MEMORY, INTERRUPTED = 1, 2
 """What a pass may come to instead of 0, its end."""

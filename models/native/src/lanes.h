@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -167,6 +168,55 @@ inline void narrow(To* to, Twice<H> lanes) {
   narrow(to + sizeof(H) / 4, lanes.high);
 }
 
+// ---------------------------------------------------------------------------------------------- across lanes
+
+// Each number and the one at a distance from it change places, in one register.
+template <int Distance, class V, int... I>
+inline V swapped(V x, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, x, (I ^ Distance)...);
+#else
+  return __builtin_shuffle(x, typename Numbers<int32_t, sizeof...(I)>::type{(I ^ Distance)...});
+#endif
+}
+template <int Distance, class V>
+inline V swapped(V x) {
+  return swapped<Distance>(x, std::make_integer_sequence<int, kRegister>{});
+}
+
+// One number of all: op(number, number half of them further), and so on with the half that is left.
+template <int Distance = kRegister / 2, class V, class Op>
+inline auto fold(V x, const Op& op) {
+  x = op(x, swapped<Distance>(x));
+  if constexpr (Distance > 1)
+    return fold<Distance / 2>(x, op);
+  else
+    return x[0];
+}
+template <class H, class Op>
+inline auto fold(Twice<H> x, const Op& op) {
+  return fold(op(x.low, x.high), op);
+}
+
+// Hadamard's matrix of 1 and -1 times all numbers: at each distance, from half of them down to 1, two numbers become their
+// sum and their difference.
+template <int Distance = kRegister / 2, class V, int... I>
+inline V hadamard(V x, std::integer_sequence<int, I...> lanes) {
+  x = swapped<Distance>(x) + x * V{(I & Distance ? -1.0f : 1.0f)...};
+  if constexpr (Distance > 1)
+    return hadamard<Distance / 2>(x, lanes);
+  else
+    return x;
+}
+template <class V>
+inline V hadamard(V x) {
+  return hadamard(x, std::make_integer_sequence<int, kRegister>{});
+}
+template <class H>
+inline Twice<H> hadamard(Twice<H> x) {
+  return {hadamard(x.low + x.high), hadamard(x.low - x.high)};
+}
+
 // ---------------------------------------------------------------------------------------------- numbers
 
 struct BFloat16 {
@@ -225,20 +275,13 @@ inline Lanes absolute(Lanes x) { return select(x < 0.0f, -x, x); }
 inline IntLanes nearest(Lanes x) { return convert<IntLanes>((x + 12582912.0f) - 12582912.0f); }
 
 // The order of these additions is part of the answer: it never depends on who shares the batch.
-inline float sum(Lanes lanes) {
-  float parts[kLanes];
-  store(parts, lanes);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) parts[i] += parts[i + width];
-  return parts[0];
+template <class V>
+inline auto sum(V lanes) {
+  return fold(lanes, [](auto a, auto b) { return a + b; });
 }
 
 inline float largest(Lanes lanes) {
-  float parts[kLanes];
-  store(parts, lanes);
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) parts[i] = parts[i] > parts[i + width] ? parts[i] : parts[i + width];
-  return parts[0];
+  return fold(lanes, [](auto a, auto b) { return select(a > b, a, b); });
 }
 
 // e^x to about two units in the last place: 2^n * e^r with r within half a ln 2 (the Cephes polynomial).

@@ -159,7 +159,7 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
     }
   }
   for (int r = 0; r < R; r++)
-    for (int h = 0; h < H; h++) whole[r][h] = {(IntLanes::Part)sums[r][2 * h], (IntLanes::Part)sums[r][2 * h + 1]};
+    for (int h = 0; h < H; h++) std::memcpy(&whole[r][h], &sums[r][2 * h], sizeof(IntLanes));
 #elif defined(__ARM_FEATURE_DOTPROD)
   int32x4_t sums[R][4 * H];
   for (int r = 0; r < R; r++)

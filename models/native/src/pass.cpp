@@ -264,7 +264,7 @@ using namespace headrace;
 extern "C" {
 
 // Changes whenever a struct or a layout does, so that Python and this library never disagree in silence.
-int64_t headrace_version() { return 2; }
+int64_t headrace_version() { return 3; }
 
 const char* headrace_kind() {
   if (has_tiles()) return "AMX";

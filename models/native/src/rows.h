@@ -32,10 +32,15 @@ class RowBuffer {
   int64_t stride_ = 0;
 };
 
-inline void quantise_row(const float* from, const Rows& rows, int64_t index) {
+// A row in 8 bits, each group spread first, as the weights are: an outlier would take the scale from the other 63, and
+// Hadamard's matrix shares it among all. (It is orthogonal, so products stay what they were; models/quantised.py.)
+inline void quantise_row(const float* row, const Rows& rows, int64_t index) {
+  using Group = Memory<Fitting<float, kGroup>::type>;
   const int64_t groups = rows.stride / kGroup;
   int8_t* to = rows.row<int8_t>(index);
-  for (int64_t group = 0; group < groups; group++, from += kGroup, to += kGroup) {
+  for (int64_t group = 0; group < groups; group++, row += kGroup, to += kGroup) {
+    float from[kGroup];
+    Group::store(from, hadamard(Group::load(row)) * 0.125f);  // of length one: 1 / sqrt(64)
     Lanes most = {};
     for (int i = 0; i < kGroup; i += kLanes) most = larger(most, absolute(load(from + i)));
     const float scale = largest(most) / 127.0f;
@@ -46,11 +51,8 @@ inline void quantise_row(const float* from, const Rows& rows, int64_t index) {
       store(to + i, whole);
       total += whole;
     }
-    int32_t sums[kLanes], sum = 0;
-    store(sums, total);
-    for (int i = 0; i < kLanes; i++) sum += sums[i];
     rows.scales[index * groups + group] = scale;
-    rows.sums[index * groups + group] = sum;
+    rows.sums[index * groups + group] = sum(total);
   }
 }
 
