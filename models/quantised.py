@@ -28,7 +28,8 @@ def spread(values: torch.Tensor) -> torch.Tensor:
         one, other = turned.view(-1, GROUP // (2 * distance), 2, distance).unbind(dim=2)
         turned = torch.stack([one + other, one - other], dim=2).reshape(-1, GROUP)
         distance //= 2
-    return (turned / GROUP**0.5).view(values.shape)
+    result: torch.Tensor = (turned / GROUP**0.5).view(values.shape)
+    return result
 
 
 def quantise(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
