@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -18,40 +18,62 @@ _TEND_S = 0.2
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Let the first signal that asks to stop raise KeyboardInterrupt, and ignore more of them: stopping is bounded."""
+def stopped_by_signals() -> Iterator[Callable[[], None]]:
+    """Let the first signal that asks to stop raise KeyboardInterrupt, and ignore more of them: stopping is bounded.
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    Yields what raises it again if there was such a signal. Python drops an exception that comes while it is in a
+    callback of its own, such as the one that lets go of a module's lock after an import; so call it now and then.
+    """
+    signals: list[int] = []
+
+    def on_signal(signalled: int, _frame: FrameType | None) -> None:
+        signals.append(signalled)
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    def stop_if_asked() -> None:
+        if signals:
+            raise KeyboardInterrupt
+
     for number in STOP_SIGNALS:
         signal.signal(number, on_signal)
-    yield
+    yield stop_if_asked
 
 
 def up(models: list[str]) -> None:
     """Run the stack with these models until Ctrl-C, SIGTERM or a closed terminal."""
     settings = load_settings()
-    with stopped_by_signals():
+    with stopped_by_signals() as stop_if_asked:
+
+        def tell(sentence: str) -> None:
+            say(sentence)
+            stop_if_asked()
+
         is_started = False
         try:
-            with running_stack(settings, models, say) as stack:
+            with running_stack(settings, models, tell) as stack:
                 is_started = True
-                _show(stack)
-                try:
-                    while True:
-                        stack.supervisor.tend()
-                        time.sleep(_TEND_S)
-                finally:
-                    say("stopping")
+                _run(stack, stop_if_asked)
         except KeyboardInterrupt:
             if not is_started:
                 # The signal may have come while a process was being started, before anybody could note it.
                 end(descendants(os.getpid()))
             left = descendants(os.getpid())
             say(f"stopped; {f'left running: {sorted(left)}' if left else 'no process left'}")
+
+
+def _run(stack: Stack, stop_if_asked: Callable[[], None]) -> None:
+    """Keep the stack's processes running until it is to stop."""
+    stop_if_asked()
+    _show(stack)
+    try:
+        while True:
+            stack.supervisor.tend()
+            time.sleep(_TEND_S)
+            stop_if_asked()
+    finally:
+        say("stopping")
 
 
 def say(sentence: str) -> None:
