@@ -18,7 +18,7 @@ from cli.local.process import descendants, still_alive
 from cli.local.stack import Stack, running_stack
 from cli.receiver import Receiver, running_receiver
 from cli.sampler import Occupancy, sampled
-from cli.up import say, stopped_by_signals
+from cli.up import say, saying, stopped_by_signals
 from store.errors import Unavailable
 from store.settings import load_settings
 
@@ -53,8 +53,9 @@ def demo(model: str) -> None:
     """Run the demo; raises Unavailable with one sentence if any part of it did not work."""
     began = time.monotonic()
     settings = load_settings()
-    with stopped_by_signals():
-        with running_stack(settings, [model], say, _SETTINGS) as stack:
+    with stopped_by_signals() as stop_if_asked:
+        with running_stack(settings, [model], saying(stop_if_asked), _SETTINGS) as stack:
+            stop_if_asked()
             say(f"ready after {time.monotonic() - began:.1f} s")
             with Client(stack.api_url, stack.api_key) as client, running_receiver() as receiver:
                 _run(stack, client, receiver, model, began)

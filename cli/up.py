@@ -45,14 +45,9 @@ def up(models: list[str]) -> None:
     """Run the stack with these models until Ctrl-C, SIGTERM or a closed terminal."""
     settings = load_settings()
     with stopped_by_signals() as stop_if_asked:
-
-        def tell(sentence: str) -> None:
-            say(sentence)
-            stop_if_asked()
-
         is_started = False
         try:
-            with running_stack(settings, models, tell) as stack:
+            with running_stack(settings, models, saying(stop_if_asked)) as stack:
                 is_started = True
                 _run(stack, stop_if_asked)
         except KeyboardInterrupt:
@@ -79,6 +74,16 @@ def _run(stack: Stack, stop_if_asked: Callable[[], None]) -> None:
 def say(sentence: str) -> None:
     """Tell what happens, on stderr."""
     render.err.print(f"[dim]·[/] {sentence}", soft_wrap=True)
+
+
+def saying(stop_if_asked: Callable[[], None]) -> Callable[[str], None]:
+    """Return ``say`` for what may take long, which stops where it says something if a signal asked for it."""
+
+    def say_or_stop(sentence: str) -> None:
+        say(sentence)
+        stop_if_asked()
+
+    return say_or_stop
 
 
 def example(api_url: str, api_key: str, model: ModelVersion) -> str:

@@ -12,7 +12,6 @@ from torch.nn.functional import linear, pad
 
 GROUP = 64
 
-
 SCHEME = "spread-64"
 """What int8 means here; what was measured of another meaning says nothing of this one."""
 
