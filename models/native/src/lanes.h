@@ -135,6 +135,33 @@ inline To convert(From from) {
   return Conversion<To, From>::of(from);
 }
 
+// a * b + c, rounded once where the CPU can. Nothing else becomes one instruction (-ffp-contract=off): GCC would choose
+// by the code around it, and a row's bits would depend on how many rows are computed with it.
+template <class V>
+inline V multiply_add(V a, V b, V c) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Numbers<float, 16>::type>) return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  if constexpr (std::is_same_v<V, Numbers<float, 8>::type>) return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  if constexpr (std::is_same_v<V, Numbers<float, 4>::type>)
+    return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#endif
+  return a * b + c;
+}
+template <class H>
+inline Twice<H> multiply_add(Twice<H> a, Twice<H> b, Twice<H> c) {
+  return {multiply_add(a.low, b.low, c.low), multiply_add(a.high, b.high, c.high)};
+}
+template <class V>
+inline V multiply_add(float a, V b, V c) {
+  return multiply_add(a - V{}, b, c);
+}
+template <class H>
+inline Twice<H> multiply_add(float a, Twice<H> b, Twice<H> c) {
+  return {multiply_add(a, b.low, c.low), multiply_add(a, b.high, c.high)};
+}
+
 template <class V>
 struct Memory {
   static V load(const void* from) {
@@ -202,7 +229,7 @@ inline auto fold(Twice<H> x, const Op& op) {
 // sum and their difference.
 template <int Distance = kRegister / 2, class V, int... I>
 inline V hadamard(V x, std::integer_sequence<int, I...> lanes) {
-  x = swapped<Distance>(x) + x * V{(I & Distance ? -1.0f : 1.0f)...};
+  x = multiply_add(x, V{(I & Distance ? -1.0f : 1.0f)...}, swapped<Distance>(x));
   if constexpr (Distance > 1)
     return hadamard<Distance / 2>(x, lanes);
   else
@@ -292,17 +319,13 @@ inline Lanes exponential(Lanes x) {
   Lanes clipped = select(x > highest, highest, x);
   clipped = select(is_zero, lowest, clipped);
   const Lanes half = select(clipped < 0.0f, broadcast(-0.5f), broadcast(0.5f));
-  const IntLanes power = convert<IntLanes>(clipped * 1.44269504f + half);
+  const IntLanes power = convert<IntLanes>(multiply_add(1.44269504f, clipped, half));
   const Lanes n = convert<Lanes>(power);
-  Lanes r = clipped - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
+  const Lanes r = multiply_add(2.12194440e-4f, n, multiply_add(-0.693359375f, n, clipped));
   Lanes p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
+  for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = multiply_add(p, r, broadcast(next));
+  p = multiply_add(p * r, r, r) + 1.0f;
   p = p * bits_as<Lanes>((power + 127) << 23);
   return select(is_zero, Lanes{}, p);
 }

@@ -90,7 +90,7 @@ void multiply_rows(const float* rows, int64_t stride, const float* panel, int64_
     Lanes weights[H];
     for (int h = 0; h < H; h++) weights[h] = load(panel + k * kPanel + (half + h) * kLanes);
     for (int r = 0; r < R; r++)
-      for (int h = 0; h < H; h++) sums[r][h] += rows[r * stride + k] * weights[h];
+      for (int h = 0; h < H; h++) sums[r][h] = multiply_add(rows[r * stride + k], weights[h], sums[r][h]);
   }
   for (int r = 0; r < R; r++)
     for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
@@ -199,7 +199,8 @@ void multiply_rows(const Rows& rows, int64_t first, const int8_t* panel, const f
     for (int h = 0; h < H; h++) {
       const Lanes scale = load(scales + group * kPanel + (half + h) * kLanes);
       for (int r = 0; r < R; r++)
-        sums[r][h] += convert<Lanes>(whole[r][h]) * (scale * rows.scales[(first + r) * groups + group]);
+        sums[r][h] = multiply_add(convert<Lanes>(whole[r][h]), scale * rows.scales[(first + r) * groups + group],
+                                  sums[r][h]);
     }
   }
   for (int r = 0; r < R; r++)
@@ -221,7 +222,7 @@ inline void multiply_tiles(const Rows& rows, int64_t first, int count, const int
       for (int r = 0; r < count; r++) {
         const Lanes product = convert<Lanes>(load(whole + r * kPanel + half * kLanes));
         float* to = out + r * kPanel + half * kLanes;
-        store(to, load(to) + product * (scale * rows.scales[(first + r) * groups + group]));
+        store(to, multiply_add(product, scale * rows.scales[(first + r) * groups + group], load(to)));
       }
     }
   }
@@ -324,12 +325,12 @@ class Ahead {
   int64_t step_;
 };
 
-// Calls `take(row, panel, low 16 outputs, high 16 outputs)`, bias included, for every row of this thread's panels.
+// A phase: calls `take(row, panel, low 16 outputs, high 16 outputs)`, bias included, for every row and panel.
 template <class Take>
-void multiply(const Team& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Take& take) {
+void multiply(Team& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Take& take) {
   const Way way = way_of(linear.format, num_rows);
   alignas(64) float out[2 * kTileRows * kPanel];
-  team.pieces(linear.panels, panels_together(linear, way), [&](int64_t begin, int64_t end) {
+  team.each(linear.panels, panels_together(linear, way), [&](int64_t begin, int64_t end) {
     Ahead ahead(linear, way, begin, end, (num_rows + way.rows - 1) / way.rows * (end - begin));
     for (int64_t first = 0; first < num_rows; first += way.rows)
       for (int64_t panel = begin; panel < end; panel++) {

@@ -58,7 +58,7 @@ void score_pages(const float* queries, const float* const* keys, int64_t head_di
   for (int64_t d = 0; d < head_dim; d++) {
     for (int n = 0; n < N; n++) {
       const Lanes key = load(keys[n] + d * kPage);
-      for (int r = 0; r < R; r++) sums[r][n] += queries[r * head_dim + d] * key;
+      for (int r = 0; r < R; r++) sums[r][n] = multiply_add(queries[r * head_dim + d], key, sums[r][n]);
     }
   }
   for (int r = 0; r < R; r++)
@@ -89,7 +89,7 @@ void add_values(const float* weights, int64_t stride, const float* const* values
     const float* from = values[t / kPage] + t % kPage * head_dim + d;
     for (int n = 0; n < N; n++) {
       const Lanes value = load(from + n * kLanes);
-      for (int r = 0; r < R; r++) sums[r][n] += weights[r * stride + t] * value;
+      for (int r = 0; r < R; r++) sums[r][n] = multiply_add(weights[r * stride + t], value, sums[r][n]);
     }
   }
   for (int r = 0; r < R; r++)

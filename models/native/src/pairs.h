@@ -32,9 +32,7 @@ struct Pairs {
 };
 
 inline Lanes add_products(Lanes sums, const Rounded* pair, Pairs pairs) {
-  sums += pair[0].value * pairs.firsts;
-  sums += pair[1].value * pairs.seconds;
-  return sums;
+  return multiply_add(pair[1].value, pairs.seconds, multiply_add(pair[0].value, pairs.firsts, sums));
 }
 
 #endif

@@ -77,6 +77,8 @@ struct Query {
   int64_t first, count;
 };
 
+constexpr int64_t kRowsTogether = 8;  // of a phase in which each row is done by itself
+
 // One layer's part of the cache.
 template <class T>
 struct Cache {
@@ -96,7 +98,7 @@ class Runner {
     }
   }
 
-  void run(const Team& team) {
+  void run(Team& team) {
     tiles_for_linear();
     std::vector<float> row(stride_, 0.0f);
     Attention<T> attention(model_.kv_heads, model_.head_dim, (float)model_.scale);
@@ -104,10 +106,11 @@ class Runner {
     for (int64_t index = 0; index < model_.num_layers; index++) {
       const Layer& layer = model_.layers[index];
       attend(team, layer, cache(index), attention, row);
-      // One thread looks, and all of them read it after they have met: they must agree. In the last layer it is too late.
-      if (team.rank == 0 && pass_.interrupt && index + 1 < model_.num_layers)
-        interrupted_ = __atomic_load_n(pass_.interrupt, __ATOMIC_RELAXED) != 0;
       feed_forward(team, layer, row);
+      // One thread looks, and all of them read it when the phase is over: they must agree on what comes next. (Who comes
+      // late may see what was seen layers later, and leaves early.) After the last layer it is too late.
+      if (pass_.interrupt && index + 1 < model_.num_layers)
+        team.each(1, 1, [&](int64_t, int64_t) { interrupted_ = __atomic_load_n(pass_.interrupt, __ATOMIC_RELAXED) != 0; });
       if (interrupted_) break;
     }
     release_tiles();
@@ -123,47 +126,47 @@ class Runner {
 
   float* hidden(int64_t index) { return pass_.hidden + index * stride_; }
 
-  void embed(const Team& team) {
-    const Range mine = team.share(pass_.num_tokens);
-    for (int64_t n = mine.begin; n < mine.end; n++) {
+  template <class Work>
+  void each_row(Team& team, const Work& work) {
+    team.each(pass_.num_tokens, kRowsTogether, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n++) work(n);
+    });
+  }
+
+  void embed(Team& team) {
+    each_row(team, [&](int64_t n) {
       if (model_.embedding) {
         const T* from = (const T*)model_.embedding + pass_.tokens[n] * model_.hidden;
         for (int64_t i = 0; i < stride_; i++) hidden(n)[i] = i < model_.hidden ? to_float(from[i]) : 0.0f;
       } else {
         read_output(model_.head, pass_.tokens[n], hidden(n));
       }
-    }
-    team.wait();
+    });
   }
 
-  void norm_rows(const Team& team, const float* weight, Format format, std::vector<float>& row) {
-    const Range mine = team.share(pass_.num_tokens);
-    for (int64_t n = mine.begin; n < mine.end; n++) {
+  void norm_rows(Team& team, const float* weight, Format format, std::vector<float>& row) {
+    each_row(team, [&](int64_t n) {
       normalise(hidden(n), weight, model_.hidden, model_.eps, row.data());
       write_row(format, row.data(), space_.normed.rows(), n);
-    }
-    team.wait();
+    });
   }
 
   // float32 is read where it lies; other formats are written beside it.
-  Rows converted(const Team& team, Format format, RowBuffer& from, RowBuffer& to) {
+  Rows converted(Team& team, Format format, RowBuffer& from, RowBuffer& to) {
     if (format == Format::kFloat32) return from.rows();
-    const Range mine = team.share(pass_.num_tokens);
-    for (int64_t n = mine.begin; n < mine.end; n++) write_row(format, from.row(n), to.rows(), n);
-    team.wait();
+    each_row(team, [&](int64_t n) { write_row(format, from.row(n), to.rows(), n); });
     return to.rows();
   }
 
-  void add_to_hidden(const Team& team, const Linear& linear, const Rows& rows) {
+  void add_to_hidden(Team& team, const Linear& linear, const Rows& rows) {
     multiply(team, linear, rows, pass_.num_tokens, [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
       float* to = hidden(n) + panel * kPanel;
       store(to, load(to) + low);
       store(to + kLanes, load(to + kLanes) + high);
     });
-    team.wait();
   }
 
-  void attend(const Team& team, const Layer& layer, const Cache<T>& cache, Attention<T>& attention,
+  void attend(Team& team, const Layer& layer, const Cache<T>& cache, Attention<T>& attention,
               std::vector<float>& row) {
     norm_rows(team, layer.attention_norm, layer.qkv.format, row);
     multiply(team, layer.qkv, space_.normed.rows(), pass_.num_tokens,
@@ -171,25 +174,23 @@ class Runner {
                store(space_.qkv.row(n) + panel * kPanel, low);
                store(space_.qkv.row(n) + panel * kPanel + kLanes, high);
              });
-    team.wait();
     rotate_and_store(team, layer, cache);
-    const int64_t items = (int64_t)queries_.size() * model_.kv_heads;
     tiles_for_attention();
-    for (int64_t item; (item = team.meeting->take()) < items;)
+    team.each((int64_t)queries_.size() * model_.kv_heads, 1, [&](int64_t item, int64_t) {
       answer(queries_[item / model_.kv_heads], item % model_.kv_heads, layer.window, cache, attention);
-    team.wait();
+    });
     tiles_for_linear();
     add_to_hidden(team, layer.out, converted(team, layer.out.format, space_.attended, space_.attended_rows));
   }
 
-  void rotate_and_store(const Team& team, const Layer& layer, const Cache<T>& cache) {
-    const Range mine = team.share(pass_.num_tokens);
-    for (int64_t s = 0; s < pass_.num_spans; s++) {
-      const Span& span = pass_.spans[s];
-      const int64_t first = std::max(mine.begin, span.first), last = std::min(mine.end, span.first + span.count);
-      for (int64_t n = first; n < last; n++) turn_token(layer, cache, n, span.start + n - span.first, span.pages);
-    }
-    team.wait();
+  void rotate_and_store(Team& team, const Layer& layer, const Cache<T>& cache) {
+    team.each(pass_.num_tokens, kRowsTogether, [&](int64_t begin, int64_t end) {
+      for (int64_t s = 0; s < pass_.num_spans; s++) {
+        const Span& span = pass_.spans[s];
+        const int64_t first = std::max(begin, span.first), last = std::min(end, span.first + span.count);
+        for (int64_t n = first; n < last; n++) turn_token(layer, cache, n, span.start + n - span.first, span.pages);
+      }
+    });
   }
 
   void turn_token(const Layer& layer, const Cache<T>& cache, int64_t n, int64_t position, const int32_t* pages) {
@@ -212,8 +213,8 @@ class Runner {
     const float *cosine = model_.cosines + position * half, *sine = model_.sines + position * half;
     for (int64_t d = 0; d < half; d += kLanes) {
       const Lanes a = load(head + d), b = load(head + half + d), cos = load(cosine + d), sin = load(sine + d);
-      store(head + d, a * cos - b * sin);
-      store(head + half + d, b * cos + a * sin);
+      store(head + d, multiply_add(-b, sin, a * cos));
+      store(head + half + d, multiply_add(a, sin, b * cos));
     }
   }
 
@@ -232,7 +233,7 @@ class Runner {
     attention.run(cache.keys, cache.values, pages, kv_head);
   }
 
-  void feed_forward(const Team& team, const Layer& layer, std::vector<float>& row) {
+  void feed_forward(Team& team, const Layer& layer, std::vector<float>& row) {
     norm_rows(team, layer.mlp_norm, layer.gate_up.format, row);
     const bool is_direct = layer.down.format == Format::kBFloat16;
     const Rows halves = space_.inner_rows.rows();
@@ -244,7 +245,6 @@ class Runner {
                else
                  store(space_.inner.row(n) + panel * kLanes, gated);
              });
-    team.wait();
     add_to_hidden(team, layer.down, is_direct ? halves : converted(team, layer.down.format, space_.inner, space_.inner_rows));
   }
 
@@ -253,7 +253,7 @@ class Runner {
   Workspace& space_;
   const int64_t stride_;
   std::vector<Query> queries_;
-  bool interrupted_ = false;
+  std::atomic<bool> interrupted_ = false;
 };
 
 }  // namespace
@@ -288,7 +288,7 @@ void headrace_close(Workspace* space) { delete space; }
 // Without memory for a pass of this size nothing is written.
 Outcome headrace_layers(const Model* model, const Pass* pass, Workspace* space) {
   const auto run = [&](auto&& runner) {
-    together((int)model->threads, [&](const Team& team) { runner.run(team); });
+    together((int)model->threads, [&](Team& team) { runner.run(team); });
     return runner.outcome();
   };
   try {
@@ -305,15 +305,15 @@ void headrace_logits(const Model* model, const float* hidden, const int64_t* pic
   const int64_t stride = padded(model->hidden), columns = model->head.panels * kPanel;
   space->head_rows.fit(count, model->hidden);
   const Rows rows = space->head_rows.rows();
-  together((int)model->threads, [&](const Team& team) {
+  together((int)model->threads, [&](Team& team) {
     tiles_for_linear();
     std::vector<float> row(stride, 0.0f);
-    const Range mine = team.share(count);
-    for (int64_t n = mine.begin; n < mine.end; n++) {
-      normalise(hidden + picked[n] * stride, model->norm, model->hidden, model->eps, row.data());
-      write_row(model->head.format, row.data(), rows, n);
-    }
-    team.wait();
+    team.each(count, kRowsTogether, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n++) {
+        normalise(hidden + picked[n] * stride, model->norm, model->hidden, model->eps, row.data());
+        write_row(model->head.format, row.data(), rows, n);
+      }
+    });
     multiply(team, model->head, rows, count, [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
       store(out + n * columns + panel * kPanel, low);
       store(out + n * columns + panel * kPanel + kLanes, high);
@@ -327,11 +327,11 @@ void headrace_linear(const Linear* linear, const float* from, int64_t count, flo
   RowBuffer buffer;
   buffer.fit(count, linear->inputs);
   const Rows rows = buffer.rows();
-  together((int)threads, [&](const Team& team) {
+  together((int)threads, [&](Team& team) {
     tiles_for_linear();
-    const Range mine = team.share(count);
-    for (int64_t n = mine.begin; n < mine.end; n++) write_row(linear->format, from + n * linear->inputs, rows, n);
-    team.wait();
+    team.each(count, kRowsTogether, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n++) write_row(linear->format, from + n * linear->inputs, rows, n);
+    });
     multiply(team, *linear, rows, count, [&](int64_t n, int64_t panel, Lanes low, Lanes high) {
       store(out + n * linear->panels * kPanel + panel * kPanel, low);
       store(out + n * linear->panels * kPanel + panel * kPanel + kLanes, high);

@@ -73,7 +73,7 @@ inline float inverse_rms(const float* from, int64_t count, double eps) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     const Lanes x = load(from + i);
-    squares += x * x;
+    squares = multiply_add(x, x, squares);
   }
   float total = sum(squares);
   for (; i < count; i++) total += from[i] * from[i];

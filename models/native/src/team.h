@@ -1,28 +1,27 @@
-// The threads of one pass: each has a share of every phase, helps who is held up, and waits for all between phases.
+// The threads of one pass. A pass is a sequence of phases, each so many things to do, in pieces. All threads go through
+// the same sequence: each does its share of a phase, then what is left of the others', and a phase is over when its
+// things are done, whoever did them. So a thread whose processor another process has for a while is waited for only if
+// it has a piece in hand; when it comes back it finds the phases done and goes on to the one that the others are in.
 //
-// OpenMP lends the threads once a pass. The waiting between phases is ours: OpenMP's spins for milliseconds, and on a
-// CPU that others use as well that is spent on keeping the very thread from running that is waited for.
+// OpenMP lends the threads once a pass. The waiting is ours: OpenMP's spins for milliseconds, and on a CPU that others
+// use as well that is spent on keeping the very thread from running that is waited for.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
 #include <type_traits>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __linux__
-#include <sched.h>
 
-#include <vector>
-#endif
+#include "seats.h"
 
 namespace headrace {
-
-struct Range {
-  int64_t begin, end;
-};
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
@@ -32,89 +31,138 @@ inline void pause_briefly() {
 #endif
 }
 
-constexpr int kMostThreads = 256;
-
-// Where threads meet: they look for each other for some tens of microseconds, then sleep.
+// Which phase it is, and who has what of it.
 class Meeting {
  public:
-  void wait(int size) {
-    const uint32_t round = round_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
-      arrived_.store(0, std::memory_order_relaxed);
-      for (int rank = 0; rank < size; rank++) lists_[rank].taken.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      round_.notify_all();
-      return;
+  static constexpr uint32_t kFirst = 1;
+
+  Seats seats;
+
+  // The number of the next of a list's pieces that nobody has taken, or -1. Phases of a list that are over have none.
+  int64_t take(int list, uint32_t phase, int64_t pieces) {
+    std::atomic<uint64_t>& taken = lists_[list].taken;
+    for (uint64_t seen = taken.load(std::memory_order_relaxed);;) {
+      const uint32_t at = seen >> 32;
+      const int64_t next = at == phase ? (uint32_t)seen : 0;
+      if (at > phase || next >= pieces) return -1;
+      if (taken.compare_exchange_weak(seen, (uint64_t)phase << 32 | (uint64_t)(next + 1), std::memory_order_relaxed))
+        return next;
     }
-    for (int look = 0; look < kLooks; look++) {
-      if (round_.load(std::memory_order_acquire) != round) return;
-      pause_briefly();
-    }
-    round_.wait(round, std::memory_order_acquire);
   }
 
-  // The number of the next piece on a thread's list that nobody has taken since the last meeting.
-  int64_t take(int rank = 0) { return lists_[rank].taken.fetch_add(1, std::memory_order_relaxed); }
+  void begin(int rank, uint32_t phase) { lists_[rank].at.store(phase, std::memory_order_release); }
+
+  // Notes that `count` of the phase's `all` things are done. Whoever does the last ends the phase.
+  void done(uint32_t phase, int64_t count, int64_t all) {
+    if (done_.fetch_add(count, std::memory_order_acq_rel) + count < all) return;
+    done_.store(0, std::memory_order_relaxed);
+    change(phase_, phase + 1);
+  }
+
+  // Waits for those who have a piece in hand.
+  void wait(int rank, int size, uint32_t phase) {
+    lists_[rank].at.store(kNowhere, std::memory_order_release);
+    wait_for(phase_, phase, rank, size, [&](int other) { return at(other) == phase; });
+  }
+
+  // Waits for all threads.
+  void leave(int rank, int size) {
+    lists_[rank].at.store(kLeft, std::memory_order_release);
+    if (left_.fetch_add(1, std::memory_order_acq_rel) + 1 == size)
+      change(over_, 1);
+    else
+      wait_for(over_, 0, rank, size, [&](int other) { return at(other) != kLeft; });
+  }
 
  private:
+  using Word = std::atomic<uint32_t>;
+
   static constexpr int kLooks = 1000;
-  alignas(64) std::atomic<uint32_t> round_{0};
-  alignas(64) std::atomic<int> arrived_{0};
+  static constexpr std::chrono::milliseconds kNap{2};  // then looks again who is held up
+  static constexpr uint32_t kNowhere = 0, kLeft = ~0u;
+
+  uint32_t at(int rank) const { return lists_[rank].at.load(std::memory_order_acquire); }
+
+  void change(Word& word, uint32_t to) {
+    {
+      std::lock_guard lock(sleeping_);
+      word.store(to, std::memory_order_release);
+    }
+    changed_.notify_all();
+  }
+
+  // Waits until the word changes: for some tens of microseconds awake, then asleep. (Not by std::atomic's wait: GCC's
+  // notify may look for sleepers before its store is seen. Both threads of a pass were once found asleep in it.)
+  template <class Missing>
+  void wait_for(const Word& word, uint32_t old, int rank, int size, const Missing& is_missing) {
+    while (!is_changed(word, old) && !help(word, old, rank, size, is_missing)) {
+      std::unique_lock lock(sleeping_);
+      if (changed_.wait_for(lock, kNap, [&] { return word.load(std::memory_order_acquire) != old; })) return;
+    }
+  }
+
+  static bool is_changed(const Word& word, uint32_t old) {
+    for (int look = 0; look < kLooks; look++) {
+      if (word.load(std::memory_order_acquire) != old) return true;
+      pause_briefly();
+    }
+    return false;
+  }
+
+  // Gives this thread's CPU to one that is missing and does not run. Returns true if the word changes meanwhile.
+  template <class Missing>
+  bool help(const Word& word, uint32_t old, int rank, int size, const Missing& is_missing) {
+    int other = (rank + 1) % size;
+    while (other != rank && !is_missing(other)) other = (other + 1) % size;
+    const int64_t used_ns = other == rank ? -1 : seats.used_ns(other);
+    if (used_ns < 0) return false;
+    if (is_changed(word, old)) return true;
+    if (is_missing(other) && seats.used_ns(other) == used_ns) seats.change(rank, other);
+    return false;
+  }
+
+  alignas(64) Word phase_{kFirst};
+  alignas(64) std::atomic<int64_t> done_{0};
+  std::atomic<int> left_{0};
+  Word over_{0};
+  std::mutex sleeping_;
+  std::condition_variable changed_;
   struct alignas(64) List {
-    std::atomic<int64_t> taken{0};
+    std::atomic<uint64_t> taken{0};  // the phase, and how many of its pieces are taken
+    Word at{kNowhere};               // the phase in which this thread takes pieces, kNowhere or kLeft
   };
   List lists_[kMostThreads];
 };
 
-struct Team {
-  int rank, size;
-  Meeting* meeting;
+class Team {
+ public:
+  Team(int rank, int size, Meeting& meeting) : rank_(rank), size_(size), meeting_(meeting) {}
 
-  Range share(int64_t count) const { return share_of(rank, count); }
-
-  // Calls `work(begin, end)` for pieces of at most `most`: this thread's share, then what is left of the others'. A
-  // thread whose processor is taken away for a while finds the rest of its share done.
+  // One phase: `work(begin, end)` for pieces of at most `most` of `count` things. When it returns all are done.
   template <class Work>
-  void pieces(int64_t count, int64_t most, const Work& work) const {
-    for (int next = 0; next < size; next++) {
-      const int whose = (rank + next) % size;
-      const Range range = share_of(whose, count);
-      for (int64_t begin; (begin = range.begin + most * meeting->take(whose)) < range.end;)
-        work(begin, std::min(range.end, begin + most));
+  void each(int64_t count, int64_t most, const Work& work) {
+    if (count == 0) return;
+    meeting_.begin(rank_, phase_);
+    for (int next = 0; next < size_; next++) {
+      const int whose = (rank_ + next) % size_;
+      const int64_t begin = count * whose / size_, end = count * (whose + 1) / size_;
+      for (int64_t piece; (piece = meeting_.take(whose, phase_, (end - begin + most - 1) / most)) >= 0;) {
+        const int64_t from = begin + piece * most, to = std::min(end, from + most);
+        work(from, to);
+        meeting_.done(phase_, to - from, count);
+      }
     }
+    meeting_.wait(rank_, size_, phase_++);
   }
 
-  void wait() const { meeting->wait(size); }
+  void sit_down() { meeting_.seats.sit_down(rank_, size_); }
+  void leave() { meeting_.leave(rank_, size_); }
 
  private:
-  Range share_of(int whose, int64_t count) const { return {count * whose / size, count * (whose + 1) / size}; }
+  const int rank_, size_;
+  Meeting& meeting_;
+  uint32_t phase_ = Meeting::kFirst;
 };
-
-#ifdef __linux__
-inline std::vector<int> allowed_cpus() {
-  std::vector<int> found;
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0)
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-      if (CPU_ISSET(cpu, &set)) found.push_back(cpu);
-  return found;
-}
-#endif
-
-// Where there is a thread for each CPU, each keeps to its own. A thread that wakes while another process has its CPU for
-// a moment is otherwise put behind the very thread that waits for it, and stays there while its CPU idles.
-inline void keep_to_own_cpu(int rank, int size) {
-#ifdef __linux__
-  static const std::vector<int> allowed = allowed_cpus();
-  static thread_local int kept = -1;
-  if (size == 1 || size != (int)allowed.size() || kept == rank) return;
-  cpu_set_t own;
-  CPU_ZERO(&own);
-  CPU_SET(allowed[rank], &own);
-  sched_setaffinity(0, sizeof own, &own);  // only a hint: refused, the pass goes on as before
-  kept = rank;
-#endif
-}
 
 template <class Work>
 void together(int threads, const Work& work) {
@@ -122,13 +170,15 @@ void together(int threads, const Work& work) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(std::min(threads, kMostThreads))
   {
-    const Team team{omp_get_thread_num(), omp_get_num_threads(), &meeting};
-    keep_to_own_cpu(team.rank, team.size);
+    Team team(omp_get_thread_num(), omp_get_num_threads(), meeting);
+    team.sit_down();
     work(team);
+    team.leave();
   }
 #else
   (void)threads;
-  work(Team{0, 1, &meeting});
+  Team team(0, 1, meeting);
+  work(team);
 #endif
 }
 

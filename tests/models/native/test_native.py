@@ -1,10 +1,12 @@
 """The CPU kernels against their twin in torch and the reference, and the promise that batch mates change no bit."""
 
 import logging
+import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -165,10 +167,47 @@ def test_the_number_of_threads_changes_no_bit(folder: Path) -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture
+def neighbours() -> Iterator[None]:
+    """Other processes that have a CPU for a millisecond, again and again."""
+    program = """
+import time
+while True:
+    end = time.perf_counter() + 0.001
+    while time.perf_counter() < end:
+        pass
+    time.sleep(0.001)
+"""
+    running = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
+    try:
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.usefixtures("neighbours")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_thread_that_is_held_up_changes_no_bit(tmp_path: Path, dtype: str) -> None:
+    """Its pieces are done by others, and it comes to phases that are over: as many threads as CPUs, and more."""
+    runner = load(tiny.save(tiny.build("llama"), tmp_path), dtype)
+    tokens = random_prompts(3, longest=90, vocab=tiny.VOCAB)[2]
+    parts = (tokens, 0, range(8)), (tokens[:9], 0, range(8, 10))
+    try:
+        torch.set_num_threads(1)
+        alone = compute(runner, *parts)
+        for threads in (2, os.cpu_count() or 2, 7):
+            torch.set_num_threads(threads)
+            assert all(torch.equal(alone, compute(runner, *parts)) for _ in range(100))
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("native", ["auto", "off"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_loaded_model_keeps_nothing_of_its_file_in_memory(native: str, dtype: str, tmp_path: Path) -> None:
-    runner = load(tiny.save(tiny.build("qwen3"), tmp_path), dtype, native)
+    runner = load(tiny.save(tiny.build("llama"), tmp_path), dtype, native)
     assert runner.num_blocks
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
