@@ -82,42 +82,75 @@ template <int R, int Most>
 constexpr int kHalves = 2 * R <= Most ? 2 : 1;
 #endif
 
-// Each of these computes H halves of a panel from `half` on: out[row][half].
-template <int R, int H>
-void multiply_rows(const float* rows, int64_t stride, const float* panel, int64_t inputs, int half, Lanes (*out)[2]) {
-  Lanes sums[R][H] = {};
-  for (int64_t k = 0; k < inputs; k++) {
-    Lanes weights[H];
-    for (int h = 0; h < H; h++) weights[h] = load(panel + k * kPanel + (half + h) * kLanes);
-    for (int r = 0; r < R; r++)
-      for (int h = 0; h < H; h++) sums[r][h] = multiply_add(rows[r * stride + k], weights[h], sums[r][h]);
+// Weights that come next, fetched a line at a time between the products: many at once would keep these waiting. A block
+// is sixteen steps through a panel, each of which reads two lines of it.
+struct Fetch {
+  const char* at;
+  int lines;  // in a block, up to 32
+
+  void step(int n) const {
+    if (n < lines) __builtin_prefetch(at + 64 * n, 0, 2);
+    if (n + 16 < lines) __builtin_prefetch(at + 64 * (n + 16), 0, 2);
   }
-  for (int r = 0; r < R; r++)
-    for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
+  void end_block() { at += 64 * lines; }
+};
+
+constexpr int kBlock = 16;
+
+// The sums of R rows, in registers: written out one by one, for GCC would clear them in memory first.
+template <int R, int H>
+struct Sums {
+  Lanes of[R][H];
+
+  Sums() {
+    for (int r = 0; r < R; r++)
+      for (int h = 0; h < H; h++) of[r][h] = Lanes{};
+  }
+
+  void store_to(float* out, int half) const {
+    for (int r = 0; r < R; r++)
+      for (int h = 0; h < H; h++) store(out + r * kPanel + (half + h) * kLanes, of[r][h]);
+  }
+};
+
+// Each of these computes H halves of a panel from `half` on: out[row][32].
+template <int R, int H>
+void multiply_rows(const float* rows, int64_t stride, const float* panel, int64_t inputs, int half, Fetch fetch,
+                   float* out) {
+  Sums<R, H> sums;
+  for (int64_t k = 0; k < inputs; k += kBlock, fetch.end_block())
+    for (int n = 0; n < kBlock; n++) {
+      fetch.step(n);
+      Lanes weights[H];
+      for (int h = 0; h < H; h++) weights[h] = load(panel + (k + n) * kPanel + (half + h) * kLanes);
+      for (int r = 0; r < R; r++)
+        for (int h = 0; h < H; h++) sums.of[r][h] = multiply_add(rows[r * stride + k + n], weights[h], sums.of[r][h]);
+    }
+  sums.store_to(out, half);
 }
 
 template <int R, int H>
 void multiply_rows(const Factor* rows, int64_t stride, const BFloat16* panel, int64_t inputs, int half,
-                   Lanes (*out)[2]) {
-  Lanes sums[R][H] = {};
-  for (int64_t k = 0; k < inputs; k += 32) {
+                   Fetch fetch, float* out) {
+  Sums<R, H> sums;
+  for (int64_t k = 0; k < inputs; k += 2 * kBlock, fetch.end_block()) {
     const BFloat16* block = panel + k * kPanel + half * 512;
-    for (int pair = 0; pair < 16; pair++) {
+    for (int pair = 0; pair < kBlock; pair++) {
+      fetch.step(pair);
       Pairs weights[H];
       for (int h = 0; h < H; h++) weights[h] = Pairs(block + h * 512 + pair * 32);
       for (int r = 0; r < R; r++)
         for (int h = 0; h < H; h++)
-          sums[r][h] = add_products(sums[r][h], rows + r * stride + k + 2 * pair, weights[h]);
+          sums.of[r][h] = add_products(sums.of[r][h], rows + r * stride + k + 2 * pair, weights[h]);
     }
   }
-  for (int r = 0; r < R; r++)
-    for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
+  sums.store_to(out, half);
 }
 
 // One group's products, exact: 64 inputs of R rows times H halves of 64 x 32 weights, from `half` on.
 template <int R, int H>
 inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const int8_t* block, int half,
-                           IntLanes (*whole)[H]) {
+                           const Fetch& fetch, IntLanes (*whole)[H]) {
   const int8_t* inputs = rows.row<int8_t>(first) + group * kGroup;
 #if defined(__AVX512VNNI__)
   // The instruction wants one side unsigned: weights + 128, made good by the sum of the row's numbers.
@@ -125,7 +158,8 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   const __m512i flip = _mm512_set1_epi8((char)0x80);
   __m512i sums[R][2];
   for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm512_set1_epi32(-128 * rows.sums[(first + r) * groups + group]);
-  for (int four = 0; four < 16; four++) {
+  for (int four = 0; four < kBlock; four++) {
+    fetch.step(four);
     __m512i low = _mm512_xor_si512(_mm512_loadu_si512(block + four * 64), flip);
     __m512i high = _mm512_xor_si512(_mm512_loadu_si512(block + 1024 + four * 64), flip);
     for (int r = 0; r < R; r++) {
@@ -144,7 +178,8 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   __m256i sums[R][2 * H];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < 2 * H; n++) sums[r][n] = _mm256_setzero_si256();
-  for (int four = 0; four < 16; four++) {
+  for (int four = 0; four < kBlock; four++) {
+    fetch.step(four);
     __m256i weights[2 * H];
     for (int n = 0; n < 2 * H; n++)
       weights[n] = _mm256_loadu_si256((const __m256i*)(block + (half + n / 2) * 1024 + four * 64 + n % 2 * 32));
@@ -164,7 +199,8 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   int32x4_t sums[R][4 * H];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < 4 * H; n++) sums[r][n] = vdupq_n_s32(0);
-  for (int four = 0; four < 16; four++) {
+  for (int four = 0; four < kBlock; four++) {
+    fetch.step(four);
     int8x16_t weights[4 * H];
     for (int n = 0; n < 4 * H; n++) weights[n] = vld1q_s8(block + (half + n / 4) * 1024 + four * 64 + n % 4 * 16);
     for (int r = 0; r < R; r++) {
@@ -191,20 +227,19 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
 
 template <int R, int H>
 void multiply_rows(const Rows& rows, int64_t first, const int8_t* panel, const float* scales, int64_t groups, int half,
-                   Lanes (*out)[2]) {
-  Lanes sums[R][H] = {};
-  for (int64_t group = 0; group < groups; group++) {
+                   Fetch fetch, float* out) {
+  Sums<R, H> sums;
+  for (int64_t group = 0; group < groups; group++, fetch.end_block()) {
     IntLanes whole[R][H];
-    multiply_group<R, H>(rows, first, group, panel + group * kGroup * kPanel, half, whole);
+    multiply_group<R, H>(rows, first, group, panel + group * kGroup * kPanel, half, fetch, whole);
     for (int h = 0; h < H; h++) {
       const Lanes scale = load(scales + group * kPanel + (half + h) * kLanes);
       for (int r = 0; r < R; r++)
-        sums[r][h] = multiply_add(convert<Lanes>(whole[r][h]), scale * rows.scales[(first + r) * groups + group],
-                                  sums[r][h]);
+        sums.of[r][h] = multiply_add(convert<Lanes>(whole[r][h]), scale * rows.scales[(first + r) * groups + group],
+                                     sums.of[r][h]);
     }
   }
-  for (int r = 0; r < R; r++)
-    for (int h = 0; h < H; h++) out[r][half + h] = sums[r][h];
+  sums.store_to(out, half);
 }
 
 // ---------------------------------------------------------------------------------------------- tiles
@@ -228,7 +263,8 @@ inline void multiply_tiles(const Rows& rows, int64_t first, int count, const int
   }
 }
 
-inline void rows_by_tiles(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count, float* out) {
+inline void rows_by_tiles(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count, Fetch,
+                          float* out) {
   if (linear.format == Format::kInt8)
     multiply_tiles(rows, first, count, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(), out);
   else if (count > kTileRows)
@@ -241,32 +277,30 @@ inline void rows_by_tiles(const Linear& linear, int64_t panel, const Rows& rows,
 // ---------------------------------------------------------------------------------------------- the whole product
 
 template <int R, int Most, class Multiply>
-void by_halves(float* out, const Multiply& multiply) {
+void by_halves(const Multiply& multiply) {
   if constexpr (R <= Most) {
     constexpr int H = kHalves<R, Most>;
-    Lanes found[R][2];
-    for (int half = 0; half < 2; half += H) multiply(std::integral_constant<int, H>{}, half, found);
-    for (int r = 0; r < R; r++)
-      for (int half = 0; half < 2; half++) store(out + r * kPanel + half * kLanes, found[r][half]);
+    for (int half = 0; half < 2; half += H) multiply(std::integral_constant<int, H>{}, half);
   }
 }
 
-inline void rows_by_registers(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count, float* out) {
+inline void rows_by_registers(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count, Fetch fetch,
+                              float* out) {
   const int64_t inputs = linear.inputs, stride = rows.stride;
   with_constant<kMostRows>(count, [&](auto constant) {
     constexpr int R = decltype(constant)::value;
     if (linear.format == Format::kFloat32)
-      by_halves<R, kMostRows>(out, [&](auto h, int half, Lanes(*found)[2]) {
-        multiply_rows<R, h>(rows.row<float>(first), stride, linear.panel<float>(panel), inputs, half, found);
+      by_halves<R, kMostRows>([&](auto h, int half) {
+        multiply_rows<R, h>(rows.row<float>(first), stride, linear.panel<float>(panel), inputs, half, fetch, out);
       });
     else if (linear.format == Format::kBFloat16)
-      by_halves<R, kMostRowsBFloat16>(out, [&](auto h, int half, Lanes(*found)[2]) {
-        multiply_rows<R, h>(rows.row<Factor>(first), stride, linear.panel<BFloat16>(panel), inputs, half, found);
+      by_halves<R, kMostRowsBFloat16>([&](auto h, int half) {
+        multiply_rows<R, h>(rows.row<Factor>(first), stride, linear.panel<BFloat16>(panel), inputs, half, fetch, out);
       });
     else
-      by_halves<R, kMostRowsInt8>(out, [&](auto h, int half, Lanes(*found)[2]) {
+      by_halves<R, kMostRowsInt8>([&](auto h, int half) {
         multiply_rows<R, h>(rows, first, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(), half,
-                            found);
+                            fetch, out);
       });
   });
 }
@@ -274,7 +308,7 @@ inline void rows_by_registers(const Linear& linear, int64_t panel, const Rows& r
 // How many rows go together, and by what. On tiles, which were not measured with it, nothing is fetched ahead.
 struct Way {
   int rows;
-  void (*compute)(const Linear&, int64_t, const Rows&, int64_t, int, float*);
+  void (*compute)(const Linear&, int64_t, const Rows&, int64_t, int, Fetch, float*);
   bool fetches_ahead;
 };
 
@@ -306,23 +340,26 @@ inline int64_t panels_together(const Linear& linear, const Way& way) {
 // would otherwise wait for memory at every first one.
 class Ahead {
  public:
-  Ahead(const Linear& linear, const Way& way, int64_t begin, int64_t end, int64_t steps) {
-    const int64_t panel = panel_bytes(linear);
-    const int64_t count = way.fetches_ahead ? std::min(end - begin, linear.panels - end) : 0;
+  // `times`: how often each panel is gone through, for some rows each time.
+  Ahead(const Linear& linear, const Way& way, int64_t begin, int64_t end, int64_t times) {
+    const int64_t panel = panel_bytes(linear), count = std::min(end - begin, linear.panels - end);
     at_ = (const char*)linear.weight + end * panel;
-    end_ = at_ + count * panel;
-    const int64_t lines = (count * panel + 63) / 64;
-    step_ = (lines + steps - 1) / std::max<int64_t>(steps, 1) * 64;  // no step at all if there are no rows
+    end_ = at_ + (way.fetches_ahead ? count * panel : 0);
+    lines_ = (int)((2 * kBlock + times - 1) / std::max<int64_t>(times, 1));
+    bytes_ = panel / (2 * kBlock) * lines_;
   }
 
-  void step() {
-    const char* to = std::min(end_, at_ + step_);
-    for (; at_ < to; at_ += 64) __builtin_prefetch(at_, 0, 2);
+  // What to fetch while a panel is gone through once.
+  Fetch next() {
+    if (at_ >= end_) return {at_, 0};
+    at_ += bytes_;
+    return {at_ - bytes_, lines_};
   }
 
  private:
   const char *at_, *end_;
-  int64_t step_;
+  int lines_;
+  int64_t bytes_;
 };
 
 // A phase: calls `take(row, panel, low 16 outputs, high 16 outputs)`, bias included, for every row and panel.
@@ -331,12 +368,11 @@ void multiply(Team& team, const Linear& linear, const Rows& rows, int64_t num_ro
   const Way way = way_of(linear.format, num_rows);
   alignas(64) float out[2 * kTileRows * kPanel];
   team.each(linear.panels, panels_together(linear, way), [&](int64_t begin, int64_t end) {
-    Ahead ahead(linear, way, begin, end, (num_rows + way.rows - 1) / way.rows * (end - begin));
+    Ahead ahead(linear, way, begin, end, (num_rows + way.rows - 1) / way.rows);
     for (int64_t first = 0; first < num_rows; first += way.rows)
       for (int64_t panel = begin; panel < end; panel++) {
         const int count = (int)std::min<int64_t>(way.rows, num_rows - first);
-        ahead.step();
-        way.compute(linear, panel, rows, first, count, out);
+        way.compute(linear, panel, rows, first, count, ahead.next(), out);
         Lanes bias[2] = {};
         if (linear.bias)
           for (int half = 0; half < 2; half++) bias[half] = load(linear.bias + panel * kPanel + half * kLanes);
