@@ -82,17 +82,16 @@ template <int R, int Most>
 constexpr int kHalves = 2 * R <= Most ? 2 : 1;
 #endif
 
-// Weights that come next, fetched a line at a time between the products: many at once would keep these waiting. A block
-// is sixteen steps through a panel, each of which reads two lines of it.
+// Weights that come next, fetched a few lines at a time between the products: many at once would keep these waiting. A
+// block is sixteen steps through a panel, each of which reads two lines of it. (A line at each step was no faster, and
+// with few registers slower.)
 struct Fetch {
-  const char* at;
-  int lines;  // in a block, up to 32
+  const char* at = nullptr;
+  int lines = 0;  // in a block, up to 32
 
-  void step(int n) const {
-    if (n < lines) __builtin_prefetch(at + 64 * n, 0, 2);
-    if (n + 16 < lines) __builtin_prefetch(at + 64 * (n + 16), 0, 2);
+  void begin_block() {
+    for (int line = 0; line < lines; line++, at += 64) __builtin_prefetch(at, 0, 2);
   }
-  void end_block() { at += 64 * lines; }
 };
 
 constexpr int kBlock = 16;
@@ -118,14 +117,15 @@ template <int R, int H>
 void multiply_rows(const float* rows, int64_t stride, const float* panel, int64_t inputs, int half, Fetch fetch,
                    float* out) {
   Sums<R, H> sums;
-  for (int64_t k = 0; k < inputs; k += kBlock, fetch.end_block())
+  for (int64_t k = 0; k < inputs; k += kBlock) {
+    fetch.begin_block();
     for (int n = 0; n < kBlock; n++) {
-      fetch.step(n);
       Lanes weights[H];
       for (int h = 0; h < H; h++) weights[h] = load(panel + (k + n) * kPanel + (half + h) * kLanes);
       for (int r = 0; r < R; r++)
         for (int h = 0; h < H; h++) sums.of[r][h] = multiply_add(rows[r * stride + k + n], weights[h], sums.of[r][h]);
     }
+  }
   sums.store_to(out, half);
 }
 
@@ -133,10 +133,10 @@ template <int R, int H>
 void multiply_rows(const Factor* rows, int64_t stride, const BFloat16* panel, int64_t inputs, int half,
                    Fetch fetch, float* out) {
   Sums<R, H> sums;
-  for (int64_t k = 0; k < inputs; k += 2 * kBlock, fetch.end_block()) {
+  for (int64_t k = 0; k < inputs; k += 2 * kBlock) {
+    fetch.begin_block();
     const BFloat16* block = panel + k * kPanel + half * 512;
     for (int pair = 0; pair < kBlock; pair++) {
-      fetch.step(pair);
       Pairs weights[H];
       for (int h = 0; h < H; h++) weights[h] = Pairs(block + h * 512 + pair * 32);
       for (int r = 0; r < R; r++)
@@ -150,7 +150,7 @@ void multiply_rows(const Factor* rows, int64_t stride, const BFloat16* panel, in
 // One group's products, exact: 64 inputs of R rows times H halves of 64 x 32 weights, from `half` on.
 template <int R, int H>
 inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const int8_t* block, int half,
-                           const Fetch& fetch, IntLanes (*whole)[H]) {
+                           IntLanes (*whole)[H]) {
   const int8_t* inputs = rows.row<int8_t>(first) + group * kGroup;
 #if defined(__AVX512VNNI__)
   // The instruction wants one side unsigned: weights + 128, made good by the sum of the row's numbers.
@@ -158,8 +158,7 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   const __m512i flip = _mm512_set1_epi8((char)0x80);
   __m512i sums[R][2];
   for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm512_set1_epi32(-128 * rows.sums[(first + r) * groups + group]);
-  for (int four = 0; four < kBlock; four++) {
-    fetch.step(four);
+  for (int four = 0; four < 16; four++) {
     __m512i low = _mm512_xor_si512(_mm512_loadu_si512(block + four * 64), flip);
     __m512i high = _mm512_xor_si512(_mm512_loadu_si512(block + 1024 + four * 64), flip);
     for (int r = 0; r < R; r++) {
@@ -178,8 +177,7 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   __m256i sums[R][2 * H];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < 2 * H; n++) sums[r][n] = _mm256_setzero_si256();
-  for (int four = 0; four < kBlock; four++) {
-    fetch.step(four);
+  for (int four = 0; four < 16; four++) {
     __m256i weights[2 * H];
     for (int n = 0; n < 2 * H; n++)
       weights[n] = _mm256_loadu_si256((const __m256i*)(block + (half + n / 2) * 1024 + four * 64 + n % 2 * 32));
@@ -199,8 +197,7 @@ inline void multiply_group(const Rows& rows, int64_t first, int64_t group, const
   int32x4_t sums[R][4 * H];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < 4 * H; n++) sums[r][n] = vdupq_n_s32(0);
-  for (int four = 0; four < kBlock; four++) {
-    fetch.step(four);
+  for (int four = 0; four < 16; four++) {
     int8x16_t weights[4 * H];
     for (int n = 0; n < 4 * H; n++) weights[n] = vld1q_s8(block + (half + n / 4) * 1024 + four * 64 + n % 4 * 16);
     for (int r = 0; r < R; r++) {
@@ -229,9 +226,10 @@ template <int R, int H>
 void multiply_rows(const Rows& rows, int64_t first, const int8_t* panel, const float* scales, int64_t groups, int half,
                    Fetch fetch, float* out) {
   Sums<R, H> sums;
-  for (int64_t group = 0; group < groups; group++, fetch.end_block()) {
+  for (int64_t group = 0; group < groups; group++) {
+    fetch.begin_block();
     IntLanes whole[R][H];
-    multiply_group<R, H>(rows, first, group, panel + group * kGroup * kPanel, half, fetch, whole);
+    multiply_group<R, H>(rows, first, group, panel + group * kGroup * kPanel, half, whole);
     for (int h = 0; h < H; h++) {
       const Lanes scale = load(scales + group * kPanel + (half + h) * kLanes);
       for (int r = 0; r < R; r++)
@@ -277,10 +275,10 @@ inline void rows_by_tiles(const Linear& linear, int64_t panel, const Rows& rows,
 // ---------------------------------------------------------------------------------------------- the whole product
 
 template <int R, int Most, class Multiply>
-void by_halves(const Multiply& multiply) {
+void by_halves(const Fetch& fetch, const Multiply& multiply) {
   if constexpr (R <= Most) {
     constexpr int H = kHalves<R, Most>;
-    for (int half = 0; half < 2; half += H) multiply(std::integral_constant<int, H>{}, half);
+    for (int half = 0; half < 2; half += H) multiply(std::integral_constant<int, H>{}, half, half ? Fetch{} : fetch);
   }
 }
 
@@ -290,17 +288,17 @@ inline void rows_by_registers(const Linear& linear, int64_t panel, const Rows& r
   with_constant<kMostRows>(count, [&](auto constant) {
     constexpr int R = decltype(constant)::value;
     if (linear.format == Format::kFloat32)
-      by_halves<R, kMostRows>([&](auto h, int half) {
-        multiply_rows<R, h>(rows.row<float>(first), stride, linear.panel<float>(panel), inputs, half, fetch, out);
+      by_halves<R, kMostRows>(fetch, [&](auto h, int half, const Fetch& now) {
+        multiply_rows<R, h>(rows.row<float>(first), stride, linear.panel<float>(panel), inputs, half, now, out);
       });
     else if (linear.format == Format::kBFloat16)
-      by_halves<R, kMostRowsBFloat16>([&](auto h, int half) {
-        multiply_rows<R, h>(rows.row<Factor>(first), stride, linear.panel<BFloat16>(panel), inputs, half, fetch, out);
+      by_halves<R, kMostRowsBFloat16>(fetch, [&](auto h, int half, const Fetch& now) {
+        multiply_rows<R, h>(rows.row<Factor>(first), stride, linear.panel<BFloat16>(panel), inputs, half, now, out);
       });
     else
-      by_halves<R, kMostRowsInt8>([&](auto h, int half) {
+      by_halves<R, kMostRowsInt8>(fetch, [&](auto h, int half, const Fetch& now) {
         multiply_rows<R, h>(rows, first, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(), half,
-                            fetch, out);
+                            now, out);
       });
   });
 }
