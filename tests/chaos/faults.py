@@ -85,7 +85,8 @@ class Faults:
                 return
             yield
         self._cluster.journal.write("stopped", member=member.kind, name=member.name)
-        yield from hold(1.7 * self._lease_s)
+        # Longer than a pause elsewhere: another strike may keep the others from taking the job over for a while.
+        yield from hold(3 * self._lease_s)
         self._cluster.signal(member, signal.SIGCONT)
 
     def _term(self, kind: str, strike: Strike) -> Iterator[None]:
