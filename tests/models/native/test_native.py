@@ -207,7 +207,7 @@ def test_a_thread_that_is_held_up_changes_no_bit(tmp_path: Path, dtype: str) -> 
 @pytest.mark.parametrize("native", ["auto", "off"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_loaded_model_keeps_nothing_of_its_file_in_memory(native: str, dtype: str, tmp_path: Path) -> None:
-    runner = load(tiny.save(tiny.build("llama"), tmp_path), dtype, native)
+    runner = load(tiny.save(tiny.build("qwen3"), tmp_path), dtype, native)
     assert runner.num_blocks
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
