@@ -53,7 +53,8 @@ class Application(FastAPI):
     """FastAPI behind our layers. Inside, where it would put them, every request first passes four of its own."""
 
     def __init__(self, runtime: Runtime, **options: Any) -> None:
-        super().__init__(**options)
+        # A redirect to the path without its last slash would go to whatever host the request names, body and all.
+        super().__init__(redirect_slashes=False, **options)
         self.state.runtime = runtime
         self._front: ASGIApp = super().__call__
         for layer in reversed(_LAYERS):

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from producer_api import spending
 from producer_api.errors import SlowBody, internal_error, respond
 from producer_api.event_stream import StreamAborted
+from producer_api.refusals import address_of
 from producer_api.runtime import Runtime
 from store.audit import bind_caller
 from store.errors import HeadraceError, InvalidRequest, TooLarge
@@ -56,7 +57,7 @@ class RequestContext:
         context.spent = spending.begin()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
-        bind_caller(context.request_id, scope["client"][0] if scope.get("client") else None)
+        bind_caller(context.request_id, address_of(scope))
         try:
             await self.app(scope, receive, context.send)
         except StreamAborted:
@@ -136,8 +137,12 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            authorization = Headers(scope=scope).get("authorization")
-            scope["state"]["principal"] = await self._runtime.keys.principal(authorization)
+            given = Headers(scope=scope).getlist("authorization")
+            if len(given) > 1:
+                raise InvalidRequest(
+                    "the request has more than one Authorization header: send one", param="Authorization"
+                )
+            scope["state"]["principal"] = await self._runtime.keys.principal(given[0] if given else None)
         await self.app(scope, receive, send)
 
 

@@ -53,14 +53,14 @@ class BoundedHttp(HttpToolsProtocol):
             self._fed_bytes += len(data)
             if self._fed_bytes > self.head_bytes:
                 self._answer(self._too_large())
-        elif self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+        elif self._deadline is None and not self._is_answering:
             self._expect_head()  # it was no request yet, empty lines perhaps, and it ended the wait for one
 
     def on_message_begin(self) -> None:
         """Count anew."""
         super().on_message_begin()
         self._is_in_head, self._line_bytes, self._fed_bytes = True, 0, 0
-        if self._deadline is None:
+        if self._deadline is None and not self._is_answering:
             self._expect_head()
 
     def on_url(self, url: bytes) -> None:
@@ -78,6 +78,19 @@ class BoundedHttp(HttpToolsProtocol):
         self._is_in_head = False
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the rest of a head that came while the response before it was under way."""
+        super().on_response_complete()
+        if self._is_in_head and self._deadline is None and not self._is_answering:
+            # It has begun, so this is no idle connection.
+            self._unset_keepalive_if_required()
+            self._expect_head()
+
+    @property
+    def _is_answering(self) -> bool:
+        """True while a response is under way, or a whole request waits for its turn."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
         """Answer what does not parse, or what was refused while it was parsed, in the shape of every error."""
@@ -108,8 +121,14 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _answer(self, error: HeadraceError) -> None:
-        """Write the error past the application, which has not heard of this request, and hang up."""
+        """Write the error past the application, which has not heard of this request, and hang up.
+
+        In the middle of the response before it nothing is written: it would be taken for a part of that response.
+        """
         if self.transport.is_closing():
+            return
+        if self._is_answering:
+            self.transport.close()
             return
         status, body = status_of(error), orjson.dumps(body_of(error))
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
@@ -118,7 +137,10 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
-    """Return how the API is served. ``options`` are more of uvicorn's."""
+    """Return how the API is served. ``options`` are more of uvicorn's.
+
+    A caller's address is that of its connection, unless that is a trusted proxy's.
+    """
     return uvicorn.Config(
         app,
         http=BoundedHttp,
@@ -126,6 +148,8 @@ def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Confi
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         lifespan="on",
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.drain_s) + 1,

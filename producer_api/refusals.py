@@ -6,6 +6,7 @@ reason a flood of refusals is a line a second, which says how many it stands for
 
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import structlog
 from starlette.types import Scope
@@ -14,6 +15,15 @@ _log = structlog.get_logger("producer_api")
 
 CODES = frozenset({"invalid_api_key", "insufficient_scope", "model_not_allowed"})
 LOG_AGAIN_AFTER_S = 1.0
+
+
+def address_of(scope: Scope) -> str | None:
+    """Return the caller's address; None for what is none, which a trusted proxy may have passed on from its client."""
+    host = scope["client"][0] if scope.get("client") else ""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
 
 
 class Refusals:
@@ -39,7 +49,7 @@ class Refusals:
             method=scope["method"],
             route=getattr(scope.get("route"), "path", None),
             key_id=None if principal is None else principal.key_id,
-            address=scope["client"][0] if scope.get("client") else None,
+            address=address_of(scope),
             num_unsaid=self._unsaid[code],
         )
         self._next_at[code], self._unsaid[code] = now + LOG_AGAIN_AFTER_S, 0

@@ -7,6 +7,7 @@ starts with ``HEADRACE_`` and names no setting, or a value that does not parse, 
 import os
 from collections.abc import Mapping
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,6 +43,8 @@ class Settings(BaseSettings):
     api_threads: int = Field(96, ge=4)
     # Pages that need no key, beside /healthz and /readyz: /docs with /openapi.json, /metrics, /version.
     open_pages: Annotated[tuple[Literal["docs", "metrics", "version"], ...], NoDecode] = ("docs", "metrics", "version")
+    # Proxies in front of the API, as addresses or networks: of their connections alone `X-Forwarded-For` is believed.
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(1 << 20, ge=1024)
     max_wait_s: float = Field(60.0, ge=0)
     sync_timeout_s: float = Field(300.0, gt=0)
@@ -166,10 +169,17 @@ class Settings(BaseSettings):
     # An endpoint to which nothing could be delivered for so long is disabled.
     webhook_disable_after_s: float = Field(5 * 86_400.0, gt=0)
 
-    @field_validator("webhook_allow_networks", "open_pages", mode="before")
+    @field_validator("webhook_allow_networks", "open_pages", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ip_network(one)
+        return value
 
     @field_validator("encryption_keys")
     @classmethod

@@ -11,8 +11,11 @@ import pytest
 
 from producer_api import asgi
 from producer_api.http_server import BoundedHttp
+from store.audit import list_entries
+from store.db import Database
+from store.registry import ModelVersion
 from store.settings import Settings
-from tests.producer_api.calling import error_of
+from tests.producer_api.calling import error_of, submit
 from tests.producer_api.serving import ApiServer, serving
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -92,6 +95,47 @@ def test_who_does_not_finish_a_head_is_hung_up_on(hasty: ApiServer, subtests: py
         time.sleep(0.4)  # longer than a head may take: a connection that is kept alive is not one that is slow
         connection.sendall(HEAD)
         assert _refusal(_rest(connection)) == (408, "request_timeout")
+
+
+def test_half_a_head_does_not_end_the_response_before_it(hasty: ApiServer, api: httpx2.Client, key: str) -> None:
+    job_id = submit(api)
+    poll = f"GET /v1/jobs/{job_id}?wait=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n"
+    for rest, after in ((HEAD, b"HTTP/1.1 408"), (b"\x16\x03\x01 no HTTP\r\n\r\n", None)):
+        with _connect(hasty) as connection:
+            connection.sendall(poll.encode() + rest)
+            first, separator, second = _rest(connection).partition(b"}HTTP/1.1 ")
+            if after is None:  # what is no HTTP ends the connection, and nothing is put into another's answer
+                assert b"400" not in first
+                assert not separator
+                continue
+            assert first.startswith(b"HTTP/1.1 200")
+            assert b'"status":"queued"' in first
+            assert (separator[1:] + second).startswith(after)
+
+
+def test_a_request_says_once_whose_it_is_and_no_path_is_another(server: ApiServer, key: str) -> None:
+    client = httpx2.Client(base_url=server.url, headers=[("Authorization", f"Bearer {key}")])
+    with client:
+        twice = client.get("/v1/jobs", headers=[("Authorization", f"Bearer {key}"), ("Authorization", "Bearer hr_x_y")])
+        assert (twice.status_code, error_of(twice)["param"]) == (400, "Authorization")
+        slash = client.post("/v1/jobs/", json={"model": "tiny"}, headers={"Host": "elsewhere.example"})
+        assert (slash.status_code, error_of(slash)["code"]) == (404, "not_found")
+        assert "location" not in slash.headers
+
+
+def test_an_address_is_the_connection_s_unless_a_trusted_proxy_says_another(
+    settings: Settings, model: ModelVersion, db: Database, tenant: str, key: str
+) -> None:
+    def noted(trusted: tuple[str, ...], forwarded: str) -> str | None:
+        with serving(settings.model_copy(update={"trusted_proxies": trusted})) as server:
+            headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": forwarded}
+            body = {"instructions": "Answer."}
+            httpx2.post(f"{server.url}/v1/prompts", json=body, headers=headers).raise_for_status()
+        return list_entries(db, tenant, limit=1)[0].address
+
+    assert noted((), "203.0.113.7") == "127.0.0.1"
+    assert noted(("127.0.0.0/8",), "198.51.100.1, 203.0.113.7") == "203.0.113.7"
+    assert noted(("127.0.0.1",), "<script>") is None
 
 
 def test_a_body_that_does_not_come_is_given_up(hasty: ApiServer, key: str, subtests: pytest.Subtests) -> None:
