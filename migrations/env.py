@@ -19,5 +19,6 @@ context.configure(
     target_metadata=metadata,
     compare_type=True,
     compare_server_default=True,
+    transaction_per_migration=True,
 )
 context.run_migrations()

@@ -12,6 +12,9 @@ down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
 
+# Rules (docs/migrations.md): indexes and constraints of tables that grow by migrations.online, before anything else;
+# no rewrite and no UPDATE of every row; works with the release that is still running. Remove this comment.
+
 
 def upgrade() -> None:
     ${upgrades if upgrades else "pass"}

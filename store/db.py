@@ -86,6 +86,12 @@ class Database:
             speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
             yield tenancy.speak_for(speaking, tenant_id, tenant_ids)
 
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Hold a connection whose transactions the block begins and ends, as migrations do. It raises as ``begin``."""
+        with _told_plainly(), self._engine.connect() as connection:
+            yield connection
+
     def ping(self) -> None:
         """Make one round trip; raise Unavailable if there is no answer."""
         with self.autocommit() as connection:

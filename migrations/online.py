@@ -1,0 +1,73 @@
+"""Changes to big tables that hold up no reader and no writer, for revisions. The rules are in ``docs/migrations.md``.
+
+A step here ends the transaction before it, because Postgres does these things only outside of one. So a revision calls
+them first, and what else it changes is one transaction with the mark that it was applied. Each step can be run again:
+a revision that was broken off begins anew.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from alembic import op
+
+
+def add_index(
+    name: str,
+    table: str,
+    columns: Sequence[str | sa.TextClause],
+    *,
+    unique: bool = False,
+    where: str | None = None,
+    nulls_not_distinct: bool = False,
+) -> None:
+    """Build an index beside readers and writers of the table; one of this name, perhaps half built, goes before."""
+    drop_index(name)
+    with _outside_a_transaction(), _waiting():
+        op.create_index(
+            name,
+            table,
+            columns,
+            unique=unique,
+            postgresql_where=None if where is None else sa.text(where),
+            postgresql_nulls_not_distinct=nulls_not_distinct or None,
+            postgresql_concurrently=True,
+        )
+
+
+def drop_index(name: str) -> None:
+    """Remove an index, if it is there, once no statement uses it any more."""
+    with _outside_a_transaction(), _waiting():
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+
+
+def add_constraint(table: str, name: str, definition: str) -> None:
+    """Add a check or a foreign key, written as in SQL: for new rows at once, then for the old ones without a lock.
+
+    Fails if an old row breaks it; the constraint stays then, not validated, and the revision can be run again.
+    """
+    with _outside_a_transaction():
+        op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
+        op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition} NOT VALID")
+        with _waiting():
+            op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+
+
+@contextmanager
+def _outside_a_transaction() -> Iterator[None]:
+    begun = op.get_bind().execute(sa.text("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")).scalar_one()
+    if begun:
+        raise RuntimeError("call the steps of migrations.online before anything else that the revision changes")
+    with op.get_context().autocommit_block():
+        yield
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Wait for older transactions as long as it takes: nobody waits behind these statements."""
+    limit = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar_one()
+    op.execute("SET lock_timeout = 0")
+    try:
+        yield
+    finally:
+        op.execute(f"SET lock_timeout = '{limit}'")

@@ -1,0 +1,213 @@
+"""No revision makes the running release wait: with full tables, nothing takes long while others wait for a lock.
+
+Not measured in seconds, which say little on a busy machine. For each statement of a revision Postgres itself tells
+which tables its transaction locks against readers or writers, and how many pages of big tables it read meanwhile.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, event, make_url, text
+
+from migrations import schema
+from migrations.schema import upgrade
+from store.db import Database
+from store.ids import new_id
+from store.settings import Settings
+
+RELEASED = "0016"
+"""The last revision of before the rules."""
+
+ROWS = 8000
+MOST_PAGES = 20
+MOST_ROWS = 1000
+LONGEST_WAIT_S = 1.0
+
+# The tables that grow with use, and what a row has that is not plain from a column's name and type.
+BIG: dict[str, dict[str, str]] = {
+    "blobs": {"digest": "'digest-' || n"},
+    "files": {"digest": "'digest-' || n", "purpose": "'batch'"},
+    "batches": {"status": "'completed'", "input_digest": "'digest-' || n", "completed_at": "now()"},
+    "jobs": {"state": "'succeeded'", "completed_at": "now()", "output": "'{}'"},
+    "job_terminal": {"state": "'succeeded'"},
+    "job_streams": {},
+    "job_checkpoints": {},
+    "job_events": {},
+    "attempts": {},
+    "dead_letters": {},
+    "idempotency_keys": {"key": "'key-' || n"},
+    "responses": {},
+    "batch_lines": {"job_id": "'jobs-' || n", "outcome": "'succeeded'"},
+    "webhook_deliveries": {"job_id": "'jobs-' || n"},
+    "webhook_attempts": {"delivery_id": "'webhook_deliveries-' || n"},
+    "usage_ledger": {"state": "'succeeded'"},
+    "audit_log": {"seq": "n"},
+}
+
+_COLUMNS = text("""
+SELECT column_name, data_type, is_nullable = 'YES' OR column_default IS NOT NULL OR is_identity = 'YES' AS may_be_left
+FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = :table
+""")
+
+_BY_TYPE = {
+    "jsonb": "'{}'::jsonb",
+    "boolean": "false",
+    "timestamp with time zone": "now() - make_interval(secs => n)",
+    "bytea": "''",
+    "ARRAY": "'{}'",
+    "character varying": "'text of a usual length'",
+    "text": "'text of a usual length'",
+}
+
+
+def fill(db: Database) -> None:
+    """Put ``ROWS`` rows into each big table, of ten tenants, so that the foreign keys between them hold."""
+    with db.begin() as connection:
+        # No foreign keys, no triggers that count.
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(
+            text(
+                "INSERT INTO tenants (id, name, webhook_secret) SELECT 'ten_' || n, n, '' FROM generate_series(0, 9) n"
+            )
+        )
+        for table, given in BIG.items():
+            values = dict(given)
+            for name, kind, may_be_left in connection.execute(_COLUMNS, {"table": table}).all():
+                if name not in values and not may_be_left:
+                    values[name] = _value(table, name, kind)
+            connection.exec_driver_sql(
+                f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} "
+                f"FROM generate_series(1, {ROWS}) AS n"
+            )
+
+
+def _value(table: str, name: str, kind: str) -> str:
+    match name:
+        case "id":
+            return f"'{table}-' || n"
+        case "tenant_id":
+            return "'ten_' || mod(n, 10)"
+        case "job_id" | "batch_id":
+            return f"'{'jobs' if name == 'job_id' else 'batches'}-' || n"
+        case _:
+            return _BY_TYPE.get(kind, "1")
+
+
+_PAGES = """
+SELECT sum(pg_stat_get_xact_blocks_fetched(oid)), sum(pg_stat_get_xact_tuples_updated(oid)
+    + pg_stat_get_xact_tuples_deleted(oid))
+FROM pg_class WHERE relname = ANY(%s) AND relkind = 'r' AND relnamespace = to_regnamespace('public')
+"""
+
+# These modes keep out writers, the last one readers too.
+_LOCKED = """
+SELECT DISTINCT relname FROM pg_locks JOIN pg_class ON pg_class.oid = relation
+WHERE pid = pg_backend_pid() AND granted AND relname = ANY(%s)
+    AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+"""
+
+_LOCK_TIMEOUT = "SELECT extract(epoch FROM current_setting('lock_timeout')::interval)"
+
+
+class Audit:
+    """What is wrong with the statements that SQLAlchemy executed."""
+
+    def __init__(self) -> None:
+        self.findings: list[str] = []
+        self._before: tuple[int, int, set[str]] = (0, 0, set())
+
+    def before(self, _connection: Any, cursor: Any, statement: str, *_rest: Any) -> None:
+        driver = cursor.connection
+        if driver.autocommit:
+            if "CONCURRENTLY" in statement.upper():
+                return  # takes no lock that others wait for, and runs only outside of a transaction
+            driver.execute("BEGIN")  # so that what it locked can be seen after it
+        self._before = self._look(driver)
+
+    def after(self, _connection: Any, cursor: Any, statement: str, *_rest: Any) -> None:
+        driver = cursor.connection
+        if "CONCURRENTLY" in statement.upper():
+            return
+        pages_before, rows_before, locked_before = self._before
+        pages, rows, locked = self._look(driver)
+        told = re.sub(r"\s+", " ", statement).strip()[:200]
+        if locked and pages - pages_before > MOST_PAGES:
+            self.findings.append(f"reads {pages - pages_before} pages while others wait for {sorted(locked)}: {told}")
+        if rows > MOST_ROWS and rows > rows_before:
+            self.findings.append(f"holds the locks of {rows} rows that it changed: {told}")
+        (wait_s,) = driver.execute(_LOCK_TIMEOUT).fetchone()
+        if locked - locked_before and not 0 < wait_s <= LONGEST_WAIT_S:
+            self.findings.append(f"waits for {sorted(locked)} up to {wait_s} s, and others behind it: {told}")
+        if driver.autocommit:
+            driver.execute("COMMIT")
+
+    def _look(self, driver: Any) -> tuple[int, int, set[str]]:
+        pages, rows = driver.execute(_PAGES, ([*BIG],)).fetchone()
+        return int(pages or 0), int(rows or 0), {name for (name,) in driver.execute(_LOCKED, ([*BIG],))}
+
+
+@contextmanager
+def audited() -> Iterator[Audit]:
+    audit = Audit()
+    event.listen(Engine, "before_cursor_execute", audit.before)
+    event.listen(Engine, "after_cursor_execute", audit.after)
+    try:
+        yield audit
+    finally:
+        event.remove(Engine, "before_cursor_execute", audit.before)
+        event.remove(Engine, "after_cursor_execute", audit.after)
+
+
+@pytest.fixture
+def filled(db: Database, settings: Settings) -> Iterator[Database]:
+    """A database of this test's own at the last released revision, with full tables."""
+    name = new_id("test")
+    with db.autocommit() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = make_url(settings.database_url).set(database=name).render_as_string(hide_password=False)
+    database = Database(url, pool_size=2, application_name="tests")
+    try:
+        upgrade(database, RELEASED)
+        fill(database)
+        yield database
+    finally:
+        database.close()
+        with db.autocommit() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def test_no_revision_makes_others_wait_for_long(filled: Database) -> None:
+    scripts = ScriptDirectory.from_config(schema._config())
+    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
+    for revision in revisions[revisions.index(RELEASED) + 1 :]:
+        with audited() as audit:
+            upgrade(filled, revision)
+        assert audit.findings == [], f"revision {revision}: see docs/migrations.md"
+
+
+def test_what_makes_others_wait_is_found_and_what_does_not_passes(filled: Database) -> None:
+    short = "SET LOCAL lock_timeout = '1s'"
+    for statements, found in (
+        ([short, "CREATE INDEX ON jobs (created_at)"], "reads"),
+        ([short, "ALTER TABLE jobs ALTER attempt TYPE bigint"], "reads"),
+        ([short, "ALTER TABLE jobs ALTER webhook SET NOT NULL"], "null values"),
+        ([short, "ALTER TABLE jobs ADD CONSTRAINT c CHECK (attempt >= 0)"], "reads"),
+        ([short, "LOCK TABLE jobs IN SHARE MODE", "SELECT count(*) FROM job_events"], "reads"),
+        ([short, "UPDATE jobs SET priority = 2"], "changed"),
+        (["ALTER TABLE jobs ADD COLUMN fine int NOT NULL DEFAULT 0"], "waits"),
+        ([short, "ALTER TABLE jobs ADD COLUMN fine int NOT NULL DEFAULT 0"], ""),
+        ([short, "ALTER TABLE jobs ADD CONSTRAINT c CHECK (attempt >= 0) NOT VALID"], ""),
+    ):
+        with audited() as audit, filled.begin() as connection:
+            for statement in statements:
+                try:
+                    connection.execute(text(statement))
+                except Exception as error:  # noqa: BLE001 - such a revision would be noticed by itself
+                    audit.findings.append(str(error))
+            connection.rollback()
+        assert len(audit.findings) == bool(found), (statements, audit.findings)
+        assert not found or found in audit.findings[0]
