@@ -155,9 +155,10 @@ JOIN unnest(CAST(:tenants AS text[]), CAST(:routes AS text[]), CAST(:keys AS tex
 
 
 # In the order of their ids, as every batch of rows is locked. One that came twice in a wave is one caller more only.
+# There is no counting past what the column holds: a key may be replayed more often than that in its time.
 _JOINED = text("""
 WITH joined AS (SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE)
-UPDATE jobs SET callers = callers + 1 FROM joined WHERE jobs.id = joined.id
+UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM joined WHERE jobs.id = joined.id
 """)
 
 

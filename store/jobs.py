@@ -3,24 +3,24 @@
 The worker's side is ``store.claims``, the dispatcher's ``store.sweeps``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Select, String, any_, bindparam, literal, or_, select, text
+from sqlalchemy import Connection, Select, String, and_, bindparam, func, or_, text
 from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store import tables
-from store.accepting import CLASS_RANKS, Accepted, AcceptedTimes, Idempotency, NewJob, accept, is_known
+from store.accepting import Accepted, Idempotency, NewJob, accept, is_known
 from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
 from store.encryption import Place, Vault
-from store.errors import Conflict, Gone, NotFound
+from store.errors import CannotOpen, Conflict, Gone, NotFound
+from store.job_rows import Job, job_of, just_accepted, select_jobs
 from store.logprobs import Logprobs, read_groups
-from store.payloads import ServiceClass
-from store.sealed_columns import metadata_filters, open_columns, open_job
+from store.sealed_columns import metadata_filters, open_columns
 from store.states import JobState
 from store.terminal import conclude
 
@@ -31,9 +31,11 @@ __all__ = [
     "JobEvent",
     "NewJob",
     "StoredStream",
+    "TenantAndId",
     "accept",
     "find_sent_before",
     "get",
+    "get_each",
     "get_many",
     "is_known",
     "just_accepted",
@@ -45,82 +47,8 @@ __all__ = [
     "why_missing",
 ]
 
-_CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The stored job. ``num_deltas`` is how many stream deltas are kept; 0 until the job has ended."""
-
-    id: str
-    tenant_id: str
-    task: str
-    state: JobState
-    model: str
-    model_version: int
-    queue: str
-    class_rank: int
-    priority: int
-    payload: dict[str, Any]
-    input_tokens: int
-    metadata: dict[str, str]
-    webhook: dict[str, Any] | None
-    epoch: int
-    attempt: int
-    max_attempts: int
-    owner: str | None
-    lease_expires_at: datetime | None
-    announced_at: datetime | None
-    cancel_requested_at: datetime | None
-    deadline_at: datetime | None
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    output: dict[str, Any] | None
-    error: dict[str, Any] | None
-    usage: dict[str, Any] | None
-    output_purged_at: datetime | None
-    num_deltas: int
-
-    @property
-    def service_class(self) -> ServiceClass:
-        """The class that ``class_rank`` stands for."""
-        return _CLASSES[self.class_rank]
-
-
-def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
-    """Return the row of a job that was accepted just now, without reading it."""
-    return Job(
-        id=job.id,
-        tenant_id=job.tenant_id,
-        task=job.task,
-        state=JobState.QUEUED,
-        model=job.model,
-        model_version=job.model_version,
-        queue=job.queue,
-        class_rank=CLASS_RANKS[job.service_class],
-        priority=job.priority,
-        payload=job.payload,
-        input_tokens=job.input_tokens,
-        metadata=job.metadata,
-        webhook=job.webhook,
-        epoch=0,
-        attempt=0,
-        max_attempts=job.max_attempts,
-        owner=None,
-        lease_expires_at=None,
-        announced_at=times.announced_at,
-        cancel_requested_at=None,
-        deadline_at=times.deadline_at,
-        created_at=times.created_at,
-        started_at=None,
-        completed_at=None,
-        output=None,
-        error=None,
-        usage=None,
-        output_purged_at=None,
-        num_deltas=0,
-    )
+TenantAndId = tuple[str, str]
+"""A tenant and the id of a job that is looked for among that tenant's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +83,26 @@ def get(db: Database, tenant_id: str, job_id: str) -> Job:
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
     """Return those of the jobs that the tenant has and whose results are kept, in the order asked."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_BY_IDS, {"tenant_id": tenant_id, "ids": list(ids)}).mappings()
-        found = {row["id"]: _job(row, db.vault) for row in rows}
-    return [found[job_id] for job_id in ids if job_id in found]
+    found = get_each(db, [(tenant_id, job_id) for job_id in ids])
+    for error in found.values():
+        if isinstance(error, CannotOpen):
+            raise error
+    return [job for job_id in ids if isinstance(job := found[tenant_id, job_id], Job)]
+
+
+def get_each(db: Database, pairs: Collection[TenantAndId]) -> dict[TenantAndId, Job | Gone | NotFound | CannotOpen]:
+    """Return for each tenant and job id the job, or why that tenant cannot have it.
+
+    It costs one query for the jobs of all tenants, and one more if some are missing.
+    """
+    if not pairs:
+        return {}
+    values = {"tenants": [tenant_id for tenant_id, _ in pairs], "ids": [job_id for _, job_id in pairs]}
+    with db.autocommit(tenant_ids={*values["tenants"]}) as connection:
+        rows = connection.execute(_EACH, values).mappings()
+        found = {(row["tenant_id"], row["id"]): _opened(row, db.vault) for row in rows}
+        missing = [pair for pair in pairs if pair not in found]
+        return {**found, **(_missing(connection, missing) if missing else {})}
 
 
 def list_jobs(
@@ -181,7 +125,10 @@ def list_jobs(
     """
     jobs = tables.jobs.c
     statement = (
-        _jobs_of(tenant_id, without_vectors=True).order_by(jobs.id.desc() if descending else jobs.id).limit(limit)
+        select_jobs(without_vectors=True)
+        .where(jobs.tenant_id == tenant_id)
+        .order_by(jobs.id.desc() if descending else jobs.id)
+        .limit(limit)
     )
     for column, value in ((jobs.state, state), (jobs.model, model), (jobs.task, task)):
         if value is not None:
@@ -205,7 +152,7 @@ WITH found AS (
         AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
     ORDER BY id DESC LIMIT 1
 )
-UPDATE jobs SET callers = callers + 1 FROM found
+UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM found
 WHERE jobs.id = found.id AND jobs.cancel_requested_at IS NULL
 RETURNING jobs.id
 """)
@@ -235,7 +182,7 @@ def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
         if not rows:
-            raise _missing(connection, tenant_id, job_id)
+            raise _why_missing(connection, tenant_id, job_id)
     return [JobEvent(**row) for row in rows]
 
 
@@ -293,8 +240,9 @@ def _cancel(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -
     return job
 
 
+# Of a job with more callers than are counted nobody knows who is the last: it runs to its end.
 _LEAVE = text("""
-UPDATE jobs SET callers = callers - 1
+UPDATE jobs SET callers = callers - CAST(callers < 32767 AS int)
 WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
 RETURNING callers
 """)
@@ -311,39 +259,32 @@ def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
         return None if left is not None and left > 0 else _cancel(connection, db.vault, tenant_id, job_id)
 
 
-_COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
-
-
-_NO_VECTORS = tables.jobs.c.output.op("-", return_type=JSONB)(literal("embeddings")).label("output")
-
-
-def _jobs_of(tenant_id: str | BindParameter[str], *, without_vectors: bool = False) -> Select[Any]:
-    num_deltas = (
-        select(tables.job_streams.c.num_deltas)
-        .where(tables.job_streams.c.job_id == tables.jobs.c.id)
-        .scalar_subquery()
-        .label("num_deltas")
-    )
-    columns = [_NO_VECTORS if without_vectors and column.name == "output" else column for column in _COLUMNS]
-    return select(*columns, num_deltas).where(tables.jobs.c.tenant_id == tenant_id)
-
+_ASKED = (
+    func.unnest(bindparam("tenants", type_=ARRAY(String)), bindparam("ids", type_=ARRAY(String)))
+    .table_valued("tenant_id", "id", name="asked")
+    .render_derived()
+)
 
 # Made once: making it, and finding what it was compiled to, cost a third of a read.
-_BY_IDS = _jobs_of(bindparam("tenant_id", type_=String)).where(
-    tables.jobs.c.id == any_(bindparam("ids", type_=ARRAY(String))), tables.jobs.c.output_purged_at.is_(None)
+_EACH = (
+    select_jobs()
+    .select_from(tables.jobs)
+    .join(_ASKED, and_(tables.jobs.c.tenant_id == _ASKED.c.tenant_id, tables.jobs.c.id == _ASKED.c.id))
+    .where(tables.jobs.c.output_purged_at.is_(None))
 )
 
 
 def _get(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
-    statement = _jobs_of(tenant_id).where(tables.jobs.c.id == job_id, tables.jobs.c.output_purged_at.is_(None))
-    found = _read(connection, vault, statement)
+    jobs = tables.jobs.c
+    wanted = select_jobs().where(jobs.tenant_id == tenant_id, jobs.id == job_id, jobs.output_purged_at.is_(None))
+    found = _read(connection, vault, wanted)
     if not found:
-        raise _missing(connection, tenant_id, job_id)
+        raise _why_missing(connection, tenant_id, job_id)
     return found[0]
 
 
 def _read(connection: Connection, vault: Vault, statement: Select[Any]) -> list[Job]:
-    return [_job(row, vault) for row in connection.execute(statement).mappings()]
+    return [job_of(row, vault) for row in connection.execute(statement).mappings()]
 
 
 def _without_vectors(job: Job) -> Job:
@@ -353,27 +294,44 @@ def _without_vectors(job: Job) -> Job:
     return replace(job, output={name: value for name, value in job.output.items() if name != "embeddings"})
 
 
-def _job(row: Row, vault: Vault) -> Job:
-    return Job(**{**open_job(vault, row), "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})
+def _opened(row: Row, vault: Vault) -> Job | CannotOpen:
+    """Return the job, or the error of this one alone: those that were read with it are other callers'."""
+    try:
+        return job_of(row, vault)
+    except CannotOpen as error:
+        return error
 
 
 def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:
     """Return the error of a job that was not found: Gone if what is asked for is kept no longer."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return _missing(connection, tenant_id, job_id)
+        return _why_missing(connection, tenant_id, job_id)
 
 
 # The ledger remembers those that were computed and whose rows are kept no longer.
-_WAS_THERE = text("""
-SELECT FROM jobs
-WHERE tenant_id = :tenant_id AND id = :job_id AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
-UNION ALL
-SELECT FROM usage_ledger
-WHERE tenant_id = :tenant_id AND job_id = :job_id AND NOT EXISTS (SELECT FROM jobs WHERE id = :job_id)
+_WERE_THERE = text("""
+SELECT asked.tenant_id, asked.id
+FROM unnest(CAST(:tenants AS varchar[]), CAST(:ids AS varchar[])) AS asked(tenant_id, id)
+WHERE EXISTS (
+    SELECT FROM jobs WHERE jobs.tenant_id = asked.tenant_id AND jobs.id = asked.id
+        AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
+) OR EXISTS (
+    SELECT FROM usage_ledger WHERE usage_ledger.tenant_id = asked.tenant_id AND job_id = asked.id
+        AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = asked.id)
+)
 """)
 
 
-def _missing(connection: Connection, tenant_id: str, job_id: str) -> Gone | NotFound:
-    if connection.execute(_WAS_THERE, {"tenant_id": tenant_id, "job_id": job_id}).first() is None:
-        return NotFound(f"no job {job_id}")
-    return Gone(f"job {job_id} has ended, and its result is no longer kept")
+def _missing(connection: Connection, pairs: Sequence[TenantAndId]) -> dict[TenantAndId, Gone | NotFound]:
+    values = {"tenants": [tenant_id for tenant_id, _ in pairs], "ids": [job_id for _, job_id in pairs]}
+    were_there = {(row.tenant_id, row.id) for row in connection.execute(_WERE_THERE, values)}
+    return {
+        (tenant_id, job_id): Gone(f"job {job_id} has ended, and its result is no longer kept")
+        if (tenant_id, job_id) in were_there
+        else NotFound(f"no job {job_id}")
+        for tenant_id, job_id in pairs
+    }
+
+
+def _why_missing(connection: Connection, tenant_id: str, job_id: str) -> Gone | NotFound:
+    return _missing(connection, [(tenant_id, job_id)])[tenant_id, job_id]

@@ -1,17 +1,29 @@
 """Reads from the event loop are combined, and each gets its own outcome."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
 from producer_api import reading
 from producer_api.reading import JobReader
-from store import jobs
+from store import jobs, keys
 from store.db import Database
-from store.errors import NotFound, Unavailable
+from store.encryption import Vault
+from store.errors import CannotOpen, NotFound, Unavailable
 from store.ids import new_id
-from store.jobs import Job, NewJob
+from store.jobs import Job, NewJob, TenantAndId
 from store.payloads import ServiceClass
+from store.settings import Settings
+from tests.roles import as_api
+
+
+@pytest.fixture
+def api_db(settings: Settings) -> Iterator[Database]:
+    """The database as the API's role sees it."""
+    database = Database(as_api(settings).database_url, application_name="tests")
+    yield database
+    database.close()
 
 
 def _stored(db: Database, tenant_id: str, count: int) -> list[str]:
@@ -25,7 +37,7 @@ def _stored(db: Database, tenant_id: str, count: int) -> list[str]:
             queue="tiny@1",
             service_class=ServiceClass.STANDARD,
             priority=5,
-            payload={},
+            payload={"sampling": {}},
             input_tokens=1,
             cost_tokens=10,
             metadata={},
@@ -41,31 +53,70 @@ def _stored(db: Database, tenant_id: str, count: int) -> list[str]:
     return [job.id for job in made]
 
 
-async def test_a_thousand_reads_cost_a_few_queries(db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = _stored(db, tenant, 50)
-    sizes: list[int] = []
-    get_many = jobs.get_many
+@pytest.fixture
+def waves(monkeypatch: pytest.MonkeyPatch) -> list[list[TenantAndId]]:
+    """What each query asked for."""
+    asked: list[list[TenantAndId]] = []
+    get_each = jobs.get_each
 
-    def counted(db: Database, tenant_id: str, asked: list[str]) -> list[Job]:
-        sizes.append(len(asked))
-        return get_many(db, tenant_id, asked)
+    def noted(db: Database, pairs: list[TenantAndId]) -> object:
+        asked.append(pairs)
+        return get_each(db, pairs)
 
-    monkeypatch.setattr(reading.jobs, "get_many", counted)
+    monkeypatch.setattr(reading.jobs, "get_each", noted)
+    return asked
+
+
+async def test_reads_of_many_tenants_cost_a_few_queries(
+    db: Database, api_db: Database, waves: list[list[TenantAndId]]
+) -> None:
+    pairs = [
+        (tenant_id, job_id)
+        for tenant_id in (keys.create_tenant(db, f"tenant {number}") for number in range(40))
+        for job_id in _stored(db, tenant_id, 2)
+    ] * 5
+    reader = JobReader(api_db)
+    found = await asyncio.gather(*(reader.get(*pair) for pair in pairs))
+    assert [(job.tenant_id, job.id) for job in found] == pairs
+    assert len(waves) <= 2
+
+
+async def test_a_tenant_with_many_reads_delays_no_other(
+    db: Database, tenant: str, waves: list[list[TenantAndId]]
+) -> None:
+    other = keys.create_tenant(db, "globex")
     reader = JobReader(db)
-    found = await asyncio.gather(*(reader.get(tenant, job_id) for job_id in ids * 20))
-    assert [job.id for job in found] == ids * 20
-    assert len(sizes) <= 2
+    many = [reader.get(tenant, f"job_{number}") for number in range(2 * reading.MOST)]
+    await asyncio.gather(*many, reader.get(other, "job_0"), return_exceptions=True)
+    assert [len(wave) for wave in waves] == [reading.MOST, reading.MOST, 1]
+    assert (other, "job_0") in waves[0]
 
 
-async def test_tenants_are_read_apart(db: Database, tenant: str) -> None:
-    (job_id,) = _stored(db, tenant, 1)
+async def test_tenants_that_share_a_query_read_their_own_alone(db: Database, api_db: Database, tenant: str) -> None:
+    other = keys.create_tenant(db, "globex")
+    ((mine,), (theirs,)) = _stored(db, tenant, 1), _stored(db, other, 1)
+    reader = JobReader(api_db)
+    asked = [(tenant, mine), (tenant, theirs), (other, mine), (other, theirs), (tenant, "job_0"), (tenant, "job_\0")]
+    found = await asyncio.gather(*(reader.get(*pair) for pair in asked), return_exceptions=True)
+    assert [each.id if isinstance(each, Job) else type(each) for each in found] == [
+        mine,
+        NotFound,
+        NotFound,
+        theirs,
+        NotFound,
+        NotFound,
+    ]
+
+
+async def test_a_job_that_does_not_open_fails_alone(settings: Settings, db: Database, tenant: str) -> None:
+    (plain,) = _stored(db, tenant, 1)
+    sealing = Database(settings.database_url, application_name="tests", vault=Vault({"k1": b"1" * 32}))
+    (sealed,) = _stored(sealing, tenant, 1)
+    sealing.close()
     reader = JobReader(db)
-    own, foreign, unknown = await asyncio.gather(
-        reader.get(tenant, job_id), reader.get("ten_0", job_id), reader.get(tenant, "job_0"), return_exceptions=True
-    )
-    assert isinstance(own, Job)
-    assert isinstance(foreign, NotFound)
-    assert isinstance(unknown, NotFound)
+    found = await asyncio.gather(reader.get(tenant, sealed), reader.get(tenant, plain), return_exceptions=True)
+    assert isinstance(found[0], CannotOpen)
+    assert isinstance(found[1], Job)
 
 
 async def test_a_reader_who_leaves_disturbs_nobody(db: Database, tenant: str) -> None:

@@ -13,8 +13,10 @@ from store.jobs import (
     Idempotency,
     NewJob,
     accept,
+    find_sent_before,
     get,
     get_many,
+    leave,
     list_jobs,
     request_cancel,
     stored_deltas,
@@ -79,6 +81,17 @@ class TestAccept:
         accept(db, [first])
         assert accept(db, [again]) == [Accepted(first.id, replayed=True, announced=False)]
         assert query("SELECT id FROM jobs") == [{"id": first.id}]
+
+    def test_a_key_is_replayed_however_often(self, db: Database, tenant: str, make_job: MakeJob, query: Query) -> None:
+        first, again = make_job(idempotency=key("k"), fingerprint="f"), make_job(idempotency=key("k"))
+        accept(db, [first])
+        query("UPDATE jobs SET callers = 32766 RETURNING id")
+        for _ in range(3):
+            assert accept(db, [again]) == [Accepted(first.id, replayed=True, announced=False)]
+            assert find_sent_before(db, tenant, "f", 60) == first.id
+        # So many are not counted any more, so nobody is known to be the last one to leave.
+        assert leave(db, tenant, first.id) is None
+        assert get(db, tenant, first.id).state is JobState.QUEUED
 
     def test_a_key_with_another_body_is_refused_in_its_place_alone(self, db: Database, make_job: MakeJob) -> None:
         accept(db, [make_job(idempotency=key("k"))])
