@@ -1,6 +1,12 @@
-"""How many API processes share the limits, as this one last heard: a thread that says now and then that it lives."""
+"""Which processes live, as this one last heard: the API processes that share the limits, and the workers by queue.
+
+A thread says now and then that this process lives and reads the others. What it read is used without asking Postgres,
+except that a queue without a worker is looked for once more, since a worker may have started just now.
+"""
 
 import threading
+import time
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -8,27 +14,52 @@ from store import presence
 from store.db import Database
 from store.errors import HeadraceError
 from store.ids import new_id
+from store.presence import BEAT_S, GONE_AFTER_S, Serving
 
 _log = structlog.get_logger("producer_api")
 
-BEAT_S = 2.0
 _UNKNOWN = 8
-"""Where nobody has counted yet; many, so that nothing is let in twice."""
+"""API processes where nobody has counted yet; many, so that nothing is let in twice."""
+
+CONFIRM_S = 0.25
+"""An absence is believed for so long before Postgres is asked again."""
 
 
 class Presence:
-    """One process's part in the count."""
+    """One process's part in the count. ``db`` reads and writes nobody's tables."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
+        self._clock = clock
         self._id = new_id("api")
         self._num_alive = _UNKNOWN
+        self._serving: Mapping[str, Serving] = {}
+        self._read_at = float("-inf")
+        self._reading = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def num_alive(self) -> int:
-        """Return how many processes there are, with this one. Without Postgres it is what it was."""
+        """Return how many API processes there are, with this one. Without Postgres it is what it was."""
         return self._num_alive
+
+    def serving(self, queue: str) -> Serving | None:
+        """Return the workers of a queue; None if that is not known because Postgres does not answer.
+
+        Blocks on Postgres only if no worker is known, and then at most once in ``CONFIRM_S``.
+        """
+        if queue not in self._serving and self._age_s() > CONFIRM_S:
+            with self._reading:
+                if self._age_s() > CONFIRM_S:
+                    self._read()
+        if self._age_s() > GONE_AFTER_S:
+            return None
+        return self._serving.get(queue, Serving())
+
+    def is_unserved(self, queue: str) -> bool:
+        """Return True if no worker serves the queue; False, too, where that is not known."""
+        serving = self.serving(queue)
+        return serving is not None and not serving.workers
 
     def start(self) -> None:
         """Begin to say so."""
@@ -44,10 +75,23 @@ class Presence:
         except HeadraceError:
             return  # the others find out by themselves
 
+    def _age_s(self) -> float:
+        return self._clock() - self._read_at
+
+    def _read(self) -> None:
+        read_at = self._clock()
+        try:
+            self._serving = presence.read_serving(self._db)
+        except HeadraceError:
+            _log.debug("presence_not_read")
+        else:
+            self._read_at = read_at
+
     def _run(self) -> None:
         while True:
             try:
                 self._num_alive = presence.beat(self._db, self._id)
+                self._read()
             except HeadraceError:
                 _log.debug("presence_not_told")
             except Exception:  # noqa: BLE001 - it must not end the thread that others are counted by

@@ -82,6 +82,7 @@ class Runtime:
             metrics=self.metrics,
             policies=self.policies,
             renewing=self.renewing,
+            presence=self.presence,
         )
         self.blobs = open_blobs(settings)
         self.batches = BatchKeeper(

@@ -24,29 +24,25 @@ from producer_api.gathering import Gathering, Visits
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
 from producer_api.policing import InForce, PolicyBook, applied, pinned, pseudonym
+from producer_api.preparing import Preparing
+from producer_api.presence import Presence
 from producer_api.renewing import Renewing
 from producer_api.restoring import vault_of
 from producer_api.room import Room
-from producer_api.spending import note
-from prompts.embedding import check_dimensions, embed_inputs
-from prompts.prompt import build_prompt, fit, shorten
-from prompts.tool_grammar import with_tools
+from producer_api.spending import WARNING_HEADER, note
 from store import jobs
 from store.addresses import check_url
 from store.db import Database
-from store.errors import HeadraceError, InvalidRequest, NotFound, Unavailable
+from store.errors import HeadraceError, InvalidRequest, NotFound, NoWorker, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
 from store.payloads import (
     EmbedPayload,
-    EmbedRequest,
-    GenerateInput,
     GeneratePayload,
     GenerateRequest,
     JobRequest,
     PinnedPolicy,
-    Truncation,
 )
 from store.policies import EVERY_MODEL
 from store.registry import ModelVersion, queue_name
@@ -134,6 +130,7 @@ class Submissions:
         metrics: Metrics,
         policies: PolicyBook,
         renewing: Renewing,
+        presence: Presence,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -144,6 +141,8 @@ class Submissions:
         self._metrics = metrics
         self._policies = policies
         self._renewing = renewing
+        self._presence = presence
+        self._preparing = Preparing(catalog, presence)
         self._visits = Visits()
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
@@ -152,7 +151,8 @@ class Submissions:
     ) -> Receipt:
         """Store a job for the request, and ``response`` beside it if it came as one.
 
-        Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable.
+        Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable,
+        and NoWorker where the settings require a worker and none serves the model version.
         """
         draft = _Draft(principal, request, origin, response)
         has_grammar = isinstance(request, GenerateRequest) and request.sampling.grammar is not None
@@ -203,6 +203,8 @@ class Submissions:
         _each(drafts, _read_key)
         _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
         _each(drafts, self._look_up)
+        if self._settings.require_worker:
+            _each(drafts, self._require_worker)
         _each(drafts, self._guard)
         _each(drafts, self._prepare)
         _spend(
@@ -221,6 +223,14 @@ class Submissions:
             found = jobs.find_sent_before(self._db, draft.principal.tenant_id, fingerprint, RETRY_WITHIN_S)
             if found is not None:
                 draft.outcome = self._receipt(draft, draft.version, found, replayed=True)
+
+    def _require_worker(self, draft: _Draft) -> None:
+        """Refuse what no worker serves, unless it was accepted before; what asks for other models goes on."""
+        queue = _queue_of(_known(draft.version))
+        if self._presence.is_unserved(queue) and not (
+            draft.idempotency and jobs.is_known(self._db, draft.principal.tenant_id, draft.idempotency)
+        ):
+            draft.outcome = NoWorker(f"no worker serves {queue}: start one, or ask for another model", param="model")
 
     def _guard(self, draft: _Draft) -> None:
         """Let the tenant's policy replace what must not be stored, or refuse it."""
@@ -241,46 +251,15 @@ class Submissions:
 
     def _prepare(self, draft: _Draft) -> None:
         """Check the webhook; note the prompt's length and what is stored, with ``max_tokens`` made a number."""
-        request, version = draft.request, _known(draft.version)
-        if request.webhook is not None:
-            check_url(request.webhook.url, self._settings)
-        _check_task(request, version)
-        if isinstance(request, EmbedRequest):
-            self._prepare_vectors(draft, request, version)
-        else:
-            self._prepare_text(draft, request, version)
-
-    def _prepare_text(self, draft: _Draft, request: GenerateRequest, version: ModelVersion) -> None:
-        source, tokenizer = self._source(request, version), self._catalog.tokenizer(version)
-        draft.num_tokens = len(build_prompt(tokenizer, source))
-        max_tokens = fit(version.context_window, draft.num_tokens, request.sampling.max_tokens)
-        if request.sampling.grammar is not None:
-            self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
-        draft.max_tokens = max_tokens
-        sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
-        draft.payload = GeneratePayload(input=source, sampling=sampling, policy=draft.policy)
-        if source.callable_tools:
-            draft.payload = with_tools(draft.payload, tokenizer, self._catalog.grammars(version))
-
-    def _prepare_vectors(self, draft: _Draft, request: EmbedRequest, version: ModelVersion) -> None:
-        embedder = self._catalog.embedder(version)
-        check_dimensions(embedder, request.dimensions)
-        inputs = embed_inputs(self._catalog.tokenizer(version), embedder, request.input)
-        draft.num_tokens = sum(map(len, inputs))
-        draft.payload = EmbedPayload(input=request.input, dimensions=request.dimensions)
-
-    def _source(self, request: GenerateRequest, version: ModelVersion) -> GenerateInput:
-        """Return the input that the model is given, shortened if the request allows that and it is too long."""
-        if request.truncation is Truncation.DISABLED:
-            return request.input
-        tokenizer, max_tokens = self._catalog.tokenizer(version), request.sampling.max_tokens
-        return shorten(tokenizer, request.input, version.context_window, max_tokens)
+        if draft.request.webhook is not None:
+            check_url(draft.request.webhook.url, self._settings)
+        prepared = self._preparing.prepare(draft.request, _known(draft.version), draft.policy)
+        draft.payload, draft.num_tokens, draft.max_tokens = prepared.payload, prepared.num_tokens, prepared.max_tokens
 
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return how many tokens the model would be given. Raises as ``submit`` does; nothing is stored. Blocks."""
         principal.check_model(request.model)
-        version = self._catalog.resolve(request.model)
-        return len(build_prompt(self._catalog.tokenizer(version), self._source(request, version)))
+        return self._preparing.count_tokens(request, self._catalog.resolve(request.model))
 
     def _store(self, drafts: Sequence[_Draft]) -> None:
         new = [(draft, self._new_job(draft)) for draft in drafts if draft.outcome is None]
@@ -298,6 +277,8 @@ class Submissions:
         self._metrics.accepted.labels(version.model, str(replayed).lower()).inc()
         if replayed:
             draft.headers["Idempotent-Replayed"] = "true"
+        elif self._presence.is_unserved(queue := _queue_of(version)):
+            draft.headers[WARNING_HEADER] = f"no worker serves {queue}; the job waits until one starts"
         return Receipt(job_id, replayed, draft.headers)
 
     def _new_job(self, draft: _Draft) -> NewJob:
@@ -309,7 +290,7 @@ class Submissions:
             task=request.task,
             model=version.model,
             model_version=version.version,
-            queue=queue_name(version.model, version.version),
+            queue=_queue_of(version),
             service_class=request.service_class,
             priority=request.priority,
             # What was not asked for is left out: a worker of the last release does not know this one's fields.
@@ -342,21 +323,15 @@ def _guard_headers(draft: _Draft, policy: Policy) -> None:
         draft.origin = replace(draft.origin, project_id=project_id)
 
 
+def _queue_of(version: ModelVersion) -> str:
+    return queue_name(version.model, version.version)
+
+
 def _known(value: T | None) -> T:
     """Return what an earlier step has set: a draft without it has an outcome and is not going any more."""
     if value is None:
         raise ValueError("a step was left out")
     return value
-
-
-def _check_task(request: JobRequest, version: ModelVersion) -> None:
-    if request.task == version.task:
-        return
-    what = {
-        "generate": "generates text: use /v1/chat/completions, or the task generate",
-        "embed": "makes vectors and no text: use /v1/embeddings, or the task embed",
-    }
-    raise InvalidRequest(f"the model {version.model} {what[version.task]}", param="model")
 
 
 def _each(drafts: Sequence[_Draft], step: Callable[[_Draft], None]) -> None:

@@ -71,6 +71,10 @@ class QueueObject(BaseModel):
     name: str
     object: Literal["queue"] = "queue"
     share: Literal["all", "own"] = Field(description="of everybody for keys with queues:admin, else the tenant's own")
+    workers: int = Field(
+        description="that serve the queue now, for every tenant; with 0, its jobs wait for one to start"
+    )
+    running: int = Field(description="jobs that a worker runs now")
     queued: LoadObject
     by_class: dict[ServiceClass, LoadObject]
     announced: int = Field(description="queued jobs that are on their way to a worker")
@@ -345,6 +349,8 @@ def queue_object(queue: QueueView, *, share: Literal["all", "own"]) -> QueueObje
     return QueueObject(
         name=queue.name,
         share=share,
+        workers=queue.workers,
+        running=queue.running,
         queued=_load(queue.queued),
         by_class={service_class: _load(load) for service_class, load in queue.by_class.items()},
         announced=queue.announced,

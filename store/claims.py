@@ -18,6 +18,7 @@ from store.encryption import Place, Vault
 from store.errors import CannotOpen, InvalidRequest
 from store.failpoints import failpoint
 from store.logprobs import Logprobs, groups_as_json
+from store.presence import GONE_AFTER_S
 from store.sealed_columns import open_columns, seal_columns, seal_job
 from store.states import JobState
 from store.terminal import (
@@ -114,6 +115,14 @@ class Release:
     later: bool = False
 
 
+# What is too long for this worker is left to one that can hold it, and taken, to be refused, where none that lives can.
+_IS_ELSEWHERES = """
+GREATEST(cost_tokens, input_tokens) > CAST(:capacity AS int) AND EXISTS (
+    SELECT FROM worker_processes AS other
+    WHERE other.queue = :queue AND other.seen_at > now() - make_interval(secs => :gone_after_s)
+        AND COALESCE(other.capacity_tokens >= GREATEST(jobs.cost_tokens, jobs.input_tokens), true))
+"""
+
 _PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"
 
 # ``state || ''`` keeps Postgres from the indexes of queued jobs. While its statistics are those of an empty queue they
@@ -123,6 +132,7 @@ WITH open AS (
     SELECT id FROM jobs
     WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state || '' = 'queued' AND cancel_requested_at IS NULL
         AND (deadline_at IS NULL OR deadline_at > now()) AND is_suspect = :suspects AND NOT {_PAUSED}
+        AND (CAST(:capacity AS int) IS NULL OR NOT ({_IS_ELSEWHERES}))
     ORDER BY id FOR NO KEY UPDATE
 ), claimed AS (
     UPDATE jobs SET
@@ -147,13 +157,22 @@ FROM claimed LEFT JOIN job_checkpoints ON job_checkpoints.job_id = claimed.id
 
 
 def claim(
-    db: Database, owner: str, queue: str, job_ids: Sequence[str], lease_s: float, *, suspects: bool = False
+    db: Database,
+    owner: str,
+    queue: str,
+    job_ids: Sequence[str],
+    lease_s: float,
+    *,
+    suspects: bool = False,
+    capacity: int | None = None,
 ) -> dict[str, Claim]:
     """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent.
 
-    Either suspects are taken, which the caller runs alone, or the others. Of a paused queue nothing is taken.
+    Either suspects are taken, which the caller runs alone, or the others. Of a paused queue nothing is taken. A job of
+    more tokens than ``capacity`` is left to another worker that lives and can hold it; it is taken if there is none.
     """
     values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
+    values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
     with db.autocommit() as connection:
         rows = connection.execute(_CLAIM, values).mappings().all()
     if rows:

@@ -13,6 +13,7 @@
     ├── RateLimited                  come back after ``retry_after_s``
     │   └── QuotaExceeded            the month's money is spent; coming back soon does not help
     ├── Unavailable                  our side: a dependency is away; nothing was stored
+    │   └── NoWorker                 no worker serves the model version, and the settings require one
     └── CannotOpen                   our side: a sealed value's key is missing, or the value was changed
 
 HTTP status codes are known in ``producer_api/errors.py`` only.
@@ -117,6 +118,15 @@ class Unavailable(HeadraceError):
     ) -> None:
         super().__init__(message, code=code, param=param)
         self.retry_after_s = retry_after_s
+
+
+class NoWorker(Unavailable):
+    """No worker serves the model version that a request asks for."""
+
+    default_code = "no_worker"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, retry_after_s=10.0, param=param)
 
 
 class CannotOpen(HeadraceError):

@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Identity,
+    Integer,
     Numeric,
     PrimaryKeyConstraint,
     String,
@@ -97,5 +98,16 @@ api_processes = Table(
     "api_processes",
     metadata,
     Column("id", String, primary_key=True),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+# The workers that live, so that a submission knows who serves its model version: see ``store.presence``.
+worker_processes = Table(
+    "worker_processes",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("queue", String, nullable=False),
+    # Prompt and ``max_tokens`` together that one request may have; null: as many as the version's context window.
+    Column("capacity_tokens", Integer),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

@@ -17,6 +17,7 @@ from store.backlog import Backlog, Load
 from store.db import Database
 from store.errors import NotFound
 from store.payloads import ServiceClass
+from store.presence import Serving, read_serving
 from store.rates import Interval, Rate
 
 # ``before`` is read from the snapshot, in which nothing of this is added yet. Rows are added in the order of their key,
@@ -89,9 +90,14 @@ def record_rates(db: Database, rates: Mapping[str, Rate]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """A queue, or one tenant's share of it. ``oldest_age_s`` is None when nothing is queued, or not found quickly."""
+    """A queue, or one tenant's share of it. ``oldest_age_s`` is None when nothing is queued, or not found quickly.
+
+    ``workers`` are those of the whole queue that live.
+    """
 
     name: str
+    workers: int
+    running: int
     by_class: dict[ServiceClass, Load]
     announced: int
     oldest_age_s: float | None
@@ -111,13 +117,16 @@ WITH names AS (
     SELECT model || '@' || version AS queue FROM model_versions WHERE retired_at IS NULL
     UNION SELECT queue FROM queue_counts WHERE jobs <> 0
     UNION SELECT queue FROM queue_controls
+), running AS (
+    SELECT queue, count(*) AS jobs FROM queue_lines
+    WHERE state = 'running' AND (CAST(:tenant_id AS text) IS NULL OR tenant_id = :tenant_id) GROUP BY queue
 )
-SELECT queue, paused_at, paused_by,
+SELECT queue, paused_at, paused_by, COALESCE(running.jobs, 0) AS running,
     (SELECT CAST(extract(epoch FROM now() - min(oldest.created_at)) AS float8) FROM (
         SELECT created_at, tenant_id FROM queue_lines AS line WHERE line.queue = names.queue AND state = 'queued'
         ORDER BY created_at LIMIT :most
     ) AS oldest WHERE CAST(:tenant_id AS text) IS NULL OR oldest.tenant_id = :tenant_id) AS oldest_age_s
-FROM names LEFT JOIN queue_controls USING (queue)
+FROM names LEFT JOIN queue_controls USING (queue) LEFT JOIN running USING (queue)
 WHERE CAST(:name AS text) IS NULL OR queue = :name
 ORDER BY queue
 """)
@@ -136,9 +145,12 @@ def view_queues(db: Database, backlog: Backlog, *, tenant_id: str | None, name: 
         rows = connection.execute(_QUEUES, values).all()
     if name is not None and not rows:
         raise _no_such_queue(name)
+    serving = read_serving(db)
     return [
         QueueView(
             name=row.queue,
+            workers=serving.get(row.queue, Serving()).workers,
+            running=row.running,
             by_class=_by_class(backlog, row.queue, tenant_id),
             announced=sum(s.announced.jobs for s in backlog.shares_of(row.queue, tenant_id)),
             oldest_age_s=row.oldest_age_s,

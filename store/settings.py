@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(2_000_000_000, ge=1)
     max_queued_tokens_per_tenant: int = Field(200_000_000, ge=1)
 
+    # Whether a request for a model version that no worker serves is refused with 503 `no_worker`; else it is accepted,
+    # and the answer warns that the job waits.
+    require_worker: bool = False
+
     default_max_attempts: int = Field(3, ge=1, le=100)
     default_deadline_s: float = Field(3600.0, gt=0)
     idempotency_ttl_s: float = Field(86_400.0, gt=0)

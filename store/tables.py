@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0016"
+REVISION = "0018"
 
 metadata = MetaData(
     naming_convention={
@@ -118,6 +118,18 @@ model_versions = Table(
     PrimaryKeyConstraint("model", "version"),
     CheckConstraint("version > 0", name="version_positive"),
     CheckConstraint("runner IN ('torch', 'fake', 'encoder', 'fake-encoder')", name="runner_known"),
+)
+
+# How a version's tokens are chosen where a request does not say, as the operator set it: see ``store.registry``.
+model_sampling = Table(
+    "model_sampling",
+    metadata,
+    Column("model", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sampling", JSONB, nullable=False),
+    _time("updated_at", required=True),
+    PrimaryKeyConstraint("model", "version"),
+    ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
 )
 
 aliases = Table(

@@ -43,6 +43,7 @@ from workers.ledger import Ledger
 from workers.metrics import Counters, EngineCollector
 from workers.policing import PolicyBook
 from workers.pool import PUMP_S, SETTLE_S, Drain, Scalar
+from workers.presence import Presence
 from workers.resuming import SEAL_TIMEOUT_S, Resumer
 from workers.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
 
@@ -131,6 +132,9 @@ class Host:
         self._registry.register(EngineCollector(self.engine.stats, self.frames))
         self._health_db = Database(settings.database_url, pool_size=2, application_name=f"headrace health {owner}")
         self._health = self._new_health(settings)
+        # An encoder holds any input of its context window.
+        self._capacity = self.engine.capacity_tokens if isinstance(self.engine, Engine) else None
+        self._presence = Presence(self._health_db, self._model.queue, self._capacity, is_taking=self._is_taking)
         self._ledger = self._new_ledger(self._db, owner, settings.lease_s)
         self.leases = LeaseKeeper(
             self._new_ledger(self._lease_db, owner, settings.lease_s), self.held, self.engine, lease_s=settings.lease_s
@@ -162,6 +166,7 @@ class Host:
             self._drain_keeper,
             self._direct,
             self._ahead,
+            self._presence,
         ):
             part.start()
         self._health.start()
@@ -182,6 +187,7 @@ class Host:
         self._drain_keeper.stop()
         self._db.close()
         self._lease_db.close()
+        self._presence.stop()
         self._health.stop()
         self._health_db.close()
         self._redis.close()
@@ -286,13 +292,16 @@ class Host:
             on_deltas=self.frames.put_deltas,
         )
 
+    def _is_taking(self) -> bool:
+        return not (self._stopping.is_set() or self.drain.requested.is_set())
+
     def _new_health(self, settings: Settings) -> HealthServer:
         def engine() -> str:
             healthy = self.engine.is_healthy(settings.max_step_s)
             return OK if healthy else f"the engine's thread is dead or has made no step for {settings.max_step_s:g} s"
 
         def taking() -> str:
-            return "the worker is stopping" if self._stopping.is_set() or self.drain.requested.is_set() else OK
+            return OK if self._is_taking() else "the worker is stopping"
 
         checks = {"engine": engine, "taking": taking, "postgres": postgres_check(self._health_db)}
         return HealthServer(settings.worker_metrics_port, self._registry, checks)
@@ -308,7 +317,14 @@ class Host:
         )
 
     def _new_ledger(self, db: Database, owner: str, lease_s: float) -> Ledger:
-        return Ledger(db, owner=owner, queue=self._model.queue, lease_s=lease_s, stopping=self._stopping)
+        return Ledger(
+            db,
+            owner=owner,
+            queue=self._model.queue,
+            lease_s=lease_s,
+            stopping=self._stopping,
+            capacity=self._capacity,
+        )
 
     def _new_executor(self, lease_s: float) -> Executor:
         return Executor(

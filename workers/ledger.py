@@ -50,6 +50,7 @@ class Ledger:
         queue: str,
         lease_s: float,
         stopping: threading.Event,
+        capacity: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
@@ -57,6 +58,8 @@ class Ledger:
         self._queue = queue
         self._lease_s = lease_s
         self._stopping = stopping
+        # As ``store.claims.claim`` has it.
+        self._capacity = capacity
         self._clock = clock
         self._rota = Rota()
         self._claims: Wave[str, Claim | None] = Wave(self._claim_all, pace_s=CLAIM_PACE_S)
@@ -101,8 +104,13 @@ class Ledger:
         if not job_ids or self._stopping.is_set():
             return []
         sent_at = self._clock()
-        found = claims.claim(self._db, self._owner, self._queue, job_ids, self._lease_s, suspects=suspects)
+        found = self._take(job_ids, suspects=suspects)
         return [Attempt(claim, sent_at, self._deadline(claim)) for claim in found.values()]
+
+    def _take(self, job_ids: Sequence[str], *, suspects: bool = False) -> dict[str, Claim]:
+        return claims.claim(
+            self._db, self._owner, self._queue, job_ids, self._lease_s, suspects=suspects, capacity=self._capacity
+        )
 
     def _deadline(self, claim: Claim) -> float | None:
         return None if claim.remaining_s is None else self._clock() + claim.remaining_s
@@ -146,7 +154,7 @@ class Ledger:
         return claims.renew(self._db, self._owner, held, self._lease_s)
 
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | None]:
-        found = claims.claim(self._db, self._owner, self._queue, job_ids, self._lease_s)
+        found = self._take(job_ids)
         # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
         return [found.pop(job_id, None) for job_id in job_ids]
 

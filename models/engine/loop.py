@@ -127,6 +127,11 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
                 self._background.set()
         return future
 
+    @property
+    def capacity_tokens(self) -> int:
+        """The tokens, prompt and ``max_tokens`` together, of the longest request that ``submit`` takes."""
+        return min(self._runner.context_window, self._pool.num_blocks * self._pool.block_tokens)
+
     def check(self, request: EngineRequest) -> None:
         """Raise RequestInvalid, RequestTooLong or CheckpointMismatch for a request that can never be computed."""
         self._live(request)
@@ -190,11 +195,10 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
         if request.pause_after is not None and request.pause_after < 1:
             raise RequestInvalid("a request is handed back after one token at the earliest")
         num_tokens = len(request.prompt) + request.sampling.max_tokens
-        limit = min(self._runner.context_window, self._pool.num_blocks * self._pool.block_tokens)
-        if num_tokens > limit:
+        if num_tokens > self.capacity_tokens:
             raise RequestTooLong(
                 f"{len(request.prompt)} prompt tokens and max_tokens {request.sampling.max_tokens} "
-                f"are {num_tokens}, but at most {limit} fit"
+                f"are {num_tokens}, but at most {self.capacity_tokens} fit"
             )
         self._runner.check(request)
 

@@ -51,6 +51,7 @@ TABLE = {
     "idempotency_key_reused": Row(422, "idempotency_error"),
     "rate_limit_exceeded": Row(429, "rate_limit_error", has_wait=True),
     "queue_full": Row(429, "rate_limit_error", has_wait=True),
+    "no_worker": Row(503, "overloaded_error", has_wait=True),
     "draining": Row(503, "overloaded_error", has_wait=True),
     "sync_timeout": Row(504, "timeout_error", NEVER_AGAIN),
 }
@@ -187,6 +188,8 @@ def test_what_a_busy_server_says_is_as_the_table_says(
     assert 0 < int(refused.headers["x-ratelimit-reset-requests"].removesuffix("ms")) <= 60_000
     _, full = tight(max_queued_jobs=1)
     check(full.post("/v1/jobs", json=PROMPT), "queue_full")
+    _, strict = tight(require_worker=True)
+    check(strict.post("/v1/jobs", json=PROMPT), "no_worker")
     _, waiting = tight(sync_timeout_s=0.1)
     timed_out = waiting.post("/v1/chat/completions", json=CHAT)
     check(timed_out, "sync_timeout")

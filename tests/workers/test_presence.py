@@ -1,0 +1,43 @@
+"""A worker says that it lives and what it can hold, and leaves what is too long for it to one that can hold it."""
+
+from collections.abc import Callable
+
+from store import jobs, presence
+from store.presence import Serving
+from store.states import JobState
+from tests.workers.conftest import Bench, StartHost, WorkerProcess, wait_for
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, start_worker: StartWorker) -> None:
+    assert presence.read_serving(bench.db) == {}
+    worker = start_worker(kv_pool_tokens=1024)
+    assert presence.read_serving(bench.db) == {bench.queue: Serving(1, 1024)}
+    start_worker(kv_pool_tokens=16_384)
+    assert presence.read_serving(bench.db) == {bench.queue: Serving(2, 8192)}, "no more than the window"
+    # It drains for as long as its job runs.
+    bench.submit(1, sampling={"max_tokens": 8000})
+    worker.signal(15)
+    wait_for(lambda: presence.read_serving(bench.db)[bench.queue].workers == 1, "it takes no more")
+
+
+def test_a_job_goes_to_the_worker_that_can_hold_it(bench: Bench, start_host: StartHost) -> None:
+    small = start_host(num_blocks=8, block_tokens=16, context_window=8192)
+    long, short = (bench.new_job(sampling={"max_tokens": n}, cost_tokens=60 + n) for n in (200, 16))
+    jobs.accept(bench.db, [long, short])
+    large = start_host(num_blocks=64, block_tokens=16, context_window=8192)
+    small.run_to_end(long.id, short.id)
+    assert (bench.job(long.id).state, bench.job(long.id).attempt) == (JobState.QUEUED, 0), "it is left to the large one"
+    assert bench.job(short.id).state is JobState.SUCCEEDED
+    large.run_to_end(long.id)
+    assert bench.job(long.id).state is JobState.SUCCEEDED
+
+
+def test_where_no_worker_can_hold_it_it_is_told_so(bench: Bench, start_host: StartHost) -> None:
+    small = start_host(num_blocks=8, block_tokens=16, context_window=8192)
+    long = bench.new_job(sampling={"max_tokens": 200}, cost_tokens=260)
+    jobs.accept(bench.db, [long])
+    small.run_to_end(long.id)
+    ended = bench.job(long.id)
+    assert (ended.state, (ended.error or {})["code"]) == (JobState.FAILED, "context_length_exceeded")
