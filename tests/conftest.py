@@ -34,6 +34,7 @@ from store.roles import ROLES
 from store.settings import Settings, load_settings, open_vault
 from store.tables import metadata
 from tests.folders import reachable_folder
+from tests.processes import StartProcess, none_left, processes
 from tests.roles import ROLE_PASSWORD
 
 
@@ -78,6 +79,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {path: 0.7 * number / len(waiting) for number, path in enumerate(waiting)}
     places |= {path: number / len(computing) for number, path in enumerate(computing)}
     items.sort(key=lambda item: places[item.path])
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End what a test leaves running, and fail this test: it would disturb others, which then fail in its place.
+
+    Services of the session and of a module are started before it.
+    """
+    if request.config.getoption("--s3"):
+        request.getfixturevalue("s3_server")
+    with none_left():
+        yield
+
+
+@pytest.fixture
+def start_process(tmp_path: Path) -> Iterator[StartProcess]:
+    """Start child processes that end with the test: ``start_process(argv, env)``."""
+    with processes(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -2,16 +2,15 @@
 
 import os
 import re
-import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from store.db import Database
 from store.registry import register_version
 from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
+from tests.processes import StartProcess, processes, wait_for
 
 HEADRACE = [sys.executable, "-m", "cli.main"]
 # On a machine that does three such things at once, the first start also compiles every module of its programs.
@@ -38,7 +38,7 @@ StartUp = Callable[..., "Up"]
 class Up:
     """A ``headrace up`` with the fake model in a home of its own."""
 
-    def __init__(self, home: Path, *arguments: str, **env: str) -> None:
+    def __init__(self, start: StartProcess, home: Path, *arguments: str, **env: str) -> None:
         self.home = Home(home)
         flower_port = str(free_port("127.0.0.1", 0))
         self.env = child_environment(
@@ -47,27 +47,14 @@ class Up:
         for name in ("DATABASE_URL", "REDIS_URL"):
             self.env.pop(name, None)
         self.env |= env
-        self.process = subprocess.Popen(
-            [*HEADRACE, "up", "--model", "fake", *arguments],
-            env=self.env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.said = ""
+        self.process = start([*HEADRACE, "up", "--model", "fake", *arguments], self.env)
 
     def read_until(self, words: str) -> str:
         """Return all output so far, as soon as it contains ``words``."""
-        assert self.process.stdout
-        deadline = time.monotonic() + START_S
-        while words not in self.said:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"no {words!r} within {START_S} s, but:\n{self.said}\n{self.logs()}"
-            chunk = os.read(self.process.stdout.fileno(), 65536).decode()
-            assert chunk, f"ended without {words!r}:\n{self.said}"
-            self.said += chunk
-        return self.said
+        try:
+            return self.process.wait_log(words, START_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def logs(self) -> str:
         """The end of what each of its processes wrote, and which of them run."""
@@ -76,11 +63,14 @@ class Up:
         return "\n".join(["running:", *running, *tails])
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> str:
-        """Send a signal and return the rest of the output once it has ended."""
-        self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=40)
-        self.said += rest
-        return self.said
+        """Send a signal and return all output once it has ended."""
+        self.process.signal(number)
+        self.process.wait_exit()
+        return self.process.log()
+
+    def wait_exit(self) -> int:
+        """Wait until it has ended by itself; return its exit code."""
+        return self.process.wait_exit(START_S)
 
     def verb(self, *arguments: str, expect: int = 0) -> str:
         """Run a verb against this stack and return what it printed to stdout."""
@@ -100,24 +90,8 @@ class Up:
 @contextmanager
 def stacks() -> Iterator[StartUp]:
     """A function that starts stacks on one home; whatever still runs at the end is killed."""
-    with reachable_folder() as folder:
-        yield from _stacks(folder)
-
-
-def _stacks(folder: Path) -> Iterator[StartUp]:
-    started: list[Up] = []
-
-    def start(*arguments: str, **env: str) -> Up:
-        started.append(Up(folder / "home", *arguments, **env))
-        return started[-1]
-
-    try:
-        yield start
-    finally:
-        for one in started:
-            if one.process.poll() is None:
-                one.process.kill()
-            one.process.communicate()
+    with reachable_folder() as folder, processes(folder) as start:
+        yield partial(Up, start, folder / "home")
 
 
 @pytest.fixture
@@ -135,11 +109,8 @@ def shared() -> Iterator[Up]:
         yield up
 
 
-def await_ends(pids: set[int], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while left := still_alive(pids):
-        assert time.monotonic() < deadline, f"still running: {left}"
-        time.sleep(0.02)
+def await_ends(pids: set[int]) -> None:
+    wait_for(lambda: not still_alive(pids), lambda: f"these ended: {still_alive(pids)}")
 
 
 def test_it_serves_and_ends_cleanly_and_finds_its_data_again(start_up: StartUp) -> None:
@@ -171,9 +142,9 @@ def test_it_serves_and_ends_cleanly_and_finds_its_data_again(start_up: StartUp) 
     assert (up.home.path / "api-key").stat().st_mode & 0o777 == 0o600
     long_id = up.verb("submit", "a long one", "--max-tokens", "1000").strip()
     while up.api(f"/v1/jobs/{long_id}")["status"] != "running":
-        assert up.process.poll() is None
+        assert up.process.exit_code is None
     assert "· stopped; no process left" in up.stop()
-    assert up.process.returncode == 0
+    assert up.process.exit_code == 0
     assert still_alive(processes) == set()
 
     again = start_up(HEADRACE_FAKE_STEP_MS="0")
@@ -181,7 +152,7 @@ def test_it_serves_and_ends_cleanly_and_finds_its_data_again(start_up: StartUp) 
     assert again.api(f"/v1/jobs/{job_id}")["output"]["text"] == answer.strip("\n")
     check_handed_back(again, long_id)
     again.stop(signal.SIGTERM)
-    assert again.process.returncode == 0
+    assert again.process.exit_code == 0
 
 
 def check_handed_back(up: Up, job_id: str) -> None:
@@ -201,8 +172,8 @@ def test_who_dies_is_started_again_and_nothing_outlives_a_kill(start_up: StartUp
     assert "worker ended (signal 9)" in up.read_until("worker started again")
     assert up.verb("submit", "anybody there?", "--max-tokens", "4", "--wait")
     processes = descendants(up.process.pid)
-    up.process.kill()
-    await_ends(processes, 5)
+    up.process.signal(signal.SIGKILL)
+    await_ends(processes)
     # At once again on the same home: it waits for nothing and trusts no stale file.
     again = start_up()
     again.read_until("ready; Ctrl-C stops everything")
@@ -222,11 +193,11 @@ def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Set
     assert not (up.home.path / "pg").exists()
 
 
-def test_a_second_stack_on_one_home_is_refused(shared: Up) -> None:
-    second = Up(shared.home.path)
-    said, _ = second.process.communicate(timeout=60)
+def test_a_second_stack_on_one_home_is_refused(shared: Up, start_process: StartProcess) -> None:
+    second = Up(start_process, shared.home.path)
+    assert second.wait_exit() == 1
+    said = second.process.log()
     assert re.search(rf"^headrace: another stack \(pid {shared.process.pid}, API at \S+\) is already running", said)
-    assert second.process.returncode == 1
 
 
 def test_a_worker_that_cannot_load_its_model_stops_the_start(
@@ -244,9 +215,8 @@ def test_a_worker_that_cannot_load_its_model_stops_the_start(
         actor="test",
     )
     up = start_up("--model", "broken", DATABASE_URL=settings.database_url, REDIS_URL=settings.redis_url)
-    said, _ = up.process.communicate(timeout=START_S)
-    assert up.process.returncode == 1
-    (told,) = [line for line in said.splitlines() if line.startswith("headrace: ")]
+    assert up.wait_exit() == 1
+    (told,) = [line for line in up.process.log().splitlines() if line.startswith("headrace: ")]
     assert "worker-broken ended: headrace worker: " in told
 
 

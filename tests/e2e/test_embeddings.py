@@ -21,8 +21,9 @@ from store.db import Database
 from store.settings import Settings
 from store.states import JobState
 from tests.models.test_encoder import MOST_APART, apart, build, reference
+from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.serving import serving
-from tests.workers.conftest import Bell, Bench, WorkerProcess, wait_for
+from tests.workers.conftest import Bell, Bench, worker_command, worker_environment
 
 TEXTS = ["a mill on the river", "x", "bread and water and oil", "on"]
 
@@ -36,9 +37,9 @@ def calling(settings: Settings, db: Database, tenant_id: str) -> Iterator[OpenAI
 
 
 @contextmanager
-def worker(settings: Settings, model: str, **changes: object) -> Iterator[WorkerProcess]:
+def worker(start: StartProcess, settings: Settings, model: str, **changes: object) -> Iterator[Process]:
     """A worker process that takes jobs."""
-    process = WorkerProcess(settings, "--model", model, **changes)
+    process = start(worker_command(model), worker_environment(settings, changes))
     try:
         process.wait_event("worker_ready")
         yield process
@@ -46,7 +47,9 @@ def worker(settings: Settings, model: str, **changes: object) -> Iterator[Worker
         process.stop()
 
 
-def test_the_official_client_gets_the_models_vectors(settings: Settings, db: Database, tmp_path: Path) -> None:
+def test_the_official_client_gets_the_models_vectors(
+    settings: Settings, db: Database, tmp_path: Path, start_process: StartProcess
+) -> None:
     folder = build("bert", tmp_path / "bert")
     register(db, "org/vectors", str(folder), "float32", actor="tests")
     tokenizer = load_tokenizer(small_files(folder))
@@ -54,7 +57,7 @@ def test_the_official_client_gets_the_models_vectors(settings: Settings, db: Dat
     expected = reference(folder, ids)
     with calling(settings, db, keys.create_tenant(db, "acme")) as client:
         create = client.embeddings.create
-        with worker(settings, "org/vectors", device="cpu"):
+        with worker(start_process, settings, "org/vectors", device="cpu"):
             found = create(model="org/vectors", input=TEXTS)  # it asks for base64, and reads that
             plain = create(model="org/vectors@1", input=TEXTS, encoding_format="float")
             packed = create(model="org/vectors", input=TEXTS, encoding_format="base64")
@@ -86,18 +89,20 @@ def vectors(answer: CreateEmbeddingResponse) -> list[tuple[float, ...]]:
     return [tuple(one.embedding) for one in answer.data]
 
 
-def test_a_caller_gets_its_vectors_although_the_worker_dies(settings: Settings, db: Database) -> None:
+def test_a_caller_gets_its_vectors_although_the_worker_dies(
+    settings: Settings, db: Database, start_process: StartProcess
+) -> None:
     bench = Bench(db, settings, register(db, "vectors", "fake-encoder", "auto", actor="tests"))
     bell = Bell(bench)
     bell.start()
     texts = [f"{n} {'x' * 4000}" for n in range(100)]  # a pass each, 20 ms
     with ThreadPoolExecutor(1) as caller, calling(settings, db, bench.tenant_id) as client:
-        with worker(settings, "vectors", fake_step_ms=20) as first:
+        with worker(start_process, settings, "vectors", fake_step_ms=20) as first:
             asked = caller.submit(client.embeddings.create, model="vectors", input=texts, dimensions=4)
             wait_for(lambda: bench.query("SELECT FROM jobs WHERE state = 'running'"), "the job runs")
             first.signal(signal.SIGKILL)
             first.wait_exit()
-        with worker(settings, "vectors"):
+        with worker(start_process, settings, "vectors"):
             answer = asked.result(30)
     bell.stop()
     expected = [struct.unpack("<4f", fake_vector(list(text.encode()), 4)) for text in texts]

@@ -1,13 +1,9 @@
 """A real API server on a free port: in a thread of the test's process, or as the process that users start."""
 
-import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx2
 import uvicorn
@@ -16,9 +12,8 @@ from producer_api.app import create_app
 from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
 from store.settings import Settings
+from tests.processes import Process, StartProcess, python
 from tests.roles import as_api
-
-ROOT = Path(__file__).parents[2]
 
 
 class ApiServer:
@@ -75,23 +70,11 @@ def environment(settings: Settings, **more: str) -> dict[str, str]:
     }
 
 
-def start_process(environ: dict[str, str]) -> subprocess.Popen[str]:
-    """Start ``python -m producer_api``; its log is the process's stderr."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "producer_api"],
-        cwd=ROOT,
-        env=environ,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start_api(start: StartProcess, environ: dict[str, str]) -> Process:
+    """Start ``python -m producer_api``, which may not be ready yet."""
+    return start(python("-m", "producer_api"), environ)
 
 
-def wait_for_url(process: subprocess.Popen[str]) -> str:
-    """Read the log until the server says where it listens."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "api_started" in line:
-            port = re.search(r'"port": (\d+)', line)
-            assert port is not None, line
-            return f"http://127.0.0.1:{port[1]}"
-    raise AssertionError("the API ended before it listened")
+def url_of(process: Process) -> str:
+    """Wait until the API listens; return its address."""
+    return f"http://127.0.0.1:{process.wait_event('api_started')['port']}"

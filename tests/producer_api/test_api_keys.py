@@ -15,11 +15,11 @@ from store.keys import SCOPES
 from store.registry import ModelVersion
 from store.settings import Settings
 from store.tenant_limits import Limits, SetBy, set_limits
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
-from tests.workers.conftest import wait_for
 
 KEYS = "/v1/organization/api_keys"
 

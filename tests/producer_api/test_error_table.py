@@ -12,11 +12,11 @@ from store import keys, tenants
 from store.db import Database
 from store.registry import ModelVersion
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
-from tests.workers.conftest import wait_for
 
 KEYS = "/v1/organization/api_keys"
 NEVER_AGAIN = {"x-should-retry": "false"}

@@ -11,11 +11,11 @@ from store.db import Database
 from store.settings import Settings
 from store.tenant_limits import Limits, SetBy, set_limits
 from store.usage import Price, set_price
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import serving
-from tests.workers.conftest import wait_for
 
 # The prompt of PROMPT has five tokens; a token costs one.
 BODY = PROMPT | {"sampling": {"max_tokens": 4}}

@@ -19,9 +19,9 @@ from store.registry import ModelVersion
 from store.settings import Settings
 from store.states import JobState
 from tests.folders import reachable_folder
+from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT
 from tests.producer_api.serving import ApiServer, serving
-from tests.workers.conftest import wait_for
 
 QUICK_S = 0.8
 """Less than the shortest time-out towards Redis."""

@@ -2,11 +2,10 @@
 
 import signal
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 
 import httpx2
 import pytest
@@ -15,84 +14,83 @@ from store.db import Database
 from store.encryption import Vault, new_key
 from store.key_checks import check_keys
 from store.settings import Settings
+from tests.processes import Process, StartProcess
 from tests.producer_api.calling import streaming, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
-from tests.producer_api.serving import environment, start_process, wait_for_url
+from tests.producer_api.serving import environment, start_api, url_of
 
 pytestmark = pytest.mark.usefixtures("model")
 
 
-@contextmanager
-def _running(environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    process = start_process(environ)
-    try:
-        yield process, wait_for_url(process)
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+Start = Callable[[dict[str, str]], Process]
 
 
-def _refused(environ: dict[str, str]) -> str:
-    """Start it and return what it says on its way out."""
-    process = start_process(environ)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 1
-    lines = said.strip().splitlines()
-    assert len(lines) == 1, said
+@pytest.fixture
+def start(start_process: StartProcess) -> Start:
+    return partial(start_api, start_process)
+
+
+def _refused(process: Process) -> str:
+    """Return what a process that cannot start says on its way out."""
+    assert process.wait_exit() == 1
+    lines = process.log().strip().splitlines()
+    assert len(lines) == 1, lines
     return lines[0]
 
 
-def test_it_serves_and_ends_when_told(settings: Settings, key: str) -> None:
-    with _running(environment(settings)) as (process, url):
-        with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as api:
-            assert api.get("/readyz").status_code == 200
-            submit(api)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=15)
-        assert process.returncode == 0
-        assert "api_stopped" in said
-        assert "Traceback" not in said
+def _end(process: Process) -> None:
+    """Send SIGTERM; the process must end, and well."""
+    process.signal(signal.SIGTERM)
+    assert process.wait_exit() == 0
+    assert process.events()[-1]["event"] == "api_stopped"
+    assert "Traceback" not in process.log()
 
 
-def test_a_stop_cuts_streams_and_ends_polls(settings: Settings, key: str, worker: ScriptedWorker) -> None:
+def test_it_serves_and_ends_when_told(settings: Settings, key: str, start: Start) -> None:
+    process = start(environment(settings))
+    with httpx2.Client(base_url=url_of(process), headers={"Authorization": f"Bearer {key}"}) as api:
+        assert api.get("/readyz").status_code == 200
+        submit(api)
+    _end(process)
+
+
+def test_a_stop_cuts_streams_and_ends_polls(settings: Settings, key: str, worker: ScriptedWorker, start: Start) -> None:
     headers = {"Authorization": f"Bearer {key}"}
-    with _running(environment(settings, HEADRACE_DRAIN_S="2")) as (process, url):
-        with httpx2.Client(base_url=url, headers=headers, timeout=30) as api:
-            job_id = submit(api)
-            worker.say(worker.claim(job_id), "half")
-            polled: list[str] = []
-            is_connected = threading.Event()
+    process = start(environment(settings, HEADRACE_DRAIN_S="2"))
+    url = url_of(process)
+    with httpx2.Client(base_url=url, headers=headers, timeout=60) as api:
+        job_id = submit(api)
+        worker.say(worker.claim(job_id), "half")
+        polled: list[str] = []
+        is_connected = threading.Event()
 
-            def poll() -> None:
-                with httpx2.Client(base_url=url, headers=headers, timeout=30) as other:
-                    other.get("/readyz")
-                    is_connected.set()
-                    polled.append(other.get(f"/v1/jobs/{job_id}", params={"wait": 25}).json()["status"])
+        def poll() -> None:
+            with httpx2.Client(base_url=url, headers=headers, timeout=60) as other:
+                other.get("/readyz")
+                is_connected.set()
+                polled.append(other.get(f"/v1/jobs/{job_id}", params={"wait": 55}).json()["status"])
 
-            polling = threading.Thread(target=poll)
-            polling.start()
-            with streaming(api, job_id) as stream:
-                stream.until("job.delta")
-                assert is_connected.wait(10)
-                time.sleep(0.5)  # nobody is told that a poll has begun
-                process.send_signal(signal.SIGTERM)
-                told_at = time.monotonic()
-                with pytest.raises(httpx2.RemoteProtocolError):
-                    stream.rest()
-            _, said = process.communicate(timeout=15)
-        polling.join()
-    assert time.monotonic() - told_at < 8
+        polling = threading.Thread(target=poll)
+        polling.start()
+        with streaming(api, job_id) as stream:
+            stream.until("job.delta")
+            assert is_connected.wait(30)
+            time.sleep(0.5)  # nobody is told that a poll has begun
+            told_at = time.monotonic()
+            process.signal(signal.SIGTERM)
+            with pytest.raises(httpx2.RemoteProtocolError):
+                stream.rest()
+        assert process.wait_exit() == 0
+    polling.join()
+    assert time.monotonic() - told_at < 40, "the poll and the stream were not waited for"
     assert polled == ["running"]
-    assert process.returncode == 0
-    assert "Traceback" not in said
+    assert "Traceback" not in process.log()
 
 
-def test_a_port_in_use_is_said_in_one_line(settings: Settings) -> None:
+def test_a_port_in_use_is_said_in_one_line(settings: Settings, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = _refused(environment(settings, HEADRACE_API_PORT=str(port)))
+        said = _refused(start(environment(settings, HEADRACE_API_PORT=str(port))))
     assert said == f"headrace api: cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
@@ -110,36 +108,30 @@ def test_a_port_in_use_is_said_in_one_line(settings: Settings) -> None:
     ],
 )
 def test_what_keeps_it_from_starting_is_said_in_one_line(
-    settings: Settings, changes: dict[str, str], words: str
+    settings: Settings, changes: dict[str, str], words: str, start: Start
 ) -> None:
-    assert words in _refused(environment(settings) | changes)
+    assert words in _refused(start(environment(settings) | changes))
 
 
-def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db: Database) -> None:
+def test_another_encryption_key_of_a_known_id_is_refused(settings: Settings, db: Database, start: Start) -> None:
     check_keys(db, Vault({"k1": bytes(32)}))
-    assert "the encryption key 'k1' is another" in _refused(
-        environment(settings, HEADRACE_ENCRYPTION_KEYS=f"k1:{new_key()}")
-    )
+    process = start(environment(settings, HEADRACE_ENCRYPTION_KEYS=f"k1:{new_key()}"))
+    assert "the encryption key 'k1' is another" in _refused(process)
 
 
-def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_meant(settings: Settings) -> None:
+def test_a_user_whom_row_level_security_does_not_bind_is_refused_unless_that_is_meant(
+    settings: Settings, start: Start
+) -> None:
     owner = environment(settings) | {"DATABASE_URL": settings.database_url}
-    assert "is not bound by row-level security: log in as headrace_api" in _refused(owner)
-    process = start_process(owner | {"HEADRACE_ROW_SECURITY": "off"})
-    assert process.stderr is not None
-    assert '"event": "row_security_off"' in process.stderr.readline()
-    wait_for_url(process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=15)
+    assert "is not bound by row-level security: log in as headrace_api" in _refused(start(owner))
+    process = start(owner | {"HEADRACE_ROW_SECURITY": "off"})
+    process.wait_event("api_started")
+    assert process.events()[0]["event"] == "row_security_off"
+    _end(process)
 
 
-def test_a_redis_that_is_away_is_mentioned_once(settings: Settings) -> None:
-    process = start_process(environment(settings) | {"REDIS_URL": "redis://127.0.0.1:1/0"})
-    assert process.stderr is not None
-    first = process.stderr.readline()
-    assert '"event": "redis_unavailable"' in first
-    url = wait_for_url(process)
-    assert httpx2.get(f"{url}/readyz").status_code == 200
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=15)
-    assert process.returncode == 0
+def test_a_redis_that_is_away_is_mentioned_once(settings: Settings, start: Start) -> None:
+    process = start(environment(settings) | {"REDIS_URL": "redis://127.0.0.1:1/0"})
+    assert httpx2.get(f"{url_of(process)}/readyz").status_code == 200
+    assert process.events()[0]["event"] == "redis_unavailable"
+    _end(process)

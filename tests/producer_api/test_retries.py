@@ -13,11 +13,11 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from store.db import Database
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
-from tests.workers.conftest import wait_for
 
 AGAIN = {"x-stainless-retry-count": "1"}
 

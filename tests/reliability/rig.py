@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -32,10 +31,10 @@ from store.payloads import ServiceClass
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
 from store.roles import API, ROLES, WORKER
+from tests.processes import ROOT, wait_for
 from tests.reliability.client import Client
 from tests.roles import ROLE_PASSWORD, role_url
 
-ROOT = Path(__file__).parents[2]
 LEASE_S = 2.0
 SWEEP_S = 0.5
 PAUSE_S = 2 * LEASE_S
@@ -43,15 +42,6 @@ WAIT_S = 90.0
 
 Arm = Callable[[int], str]
 """The failpoints of a process's n-th life, counted from 0."""
-
-
-def wait_for(condition: Callable[[], object], what: Callable[[], str] | str, timeout_s: float = WAIT_S) -> None:
-    """Wait until ``condition()`` is true, or fail saying ``what`` did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        said = what if isinstance(what, str) else what()
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {said}"
-        time.sleep(0.03)
 
 
 def once(failpoints: str) -> Arm:

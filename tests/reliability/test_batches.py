@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_ended_once
-from tests.reliability.rig import Arm, Stack, wait_for
+from tests.reliability.rig import Arm, Stack
 
 MODEL = "batched"
 URL = "/v1/chat/completions"

@@ -14,10 +14,11 @@ import pytest
 from cli.local.ports import free_port
 from cli.local.valkey import LocalValkey
 from store.jobs import Job
+from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_ended_once
-from tests.reliability.rig import Databases, Stack, wait_for
+from tests.reliability.rig import Databases, Stack
 
 SEED = 20261126
 MODEL = "cancelling"

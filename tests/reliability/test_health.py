@@ -9,8 +9,9 @@ import pytest
 
 from cli.local.ports import free_port
 from store.db import Database
+from tests.processes import wait_for
 from tests.reliability.conftest import Report
-from tests.reliability.rig import Stack, wait_for
+from tests.reliability.rig import Stack
 from workers.health import OK, postgres_check, readiness
 from workers.watchdog import EXIT_ENGINE_DEAD
 

@@ -16,10 +16,11 @@ import pytest
 
 from store.claims import claim
 from store.registry import queue_name
+from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once, check_stream
-from tests.reliability.rig import Databases, Kept, Stack, once, wait_for
+from tests.reliability.rig import Databases, Kept, Stack, once
 from tests.workers.receiver import Receiver
 
 SIDE_BY_SIDE = 8

@@ -4,9 +4,10 @@ import signal
 import time
 from collections import Counter
 
+from tests.processes import wait_for
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once
-from tests.reliability.rig import LEASE_S, Stack, once, wait_for
+from tests.reliability.rig import LEASE_S, Stack, once
 
 MODEL = "paused"
 NUM_JOBS = 8

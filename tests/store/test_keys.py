@@ -16,8 +16,8 @@ from store.keys import (
     create_tenant,
     find_tenant,
 )
+from tests.processes import wait_for
 from tests.store.making import Query
-from tests.workers.conftest import wait_for
 
 
 def test_a_key_authenticates_its_tenant_with_its_scopes(db: Database, tenant: str) -> None:

@@ -1,19 +1,12 @@
 """A registered fake model, jobs for it, a worker process to run them, and what a dispatcher does in the background."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,19 +24,9 @@ from store.queue import Hint, HintPublisher, celery_app
 from store.registry import ModelVersion, queue_name, shadow_name
 from store.settings import Settings
 from store.states import JobState
+from tests.processes import WAIT_S, Process, StartProcess, python, wait_for
 from tests.roles import as_worker
 from workers.host import Host, LoadedModel
-
-ROOT = Path(__file__).parents[2]
-WAIT_S = 60.0
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
-    """Wait until ``condition()`` is true, or fail saying ``what`` did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
-        time.sleep(0.02)
 
 
 class Bench:
@@ -159,53 +142,9 @@ class Bell(threading.Thread):
         self.join(10)
 
 
-class WorkerProcess:
-    """``python -m workers`` as a child, with its log at hand."""
-
-    def __init__(self, settings: Settings, *arguments: str, **changes: object) -> None:
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error::DeprecationWarning", "-m", "workers", *arguments],
-            cwd=ROOT,
-            env=worker_environment(settings, changes),
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-        )
-
-    def log(self) -> str:
-        """Everything it wrote to stderr."""
-        self._stderr.seek(0)
-        return self._stderr.read()
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """The log lines of one event."""
-        lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
-        return [line for line in lines if line["event"] == name]
-
-    def wait_event(self, name: str, timeout_s: float = WAIT_S) -> None:
-        """Wait until the log has an event."""
-
-        def seen() -> bool:
-            assert self.process.poll() is None or self.events(name), f"the worker ended:\n{self.log()}"
-            return bool(self.events(name))
-
-        wait_for(seen, f"the worker logged {name}", timeout_s)
-
-    def signal(self, number: int) -> None:
-        """Send a signal."""
-        self.process.send_signal(number)
-
-    def wait_exit(self, timeout_s: float = 20.0) -> int:
-        """Wait for the end and return the exit code."""
-        return self.process.wait(timeout_s)
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
-            self.process.wait(10)
-        self._stderr.close()
+def worker_command(model: str, *arguments: str) -> list[str]:
+    """The command of a worker process."""
+    return python("-W", "error::DeprecationWarning", "-m", "workers", "--model", model, *arguments)
 
 
 def worker_environment(settings: Settings, changes: Mapping[str, object]) -> dict[str, str]:
@@ -256,21 +195,20 @@ def bell(bench: Bench) -> Iterator[Bell]:
     bell.stop()
 
 
-@pytest.fixture
-def start_worker(settings: Settings, version: ModelVersion) -> Iterator[Callable[..., WorkerProcess]]:
-    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
-    started: list[WorkerProcess] = []
+StartWorker = Callable[..., Process]
 
-    def start(*arguments: str, ready: bool = True, model: str = "fake", **changes: object) -> WorkerProcess:
-        worker = WorkerProcess(settings, "--model", model, *arguments, **changes)
-        started.append(worker)
+
+@pytest.fixture
+def start_worker(settings: Settings, version: ModelVersion, start_process: StartProcess) -> StartWorker:
+    """Start worker processes for the fake model; ``start_worker("--name", "w1", drain_s=1)``, ready when returned."""
+
+    def start(*arguments: str, ready: bool = True, model: str = "fake", **changes: object) -> Process:
+        worker = start_process(worker_command(model, *arguments), worker_environment(settings, changes))
         if ready:
             worker.wait_event("worker_ready")
         return worker
 
-    yield start
-    for worker in started:
-        worker.stop()
+    return start
 
 
 @dataclass

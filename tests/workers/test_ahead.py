@@ -4,7 +4,7 @@ import redis
 
 from store.queue import AheadHints, Hint, HintPublisher, celery_app
 from store.settings import Settings
-from tests.workers.conftest import wait_for
+from tests.processes import wait_for
 from workers.admission import Admission
 from workers.ahead import AheadTaker, num_spare
 

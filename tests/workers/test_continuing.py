@@ -3,7 +3,7 @@
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,11 @@ from models.fake import next_token
 from store import jobs, keys
 from store.settings import Settings
 from store.states import JobState
+from tests.processes import wait_for
 from tests.producer_api.calling import Sse, parse
 from tests.producer_api.serving import serving
 
-from .conftest import Bell, Bench, WorkerProcess, wait_for
-
-StartWorker = Callable[..., WorkerProcess]
+from .conftest import Bell, Bench, StartWorker
 
 PROMPT = "tell me of the mill"
 NUM_TOKENS = 260

@@ -13,12 +13,13 @@ from store.db import Database
 from store.ordering import Claimable
 from store.states import JobState
 from store.sweeps import sweep_leases
+from tests.processes import wait_for
 from workers.admission import Admission
 from workers.direct import LOOK_S, DirectClaims, Silence
 from workers.held import Attempt
 from workers.ledger import Ledger
 
-from .conftest import Bench, wait_for
+from .conftest import Bench
 
 
 class TestSilence:

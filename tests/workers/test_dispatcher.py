@@ -4,9 +4,6 @@ import asyncio
 import json
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -36,6 +33,7 @@ from store.payloads import ServiceClass
 from store.settings import Settings
 from store.states import JobState
 from store.streams import GENERATION_KEY, stream_key
+from tests.processes import Process, StartProcess, python, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
@@ -121,13 +119,6 @@ def read(db: Database, tenant: str) -> Callable[[str], Job]:
 def hinted(client: redis.Redis, queue: str = QUEUE) -> list[str]:
     """The job ids in a queue, next one first."""
     return [json.loads(raw)["headers"]["id"] for raw in reversed(client.lrange(queue, 0, -1))]
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.01)
 
 
 def depth(*, waiting: int = 0, announced: int = 0, oldest_s: float | None = None) -> QueueDepth:
@@ -249,7 +240,7 @@ def test_a_running_dispatcher_counts_and_measures(
     db: Database, running: Dispatcher, submit: Submit, redis_client: redis.Redis
 ) -> None:
     jobs = submit(200)
-    wait_until(lambda: totals(db) == 200, "counted")
+    wait_for(lambda: totals(db) == 200, "counted")
     started = 0
 
     def start_some() -> bool:
@@ -259,12 +250,12 @@ def test_a_running_dispatcher_counts_and_measures(
         return bool(read_backlog(db).rates)
 
     began = time.monotonic()
-    wait_until(start_some, "measured")
+    wait_for(start_some, "measured")
     rate = read_backlog(db).rates[QUEUE]
     truly = started / (time.monotonic() - began)
     assert truly / 3 < rate.jobs_per_s < truly * 3
     assert rate.tokens_per_s == pytest.approx(10 * rate.jobs_per_s)
-    wait_until(lambda: totals(db) == 200 - started, "counted")
+    wait_for(lambda: totals(db) == 200 - started, "counted")
 
 
 def totals(db: Database) -> int:
@@ -279,7 +270,7 @@ def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submi
     redis_client.delete(QUEUE)
     dispatcher.top_up()
     assert hinted(redis_client) == []  # too early to tell
-    wait_until(lambda: dispatcher.top_up() or hinted(redis_client), "announced again")
+    wait_for(lambda: dispatcher.top_up() or hinted(redis_client), "announced again")
     assert hinted(redis_client) == jobs
     time.sleep(0.3)
     dispatcher.top_up()
@@ -382,8 +373,8 @@ def test_a_deadline_is_kept_queued_or_running(db: Database, make: Make, submit: 
     dispatcher = make(lease_s=0.1)
     queued, running, early = submit(1, deadline_s=0.05), submit(1, deadline_s=0.05), submit(1)
     claim(db, "hung", QUEUE, running, lease_s=60)
-    wait_until(lambda: dispatcher.expire_deadlines() or read(queued[0]).state is JobState.EXPIRED, "expired")
-    wait_until(lambda: dispatcher.expire_deadlines() or read(running[0]).state is JobState.EXPIRED, "expired")
+    wait_for(lambda: dispatcher.expire_deadlines() or read(queued[0]).state is JobState.EXPIRED, "expired")
+    wait_for(lambda: dispatcher.expire_deadlines() or read(running[0]).state is JobState.EXPIRED, "expired")
     assert read(early[0]).state is JobState.QUEUED
 
 
@@ -422,7 +413,7 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
         forgetful.expire_deadlines()
         return sum(at is not None for at in look("completed_at").values()) == len(ended)
 
-    wait_until(end_all, "expired")
+    wait_for(end_all, "expired")
     redis_client.xadd(stream_key(ended[0]), {"k": "d", "t": "never shown", "i": ""}, id="1-1")
     forgetful.forget()
     assert set(prompts().values()) == {"never shown"}
@@ -430,7 +421,7 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
         with db.begin() as connection:
             connection.execute(text(f"UPDATE jobs SET completed_at = completed_at - interval '{age_s} s'"))
         again, left = make(result_ttl_s=100, record_ttl_s=200), {**kept, queued[0]: "never shown"}
-        wait_until(lambda again=again, left=left: again.forget() or again.purge() or prompts() == left, "forgotten")
+        wait_for(lambda again=again, left=left: again.forget() or again.purge() or prompts() == left, "forgotten")
     assert not redis_client.exists(stream_key(ended[0]))
 
 
@@ -438,12 +429,12 @@ def test_a_backlog_is_announced_within_a_quarter_of_a_second(
     running: Dispatcher, submit: Submit, redis_client: redis.Redis
 ) -> None:
     submit(1)
-    wait_until(lambda: len(hinted(redis_client)) == 1, "the dispatcher leads")
+    wait_for(lambda: len(hinted(redis_client)) == 1, "the dispatcher leads")
     waits: list[float] = []
     for count in range(2, 7):
         submit(1)
         start = time.monotonic()
-        wait_until(lambda count=count: len(hinted(redis_client)) == count, "announced")
+        wait_for(lambda count=count: len(hinted(redis_client)) == count, "announced")
         waits.append(time.monotonic() - start)
     assert sorted(waits)[2] < 0.25
 
@@ -452,9 +443,9 @@ def test_a_running_dispatcher_survives_wipes_and_cut_connections(
     db: Database, running: Dispatcher, submit: Submit, redis_client: redis.Redis
 ) -> None:
     jobs = submit(4)
-    wait_until(lambda: hinted(redis_client) == jobs, "announced")
+    wait_for(lambda: hinted(redis_client) == jobs, "announced")
     redis_client.flushall()
-    wait_until(lambda: hinted(redis_client) == jobs, "announced after the wipe")
+    wait_for(lambda: hinted(redis_client) == jobs, "announced after the wipe")
     redis_client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     with db.begin() as connection:
         connection.execute(
@@ -463,22 +454,22 @@ def test_a_running_dispatcher_survives_wipes_and_cut_connections(
             )
         )
     jobs += submit(2)
-    wait_until(lambda: set(hinted(redis_client)) == set(jobs), "announced after both were cut")
+    wait_for(lambda: set(hinted(redis_client)) == set(jobs), "announced after both were cut")
 
 
 def test_a_full_redis_holds_up_the_hints_and_nothing_else(
     db: Database, running: Dispatcher, submit: Submit, read: Read, redis_client: redis.Redis
 ) -> None:
-    wait_until(lambda: redis_client.exists(GENERATION_KEY), "the dispatcher leads")
+    wait_for(lambda: redis_client.exists(GENERATION_KEY), "the dispatcher leads")
     redis_client.config_set("maxmemory", "1")
     try:
         (waiting,) = submit(1)
         (overdue,) = submit(1, deadline_s=0.05)
-        wait_until(lambda: read(overdue).state is JobState.EXPIRED, "expired")
+        wait_for(lambda: read(overdue).state is JobState.EXPIRED, "expired")
         assert hinted(redis_client) == []
     finally:
         redis_client.config_set("maxmemory", "0")
-    wait_until(lambda: hinted(redis_client) == [waiting], "announced when there is room")
+    wait_for(lambda: hinted(redis_client) == [waiting], "announced when there is room")
 
 
 def test_one_leads_and_the_other_takes_over(
@@ -503,7 +494,7 @@ def test_one_leads_and_the_other_takes_over(
             return not free
 
     submit(1)
-    wait_until(lambda: hinted(redis_client), "the first leads, and has said so")
+    wait_for(lambda: hinted(redis_client), "the first leads, and has said so")
     monkeypatch.setattr("store.sweeps.leader_lock", watched)
     standby = make()
     thread = threading.Thread(target=standby.run)
@@ -514,40 +505,17 @@ def test_one_leads_and_the_other_takes_over(
             assert [log["event"] for log in logs if log["event"] == "dispatcher.leading"] == []
             running.stop()
             submit(1)
-            wait_until(lambda: len(hinted(redis_client)) == 2, "the standby announces")
-            wait_until(is_led, "the standby leads")
+            wait_for(lambda: len(hinted(redis_client)) == 2, "the standby announces")
+            wait_for(is_led, "the standby leads")
         finally:
             standby.stop()
             thread.join(10)
-    wait_until(lambda: not is_led(), "the lock is free again")
-
-
-class Process:
-    """``python -m workers.dispatcher`` as a child."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in stop()
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "workers.dispatcher"], cwd=ROOT, env=environment, stderr=self._stderr
-        )
-
-    def log(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read()
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log().splitlines()]
-
-    def stop(self) -> None:
-        if self.child.poll() is None:
-            self.child.kill()
-            self.child.wait(10)
-        self._stderr.close()
+    wait_for(lambda: not is_led(), "the lock is free again")
 
 
 @pytest.fixture
-def start(settings: Settings) -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
+def start(settings: Settings, start_process: StartProcess) -> Callable[..., Process]:
+    """Start dispatchers; keywords are variables of the environment, one without a value is left out."""
 
     def start(**changes: str) -> Process:
         environment = {
@@ -555,13 +523,10 @@ def start(settings: Settings) -> Iterator[Callable[..., Process]]:
             "REDIS_URL": settings.redis_url,
             "HEADRACE_SWEEP_S": "0.2",
         }
-        process = Process({name: value for name, value in {**environment, **changes}.items() if value})
-        started.append(process)
-        return process
+        given = {name: value for name, value in {**environment, **changes}.items() if value}
+        return start_process(python("-m", "workers.dispatcher"), given)
 
-    yield start
-    for process in started:
-        process.stop()
+    return start
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -586,9 +551,9 @@ def test_the_process_calls_webhooks_and_ends_when_told(
         # One that is being sent does not hold up the end either.
         submit(1, deadline_s=0.01, webhook={"url": receiver.url("/slow")})
         receiver.wait_calls(1, "/slow")
-        process.child.send_signal(number)
+        process.signal(number)
         # Well before the receiver would be given up.
-        assert process.child.wait(8) == 0
+        assert process.wait_exit() == 0
     finally:
         receiver.close()
     names = [event["event"] for event in process.events()]
@@ -613,8 +578,8 @@ def test_a_loop_that_no_longer_turns_is_not_ready() -> None:
 
 def test_the_process_waits_for_services_that_are_away_and_says_so_in_lines(start: Callable[..., Process]) -> None:
     process = start(DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
-    wait_until(lambda: process.log().count("\n") >= 2, "tried twice")
-    assert process.child.poll() is None
+    wait_for(lambda: process.log().count("\n") >= 2, "tried twice")
+    assert process.exit_code is None
     assert {event["event"] for event in process.events()} == {"dispatcher.not_leading"}
     assert all("Postgres is not available" in event["error"] for event in process.events())
 
@@ -632,10 +597,10 @@ def empty_database_url(settings: Settings) -> Iterator[str]:
 
 def test_an_empty_database_is_told_and_waited_for(start: Callable[..., Process], empty_database_url: str) -> None:
     process = start(DATABASE_URL=empty_database_url)
-    wait_until(lambda: process.log(), "said something")
+    wait_for(lambda: process.log(), "said something")
     assert "headrace migrate" in process.events()[0]["error"]
-    process.child.send_signal(signal.SIGTERM)
-    assert process.child.wait(5) == 0
+    process.signal(signal.SIGTERM)
+    assert process.wait_exit() == 0
 
 
 @pytest.mark.parametrize(
@@ -653,7 +618,7 @@ def test_a_bad_setting_ends_the_process_in_one_line(
     start: Callable[..., Process], changes: dict[str, str], reason: str
 ) -> None:
     process = start(**changes)
-    assert process.child.wait(20) == 2
+    assert process.wait_exit() == 2
     assert reason in process.log()
     assert process.log().count("\n") == 1
 

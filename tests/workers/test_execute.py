@@ -26,10 +26,11 @@ from store.payloads import ServiceClass
 from store.registry import register_version
 from store.settings import Settings
 from store.states import JobState
+from tests.processes import WAIT_S, wait_for
 from workers.host import Host, LoadedModel
 from workers.watchdog import EXIT_ENGINE_DEAD
 
-from .conftest import WAIT_S, Bench, Running, StartHost, wait_for
+from .conftest import Bench, Running, StartHost
 from .test_outcome import completion
 
 

@@ -1,7 +1,6 @@
 """Flower as a process: nothing without the password, and with it nothing but reading."""
 
-import subprocess
-import sys
+import signal
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ from flower.urls import handlers
 from cli.local.ports import free_port
 from store.errors import SettingsError
 from store.settings import Settings
-from tests.workers.conftest import ROOT, wait_for, worker_environment
+from tests.processes import ROOT, StartProcess, python, wait_for
+from tests.workers.conftest import worker_environment
 from workers.flower import credentials_of
 
 CREDENTIALS = ("watcher", "a long password")
@@ -28,28 +28,21 @@ OPENING = {
 
 
 @pytest.fixture
-def flower(settings: Settings, tmp_path: Path) -> Iterator[httpx2.Client]:
+def flower(settings: Settings, tmp_path: Path, start_process: StartProcess) -> Iterator[httpx2.Client]:
     """A client of a running Flower, in a folder with a configuration that would open it too."""
     (tmp_path / "flowerconfig.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nread_only = False\nbasic_auth = []\n"
     )
     port = free_port("127.0.0.1", 0)
     changes = {"flower_port": port, "flower_basic_auth": ":".join(CREDENTIALS)}
-    log = tmp_path / "flower.log"
-    with log.open("wb") as stderr, httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workers.flower"],
-            cwd=tmp_path,
-            env=worker_environment(settings, changes) | OPENING | {"PYTHONPATH": str(ROOT)},
-            stderr=stderr,
-        )
-        try:
-            wait_for(lambda: process.poll() is not None or _answers(client), "Flower answers")
-            assert process.poll() is None, log.read_text()
-            yield client
-        finally:
-            process.terminate()
-            assert process.wait(10) == 0, log.read_text()
+    environment = worker_environment(settings, changes) | OPENING | {"PYTHONPATH": str(ROOT)}
+    process = start_process(python("-m", "workers.flower"), environment, cwd=tmp_path)
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+        wait_for(lambda: process.exit_code is not None or _answers(client), "Flower answers")
+        assert process.exit_code is None, process.log()
+        yield client
+    process.signal(signal.SIGTERM)
+    assert process.wait_exit() == 0, process.log()
     assert not (tmp_path / "ran").exists()
 
 

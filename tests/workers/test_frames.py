@@ -10,9 +10,8 @@ from models.engine.requests import Delta
 from store.checkpoints import Checkpoint
 from store.settings import Settings
 from store.streams import Frame, StreamPublisher, stream_key
+from tests.processes import wait_for
 from workers.frames import Breaker, FrameQueue
-
-from .conftest import wait_for
 
 
 class Gate:

@@ -11,11 +11,12 @@ from models.engine.requests import EngineStats, FinishReason
 from store import claims, jobs, sweeps
 from store.claims import Claim
 from store.db import Database
+from tests.processes import wait_for
 from workers.held import Attempt, HeldJobs, parse_key
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
 
-from .conftest import Bench, wait_for
+from .conftest import Bench
 
 LEASE_S = 30.0
 

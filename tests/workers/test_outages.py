@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,10 @@ from store.settings import Settings
 from store.states import JobState
 from tests.conftest import empty_tables
 from tests.folders import reachable_folder
+from tests.processes import Process, none_left, wait_for
 from tests.roles import ROLE_PASSWORD
 
-from .conftest import Bell, Bench, WorkerProcess, wait_for
-
-StartWorker = Callable[..., WorkerProcess]
+from .conftest import Bell, Bench, StartWorker
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,13 @@ def _running_servers(folder: Path) -> Iterator[Servers]:
     yield servers
     servers.valkey.stop()
     servers.postgres.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(servers: Servers) -> Iterator[None]:
+    """As everywhere, but a test may stop the module's servers and start them again."""
+    with none_left(lambda: {server.child.pid for server in (servers.postgres, servers.valkey) if server.child}):
+        yield
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def test_jobs_finish_while_redis_is_dead_also_those_that_come_then(
     wait_for(lambda: can_ring(bench), "a hint can be sent again")
     ids = bench.submit(50)
     assert {job.state for job in bench.wait_ended(ids)} == {JobState.SUCCEEDED}
-    assert worker.process.poll() is None
+    assert worker.exit_code is None
 
 
 def test_a_restart_of_both_servers_loses_nothing(
@@ -133,7 +139,7 @@ def test_a_restart_of_both_servers_loses_nothing(
         wait_for(lambda: worker.events("leases_not_renewed"), "the worker noticed")
     ended = bench.wait_ended(ids)
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
-    assert worker.process.poll() is None
+    assert worker.exit_code is None
 
 
 def test_a_drain_without_redis_hands_back_in_time(servers: Servers, bench: Bench, start_worker: StartWorker) -> None:
@@ -170,7 +176,7 @@ def test_a_drain_gives_time_to_what_was_claimed_without_a_message(bench: Bench, 
     assert bench.states(ids) == {JobState.SUCCEEDED: 3}
 
 
-def running_worker(bench: Bench, start_worker: StartWorker) -> tuple[WorkerProcess, list[str]]:
+def running_worker(bench: Bench, start_worker: StartWorker) -> tuple[Process, list[str]]:
     """A worker with three long jobs in its engine."""
     worker = start_worker()
     ids = bench.submit(3, sampling={"max_tokens": 1900})
@@ -178,7 +184,7 @@ def running_worker(bench: Bench, start_worker: StartWorker) -> tuple[WorkerProce
     return worker, ids
 
 
-def drain_s(worker: WorkerProcess) -> float:
+def drain_s(worker: Process) -> float:
     """Send SIGTERM and return how long the worker took to end."""
     began = time.monotonic()
     worker.signal(signal.SIGTERM)

@@ -16,10 +16,11 @@ from store import dead_letters, jobs, keys
 from store.settings import Settings
 from store.states import JobState
 from tests.figures import Report, report
+from tests.processes import ROOT, wait_for
 from tests.producer_api.serving import serving
 from workers.dispatcher import Dispatcher
 
-from .conftest import ROOT, Bench, wait_for, worker_environment
+from .conftest import Bench, worker_environment
 
 __all__ = ["report"]
 

@@ -24,12 +24,13 @@ from store import jobs, keys, ordering
 from store.settings import Settings
 from store.states import JobState
 from store.streams import read_frame, stream_key
+from tests.processes import wait_for
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
 from tests.stored import everything_stored
 from workers.host import Host, LoadedModel
 
-from .conftest import Bell, Bench, wait_for
+from .conftest import Bell, Bench
 from .saying import PieceTokenizer, SayingRunner
 from .test_continuing import Reader, StartWorker, answer, submit
 from .test_continuing import api as api

@@ -11,11 +11,10 @@ from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import Hub
 
 from store.queue import TASK
+from tests.processes import wait_for
 from workers.admission import Admission
 from workers.pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
 from workers.watchdog import DrainKeeper
-
-from .conftest import wait_for
 
 
 class Roomy:

@@ -15,9 +15,10 @@ from store.db import Database
 from store.settings import Settings
 from store.states import JobState
 from store.streams import redis_generation
+from tests.processes import wait_for
 from workers.dispatcher import Dispatcher
 
-from .conftest import Bench, wait_for
+from .conftest import Bench
 from .receiver import Receiver
 
 WINDOW = 20

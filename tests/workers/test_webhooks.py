@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from store.webhook_log import DeliveryFilter, DeliveryRecord, get_delivery, list
 from store.webhook_recovery import send_test
 from store.webhook_secrets import get_webhook_secret, rotate_webhook_secret
 from store.webhooks import Delivery, take_due
+from tests.processes import wait_for
 from tests.workers.receiver import Answer, Receiver
 from workers.netguard import Reply
 from workers.receivers import Breaker, Lanes
@@ -95,13 +96,6 @@ def only(db: Database, tenant: str, job_id: str) -> DeliveryRecord:
     return record
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 15.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-
-
 def make_due(db: Database) -> None:
     with db.begin() as connection:
         connection.execute(text("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE state = 'pending'"))
@@ -119,7 +113,7 @@ def test_an_event_arrives_signed_thin_and_once(
 ) -> None:
     job_id = end_job(db, tenant, receiver.url("/hook?x=1"))
     (call,) = receiver.wait_calls(1)
-    wait_until(lambda: only(db, tenant, job_id).state == "delivered")
+    wait_for(lambda: only(db, tenant, job_id).state == "delivered")
 
     verified = standardwebhooks.Webhook(get_webhook_secret(db, tenant).secret).verify(call.body, call.headers)
     record = only(db, tenant, job_id)
@@ -147,7 +141,7 @@ def test_a_sender_that_seldom_looks_sends_when_it_is_told(
             time.sleep(0.3)
             job_id = end_job(db, tenant, receiver.url("/hook"))
             sender.tell_due()
-            wait_until(lambda job_id=job_id: only(db, tenant, job_id).state == "delivered", 5)
+            wait_for(lambda job_id=job_id: only(db, tenant, job_id).state == "delivered", 5)
     finally:
         sender.stop(5)
 
@@ -194,7 +188,7 @@ def test_both_public_libraries_verify_an_event_of_every_kind(
         with pytest.raises(InvalidWebhookSignatureError):
             stranger.webhooks.unwrap(call.body, call.headers)
     # The tests are read like any other delivery.
-    wait_until(lambda: get_delivery(db, tenant, tests[1].id)[0].state == "failed")
+    wait_for(lambda: get_delivery(db, tenant, tests[1].id)[0].state == "failed")
     assert [one.status for one in get_delivery(db, tenant, tests[1].id)[1]] == [410]
 
 
@@ -233,13 +227,13 @@ def test_a_failure_is_tried_again_under_the_same_id_with_a_new_signature(
     answers = iter([Answer(500, body=b"secret stack trace"), Answer(200)])
     receiver.answer = lambda _: next(answers)
     job_id = end_job(db, tenant, receiver.url())
-    wait_until(lambda: only(db, tenant, job_id).last_status == 500)
+    wait_for(lambda: only(db, tenant, job_id).last_status == 500)
     record = only(db, tenant, job_id)
     assert (record.state, record.last_error) == ("pending", "answered 500")
     assert 3 < wait_of(db, record) < 6
     make_due(db)
     first, second = receiver.wait_calls(2)
-    wait_until(lambda: only(db, tenant, job_id).state == "delivered")
+    wait_for(lambda: only(db, tenant, job_id).state == "delivered")
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert first.body == second.body
     standardwebhooks.Webhook(get_webhook_secret(db, tenant).secret).verify(second.body, second.headers)
@@ -251,7 +245,7 @@ def test_a_redirect_is_a_failure_and_never_followed(
 ) -> None:
     receiver.answer = lambda _: Answer(301, {"location": receiver.url("/elsewhere")})
     job_id = end_job(db, tenant, receiver.url("/hook"))
-    wait_until(lambda: only(db, tenant, job_id).last_status == 301)
+    wait_for(lambda: only(db, tenant, job_id).last_status == 301)
     assert only(db, tenant, job_id).state == "pending"
     assert [call.path for call in receiver.calls] == ["/hook"]
 
@@ -262,7 +256,7 @@ def test_gone_ends_the_delivery_and_disables_the_endpoint(
     receiver.answer = lambda _: Answer(410)
     create_endpoint(db, tenant, url=receiver.url(), actor="tests")
     job_id = end_job(db, tenant, None)
-    wait_until(lambda: only(db, tenant, job_id).state == "failed")
+    wait_for(lambda: only(db, tenant, job_id).state == "failed")
     (endpoint,) = list_endpoints(db, tenant)
     assert endpoint.disabled_reason == "gone"
     end_job(db, tenant, None)
@@ -276,16 +270,16 @@ def test_an_endpoint_that_fails_for_days_is_disabled_and_what_was_under_way_to_i
     receiver.answer = lambda _: Answer(500)
     endpoint = create_endpoint(db, tenant, url=receiver.url(), actor="tests")
     jobs = [end_job(db, tenant, None)]
-    wait_until(lambda: only(db, tenant, jobs[0]).last_status == 500)
+    wait_for(lambda: only(db, tenant, jobs[0]).last_status == 500)
     jobs.append(end_job(db, tenant, None))
-    wait_until(lambda: only(db, tenant, jobs[1]).last_status == 500)
+    wait_for(lambda: only(db, tenant, jobs[1]).last_status == 500)
     with db.begin() as connection:
         connection.execute(text("UPDATE webhook_endpoints SET failing_since = now() - interval '5 days'"))
         due = text("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE job_id = :id")
         connection.execute(due, {"id": jobs[0]})
-    wait_until(lambda: get_endpoint(db, tenant, endpoint.id).disabled_reason == "failing")
+    wait_for(lambda: get_endpoint(db, tenant, endpoint.id).disabled_reason == "failing")
     make_due(db)
-    wait_until(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"failed"})
+    wait_for(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"failed"})
     assert only(db, tenant, jobs[1]).last_error == "the endpoint is disabled"
     assert len(receiver.calls) == 3
 
@@ -297,11 +291,11 @@ def test_an_overloaded_receiver_is_left_alone_for_a_while(
     endpoints = [create_endpoint(db, tenant, url=receiver.url(path), actor="tests") for path in ("/busy", "/well")]
     end_job(db, tenant, None)
     receiver.wait_calls(1, "/busy")
-    wait_until(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 1)
-    wait_until(lambda: only_of(db, tenant, endpoints[0].id).last_status == 502)
+    wait_for(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 1)
+    wait_for(lambda: only_of(db, tenant, endpoints[0].id).last_status == 502)
     # Another endpoint on the same host, of the same tenant, is told as ever.
     job_id = end_job(db, tenant, None)
-    wait_until(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 2)
+    wait_for(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 2)
     waiting = [row for row in list_deliveries(db, tenant, DeliveryFilter(job_id=job_id)) if row.state == "pending"]
     assert [(row.endpoint_id, row.attempts) for row in waiting] == [(endpoints[0].id, 0)]
     assert len(receiver.wait_calls(1, "/busy")) == 1
@@ -315,7 +309,7 @@ def only_of(db: Database, tenant: str, endpoint_id: str) -> DeliveryRecord:
 def test_retry_after_is_honoured(db: Database, tenant: str, receiver: Receiver, sender: WebhookSender) -> None:
     receiver.answer = lambda _: Answer(429, {"retry-after": "1000"})
     job_id = end_job(db, tenant, receiver.url())
-    wait_until(lambda: only(db, tenant, job_id).last_status == 429)
+    wait_for(lambda: only(db, tenant, job_id).last_status == 429)
     assert 980 < wait_of(db, only(db, tenant, job_id)) <= 1000
     # The receiver as a whole is left alone too: another event for it is not even tried.
     other = end_job(db, tenant, receiver.url("/other"))
@@ -338,7 +332,7 @@ def test_the_last_try_is_the_last(db: Database, tenant: str, receiver: Receiver,
     finally:
         with db.begin() as connection:
             connection.execute(text("ALTER TABLE webhook_deliveries ALTER attempts SET DEFAULT 0"))
-    wait_until(lambda: only(db, tenant, job_id).state == "failed")
+    wait_for(lambda: only(db, tenant, job_id).state == "failed")
     assert (only(db, tenant, job_id).attempts, len(receiver.calls)) == (10, 1)
 
 
@@ -349,7 +343,7 @@ def test_an_address_that_is_not_public_is_never_called(
     sender = WebhookSender(db, settings.model_copy(update={"webhook_allow_http": True}))
     sender.start()
     try:
-        wait_until(lambda: only(db, tenant, job_id).last_error)
+        wait_for(lambda: only(db, tenant, job_id).last_error)
     finally:
         sender.stop(5)
     record = only(db, tenant, job_id)
@@ -371,7 +365,7 @@ def test_slow_receivers_delay_nobody(db: Database, tenant: str, receiver: Receiv
     receiver.wait_calls(1, "/quick")
     assert time.monotonic() - start < 1.0
     # No more than a quarter of the senders ever wait for the slow one, and after three time-outs it is left alone.
-    wait_until(lambda: sum(only(db, tenant, job_id).last_error is not None for job_id in slow) >= 4)
+    wait_for(lambda: sum(only(db, tenant, job_id).last_error is not None for job_id in slow) >= 4)
     assert len(receiver.wait_calls(4, "/slow")) <= 6
     # What was in hand was put back without counting a try.
     assert {only(db, tenant, job_id).attempts for job_id in slow} == {0, 1}
@@ -384,7 +378,7 @@ def test_many_events_for_one_receiver_go_out_swiftly(
     start = time.monotonic()
     receiver.wait_calls(120)
     assert time.monotonic() - start < 10
-    wait_until(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"delivered"})
+    wait_for(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"delivered"})
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == len(receiver.calls) == 120
 
 
@@ -396,7 +390,7 @@ def test_two_senders_share_and_send_nothing_twice(
     for sender in senders:
         sender.start()
     try:
-        wait_until(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"delivered"})
+        wait_for(lambda: {only(db, tenant, job_id).state for job_id in jobs} == {"delivered"})
     finally:
         for sender in senders:
             sender.stop(5)
@@ -428,7 +422,7 @@ def test_stopping_is_quick_and_gives_back_what_was_not_tried(
     sender.start()
     jobs = [end_job(db, tenant, receiver.url(f"/slow/{index}")) for index in range(12)]
     receiver.wait_calls(4, "/slow")
-    wait_until(lambda: sum(only(db, tenant, job_id).attempts for job_id in jobs) > 4)
+    wait_for(lambda: sum(only(db, tenant, job_id).attempts for job_id in jobs) > 4)
     start = time.monotonic()
     sender.stop(0.5)
     assert time.monotonic() - start < 1.5
@@ -449,7 +443,7 @@ def test_a_delivery_whose_secret_is_locked_is_given_back_and_delays_nobody(
     try:
         end_job(db, create_tenant(db, new_id("tenant")), receiver.url("/open"))
         receiver.wait_calls(1, "/open")
-        wait_until(lambda: only(db, owner, locked).attempts == 0 and wait_of(db, only(db, owner, locked)) > 30)
+        wait_for(lambda: only(db, owner, locked).attempts == 0 and wait_of(db, only(db, owner, locked)) > 30)
     finally:
         sender.stop(5)
     assert [call.path for call in receiver.calls] == ["/open"]
@@ -467,7 +461,7 @@ def test_a_delivery_that_cannot_be_signed_does_not_end_its_thread(
     sender = WebhookSender(db, open_settings.model_copy(update={"webhook_concurrency": 1}))
     sender.start()
     try:
-        wait_until(lambda: only(db, tenant, bad).last_error == "could not be sent")
+        wait_for(lambda: only(db, tenant, bad).last_error == "could not be sent")
         end_job(db, create_tenant(db, new_id("tenant")), receiver.url("/good"))
         receiver.wait_calls(1, "/good")
     finally:
@@ -485,7 +479,7 @@ def test_postgres_going_away_does_not_end_the_sender(
             )
         )
     job_id = end_job(db, tenant, receiver.url())
-    wait_until(lambda: only(db, tenant, job_id).state == "delivered")
+    wait_for(lambda: only(db, tenant, job_id).state == "delivered")
 
 
 def _reaching(receiver: Receiver) -> Settings:
@@ -616,7 +610,7 @@ def test_nothing_secret_or_said_by_the_receiver_is_logged(
 ) -> None:
     receiver.answer = lambda _: Answer(500, body=b"STACKTRACE-OF-THE-TENANT")
     job_id = end_job(db, tenant, receiver.url("/hook?token=TOP-SECRET"))
-    wait_until(lambda: only(db, tenant, job_id).last_status == 500)
+    wait_for(lambda: only(db, tenant, job_id).last_status == 500)
     sender.stop(5)
     out, err = capfd.readouterr()
     assert "webhook.failed" in out + err

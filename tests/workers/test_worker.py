@@ -15,10 +15,9 @@ from kombu import Exchange, Producer
 from store import jobs, streams
 from store.queue import TASK
 from store.states import JobState
+from tests.processes import WAIT_S, wait_for
 
-from .conftest import WAIT_S, Bell, Bench, WorkerProcess, wait_for
-
-StartWorker = Callable[..., WorkerProcess]
+from .conftest import Bell, Bench, StartWorker
 
 SLOW = {"max_tokens": 1900}
 """A job of ten seconds at a step of 5 ms; eight of them fit into the KV pool."""
@@ -161,7 +160,7 @@ def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: 
     bench.ring([new.id])
     (job,) = bench.wait_ended([new.id], timeout_s=10)
     assert job.state is JobState.CANCELLED
-    assert worker.process.poll() is None
+    assert worker.exit_code is None
 
 
 def _revoked(bench: Bench) -> list[str]:
