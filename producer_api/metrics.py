@@ -31,6 +31,15 @@ class Metrics:
             registry=self.registry,
         )
         self.streams_open = Gauge("headrace_streams_open", "Event streams being sent", registry=self.registry)
+        self.hub_connected = Gauge(
+            "headrace_hub_connected", "1 while streams hear what workers publish in Redis", registry=self.registry
+        )
+        self.hub_errors = Counter(
+            "headrace_hub_errors",
+            "What cannot be read in Redis (`message`, `log_entry`), and connections lost or refused (`connection`)",
+            ["what"],
+            registry=self.registry,
+        )
         self.queue_depth = Gauge(
             "headrace_queue_depth",
             "Queued jobs; `waiting` in Postgres, `announced` to the workers",

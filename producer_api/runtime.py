@@ -50,7 +50,14 @@ class Runtime:
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
         self.keys = KeyRing(self.db)
-        self.hub = Hub(settings.redis_url, vault, on_key_changed=self.keys.forget)
+        self.metrics = Metrics()
+        self.hub = Hub(
+            settings.redis_url,
+            vault,
+            on_key_changed=self.keys.forget,
+            on_error=lambda what: self.metrics.hub_errors.labels(what).inc(),
+        )
+        self.metrics.hub_connected.set_function(lambda: float(self.hub.is_connected))
         # For nudges alone, which carry nothing.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.catalog = Catalog(self.db)
@@ -68,7 +75,6 @@ class Runtime:
             self.redis_watch,
             ready_window=settings.ready_window,
         )
-        self.metrics = Metrics()
         self.refusals = Refusals()
         self.policies = PolicyBook(self.db, names_model=settings.names_model)
         self.renewing = Renewing(self.catalog, self.limits, self.policies)

@@ -4,6 +4,9 @@ A follower subscribes, waits until Redis has confirmed it, reads the replay log 
 published. Pub/sub only wakes it: whatever might have been missed (a hole, a full queue, a lost connection) is read
 from the log again, and what the log no longer has is never skipped. The hub knows nothing of jobs or HTTP.
 
+A message or an entry that cannot be read is passed over, and after a failure of any kind the hub connects again: one
+connection serves all followers, so nothing that comes by it may end it.
+
     follow ──SUBSCRIBE, confirmed──▶ read the log ──▶ live frames ──hole, overflow, reconnect──▶ read the log …
                                                           └── end frame ──▶ stop
 """
@@ -12,6 +15,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from enum import StrEnum
 from typing import Any, TypeGuard, TypeVar
 
 import redis
@@ -35,8 +39,17 @@ _ANSWER_S = 2.0
 _TICK_S = 1.0
 # A confirmed subscription loses nothing, so the log is read again only now and then, in case that is wrong.
 _REREAD_EVERY_TICKS = 5
+_TELL_AGAIN_S = 10.0
 _QUEUE_FRAMES = 256
 _PAGE = 512
+
+
+class HubError(StrEnum):
+    """What went wrong: a published message or a log's entry cannot be read, or the subscription was lost or failed."""
+
+    MESSAGE = "message"
+    LOG_ENTRY = "log_entry"
+    CONNECTION = "connection"
 
 
 class _Follower:
@@ -103,14 +116,22 @@ class _Channel:
 class Hub:
     """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop.
 
-    ``on_key_changed`` is called, in the event loop, with what ``store.key_notices`` publishes.
+    ``on_key_changed`` is called, in the event loop, with what ``store.key_notices`` publishes; ``on_error`` with each
+    error that the hub has met and gone on from.
     """
 
     def __init__(
-        self, redis_url: str, vault: Vault | None = None, *, on_key_changed: Callable[[str], None] = lambda _: None
+        self,
+        redis_url: str,
+        vault: Vault | None = None,
+        *,
+        on_key_changed: Callable[[str], None] = lambda _: None,
+        on_error: Callable[[HubError], None] = lambda _: None,
     ) -> None:
         self._vault = vault or Vault()
         self._on_key_changed = on_key_changed
+        self._on_error = on_error
+        self._told_at: dict[HubError, float] = {}
         self._subscriber = connect_async(redis_url, blocking=True)
         self._reader = connect_async(redis_url, blocking=False)
         self._channels: dict[str, _Channel] = {}
@@ -143,6 +164,11 @@ class Hub:
     def num_channels(self) -> int:
         """How many jobs are being followed."""
         return len(self._channels)
+
+    @property
+    def is_connected(self) -> bool:
+        """True while what is published is heard. Without, followers read the log at every tick."""
+        return _is_connected(self._pubsub)
 
     async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncGenerator[Frame | None]:
         """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
@@ -205,8 +231,8 @@ class Hub:
                     page: Any = await self._whole(reply)
                 for entry_id, fields in page:
                     start = f"({entry_id.decode()}"
-                    frame = read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], vault=self._vault)
-                    if cursor.leads_to(frame):
+                    frame = self._read_entry(job_id, entry_id, fields)
+                    if frame is not None and cursor.leads_to(frame):
                         cursor = frame.cursor
                         if frame.checkpoint is not None:
                             frames.clear()
@@ -214,6 +240,16 @@ class Hub:
                 if len(page) < _PAGE:
                     break
         return frames
+
+    def _read_entry(self, job_id: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Frame | None:
+        """Return the frame of a log's entry, None if it is none. Raises CannotOpen."""
+        try:
+            return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], vault=self._vault)
+        except CannotOpen:
+            raise
+        except Exception as error:  # noqa: BLE001 - what lies in Redis may be anything; readers go on without it
+            self._note(HubError.LOG_ENTRY, error, job_id=job_id)
+            return None
 
     async def _join(self, name: str, follower: _Follower) -> _Channel:
         channel = self._channels.get(name)
@@ -273,21 +309,25 @@ class Hub:
                     follower.tick()
 
     async def _run(self) -> None:
-        is_up = True
         while True:
             try:
                 async with self._subscriber.pubsub() as pubsub:
                     try:
                         await self._open(pubsub)
-                        is_up = True
                         await self._listen(pubsub)
                     finally:
                         self._pubsub = None
-            except AWAY as error:
-                if is_up:
-                    _log.warning("hub.disconnected", error=str(error))
-                is_up = False
+            except Exception as error:  # noqa: BLE001 - every stream waits for this task: it connects again
+                self._note(HubError.CONNECTION, error, reason=str(error) if isinstance(error, AWAY) else "")
             await asyncio.sleep(_RECONNECT_S)
+
+    def _note(self, what: HubError, error: Exception, **where: str) -> None:
+        """Count an error, and log it unless the same was logged a moment ago. The log never has what was read."""
+        self._on_error(what)
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at.get(what, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+            self._told_at[what] = now
+            _log.warning("hub_error", what=what, error=type(error).__name__, **where)
 
     async def _open(self, pubsub: PubSub) -> None:
         for channel in self._channels.values():
@@ -337,7 +377,7 @@ class Hub:
     def _parse(self, name: str, data: bytes) -> Frame | None:
         """Read what was published: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers.
 
-        A frame that does not open wakes them as well: reading the log, each is told why.
+        A frame that does not open, or is none, wakes them as well: reading the log, each is told why, or what it was.
         """
         if not data:
             return None
@@ -345,6 +385,9 @@ class Hub:
         try:
             return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:], vault=self._vault)
         except CannotOpen:
+            return None
+        except Exception as error:  # noqa: BLE001 - whoever may write to Redis may publish anything
+            self._note(HubError.MESSAGE, error)
             return None
 
 

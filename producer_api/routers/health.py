@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from producer_api.errors import Draining, ErrorBody, body_of, respond
+from producer_api.health import OK
 from producer_api.metrics import CONTENT_TYPE
 from producer_api.requests import RuntimeOf
 from producer_api.runtime import Runtime
@@ -36,16 +37,19 @@ async def healthz() -> Response:
     summary="Can the process do its work",
 )
 async def readyz(request: Request, runtime: RuntimeOf) -> Response:
-    """Answer 200 if Postgres answers and is migrated. Redis is reported; jobs are accepted without it."""
+    """Answer 200 if Postgres answers and is migrated: without Redis, jobs are accepted and polled, and streams go on
+    more slowly. `status` is `degraded` then, and beside it stands what is away."""
     report = await runtime.health.report()
-    checks = {"postgres": report.postgres, "redis": report.redis}
+    streams = OK if runtime.hub.is_connected else "not connected to Redis: they look for news once a second"
+    checks = {"postgres": report.postgres, "redis": report.redis, "streams": streams}
     refusal: HeadraceError | None = None
     if runtime.draining.is_set():
         refusal = Draining("this server is stopping")
     elif not report.is_ready:
         refusal = Unavailable(report.postgres, code="database_unavailable")
     if refusal is None:
-        return ObjectResponse({"status": "ready", **checks})
+        status = "ready" if all(found == OK for found in checks.values()) else "degraded"
+        return ObjectResponse({"status": status, **checks})
     answer = respond(refusal, request.scope)
     content = {"status": "not ready", **checks, **body_of(refusal)}
     return ObjectResponse(

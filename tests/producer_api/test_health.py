@@ -22,6 +22,7 @@ from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 from tests.roles import ROLE_PASSWORD
+from tests.workers.conftest import wait_for
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -39,7 +40,8 @@ def _client(server: ApiServer, key: str) -> httpx2.Client:
 def test_the_open_routes_need_no_key(api: httpx2.Client) -> None:
     with httpx2.Client(base_url=api.base_url) as anyone:
         assert anyone.get("/healthz").json() == {"status": "ok"}
-        assert anyone.get("/readyz").json() == {"status": "ready", "postgres": "ok", "redis": "ok"}
+        wait_for(lambda: anyone.get("/readyz").json()["status"] == "ready", "the hub is connected")
+        assert anyone.get("/readyz").json() == {"status": "ready", "postgres": "ok", "redis": "ok", "streams": "ok"}
         assert anyone.get("/version").json()["name"] == "headrace"
         assert "swagger" in anyone.get("/docs").text.lower()
 
@@ -114,8 +116,12 @@ def test_without_redis_jobs_are_accepted_followed_and_cancelled(
 ) -> None:
     with serving(settings.model_copy(update={"redis_url": NOWHERE})) as server, _client(server, key) as api:
         ready = api.get("/readyz")
-        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
         assert "cannot be reached" in ready.json()["redis"]
+        assert "not connected" in ready.json()["streams"]
+        metrics = api.get("/metrics").text
+        assert _samples(metrics, "headrace_hub_connected") == {(): 0}
+        assert _samples(metrics, "headrace_hub_errors_total")["connection",] >= 1
         job_id = submit(api)
         attempt = worker.claim(job_id)
         worker.whisper(attempt, "still ", "works")

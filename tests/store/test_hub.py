@@ -9,7 +9,8 @@ from itertools import count, pairwise
 import pytest
 import redis
 
-from store.hub import Hub
+from store.hub import Hub, HubError
+from store.key_notices import KEYS_CHANNEL
 from store.settings import Settings
 from store.streams import Cursor, Frame, StreamPublisher, stream_key
 
@@ -97,6 +98,55 @@ async def test_hundreds_follow_over_one_connection_with_late_joins_drops_and_a_c
     for (job_id, *_), got in zip(clients, await reading, strict=True):
         assert got == frames[job_id]
     assert len(redis_client.client_list(_type="pubsub")) == 1
+
+
+@pytest.mark.parametrize(
+    "junk", [b"not json", b"{}", b"1-x dno position", b"1-2 p[1]", b"\xff\xfe", b"1-2 d\xff", b"2-0 s[]", b"1-2 D{}"]
+)
+async def test_what_is_no_frame_is_passed_over(
+    settings: Settings, publisher: StreamPublisher, redis_client: redis.Redis, junk: bytes
+) -> None:
+    errors: list[HubError] = []
+    hub = Hub(settings.redis_url, on_error=errors.append)
+    await hub.start()
+    frames = answer("a", 1, 3)
+    reading = asyncio.create_task(collect(hub, "a"))
+    await until(lambda: subscribed_channels(redis_client))
+    await asyncio.to_thread(publisher.publish, frames[:1])
+    redis_client.publish(stream_key("a"), junk)
+    redis_client.publish(KEYS_CHANNEL, junk)
+    await asyncio.to_thread(publisher.publish, frames[1:])
+    assert await reading == frames
+    # The next who follows finds the hub at work, and so does one who meets it in the log.
+    redis_client.xadd(stream_key("b"), {"k": "d", "x": "y"}, id="1-1")
+    redis_client.xadd(stream_key("b"), {"k": "p", "t": "{"}, id="1-2")
+    assert await collect(hub, "a") == frames
+    reading = asyncio.create_task(collect(hub, "b"))
+    await until(lambda: subscribed_channels(redis_client))
+    await asyncio.to_thread(publisher.publish, [Frame("b", 1, 3, None)])
+    assert await reading == [Frame("b", 1, 3, None)]
+    assert hub.is_connected
+    assert {*errors} - {HubError.MESSAGE} == {HubError.LOG_ENTRY}
+    await hub.stop()
+
+
+async def test_a_failure_of_any_kind_is_followed_by_a_new_connection(
+    settings: Settings, publisher: StreamPublisher, redis_client: redis.Redis
+) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("a defect")
+
+    errors: list[HubError] = []
+    hub = Hub(settings.redis_url, on_key_changed=fail, on_error=errors.append)
+    await hub.start()
+    await until(lambda: hub.is_connected)
+    redis_client.publish(KEYS_CHANNEL, "key_0")
+    await until(lambda: errors == [HubError.CONNECTION] and hub.is_connected)
+    reading = asyncio.create_task(collect(hub, "a"))
+    await until(lambda: subscribed_channels(redis_client))
+    await asyncio.to_thread(publisher.publish, answer("a", 1, 3))
+    assert await reading == answer("a", 1, 3)
+    await hub.stop()
 
 
 async def test_a_silent_stream_yields_none_every_second(hub: Hub) -> None:
