@@ -16,9 +16,10 @@ from cli.charts import Span
 from cli.client import Client
 from cli.local.process import descendants, still_alive
 from cli.local.stack import Stack, running_stack
+from cli.local.stopping import hear_stop_signals, run_until_stopped
 from cli.receiver import Receiver, running_receiver
 from cli.sampler import Occupancy, sampled
-from cli.up import say, saying, stopped_by_signals
+from cli.up import say
 from store.errors import Unavailable
 from store.settings import load_settings
 
@@ -53,24 +54,23 @@ def demo(model: str) -> None:
     """Run the demo; raises Unavailable with one sentence if any part of it did not work."""
     began = time.monotonic()
     settings = load_settings()
-    with stopped_by_signals() as stop_if_asked:
-        with running_stack(settings, [model], saying(stop_if_asked), _SETTINGS) as stack:
-            stop_if_asked()
-            say(f"ready after {time.monotonic() - began:.1f} s")
-            with Client(stack.api_url, stack.api_key) as client, running_receiver() as receiver:
-                _run(stack, client, receiver, model, began)
-            _show_addresses(stack)
-            say("stopping: API, worker, dispatcher, Flower, Valkey, PostgreSQL")
-            processes = descendants(os.getpid())
-        left = descendants(os.getpid()) | still_alive(processes)
+    hear_stop_signals()
+    with running_stack(settings, [model], say, _SETTINGS) as stack:
+        say(f"ready after {time.monotonic() - began:.1f} s")
+        # On a thread, since it waits on HTTP calls that no signal interrupts; when the API stops, they fail.
+        run_until_stopped(lambda: _run(stack, model, began))
+        _show_addresses(stack)
+        say("stopping: API, worker, dispatcher, Flower, Valkey, PostgreSQL")
+        processes = descendants(os.getpid())
+    left = descendants(os.getpid()) | still_alive(processes)
     if left:
         raise Unavailable(f"processes left running: {sorted(left)}")
     say(f"{len(processes)} processes stopped, none left; {time.monotonic() - began:.1f} s in all")
 
 
-def _run(stack: Stack, client: Client, receiver: Receiver, model: str, began: float) -> None:
+def _run(stack: Stack, model: str, began: float) -> None:
     occupancy = Occupancy()
-    with _endpoint(client, receiver):
+    with Client(stack.api_url, stack.api_key) as client, running_receiver() as receiver, _endpoint(client, receiver):
         with sampled(stack.worker_metrics_urls[0], occupancy):
             jobs = _burst(client, model, began)
         _show_jobs(client, jobs)

@@ -4,11 +4,10 @@ import logging
 import signal
 import socket
 import sys
-from types import FrameType
-from typing import NoReturn
 
 import structlog
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from producer_api.app import create_app
 from producer_api.health import OK, Health
@@ -30,16 +29,26 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """Tells the Runtime that the process is stopping, before uvicorn waits for connections to end."""
+    """Hears signals from the start, and tells the Runtime of a stop before uvicorn waits for connections to end.
+
+    uvicorn installs its handlers only after it has imported its event loop, and when it has stopped it puts back those
+    that it found and raises the signals again. So they are the same: a handler that sets a flag, and never one that
+    raises, which Python may drop.
+    """
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
         self._runtime = runtime
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the drain; uvicorn calls this from its signal handler."""
+    def hear_signals(self) -> None:
+        """Stop when a signal asks for it, from now on."""
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, self.handle_exit)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin the drain, then stop as uvicorn does."""
         self._runtime.draining.set()
-        super().handle_exit(sig, frame)
+        await super().shutdown(sockets)
 
 
 def main() -> int:
@@ -119,14 +128,13 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     app = create_app(settings)
     config = server_config(app, settings, log_level="warning")
     logging.getLogger("uvicorn.error").addFilter(_is_news)
-    # uvicorn drains at these signals and then raises them again; having drained, the process has ended well.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+    server = _Server(config, app.state.runtime)
+    server.hear_signals()
     host, port = listener.getsockname()[:2]
     interpreter.settle()
     _log.info("api_started", host=host, port=port)
     try:
-        _Server(config, app.state.runtime).run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         _log.info("api_stopped")
 
@@ -134,10 +142,6 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 def _is_news(record: logging.LogRecord) -> bool:
     """Keep out uvicorn's word on a connection that was cut on purpose, which the stream has logged with its reason."""
     return not record.getMessage().startswith("ASGI callable returned without completing response")
-
-
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
 
 
 if __name__ == "__main__":

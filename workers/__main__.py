@@ -23,7 +23,7 @@ from store.redis import connect, ping
 from store.registry import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.transport import check_transport
-from workers.app import build_worker
+from workers.app import build_worker, stop_when_told
 from workers.host import Host, Loaded, LoadedEncoder, LoadedModel
 
 
@@ -72,6 +72,8 @@ def run(settings: Settings, model: Loaded, *, name: str | None, concurrency: int
     threads = concurrency or 2 * settings.max_slots
     host = Host(settings, model, owner=f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}", max_jobs=threads)
     worker = build_worker(settings, host, queue=model.queue, hostname=hostname, concurrency=threads)
+    # Before a job is taken: a worker that a signal ends at once leaves its jobs to the end of their leases.
+    stop_when_told(host)
     host.start()
     interpreter.settle()
     try:

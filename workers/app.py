@@ -10,9 +10,12 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
+from celery.platforms import EX_OK
+from celery.worker import state
 
 from store.queue import celery_app
 from store.settings import Settings
+from store.stop_signals import on_stop_signals
 from workers.admission import admission_step
 from workers.consuming import take_without_acknowledging
 from workers.control import only_reading
@@ -22,7 +25,24 @@ from workers.tasks import register
 
 log = structlog.get_logger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+class _Worker(Worker):  # type: ignore[misc]  # celery ships no annotations
+    """Celery's worker without Celery's signal handlers: ``stop_when_told`` has installed ours."""
+
+    def install_platform_tweaks(self, worker: Worker) -> None:
+        """Leave the handlers as they are."""
+
+
+def stop_when_told(host: Host) -> None:
+    """Drain when a signal asks to stop, from now on. A second request cuts the drain short."""
+
+    def stop() -> None:
+        state.should_stop = EX_OK
+        host.drain.request()
+
+    on_stop_signals(stop, _SIGNALS)
 
 
 def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
@@ -38,7 +58,8 @@ def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, c
 
 
 def _worker(app: Celery, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
-    return app.Worker(
+    return _Worker(
+        app,
         hostname=hostname,
         queues=[queue],
         pool_cls=pool_class(host),
@@ -60,14 +81,8 @@ def _connect_signals(host: Host, queue: str) -> None:
     def on_setup_logging(**_: Any) -> None:
         """A receiver is enough to keep Celery's hands off the logging that is configured already."""
 
-    def on_shutting_down(**_: Any) -> None:
-        host.drain.request()
-
     def on_ready(**_: Any) -> None:
         log.info("worker_ready", queue=queue)
-        warm = signal.getsignal(signal.SIGTERM)
-        for number in STOP_SIGNALS:
-            signal.signal(number, warm)
 
     def on_revoked(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
         if not terminated and not expired:
@@ -75,6 +90,5 @@ def _connect_signals(host: Host, queue: str) -> None:
             host.end_revoked(request.id)
 
     signals.setup_logging.connect(on_setup_logging, weak=False)
-    signals.worker_shutting_down.connect(on_shutting_down, weak=False)
     signals.worker_ready.connect(on_ready, weak=False)
     signals.task_revoked.connect(on_revoked, weak=False)

@@ -5,14 +5,12 @@ twice, and fails alone: it is logged in one line and tried again at its next tur
 decides what a job's state means; that is ``store``'s.
 """
 
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -30,6 +28,7 @@ from store.queue import Hint, HintPublisher, celery_app
 from store.redis import connect
 from store.registry import shadow_name
 from store.settings import Settings, load_settings, open_vault, require_services
+from store.stop_signals import on_stop_signals
 from store.streams import StreamPublisher, forget_generation, redis_generation
 from store.transport import check_transport
 from workers.audit_heads import AuditHeads
@@ -345,11 +344,7 @@ def main() -> int:
         sys.stderr.write(f"dispatcher: cannot listen on port {settings.dispatcher_port}: {error.strerror}\n")
         return 2
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        dispatcher.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    on_stop_signals(dispatcher.stop)
     try:
         dispatcher.run()
     except SettingsError as error:

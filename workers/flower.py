@@ -7,12 +7,10 @@ events and statistics; it knows job ids and model versions, no prompt and no out
 
 import hashlib
 import hmac
-import signal
 import sys
 from base64 import b64decode
 from binascii import Error as NotBase64
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from flower.app import Flower
 from flower.options import default_options
@@ -26,6 +24,7 @@ from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
 from store.queue import celery_app
 from store.settings import Settings, load_settings, require_services
+from store.stop_signals import on_stop_signals
 from store.transport import check_transport
 
 _READING = frozenset({"GET", "HEAD"})
@@ -130,11 +129,9 @@ def main() -> int:
         return _refuse(error.message)
     except OSError as error:
         return _refuse(f"cannot listen on {settings.flower_host}:{settings.flower_port}: {error.strerror}")
-    signal.signal(signal.SIGTERM, _end)
+    on_stop_signals(lambda: flower.io_loop.add_callback(flower.io_loop.stop))
     try:
         flower.start()
-    except (KeyboardInterrupt, SystemExit):
-        pass
     finally:
         flower.stop()
     return 0
@@ -143,10 +140,6 @@ def main() -> int:
 def _refuse(message: str) -> int:
     sys.stderr.write(f"headrace flower: {message}\n")
     return 2
-
-
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Drain:
 
     After the second request it is at once.
 
-    ``request`` runs inside a signal handler: it only writes plain attributes and sets an event.
+    ``request`` may be called from any thread.
     """
 
     def __init__(self, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:

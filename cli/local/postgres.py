@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cli.local.folders import reachable_folder, socket_folder, unprivileged_user
 from cli.local.process import Child, Command, last_line, working_folder
+from cli.local.stopping import pause
 from store.errors import Unavailable
 
 _SOCKET = ".s.PGSQL.5432"
@@ -136,7 +137,7 @@ class LocalPostgres:
             if time.monotonic() > deadline:
                 self.stop()
                 raise Unavailable(f"PostgreSQL did not answer within {timeout_s:.0f} s (log: {self._log})")
-            time.sleep(0.01)
+            pause(0.01)
 
     def _run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
         user = self._user
@@ -205,7 +206,7 @@ def _wait_for_former(data: Path, timeout_s: float) -> None:
             return
         if time.monotonic() > deadline:
             raise Unavailable(f"another PostgreSQL (pid {pid}) is running on {data}: stop it with `kill -INT {pid}`")
-        time.sleep(0.05)
+        pause(0.05)
 
 
 def _server_on(pid_file: Path) -> int | None:

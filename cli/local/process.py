@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.local.stopping import wait_for_end
+
 _MAX_LOG_BYTES = 32 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -96,7 +98,7 @@ class Child:
 def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | None) -> int:
     """Run a program to its end and return its exit code. Its words go to ``log``; None: its progress to the terminal.
 
-    It shares our process group, so Ctrl-C reaches it too.
+    It shares our process group, so Ctrl-C reaches it too. Raises KeyboardInterrupt when we are asked to stop.
     """
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else None
@@ -109,9 +111,9 @@ def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | Non
             preexec_fn=_die_with_parent(signal.SIGKILL),
         )
         try:
-            return process.wait()
+            return wait_for_end(process)
         finally:
-            # After Ctrl-C subprocess.run would kill it and not wait for its end. To one that has ended it is nothing.
+            # To one that has ended it is nothing.
             process.kill()
             process.wait()
 
@@ -160,15 +162,6 @@ def descendants(pid: int) -> set[int]:
         frontier = {child for child, parent in parents.items() if parent in frontier} - found
         found |= frontier
     return found
-
-
-def end(pids: Iterable[int]) -> None:
-    """Kill these processes, and wait for those of them that are our own children."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
 
 
 def still_alive(pids: Iterable[int]) -> set[int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cli.local.process import Child, Command, last_line
+from cli.local.stopping import pause
 from store.errors import HeadraceError, Unavailable
 
 _FIRST_PAUSE_S = 1.0
@@ -126,14 +127,17 @@ class Supervisor:
 
 
 def wait_until_ready(programs: Sequence[Program], timeout_s: float) -> None:
-    """Return when all of them serve; raise Unavailable as soon as one has ended, or when the time is over."""
+    """Return when all of them serve; raise Unavailable as soon as one has ended, or when the time is over.
+
+    Raises KeyboardInterrupt as soon as this process is asked to stop.
+    """
     waiting = list(programs)
     deadline = time.monotonic() + timeout_s
     while waiting := [program for program in waiting if not program.is_ready()]:
         if time.monotonic() > deadline:
             names = ", ".join(program.name for program in waiting)
             raise Unavailable(f"not ready after {timeout_s:.0f} s: {names} (see the logs)")
-        time.sleep(0.05)
+        pause(0.05)
 
 
 def _how(exit_code: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cli.local.folders import private_folder, socket_folder
 from cli.local.process import Child, Command
+from cli.local.stopping import pause
 from store.errors import Unavailable
 
 _SOCKET = "valkey.sock"
@@ -54,7 +55,7 @@ class LocalValkey:
                 tail = self._child.log_tail().splitlines()
                 self.stop()
                 raise Unavailable(f"Valkey did not start: {tail[-1] if tail else 'it said nothing'} (log: {self._log})")
-            time.sleep(0.01)
+            pause(0.01)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Let it write its append-only file and end."""

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -226,32 +225,6 @@ def test_ctrl_c_while_it_starts_leaves_nothing(start_up: StartUp) -> None:
     processes = descendants(up.process.pid)
     assert "no process left" in up.stop()
     assert still_alive(processes) == set()
-
-
-def test_a_signal_that_python_drops_is_heard_all_the_same() -> None:
-    """It drops what is raised in a callback, as the one that lets go of a module's lock after an import."""
-    script = """
-        import signal, weakref
-        from cli.up import stopped_by_signals
-
-        class Module:
-            pass
-
-        with stopped_by_signals() as stop_if_asked:
-            stop_if_asked()
-            module = Module()
-            reference = weakref.ref(module, lambda _: signal.raise_signal(signal.SIGINT))
-            del module
-            print("not heard yet")
-            try:
-                stop_if_asked()
-            except KeyboardInterrupt:
-                print("heard")
-    """
-    argv = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert "not heard yet" in done.stdout
-    assert "heard" in done.stdout.splitlines(), done.stderr
 
 
 @pytest.mark.parametrize(

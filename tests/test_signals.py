@@ -1,0 +1,98 @@
+"""Every process ends when it is told to at the worst moment: in a callback in which Python drops what is raised."""
+
+import signal
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from cli.local.ports import free_port
+from cli.local.process import descendants, still_alive
+from store.registry import ModelVersion
+from store.settings import Settings, child_environment
+from tests.folders import reachable_folder
+from tests.processes import Process, StartProcess, python
+from tests.producer_api.serving import environment
+from tests.workers.conftest import version, worker_environment
+
+__all__ = ["version"]
+
+# Runs a module as ``python -m`` does. As soon as it has a handler for SIGTERM, the signal comes while Python runs the
+# callback of a weak reference, as it does after an import to free the module's lock.
+AT_THE_WORST_MOMENT = """
+import runpy, signal, sys, weakref
+
+class Lock:
+    pass
+
+install, comes = signal.signal, [True]
+
+def handled(number, handler):
+    before = install(number, handler)
+    if number == signal.SIGTERM and callable(handler) and comes.pop() if comes else False:
+        lock = Lock()
+        reference = weakref.ref(lock, lambda _: signal.raise_signal(signal.SIGTERM))
+        del lock
+    return before
+
+signal.signal = handled
+sys.argv[:] = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def told_at_the_worst_moment(start: StartProcess, env: Mapping[str, str], module: str, *arguments: str) -> Process:
+    return start(python("-c", AT_THE_WORST_MOMENT, module, *arguments), env)
+
+
+def test_the_api(settings: Settings, start_process: StartProcess) -> None:
+    process = told_at_the_worst_moment(start_process, environment(settings), "producer_api")
+    assert process.wait_exit() == 0, process.log()
+    names = [event["event"] for event in process.events()]
+    assert (names[0], names[-1]) == ("api_started", "api_stopped"), process.log()
+
+
+def test_a_worker(settings: Settings, version: ModelVersion, start_process: StartProcess) -> None:
+    env = worker_environment(settings, {})
+    process = told_at_the_worst_moment(start_process, env, "workers", "--model", version.model)
+    assert process.wait_exit() == 0, process.log()
+    assert process.events("drain_began")
+
+
+def test_a_dispatcher(settings: Settings, start_process: StartProcess) -> None:
+    process = told_at_the_worst_moment(start_process, worker_environment(settings, {}), "workers.dispatcher")
+    assert process.wait_exit() == 0, process.log()
+
+
+def test_flower(settings: Settings, start_process: StartProcess) -> None:
+    changes = {"flower_port": free_port("127.0.0.1", 0), "flower_basic_auth": "watcher:a long password"}
+    process = told_at_the_worst_moment(start_process, worker_environment(settings, changes), "workers.flower")
+    assert process.wait_exit() == 0, process.log()
+
+
+@pytest.fixture
+def home() -> Iterator[dict[str, str]]:
+    """The environment of a stack in a home of its own."""
+    with reachable_folder() as folder:
+        flower_port = str(free_port("127.0.0.1", 0))
+        env = child_environment(
+            {"HEADRACE_HOME": str(folder), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
+        )
+        yield {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+
+
+@pytest.mark.parametrize(("verb", "code"), [("up", 0), ("demo", 130)])
+def test_a_stack(home: dict[str, str], start_process: StartProcess, verb: str, code: int) -> None:
+    process = told_at_the_worst_moment(start_process, home, "cli.main", verb, "--model", "fake")
+    assert process.wait_exit() == code, process.log()
+    assert "PostgreSQL started" not in process.log(), "it went on although it was told to stop"
+
+
+def test_a_demo_that_waits_for_its_jobs(home: dict[str, str], start_process: StartProcess) -> None:
+    env = home | {"HEADRACE_FAKE_STEP_MS": "5000", "HEADRACE_DRAIN_S": "1"}
+    process = start_process(python("-m", "cli.main", "demo", "--model", "fake"), env)
+    process.wait_log("jobs submitted", 180)
+    started = descendants(process.pid)
+    assert len(started) > 5
+    process.signal(signal.SIGTERM)
+    assert process.wait_exit() == 130, process.log()
+    assert still_alive(started) == set()
