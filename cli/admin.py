@@ -50,9 +50,18 @@ def register(
     dtype: Annotated[
         str, typer.Option(help="auto, bfloat16, float32, float16, or int8 if it is close enough.")
     ] = "auto",
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="How tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9. For files "
+            "that are registered already it replaces what was set. By default: the model's generation_config.json.",
+        ),
+    ] = None,
 ) -> None:
     """Register a model's files as its next version."""
-    run_module("models.catalog", "register", name, source, "--dtype", dtype)
+    given = [] if sampling is None else ["--sampling", sampling]
+    run_module("models.catalog", "register", name, source, "--dtype", dtype, *given)
 
 
 def measure(source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout.")]) -> None:

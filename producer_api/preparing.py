@@ -56,7 +56,8 @@ class Preparing:
         max_tokens = self._fit(version, num_tokens, request.sampling.max_tokens)
         if request.sampling.grammar is not None:
             self._catalog.grammars(version).check(request.sampling.grammar.kind, request.sampling.grammar.text)
-        sampling = request.sampling.model_copy(update={"max_tokens": max_tokens})
+        sampling = request.sampling.with_defaults(self._catalog.sampling(version))
+        sampling = sampling.model_copy(update={"max_tokens": max_tokens})
         payload = GeneratePayload(input=source, sampling=sampling, policy=policy)
         if source.callable_tools:
             payload = with_tools(payload, tokenizer, self._catalog.grammars(version))

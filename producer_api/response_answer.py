@@ -60,6 +60,7 @@ def begun_object(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
 
 
 def _shown(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
+    sampling = (job.payload or {}).get("sampling", {})
     return {
         "id": response_id(job.id),
         "object": "response",
@@ -71,6 +72,8 @@ def _shown(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
         "previous_response_id": row.previous_id,
         "store": row.is_stored,
         **row.request,
+        # What was used, where the request left it to the model's defaults.
+        **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
     }
 
 

@@ -368,6 +368,8 @@ def _idempotency(origin: Origin, request: JobRequest, response: NewResponse | No
     if not 0 < len(key) <= MAX_KEY_CHARS:
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
     asked = request.model_dump(mode="json")
+    if isinstance(request, GenerateRequest) and (spelled_out := request.sampling.spelled_out()):
+        asked["spelled_out"] = spelled_out
     if response is not None:
         # Not its input: the items got new ids, and are in the request as messages.
         asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]

@@ -17,6 +17,7 @@ from store.jobs import Job, JobEvent
 from store.payloads import PolicyHit, ServiceClass
 from store.queues import QueueView
 from store.registry import DEFAULT_ALIAS, ModelSummary
+from store.sampling import SamplingDefaults
 from store.states import JobState
 from store.streams import Cursor
 
@@ -239,6 +240,11 @@ class ModelVersionObject(ModelObject):
     context_window: int
     dtype: str
     digest: str
+    sampling: SamplingDefaults | None = Field(
+        None,
+        description="how tokens are chosen where a request does not say: by the version's record, else by the model's "
+        "generation_config.json; null fields are as in the reference; null for models that make vectors",
+    )
 
 
 class ModelList(BaseModel):

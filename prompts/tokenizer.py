@@ -19,16 +19,19 @@ from prompts.turns import in_plain_json
 from store.conversation import ChatMessage, Tool
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads import ToolStyle
+from store.sampling import SamplingDefaults, read_generation
 
 if TYPE_CHECKING:
     from store.registry import ModelVersion
+
+_GENERATION = "generation_config.json"
 
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "config.json",
-    "generation_config.json",
+    _GENERATION,
     "chat_template.jinja",
 )
 """The files of a model folder that a tokenizer reads; only the first must exist."""
@@ -248,7 +251,7 @@ def _id_set(value: object) -> frozenset[int]:
 
 def eos_token_ids(files: Mapping[str, bytes]) -> frozenset[int]:
     """Return the ids that end a sequence: the generation configuration's, else the model configuration's."""
-    generation = _id_set(_parse(files, "generation_config.json").get("eos_token_id"))
+    generation = _id_set(_parse(files, _GENERATION).get("eos_token_id"))
     return generation or _id_set(_parse(files, "config.json").get("eos_token_id"))
 
 
@@ -277,3 +280,9 @@ def tokenizer_for(version: "ModelVersion", read_file: Callable[[str], bytes]) ->
         return ByteTokenizer()
     wanted = {name: digest for name, digest in version.files.items() if name in TOKENIZER_FILES}
     return load_tokenizer({name: read_file(digest) for name, digest in wanted.items()})
+
+
+def sampling_defaults_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> SamplingDefaults:
+    """Return how a registered version's own ``generation_config.json`` wants tokens to be chosen; see above."""
+    digest = version.files.get(_GENERATION)
+    return read_generation(_parse({} if digest is None else {_GENERATION: read_file(digest)}, _GENERATION))

@@ -32,16 +32,18 @@ from store.conversation import (
     check_tool_results,
 )
 from store.errors import InvalidRequest
+from store.sampling import MAX_GRAMMAR_CHARS as MAX_GRAMMAR_CHARS
+from store.sampling import MAX_NEW_TOKENS as MAX_NEW_TOKENS
+from store.sampling import MAX_TOP_LOGPROBS as MAX_TOP_LOGPROBS
+from store.sampling import GrammarKind as GrammarKind
+from store.sampling import GrammarSpec as GrammarSpec
+from store.sampling import Sampling as Sampling
 from store.strict import Strict, Text
 from store.webhook_events import JOB_EVENTS
 
-MAX_NEW_TOKENS = 131_072
-MAX_TOP_LOGPROBS = 20
-MAX_GRAMMAR_CHARS = 65_536
 MAX_EMBED_INPUTS = 2048
 MAX_EMBED_TOKENS = 131_072
 
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_EMBED_TOKENS)]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -107,51 +109,6 @@ class GenerateInput(Strict):
     def callable_tools(self) -> tuple[Tool, ...]:
         """The tools that the model may call now."""
         return () if self.tool_choice is ToolChoiceMode.NONE else self.tools or ()
-
-
-class GrammarKind(StrEnum):
-    """How a grammar's text is written."""
-
-    JSON_SCHEMA = "json_schema"
-    REGEX = "regex"  # as Rust's regex crate reads it: no look-around, no back-references
-    LARK = "lark"  # llguidance's own dialect
-    CHOICE = "choice"  # a JSON array of the texts to choose from
-
-
-class GrammarSpec(Strict):
-    """What the answer must look like. That it can be followed by the model is checked with ``prompts.grammar``."""
-
-    kind: GrammarKind
-    text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
-
-
-class Sampling(Strict):
-    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
-
-    ``max_tokens`` None means: what is left of the model's context window, at most 1,024.
-    Penalties are those of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
-    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest. With a ``grammar`` an
-    answer that ends by itself follows it; one that ends at ``max_tokens`` is the beginning of one that does.
-    """
-
-    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=100_000)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: Annotated[tuple[StopText, ...], Field(max_length=16)] = ()
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    ignore_eos: bool = False
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    grammar: GrammarSpec | None = None
-
-    @model_validator(mode="after")
-    def _ends_with_its_grammar(self) -> Self:
-        if self.grammar is not None and self.ignore_eos:
-            raise ValueError("an answer that follows a grammar ends with it: leave out `ignore_eos`")
-        return self
 
 
 WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]

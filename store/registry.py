@@ -6,7 +6,7 @@ Knows what a model string means (``name``, ``name@3``, ``name@alias``) and how q
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, text
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping, text
 from store.audit import record
 from store.db import Database, dump_json
 from store.errors import InvalidRequest, NotFound
+from store.sampling import SamplingDefaults
 
 DEFAULT_ALIAS = "default"
 
@@ -27,7 +28,10 @@ _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One immutable version. ``files`` maps a file's name to its digest for ``read_file``."""
+    """One immutable version. ``files`` maps a file's name to its digest for ``read_file``.
+
+    ``sampling`` is what the operator set for it, which may change; jobs that were accepted before keep theirs.
+    """
 
     model: str
     version: int
@@ -39,6 +43,7 @@ class ModelVersion:
     files: dict[str, str]
     created_at: datetime
     retired_at: datetime | None
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
 
     @property
     def task(self) -> str:
@@ -135,7 +140,8 @@ def _lock_model(connection: Connection, model: str, task: str) -> None:
 
 
 _RESOLVE = text("""
-SELECT version.* FROM model_versions AS version
+SELECT version.*, model_sampling.sampling FROM model_versions AS version
+LEFT JOIN model_sampling USING (model, version)
 LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
 WHERE version.model = :model AND version.retired_at IS NULL
     AND version.version = COALESCE(aliases.version, CAST(:number AS int))
@@ -175,6 +181,28 @@ def list_models(db: Database) -> list[ModelSummary]:
 def get_version(db: Database, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not; raise NotFound if it never was."""
     with db.autocommit() as connection:
+        return _version(connection, model, version)
+
+
+_SET_SAMPLING = text("""
+INSERT INTO model_sampling (model, version, sampling) VALUES (:model, :version, CAST(:sampling AS jsonb))
+ON CONFLICT (model, version) DO UPDATE SET sampling = excluded.sampling, updated_at = now()
+""")
+
+
+def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefaults, actor: str) -> ModelVersion:
+    """Set how a version's tokens are chosen where a request does not say; return it. Raises NotFound.
+
+    It replaces what was set before, and holds for jobs that are accepted from now on.
+    """
+    after = sampling.given()
+    with db.begin() as connection:
+        before = _version(connection, model, version).sampling.given()
+        connection.execute(_SET_SAMPLING, {"model": model, "version": version, "sampling": dump_json(after)})
+        name = queue_name(model, version)
+        # As texts: the canonical form of the audit log has no fractions.
+        detail = {field: str(value) for field, value in after.items()}
+        record(connection, None, actor, "model.sampling_set", name, detail, before=before, after=after)
         return _version(connection, model, version)
 
 
@@ -218,15 +246,23 @@ def read_file(db: Database, digest: str) -> bytes:
 
 
 def _version(connection: Connection, model: str, version: int) -> ModelVersion:
-    statement = text("SELECT * FROM model_versions WHERE model = :model AND version = :version")
+    statement = text("""
+        SELECT * FROM model_versions LEFT JOIN model_sampling USING (model, version)
+        WHERE model = :model AND version = :version
+    """)
     row = connection.execute(statement, {"model": model, "version": version}).mappings().one_or_none()
     if row is None:
         raise _unknown(connection, queue_name(model, version))
     return _read_version(row)
 
 
+# Not every column: a later release may add some.
+_FIELDS = tuple(one.name for one in fields(ModelVersion))
+
+
 def _read_version(row: RowMapping) -> ModelVersion:
-    return ModelVersion(**row)
+    known = {name: row[name] for name in _FIELDS if name != "sampling"}
+    return ModelVersion(**known, sampling=SamplingDefaults.model_validate(row["sampling"] or {}))
 
 
 def _unknown(connection: Connection, name: str) -> NotFound:

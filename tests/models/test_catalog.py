@@ -127,3 +127,33 @@ def test_a_folder_that_is_no_model_is_said_in_one_line(
     assert said == f"models.catalog: {tmp_path}/config.json is missing: a model folder needs it\n"
     with pytest.raises(SystemExit):
         main(["register", "x"])
+
+
+def test_a_version_is_given_what_its_makers_recommend_and_what_the_operator_says(
+    settings: Settings,
+    db: Database,
+    smollm2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    elsewhere = ["register", "mine", str(smollm2)]
+    assert main(elsewhere) == 0
+    assert resolve(db, "mine").sampling.given() == {}
+    assert main([*elsewhere, "--sampling", "top_k=5"]) == 0
+    assert main(elsewhere) == 0
+    assert resolve(db, "mine@1").sampling.given() == {"top_k": 5}, "the same version, and what was said stays"
+    (tmp_path / "models").symlink_to(smollm2.parent)
+    fetched = ["register", "smollm2", str(tmp_path / "models" / "smollm2")]
+    assert main(fetched) == 0
+    assert resolve(db, "smollm2").sampling.given() == {"temperature": 0.2, "top_p": 0.9}
+    assert main([*fetched, "--sampling", "temperature=0"]) == 0
+    assert main(fetched) == 0
+    assert resolve(db, "smollm2@1").sampling.given() == {"temperature": 0.0}
+    assert main([*fetched, "--sampling", "temperature=9"]) == 1
+    assert "temperature=9: input should be less than or equal to 2" in capsys.readouterr().err
+    assert main(["register", "vectors", "fake-encoder", "--sampling", "temperature=0"]) == 1
+    assert "vectors have no sampling" in capsys.readouterr().err

@@ -54,6 +54,7 @@ THE_SYSTEMS_OWN = {
         "registry.register_version",
         "registry.resolve",
         "registry.set_alias",
+        "registry.set_sampling",
         "roles.can_log_in",
         "roles.is_bound",
         "usage.set_price",
