@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 
 from policy.patterns import BadPattern, form
 from policy.recognisers import FOUND_BY_NAME, Kind
@@ -59,8 +59,8 @@ class DenyList(_Strict):
     look-around and back-references, and with a greatest length: ``\\s{1,8}`` rather than ``\\s+``.
     """
 
-    phrases: Annotated[tuple[Phrase, ...], Field(max_length=100_000)] = ()
-    patterns: Annotated[tuple[PatternText, ...], Field(max_length=1000)] = ()
+    phrases: Annotated[tuple[Phrase, ...], Field(max_length=100_000), FailFast()] = ()
+    patterns: Annotated[tuple[PatternText, ...], Field(max_length=1000), FailFast()] = ()
     inside_words: bool = False
 
     @model_validator(mode="after")
@@ -91,14 +91,14 @@ class Rule(_Strict):
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     action: Action
     stage: Stage = Stage.BOTH
-    kinds: Annotated[tuple[Kind, ...], Field(max_length=32)] = ()
+    kinds: Annotated[tuple[Kind, ...], Field(max_length=32), FailFast()] = ()
     deny: DenyList | None = None
     max_chars: int | None = Field(None, ge=1, le=10_000_000, description="longer texts are blocked")
-    categories: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+    categories: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], FailFast()] = Field(
         default_factory=dict, description="a classifier's categories, each with the score from which it counts"
     )
     json_schema: dict[str, Any] | None = Field(None, description="outputs are JSON that this schema allows")
-    languages: Annotated[tuple[Language, ...], Field(max_length=64)] = Field(
+    languages: Annotated[tuple[Language, ...], Field(max_length=64), FailFast()] = Field(
         (), description="inputs are in one of these (ISO 639-1), as far as their language is known"
     )
     restore: bool = Field(False, description="put the values back where the model's answer names their placeholders")
@@ -142,7 +142,7 @@ class PolicyDocument(_Strict):
     """A policy. ``version`` is that of the document's form."""
 
     version: Literal[1] = 1
-    rules: Annotated[tuple[Rule, ...], Field(max_length=256)]
+    rules: Annotated[tuple[Rule, ...], Field(max_length=256), FailFast()]
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

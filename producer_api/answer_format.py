@@ -7,13 +7,14 @@ follow the grammar is found out with its tokenizer, when the job is submitted.
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import ConfigDict, Field, StrictBool, StringConstraints
 
 from store.errors import InvalidRequest
 from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
+from store.strict import Body
 
 
-class JsonSchemaFormat(BaseModel):
+class JsonSchemaFormat(Body):
     """A named schema. It is kept to the letter, whether or not ``strict`` asks for that."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -24,7 +25,7 @@ class JsonSchemaFormat(BaseModel):
     description: str | None = None
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Body):
     """Text, any JSON object, or JSON of a schema."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -33,7 +34,7 @@ class ResponseFormat(BaseModel):
     json_schema: JsonSchemaFormat | None = None
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(Body):
     """What an answer must look like, as vLLM asks for it: exactly one of the four."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

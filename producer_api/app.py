@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
 from producer_api.errors import on_error
+from producer_api.metering import Metered
 from producer_api.routers import (
     api_keys,
     audit_logs,
@@ -39,7 +40,7 @@ from producer_api.runtime import Runtime
 from store.errors import HeadraceError
 from store.settings import Settings
 
-_LAYERS = (RequestContext, Authenticate, BufferBody, Direct)
+_LAYERS = (RequestContext, Authenticate, Metered, BufferBody, Direct)
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.

@@ -1,6 +1,6 @@
 """What surrounds every request, as plain ASGI: its id, its time, its key, its body's size, and the last word on errors.
 
-    RequestContext ─▶ Authenticate ─▶ BufferBody ─▶ Direct ─▶ the routes
+    RequestContext ─▶ Authenticate ─▶ Metered ─▶ BufferBody ─▶ Direct ─▶ the routes
 
 Plain ASGI, because a middleware that makes a task per request costs more than the rest of a submit and hides a
 client's disconnect.
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from producer_api import spending
 from producer_api.errors import SlowBody, internal_error, respond
 from producer_api.event_stream import StreamAborted
+from producer_api.json_counts import check_counts
 from producer_api.refusals import address_of
 from producer_api.runtime import Runtime
 from store.audit import bind_caller
@@ -147,7 +148,8 @@ class Authenticate:
 
 
 class BufferBody:
-    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all.
+    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all,
+    and one of many small parts without parsing it.
 
     An upload is let through to its route if the length that it declares is not over the limit of files.
     """
@@ -172,6 +174,7 @@ class BufferBody:
             return await self._refuse(scope, receive, send, self._limit)
         if body:
             _check_type(headers)
+            check_counts(body)
         return await self.app(scope, Replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:

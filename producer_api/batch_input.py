@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from producer_api.json_counts import check_counts
 from producer_api.task_urls import Wanted, read_task
-from store.errors import HeadraceError
+from store.errors import HeadraceError, InvalidRequest
 
 MAX_ERRORS = 100
 """So many errors of an input are told; the rest would say the same."""
@@ -72,7 +73,10 @@ def read_request(line: RawLine, url: str, most_bytes: int) -> Request:
     if line.text is None:
         raise LineRefused("request_too_large", f"the line is over {most_bytes} bytes")
     try:
+        check_counts(line.text)
         fields = orjson.loads(line.text)
+    except InvalidRequest as error:
+        raise LineRefused("invalid_json_line", error.message.replace("the JSON body", "the line", 1)) from None
     except orjson.JSONDecodeError as error:
         raise LineRefused("invalid_json_line", f"the line is not valid JSON: {error.msg}") from None
     if not isinstance(fields, dict):
@@ -102,7 +106,8 @@ def custom_id_of(line: RawLine) -> str:
 def model_of(line: RawLine) -> str:
     """Return the model that a line names, "" if it names none."""
     try:
+        check_counts(line.text or b"")
         model = orjson.loads(line.text or b"")["body"]["model"]
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+    except (InvalidRequest, orjson.JSONDecodeError, LookupError, TypeError):
         return ""
     return model if isinstance(model, str) else ""

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from producer_api.openai_request import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
 from store.errors import InvalidRequest
 from store.payloads import MAX_TOP_LOGPROBS, GenerateRequest
+from store.strict import Body
 
 
-class TextPart(BaseModel):
+class TextPart(Body):
     """A piece of a message; only text is understood."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -19,7 +20,7 @@ class TextPart(BaseModel):
     text: str | None = None
 
 
-class ChatToolCall(BaseModel):
+class ChatToolCall(Body):
     """A call that the assistant has made; what a client adds to it (an ``index``, say) passes."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -29,7 +30,7 @@ class ChatToolCall(BaseModel):
     function: dict[str, Any] | None = None
 
 
-class ChatTurn(BaseModel):
+class ChatTurn(Body):
     """One message."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -41,7 +42,7 @@ class ChatTurn(BaseModel):
     tool_call_id: str | None = None
 
 
-class ChatTool(BaseModel):
+class ChatTool(Body):
     """A tool that the model may use; only functions are known."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -2,7 +2,7 @@
 
 Most of what such a request cost was the working out of what its route asks for. Here that is written out by hand, for
 requests in which nothing is unusual, and the same route functions are called. Whatever is unusual (another query, a
-missing scope, a body that is not valid) goes on to FastAPI, so there is one place that refuses, and one text.
+missing scope, a body that is no JSON) goes on to FastAPI. What refuses has one text: ``errors.from_validation``.
 """
 
 import re
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.asgi import Replay
 from producer_api.auth import may
+from producer_api.errors import from_validation, respond
 from producer_api.requests import MAX_PROJECT_CHARS, read_origin
 from producer_api.routers import jobs, stream
 from producer_api.runtime import Runtime
@@ -76,8 +77,13 @@ class Direct:
             return None
         try:
             body = _JOB_REQUEST.validate_python(orjson.loads(await request.body()))
-        except (orjson.JSONDecodeError, ValidationError):
+        except orjson.JSONDecodeError:
             return None
+        except ValidationError as error:
+            # As FastAPI would, without making its complaints a second time.
+            request.scope["route"] = _SUBMIT
+            complaints = error.errors(include_url=False, include_input=False)
+            return respond(from_validation(complaints), request.scope)
         request.scope["route"] = _SUBMIT
         origin = await read_origin(
             request, headers.get("idempotency-key"), headers.get("x-stainless-retry-count"), project

@@ -9,7 +9,7 @@ import struct
 from base64 import b64decode
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from producer_api.chat_answer import answer_of
 from producer_api.errors import from_validation
@@ -17,6 +17,7 @@ from producer_api.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTie
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs import Job
 from store.payloads import MAX_EMBED_INPUTS, EmbedRequest
+from store.strict import Body
 
 _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
@@ -34,7 +35,7 @@ _INPUT_SCHEMA: dict[str, Any] = {
 Input = Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Body):
     """The body of ``POST /v1/embeddings``."""
 
     model_config = ConfigDict(

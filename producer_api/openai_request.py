@@ -7,16 +7,17 @@ A field whose silent loss would change the answer is refused; harmless unknown o
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from producer_api.answer_format import ResponseFormat, StructuredOutputs, grammar_of
 from producer_api.errors import from_validation
 from producer_api.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads import GenerateRequest, Truncation
+from store.strict import Body
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Body):
     """``include_usage`` asks for a last chunk with the token counts."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -64,7 +65,7 @@ _INSTEAD = {
 }
 
 
-class TextRequest(BaseModel):
+class TextRequest(Body):
     """The fields that chat and text completions share."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -29,7 +29,6 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> Replay:
     """Make a new job of a dead letter, once. Raises NotFound, Forbidden, Conflict, RateLimited, Unavailable."""
     letter = dead_letters.get_dead_letter(runtime.db, principal.tenant_id, job_id)
     principal.check_model(letter.queue)
-    runtime.admission.spend_request(principal)
     if letter.replayed_as is not None:
         return Replay(job_id, letter.replayed_as, replayed=True)
     dead = jobs.get(runtime.db, principal.tenant_id, job_id)
@@ -63,8 +62,10 @@ def replay_many(
         descending=False,
     )
     done: list[Replay] = []
-    for letter in found[:limit]:
+    for number, letter in enumerate(found[:limit]):
         try:
+            if number:  # the first is the request itself, which is counted already
+                runtime.admission.spend_request(principal)
             done.append(replay(runtime, principal, letter.job_id))
         except Conflict:
             continue

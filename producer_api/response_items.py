@@ -12,10 +12,11 @@ Only text and function calls are understood; whatever else would be lost is refu
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from store.errors import InvalidRequest
 from store.ids import new_id
+from store.strict import Body
 
 Item = dict[str, Any]
 
@@ -24,7 +25,7 @@ _TEXTS = ("input_text", "output_text", "text")
 _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco"}
 
 
-class ContentPart(BaseModel):
+class ContentPart(Body):
     """A piece of a message or of a function's result; only text is understood."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -33,7 +34,7 @@ class ContentPart(BaseModel):
     text: str | None = None
 
 
-class InputItem(BaseModel):
+class InputItem(Body):
     """Something of a conversation; without a ``type`` it is a message."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
+from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
 from producer_api.answer_format import json_grammar
 from producer_api.errors import from_validation
@@ -19,6 +19,7 @@ from producer_api.response_items import ContentPart, Input, Item, message, messa
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads import MAX_TOP_LOGPROBS, GenerateRequest, GrammarSpec, ServiceClass, Truncation
 from store.responses import NewResponse
+from store.strict import Body
 
 Includable = Literal[
     "file_search_call.results",
@@ -37,7 +38,7 @@ StrictNumber = Annotated[float, Strict()]
 """A number, and no text or truth value that could be taken for one."""
 
 
-class _Open(BaseModel):
+class _Open(Body):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 

@@ -28,3 +28,8 @@ def note(headers: Mapping[str, str]) -> None:
     noted = _noted.get()
     if noted is not None:
         noted.update({name: value for name, value in headers.items() if name.startswith(_NOTED)})
+
+
+def has_spent_request() -> bool:
+    """Return whether the current request was counted."""
+    return "x-ratelimit-limit-requests" in (_noted.get() or ())

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -25,6 +25,7 @@ from store.errors import InvalidRequest
 from store.files import Purpose
 from store.payloads import MetadataKey, MetadataValue
 from store.policies import EVERY_MODEL
+from store.strict import Body
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -35,14 +36,14 @@ _SECONDS = {"h": 3600, "d": 86_400}
 SHORTEST_S, LONGEST_S = 3600, 7 * 86_400
 
 
-class ExpiresAfter(BaseModel):
+class ExpiresAfter(Body):
     """When a file made by the batch goes."""
 
     anchor: str
     seconds: int
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(Body):
     """The body of `POST /v1/batches`."""
 
     model_config = ConfigDict(
@@ -70,11 +71,10 @@ class BatchRequest(BaseModel):
 @router.post("", response_model=BatchObject, summary="Make a batch")
 async def create_batch(runtime: RuntimeOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf) -> Response:
     """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
-    headers = await run_in_threadpool(runtime.admission.spend_request, principal)
     new = _new_batch(body, origin, principal.key_id)
     batch = await run_in_threadpool(_create, runtime, principal.tenant_id, body, new, is_retry=origin.is_retry)
     runtime.batches.wake()
-    return JsonResponse(batch_object(batch), headers=headers)
+    return JsonResponse(batch_object(batch))
 
 
 def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:

@@ -21,6 +21,7 @@ from producer_api.usage_views import CURRENCY
 from producer_api.views import JsonResponse
 from store import quotas, tenant_limits
 from store.keys import Principal
+from store.strict import Body
 from store.tenant_limits import Limits, SetBy, Standing
 
 router = APIRouter(prefix="/v1/organization", tags=["limits"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -32,7 +33,7 @@ _Count = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
 _Rate = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
 
 
-class LimitValues(BaseModel):
+class LimitValues(Body):
     """Limits; null is none."""
 
     model_config = ConfigDict(

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from policy.classifiers import FLAGGED_FROM, Classifier, WordListClassifier
 from producer_api.auth import JobsWriter
 from producer_api.errors import DOCUMENTED
-from producer_api.requests import RuntimeOf, StrictJsonRoute
+from producer_api.requests import StrictJsonRoute
 from producer_api.views import JsonResponse
 from store.errors import InvalidRequest, NotFound
 from store.ids import new_id
-from store.strict import MAX_TEXT_CHARS
+from store.strict import MAX_TEXT_CHARS, Body
 
 router = APIRouter(prefix="/v1/moderations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -25,7 +25,7 @@ _ALIASES = frozenset(
 MAX_TEXTS = 128
 
 
-class ModerationPart(BaseModel):
+class ModerationPart(Body):
     """A part of one input; only text is understood."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -34,7 +34,7 @@ class ModerationPart(BaseModel):
     text: str | None = None
 
 
-class ModerationRequest(BaseModel):
+class ModerationRequest(Body):
     """The body of ``POST /v1/moderations``."""
 
     model_config = ConfigDict(
@@ -65,7 +65,7 @@ class Moderation(BaseModel):
 
 
 @router.post("", response_model=Moderation, summary="Classify texts")
-async def create_moderation(runtime: RuntimeOf, principal: JobsWriter, body: ModerationRequest) -> Response:
+async def create_moderation(principal: JobsWriter, body: ModerationRequest) -> Response:
     """Say for each text which of OpenAI's categories it belongs to."""
     if body.model not in _ALIASES and body.model != _CLASSIFIER.name:
         raise NotFound(
@@ -76,13 +76,8 @@ async def create_moderation(runtime: RuntimeOf, principal: JobsWriter, body: Mod
     principal.check_model(_CLASSIFIER.name)
     texts = _texts(body.input)
 
-    def classify() -> tuple[dict[str, str], list[ModerationResult]]:
-        headers = runtime.admission.spend_request(principal)
-        return headers, [_result(text) for text in texts]
-
-    headers, results = await run_in_threadpool(classify)
-    found = Moderation(id=new_id("modr"), model=_CLASSIFIER.name, results=results)
-    return JsonResponse(found, headers=headers)
+    results = await run_in_threadpool(lambda: [_result(text) for text in texts])
+    return JsonResponse(Moderation(id=new_id("modr"), model=_CLASSIFIER.name, results=results))
 
 
 def _texts(given: str | list[str] | list[ModerationPart]) -> list[str]:

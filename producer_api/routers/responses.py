@@ -93,11 +93,10 @@ async def create_response(
 
 
 @router.post("/input_tokens", response_model=InputTokens, summary="Count a request's input tokens")
-async def count_input_tokens(runtime: RuntimeOf, principal: JobsReader, body: ResponseRequest) -> Response:
-    """Return how many tokens the same request would give the model; nothing is stored."""
+async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest) -> Response:
+    """Return how many tokens the same request would give the model; nothing is stored. It takes the same scope."""
 
     def count() -> int:
-        runtime.admission.spend_request(principal)
         wanted = prepare(runtime.db, principal.tenant_id, body)
         return runtime.submissions.count_tokens(principal, wanted.job)
 

@@ -16,6 +16,7 @@ from producer_api.views import JsonResponse
 from store import retention
 from store.keys import Principal
 from store.retention import DAY_S, LONGEST_S, Retention, Standing
+from store.strict import Body
 from store.tenant_limits import SetBy
 
 router = APIRouter(prefix="/v1/organization", tags=["retention"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/v1/organization", tags=["retention"], route_class=St
 _Days = Annotated[float, Field(ge=0, le=LONGEST_S / DAY_S, strict=True, allow_inf_nan=False)]
 
 
-class RetentionValues(BaseModel):
+class RetentionValues(Body):
     """Days for which contents are kept; null says nothing of them, 0 is as soon as may be."""
 
     model_config = ConfigDict(
