@@ -1,18 +1,19 @@
 -- Appends frames to their jobs' replay logs and wakes the followers, all jobs of an engine step in one call.
 -- KEYS[i] is both the log and the channel of frame i.
--- ARGV: longest log, seconds to keep it, then per frame: id "<epoch>-<seq>", kind ("s" start, "d" delta, "p" delta
--- with logprobs, "e" end), text, token ids. The ids are for the log alone: who reads goes on from the text.
+-- ARGV: longest log, seconds to keep it after a frame, seconds after an end, then per frame: id "<epoch>-<seq>", kind
+-- ("s" start, "d" delta, "p" delta with logprobs, "e" end), text, token ids. The kind of a sealed frame is a capital
+-- letter. The ids are for the log alone: a reader goes on from the text.
 -- XADD refuses an id that is not above the last one: a stale epoch or a repeated frame is neither kept nor announced.
 local accepted = 0
 for i = 1, #KEYS do
-  local id, kind, text, ids = ARGV[4 * i - 1], ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2]
+  local id, kind, text, ids = ARGV[4 * i], ARGV[4 * i + 1], ARGV[4 * i + 2], ARGV[4 * i + 3]
   local added = redis.pcall('XADD', KEYS[i], 'MAXLEN', '~', ARGV[1], id, 'k', kind, 't', text, 'i', ids)
   if type(added) == 'table' and added.err then
     if not string.find(added.err, 'equal or smaller', 1, true) then
       return redis.error_reply(added.err)
     end
   else
-    redis.call('EXPIRE', KEYS[i], ARGV[2])
+    redis.call('EXPIRE', KEYS[i], string.lower(kind) == 'e' and ARGV[3] or ARGV[2])
     redis.call('PUBLISH', KEYS[i], id .. ' ' .. kind .. text)
     accepted = accepted + 1
   end

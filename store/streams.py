@@ -7,8 +7,8 @@ Every frame is appended to its job's replay log and published on the channel of 
 
 With encryption on, text and tokens are sealed for their entry (``store.encryption``) and the kind is a capital letter.
 
-The reading side is ``hub``, and the next attempt's is ``sealing``. A log is capped and may be gone: the whole answer is
-in Postgres once the job has ended.
+The reading side is ``hub``, and the next attempt's is ``sealing``. A log is capped, and goes a minute after its job's
+end: the whole answer is in Postgres by then.
 """
 
 import json
@@ -30,6 +30,9 @@ from store.redis import AWAY, connect, told_plainly
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:epoch"
+
+ENDED_S = 60
+"""A log is kept for so long after its job's end, at most: everything is in Postgres by then."""
 
 HIGHEST_SEQ = 2**64 - 1
 """What Redis allows in an id."""
@@ -178,12 +181,13 @@ class StreamPublisher:
         self._script = client.register_script(_SCRIPT.read_text())
         self._maxlen = maxlen
         self._ttl_s = ttl_s
+        self._ended_s = min(ttl_s, ENDED_S)
 
     def publish(self, frames: Sequence[Frame]) -> int:
         """Append and announce the frames in order; return how many were accepted, the rest being stale or repeated."""
         if not frames:
             return 0
-        args: list[str | bytes | int] = [self._maxlen, self._ttl_s]
+        args: list[str | bytes | int] = [self._maxlen, self._ttl_s, self._ended_s]
         for frame in frames:
             args += _sealed(frame, self._vault)
         with told_plainly(self._client):
@@ -194,11 +198,13 @@ class StreamPublisher:
     def nudge(self, job_ids: Iterable[str]) -> None:
         """Wake these jobs' followers without a frame, so that they look into Postgres now.
 
-        For a change that no engine made: a job that was cancelled while queued, expired, or failed by the sweeper.
+        For an end that no engine made: a job that was cancelled while queued, expired, or failed by the sweeper. Their
+        logs go soon after.
         """
         with told_plainly(self._client), self._client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.publish(stream_key(job_id), "")
+                pipe.expire(stream_key(job_id), self._ended_s)
             pipe.execute()
 
 
@@ -215,7 +221,7 @@ def sealing_keys(client: redis.Redis) -> Counter[str]:
 
 
 def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:
-    """Remove these jobs' replay logs, which would otherwise go ``ttl_s`` after their last frame."""
+    """Remove these jobs' replay logs, which would otherwise go some time after their last frame."""
     if keys := [stream_key(job_id) for job_id in job_ids]:
         with told_plainly(client):
             client.unlink(*keys)

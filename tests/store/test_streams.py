@@ -2,10 +2,12 @@
 
 import queue
 import threading
+from typing import cast
 
 import pytest
 import redis
 
+from store.encryption import Vault
 from store.errors import Unavailable
 from store.redis import connect
 from store.settings import Settings
@@ -74,6 +76,18 @@ def test_the_log_is_capped_and_expires(redis_client: redis.Redis) -> None:
     # "~" trims whole nodes of a hundred entries.
     assert redis_client.xlen(stream_key("a")) <= 200
     assert 0 < redis_client.ttl(stream_key("a")) <= 60
+
+
+@pytest.mark.parametrize("vault", [Vault(), Vault({"k1": bytes(32)})], ids=["plain", "sealed"])
+def test_the_log_goes_a_minute_after_its_jobs_end(redis_client: redis.Redis, vault: Vault) -> None:
+    publisher = StreamPublisher(redis_client, maxlen=100, ttl_s=600, vault=vault)
+    publisher.publish([Frame(job, 1, seq, "e") for job in ("ended", "runs", "expired") for seq in (1, 2)])
+    publisher.publish([Frame("ended", 1, 3, None)])
+    publisher.nudge(["expired"])
+    lives = {job: int(cast(int, redis_client.ttl(stream_key(job)))) for job in ("ended", "runs", "expired")}
+    assert lives["runs"] > 500
+    assert 0 < lives["ended"] <= 60
+    assert 0 < lives["expired"] <= 60
 
 
 def test_nothing_to_publish_asks_nothing_of_redis() -> None:
