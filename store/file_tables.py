@@ -108,6 +108,7 @@ batches = Table(
     Index(None, "tenant_id", "id"),
     Index(None, "input_digest"),
     Index("ix_batches_kept", "tenant_id", "id", postgresql_where=text(f"purged_at IS NULL AND status IN ({_OVER})")),
+    Index("ix_batches_purged_at", "purged_at", postgresql_where=text("purged_at IS NOT NULL")),
     Index("ix_batches_live", "id", postgresql_where=text(f"status IN ({_LIVE})")),
     Index("ix_batches_fingerprint", "tenant_id", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
 )

@@ -1,6 +1,7 @@
 """What tenants used and what it cost, by time and by whatever they count by; and the prices of model versions.
 
-Reads the ledger, whose rows the database writes in the transaction that ends a job. Knows no API's words.
+Reads the ledger, whose rows the database writes in the transaction that ends a job, and the totals of days into which
+its old rows are added up. Knows no API's words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,17 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, String, cast, extract, func, or_, select, text
+from sqlalchemy import BigInteger, ColumnElement, String, cast, extract, func, literal, or_, select, text, union_all
 
 from store.accepting import CLASS_RANKS
 from store.audit import record
 from store.db import Database
 from store.errors import InvalidRequest, NotFound
 from store.payloads import ServiceClass
-from store.usage_tables import usage_ledger
+from store.usage_tables import usage_days, usage_ledger
+
+DETAIL_S = 7 * 86_400.0
+"""So long after the record of its job goes, a job's line in the ledger is added to its day's total."""
 
 
 class Dimension(StrEnum):
@@ -32,7 +36,16 @@ class Dimension(StrEnum):
     IS_BATCH = "is_batch"
 
 
-_LEDGER = usage_ledger.c
+_USED = ("api_key_id", "project_id", "user_id", "task", "model", "model_version", "class_rank", "at", "tenant_id")
+_SUMS = ("input_tokens", "cached_tokens", "output_tokens", "cost")
+_LEDGER = (
+    union_all(
+        select(*(usage_ledger.c[name] for name in _USED + _SUMS), literal(1, BigInteger).label("num_jobs")),
+        select(*(usage_days.c[name] for name in (*_USED, *_SUMS, "num_jobs"))),
+    )
+    .subquery("used")
+    .c
+)
 _EXPRESSIONS: Mapping[Dimension, ColumnElement[Any]] = {
     **{name: _LEDGER[name] for name in Dimension if name in _LEDGER},
     Dimension.MODEL: _LEDGER.model + "@" + cast(_LEDGER.model_version, String),
@@ -79,7 +92,8 @@ def spent(
 ) -> list[Spent]:
     """Return what was used, by bucket and by ``by``; buckets in which nothing was are absent.
 
-    A model among ``only`` may be named without its version, which means all of them.
+    A model among ``only`` may be named without its version, which means all of them. What was added up by the day is in
+    the bucket in which that day begins, in UTC.
     """
     at_s = extract("epoch", _LEDGER.at)
     bucket = cast(func.floor((at_s - span.start_s) / span.width_s), BigInteger).label("bucket")
@@ -87,7 +101,7 @@ def spent(
     sums = [func.sum(_LEDGER[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")]
     cost = func.coalesce(func.sum(_LEDGER.cost), 0).label("cost")
     statement = (
-        select(bucket, *columns, func.count().label("num_jobs"), *sums, cost)
+        select(bucket, *columns, func.sum(_LEDGER.num_jobs).label("num_jobs"), *sums, cost)
         .where(_LEDGER.tenant_id == tenant_id)
         .where(_LEDGER.at >= func.to_timestamp(span.start_s), _LEDGER.at < func.to_timestamp(span.end_s))
         .where(*(_is_among(name, values) for name, values in only.items()))
@@ -100,7 +114,7 @@ def spent(
         Spent(
             bucket=row["bucket"],
             by={name: row[f"by_{name}"] for name in by},
-            num_jobs=row["num_jobs"],
+            num_jobs=int(row["num_jobs"]),
             input_tokens=int(row["input_tokens"]),
             cached_tokens=int(row["cached_tokens"]),
             output_tokens=int(row["output_tokens"]),
@@ -113,6 +127,19 @@ def spent(
 def _is_among(name: Dimension, values: Sequence[Value]) -> ColumnElement[bool]:
     found = _EXPRESSIONS[name].in_(values)
     return or_(found, _LEDGER.model.in_(values)) if name is Dimension.MODEL else found
+
+
+_ADD_UP = text("SELECT headrace_add_up_usage(:tenant_id, :older_than_s, :limit)")
+
+
+def add_up(db: Database, tenant_id: str, older_than_s: float, limit: int) -> int:
+    """Add old lines of a tenant's ledger to their days' totals, at most ``limit``; return how many.
+
+    Those of days that ended over ``older_than_s`` seconds ago, which is a day at least.
+    """
+    values = {"tenant_id": tenant_id, "older_than_s": float(older_than_s), "limit": limit}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return int(connection.execute(_ADD_UP, values).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ model_prices = Table(
 )
 
 # One row for each job that ended and was computed at all. It outlives the job, so it names it without a reference.
+# Old rows are added up by the day (``usage_days``).
 usage_ledger = Table(
     "usage_ledger",
     metadata,
@@ -55,4 +56,27 @@ usage_ledger = Table(
     Column("cost", Numeric),
     Column("at", DateTime(timezone=True), nullable=False),
     Index(None, "tenant_id", "at"),
+)
+
+# What the lines of a day came to once they were added up: one row for those that are alike in all that usage is counted
+# by. ``at`` is the day's beginning in UTC, ``alike`` a digest of the columns after it.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("tenant_id", String, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("alike", String, nullable=False),
+    Column("api_key_id", String),
+    Column("project_id", String),
+    Column("user_id", String),
+    Column("task", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("model_version", Integer, nullable=False),
+    Column("class_rank", SmallInteger, nullable=False),
+    Column("num_jobs", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost", Numeric, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "at", "alike"),
 )

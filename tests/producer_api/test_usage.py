@@ -10,15 +10,17 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
-from store import keys
+from store import keys, usage
 from store.db import Database
 from store.registry import ModelVersion
+from store.settings import Settings
 from store.sweeps import purge
 from store.usage import Price, set_price
 from tests.producer_api.calling import CHAT, PROMPT, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
+from tests.roles import as_worker
 
 DAY_S = 86_400
 THEN = 20_000 * DAY_S
@@ -107,6 +109,40 @@ def test_the_official_client_reads_what_every_job_used_and_cost(
     (costs,) = results(admin.admin.organization.usage.costs(start_time=THEN, group_by=["line_item"]))
     assert (costs.line_item, costs.amount.currency) == ("tiny@1", "usd")
     assert costs.amount.value == pytest.approx(cost)
+
+
+def test_usage_says_the_same_once_it_was_added_up_by_the_day(
+    api: httpx2.Client, settings: Settings, db: Database, tenant: str, worker: ScriptedWorker
+) -> None:
+    set_price(db, "tiny", 1, Price(Decimal(2), Decimal(1), Decimal("0.1")), actor="tests")
+    bodies = ({}, {"user": "u1"}, {"user": "u1"}, {"user": "u1", "service_class": "batch"})
+    ids = [run(api, worker, 2 + number, body=body)["id"] for number, body in enumerate(bodies)]
+    move(db, *ids, to=THEN + 7 * 3600)
+    move(db, ids[-1], to=THEN + DAY_S)
+    last = run(api, worker, 9)["id"]
+
+    def told() -> list[Any]:
+        asked = {"start_time": THEN, "end_time": THEN + 2 * DAY_S}
+        return [
+            api.get(f"/v1/organization/{route}", params=asked | {"group_by": by}).raise_for_status().json()
+            for route, names in (
+                ("usage/completions", ("model", "user_id", "api_key_id", "batch")),
+                ("costs", ("line_item", "user_id")),
+            )
+            for by in ((), *((name,) for name in names), names)
+        ]
+
+    before = told()
+    assert any(bucket["results"] for bucket in before[0]["data"])
+    dispatchers = Database(as_worker(settings).database_url, pool_size=1, application_name="tests")
+    steps = [usage.add_up(dispatchers, tenant, 0, limit=1) for _ in range(5)]
+    dispatchers.close()
+    assert steps == [1, 1, 1, 1, 0], "today's and yesterday's stay as they are"
+    assert told() == before
+    with db.begin() as connection:
+        left = connection.execute(text("SELECT job_id FROM usage_ledger")).scalars().all()
+        days = connection.execute(text("SELECT num_jobs FROM usage_days ORDER BY num_jobs")).scalars().all()
+    assert (left, days) == ([last], [1, 1, 2])
 
 
 def test_whatever_was_generated_is_counted_once_and_outlives_its_job(
