@@ -29,6 +29,7 @@ from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
 from store.errors import Forbidden, HeadraceError, Unavailable
+from store.leadership import Leadership
 from store.settings import Settings, open_vault
 
 _log = structlog.get_logger("producer_api")
@@ -134,9 +135,9 @@ class BatchKeeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with batch_steps.keeper_lock(self._db) as keeps:
-                    if keeps:
-                        self._keep()
+                with batch_steps.keeper_lock(self._db) as lead:
+                    if lead:
+                        self._keep(lead)
             except HeadraceError as error:
                 _log.warning("batches_not_kept", reason=error.message)
             except Exception as defect:  # noqa: BLE001 - it must not end the thread that every batch waits for
@@ -144,9 +145,10 @@ class BatchKeeper:
             self._put_down()
             self._stopping.wait(IDLE_S)
 
-    def _keep(self) -> None:
+    def _keep(self, lead: Leadership) -> None:
         _log.info("batches_kept")
         while not self._stopping.is_set():
+            lead.check()
             self._woken.clear()
             began_s = time.thread_time()
             pause_s = self._turn()

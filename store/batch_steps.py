@@ -4,8 +4,8 @@ A line becomes a job in the transaction that moves the cursor past it, and its p
 exactly one job a line, whoever dies when. Which step is due, and what a line means, is the keeper's to say.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,13 @@ from store.encryption import Place, Vault
 from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.files import Purpose, add
+from store.leadership import Leadership, lead
 from store.terminal import conclude
 
 # "batches!" in ASCII; any constant does that nothing else on the server locks.
 KEEPER_LOCK = 0x62617463_68657321
+KEEPER_SILENCE_S = 60.0
+"""A piece of a keeper's work may wait for a slow file storage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +58,9 @@ class Progress:
     remaining_s: float
 
 
-@contextmanager
-def keeper_lock(db: Database) -> Iterator[bool]:
-    """Hold the keepers' lock for the block if it is free; the block is told whether it is.
-
-    It belongs to a connection of its own, so it is freed when the process dies.
-    """
-    with db.autocommit() as connection:
-        keeps = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": KEEPER_LOCK}).scalar_one()
-        try:
-            yield bool(keeps)
-        finally:
-            if keeps and not connection.invalidated:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": KEEPER_LOCK})
+def keeper_lock(db: Database) -> AbstractContextManager[Leadership | None]:
+    """Hold the keepers' lock for the block if it is free, see ``store.leadership``."""
+    return lead(db, KEEPER_LOCK, silence_s=KEEPER_SILENCE_S)
 
 
 @dataclass(frozen=True, slots=True)

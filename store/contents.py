@@ -40,35 +40,44 @@ _ERROR = """jsonb_build_object(
     'code', error -> 'code', 'retryable', error -> 'retryable', 'attempt', error -> 'attempt',
     'message', 'no longer kept')"""
 
-_INPUTS = text("""
-WITH emptied AS (
-    UPDATE jobs SET payload = '{}', metadata = '{}', webhook = NULL, fingerprint = NULL, input_purged_at = now()
-    WHERE id = ANY(CAST(:ids AS text[])) AND completed_at IS NOT NULL AND input_purged_at IS NULL
-    RETURNING id
-), said AS (
+_INPUT_GONE = "payload = '{}', metadata = '{}', webhook = NULL, fingerprint = NULL, input_purged_at = now()"
+_OUTPUT_GONE = f"output = NULL, error = CASE WHEN error IS NOT NULL THEN {_ERROR} END, output_purged_at = now()"
+
+_WITH_INPUT = """
+said AS (
     DELETE FROM responses USING emptied WHERE responses.job_id = emptied.id AND deleted_at IS NULL
 ), unburied AS (
     DELETE FROM dead_letters USING emptied WHERE dead_letters.job_id = emptied.id
-)
-SELECT id FROM emptied
-""")
+)"""
 
-_OUTPUTS = text(f"""
-WITH emptied AS (
-    UPDATE jobs SET
-        output = NULL, error = CASE WHEN error IS NOT NULL THEN {_ERROR} END, output_purged_at = now()
-    WHERE id = ANY(CAST(:ids AS text[])) AND completed_at IS NOT NULL AND output_purged_at IS NULL
-    RETURNING id
-), streams AS (
+_WITH_OUTPUT = """
+streams AS (
     DELETE FROM job_streams USING emptied WHERE job_streams.job_id = emptied.id
 ), checkpoints AS (
     DELETE FROM job_checkpoints USING emptied WHERE job_checkpoints.job_id = emptied.id
 ), tries AS (
     UPDATE attempts SET error = jsonb_build_object('code', error -> 'code')
     FROM emptied WHERE attempts.job_id = emptied.id AND attempts.error IS NOT NULL
-)
+)"""
+
+_EMPTY = """
+WITH emptied AS (
+    UPDATE jobs SET {gone}
+    WHERE id = ANY(CAST(:ids AS text[])) AND completed_at IS NOT NULL AND {kept}
+    RETURNING id
+), {with_it}
 SELECT id FROM emptied
-""")
+"""
+_INPUTS = text(_EMPTY.format(gone=_INPUT_GONE, kept="input_purged_at IS NULL", with_it=_WITH_INPUT))
+_OUTPUTS = text(_EMPTY.format(gone=_OUTPUT_GONE, kept="output_purged_at IS NULL", with_it=_WITH_OUTPUT))
+# A row of ``jobs`` is in many indexes: to write it once takes half as long as twice.
+_BOTH = text(
+    _EMPTY.format(
+        gone=f"{_INPUT_GONE}, {_OUTPUT_GONE}",
+        kept="input_purged_at IS NULL AND output_purged_at IS NULL",
+        with_it=f"{_WITH_INPUT}, {_WITH_OUTPUT}",
+    )
+)
 
 _DELIVERIES = text("DELETE FROM webhook_deliveries WHERE job_id = ANY(CAST(:ids AS text[]))")
 
@@ -83,12 +92,18 @@ def empty_outputs(connection: Connection, job_ids: Iterable[str]) -> int:
     return len(connection.execute(_OUTPUTS, {"ids": list(job_ids)}).all())
 
 
+def empty_both(connection: Connection, job_ids: Iterable[str]) -> int:
+    """Forget what these jobs were asked and answered, of those that have ended and have both; return how many had."""
+    return len(connection.execute(_BOTH, {"ids": list(job_ids)}).all())
+
+
 def empty(connection: Connection, job_ids: Sequence[str]) -> int:
     """Forget all of these jobs' contents, with the deliveries that told of them; return how many had any."""
+    num_both = empty_both(connection, job_ids)
     num_inputs = empty_inputs(connection, job_ids)
     num_outputs = empty_outputs(connection, job_ids)
     connection.execute(_DELIVERIES, {"ids": list(job_ids)})
-    return max(num_inputs, num_outputs)
+    return num_both + max(num_inputs, num_outputs)
 
 
 _HELD = text(f"""

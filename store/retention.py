@@ -10,14 +10,14 @@
 long; rows that somebody else holds are left for the next time.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from store.audit import record
-from store.contents import IS_NO_LIVE_LINE, IS_TOLD, KEPT_AT_LEAST_S, empty, empty_inputs, empty_outputs
+from store.contents import IS_NO_LIVE_LINE, IS_TOLD, KEPT_AT_LEAST_S, empty, empty_both, empty_inputs, empty_outputs
 from store.db import Database
 from store.errors import InvalidRequest
 from store.settings import Settings
@@ -166,12 +166,14 @@ def check_shorter(wanted: Retention, ceiling: Retention) -> None:
 
 _DUE = """
 SELECT id FROM jobs
-WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND {part}_purged_at IS NULL
+WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND {kept}
     AND completed_at < now() - make_interval(secs => :ttl_s) AND {condition}
 ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
-_DUE_INPUTS = text(_DUE.format(part="input", condition=IS_NO_LIVE_LINE))
-_DUE_OUTPUTS = text(_DUE.format(part="output", condition=f"{IS_NO_LIVE_LINE} AND {IS_TOLD}"))
+_INPUT_KEPT, _OUTPUT_KEPT = "input_purged_at IS NULL", "output_purged_at IS NULL"
+_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=IS_NO_LIVE_LINE))
+_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{IS_NO_LIVE_LINE} AND {IS_TOLD}"))
+_DUE_BOTH = text(_DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{IS_NO_LIVE_LINE} AND {IS_TOLD}"))
 
 _DUE_DELIVERIES = text("""
 DELETE FROM webhook_deliveries WHERE id IN (
@@ -234,24 +236,29 @@ class Swept:
 
 
 def sweep(db: Database, tenant_id: str, holds: Retention, limit: int) -> Swept:
-    """Forget what one tenant's retention has let go, at most ``limit`` rows of each kind, in a transaction a kind."""
+    """Forget what one tenant's retention has let go, about ``limit`` rows of each kind, in a transaction a kind."""
 
     def values(ttl_s: int) -> dict[str, Any]:
         return {"tenant_id": tenant_id, "ttl_s": float(ttl_s), "limit": limit}
 
+    def take(due: TextClause, ttl_s: int, forget: Callable[[Connection, list[str]], int]) -> list[str]:
+        with db.begin(tenant_id=tenant_id) as connection:
+            ids = list(connection.execute(due, values(max(ttl_s, round(KEPT_AT_LEAST_S)))).scalars())
+            forget(connection, ids)
+        return ids
+
+    both: list[str] = []
     inputs: list[str] = []
     outputs: list[str] = []
     batch_rows = deliveries = files = 0
-    if holds.inputs_s is not None:
-        with db.begin(tenant_id=tenant_id) as connection:
-            due = values(max(holds.inputs_s, round(KEPT_AT_LEAST_S)))
-            inputs = list(connection.execute(_DUE_INPUTS, due).scalars())
-            empty_inputs(connection, inputs)
+    if holds.inputs_s is not None and holds.outputs_s is not None:
+        both = take(_DUE_BOTH, max(holds.inputs_s, holds.outputs_s), empty_both)
+    if holds.inputs_s is not None and len(both) < limit:
+        inputs = take(_DUE_INPUTS, holds.inputs_s, empty_inputs)
+    if holds.outputs_s is not None and len(both) < limit:
+        outputs = take(_DUE_OUTPUTS, holds.outputs_s, empty_outputs)
     if holds.outputs_s is not None:
         due = values(max(holds.outputs_s, round(KEPT_AT_LEAST_S)))
-        with db.begin(tenant_id=tenant_id) as connection:
-            outputs = list(connection.execute(_DUE_OUTPUTS, due).scalars())
-            empty_outputs(connection, outputs)
         with db.begin(tenant_id=tenant_id) as connection:
             batch_rows = empty_batches(connection, connection.execute(_DUE_BATCHES, due).scalars(), limit)
     if holds.deliveries_s is not None:
@@ -260,8 +267,8 @@ def sweep(db: Database, tenant_id: str, holds: Retention, limit: int) -> Swept:
     if holds.files_s is not None:
         with db.autocommit(tenant_id=tenant_id) as connection:
             files = connection.execute(_DUE_FILES, values(holds.files_s)).rowcount
-    counts = (len(inputs), len(outputs), deliveries, files, batch_rows)
-    return Swept(*counts, job_ids=tuple(outputs), more=max(counts) >= limit)
+    counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows)
+    return Swept(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
 
 
 _DUE_WHEN_ENDED = text(f"""

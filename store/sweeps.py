@@ -4,15 +4,14 @@ Each is safe to run twice and by two dispatchers at once: rows that another one 
 names the state it leaves. All ages and deadlines are the database's.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from store.db import Database
 from store.failpoints import failpoint
+from store.leadership import Leadership, lead
 from store.states import JobState
 from store.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
 
@@ -31,6 +30,11 @@ class SweepResult:
     failed: int
     cancelled: int
     ended: tuple[str, ...] = ()
+
+    @property
+    def num_jobs(self) -> int:
+        """How many jobs it took from their workers."""
+        return self.requeued + self.failed + self.cancelled
 
 
 # Whoever let a lease run out may have died of the job, so it is charged as a crash and runs alone next time.
@@ -127,26 +131,31 @@ WHERE held.tenant_id = old.tenant_id AND held.route = old.route AND held.key = o
 """)
 
 
+# With them go their idempotency keys. Lines and words of these batches have gone before (``store.retention``).
+_PURGE_BATCHES = text("""
+WITH old AS (
+    SELECT id FROM batches
+    WHERE purged_at IS NOT NULL
+        AND COALESCE(completed_at, failed_at, expired_at, cancelled_at) < now() - make_interval(secs => :ttl_s)
+    ORDER BY purged_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+DELETE FROM batches USING old WHERE batches.id = old.id
+""")
+
+
 def purge(db: Database, record_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:
-    """Delete emptied jobs and idempotency keys past their time, at most ``limit`` of each; return how many went."""
-    with db.begin() as connection:
-        keys = connection.execute(_PURGE_KEYS, {"ttl_s": float(idempotency_ttl_s), "limit": limit}).rowcount
-        jobs = connection.execute(_PURGE_JOBS, {"ttl_s": float(record_ttl_s), "limit": limit}).rowcount
-    return keys + jobs
+    """Delete emptied jobs, emptied batches and idempotency keys past their time, at most ``limit`` of each.
 
-
-@contextmanager
-def leader_lock(db: Database) -> Iterator[bool]:
-    """Hold the dispatchers' lock for the block if it is free; the block is told whether it is.
-
-    The lock belongs to a connection of its own, so it is freed when the process dies. Losing it unnoticed (a restart
-    of Postgres) does no harm, for every sweep is safe beside another's.
+    Returns how many rows of the three went.
     """
-    with db.autocommit() as connection:
-        leads = connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": LEADER_LOCK}).scalar_one()
-        try:
-            yield bool(leads)
-        finally:
-            with suppress(DBAPIError):  # a connection that broke has taken its lock along
-                if leads:
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER_LOCK})
+    record, keys = {"ttl_s": float(record_ttl_s)}, {"ttl_s": float(idempotency_ttl_s)}
+    num_rows = 0
+    for statement, ttl in ((_PURGE_KEYS, keys), (_PURGE_JOBS, record), (_PURGE_BATCHES, record)):
+        with db.autocommit() as connection:
+            num_rows += connection.execute(statement, {**ttl, "limit": limit}).rowcount
+    return num_rows
+
+
+def leader_lock(db: Database) -> AbstractContextManager[Leadership | None]:
+    """Hold the dispatchers' lock for the block if it is free, see ``store.leadership``."""
+    return lead(db, LEADER_LOCK)

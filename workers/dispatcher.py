@@ -15,13 +15,14 @@ from functools import partial
 import structlog
 from prometheus_client import CollectorRegistry
 
-from store import failpoints, ordering, queues, quotas, retention, streams, sweeps
+from store import failpoints, ordering, streams, sweeps
 from store.addresses import parse_networks
 from store.db import Database, check_schema
 from store.due import Due, look
 from store.errors import HeadraceError, SettingsError, Unavailable
 from store.even_shares import Lately, read_entries, within_share
 from store.key_checks import check_keys
+from store.leadership import Leadership
 from store.logs import configure_logging
 from store.ordering import QueueDepth, Rota
 from store.queue import Hint, HintPublisher, celery_app
@@ -43,9 +44,7 @@ LOOK_S = 0.1
 IDLE_LOOK_S = 0.25
 TOP_UP_S = 0.1
 COUNT_S = 0.25
-PURGE_S = 60.0
-FORGET_S = 0.25
-PURGE_ROWS = 1000
+LEAD_S = 2.0
 SWEEP_ROWS = 500
 # The sender of webhooks is told of what is due; it looks for itself in case that this is wrong.
 _SENDER_LOOKS_S = 1.0
@@ -114,11 +113,14 @@ class Hearing:
 
 @dataclass(slots=True)
 class Duty:
-    """Something to do every ``period_s`` seconds if it is needed then."""
+    """Something to do every ``period_s`` seconds if it is needed then, or at once after ``run`` has returned True.
+
+    ``run`` does a bounded piece and returns whether there may be more to do: the other duties have their turn between.
+    """
 
     name: str
     period_s: float
-    run: Callable[[], None]
+    run: Callable[[], bool | None]
     is_needed: Callable[[], bool] = lambda: True
     due_at: float = 0.0
     is_failing: bool = False
@@ -144,20 +146,19 @@ class Dispatcher:
         self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
         self.pulse = Pulse(_LONGEST_TURN_S)
-        self._forgetting = Forgetting(self._db, retention.defaults(settings), partial(streams.forget, self._redis))
         self._counter = QueueCounter(self._db)
         self._due = Due()
         self._sender: WebhookSender | None = None
+        self._lead_held: Leadership | None = None
         self._look = Duty("look", LOOK_S, self.look)
         self._duties = (
+            Duty("check_lead", min(settings.sweep_s, LEAD_S), self._check_lead),
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
             self._look,
             Duty("top_up", TOP_UP_S, self.top_up, lambda: self._due.jobs),
             Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
             Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
-            Duty("purge", PURGE_S, self.purge),
-            Duty("forget", FORGET_S, self.forget),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).tell),
         )
 
@@ -173,9 +174,9 @@ class Dispatcher:
                 check_schema(self._db)
                 check_keys(self._db, self._db.vault)
                 self._hearing.heard(time.monotonic())
-                with sweeps.leader_lock(self._db) as leads:
-                    if leads:
-                        self._lead()
+                with sweeps.leader_lock(self._db) as lead:
+                    if lead:
+                        self._lead(lead)
             except SettingsError:
                 raise
             except HeadraceError as error:
@@ -188,17 +189,21 @@ class Dispatcher:
         self._redis.close()
         self._db.close()
 
-    def _lead(self) -> None:
-        """Run the duties until stopped, or until Postgres was away: the lock went with the connection then."""
+    def _lead(self, lead: Leadership) -> None:
+        """Run the duties until stopped, or until the lead was lost or Postgres was away. Raises Unavailable."""
         log.info("dispatcher.leading")
+        self._lead_held = lead
         self._sender = sender = WebhookSender(self._db, self._settings, look_every_s=_SENDER_LOOKS_S)
+        forgetting = Forgetting(self._db, self._settings, partial(streams.forget, self._redis))
         sender.start()
+        forgetting.start()
         try:
             while not self._stopping.is_set():
                 next_due_at = self._run_due()
                 self._stopping.wait(max(0.0, next_due_at - time.monotonic()))
         finally:
-            self._sender = None
+            self._sender = self._lead_held = None
+            forgetting.stop(_STOP_S)
             sender.stop(_STOP_S)
             log.info("dispatcher.stopped_leading")
 
@@ -208,14 +213,16 @@ class Dispatcher:
             self.pulse.beat()
             is_due = duty.due_at <= time.monotonic() + _TOGETHER_S and duty.is_needed()
             if is_due and not self._stopping.is_set():
-                self._run_one(duty)
+                has_more = self._run_one(duty)
                 pause_s = max(duty.period_s, _RETRY_S) if duty.is_failing else duty.period_s
-                duty.due_at = time.monotonic() + pause_s
+                duty.due_at = time.monotonic() + (0.0 if has_more else pause_s)
         return min(duty.due_at for duty in self._duties if duty.is_needed())
 
-    def _run_one(self, duty: Duty) -> None:
+    def _run_one(self, duty: Duty) -> bool:
+        """Run a duty once; return whether it has more to do. Raises Unavailable if Postgres is away."""
+        has_more = None
         try:
-            duty.run()
+            has_more = duty.run()
         except Unavailable as error:
             # Said once, not at every try of a long outage.
             if not duty.is_failing:
@@ -231,6 +238,12 @@ class Dispatcher:
             if duty.is_failing:
                 log.info("dispatcher.duty_recovered", duty=duty.name)
             duty.is_failing = False
+        return bool(has_more)
+
+    def _check_lead(self) -> None:
+        """Stop leading, by an error, once another may lead: the server ended the connection with the lock."""
+        if self._lead_held is not None:
+            self._lead_held.check()
 
     def look(self) -> None:
         """Find out what there is to do; that is all which is asked of Postgres while there is nothing."""
@@ -285,8 +298,8 @@ class Dispatcher:
             self._hints.publish([Hint(job_id, queue, shadow, job_id in ahead) for job_id in job_ids])
             log.debug(event, queue=queue, num_jobs=len(job_ids))
 
-    def sweep_leases(self) -> None:
-        """Take jobs back from workers that are gone."""
+    def sweep_leases(self) -> bool:
+        """Take jobs back from workers that are gone, a piece of them; return whether there may be more."""
         # Asked beforehand, or a silence that ends just now would be noticed after the leases that it cost.
         self._db.ping()
         self._hearing.heard(time.monotonic())
@@ -300,30 +313,20 @@ class Dispatcher:
             counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
             log.info("dispatcher.leases_swept", blamed=blame, **counts)
         self._nudge(swept.ended)
+        return swept.num_jobs >= SWEEP_ROWS
 
-    def expire_deadlines(self) -> None:
-        """End jobs whose time is up."""
+    def expire_deadlines(self) -> bool:
+        """End jobs whose time is up, a piece of them; return whether there may be more."""
         expired = sweeps.expire_overdue(self._db, SWEEP_ROWS, grace_s=2 * self._settings.lease_s)
         if expired:
             log.info("dispatcher.expired", num_jobs=len(expired))
         self._nudge(expired)
+        return len(expired) >= SWEEP_ROWS
 
     def _nudge(self, job_ids: Iterable[str]) -> None:
         """Let open streams of these jobs end now instead of at their next look into Postgres."""
         if job_ids:
             self._streams.nudge(job_ids)
-
-    def forget(self) -> None:
-        """Forget contents that their tenants keep no longer, a piece of them."""
-        self._forgetting.turn()
-
-    def purge(self) -> None:
-        """Delete rows that have been kept long enough, in small transactions."""
-        queues.forget_empty(self._db)
-        quotas.forget_empty(self._db)
-        num_rows = PURGE_ROWS
-        while num_rows >= PURGE_ROWS and not self._stopping.is_set():
-            num_rows = sweeps.purge(self._db, self._settings.record_ttl_s, self._settings.idempotency_ttl_s, PURGE_ROWS)
 
 
 def main() -> int:

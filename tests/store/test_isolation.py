@@ -58,7 +58,7 @@ THE_SYSTEMS_OWN = {
         "roles.can_log_in",
         "roles.is_bound",
         "usage.set_price",
-        "batch_steps.keeper_lock",
+        "leadership.lead",
     },
     "views of revision 0014 that show what fair order counts, or what has ended or is referred to": {
         "backlog.read_backlog",
@@ -92,7 +92,6 @@ THE_SYSTEMS_OWN = {
         "retention.read_all",
         "retention.sweep_unwanted",
         "sweeps.expire_overdue",
-        "sweeps.leader_lock",
         "sweeps.purge",
         "sweeps.sweep_leases",
         "webhooks.postpone",

@@ -16,7 +16,7 @@ from store.blobs import open_blobs
 from store.checkpoints import Checkpoint
 from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
-from store.errors import Conflict, Gone, InvalidRequest
+from store.errors import Conflict, Gone, InvalidRequest, NotFound
 from store.files import Purpose
 from store.jobs import get, list_jobs, timeline
 from store.purges import Scope, count, step
@@ -24,6 +24,7 @@ from store.responses import NewResponse
 from store.retention import DAY_S, Retention, read_all, read_standing, set_retention, sweep, sweep_unwanted
 from store.settings import Settings
 from store.states import JobState
+from store.sweeps import purge
 from store.tenant_limits import SetBy
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
@@ -177,7 +178,7 @@ class TestFilesAndBatches:
         draft = open_blobs(settings).create()
         draft.write(b"content")
         file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
-        new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, None, "key_1", None)
+        new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
         batch = create_batch(db, tenant, new, file)
         begin(db, tenant, batch.id, num_total=3, model="tiny")
         lines = [TakenLine(n, ASKED, None, {"status_code": 400, "body": ASKED}) for n in (1, 2)]
@@ -201,6 +202,11 @@ class TestFilesAndBatches:
         assert contents_of(db, query) == []
         kept = get_batch(db, tenant, batch.id)
         assert (kept.status, kept.num_total, kept.metadata) == (BatchStatus.COMPLETED, 3, None)
+        assert purge(db, 300, 300, 10) == 0
+        assert purge(db, 100, 300, 10) == 2, "the job and the batch"
+        with pytest.raises(NotFound):
+            get_batch(db, tenant, batch.id)
+        assert query("SELECT FROM batches") == [], "its idempotency key is free again"
 
 
 def contents_of(db: Database, query: Query) -> list[str]:

@@ -7,7 +7,9 @@ import pytest
 from store.claims import Finish, claim, finish, renew
 from store.contents import purge_job
 from store.db import Database
+from store.errors import Unavailable
 from store.jobs import Idempotency, get, request_cancel, timeline
+from store.leadership import lead
 from store.ordering import take_waiting
 from store.settings import Settings
 from store.states import JobState
@@ -18,6 +20,7 @@ from store.sweeps import (
     purge,
     sweep_leases,
 )
+from tests.processes import wait_for
 from tests.store.making import QUEUE, AcceptOne, Query
 
 NOTHING = SweepResult(requeued=0, failed=0, cancelled=0)
@@ -227,6 +230,38 @@ class TestTwoDispatchers:
         die()
         with leader_lock(db) as leads:
             assert leads
+
+    def test_a_leader_notices_that_its_connection_was_ended(
+        self, db: Database, query: Query, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("store.leadership._CHECK_S", 0)
+        with leader_lock(db) as leads:
+            assert leads
+            leads.check()
+            query("SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'")
+            with leader_lock(db) as also:
+                assert also, "another may lead from now on"
+            with pytest.raises(Unavailable, match="lead"):
+                leads.check()
+
+    def test_a_silent_leader_loses_the_lead(
+        self, db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As one that is stopped: its connection stays open, for its kernel answers for it."""
+        monkeypatch.setattr("store.leadership._CHECK_S", 0)
+        standby = Database(settings.database_url, application_name="standby")
+
+        def takes_over() -> bool:
+            with lead(standby, 1) as leads:
+                return leads is not None
+
+        with lead(db, 1, silence_s=1) as leads:
+            assert leads
+            assert not takes_over()
+            wait_for(takes_over, "the standby leads")
+            with pytest.raises(Unavailable, match="lead"):
+                leads.check()
+        standby.close()
 
     def test_sweeping_together_does_everything_once(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
         lost = [accept_one(max_attempts=1 + n % 2) for n in range(30)]

@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import redis
 from sqlalchemy import create_engine, make_url, text
 from structlog.testing import capture_logs
 
-from store import queues, sweeps
+from store import queues, streams, sweeps
 from store.backlog import read_backlog
 from store.claims import claim
 from store.db import Database
@@ -28,6 +29,7 @@ from store.ids import new_id
 from store.jobs import Job, NewJob, accept, get
 from store.key_checks import check_keys
 from store.keys import create_tenant
+from store.leadership import Leadership
 from store.ordering import QueueDepth, claim_candidates
 from store.payloads import ServiceClass
 from store.settings import Settings
@@ -38,6 +40,7 @@ from tests.roles import as_worker
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
 from workers.health import Pulse, readiness
+from workers.retention import Forgetting
 
 ROOT = Path(__file__).parents[2]
 QUEUE = "tiny@1"
@@ -397,10 +400,14 @@ async def test_an_open_stream_is_told_at_once_that_its_job_expired(
 
 
 def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
-    db: Database, make: Make, submit: Submit, redis_client: redis.Redis
+    db: Database,
+    settings: Settings,
+    dispatcher: Dispatcher,
+    submit: Submit,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ended, queued = submit(2, deadline_s=0.01), submit(1)
-    forgetful = make(result_ttl_s=100, record_ttl_s=200)
+    ended, queued = submit(8, deadline_s=0.01), submit(1)
 
     def look(column: str) -> dict[str, Any]:
         with db.begin() as connection:
@@ -410,19 +417,80 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
         return look("payload #>> '{input,prompt}'")
 
     def end_all() -> bool:
-        forgetful.expire_deadlines()
+        dispatcher.expire_deadlines()
         return sum(at is not None for at in look("completed_at").values()) == len(ended)
 
     wait_for(end_all, "expired")
     redis_client.xadd(stream_key(ended[0]), {"k": "d", "t": "never shown", "i": ""}, id="1-1")
-    forgetful.forget()
+    forgetting = Forgetting(
+        db,
+        settings.model_copy(update={"result_ttl_s": 100, "record_ttl_s": 200}),
+        partial(streams.forget, redis_client),
+    )
+    # More than a piece of each kind: a round ends when nothing is left.
+    monkeypatch.setattr("workers.retention.ROWS", 3)
+    forgetting.round()
     assert set(prompts().values()) == {"never shown"}
     for age_s, kept in ((110, dict.fromkeys(ended)), (100, {})):
         with db.begin() as connection:
             connection.execute(text(f"UPDATE jobs SET completed_at = completed_at - interval '{age_s} s'"))
-        again, left = make(result_ttl_s=100, record_ttl_s=200), {**kept, queued[0]: "never shown"}
-        wait_for(lambda again=again, left=left: again.forget() or again.purge() or prompts() == left, "forgotten")
+        forgetting.round()
+        assert prompts() == {**kept, queued[0]: "never shown"}
     assert not redis_client.exists(stream_key(ended[0]))
+
+
+def test_the_loop_goes_on_while_something_is_forgotten(
+    running: Dispatcher, submit: Submit, read: Read, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> int:
+        begun.set()
+        assert may_end.wait(30)
+        return 0
+
+    monkeypatch.setattr("store.sweeps.purge", slow)
+    try:
+        assert begun.wait(10), "the first round has come to the rows"
+        (waiting,) = submit(1)
+        (overdue,) = submit(1, deadline_s=0.01)
+        wait_for(lambda: read(overdue).state is JobState.EXPIRED, "expired")
+        wait_for(lambda: waiting in hinted(redis_client), "announced")
+    finally:
+        may_end.set()
+
+
+def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
+    make: Make, submit: Submit, db: Database, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.dispatcher.SWEEP_ROWS", 5)
+    overdue, lost = submit(23, deadline_s=0.01), submit(23)
+    claim(db, "dead", QUEUE, lost, lease_s=0.01)
+    dispatcher = make(sweep_s=600)
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    try:
+        wait_for(lambda: {read(job_id).state for job_id in overdue} == {JobState.EXPIRED}, "expired")
+        wait_for(lambda: {read(job_id).state for job_id in lost} == {JobState.QUEUED}, "taken back")
+    finally:
+        dispatcher.stop()
+        thread.join(10)
+
+
+def test_a_sweep_that_never_ends_starves_no_other_duty(
+    dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for duty in dispatcher._duties:
+        if duty.name in ("expire_deadlines", "sweep_leases"):
+            monkeypatch.setattr(duty, "run", lambda: True)
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    try:
+        (job_id,) = submit(1)
+        wait_for(lambda: hinted(redis_client) == [job_id], "announced")
+    finally:
+        dispatcher.stop()
+        thread.join(10)
 
 
 def test_a_backlog_is_announced_within_a_quarter_of_a_second(
@@ -483,10 +551,10 @@ def test_one_leads_and_the_other_takes_over(
     lock, standing_by = sweeps.leader_lock, threading.Event()
 
     @contextmanager
-    def watched(database: Database) -> Iterator[bool]:
-        with lock(database) as leads:
-            yield leads
-        if not leads:
+    def watched(database: Database) -> Iterator[Leadership | None]:
+        with lock(database) as lead:
+            yield lead
+        if not lead:
             standing_by.set()  # it has done all that it does when it may not lead
 
     def is_led() -> bool:

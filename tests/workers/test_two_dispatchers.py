@@ -5,13 +5,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 
 import pytest
 import redis
 
 from store import jobs
 from store.claims import Finish, claim, finish
-from store.db import Database
+from store.leadership import lead
 from store.settings import Settings
 from store.states import JobState
 from store.streams import redis_generation
@@ -26,11 +27,8 @@ WINDOW = 20
 
 @pytest.fixture
 def both_lead(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    @contextmanager
-    def anybody(_db: Database) -> Iterator[bool]:
-        yield True
-
-    monkeypatch.setattr("store.sweeps.leader_lock", anybody)
+    locks = count(1)
+    monkeypatch.setattr("store.sweeps.leader_lock", lambda db: lead(db, next(locks)))
     allowed = {
         "webhook_allow_http": True,
         "webhook_allow_networks": ("127.0.0.0/8",),
