@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-policy reliability chaos chaos-soak chaos-compare
-.PHONY: clients s3 trial lock chart clean
+.PHONY: full full-tests clients s3 trial lock chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -53,6 +53,14 @@ check-locks: $(STAMP)
 test: check  ## check, then every test, three files at a time, since tests mostly wait: make test WORKERS=4
 	@# One thread each for the model, or two of them wait for each other's turn at every barrier.
 	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/pytest -n $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
+
+full: check  ## what CI leaves out, once a week: every test at full size, clients, chart, S3: some hours
+	@# Each of them runs, whatever became of the one before.
+	@$(MAKE) --no-print-directory --keep-going full-tests clients chart s3
+	@echo "==> full: ok"
+
+full-tests: $(STAMP)
+	@$(BIN)/pytest --full
 
 demo: $(STAMP)  ## the whole thing in a minute, on this machine, ending by itself
 	@$(BIN)/headrace demo

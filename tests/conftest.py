@@ -64,13 +64,23 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
 
 
+# Folders whose tests start stacks or compile kernels may take longer than the limit in pyproject.toml, and every test
+# with --full much longer.
+_LONG = ("e2e", "models", "reliability")
+_LONG_S, _FULL_S = 600, 3600
+
 # Whose files mostly wait, the longest first. Files that compute are put between them, so that the cores are neither
 # idle nor fought for, and none of these is left over when everything else has ended.
 _WAITING = ("e2e", "cli", "reliability", "workers")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     folders = {item.path: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+    for item in items:
+        if config.option.full:
+            item.add_marker(pytest.mark.timeout(_FULL_S), append=False)
+        elif folders[item.path] in _LONG:
+            item.add_marker(pytest.mark.timeout(_LONG_S))
     waiting = sorted(
         (path for path in folders if folders[path] in _WAITING), key=lambda path: _WAITING.index(folders[path])
     )

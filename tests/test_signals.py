@@ -16,6 +16,8 @@ from tests.workers.conftest import version, worker_environment
 
 __all__ = ["version"]
 
+pytestmark = pytest.mark.timeout(600)
+
 # Runs a module as ``python -m`` does. As soon as it has a handler for SIGTERM, the signal comes while Python runs the
 # callback of a weak reference, as it does after an import to free the module's lock.
 AT_THE_WORST_MOMENT = """

@@ -3,9 +3,13 @@
 import subprocess
 import sys
 
+import pytest
+
 from cli.local.ports import free_port
 from store.settings import child_environment
 from tests.folders import reachable_folder
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:

@@ -31,6 +31,8 @@ HEADRACE = [sys.executable, "-m", "cli.main"]
 # On a machine that does three such things at once, the first start also compiles every module of its programs.
 START_S = 180.0
 
+pytestmark = pytest.mark.timeout(600)
+
 StartUp = Callable[..., "Up"]
 
 

@@ -107,6 +107,21 @@ class Statements:
         with self._db.begin() as connection:
             return {row.job_id: row.state for row in connection.execute(text("SELECT job_id, state FROM job_terminal"))}
 
+    def recorded_events(self) -> list[tuple[str, str]]:
+        """The ends that the timelines name, each as often as it does."""
+        sql = text("SELECT job_id, kind FROM job_events WHERE kind = ANY(:ends) ORDER BY job_id")
+        with self._db.begin() as connection:
+            return [tuple(row) for row in connection.execute(sql, {"ends": [s for s in JobState if s.is_terminal]})]
+
+    def attempts(self) -> dict[tuple[str, int], bool]:
+        """The attempts on record by job and epoch, and whether each is open; an open one has no outcome."""
+        with self._db.begin() as connection:
+            rows = list(
+                connection.execute(text("SELECT job_id, epoch, ended_at IS NULL AS open, outcome FROM attempts"))
+            )
+        assert all((row.outcome is None) == row.open for row in rows), rows
+        return {(row.job_id, row.epoch): row.open for row in rows}
+
     def dead_letters(self) -> set[str]:
         """Whom the dead letters name."""
         with self._db.begin() as connection:
@@ -209,6 +224,10 @@ class Twins:
         assert theirs == ours
         ends = {job_id: row.state for job_id, row in ours.items() if row.state.is_terminal}
         assert self.real.recorded_ends() == ends
+        assert self.real.recorded_events() == sorted(ends.items())
+        attempts = {(i, n): False for i, row in ours.items() for n in range(1, row.epoch + 1)}
+        attempts |= {(i, row.epoch): True for i, row in ours.items() if row.state is JobState.RUNNING}
+        assert self.real.attempts() == attempts
         dead = {job_id for job_id, row in ours.items() if row.code in ("poison", "max_attempts_exceeded")}
         assert self.real.dead_letters() == dead
         return expected
