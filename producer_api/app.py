@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producer_api import pages
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
 from producer_api.direct import Direct
 from producer_api.errors import on_error
@@ -69,6 +70,7 @@ class Application(FastAPI):
 def create_app(settings: Settings) -> FastAPI:
     """Return the application for these settings; connections are opened when it starts, not here."""
     runtime = Runtime(settings)
+    with_docs = "docs" in settings.open_pages
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -84,8 +86,9 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("headrace"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url="/docs" if "docs" in settings.open_pages else None,
-        openapi_url="/openapi.json" if "docs" in settings.open_pages else None,
+        # FastAPI's own page loads its scripts from another server: ours is in ``pages``.
+        docs_url=None,
+        openapi_url="/openapi.json" if with_docs else None,
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
@@ -113,4 +116,5 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         # As they are: include_router builds each once more, for every application and at its first request.
         app.router.routes.extend(routes.router.routes)
+    app.router.routes.extend(pages.routes(with_docs=with_docs))
     return app

@@ -40,8 +40,6 @@ _GUARDS = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-# A page of FastAPI's that needs its scripts.
-_DOCS = "/docs"
 
 
 class RequestContext:
@@ -119,8 +117,6 @@ class _Context:
         headers["openai-processing-ms"] = str(round(took_s * 1000))
         for name, value in (*self.spent.items(), *_GUARDS.items()):
             headers.setdefault(name, value)
-        if self._scope["path"] == _DOCS:
-            del headers["content-security-policy"]
         metrics = self._runtime.metrics
         route = getattr(self._scope.get("route"), "path", "unmatched")
         metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)

@@ -224,7 +224,7 @@ def from_http(request: Request, error: HTTPException) -> HeadraceError:
     """Return what the framework's own refusals (no such route, no such method) are in our words."""
     kind, code = _HTTP.get(error.status_code, (InvalidRequest, "invalid_value"))
     if code == "not_found":
-        where = "; the routes are listed at /docs" if request.app.docs_url else ""
+        where = "; the routes are listed at /docs" if request.app.openapi_url else ""
         return kind(f"no such route: {request.method} {request.url.path}{where}", code=code)
     if code == "method_not_allowed":
         return kind(f"{request.method} is not allowed on {request.url.path}", code=code)

@@ -83,9 +83,8 @@ class Presence:
         try:
             self._serving = presence.read_serving(self._db)
         except HeadraceError:
-            _log.debug("presence_not_read")
-        else:
-            self._read_at = read_at
+            return  # what was read last grows old, and is then not believed
+        self._read_at = read_at
 
     def _run(self) -> None:
         while True:

@@ -14,12 +14,13 @@ from producer_api.auth import KEEP_S, KeyRing
 from store import key_changes, keys, tenants
 from store.db import Database
 from store.errors import Unauthenticated
+from tests.processes import ROOT
 from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
-from tests.producer_api.serving import ROOT, ApiServer
+from tests.producer_api.serving import ApiServer
 
 OPEN = {"/healthz", "/readyz", "/metrics", "/version"}
-PAGES = {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
+PAGES = {"/", "/docs", "/docs/{name}", "/openapi.json"}
 DOCS = ROOT / "docs" / "keys.md"
 _PARAMETER = re.compile(r"{[^}]*}")
 _ORDER = ("get", "post", "put", "patch", "delete")

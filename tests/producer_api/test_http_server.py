@@ -164,7 +164,6 @@ def test_every_answer_is_guarded_and_no_other_origin_let_in(api: httpx2.Client) 
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert "server" not in response.headers
-    assert "content-security-policy" not in api.get("/docs").headers
     asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
     for response in (api.options("/v1/jobs", headers=asked), api.get("/v1/jobs", headers=asked)):
         assert not [name for name in response.headers if name.startswith("access-control-")]
@@ -177,4 +176,7 @@ def test_pages_are_closed_on_demand(settings: Settings) -> None:
             response = client.get(path)
             assert (response.status_code, error_of(response)["code"]) == (404, "not_found")
             assert "/docs" not in error_of(response)["message"].removeprefix("no such route: GET /docs")
+        assert client.get("/docs/start.js").status_code == 404
+        told = client.get("/", headers={"Accept": "text/html"})
+        assert (told.status_code, "docs" in told.json()) == (200, False)
         assert {client.get("/healthz").status_code, client.get("/readyz").status_code} == {200}
