@@ -5,7 +5,7 @@
 Pure but for the reading. Blank lines are passed over; they count as lines all the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -13,6 +13,7 @@ import orjson
 
 from producer_api.json_counts import check_counts
 from producer_api.task_urls import Wanted, read_task
+from store.encryption import has_nul
 from store.errors import HeadraceError, InvalidRequest
 
 MAX_ERRORS = 100
@@ -28,6 +29,16 @@ class RawLine:
     number: int
     text: bytes | None
     next_offset: int
+
+    @property
+    def cannot_be_stored(self) -> bool:
+        """True if U+0000 is anywhere in it, itself or as JSON spells it. Such a line fails alone, not its batch."""
+        return self.text is not None and (b"\0" in self.text or has_nul(self.text))
+
+    @property
+    def name(self) -> str:
+        """What the line is called in the database if its own id is not to stand there."""
+        return f"line_{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +81,7 @@ def read_lines(content: BinaryIO, most_bytes: int, *, number: int = 1, offset: i
 
 def read_request(line: RawLine, url: str, most_bytes: int) -> Request:
     """Return what the line asks for; raise LineRefused, in the route's own words where it would refuse the body."""
-    if line.text is None:
-        raise LineRefused("request_too_large", f"the line is over {most_bytes} bytes")
-    try:
-        check_counts(line.text)
-        fields = orjson.loads(line.text)
-    except InvalidRequest as error:
-        raise LineRefused("invalid_json_line", error.message.replace("the JSON body", "the line", 1)) from None
-    except orjson.JSONDecodeError as error:
-        raise LineRefused("invalid_json_line", f"the line is not valid JSON: {error.msg}") from None
-    if not isinstance(fields, dict):
-        raise LineRefused("invalid_json_line", "the line must be a JSON object")
+    fields = _fields(line, most_bytes)
     custom_id = fields.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID_CHARS:
         message = f"`custom_id` is required: a text of 1 to {MAX_CUSTOM_ID_CHARS} characters"
@@ -98,16 +99,52 @@ def read_request(line: RawLine, url: str, most_bytes: int) -> Request:
         raise LineRefused(error.code, error.message, None if error.param is None else f"body.{error.param}") from error
 
 
+def _fields(line: RawLine, most_bytes: int) -> dict[str, Any]:
+    if line.text is None:
+        raise LineRefused("request_too_large", f"the line is over {most_bytes} bytes")
+    if line.cannot_be_stored:
+        raise LineRefused("invalid_value", "the line contains U+0000, which cannot be stored: remove it")
+    try:
+        check_counts(line.text)
+        fields = orjson.loads(line.text)
+    except InvalidRequest as error:
+        raise LineRefused("invalid_json_line", error.message.replace("the JSON body", "the line", 1)) from None
+    except orjson.JSONDecodeError as error:
+        raise LineRefused("invalid_json_line", f"the line is not valid JSON: {error.msg}") from None
+    if not isinstance(fields, dict):
+        raise LineRefused("invalid_json_line", "the line must be a JSON object")
+    return fields
+
+
+def first_bytes(lines: Iterable[RawLine], most_bytes: int) -> Iterator[RawLine]:
+    """Yield the first of the lines, until they have so many bytes together; at least one."""
+    num_bytes = 0
+    for line in lines:
+        yield line
+        num_bytes += len(line.text or b"")
+        if num_bytes >= most_bytes:
+            return
+
+
 def custom_id_of(line: RawLine) -> str:
-    """Return the custom id of a line that was validated."""
-    return str(orjson.loads(line.text or b"{}").get("custom_id", ""))
+    """Return the custom id of a line as it was given, or the line's name if it has none."""
+    custom_id = _find(line, "custom_id")
+    return custom_id if isinstance(custom_id, str) else line.name
 
 
 def model_of(line: RawLine) -> str:
-    """Return the model that a line names, "" if it names none."""
+    """Return the model that a line names, "" if it names none that there could be."""
+    model = _find(line, "body", "model")
+    return model if isinstance(model, str) and "\0" not in model else ""
+
+
+def _find(line: RawLine, *path: str) -> object:
+    """Return what stands at a place of the line, None if nothing does."""
     try:
         check_counts(line.text or b"")
-        model = orjson.loads(line.text or b"")["body"]["model"]
+        found = orjson.loads(line.text or b"")
+        for step in path:
+            found = found[step]
     except (InvalidRequest, orjson.JSONDecodeError, LookupError, TypeError):
-        return ""
-    return model if isinstance(model, str) else ""
+        return None
+    return found

@@ -1,49 +1,53 @@
 """Keeps batches going: checks their input, makes its lines jobs a few at a time, and writes what came of them.
 
-One API process keeps them all, the one that holds the keepers' lock; the others stand by. A turn looks at every live
-batch, decides what is due (``due``, pure) and does a small piece of it, so that none holds up another; between turns
-this thread sleeps three times as long as it worked, so that it holds up no request either. Long pieces of work, the
-check and the writing, live in memory: whoever takes over begins them again. What must not be done twice is a
-transaction of ``store.batch_steps``.
+One API process keeps them all, the one that holds the keepers' lock; the others stand by. A turn looks at one batch of
+each tenant (``batch_turns``), decides what is due (``due``, pure) and does a small piece of it, so that no tenant holds
+up another; it takes more of each while it is short. Between turns this thread sleeps three times as long as it worked,
+so that it holds up no request either. Long pieces of work, the check and the writing, live in memory: the process that
+takes over begins them again. What must not be done twice is a transaction of ``store.batch_steps``.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import islice
 
 import structlog
 
-from producer_api.batch_input import read_lines
+from producer_api.batch_input import RawLine, first_bytes, read_lines
 from producer_api.batch_lines import Lines
 from producer_api.batch_results import publish
+from producer_api.batch_turns import WAITING_S, Turns
 from producer_api.batch_validation import validate
 from producer_api.errors import internal_error
 from producer_api.room import Room
 from producer_api.submit import Submissions
 from store import batch_steps, files
 from store.batch_states import BatchStatus
-from store.batch_steps import Live, NoRoom, Progress
+from store.batch_steps import Live, NoRoom, Progress, TakenLine
 from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
-from store.errors import Forbidden, HeadraceError, Unavailable
+from store.errors import HeadraceError, InvalidRequest, Unavailable
 from store.leadership import Leadership
 from store.settings import Settings, open_vault
 
 _log = structlog.get_logger("producer_api")
 
 TURN_S = 0.02
-"""Turns are at least this far apart while there is something to do, and so far while there is only waiting:"""
-WAITING_S = 0.1
+"""Turns are at least this far apart while there is something to do, and a turn that was shorter has another round."""
 IDLE_S = 1.0
+"""After this time at the latest a batch is found that another process has made."""
 REST = 3.0
 """Times as long as it worked this thread sleeps."""
 
-AGAIN_S = 1.0
 LINES_A_TURN = 64
+BYTES_A_TURN = 1 << 20
 FEWEST_UNDER_WAY = 8
+LONG_WORKS = 4
+"""So many batches of one tenant are checked or written at a time: each holds a file open, and what it has seen."""
 TIDY_S = 60.0
 SWEEP_S = 3600.0
 
@@ -81,10 +85,23 @@ def due(progress: Progress) -> Step:
             return Step.WAIT
 
 
-def num_to_take(num_under_way: int, num_live: int, most_under_way: int) -> int:
-    """Return how many lines a batch may take now: the live batches share what may be under way."""
-    share = max(FEWEST_UNDER_WAY, most_under_way // max(1, num_live))
+def num_to_take(num_under_way: int, num_live: int, num_tenants: int, most_under_way: int) -> int:
+    """Return how many lines a batch may take now.
+
+    Tenants share what may be under way, and the ``num_live`` batches of a tenant its share; a new one always begins.
+    """
+    of_tenant = max(FEWEST_UNDER_WAY, most_under_way // max(1, num_tenants))
+    share = max(1, of_tenant // max(1, num_live))
     return max(0, min(LINES_A_TURN, share - num_under_way))
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A long piece of work on a batch, paused between its pieces."""
+
+    tenant_id: str
+    step: Step
+    pieces: Generator[None]
 
 
 class BatchKeeper:
@@ -108,8 +125,8 @@ class BatchKeeper:
             settings.database_url, pool_size=2, application_name="headrace-batches", vault=open_vault(settings)
         )
         self._lines = Lines(settings, self._db, submissions)
-        self._works: dict[tuple[str, Step], Iterator[None]] = {}
-        self._not_before: dict[str, float] = {}
+        self._works: dict[str, _Work] = {}
+        self._turns = Turns()
         self._tidy_at = self._sweep_at = 0.0
         self._stopping = threading.Event()
         self._woken = threading.Event()
@@ -142,7 +159,8 @@ class BatchKeeper:
                 _log.warning("batches_not_kept", reason=error.message)
             except Exception as defect:  # noqa: BLE001 - it must not end the thread that every batch waits for
                 internal_error(defect)
-            self._put_down()
+            for batch_id in [*self._works]:
+                self._put_down(batch_id)
             self._stopping.wait(IDLE_S)
 
     def _keep(self, lead: Leadership) -> None:
@@ -157,43 +175,54 @@ class BatchKeeper:
             self._woken.wait(max(pause_s, REST * took_s))
 
     def _turn(self) -> float:
-        """Do a piece of what is due for every batch; return the shortest pause that makes sense now."""
+        """Do pieces of what is due, at least one for every tenant; return the shortest pause that makes sense now."""
         self._tidy()
         found = batch_steps.live(self._db)
-        ids = {batch.id for batch in found}
-        for batch_id, step in [*self._works]:
-            if batch_id not in ids:
-                self._works.pop((batch_id, step)).close()  # type: ignore[attr-defined]  # it is a generator
-        steps = [self._advance(batch, len(ids)) for batch in found]
-        if all(step is Step.WAIT for step in steps):
-            return WAITING_S if steps else IDLE_S
-        return TURN_S
+        self._turns.keep(found)
+        for batch_id in self._works.keys() - {batch.id for batch in found}:
+            self._put_down(batch_id)
+        ends_at = time.monotonic() + TURN_S
+        has_worked = False
+        while batches := self._turns.round():
+            for batch in batches:
+                has_worked |= self._advance(batch)
+            if time.monotonic() >= ends_at or self._stopping.is_set():
+                break
+        if has_worked:
+            return TURN_S
+        return WAITING_S if found else IDLE_S
 
-    def _advance(self, batch: Live, num_live: int) -> Step:
-        if time.monotonic() < self._not_before.get(batch.id, 0.0):
-            return Step.WAIT
-        self._not_before.pop(batch.id, None)
+    def _advance(self, batch: Live) -> bool:
+        """Do the next piece for a batch; return False if there was none, or it failed."""
         try:
             progress = batch_steps.harvest(self._db, batch.tenant_id, batch.id)
-            return self._do(due(progress), progress, num_live)
+            if self._do(due(progress), progress) is not Step.WAIT:
+                self._turns.worked(batch)
+                return True
+            self._turns.waits(batch)
         except Unavailable as error:
             if error.code == "database_unavailable":
                 raise
-            _log.warning("batch_waits", batch_id=batch.id, reason=error.message)
-        except Forbidden as error:
-            _log.info("batch_waits", batch_id=batch.id, reason=error.message)
+            self._fail(batch, error)
+        except HeadraceError as error:
+            self._fail(batch, error)
         except Exception as defect:  # noqa: BLE001 - the others go on; this one is tried again, and expires in the end
             internal_error(defect)
-        self._not_before[batch.id] = time.monotonic() + AGAIN_S
-        return Step.WAIT
+            self._turns.failed(batch)
+        return False
 
-    def _do(self, step: Step, progress: Progress, num_live: int) -> Step:
+    def _fail(self, batch: Live, error: HeadraceError) -> None:
+        _log.warning("batch_waits", batch_id=batch.id, reason=error.message)
+        self._turns.failed(batch)
+
+    def _do(self, step: Step, progress: Progress) -> Step:
+        """Do a piece of a step; return WAIT if there was nothing to do."""
         batch = progress.batch
         match step:
             case Step.VALIDATE | Step.PUBLISH:
-                self._work_on(step, batch)
+                return step if self._work_on(step, batch) else Step.WAIT
             case Step.TAKE_LINES:
-                return step if self._take_lines(progress, num_live) else Step.WAIT
+                return step if self._take_lines(progress) else Step.WAIT
             case Step.FINALIZE:
                 batch_steps.finalize(self._db, batch.tenant_id, batch.id)
             case Step.CANCEL_JOBS:
@@ -204,41 +233,48 @@ class BatchKeeper:
                 pass
         return step
 
-    def _work_on(self, step: Step, batch: Batch) -> None:
-        """Do the next piece of a long work; what another step had begun is put down."""
-        key = (batch.id, step)
-        for other in [one for one in self._works if one[0] == batch.id and one != key]:
-            self._works.pop(other).close()  # type: ignore[attr-defined]  # as above
-        work = self._works.get(key)
+    def _work_on(self, step: Step, batch: Batch) -> bool:
+        """Do the next piece of a long work; what another step had begun is put down. False: it cannot begin yet."""
+        work = self._works.get(batch.id)
+        if work is not None and work.step is not step:
+            self._put_down(batch.id)
+            work = None
         if work is None:
-            work = self._works[key] = self._begin(step, batch)
+            if sum(each.tenant_id == batch.tenant_id for each in self._works.values()) >= LONG_WORKS:
+                return False
+            work = self._works[batch.id] = _Work(batch.tenant_id, step, self._begin(step, batch))
         try:
-            next(work)
+            next(work.pieces)
         except StopIteration:
-            self._works.pop(key)
+            self._works.pop(batch.id)
         except BaseException:
-            self._works.pop(key)
+            self._works.pop(batch.id)
             raise
+        return True
 
-    def _begin(self, step: Step, batch: Batch) -> Iterator[None]:
+    def _begin(self, step: Step, batch: Batch) -> Generator[None]:
         if step is Step.VALIDATE:
             return validate(self._db, self._blobs, self._lines, self._settings, batch)
         return publish(self._db, self._blobs, self._settings, batch)
 
-    def _take_lines(self, progress: Progress, num_live: int) -> int:
+    def _take_lines(self, progress: Progress) -> int:
         """Make the next lines jobs, as many as may be under way; return how many that were."""
-        batch = progress.batch
-        most = num_to_take(progress.num_under_way, num_live, self._settings.batch_lines_under_way)
+        batch, turns = progress.batch, self._turns
+        num_live, most_under_way = turns.num_live(batch.tenant_id), self._settings.batch_lines_under_way
+        most = num_to_take(progress.num_under_way, num_live, turns.num_tenants, most_under_way)
         most = min(most, self._room.slack(batch.tenant_id))
         if most <= 0 or batch.input_digest is None:
             return 0
         with self._blobs.open(batch.input_digest) as content:
             found = read_lines(content, self._settings.max_body_bytes, number=batch.next_line, offset=batch.next_offset)
-            raw = list(islice(found, most))
+            raw = list(first_bytes(islice(found, most), BYTES_A_TURN))
         if not raw:
             return 0
         owner = self._lines.owner(batch)
-        taken = [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw]
+        return self._store(batch, raw, [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw])
+
+    def _store(self, batch: Batch, raw: Sequence[RawLine], taken: Sequence[TakenLine]) -> int:
+        """Store the lines, or as many of the first as can be; return how many that were."""
         while raw:
             try:
                 last = raw[-1]
@@ -246,7 +282,16 @@ class BatchKeeper:
                 break
             except NoRoom as fewer:
                 # The others wait for room in their tenant's limits, to the end of the batch's window.
-                raw, taken = raw[: fewer.num_lines], taken[: fewer.num_lines]
+                num_lines = fewer.num_lines
+            except InvalidRequest:
+                # One of them has a value that Postgres refuses: it is looked for, and fails alone.
+                num_lines = len(raw) // 2
+                if num_lines == 0:
+                    refused = self._lines.refuse(raw[0])
+                    if taken[0] == refused:
+                        raise
+                    num_lines, taken = 1, [refused]
+            raw, taken = raw[:num_lines], taken[:num_lines]
         return len(raw)
 
     def _tidy(self) -> None:
@@ -265,6 +310,5 @@ class BatchKeeper:
         except Unavailable as error:
             _log.warning("files_not_tidied", reason=error.message)
 
-    def _put_down(self) -> None:
-        while self._works:
-            self._works.popitem()[1].close()  # type: ignore[attr-defined]  # as above
+    def _put_down(self, batch_id: str) -> None:
+        self._works.pop(batch_id).pieces.close()

@@ -83,10 +83,14 @@ class Lines:
         except Exception as defect:  # noqa: BLE001 - one line must not stop its batch
             error = internal_error(defect)
         # Its own id is what a policy may have refused, one that was set after the batch was checked.
-        name = f"line_{line.number}" if error.param == "custom_id" else custom_id_of(line)
+        is_unfit = error.param == "custom_id" or line.cannot_be_stored
         told_of = self.told(owner, line, error.message, error.param)
         error.message, error.param = told_of["message"], told_of["param"]
-        return TakenLine(line.number, name, None, {"status_code": status_of(error), "body": body_of(error)})
+        return _refused(line, error, line.name if is_unfit else custom_id_of(line))
+
+    def refuse(self, line: RawLine) -> TakenLine:
+        """Return as refused a line of which something cannot be stored, found when that was tried."""
+        return _refused(line, InvalidRequest("a value of the line cannot be stored"), line.name)
 
     def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:
         asked = request.wanted.job
@@ -95,3 +99,7 @@ class Lines:
         beside = request.wanted.response
         made = self._submissions.make_job(owner, wanted, project_id=batch.project_id, response=beside)
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_QUIET, fingerprint=None)
+
+
+def _refused(line: RawLine, error: HeadraceError, name: str) -> TakenLine:
+    return TakenLine(line.number, name, None, {"status_code": status_of(error), "body": body_of(error)})

@@ -5,14 +5,14 @@
 Every line of the input is in exactly one of the two files, in the input's order, whether it ever became a job or not.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import orjson
 
-from producer_api.batch_input import RawLine, custom_id_of, read_lines, read_request
+from producer_api.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
 from producer_api.errors import body_of, internal_error, status_of
 from store import batch_steps, files, jobs
 from store.batch_states import BatchStatus
@@ -27,12 +27,13 @@ from store.states import JobState
 
 OK = 200
 _LINES_A_PIECE = 64
+_BYTES_A_PIECE = 1 << 20
 
 _CANCELLED = {"code": "batch_cancelled", "message": "the batch was cancelled before this request was done"}
 _EXPIRED = {"code": "batch_expired", "message": "this request was not done within the completion window"}
 
 
-def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Iterator[None]:
+def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Generator[None]:
     """Write both files and end the batch; a generator that pauses between pieces. Raises Unavailable."""
     results = _Writer(blobs)
     is_cut = batch.status is BatchStatus.VALIDATING
@@ -77,7 +78,7 @@ class _Line:
 
 
 def _pieces(lines: Iterator[RawLine]) -> Iterator[list[RawLine]]:
-    while piece := list(islice(lines, _LINES_A_PIECE)):
+    while piece := list(first_bytes(islice(lines, _LINES_A_PIECE), _BYTES_A_PIECE)):
         yield piece
 
 

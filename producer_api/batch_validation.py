@@ -1,6 +1,6 @@
 """The check of a batch's input, in pieces: every line as the route would check it, and no custom id twice."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from hashlib import blake2b
 from typing import Any
 
@@ -13,16 +13,17 @@ from store.db import Database
 from store.settings import Settings
 
 _LINES_A_PIECE = 128
+_BYTES_A_PIECE = 1 << 20
 _DIGEST_BYTES = 12
 
 
-def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch: Batch) -> Iterator[None]:
+def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch: Batch) -> Generator[None]:
     """Let the batch make progress or fail; a generator that pauses between pieces.
 
     Raises Unavailable, and Forbidden while the tenant is disabled.
     """
     check = _Check(batch, lines)
-    num_lines = 0
+    num_lines = piece_at = 0
     if batch.input_digest is not None:
         with blobs.open(batch.input_digest) as content:
             for line in read_lines(content, settings.max_body_bytes):
@@ -32,7 +33,8 @@ def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch
                 if len(check.errors) >= MAX_ERRORS or num_lines > settings.max_batch_lines:
                     break
                 check.look(line)
-                if num_lines % _LINES_A_PIECE == 0:
+                if num_lines % _LINES_A_PIECE == 0 or line.next_offset - piece_at >= _BYTES_A_PIECE:
+                    piece_at = line.next_offset
                     yield
     if not num_lines:
         check.add("empty_file", "the input file has no lines", None)
@@ -55,6 +57,8 @@ class _Check:
 
     def look(self, line: RawLine) -> None:
         """Take a line in."""
+        if line.cannot_be_stored:
+            return
         try:
             request = self._lines.read(self._batch, self._owner, line)
         except LineRefused as refused:

@@ -255,8 +255,13 @@ def _dump(value: object) -> bytes:
 
 def refuse_nul(data: bytes) -> None:
     """Raise InvalidRequest for JSON with U+0000. Postgres would refuse it too, and quote it in its log."""
-    if b"\\u0000" in data and _NUL.search(data):
+    if has_nul(data):
         raise InvalidRequest("a value cannot be stored: it contains U+0000")
+
+
+def has_nul(data: bytes) -> bool:
+    """True if a JSON text has U+0000 in one of its strings, which it spells ``\\u0000``."""
+    return b"\\u0000" in data and _NUL.search(data) is not None
 
 
 def parse_keys(text: str, setting: str) -> dict[str, bytes]:

@@ -4,24 +4,29 @@ import base64
 import json
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import httpx2
 import pytest
+import redis
 from openai import OpenAI
 from openai.types import Batch
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from producer_api import batch_keeper
 from producer_api.batch_keeper import Step, due, num_to_take
+from producer_api.batch_turns import Turns
 from store import batch_steps, batches, quotas, sweeps
 from store.batch_states import BatchStatus
-from store.batch_steps import Progress, Results
+from store.batch_steps import Live, Progress, Results
 from store.claims import Finish, claim, finish
 from store.db import Database
+from store.encryption import Vault
+from store.errors import InvalidRequest
+from store.jobs import NewJob
 from store.registry import ModelVersion
-from store.settings import Settings
+from store.settings import Settings, open_vault
 from store.states import JobState
 from store.tenant_limits import Limits, SetBy, set_limits
 from store.webhooks import take_due
@@ -375,10 +380,49 @@ def test_what_is_due(found: Progress, step: Step) -> None:
 
 
 def test_live_batches_share_what_may_be_under_way() -> None:
-    assert num_to_take(0, 1, 1024) == batch_keeper.LINES_A_TURN
-    assert num_to_take(1000, 1, 1024) == 24
-    assert num_to_take(300, 4, 1024) == 0
-    assert num_to_take(0, 1000, 1024) == batch_keeper.FEWEST_UNDER_WAY, "a new one always begins"
+    assert num_to_take(0, 1, 1, 1024) == batch_keeper.LINES_A_TURN
+    assert num_to_take(1000, 1, 1, 1024) == 24
+    assert num_to_take(300, 4, 1, 1024) == num_to_take(300, 1, 4, 1024) == 0
+    assert num_to_take(0, 1, 1000, 1024) == batch_keeper.FEWEST_UNDER_WAY, "a tenant's only one always begins"
+    assert num_to_take(0, 100, 2, 1024) == 5, "a tenant's many share what is its own"
+    assert num_to_take(0, 5000, 2, 1024) == 1
+
+
+def test_a_tenants_batch_waits_for_one_batch_of_each_other_tenant() -> None:
+    now = 0.0
+    turns = Turns(clock=lambda: now)
+    many = [Live(f"a{number}", "A") for number in range(5)]
+    turns.keep([*many, Live("b0", "B")])
+    seen = []
+    for _ in range(6):
+        now += 1e-3
+        for batch in turns.round():
+            seen.append(batch.id)
+            turns.worked(batch)
+    assert seen == ["a0", "b0", "a1", "b0", "a2", "b0", "a3", "b0", "a4", "b0", "a0", "b0"]
+    turns.keep([*many, Live("a5", "A")])
+    assert [batch.id for batch in turns.round()] == ["a5"], "a new one is due at once"
+
+
+def test_a_batch_that_waits_or_fails_is_looked_at_less_and_less_often() -> None:
+    now, batch = 0.0, Live("a0", "A")
+    turns = Turns(clock=lambda: now)
+    turns.keep([batch])
+
+    def delay_after(note: Callable[[Live], None]) -> float:
+        nonlocal now
+        note(batch)
+        began = now
+        while not turns.round():
+            now += 0.05
+        return round(now - began, 1)
+
+    assert [delay_after(turns.waits) for _ in range(5)] == [0.1, 0.2, 0.4, 0.8, 1.0]
+    assert [delay_after(turns.failed) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert delay_after(turns.worked) == 0
+    assert delay_after(turns.failed) == 1
+    turns.keep([batch])
+    assert turns.round() == [batch], "what is known of a batch is kept while it lives"
 
 
 def test_lines_that_the_tenants_limits_do_not_let_in_wait_for_room(
@@ -391,3 +435,87 @@ def test_lines_that_the_tenants_limits_do_not_let_in_wait_for_room(
         ended = wait_for(openai, batch, "completed")
     assert ended.request_counts is not None
     assert (ended.request_counts.completed, ended.request_counts.failed) == (8, 0)
+
+
+def places(value: object) -> Iterator[object]:
+    """Yield copies of a JSON value, each with U+0000 in one more of its texts and keys."""
+    if isinstance(value, str):
+        yield f"{value[:1]}\0{value[1:]}"
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from ([*value[:index], spoiled, *value[index + 1 :]] for spoiled in places(each))
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield {f"{name}\0" if name == key else name: kept for name, kept in value.items()}
+            yield from (value | {key: spoiled} for spoiled in places(each))
+
+
+FULL = line(
+    "full",
+    extra="x",
+    **body(
+        messages=[{"role": "system", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "t"}]}],
+        metadata={"order": "42"},
+        stop=["end"],
+        user="u",
+        logit_bias={"5": 1},
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+        tools=[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+        job={"service_class": "batch"},
+    ),
+)
+
+
+@pytest.mark.parametrize("encryption_keys", ["", f"k1:{base64.b64encode(b'1' * 32).decode()}"], ids=["plain", "sealed"])
+def test_a_line_with_a_nul_fails_alone_wherever_it_is(
+    settings: Settings, model: ModelVersion, key: str, redis_client: redis.Redis, encryption_keys: str
+) -> None:
+    spoiled = [json.dumps(each).encode() for each in places(FULL)]
+    # As itself it is in no JSON, and as these characters it is no U+0000.
+    spoiled += [json.dumps(line("raw\0")).replace("\\u0000", "\0").encode(), b'{"custom_id": "cut\0']
+    good = [json.dumps(line(f"good {number} \\u0000")).encode() for number in range(3)]
+    content = b"\n".join([good[0], *spoiled[:40], good[1], *spoiled[40:], good[2]])
+    settings = settings.model_copy(update={"encryption_keys": encryption_keys})
+    db = Database(settings.database_url, application_name="tests", vault=open_vault(settings))
+    worker = ScriptedWorker(db, redis_client, "tiny@1")
+    with (
+        serving(settings) as server,
+        worker.serve(lambda _: ["ok"]),
+        OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30) as openai,
+    ):
+        ended = wait_for(openai, make(openai, content), "completed")
+        output, errors = read(openai, ended.output_file_id), read(openai, ended.error_file_id)
+    db.close()
+    assert [each["custom_id"] for each in output] == [f"good {number} \\u0000" for number in range(3)]
+    assert len(errors) == len(spoiled) > 50
+    assert {(each["response"]["status_code"], each["response"]["body"]["error"]["code"]) for each in errors} == {
+        (400, "invalid_value")
+    }
+    assert all("U+0000" in each["response"]["body"]["error"]["message"] for each in errors)
+    assert {each["custom_id"] for each in errors} == {
+        "full",
+        "f\0ull",
+        f"line_{len(spoiled) + 1}",
+        f"line_{len(spoiled) + 2}",
+        *(f"line_{number}" for number, each in enumerate(spoiled[:2], 2) if b'"custom_id"' not in each),
+    }
+
+
+def test_a_line_that_cannot_be_stored_fails_alone_for_whatever_reason(
+    openai: OpenAI, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept_within = batch_steps.accept_within
+
+    def refuse(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> object:
+        if any(job.metadata.get("is") == "bad" for job in jobs):
+            raise InvalidRequest("a value cannot be stored")
+        return accept_within(connection, jobs, vault)
+
+    monkeypatch.setattr(batch_steps, "accept_within", refuse)
+    lines = [
+        line(f"r{number}", **body(metadata={"is": "bad" if number in (3, 4, 9) else "good"})) for number in range(10)
+    ]
+    with worker.serve(lambda _: ["ok"]):
+        ended = wait_for(openai, make(openai, lines), "completed")
+    assert [each["custom_id"] for each in read(openai, ended.error_file_id)] == ["r3", "r4", "r9"]
+    assert len(read(openai, ended.output_file_id)) == 7
