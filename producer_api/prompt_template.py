@@ -4,14 +4,15 @@ Values are put in as they are and not looked at again: nothing in them is a plac
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from store.errors import InvalidRequest
-from store.strict import Strict
+from store.strict import MAX_TEXT_CHARS, Strict
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
@@ -58,14 +59,28 @@ class Filled:
     messages: tuple[tuple[str, str], ...]
 
 
+def _check_size(texts: Sequence[str], values: Mapping[str, str]) -> None:
+    """Raise InvalidRequest for values that would make too much of a template, before they do."""
+    places = Counter(name for text in texts for name in _PLACEHOLDER.findall(text))
+    num_chars = sum(map(len, texts)) + sum(num * len(values[name]) for name, num in places.items())
+    if num_chars > MAX_TEXT_CHARS:
+        raise InvalidRequest(
+            f"the prompt with its values has about {num_chars} characters, and {MAX_TEXT_CHARS} are accepted: send "
+            "shorter values",
+            param="prompt.variables",
+        )
+
+
 def fill(stored: Mapping[str, Any], values: Mapping[str, str]) -> Filled:
-    """Put the values in; raise InvalidRequest unless they are exactly those that the template declares."""
+    """Put the values in; raise InvalidRequest unless they are exactly those that the template declares, or if the text
+    gets too long."""
     template = Template.model_validate(stored)
     declared = set(template.variables)
     if missing := sorted(declared - values.keys()):
         raise InvalidRequest(f"the prompt needs a value for {', '.join(missing)}", param="prompt.variables")
     if unknown := sorted(values.keys() - declared):
         raise InvalidRequest(f"the prompt has no variable {unknown[0][:64]}", param="prompt.variables")
+    _check_size([template.instructions or "", *(message.content for message in template.messages)], values)
 
     def put(text: str) -> str:
         return _PLACEHOLDER.sub(lambda found: values[found[1]], text)

@@ -6,7 +6,7 @@ special tokens, and nothing of the process. The settings are those that template
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -20,6 +20,7 @@ from prompts.turns import Turn, functions_of, in_plain_json, one_call_a_turn, tu
 from store.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads import ToolStyle
+from store.strict import MAX_TEXT_CHARS
 
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 
@@ -37,6 +38,25 @@ _KEY_OF_STYLE = {
     ToolStyle.HERMES: f'"arguments": {_PROBE_ARGUMENTS}',
     ToolStyle.LLAMA3: f'"parameters": {_PROBE_ARGUMENTS}',
 }
+
+
+MAX_RENDERED_CHARS = 8 * MAX_TEXT_CHARS
+"""Of a conversation's text: more than any window takes, and little beside what a template that repeats could make."""
+
+
+def _bounded(pieces: Iterator[str]) -> str:
+    """Return the pieces joined. Raises InvalidRequest as soon as they are too long together."""
+    kept: list[str] = []
+    left = MAX_RENDERED_CHARS
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise InvalidRequest(
+                f"the model's chat template makes over {MAX_RENDERED_CHARS} characters of this conversation: send less",
+                param="input.messages",
+            )
+        kept.append(piece)
+    return "".join(kept)
 
 
 class _GenerationTag(Extension):
@@ -99,7 +119,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         """Return the text of a conversation, which ends with the start of the assistant's turn.
 
-        Raises InvalidRequest when the template refuses the conversation (roles out of order, no system turn, ...).
+        Raises InvalidRequest when the template refuses the conversation (roles out of order, no system turn, ...) or
+        makes too long a text of it.
         """
         try:
             return self._render(self._turns(messages, tools), functions_of(tools) if self._shows_tools else [])
@@ -122,13 +143,14 @@ class ChatTemplate:
                 return in_plain_json(messages, tools, has_system=self._has_system)
 
     def _render(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str:
-        return self._template.render(
+        pieces = self._template.generate(
             messages=turns,
             tools=functions or None,
             documents=None,
             add_generation_prompt=True,
             **self._special_tokens,
         )
+        return _bounded(pieces)
 
     def _try(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str | None:
         """Return the text of a conversation, None if the template refuses it."""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from store.db import Database
 from store.errors import InvalidRequest
 from store.registry import ModelVersion
 from store.settings import Settings
-from tests.producer_api.calling import PROMPT, error_of
+from tests.producer_api.calling import PROMPT, error_of, num_jobs
 from tests.producer_api.serving import ApiServer, serving
 
 Schema = Mapping[str, Any]
@@ -169,3 +170,19 @@ def test_every_write_is_counted(settings: Settings, model: ModelVersion, db: Dat
         for method, target in [*writes, ("DELETE", "/v1/nothing")]:
             response = client.request(method, target, json={} if method in ("POST", "PUT", "PATCH") else None)
             assert "x-ratelimit-remaining-requests" in response.headers, (method, target)
+
+
+def test_a_template_s_size_is_known_before_its_values_are_put_in(api: httpx2.Client, db: Database) -> None:
+    template = {"instructions": "{{a}}" * 3000, "variables": ["a"]}
+    prompt_id = api.post("/v1/prompts", json=template).json()["id"]
+    filled = {"prompt": {"id": prompt_id, "variables": {"a": "x" * 900_000}}, "model": "tiny"}
+    for route in ("/v1/responses", "/v1/responses/input_tokens"):
+        tracemalloc.start()
+        response = api.post(route, json=filled)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (response.status_code, error_of(response)["param"]) == (400, "prompt.variables")
+        assert peak < 64 << 20
+    assert num_jobs(db) == 0
+    small = {"prompt": {"id": prompt_id, "variables": {"a": "x"}}, "model": "tiny"}
+    assert api.post("/v1/responses/input_tokens", json=small).json()["input_tokens"] > 3000

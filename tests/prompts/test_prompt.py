@@ -3,6 +3,7 @@
 import pytest
 
 from prompts.prompt import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
+from prompts.template import MAX_RENDERED_CHARS, ChatTemplate
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest
@@ -22,6 +23,15 @@ def test_a_template_that_renders_nothing_is_refused(smollm2_files: dict[str, byt
     with pytest.raises(InvalidRequest, match="no tokens") as caught:
         build_prompt(tokenizer, chat)
     assert caught.value.param == "input.messages"
+
+
+def test_a_template_that_repeats_without_end_is_stopped() -> None:
+    source = "{% for a in messages %}{% for b in messages %}{{ a.content }}{% endfor %}{% endfor %}"
+    template = ChatTemplate(source, {})
+    message = ChatMessage(role=Role.USER, content="x" * 10_000)
+    assert len(template.render([message] * 10)) == 1_000_000
+    with pytest.raises(InvalidRequest, match=str(MAX_RENDERED_CHARS)):
+        template.render([message] * 1024)  # ten gigabytes
 
 
 @pytest.mark.parametrize(
