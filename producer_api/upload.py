@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 1 << 20
 _MOST_FIELD_BYTES = 64 << 10
-_MOST_FIELDS = 32
+_MOST_PARTS = 32
 _MOST_HEADER_BYTES = 8 << 10
 
 
@@ -77,7 +77,7 @@ class _Reader:
         self._fields: dict[str, str] = {}
         self._filename: str | None = None
         self._has_ended = False
-        self._num_bytes = 0
+        self._num_bytes = self._num_parts = 0
 
     async def read(self, request: Request) -> Upload:
         try:
@@ -129,6 +129,9 @@ class _Reader:
 
     def _begin_part(self) -> None:
         self._part = _Part()
+        self._num_parts += 1
+        if self._num_parts > _MOST_PARTS:
+            raise InvalidRequest(f"the form has more than {_MOST_PARTS} parts")
 
     def _end_header(self) -> None:
         self._part.headers[bytes(self._header_name).decode("latin-1").lower()] = bytes(self._header_value)
@@ -143,8 +146,6 @@ class _Reader:
             if self._filename is not None:
                 raise InvalidRequest("one request uploads one `file`", param="file")
             self._filename = self._part.filename = (filename or b"file").decode(errors="replace")[:255]
-        elif len(self._fields) >= _MOST_FIELDS:
-            raise InvalidRequest(f"the form has more than {_MOST_FIELDS} fields")
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._part.filename is not None:

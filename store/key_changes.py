@@ -28,6 +28,9 @@ ADMIN_LEFT_FOR = timedelta(days=7)
 """What a giver takes from an admin key must leave another one with the same rights for this long, or as long as that
 one would have lasted."""
 
+MAX_KEYS = 1000
+"""Of a tenant, in force at once; the operator may make more."""
+
 DEFAULT_OVERLAP_S = 86_400
 """How long a key still works after it was rotated, unless told otherwise."""
 
@@ -264,9 +267,19 @@ def _end(until: Until, now: datetime) -> datetime | None:
     return end
 
 
+_IN_FORCE = text("""
+SELECT count(*) FROM api_keys
+WHERE tenant_id = :tenant_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+""")
+
+
 def _issue(connection: Connection, hand: _Hand, name: str, rights: Rights) -> IssuedKey:
     check_rights(rights)
     _check_gives(hand, rights)
+    if hand.rights is not None:
+        num_keys = connection.execute(_IN_FORCE, {"tenant_id": hand.tenant_id}).scalar_one()
+        if num_keys >= MAX_KEYS:
+            raise Conflict(f"{MAX_KEYS} keys are in force, which is the most: revoke one that is not needed")
     key_id, plaintext = insert_key(connection, hand.tenant_id, name, rights, hand.actor)
     return IssuedKey(_get(connection, hand.tenant_id, key_id), plaintext)
 

@@ -9,9 +9,15 @@ from sqlalchemy import text
 
 from store.audit import record
 from store.db import Database, dump_json
-from store.errors import NotFound
+from store.errors import Conflict, NotFound
 
 EVERY_MODEL = ""
+
+
+MAX_MODELS = 100
+MAX_VERSIONS = 10_000
+MAX_BYTES = 64 << 20
+"""Of a tenant, its policies' versions together, as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,10 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.policies '
 _BEFORE = text("""
 SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model ORDER BY version DESC LIMIT 1
 """)
+_HELD = text("""
+SELECT count(DISTINCT model), count(*), coalesce(sum(pg_column_size(document)), 0)
+FROM policies WHERE tenant_id = :tenant_id
+""")
 _PUT = text("""
 INSERT INTO policies (tenant_id, model, version, document)
 SELECT CAST(:tenant_id AS text), CAST(:model AS text), coalesce(max(version), 0) + 1, CAST(:document AS jsonb)
@@ -39,16 +49,30 @@ RETURNING model, version, document, created_at
 
 
 def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], actor: str) -> StoredPolicy:
-    """Store the next version of a tenant's policy for a model, with an audit row that tells the two by hashes."""
+    """Store the next version of a tenant's policy for a model, with an audit row that tells the two by hashes.
+
+    Raises Conflict if there are as many as may be.
+    """
     values = {"tenant_id": tenant_id, "model": model}
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, values)
         before = connection.execute(_BEFORE, values).scalar_one_or_none()
+        _check_room(*connection.execute(_HELD, values).one(), is_new=before is None)
         row = connection.execute(_PUT, values | {"document": dump_json(document)}).mappings().one()
         detail = {"version": row["version"]}
         resource = f"policy:{model or '*'}"
         record(connection, tenant_id, actor, "policy.put", resource, detail, before=before, after=row["document"])
     return StoredPolicy(**row)
+
+
+def _check_room(models: int, versions: int, num_bytes: int, *, is_new: bool) -> None:
+    if is_new and models >= MAX_MODELS:
+        raise Conflict(f"{MAX_MODELS} models have a policy, which is the most: let one policy hold for every model")
+    if versions >= MAX_VERSIONS or num_bytes >= MAX_BYTES:
+        raise Conflict(
+            f"the versions of all policies are {versions} with {num_bytes} bytes, and {MAX_VERSIONS} with {MAX_BYTES} "
+            "are the most: no more can be put"
+        )
 
 
 _NEWEST = text("""

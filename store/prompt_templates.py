@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import Connection, RowMapping, text
 
 from store.audit import record
 from store.db import Database, dump_json
 from store.encryption import Place, Vault
-from store.errors import NotFound
+from store.errors import Conflict, NotFound
 from store.ids import new_id
 
 
@@ -25,6 +25,29 @@ class PromptVersion:
     created_at: datetime
 
 
+MAX_PROMPTS = 1000
+MAX_VERSIONS = 10_000
+MAX_BYTES = 256 << 20
+"""Of a tenant, its prompts' versions together, as they are stored."""
+
+_HELD = text("""
+SELECT count(DISTINCT prompts.id), count(*), coalesce(sum(pg_column_size(held.template)), 0)
+FROM prompts JOIN prompt_versions AS held ON held.prompt_id = prompts.id WHERE prompts.tenant_id = :tenant_id
+""")
+
+
+def _check_room(connection: Connection, tenant_id: str, *, is_new: bool) -> None:
+    """Raise Conflict if the tenant has as much as it may have. Two at once may both be let in."""
+    prompts, versions, num_bytes = connection.execute(_HELD, {"tenant_id": tenant_id}).one()
+    if is_new and prompts >= MAX_PROMPTS:
+        raise Conflict(f"there are {MAX_PROMPTS} prompts, which is the most: give one of them a new version")
+    if versions >= MAX_VERSIONS or num_bytes >= MAX_BYTES:
+        raise Conflict(
+            f"the versions of all prompts are {versions} with {num_bytes} bytes, and {MAX_VERSIONS} with {MAX_BYTES} "
+            "are the most: let requests bring what differs, as variables"
+        )
+
+
 _CREATE = text("INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)")
 
 _ADD = text("""
@@ -35,11 +58,12 @@ RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, creat
 
 
 def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
-    """Store a new prompt, whose first version has number 1."""
+    """Store a new prompt, whose first version has number 1. Raises Conflict if there are as many as may be."""
     prompt_id = new_id("pmpt")
     sealed = db.vault.seal(template, _place(tenant_id, prompt_id, 1))
     values = {"id": prompt_id, "tenant_id": tenant_id, "name": name, "template": dump_json(sealed)}
     with db.begin(tenant_id=tenant_id) as connection:
+        _check_room(connection, tenant_id, is_new=True)
         connection.execute(_CREATE, values)
         # Of its own, because a version is whose its prompt is: that must be there.
         row = connection.execute(_ADD, values | {"version": 1}).mappings().one()
@@ -54,13 +78,17 @@ _NEXT = text("SELECT max(version) + 1 FROM prompt_versions WHERE prompt_id = :id
 
 
 def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
-    """Store the next version of a prompt; raise NotFound if this tenant has no such prompt."""
+    """Store the next version of a prompt.
+
+    Raises NotFound if this tenant has no such prompt, Conflict if there are as many versions as may be.
+    """
     values = {"id": prompt_id, "tenant_id": tenant_id}
     with db.begin(tenant_id=tenant_id) as connection:
         # A statement of its own: the next one then sees what another has added while this one waited.
         name = connection.execute(_LOCK, values).scalar_one_or_none()
         if name is None:
             raise _not_found(prompt_id)
+        _check_room(connection, tenant_id, is_new=False)
         version = connection.execute(_NEXT, {"id": prompt_id}).scalar_one()
         sealed = db.vault.seal(template, _place(tenant_id, prompt_id, version))
         values |= {"name": name, "version": version, "template": dump_json(sealed)}
