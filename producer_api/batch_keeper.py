@@ -122,7 +122,12 @@ class BatchKeeper:
         self._on_cancelled = on_cancelled
         # A connection for the lock and one to work with: the routes' are not taken from them.
         self._db = Database(
-            settings.database_url, pool_size=2, application_name="headrace-batches", vault=open_vault(settings)
+            settings.database_url,
+            pool_size=2,
+            application_name="headrace-batches",
+            vault=open_vault(settings),
+            # A content is removed from the storage, which may be far away, in the transaction that forgets it.
+            idle_timeout_s=30,
         )
         self._lines = Lines(settings, self._db, submissions)
         self._works: dict[str, _Work] = {}

@@ -2,7 +2,11 @@
 
 Fencing: a claim raises the job's epoch, and every later write names the epoch it was given. A worker that was paused
 past its lease finds that its epoch matches no row: its write changes nothing, and the job's newer attempt is safe.
-Leases are counted by the database's clock. Rows are locked in the order of their ids, so that batches cannot deadlock.
+Leases are counted by the database's clock.
+
+No statement waits for a row that another transaction has locked: one such row would hold up all the others, until their
+leases have run out. It is skipped (``SKIP LOCKED``), and the caller can ask which of the rows left out are still to be
+had: ``still_open``, ``still_running``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +19,7 @@ from sqlalchemy import RowMapping, text
 from store.checkpoints import Checkpoint, Lineage
 from store.db import Database, dump_json
 from store.encryption import Place, Vault
-from store.errors import CannotOpen, InvalidRequest
+from store.errors import CannotOpen, InvalidRequest, Unavailable
 from store.failpoints import failpoint
 from store.logprobs import Logprobs, groups_as_json
 from store.presence import GONE_AFTER_S
@@ -62,11 +66,23 @@ class Claim:
     checkpoint: Checkpoint | None = None
 
 
+class RowLocked(Unavailable):
+    """Another transaction has locked the job's row, so the statement left it out. It can be tried again."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"another transaction has locked the row of {job_id}", code="database_unavailable")
+
+
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """Which jobs are still ours, and which of those their owners want cancelled. The rest belongs to someone else."""
+    """Which jobs are still ours, and which of those their owners want cancelled. The rest belongs to someone else.
+
+    ``renewed`` are those of ``held`` whose lease is longer now. The others were locked by another transaction: they are
+    ours until their lease runs out.
+    """
 
     held: frozenset[str]
+    renewed: frozenset[str]
     cancelled: frozenset[str]
 
 
@@ -127,13 +143,16 @@ _PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queu
 
 # ``state || ''`` keeps Postgres from the indexes of queued jobs. While its statistics are those of an empty queue they
 # look cheaper than the primary key, and it would read a million jobs to find thirty.
-_CLAIM = text(f"""
-WITH open AS (
+_OPEN = f"""
     SELECT id FROM jobs
     WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state || '' = 'queued' AND cancel_requested_at IS NULL
         AND (deadline_at IS NULL OR deadline_at > now()) AND is_suspect = :suspects AND NOT {_PAUSED}
         AND (CAST(:capacity AS int) IS NULL OR NOT ({_IS_ELSEWHERES}))
-    ORDER BY id FOR NO KEY UPDATE
+"""
+
+_CLAIM = text(f"""
+WITH open AS (
+    {_OPEN} FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE jobs SET
         state = 'running', epoch = epoch + 1, attempt = attempt + 1, owner = :owner,
@@ -168,8 +187,9 @@ def claim(
 ) -> dict[str, Claim]:
     """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent.
 
-    Either suspects are taken, which the caller runs alone, or the others. Of a paused queue nothing is taken. A job of
-    more tokens than ``capacity`` is left to another worker that lives and can hold it; it is taken if there is none.
+    So are those whose row is locked. Either suspects are taken, which the caller runs alone, or the others. Of a paused
+    queue nothing is taken. A job of more tokens than ``capacity`` is left to another worker that lives and can hold it;
+    it is taken if there is none.
     """
     values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
     values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
@@ -178,6 +198,17 @@ def claim(
     if rows:
         failpoint("claim.done")
     return _opened(db, rows)
+
+
+_STILL_OPEN = text(_OPEN)
+
+
+def still_open(db: Database, queue: str, job_ids: Sequence[str], *, capacity: int | None = None) -> set[str]:
+    """Return those of the jobs that ``claim`` may take. Of jobs that it has just left out: those that were locked."""
+    with db.autocommit() as connection:
+        values = {"queue": queue, "ids": list(job_ids), "suspects": False}
+        values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
+        return set(connection.execute(_STILL_OPEN, values).scalars())
 
 
 def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
@@ -204,26 +235,49 @@ def _claimed(row: RowMapping, vault: Vault) -> Claim:
     return Claim(**{**row, "payload": payload, "checkpoint": Checkpoint.from_json(checkpoint)})
 
 
+# What is ours is read without a lock. A row that is locked is renewed in a later round.
 _RENEW = text("""
-WITH held AS (
-    SELECT jobs.id, jobs.epoch
-    FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS ours(id, epoch) USING (id, epoch)
+WITH ours AS MATERIALIZED (
+    SELECT jobs.id, jobs.epoch, cancel_requested_at IS NOT NULL AS is_cancelled
+    FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS named(id, epoch) USING (id, epoch)
     WHERE state = 'running' AND owner = :owner
-    ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+), free AS (
+    SELECT jobs.id, jobs.epoch FROM jobs JOIN ours USING (id, epoch)
+    WHERE state = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED
+), renewed AS (
+    UPDATE jobs SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s)
+    FROM free WHERE jobs.id = free.id AND jobs.epoch = free.epoch AND jobs.state = 'running'
+    RETURNING jobs.id
 )
-UPDATE jobs SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s)
-FROM held WHERE jobs.id = held.id AND jobs.epoch = held.epoch AND jobs.state = 'running'
-RETURNING jobs.id, cancel_requested_at IS NOT NULL AS cancelled
+SELECT ours.id, ours.is_cancelled, renewed.id IS NOT NULL AS is_renewed FROM ours LEFT JOIN renewed USING (id)
 """)
 
 
 def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> Renewal:
-    """Prolong the leases of the jobs held under these epochs; what is absent from the answer must stop."""
+    """Prolong the leases of the jobs held under these epochs; what is absent from ``held`` of the answer must stop."""
     failpoint("renew.before")
     values = {"owner": owner, "lease_s": float(lease_s), **_columns(held)}
     with db.autocommit() as connection:
         rows = connection.execute(_RENEW, values).all()
-    return Renewal(held=frozenset(row.id for row in rows), cancelled=frozenset(row.id for row in rows if row.cancelled))
+    return Renewal(
+        held=frozenset(row.id for row in rows),
+        renewed=frozenset(row.id for row in rows if row.is_renewed),
+        cancelled=frozenset(row.id for row in rows if row.is_cancelled),
+    )
+
+
+_STILL_RUNNING = text("""
+SELECT jobs.id
+FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS named(id, epoch) USING (id, epoch)
+WHERE state = 'running'
+""")
+
+
+def still_running(db: Database, held: Mapping[str, int]) -> set[str]:
+    """Return those of the jobs that run under these epochs. Of jobs that ``finish`` or ``release`` has just left out:
+    those that were locked."""
+    with db.autocommit() as connection:
+        return set(connection.execute(_STILL_RUNNING, _columns(held)).scalars())
 
 
 # The outcome and all that it leaves behind in one statement, which is a transaction by itself.
@@ -235,7 +289,7 @@ WITH done AS (
 ), held AS (
     SELECT jobs.id
     FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
-    ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+    FOR NO KEY UPDATE OF jobs SKIP LOCKED
 ), ended AS (
     UPDATE jobs SET
         state = done.state, output = done.output, error = done.error, usage = done.usage,
@@ -253,7 +307,7 @@ WITH done AS (
 
 
 def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
-    """End the jobs and return the ids of those that were still ours; a stale epoch's result is refused."""
+    """End the jobs and return the ids of those that ended; a stale epoch's result is refused, a locked row left out."""
     failpoint("finish.before")
     rows = list({finish.job_id: _row(finish, db.vault) for finish in reversed(finishes)}.values())
     values = {"rows": _encode(rows), "dead": list(DEAD_LETTER_CODES)}
@@ -271,7 +325,7 @@ WITH given AS (
         id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb, later bool)
 ), held AS (
     SELECT jobs.id FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
-    ORDER BY jobs.id FOR NO KEY UPDATE OF jobs
+    FOR NO KEY UPDATE OF jobs SKIP LOCKED
 ), judged AS (
     SELECT given.*, {verdict("given.charge", "given.crashed")} AS verdict
     FROM given JOIN held USING (id) JOIN jobs USING (id)
@@ -303,7 +357,7 @@ SELECT id, state FROM let_go
 
 
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
-    """Hand jobs back to the queue; return the ids of those that were still ours."""
+    """Hand jobs back to the queue; return the ids of those that went, not those whose row is locked."""
     rows = [_release_row(release, db.vault) for release in releases]
     with db.begin() as connection:
         found = connection.execute(_RELEASE, {"rows": _encode(rows)}).all()

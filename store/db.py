@@ -31,23 +31,31 @@ from store.tables import REVISION
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 10.0
 
-# A client that stops answering (SIGSTOP, a cut cable) must not keep row locks: the server ends its transaction.
-_SESSION = {
-    "statement_timeout": "30s",
-    "lock_timeout": "10s",
-    "idle_in_transaction_session_timeout": "30s",
-    "timezone": "UTC",
-}
+LOCK_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 3.0
+"""A client that stops answering in a transaction (SIGSTOP, a cut cable) must not keep row locks for longer: a worker
+cannot renew the lease of a job whose row is locked. The server ends its session."""
+
 _AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 
 class Database:
     """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
 
-    ``vault`` is what the statements beside the tables seal payload columns with.
+    ``vault`` is what the statements beside the tables seal payload columns with. A statement that waits
+    ``lock_timeout_s`` for a lock fails; so does a transaction in which this side does nothing for ``idle_timeout_s``.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8, application_name: str, vault: Vault | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 8,
+        application_name: str,
+        vault: Vault | None = None,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
         self.vault = vault or Vault()
         self._engine = create_engine(
             parse_url(url),
@@ -57,7 +65,7 @@ class Database:
             pool_use_lifo=True,
             # Parameters are prompts and answers; they stay out of messages and so out of logs.
             hide_parameters=True,
-            connect_args=_connect_args(application_name),
+            connect_args=_connect_args(application_name, lock_timeout_s, idle_timeout_s),
         )
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "checkout", _refuse_dead)
@@ -147,11 +155,17 @@ def is_migrated(db: Database) -> bool:
     return True
 
 
-def _connect_args(application_name: str) -> dict[str, object]:
+def _connect_args(application_name: str, lock_timeout_s: float, idle_timeout_s: float) -> dict[str, object]:
+    session = {
+        "statement_timeout": "30s",
+        "lock_timeout": f"{round(lock_timeout_s * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{round(idle_timeout_s * 1000)}ms",
+        "timezone": "UTC",
+    }
     return {
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "options": " ".join(f"-c {name}={value}" for name, value in _SESSION.items()),
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
         # A peer that vanished without a FIN is noticed within half a minute.
         "keepalives_idle": 10,
         "keepalives_interval": 5,

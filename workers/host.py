@@ -108,7 +108,12 @@ class Host:
             settings.database_url, pool_size=5, application_name=f"headrace worker {owner}", vault=vault
         )
         self._lease_db = Database(
-            settings.database_url, pool_size=1, application_name=f"headrace leases {owner}", vault=vault
+            settings.database_url,
+            pool_size=1,
+            application_name=f"headrace leases {owner}",
+            vault=vault,
+            # Shorter than the time between two renewals, so that a table that is locked costs one of them at most.
+            lock_timeout_s=settings.lease_s / 4,
         )
         self._redis = connect(settings.redis_url)
         self._sealed_logs = SealedLogs(

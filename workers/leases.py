@@ -97,7 +97,9 @@ class LeaseKeeper:
         except HeadraceError as error:
             log.warning("leases_not_renewed", reason=error.message, num_jobs=len(held))
             return
-        self._held.renewed(renewal.held, sent_at)
+        self._held.renewed(renewal.renewed, sent_at)
+        if locked := renewal.held - renewal.renewed:
+            log.warning("leases_not_renewed", reason="another transaction has locked their rows", num_jobs=len(locked))
         for job_id in renewal.cancelled:
             self.cancel(job_id)
         for job_id in held.keys() - renewal.held:

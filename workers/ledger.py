@@ -6,13 +6,13 @@ the epoch, so insisting is safe: a write that comes too late is refused by the d
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 
 from store import claims, ordering
-from store.claims import Claim, Finish, Release, Renewal
+from store.claims import Claim, Finish, Release, Renewal, RowLocked
 from store.db import Database
 from store.errors import Unavailable
 from store.ordering import Claimable, Rota
@@ -23,6 +23,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = 0.25
+
+LOCKED_S = 4.0
+"""How long a claim waits for a row that another transaction has locked: a little longer than Postgres lets a session of
+ours stand still in a transaction. After it the hint is dropped, and the dispatcher announces the job again."""
 
 MAX_RELEASED_TOKENS = 65_536
 """In one statement, so that handing back many long answers holds no lock for long."""
@@ -73,10 +77,15 @@ class Ledger:
         While Postgres is away it tries again: the message is already acknowledged, and taking more of them would only
         empty the queue.
         """
+        give_up_at = self._clock() + LOCKED_S
         while not self._stopping.is_set():
             sent_at = self._clock()
             try:
                 claim = self._claims.join(job_id, hurries=hurries)
+            except RowLocked:
+                if sent_at > give_up_at:
+                    return None
+                self._stopping.wait(RETRY_S)
             except Unavailable as error:
                 log.warning("claim_waits", job_id=job_id, error=error.message)
                 self._stopping.wait(RETRY_S)
@@ -119,13 +128,15 @@ class Ledger:
         """Write an outcome; False if the attempt was not ours any more.
 
         Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper
-        has taken the job over then.
+        has taken the job over then. It cannot take one whose row is locked, so for that one is tried again for as long
+        as the worker runs.
         """
         while True:
             try:
                 return self._finishes.join(finish)
             except Unavailable as error:
-                if self._clock() > until():
+                waits_for_row = isinstance(error, RowLocked) and not self._stopping.is_set()
+                if self._clock() > until() and not waits_for_row:
                     raise
                 log.warning("finish_waits", job_id=finish.job_id, error=error.message)
                 time.sleep(RETRY_S)
@@ -133,7 +144,7 @@ class Ledger:
     def give_back(self, release: Release, *, until: Callable[[], float]) -> bool:
         """Put a job back into the queue with what was emitted of it; False if the attempt was not ours any more.
 
-        Raises Unavailable if Postgres is still away at ``until()``, or when the worker is stopping.
+        Raises Unavailable if Postgres is still away, or the row locked, at ``until()`` or when the worker is stopping.
         """
         while True:
             try:
@@ -153,22 +164,30 @@ class Ledger:
         """Renew the leases of all jobs. Raises Unavailable."""
         return claims.renew(self._db, self._owner, held, self._lease_s)
 
-    def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | None]:
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
         found = self._take(job_ids)
+        left_out = [job_id for job_id in job_ids if job_id not in found]
+        locked = claims.still_open(self._db, self._queue, left_out, capacity=self._capacity) if left_out else set()
         # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
-        return [found.pop(job_id, None) for job_id in job_ids]
+        return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 
-    def _finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
+    def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | RowLocked]:
         accepted: set[str] = set()
         for part in parts(finishes, _num_vector_chars, MAX_FINISHED_CHARS):
             accepted |= claims.finish(self._db, part)
-        return [finish.job_id in accepted for finish in finishes]
+        return self._accepted(finishes, accepted)
 
-    def _release_all(self, releases: Sequence[Release]) -> list[bool]:
+    def _release_all(self, releases: Sequence[Release]) -> list[bool | RowLocked]:
         accepted: set[str] = set()
         for part in parts(releases, num_checkpoint_tokens, MAX_RELEASED_TOKENS):
             accepted |= claims.release(self._db, part)
-        return [release.job_id in accepted for release in releases]
+        return self._accepted(releases, accepted)
+
+    def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | RowLocked]:
+        """Return for each row whether its job was accepted, or that it was locked and can be tried again."""
+        left_out = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
+        locked = claims.still_running(self._db, left_out) if left_out else set()
+        return [RowLocked(one.job_id) if one.job_id in locked else one.job_id in accepted for one in given]
 
 
 def parts(items: Sequence[T], size_of: Callable[[T], int], most: int) -> list[list[T]]:

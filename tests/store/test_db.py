@@ -72,7 +72,7 @@ def test_the_session_is_named_and_bounded(small: Database) -> None:
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "application_name", "timezone")
     with small.autocommit() as connection:
         shown = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
-    assert shown == ["30s", "10s", "30s", "small", "UTC"]
+    assert shown == ["30s", "10s", "3s", "small", "UTC"]
 
 
 def test_an_absent_server_is_told_in_one_line_without_the_password() -> None:

@@ -2,16 +2,21 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from models.engine.requests import EngineStats, FinishReason
 from store import claims, jobs, sweeps
 from store.claims import Claim
 from store.db import Database
+from store.states import JobState
 from tests.processes import wait_for
+from workers import outcome
 from workers.held import Attempt, HeldJobs, parse_key
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
@@ -83,6 +88,18 @@ class Desk:
         sql = "SELECT extract(epoch FROM lease_expires_at) AS at FROM jobs WHERE id = :id"
         (row,) = self.bench.query(sql, id=attempt.job_id)
         return float(row.at)
+
+    @contextmanager
+    def locked(self, job_id: str) -> Iterator[None]:
+        """Let another transaction hold the job's row for the block."""
+        url = self.bench.settings.database_url
+        holder = Database(url, pool_size=1, application_name="holder", idle_timeout_s=120)
+        try:
+            with holder.begin() as connection:
+                connection.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+                yield
+        finally:
+            holder.close()
 
     def lose(self, attempt: Attempt) -> None:
         """Let the lease run out and the sweeper take the job."""
@@ -158,6 +175,82 @@ def test_a_renewal_brings_the_cancel_request(desk: Desk) -> None:
 def test_a_cancel_for_a_job_of_another_worker_is_nothing(desk: Desk) -> None:
     desk.keeper.cancel("job_elsewhere")
     assert desk.engine.cancelled == []
+
+
+def test_a_row_that_another_transaction_locks_costs_no_other_job_its_lease(desk: Desk) -> None:
+    locked, *others = desk.claim(20)
+    before = {attempt.job_id: desk.expires(attempt) for attempt in (locked, *others)}
+    desk.now += 5
+    with desk.locked(locked.job_id):
+        desk.keeper.renew_once()
+    assert all(desk.expires(attempt) > before[attempt.job_id] for attempt in others)
+    assert {desk.held.renewed_at(attempt) for attempt in others} == {1005.0}
+    assert (desk.held.owns(locked), desk.held.renewed_at(locked)) == (True, 1000.0), "it was only not renewed"
+    desk.now += LEASE_S - 1
+    desk.keeper.drop_expired()
+    assert desk.engine.cancelled == [locked.key], "its lease is over, and no other's"
+    assert desk.keeper.num_lost == 1
+
+
+def test_a_lease_is_kept_by_a_renewal_after_the_lock(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    with desk.locked(attempt.job_id):
+        desk.keeper.renew_once()
+    desk.now += LEASE_S / 3
+    desk.engine.steps += 1
+    desk.keeper.renew_once()
+    desk.now += LEASE_S - 1
+    desk.keeper.drop_expired()
+    assert desk.held.owns(attempt)
+
+
+def joined(call: Any, items: list[Any]) -> list[Future[Any]]:
+    """Call with each of the items at the same time, so that they share a wave."""
+    threads = ThreadPoolExecutor(len(items))
+    futures = [threads.submit(call, item) for item in items]
+    threads.shutdown(wait=False)
+    return futures
+
+
+def test_a_locked_row_holds_up_no_other_claim_and_is_claimed_after_it(desk: Desk) -> None:
+    ids = desk.bench.submit(4)
+    with desk.locked(ids[0]):
+        first, *others = joined(desk.ledger.claim, ids)
+        assert [other.result(5).job_id for other in others] == ids[1:]
+        assert not first.done()
+    assert first.result(5).job_id == ids[0]
+
+
+def test_a_row_that_stays_locked_is_left_to_the_dispatcher(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.ledger.LOCKED_S", -1.0)
+    (job_id,) = desk.bench.submit()
+    with desk.locked(job_id):
+        assert desk.ledger.claim(job_id) is None
+    assert desk.bench.states([job_id]) == {JobState.QUEUED: 1}
+
+
+def test_a_locked_row_holds_up_no_other_outcome_and_has_its_own_after_it(desk: Desk) -> None:
+    attempts = desk.claim(4)
+    ids = [attempt.job_id for attempt in attempts]
+
+    def finish(attempt: Attempt) -> bool:
+        # Later than two leases, when an outcome that was not written is given up otherwise.
+        return desk.ledger.finish(outcome.failed(attempt.claim, "broken", "it broke"), until=lambda: desk.now - 1)
+
+    with desk.locked(ids[0]):
+        first, *others = joined(finish, attempts)
+        assert [other.result(5) for other in others] == [True] * 3
+        assert not first.done()
+    assert first.result(5) is True
+    assert desk.bench.states(ids) == {JobState.FAILED: 4}
+    assert len(desk.bench.query("SELECT job_id FROM job_terminal")) == 4
+
+
+def test_a_locked_row_holds_up_no_other_that_is_given_back(desk: Desk) -> None:
+    attempts = desk.claim(3)
+    with desk.locked(attempts[0].job_id):
+        assert desk.ledger.release(attempts, charge=False) == 2
+    assert desk.bench.states([attempt.job_id for attempt in attempts]) == {JobState.RUNNING: 1, JobState.QUEUED: 2}
 
 
 def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) -> None:
