@@ -199,23 +199,27 @@ def delivered(db: Database, delivery: Delivery, tried: Tried) -> None:
 # Only the try that was taken last has a say: another one may be on its way by now, or have been asked for.
 _LAST = """id = :id AND state = 'pending' AND attempts = :num_tries AND attempts - attempts_before = :attempt"""
 
+# The endpoint is locked before the delivery, as by ``recover`` and the removal of an endpoint. In the other order two
+# of them could wait for each other.
 # What failed once, long ago, and was not tried in between, has not failed ever since.
 _FAILED = text(f"""
-WITH settled AS (
+WITH endpoint AS MATERIALIZED (
+    SELECT id FROM webhook_endpoints WHERE id = :endpoint_id FOR NO KEY UPDATE
+), settled AS (
     UPDATE webhook_deliveries SET
         state = CASE WHEN CAST(:retry_in_s AS float8) IS NULL THEN 'failed' ELSE 'pending' END,
         next_attempt_at = COALESCE(now() + make_interval(secs => CAST(:retry_in_s AS float8)), next_attempt_at),
         last_status = CAST(:status AS int), last_error = CAST(:error AS text)
-    WHERE {_LAST}
+    WHERE (SELECT count(*) FROM endpoint) >= 0 AND {_LAST}
     RETURNING id, tenant_id, endpoint_id
 ), {_NOTED}
-UPDATE webhook_endpoints AS endpoint SET
+UPDATE webhook_endpoints AS failing SET
     failing_since = CASE
         WHEN last_failed_at > now() - make_interval(secs => :patience_s) THEN COALESCE(failing_since, now())
         ELSE now() END,
     last_failed_at = now()
-FROM settled WHERE endpoint.id = settled.endpoint_id
-RETURNING endpoint.id, endpoint.failing_since < now() - make_interval(secs => :patience_s) AS is_over
+FROM settled WHERE failing.id = settled.endpoint_id
+RETURNING failing.id, failing.failing_since < now() - make_interval(secs => :patience_s) AS is_over
 """)
 
 

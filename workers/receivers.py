@@ -13,20 +13,23 @@ MAX_REMEMBERED = 10_000
 
 
 class Lanes:
-    """Deliveries in hand, one lane per receiver, served in turn.
+    """Deliveries in hand, one lane per receiver. Tenants are served in turn, and each tenant's receivers in turn.
 
         tenant 1  ┬ lane A:  waiting … │ running ≤ max_running ┐
                   └ lane B:  …                                 ┴ running ≤ max_of_tenant
         tenant 2  ─ lane C:  …
 
-    A lane exists only while it holds something. It is full, and should be given no more, while it has as many waiting
-    as may run at once; so is a tenant.
+    While ``max_together`` run, only a tenant of which none runs is served: tenants with many slow receivers leave
+    senders to others, however many of such tenants there are. A lane exists only while it holds something. It is full,
+    and should be given no more, while it has as many waiting as may run at once; so is a tenant.
     """
 
-    def __init__(self, *, max_running: int, max_of_tenant: int) -> None:
+    def __init__(self, *, max_running: int, max_of_tenant: int, max_together: int) -> None:
         self._max_running = max_running
         self._max_of_tenant = max_of_tenant
-        self._waiting: OrderedDict[str, deque[Delivery]] = OrderedDict()
+        self._max_together = max_together
+        # By tenant, then by receiver; in both the one that was served longest ago comes first.
+        self._waiting: OrderedDict[str, OrderedDict[str, deque[Delivery]]] = OrderedDict()
         self._running: Counter[str] = Counter()
         self._tenants_waiting: Counter[str] = Counter()
         self._tenants_running: Counter[str] = Counter()
@@ -38,7 +41,8 @@ class Lanes:
 
     def full(self) -> frozenset[str]:
         """Return the receivers who need no more for now."""
-        return frozenset(name for name, lane in self._waiting.items() if len(lane) >= self._max_running)
+        lanes = (named for of_tenant in self._waiting.values() for named in of_tenant.items())
+        return frozenset(name for name, lane in lanes if len(lane) >= self._max_running)
 
     def full_tenants(self) -> frozenset[str]:
         """Return the tenants who need no more for now."""
@@ -46,23 +50,43 @@ class Lanes:
 
     def add(self, delivery: Delivery) -> None:
         """Take a delivery in hand."""
-        self._waiting.setdefault(delivery.receiver, deque()).append(delivery)
+        of_tenant = self._waiting.setdefault(delivery.tenant_id, OrderedDict())
+        of_tenant.setdefault(delivery.receiver, deque()).append(delivery)
         self._tenants_waiting[delivery.tenant_id] += 1
 
     def next(self) -> Delivery | None:
-        """Start the next delivery of the receiver that was served longest ago and may have one more; None if none."""
-        for receiver, lane in self._waiting.items():
-            tenant = lane[0].tenant_id
-            if self._running[receiver] < self._max_running and self._tenants_running[tenant] < self._max_of_tenant:
-                delivery = lane.popleft()
-                self._running[receiver] += 1
+        """Start the next delivery: of the tenant, and there of the receiver, that was served longest ago and may have
+        one more; None if there is none."""
+        for tenant in self._waiting:
+            if self._may_have_more(tenant) and (delivery := self._next_of(tenant)) is not None:
+                self._waiting.move_to_end(tenant)
+                self._take_out(delivery)
+                self._running[delivery.receiver] += 1
                 self._tenants_running[tenant] += 1
-                _decrease(self._tenants_waiting, tenant)
-                self._waiting.move_to_end(receiver)
-                if not lane:
-                    del self._waiting[receiver]
                 return delivery
         return None
+
+    def _may_have_more(self, tenant: str) -> bool:
+        running = self._tenants_running[tenant]
+        has_turn = running == 0 or self._tenants_running.total() < self._max_together
+        return has_turn and running < self._max_of_tenant
+
+    def _next_of(self, tenant: str) -> Delivery | None:
+        of_tenant = self._waiting[tenant]
+        for receiver, lane in of_tenant.items():
+            if self._running[receiver] < self._max_running:
+                of_tenant.move_to_end(receiver)
+                return lane[0]
+        return None
+
+    def _take_out(self, delivery: Delivery) -> None:
+        of_tenant = self._waiting[delivery.tenant_id]
+        of_tenant[delivery.receiver].popleft()
+        _decrease(self._tenants_waiting, delivery.tenant_id)
+        if not of_tenant[delivery.receiver]:
+            del of_tenant[delivery.receiver]
+        if not of_tenant:
+            del self._waiting[delivery.tenant_id]
 
     def done(self, delivery: Delivery) -> None:
         """End a delivery that ``next`` started."""
@@ -71,10 +95,10 @@ class Lanes:
 
     def drop(self, receiver: str | None = None) -> list[Delivery]:
         """Give up what waits for one receiver, or for all, and return it."""
-        receivers = list(self._waiting) if receiver is None else [receiver]
-        dropped = [delivery for each in receivers for delivery in self._waiting.pop(each, ())]
+        lanes = [named for of_tenant in self._waiting.values() for named in of_tenant.items()]
+        dropped = [delivery for name, lane in lanes if receiver in (None, name) for delivery in lane]
         for delivery in dropped:
-            _decrease(self._tenants_waiting, delivery.tenant_id)
+            self._take_out(delivery)
         return dropped
 
 

@@ -155,7 +155,11 @@ class WebhookSender:
         max_running = max(1, self._num_threads // 4)
         # Long enough for a full lane before a slow receiver; after it a dead sender's deliveries come due again.
         self._lease_s = settings.webhook_timeout_s * (_TAKE / max_running + 2)
-        self._lanes = Lanes(max_running=max_running, max_of_tenant=max(1, self._num_threads // 2))
+        self._lanes = Lanes(
+            max_running=max_running,
+            max_of_tenant=max(1, self._num_threads // 2),
+            max_together=self._num_threads - self._num_threads // 4,
+        )
         self._breaker = Breaker()
         self._changed = threading.Condition()
         self._is_stopping = False

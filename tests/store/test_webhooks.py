@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from threading import Barrier
 
 import pytest
+from sqlalchemy import text
 
 from store import webhooks
 from store.audit import list_entries
@@ -14,7 +15,7 @@ from store.jobs import request_cancel
 from store.keys import create_tenant
 from store.responses import NewResponse
 from store.states import JobState
-from store.webhook_endpoints import create_endpoint, enable_endpoint, get_endpoint
+from store.webhook_endpoints import create_endpoint, enable_endpoint, get_endpoint, hold_endpoint
 from store.webhook_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
 from store.webhook_secrets import get_webhook_secret
 from store.webhooks import ATTEMPTS_KEPT, Delivery, Tried, delivered, failed, postpone, refused, take_due
@@ -250,6 +251,31 @@ class TestDisabling:
         assert fail_again() == "failing"
         assert fail_again() is None, "it is said once"
         assert get_endpoint(db, tenant, due.endpoint_id or "").disabled_reason == "failing"
+
+    @pytest.mark.parametrize("is_delivered", [False, True])
+    def test_a_try_that_is_settled_locks_the_endpoint_before_the_delivery(
+        self, db: Database, tenant: str, due: Delivery, query: Query, is_delivered: bool
+    ) -> None:
+        assert fail(db, due, retry_in_s=0) is None, "so that a success has something to change"
+        (again,) = (delivery for delivery in take_due(db, 10, 60) if delivery.id == due.id)
+
+        def settle() -> None:
+            if is_delivered:
+                delivered(db, again, tried())
+            else:
+                fail(db, again, retry_in_s=0)
+
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with ThreadPoolExecutor(1) as threads:
+            with db.begin() as connection:
+                hold_endpoint(connection, tenant, due.endpoint_id or "")
+                settled = threads.submit(settle)
+                while not query(waiting):
+                    assert not settled.done()
+                # As ``recover`` does next, and the removal of an endpoint.
+                held = text("SELECT id FROM webhook_deliveries WHERE id = :id FOR UPDATE NOWAIT")
+                assert connection.execute(held, {"id": due.id}).scalar_one() == due.id
+            settled.result(10)
 
     @pytest.mark.parametrize("between", ["a success", "nothing"])
     def test_days_with_a_success_or_without_a_try_are_not_days_of_failure(

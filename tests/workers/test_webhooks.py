@@ -371,6 +371,42 @@ def test_slow_receivers_delay_nobody(db: Database, tenant: str, receiver: Receiv
     assert {only(db, tenant, job_id).attempts for job_id in slow} == {0, 1}
 
 
+class Hanging:
+    """A client whose calls are answered at once by the quick receiver, and by no other before the test's end."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.is_called = threading.Event()
+        self.num_waiting = 0
+
+    def post(self, url: str, **_: Any) -> Reply:
+        if "quick" in url:
+            self.is_called.set()
+        else:
+            self.num_waiting += 1
+            self.ended.wait(60)
+        return Reply(204, {})
+
+
+def test_tenants_with_many_slow_receivers_together_leave_senders_to_another(
+    db: Database, open_settings: Settings
+) -> None:
+    for number in range(4):
+        tenant = create_tenant(db, new_id("tenant"))
+        for index in range(25):
+            end_job(db, tenant, f"https://slow{number}-{index}.example/hook")
+    client = Hanging()
+    sender = WebhookSender(db, open_settings, client)  # type: ignore[arg-type]
+    sender.start()
+    try:
+        wait_until(lambda: client.num_waiting == 12)
+        end_job(db, create_tenant(db, new_id("tenant")), "https://quick.example/hook")
+        assert client.is_called.wait(15), "the senders of the slow receivers are all still waiting"
+    finally:
+        client.ended.set()
+        sender.stop(10)
+
+
 def test_many_events_for_one_receiver_go_out_swiftly(
     db: Database, tenant: str, receiver: Receiver, sender: WebhookSender
 ) -> None:
@@ -544,7 +580,7 @@ def test_a_signature_covers_id_time_and_body() -> None:
 
 
 def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
-    lanes = Lanes(max_running=2, max_of_tenant=8)
+    lanes = Lanes(max_running=2, max_of_tenant=8, max_together=16)
     for number in range(5):
         lanes.add(delivery("a", number))
     lanes.add(delivery("b"))
@@ -561,18 +597,36 @@ def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
 
 
 def test_a_tenant_with_many_receivers_leaves_senders_to_others() -> None:
-    lanes = Lanes(max_running=2, max_of_tenant=3)
+    lanes = Lanes(max_running=2, max_of_tenant=3, max_together=16)
     for number in range(5):
         lanes.add(delivery(f"host{number}"))
     assert lanes.full_tenants() == {"t1"}
     lanes.add(delivery("other", tenant_id="t2"))
     started = [each for _ in range(6) if (each := lanes.next())]
-    assert [each.id for each in started] == ["evt_host00", "evt_host10", "evt_host20", "evt_other0"]
+    assert [each.id for each in started] == ["evt_host00", "evt_other0", "evt_host10", "evt_host20"]
     assert (lanes.num_waiting, lanes.full_tenants()) == (2, frozenset())
     lanes.done(started[0])
     resumed = lanes.next()
     assert resumed is not None
     assert (resumed.id, lanes.next()) == ("evt_host30", None)
+
+
+def test_tenants_are_served_in_turn_and_one_of_whom_nothing_runs_before_all() -> None:
+    lanes = Lanes(max_running=4, max_of_tenant=4, max_together=4)
+    for tenant in ("t1", "t2"):
+        for number in range(4):
+            lanes.add(delivery(f"host{number}", tenant_id=tenant))
+    started = [each for _ in range(8) if (each := lanes.next())]
+    assert [each.receiver for each in started] == ["t1 host0", "t2 host0", "t1 host1", "t2 host1"]
+    for tenant in ("t3", "t4"):
+        lanes.add(delivery("a", tenant_id=tenant))
+        lanes.add(delivery("b", tenant_id=tenant))
+    started += [each for _ in range(8) if (each := lanes.next())]
+    assert [each.receiver for each in started[4:]] == ["t3 a", "t4 a"]
+    for each in started[:4]:
+        lanes.done(each)
+    resumed = [each for _ in range(3) if (each := lanes.next())]
+    assert [each.receiver for each in resumed] == ["t1 host2", "t2 host2"]
 
 
 def test_the_breaker_slows_down_for_whoever_says_so_at_once() -> None:
