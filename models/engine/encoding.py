@@ -119,11 +119,15 @@ class EncodeEngine(Stepping[_Live]):
         return live.future
 
     def cancel(self, request_id: str, reason: FinishReason = FinishReason.CANCELLED) -> bool:
-        """Let a request end before the next step without its vectors; False if it is not inside."""
+        """Let a request end before the next step without its vectors; False if it is not inside.
+
+        The first reason stays.
+        """
         with self._changed:
             if request_id not in self._inside:
                 return False
-            self._inside[request_id].ending = reason
+            live = self._inside[request_id]
+            live.ending = live.ending or reason
             return True
 
     def can_admit(self, num_prompt: int, _max_tokens: int, *, count: int = 1) -> bool:

@@ -140,12 +140,14 @@ class Engine(Stepping[tuple[LiveRequest, Future[Completion]]]):
         """Let a request complete at the next step with what it has; False if it is not inside.
 
         It may still end by itself in the step under way, with a reason of its own. With HANDED_BACK no more of its
-        text is shown, and its progress is for another attempt to go on from.
+        text is shown, and its progress is for another attempt to go on from. The first reason stays: what its owner, or
+        a policy, has ended is not for another attempt.
         """
         with self._changed:
             if request_id not in self._inside:
                 return False
-            self._inside[request_id][0].ending = reason
+            live, _ = self._inside[request_id]
+            live.ending = live.ending or reason
             return True
 
     def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:

@@ -137,6 +137,16 @@ def test_a_hand_back_shows_nothing_that_is_not_certain() -> None:
     assert [delta.text for delta in deltas] == ["a"]
 
 
+def test_a_request_that_was_cancelled_is_not_handed_back() -> None:
+    engine = Engine(Says(b"abc"), Bytes, EngineConfig(), on_deltas=lambda _: None)
+    future = engine.submit(request := ask())
+    step(engine)
+    assert engine.cancel(request.id)
+    assert engine.cancel(request.id, FinishReason.HANDED_BACK), "a drain, before the next step"
+    step(engine)
+    assert future.result(0).finish_reason is FinishReason.CANCELLED
+
+
 @pytest.mark.parametrize(
     ("emitted", "deltas"),
     [

@@ -143,6 +143,7 @@ def test_a_request_that_is_ended_stops_before_the_next_step(start: Start, reason
     future = engine.submit(ask("long", *[(1,) * 60] * 50))
     assert gate.entered.wait(WAIT_S)
     assert engine.cancel("long", reason)
+    assert engine.cancel("long", FinishReason.HANDED_BACK), "the first reason stays"
     gate.opened.set()
     ended = future.result(WAIT_S)
     assert (ended.finish_reason, ended.vectors, ended.num_tokens) == (reason, (), 60)
