@@ -4,9 +4,8 @@ Fencing: a claim raises the job's epoch, and every later write names the epoch i
 past its lease finds that its epoch matches no row: its write changes nothing, and the job's newer attempt is safe.
 Leases are counted by the database's clock.
 
-No statement waits for a row that another transaction has locked: one such row would hold up all the others, until their
-leases have run out. It is skipped (``SKIP LOCKED``), and the caller can ask which of the rows left out are still to be
-had: ``still_open``, ``still_running``.
+No statement waits for a row that another transaction has locked, for it would hold up all the others. It is skipped
+(``SKIP LOCKED``); ``store.left_out`` tells it from one that is not to be had.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from sqlalchemy import RowMapping, text
 from store.checkpoints import Checkpoint, Lineage
 from store.db import Database, dump_json
 from store.encryption import Place, Vault
-from store.errors import CannotOpen, InvalidRequest, Unavailable
+from store.errors import CannotOpen, InvalidRequest
 from store.failpoints import failpoint
 from store.logprobs import Logprobs, groups_as_json
 from store.presence import GONE_AFTER_S
@@ -41,7 +40,7 @@ log = structlog.get_logger(__name__)
 _CHECKPOINT = ("deltas", "token_ids", "logprobs")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Claim:
     """A job that is ours under ``epoch`` until the lease runs out. ``remaining_s`` is the time to its deadline.
 
@@ -64,13 +63,6 @@ class Claim:
     crashes: int = 0
     is_suspect: bool = False
     checkpoint: Checkpoint | None = None
-
-
-class RowLocked(Unavailable):
-    """Another transaction has locked the job's row, so the statement left it out. It can be tried again."""
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__(f"another transaction has locked the row of {job_id}", code="database_unavailable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +135,7 @@ _PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queu
 
 # ``state || ''`` keeps Postgres from the indexes of queued jobs. While its statistics are those of an empty queue they
 # look cheaper than the primary key, and it would read a million jobs to find thirty.
-_OPEN = f"""
+OPEN = f"""
     SELECT id FROM jobs
     WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state || '' = 'queued' AND cancel_requested_at IS NULL
         AND (deadline_at IS NULL OR deadline_at > now()) AND is_suspect = :suspects AND NOT {_PAUSED}
@@ -152,7 +144,7 @@ _OPEN = f"""
 
 _CLAIM = text(f"""
 WITH open AS (
-    {_OPEN} FOR NO KEY UPDATE SKIP LOCKED
+    {OPEN} FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE jobs SET
         state = 'running', epoch = epoch + 1, attempt = attempt + 1, owner = :owner,
@@ -200,17 +192,6 @@ def claim(
     return _opened(db, rows)
 
 
-_STILL_OPEN = text(_OPEN)
-
-
-def still_open(db: Database, queue: str, job_ids: Sequence[str], *, capacity: int | None = None) -> set[str]:
-    """Return those of the jobs that ``claim`` may take. Of jobs that it has just left out: those that were locked."""
-    with db.autocommit() as connection:
-        values = {"queue": queue, "ids": list(job_ids), "suspects": False}
-        values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
-        return set(connection.execute(_STILL_OPEN, values).scalars())
-
-
 def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
     """Return the claims of these rows. One that this process cannot open goes back, for a worker that has the key.
 
@@ -256,7 +237,7 @@ SELECT ours.id, ours.is_cancelled, renewed.id IS NOT NULL AS is_renewed FROM our
 def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> Renewal:
     """Prolong the leases of the jobs held under these epochs; what is absent from ``held`` of the answer must stop."""
     failpoint("renew.before")
-    values = {"owner": owner, "lease_s": float(lease_s), **_columns(held)}
+    values = {"owner": owner, "lease_s": float(lease_s), "ids": list(held), "epochs": list(held.values())}
     with db.autocommit() as connection:
         rows = connection.execute(_RENEW, values).all()
     return Renewal(
@@ -264,20 +245,6 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
         renewed=frozenset(row.id for row in rows if row.is_renewed),
         cancelled=frozenset(row.id for row in rows if row.is_cancelled),
     )
-
-
-_STILL_RUNNING = text("""
-SELECT jobs.id
-FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS named(id, epoch) USING (id, epoch)
-WHERE state = 'running'
-""")
-
-
-def still_running(db: Database, held: Mapping[str, int]) -> set[str]:
-    """Return those of the jobs that run under these epochs. Of jobs that ``finish`` or ``release`` has just left out:
-    those that were locked."""
-    with db.autocommit() as connection:
-        return set(connection.execute(_STILL_RUNNING, _columns(held)).scalars())
 
 
 # The outcome and all that it leaves behind in one statement, which is a transaction by itself.
@@ -379,10 +346,6 @@ def _release_row(release: Release, vault: Vault) -> dict[str, object]:
         "checkpoint": checkpoint,
         "later": release.later,
     }
-
-
-def _columns(held: Mapping[str, int]) -> dict[str, object]:
-    return {"ids": list(held), "epochs": list(held.values())}
 
 
 def _row(finish: Finish, vault: Vault) -> dict[str, object]:

@@ -4,7 +4,8 @@ Safe for two dispatchers at once: rows that another one holds are skipped, and e
 All ages are the database's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
@@ -254,6 +255,46 @@ def claimable(db: Database, queue: str) -> Claimable:
     with db.autocommit() as connection:
         row = connection.execute(_CLAIMABLE, {"queue": queue}).one()
     return Claimable(suspects=row.suspects, others=row.others)
+
+
+_LOADS = text("""
+SELECT owner, count(*) AS num_jobs, bool_or(is_suspect) AS is_alone FROM jobs
+WHERE state = 'running' AND queue = :queue AND lease_expires_at > now() GROUP BY owner
+""")
+
+_BECOME_CLOSER = text("SELECT pg_try_advisory_xact_lock(hashtextextended('headrace: runs alone in ' || :queue, 0))")
+
+
+class Closer:
+    """The one worker of a queue that lets nobody in until a suspect can run alone in it. For one thread."""
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._connection = connection
+        self._queue = queue
+
+    def is_needed(self) -> bool:
+        """Return whether a suspect waits. Raises Unavailable.
+
+        To be asked every second or so: the transaction that makes this worker the closer ends when it stands still, so
+        that a process that was stopped does not stay the closer.
+        """
+        return bool(self._connection.execute(_CLAIMABLE, {"queue": self._queue}).one().suspects)
+
+
+@contextmanager
+def closing(db: Database, queue: str, owner: str, *, heed_load: bool) -> Iterator[Closer | None]:
+    """Make ``owner`` the closer for the block; it is told None while another worker is, or runs a suspect.
+
+    ``heed_load``: also while another worker that renews its leases runs fewer jobs of the queue.
+    """
+    with db.begin() as connection:
+        loads = {row.owner: row for row in connection.execute(_LOADS, {"queue": queue})}
+        mine = loads.pop(owner, None)
+        num_mine = 0 if mine is None else mine.num_jobs
+        others = loads.values()
+        has_turn = not any(other.is_alone or (heed_load and other.num_jobs < num_mine) for other in others)
+        is_closer = has_turn and connection.execute(_BECOME_CLOSER, {"queue": queue}).scalar_one()
+        yield Closer(connection, queue) if is_closer else None
 
 
 # What was announced long ago may have been lost on its way; only whoever claims it can tell.

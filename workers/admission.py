@@ -151,12 +151,17 @@ class Admission:
             return True
 
     @contextmanager
-    def reserved(self) -> Iterator[None]:
-        """Let nobody in for the block, except the caller by ``alone``."""
-        with self._lock:
-            self._is_reserved = True
+    def reserved(self, *, gap_within_s: float | None = None) -> Iterator[bool]:
+        """Let nobody in for the block, except the caller by ``alone``.
+
+        ``gap_within_s``: only if for a moment within that time nobody is past the door, and from that moment on; the
+        block is told whether it is so.
+        """
+        with self._changed:
+            self._is_reserved = gap_within_s is None or self._wait_empty(gap_within_s)
+            is_reserved = self._is_reserved
         try:
-            yield
+            yield is_reserved
         finally:
             with self._changed:
                 self._is_reserved = False
@@ -166,8 +171,7 @@ class Admission:
     def wait_empty(self, timeout_s: float) -> bool:
         """Wait until nobody is past the door; False if somebody still is after ``timeout_s``, or when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._is_empty(), timeout_s)
-            return self._is_empty() and not self._closed
+            return self._wait_empty(timeout_s)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -232,6 +236,10 @@ class Admission:
     def _new_ticket(self, place: Place) -> Ticket:
         self._count[place] += 1
         return Ticket(place)
+
+    def _wait_empty(self, timeout_s: float) -> bool:
+        self._changed.wait_for(lambda: self._closed or self._is_empty(), timeout_s)
+        return self._is_empty() and not self._closed
 
     def _is_empty(self) -> bool:
         return sum(self._count.values()) == self._count[Place.AT_THE_DOOR]

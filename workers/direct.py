@@ -6,16 +6,22 @@ while they wait, the engine has room and no message comes. Knows no broker: sile
 
     look ──suspects──▶ a gap, or the door is shut ──▶ one after the other, each alone ──▶ the door is open again
       └──others──▶ still waiting and no message for ``after_s`` ──▶ claim what there is room for
+
+Where all workers are busy, one of them shuts its door, the one with the fewest jobs (``store.ordering.closing``), and
+the others go on. What still runs there after a while is handed on, so that neither the suspect nor whoever stands
+before the door waits for the longest job.
 """
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Protocol
 
 import structlog
 
 from store.errors import Unavailable
+from store.ordering import Closer
 from workers.admission import Admission, Ticket
 from workers.held import Attempt
 from workers.ledger import Ledger
@@ -29,6 +35,12 @@ BUSY_S = 0.05
 """Between two looks while Redis is silent and jobs wait: the engine must not run dry."""
 
 MOST_CLAIMED = 64
+
+MOST_SHUT = 6
+"""A door is shut for so many times as long as its worker waited for a gap; then what still runs is handed on."""
+
+_MOST_PASSES = 3
+# So often a worker leaves it to a less loaded one to shut its door.
 
 
 class Executor(Protocol):
@@ -70,7 +82,10 @@ class Silence:
 
 
 class DirectClaims:
-    """A thread that claims from Postgres; the settings ``suspect_patience_s`` and ``direct_after_s`` are its times."""
+    """A thread that claims from Postgres; the settings ``suspect_patience_s`` and ``direct_after_s`` are its times.
+
+    ``hand_on`` gives what the engine runs back to the queue with what it has, for any worker to go on with.
+    """
 
     def __init__(
         self,
@@ -78,6 +93,7 @@ class DirectClaims:
         admission: Admission,
         executor: Executor,
         *,
+        hand_on: Callable[[], None],
         after_s: float,
         patience_s: float,
         clock: Callable[[], float] = time.monotonic,
@@ -85,6 +101,8 @@ class DirectClaims:
         self._ledger = ledger
         self._admission = admission
         self._executor = executor
+        self._hand_on = hand_on
+        self._num_passes = 0
         self._patience_s = patience_s
         self._clock = clock
         self._silence = Silence(after_s, clock)
@@ -114,6 +132,7 @@ class DirectClaims:
         return LOOK_S
 
     def _look(self) -> float:
+        self._ledger.give_back_lost()
         self._silence.count(self._admission.num_messages)
         has_room = self._admission.has_room()
         if self._admission.is_closed or (self._silence.is_long and not has_room):
@@ -148,16 +167,42 @@ class DirectClaims:
             self._admission.give_back(ticket)
 
     def _run_suspects(self) -> None:
-        """Run suspects one after the other, for about as long as the others were given time to make a gap."""
-        self._admission.wait_empty(self._patience_s)
-        with self._admission.reserved():
-            while not self._admission.wait_empty(LOOK_S):
-                # Another worker may have been faster, and then there is nothing to keep the door shut for.
-                if self._admission.is_closed or not self._ledger.claimable().suspects:
+        """Run suspects in a gap. If there is none, and no other worker is at it, shut the door until there is."""
+        with self._admission.reserved(gap_within_s=self._patience_s) as is_empty:
+            if is_empty:
+                self._run_them_alone()
+                return
+        if self._admission.is_closed:
+            return
+        with ExitStack() as stack:
+            closer = stack.enter_context(self._ledger.closing(heed_load=self._num_passes < _MOST_PASSES))
+            self._num_passes += 1
+            if closer is None:
+                return
+            self._num_passes = 0
+            with self._admission.reserved():
+                if not self._make_gap(closer):
                     return
-            until = self._clock() + self._patience_s
-            while not self._admission.is_closed and self._run_suspect() and self._clock() < until:
-                pass
+                # From here on the others see a suspect that runs.
+                stack.close()
+                self._run_them_alone()
+
+    def _make_gap(self, closer: Closer) -> bool:
+        """Wait until nobody is past the shut door; False if there is nothing to keep it shut for any more."""
+        until = self._clock() + MOST_SHUT * self._patience_s
+        while not self._admission.wait_empty(LOOK_S):
+            # Another worker may have had a gap.
+            if self._admission.is_closed or not closer.is_needed():
+                return False
+            if self._clock() > until:
+                self._hand_on()
+        return True
+
+    def _run_them_alone(self) -> None:
+        """Run suspects one after the other, for about as long as the others were given time to make a gap."""
+        until = self._clock() + self._patience_s
+        while not self._admission.is_closed and self._run_suspect() and self._clock() < until:
+            pass
 
     def _run_suspect(self) -> bool:
         with self._admission.alone():

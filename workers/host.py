@@ -149,6 +149,7 @@ class Host:
             self._ledger,
             self.admission,
             self.executor,
+            hand_on=self._hand_on,
             after_s=settings.direct_after_s,
             patience_s=settings.suspect_patience_s,
         )
@@ -234,6 +235,13 @@ class Host:
             self.held.wait_empty(SETTLE_S)
             if attempts:
                 log.info("handed_back", num_jobs=len(attempts), num_without_progress=len(rest), charged=died)
+
+    def _hand_on(self) -> None:
+        """Let every job in the engine go back to the queue with what it has, at the next step."""
+        attempts = [attempt for job_id in self.held.epochs() if (attempt := self.held.get(job_id)) is not None]
+        for attempt in attempts:
+            self.engine.cancel(attempt.key, FinishReason.HANDED_BACK)
+        log.info("handed_on", num_jobs=len(attempts))
 
     def _release(self, attempts: list[Attempt], *, died: bool) -> None:
         try:

@@ -7,15 +7,18 @@ the epoch, so insisting is safe: a write that comes too late is refused by the d
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
-from store import claims, ordering
-from store.claims import Claim, Finish, Release, Renewal, RowLocked
+from store import claims, left_out, ordering
+from store.claims import Claim, Finish, Release, Renewal
 from store.db import Database
 from store.errors import Unavailable
-from store.ordering import Claimable, Rota
+from store.left_out import RowLocked
+from store.ordering import Claimable, Closer, Rota
 from store.waves import Wave
 from workers.held import Attempt
 
@@ -66,6 +69,10 @@ class Ledger:
         self._capacity = capacity
         self._clock = clock
         self._rota = Rota()
+        # One claim at a time, so that what is claimed and what is in hand can be compared.
+        self._claiming = threading.RLock()
+        self._in_hand: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
+        self._in_doubt_until = 0.0
         self._claims: Wave[str, Claim | None] = Wave(self._claim_all, pace_s=CLAIM_PACE_S)
         self._finishes: Wave[Finish, bool] = Wave(self._finish_all, pace_s=FINISH_PACE_S)
         self._releases: Wave[Release, bool] = Wave(self._release_all)
@@ -97,6 +104,10 @@ class Ledger:
         """Return what kinds of jobs this queue has for whoever claims without a message. Raises Unavailable."""
         return ordering.claimable(self._db, self._queue)
 
+    def closing(self, *, heed_load: bool) -> AbstractContextManager[Closer | None]:
+        """Make this worker the closer of its queue for a block, if it may be: see ``ordering.closing``."""
+        return ordering.closing(self._db, self._queue, self._owner, heed_load=heed_load)
+
     def claim_waiting(self, most: int) -> list[Attempt]:
         """Claim the next jobs of the queue without a message, at most ``most``. Raises Unavailable."""
         job_ids = ordering.claim_candidates(self._db, self._queue, most, rota=self._rota)
@@ -113,13 +124,40 @@ class Ledger:
         if not job_ids or self._stopping.is_set():
             return []
         sent_at = self._clock()
-        found = self._take(job_ids, suspects=suspects)
+        found = self._claim(job_ids, suspects=suspects)
         return [Attempt(claim, sent_at, self._deadline(claim)) for claim in found.values()]
 
-    def _take(self, job_ids: Sequence[str], *, suspects: bool = False) -> dict[str, Claim]:
+    def _claim(self, job_ids: Sequence[str], *, suspects: bool = False) -> dict[str, Claim]:
+        with self._claiming:
+            self.give_back_lost()
+            try:
+                found = self._take(job_ids, suspects=suspects)
+            except Exception:
+                # It may have been stored all the same, or be stored later.
+                self._in_doubt_until = self._clock() + self._lease_s
+                raise
+            self._in_hand.update({(claim.job_id, claim.epoch): claim for claim in found.values()})
+            return found
+
+    def _take(self, job_ids: Sequence[str], *, suspects: bool) -> dict[str, Claim]:
         return claims.claim(
             self._db, self._owner, self._queue, job_ids, self._lease_s, suspects=suspects, capacity=self._capacity
         )
+
+    def give_back_lost(self) -> None:
+        """Put back, uncharged, what Postgres says that this worker runs and nobody here knows of.
+
+        The answer to its claim was lost: without this its lease would run out, and it would count as a crash. For the
+        time of a lease after a claim that failed; otherwise it costs nothing. Raises Unavailable.
+        """
+        if self._clock() >= self._in_doubt_until:
+            return
+        with self._claiming:
+            owned = left_out.owned(self._db, self._owner)
+            lost = [Release(job_id, epoch) for job_id, epoch in owned.items() if (job_id, epoch) not in self._in_hand]
+            if lost:
+                log.warning("lost_claims_given_back", num_jobs=len(lost))
+                claims.release(self._db, lost)
 
     def _deadline(self, claim: Claim) -> float | None:
         return None if claim.remaining_s is None else self._clock() + claim.remaining_s
@@ -165,9 +203,9 @@ class Ledger:
         return claims.renew(self._db, self._owner, held, self._lease_s)
 
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
-        found = self._take(job_ids)
-        left_out = [job_id for job_id in job_ids if job_id not in found]
-        locked = claims.still_open(self._db, self._queue, left_out, capacity=self._capacity) if left_out else set()
+        found = self._claim(job_ids)
+        missing = [job_id for job_id in job_ids if job_id not in found]
+        locked = left_out.still_open(self._db, self._queue, missing, capacity=self._capacity) if missing else set()
         # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
         return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 
@@ -185,8 +223,8 @@ class Ledger:
 
     def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | RowLocked]:
         """Return for each row whether its job was accepted, or that it was locked and can be tried again."""
-        left_out = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
-        locked = claims.still_running(self._db, left_out) if left_out else set()
+        missing = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
+        locked = left_out.still_running(self._db, missing) if missing else set()
         return [RowLocked(one.job_id) if one.job_id in locked else one.job_id in accepted for one in given]
 
 

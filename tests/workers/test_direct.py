@@ -14,7 +14,7 @@ from store.ordering import Claimable
 from store.states import JobState
 from store.sweeps import sweep_leases
 from tests.processes import wait_for
-from workers.admission import Admission
+from workers.admission import Admission, Ticket
 from workers.direct import LOOK_S, DirectClaims, Silence
 from workers.held import Attempt
 from workers.ledger import Ledger
@@ -88,22 +88,30 @@ Claims = Callable[..., tuple[Recorder, Admission]]
 def direct(bench: Bench, db: Database) -> Iterator[Claims]:
     """Start direct claims for the fake model's queue with an engine that has room for so many jobs of a token."""
     stops: list[Callable[[], None]] = []
+    threads: list[threading.Thread] = []
 
-    def start(*, room: int = 100, after_s: float = 0.2, patience_s: float = 0.2) -> tuple[Recorder, Admission]:
+    def start(
+        *, room: int = 100, after_s: float = 0.2, patience_s: float = 0.2, owner: str = "direct"
+    ) -> tuple[Recorder, Admission]:
         admission = Admission(Room(room), max_jobs=1000, max_slots=1000)
         with admission.working_on(first := admission.take()):
             admission.entered(1, 1)  # so that the need of a job is known
         admission.give_back(first)
-        ledger = Ledger(db, owner="direct", queue=bench.queue, lease_s=60, stopping=threading.Event())
+        ledger = Ledger(db, owner=owner, queue=bench.queue, lease_s=60, stopping=threading.Event())
         recorder = Recorder()
-        claims = DirectClaims(ledger, admission, recorder, after_s=after_s, patience_s=patience_s)
+        claims = DirectClaims(
+            ledger, admission, recorder, hand_on=recorder.may_end.set, after_s=after_s, patience_s=patience_s
+        )
         claims.start()
         stops.extend((claims.stop, admission.close, recorder.may_end.set))
+        threads.append(claims._thread)
         return recorder, admission
 
     yield start
     for stop in stops:
         stop()
+    for thread in threads:
+        thread.join(10)
 
 
 def lose(bench: Bench, job_ids: list[str]) -> None:
@@ -180,6 +188,64 @@ def test_a_suspect_that_another_worker_took_opens_the_door_again(bench: Bench, d
     assert set(claim(bench.db, "other", bench.queue, suspect, 60, suspects=True)) == set(suspect)
     wait_for(admission.has_credit, "the door is open again")
     assert recorder.running == []
+
+
+def busy_workers(bench: Bench, direct: Claims, *num_jobs: int) -> tuple[list[Admission], list[list[Ticket]]]:
+    """Start a worker for each number, which runs so many jobs until their tickets are given back."""
+    admissions, tickets = [], []
+    for number, count in enumerate(num_jobs):
+        owner = f"worker-{number}"
+        assert len(claim(bench.db, owner, bench.queue, bench.submit(count), 60)) == count
+        admission = direct(after_s=60, patience_s=0.3, owner=owner)[1]
+        admissions.append(admission)
+        tickets.append([admission.take() for _ in range(count)])
+    return admissions, tickets
+
+
+def test_of_busy_workers_the_least_loaded_alone_makes_a_gap(bench: Bench, direct: Claims) -> None:
+    admissions, tickets = busy_workers(bench, direct, 3, 1, 2)
+    (suspect,) = bench.submit()
+    lose(bench, [suspect])
+    wait_for(lambda: not admissions[1].has_room(), "the one with the fewest jobs takes no more")
+    for _ in range(20):
+        time.sleep(0.1)
+        assert admissions[0].has_room()
+        assert admissions[2].has_room()
+    assert bench.states([suspect]) == {JobState.QUEUED: 1}
+    admissions[1].give_back(tickets[1][0])
+    bench.wait_state(suspect, JobState.RUNNING)
+
+
+def test_another_worker_takes_over_if_the_least_loaded_does_nothing(bench: Bench, direct: Claims) -> None:
+    claim(bench.db, "idle-handed", bench.queue, bench.submit(1), 60)
+    (admission,), _ = busy_workers(bench, direct, 2)
+    lose(bench, bench.submit())
+    wait_for(lambda: not admission.has_room(), "nobody else made a gap")
+
+
+def test_while_a_suspect_runs_alone_no_other_worker_shuts_its_door(bench: Bench, direct: Claims) -> None:
+    first, second = bench.submit(2)
+    lose(bench, [first, second])
+    assert claim(bench.db, "alone", bench.queue, [first], 60, suspects=True)
+    (admission,), _ = busy_workers(bench, direct, 1)
+    for _ in range(30):
+        time.sleep(0.1)
+        assert admission.has_room()
+
+
+def test_what_still_runs_when_a_door_was_shut_for_long_is_handed_on(
+    bench: Bench, direct: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.direct.MOST_SHUT", 1)
+    recorder, admission = direct(after_s=0.2, patience_s=0.2)
+    bench.submit(2)
+    wait_for(lambda: len(recorder.running) == 2, "two jobs run that do not end by themselves")
+    suspect = bench.submit()
+    lose(bench, suspect)
+    wait_for(lambda: len(recorder.ended) == 3, "they were handed on, and the suspect ran", 20)
+    assert [attempt.job_id for attempt in recorder.ended[2:]] == suspect
+    assert recorder.most == 2
+    wait_for(admission.has_room, "the door is open again")
 
 
 def test_a_worker_that_stops_claims_nothing(bench: Bench, direct: Claims) -> None:

@@ -14,6 +14,7 @@ from models.engine.requests import EngineStats, FinishReason
 from store import claims, jobs, sweeps
 from store.claims import Claim
 from store.db import Database
+from store.errors import Unavailable
 from store.states import JobState
 from tests.processes import wait_for
 from workers import outcome
@@ -324,14 +325,48 @@ def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
     assert desk.held.wait_empty(0.01)
 
 
+def test_a_claim_whose_answer_was_lost_is_made_again_uncharged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (held,) = desk.claim(1)
+    claim, answers = claims.claim, [Unavailable("the connection died after the commit")]
+
+    def lost(*args: Any, **options: Any) -> dict[str, Claim]:
+        found = claim(*args, **options)
+        if answers:
+            raise answers.pop()
+        return found
+
+    monkeypatch.setattr(claims, "claim", lost)
+    (attempt,) = desk.claim(1)
+    assert (attempt.epoch, attempt.claim.attempt, attempt.claim.crashes) == (2, 1, 0)
+    assert (desk.bench.job(held.job_id).epoch, desk.bench.job(held.job_id).state) == (1, JobState.RUNNING)
+
+
+def test_what_was_claimed_unnoticed_goes_back_without_a_new_claim(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job_id,) = desk.bench.submit()
+    desk.bench.query("UPDATE jobs SET announced_at = NULL WHERE id = :id RETURNING id", id=job_id)
+    claim = claims.claim
+
+    def lost(*args: Any, **options: Any) -> dict[str, Claim]:
+        claim(*args, **options)
+        raise Unavailable("the connection died after the commit")
+
+    monkeypatch.setattr(claims, "claim", lost)
+    with pytest.raises(Unavailable):
+        desk.ledger.claim_waiting(1)
+    assert desk.bench.states([job_id]) == {JobState.RUNNING: 1}
+    desk.ledger.give_back_lost()
+    row = desk.bench.query("SELECT state, attempt, crashes, is_suspect FROM jobs WHERE id = :id", id=job_id)
+    assert row == [("queued", 0, 0, False)]
+
+
 def test_a_slow_claim_makes_no_lease_longer_and_no_deadline_earlier(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claims.claim
 
-    def slow(*args: Any) -> dict[str, Claim]:
+    def slow(*args: Any, **options: Any) -> dict[str, Claim]:
         desk.now += 5
-        return claim(*args)
+        return claim(*args, **options)
 
     monkeypatch.setattr(claims, "claim", slow)
     (attempt,) = desk.claim(1)
