@@ -43,6 +43,16 @@ SELECT rolname FROM pg_roles WHERE rolname = ANY(CAST(:roles AS text[])) AND (ro
 """)
 
 
+_MAKES = text("""
+SELECT role || ' ' || what
+FROM unnest(CAST(:roles AS text[])) AS role CROSS JOIN LATERAL (VALUES
+    ('temporary tables', has_database_privilege(role, current_database(), 'TEMPORARY')),
+    ('tables', has_schema_privilege(role, current_schema(), 'CREATE')),
+    ('large objects', has_function_privilege(role, 'lo_create(oid)', 'EXECUTE'))) AS may(what, is_granted)
+WHERE is_granted ORDER BY 1
+""")
+
+
 def find_gaps(connection: Connection) -> list[str]:
     """Return a line for each gap, none if the walls are whole; for a schema of before there were any, say so."""
     roles = {"roles": [API, WORKER, OPERATOR]}
@@ -59,5 +69,6 @@ def find_gaps(connection: Connection) -> list[str]:
             for table in connection.execute(_NOT_GRANTED, {"operator": OPERATOR}).scalars()
         ),
         *(f"audit_log: may be rewritten: {granted}" for granted in connection.execute(_REWRITABLE, roles).scalars()),
+        *(f"may make what is no tenant's: {made}" for made in connection.execute(_MAKES, roles).scalars()),
         *(f"{role}: row-level security does not bind it" for role in connection.execute(_SUPER, roles).scalars()),
     ]

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from alembic import op
 
+_IS_WHOLE = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
 
 def add_index(
     name: str,
@@ -21,7 +23,10 @@ def add_index(
     where: str | None = None,
     nulls_not_distinct: bool = False,
 ) -> None:
-    """Build an index beside readers and writers of the table; one of this name, perhaps half built, goes before."""
+    """Build an index beside readers and writers of the table. One of this name stays, unless it is half built."""
+    is_whole = op.get_bind().execute(_IS_WHOLE, {"name": name}).scalar_one_or_none()
+    if is_whole:
+        return
     drop_index(name)
     with _outside_a_transaction(), _waiting():
         op.create_index(

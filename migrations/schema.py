@@ -24,7 +24,8 @@ PATIENCE_S = 120.0
 """For so long a migrator waits for another one, and tries again to get the locks on tables."""
 DDL_LOCK_TIMEOUT = "1s"
 _PAUSE_S = 0.5
-_LOCK_NOT_AVAILABLE = "55P03"
+# lock_not_available, deadlock_detected
+_NOT_LOCKED = frozenset({"55P03", "40P01"})
 
 
 def upgrade(db: Database, revision: str = "head") -> str | None:
@@ -100,13 +101,13 @@ def _patiently(db: Database, run: Callable[[Connection], None]) -> None:
                 run(connection)
             return
         except Unavailable as error:
-            if not _is_lock_timeout(error) or time.monotonic() > deadline:
+            if not _was_not_locked(error) or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE_S)
 
 
-def _is_lock_timeout(error: Unavailable) -> bool:
-    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) == _LOCK_NOT_AVAILABLE
+def _was_not_locked(error: Unavailable) -> bool:
+    return getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) in _NOT_LOCKED
 
 
 @contextmanager

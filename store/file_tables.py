@@ -105,7 +105,7 @@ batches = Table(
     _time("purged_at"),
     CheckConstraint(f"status IN ({_STATUSES})", name="status_known"),
     UniqueConstraint("tenant_id", "idempotency_key"),
-    Index(None, "tenant_id", "id"),
+    Index("uq_batches_tenant_id_id", "tenant_id", "id", unique=True),
     Index(None, "input_digest"),
     Index("ix_batches_kept", "tenant_id", "id", postgresql_where=text(f"purged_at IS NULL AND status IN ({_OVER})")),
     Index("ix_batches_purged_at", "purged_at", postgresql_where=text("purged_at IS NOT NULL")),

@@ -16,13 +16,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from store.tables import metadata
+from store.tables import metadata, of_its_tenant
 
 # A job that came as a response: ``resp_0197…`` is ``job_0197…``.
 responses = Table(
     "responses",
     metadata,
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", String, primary_key=True),
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
     # No foreign key: a chain outlives the deletion of what came before, whose items each response has itself.
     Column("previous_id", String),
@@ -33,6 +33,7 @@ responses = Table(
     # What was asked, as the response shows it again.
     Column("request", JSONB, nullable=False),
     Column("deleted_at", DateTime(timezone=True)),
+    of_its_tenant("job_id", "jobs"),
     Index(None, "tenant_id", "job_id"),
 )
 

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0020"
+REVISION = "0021"
 
 metadata = MetaData(
     naming_convention={
@@ -49,6 +49,11 @@ def _time(name: str, *, required: bool = False) -> Column[object]:
     if required:
         return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
     return Column(name, DateTime(timezone=True))
+
+
+def of_its_tenant(column: str, table: str) -> ForeignKeyConstraint:
+    """A reference to a row of the same tenant's, which goes with that row. Row-level security does not look there."""
+    return ForeignKeyConstraint(["tenant_id", column], [f"{table}.tenant_id", f"{table}.id"], ondelete="CASCADE")
 
 
 def _one_of(column: str, values: list[str]) -> str:
@@ -197,7 +202,8 @@ jobs = Table(
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
     ),
-    Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
+    # Unique, so that what names a job can name its tenant with it: see ``of_its_tenant``.
+    Index("uq_jobs_tenant_id_id", "tenant_id", "id", unique=True),
     Index(
         "ix_jobs_waiting",
         "queue",
@@ -283,13 +289,14 @@ job_checkpoints = Table(
 dead_letters = Table(
     "dead_letters",
     metadata,
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", String, primary_key=True),
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
     Column("queue", String, nullable=False),
     Column("code", String, nullable=False),
     _time("at", required=True),
     Column("replayed_as", String),
     _time("replayed_at"),
+    of_its_tenant("job_id", "jobs"),
     Index(None, "tenant_id", "job_id"),
 )
 
@@ -374,9 +381,10 @@ idempotency_keys = Table(
     Column("route", String, nullable=False),
     Column("key", String, nullable=False),
     Column("fingerprint", String, nullable=False),
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("job_id", String, nullable=False),
     _time("created_at", required=True),
     PrimaryKeyConstraint("tenant_id", "route", "key"),
+    of_its_tenant("job_id", "jobs"),
     Index(None, "created_at"),
     Index(None, "job_id"),
 )

@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from store.tables import metadata
+from store.tables import metadata, of_its_tenant
 
 
 def _time(name: str) -> Column[object]:
@@ -60,6 +60,7 @@ webhook_endpoints = Table(
     _time("last_failed_at"),
     CheckConstraint("disabled_reason IN ('gone', 'failing')", name="disabled_reason_known"),
     UniqueConstraint("tenant_id", "url"),
+    Index("uq_webhook_endpoints_tenant_id_id", "tenant_id", "id", unique=True),
 )
 
 webhook_deliveries = Table(
@@ -68,11 +69,11 @@ webhook_deliveries = Table(
     Column("id", String, primary_key=True),
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
     # Null for the URL that came with the job itself; that one is signed with the tenant's secret.
-    Column("endpoint_id", String, ForeignKey("webhook_endpoints.id", ondelete="CASCADE")),
+    Column("endpoint_id", String),
     # An endpoint is called where it is now, not where it was when the event was written.
     Column("url", Text, nullable=False),
     # What it tells of: a job, a batch (whose table is in ``store.file_tables``), or an endpoint, which may be removed.
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE")),
+    Column("job_id", String),
     Column("batch_id", String),
     Column("about_endpoint_id", String),
     Column("type", String, nullable=False),
@@ -87,6 +88,9 @@ webhook_deliveries = Table(
     _time("delivered_at"),
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
     CheckConstraint("num_nonnulls(job_id, batch_id, about_endpoint_id) = 1", name="one_subject"),
+    of_its_tenant("endpoint_id", "webhook_endpoints"),
+    of_its_tenant("job_id", "jobs"),
+    of_its_tenant("batch_id", "batches"),
     UniqueConstraint("job_id", "type", "url"),
     UniqueConstraint("batch_id", "type", "url"),
     Index(None, "endpoint_id"),

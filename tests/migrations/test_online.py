@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, event, make_url, text
+from sqlalchemy.exc import IntegrityError
 
 from migrations import schema
+from migrations.drift import find_drift
 from migrations.schema import upgrade
 from store.db import Database
 from store.ids import new_id
@@ -187,6 +189,20 @@ def test_no_revision_makes_others_wait_for_long(filled: Database) -> None:
         with audited() as audit:
             upgrade(filled, revision)
         assert audit.findings == [], f"revision {revision}: see docs/migrations.md"
+
+
+def test_a_revision_that_was_broken_off_between_two_steps_begins_anew(filled: Database) -> None:
+    upgrade(filled, "0020")
+    stray = text("UPDATE responses SET tenant_id = :tenant WHERE job_id = 'jobs-1'")
+    with filled.begin() as connection:
+        connection.execute(stray, {"tenant": "ten_2"})
+    with pytest.raises(IntegrityError, match="fk_responses_tenant_id_job_id"):
+        upgrade(filled, "0021")
+    with filled.begin() as connection:
+        assert schema.current(connection) == "0020"
+        connection.execute(stray, {"tenant": "ten_1"})
+    upgrade(filled)
+    assert find_drift(filled) == []
 
 
 def test_what_makes_others_wait_is_found_and_what_does_not_passes(filled: Database) -> None:

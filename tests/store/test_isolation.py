@@ -179,20 +179,22 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     ]  # fmt: skip
 
 
-def _batch(api: Database, db: Database, tenant: str, key_id: str) -> batches.Batch:
+def _batch(api: Database, db: Database, tenant: str, key_id: str, file_id: str = "file_a") -> batches.Batch:
     digest = "d" * 64
     with db.begin() as connection:
-        connection.execute(text("INSERT INTO blobs (digest, num_bytes) VALUES (:digest, 9)"), {"digest": digest})
+        connection.execute(
+            text("INSERT INTO blobs (digest, num_bytes) VALUES (:digest, 9) ON CONFLICT DO NOTHING"), {"digest": digest}
+        )
     with api.begin(tenant_id=tenant) as connection:
         connection.execute(
             text(
                 "INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose) "
-                "VALUES ('file_a', :tenant, :digest, 9, 'f', 'batch')"
+                "VALUES (:file, :tenant, :digest, 9, 'f', 'batch')"
             ),
-            {"tenant": tenant, "digest": digest},
+            {"tenant": tenant, "digest": digest, "file": file_id},
         )
     new = NewBatch("/v1/chat/completions", "24h", 86_400.0, None, None, "f", None, key_id, None)
-    batch = batches.create(api, tenant, new, files.get(api, tenant, "file_a"))
+    batch = batches.create(api, tenant, new, files.get(api, tenant, file_id))
     batch_steps.begin(api, tenant, batch.id, num_total=1, model="tiny")
     return batches.get(api, tenant, batch.id)
 
@@ -228,6 +230,83 @@ def _refused_or_harmless(api: Database, name: str | None, statement: str) -> Non
     except ProgrammingError as error:
         refusal = str(error)
     assert "permission denied" in refusal or not refusal
+
+
+NAMING_THEIRS = (
+    "INSERT INTO responses (job_id, tenant_id, is_stored, is_background, input, request) "
+    "VALUES (:their_job, :mine, true, true, '[]', '{}')",
+    "INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id) "
+    "VALUES (:mine, 'r', 'x', 'f', :their_job)",
+    "INSERT INTO dead_letters (job_id, tenant_id, queue, code) VALUES (:their_job, :mine, 'q', 'poison')",
+    "INSERT INTO webhook_deliveries (id, tenant_id, url, job_id, type) VALUES ('evt_x', :mine, 'u', :their_job, 't')",
+    "INSERT INTO webhook_deliveries (id, tenant_id, url, batch_id, type) "
+    "VALUES ('evt_x', :mine, 'u', :their_batch, 't')",
+    "INSERT INTO webhook_deliveries (id, tenant_id, url, about_endpoint_id, endpoint_id, type) "
+    "VALUES ('evt_x', :mine, 'u', 'x', :their_endpoint, 't')",
+    "INSERT INTO batch_lines (batch_id, line, custom_id, job_id) SELECT id, 99, 'x', :their_job FROM batches",
+    "UPDATE batch_lines SET job_id = :their_job",
+    "UPDATE responses SET job_id = :their_job",
+    "UPDATE dead_letters SET job_id = :their_job",
+)
+
+
+@pytest.mark.parametrize("statement", NAMING_THEIRS)
+def test_nothing_names_what_is_another_tenants_nor_tells_whether_it_is_there(
+    api: Database,
+    db: Database,
+    belongings: list[str],
+    tenant: str,
+    other_tenant: str,
+    make_job: MakeJob,
+    statement: str,
+) -> None:
+    """The row would be its own tenant's, so row-level security lets it pass."""
+    assert belongings
+    theirs = make_job(tenant_id=other_tenant)
+    accept(api, [theirs])
+    with db.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO dead_letters (job_id, tenant_id, queue, code) SELECT id, tenant_id, queue, 'poison' "
+                "FROM jobs WHERE tenant_id = :mine AND completed_at IS NOT NULL"
+            ),
+            {"mine": tenant},
+        )
+    endpoint = webhook_endpoints.create_endpoint(api, other_tenant, url="https://theirs.example.com/", actor="tests")
+    batch = _batch(api, db, other_tenant, "key_x", file_id="file_b")
+    there = {"their_job": theirs.id, "their_batch": batch.id, "their_endpoint": endpoint.id}
+
+    def refusal(values: dict[str, str]) -> str:
+        given = {name: value for name, value in values.items() if f":{name}" in statement}
+        with pytest.raises(DBAPIError) as refused, api.begin(tenant_id=tenant) as connection:
+            connection.execute(text(statement), given)
+        said = str(refused.value.orig)
+        for value in values.values():
+            said = said.replace(value, "…")
+        return said
+
+    said = refusal({**there, "mine": tenant})
+    assert "violates foreign key" in said or "row-level security" in said
+    assert said == refusal({**dict.fromkeys(there, "none"), "mine": tenant})
+
+
+@pytest.mark.parametrize("role", [API, WORKER, OPERATOR])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT lo_create(0)",
+        "SELECT lo_from_bytea(0, 'x')",
+        "CREATE TEMPORARY TABLE x (n int)",
+        "CREATE TABLE x (n int)",
+    ],
+)
+def test_no_role_makes_objects_in_the_database(settings: Settings, tenant: str, role: str, statement: str) -> None:
+    database = Database(role_url(settings.database_url, role), pool_size=1, application_name="tests")
+    try:
+        with pytest.raises(ProgrammingError, match="permission denied"), database.begin(tenant_id=tenant) as connection:
+            connection.execute(text(statement))
+    finally:
+        database.close()
 
 
 @pytest.mark.parametrize(
@@ -337,6 +416,11 @@ def test_only_the_apis_role_is_bound(settings: Settings, api: Database, worker: 
         ("ALTER POLICY headrace_tenant ON files USING (true)", "files: a tenant's, and without"),
         ("DROP POLICY headrace_every_tenant ON batch_lines", "batch_lines: a tenant's, and without"),
         ("GRANT UPDATE ON audit_log TO headrace_api", "audit_log: may be rewritten: headrace_api UPDATE"),
+        (
+            "GRANT EXECUTE ON FUNCTION lo_create(oid) TO headrace_api",
+            "may make what is no tenant's: headrace_api large",
+        ),
+        ("GRANT CREATE ON SCHEMA public TO headrace_worker", "may make what is no tenant's: headrace_worker tables"),
     ],
 )
 def test_a_gap_is_found(db: Database, change: str, gap: str) -> None:
