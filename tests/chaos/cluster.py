@@ -90,6 +90,11 @@ class Member:
         self._command = command
 
     @property
+    def pid(self) -> int:
+        """The process id of its present life; 0 before the first."""
+        return 0 if self.child is None else self.child.pid
+
+    @property
     def is_alive(self) -> bool:
         """True while the process runs, stopped or not."""
         return self.child is not None and self.child.exit_code is None

@@ -9,7 +9,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,11 @@ from tests.chaos.proxy import FaultProxy, Mode
 OLD_RELEASE = "11bbf54"
 DAY_S = 86_400
 _LONGEST_S = 60.0
+_STALE_TRIES = 5
+_WRITE_S = 15.0
+
+_HELD = "SELECT id FROM jobs WHERE state = 'running' AND owner LIKE %(owner)s"
+_OPEN = "SELECT id FROM jobs WHERE id = ANY(%(ids)s) AND completed_at IS NULL"
 
 
 class Faults:
@@ -72,22 +77,55 @@ class Faults:
         self._cluster.signal(member, signal.SIGCONT)
 
     def _pause_at_finish(self, strike: Strike) -> Iterator[None]:
-        """Stop a worker with an outcome in its hand, until somebody else has the job: what it then writes is stale."""
-        member = self._pick("worker")
-        if member is None:
-            return
+        """Let a worker write an outcome after another attempt has ended the job. It lasts as long as that takes.
+
+        Other strikes may come between, so it is tried until such a write was refused: a run without one proves nothing.
+        """
+        del strike
+        for _ in range(_STALE_TRIES):
+            member = self._pick("worker")
+            if member is not None and (yield from self._write_late(member)):
+                return
+            yield from hold(1.0)
+        self._cluster.journal.write("not_run", fault="pause_at_finish", why="no worker came to write too late")
+
+    def _write_late(self, member: Member) -> Generator[None, None, bool]:
+        """Stop a worker with an outcome in its hand until its jobs ended elsewhere; True if it was refused then."""
         member.extra = {"HEADRACE_FAILPOINTS": "finish.before=stop@3"}
         yield from self._restart(member)
         member.extra = {}
-        deadline = time.monotonic() + strike.for_s
-        while not member.is_stopped:
-            if time.monotonic() > deadline or not member.is_alive:
-                return
-            yield
+        yield from self._until(lambda: member.is_stopped or not member.is_alive)
+        if not member.is_stopped:
+            # Without the failpoint, or it would stop later, when nothing lets it go on.
+            yield from self._restart(member)
+            return False
         self._cluster.journal.write("stopped", member=member.kind, name=member.name)
-        # Longer than a pause elsewhere: another strike may keep the others from taking the job over for a while.
-        yield from hold(3 * self._lease_s)
+        held = yield from self._found(_HELD, owner=f"%:{member.pid}:%")
+        deadline = time.monotonic() + _LONGEST_S
+        while (yield from self._found(_OPEN, ids=held)) and time.monotonic() < deadline:
+            yield
+        before = self._num_refused(member)
         self._cluster.signal(member, signal.SIGCONT)
+        return (yield from self._until(lambda: self._num_refused(member) > before, _WRITE_S))
+
+    def _until(self, condition: Callable[[], bool], timeout_s: float = _LONGEST_S) -> Generator[None, None, bool]:
+        """Yield until the condition is true; return whether it became so in time."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            yield
+        return True
+
+    def _found(self, sql: str, **values: object) -> Generator[None, None, list[str]]:
+        """Return the ids that a statement finds, as soon as Postgres answers."""
+        while True:
+            with suppress(psycopg.Error), self._connect() as connection:
+                return [row[0] for row in connection.execute(sql, values)]
+            yield
+
+    def _num_refused(self, member: Member) -> int:
+        return self._cluster.log_of(member.name).read_text(errors="replace").count('"stale_finish_refused"')
 
     def _term(self, kind: str, strike: Strike) -> Iterator[None]:
         if (member := self._pick(kind)) is not None:
@@ -130,11 +168,11 @@ class Faults:
 
     def _restart(self, member: Member) -> Iterator[None]:
         """Ask it to end and return when its successor serves, or after a minute."""
-        before = member.child.pid if member.child else 0
+        before = member.pid
         deadline = time.monotonic() + _LONGEST_S
         self._cluster.signal(member, signal.SIGTERM)
         while time.monotonic() < deadline:
-            if member.child is not None and member.child.pid != before and self._cluster.is_ready(member):
+            if member.pid != before and (member.is_stopped or self._cluster.is_ready(member)):
                 return
             yield
 
