@@ -1,13 +1,10 @@
 """A worker says that it lives and what it can hold, and leaves what is too long for it to one that can hold it."""
 
-from collections.abc import Callable
-
 from store import jobs, presence
 from store.presence import Serving
 from store.states import JobState
-from tests.workers.conftest import Bench, StartHost, WorkerProcess, wait_for
-
-StartWorker = Callable[..., WorkerProcess]
+from tests.processes import wait_for
+from tests.workers.conftest import Bench, StartHost, StartWorker
 
 
 def test_a_worker_counts_from_its_start_until_it_is_told_to_stop(bench: Bench, start_worker: StartWorker) -> None:
