@@ -7,7 +7,6 @@ All of them share one set of placeholders. What is stored, queued, counted and g
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +148,6 @@ def applied(
     if response is not None:
         response = replace(response, input=done["items"], request=response.request | done["shown"])
     request = _with_input(request, done)
-    if request.user is not None:
-        request = request.model_copy(update={"user": pseudonym(policy, request.user, "user")})
     flagged = counted(hit for hits in verdict.hits for hit in hits if hit.action is Action.FLAG)
     return Applied(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
 
@@ -235,12 +232,16 @@ def check_template(policy: Policy, template: dict[str, Any]) -> None:
         )
 
 
-def pseudonym(policy: Policy, name: str, param: str) -> str:
-    """Return the caller's own name for something, or a digest of it if the policy would not let it be stored."""
+def changed_by(policy: Policy, name: str, param: str) -> str | None:
+    """Return what the policy leaves of the caller's own name for something, None if that is all of it.
+
+    Raises InvalidRequest, with the rule's id, if a rule blocks it.
+    """
     verdict = apply_input(policy, [name])
     if verdict.blocked_by is not None:
         raise _blocked(verdict.blocked_by, param)
-    return name if verdict.texts == (name,) else f"user_{blake2b(name.encode(), digest_size=16).hexdigest()}"
+    (left,) = verdict.texts
+    return None if left == name else left
 
 
 def pinned(found: InForce, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:

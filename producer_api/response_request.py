@@ -268,11 +268,23 @@ def _tool(tool: FunctionTool, param: str) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+def _known(asked: _Open, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True) -> dict[str, Any]:
+    """Return the fields that are known: what others are called is the caller's own text, and is not kept."""
+    names = type(asked).model_fields.keys() - exclude
+    return asked.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=exclude_none)
+
+
+def _choice(asked: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    return {name: asked[name] for name in ("type", "name") if name in asked} if isinstance(asked, dict) else asked
+
+
 def _beside(
     asked: ResponseRequest, instructions: str | None, items: list[Item], prompt_version: int | None
 ) -> NewResponse:
-    prompt = None if asked.prompt is None else asked.prompt.model_dump(mode="json")
-    text = {} if asked.text is None else asked.text.model_dump(mode="json", by_alias=True, exclude_none=True)
+    prompt = None if asked.prompt is None else _known(asked.prompt, exclude_none=False)
+    text = {} if asked.text is None else _known(asked.text, exclude=frozenset(["format"]))
+    if asked.text is not None and asked.text.format is not None:
+        text["format"] = _known(asked.text.format)
     request = {
         "instructions": instructions,
         "max_output_tokens": asked.max_output_tokens,
@@ -284,8 +296,8 @@ def _beside(
         "service_tier": _TIERS[_service_class(asked)],
         "temperature": 1.0 if asked.temperature is None else asked.temperature,
         "text": {"format": {"type": "text"}} | text,
-        "tool_choice": asked.tool_choice or "auto",
-        "tools": [tool.model_dump(mode="json") for tool in asked.tools or ()],
+        "tool_choice": _choice(asked.tool_choice) or "auto",
+        "tools": [_known(tool, exclude_none=False) for tool in asked.tools or ()],
         "top_logprobs": asked.top_logprobs or 0,
         "top_p": 1.0 if asked.top_p is None else asked.top_p,
         "truncation": asked.truncation or Truncation.DISABLED,

@@ -20,6 +20,7 @@ from producer_api.metrics import Metrics
 from producer_api.policing import PolicyBook
 from producer_api.presence import Presence
 from producer_api.reading import JobReader
+from producer_api.recognising import Recognition
 from producer_api.refusals import Refusals
 from producer_api.renewing import Renewing
 from producer_api.room import Room
@@ -31,7 +32,7 @@ from store.errors import Unavailable
 from store.hub import Hub
 from store.limits import Limiter
 from store.queue import HintPublisher, celery_app
-from store.settings import Settings, open_vault
+from store.settings import Settings, open_digests, open_vault
 from store.streams import StreamPublisher, publish_cancel
 
 _POOL_SIZE = 16
@@ -76,6 +77,7 @@ class Runtime:
             ready_window=settings.ready_window,
         )
         self.refusals = Refusals()
+        self.recognition = Recognition(open_digests(settings, vault))
         self.policies = PolicyBook(self.db, names_model=settings.names_model)
         self.renewing = Renewing(self.catalog, self.limits, self.policies)
         self.submissions = Submissions(
@@ -87,6 +89,7 @@ class Runtime:
             intake=self.intake,
             metrics=self.metrics,
             policies=self.policies,
+            recognition=self.recognition,
             renewing=self.renewing,
             presence=self.presence,
         )

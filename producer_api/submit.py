@@ -8,12 +8,10 @@ One that would hold up the others (a retry, whose job is looked for; a long body
 are not loaded yet) goes the same way alone, in a thread of its own, and shares the commit.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import orjson
 from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import Vault
@@ -23,9 +21,10 @@ from producer_api.catalog import Catalog
 from producer_api.gathering import Gathering, Visits
 from producer_api.intake import Intake
 from producer_api.metrics import Metrics
-from producer_api.policing import InForce, PolicyBook, applied, pinned, pseudonym
+from producer_api.policing import InForce, PolicyBook, applied, pinned
 from producer_api.preparing import Preparing
 from producer_api.presence import Presence
+from producer_api.recognising import Recognition
 from producer_api.renewing import Renewing
 from producer_api.restoring import vault_of
 from producer_api.room import Room
@@ -33,7 +32,7 @@ from producer_api.spending import WARNING_HEADER, note
 from store import jobs
 from store.addresses import check_url
 from store.db import Database
-from store.errors import HeadraceError, InvalidRequest, NotFound, NoWorker, Unavailable
+from store.errors import HeadraceError, NotFound, NoWorker, Unavailable
 from store.ids import new_id
 from store.jobs import Idempotency, Job, NewJob
 from store.keys import Principal
@@ -51,8 +50,6 @@ from store.settings import Settings
 
 T = TypeVar("T")
 
-MAX_KEY_CHARS = 255
-
 RETRY_WITHIN_S = 600.0
 """How long a client that sends no Idempotency-Key may take to send a request again."""
 
@@ -67,7 +64,8 @@ _LONG_BYTES = 16_384
 class Origin:
     """Where a request to make a job came in, and what tells it from others.
 
-    ``fingerprint`` is of the API key, the route and the body to the byte. ``is_retry``: the client says that it has
+    ``fingerprint`` is of the API key, the route and the body to the byte; it is not stored as it is, and empty where
+    nothing may be stored of it. ``is_retry``: the client says that it has
     sent this before and got no answer. ``project_id`` is the caller's own word for whom the usage is counted.
     """
 
@@ -129,6 +127,7 @@ class Submissions:
         intake: Intake,
         metrics: Metrics,
         policies: PolicyBook,
+        recognition: Recognition,
         renewing: Renewing,
         presence: Presence,
     ) -> None:
@@ -140,6 +139,7 @@ class Submissions:
         self._intake = intake
         self._metrics = metrics
         self._policies = policies
+        self._recognition = recognition
         self._renewing = renewing
         self._presence = presence
         self._preparing = Preparing(catalog, presence)
@@ -200,7 +200,7 @@ class Submissions:
         return self._new_job(draft)
 
     def _submit_all(self, drafts: Sequence[_Draft]) -> list[Receipt | Exception]:
-        _each(drafts, _read_key)
+        _each(drafts, self._read_key)
         _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
         _each(drafts, self._look_up)
         if self._settings.require_worker:
@@ -219,8 +219,8 @@ class Submissions:
         draft.principal.check_model(draft.request.model)
         draft.version = self._catalog.resolve(draft.request.model)
         if draft.origin.is_retry and draft.idempotency is None:
-            fingerprint = draft.origin.fingerprint
-            found = jobs.find_sent_before(self._db, draft.principal.tenant_id, fingerprint, RETRY_WITHIN_S)
+            fingerprints = self._recognition.fingerprints(draft.origin.fingerprint)
+            found = jobs.find_sent_before(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
             if found is not None:
                 draft.outcome = self._receipt(draft, draft.version, found, replayed=True)
 
@@ -237,10 +237,36 @@ class Submissions:
         found = self._policies.policy_for(draft.principal.tenant_id, _known(draft.version).model)
         if found is not None:
             before = self._vault_before(draft) if found.policy.restores else None
+            sent = draft.request, draft.response
             done = applied(found.policy, draft.request, draft.response, before)
             draft.request, draft.response = done.request, done.response
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
-            _guard_headers(draft, found.policy)
+            self._guard_names(draft, found.policy)
+            if not self._recognition.is_keyed and (draft.request, draft.response) != sent:
+                # Whatever was taken out could be found again from plain digests of what was sent.
+                draft.origin = replace(draft.origin, fingerprint="")
+                self._read_key(draft)
+
+    def _guard_names(self, draft: _Draft, policy: Policy) -> None:
+        """Let the policy see what the caller calls the request, and whom it is for."""
+        if draft.idempotency is not None:
+            tenant_id, idempotency = draft.principal.tenant_id, draft.idempotency
+            key = self._recognition.key(
+                policy, idempotency.key, lambda key: jobs.is_known(self._db, tenant_id, replace(idempotency, key=key))
+            )
+            draft.idempotency = replace(idempotency, key=key)
+        if draft.origin.project_id is not None:
+            project_id = self._recognition.name(policy, draft.origin.project_id, "OpenAI-Project")
+            draft.origin = replace(draft.origin, project_id=project_id)
+        if draft.request.user is not None:
+            user = self._recognition.name(policy, draft.request.user, "user")
+            draft.request = draft.request.model_copy(update={"user": user})
+
+    def _read_key(self, draft: _Draft) -> None:
+        draft.idempotency = self._idempotency(draft.origin, draft.request, draft.response)
+
+    def _idempotency(self, origin: Origin, request: JobRequest, response: NewResponse | None) -> Idempotency | None:
+        return self._recognition.idempotency(origin.route, origin.idempotency_key, request, response)
 
     def _vault_before(self, draft: _Draft) -> Vault | None:
         """Return the placeholders of the response that this one goes on from, which stand in its input."""
@@ -304,23 +330,13 @@ class Submissions:
             idempotency=draft.idempotency,
             # Decided by the accept wave, which looks at the ready window once for all its jobs.
             announce=False,
-            fingerprint=draft.origin.fingerprint,
+            fingerprint=self._recognition.fingerprints(sent)[0] if (sent := draft.origin.fingerprint) else None,
             api_key_id=draft.principal.key_id,
             project_id=draft.origin.project_id,
             user_id=request.user,
             response=draft.response,
             limits=self._admission.held_by(draft.principal),
         )
-
-
-def _guard_headers(draft: _Draft, policy: Policy) -> None:
-    """Let the policy see what the caller calls the request, and whom it is for."""
-    if draft.idempotency is not None:
-        key = pseudonym(policy, draft.idempotency.key, "Idempotency-Key")
-        draft.idempotency = replace(draft.idempotency, key=key)
-    if draft.origin.project_id is not None:
-        project_id = pseudonym(policy, draft.origin.project_id, "OpenAI-Project")
-        draft.origin = replace(draft.origin, project_id=project_id)
 
 
 def _queue_of(version: ModelVersion) -> str:
@@ -355,23 +371,3 @@ def _spend(drafts: Sequence[_Draft], spend: Callable[[Sequence[_Draft]], Sequenc
             draft.outcome = told
         else:
             draft.headers |= told
-
-
-def _read_key(draft: _Draft) -> None:
-    draft.idempotency = _idempotency(draft.origin, draft.request, draft.response)
-
-
-def _idempotency(origin: Origin, request: JobRequest, response: NewResponse | None) -> Idempotency | None:
-    key = origin.idempotency_key
-    if key is None:
-        return None
-    if not 0 < len(key) <= MAX_KEY_CHARS:
-        raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
-    asked = request.model_dump(mode="json")
-    if isinstance(request, GenerateRequest) and (spelled_out := request.sampling.spelled_out()):
-        asked["spelled_out"] = spelled_out
-    if response is not None:
-        # Not its input: the items got new ids, and are in the request as messages.
-        asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]
-    body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
-    return Idempotency(route=origin.route, key=key, fingerprint=hashlib.sha256(body).hexdigest())

@@ -30,11 +30,15 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The caller's key on one route, and the fingerprint of the body that came with it."""
+    """The caller's key on one route, and the fingerprint of the body that came with it.
+
+    ``also`` are fingerprints that the same body would have had under other keys for digests.
+    """
 
     route: str
     key: str
     fingerprint: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +230,8 @@ def _is_replay(outcome: Accepted | HeadraceError) -> TypeGuard[Accepted]:
 
 
 def _replay(job: NewJob, fingerprint: str, job_id: str) -> Accepted | HeadraceError:
-    if job.idempotency is not None and job.idempotency.fingerprint == fingerprint:
+    idempotency = job.idempotency
+    if idempotency is not None and fingerprint in (idempotency.fingerprint, *idempotency.also):
         return Accepted(job_id=job_id, replayed=True, announced=False)
     return IdempotencyKeyReused("this Idempotency-Key was used before with a different body", param="Idempotency-Key")
 

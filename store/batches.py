@@ -59,9 +59,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What a caller asks for. ``fingerprint`` is of the request, ``idempotency_key`` its own if it has one.
+    """What a caller asks for. Of the request's ``fingerprints`` the first is stored.
 
-    ``api_key_id`` and ``project_id`` say whom the usage is counted for.
+    ``idempotency_key`` is the caller's. ``api_key_id`` and ``project_id`` say whom the usage is counted for.
     """
 
     url: str
@@ -69,7 +69,7 @@ class NewBatch:
     window_s: float
     metadata: dict[str, str] | None
     output_ttl_s: int | None
-    fingerprint: str
+    fingerprints: Sequence[str]
     idempotency_key: str | None
     api_key_id: str
     project_id: str | None
@@ -107,7 +107,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         "completion_window": new.completion_window,
         "metadata": None if metadata is None else dump_json(metadata),
         "output_ttl_s": new.output_ttl_s,
-        "fingerprint": new.fingerprint,
+        "fingerprint": new.fingerprints[0],
         "idempotency_key": new.idempotency_key,
         "api_key_id": new.api_key_id,
         "project_id": new.project_id,
@@ -117,24 +117,31 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         row = connection.execute(_INSERT, values).mappings().one_or_none()
         row = row or connection.execute(_OF_KEY, values).mappings().one()
     batch = from_row(row, db.vault)
-    if batch.fingerprint != new.fingerprint:
+    if batch.fingerprint not in new.fingerprints:
         raise IdempotencyKeyReused(
             "this Idempotency-Key was used before with a different body", param="Idempotency-Key"
         )
     return batch
 
 
+def is_known(db: Database, tenant_id: str, idempotency_key: str) -> bool:
+    """Return whether a batch was made with this key."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        found = connection.execute(_OF_KEY, {"tenant_id": tenant_id, "idempotency_key": idempotency_key})
+        return found.first() is not None
+
+
 _SENT_BEFORE = text(f"""
 SELECT {COLUMNS} FROM batches
-WHERE tenant_id = :tenant_id AND fingerprint = :fingerprint
+WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
     AND created_at > now() - make_interval(secs => :within_s) AND cancelling_at IS NULL
 ORDER BY id DESC LIMIT 1
 """)
 
 
-def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: float) -> Batch | None:
-    """Return the newest batch that the same request made within ``within_s`` seconds and nobody cancelled."""
-    values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
+def find_sent_before(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> Batch | None:
+    """Return the newest batch of one of these fingerprints, made within ``within_s`` seconds, that nobody cancelled."""
+    values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_SENT_BEFORE, values).mappings().one_or_none()
     return None if row is None else from_row(row, db.vault)

@@ -118,6 +118,10 @@ class Vault:
         """Return for each master key what tells it from another of its id, and nothing else about it."""
         return {key_id: self._check(key) for key_id, key in self._keys.items()}
 
+    def digest_keys(self) -> list[bytes]:
+        """Return a key for digests, derived from each master key, that of the one that seals first."""
+        return [hmac.digest(key, b"headrace digests", hashlib.sha256) for key in self._keys.values()]
+
     def rewrap(self, envelope: Mapping[str, str], where: str) -> dict[str, str]:
         """Return the envelope with its data key wrapped by the key that seals now. Raises CannotOpen."""
         wrapped = self._wrap(self._unwrap(envelope, where))

@@ -148,7 +148,7 @@ def list_jobs(
 _SENT_BEFORE = text("""
 WITH found AS (
     SELECT id FROM jobs
-    WHERE tenant_id = :tenant_id AND fingerprint = :fingerprint
+    WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
         AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
     ORDER BY id DESC LIMIT 1
 )
@@ -158,12 +158,12 @@ RETURNING jobs.id
 """)
 
 
-def find_sent_before(db: Database, tenant_id: str, fingerprint: str, within_s: float) -> str | None:
-    """Return the newest job that the same request made within the last ``within_s`` seconds and nobody cancelled.
+def find_sent_before(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
+    """Return the newest job of one of these fingerprints, made in the last ``within_s`` seconds, that nobody cancelled.
 
     Whoever asks is one more caller of it: see ``leave``.
     """
-    values = {"tenant_id": tenant_id, "fingerprint": fingerprint, "within_s": within_s}
+    values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
         found: str | None = connection.execute(_SENT_BEFORE, values).scalar_one_or_none()
     return found

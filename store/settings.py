@@ -14,11 +14,13 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from store.digests import Digests
 from store.encryption import Vault, parse_keys
 from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
 
 _PREFIX = "HEADRACE_"
+_SHORTEST_DIGEST_KEY = 32
 
 
 class Settings(BaseSettings):
@@ -165,6 +167,10 @@ class Settings(BaseSettings):
     # has the same, one a line.
     encryption_keys: str = Field("", repr=False)
     encryption_key_file: Path | None = None
+    # By digests with these keys requests are known again when they are repeated: texts of 32 characters or more. The
+    # first makes digests, all recognise. Keys derived from those of encryption recognise too, and make them if this is
+    # empty.
+    digest_keys: Annotated[tuple[str, ...], NoDecode] = Field((), repr=False)
 
     webhook_allow_http: bool = False
     webhook_allow_networks: Annotated[tuple[str, ...], NoDecode] = ()
@@ -173,7 +179,7 @@ class Settings(BaseSettings):
     # An endpoint to which nothing could be delivered for so long is disabled.
     webhook_disable_after_s: float = Field(5 * 86_400.0, gt=0)
 
-    @field_validator("webhook_allow_networks", "open_pages", "trusted_proxies", mode="before")
+    @field_validator("webhook_allow_networks", "open_pages", "trusted_proxies", "digest_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -183,6 +189,13 @@ class Settings(BaseSettings):
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
             ip_network(one)
+        return value
+
+    @field_validator("digest_keys")
+    @classmethod
+    def _are_long(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(len(key) < _SHORTEST_DIGEST_KEY for key in value):
+            raise ValueError(f"a key has at least {_SHORTEST_DIGEST_KEY} characters: `openssl rand -hex 32` makes one")
         return value
 
     @field_validator("encryption_keys")
@@ -237,6 +250,11 @@ def open_vault(settings: Settings) -> Vault:
             raise SettingsError("give HEADRACE_ENCRYPTION_KEYS or HEADRACE_ENCRYPTION_KEY_FILE, not both")
         keys = _keys_of(settings.encryption_key_file)
     return Vault(keys)
+
+
+def open_digests(settings: Settings, vault: Vault) -> Digests:
+    """Return what makes digests with the settings' keys, and with those that are derived from the vault's."""
+    return Digests([*(key.encode() for key in settings.digest_keys), *vault.digest_keys()])
 
 
 def _keys_of(path: Path) -> dict[str, bytes]:

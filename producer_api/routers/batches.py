@@ -1,9 +1,11 @@
 """Batches of OpenAI's shape: make one of an uploaded file, look at it, list, cancel."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Path, Query
 from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -12,11 +14,12 @@ from starlette.responses import Response
 from producer_api.auth import JobsReader, JobsWriter
 from producer_api.errors import DOCUMENTED
 from producer_api.file_views import BatchList, BatchObject, batch_list, batch_object
-from producer_api.policing import guarded, pseudonym
+from producer_api.policing import guarded
+from producer_api.recognising import MAX_KEY_CHARS
 from producer_api.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.routers.files import check_life_s
 from producer_api.runtime import Runtime
-from producer_api.submit import MAX_KEY_CHARS, RETRY_WITHIN_S, Origin
+from producer_api.submit import RETRY_WITHIN_S, Origin
 from producer_api.task_urls import TASK_URLS
 from producer_api.views import JsonResponse
 from store import batches, files
@@ -71,7 +74,7 @@ class BatchRequest(Body):
 @router.post("", response_model=BatchObject, summary="Make a batch")
 async def create_batch(runtime: RuntimeOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf) -> Response:
     """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
-    new = _new_batch(body, origin, principal.key_id)
+    new = _new_batch(body, origin, principal.key_id, runtime.recognition.fingerprints(origin.fingerprint))
     batch = await run_in_threadpool(_create, runtime, principal.tenant_id, body, new, is_retry=origin.is_retry)
     runtime.batches.wake()
     return JsonResponse(batch_object(batch))
@@ -79,7 +82,7 @@ async def create_batch(runtime: RuntimeOf, principal: JobsWriter, body: BatchReq
 
 def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:
     if is_retry and new.idempotency_key is None:
-        found = batches.find_sent_before(runtime.db, tenant_id, new.fingerprint, RETRY_WITHIN_S)
+        found = batches.find_sent_before(runtime.db, tenant_id, new.fingerprints, RETRY_WITHIN_S)
         if found is not None:
             return found
     file = files.get(runtime.db, tenant_id, body.input_file_id)
@@ -87,10 +90,10 @@ def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch,
         raise InvalidRequest(
             f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
         )
-    return batches.create(runtime.db, tenant_id, _guarded(runtime, tenant_id, new), file)
+    return batches.create(runtime.db, tenant_id, _guarded(runtime, tenant_id, new, file.id), file)
 
 
-def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch) -> NewBatch:
+def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> NewBatch:
     """Let the tenant's policy for every model replace what must not be stored, or refuse it."""
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     if found is None:
@@ -98,16 +101,20 @@ def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch) -> NewBatch:
     metadata = (
         None if new.metadata is None else guarded(found.policy, {"metadata": new.metadata}, "metadata")["metadata"]
     )
-    key, project_id = new.idempotency_key, new.project_id
-    return replace(
-        new,
-        metadata=metadata,
-        idempotency_key=None if key is None else pseudonym(found.policy, key, "Idempotency-Key"),
-        project_id=None if project_id is None else pseudonym(found.policy, project_id, "OpenAI-Project"),
-    )
+    recognition, key, project_id = runtime.recognition, new.idempotency_key, new.project_id
+    if key is not None:
+        key = recognition.key(found.policy, key, lambda one: batches.is_known(runtime.db, tenant_id, one))
+    if project_id is not None:
+        project_id = recognition.name(found.policy, project_id, "OpenAI-Project")
+    fingerprints = new.fingerprints
+    if metadata != new.metadata and not recognition.is_keyed:
+        # What was taken out could be found again from a plain digest of what was sent.
+        stored = [new.api_key_id, file_id, new.url, new.completion_window, metadata, new.output_ttl_s]
+        fingerprints = recognition.fingerprints(orjson.dumps(stored, option=orjson.OPT_SORT_KEYS).hex())[:1]
+    return replace(new, metadata=metadata, idempotency_key=key, project_id=project_id, fingerprints=fingerprints)
 
 
-def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str) -> NewBatch:
+def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints: Sequence[str]) -> NewBatch:
     """Return what is asked for; raise InvalidRequest, naming the field."""
     if body.endpoint not in TASK_URLS:
         raise InvalidRequest(f"`endpoint` must be one of {', '.join(sorted(TASK_URLS))}", param="endpoint")
@@ -124,7 +131,7 @@ def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str) -> NewBatch:
         output_ttl_s=None
         if expires is None
         else int(check_life_s(life["anchor"], life["seconds"], "output_expires_after")),
-        fingerprint=origin.fingerprint,
+        fingerprints=fingerprints,
         idempotency_key=key,
         api_key_id=api_key_id,
         project_id=origin.project_id,

@@ -32,6 +32,12 @@ RAW = "ann.unique@example.com"
 CARD = "4526018159083012"
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A server with a key for digests, as names need that a policy takes something out of."""
+    return settings.model_copy(update={"digest_keys": ("d" * 32,)})
+
+
 def put(api: httpx2.Client, rules: list[dict[str, Any]], model: str | None = None) -> dict[str, Any]:
     response = api.put("/v1/policies", json={"model": model, "document": {"rules": rules}})
     assert response.status_code == 200, response.text
