@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 from migrations.drift import find_drift
 from migrations.gaps import find_gaps
@@ -10,8 +11,10 @@ from migrations.schema import head, history, upgrade, write_revision
 from store.db import Database
 from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
-from store.roles import API, OPERATOR, WORKER
+from store.roles import API, OPERATOR, ROLES, WORKER
 from store.settings import Settings, load_settings
+
+_VARIABLES = {API: "API", WORKER: "WORKER", OPERATOR: "OPERATOR"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,8 +48,9 @@ def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
         case "new":
             lines = [str(write_revision(db, asked.message))]
         case "roles":
-            lines = [_upgrade(db), "the roles may log in"]
-            let_in(db, passwords(settings))
+            given = passwords(settings)
+            lines = [_upgrade(db), *_let_in(given)]
+            let_in(db, given)
         case _:
             lines = [_upgrade(db)]
     sys.stdout.writelines(f"{line}\n" for line in lines)
@@ -56,6 +60,18 @@ def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
 def _upgrade(db: Database) -> str:
     before = upgrade(db)
     return f"at {head()} already" if before == head() else f"migrated from {before or 'empty'} to {head()}"
+
+
+def _let_in(given: Mapping[str, str]) -> list[str]:
+    """Say who may log in, and of whom the server may ask a password that was not given."""
+    lines = [f"{role} may log in with the password given" for role in ROLES if role in given]
+    if without := [role for role in ROLES if role not in given]:
+        names = ", ".join(f"HEADRACE_{_VARIABLES[role]}_DATABASE_PASSWORD" for role in without)
+        lines.append(
+            f"{', '.join(without)} may log in, but got no password: without one from an earlier time that works only "
+            f"where the server asks for none, as on a socket of its own machine; {names} would set it"
+        )
+    return lines
 
 
 def passwords(settings: Settings) -> dict[str, str]:
