@@ -1,72 +1,56 @@
-"""The verbs that need the database rather than the API: models and prices; and the processes themselves.
+"""The way to the database for the verbs that need it rather than the API, prices, and the processes themselves.
 
-DATABASE_URL and REDIS_URL say where; without them, the stack that runs in HEADRACE_HOME.
+DATABASE_URL and REDIS_URL say where; without them, the stack that runs (``cli.local.home``).
 """
 
-import os
+import runpy
 import sys
+from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, NoReturn
 
 import typer
 
-from cli.local.home import Home
+from cli.local.home import find_home
+from cli.render import JsonOption, say_stack, show
 from store.db import Database, check_schema
 from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.key_checks import check_keys
 from store.registry import resolve
 from store.roles import API, OPERATOR, WORKER, url_of
-from store.settings import Settings, child_environment, load_settings, open_vault
+from store.settings import Settings, adopt_environment, load_settings, open_vault
 from store.usage import Price, set_price
 
 
 def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
-    """The environment variables that say where the services are, as far as they are known.
+    """Return the environment variables that say where the services are, as far as they are known.
 
-    Into a running stack's own database goes the ``role``; None is its owner.
+    Given addresses are taken as they are; without any it is the running stack's, and into a database of the stack's
+    own goes the ``role``; None is its owner.
     """
-    record = Home(settings.home).running()
-    database_url = settings.database_url or (record.database_url if record else "")
-    if record and record.has_roles and not settings.database_url and role:
-        database_url = url_of(database_url, role)
-    redis_url = settings.redis_url or (record.redis_url if record else "")
-    found = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
-    return {name: value for name, value in found.items() if value}
+    if settings.database_url or settings.redis_url:
+        given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url}
+        return {name: value for name, value in given.items() if value}
+    home = find_home(settings)
+    record = home.running()
+    if record is None:
+        return {}
+    database_url = url_of(record.database_url, role) if record.has_roles and role else record.database_url
+    return {"DATABASE_URL": database_url, "REDIS_URL": record.redis_url, "HEADRACE_HOME": str(home.path)}
 
 
 _ROLES = {"producer_api": API, "workers": WORKER, "workers.dispatcher": WORKER, "migrations": None}
 
 
 def run_module(module: str, *arguments: str) -> NoReturn:
-    """Become ``python -m module``, with the same process id, so that signals and exit codes are its own."""
-    env = child_environment(located(load_settings(), _ROLES.get(module, OPERATOR)))
-    argv = [sys.executable, "-m", module, *arguments]
-    os.execve(sys.executable, argv, env)  # noqa: S606 - no shell, and a list of our own making
-
-
-def register(
-    name: Annotated[str, typer.Argument(help="What jobs will call it.")],
-    source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.")],
-    dtype: Annotated[
-        str, typer.Option(help="auto, bfloat16, float32, float16, or int8 if it is close enough.")
-    ] = "auto",
-    sampling: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME=VALUE,…",
-            help="How tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9. For files "
-            "that are registered already it replaces what was set. By default: the model's generation_config.json.",
-        ),
-    ] = None,
-) -> None:
-    """Register a model's files as its next version."""
-    given = [] if sampling is None else ["--sampling", sampling]
-    run_module("models.catalog", "register", name, source, "--dtype", dtype, *given)
-
-
-def measure(source: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout.")]) -> None:
-    """Measure how far bfloat16 and int8 are from float32 for a model, which decides what auto means for it."""
-    run_module("models.catalog", "measure", source)
+    """Become ``python -m module``: in this process, so that signals and exit codes are its own."""
+    settings = load_settings()
+    where = located(settings, _ROLES.get(module, OPERATOR))
+    say_stack(where.get("HEADRACE_HOME"))
+    adopt_environment(where)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit(0)
 
 
 def price(
@@ -76,16 +60,19 @@ def price(
     cached_input: Annotated[
         str | None, typer.Option(help="What a million cached tokens of prompts cost; by default as the others.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Set what jobs of a model version cost from now on; those that have ended keep their cost."""
     db = database()
     try:
         version = resolve(db, model)
-        amounts = [_amount(given) for given in (input_, cached_input or input_, output)]
-        set_price(db, version.model, version.version, Price(*amounts), actor="headrace price")
+        priced = Price(*(_amount(given) for given in (input_, cached_input or input_, output)))
+        set_price(db, version.model, version.version, priced, actor="headrace price")
     finally:
         db.close()
-    sys.stdout.write(f"{version.model}@{version.version} is priced\n")
+    name = f"{version.model}@{version.version}"
+    data = {"model": version.model, "version": version.version, **asdict(priced)}
+    show(data, f"{name} is priced", as_json=as_json)
 
 
 def _amount(given: str) -> Decimal:
@@ -100,10 +87,13 @@ def database(*, keys_checked: bool = True) -> Database:
 
     With other encryption keys than were given before, too, unless ``keys_checked`` is False.
     """
-    url = located(load_settings()).get("DATABASE_URL")
+    settings = load_settings()
+    where = located(settings)
+    url = where.get("DATABASE_URL")
     if not url:
-        raise SettingsError("DATABASE_URL is not set, and no stack is running in HEADRACE_HOME")
-    db = Database(url, pool_size=1, application_name="headrace cli", vault=open_vault(load_settings()))
+        raise SettingsError("DATABASE_URL is not set, and no stack of yours is running: `headrace up` starts one")
+    say_stack(where.get("HEADRACE_HOME"))
+    db = Database(url, pool_size=1, application_name="headrace cli", vault=open_vault(settings))
     try:
         check_schema(db)
         if keys_checked:

@@ -1,12 +1,14 @@
 """``headrace audit``: the audit log as JSON lines, its heads, and whether it is what was written.
 
-Reads the database with DATABASE_URL, or that of the stack in HEADRACE_HOME; an exported file without any.
+Reads the database with DATABASE_URL, or that of the running stack; an exported file without any.
 """
 
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -15,7 +17,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from cli.admin import database
-from cli.render import err
+from cli.render import JsonOption, err, show
 from store import audit_log
 from store.audit_chain import Head, Row, Verifier, canonical
 from store.audit_heads import head_fields, read_heads
@@ -24,7 +26,7 @@ from store.errors import InvalidRequest
 from store.keys import find_tenant
 from store.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, help="The audit log: export, verify, head.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="The audit log: export, verify, head.")
 
 Found = tuple[Row | None, int]
 
@@ -67,20 +69,33 @@ def verify(
     ] = None,
     tenant: TenantOption = None,
     most: Annotated[int, typer.Option(help="Stop after this many findings.", min=1)] = 100,
+    as_json: JsonOption = False,
 ) -> None:
     """Say whether the log is what was written: exit 0, or name each row that is not and exit 1."""
     heads = [] if head_file is None else _heads(head_file)
-    is_good = _verify_database(heads, tenant, most) if file is None else _verify_file(file, heads, most)
-    if not is_good:
+    report = _verify_database(heads, tenant, most) if file is None else _verify_file(file, heads, most)
+    data = {"verified": report.is_good, "findings": report.findings, "summary": report.summary}
+    show(data, "\n".join([*report.findings, report.summary]), as_json=as_json)
+    if not report.is_good:
         raise typer.Exit(1)
 
 
-def _verify_database(heads: list[Head], tenant: str | None, most: int) -> bool:
+@dataclass(frozen=True)
+class _Report:
+    """What is wrong, a sentence each, and a last one on the whole."""
+
+    findings: list[str]
+    summary: str
+    is_good: bool
+
+
+def _verify_database(heads: list[Head], tenant: str | None, most: int) -> _Report:
     db = database()
     try:
-        guards = audit_log.missing_guards(db)
-        for name in guards:
-            sys.stdout.write(f"the trigger {name} is gone or off: rows can be written that are not chained\n")
+        guards = [
+            f"the trigger {name} is gone or off: rows can be written that are not chained"
+            for name in audit_log.missing_guards(db)
+        ]
         # Before the rows: what is written meanwhile is more than they tell of, not less.
         ends, chains = audit_log.ends(db), _chains(db, tenant)
         if tenant is not None:
@@ -88,39 +103,33 @@ def _verify_database(heads: list[Head], tenant: str | None, most: int) -> bool:
             heads, ends = ([one for one in some if one.chain in names] for some in (heads, ends))
         num_rows = sum(one.seq for one in audit_log.heads(db))
         found = ((row, number) for number, row in enumerate(_rows(db, chains), start=1))
-        return _verify(found, num_rows, heads, most, ends) and not guards
+        report = _verify(found, num_rows, heads, most, ends)
+        return _Report([*guards, *report.findings], report.summary, report.is_good and not guards)
     finally:
         db.close()
 
 
-def _verify_file(file: Path, heads: list[Head], most: int) -> bool:
+def _verify_file(file: Path, heads: list[Head], most: int) -> _Report:
     with _open(file) as lines:
         return _verify(_parsed(lines), file.stat().st_size, heads, most)
 
 
-def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int, ends: Sequence[Head] = ()) -> bool:
-    """Read rows, each with how far it is of ``total``; print what is wrong; return whether nothing is.
+def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int, ends: Sequence[Head] = ()) -> _Report:
+    """Read rows, each with how far it is of ``total``, and return what is wrong.
 
     ``heads`` were kept elsewhere, ``ends`` beside the rows.
     """
     verifier = Verifier([*ends, *heads])
-    num_findings = 0
-    for finding in _findings(verifier, _shown(found, total)):
-        sys.stdout.write(f"{finding}\n")
-        num_findings += 1
-        if num_findings == most:
-            sys.stdout.write(f"stopped after {most} findings: --most N shows more\n")
-            return False
-    if not verifier.num_rows and not num_findings:
-        sys.stdout.write("there are no rows: nothing is verified\n")
-        return False
+    findings = list(islice(_findings(verifier, _shown(found, total)), most))
+    if len(findings) == most:
+        return _Report(findings, f"stopped after {most} findings: --most N shows more", is_good=False)
+    if not verifier.num_rows and not findings:
+        return _Report([], "there are no rows: nothing is verified", is_good=False)
     read = f"{verifier.num_rows} rows of {verifier.num_chains} chains"
-    if num_findings:
-        sys.stdout.write(f"{read}: {num_findings} findings\n")
-        return False
+    if findings:
+        return _Report(findings, f"{read}: {len(findings)} findings", is_good=False)
     against = f"and agree with {len(heads)} heads" if heads else "(that no end is cut off, only a --head can tell)"
-    sys.stdout.write(f"{read} are as they were written {against}\n")
-    return True
+    return _Report([], f"{read} are as they were written {against}", is_good=True)
 
 
 def _findings(verifier: Verifier, found: Iterable[Found]) -> Iterator[str]:

@@ -4,7 +4,7 @@ Knows routes and the error body's shape; knows nothing of terminals.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -43,11 +43,13 @@ class Event:
 class Client:
     """One API and one key. Every method raises HeadraceError with the server's sentence, or Unavailable.
 
+    ``on_warning`` gets the sentence of an answer that is good but has one, as for a job whose model has no worker.
     Raises SettingsError if ``base_url`` is no address.
     """
 
-    def __init__(self, base_url: str, api_key: str) -> None:
+    def __init__(self, base_url: str, api_key: str, on_warning: Callable[[str], None] = lambda _sentence: None) -> None:
         self.base_url = base_url.rstrip("/")
+        self._on_warning = on_warning
         is_local = _host(self.base_url) in {"127.0.0.1", "localhost", "::1"}
         self._http = httpx2.Client(
             base_url=self.base_url,
@@ -198,6 +200,8 @@ class Client:
             body = None
         if not isinstance(body, dict) or not body.keys() >= expected:
             raise Unavailable(f"{self.base_url} answered, but not as Headrace does")
+        if warning := response.headers.get("headrace-warning"):
+            self._on_warning(warning)
         return body
 
 

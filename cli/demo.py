@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cli import charts, render
 from cli.charts import Span
@@ -18,8 +20,8 @@ from cli.local.process import descendants, still_alive
 from cli.local.stack import Stack, running_stack
 from cli.local.stopping import hear_stop_signals, run_until_stopped
 from cli.receiver import Receiver, running_receiver
+from cli.render import say
 from cli.sampler import Occupancy, sampled
-from cli.up import say
 from store.errors import Unavailable
 from store.settings import load_settings
 
@@ -50,8 +52,10 @@ _BESIDE = (
 )
 
 
-def demo(model: str) -> None:
-    """Run the demo; raises Unavailable with one sentence if any part of it did not work."""
+def demo(
+    model: Annotated[str, typer.Option(help="smollm2, or fake: no neural model, in seconds.")] = "smollm2",
+) -> None:
+    """Show the whole path at work on this machine, and end; exit 1 with one sentence if a part of it did not work."""
     began = time.monotonic()
     settings = load_settings()
     hear_stop_signals()
@@ -99,7 +103,7 @@ def _submit(client: Client, model: str, prompt: str, max_tokens: int) -> str:
 
 
 def _stream(client: Client, job_id: str, began: float) -> None:
-    render.out.print(f"[bold]{_STREAMED[0]}[/]", soft_wrap=True)
+    render.out.print(_STREAMED[0], style="bold", soft_wrap=True)
     first_after_s: float | None = None
     for event in client.follow(job_id):
         if event.name == "job.delta":

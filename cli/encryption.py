@@ -7,12 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import typer
 from rich.progress import Progress, TextColumn
 
 from cli.admin import database, located
-from cli.render import err
+from cli.groups import noun
+from cli.render import JsonOption, err, show
 from store import encryption, resealing, streams
 from store.blobs import Blobs, open_blobs
 from store.db import Database
@@ -23,7 +25,7 @@ from store.redis import connect
 from store.resealing import PLAIN, TARGETS, Target
 from store.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, help="Master keys: make one, see which are needed, seal under the newest.")
+app = noun("Master keys: see which are needed, make one, seal under the newest.")
 
 _ROWS = 100
 _FILES, _STREAMS = "files", "streams in Redis"
@@ -43,29 +45,30 @@ class _Seen:
             self.found.setdefault(key_id, Counter())[place] += number
 
 
-@app.command("new-key")
-def new_key() -> None:
-    """Print a new master key, to be given an id and put into HEADRACE_ENCRYPTION_KEYS or the key file."""
-    sys.stdout.write(f"{encryption.new_key()}\n")
-
-
 @app.command("status")
-def status() -> None:
+def status(as_json: JsonOption = False) -> None:
     """Count what each key has sealed, and say which keys are still needed; exit 1 if one is missing."""
     db = database()
     try:
         seen = _Seen()
         for place in _look(db, seen, reseal=False):
             seen.add(*place)
-        _tell(db.vault, seen)
+        _tell(db.vault, seen, as_json=as_json)
     finally:
         db.close()
     if set(seen.found) - {PLAIN, *db.vault.key_ids}:
         raise typer.Exit(1)
 
 
+@app.command("new-key")
+def new_key(as_json: JsonOption = False) -> None:
+    """Print a new master key, to be given an id and put into HEADRACE_ENCRYPTION_KEYS or the key file."""
+    key = encryption.new_key()
+    show({"key": key}, key, as_json=as_json)
+
+
 @app.command("rotate")
-def rotate() -> None:
+def rotate(as_json: JsonOption = False) -> None:
     """Seal all that older keys sealed, or none, under the first key; it may be stopped and run again at any time."""
     db = database()
     try:
@@ -74,29 +77,30 @@ def rotate() -> None:
         seen = _Seen()
         for _ in _look(db, seen, reseal=True):
             pass
-        sys.stdout.write(f"{seen.num_resealed} values sealed under {db.vault.sealing_key}\n")
-        for message in seen.errors[:_ERRORS_SHOWN]:
-            sys.stderr.write(f"headrace: {message}\n")
         if seen.errors:
+            _complain(seen)
             sys.stderr.write(f"headrace: {len(seen.errors)} values were left as they are\n")
+            told = f"{seen.num_resealed} values sealed under {db.vault.sealing_key}"
+            show({"resealed": seen.num_resealed, "left": len(seen.errors)}, told, as_json=as_json)
             raise typer.Exit(1)
-        after = _Seen()
+        after = _Seen(num_resealed=seen.num_resealed)
         for place in _look(db, after, reseal=False):
             after.add(*place)
-        _tell(db.vault, after)
+        _tell(db.vault, after, as_json=as_json, sealed_by=db.vault.sealing_key)
     finally:
         db.close()
 
 
 @app.command("forget")
-def forget(key_id: str) -> None:
+def forget(key_id: Annotated[str, typer.Argument(help="The id of a master key.")], as_json: JsonOption = False) -> None:
     """Let an id be given to another key: what the one before has sealed does not open without it."""
     db = database(keys_checked=False)
     try:
         forget_key(db, key_id)
     finally:
         db.close()
-    sys.stdout.write(f"{key_id} is the next key that is given under this id\n")
+    told = f"{key_id} is the next key that is given under this id"
+    show({"key_id": key_id, "forgotten": True}, told, as_json=as_json)
 
 
 def _look(db: Database, seen: _Seen, *, reseal: bool) -> Iterator[tuple[str, Counter[str]]]:
@@ -137,23 +141,38 @@ def _file(db: Database, blobs: Blobs, digest: str, seen: _Seen, *, reseal: bool)
     return Counter([key_id or PLAIN])
 
 
-def _tell(vault: Vault, seen: _Seen) -> None:
-    sealing = vault.sealing_key if vault.is_on else None
+def _tell(vault: Vault, seen: _Seen, *, as_json: bool, sealed_by: str | None = None) -> None:
+    lines = [] if sealed_by is None else [f"{seen.num_resealed} values sealed under {sealed_by}"]
     for key_id in dict.fromkeys([*vault.key_ids, *sorted(seen.found)]):
         places = seen.found.get(key_id, Counter())
         where = ", ".join(f"{number} in {place}" for place, number in places.items()) or "nothing"
-        if key_id == PLAIN:
-            told = "not sealed" if sealing is None else "not sealed: run `headrace encryption rotate`"
-        elif key_id == sealing:
-            told = f"{key_id} seals"
-        elif key_id not in vault.key_ids:
-            told = f"{key_id} IS MISSING, nothing of this can be read: give it in HEADRACE_ENCRYPTION_KEYS"
-        elif set(places) - {_STREAMS}:
-            told = f"{key_id} is still needed: run `headrace encryption rotate`"
-        elif places:
-            told = f"{key_id} is needed until its streams end, HEADRACE_STREAM_TTL_S after their last words"
-        else:
-            told = f"{key_id} is no longer needed, if no process seals with it any more"
-        sys.stdout.write(f"{told} ({where})\n")
+        lines.append(f"{_state(vault, key_id, places)} ({where})")
+    data = {
+        "sealing_key": vault.sealing_key if vault.is_on else None,
+        "keys": list(vault.key_ids),
+        "missing": sorted(set(seen.found) - {PLAIN, *vault.key_ids}),
+        "found": {key_id: dict(places) for key_id, places in seen.found.items()},
+        "resealed": seen.num_resealed,
+    }
+    show(data, "\n".join(lines), as_json=as_json)
+    _complain(seen)
+
+
+def _complain(seen: _Seen) -> None:
     for message in seen.errors[:_ERRORS_SHOWN]:
         sys.stderr.write(f"headrace: {message}\n")
+
+
+def _state(vault: Vault, key_id: str, places: Counter[str]) -> str:
+    """Say whether a key is needed."""
+    if key_id == PLAIN:
+        return "not sealed: run `headrace encryption rotate`" if vault.is_on else "not sealed"
+    if vault.is_on and key_id == vault.sealing_key:
+        return f"{key_id} seals"
+    if key_id not in vault.key_ids:
+        return f"{key_id} IS MISSING, nothing of this can be read: give it in HEADRACE_ENCRYPTION_KEYS"
+    if set(places) - {_STREAMS}:
+        return f"{key_id} is still needed: run `headrace encryption rotate`"
+    if places:
+        return f"{key_id} is needed until its streams end, HEADRACE_STREAM_TTL_S after their last words"
+    return f"{key_id} is no longer needed, if no process seals with it any more"

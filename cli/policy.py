@@ -1,28 +1,29 @@
 """``headrace policy``: what a policy does to sample texts, and how well the recognisers do on the texts that ship.
 
-Needs no server. A process of its own, because the recognisers take a third of a second to load.
+Needs no server.
 """
 
-import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cli.render import out
+from cli.render import JsonOption, show
 from policy.documents import Action, PolicyDocument, Rule
 from policy.evaluation import STRUCTURED, Score, evaluate, second, shipped
 from policy.outputs import MissingFinder
 from policy.patterns import BadPattern
 from policy.policies import Policy, apply_input, apply_output
 from policy.streaming import Hit
-from store.errors import HeadraceError, InvalidRequest
+from store.errors import InvalidRequest
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Try policies out.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Try policies out.")
 
 GOAL = 0.95
 _STYLES = {
@@ -41,6 +42,7 @@ def try_out(
     policy: Annotated[
         Path | None, typer.Option("--policy", "-p", help="The policy, as JSON; default: redact everything known.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show each text beside what a policy makes of it, as an input and as an output."""
     rules = Policy(_EVERYTHING if policy is None else _document(policy))
@@ -48,22 +50,34 @@ def try_out(
         rules.check()
     except (BadPattern, MissingFinder) as error:
         raise InvalidRequest(f"{policy}: {error}") from None
+    lines = [line for line in _read(file).splitlines() if line]
     table = Table("text", "as input", "as output", header_style="bold", show_lines=True, expand=True)
-    for line in _read(file).splitlines():
-        if line:
-            table.add_row(*_shown(rules, line))
-    out.print(table)
+    data = []
+    for line in lines:
+        given, said = apply_input(rules, [line]), apply_output(rules, line)
+        hits = [hit for each in given.hits for hit in each]
+        as_input, as_output = "".join(given.texts), said.text
+        table.add_row(
+            _coloured(line, [*hits, *said.hits]),
+            _outcome(as_input, hits, given.blocked_by),
+            _outcome(as_output, said.hits, said.blocked_by),
+        )
+        data.append(
+            {
+                "text": line,
+                "input": _fields(as_input, hits, given.blocked_by),
+                "output": _fields(as_output, said.hits, said.blocked_by),
+            }
+        )
+    show(data, table, as_json=as_json)
 
 
-def _shown(rules: Policy, line: str) -> tuple[Text, Text, Text]:
-    given = apply_input(rules, [line])
-    said = apply_output(rules, line)
-    hits = [hit for each in given.hits for hit in each]
-    return (
-        _coloured(line, [*hits, *said.hits]),
-        _outcome("".join(given.texts), hits, given.blocked_by),
-        _outcome(said.text, said.hits, said.blocked_by),
-    )
+def _fields(text: str, hits: Sequence[Hit], blocked_by: str | None) -> dict[str, object]:
+    told = [
+        {"kind": hit.kind, "action": hit.action, "rule": hit.rule_id, "start": hit.start, "end": hit.end}
+        for hit in hits
+    ]
+    return {"text": text, "blocked_by": blocked_by, "hits": told}
 
 
 def _coloured(line: str, hits: Sequence[Hit]) -> Text:
@@ -99,7 +113,7 @@ def _read(file: Path) -> str:
 
 
 @app.command("evaluate")
-def evaluate_recognisers() -> None:
+def evaluate_recognisers(as_json: JsonOption = False) -> None:
     """Print precision and recall of every recogniser; exit 1 if one is under 0.95 on texts it was not tuned on."""
     first = shipped()
     sets = {
@@ -114,9 +128,9 @@ def evaluate_recognisers() -> None:
         table.add_column(column, justify="right")
     for row in zip(*scores.values(), strict=True):
         table.add_row(row[0].kind, *(figure for score in row for figure in _figures(score)))
-    out.print(table)
     told = ", ".join(f"{len(cases)} {name}" for name, cases in sets.items())
-    out.print(f"texts: {told}; spans must be right to the character")
+    data = {name: [asdict(score) for score in found] for name, found in scores.items()}
+    show(data, Group(table, f"texts: {told}; spans must be right to the character"), as_json=as_json)
     if any(min(score.precision, score.recall) < GOAL for score in scores["held out"] + scores["second set"]):
         raise typer.Exit(1)
 
@@ -127,16 +141,3 @@ def _figures(score: Score) -> tuple[str, Text, Text]:
 
 def _share(value: float) -> Text:
     return Text(f"{value:.3f}", "green" if value >= GOAL else "red")
-
-
-def main() -> None:
-    """Run the command; what a caller can meet is said in one line."""
-    try:
-        app(prog_name="headrace policy")
-    except HeadraceError as error:
-        sys.stderr.write(f"headrace: {' '.join(error.message.split())}\n")
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,8 @@
-"""``headrace retention`` and ``headrace purge``: how long tenants' contents are kept, and forgetting them now.
+"""``headrace retention``: how long tenants' contents are kept, and forgetting them now.
 
 They need the database, not the API.
 """
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -13,7 +12,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cli.admin import database, located
-from cli.render import err
+from cli.groups import noun
+from cli.render import JsonOption, err
+from cli.render import show as show_found
 from store import purges, retention, streams
 from store.db import Database
 from store.errors import HeadraceError, InvalidRequest
@@ -24,14 +25,21 @@ from store.retention import DAY_S, NAMES, Retention
 from store.settings import load_settings
 from store.tenant_limits import SetBy
 
-app = typer.Typer(no_args_is_help=True, help="How long tenants' contents are kept.")
+app = noun("How long tenants' contents are kept, and forgetting them now.")
 
 _ACTOR = "headrace retention"
-_PURGE = "headrace purge"
+_PURGE = "headrace retention purge"
 _ROWS = 500
 
 TenantOption = Annotated[str, typer.Option(help="Whose contents.")]
 _DAYS = "Days, fractions too; 0: as soon as may be; 'default' lets the settings decide."
+
+
+@app.command("show")
+def show(tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False) -> None:
+    """Show how long a tenant's contents are kept, and whose word that is."""
+    with _database() as db:
+        _print(db, find_tenant(db, tenant), as_json=as_json)
 
 
 @app.command("set")
@@ -41,6 +49,7 @@ def set_(
     outputs_days: Annotated[str | None, typer.Option(help=f"What they answered. {_DAYS}")] = None,
     deliveries_days: Annotated[str | None, typer.Option(help=f"Deliveries of webhooks. {_DAYS}")] = None,
     files_days: Annotated[str | None, typer.Option(help=f"Files. {_DAYS}")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Set how long a tenant's contents are kept; kinds that are not named stay as they are."""
     given = zip(NAMES, (inputs_days, outputs_days, deliveries_days, files_days), strict=True)
@@ -53,16 +62,10 @@ def set_(
         wanted = now | {name: _seconds(name, value) for name, value in named.items()}
         found = Retention(**{name: value for name, value in wanted.items() if value is not None})
         retention.set_retention(db, tenant_id, found, set_by=SetBy.OPERATOR, actor=_ACTOR)
-        _print(db, tenant_id)
+        _print(db, tenant_id, as_json=as_json)
 
 
-@app.command("show")
-def show(tenant: TenantOption = DEFAULT_TENANT) -> None:
-    """Show how long a tenant's contents are kept, and whose word that is."""
-    with _database() as db:
-        _print(db, find_tenant(db, tenant))
-
-
+@app.command("purge")
 def purge(
     tenant: Annotated[str, typer.Option(help="Whose contents to forget.")],
     user: Annotated[
@@ -70,20 +73,22 @@ def purge(
     ] = None,
     before: Annotated[datetime | None, typer.Option(help="Only what came before this time, in UTC.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise it is only counted.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Forget what a tenant or one of its users said and was answered; rows, usage and audit stay."""
     with _database() as db:
         scope = Scope(find_tenant(db, tenant), user, None if before is None else before.replace(tzinfo=UTC))
         found = purges.count(db, scope)
-        if not yes:
-            sys.stdout.write(f"would forget {_counts(found)}: say --yes to do it\n")
-        else:
+        done = found
+        if yes:
             purges.note(db, scope, "contents.purging", found, actor=_PURGE)
             done = _purge(db, scope, found)
             purges.note(db, scope, "contents.purged", done, actor=_PURGE)
-            sys.stdout.write(f"forgot {_counts(done)}\n")
-        if found["live"]:
-            sys.stdout.write(f"{found['live']} jobs, or their batches, have not ended: cancel them, and purge again\n")
+    told = f"forgot {_counts(done)}" if yes else f"would forget {_counts(found)}: say --yes to do it"
+    if found["live"]:
+        told += f"\n{found['live']} jobs, or their batches, have not ended: cancel them, and purge again"
+    data = {"done": yes, **{kind: done[kind] for kind in KINDS}, "live": found["live"]}
+    show_found(data, told, as_json=as_json)
 
 
 def _purge(db: Database, scope: Scope, found: dict[str, int]) -> dict[str, int]:
@@ -126,19 +131,22 @@ def _seconds(name: str, given: str) -> int | None:
         raise InvalidRequest(f"{option} is a number of days or 'default', not {given!r}", param=option) from None
 
 
-def _print(db: Database, tenant_id: str) -> None:
+def _print(db: Database, tenant_id: str, *, as_json: bool) -> None:
     standing = retention.read_standing(db, retention.defaults(load_settings()), tenant_id)
-    sys.stdout.write(f"{tenant_id}\n")
+    words = {"operator": standing.operator, "own": standing.own, "default": standing.default}
+    lines = [tenant_id]
     for name in NAMES:
-        words = [
-            f"{whose} {_days(found[name])}"
-            for whose, said in (("operator", standing.operator), ("own", standing.own), ("default", standing.default))
-            if name in (found := said.given())
-        ]
+        said = [f"{whose} {_days(given[name])}" for whose, one in words.items() if name in (given := one.given())]
         holds = standing.holds.given().get(name)
-        beside = f" ({', '.join(words)})" if words else ""
+        beside = f" ({', '.join(said)})" if said else ""
         shown = "until they are deleted" if holds is None else f"{_days(holds)} days"
-        sys.stdout.write(f"  {name.removesuffix('_s'):<12} {shown}{beside}\n")
+        lines.append(f"  {name.removesuffix('_s'):<12} {shown}{beside}")
+    data = {
+        "tenant": tenant_id,
+        "holds": standing.holds.given(),
+        **{whose: one.given() for whose, one in words.items()},
+    }
+    show_found(data, "\n".join(lines), as_json=as_json)
 
 
 def _days(seconds: int) -> str:

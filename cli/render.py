@@ -1,11 +1,13 @@
-"""How jobs and models look on a terminal. Knows the job object's fields; talks to nobody."""
+"""How what verbs find is printed: for people, or as JSON. Knows the fields of the API's objects; talks to nobody."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from rich.console import Console
+import orjson
+import typer
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,8 +17,11 @@ Json = dict[str, Any]
 _NO_WINDOW = 250
 
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _NO_WINDOW)
-err = Console(stderr=True, highlight=False)
+# Without markup: names that callers chose are printed as they are.
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _NO_WINDOW)
+err = Console(stderr=True, highlight=False, markup=False)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 COLOURS = {
     "queued": "yellow",
@@ -26,6 +31,45 @@ COLOURS = {
     "cancelled": "magenta",
     "expired": "red",
 }
+
+
+def show(data: Any, told: RenderableType, *, as_json: bool) -> None:
+    """Print what a verb found: ``data`` as JSON, else what is told of it."""
+    if as_json:
+        out.print_json(data=data, default=str)
+    else:
+        out.print(told, soft_wrap=isinstance(told, str | Text))
+
+
+def print_line(data: Any) -> None:
+    """Print one JSON object on a line of its own, at once: an event of a stream."""
+    write_text(orjson.dumps(data).decode() + "\n")
+
+
+def say(sentence: str) -> None:
+    """Tell what happens, on stderr."""
+    err.print(Text.assemble(("· ", "dim"), sentence), soft_wrap=True)
+
+
+def warn(sentence: str) -> None:
+    """Tell what the caller should know, on stderr."""
+    err.print(Text.assemble(("! ", "yellow"), sentence), soft_wrap=True)
+
+
+def say_stack(home: str | None) -> None:
+    """Tell that a verb speaks to the running stack in this folder; None: to what the settings name."""
+    if home is not None:
+        err.print(f"· the stack in {home}", style="dim", soft_wrap=True)
+
+
+def table(*columns: str, rows: Iterable[Sequence[RenderableType]], no_wrap: bool = False) -> Table:
+    """A table as every verb prints it."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column, no_wrap=no_wrap)
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def write_text(text: str) -> None:
@@ -56,135 +100,148 @@ def summary(job: Json) -> str:
 
 def jobs_table(jobs: Sequence[Json]) -> Table:
     """The newest jobs, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("job", "status", "model", "created", "tokens", "queued", "computed"):
-        table.add_column(column, no_wrap=True)
-    for job in jobs:
-        usage = job.get("usage") or {}
-        table.add_row(
-            job["id"],
-            status_text(job["status"]),
-            f"{job['model']}@{job['model_version']}",
-            _ago(job["created_at"]),
-            f"{usage['input_tokens']}+{usage['output_tokens']}" if usage else "",
-            _ms(usage.get("queue_ms")),
-            _ms(usage.get("compute_ms")),
-        )
-    return table
+    columns = ("job", "status", "model", "created", "tokens", "queued", "computed")
+    return table(*columns, rows=map(_job_row, jobs), no_wrap=True)
+
+
+def _job_row(job: Json) -> Sequence[RenderableType]:
+    usage = job.get("usage") or {}
+    return (
+        job["id"],
+        status_text(job["status"]),
+        f"{job['model']}@{job['model_version']}",
+        ago(job["created_at"]),
+        f"{usage['input_tokens']}+{usage['output_tokens']}" if usage else "",
+        _ms(usage.get("queue_ms")),
+        _ms(usage.get("compute_ms")),
+    )
+
+
+def job_page(job: Json) -> Text:
+    """All that people want to know of one job, its answer last."""
+    place, usage = job["queue"], job.get("usage") or {}
+    facts: dict[str, str | Text] = {
+        "job": Text.assemble(job["id"], " ", status_text(job["status"])),
+        "model": f"{job['model']}@{job['model_version']}",
+        "queue": f"place {place['position']} in {place['name']}" if place.get("position") else "",
+        "created": ago(job["created_at"]),
+        "started": ago(job["started_at"]) if job["started_at"] else "",
+        "ended": ago(job["completed_at"]) if job["completed_at"] else "",
+        "attempt": f"{job['attempt']} of at most {job['max_attempts']}" if job["attempt"] else "",
+        "tokens": f"{usage['input_tokens']} + {usage['output_tokens']}" if usage else "",
+        "first token": _ms(usage.get("first_token_ms")),
+        "computed": _ms(usage.get("compute_ms")),
+        "error": f"{job['error']['code']}: {job['error']['message']}" if job.get("error") else "",
+        "contents": "are kept no longer" if job.get("purged_at") else "",
+    }
+    page = Text()
+    for name, fact in facts.items():
+        if fact:
+            page.append(f"{name:<12}", "dim").append(fact).append("\n")
+    answer = (job.get("output") or {}).get("text")
+    return page.append(f"\n{answer}") if answer else page[:-1]
 
 
 def queues_table(queues: Sequence[Json]) -> Table:
-    """What waits in each queue, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("queue", "queued", "interactive/standard/batch", "oldest", "started a second", "paused"):
-        table.add_column(column, no_wrap=True)
-    for queue in queues:
-        rate, oldest_s = queue["rate"], queue["oldest_age_s"]
-        table.add_row(
-            queue["name"],
-            str(queue["queued"]["jobs"]),
-            "/".join(str(queue["by_class"][name]["jobs"]) for name in ("interactive", "standard", "batch")),
-            "" if oldest_s is None else f"{oldest_s:.1f} s",
-            "" if rate is None else f"{rate['jobs_per_s']:.1f}",
-            _ago(queue["paused_at"]) if queue["paused_at"] else "",
-        )
-    return table
+    """What waits and runs in each queue, one a row."""
+    columns = ("queue", "workers", "running", "queued", "interactive/standard/batch", "oldest", "started a second")
+    return table(*columns, "paused", rows=map(_queue_row, queues), no_wrap=True)
+
+
+def _queue_row(queue: Json) -> Sequence[RenderableType]:
+    rate, oldest_s, num_workers = queue["rate"], queue["oldest_age_s"], queue.get("workers", "")
+    return (
+        queue["name"],
+        Text(str(num_workers), "yellow" if num_workers == 0 else ""),
+        str(queue.get("running", "")),
+        str(queue["queued"]["jobs"]),
+        "/".join(str(queue["by_class"][name]["jobs"]) for name in ("interactive", "standard", "batch")),
+        "" if oldest_s is None else f"{oldest_s:.1f} s",
+        "" if rate is None else f"{rate['jobs_per_s']:.1f}",
+        ago(queue["paused_at"]) if queue["paused_at"] else "",
+    )
 
 
 def dead_letters_table(letters: Sequence[Json]) -> Table:
     """Jobs that were given up, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("job", "queue", "code", "crashes", "given up", "replayed as"):
-        table.add_column(column, no_wrap=True)
-    for letter in letters:
-        table.add_row(
-            letter["id"],
-            letter["queue"],
-            letter["code"],
-            str(letter["crashes"]),
-            _ago(letter["created_at"]),
-            letter["replayed_as"] or "",
-        )
-    return table
+    rows = (
+        (one["id"], one["queue"], one["code"], str(one["crashes"]), ago(one["created_at"]), one["replayed_as"] or "")
+        for one in letters
+    )
+    return table("job", "queue", "code", "crashes", "given up", "replayed as", rows=rows, no_wrap=True)
 
 
 def replays_table(replays: Sequence[Json]) -> Table:
     """Which new job came of which that was given up."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("dead letter", "new job"):
-        table.add_column(column, no_wrap=True)
-    for replay in replays:
-        table.add_row(replay["id"], replay["job_id"])
-    return table
+    return table("dead letter", "new job", rows=((one["id"], one["job_id"]) for one in replays), no_wrap=True)
 
 
 def models_table(models: Sequence[Json]) -> Table:
     """The models, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("model", "versions", "aliases"):
-        table.add_column(column)
-    for model in models:
-        aliases = model.get("aliases") or {}
-        versions = model.get("versions") or []
-        table.add_row(
+    rows = (
+        (
             model["id"],
-            ", ".join(str(version) for version in versions),
-            ", ".join(f"{alias} → {version}" for alias, version in sorted(aliases.items())),
+            ", ".join(str(version) for version in model.get("versions") or []),
+            ", ".join(f"{alias} → {version}" for alias, version in sorted((model.get("aliases") or {}).items())),
         )
-    return table
+        for model in models
+    )
+    return table("model", "versions", "aliases", rows=rows)
 
 
 def endpoints_table(endpoints: Sequence[Json]) -> Table:
     """Webhook endpoints, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("endpoint", "url", "events", "disabled", "failing since"):
-        table.add_column(column)
-    for endpoint in endpoints:
-        disabled = endpoint["disabled_at"]
-        table.add_row(
-            endpoint["id"],
-            Text(endpoint["url"]),
-            ", ".join(endpoint["events"]),
-            f"{endpoint['disabled_reason'] or 'yes'}, {_ago(disabled)}" if disabled else "",
-            _ago(endpoint["failing_since"]) if endpoint["failing_since"] else "",
+    rows = (
+        (
+            one["id"],
+            one["url"],
+            ", ".join(one["events"]),
+            f"{one['disabled_reason'] or 'yes'}, {ago(one['disabled_at'])}" if one["disabled_at"] else "",
+            ago(one["failing_since"]) if one["failing_since"] else "",
         )
-    return table
+        for one in endpoints
+    )
+    return table("endpoint", "url", "events", "disabled", "failing since", rows=rows)
 
 
 def deliveries_table(deliveries: Sequence[Json]) -> Table:
     """Webhook deliveries, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("delivery", "event", "of", "status", "tries", "created", "last error"):
-        table.add_column(column)
-    for one in deliveries:
-        table.add_row(
+    rows = (
+        (
             one["id"],
             one["type"],
             one["job_id"] or one["batch_id"] or one["about_endpoint_id"],
             one["status"],
             str(one["attempts"]),
-            _ago(one["created_at"]),
-            Text(one["last_error"] or ""),
+            ago(one["created_at"]),
+            one["last_error"] or "",
         )
-    return table
+        for one in deliveries
+    )
+    return table("delivery", "event", "of", "status", "tries", "created", "last error", rows=rows)
 
 
 def tries_table(tries: Sequence[Json]) -> Table:
     """The tries of a delivery, one a row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("try", "at", "took", "status", "error"):
-        table.add_column(column)
-    for one in tries:
-        status = "" if one["status"] is None else str(one["status"])
-        table.add_row(str(one["attempt"]), _ago(one["at"]), _ms(one["duration_ms"]), status, Text(one["error"] or ""))
-    return table
+    rows = (
+        (
+            str(one["attempt"]),
+            ago(one["at"]),
+            _ms(one["duration_ms"]),
+            "" if one["status"] is None else str(one["status"]),
+            one["error"] or "",
+        )
+        for one in tries
+    )
+    return table("try", "at", "took", "status", "error", rows=rows)
 
 
 def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.0f} ms"
 
 
-def _ago(created_at: float) -> str:
+def ago(created_at: float) -> str:
+    """How long ago a Unix time was."""
     seconds = max(0.0, (datetime.now(UTC) - datetime.fromtimestamp(created_at, UTC)).total_seconds())
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:

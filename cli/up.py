@@ -1,19 +1,32 @@
 """``headrace up``: the local stack in the foreground, until a signal ends it."""
 
 import os
+from typing import Annotated
+
+import typer
 
 from cli import render
 from cli.local.process import descendants
 from cli.local.stack import Stack, running_stack
 from cli.local.stopping import hear_stop_signals, pause
+from cli.render import say
 from store.registry import ModelVersion
 from store.settings import load_settings
 
 _TEND_S = 0.2
 
 
-def up(models: list[str]) -> None:
-    """Run the stack with these models until Ctrl-C, SIGTERM or a closed terminal."""
+def up(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A registered name, smollm2 or minilm, or a folder in the Hugging Face layout. Repeatable: one worker "
+            "for each; default: smollm2."
+        ),
+    ] = None,
+) -> None:
+    """Run everything on this machine until Ctrl-C, SIGTERM or a closed terminal."""
+    models = model or ["smollm2"]
     settings = load_settings()
     hear_stop_signals()
     try:
@@ -33,11 +46,6 @@ def _run(stack: Stack) -> None:
             pause(_TEND_S)
     finally:
         say("stopping")
-
-
-def say(sentence: str) -> None:
-    """Tell what happens, on stderr."""
-    render.err.print(f"[dim]·[/] {sentence}", soft_wrap=True)
 
 
 def example(api_url: str, api_key: str, model: ModelVersion) -> str:
@@ -62,6 +70,6 @@ def _show(stack: Stack) -> None:
         *(("try", example(stack.api_url, stack.api_key, model)) for model in reversed(of_each_task.values())),
     ]
     for name, value in lines:
-        render.out.print(f"[bold]{name:>7}[/]", end="  ")
-        render.out.print(value, soft_wrap=True, markup=False)
+        render.out.print(f"{name:>7}", style="bold", end="  ")
+        render.out.print(value, soft_wrap=True)
     render.out.print("ready; Ctrl-C stops everything")

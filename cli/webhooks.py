@@ -4,12 +4,15 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from cli import render
-from cli.verbs import JsonOption, connect
+from cli.groups import noun
+from cli.render import JsonOption, show
+from cli.verbs import connect
 from store.errors import InvalidRequest
 
-app = typer.Typer(no_args_is_help=True, help="Webhooks: endpoints, deliveries, and what is sent again.")
+app = noun("Webhooks: endpoints, deliveries, and what is sent again.")
 
 EndpointArgument = Annotated[str, typer.Argument(metavar="ENDPOINT", help="An endpoint's id (we_…).")]
 DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="A delivery's id (evt_…).")]
@@ -20,10 +23,7 @@ def endpoints(as_json: JsonOption = False) -> None:
     """List the endpoints, with why one is disabled."""
     with connect() as client:
         found = client.webhook_endpoints()
-    if as_json:
-        render.out.print_json(data=found)
-    else:
-        render.out.print(render.endpoints_table(found) if found else "no webhook endpoints")
+    show(found, render.endpoints_table(found) if found else "no webhook endpoints", as_json=as_json)
 
 
 @app.command()
@@ -37,10 +37,7 @@ def deliveries(
     """List the newest deliveries."""
     with connect() as client:
         found = client.webhook_deliveries(endpoint_id=endpoint, job_id=job, status=status, limit=limit)
-    if as_json:
-        render.out.print_json(data=found)
-    else:
-        render.out.print(render.deliveries_table(found) if found else "no deliveries")
+    show(found, render.deliveries_table(found) if found else "no deliveries", as_json=as_json)
 
 
 @app.command()
@@ -48,46 +45,45 @@ def delivery(delivery: DeliveryArgument, as_json: JsonOption = False) -> None:
     """Show every try of a delivery: when, how long, with which answer or error."""
     with connect() as client:
         found = client.webhook_delivery(delivery)
-    if as_json:
-        render.out.print_json(data=found)
-    else:
-        render.out.print(f"{found['id']} {found['type']} {found['status']} {found['url']}", markup=False)
-        render.out.print(render.tries_table(found["tries"]) if found["tries"] else "not tried yet")
+    head = f"{found['id']} {found['type']} {found['status']} {found['url']}"
+    tries = render.tries_table(found["tries"]) if found["tries"] else "not tried yet"
+    show(found, Group(head, tries), as_json=as_json)
 
 
 @app.command()
-def redeliver(delivery: DeliveryArgument) -> None:
+def redeliver(delivery: DeliveryArgument, as_json: JsonOption = False) -> None:
     """Send an event again now, under the same id."""
     with connect() as client:
-        client.redeliver(delivery)
-    render.out.print(f"{delivery} is on its way again")
+        found = client.redeliver(delivery)
+    show(found, f"{delivery} is on its way again", as_json=as_json)
 
 
-@app.command()
-def test(endpoint: EndpointArgument) -> None:
+@app.command("test")
+def send_test(endpoint: EndpointArgument, as_json: JsonOption = False) -> None:
     """Send an endpoint a signed webhook.test and print its delivery's id."""
     with connect() as client:
         queued = client.test_webhook_endpoint(endpoint)
-    render.out.print(queued["id"])
+    show(queued, queued["id"], as_json=as_json)
 
 
 @app.command()
-def enable(endpoint: EndpointArgument) -> None:
+def enable(endpoint: EndpointArgument, as_json: JsonOption = False) -> None:
     """Call an endpoint again that was disabled; `recover` sends what it missed."""
     with connect() as client:
-        client.enable_webhook_endpoint(endpoint)
-    render.out.print(f"{endpoint} enabled")
+        found = client.enable_webhook_endpoint(endpoint)
+    show(found, f"{endpoint} enabled", as_json=as_json)
 
 
 @app.command()
 def recover(
     endpoint: EndpointArgument,
     since: Annotated[str, typer.Option(help="From this time on, such as 2026-11-26T12:00 (UTC).")],
+    as_json: JsonOption = False,
 ) -> None:
     """Send an endpoint the events that it missed since a time, as far as their jobs are kept."""
     with connect() as client:
         num_queued = client.recover_webhook_endpoint(endpoint, _seconds(since))
-    render.out.print(f"{num_queued} events are on their way")
+    show({"queued": num_queued}, f"{num_queued} events are on their way", as_json=as_json)
 
 
 def _seconds(since: str) -> int:

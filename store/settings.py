@@ -274,6 +274,17 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def adopt_environment(changes: Mapping[str, str]) -> None:
+    """Set variables of this process's environment, for a program that it becomes."""
+    os.environ.update(changes)
+
+
+def runtime_folder() -> Path:
+    """Return where this user's processes may leave word for one another until the machine restarts, if it is there."""
+    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    return given if given.is_absolute() else Path("/run/user") / str(os.geteuid())
+
+
 def require_services(settings: Settings) -> Settings:
     """Return ``settings`` if both service addresses are given; raise SettingsError that says how to give them."""
     for name, value in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):

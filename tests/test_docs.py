@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
-from cli.main import app
+from cli.tree import TREE
 from store.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,7 @@ def code_of(document: Path) -> str:
 def test_its_commands_targets_and_settings_exist(document: Path) -> None:
     code = code_of(document)
     verbs = set(re.findall(MENTION.format("headrace"), code, re.MULTILINE))
-    assert verbs <= set(typer.main.get_group(app).commands)
+    assert verbs <= set(TREE)
     targets = set(re.findall(MENTION.format("make"), code, re.MULTILINE))
     assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     settings = {name.removeprefix("HEADRACE_").lower() for name in re.findall(r"\bHEADRACE_[A-Z_]+[A-Z]\b", code)}

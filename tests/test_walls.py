@@ -8,7 +8,16 @@ from functools import cache
 import pytest
 
 # Between them these load all of store and prompts.
-LIGHT = ["cli.main", "migrations.__main__", "producer_api.__main__", "workers.dispatcher", "workers.flower"]
+LIGHT = [
+    "cli.tree",
+    "cli.admin",
+    "cli.demo",
+    "cli.policy",
+    "migrations.__main__",
+    "producer_api.__main__",
+    "workers.dispatcher",
+    "workers.flower",
+]
 HEAVY = {"torch", "transformers", "safetensors"}
 
 
@@ -30,8 +39,19 @@ def test_the_api_loads_no_models_and_no_worker() -> None:
     assert loaded_by("producer_api.__main__") & {"models", "workers", "cli", "migrations"} == set()
 
 
-def test_the_command_line_loads_none_of_what_it_starts() -> None:
-    assert loaded_by("cli.main") & {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"} == set()
+@pytest.mark.parametrize("module", ["cli.admin", "cli.demo", "cli.processes", "cli.verbs"])
+def test_the_command_line_loads_none_of_what_it_starts(module: str) -> None:
+    assert loaded_by(module) & {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"} == set()
+
+
+@pytest.mark.parametrize("module", ["cli.tree", "cli.verbs", "cli.webhooks", "cli.processes"])
+def test_verbs_that_speak_to_the_api_and_help_load_no_database(module: str) -> None:
+    assert loaded_by(module) & {"sqlalchemy", "psycopg", "redis", "celery"} == set()
+
+
+def test_the_command_loads_nothing_before_it_runs() -> None:
+    """So that an early Ctrl-C finds ``main`` running, which ends without a trace."""
+    assert loaded_by("cli.main") & {"typer", "rich", "pydantic", "store"} == set()
 
 
 def test_the_engine_decides_with_the_standard_library() -> None:

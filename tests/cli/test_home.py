@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.home import Home, StackRecord
+from cli.local.home import Home, StackRecord, find_home
 from cli.local.ports import free_port
-from store.errors import Unavailable
+from store.errors import SettingsError, Unavailable
+from store.settings import Settings
 
+PRIVATE = 0o700
 RECORD = StackRecord(database_url="d", redis_url="r", api_url="http://a", flower_url="http://f", models=["m"])
 
 
@@ -74,3 +76,76 @@ def test_a_taken_port_is_replaced_and_a_free_one_kept() -> None:
         taken = listener.getsockname()[1]
         assert free_port("127.0.0.1", taken) not in (0, taken)
     assert free_port("127.0.0.1", taken) == taken
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for pointers of this user, and a current folder without a stack."""
+    pointers, folder = tmp_path / "run", tmp_path / "elsewhere"
+    pointers.mkdir(mode=PRIVATE)
+    folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(pointers))
+    monkeypatch.setattr("cli.local.home.tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("HEADRACE_HOME", raising=False)
+    monkeypatch.chdir(folder)
+    return pointers / "headrace"
+
+
+def test_the_one_stack_that_runs_is_found_from_anywhere(tmp_path: Path, elsewhere: Path) -> None:
+    first, second = Home(tmp_path / "first"), Home(tmp_path / "second")
+    with first.locked():
+        with first.pointed_to():
+            assert find_home(Settings()).path == first.path
+            assert find_home(Settings(home=second.path)).path == second.path, "one that is named goes first"
+            with second.locked(), second.pointed_to(), pytest.raises(SettingsError, match="several stacks") as raised:
+                find_home(Settings())
+            assert all(str(home.path) in raised.value.message for home in (first, second))
+            with Home(Path(".headrace")).locked():
+                assert find_home(Settings()).path == Path.cwd() / ".headrace", "then the one of this folder"
+        assert list(elsewhere.iterdir()) == []
+        assert find_home(Settings()).path == Path.cwd() / ".headrace"
+
+
+def test_a_pointer_that_a_killed_stack_left_is_ignored_and_cleared(tmp_path: Path, elsewhere: Path) -> None:
+    killed, alive = Home(tmp_path / "killed"), Home(tmp_path / "alive")
+    with killed.locked(), killed.pointed_to():
+        (left,) = elsewhere.iterdir()
+        content = left.read_bytes()
+    left.write_bytes(content)
+    (elsewhere / "junk").write_bytes(b"\0\xff")
+    assert find_home(Settings()).path == Path.cwd() / ".headrace"
+    with alive.locked(), alive.pointed_to():
+        assert find_home(Settings()).path == alive.path
+        assert len(list(elsewhere.iterdir())) == 1
+
+
+@pytest.mark.parametrize("spoil", ["open", "link", "foreign"])
+def test_a_folder_that_others_could_have_filled_is_not_believed(
+    tmp_path: Path, elsewhere: Path, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    with home.locked(), home.pointed_to():
+        if spoil == "open":
+            elsewhere.chmod(0o770)
+        elif spoil == "link":
+            elsewhere.rename(tmp_path / "real")
+            elsewhere.symlink_to(tmp_path / "real")
+        else:
+            monkeypatch.setattr("cli.local.home.os.geteuid", lambda: 4711)
+        assert find_home(Settings()).path == Path.cwd() / ".headrace"
+
+
+def test_without_a_runtime_folder_it_is_one_in_the_temporary_folder(
+    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.local.home.runtime_folder", lambda: tmp_path / "none")
+    home = Home(tmp_path / "home")
+    with home.locked(), home.pointed_to():
+        (folder,) = tmp_path.glob("headrace-*")
+        assert stat.S_IMODE(folder.stat().st_mode) == PRIVATE
+        assert find_home(Settings()).path == home.path
+    # Taken by somebody else's file, there is no pointer and no error.
+    folder.rmdir()
+    folder.touch()
+    with home.locked(), home.pointed_to():
+        assert find_home(Settings()).path == Path.cwd() / ".headrace"

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from cli.admin import located
+from cli.local.home import Home, StackRecord
 from store.db import Database
 from store.registry import register_version
+from store.roles import API
 from store.settings import Settings, child_environment
+from tests.roles import role_url
 
 
 def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +64,25 @@ def test_a_redis_that_is_away_is_said_and_the_postgres_started_for_it_is_stopped
     assert done.returncode == 1
 
 
+def test_a_database_user_without_the_rights_is_one_line(tmp_path: Path, settings: Settings, db: Database) -> None:
+    done = headrace(tmp_path, "tenants", "create", "acme", DATABASE_URL=role_url(settings.database_url, API))
+    assert done.returncode == 1
+    assert done.stderr.startswith("headrace: the database lets the user of DATABASE_URL not do this (permission denied")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_address_that_is_given_is_not_mixed_with_a_local_stacks(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with home.locked():
+        home.write_record(
+            StackRecord(
+                database_url="postgresql://x@127.0.0.1:1/x", redis_url="r", api_url="a", flower_url="f", models=[]
+            )
+        )
+        assert located(Settings(home=tmp_path))["REDIS_URL"] == "r"
+        assert located(Settings(home=tmp_path, database_url="given")) == {"DATABASE_URL": "given"}
+
+
 @pytest.mark.parametrize("verb", ["api", "worker", "dispatcher", "migrate"])
 def test_each_process_without_its_services_says_what_is_missing(tmp_path: Path, verb: str) -> None:
     arguments = ["--model", "fake"] if verb == "worker" else []
@@ -69,10 +92,14 @@ def test_each_process_without_its_services_says_what_is_missing(tmp_path: Path, 
     assert "Traceback" not in done.stderr
 
 
-def test_the_help_of_a_process_is_its_own(tmp_path: Path) -> None:
-    done = headrace(tmp_path, "worker", "--help")
-    assert done.returncode == 0
-    assert "usage: python -m workers" in done.stdout
+@pytest.mark.parametrize("verb", ["api", "worker", "dispatcher", "migrate"])
+def test_the_help_of_a_process_starts_nothing(tmp_path: Path, settings: Settings, verb: str) -> None:
+    env = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url, "HEADRACE_API_PORT": "0"}
+    done = headrace(tmp_path, verb, "--help", **env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Usage: headrace {verb}" in done.stdout
+    refused = headrace(tmp_path, verb, "--prot", "1", **env)
+    assert (refused.returncode, "No such option" in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_model_version_is_priced(tmp_path: Path, settings: Settings, db: Database) -> None:
@@ -88,7 +115,7 @@ def test_a_model_version_is_priced(tmp_path: Path, settings: Settings, db: Datab
         actor="tests",
     )
     where = {"DATABASE_URL": settings.database_url}
-    said = headrace(tmp_path, "price", "tiny", "--input", "0.15", "--output", "0.6", **where).stdout
+    said = headrace(tmp_path, "models", "price", "tiny", "--input", "0.15", "--output", "0.6", **where).stdout
     assert said == "tiny@1 is priced\n"
     with db.begin() as connection:
         row = connection.execute(text("SELECT model, version, input, cached_input, output FROM model_prices")).one()
@@ -97,5 +124,5 @@ def test_a_model_version_is_priced(tmp_path: Path, settings: Settings, db: Datab
         ("tiny@2", "1", "no model 'tiny@2'"),
         ("tiny", "x", "'x'"),
     ):
-        refused = headrace(tmp_path, "price", model, f"--input={amount}", "--output", "1", **where)
+        refused = headrace(tmp_path, "models", "price", model, f"--input={amount}", "--output", "1", **where)
         assert (refused.returncode, words in refused.stderr) == (1, True), refused.stderr

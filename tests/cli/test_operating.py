@@ -1,8 +1,11 @@
 """``headrace dead-letters``, ``headrace queues`` and ``headrace webhooks`` against a real API."""
 
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import httpx2
@@ -16,10 +19,24 @@ from store.registry import register_version
 from store.settings import Settings, child_environment
 from store.webhook_endpoints import create_endpoint
 from store.webhooks import Tried, failed, take_due
+from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
 
-Verb = Callable[..., str]
+
+@dataclass(frozen=True)
+class Verb:
+    """Runs verbs against the API."""
+
+    env: dict[str, str]
+
+    @staticmethod
+    def argv(*arguments: str) -> list[str]:
+        return [sys.executable, "-m", "cli.main", *arguments]
+
+    def __call__(self, *arguments: str) -> str:
+        argv = self.argv(*arguments)
+        return subprocess.run(argv, env=self.env, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.fixture
@@ -44,11 +61,7 @@ def operator(settings: Settings, db: Database) -> Iterator[tuple[list[str], Verb
             {"HEADRACE_HOME": str(settings.home), "HEADRACE_API_URL": server.url, "HEADRACE_API_KEY": key}
         )
 
-        def verb(*arguments: str) -> str:
-            argv = [sys.executable, "-m", "cli.main", *arguments]
-            return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
-
-        yield ids, verb
+        yield ids, Verb(env)
 
 
 def test_they_are_listed_and_replayed_once(operator: tuple[list[str], Verb]) -> None:
@@ -56,13 +69,13 @@ def test_they_are_listed_and_replayed_once(operator: tuple[list[str], Verb]) -> 
     listed = verb("dead-letters")
     assert listed.index(poison) < listed.index(exhausted)
     assert exhausted not in verb("dead-letters", "--code", "poison")
-    (replayed,) = orjson.loads(verb("dead-letters", "--replay", "--code", "poison", "--json"))
+    (replayed,) = orjson.loads(verb("dead-letters", "replay", "--code", "poison", "--json"))
     assert (replayed["id"], replayed["replayed"]) == (poison, False)
     assert replayed["job_id"] in verb("dead-letters")
-    said = verb("dead-letters", "--replay")
+    said = verb("dead-letters", "replay")
     assert exhausted in said
     assert poison not in said
-    assert verb("dead-letters", "--replay").strip() == "nothing to replay"
+    assert verb("dead-letters", "replay").strip() == "nothing to replay"
     assert verb("dead-letters", "--queue", "other@1").strip() == "no dead letters"
 
 
@@ -90,15 +103,49 @@ def test_webhooks_are_shown_tried_and_sent_again(operator: tuple[list[str], Verb
     assert delivery["id"] in listed
 
 
+@pytest.mark.parametrize("way", ["--wait", "--stream"])
+def test_a_wait_says_what_for_and_ctrl_c_says_how_to_come_back(
+    operator: tuple[list[str], Verb], start_process: StartProcess, way: str
+) -> None:
+    waiting = start_process(operator[1].argv("submit", "hello", way), operator[1].env)
+    job_id = re.search(r"· (job_\w+) accepted; Ctrl-C", waiting.wait_log("accepted; Ctrl-C"))[1]
+    said = waiting.wait_log(f"{job_id} is queued: ")
+    assert "! no worker serves tiny@1; the job waits until one starts" in said
+    assert f"{job_id} is queued: no worker serves tiny@1" in said
+    waiting.signal(signal.SIGINT)
+    assert waiting.wait_exit() == 130
+    assert f"`headrace watch {job_id}` comes back" in waiting.log()
+    assert operator[1]("cancel", job_id).strip() == f"{job_id} cancelled"
+
+
+@pytest.mark.parametrize("way", [("--wait",), ("--stream",), ("--wait", "--json"), ("--stream", "--json")])
+def test_a_job_that_fails_is_exit_1(
+    operator: tuple[list[str], Verb], start_process: StartProcess, db: Database, way: tuple[str, ...]
+) -> None:
+    (exhausted, _), verb = operator
+    waiting = start_process(verb.argv("submit", "hello", *way), verb.env)
+    job_id = re.search(r"· (job_\w+) accepted; Ctrl-C", waiting.wait_log("accepted; Ctrl-C"))[1]
+    bury(db, job_id)
+    assert waiting.wait_exit() == 1
+    assert '"failed"' in waiting.log() if "--json" in way else f"{job_id} failed" in waiting.log()
+    watching = start_process(verb.argv("watch", exhausted), verb.env)
+    assert watching.wait_exit() == 1
+
+
 def test_a_queue_is_shown_stopped_and_let_go_on(operator: tuple[list[str], Verb]) -> None:
     _, verb = operator
+    header, row = verb("queues").splitlines()
+    assert (header.split()[:4], row.split()[:4]) == (
+        ["queue", "workers", "running", "queued"],
+        ["tiny@1", "0", "0", "0"],
+    )
     (shown,) = orjson.loads(verb("queues", "--json"))
     assert (shown["name"], shown["paused_at"]) == ("tiny@1", None)
-    (paused,) = orjson.loads(verb("queues", "--pause", "tiny@1", "--json"))
+    paused = orjson.loads(verb("queues", "pause", "tiny@1", "--json"))
     assert paused["paused_at"]
     assert "ago" in verb("queues").splitlines()[1]
-    verb("queues", "--resume", "tiny@1")
+    verb("queues", "resume", "tiny@1")
     assert "ago" not in verb("queues")
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        verb("queues", "--pause", "nobody@1")
+        verb("queues", "pause", "nobody@1")
     assert "no queue 'nobody@1'" in refused.value.stderr

@@ -1,4 +1,4 @@
-"""The operator's word on contents: ``headrace retention`` and ``headrace purge``."""
+"""The operator's word on contents: ``headrace retention``."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from cli.main import app
+from cli.tree import app
 from store import audit, prompt_templates
 from store.accepting import Accepted
 from store.db import Database
@@ -58,16 +58,16 @@ def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_jo
             )
             return "xyzzy" in str(dump.all())
 
-    said = run("purge", "--user", "ann")
+    said = run("retention", "purge", "--user", "ann")
     assert "would forget 3 jobs, 0 files, 0 batches, 0 prompts: say --yes" in said
     assert "1 jobs, or their batches, have not ended" in said
-    assert "would forget 0 jobs" in run("purge", "--before", "2020-01-01")
+    assert "would forget 0 jobs" in run("retention", "purge", "--before", "2020-01-01")
     assert left()
-    assert "forgot 3 jobs" in run("purge", "--user", "ann", "--yes")
+    assert "forgot 3 jobs" in run("retention", "purge", "--user", "ann", "--yes")
     assert left()
-    assert "forgot 0 jobs, 0 files, 0 batches, 1 prompts" in run("purge", "--yes")
+    assert "forgot 0 jobs, 0 files, 0 batches, 1 prompts" in run("retention", "purge", "--yes")
     assert not left()
-    entries = [entry for entry in audit.list_entries(db, tenant) if entry.actor == "headrace purge"]
+    entries = [entry for entry in audit.list_entries(db, tenant) if entry.actor == "headrace retention purge"]
     assert [entry.action for entry in entries] == ["contents.purged", "contents.purging"] * 2
     assert (entries[2].detail["jobs"], entries[2].detail["user_sha256"]) == (3, audit.hash_of("ann"))
     assert "ann" not in entries[2].detail.values()

@@ -27,7 +27,9 @@ from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
 from tests.processes import StartProcess, processes, wait_for
 
-HEADRACE = [sys.executable, "-m", "cli.main"]
+HEADRACE = [str(Path(sys.executable).with_name("headrace"))]
+# Names of our packages and of what they import: as files of a user's folder they must change nothing.
+IN_THE_WAY = ("cli", "migrations", "models", "policy", "producer_api", "prompts", "store", "workers", "redis", "typing")
 # On a machine that does three such things at once, the first start also compiles every module of its programs.
 START_S = 180.0
 
@@ -48,7 +50,11 @@ class Up:
         for name in ("DATABASE_URL", "REDIS_URL"):
             self.env.pop(name, None)
         self.env |= env
-        self.process = start([*HEADRACE, "up", "--model", "fake", *arguments], self.env)
+        self.folder = home.parent / "a user's folder"
+        self.folder.mkdir(exist_ok=True)
+        for name in IN_THE_WAY:
+            (self.folder / f"{name}.py").write_text("raise SystemExit('a file of the user was imported')\n")
+        self.process = start([*HEADRACE, "up", "--model", "fake", *arguments], self.env, self.folder)
 
     def read_until(self, words: str) -> str:
         """Return all output so far, as soon as it contains ``words``."""
@@ -76,7 +82,13 @@ class Up:
     def verb(self, *arguments: str, expect: int = 0) -> str:
         """Run a verb against this stack and return what it printed to stdout."""
         done = subprocess.run(
-            [*HEADRACE, *arguments], env=self.env, capture_output=True, text=True, timeout=60, check=False
+            [*HEADRACE, *arguments],
+            env=self.env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert done.returncode == expect, f"exit {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout or done.stderr
@@ -192,6 +204,33 @@ def test_given_services_are_used_and_left_alone(start_up: StartUp, settings: Set
     assert up.verb("submit", "hello", "--max-tokens", "4", "--wait")
     up.stop()
     assert not (up.home.path / "pg").exists()
+
+
+def test_verbs_find_the_running_stack_from_any_folder_and_say_which(shared: Up, tmp_path: Path) -> None:
+    record = shared.home.record()
+    assert record
+    env = {name: value for name, value in shared.env.items() if not name.startswith("HEADRACE_")}
+    env["TMPDIR"] = str(tmp_path)
+    for words, said in (
+        (("jobs", "--json"), f"· the stack in {shared.home.path} at {record.api_url}\n"),
+        (("keys", "--json"), f"· the stack in {shared.home.path}\n"),
+    ):
+        done = subprocess.run(
+            [*HEADRACE, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, said)
+        assert isinstance(orjson.loads(done.stdout), list)
+
+
+def test_each_event_of_a_stream_is_one_line_of_json(shared: Up) -> None:
+    said = shared.verb("submit", "hello", "--max-tokens", "4", "--stream", "--json")
+    events = [orjson.loads(line) for line in said.splitlines()]
+    assert [event["event"] for event in events][-1] == "job.succeeded"
+    deltas = "".join(event["data"]["text"] for event in events if event["event"] == "job.delta")
+    assert deltas == events[-1]["data"]["output"]["text"] != ""
+    shown = shared.verb("show", events[-1]["data"]["id"])
+    assert "succeeded" in shown.splitlines()[0]
+    assert shown.rstrip().endswith(deltas)
 
 
 def test_a_second_stack_on_one_home_is_refused(shared: Up, start_process: StartProcess) -> None:
