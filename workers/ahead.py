@@ -29,7 +29,7 @@ def num_spare(max_slots: int) -> int:
 class Runner(Protocol):
     """What runs a job."""
 
-    def run(self, job_id: str, *, hurries: bool = False) -> None:
+    def run(self, job_id: str, *, hurries: bool = False) -> object:
         """Run it to its outcome on the calling thread, claimed at once if it ``hurries``; raises nothing."""
         ...
 

@@ -60,12 +60,16 @@ class Executor:
         self._lease_s = lease_s
         self._counters = counters
 
-    def run(self, job_id: str, *, hurries: bool = False) -> None:
-        """Run a job to its outcome; it is claimed without waiting for others if it ``hurries``. Raises nothing."""
+    def run(self, job_id: str, *, hurries: bool = False) -> Finish | Retry | None:
+        """Run a job to its outcome; it is claimed without waiting for others if it ``hurries``. Raises nothing.
+
+        Returns what was stored: how the job ended, or that it went back to the queue; None if it was not to be had.
+        """
         try:
-            self._run(job_id, self._work.compute, hurries=hurries)
+            return self._run(job_id, self._work.compute, hurries=hurries)
         except Exception as error:  # noqa: BLE001 - the lease brings the job back; Celery would log the text
             _log_unexpected(error, job_id)
+            return None
 
     def cancel_queued(self, job_id: str) -> None:
         """End a job that was revoked before it ran. Raises nothing."""
@@ -81,21 +85,22 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - as above
             _log_unexpected(error, attempt.job_id)
 
-    def _run(self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, hurries: bool = False) -> None:
+    def _run(
+        self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, hurries: bool = False
+    ) -> Finish | Retry | None:
         attempt = self._ledger.claim(job_id, hurries=hurries) if self._admission.wait_for_turn() else None
         if attempt is None:
             self._counters.hints_dropped.inc()
-        else:
-            self._run_claimed(attempt, compute)
+            return None
+        return self._run_claimed(attempt, compute)
 
-    def _run_claimed(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> None:
+    def _run_claimed(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry | None:
         if not self._held.add(attempt):
             self._ledger.release([attempt], charge=False)
-            return
+            return None
         try:
             verdict = self._guarded(attempt, compute)
-            if self._held.settle(attempt):
-                self._conclude(attempt, verdict)
+            return self._conclude(attempt, verdict) if self._held.settle(attempt) else None
         finally:
             self._held.remove(attempt)
             self._frames.forget(attempt.job_id, attempt.epoch)
@@ -109,30 +114,35 @@ class Executor:
             _log_unexpected(error, attempt.job_id)
             return outcome.again(attempt.claim, "internal_error", "the worker failed while it ran the job")
 
-    def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> None:
+    def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> Finish | Retry | None:
+        """Write the verdict; return it if that was done."""
         try:
-            if isinstance(verdict, Retry):
-                self._release(attempt, verdict)
-            else:
-                self._finish(attempt, verdict)
+            is_written = (
+                self._finish(attempt, verdict) if isinstance(verdict, Finish) else self._release(attempt, verdict)
+            )
+            return verdict if is_written else None
         except Unavailable as error:
             self._counters.outcomes_lost.inc()
             log.error("outcome_lost", job_id=attempt.job_id, epoch=attempt.epoch, error=error.message)
+        return None
 
-    def _finish(self, attempt: Attempt, finish: Finish) -> None:
+    def _finish(self, attempt: Attempt, finish: Finish) -> bool:
         if self._ledger.finish(finish, until=self._too_late(attempt)):
             self._counters.finished.labels(finish.state.value).inc()
             self._frames.put_end(attempt.job_id, attempt.epoch)
             log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=finish.state.value)
-        else:
-            self._counters.stale_finishes.inc()
-            log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
+            return True
+        self._counters.stale_finishes.inc()
+        log.warning("stale_finish_refused", job_id=attempt.job_id, epoch=attempt.epoch)
+        return False
 
-    def _release(self, attempt: Attempt, retry: Retry) -> None:
+    def _release(self, attempt: Attempt, retry: Retry) -> bool:
         about = {"job_id": attempt.job_id, "epoch": attempt.epoch, "code": retry.code, "charged": retry.charge}
         log.warning("attempt_released", **about, cleared=retry.cleared, error=retry.message)
-        if self._ledger.give_back(retry.release(attempt.claim), until=self._too_late(attempt)):
+        is_ours = self._ledger.give_back(retry.release(attempt.claim), until=self._too_late(attempt))
+        if is_ours:
             self._counters.released.inc()
+        return is_ours
 
     def _too_late(self, attempt: Attempt) -> Callable[[], float]:
         # Past the lease by one more the sweeper has had its turn, and a write would be refused anyway.

@@ -2,7 +2,7 @@
 
 Started here rather than by ``celery flower``, which also takes its options from ``FLOWER_…`` variables and runs a
 ``flowerconfig.py`` that lies in the working directory: either could open what is closed here. Flower reads Celery's
-events and statistics; it knows job ids and model versions, no prompt and no output.
+events and statistics; it knows job ids, model versions and the codes of errors, no prompt and no output.
 """
 
 import hashlib
@@ -28,9 +28,11 @@ from store.stop_signals import on_stop_signals
 from store.transport import check_transport
 
 _READING = frozenset({"GET", "HEAD"})
+# Reads too, though it is a POST: its page loads the table of tasks by it.
+_TABLE = "/tasks/datatable"
 # Says "OK" and nothing else, for whoever watches over the process.
 _OPEN = frozenset({"/healthcheck"})
-# Nothing that may be asked has a body.
+# What may be asked has no body, or the table's few columns.
 _MAX_BODY_BYTES = 64 << 10
 _MAX_HEADER_BYTES = 16 << 10
 _IDLE_S = 75
@@ -78,7 +80,7 @@ class GuardedFlower(Flower):  # type: ignore[misc]  # it ships no annotations
         """Return Flower's handler, or one that refuses: 401 without the password, 405 for what is not reading."""
         if request.path not in _OPEN and not self._may_enter(request.headers.get("Authorization", "")):
             refused = {"status": 401, "headers": _CHALLENGE}
-        elif request.method not in _READING:
+        elif request.method not in _READING and (request.method, request.path) != ("POST", _TABLE):
             refused = {"status": 405, "headers": {"Allow": ", ".join(sorted(_READING))}}
         else:
             return super().find_handler(request, **options)

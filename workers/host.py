@@ -20,6 +20,7 @@ from models.engine.runner import Encoder, Runner
 from prompts.detokenizer import Detokenizer
 from prompts.embedding import Embedder
 from prompts.tokenizer import Tokenizer
+from store.claims import Finish
 from store.db import Database
 from store.errors import HeadraceError
 from store.failpoints import failpoint
@@ -41,6 +42,7 @@ from workers.held import Attempt, HeldJobs
 from workers.leases import LeaseKeeper
 from workers.ledger import Ledger
 from workers.metrics import Counters, EngineCollector
+from workers.outcome import Retry
 from workers.policing import PolicyBook
 from workers.pool import PUMP_S, SETTLE_S, Drain, Scalar
 from workers.presence import Presence
@@ -98,6 +100,7 @@ class Host:
         exit_now: Callable[[int], None] = os._exit,
     ) -> None:
         self._model = model
+        self._max_slots = settings.max_slots
         self._exit_now = exit_now
         self._handing_back = threading.Lock()
         self._stopping = threading.Event()
@@ -199,9 +202,9 @@ class Host:
         self._redis.close()
         self._ahead_hints.close()
 
-    def run(self, job_id: str) -> None:
-        """Run a job to its outcome. Raises nothing."""
-        self.executor.run(job_id)
+    def run(self, job_id: str) -> Finish | Retry | None:
+        """Run a job and return what was stored of it, as ``Executor.run``. Raises nothing."""
+        return self.executor.run(job_id)
 
     def revoke(self, task_id: str) -> None:
         """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
@@ -261,7 +264,8 @@ class Host:
             "requests waiting": stats.waiting,
             "KV blocks free": stats.free_blocks,
             "KV blocks total": stats.total_blocks,
-            "slots": stats.max_slots,
+            "slots": self._max_slots,
+            "slots beside them, for jobs that go ahead": stats.max_slots - self._max_slots,
             "batch mean": round(stats.mean_batch, 2),
             "batch peak": stats.peak_batch,
             "prompt tokens": stats.prompt_tokens,

@@ -15,7 +15,7 @@ GAUGES = {
     "waiting": "requests inside the engine that wait for room",
     "free_blocks": "KV blocks that no request holds",
     "total_blocks": "KV blocks of the pool",
-    "max_slots": "requests that may run together",
+    "max_slots": "requests that may run together: HEADRACE_MAX_SLOTS, and a quarter more for jobs that go ahead",
     "mean_batch": "decode rows of a step that decoded, mean since the start",
     "peak_batch": "most decode rows of one step",
     "last_step_age_s": "seconds since the last step ended, 0 when idle",

@@ -14,12 +14,18 @@ from itertools import count
 from typing import Any, Protocol
 
 import structlog
+from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import apply_target
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import Retry as RetryLater
+from celery.worker.request import Terminated
 
+from store.claims import Finish
 from store.failpoints import failpoint
 from store.queue import TASK
+from store.states import JobState
 from workers.admission import Admission
+from workers.outcome import Retry
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +75,8 @@ class Tenant(Protocol):
     admission: Admission
     drain: Drain
 
-    def run(self, job_id: str) -> None:
-        """Run a job to its outcome. Raises nothing."""
+    def run(self, job_id: str) -> Finish | Retry | None:
+        """Run a job and return what was stored of it, as ``Executor.run``. Raises nothing."""
         ...
 
     def revoke(self, task_id: str) -> None:
@@ -84,6 +90,10 @@ class Tenant(Protocol):
     def engine_info(self) -> Mapping[str, Scalar]:
         """Return the engine's statistics as plain scalars."""
         ...
+
+
+class JobFailed(Exception):
+    """A job or an attempt failed, or was too late: its error's code, and nothing that its owner sent."""
 
 
 class PoolJob:
@@ -150,11 +160,15 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         self.executor.submit(run).add_done_callback(done)
         return job
 
-    def _run_job(self, job_id: str) -> tuple[int, str, float]:
-        """Run a job and return what Celery's tracer would: that it did not fail, its result's text, its time."""
+    def _run_job(self, job_id: str) -> tuple[int, Any, float]:
+        """Run a job and return what Celery's tracer would: whether it failed, its result's text or the error, its time.
+
+        Celery tells it to Flower as an event; nobody else reads it.
+        """
         began = time.monotonic()
-        self.tenant.run(job_id)
-        return 0, "None", time.monotonic() - began
+        error = _told_to_celery(self.tenant.run(job_id))
+        took_s = time.monotonic() - began
+        return (0, "None", took_s) if error is None else (1, _with_info(error), took_s)
 
     def terminate_job(self, pid: int, signal: object = None) -> None:
         """Cancel the job with this number; Celery calls it for a revoke with ``terminate``."""
@@ -194,6 +208,36 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
     def _get_info(self) -> dict[str, Any]:
         """What ``inspect stats`` and Flower's Pool tab show."""
         return {**super()._get_info(), "in-flight": len(self._jobs), **self.tenant.engine_info()}
+
+
+def _told_to_celery(said: Finish | Retry | None) -> Exception | None:
+    """Return the exception by which Celery knows how a job ended, and None if it succeeded.
+
+    A job that went back to the queue is a retry. One that was not to be had is revoked, as a cancelled one: if it runs
+    or ended elsewhere, Celery's events of that go before.
+    """
+    if said is None:
+        error: Exception = Terminated("not to be had")
+    elif isinstance(said, Retry):
+        error = RetryLater(exc=JobFailed(said.code))
+    elif said.state is JobState.SUCCEEDED:
+        return None
+    elif said.state is JobState.CANCELLED:
+        error = Terminated("cancelled")
+    else:
+        error = JobFailed((said.error or {}).get("code", said.state.value))
+    return error
+
+
+def _with_info(error: Exception) -> ExceptionInfo:
+    """Return the exception as Celery's tracer gives it, with a traceback, which is of this line alone."""
+    try:
+        raise error
+    except type(error):
+        info = ExceptionInfo()
+    # It puts a wrapper around it for other processes, whose name is all that would be told.
+    info.exception = error
+    return info
 
 
 def pool_class(tenant: Tenant) -> type[EnginePool]:

@@ -7,7 +7,7 @@ from celery import Celery
 from store.queue import TASK
 
 
-def register(app: Celery, run: Callable[[str], None]) -> None:
+def register(app: Celery, run: Callable[[str], object]) -> None:
     """Add the task to ``app``; ``run`` takes the job id and raises nothing."""
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator]  # celery ships no annotations

@@ -4,20 +4,25 @@ import signal
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from flower.urls import handlers
 
 from cli.local.ports import free_port
+from store import jobs
 from store.errors import SettingsError
 from store.settings import Settings
+from store.states import JobState
 from tests.processes import ROOT, StartProcess, python, wait_for
-from tests.workers.conftest import worker_environment
+from tests.workers.conftest import Bench, StartWorker, worker_environment
 from workers.flower import credentials_of
 
 CREDENTIALS = ("watcher", "a long password")
 NODE = "w1@host"
+TABLE = "/tasks/datatable"
+COLUMNS = ("name", "uuid", "state", "args", "kwargs", "result", "exception", "received", "started", "runtime", "worker")
 # What would open it, were it started by Celery's command line.
 OPENING = {
     "FLOWER_BASIC_AUTH": "any:body",
@@ -68,8 +73,9 @@ def test_it_asks_for_the_password_and_knows_reading_alone(flower: httpx2.Client)
             assert [flower.get(path, auth=auth).status_code for auth in wrong] == [401] * 3, path
             assert flower.post(path).status_code == 401, path
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
-            refused = flower.request(method, path, auth=CREDENTIALS, headers={"Content-Type": "application/json"})
-            assert refused.status_code == 405, f"{method} {path}"
+            if (method, path) != ("POST", TABLE):
+                refused = flower.request(method, path, auth=CREDENTIALS, headers={"Content-Type": "application/json"})
+                assert refused.status_code == 405, f"{method} {path}"
     for path in ("/", "/tasks", "/broker", "/api/workers", "/api/tasks", "/metrics"):
         assert flower.get(path, auth=CREDENTIALS).status_code == 200, path
     good = b64encode(":".join(CREDENTIALS).encode()).decode()
@@ -78,6 +84,38 @@ def test_it_asks_for_the_password_and_knows_reading_alone(flower: httpx2.Client)
     page = flower.get("/", auth=CREDENTIALS).text
     assert "Shut down" not in page
     assert "Revoke" not in page
+
+
+def test_the_tasks_page_loads_its_table_and_shows_how_jobs_ended(
+    flower: httpx2.Client, bench: Bench, start_worker: StartWorker
+) -> None:
+    # As the script of the page asks; test_it_asks_for_the_password has the same without a password.
+    asked = {"draw": 1, "start": 0, "length": 10, "search[value]": "", "order[0][column]": 7, "order[0][dir]": "desc"}
+    asked |= {f"columns[{number}][data]": name for number, name in enumerate(COLUMNS)}
+
+    def rows() -> dict[str, dict[str, Any]]:
+        table = flower.post(TABLE, data=asked, auth=CREDENTIALS, headers={"Sec-Fetch-Site": "same-origin"})
+        return {row["uuid"]: row for row in table.raise_for_status().json()["data"]}
+
+    secret = "the heron waits under the third arch"
+    start_worker(lease_s=2)
+    # A worker says what it does once Flower has asked for it, which is every few seconds.
+    wait_for(lambda: bench.wait_ended(bench.submit(1)) and len(rows()) > 0, "Flower hears of tasks", timeout_s=30)
+    (running,) = bench.submit(1, sampling={"max_tokens": 8000})
+    wait_for(lambda: bench.job(running).state is JobState.RUNNING, "one runs")
+    jobs.request_cancel(bench.db, bench.tenant_id, running)
+    good, bad, gone = (bench.new_job(prompt=secret, sampling=sampling) for sampling in ({}, {"max_tokens": 9000}, {}))
+    jobs.accept(bench.db, [good, bad, gone])
+    jobs.request_cancel(bench.db, bench.tenant_id, gone.id)
+    bench.ring([good.id, bad.id, gone.id])
+    ids = [good.id, bad.id, gone.id, running]
+    bench.wait_ended(ids)
+    wait_for(lambda: {rows().get(n, {}).get("state") for n in ids} == {"SUCCESS", "FAILURE", "REVOKED"}, "Flower hears")
+    found = rows()
+    assert (found[good.id]["state"], found[good.id]["exception"]) == ("SUCCESS", None)
+    assert (found[bad.id]["state"], found[bad.id]["exception"]) == ("FAILURE", "JobFailed('context_length_exceeded')")
+    assert (found[gone.id]["state"], found[running]["state"]) == ("REVOKED", "REVOKED")
+    assert secret not in str(found)
 
 
 @pytest.mark.parametrize("credentials", ["", "user", "user:", ":password", "user:pässword"])

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -10,9 +11,12 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import Hub
 
+from store.claims import Finish
 from store.queue import TASK
+from store.states import JobState
 from tests.processes import wait_for
 from workers.admission import Admission
+from workers.outcome import Retry
 from workers.pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
 from workers.watchdog import DrainKeeper
 
@@ -34,10 +38,12 @@ class Tenant:
         self.revoked: list[str] = []
         self.let_go = threading.Event()
         self.handed_back = 0
+        self.outcome: Finish | Retry | None = finish_as(JobState.SUCCEEDED)
 
-    def run(self, job_id: str) -> None:
+    def run(self, job_id: str) -> Finish | Retry | None:
         self.admission.entered(8, 8)
         self.ran.append(job_id)
+        return self.outcome
 
     def revoke(self, task_id: str) -> None:
         self.revoked.append(task_id)
@@ -245,3 +251,31 @@ def test_a_stuck_event_loop_does_not_keep_the_process(ends_by_itself: bool) -> N
     else:
         wait_for(lambda: 0 in happened, "the process was ended", 5)
         assert happened == ["woken", "handed back", 0]
+
+
+def finish_as(state: JobState, code: str | None = None) -> Finish:
+    error = None if code is None else {"code": code, "message": "what the owner may read"}
+    return Finish("job_1", 1, state, output=None, error=error, usage=None)
+
+
+@pytest.mark.parametrize(
+    ("finish", "expected"),
+    [
+        (finish_as(JobState.SUCCEEDED), None),
+        (finish_as(JobState.FAILED, "poison"), "JobFailed('poison')"),
+        (finish_as(JobState.EXPIRED, "deadline_exceeded"), "JobFailed('deadline_exceeded')"),
+        (finish_as(JobState.CANCELLED), "Terminated('cancelled')"),
+        (Retry("worker_lost", "what the owner may read"), "Retry(Retry(...), JobFailed('worker_lost'), None)"),
+        (None, "Terminated('not to be had')"),
+    ],
+)
+def test_celery_hears_how_a_job_ended_and_no_more(
+    pool: EnginePool, tenant: Tenant, finish: Finish | Retry | None, expected: str | None
+) -> None:
+    tenant.outcome = finish
+    told: list[tuple[int, Any, float]] = []
+    pool.apply_async(lambda: None, (TASK,), callback=told.append, correlation_id="job_1").ended.result(5)
+    ((failed, result, _),) = told
+    assert failed == (expected is not None)
+    assert (repr(result.exception) if failed else result) == (expected or "None")
+    assert not failed or "owner" not in str(result.traceback) + repr(result.exception)
