@@ -4,8 +4,9 @@ A hint carries a job id and nothing else; losing one, or sending it twice, is ha
 decides. It knows nothing of jobs' states, and nothing here retries: the dispatcher announces what was not announced.
 """
 
+import re
 import time
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -134,6 +135,29 @@ def encode(hint: Hint) -> bytes:
     )
 
 
+# Of a Celery message, what would make a worker wait with it, drop it or unpack it.
+_NEVER = ("eta", "expires", "timelimit", "compression")
+_JOB_ID = re.compile(r"[!-~]{1,128}")
+
+
+def hint_of(message: object) -> str | None:
+    """Return the job's id if a message, decoded from its JSON, is a hint as ``encode`` makes it; None if it is not."""
+    match message:
+        case {
+            "body": str(body),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": {"task": str(task), "id": str(job_id), **headers},
+            "properties": {"delivery_tag": str(), "delivery_info": dict(), "body_encoding": "base64"},
+        } if task == TASK and _JOB_ID.fullmatch(job_id) and not any(headers.get(name) for name in _NEVER):
+            try:
+                is_right = orjson.loads(b64decode(body)) == [[job_id], {}, _EMBED]
+            except ValueError:
+                return None
+            return job_id if is_right else None
+    return None
+
+
 class HintPublisher:
     """Sends hints over one connection of its own. Safe to use from many threads, one of which sends at a time.
 
@@ -206,21 +230,34 @@ class HintPublisher:
 class AheadHints:
     """Takes hints of one queue from the list of those that go ahead, over a connection of its own."""
 
-    def __init__(self, redis_url: str, queue: str) -> None:
+    def __init__(self, redis_url: str, queue: str, on_junk: Callable[[], None]) -> None:
         self._client = connect(redis_url, retries=0)
         self._list = ahead_list(queue)
+        self._on_junk = on_junk
 
     def take(self, wait_s: float) -> str | None:
-        """Return the id of the next one's job; None if none came in time. Raises Unavailable."""
+        """Return the id of the next one's job; None if none came in time, or if it is no hint. Raises Unavailable."""
         try:
             found = self._client.brpop([self._list], timeout=wait_s)
         except AWAY as error:
             raise unavailable(error) from error
-        return None if found is None else str(orjson.loads(found[1])["headers"]["id"])
+        if found is None:
+            return None
+        job_id = _read(found[1])
+        if job_id is None:
+            self._on_junk()
+        return job_id
 
     def close(self) -> None:
         """Drop the connection."""
         self._client.close()
+
+
+def _read(message: bytes | str) -> str | None:
+    try:
+        return hint_of(orjson.loads(message))
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _depth(client: Any, queue: str) -> int:

@@ -287,4 +287,5 @@ class CancelListener:
                 if message["type"] == "subscribe":
                     self.subscribed.set()
                 elif message["type"] == "message":
-                    self._on_cancel(message["data"].decode())
+                    # Anybody may publish anything: what is no text is the id of no job here.
+                    self._on_cancel(message["data"].decode(errors="replace"))

@@ -49,7 +49,7 @@ def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, c
     """Return Celery's worker, ready to ``start()``; it takes messages of ``queue`` only."""
     app = celery_app(settings)
     register(app, host.executor.run)
-    take_without_acknowledging(app)
+    take_without_acknowledging(app, host.counters.junk.inc)
     if settings.celery_control != "full":
         only_reading(app)
     app.steps["consumer"].add(admission_step(host.admission))

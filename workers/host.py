@@ -156,7 +156,7 @@ class Host:
             after_s=settings.direct_after_s,
             patience_s=settings.suspect_patience_s,
         )
-        self._ahead_hints = AheadHints(settings.redis_url, self._model.queue)
+        self._ahead_hints = AheadHints(settings.redis_url, self._model.queue, self.counters.junk.inc)
         self._ahead = AheadTaker(self._ahead_hints, self.admission, self.executor)
         self._cancels = CancelListener(settings.redis_url, self.leases.cancel)
         self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)

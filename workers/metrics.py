@@ -49,6 +49,7 @@ class Counters:
         self.hints_dropped = Counter(
             "headrace_hints_dropped", "messages for jobs that were not to be had", registry=registry
         )
+        self.junk = Counter("headrace_junk_dropped", "messages in Redis that could not be read", registry=registry)
 
 
 class FrameCounts(Protocol):

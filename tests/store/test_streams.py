@@ -12,6 +12,7 @@ from store.errors import Unavailable
 from store.redis import connect
 from store.settings import Settings
 from store.streams import (
+    CANCEL_CHANNEL,
     CancelListener,
     Cursor,
     Frame,
@@ -176,8 +177,9 @@ def test_a_cancel_reaches_a_listener_also_after_its_connection_was_cut(
     listener.start()
     try:
         assert listener.subscribed.wait(5)
+        redis_client.publish(CANCEL_CHANNEL, b"\xff\xfe")
         publish_cancel(redis_client, "job_1")
-        assert heard.get(timeout=5) == "job_1"
+        assert [heard.get(timeout=5) for _ in range(2)] == ["\ufffd\ufffd", "job_1"]
 
         listener.subscribed.clear()
         assert redis_client.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1

@@ -43,7 +43,7 @@ def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_oth
 ) -> None:
     admission = Admission(Roomy(), max_jobs=64, max_slots=8, num_spare=num_spare(8))
     jobs = Jobs(admission)
-    hints, publisher = AheadHints(settings.redis_url, QUEUE), HintPublisher(celery_app(settings))
+    hints, publisher = AheadHints(settings.redis_url, QUEUE, lambda: None), HintPublisher(celery_app(settings))
     taker = AheadTaker(hints, admission, jobs)
 
     def publish(name: str) -> None:
