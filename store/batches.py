@@ -14,7 +14,7 @@ from store.batch_states import NEXT, BatchStatus
 from store.db import Database, dump_json
 from store.encryption import Place, Vault
 from store.errors import Conflict, IdempotencyKeyReused, NotFound
-from store.files import File
+from store.files import IS_KEPT, File
 from store.ids import new_id
 from store.sealed_columns import open_columns
 
@@ -78,12 +78,14 @@ class NewBatch:
 COLUMNS = ", ".join(Batch.__slots__)
 
 _INSERT = text(f"""
+WITH kept AS ({IS_KEPT})
 INSERT INTO batches (
     id, tenant_id, url, input_file_id, input_digest, completion_window, metadata, output_ttl_s, fingerprint,
     idempotency_key, api_key_id, project_id, expires_at)
-VALUES (
-    :id, :tenant_id, :url, :file_id, :digest, :completion_window, CAST(:metadata AS jsonb), :output_ttl_s,
-    :fingerprint, :idempotency_key, :api_key_id, :project_id, now() + make_interval(secs => :window_s))
+SELECT
+    :id, :tenant_id, :url, :file_id, digest, :completion_window, CAST(:metadata AS jsonb), :output_ttl_s,
+    :fingerprint, :idempotency_key, :api_key_id, :project_id, now() + make_interval(secs => :window_s)
+FROM kept
 ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
 RETURNING {COLUMNS}
 """)
@@ -94,7 +96,7 @@ _OF_KEY = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND 
 def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
     """Store the batch, or return the one that the same key made before.
 
-    Raises IdempotencyKeyReused if that was with another body.
+    Raises IdempotencyKeyReused if that was with another body, NotFound if the file was deleted meanwhile.
     """
     batch_id = new_id("batch")
     metadata = db.vault.seal(new.metadata, Place(tenant_id, "batches", "metadata", batch_id))
@@ -115,7 +117,9 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
     }
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_INSERT, values).mappings().one_or_none()
-        row = row or connection.execute(_OF_KEY, values).mappings().one()
+        row = row or connection.execute(_OF_KEY, values).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no file {file.id}")
     batch = from_row(row, db.vault)
     if batch.fingerprint not in new.fingerprints:
         raise IdempotencyKeyReused(

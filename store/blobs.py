@@ -1,11 +1,11 @@
-"""Where files lie: contents under their digest, in a folder or in any storage that fsspec knows. Knows no file's name.
+"""Where contents of files lie, in a folder or in any storage that fsspec knows.
 
-    drafts/<random>         being written; whoever dies leaves one behind, which ``sweep`` removes a day later
+    drafts/<random>         being written; a process that dies leaves one behind, which ``sweep`` removes a day later
     sha256/ab/abcdef…       complete, for it was put there by one rename, and never changed again
     sha256/ab/abcdef….sealed   the same, sealed (``store.sealed_files``), as all are that come while there is a key
 
-The same content is stored once, whoever brings it, under the digest of what it says, sealed or not. Who refers to it is
-``store.files``' to know.
+``store.files`` gives the names, knows what refers to them, and gives none a second time: so a removal that comes late,
+or twice, removes nothing that came meanwhile. A name begins with the content's digest and is bound to what is sealed.
 """
 
 import hashlib
@@ -40,11 +40,11 @@ class Blobs(Protocol):
         """Begin a new content; it is not there before it was kept."""
         ...
 
-    def open(self, digest: str) -> BinaryIO:
+    def open(self, name: str) -> BinaryIO:
         """Open a content for reading, with ``seek``; raise Unavailable if it is not there."""
         ...
 
-    def remove(self, digest: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove a content; that it is not there is as good."""
         ...
 
@@ -52,13 +52,16 @@ class Blobs(Protocol):
         """Remove what was begun more than a day ago and never kept."""
         ...
 
-    def sealed_by(self, digest: str) -> str | None:
+    def sealed_by(self, name: str) -> str | None:
         """Return the id of the master key that a content is sealed under, None if it is not sealed."""
         ...
 
 
 class Draft:
-    """A content that is being written. ``keep`` puts it under its digest; ``drop`` removes it, kept or not begun."""
+    """A content that is being written. ``keep`` puts it in its place; ``drop`` removes it, kept or not begun.
+
+    ``name`` is what it was kept as.
+    """
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Draft:
         self._drop = drop
         self._sha256 = hashlib.sha256()
         self.num_bytes = 0
+        self.name = ""
 
     @property
     def digest(self) -> str:
@@ -87,13 +91,14 @@ class Draft:
         self._sha256.update(data)
         self.num_bytes += len(data)
 
-    def keep(self) -> None:
-        """Put the content under its digest; it is on disk then."""
+    def keep(self, name: str) -> None:
+        """Put the content there under this name; it is on disk then."""
         with _told_plainly():
             if isinstance(self._out, SealedWriter):
-                self._out.end(self.digest)
+                self._out.end(name)
             self._sync()
-            self._move(self.digest)
+            self._move(name)
+        self.name = name
 
     def drop(self) -> None:
         """Forget what was written, unless it was kept."""
@@ -120,8 +125,8 @@ class FolderBlobs:
             os.fsync(out.fileno())
             out.close()
 
-        def move(digest: str) -> None:
-            target, other = self._paths(digest)
+        def move(name: str) -> None:
+            target, other = self._paths(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
             other.unlink(missing_ok=True)
@@ -133,25 +138,25 @@ class FolderBlobs:
 
         return Draft(out, sync, move, drop, self._vault)
 
-    def open(self, digest: str) -> BinaryIO:
+    def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
         with _told_plainly():
-            path = self._found(digest)
-            return _opened(path.open("rb"), self._vault, digest, is_sealed=path.suffix == _SEALED)
+            path = self._found(name)
+            return _opened(path.open("rb"), self._vault, name, is_sealed=path.suffix == _SEALED)
 
-    def sealed_by(self, digest: str) -> str | None:
+    def sealed_by(self, name: str) -> str | None:
         """See ``Blobs``."""
         with _told_plainly():
-            path = self._found(digest)
+            path = self._found(name)
             if path.suffix != _SEALED:
                 return None
             with path.open("rb") as content:
-                return read_header(content, digest)["k"]
+                return read_header(content, name)["k"]
 
-    def remove(self, digest: str) -> None:
+    def remove(self, name: str) -> None:
         """See ``Blobs``."""
         with _told_plainly():
-            for path in self._paths(digest):
+            for path in self._paths(name):
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -162,14 +167,14 @@ class FolderBlobs:
                     if _is_forgotten(path.stat().st_mtime):
                         path.unlink()
 
-    def _found(self, digest: str) -> Path:
-        first, second = self._paths(digest)
+    def _found(self, name: str) -> Path:
+        first, second = self._paths(name)
         return first if first.exists() else second
 
-    def _paths(self, digest: str) -> tuple[Path, Path]:
+    def _paths(self, name: str) -> tuple[Path, Path]:
         """Return where a content is put now, and where it lies if it came when there were keys, or were none."""
-        plain = self._folder / "sha256" / digest[:2] / digest
-        return _in_order(self._vault, plain, plain.with_name(f"{digest}{_SEALED}"))
+        plain = self._folder / "sha256" / name[:2] / name
+        return _in_order(self._vault, plain, plain.with_name(f"{name}{_SEALED}"))
 
 
 class ObjectBlobs:
@@ -185,63 +190,63 @@ class ObjectBlobs:
 
     def create(self) -> Draft:
         """See ``Blobs``."""
-        name = f"{self._root}/drafts/{uuid4().hex}"
+        place = f"{self._root}/drafts/{uuid4().hex}"
         with _told_plainly():
             self._fs.makedirs(f"{self._root}/drafts", exist_ok=True)
-            out = self._fs.open(name, "wb")
+            out = self._fs.open(place, "wb")
 
-        def move(digest: str) -> None:
-            target, other = self._names(digest)
-            self._fs.makedirs(f"{self._root}/sha256/{digest[:2]}", exist_ok=True)
-            self._fs.mv(name, target)
+        def move(name: str) -> None:
+            target, other = self._places(name)
+            self._fs.makedirs(f"{self._root}/sha256/{name[:2]}", exist_ok=True)
+            self._fs.mv(place, target)
             with suppress(FileNotFoundError):
                 self._fs.rm_file(other)
 
         def drop() -> None:
             out.close()
-            if self._fs.exists(name):
-                self._fs.rm_file(name)
+            if self._fs.exists(place):
+                self._fs.rm_file(place)
 
         return Draft(out, out.close, move, drop, self._vault)
 
-    def open(self, digest: str) -> BinaryIO:
+    def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
         with _told_plainly():
-            name = self._found(digest)
+            place = self._found(name)
             # What fsspec opens cannot read at most so much of a line.
-            content = io.BufferedReader(self._fs.open(name, "rb"))
-            return _opened(content, self._vault, digest, is_sealed=name.endswith(_SEALED))
+            content = io.BufferedReader(self._fs.open(place, "rb"))
+            return _opened(content, self._vault, name, is_sealed=place.endswith(_SEALED))
 
-    def sealed_by(self, digest: str) -> str | None:
+    def sealed_by(self, name: str) -> str | None:
         """See ``Blobs``."""
         with _told_plainly():
-            name = self._found(digest)
-            if not name.endswith(_SEALED):
+            place = self._found(name)
+            if not place.endswith(_SEALED):
                 return None
-            with self._fs.open(name, "rb") as content:
-                return read_header(content, digest)["k"]
+            with self._fs.open(place, "rb") as content:
+                return read_header(content, name)["k"]
 
-    def remove(self, digest: str) -> None:
+    def remove(self, name: str) -> None:
         """See ``Blobs``."""
-        for name in self._names(digest):
+        for place in self._places(name):
             with _told_plainly(), suppress(FileNotFoundError):
-                self._fs.rm_file(name)
+                self._fs.rm_file(place)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
         with _told_plainly():
             self._fs.invalidate_cache()  # or it shows what was there when it was first asked
-            for name in self._fs.glob(f"{self._root}/drafts/*"):
+            for place in self._fs.glob(f"{self._root}/drafts/*"):
                 with suppress(FileNotFoundError):  # kept or dropped at this moment
-                    if _is_forgotten(float(self._fs.modified(name).timestamp())):
-                        self._fs.rm_file(name)
+                    if _is_forgotten(float(self._fs.modified(place).timestamp())):
+                        self._fs.rm_file(place)
 
-    def _found(self, digest: str) -> str:
-        first, second = self._names(digest)
+    def _found(self, name: str) -> str:
+        first, second = self._places(name)
         return first if self._fs.exists(first) else second
 
-    def _names(self, digest: str) -> tuple[str, str]:
-        plain = f"{self._root}/sha256/{digest[:2]}/{digest}"
+    def _places(self, name: str) -> tuple[str, str]:
+        plain = f"{self._root}/sha256/{name[:2]}/{name}"
         return _in_order(self._vault, plain, f"{plain}{_SEALED}")
 
 
@@ -253,9 +258,9 @@ def open_blobs(settings: Settings) -> Blobs:
     return FolderBlobs(settings.home / "files", vault)
 
 
-def read_blocks(blobs: Blobs, digest: str) -> Iterator[bytes]:
+def read_blocks(blobs: Blobs, name: str) -> Iterator[bytes]:
     """Yield a content piece by piece. Raises Unavailable."""
-    with blobs.open(digest) as content:
+    with blobs.open(name) as content:
         while True:
             with _told_plainly():
                 block = content.read(_BLOCK_BYTES)
@@ -268,11 +273,11 @@ def _in_order(vault: Vault, plain: T, sealed: T) -> tuple[T, T]:
     return (sealed, plain) if vault.is_on else (plain, sealed)
 
 
-def _opened(content: BinaryIO, vault: Vault, digest: str, *, is_sealed: bool) -> BinaryIO:
+def _opened(content: BinaryIO, vault: Vault, name: str, *, is_sealed: bool) -> BinaryIO:
     if not is_sealed:
         return content
     try:
-        return io.BufferedReader(SealedReader(content, vault, digest), CHUNK_BYTES)
+        return io.BufferedReader(SealedReader(content, vault, name), CHUNK_BYTES)
     except CannotOpen:
         content.close()
         raise

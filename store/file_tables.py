@@ -33,11 +33,15 @@ def _now(name: str) -> Column[object]:
 blobs = Table(
     "blobs",
     metadata,
+    # The content's name: its SHA-256, then a dot and a number drawn for it. An older release wrote the first alone.
     Column("digest", String, primary_key=True),
     Column("num_bytes", BigInteger, nullable=False),
-    # When somebody last was about to refer to it: what nobody refers to is removed some time after that.
+    # When a process last was about to refer to it: what nothing refers to is removed some time after that.
     _now("touched_at"),
+    # Since when nothing may refer to it any more, for it is being removed.
+    _time("removed_at"),
     Index(None, "touched_at"),
+    Index("ix_blobs_sha256", text("split_part(digest, '.', 1)")),
 )
 
 files = Table(

@@ -1,21 +1,23 @@
-"""A tenant's files: names for contents of the storage. Several may name the same content, whoever's they are.
+"""A tenant's files: names for contents of the storage. Several may name the same content, also of several tenants.
 
 A content is removed only when nothing refers to it. To refer to one takes three steps, each safe to die after: its row
-is touched, the content is put in place, the reference is written. ``remove_unreferenced`` takes a content only if
-nobody touched it for longer than that can take, and holds its row while it removes it, so a toucher waits for it.
+is touched, the content is put in place, the reference is written. ``remove_unreferenced`` marks contents that were not
+touched for longer than that can take; from then on nothing can refer to them. Then it removes them. That may come late,
+or twice, since nothing has their names again: the same content gets another name when it comes after that.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from uuid import uuid4
 
 from sqlalchemy import Connection, RowMapping, text
 
 from store.audit import record
 from store.blobs import Blobs, Draft
 from store.db import Database
-from store.errors import NotFound, QuotaExceeded
+from store.errors import NotFound, QuotaExceeded, Unavailable
 from store.ids import new_id
 
 UNREFERENCED_S = 600.0
@@ -59,23 +61,40 @@ class File:
 _COLUMNS = "id, tenant_id, digest, num_bytes, filename, purpose, created_at, expires_at"
 _IS_THERE = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
 
+# The row of the same content that is there, or a new one. A removal that has the row meanwhile is waited for.
 _TOUCH = text("""
-INSERT INTO blobs (digest, num_bytes) VALUES (:digest, :num_bytes)
-ON CONFLICT (digest) DO UPDATE SET touched_at = now()
+WITH found AS (
+    UPDATE blobs SET touched_at = now()
+    WHERE removed_at IS NULL AND digest = (
+        SELECT digest FROM blobs
+        WHERE split_part(digest, '.', 1) = :sha256 AND removed_at IS NULL ORDER BY digest LIMIT 1)
+    RETURNING digest
+), made AS (
+    INSERT INTO blobs (digest, num_bytes) SELECT :name, :num_bytes WHERE NOT EXISTS (SELECT FROM found)
+    RETURNING digest
+)
+SELECT digest FROM found UNION ALL SELECT digest FROM made
 """)
 
 
 def keep_content(db: Database, draft: Draft) -> None:
     """Put a content into the storage, there to be referred to within ``UNREFERENCED_S``. Raises Unavailable."""
+    name = f"{draft.digest}.{uuid4().hex[:12]}"
+    values = {"sha256": draft.digest, "name": name, "num_bytes": draft.num_bytes}
     with db.autocommit() as connection:
-        connection.execute(_TOUCH, {"digest": draft.digest, "num_bytes": draft.num_bytes})
-    draft.keep()
+        name = connection.execute(_TOUCH, values).scalar_one()
+    draft.keep(name)
 
+
+IS_KEPT = "SELECT digest FROM blobs WHERE digest = :digest AND removed_at IS NULL FOR SHARE"
+"""Finds a content that may be referred to, and keeps it from being removed until the transaction has ended."""
 
 _INSERT = text(f"""
+WITH kept AS ({IS_KEPT})
 INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, expires_at)
-VALUES (
-    :id, :tenant_id, :digest, :num_bytes, :filename, :purpose, now() + make_interval(secs => CAST(:ttl_s AS float8)))
+SELECT
+    :id, :tenant_id, digest, :num_bytes, :filename, :purpose, now() + make_interval(secs => CAST(:ttl_s AS float8))
+FROM kept
 RETURNING {_COLUMNS}
 """)
 
@@ -89,17 +108,23 @@ def add(
     purpose: Purpose,
     ttl_s: float | None = None,
 ) -> File:
-    """Write a reference to a content that was kept, in the caller's transaction; it expires ``ttl_s`` from now."""
+    """Write a reference to a content that was kept, in the caller's transaction; it expires ``ttl_s`` from now.
+
+    Raises Unavailable if it was kept too long ago.
+    """
     values = {
         "id": new_id("file"),
         "tenant_id": tenant_id,
-        "digest": draft.digest,
+        "digest": draft.name,
         "num_bytes": draft.num_bytes,
         "filename": filename,
         "purpose": purpose,
         "ttl_s": ttl_s,
     }
-    return _file(connection.execute(_INSERT, values).mappings().one())
+    row = connection.execute(_INSERT, values).mappings().one_or_none()
+    if row is None:
+        raise Unavailable("the content was removed before its file was made: send it again", code="storage_unavailable")
+    return _file(row)
 
 
 def create(
@@ -194,12 +219,20 @@ _EXPIRE = text("""
 DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
 """)
 
+# First the rows are locked, then it is asked again whether anything refers to them: a reference may have been written
+# between the first look and the lock, and holds the row until it can be seen.
 _UNREFERENCED = text("""
 SELECT digest FROM blobs
-WHERE touched_at < now() - make_interval(secs => :older_than_s)
+WHERE removed_at IS NULL AND touched_at < now() - make_interval(secs => :older_than_s)
     AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
-ORDER BY touched_at LIMIT 1 FOR UPDATE SKIP LOCKED
+ORDER BY touched_at LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
+_MARK = text("""
+UPDATE blobs SET removed_at = now()
+WHERE digest = ANY(CAST(:digests AS text[]))
+    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
+""")
+_MARKED = text("SELECT digest FROM blobs WHERE removed_at IS NOT NULL ORDER BY removed_at LIMIT :limit")
 
 _FORGET_BATCHES = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
 _FORGET = text("DELETE FROM blobs WHERE digest = :digest")
@@ -211,16 +244,23 @@ def expire(db: Database, limit: int = 1000) -> int:
         return connection.execute(_EXPIRE, {"limit": limit}).rowcount
 
 
-def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNREFERENCED_S) -> bool:
-    """Remove one content that nothing refers to from the storage; False if there is none."""
+def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNREFERENCED_S, limit: int = 100) -> int:
+    """Remove contents that nothing refers to from the storage, at most ``limit``; return how many.
+
+    No lock is held while the storage is asked, which may be slow. Raises Unavailable; the rest is for the next time.
+    """
     with db.begin() as connection:
-        digest = connection.execute(_UNREFERENCED, {"older_than_s": older_than_s}).scalar_one_or_none()
-        if digest is None:
-            return False
+        due = {"older_than_s": older_than_s, "limit": limit}
+        digests = list(connection.execute(_UNREFERENCED, due).scalars())
+        connection.execute(_MARK, {"digests": digests})
+    with db.autocommit() as connection:
+        marked = list(connection.execute(_MARKED, {"limit": limit}).scalars())
+    for digest in marked:
         blobs.remove(digest)
-        connection.execute(_FORGET_BATCHES, {"digest": digest})
-        connection.execute(_FORGET, {"digest": digest})
-    return True
+        with db.begin() as connection:
+            connection.execute(_FORGET_BATCHES, {"digest": digest})
+            connection.execute(_FORGET, {"digest": digest})
+    return len(marked)
 
 
 def _file(row: RowMapping) -> File:

@@ -18,7 +18,6 @@ from store.blobs import Blobs, read_blocks
 from store.db import Database, dump_json
 from store.encryption import ENVELOPE, Place, Vault, envelope_of, sealed_text, text_envelope_of
 from store.errors import CannotOpen
-from store.files import keep_content
 from store.sealed_columns import OUTSIDE, seal_metadata
 
 PLAIN: Final = ""
@@ -169,17 +168,20 @@ def _text_sealed_anew(vault: Vault, stored: str, envelope: dict[str, str] | None
 
 
 def digests(db: Database) -> list[str]:
-    """Return every content of the storage."""
+    """Return the name of every content of the storage."""
     with db.autocommit() as connection:
-        return list(connection.execute(text("SELECT digest FROM blobs ORDER BY digest")).scalars())
+        found = connection.execute(text("SELECT digest FROM blobs WHERE removed_at IS NULL ORDER BY digest"))
+        return list(found.scalars())
 
 
 def reseal_file(db: Database, blobs: Blobs, digest: str) -> None:
     """Seal a content anew, in the place of the old. Raises CannotOpen, Unavailable."""
+    with db.autocommit() as connection:  # so that it is not removed meanwhile
+        connection.execute(text("UPDATE blobs SET touched_at = now() WHERE digest = :digest"), {"digest": digest})
     draft = blobs.create()
     try:
         for block in read_blocks(blobs, digest):
             draft.write(block)
-        keep_content(db, draft)
+        draft.keep(digest)
     finally:
         draft.drop()

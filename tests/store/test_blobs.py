@@ -6,10 +6,13 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from sqlalchemy import text
 
-from store import files, keys
+from store import batches, files, keys
+from store.batches import NewBatch
 from store.blobs import Blobs, FolderBlobs, ObjectBlobs, open_blobs, read_blocks
 from store.db import Database
+from store.encryption import Vault
 from store.errors import NotFound, SettingsError, Unavailable
 from store.files import Purpose
 from store.settings import Settings
@@ -55,7 +58,7 @@ def put(blobs: Blobs, content: bytes = CONTENT) -> str:
     draft = blobs.create()
     for start in range(0, len(content), 700_000):
         draft.write(content[start : start + 700_000])
-    draft.keep()
+    draft.keep(draft.digest)
     draft.drop()
     assert draft.num_bytes == len(content)
     return draft.digest
@@ -122,13 +125,7 @@ def test_the_settings_say_where(tmp_path: Path) -> None:
 def test_a_content_stays_while_somebody_refers_to_it(db: Database, tmp_path: Path) -> None:
     blobs = FolderBlobs(tmp_path)
     acme, globex = keys.create_tenant(db, "acme"), keys.create_tenant(db, "globex")
-
-    def upload(tenant: str) -> files.File:
-        draft = blobs.create()
-        draft.write(CONTENT)
-        return files.create(db, tenant, draft, filename="a", purpose=Purpose.USER_DATA, most_bytes=1 << 30)
-
-    mine, theirs = upload(acme), upload(globex)
+    mine, theirs = upload(db, blobs, acme), upload(db, blobs, globex)
     assert mine.digest == theirs.digest
     with pytest.raises(NotFound):
         files.delete(db, acme, theirs.id, actor="t")
@@ -139,4 +136,67 @@ def test_a_content_stays_while_somebody_refers_to_it(db: Database, tmp_path: Pat
     assert files.remove_unreferenced(db, blobs, older_than_s=0)
     with pytest.raises(Unavailable):
         blobs.open(mine.digest)
-    assert upload(acme).digest == mine.digest, "and it can come back"
+    again = upload(db, blobs, acme)
+    assert b"".join(read_blocks(blobs, again.digest)) == CONTENT, "and it can come back"
+
+
+def upload(db: Database, blobs: Blobs, tenant: str, content: bytes = CONTENT) -> files.File:
+    draft = blobs.create()
+    draft.write(content)
+    return files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=1 << 30)
+
+
+@pytest.mark.parametrize("vault", [Vault(), Vault({"k1": bytes(32)})], ids=["plain", "sealed"])
+def test_a_removal_that_comes_late_leaves_what_came_again(db: Database, tmp_path: Path, vault: Vault) -> None:
+    """As of a process that was stopped before it asks the storage, or of a storage that does it when it likes."""
+    tenant, again = keys.create_tenant(db, "acme"), []
+
+    class Late(FolderBlobs):
+        def remove(self, name: str) -> None:
+            again.append(upload(db, self, tenant))
+            super().remove(name)
+            super().remove(name)
+
+    blobs = Late(tmp_path, vault)
+    files.delete(db, tenant, upload(db, blobs, tenant).id, actor="t")
+    assert files.remove_unreferenced(db, blobs, older_than_s=0) == 1
+    assert b"".join(read_blocks(blobs, again[0].digest)) == CONTENT
+    assert files.remove_unreferenced(db, blobs, older_than_s=0) == 0
+    assert upload(db, blobs, tenant).digest == again[0].digest, "the same content is stored once"
+
+
+def test_nothing_refers_to_a_content_that_is_being_removed(db: Database, tmp_path: Path) -> None:
+    tenant, blobs = keys.create_tenant(db, "acme"), FolderBlobs(tmp_path)
+    new = NewBatch("/v1/completions", "24h", 3600, None, None, "f", None, "key_1", None)
+    file = upload(db, blobs, tenant)
+    assert batches.create(db, tenant, new, file).input_digest == file.digest
+    draft = blobs.create()
+    draft.write(CONTENT)
+    files.keep_content(db, draft)
+    with db.begin() as connection:
+        connection.execute(text("UPDATE blobs SET removed_at = now()"))
+    with pytest.raises(Unavailable, match="again"), db.begin() as connection:
+        files.add(connection, tenant, draft, filename="a", purpose=Purpose.BATCH)
+    with pytest.raises(NotFound, match=file.id):
+        batches.create(db, tenant, new, file)
+
+
+def test_contents_are_removed_in_pieces_and_after_a_failure_again(db: Database, tmp_path: Path) -> None:
+    tenant, is_away = keys.create_tenant(db, "acme"), True
+
+    class Away(FolderBlobs):
+        def remove(self, name: str) -> None:
+            if is_away:
+                raise Unavailable("the storage is away", code="storage_unavailable")
+            super().remove(name)
+
+    blobs = Away(tmp_path)
+    kept, *gone = [upload(db, blobs, tenant, b"%d" % number) for number in range(6)]
+    for file in gone:
+        files.delete(db, tenant, file.id, actor="t")
+    with pytest.raises(Unavailable):
+        files.remove_unreferenced(db, blobs, older_than_s=0, limit=2)
+    is_away = False
+    removed = [files.remove_unreferenced(db, blobs, older_than_s=0, limit=2) for _ in range(4)]
+    assert removed == [2, 2, 1, 0]
+    assert [path.name for path in (tmp_path / "sha256").rglob("*") if path.is_file()] == [kept.digest]

@@ -103,6 +103,7 @@ THE_SYSTEMS_OWN = {
         "audit_log.ends",
         "key_checks.forget_key",
         "resealing.digests",
+        "resealing.reseal_file",
         "resealing.pages",
         "keys.bootstrap",
         "keys.create_tenant",
