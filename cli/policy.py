@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.render import JsonOption, show
+from policy.budget import ScanTooLong
+from policy.deny import check_size
 from policy.documents import Action, PolicyDocument, Rule
 from policy.evaluation import STRUCTURED, Score, evaluate, second, shipped
 from policy.outputs import MissingFinder
@@ -47,6 +49,7 @@ def try_out(
     """Show each text beside what a policy makes of it, as an input and as an output."""
     rules = Policy(_EVERYTHING if policy is None else _document(policy))
     try:
+        check_size(rules.document)
         rules.check()
     except (BadPattern, MissingFinder) as error:
         raise InvalidRequest(f"{policy}: {error}") from None
@@ -54,7 +57,10 @@ def try_out(
     table = Table("text", "as input", "as output", header_style="bold", show_lines=True, expand=True)
     data = []
     for line in lines:
-        given, said = apply_input(rules, [line]), apply_output(rules, line)
+        try:
+            given, said = apply_input(rules, [line]), apply_output(rules, line)
+        except ScanTooLong as error:
+            raise InvalidRequest(str(error)) from None
         hits = [hit for each in given.hits for hit in each]
         as_input, as_output = "".join(given.texts), said.text
         table.add_row(

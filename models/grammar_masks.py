@@ -1,9 +1,11 @@
 """Which tokens the grammars of a batch allow next, as masks over its logits.
 
 Keeps where each request stands in its grammar until it is forgotten; what is lost of that is made again from the
-request and its output.
+request and its output. A grammar is compiled when its request is checked, on the thread that asks: the engine's thread
+finds the matcher made.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +14,9 @@ from models.engine.requests import EngineRequest, RequestInvalid
 from models.places import Place
 from prompts.grammar import Grammars, Matcher
 from store.errors import InvalidRequest
+
+_MOST_CHECKED = 4096
+"""Of requests that were checked and have not begun; one that is never submitted leaves its matcher here."""
 
 
 class GrammarMasks:
@@ -22,6 +27,7 @@ class GrammarMasks:
         self._everything = bytes([255]) * (-(-vocab_size // 32) * 4)
         self._device = device
         self._matchers: dict[str, Matcher] = {}
+        self._checked: OrderedDict[str, Matcher] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._matchers)
@@ -33,13 +39,16 @@ class GrammarMasks:
         if request.sampling.ignore_eos:
             raise RequestInvalid("an answer that follows a grammar ends with it: ignore_eos cannot be asked for too")
         try:
-            self._begin(request)
+            self._checked[request.id] = self._begin(request)
         except InvalidRequest as error:
             raise RequestInvalid(error.message) from error
+        while len(self._checked) > _MOST_CHECKED:
+            self._checked.popitem(last=False)
 
     def forget(self, request_id: str) -> None:
         """Drop what is kept for a request."""
         self._matchers.pop(request_id, None)
+        self._checked.pop(request_id, None)
 
     def apply(self, logits: torch.Tensor, places: Sequence[Place]) -> tuple[torch.Tensor, list[bool]]:
         """Return ``logits`` (places, vocab) without the tokens that may not come, and for each place if any may.
@@ -60,7 +69,8 @@ class GrammarMasks:
         request = place.row.request
         matcher = self._matchers.get(request.id)
         if matcher is None:
-            matcher = self._matchers[request.id] = self._begin(request)
+            matcher = self._checked.pop(request.id, None) or self._begin(request)
+            self._matchers[request.id] = matcher
         matcher.follow(place.row.output)
         return matcher
 

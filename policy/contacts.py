@@ -1,11 +1,16 @@
 """Email addresses and phone numbers."""
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import import_module
+from itertools import product
+from typing import Any
 
 import phonenumbers
-from phonenumbers import NumberParseException, PhoneNumber
+import re2
+from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber
 
+from policy.patterns import options
 from policy.recognisers import Kind, Recogniser, Spans, Words, letters_and_digits
 
 _LETTERS = r"a-zA-Z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u04ff"
@@ -190,12 +195,60 @@ def _is_national(text: str, opinion: int) -> bool:
     """A number without a country: real somewhere, and written or announced as a phone number."""
     is_grouped = not text.isdigit()
     if opinion > 0:
-        return any(_is_real(text, region) for region in REGIONS_IF_ANNOUNCED) or (is_grouped and _is_possible(text))
+        announced = _could_be_from(text, len(REGIONS_IF_ANNOUNCED))
+        return any(_is_real(text, region) for region in announced) or (is_grouped and _is_possible(text))
     if not is_grouped or any(one.search(text) for one in _NO_PHONES):
         return False
+    could_be_from = _could_be_from(text, len(REGIONS))
     if text.startswith(("0", "(0")):
-        return any(_is_real(text, region) for region in REGIONS)
-    return any(_is_real(text, region) and _is_written_so(text, region) for region in REGIONS)
+        return any(_is_real(text, region) for region in could_be_from)
+    groups = tuple(map(len, re.findall(r"\d+", text)))
+    could_be_from = [region for region in could_be_from if groups in _groups_of(region)]
+    return any(_is_real(text, region) and _is_written_so(text, region) for region in could_be_from)
+
+
+@cache
+def _groups_of(region: str) -> frozenset[tuple[int, ...]]:
+    """Return in groups of how many digits the library writes those numbers of a region that begin with no zero."""
+    parser: Any = import_module("re._parser")
+    about: Any = PhoneMetadata.metadata_for_region(region)
+    found: set[tuple[int, ...]] = set()
+    for form in about.number_format:
+        widths = [group.getwidth() for _, (number, *_, group) in parser.parse(form.pattern) if number]
+        written = form.format
+        if form.national_prefix_formatting_rule:
+            written = written.replace(r"\1", form.national_prefix_formatting_rule, 1)
+        if written.lstrip("(").startswith("0"):
+            continue
+        runs = []
+        for run in re.findall(r"(?:\\\d|\d)+", written):
+            parts = [widths[int(part[1]) - 1] if part[0] == "\\" else (1, 1) for part in re.findall(r"\\\d|\d", run)]
+            runs.append(range(sum(least for least, _ in parts), sum(most for _, most in parts) + 1))
+        found.update(product(*runs))
+    return frozenset(found)
+
+
+def _could_be_from(text: str, num_regions: int) -> list[str]:
+    """Return the regions, of the first so many, whose numbers may have these digits: asking the library is dear."""
+    which = _digits_of_regions().Match("".join(filter(str.isdigit, text))) or ()
+    return [REGIONS_IF_ANNOUNCED[index] for index in sorted(which) if index < num_regions]
+
+
+@cache
+def _digits_of_regions() -> Any:
+    """Return what says by digits alone which of REGIONS_IF_ANNOUNCED a number can be from: never too few of them."""
+    found = re2.Set.FullMatchSet(options())
+    for region in REGIONS_IF_ANNOUNCED:
+        about: Any = PhoneMetadata.metadata_for_region(region)
+        prefix, rule = about.national_prefix_for_parsing or "", about.national_prefix_transform_rule or ""
+        if rule:
+            # The prefix goes on into the number: anything as long as a prefix and a carrier's code.
+            prefix = r"\d{1,6}"
+        national = f"(?:{about.country_code})?(?:{prefix})?(?:{about.general_desc.national_number_pattern})"
+        # A rule may put digits in.
+        found.Add(r"\d*" if rule[:1].isdigit() else rf"(?:{about.international_prefix})\d*|{national}")
+    found.Compile()
+    return found
 
 
 @lru_cache(maxsize=4096)

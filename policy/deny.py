@@ -6,11 +6,19 @@ from unicodedata import normalize
 
 from ahocorasick_rs import AhoCorasick
 
-from policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList
+from policy.budget import Budget
+from policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList, PolicyDocument
+from policy.patterns import BadPattern, compiled, form
 from policy.recognisers import Recogniser
 from policy.views import is_of_word, view
 
 DENIED = "denied"
+MOST_INSTRUCTIONS = 50_000
+"""Of RE2's programs: ``foo.{0,64}bar`` has 600, and a thousand patterns of a few words have 30,000. At worst one costs
+two nanoseconds at every character.
+"""
+
+_WINDOW = 4096
 PRIORITY = 110
 # Turkish has two letters i, whose other cases are each other's in English.
 _DOTS = frozenset("\u0130\u0131")
@@ -61,13 +69,14 @@ class PhraseList:
         self._inside_words = deny.inside_words
         self._automaton = AhoCorasick(self._phrases)
 
-    def find(self, text: str, start: int) -> Iterator[tuple[int, int]]:
-        """Yield where phrases stand from ``start`` on; those that overlap are one, as far as that is not too long."""
+    def find(self, text: str, start: int, budget: Budget) -> Iterator[tuple[int, int]]:
+        """Yield where phrases stand from ``start`` on; those that overlap are one, as far as that is not too long.
+
+        Raises ScanTooLong.
+        """
         held: tuple[int, int] | None = None
-        offset = max(0, start - 1)
-        matches = self._automaton.find_matches_as_indexes(text[offset:].translate(_LOWER), overlapping=True)
-        for begin, end in sorted((begin + offset, end + offset) for _, begin, end in matches):
-            if begin < start or not self._is_whole(text, begin, end):
+        for begin, end in self._matches(text, start, budget):
+            if not self._is_whole(text, begin, end):
                 continue
             if held is not None and begin < held[1]:
                 # One that begins inside of what is long enough is lost: else a phrase said again and again never ends.
@@ -79,6 +88,17 @@ class PhraseList:
             held = begin, end
         if held is not None:
             yield held
+
+    def _matches(self, text: str, start: int, budget: Budget) -> Iterator[tuple[int, int]]:
+        """Yield where phrases stand, from the left; by windows, since phrases inside of phrases are many matches."""
+        lower = text[start:].translate(_LOWER)
+        for offset in range(0, len(lower), _WINDOW):
+            part = lower[offset : offset + _WINDOW + self._longest]
+            matches = self._automaton.find_matches_as_indexes(part, overlapping=True)
+            at = start + offset
+            yield from sorted((begin + at, end + at) for _, begin, end in matches if begin < _WINDOW)
+            if offset + _WINDOW < len(lower):
+                budget.check()
 
     def _is_whole(self, text: str, begin: int, end: int) -> bool:
         if self._inside_words:
@@ -105,6 +125,27 @@ class PhraseList:
         return index < len(self._phrases) and self._phrases[index].startswith(text)
 
 
+def check_size(document: PolicyDocument) -> None:
+    """Raise BadPattern if the patterns of a policy are more than MOST_INSTRUCTIONS together: each is a step that RE2
+    may have to take at every character. Asked when a policy is stored; one that is stored is followed.
+    """
+    total = 0
+    for rule in document.rules:
+        for number, pattern in enumerate(rule.deny.patterns if rule.deny is not None else ()):
+            size = compiled(form(_expression(pattern)).whole).programsize
+            total += size
+            if total > MOST_INSTRUCTIONS:
+                raise BadPattern(
+                    f"rule {rule.id}: up to `patterns[{number}]`, of {size} instructions, the policy's patterns have "
+                    f"{total} instructions, and {MOST_INSTRUCTIONS} are possible: bring the counts in {{m,n}} down, or "
+                    "deny words as `phrases`"
+                )
+
+
+def _expression(pattern: str) -> str:
+    return f"(?i:{view(pattern).text})"
+
+
 def pattern_recognisers(rule_id: str, deny: DenyList) -> list[Recogniser]:
     """Return the patterns of a list as recognisers."""
     return [
@@ -112,9 +153,10 @@ def pattern_recognisers(rule_id: str, deny: DenyList) -> list[Recogniser]:
             f"{rule_id}.{number}",
             DENIED,
             PRIORITY,
-            f"(?i:{view(pattern).text})",
+            _expression(pattern),
             lambda candidate, _: [(0, len(candidate))] if candidate else [],
             same=str.casefold,
+            is_foreign=True,
         )
         for number, pattern in enumerate(deny.patterns)
     ]

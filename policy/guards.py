@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from policy.budget import Budget
 from policy.catalogue import RECOGNISERS
 from policy.deny import DENIED, PRIORITY, PhraseList, pattern_recognisers
 from policy.documents import Action, PolicyDocument, Rule, Stage
@@ -88,15 +89,19 @@ class Guard:
         self.limit = min(limits, key=lambda limit: limit[0], default=None)
         self.is_idle = not rules and not recognisers
 
-    def look(self, text: str, start: int, done: Mapping[str, int] = NOTHING_DONE) -> Look:
-        """Find everything that begins at ``start`` or later; ``done`` is an earlier look's."""
+    def look(self, text: str, start: int, done: Mapping[str, int] = NOTHING_DONE, budget: Budget | None = None) -> Look:
+        """Find everything that begins at ``start`` or later; ``done`` is an earlier look's.
+
+        Raises ScanTooLong when nothing is left of the budget; None is one that never ends.
+        """
         pieces: list[Piece] = []
-        candidates = self._scanner.find(text, start, done)
+        budget = budget or Budget()
+        candidates = self._scanner.find(text, start, done, budget)
         for found in candidates:
             rule = self._by_name[found.recogniser.name]
             pieces += [Piece(*span, found.recogniser, rule, found.goes_on) for span in found.spans]
         for phrases, recogniser, rule in self._phrases:
-            pieces += [Piece(*span, recogniser, rule) for span in phrases.find(text, start)]
+            pieces += [Piece(*span, recogniser, rule) for span in phrases.find(text, start, budget)]
         return Look(_without_inside(pieces), candidates)
 
     def named(self, found: Iterable[tuple[int, int, Kind]]) -> Iterator[Piece]:

@@ -64,4 +64,5 @@ def national_id(
     """One state's number: how it is written, its check, what it takes to believe it, and the words that announce it."""
     check = _Check(is_valid, proof, Words(words + _ANYWHERE, _NOT_PEOPLE))
     written = rf"\b(?:{pattern}){ends}"
-    return Recogniser(f"national_id.{name}", Kind.NATIONAL_ID, 60, written, check, same=letters_and_digits)
+    needs = check.words.expression if proof is Proof.ANNOUNCED else None
+    return Recogniser(f"national_id.{name}", Kind.NATIONAL_ID, 60, written, check, same=letters_and_digits, needs=needs)

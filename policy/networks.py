@@ -77,4 +77,11 @@ IPV4 = Recogniser(
     r"\b\d{1,3}(?:\.\d{1,5}){3,8}(?:\.?\w|-[A-Za-z]){0,8}",
     check_ipv4,
 )
-IPV6 = Recogniser("ip_address.v6", Kind.IP_ADDRESS, 70, r"[0-9A-Fa-f:]{2,40}(?:\.\d{1,3}){0,3}(?:\w){0,2}", check_ipv6)
+IPV6 = Recogniser(
+    "ip_address.v6",
+    Kind.IP_ADDRESS,
+    70,
+    # From a colon and what may stand before the first one; not every word of the letters a to f.
+    r"[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]{1,40}(?:\.\d{1,3}){0,3}(?:\w){0,2}",
+    check_ipv6,
+)

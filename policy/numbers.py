@@ -51,15 +51,19 @@ def check_card(candidate: str, before: str) -> Spans:
 def _card_from(candidate: str, groups: list[tuple[int, int]], first: int, *, is_announced: bool) -> int | None:
     if first and candidate[groups[first][0] - 1] in "._":
         return None
-    for last in range(min(len(groups), first + 19) - 1, first - 1, -1):
-        sizes = tuple(end - start for start, end in groups[first : last + 1])
-        if not 12 <= sum(sizes) <= 19:
-            continue
-        text = candidate[groups[first][0] : groups[last][1]]
-        is_all = first == 0 and last == len(groups) - 1
-        is_usual = _is_usual(sizes, text) or (is_all and is_announced)
-        if is_usual and _is_card("".join(_GROUP.findall(text)), is_announced) and _is_grouped_evenly(text):
-            return last
+    sizes = [end - start for start, end in groups[first : first + 19]]
+    digits = "".join(candidate[start:end] for start, end in groups[first : first + 19])
+    num_digits = sum(sizes)
+    # From the longest, and most often none begins as a card does.
+    for num_groups in range(len(sizes), 0, -1):
+        if 12 <= num_digits <= 19 and _is_issued(digits[:num_digits], is_announced):
+            last = first + num_groups - 1
+            text = candidate[groups[first][0] : groups[last][1]]
+            is_all = first == 0 and last == len(groups) - 1
+            is_usual = _is_usual(tuple(sizes[:num_groups]), text) or (is_all and is_announced)
+            if is_usual and _is_grouped_evenly(text) and luhn.is_valid(digits[:num_digits]):
+                return last
+        num_digits -= sizes[num_groups - 1]
     return None
 
 
@@ -70,10 +74,20 @@ def _is_usual(sizes: tuple[int, ...], text: str) -> bool:
     return " " in text and all(size % 4 == 0 for size in sizes)
 
 
-def _is_card(digits: str, is_announced: bool) -> bool:
-    issuers = _ISSUERS + _IF_ANNOUNCED if is_announced else _ISSUERS
-    issued = any(start.match(digits) and len(digits) in lengths for start, lengths in issuers)
-    return issued and luhn.is_valid(digits)
+def _by_length(issuers: tuple[tuple[re.Pattern[str], tuple[int, ...]], ...]) -> dict[int, re.Pattern[str]]:
+    return {
+        length: re.compile("|".join(start.pattern for start, lengths in issuers if length in lengths))
+        for length in {length for _, lengths in issuers for length in lengths}
+    }
+
+
+_STARTS = _by_length(_ISSUERS)
+_STARTS_IF_ANNOUNCED = _by_length(_ISSUERS + _IF_ANNOUNCED)
+
+
+def _is_issued(digits: str, is_announced: bool) -> bool:
+    start = (_STARTS_IF_ANNOUNCED if is_announced else _STARTS).get(len(digits))
+    return start is not None and start.match(digits) is not None
 
 
 def _is_grouped_evenly(text: str) -> bool:

@@ -11,6 +11,7 @@ text was cut. No piece ends inside a placeholder that may be put back, so that c
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
+from policy.budget import output_budget
 from policy.classifiers import Classifier
 from policy.documents import Action, Rule
 from policy.escapes import Escapes, written
@@ -78,7 +79,7 @@ class GuardedOutput:
     """Takes one output in pieces and gives back what of it may leave. One thread at a time."""
 
     def __init__(self, guard: Guard, whole: WholeRules, vault: Vault, form: Form = Form.TEXT) -> None:
-        self._text = GuardedText(guard, vault)
+        self._text = GuardedText(guard, vault, budget=output_budget())
         self._whole = whole
         self._form = form
         self._escapes = None if form is Form.TEXT else Escapes()
@@ -90,7 +91,7 @@ class GuardedOutput:
         """The rule that ended the output. Nothing leaves any more."""
 
     def feed(self, text: str) -> str:
-        """Take a piece; return what may leave now."""
+        """Take a piece; return what may leave now. Raises ScanTooLong: nothing may leave any more then."""
         if self.blocked_by is not None:
             return ""
         self._came.append(text)
@@ -102,7 +103,7 @@ class GuardedOutput:
         return said
 
     def finish(self) -> str:
-        """The output is complete; return the rest of what may leave."""
+        """The output is complete; return the rest of what may leave. Raises as ``feed`` does."""
         if self.blocked_by is not None:
             return ""
         said = "".join([*self._held, self._guarded("", is_all=True)])

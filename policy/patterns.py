@@ -51,21 +51,21 @@ class Form:
 _NOTHING = Form("", "", "", 0)
 
 
-def compiled(expression: str) -> Any:
+def compiled(expression: str, max_mem: int = MAX_MEM) -> Any:
     """Compile with RE2. Raises BadPattern; logs nothing."""
     try:
-        return re2.compile(expression, options())
+        return re2.compile(expression, options(max_mem))
     except re2.error as error:
         reason = error.args[0] if error.args else error
         told = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         raise BadPattern(f"RE2 refuses the pattern: {told}") from None
 
 
-def options() -> re2.Options:
+def options(max_mem: int = MAX_MEM) -> re2.Options:
     """RE2's options for every expression of ours."""
     chosen = re2.Options()
     chosen.log_errors = False
-    chosen.max_mem = MAX_MEM
+    chosen.max_mem = max_mem
     return chosen
 
 

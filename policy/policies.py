@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from policy.budget import Budget, output_budget
 from policy.classifiers import Classifier, WordListClassifier
 from policy.documents import Action, PolicyDocument, Stage
 from policy.escapes import STAND_INS, unescaped, written
@@ -101,14 +102,20 @@ class OutputVerdict:
     blocked_by: str | None
 
 
-def apply_input(policy: Policy, texts: Sequence[str], before: Vault | None = None) -> InputVerdict:
-    """Apply a policy to the texts of one input, which goes on from what the vault ``before`` is of."""
+def apply_input(
+    policy: Policy, texts: Sequence[str], before: Vault | None = None, budget: Budget | None = None
+) -> InputVerdict:
+    """Apply a policy to the texts of one input, which goes on from what the vault ``before`` is of.
+
+    Raises ScanTooLong: the input must not pass then. ``budget`` None is one for this input alone.
+    """
+    budget = budget or Budget()
     vault = Vault() if before is None else before.model_copy(deep=True)
     vault.reserve(texts)
     done: list[str] = []
     hits: list[tuple[Hit, ...]] = []
     for text in texts:
-        guarded, said, vault = _guarded_input(policy, text, vault)
+        guarded, said, vault = _guarded_input(policy, text, vault, budget)
         done.append(said)
         found = policy.whole_input.hits(text, text)
         hits.append((*guarded.hits, *found))
@@ -118,15 +125,15 @@ def apply_input(policy: Policy, texts: Sequence[str], before: Vault | None = Non
     return InputVerdict(tuple(done), tuple(hits), None, vault)
 
 
-def _guarded_input(policy: Policy, text: str, vault: Vault) -> tuple[GuardedText, str, Vault]:
+def _guarded_input(policy: Policy, text: str, vault: Vault, budget: Budget) -> tuple[GuardedText, str, Vault]:
     """Guard a text as it stands, or as JSON reads it if something else is found then: é may be written \\u00e9."""
     read = unescaped(text)
     before = vault if read == text else vault.model_copy(deep=True)
-    guarded = GuardedText(policy.input, vault, policy.finder)
+    guarded = GuardedText(policy.input, vault, policy.finder, budget)
     said = guarded.finish(text)
     if read == text or guarded.blocked_by is not None:
         return guarded, said, vault
-    as_read = GuardedText(policy.input, before, policy.finder)
+    as_read = GuardedText(policy.input, before, policy.finder, budget)
     told = as_read.finish(read)
     if as_read.blocked_by is None and told == unescaped(said):
         return guarded, said, vault
@@ -135,7 +142,10 @@ def _guarded_input(policy: Policy, text: str, vault: Vault) -> tuple[GuardedText
 
 
 def apply_output(policy: Policy, text: str, vault: Vault | None = None) -> OutputVerdict:
-    """Apply a policy to a whole output. ``vault`` is that of the job's input, whose placeholders are turned back."""
+    """Apply a policy to a whole output. ``vault`` is that of the job's input, whose placeholders are turned back.
+
+    Raises ScanTooLong.
+    """
     guarded = policy.guarded_output(Vault() if vault is None else vault.model_copy(deep=True))
     done = guarded.feed(text) + guarded.finish()
     return OutputVerdict(done, tuple(guarded.hits), guarded.blocked_by)
@@ -143,4 +153,5 @@ def apply_output(policy: Policy, text: str, vault: Vault | None = None) -> Outpu
 
 def output_stream(policy: Policy, vault: Vault | None = None) -> GuardedText:
     """Return what takes an output piece by piece and makes of it what ``apply_output`` makes of the whole."""
-    return GuardedText(policy.output, Vault() if vault is None else vault.model_copy(deep=True))
+    copy = Vault() if vault is None else vault.model_copy(deep=True)
+    return GuardedText(policy.output, copy, budget=output_budget())

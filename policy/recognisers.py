@@ -61,7 +61,9 @@ class Recogniser:
 
     ``check(candidate, before)`` returns the spans inside the candidate that are real. Where recognisers find the same
     characters, the higher ``priority`` has them. ``tail`` is the class of characters that go on belonging to a match
-    that reached MAX_MATCH_CHARS. ``same`` makes the form in which two values are compared.
+    that reached MAX_MATCH_CHARS. ``same`` makes the form in which two values are compared. ``needs`` is an expression
+    of words of which one stands before everything that is real; None if there need be none. ``is_foreign``: a tenant
+    wrote the pattern, and nobody knows what it costs.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Recogniser:
     check: Callable[[str, str], Spans]
     tail: str | None = None
     same: Callable[[str], str] = as_written
+    needs: str | None = None
+    is_foreign: bool = False
 
 
 class EntityFinder(Protocol):
@@ -85,7 +89,9 @@ class Words:
     """Words that speak for a kind of number, and words that speak against it, in several languages."""
 
     def __init__(self, good: str, bad: str = "") -> None:
-        self._good = compiled(_any_of(good))
+        self.expression = _any_of(good)
+        """What matches a word that speaks for it."""
+        self._good = compiled(self.expression)
         self._bad = compiled(_any_of(bad)) if bad else None
 
     def judge(self, before: str) -> int:
@@ -107,6 +113,9 @@ def _any_of(words: str) -> str:
 
 def _last(expression: object, text: str) -> int:
     last = -1
+    if expression.search(text) is None:  # type: ignore[attr-defined]
+        # Most often, and for a third of the time.
+        return last
     for found in expression.finditer(text):  # type: ignore[attr-defined]
         last = found.end()
     return last

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from policy.budget import Budget
 from policy.documents import Action, Rule, Stage
 from policy.guards import Guard, Piece, blocks, clusters, masked, shared_out
 from policy.placeholders import MOST_COMPARED_CHARS, Vault
@@ -39,8 +40,12 @@ def counted(hits: Iterable[Hit]) -> list[dict[str, Any]]:
 class GuardedText:
     """Takes one text in pieces and gives back what of it may leave. One thread at a time."""
 
-    def __init__(self, guard: Guard, vault: Vault, finder: EntityFinder | None = None) -> None:
+    def __init__(
+        self, guard: Guard, vault: Vault, finder: EntityFinder | None = None, budget: Budget | None = None
+    ) -> None:
+        """``budget`` is for this text alone unless it is given."""
         self._guard = guard
+        self._budget = budget or Budget()
         self._vault = vault
         self._finder = finder
         self._context = ""
@@ -59,16 +64,20 @@ class GuardedText:
         return len(self._pending)
 
     def feed(self, text: str) -> str:
-        """Take a piece; return what is certain by it."""
+        """Take a piece; return what is certain by it. Raises ScanTooLong: nothing may leave any more then."""
         return self._take(text, is_all=False)
 
     def finish(self, text: str = "") -> str:
-        """Take the last piece; return the rest."""
+        """Take the last piece; return the rest. Raises as ``feed`` does."""
         return self._take(text, is_all=True)
 
     def _take(self, text: str, *, is_all: bool) -> str:
         if self.blocked_by is not None:
             return ""
+        with self._budget.running(len(text)):
+            return self._taken(text, is_all=is_all)
+
+    def _taken(self, text: str, *, is_all: bool) -> str:
         self._pending += text
         limit = self._guard.limit
         if limit is None or self._offset + len(self._pending) <= limit[0]:
@@ -93,7 +102,8 @@ class GuardedText:
         certain = len(text) if is_all else self._guard.opens_at(text, start)
         if certain <= start and not is_all:
             return ""
-        look = self._guard.look(text, start, {name: start + ahead for name, ahead in self._ahead.items()})
+        ahead = {name: start + num for name, num in self._ahead.items()}
+        look = self._guard.look(text, start, ahead, self._budget)
         pieces = look.pieces
         if self._finder is not None and is_all:
             pieces += self._guard.named(self._finder.find(text))

@@ -40,6 +40,10 @@ class _Once(Generic[T]):
             return self._found
 
     @property
+    def loaded(self) -> T | None:
+        return self._found
+
+    @property
     def is_loaded(self) -> bool:
         return self._found is not None
 
@@ -112,13 +116,17 @@ class Catalog:
         own = slot.generation.get(lambda: sampling_defaults_for(version, partial(registry.read_file, self._db)))
         return own.under(version.sampling)
 
-    def is_loaded(self, name: str, *, with_grammars: bool = False) -> bool:
+    def is_loaded(self, name: str) -> bool:
         """True if the tokenizer of what ``name`` means, or meant when it was last asked for, is here."""
         kept = self._resolved.get(name)
         slot = None if kept is None else self._slots.get((kept[0].model, kept[0].version))
-        if slot is None or not slot.tokenizer.is_loaded:
-            return False
-        return slot.grammars.is_loaded or not with_grammars
+        return slot is not None and slot.tokenizer.is_loaded
+
+    def is_compiled(self, version: ModelVersion, kind: str, text: str) -> bool:
+        """True if a grammar is here that the version can follow, without reading anything."""
+        slot = self._slots.get((version.model, version.version))
+        grammars = None if slot is None else slot.grammars.loaded
+        return grammars is not None and grammars.is_compiled(kind, text)
 
     def _slot(self, key: tuple[str, int]) -> _Slot:
         with self._lock:

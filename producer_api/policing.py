@@ -6,12 +6,15 @@ All of them share one set of placeholders. What is stored, queued, counted and g
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from policy.budget import Budget, ScanTooLong
 from policy.documents import Action, PolicyDocument
 from policy.escapes import unescaped
 from policy.names import load_finder
@@ -48,17 +51,26 @@ _FREE = frozenset(["metadata", "variables"])
 _SHOWN_AGAIN = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
 
 
-@dataclass(frozen=True, slots=True)
 class InForce:
-    """A version of a policy, compiled. ``model`` is as in ``store.policies``."""
+    """A version of a policy. ``model`` is as in ``store.policies``."""
 
-    model: str
-    version: int
-    policy: Policy
+    def __init__(self, stored: StoredPolicy, names_model: str) -> None:
+        self.model = stored.model
+        self.version = stored.version
+        self._document = stored.document
+        self._names_model = names_model
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy, compiled when it is first asked for, which may take a second. Raises Unavailable."""
+        try:
+            return compiled(PolicyDocument.model_validate(self._document), self._names_model)
+        except MissingFinder as error:
+            raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
 
 
 class PolicyBook:
-    """The policies in force, compiled once a version. Blocks on Postgres when it has to look."""
+    """The policies in force. Blocks on Postgres when it has to look."""
 
     def __init__(self, db: Database, *, names_model: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
@@ -84,20 +96,14 @@ class PolicyBook:
 
     def _read(self, tenant_id: str, known: dict[str, InForce]) -> tuple[dict[str, InForce], float]:
         stored = policies.list_policies(self._db, tenant_id)
-        found = {one.model: self._compiled(one, known.get(one.model)) for one in stored}
+        found = {one.model: self._in_force(one, known.get(one.model)) for one in stored}
         if len(self._kept) >= _MOST_TENANTS:
             self._kept.clear()
         self._kept[tenant_id] = found, self._clock() + KEEP_S
         return self._kept[tenant_id]
 
-    def _compiled(self, stored: StoredPolicy, known: InForce | None) -> InForce:
-        if known is not None and known.version == stored.version:
-            return known
-        try:
-            policy = compiled(PolicyDocument.model_validate(stored.document), self._names_model)
-        except MissingFinder as error:
-            raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
-        return InForce(stored.model, stored.version, policy)
+    def _in_force(self, stored: StoredPolicy, known: InForce | None) -> InForce:
+        return known if known is not None and known.version == stored.version else InForce(stored, self._names_model)
 
 
 def compiled(document: PolicyDocument, names_model: str) -> Policy:
@@ -130,9 +136,17 @@ def applied(
 ) -> Applied:
     """Return what may be stored of a request, which goes on from one whose vault was ``before``.
 
-    Raises InvalidRequest with the rule's id if a rule blocks it, or for what cannot be kept from telling too much.
+    Raises InvalidRequest with the rule's id if a rule blocks it, for what cannot be kept from telling too much, or for
+    what takes too long to look through.
     """
     _check_logprobs(policy, request)
+    with _in_time("input") as budget:
+        return _applied(policy, request, response, before, budget)
+
+
+def _applied(
+    policy: Policy, request: Request, response: NewResponse | None, before: Vault | None, budget: Budget
+) -> Applied:
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
@@ -140,8 +154,9 @@ def applied(
     if response is not None:
         fields["items"] = response.input
         fields["shown"] = _shown_again(response)
-    _check_fixed(policy, [*_fixed(fields["input"], request), *_names_and_keys(fields.get("shown"))])
-    verdict = apply_input(policy, list(_texts(fields)), before)
+    for text in (*_fixed(fields["input"], request), *_names_and_keys(fields.get("shown"))):
+        _check_fixed(policy, text, "input", budget)
+    verdict = apply_input(policy, list(_texts(fields)), before, budget)
     if verdict.blocked_by is not None:
         raise _blocked(verdict.blocked_by, "input")
     done = _refilled(fields, iter(verdict.texts))
@@ -159,8 +174,9 @@ def _shown_again(response: NewResponse) -> dict[str, Any]:
 
 
 def guarded(policy: Policy, fields: dict[str, Any], param: str) -> dict[str, Any]:
-    """Return what may be stored of fields beside a request. Raises InvalidRequest with the rule's id if one blocks."""
-    verdict = apply_input(policy, list(_texts(fields)))
+    """Return what may be stored of fields beside a request. Raises InvalidRequest as ``applied`` does."""
+    with _in_time(param) as budget:
+        verdict = apply_input(policy, list(_texts(fields)), budget=budget)
     if verdict.blocked_by is not None:
         raise _blocked(verdict.blocked_by, param)
     done: dict[str, Any] = _refilled(fields, iter(verdict.texts))
@@ -203,23 +219,33 @@ def _names_and_keys(given: Any, *, in_schema: bool = False) -> Iterator[str]:
             yield from _names_and_keys(value, in_schema=in_schema or key == "parameters")
 
 
-def _check_fixed(policy: Policy, texts: list[str]) -> None:
-    for one in texts:
-        check_fixed(policy, one, "input")
-
-
 def check_fixed(policy: Policy, text: str, param: str) -> None:
     """Raise InvalidRequest, with the rule's id, for what cannot have a placeholder and that the policy would change."""
+    with _in_time(param) as budget:
+        _check_fixed(policy, text, param, budget)
+
+
+def _check_fixed(policy: Policy, text: str, param: str, budget: Budget) -> None:
     for read in (text, unescaped(text)):
-        text_of = GuardedText(policy.input, Vault())
+        text_of = GuardedText(policy.input, Vault(), budget=budget)
         if text_of.finish(read) != read or text_of.blocked_by is not None:
             raise _blocked(text_of.blocked_by or text_of.hits[0].rule_id, param)
+
+
+@contextmanager
+def _in_time(param: str) -> Iterator[Budget]:
+    """Give a budget for all texts of one request; raise InvalidRequest when it is used up."""
+    try:
+        yield Budget()
+    except ScanTooLong as error:
+        raise InvalidRequest(str(error), code="policy_scan_too_long", param=param) from None
 
 
 def check_template(policy: Policy, template: dict[str, Any]) -> None:
     """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would not leave as it is."""
     texts = list(_texts(template))
-    verdict = apply_input(policy, texts)
+    with _in_time("messages") as budget:
+        verdict = apply_input(policy, texts, budget=budget)
     if verdict.blocked_by is not None:
         raise _blocked(verdict.blocked_by, "messages")
     changing = (hit.rule_id for hits in verdict.hits for hit in hits if hit.action in (Action.MASK, Action.REDACT))
@@ -237,7 +263,8 @@ def changed_by(policy: Policy, name: str, param: str) -> str | None:
 
     Raises InvalidRequest, with the rule's id, if a rule blocks it.
     """
-    verdict = apply_input(policy, [name])
+    with _in_time(param) as budget:
+        verdict = apply_input(policy, [name], budget=budget)
     if verdict.blocked_by is not None:
         raise _blocked(verdict.blocked_by, param)
     (left,) = verdict.texts

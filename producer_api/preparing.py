@@ -8,7 +8,7 @@ from producer_api.catalog import Catalog
 from producer_api.presence import Presence
 from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
-from prompts.tool_grammar import with_tools
+from prompts.tool_grammar import grammar_for, with_tools
 from store.errors import InvalidRequest
 from store.payloads import (
     EmbedPayload,
@@ -21,6 +21,9 @@ from store.payloads import (
     Truncation,
 )
 from store.registry import ModelVersion, queue_name
+
+_CHARS_A_TOKEN = 4
+"""In a prompt with more characters for each token of the window the tokens are counted before anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,30 @@ class Preparing:
         if isinstance(request, EmbedRequest):
             return self._vectors(request, version)
         return self._text(request, version, policy)
+
+    def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
+        """True if no grammar has to be compiled to prepare the request."""
+        if isinstance(request, EmbedRequest):
+            return True
+        grammar = request.sampling.grammar
+        if request.input.callable_tools:
+            grammar = grammar_for(request.input, self._catalog.tokenizer(version), grammar)
+        return grammar is None or self._catalog.is_compiled(version, grammar.kind, grammar.text)
+
+    def cut_to_length(self, request: JobRequest, version: ModelVersion) -> JobRequest:
+        """Return the request, shortened if it is long and asks for that; raise InvalidRequest if it is too long.
+
+        Cheap, for what is done with every character of a request: one that is short for the window is not counted.
+        """
+        if len(request.model_dump_json(include={"input"})) <= _CHARS_A_TOKEN * self._window(version):
+            return request
+        if isinstance(request, EmbedRequest):
+            embed_inputs(self._catalog.tokenizer(version), self._catalog.embedder(version), request.input)
+            return request
+        source = self._source(request, version)
+        num_tokens = len(build_prompt(self._catalog.tokenizer(version), source))
+        self._fit(version, num_tokens, request.sampling.max_tokens)
+        return request.model_copy(update={"input": source})
 
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
         """Return how many tokens the model would be given. Raises as ``prepare`` does."""

@@ -14,7 +14,7 @@ from producer_api.policing import changed_by
 from store.accepting import Idempotency
 from store.digests import Digests
 from store.errors import InvalidRequest
-from store.payloads import JobRequest
+from store.payloads import GenerateRequest, JobRequest
 from store.responses import NewResponse
 
 MAX_KEY_CHARS = 255
@@ -44,6 +44,8 @@ class Recognition:
         if not 0 < len(key) <= MAX_KEY_CHARS:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
         asked = request.model_dump(mode="json")
+        if isinstance(request, GenerateRequest) and (spelled_out := request.sampling.spelled_out()):
+            asked["spelled_out"] = spelled_out
         if response is not None:
             # Not its input: the items got new ids, and are in the request as messages.
             asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]

@@ -4,8 +4,9 @@ Requests that come together go together, from their rate limits to the commit: o
 transaction, however many they are. Each gets its own outcome. The order is from cheap to dear: rate limit, model,
 webhook address, prompt and context window, token limit, room in the queue, and then the accept wave.
 
-One that would hold up the others (a retry, whose job is looked for; a long body; a model whose tokenizer or grammars
-are not loaded yet) goes the same way alone, in a thread of its own, and shares the commit.
+One that would hold up the others (a retry, whose job is looked for; a long body; a model that is not loaded yet) goes
+the same way alone and shares the commit. What a tenant's own policy and grammars cost is paid in that tenant's lane:
+such a request leaves after the rate limits and comes back prepared.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from producer_api.admission import Admission, Headers
 from producer_api.catalog import Catalog
 from producer_api.gathering import Gathering, Visits
 from producer_api.intake import Intake
+from producer_api.lanes import Lanes
 from producer_api.metrics import Metrics
 from producer_api.policing import InForce, PolicyBook, applied, pinned
 from producer_api.preparing import Preparing
@@ -106,11 +108,16 @@ class _Draft:
     max_tokens: int = 0
     headers: Headers = field(default_factory=dict)
     outcome: Receipt | Exception | None = None
+    is_prepared: bool = False
 
     @property
     def ended(self) -> Receipt | Exception:
         """The outcome, which the last step has set if no other had."""
         return self.outcome or ValueError("a step was left out")
+
+
+class _Leaves(Exception):
+    """Of a draft whose next steps belong in its tenant's lane."""
 
 
 class Submissions:
@@ -143,6 +150,7 @@ class Submissions:
         self._renewing = renewing
         self._presence = presence
         self._preparing = Preparing(catalog, presence)
+        self._lanes = Lanes()
         self._visits = Visits()
         self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
@@ -155,18 +163,25 @@ class Submissions:
         and NoWorker where the settings require a worker and none serves the model version.
         """
         draft = _Draft(principal, request, origin, response)
-        has_grammar = isinstance(request, GenerateRequest) and request.sampling.grammar is not None
-        is_loaded = self._catalog.is_loaded(request.model, with_grammars=has_grammar)
         try:
-            if is_loaded and not origin.is_retry and origin.num_bytes <= _LONG_BYTES:
-                return await self._gathering.join(draft, hurries=self._visits.is_seldom(principal.tenant_id))
-            (outcome,) = await run_in_threadpool(self._submit_all, [draft])
+            return await self._taken(draft)
+        except _Leaves:
+            draft.outcome = None
+            await self._lanes.run(principal.tenant_id, lambda: self._guard_and_prepare(draft))
+            return await self._taken(draft)
         finally:
             note(draft.headers)
             self._renewing.note(principal, request.model)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+
+    async def _taken(self, draft: _Draft) -> Receipt:
+        """Take a draft as far as it goes, with others or alone."""
+        is_quick = not draft.origin.is_retry and draft.origin.num_bytes <= _LONG_BYTES
+        if draft.is_prepared or (is_quick and self._catalog.is_loaded(draft.request.model)):
+            return await self._gathering.join(draft, hurries=self._visits.is_seldom(draft.principal.tenant_id))
+        await run_in_threadpool(self._submit_all, [draft])
+        if isinstance(draft.ended, Exception):
+            raise draft.ended
+        return draft.ended
 
     def policy_for(self, principal: Principal, name: str) -> InForce | None:
         """Return the tenant's policy for a model, or for every model if it is not there. Blocks."""
@@ -195,18 +210,17 @@ class Submissions:
         """
         draft = _Draft(principal, request, Origin("batch", None, "", False, 0, project_id), response)
         self._look_up(draft)
-        self._guard(draft)
-        self._prepare(draft)
+        self._guard_and_prepare(draft)
         return self._new_job(draft)
 
     def _submit_all(self, drafts: Sequence[_Draft]) -> list[Receipt | Exception]:
-        _each(drafts, self._read_key)
-        _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
-        _each(drafts, self._look_up)
+        new = [draft for draft in drafts if not draft.is_prepared]
+        _each(new, self._read_key)
+        _spend(new, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
+        _each(new, self._look_up)
         if self._settings.require_worker:
-            _each(drafts, self._require_worker)
-        _each(drafts, self._guard)
-        _each(drafts, self._prepare)
+            _each(new, self._require_worker)
+        _each(new, self._prepare_here)
         _spend(
             drafts,
             lambda going: self._admission.spend_all_tokens([(draft.principal, draft.num_tokens) for draft in going]),
@@ -232,12 +246,25 @@ class Submissions:
         ):
             draft.outcome = NoWorker(f"no worker serves {queue}: start one, or ask for another model", param="model")
 
+    def _prepare_here(self, draft: _Draft) -> None:
+        """Prepare a draft, unless that may take long because of what its tenant wrote: raise _Leaves then."""
+        version = _known(draft.version)
+        has_policy = self._policies.policy_for(draft.principal.tenant_id, version.model) is not None
+        if has_policy or not self._preparing.is_quick(draft.request, version):
+            raise _Leaves
+        self._prepare(draft)
+
+    def _guard_and_prepare(self, draft: _Draft) -> None:
+        self._guard(draft)
+        self._prepare(draft)
+
     def _guard(self, draft: _Draft) -> None:
         """Let the tenant's policy replace what must not be stored, or refuse it."""
         found = self._policies.policy_for(draft.principal.tenant_id, _known(draft.version).model)
         if found is not None:
-            before = self._vault_before(draft) if found.policy.restores else None
             sent = draft.request, draft.response
+            draft.request = self._preparing.cut_to_length(draft.request, _known(draft.version))
+            before = self._vault_before(draft) if found.policy.restores else None
             done = applied(found.policy, draft.request, draft.response, before)
             draft.request, draft.response = done.request, done.response
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
@@ -263,10 +290,10 @@ class Submissions:
             draft.request = draft.request.model_copy(update={"user": user})
 
     def _read_key(self, draft: _Draft) -> None:
-        draft.idempotency = self._idempotency(draft.origin, draft.request, draft.response)
-
-    def _idempotency(self, origin: Origin, request: JobRequest, response: NewResponse | None) -> Idempotency | None:
-        return self._recognition.idempotency(origin.route, origin.idempotency_key, request, response)
+        origin = draft.origin
+        draft.idempotency = self._recognition.idempotency(
+            origin.route, origin.idempotency_key, draft.request, draft.response
+        )
 
     def _vault_before(self, draft: _Draft) -> Vault | None:
         """Return the placeholders of the response that this one goes on from, which stand in its input."""
@@ -281,6 +308,7 @@ class Submissions:
             check_url(draft.request.webhook.url, self._settings)
         prepared = self._preparing.prepare(draft.request, _known(draft.version), draft.policy)
         draft.payload, draft.num_tokens, draft.max_tokens = prepared.payload, prepared.num_tokens, prepared.max_tokens
+        draft.is_prepared = True
 
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return how many tokens the model would be given. Raises as ``submit`` does; nothing is stored. Blocks."""

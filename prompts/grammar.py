@@ -4,23 +4,38 @@ The one home of llguidance. No torch, so that the API refuses what no worker cou
 and text; what a matcher knows of a request is its grammar and its output so far, so it can be made again anywhere.
 """
 
+import atexit
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLTokenizer
 
-from prompts.tokenizer import ByteTokenizer, Tokenizer
-from store.errors import InvalidRequest
+from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
+from prompts.tokenizer import Tokenizer
+from store.errors import InvalidRequest, Unavailable
 from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
 
 if TYPE_CHECKING:
     from store.registry import ModelVersion
 
-_MAX_COMPILED = 64
+MOST_BYTES = 64 << 20
+"""Memory that the grammars of one model may take together."""
+
+_LEAST_BYTES = 4096
 _MAX_QUOTED = 200
+_TOO_COMPLEX = (
+    "it is too complex: write {0,n} rather than many optional parts in a row, and give long texts and lists no or "
+    "smaller bounds"
+)
+_LIMITS_REACHED = ("limits.", "too many expressions", "too many states", "Too many items", "fuel", "too big")
+_TRIALS = Trials()
+atexit.register(_TRIALS.close)
 TOO_DEEP = "it is nested too deeply"
 _TIMES = ("time", "date-time")
 _VALUES = frozenset({"enum", "const", "default", "examples"})
@@ -33,35 +48,87 @@ _NEGATED_CLASS = re.compile(r"(\\.)|\[\^(?!\])", re.DOTALL)
 class Grammars:
     """The grammars of one model, whose ``tokenizer.json`` this is; each is compiled once while it is in use.
 
-    Any thread may call. Making the tokenizer takes a quarter of a second, so it is put off to the first. Compiling is
-    bounded by llguidance's own limits of size and fuel, which come to some tens of milliseconds.
+    Any thread may call. Making the tokenizer takes a quarter of a second, so it is put off to the first grammar. A new
+    grammar is tried in a process of its own and then compiled here: up to a second each, without Python's lock. What
+    was compiled or refused is kept, as far as MOST_BYTES go.
     """
 
     def __init__(self, tokenizer: bytes | None, *, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
         """``tokenizer`` None is that of the fake model: one token a byte."""
-        self._file = tokenizer
-        self._vocab_size = vocab_size
+        self._vocabulary = Vocabulary(tokenizer, vocab_size, tuple(sorted(eos_token_ids)))
         self._eos = eos_token_ids
         self._tokenizer = lru_cache(maxsize=1)(self._read_tokenizer)
-        self._compiled = lru_cache(maxsize=_MAX_COMPILED)(lambda kind, text: _compile(self._tokenizer(), kind, text))
+        self._lock = Lock()
+        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+        self._num_bytes = 0
 
     def check(self, kind: str, text: str) -> None:
-        """Raise InvalidRequest, with what is wrong, for a grammar that this model cannot follow."""
+        """Raise InvalidRequest, with what is wrong, for a grammar that this model cannot follow.
+
+        Raises Unavailable if a new one cannot be tried.
+        """
         self._compiled(kind, text)
 
+    def is_compiled(self, kind: str, text: str) -> bool:
+        """True for a grammar that can be followed and is here."""
+        kept = self._kept.get((kind, text))
+        return kept is not None and isinstance(kept.found, LLMatcher)
+
     def matcher(self, kind: str, text: str) -> "Matcher":
-        """Return a matcher at the beginning of a grammar. Raises InvalidRequest as ``check`` does."""
-        return Matcher(self._compiled(kind, text), self._eos, self._vocab_size)
+        """Return a matcher at the beginning of a grammar. Raises as ``check`` does."""
+        return Matcher(self._compiled(kind, text), self._eos, self._vocabulary.size)
+
+    def _compiled(self, kind: str, text: str) -> LLMatcher:
+        with self._lock:
+            kept = self._kept.get((kind, text))
+            if kept is not None:
+                self._kept.move_to_end((kind, text))
+        if kept is None:
+            kept = self._make(kind, text)
+            self._keep((kind, text), kept)
+        if isinstance(kept.found, InvalidRequest):
+            # One of its own for each caller: raising one object in many threads would chain their tracebacks.
+            raise InvalidRequest(kept.found.message, code=kept.found.code, param=kept.found.param)
+        return kept.found
+
+    def _keep(self, key: tuple[str, str], kept: "_Kept") -> None:
+        with self._lock:
+            before = self._kept.pop(key, None)
+            self._num_bytes += kept.num_bytes - (0 if before is None else before.num_bytes)
+            self._kept[key] = kept
+            while self._num_bytes > MOST_BYTES and len(self._kept) > 1:
+                self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+
+    def _make(self, kind: str, text: str) -> "_Kept":
+        try:
+            source = _source(kind, text)
+            tokenizer = self._tokenizer()
+            num_bytes = _TRIALS.run(self._vocabulary, source)
+            if num_bytes is None:
+                raise _refusal(_TOO_COMPLEX, kind)
+            return _Kept(_compile(tokenizer, source, kind), num_bytes + len(text) + _LEAST_BYTES)
+        except UnicodeEncodeError:
+            return _Kept(_refusal("it holds half a character", kind), len(text) + _LEAST_BYTES)
+        except InvalidRequest as refused:
+            return _Kept(refused, len(text) + _LEAST_BYTES)
+        except TrialFailed as error:
+            raise Unavailable(f"the grammar could not be checked: {error}") from error
 
     def _read_tokenizer(self) -> LLTokenizer:
         if not self._eos:
             raise InvalidRequest("this model cannot follow a grammar: it has no end-of-sequence token")
-        if self._file is None:
-            return LLTokenizer(TokenizerWrapper(_Bytes()))
         try:
-            return LLTokenizer(self._file.decode(), n_vocab=self._vocab_size, eos_token=sorted(self._eos))
+            return self._vocabulary.tokenizer()
         except ValueError as error:
             raise InvalidRequest(f"this model cannot follow a grammar: {_short(str(error))}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What became of a grammar, and how much memory it takes."""
+
+    found: LLMatcher | InvalidRequest
+    num_bytes: int
 
 
 class Matcher:
@@ -101,34 +168,26 @@ class Matcher:
         return masks
 
 
-class _Bytes:
-    """The fake model's vocabulary, as llguidance asks for it."""
-
-    eos_token_id = ByteTokenizer.EOS
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(ByteTokenizer.EOS)), b"</s>")
-    special_token_ids = (ByteTokenizer.EOS,)
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
 def grammars_for(version: "ModelVersion", tokenizer: Tokenizer, read_file: Callable[[str], bytes]) -> Grammars:
     """Return the grammars of a registered version; ``read_file`` returns a stored file's bytes by its digest."""
     file = None if version.runner == "fake" else read_file(version.files["tokenizer.json"])
     return Grammars(file, vocab_size=tokenizer.vocab_size, eos_token_ids=tokenizer.eos_token_ids)
 
 
-def _compile(tokenizer: LLTokenizer, kind: str, text: str) -> LLMatcher:
-    try:
-        matcher = LLMatcher(tokenizer, _source(kind, text), log_level=0)
-    except UnicodeEncodeError as error:
-        raise _refusal("it holds half a character", kind) from error
+def _compile(tokenizer: LLTokenizer, source: str, kind: str) -> LLMatcher:
+    matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits())
     # Of some grammars it turns out only when the first token is asked for that they allow none.
     matcher.compute_bitmask()
     if matcher.is_error():
-        raise _refusal(matcher.get_error().replace("NoExtensionBias", "it allows no answer"), kind)
+        raise _refusal(_in_our_words(matcher.get_error()), kind)
     return matcher
+
+
+def _in_our_words(error: str) -> str:
+    """Return llguidance's error; of its limits with what to do about it."""
+    if any(sign in error for sign in _LIMITS_REACHED):
+        return _TOO_COMPLEX
+    return error.replace("NoExtensionBias", "it allows no answer")
 
 
 def _source(kind: str, text: str) -> str:

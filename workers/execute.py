@@ -24,6 +24,7 @@ from models.engine.requests import (
     Grammar,
     SamplingParams,
 )
+from policy.budget import ScanTooLong
 from prompts.prompt import build_prompt, fit
 from prompts.tokenizer import Tokenizer
 from store.checkpoints import Checkpoint
@@ -116,7 +117,10 @@ class Generating:
         except EngineError as error:
             return outcome.refused(attempt.claim, error, start.lineage)
         waited_s = submitted_at - attempt.claimed_at
-        return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules)
+        try:
+            return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules)
+        except ScanTooLong as error:
+            return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
 
     def _begin(
         self, attempt: Attempt, payload: GeneratePayload, *, is_guarded: bool

@@ -4,8 +4,12 @@ The engine never waits: when Redis is slow or away, frames are dropped and count
 reader sees by its sequence number and fills from Postgres when the job has ended; so sequence numbers are never
 rewritten here. End frames travel through the same queue, behind the frames of their job.
 
-Deltas of an attempt that has a gate pass it on the publisher's thread, and become frames of the gate's own numbers
-without token ids; an attempt that had one and is over shows nothing more.
+Deltas of an attempt that has a gate pass it on a second thread, behind which they wait for nobody else's: what a
+tenant's policy costs holds up no job without one. They become frames of the gate's own numbers without token ids; an
+attempt that had one and is over shows nothing more.
+
+    deltas ──────────────▶ queue ──▶ publisher ──▶ Redis
+       └──▶ gated ──▶ gate ──┘
 """
 
 import threading
@@ -27,6 +31,8 @@ log = structlog.get_logger(__name__)
 MAX_BATCH = 4096
 """Frames of one script call; a queue that lagged is published in calls of this size."""
 
+_GATED_BATCH = 64
+"""Frames that pass their gates before those before them are published."""
 
 _GATES_KEPT = 10_000
 """Of attempts that are over, so that what a stuck engine says of them late is still not shown."""
@@ -85,21 +91,25 @@ class FrameQueue:
     ) -> None:
         self._publisher = publisher
         self._max_frames = max_frames
-        self._queue: deque[tuple[Frame, Gate | None]] = deque()
+        self._queue: deque[Frame] = deque()
+        self._gated: deque[tuple[Frame, Gate]] = deque()
         self._gates: dict[tuple[str, int], Gate] = {}
         self._past_gates: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._last_seq: dict[tuple[str, int], int] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._busy = False
+        self._gating = False
         self._breaker = Breaker(0.25, 5.0, clock)
         self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
+        self._gate_thread = threading.Thread(target=self._run_gates, name="gates", daemon=True)
         self.num_published = 0
         self.num_dropped = 0
 
     def start(self) -> None:
-        """Start the publisher thread."""
+        """Start the threads."""
         self._thread.start()
+        self._gate_thread.start()
 
     def put_deltas(self, deltas: Sequence[Delta]) -> None:
         """Queue what one engine step made certain; the engine's ``on_deltas``. Never blocks."""
@@ -135,15 +145,23 @@ class FrameQueue:
                     self._past_gates.popitem(last=False)
 
     def _put(self, frames: Sequence[Frame]) -> None:
-        room = max(0, self._max_frames - len(self._queue))
-        self._queue.extend((frame, self._gates.get((frame.job_id, frame.epoch))) for frame in frames[:room])
+        room = max(0, self._max_frames - len(self._queue) - len(self._gated))
+        for frame in frames[:room]:
+            gate = self._gates.get((frame.job_id, frame.epoch))
+            if gate is None:
+                self._queue.append(frame)
+            else:
+                self._gated.append((frame, gate))
         self.num_dropped += max(0, len(frames) - room)
         self._wake.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything queued so far was published or dropped; False after ``timeout_s``."""
         with self._wake:
-            return self._wake.wait_for(lambda: not self._queue and not self._busy, timeout_s)
+            return self._wake.wait_for(lambda: not self._queue and not self._busy and self._is_gate_empty(), timeout_s)
+
+    def _is_gate_empty(self) -> bool:
+        return not self._gated and not self._gating
 
     def stop(self, timeout_s: float) -> None:
         """Publish what is queued and end the thread."""
@@ -155,22 +173,32 @@ class FrameQueue:
 
     def _run(self) -> None:
         while batch := self._take():
-            self._publish(self._passed(batch))
+            self._publish(batch)
             with self._wake:
                 self._busy = False
                 self._wake.notify_all()
 
-    def _take(self) -> list[tuple[Frame, Gate | None]]:
+    def _take(self) -> list[Frame]:
         with self._wake:
-            self._wake.wait_for(lambda: self._queue or self._closing)
+            self._wake.wait_for(lambda: self._queue or (self._closing and self._is_gate_empty()))
             batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
             self._busy = bool(batch)
             return batch
 
-    @staticmethod
-    def _passed(queued: Sequence[tuple[Frame, Gate | None]]) -> list[Frame]:
-        shown = (frame if gate is None or frame.text is None else gate.passed(frame) for frame, gate in queued)
-        return [frame for frame in shown if frame is not None]
+    def _run_gates(self) -> None:
+        while batch := self._take_gated():
+            shown = [frame if frame.text is None else gate.passed(frame) for frame, gate in batch]
+            with self._wake:
+                self._queue.extend(frame for frame in shown if frame is not None)
+                self._gating = False
+                self._wake.notify_all()
+
+    def _take_gated(self) -> list[tuple[Frame, Gate]]:
+        with self._wake:
+            self._wake.wait_for(lambda: self._gated or self._closing)
+            batch = [self._gated.popleft() for _ in range(min(_GATED_BATCH, len(self._gated)))]
+            self._gating = bool(batch)
+            return batch
 
     def _publish(self, batch: list[Frame]) -> None:
         if self._breaker.is_open:

@@ -22,7 +22,7 @@ from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import read_answer
 from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release
-from store.errors import HeadraceError
+from store.errors import HeadraceError, Unavailable
 from store.logprobs import Logprobs
 from store.payloads import BlockedBody, GenerateOutput, GeneratePayload, JobErrorBody, TokenLogprob, Usage
 from store.states import JobState
@@ -172,6 +172,8 @@ def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoi
 
 def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage = ()) -> Finish | Retry:
     """Return the outcome of a request that has no completion."""
+    if isinstance(error, Unavailable):
+        return again(claim, error.code, error.message)
     if not isinstance(error, EngineError):
         return failed(claim, error.code, error.message)
     checkpoint = _checkpoint(error.progress, lineage)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from policy.deny import check_size
 from policy.documents import PolicyDocument
 from policy.outputs import MissingFinder
 from policy.patterns import BadPattern
@@ -78,6 +79,7 @@ def _check(document: PolicyDocument, *, is_sealed: bool, names_model: str) -> No
                 param=f"{where}.restore",
             )
     try:
+        check_size(document)
         compiled(document, names_model)
     except (BadPattern, MissingFinder) as error:
         raise InvalidRequest(str(error), param="document") from None

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
@@ -17,6 +18,7 @@ from models.files import small_files
 from models.torch_load import runner_for
 from models.torch_runner import TorchRunner
 from prompts.detokenizer import Detokenizer
+from prompts.grammar import Grammars
 from prompts.tokenizer import load_tokenizer
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
@@ -203,3 +205,34 @@ def test_the_demo_model_too(smollm2: Path, smollm2_runner: TorchRunner) -> None:
     assert len(finished) >= 5
     for name in finished:
         assert is_valid(json.loads(done[name].text), cases[name][1]), (done[name].text, cases[name][1])
+
+
+def test_the_engine_compiles_no_grammar_and_a_too_complex_one_fails_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that submits does, and what it made is kept for the request, whatever is thrown out meanwhile."""
+    makers: list[str] = []
+    make = Grammars._make
+    monkeypatch.setattr(
+        Grammars, "_make", lambda *args: (makers.append(threading.current_thread().name), make(*args))[1]
+    )
+    monkeypatch.setattr("prompts.grammar.MOST_BYTES", 0)
+    tokenizer = load_tokenizer(small_files(folder))
+    config = EngineConfig(max_slots=16, step_tokens=64)
+    engine = Engine(runner_for(folder, SETTINGS), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+    prompts = random_prompts(3, longest=30, vocab=VOCAB, seed=1)
+    texts = ["[ab]{3}", ".?" * 3000, "[cd]{3}"]
+    asked = [
+        request(prompt, f"r{n}", max_tokens=20, ignore_eos=False, grammar=Grammar("regex", text))
+        for n, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+    ]
+    first = engine.submit(asked[0])
+    with pytest.raises(RequestInvalid, match="too complex"):
+        engine.submit(asked[1])
+    last = engine.submit(asked[2])
+    engine.start()
+    try:
+        assert [len(future.result(60).text) for future in (first, last)] == [3, 3]
+    finally:
+        engine.stop(10)
+    assert makers == [threading.current_thread().name] * 3

@@ -3,10 +3,13 @@
 import json
 from typing import Any
 
+import httpx2
 from openai import OpenAI
 
 from store import jobs
 from store.db import Database
+from store.registry import ModelVersion
+from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.scripted_worker import ScriptedWorker
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -102,3 +105,14 @@ def test_what_the_prefix_cache_had_is_in_every_answer(openai: OpenAI, worker: Sc
     job = openai.get(f"/jobs/{raw.headers['x-job-id']}", cast_to=object)
     assert isinstance(job, dict)
     assert job["usage"]["cached_tokens"] == 1
+
+
+def test_a_grammar_that_is_too_complex_is_refused_and_nothing_is_stored(
+    api: httpx2.Client, db: Database, model: ModelVersion
+) -> None:
+    body = {"model": "tiny", "messages": MESSAGES, "structured_outputs": {"regex": ".?" * 8000}}
+    for _ in range(2):
+        response = api.post("/v1/chat/completions", json=body)
+        assert response.status_code == 400
+        assert "too complex: write {0,n}" in error_of(response)["message"]
+    assert num_jobs(db) == 0

@@ -1,6 +1,8 @@
 """Grammars: what may come next, and what is refused before anybody waits for it."""
 
 import json
+import resource
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +10,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from prompts.grammar import Grammars
-from store.errors import InvalidRequest
+from prompts.grammar_trial import Trials
+from store.errors import InvalidRequest, Unavailable
 from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
 
 EOS = 256
@@ -165,3 +168,45 @@ def test_a_model_without_an_end_follows_no_grammar(backend: tokenizers.Tokenizer
 def test_kinds_are_these() -> None:
     assert [kind.value for kind in GrammarKind] == ["json_schema", "regex", "lark", "choice"]
     Grammars(None, vocab_size=257, eos_token_ids=frozenset({EOS})).check("json_schema", '{"enum": ["a", 1, null]}')
+
+
+@pytest.mark.parametrize("kind", ["regex", "lark"])
+@pytest.mark.parametrize("num_parts", [3000, 16_000])
+def test_a_grammar_that_would_take_minutes_and_gigabytes_is_refused_in_time(
+    grammars: Grammars, kind: str, num_parts: int
+) -> None:
+    text = ".?" * num_parts if kind == "regex" else f"start: /{'.?' * num_parts}/"
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match=r"too complex: write \{0,n\}"):
+            grammars.check(kind, text)
+    assert not grammars.is_compiled(kind, text)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 20_000
+    grammars.check("regex", "after that [0-9]+")
+
+
+def test_what_is_kept_is_bounded_by_its_memory(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prompts.grammar.MOST_BYTES", 8_000_000)
+    small = [f"{number}[a-z]+" for number in range(20)]
+    for text in small:
+        grammars.check("regex", text)
+    assert all(grammars.is_compiled("regex", text) for text in small)
+    grammars.check("regex", ".?" * 800)
+    assert not any(grammars.is_compiled("regex", text) for text in small)
+
+
+def test_a_trial_that_cannot_be_held_says_nothing_about_the_grammar(
+    backend: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials()
+    monkeypatch.setattr("prompts.grammar._TRIALS", trials)
+    one = Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset({EOS}))
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(Unavailable, match="could not be checked"):
+        one.check("regex", "a")
+    monkeypatch.undo()
+    monkeypatch.setattr("prompts.grammar._TRIALS", trials)
+    one.check("regex", "a")
+    trials.close()
+    one.check("regex", "b")
+    trials.close()

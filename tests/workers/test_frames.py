@@ -172,3 +172,22 @@ def test_redis_gets_the_frames_and_refuses_a_stale_epoch(redis_client: redis.Red
     queue.stop(5)
     ids = [entry_id.decode() for entry_id, _ in redis_client.xrange(stream_key("job_a"))]
     assert ids == ["2-1", "2-2", "2-3"]
+
+
+def test_a_gate_holds_up_nobody_but_its_own_attempt(frames: FrameQueue, gate: Gate) -> None:
+    let_go = threading.Event()
+
+    class Slow:
+        def passed(self, frame: Frame) -> Frame | None:
+            assert let_go.wait(30)
+            return frame
+
+    gate.open.set()
+    frames.put_gate("guarded", 1, Slow())
+    frames.put_deltas([delta("guarded", 1), delta("a", 1)])
+    frames.put_end("guarded", 1)
+    frames.put_deltas([delta("a", 2)])
+    wait_for(lambda: [frame.seq for call in gate.calls for frame in call] == [1, 2])
+    let_go.set()
+    assert frames.flush(30)
+    assert [(frame.job_id, frame.seq) for call in gate.calls for frame in call][2:] == [("guarded", 1), ("guarded", 2)]

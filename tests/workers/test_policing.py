@@ -17,6 +17,7 @@ import redis
 from openai import APIError, BadRequestError, OpenAI
 from sqlalchemy import text
 
+from policy.budget import Budget
 from policy.documents import PolicyDocument
 from policy.evaluation import STRUCTURED, shipped
 from policy.policies import Policy, apply_output
@@ -349,3 +350,14 @@ def test_an_attempt_after_a_lost_one_begins_anew_and_nobody_notices(
     kept = bench.job(reader.headers["x-job-id"])
     assert "".join(part["choices"][0]["text"] for part in parts) == (kept.output or {})["text"] != ""
     assert kept.epoch > 1
+
+
+def test_an_answer_that_takes_too_long_to_look_through_does_not_leave(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.rule(NO_TITAN)
+    monkeypatch.setattr("policy.outputs.output_budget", lambda: Budget(0.0, a_character=0.0))
+    job_id = stage.submit(["nothing of this " * 1000, "may leave"])
+    job = stage.ended(job_id)
+    assert (job["status"], job["output"], job["error"]["code"]) == ("failed", None, "policy_scan_too_long")
+    assert stage.frames(job_id) == []

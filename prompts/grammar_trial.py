@@ -1,0 +1,219 @@
+"""Grammars tried in a process of their own, where compiling one can be ended: no limit of llguidance stops all of it.
+
+    Trials.run ──JSON lines──▶ this file as a program ──fork for each grammar──▶ compiles under limits of CPU and memory
+
+A few kilobytes of an expression can cost minutes and gigabytes before llguidance spends its first unit of fuel. What
+passes the trial is then compiled where it is needed, at the same bounded cost. The program imports no more than it
+needs, so that it is small, and it ends when its standard input does.
+"""
+
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+CPU_S = 1.0
+"""Seconds of CPU that compiling one grammar may take. JSON schemas of 50 KB take 0.2."""
+
+MEMORY_BYTES = 48 << 20
+"""Memory that one compiled grammar may take. JSON schemas of 50 KB take 3 MB."""
+
+WALL_S = 30.0
+"""Seconds after which a trial that is held up by the machine, not by the grammar, is given up."""
+
+_LEXER_STATES = 20_000
+"""One to two kilobytes each, made while an answer is written."""
+
+_MOST_TOKENIZERS = 4
+_NUM_BYTES = 256
+
+
+class TrialFailed(Exception):
+    """The trial could not be held: the process ended or did not answer. It says nothing about the grammar."""
+
+
+def limits() -> LLParserLimits:
+    """Return llguidance's limits for every grammar of ours."""
+    return LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a model's tokens are: its ``tokenizer.json``, or None for one token a byte, and the ends of a sequence."""
+
+    file: bytes | None
+    size: int
+    eos_token_ids: tuple[int, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for equal ones."""
+        return f"{blake2b(self.file or b'', digest_size=16).hexdigest()} {self.size} {self.eos_token_ids}"
+
+    def tokenizer(self) -> LLTokenizer:
+        """Return llguidance's form of it, which takes a quarter of a second. Raises ValueError if it is damaged."""
+        if self.file is None:
+            return LLTokenizer(TokenizerWrapper(_Bytes(self.eos_token_ids[0])))
+        return LLTokenizer(self.file.decode(), n_vocab=self.size, eos_token=list(self.eos_token_ids))
+
+
+class _Bytes:
+    """The fake model's vocabulary, as llguidance asks for it."""
+
+    bos_token_id = None
+    tokens = (*(bytes([byte]) for byte in range(_NUM_BYTES)), b"</s>")
+
+    def __init__(self, eos: int) -> None:
+        self.eos_token_id = eos
+        self.special_token_ids = (eos,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+class Trials:
+    """Starts the program when it is needed and has ended. Any thread may call; one trial is held at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, vocabulary: Vocabulary, source: str) -> int | None:
+        """Compile a grammar there; return the bytes of memory that it took, None if it went over a limit.
+
+        An error in the grammar is no matter of a trial. Raises TrialFailed.
+        """
+        asked: dict[str, Any] = {"key": vocabulary.key, "source": source}
+        with self._lock:
+            try:
+                answer = self._ask(asked)
+                if answer.get("needs_tokenizer"):
+                    answer = self._ask(asked | {"vocabulary": _written(vocabulary)})
+            except (OSError, ValueError) as error:
+                self._end()
+                raise TrialFailed(f"the process that tries grammars does not answer: {error}") from error
+        return None if answer.get("num_bytes") is None else int(answer["num_bytes"])
+
+    def close(self) -> None:
+        """End the program; the next trial starts it again."""
+        with self._lock:
+            self._end()
+
+    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+        process = self._started()
+        if process.stdin is None or process.stdout is None:
+            raise OSError("it has no pipes")
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        if not select.select([process.stdout], [], [], WALL_S)[0]:
+            raise OSError(f"nothing in {WALL_S:.0f} s")
+        answer: dict[str, Any] = json.loads(process.stdout.readline())
+        return answer
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            command = [sys.executable, "-P", __file__]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            # What was not sent to one that has ended cannot be sent while its pipe is closed either.
+            with suppress(BrokenPipeError), process:
+                pass
+
+
+def _written(vocabulary: Vocabulary) -> list[Any]:
+    file = None if vocabulary.file is None else vocabulary.file.decode()
+    return [file, vocabulary.size, vocabulary.eos_token_ids]
+
+
+def _read(written: list[Any]) -> Vocabulary:
+    file, size, eos_token_ids = written
+    return Vocabulary(None if file is None else file.encode(), size, tuple(eos_token_ids))
+
+
+def main() -> None:
+    """Try the grammars that come as lines of JSON, until there are no more."""
+    # Ctrl-C in a terminal goes to every process of the group; the one that asks decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tokenizers: OrderedDict[str, LLTokenizer] = OrderedDict()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["key"] not in tokenizers and "vocabulary" in asked:
+            made = tokenizers[asked["key"]] = _read(asked["vocabulary"]).tokenizer()
+            # What every grammar of a tokenizer shares is made with its first, and is not to be counted for any.
+            LLMatcher(made, LLMatcher.grammar_from_regex("a"), log_level=0).compute_bitmask()
+            while len(tokenizers) > _MOST_TOKENIZERS:
+                tokenizers.popitem(last=False)
+        tokenizer = tokenizers.get(asked["key"])
+        answer = {"needs_tokenizer": True} if tokenizer is None else {"num_bytes": _forked(tokenizer, asked["source"])}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _forked(tokenizer: LLTokenizer, source: str) -> int | None:
+    """Return what ``_compile`` says in a process of its own, None if that did not come to an end."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, str(_compile(tokenizer, source)).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as told:
+        num_bytes = told.read()
+    os.waitpid(child, 0)
+    return int(num_bytes) if num_bytes else None
+
+
+def _compile(tokenizer: LLTokenizer, source: str) -> int:
+    # The size of the process is known by this file on Linux alone; without it CPU time is what bounds memory.
+    statm = "/proc/self/statm"
+    is_linux = os.path.exists(statm)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Where memory runs out, llguidance says so there before it aborts.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    if is_linux:
+        most = _pages(statm)[0] * resource.getpagesize() + MEMORY_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    before = _held(statm) if is_linux else 0
+    try:
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits())
+        matcher.compute_bitmask()
+    except UnicodeEncodeError:
+        return 0
+    return max(0, _held(statm) - before) * resource.getpagesize() if is_linux else 0
+
+
+def _held(statm: str) -> int:
+    """Return the pages that are this process's own: not those of files, such as its program."""
+    _, resident, shared, *_ = _pages(statm)
+    return resident - shared
+
+
+def _pages(statm: str) -> list[int]:
+    with open(statm) as file:
+        return [int(field) for field in file.read().split()]
+
+
+if __name__ == "__main__":
+    main()
