@@ -9,6 +9,7 @@ from cli.admin import database
 from cli.groups import noun
 from cli.render import JsonOption
 from cli.render import show as show_found
+from store.batches import num_live
 from store.db import Database
 from store.errors import InvalidRequest
 from store.keys import DEFAULT_TENANT, find_tenant
@@ -46,10 +47,11 @@ def set_(
     concurrent_jobs: Annotated[str | None, typer.Option(help=f"Queued or running. {_HELP}")] = None,
     queued_tokens: Annotated[str | None, typer.Option(help=_HELP)] = None,
     monthly_cost: Annotated[str | None, typer.Option(help=f"In the currency of the prices. {_HELP}")] = None,
+    live_batches: Annotated[str | None, typer.Option(help=f"Batches that have not ended. {_HELP}")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set what a tenant or a key may use; limits that are not named stay as they are."""
-    given = (requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens, monthly_cost)
+    given = (requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens, monthly_cost, live_batches)
     named = {name: value for name, value in zip(NAMES, given, strict=True) if value is not None}
     if not named:
         raise InvalidRequest("name a limit to set, such as --requests-per-minute 600")
@@ -78,10 +80,11 @@ def _amount(name: str, given: str) -> int | Decimal | None:
 def _print(db: Database, tenant_id: str, key: str | None, *, as_json: bool) -> None:
     settings = load_settings()
     standing = read_standings(db, settings, [(tenant_id, key)])[(tenant_id, key)]
-    usage = usage_of(db, tenant_id, key or "")
+    usage, batches = usage_of(db, tenant_id, key or ""), num_live(db, tenant_id, key)
     used = {
         "concurrent_jobs": str(usage.jobs),
         "queued_tokens": str(usage.queued_tokens),
+        "live_batches": str(batches),
         "monthly_cost": f"{money(usage.spent)} spent, {money(usage.reserved)} reserved",
     }
     # What holds for all keys together says nothing of what each of them may.
@@ -97,6 +100,7 @@ def _print(db: Database, tenant_id: str, key: str | None, *, as_json: bool) -> N
         "used": {
             "concurrent_jobs": usage.jobs,
             "queued_tokens": usage.queued_tokens,
+            "live_batches": batches,
             "cost": usage.spent,
             "reserved_cost": usage.reserved,
         },

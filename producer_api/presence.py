@@ -26,10 +26,17 @@ CONFIRM_S = 0.25
 
 
 class Presence:
-    """One process's part in the count. ``db`` reads and writes nobody's tables."""
+    """One process's part in the count. ``db`` reads and writes nobody's tables. ``at_each_beat`` is done as well."""
 
-    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        at_each_beat: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._db = db
+        self._at_each_beat = at_each_beat
         self._clock = clock
         self._id = new_id("api")
         self._num_alive = _UNKNOWN
@@ -91,6 +98,7 @@ class Presence:
             try:
                 self._num_alive = presence.beat(self._db, self._id)
                 self._read()
+                self._at_each_beat()
             except HeadraceError:
                 _log.debug("presence_not_told")
             except Exception:  # noqa: BLE001 - it must not end the thread that others are counted by

@@ -6,6 +6,7 @@ end, before its connections are closed, so that streams and waits let go.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import anyio.to_thread
 
@@ -32,6 +33,7 @@ from store.errors import Unavailable
 from store.hub import Hub
 from store.limits import Limiter
 from store.queue import HintPublisher, celery_app
+from store.quotas import fold_for_the_dispatcher
 from store.settings import Settings, open_digests, open_vault
 from store.streams import StreamPublisher, publish_cancel
 
@@ -63,7 +65,7 @@ class Runtime:
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.catalog = Catalog(self.db)
         self.reader = JobReader(self.db)
-        self.presence = Presence(self.db)
+        self.presence = Presence(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
         self.limits = LimitBook(settings, self.db)
         limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
         self.admission = Admission(self.limits, limiter)

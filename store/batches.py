@@ -4,7 +4,7 @@ What moves a batch on is ``store.batch_steps``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -13,10 +13,11 @@ from sqlalchemy import Connection, RowMapping, text
 from store.batch_states import NEXT, BatchStatus
 from store.db import Database, dump_json
 from store.encryption import Place, Vault
-from store.errors import Conflict, IdempotencyKeyReused, NotFound
+from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
 from store.files import IS_KEPT, File
 from store.ids import new_id
 from store.sealed_columns import open_columns
+from store.tenant_limits import Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class Batch:
 class NewBatch:
     """What a caller asks for. Of the request's ``fingerprints`` the first is stored.
 
-    ``idempotency_key`` is the caller's. ``api_key_id`` and ``project_id`` say whom the usage is counted for.
+    ``idempotency_key`` is the caller's. ``api_key_id`` and ``project_id`` say whom the usage is counted for. ``limits``
+    are those that it must fit.
     """
 
     url: str
@@ -73,6 +75,7 @@ class NewBatch:
     idempotency_key: str | None
     api_key_id: str
     project_id: str | None
+    limits: Held = field(default_factory=Held)
 
 
 COLUMNS = ", ".join(Batch.__slots__)
@@ -93,10 +96,29 @@ RETURNING {COLUMNS}
 _OF_KEY = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :idempotency_key")
 
 
+# Nobody counts while another adds.
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.batches:' || :tenant_id, 0))")
+
+_NUM_LIVE = text(f"""
+SELECT count(*) AS of_tenant, count(*) FILTER (WHERE api_key_id = :api_key_id) AS of_key FROM batches
+WHERE tenant_id = :tenant_id AND status IN ({", ".join(repr(str(one)) for one in BatchStatus if not one.is_terminal)})
+""")
+
+_FULL_RETRY_S = 10.0
+
+
+def num_live(db: Database, tenant_id: str, key_id: str | None = None) -> int:
+    """Return how many batches of a tenant, or of one key of it, have not ended."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        counted = connection.execute(_NUM_LIVE, {"tenant_id": tenant_id, "api_key_id": key_id}).one()
+    return int(counted.of_tenant if key_id is None else counted.of_key)
+
+
 def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
     """Store the batch, or return the one that the same key made before.
 
-    Raises IdempotencyKeyReused if that was with another body, NotFound if the file was deleted meanwhile.
+    Raises RateLimited if its limits let no more live, IdempotencyKeyReused if the key came with another body, NotFound
+    if the file was deleted meanwhile.
     """
     batch_id = new_id("batch")
     metadata = db.vault.seal(new.metadata, Place(tenant_id, "batches", "metadata", batch_id))
@@ -116,7 +138,10 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         "window_s": new.window_s,
     }
     with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_LOCK, values)
         row = connection.execute(_INSERT, values).mappings().one_or_none()
+        if row is not None:
+            _check_live(connection, tenant_id, new)
         row = row or connection.execute(_OF_KEY, values).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no file {file.id}")
@@ -126,6 +151,21 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
             "this Idempotency-Key was used before with a different body", param="Idempotency-Key"
         )
     return batch
+
+
+def _check_live(connection: Connection, tenant_id: str, new: NewBatch) -> None:
+    """Raise RateLimited if there is one too many, with the one that was just stored."""
+    found = connection.execute(_NUM_LIVE, {"tenant_id": tenant_id, "api_key_id": new.api_key_id}).one()
+    for whose, num, limits in (
+        ("this key", found.of_key, new.limits.key),
+        ("your organization", found.of_tenant, new.limits.tenant),
+    ):
+        if limits.live_batches is not None and num > limits.live_batches:
+            raise RateLimited(
+                f"{whose} has {num - 1} batches that have not ended, and {limits.live_batches} is the limit: put more"
+                " lines into one batch, or try again when one has ended",
+                retry_after_s=_FULL_RETRY_S,
+            )
 
 
 def is_known(db: Database, tenant_id: str, idempotency_key: str) -> bool:

@@ -30,6 +30,10 @@ NEAR_TOKENS: Final = 16_000_000
 
 _RETRY_S: Final = 2.0
 
+FOLD_PAST: Final = 1000
+FOLD_MOST: Final = 10_000
+_MOST_FOLDS: Final = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -71,13 +75,18 @@ Whose = tuple[str, str]
 """A tenant and one of its keys, or no key for all of it."""
 
 
+# Summed before it is priced: there may be many changes of one queue.
 _USED = text("""
-WITH open AS (
+WITH counted AS (
     SELECT tenant_id, api_key_id, queue, jobs, queued_tokens, input_tokens, output_tokens FROM open_totals
     WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
     UNION ALL
     SELECT tenant_id, api_key_id, queue, jobs, queued_tokens, input_tokens, output_tokens FROM open_changes
     WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
+), open AS (
+    SELECT tenant_id, api_key_id, queue, sum(jobs) AS jobs, sum(queued_tokens) AS queued_tokens,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
+    FROM counted GROUP BY tenant_id, api_key_id, queue
 ), spent AS (
     SELECT tenant_id, api_key_id, month, cost FROM spend_totals WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
     UNION ALL
@@ -235,42 +244,28 @@ def _cost(want: Want, prices: Mapping[str, tuple[Decimal, Decimal]]) -> Decimal:
     return (want.input_tokens * of_input + num_output * of_output) / 1_000_000
 
 
-# As the queues' changes are added up: by whoever deletes them.
-_FOLD_OPEN = text("""
-WITH taken AS (
-    DELETE FROM open_changes WHERE id IN (
-        SELECT id FROM open_changes ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
-    ) RETURNING *
-)
-INSERT INTO open_totals AS held (tenant_id, api_key_id, queue, jobs, queued_tokens, input_tokens, output_tokens)
-SELECT tenant_id, api_key_id, queue, sum(jobs), sum(queued_tokens), sum(input_tokens), sum(output_tokens)
-FROM taken GROUP BY tenant_id, api_key_id, queue ORDER BY tenant_id, api_key_id, queue
-ON CONFLICT (tenant_id, api_key_id, queue) DO UPDATE SET
-    jobs = held.jobs + EXCLUDED.jobs, queued_tokens = held.queued_tokens + EXCLUDED.queued_tokens,
-    input_tokens = held.input_tokens + EXCLUDED.input_tokens,
-    output_tokens = held.output_tokens + EXCLUDED.output_tokens
-""")
-
-_FOLD_SPENT = text("""
-WITH taken AS (
-    DELETE FROM spend_changes WHERE id IN (
-        SELECT id FROM spend_changes ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
-    ) RETURNING *
-)
-INSERT INTO spend_totals AS held (tenant_id, api_key_id, month, cost)
-SELECT tenant_id, api_key_id, month, sum(cost) FROM taken
-GROUP BY tenant_id, api_key_id, month ORDER BY tenant_id, api_key_id, month
-ON CONFLICT (tenant_id, api_key_id, month) DO UPDATE SET cost = held.cost + EXCLUDED.cost
-""")
+_FOLD = text("SELECT headrace_fold_limits(:past, :most)")
 
 _FORGET_EMPTY = text("DELETE FROM open_totals WHERE jobs = 0 AND queued_tokens = 0 AND input_tokens = 0")
 
 
-def fold(db: Database, most: int = 10_000) -> None:
-    """Add what changed to the totals. Safe to run twice and by two at once."""
+def fold(db: Database, most: int = FOLD_MOST, *, past: int = 0) -> int:
+    """Add what changed to the totals, if more than ``past`` changes wait; return how many that were, at most ``most``.
+
+    Safe to run twice and by two at once: a change is added by the statement that deletes it.
+    """
     with db.autocommit() as connection:
-        connection.execute(_FOLD_OPEN, {"most": most})
-        connection.execute(_FOLD_SPENT, {"most": most})
+        return int(connection.execute(_FOLD, {"past": past, "most": most}).scalar_one())
+
+
+def fold_for_the_dispatcher(db: Database) -> None:
+    """Do what no dispatcher does now: while one runs, so many changes never wait.
+
+    Each accepting process calls it every few seconds, for it is they who read what waits.
+    """
+    for _ in range(_MOST_FOLDS):
+        if fold(db, past=FOLD_PAST) < FOLD_MOST:
+            return
 
 
 def forget_empty(db: Database) -> int:

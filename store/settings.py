@@ -59,10 +59,13 @@ class Settings(BaseSettings):
     key_concurrent_jobs: int | None = Field(None, ge=0)
     key_queued_tokens: int | None = Field(None, ge=0)
     key_monthly_cost: Decimal | None = Field(None, ge=0)
+    key_live_batches: int | None = Field(None, ge=0)
     tenant_requests_per_minute: int | None = Field(None, ge=1)
     tenant_tokens_per_minute: int | None = Field(None, ge=1)
     tenant_concurrent_jobs: int | None = Field(None, ge=0)
     tenant_monthly_cost: Decimal | None = Field(None, ge=0)
+    # Batches that have not ended: each is looked at again and again until it has.
+    tenant_live_batches: int | None = Field(100, ge=0)
     max_queued_jobs: int = Field(1_000_000, ge=1)
     max_queued_jobs_per_tenant: int = Field(100_000, ge=1)
     # Prompt and max_tokens of the queued jobs together.

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0022"
+REVISION = "0024"
 
 metadata = MetaData(
     naming_convention={
@@ -204,6 +204,7 @@ jobs = Table(
     ),
     # Unique, so that what names a job can name its tenant with it: see ``of_its_tenant``.
     Index("uq_jobs_tenant_id_id", "tenant_id", "id", unique=True),
+    Index("ix_jobs_tenant_id_state_id", "tenant_id", "state", "id"),
     Index(
         "ix_jobs_waiting",
         "queue",

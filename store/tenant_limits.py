@@ -33,13 +33,15 @@ class SetBy(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much may be used; None is no limit. ``concurrent_jobs`` are queued or running, ``queued_tokens`` prompt and
-    ``max_tokens`` of the queued ones, ``monthly_cost`` of a calendar month in UTC in the currency of the prices."""
+    ``max_tokens`` of the queued ones, ``monthly_cost`` of a calendar month in UTC in the currency of the prices,
+    ``live_batches`` those that have not ended."""
 
     requests_per_minute: int | None = None
     input_tokens_per_minute: int | None = None
     concurrent_jobs: int | None = None
     queued_tokens: int | None = None
     monthly_cost: Decimal | None = None
+    live_batches: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
@@ -65,14 +67,15 @@ class Limits:
 
 
 NAMES: Final = tuple(field.name for field in fields(Limits))
+_COLUMNS: Final = ", ".join(NAMES)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """The limits that hold for requests with one key: the tenant's, which all its keys share, and the key's own."""
 
-    tenant: Limits
-    key: Limits
+    tenant: Limits = Limits()
+    key: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ def tenant_defaults(settings: Settings) -> Limits:
         concurrent_jobs=settings.tenant_concurrent_jobs,
         queued_tokens=settings.max_queued_tokens_per_tenant,
         monthly_cost=settings.tenant_monthly_cost,
+        live_batches=settings.tenant_live_batches,
     )
 
 
@@ -113,16 +117,15 @@ def key_defaults(settings: Settings) -> Limits:
         concurrent_jobs=settings.key_concurrent_jobs,
         queued_tokens=settings.key_queued_tokens,
         monthly_cost=settings.key_monthly_cost,
+        live_batches=settings.key_live_batches,
     )
 
 
-_READ = text("""
-SELECT tenant_id, api_key_id, set_by, requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens,
-    monthly_cost
-FROM limit_overrides
+_READ = text(f"""
+SELECT tenant_id, api_key_id, set_by, {_COLUMNS} FROM limit_overrides
 WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
     AND (api_key_id IS NULL OR api_key_id = ANY(CAST(:keys AS varchar[])))
-""")
+""")  # noqa: S608 - names of our own
 
 Whose = tuple[str, str | None]
 """A tenant, or one of its keys."""
@@ -166,23 +169,17 @@ def _check_key(connection: Connection, tenant_id: str, key_id: str) -> None:
         raise NotFound(f"no API key {key_id[:64]} in force", param="key_id")
 
 
-_SET = text("""
-INSERT INTO limit_overrides (
-    tenant_id, api_key_id, set_by, requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens,
-    monthly_cost)
-VALUES (
-    :tenant_id, :api_key_id, :set_by, :requests_per_minute, :input_tokens_per_minute, :concurrent_jobs, :queued_tokens,
-    :monthly_cost)
+_SET = text(f"""
+INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
+VALUES (:tenant_id, :api_key_id, :set_by, {", ".join(f":{name}" for name in NAMES)})
 ON CONFLICT (tenant_id, api_key_id, set_by) DO UPDATE SET
-    requests_per_minute = EXCLUDED.requests_per_minute, input_tokens_per_minute = EXCLUDED.input_tokens_per_minute,
-    concurrent_jobs = EXCLUDED.concurrent_jobs, queued_tokens = EXCLUDED.queued_tokens,
-    monthly_cost = EXCLUDED.monthly_cost, updated_at = now()
-""")
+    {", ".join(f"{name} = EXCLUDED.{name}" for name in NAMES)}, updated_at = now()
+""")  # noqa: S608 - names of our own
 
-_BEFORE = text("""
-SELECT requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens, monthly_cost FROM limit_overrides
+_BEFORE = text(f"""
+SELECT {_COLUMNS} FROM limit_overrides
 WHERE tenant_id = :tenant_id AND api_key_id IS NOT DISTINCT FROM :api_key_id AND set_by = :set_by FOR UPDATE
-""")
+""")  # noqa: S608 - names of our own
 
 
 def set_limits(
@@ -213,8 +210,8 @@ def set_limits(
 
 
 _COPY = text(f"""
-INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {", ".join(NAMES)})
-SELECT tenant_id, :target, set_by, {", ".join(NAMES)} FROM limit_overrides
+INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
+SELECT tenant_id, :target, set_by, {_COLUMNS} FROM limit_overrides
 WHERE tenant_id = :tenant_id AND api_key_id = :source AND set_by = ANY(CAST(:set_by AS varchar[]))
 """)  # noqa: S608 - names of our own
 

@@ -26,6 +26,7 @@ from store import batches, files
 from store.batches import Batch, NewBatch
 from store.errors import InvalidRequest
 from store.files import Purpose
+from store.keys import Principal
 from store.payloads import MetadataKey, MetadataValue
 from store.policies import EVERY_MODEL
 from store.strict import Body
@@ -75,12 +76,13 @@ class BatchRequest(Body):
 async def create_batch(runtime: RuntimeOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf) -> Response:
     """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
     new = _new_batch(body, origin, principal.key_id, runtime.recognition.fingerprints(origin.fingerprint))
-    batch = await run_in_threadpool(_create, runtime, principal.tenant_id, body, new, is_retry=origin.is_retry)
+    batch = await run_in_threadpool(_create, runtime, principal, body, new, is_retry=origin.is_retry)
     runtime.batches.wake()
     return JsonResponse(batch_object(batch))
 
 
-def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:
+def _create(runtime: Runtime, principal: Principal, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:
+    tenant_id = principal.tenant_id
     if is_retry and new.idempotency_key is None:
         found = batches.find_sent_before(runtime.db, tenant_id, new.fingerprints, RETRY_WITHIN_S)
         if found is not None:
@@ -90,7 +92,8 @@ def _create(runtime: Runtime, tenant_id: str, body: BatchRequest, new: NewBatch,
         raise InvalidRequest(
             f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
         )
-    return batches.create(runtime.db, tenant_id, _guarded(runtime, tenant_id, new, file.id), file)
+    new = replace(_guarded(runtime, tenant_id, new, file.id), limits=runtime.admission.held_by(principal))
+    return batches.create(runtime.db, tenant_id, new, file)
 
 
 def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> NewBatch:

@@ -19,7 +19,7 @@ from producer_api.requests import RuntimeOf, StrictJsonRoute
 from producer_api.runtime import Runtime
 from producer_api.usage_views import CURRENCY
 from producer_api.views import JsonResponse
-from store import quotas, tenant_limits
+from store import batches, quotas, tenant_limits
 from store.keys import Principal
 from store.strict import Body
 from store.tenant_limits import Limits, SetBy, Standing
@@ -47,6 +47,7 @@ class LimitValues(Body):
     monthly_cost: float | None = Field(
         None, ge=0, le=_MOST, strict=True, allow_inf_nan=False, description=f"of a calendar month in UTC, in {CURRENCY}"
     )
+    live_batches: _Count | None = Field(None, description="batches that have not ended")
 
 
 class LimitsUsed(BaseModel):
@@ -59,6 +60,7 @@ class LimitsUsed(BaseModel):
     cost: float = Field(description="spent this month")
     reserved_cost: float = Field(description="what the jobs that are queued or running can cost at most")
     month_ends_at: int = Field(description="Unix seconds")
+    live_batches: int
 
 
 class LimitsObject(BaseModel):
@@ -140,6 +142,7 @@ def _look(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
             cost=float(usage.spent),
             reserved_cost=float(usage.reserved),
             month_ends_at=int(quotas.month_end(datetime.now(UTC)).timestamp()),
+            live_batches=batches.num_live(runtime.db, tenant_id, key_id),
         ),
     )
 

@@ -5,6 +5,7 @@ import json
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -17,7 +18,7 @@ from sqlalchemy import Connection, text
 from producer_api import batch_keeper
 from producer_api.batch_keeper import Step, due, num_to_take
 from producer_api.batch_turns import Turns
-from store import batch_steps, batches, quotas, sweeps
+from store import batch_steps, batches, keys, quotas, sweeps
 from store.batch_states import BatchStatus
 from store.batch_steps import Live, Progress, Results
 from store.claims import Finish, claim, finish
@@ -519,3 +520,41 @@ def test_a_line_that_cannot_be_stored_fails_alone_for_whatever_reason(
         ended = wait_for(openai, make(openai, lines), "completed")
     assert [each["custom_id"] for each in read(openai, ended.error_file_id)] == ["r3", "r4", "r9"]
     assert len(read(openai, ended.output_file_id)) == 7
+
+
+def test_so_many_batches_may_live_at_a_time(
+    openai: OpenAI,
+    api: httpx2.Client,
+    make_client: MakeClient,
+    db: Database,
+    tenant: str,
+    key: str,
+    worker: ScriptedWorker,
+) -> None:
+    set_limits(db, tenant, None, Limits(live_batches=5), set_by=SetBy.OPERATOR, actor="tests")
+    set_limits(db, tenant, f"key_{key.split('_')[1]}", Limits(live_batches=4), set_by=SetBy.OPERATOR, actor="tests")
+    file = openai.files.create(file=("input.jsonl", json.dumps(line("r")).encode()), purpose="batch")
+
+    def ask(number: int) -> httpx2.Response:
+        asked = {"endpoint": URL, "completion_window": "24h", "input_file_id": file.id}
+        return api.post("/v1/batches", json=asked, headers={"Idempotency-Key": f"k{number}"})
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(ask, range(12)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 4 + [429] * 8
+    made = [number for number, answer in enumerate(answers) if answer.status_code == 200]
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert error_of(refused)["code"] == "rate_limit_exceeded"
+    assert "this key has 4 batches that have not ended, and 4 is the limit" in error_of(refused)["message"]
+    assert refused.headers["retry-after"] == "10"
+    assert ask(made[0]).json()["id"] == answers[made[0]].json()["id"], "the same one again is no more"
+    second = make_client(keys.create_key(db, tenant, "second", ["jobs:write"], actor="tests"))
+    asked = {"endpoint": URL, "completion_window": "24h", "input_file_id": file.id}
+    assert second.post("/v1/batches", json=asked).status_code == 200
+    full = second.post("/v1/batches", json=asked | {"metadata": {"n": "2"}})
+    assert (full.status_code, "your organization has 5 batches" in full.text) == (429, True)
+    assert api.get("/v1/organization/limits").json()["used"]["live_batches"] == 5
+    with worker.serve(lambda _: ["ok"]):
+        for batch in openai.batches.list():
+            wait_for(openai, batch, "completed")
+    assert ask(100).status_code == 200, "there is room when one has ended"

@@ -5,15 +5,17 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from producer_api.admission import Admission
 from producer_api.limit_book import LimitBook
-from store import keys
+from store import keys, quotas
 from store.db import Database
 from store.errors import RateLimited
 from store.limits import Limiter
 from store.redis import connect
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.serving import serving
 
@@ -99,6 +101,33 @@ def test_a_job_with_more_tokens_than_may_be_queued_never_comes_in(settings: Sett
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "sampling.max_tokens"
     assert num_jobs(db) == 0
+
+
+@pytest.mark.usefixtures("model")
+def test_without_a_dispatcher_the_accepting_process_adds_up_what_it_reads(
+    settings: Settings, key: str, db: Database, tenant: str
+) -> None:
+    def waiting() -> int:
+        with db.begin() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM open_changes")).scalar_one())
+
+    with db.begin() as connection:
+        # As many jobs that came and went leave behind, and one that is there.
+        changes = """INSERT INTO open_changes
+            (tenant_id, api_key_id, queue, jobs, queued_tokens, input_tokens, output_tokens)
+            SELECT :tenant, '', 'tiny@1', each, 9 * each, 5 * each, 4 * each
+            FROM (SELECT (number % 2) * 2 - 1 AS each FROM generate_series(1, :many) AS number) AS moved"""
+        connection.execute(text(changes), {"tenant": tenant, "many": quotas.FOLD_PAST + 1})
+    before = quotas.usage_of(db, tenant)
+    assert (before.jobs, before.queued_tokens) == (1, 9)
+    with serving(settings) as server:
+        wait_for(lambda: waiting() == 0, "they were added up")
+        assert quotas.usage_of(db, tenant) == before
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx2.post(f"{server.url}/v1/jobs", json=PROMPT, headers=headers).status_code == 202
+        # So few are the dispatcher's: it measures the queues by them.
+        assert (waiting(), quotas.fold(db, past=quotas.FOLD_PAST), waiting()) == (1, 0, 1)
+    assert quotas.usage_of(db, tenant).jobs == 2
 
 
 @pytest.mark.usefixtures("model")
