@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 from producer_api.chat_answer import answer_of
 from producer_api.errors import from_validation
 from producer_api.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
+from producer_api.unknown_fields import refuse_near_misses
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs import Job
 from store.payloads import MAX_EMBED_INPUTS, EmbedRequest
@@ -62,6 +63,7 @@ class EmbeddingRequest(Body):
 
 def to_job(wanted: EmbeddingRequest) -> EmbedRequest:
     """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    refuse_near_misses(wanted)
     body = {
         "task": "embed",
         "model": wanted.model,

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from producer_api.answer_format import ResponseFormat, StructuredOutputs, grammar_of
 from producer_api.errors import from_validation
 from producer_api.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
+from producer_api.unknown_fields import refuse_near_misses
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads import GenerateRequest, Truncation
 from store.strict import Body
@@ -155,6 +156,7 @@ def _refuse_unsupported(asked: TextRequest) -> None:
             raise unsupported(f"`{name}` is not supported: {_INSTEAD.get(name, 'leave it out')}", name)
         if name in _MOVED and value is not None:
             raise unsupported(f"`{name}` is not supported: send `structured_outputs.{_MOVED[name]}`", name)
+    refuse_near_misses(asked, {*asked.refused, *_MOVED})
 
 
 def _sampling(asked: TextRequest) -> dict[str, Any]:

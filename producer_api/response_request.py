@@ -16,6 +16,7 @@ from producer_api.job_options import CLASSES, JOB_FIELDS, JobOptions, is_kept, j
 from producer_api.openai_request import REFUSED, IsHarmless, is_one_of, unsupported
 from producer_api.prompt_template import Filled
 from producer_api.response_items import ContentPart, Input, Item, message, messages_of, read_items
+from producer_api.unknown_fields import refuse_near_misses
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads import MAX_TOP_LOGPROBS, GenerateRequest, GrammarSpec, ServiceClass, Truncation
 from store.responses import NewResponse
@@ -202,6 +203,7 @@ def _check(asked: ResponseRequest) -> None:
         is_harmless = _REFUSED.get(name)
         if is_harmless is not None and not is_harmless(value):
             raise unsupported(f"`{name}` is not supported: leave it out", name)
+    refuse_near_misses(asked, _REFUSED)
     if asked.input is None and asked.prompt is None and asked.previous_response_id is None:
         raise InvalidRequest("`input` is required", param="input")
     if asked.stream_options is not None and not asked.stream:

@@ -127,6 +127,8 @@ class Settings(BaseSettings):
     # What a worker does at Celery's remote commands: "read" answers Flower and changes nothing, "off" does not listen,
     # "full" is all that Celery knows, for whoever may write to Redis.
     celery_control: Literal["off", "read", "full"] = "read"
+    # Where the pages of a worker and of the dispatcher listen; a Prometheus or a probe on another host needs 0.0.0.0.
+    health_host: str = "127.0.0.1"
     # 0: a dispatcher says nothing of its health.
     dispatcher_port: int = Field(0, ge=0, le=65535)
     # 0: a worker serves no metrics.

@@ -338,7 +338,9 @@ def main() -> int:
         failpoints.install(settings.failpoints)
         dispatcher = Dispatcher(settings)
         # Of itself alone: to start it anew mends no Postgres.
-        health = HealthServer(settings.dispatcher_port, CollectorRegistry(), {"loop": dispatcher.pulse.check})
+        health = HealthServer(
+            settings.health_host, settings.dispatcher_port, CollectorRegistry(), {"loop": dispatcher.pulse.check}
+        )
         health.start()
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"dispatcher: {error}\n")

@@ -5,6 +5,7 @@ taken, does Postgres answer. The server's threads and the probe's connection are
 nor a pool in use can make the answer hang, or make it good.
 """
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -61,10 +62,17 @@ def readiness(checks: Mapping[str, Check]) -> tuple[int, dict[str, str]]:
     return (200 if is_ready else 503), {"status": "ready" if is_ready else "not ready", **said}
 
 
-class HealthServer:
-    """Serves the three pages on a port of every interface; on none if the port is 0."""
+class _Ipv6Server(ThreadingHTTPServer):
+    """The same on an IPv6 address."""
 
-    def __init__(self, port: int, registry: CollectorRegistry, checks: Mapping[str, Check]) -> None:
+    address_family = socket.AF_INET6
+
+
+class HealthServer:
+    """Serves the three pages on a port of the address ``host``; on none if the port is 0."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, checks: Mapping[str, Check]) -> None:
+        self._host = host
         self._port = port
         self._registry = registry
         self._checks = checks
@@ -73,7 +81,8 @@ class HealthServer:
     def start(self) -> None:
         """Listen, and answer from threads of its own."""
         if self._port:
-            self._server = ThreadingHTTPServer(("", self._port), _handler(self._page))
+            kind = _Ipv6Server if ":" in self._host else ThreadingHTTPServer
+            self._server = kind((self._host, self._port), _handler(self._page))
             self._server.daemon_threads = True
             threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 

@@ -321,7 +321,7 @@ class Host:
             return OK if self._is_taking() else "the worker is stopping"
 
         checks = {"engine": engine, "taking": taking, "postgres": postgres_check(self._health_db)}
-        return HealthServer(settings.worker_metrics_port, self._registry, checks)
+        return HealthServer(settings.health_host, settings.worker_metrics_port, self._registry, checks)
 
     def _new_drain_keeper(self) -> DrainKeeper:
         return DrainKeeper(

@@ -156,6 +156,7 @@ def test_every_port_is_the_one_the_process_listens_on(unit: Unit) -> None:
     if unit.where == "Dockerfile.control":
         assert sorted(unit.ports) == sorted(listening.values())
     elif unit.where.startswith("chart") and unit.command[2] in OWN_PAGES:
+        assert unit.env["HEADRACE_HEALTH_HOST"] == "0.0.0.0", "else no probe reaches it"
         assert unit.ports == [int(unit.env[OWN_PAGES[unit.command[2]]] or 0)]
     else:
         assert unit.ports == ([listening[unit.command[2]]] if unit.command[2] in listening else [])
