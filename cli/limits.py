@@ -48,10 +48,19 @@ def set_(
     queued_tokens: Annotated[str | None, typer.Option(help=_HELP)] = None,
     monthly_cost: Annotated[str | None, typer.Option(help=f"In the currency of the prices. {_HELP}")] = None,
     live_batches: Annotated[str | None, typer.Option(help=f"Batches that have not ended. {_HELP}")] = None,
+    concurrent_streams: Annotated[str | None, typer.Option(help=f"Streams and waits, at one API. {_HELP}")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set what a tenant or a key may use; limits that are not named stay as they are."""
-    given = (requests_per_minute, input_tokens_per_minute, concurrent_jobs, queued_tokens, monthly_cost, live_batches)
+    given = (
+        requests_per_minute,
+        input_tokens_per_minute,
+        concurrent_jobs,
+        queued_tokens,
+        monthly_cost,
+        live_batches,
+        concurrent_streams,
+    )
     named = {name: value for name, value in zip(NAMES, given, strict=True) if value is not None}
     if not named:
         raise InvalidRequest("name a limit to set, such as --requests-per-minute 600")

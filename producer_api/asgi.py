@@ -68,6 +68,8 @@ class RequestContext:
             # One of a route was answered and logged where it was met; the framework raises it again.
             if not context.has_told_of_defect:
                 await context.answer(internal_error(error), receive)
+        finally:
+            self._runtime.streams.leave(scope)
         return None
 
 

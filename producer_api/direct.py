@@ -67,7 +67,7 @@ class Direct:
             return None
         request.scope["route"] = _FOLLOW
         last_id = request.headers.get("last-event-id")
-        return await stream.stream_events(self._runtime, request.state.principal, job_id, last_id)
+        return await stream.stream_events(request, self._runtime, request.state.principal, job_id, last_id)
 
     async def _submit(self, request: Request) -> Response | None:
         headers, principal = request.headers, request.state.principal

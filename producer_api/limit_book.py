@@ -32,6 +32,10 @@ class LimitBook:
             kept |= self._read(missing, now)
         return [kept[one.key_id] for one in asked]
 
+    def known(self, principal: Principal) -> Held | None:
+        """Return the limits of a key if they are remembered. Blocks on nothing."""
+        return self._look(principal.key_id, self._clock())
+
     def is_aging(self, principal: Principal) -> bool:
         """True if the limits of this key are known, and half of the time is over for which they are kept."""
         found = self._kept.get(principal.key_id)

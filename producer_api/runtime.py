@@ -18,6 +18,7 @@ from producer_api.health import Health
 from producer_api.intake import Intake
 from producer_api.limit_book import LimitBook
 from producer_api.metrics import Metrics
+from producer_api.open_streams import OpenStreams
 from producer_api.policing import PolicyBook
 from producer_api.presence import Presence
 from producer_api.reading import JobReader
@@ -69,6 +70,7 @@ class Runtime:
         self.limits = LimitBook(settings, self.db)
         limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
         self.admission = Admission(self.limits, limiter)
+        self.streams = OpenStreams(self.limits)
         self.room = Room(settings, self.db)
         celery = celery_app(settings)
         self.intake = Intake(

@@ -39,6 +39,8 @@ limit_overrides = Table(
     Column("queued_tokens", BigInteger),
     Column("monthly_cost", Numeric),
     Column("live_batches", BigInteger),
+    # Of one API process.
+    Column("concurrent_streams", BigInteger),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("set_by IN ('operator', 'tenant')", name="set_by_known"),
     UniqueConstraint("tenant_id", "api_key_id", "set_by", postgresql_nulls_not_distinct=True),

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     tenant_requests_per_minute: int | None = Field(None, ge=1)
     tenant_tokens_per_minute: int | None = Field(None, ge=1)
     tenant_concurrent_jobs: int | None = Field(None, ge=0)
+    # Streams and waits that are open at one API process.
+    key_concurrent_streams: int | None = Field(1000, ge=0)
+    tenant_concurrent_streams: int | None = Field(None, ge=0)
     tenant_monthly_cost: Decimal | None = Field(None, ge=0)
     # Batches that have not ended: each is looked at again and again until it has.
     tenant_live_batches: int | None = Field(100, ge=0)

@@ -34,7 +34,7 @@ class SetBy(StrEnum):
 class Limits:
     """How much may be used; None is no limit. ``concurrent_jobs`` are queued or running, ``queued_tokens`` prompt and
     ``max_tokens`` of the queued ones, ``monthly_cost`` of a calendar month in UTC in the currency of the prices,
-    ``live_batches`` those that have not ended."""
+    ``live_batches`` those that have not ended, ``concurrent_streams`` streams and waits at one API process."""
 
     requests_per_minute: int | None = None
     input_tokens_per_minute: int | None = None
@@ -42,6 +42,7 @@ class Limits:
     queued_tokens: int | None = None
     monthly_cost: Decimal | None = None
     live_batches: int | None = None
+    concurrent_streams: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.given().items():
@@ -106,6 +107,7 @@ def tenant_defaults(settings: Settings) -> Limits:
         queued_tokens=settings.max_queued_tokens_per_tenant,
         monthly_cost=settings.tenant_monthly_cost,
         live_batches=settings.tenant_live_batches,
+        concurrent_streams=settings.tenant_concurrent_streams,
     )
 
 
@@ -118,6 +120,7 @@ def key_defaults(settings: Settings) -> Limits:
         queued_tokens=settings.key_queued_tokens,
         monthly_cost=settings.key_monthly_cost,
         live_batches=settings.key_live_batches,
+        concurrent_streams=settings.key_concurrent_streams,
     )
 
 

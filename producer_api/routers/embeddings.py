@@ -34,6 +34,7 @@ async def create_embeddings(
     A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
     """
     wanted = to_job(body)
+    await runtime.streams.enter(request)
     try:
         receipt = await runtime.submissions.submit(principal, wanted, origin)
     except HeadraceError as error:

@@ -74,6 +74,8 @@ async def create_job(
     wait_s = _wait_of(prefer)
     receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
+    if wait_s is not None and not await runtime.streams.try_enter(request):
+        wait_s = None  # a preference, and the job is accepted: whoever has too many waits open gets its id at once
     if wait_s is not None:
         job = await _wait(request, runtime, job, wait_s)
     has_ended = wait_s is not None and job.state.is_terminal
@@ -174,6 +176,7 @@ async def get_job(
     """Return the job as it is, or as it has become within ``wait`` seconds."""
     job = await runtime.reader.get(principal.tenant_id, job_id)
     if wait > 0 and not job.state.is_terminal:
+        await runtime.streams.enter(request)
         job = await _wait(request, runtime, job, wait)
     headers = {"X-Model-Version": str(job.model_version)}
     if job.state.is_terminal:

@@ -48,6 +48,7 @@ class LimitValues(Body):
         None, ge=0, le=_MOST, strict=True, allow_inf_nan=False, description=f"of a calendar month in UTC, in {CURRENCY}"
     )
     live_batches: _Count | None = Field(None, description="batches that have not ended")
+    concurrent_streams: _Count | None = Field(None, description="streams and waits that are open at one API process")
 
 
 class LimitsUsed(BaseModel):

@@ -48,6 +48,7 @@ async def create_chat_completion(
     like. One that ends by itself follows it; one that ends at the most tokens (`finish_reason` `length`) is only the
     beginning of one that does. A schema that cannot be followed is refused with `invalid_json_schema`.
     """
+    await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, chat_job(body), origin)
     return await _answer(request, runtime, job, body, Completion(job, with_usage=body.wants_usage), headers)
 
@@ -61,6 +62,7 @@ async def create_completion(
     origin: OriginOf,
 ) -> Response:
     """Continue a prompt as it stands, without a chat template; otherwise as for a conversation."""
+    await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, completion_job(body), origin)
     return await _answer(request, runtime, job, body, TextCompletion(job, with_usage=body.wants_usage), headers)
 

@@ -70,6 +70,8 @@ async def create_response(
     `continue`.
     """
     tenant_id = principal.tenant_id
+    if body.stream or not body.background:
+        await runtime.streams.enter(request)
     wanted = await run_in_threadpool(prepare, runtime.db, tenant_id, body)
     try:
         receipt = await runtime.submissions.submit(principal, wanted.job, origin, wanted.response)
@@ -113,6 +115,7 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: Re
     summary="Look at a response, or follow it",
 )
 async def get_response(
+    request: Request,
     runtime: RuntimeOf,
     principal: JobsReader,
     response_id: ResponseId,
@@ -129,6 +132,7 @@ async def get_response(
     if not stream:
         return ObjectResponse(response_object(job, row), headers=_headers(job))
     after = starting_after if last_event_id is None else _number(last_event_id)
+    await runtime.streams.enter(request)
     told = read_events(runtime, job, row, BEFORE_ALL if after is None else after)
     return Caller(runtime, job, is_kept=True).stream(told, _headers(job))
 

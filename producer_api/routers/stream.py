@@ -5,6 +5,7 @@ from contextlib import aclosing
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
+from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api import views
@@ -38,6 +39,7 @@ _EXAMPLE = (
     summary="Follow a job",
 )
 async def stream_events(
+    request: Request,
     runtime: RuntimeOf,
     principal: JobsReader,
     job_id: JobId,
@@ -55,6 +57,7 @@ async def stream_events(
     job = await runtime.reader.get(principal.tenant_id, job_id)
     if has_everything(job, after):
         return Response(status_code=204)
+    await runtime.streams.enter(request)
     events = follow(runtime, job, after)
     return EventStream(
         _encoded(events, runtime.settings.stream_ping_s, await spelling_of(runtime, job)),
