@@ -5,11 +5,13 @@ signal that asks to stop means the same warm drain; asking twice cuts it short.
 """
 
 import signal
+import warnings
 from typing import Any
 
 import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
+from celery.exceptions import SecurityWarning
 from celery.platforms import EX_OK
 from celery.worker import state
 
@@ -57,7 +59,12 @@ def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, c
     return _worker(app, host, queue=queue, hostname=hostname, concurrency=concurrency)
 
 
+# Its advice is an option that there is none of here, and its reason pickled messages, which are never read.
+_SUPERUSER = "You're running the worker with superuser privileges"
+
+
 def _worker(app: Celery, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
+    warnings.filterwarnings("ignore", _SUPERUSER, SecurityWarning)
     return _Worker(
         app,
         hostname=hostname,

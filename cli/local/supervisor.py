@@ -70,7 +70,9 @@ class Program:
         if self._child is None:
             return False
         if self._child.exit_code is not None:
-            raise Unavailable(f"{self.name} ended: {last_line(self._child.log_tail())} (log: {self._command.log})")
+            is_killed = self._child.exit_code < 0
+            why = _how(self._child.exit_code) if is_killed else last_line(self._child.log_tail())
+            raise Unavailable(f"{self.name} ended: {why} (log: {self._command.log})")
         return self._is_ready(self._child)
 
 
@@ -110,8 +112,10 @@ class Supervisor:
         if now - watched.started_at > _STEADY_S:
             watched.pause_s = _FIRST_PAUSE_S
         watched.retry_at = now + watched.pause_s
-        why = last_line(child.log_tail())
-        self._say(f"{watched.process.name} ended ({_how(child.exit_code)}): {why}; again in {watched.pause_s:.0f} s")
+        how = _how(child.exit_code)
+        # Who was killed had no time to say why: the last line of its log is about something else.
+        why = f": {last_line(child.log_tail())}" if child.exit_code >= 0 else ""
+        self._say(f"{watched.process.name} ended ({how}){why}; again in {watched.pause_s:.0f} s")
         watched.pause_s = min(_LONGEST_PAUSE_S, watched.pause_s * 2)
 
     def _restart(self, watched: _Watched, now: float) -> None:

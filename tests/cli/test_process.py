@@ -133,6 +133,19 @@ def test_who_ends_is_started_again_after_a_growing_pause(tmp_path: Path) -> None
     assert said[-1] == "worker ended (exit 3): out of luck; again in 1 s"
 
 
+def test_who_was_killed_is_not_said_to_have_ended_of_its_last_words(tmp_path: Path) -> None:
+    said: list[str] = []
+    program = Program(shell("echo a warning of something else; kill -9 $$", tmp_path / "log", "worker"), lambda _: True)
+    supervisor = Supervisor([program], said.append, clock=lambda: 0.0)
+    program.start()
+    assert program.child
+    assert ended_within(program.child.pid, 5)
+    with pytest.raises(Unavailable, match=r"^worker ended: signal 9 \(log: "):
+        program.is_ready()
+    supervisor.tend()
+    assert said == ["worker ended (signal 9); again in 1 s"]
+
+
 def test_who_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
     class Broken:
         name = "PostgreSQL"

@@ -341,8 +341,9 @@ def test_a_metrics_port(bench: Bench, start_worker: StartWorker) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    start_worker(worker_metrics_port=port)
+    worker = start_worker(worker_metrics_port=port)
     bench.wait_ended(bench.submit(3))
+    assert "superuser" not in worker.log(), "Celery's word about pickled messages, which are never read"
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         body = response.read().decode()
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
