@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tomllib
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +59,9 @@ def test_the_command_loads_nothing_before_it_runs() -> None:
 def test_the_engine_decides_with_the_standard_library() -> None:
     ours = loaded_by("models.engine.loop") - loaded_by("models.engine")
     assert ours <= set(sys.stdlib_module_names) | {"models"}
+
+
+def test_every_package_says_that_it_is_typed() -> None:
+    root = Path(__file__).parents[1]
+    packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {name for name in packages if "." not in name and not (root / name / "py.typed").is_file()} == set()

@@ -80,7 +80,7 @@ def running_stack(
         )
         key, versions = _prepare(services, models, home, env, say, open_vault(settings))
         ports = _choose_ports(settings, len(models), say)
-        names = [_served_as(model, version) for model, version in zip(models, versions, strict=True)]
+        names = [served_as(model, version) for model, version in zip(models, versions, strict=True)]
         flower, *others = programs = _programs(settings, names, home, _as_roles(services, env), ports)
         for program in programs:
             cleanup.callback(program.stop)
@@ -138,7 +138,7 @@ def _prepare(
         db.close()
 
 
-def _served_as(asked: str, version: ModelVersion) -> str:
+def served_as(asked: str, version: ModelVersion) -> str:
     """Return what a worker is to serve: the name that was given, or the version that a folder became."""
     return asked if asked.partition("@")[0] == version.model else f"{version.model}@{version.version}"
 

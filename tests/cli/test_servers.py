@@ -77,6 +77,19 @@ def test_postgres_refuses_a_folder_of_another_major_version(postgres: LocalPostg
         postgres.start()
 
 
+def test_an_old_postgres_of_the_system_is_refused_before_it_makes_anything(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = folder / "bin" / "postgres"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)'\n")
+    old.chmod(0o755)
+    monkeypatch.setattr("cli.local.postgres.find_binaries", lambda: old.parent)
+    with pytest.raises(Unavailable, match=r"the PostgreSQL 15 in \S+ is too old .* needs 17: install Headrace"):
+        LocalPostgres(folder / "pg", folder / "pg.log").start()
+    assert list((folder / "pg").iterdir()) == []
+
+
 def test_postgres_removes_a_pid_file_whose_number_belongs_to_another_program(
     postgres: LocalPostgres, folder: Path
 ) -> None:

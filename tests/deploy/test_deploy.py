@@ -115,6 +115,11 @@ def test_every_command_is_a_module_that_can_be_run(unit: Unit) -> None:
         assert 'if __name__ == "__main__":' in Path(str(spec.origin)).read_text()
 
 
+@pytest.mark.parametrize("unit", list(_image_units()), ids=lambda unit: unit.where)
+def test_files_of_the_working_folder_are_not_imported(unit: Unit) -> None:
+    assert unit.env["PYTHONSAFEPATH"] == "1"
+
+
 @pytest.mark.parametrize("command", sorted({tuple(unit.command[2:]) for unit in UNITS}), ids=" ".join)
 def test_every_argument_is_one_the_module_takes(command: tuple[str, ...]) -> None:
     module, *arguments = command

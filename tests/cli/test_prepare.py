@@ -1,0 +1,85 @@
+"""What ``headrace up --model`` takes, and what it says to do where it cannot."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cli.local import stack
+from cli.local.home import Home
+from cli.local.prepare import CATALOGUE, ensure_model
+from models.catalog import CATALOG, register
+from store.db import Database
+from store.errors import Unavailable
+from store.registry import ModelVersion
+from store.settings import Settings, child_environment
+
+
+def ensure(db: Database, settings: Settings, folder: Path, asked: str) -> ModelVersion:
+    env = child_environment({"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url})
+    with (home := Home(folder)).locked():
+        return ensure_model(db, asked, home, env, lambda _sentence: None)
+
+
+def test_the_catalogue_is_the_one_that_is_fetched() -> None:
+    assert set(CATALOGUE) == set(CATALOG)
+
+
+def test_a_folder_is_registered_under_its_name_and_a_registered_name_is_found(
+    db: Database, settings: Settings, smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(smollm2, mine)
+    monkeypatch.chdir(tmp_path)
+    found = [ensure(db, settings, tmp_path, asked) for asked in (str(mine), "./mine", "mine", "mine@1")]
+    assert {(version.model, version.version, version.source) for version in found} == {("mine", 1, str(mine))}
+    # Other files make another version, which the name alone does not mean: the worker is told which.
+    (mine / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.5}')
+    second = ensure(db, settings, tmp_path, "./mine")
+    assert second.version == 2
+    assert stack.served_as("./mine", second) == "mine@2"
+    assert stack.served_as("mine", found[0]) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("gpt-9", "`hf download ORG/gpt-9 --local-dir gpt-9` fetches one, then `headrace up --model ./gpt-9`"),
+        ("org/gpt-9", "`hf download org/gpt-9 --local-dir gpt-9`"),
+        ("./gpt-9", "there is no folder ./gpt-9: `hf download "),
+        ("empty", "empty/config.json is missing: a model folder needs it"),
+    ],
+)
+def test_what_is_no_model_is_told_the_next_step(
+    db: Database, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unavailable) as raised:
+        ensure(db, settings, tmp_path, asked)
+    assert said in raised.value.message
+
+
+def test_a_registered_model_whose_folder_is_gone_is_said(
+    db: Database, settings: Settings, smollm2: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(smollm2, moved)
+    register(db, "mine", str(moved), "auto", actor="tests")
+    shutil.rmtree(moved)
+    with pytest.raises(Unavailable, match=f"the model mine is registered, but its folder {moved} is gone"):
+        ensure(db, settings, tmp_path, "mine")
+
+
+def test_an_installation_without_the_extra_is_said_before_anything_is_started(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "_OF_LOCAL", ("uvicorn", "not_installed"))
+    told: list[str] = []
+    with (
+        pytest.raises(Unavailable, match="without its extra `local`, which brings not_installed and servers"),
+        stack.running_stack(settings.model_copy(update={"home": tmp_path / "home"}), ["fake"], told.append),
+    ):
+        pass
+    assert told == []
+    assert not (tmp_path / "home").exists()
