@@ -5,6 +5,7 @@ which tables its transaction locks against readers or writers, and how many page
 """
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -171,7 +172,7 @@ def filled(db: Database, settings: Settings) -> Iterator[Database]:
     with db.autocommit() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
     url = make_url(settings.database_url).set(database=name).render_as_string(hide_password=False)
-    database = Database(url, pool_size=2, application_name="tests")
+    database = Database(url, pool_size=3, application_name="tests")
     try:
         upgrade(database, RELEASED)
         fill(database)
@@ -203,6 +204,37 @@ def test_a_revision_that_was_broken_off_between_two_steps_begins_anew(filled: Da
         connection.execute(stray, {"tenant": "ten_1"})
     upgrade(filled)
     assert find_drift(filled) == []
+
+
+def test_a_lock_that_is_not_free_is_tried_for_again(filled: Database) -> None:
+    upgrade(filled, "0020")
+    waits = 0
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        nonlocal waits
+        waits += "DROP CONSTRAINT IF EXISTS" in statement
+        if waits > 1:
+            may_end.set()  # it gave up once
+
+    may_end, is_held = threading.Event(), threading.Event()
+
+    def read_for_long() -> None:
+        with filled.begin() as connection:
+            connection.execute(text("SELECT count(*) FROM responses"))
+            is_held.set()
+            may_end.wait(30)
+
+    reader = threading.Thread(target=read_for_long)
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        reader.start()
+        assert is_held.wait(10)
+        upgrade(filled, "0021")
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+        may_end.set()
+        reader.join(10)
+    assert waits > 1
 
 
 def test_what_makes_others_wait_is_found_and_what_does_not_passes(filled: Database) -> None:

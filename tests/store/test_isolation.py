@@ -73,8 +73,12 @@ THE_SYSTEMS_OWN = {
         "claims.finish",
         "claims.release",
         "claims.renew",
+        "left_out.owned",
+        "left_out.still_open",
+        "left_out.still_running",
         "ordering.claim_candidates",
         "ordering.claimable",
+        "ordering.closing",
     },
     "the dispatcher": {
         "due.look",
@@ -125,7 +129,7 @@ def nameless(path: Path) -> Iterator[str]:
             names = (*names, node.name)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             told = {keyword.arg for keyword in node.keywords}
-            if node.func.attr in {"begin", "autocommit"} and not told & {"tenant_id", "tenant_ids"}:
+            if node.func.attr in {"begin", "autocommit", "connection"} and not told & {"tenant_id", "tenant_ids"}:
                 yield ".".join((module, *names))
         for child in ast.iter_child_nodes(node):
             yield from visit(child, names)
