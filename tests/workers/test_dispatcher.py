@@ -581,6 +581,25 @@ def test_one_leads_and_the_other_takes_over(
     wait_for(lambda: not is_led(), "the lock is free again")
 
 
+_END_LEADERS_SESSION = text("""
+SELECT pg_terminate_backend(pid, 5000) FROM pg_locks
+WHERE locktype = 'advisory' AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = :key
+""")
+
+
+def test_a_leader_whose_lock_is_gone_stops_leading(
+    running: Dispatcher, db: Database, submit: Submit, redis_client: redis.Redis
+) -> None:
+    """Also if nothing else of it needs that connection: otherwise two lead from then on."""
+    submit(1)
+    wait_for(lambda: hinted(redis_client), "it leads")
+    with capture_logs() as logs:
+        with db.autocommit() as connection:
+            assert connection.execute(_END_LEADERS_SESSION, {"key": sweeps.LEADER_LOCK}).scalars().all() == [True]
+        wait_for(lambda: "dispatcher.stopped_leading" in [log["event"] for log in logs], "it stopped leading")
+        wait_for(lambda: "dispatcher.leading" in [log["event"] for log in logs], "it leads again")
+
+
 @pytest.fixture
 def start(settings: Settings, start_process: StartProcess) -> Callable[..., Process]:
     """Start dispatchers; keywords are variables of the environment, one without a value is left out."""
