@@ -92,7 +92,7 @@ def test_what_is_exported_is_verified_without_a_database(
         bad.write_bytes(b"".join(forged))
         result = run("verify", bad, "--head", heads)
         assert (result.exit_code, said in result.stdout) == (1, True), result.stdout
-        assert run("verify", bad, "--most", "1").exit_code == 1
+        assert run("verify", bad, "--head", heads, "--most", "1").exit_code == 1
     bad.write_text("\n".join(json.dumps(row) for row in rows))
     assert run("verify", bad, "--head", heads).exit_code == 0, "another program's spaces change nothing"
 
