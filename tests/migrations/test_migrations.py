@@ -6,6 +6,7 @@ from threading import Barrier
 
 import pytest
 from sqlalchemy import Column, Index, Integer, MetaData, make_url, text
+from sqlalchemy.exc import DBAPIError
 
 from migrations.__main__ import main
 from migrations.drift import find_drift
@@ -62,6 +63,26 @@ def test_an_empty_database_becomes_what_the_tables_say(empty: Database) -> None:
     check_schema(empty)
     assert find_drift(empty) == []
     assert upgrade(empty) == REVISION, "nothing is left to do"
+
+
+def test_the_audit_log_is_append_only_in_every_session(migrated: Database) -> None:
+    """On a database that no test has touched: elsewhere tests switch the trigger off and on."""
+    with migrated.begin() as connection:
+        connection.execute(text("INSERT INTO audit_log (actor, action, resource, at) VALUES ('a', 'b', 'c', now())"))
+    for role in ("origin", "replica"):
+        for deed in ("DELETE FROM audit_log", "UPDATE audit_log SET actor = 'x'", "TRUNCATE audit_log"):
+            assert "append-only" in refused(migrated, f"SET LOCAL session_replication_role = {role}", deed)
+
+
+def refused(db: Database, *statements: str) -> str:
+    """Run the statements in one transaction; return why it was refused, empty if it was not."""
+    try:
+        with db.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+    except DBAPIError as error:
+        return str(error)
+    return ""
 
 
 def test_every_revision_can_be_taken_back(migrated: Database) -> None:

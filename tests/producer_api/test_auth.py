@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from producer_api.auth import KEEP_S, KeyRing
 from store import key_changes, keys, tenants
 from store.db import Database
-from store.errors import Unauthenticated
+from store.errors import Forbidden, Unauthenticated
 from tests.processes import ROOT
 from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
@@ -242,6 +242,22 @@ async def test_a_revoked_key_works_for_ten_seconds_at_most(db: Database, tenant:
     assert KEEP_S <= 10
     with pytest.raises(Unauthenticated):
         await ring.principal(f"Bearer {key}")
+
+
+async def test_a_tenant_that_is_disabled_is_forgotten_at_once(db: Database, tenant: str, other_key: str) -> None:
+    """All its keys, by the word that other processes hear of it, and nobody else's."""
+    ring = KeyRing(db, clock=lambda: 0.0)
+    of_tenant = [keys.create_key(db, tenant, name, keys.SCOPES, actor="tests") for name in ("one", "two")]
+    for each in (*of_tenant, other_key):
+        await ring.principal(f"Bearer {each}")
+    tenants.set_disabled(db, "acme", disabled=True, actor="tests")
+    assert await ring.principal(f"Bearer {of_tenant[0]}"), "it is remembered for ten seconds if nothing is heard"
+    ring.forget(tenant)
+    for each in of_tenant:
+        with pytest.raises(Forbidden, match="disabled"):
+            await ring.principal(f"Bearer {each}")
+    db.close()
+    assert await ring.principal(f"Bearer {other_key}"), "that one is not looked up again"
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic aGk6aGk=", "hr_1_2"])

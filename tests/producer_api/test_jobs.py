@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -231,6 +232,25 @@ def test_one_idempotency_key_is_one_job(api: httpx2.Client, db: Database) -> Non
     assert "idempotent-replayed" not in first.headers
     assert second.headers["idempotent-replayed"] == "true"
     assert num_jobs(db) == 1
+
+
+def test_one_idempotency_key_is_one_job_in_whatever_order_the_fields_come(api: httpx2.Client, db: Database) -> None:
+    """Clients make JSON of maps, which have no order, so a retry may have another."""
+    body = PROMPT | {"metadata": {"a": "1", "b": "2"}, "sampling": {"max_tokens": 4, "temperature": 0.5}}
+
+    def post(body: dict[str, Any]) -> httpx2.Response:
+        answer = api.post("/v1/jobs", json=body, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 202, answer.text
+        return answer
+
+    first, second = post(body), post(backwards(body))
+    assert second.json()["id"] == first.json()["id"]
+    assert num_jobs(db) == 1
+
+
+def backwards(value: Any) -> Any:
+    """The same JSON with the fields of every object in the opposite order."""
+    return {name: backwards(value[name]) for name in reversed(value)} if isinstance(value, dict) else value
 
 
 def test_a_key_with_another_body_is_refused(api: httpx2.Client, db: Database) -> None:

@@ -361,6 +361,15 @@ def test_a_cursor_that_no_event_has_is_refused(api: httpx2.Client, cursor: str) 
     assert (response.status_code, error_of(response)["param"]) == (400, "Last-Event-ID")
 
 
+def test_a_cursor_of_an_attempt_that_has_not_begun_is_refused(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    worker.say(worker.claim(job_id), "a")
+    response = api.get(f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": "2-0"})
+    assert (response.status_code, error_of(response)["param"]) == (400, "Last-Event-ID")
+    with streaming(api, job_id, "1-0") as stream:
+        assert stream.next().id == "1-1"
+
+
 def test_a_silent_stream_is_kept_alive(api: httpx2.Client, worker: ScriptedWorker) -> None:
     job_id = submit(api)
     attempt = worker.claim(job_id)

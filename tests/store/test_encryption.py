@@ -1,12 +1,17 @@
 """What is sealed opens in its own place, under any key that was given, and nowhere else."""
 
+import io
+
+import orjson
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import text
 
 from store import claims, jobs
 from store.db import Database
 from store.encryption import Place, Vault, new_key, parse_keys
 from store.errors import CannotOpen, InvalidRequest, SettingsError
+from store.sealed_files import SealedReader, SealedWriter
 from store.settings import Settings, load_settings, open_vault
 from store.states import JobState
 from tests.store.making import MakeJob
@@ -49,6 +54,72 @@ def test_another_key_of_the_same_id_is_an_error_and_no_garbage() -> None:
     sealed = Vault({"k": OLD[1]}).seal("secret", PLACE)
     with pytest.raises(CannotOpen, match="another key of the id 'k'"):
         Vault({"k": NEW[1]}).open(sealed, PLACE)
+
+
+# Written once with these keys, by the format that docs/privacy.md and the module describe: what is stored in databases
+# and on disks today must open for ever.
+KNOWN = Vault({"k2": bytes(range(32)), "k1": bytes(range(32, 64))})
+KNOWN_PLACE = Place("tnt_1", "jobs", "payload", "job_1")
+KNOWN_ENVELOPE = {
+    "k": "k2",
+    "w": "e7XuHtBV5buP5rAJ7VrlElh0zNcOsw4XTjuer4lC3EehmkozXsKzgMBKmV2YlDC/DV8YD8JkSXgCFZ7e",
+    "d": "JMDpv4JnBGb9oszIpostVQTggFJYqL3yc0Gn6IJmHa6lCAfKaJFsr0HRctkOQIYJPY2Zrjq6TLH1+Ik=",
+}
+KNOWN_TEXT = (
+    "enc:k2:q0tQTUkzezYzcDWDjmz5Uc1Ce1ivSOhaNUM4ULUFBTfAHMke3/Z2rlig/PJKc1w44We9Kc9/6+lwQpLx:J8"
+    "COtiIYjEHH55InjTSOXGfyQIzzE72D/jE6nz48yIbicPOQUgJ9"
+)
+KNOWN_FRAME = bytes.fromhex("026b32fbbde135a40b753b42a6d569cd4e00c576be2372caed1949a1f2989aa44224ca46f66958")
+KNOWN_CHECKS = {
+    "k2": "JlRaJAVOV3Oybl0iYoMS8xKedIalc1msw52vReQm6pg=",
+    "k1": "bxR+WMQ4Ki/2Q7VItMk31Wv2VKI6BJmPgr4DZOHsMhU=",
+}
+KNOWN_TOKENS = {"k2": ["F7sDjyAN9kPxRCKcKfO9"], "k1": ["QR1ncMnK1ZAHIOHmObLm"]}
+
+
+def test_what_was_sealed_long_ago_opens() -> None:
+    assert KNOWN.open({"enc": KNOWN_ENVELOPE}, KNOWN_PLACE) == {"text": "how much is the fish"}
+    assert KNOWN.open_text(KNOWN_TEXT, KNOWN_PLACE) == "whsec_known"
+    assert KNOWN.open_frame(KNOWN_FRAME, "job_1", b"1-1 d") == b"how much"
+    assert KNOWN.checks() == KNOWN_CHECKS
+    assert KNOWN.tokens("tnt_1", {"name": "fish"}) == KNOWN_TOKENS
+
+
+def test_a_data_key_is_bound_to_the_id_of_the_key_that_wraps_it() -> None:
+    """Of two ids with one key, as after a mistake in the settings, only the one that wrapped opens."""
+    vault = Vault({"k1": bytes(32), "k2": bytes(32)})
+    envelope = vault.seal("secret", PLACE)["enc"]
+    with pytest.raises(CannotOpen, match="changed, moved"):
+        vault.open({"enc": envelope | {"k": "k2"}}, PLACE)
+
+
+def test_a_sealed_file_is_what_its_format_says() -> None:
+    """Sealed here by the documented format, and opened by the product; then the other way round."""
+    content, digest = bytes(range(256)) * 300, "0" * 64
+    key, envelope = (
+        bytes(range(64, 96)),
+        {"k": "k2", "w": "AAAAAAAAAAAAAAAATv33nfFpxfpA4eN+VGHf1oISBAB81DZ42Mfp2JmiAwnStSZeeEZwm5H2IwgKMX/Y"},
+    )
+    header = orjson.dumps(envelope)
+    sealed = len(header).to_bytes(2, "big") + header + _chunks(key, content, digest)
+    assert SealedReader(io.BytesIO(sealed), KNOWN, digest).read() == content
+    out = io.BytesIO()
+    writer = SealedWriter(out, KNOWN)
+    writer.write(content)
+    writer.end(digest)
+    length = int.from_bytes(out.getvalue()[:2], "big")
+    written = orjson.loads(out.getvalue()[2 : 2 + length])
+    assert out.getvalue()[2 + length :] == _chunks(KNOWN.open_key(written, "the file"), content, digest)
+
+
+def _chunks(key: bytes, content: bytes, digest: str) -> bytes:
+    """Chunks of 64 KiB, each under its number in 11 bytes and one that says whether it is the last."""
+    parts = [content[at : at + 65536] for at in range(0, len(content), 65536)]
+    cipher, last = AESGCM(key), len(parts) - 1
+    return b"".join(
+        cipher.encrypt(n.to_bytes(11, "big") + bytes([n == last]), part, digest.encode() if n == last else None)
+        for n, part in enumerate(parts)
+    )
 
 
 def test_what_was_never_sealed_stays_readable() -> None:

@@ -235,6 +235,21 @@ async def test_what_a_wipe_took_is_never_skipped(
         assert [frame async for frame in stream if frame is not None] == frames[40:]
 
 
+async def test_a_hole_is_filled_from_the_log_at_once(
+    hub: Hub, publisher: StreamPublisher, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the next look into the log, which comes every few seconds in case that something was missed."""
+    monkeypatch.setattr("store.hub._REREAD_EVERY_TICKS", 1_000_000)
+    frames = answer("a", 1, 3)
+    reading = asyncio.create_task(collect(hub, "a"))
+    await until(lambda: stream_key("a") in subscribed_channels(redis_client))
+    await asyncio.to_thread(publisher.publish, frames[:1])
+    # The second frame reaches the log, and its message is lost.
+    redis_client.xadd(stream_key("a"), {"k": "d", "t": "w2 ", "i": ""}, id="1-2")
+    await asyncio.to_thread(publisher.publish, frames[2:])
+    assert await reading == frames
+
+
 async def test_a_hole_does_not_make_every_frame_read_the_log(
     hub: Hub, publisher: StreamPublisher, redis_client: redis.Redis
 ) -> None:

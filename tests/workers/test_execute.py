@@ -80,6 +80,30 @@ def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: Start
     assert sorted(ends, key=lambda job_id: str(ends[job_id])) == [interactive, batch, longest]
 
 
+def test_a_job_without_a_seed_has_one_of_its_own_in_every_attempt(bench: Bench, start_host: StartHost) -> None:
+    """So a second attempt says what the lost one said."""
+    seen: dict[str, list[int | None]] = {}
+
+    def fault(plan: StepPlan) -> None:
+        for row in plan.rows:
+            seen.setdefault(bytes(row.request.prompt).decode(), []).append(row.request.sampling.seed)
+        if any(len(seeds) == 1 for seeds in seen.values()):
+            raise RuntimeError("device-side assert")
+
+    running = start_host(fault=fault)
+    ids = [bench.submit(prompt=prompt, sampling={"temperature": 1.0})[0] for prompt in ("one", "two")]
+    given = bench.submit(prompt="three", sampling={"temperature": 1.0, "seed": 7})[0]
+    for job_id in (*ids, given):
+        running.run_to_end(job_id)
+        assert bench.job(job_id).state is JobState.QUEUED
+        running.run_to_end(job_id)
+        assert bench.job(job_id).state is JobState.SUCCEEDED
+    (one,), (two,), (three,) = (set(seeds) for seeds in seen.values())
+    assert None not in (one, two)
+    assert one != two
+    assert three == 7
+
+
 def test_a_row_that_is_not_finite_fails_alone(bench: Bench, start_host: StartHost) -> None:
     def is_finite(row: Row) -> bool:
         return not (bytes(row.request.prompt).startswith(b"bad") and len(row.output) == 3)

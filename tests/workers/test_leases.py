@@ -300,6 +300,43 @@ def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running
     wait_for(lambda: sweeps.sweep_leases(bench.db).requeued, "the leases ran out", 10)
 
 
+def test_the_thread_stops_what_it_could_not_renew(bench: Bench, db: Database) -> None:
+    """A hung engine: the jobs are another worker's when the lease has run out, whatever this one believes."""
+    ledger = Ledger(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    held, engine = HeldJobs(), StubEngine(running=1)
+    attempt = ledger.claim(*bench.submit(1))
+    assert attempt is not None
+    held.add(attempt)
+    keeper = LeaseKeeper(ledger, held, engine, lease_s=0.6)
+    keeper.start()
+    try:
+        wait_for(lambda: engine.cancelled == [attempt.key], "the engine is told")
+        assert not held.owns(attempt)
+    finally:
+        keeper.stop()
+
+
+def test_two_copies_of_a_hint_in_one_claim_are_one_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, twice = desk.bench.submit(2)
+    claim, has_begun, goes_on = claims.claim, threading.Event(), threading.Event()
+
+    def slow(*args: Any, **options: Any) -> dict[str, Claim]:
+        has_begun.set()
+        assert goes_on.wait(30)
+        return claim(*args, **options)
+
+    monkeypatch.setattr(claims, "claim", slow)
+    with ThreadPoolExecutor(3) as pool:
+        # The first claim is held up, so that both copies are in the wave after it.
+        alone = pool.submit(desk.ledger.claim, first)
+        assert has_begun.wait(30)
+        copies = [pool.submit(desk.ledger.claim, twice) for _ in range(2)]
+        wait_for(lambda: len(desk.ledger._claims._waiting) == 2, "both wait for the next wave")
+        goes_on.set()
+        assert alone.result() is not None
+        assert sorted(copy.result() is None for copy in copies) == [False, True]
+
+
 def test_a_newer_epoch_replaces_the_older_attempt(desk: Desk) -> None:
     (old,) = desk.claim(1)
     desk.lose(old)

@@ -20,15 +20,17 @@ from sqlalchemy import text
 from policy.budget import Budget
 from policy.documents import PolicyDocument
 from policy.evaluation import STRUCTURED, shipped
+from policy.placeholders import Vault
 from policy.policies import Policy, apply_output
 from store import jobs, keys, ordering
 from store.settings import Settings
 from store.states import JobState
-from store.streams import read_frame, stream_key
+from store.streams import Frame, read_frame, stream_key
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
 from tests.stored import everything_stored
+from workers.gates import StreamGate
 from workers.host import Host, LoadedModel
 
 from .conftest import Bell, Bench
@@ -38,7 +40,7 @@ from .test_continuing import api as api
 
 KEYS = {"encryption_keys": f"k1:{base64.b64encode(bytes(32)).decode()}"}
 NO_TITAN = {"id": "no-titan", "deny": {"phrases": ["project titan"]}, "action": "block", "stage": "output"}
-TITAN = ["Well, ", "proj", "ect ", "tit", "an", " is secret. ", *["more "] * 300]
+TITAN = ["Well, ", "proj", "ect ", "tit", "an", " is secret. ", *["more "] * 6000]
 RESTORE = {"id": "pii", "kinds": ["email", "private_key"], "action": "redact", "stage": "input", "restore": True}
 SECRET = "bob.unique@example.com"
 ASK: Any = {"type": "function", "function": {"name": "mail", "parameters": {"type": "object"}}}
@@ -199,6 +201,13 @@ def test_a_blocked_answer_ends_in_the_policys_error_at_every_door(stage: Stage) 
     assert (last.type, "no-titan" in str(last)) == ("response.failed", True)
     assert stage.frames(job_id) == ["Well, "]
     assert not any(left in stage.stored() for left in ("titan is", "is secret"))
+
+
+def test_nothing_is_shown_after_a_delta_that_is_missing() -> None:
+    policy = Policy(PolicyDocument.model_validate({"rules": [NO_TITAN]}))
+    gate = StreamGate(policy.guarded_output(Vault()), on_blocked=lambda: None)
+    shown = [gate.passed(Frame("job_1", 1, seq, f"w{seq}. ")) for seq in (1, 3, 4, 2, 3, 4, 5)]
+    assert [frame is not None for frame in shown] == [True, *[False] * 6]
 
 
 def test_values_are_put_back_for_the_caller_alone(sealed: Stage) -> None:
