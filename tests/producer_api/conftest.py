@@ -50,6 +50,12 @@ def encoder(db: Database) -> ModelVersion:
 
 
 @pytest.fixture
+def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followers are woken by what is published alone. Ask for it with ``usefixtures``: before the server starts."""
+    monkeypatch.setattr("store.hub._TICK_S", 3600.0)
+
+
+@pytest.fixture
 def tenant(db: Database) -> str:
     return keys.create_tenant(db, "acme")
 

