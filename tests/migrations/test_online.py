@@ -25,7 +25,7 @@ from store.settings import Settings
 RELEASED = "0016"
 """The last revision of before the rules."""
 
-ROWS = 8000
+ROWS = 4000
 MOST_PAGES = 20
 MOST_ROWS = 1000
 LONGEST_WAIT_S = 1.0

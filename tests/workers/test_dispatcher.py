@@ -427,8 +427,9 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
 
     wait_for(end_all, "expired")
     redis_client.xadd(stream_key(ended[0]), {"k": "d", "t": "never shown", "i": ""}, id="1-1")
+    as_dispatcher = Database(as_worker(settings).database_url, pool_size=1, application_name="tests")
     forgetting = Forgetting(
-        db,
+        as_dispatcher,
         settings.model_copy(update={"result_ttl_s": 100, "record_ttl_s": 200}),
         partial(streams.forget, redis_client),
     )
@@ -439,9 +440,12 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
     for age_s, kept in ((110, dict.fromkeys(ended)), (100, {})):
         with db.begin() as connection:
             connection.execute(text(f"UPDATE jobs SET completed_at = completed_at - interval '{age_s} s'"))
-        forgetting.round()
+        with capture_logs() as logs:
+            forgetting.round()
+        assert "dispatcher.forgetting_failed" not in [log["event"] for log in logs]
         assert prompts() == {**kept, queued[0]: "never shown"}
     assert not redis_client.exists(stream_key(ended[0]))
+    as_dispatcher.close()
 
 
 def test_the_loop_goes_on_while_something_is_forgotten(
