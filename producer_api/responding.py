@@ -1,6 +1,6 @@
 """The use cases of the Responses API: from a request and what it refers to to a job; and cancelling one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -45,17 +45,20 @@ def prepare(db: Database, tenant_id: str, asked: ResponseRequest) -> Wanted:
 
     Raises InvalidRequest and, for an id that this tenant does not have, NotFound.
     """
-    items = () if asked.previous_response_id is None else _conversation(db, tenant_id, asked.previous_response_id)
+    items: Sequence[Item] = ()
+    answer: Sequence[Item] = ()
+    if asked.previous_response_id is not None:
+        items, answer = _conversation(db, tenant_id, asked.previous_response_id)
     if asked.prompt is None:
-        return to_job(asked, Before(items))
+        return to_job(asked, Before(items, answer))
     filled, version = _fill(db, tenant_id, asked.prompt)
-    return to_job(asked, Before(items, filled, version))
+    return to_job(asked, Before(items, answer, filled, version))
 
 
-def _conversation(db: Database, tenant_id: str, previous_id: str) -> list[Item]:
-    """Return the items of the response before, its own and all that it went on from, and its answer."""
+def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Return the items of the response before, its own and all that it went on from, and those of its answer."""
     try:
-        before = read_response(responses.get_input, db, tenant_id, previous_id)
+        before = read_response(responses.get_conversation, db, tenant_id, previous_id)
         job = jobs.get(db, tenant_id, job_id_of(previous_id))
     except NotFound as error:
         raise NotFound(error.message, code="previous_response_not_found", param="previous_response_id") from error
@@ -64,7 +67,8 @@ def _conversation(db: Database, tenant_id: str, previous_id: str) -> list[Item]:
         raise InvalidRequest(
             f"the response before {what} one with an answer can be continued", param="previous_response_id"
         )
-    return [*before, *output_items(job)]
+    before.check_room()
+    return before.items, output_items(job)
 
 
 def _fill(db: Database, tenant_id: str, prompt: PromptRef) -> tuple[Filled, int]:

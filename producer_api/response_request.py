@@ -159,9 +159,13 @@ _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default"
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What the request refers to: the items of the responses before it, and its template, filled in."""
+    """What the request refers to: the items of the responses before it, and its template, filled in.
+
+    ``answer`` are the items of the last answer, which no response has among its own yet.
+    """
 
     items: Sequence[Item] = ()
+    answer: Sequence[Item] = ()
     filled: Filled | None = None
     prompt_version: int | None = None
 
@@ -180,10 +184,10 @@ def to_job(asked: ResponseRequest, before: Before) -> Wanted:
     filled = before.filled
     instructions = asked.instructions if asked.instructions is not None or filled is None else filled.instructions
     given = [] if filled is None else [message(role, text) for role, text in filled.messages]
-    items = [*before.items, *given, *([] if asked.input is None else read_items(asked.input))]
+    new = [*before.answer, *given, *([] if asked.input is None else read_items(asked.input))]
     body = {
         "model": asked.model,
-        "input": {"messages": messages_of(instructions or None, items), **_tools(asked)},
+        "input": {"messages": messages_of(instructions or None, [*before.items, *new]), **_tools(asked)},
         "sampling": _sampling(asked),
         "truncation": asked.truncation or Truncation.DISABLED,
         "service_class": _service_class(asked),
@@ -195,7 +199,7 @@ def to_job(asked: ResponseRequest, before: Before) -> Wanted:
         job = GenerateRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), asked) from error
-    return Wanted(job, _beside(asked, instructions, items, before.prompt_version))
+    return Wanted(job, _beside(asked, instructions, new, before.prompt_version))
 
 
 def _check(asked: ResponseRequest) -> None:
@@ -311,6 +315,7 @@ def _beside(
         is_background=bool(asked.background),
         input=items,
         request=request,
+        goes_on=asked.previous_response_id is not None,
     )
 
 

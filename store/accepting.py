@@ -141,10 +141,11 @@ WITH incoming AS (
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
 ), answered AS (
-    INSERT INTO responses (job_id, tenant_id, previous_id, is_stored, is_background, input, request)
+    INSERT INTO responses (job_id, tenant_id, previous_id, is_stored, is_background, goes_on, input, request)
     SELECT
         id, tenant_id, response ->> 'previous_id', CAST(response ->> 'is_stored' AS boolean),
-        CAST(response ->> 'is_background' AS boolean), response -> 'input', response -> 'request'
+        CAST(response ->> 'is_background' AS boolean), CAST(response ->> 'goes_on' AS boolean), response -> 'input',
+        response -> 'request'
     FROM fresh WHERE response IS NOT NULL
 )
 SELECT id, created_at, deadline_at, announced_at FROM created
@@ -280,5 +281,5 @@ def _row(job: NewJob, vault: Vault) -> dict[str, object]:
 
 def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:
     place = Place(job.tenant_id, "responses", "", job.id)
-    sealed = seal_columns(vault, place, {"input": response.input, "request": response.request})
+    sealed = seal_columns(vault, place, {"input": response.stored_input, "request": response.request})
     return {**asdict(response), **sealed}

@@ -11,7 +11,7 @@ What the usage ledger and the audit log say of it stays too. Only jobs that have
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from store.audit import record
 from store.db import Database
@@ -43,9 +43,22 @@ _ERROR = """jsonb_build_object(
 _INPUT_GONE = "payload = '{}', metadata = '{}', webhook = NULL, fingerprint = NULL, input_purged_at = now()"
 _OUTPUT_GONE = f"output = NULL, error = CASE WHEN error IS NOT NULL THEN {_ERROR} END, output_purged_at = now()"
 
-_WITH_INPUT = """
-said AS (
-    DELETE FROM responses USING emptied WHERE responses.job_id = emptied.id AND deleted_at IS NULL
+_BEFORE = "CASE WHEN responses.goes_on THEN 'job_' || substr(responses.previous_id, 6) END"
+# Of ``responses``: a later one goes on from its items. Not EXISTS, for which Postgres might read the whole table.
+_IS_NEEDED = """(SELECT count(*) FROM (
+    SELECT FROM responses AS later
+    WHERE later.tenant_id = responses.tenant_id AND later.goes_on
+        AND later.previous_id = 'resp_' || substr(responses.job_id, 5)
+    LIMIT 1) AS one) > 0"""
+
+_WITH_INPUT = f"""
+hidden AS (
+    UPDATE responses SET hidden_at = now(), request = '{{}}' FROM emptied
+    WHERE responses.job_id = emptied.id AND deleted_at IS NULL AND {_IS_NEEDED}
+), said AS (
+    DELETE FROM responses USING emptied
+    WHERE responses.job_id = emptied.id AND deleted_at IS NULL AND NOT {_IS_NEEDED}
+    RETURNING responses.job_id, {_BEFORE} AS before
 ), unburied AS (
     DELETE FROM dead_letters USING emptied WHERE dead_letters.job_id = emptied.id
 )"""
@@ -68,11 +81,12 @@ WITH emptied AS (
 ), {with_it}
 SELECT id FROM emptied
 """
-_INPUTS = text(_EMPTY.format(gone=_INPUT_GONE, kept="input_purged_at IS NULL", with_it=_WITH_INPUT))
+_EMPTY_INPUT = _EMPTY.replace("SELECT id FROM emptied", "SELECT id, before FROM emptied LEFT JOIN said ON job_id = id")
+_INPUTS = text(_EMPTY_INPUT.format(gone=_INPUT_GONE, kept="input_purged_at IS NULL", with_it=_WITH_INPUT))
 _OUTPUTS = text(_EMPTY.format(gone=_OUTPUT_GONE, kept="output_purged_at IS NULL", with_it=_WITH_OUTPUT))
 # A row of ``jobs`` is in many indexes: to write it once takes half as long as twice.
 _BOTH = text(
-    _EMPTY.format(
+    _EMPTY_INPUT.format(
         gone=f"{_INPUT_GONE}, {_OUTPUT_GONE}",
         kept="input_purged_at IS NULL AND output_purged_at IS NULL",
         with_it=f"{_WITH_INPUT}, {_WITH_OUTPUT}",
@@ -84,7 +98,7 @@ _DELIVERIES = text("DELETE FROM webhook_deliveries WHERE job_id = ANY(CAST(:ids 
 
 def empty_inputs(connection: Connection, job_ids: Iterable[str]) -> int:
     """Forget what these jobs were asked, of those that have ended; return how many had it until now."""
-    return len(connection.execute(_INPUTS, {"ids": list(job_ids)}).all())
+    return _empty_said(connection, _INPUTS, job_ids)
 
 
 def empty_outputs(connection: Connection, job_ids: Iterable[str]) -> int:
@@ -94,7 +108,36 @@ def empty_outputs(connection: Connection, job_ids: Iterable[str]) -> int:
 
 def empty_both(connection: Connection, job_ids: Iterable[str]) -> int:
     """Forget what these jobs were asked and answered, of those that have ended and have both; return how many had."""
-    return len(connection.execute(_BOTH, {"ids": list(job_ids)}).all())
+    return _empty_said(connection, _BOTH, job_ids)
+
+
+def _empty_said(connection: Connection, statement: TextClause, job_ids: Iterable[str]) -> int:
+    rows = connection.execute(statement, {"ids": list(job_ids)}).all()
+    _let_go(connection, [row.before for row in rows if row.before is not None])
+    return len(rows)
+
+
+# Nobody sees these any more, and nothing goes on from them. Of what its owner deleted the row stays, to say so.
+_LET_GO = text(f"""
+WITH free AS (
+    SELECT job_id, deleted_at IS NOT NULL AS was_deleted, {_BEFORE} AS before FROM responses
+    WHERE job_id = ANY(CAST(:ids AS text[])) AND (deleted_at IS NOT NULL OR hidden_at IS NOT NULL)
+        AND NOT {_IS_NEEDED}
+    FOR UPDATE
+), emptied AS (
+    UPDATE responses SET input = '[]', goes_on = false FROM free WHERE responses.job_id = free.job_id AND was_deleted
+), gone AS (
+    DELETE FROM responses USING free WHERE responses.job_id = free.job_id AND NOT was_deleted
+)
+SELECT before FROM free WHERE before IS NOT NULL
+""")
+
+
+def _let_go(connection: Connection, job_ids: Iterable[str]) -> None:
+    """Forget what responses said that were kept only for later ones, and for theirs in turn."""
+    ids = set(job_ids)
+    while ids:
+        ids = set(connection.execute(_LET_GO, {"ids": list(ids)}).scalars())
 
 
 def empty(connection: Connection, job_ids: Sequence[str]) -> int:
@@ -140,8 +183,8 @@ def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_
 
 _DELETE_RESPONSE = text("""
 WITH gone AS (
-    UPDATE responses SET deleted_at = now(), input = '[]', request = '{}'
-    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND is_stored
+    UPDATE responses SET deleted_at = now(), request = '{}'
+    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
     RETURNING job_id
 )
 UPDATE jobs SET purge_when_ended = true FROM gone WHERE jobs.id = gone.job_id
@@ -152,11 +195,14 @@ RETURNING jobs.id
 def delete_response(db: Database, tenant_id: str, job_id: str, *, actor: str) -> None:
     """Forget a response: what was asked, and all of its job's contents, now or when it has ended.
 
+    Its items are kept, unseen, for later responses that go on from them.
+
     Raises NotFound if this tenant has none of that job.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         gone = connection.execute(_DELETE_RESPONSE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
         if gone is None:
             raise not_found(response_id(job_id))
+        _let_go(connection, [job_id])
         empty(connection, [job_id])
         record(connection, tenant_id, actor, "response.deleted", response_id(job_id), {})

@@ -24,17 +24,21 @@ responses = Table(
     metadata,
     Column("job_id", String, primary_key=True),
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
-    # No foreign key: a chain outlives the deletion of what came before, whose items each response has itself.
+    # No foreign key: a response may be made while the one before it is forgotten.
     Column("previous_id", String),
     Column("is_stored", Boolean, nullable=False),
     Column("is_background", Boolean, nullable=False),
-    # Every item that the answer was generated from, those of the responses before it included.
+    # The items that the answer was generated from: if it goes on, without those of the response before it.
     Column("input", JSONB, nullable=False),
+    Column("goes_on", Boolean, nullable=False, server_default=text("false")),
     # What was asked, as the response shows it again.
     Column("request", JSONB, nullable=False),
     Column("deleted_at", DateTime(timezone=True)),
+    # Its time is over, and a later response goes on from its items.
+    Column("hidden_at", DateTime(timezone=True)),
     of_its_tenant("job_id", "jobs"),
     Index(None, "tenant_id", "job_id"),
+    Index("ix_responses_previous_id", "tenant_id", "previous_id", postgresql_where=text("previous_id IS NOT NULL")),
 )
 
 prompts = Table(

@@ -7,11 +7,12 @@ response that was not to be stored, or was deleted, is not found. Every statemen
 from dataclasses import dataclass
 from typing import Any, Self
 
+import orjson
 from sqlalchemy import text
 
 from store.db import Database
 from store.encryption import Place
-from store.errors import NotFound
+from store.errors import InvalidRequest, NotFound
 
 PREFIX = "resp_"
 _JOB_PREFIX = "job_"
@@ -27,13 +28,22 @@ EVENT_TYPE = """'response.' || CASE
 
 @dataclass(frozen=True, slots=True)
 class NewResponse:
-    """What to store beside a new job. ``input`` are items as they are shown; ``request`` is what was asked."""
+    """What to store beside a new job. ``input`` are items as they are shown; ``request`` is what was asked.
+
+    One that ``goes_on`` has those items alone that the response before it has not.
+    """
 
     previous_id: str | None
     is_stored: bool
     is_background: bool
     input: list[dict[str, Any]]
     request: dict[str, Any]
+    goes_on: bool = False
+
+    @property
+    def stored_input(self) -> Any:
+        """The column. That of one which goes on is no list, so that no release reads it as if it had all items."""
+        return {"items": self.input} if self.goes_on else self.input
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,8 @@ def job_id_of(response_id: str) -> str:
 
 _GET = text("""
 SELECT job_id, previous_id, is_stored, is_background, request FROM responses
-WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND (is_stored OR :unstored)
+WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL
+    AND (is_stored OR :unstored)
 """)
 
 
@@ -84,20 +95,66 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
     return StoredResponse(**{**row, "request": request})
 
 
+MAX_TURNS = 256
+"""Responses of one conversation."""
+
+MAX_BYTES = 4 << 20
+"""Of all items of a conversation, as JSON."""
+
+# Of a response before another also what its owner deleted, or whose time is over: the later one goes on from its items.
 _INPUT = text("""
-SELECT input FROM responses
-WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND is_stored
+WITH RECURSIVE chain AS (
+    SELECT job_id, previous_id, goes_on, input, 1 AS turn FROM responses
+    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
+    UNION ALL
+    SELECT before.job_id, before.previous_id, before.goes_on, before.input, turn + 1
+    FROM chain JOIN responses AS before
+        ON before.tenant_id = :tenant_id AND before.job_id = 'job_' || substr(chain.previous_id, 6)
+    WHERE chain.goes_on AND turn <= :most
+)
+SELECT job_id, goes_on, input FROM chain ORDER BY turn DESC
 """)
 
 
-def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
-    """Return the items that the answer was generated from, oldest first; raise NotFound as ``get`` does."""
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The items that an answer was generated from, oldest first, and of how many responses they are."""
+
+    items: list[dict[str, Any]]
+    num_turns: int
+
+    def check_room(self) -> None:
+        """Raise InvalidRequest if no further response may go on from it."""
+        num_bytes = len(orjson.dumps(self.items))
+        if self.num_turns < MAX_TURNS and num_bytes <= MAX_BYTES:
+            return
+        raise InvalidRequest(
+            f"the conversation has {self.num_turns} responses with {num_bytes} bytes, and {MAX_TURNS} with {MAX_BYTES} "
+            "are the most: begin a new one with what matters of it",
+            code="conversation_too_long",
+            param="previous_response_id",
+        )
+
+
+def get_conversation(db: Database, tenant_id: str, job_id: str) -> Conversation:
+    """Return what the answer was generated from; raise NotFound as ``get`` does, and if a part of it is not kept."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": MAX_TURNS}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        found = connection.execute(_INPUT, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
-    if found is None:
+        rows = connection.execute(_INPUT, values).all()
+    if not rows:
         raise not_found(response_id(job_id))
-    opened: list[dict[str, Any]] = db.vault.open(found, Place(tenant_id, "responses", "input", job_id))
-    return opened
+    if rows[0].goes_on:
+        raise NotFound(f"the beginning of the conversation of {response_id(job_id)} is no longer kept")
+    items: list[dict[str, Any]] = []
+    for row in rows:
+        opened = db.vault.open(row.input, Place(tenant_id, "responses", "input", row.job_id))
+        items += opened["items"] if isinstance(opened, dict) else opened
+    return Conversation(items, len(rows))
+
+
+def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
+    """Return the items of ``get_conversation``."""
+    return get_conversation(db, tenant_id, job_id).items
 
 
 _WAS_DELETED = text("""

@@ -116,6 +116,8 @@ WITH old AS (
     SELECT id FROM jobs
     WHERE completed_at < now() - make_interval(secs => :ttl_s)
         AND input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL
+        -- A later response goes on from what this one said.
+        AND (SELECT count(*) FROM responses AS said WHERE said.job_id = jobs.id AND said.input <> '[]') = 0
     ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 DELETE FROM jobs USING old WHERE jobs.id = old.id
