@@ -154,7 +154,7 @@ class Client:
 def kill_workers() -> None:
     """Kill every worker of this stack without a word."""
     for process in psutil.Process().children(recursive=True):
-        if process.cmdline()[1:4] == ["-m", "workers", "--model"]:
+        if process.cmdline()[1:5] == ["-P", "-m", "workers", "--model"]:
             process.send_signal(signal.SIGKILL)
 
 

@@ -18,6 +18,7 @@ from store.errors import Unavailable
 from store.ids import new_id
 from store.settings import Settings
 from store.tables import REVISION, metadata
+from tests.roles import ROLE_PASSWORD
 
 
 @pytest.fixture
@@ -207,6 +208,17 @@ class TestCommand:
         assert main(["check"]) == 0
         assert main(["history"]) == 0
         assert "0001  applied" in capsys.readouterr().out
+
+    def test_roles_without_a_password_are_named(
+        self, empty_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", empty_url)
+        monkeypatch.setenv("HEADRACE_API_DATABASE_PASSWORD", ROLE_PASSWORD)
+        assert main(["roles"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[1] == "headrace_api may log in with the password given"
+        assert said[2].startswith("headrace_worker, headrace_operator may log in, but got no password: ")
+        assert "HEADRACE_WORKER_DATABASE_PASSWORD, HEADRACE_OPERATOR_DATABASE_PASSWORD would set it" in said[2]
 
     def test_an_absent_server_is_one_line_and_exit_1(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgresql://app@127.0.0.1:1/x")
