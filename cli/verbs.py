@@ -41,7 +41,10 @@ def connect() -> Client:
 def submit(
     prompt: Annotated[str | None, typer.Argument(help="What to ask.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
-    model: Annotated[str | None, typer.Option(help="name, name@version or name@alias; default: the only one.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="name, name@version or name@alias; default: the only one, or the only one with a worker."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most this many new tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     webhook: Annotated[str | None, typer.Option(help="Where to send the job's end.")] = None,
@@ -167,11 +170,15 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def _only_model(client: Client) -> str:
-    names = [model["id"] for model in client.models()]
+    """Return the only model, or the only one that a worker serves; raise InvalidRequest if neither is one."""
+    names = [str(model["id"]) for model in client.models()]
+    if len(names) > 1:
+        served = {queue["name"].rpartition("@")[0] for queue in client.queues() if queue.get("workers")}
+        names = sorted(served) if len(served) == 1 else names
     if len(names) != 1:
         known = f"one of {', '.join(names)}" if names else "none is registered: `headrace register NAME FOLDER`"
         raise InvalidRequest(f"say which --model: {known}")
-    return str(names[0])
+    return names[0]
 
 
 def _stream(client: Client, job_id: str, *, as_json: bool) -> None:

@@ -222,6 +222,12 @@ def test_verbs_find_the_running_stack_from_any_folder_and_say_which(shared: Up, 
         assert isinstance(orjson.loads(done.stdout), list)
 
 
+def test_without_a_model_it_is_the_only_one_that_is_served(shared: Up) -> None:
+    assert shared.verb("register", "other", "fake", "--json").startswith('{"model": "other", "version": 1,')
+    assert shared.verb("submit", "hello", "--max-tokens", "4", "--wait")
+    assert shared.verb("show", shared.verb("submit", "hello", "--max-tokens", "4").strip()).count("fake@1")
+
+
 def test_each_event_of_a_stream_is_one_line_of_json(shared: Up) -> None:
     said = shared.verb("submit", "hello", "--max-tokens", "4", "--stream", "--json")
     events = [orjson.loads(line) for line in said.splitlines()]
