@@ -6,6 +6,7 @@ makes the number believed. Most numbers are published examples or belong to nobo
 
 import pytest
 
+from policy.budget import Budget
 from policy.catalogue import RECOGNISERS
 from policy.recognisers import Recogniser
 from policy.scanning import Scanner
@@ -117,7 +118,7 @@ EXAMPLES = {
 def found(recogniser: Recogniser, text: str) -> list[str]:
     """What this recogniser alone finds."""
     seen = view(text)
-    spans = [span for found in Scanner([recogniser]).find(seen.text, 0, {}) for span in found.spans]
+    spans = [span for found in Scanner([recogniser]).find(seen.text, 0, {}, Budget()) for span in found.spans]
     return [text[slice(*seen.span(*span))] for span in spans]
 
 
