@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from store.db import Database
+from store.ordering import BY_INDEX
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def within_share(db: Database, entries: Sequence[Entry], lately: Lately, *, are_
     queues = sorted({entry.queue for entry in entries})
     found: dict[str, dict[str, Share]] = {queue: {} for queue in queues}
     ranks: dict[str, list[int]] = {queue: [] for queue in queues}
-    with db.autocommit() as connection:
+    with db.begin() as connection:
+        connection.execute(BY_INDEX)
         rows = [*connection.execute(_UNDER_WAY, {"queues": queues})]
         for row in rows:
             found[row.queue][row.tenant_id] = Share(row.running, row.under_way)

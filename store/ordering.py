@@ -49,11 +49,17 @@ class Rota:
         return [job.id for job in chosen]
 
 
-# While the statistics are still those of a table that was small a moment ago, reading and sorting it looks cheap.
-_BY_INDEX = text("""
+BY_INDEX = text("""
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
     set_config('enable_sort', 'off', true)
 """)
+"""Lets the rest of the transaction read rows in the order of an index, one by one.
+
+While the statistics are still those of a table that was small a moment ago, reading and sorting it looks cheap. And
+where jobs come and go between two vacuums, an index is full of entries of rows that are gone. A scan that goes from
+entry to entry marks them, so that the next one passes over them; one that collects them first (a bitmap scan) does not,
+and reads them again each time.
+"""
 
 _IS_WAITING = "jobs.queue = :queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect"
 
@@ -125,7 +131,7 @@ def _next_waiting(
         "num_aged": n // AGED_EVERY + 1,
         "most_looked_at": _MOST_LOOKED_AT,
     }
-    connection.execute(_BY_INDEX)
+    connection.execute(BY_INDEX)
     rows = connection.execute(_CANDIDATES, values).mappings()
     found = [Candidate(**row) for row in rows]
     if most_batch is not None:
@@ -218,7 +224,8 @@ FROM names CROSS JOIN LATERAL (
 
 def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
     """Return every queue that has queued jobs, counting to ``most``."""
-    with db.autocommit() as connection:
+    with db.begin() as connection:
+        connection.execute(BY_INDEX)
         rows = connection.execute(_DEPTHS, {"most": most, "batch": BATCH_RANK}).mappings().all()
     return [QueueDepth(**row) for row in rows]
 

@@ -86,6 +86,13 @@ def refused(db: Database, *statements: str) -> str:
     return ""
 
 
+def test_tables_whose_rows_change_all_the_time_are_vacuumed_early(migrated: Database) -> None:
+    early = "'autovacuum_vacuum_scale_factor=0.01' = ANY (reloptions)"
+    with migrated.autocommit() as connection:
+        tables = set(connection.execute(text(f"SELECT relname FROM pg_class WHERE {early}")).scalars())
+    assert tables >= {"jobs", "attempts", "webhook_deliveries"}
+
+
 def test_every_revision_can_be_taken_back(migrated: Database) -> None:
     downgrade(migrated, "base")
     with migrated.autocommit() as connection:

@@ -1,13 +1,20 @@
 """Who may go ahead of the ready window, by what everybody has under way."""
 
-import pytest
+from collections.abc import Callable
+from random import Random
 
-from store.claims import Release, claim, release
+import pytest
+from sqlalchemy import text
+
+from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
 from store.even_shares import Entry, Lately, read_entries, within_share
 from store.jobs import NewJob, accept
+from store.ordering import waiting_queues
 from store.payloads import ServiceClass
-from tests.store.conftest import MakeJob
+from store.settings import Settings
+from store.states import JobState
+from tests.store.making import MakeJob, Query
 
 QUEUE = "tiny@1"
 
@@ -85,3 +92,46 @@ def test_a_job_that_goes_ahead_is_announced_although_others_wait(
         db, [make_job(tenant_id=other_tenant, goes_ahead=True), make_job(tenant_id=other_tenant, announce=True)]
     )
     assert (ahead.announced, behind.announced) == (True, False)  # type: ignore[union-attr]
+
+
+def blocks_read(db: Database, look: Callable[[], object]) -> int:
+    """Return how many blocks of the jobs' table a call reads; ``db`` has one connection."""
+
+    def counted() -> int:
+        with db.autocommit() as connection:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+            sql = "SELECT heap_blks_read + heap_blks_hit FROM pg_statio_user_tables WHERE relname = 'jobs'"
+            return int(connection.execute(text(sql)).scalar_one())
+
+    before = counted()
+    look()
+    return counted() - before
+
+
+@pytest.mark.parametrize("look", ["within_share", "waiting_queues"])
+def test_running_jobs_are_found_without_the_entries_of_those_that_ended(
+    db: Database, settings: Settings, tenant: str, make_job: MakeJob, query: Query, look: str
+) -> None:
+    single = Database(settings.database_url, pool_size=1, application_name="single")
+    with single.autocommit() as connection:
+        # So that the planner prefers a bitmap scan, as it does where many more jobs have ended.
+        connection.execute(text("SET random_page_cost = 100"))
+    query("ALTER TABLE jobs SET (autovacuum_enabled = off)")
+    jobs = [make_job(deadline_s=3600 + number * 7919 % 3000) for number in range(2048)]
+    for start in range(0, len(jobs), 256):
+        accept(db, jobs[start : start + 256])
+    Random(1).shuffle(jobs)
+    running = claim(db, "w", QUEUE, [job.id for job in jobs[:-8]], 30)
+    ended = [running[job.id] for job in jobs[:-40]]
+    for start in range(0, len(ended), 256):
+        part = ended[start : start + 256]
+        finish(db, [Finish(one.job_id, one.epoch, JobState.CANCELLED, None, None, None) for one in part])
+    query("ANALYZE jobs")
+    looks = {
+        "within_share": lambda: within_share(single, entries(tenant, 1), Lately()),
+        "waiting_queues": lambda: waiting_queues(single),
+    }
+    read = [blocks_read(single, looks[look]) for _ in range(4)]
+    assert read[-1] < 100, f"of 40 running jobs and 8 queued ones, among 2000 that ended: {read}"
+    single.close()
+    query("ALTER TABLE jobs RESET (autovacuum_enabled)")
