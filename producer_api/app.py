@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api import pages
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
+from producer_api.descriptions import describe
 from producer_api.direct import Direct
 from producer_api.errors import on_error
 from producer_api.metering import Metered
@@ -61,6 +62,12 @@ class Application(FastAPI):
         self._front: ASGIApp = super().__call__
         for layer in reversed(_LAYERS):
             self._front = layer(self._front, runtime=runtime)
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, with the words that stand beside no field. It is made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = describe(super().openapi())
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and stop."""

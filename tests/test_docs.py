@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cli.tree import TREE
+from store.payloads import EmbedInput, EmbedRequest, GenerateInput, GenerateRequest
+from store.sampling import Sampling
 from store.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -57,3 +59,11 @@ def test_each_row_of_the_compatibility_table_names_a_proof_that_exists() -> None
             assert not test or re.search(rf"(def|class) {test}\b", source.read_text()), f"{source} has no {test}"
         for feature in re.findall(r"`([^`]+)`", proof.partition("clients:")[2]):
             assert f'feature("{feature}")' in programs, f"no programme has the feature {feature!r}"
+
+
+def test_the_reference_of_jobs_names_every_field_of_the_body() -> None:
+    text = (ROOT / "docs" / "jobs.md").read_text()
+    rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    shapes = (GenerateRequest, GenerateInput, Sampling, EmbedRequest, EmbedInput)
+    fields = {name for shape in shapes for name in shape.model_fields} - {"texts"}
+    assert rows == fields

@@ -37,13 +37,22 @@ _FORM = {
                     "type": "object",
                     "required": ["file", "purpose"],
                     "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": sorted(UPLOADED)},
-                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "file": {"type": "string", "format": "binary", "description": "the file itself"},
+                        "purpose": {
+                            "type": "string",
+                            "enum": sorted(UPLOADED),
+                            "description": "what the file is for; `batch` for a batch's requests",
+                        },
+                        "expires_after[anchor]": {
+                            "type": "string",
+                            "enum": ["created_at"],
+                            "description": "from when the seconds are counted",
+                        },
                         "expires_after[seconds]": {
                             "type": "integer",
                             "minimum": SHORTEST_LIFE_S,
                             "maximum": LONGEST_LIFE_S,
+                            "description": "how long the file is kept",
                         },
                     },
                 }
