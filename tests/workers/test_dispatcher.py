@@ -449,7 +449,11 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
 
 
 def test_the_loop_goes_on_while_something_is_forgotten(
-    running: Dispatcher, submit: Submit, read: Read, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    submit: Submit,
+    read: Read,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
@@ -459,6 +463,7 @@ def test_the_loop_goes_on_while_something_is_forgotten(
         return 0
 
     monkeypatch.setattr("store.sweeps.purge", slow)
+    request.getfixturevalue("running")
     try:
         assert begun.wait(10), "the first round has come to the rows"
         (waiting,) = submit(1)
