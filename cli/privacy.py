@@ -22,7 +22,7 @@ from store.keys import DEFAULT_TENANT, find_tenant
 from store.purges import KINDS, Scope
 from store.redis import connect
 from store.retention import DAY_S, NAMES, Retention
-from store.settings import load_settings
+from store.settings import load_settings, open_digests
 from store.tenant_limits import SetBy
 
 app = noun("How long tenants' contents are kept, and forgetting them now.")
@@ -81,9 +81,10 @@ def purge(
         found = purges.count(db, scope)
         done = found
         if yes:
-            purges.note(db, scope, "contents.purging", found, actor=_PURGE)
+            digests = open_digests(load_settings(), db.vault)
+            purges.note(db, scope, "contents.purging", found, digests=digests, actor=_PURGE)
             done = _purge(db, scope, found)
-            purges.note(db, scope, "contents.purged", done, actor=_PURGE)
+            purges.note(db, scope, "contents.purged", done, digests=digests, actor=_PURGE)
     told = f"forgot {_counts(done)}" if yes else f"would forget {_counts(found)}: say --yes to do it"
     if found["live"]:
         told += f"\n{found['live']} jobs, or their batches, have not ended: cancel them, and purge again"

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from sqlalchemy import text
 
-from store.audit import hash_of, record
+from store.audit import record
 from store.contents import IS_NO_LIVE_LINE, empty
 from store.db import Database
+from store.digests import Digests
 from store.retention import empty_batches
 
 KINDS: Final = ("jobs", "files", "batches", "prompts")
@@ -27,10 +28,14 @@ class Scope:
     user_id: str | None = None
     before: datetime | None = None
 
-    def told(self) -> dict[str, Any]:
-        """Return it for the audit log, which is kept for ever: of the user only a hash."""
+    def told(self, digests: Digests) -> dict[str, Any]:
+        """Return it for the audit log, which is kept for ever: of the user only a keyed digest, without a key none."""
+        digest = None
+        if self.user_id is not None and digests.is_keyed:
+            digest = digests.of("name", self.user_id.encode())[0]
         return {
-            "user_sha256": hash_of(self.user_id),
+            "of_user": self.user_id is not None,
+            "user_digest": digest,
             "before": None if self.before is None else self.before.isoformat(),
         }
 
@@ -119,7 +124,7 @@ def step(db: Database, kind: str, scope: Scope, *, after: str = "", limit: int) 
     return Step(num, "" if num == limit else None)
 
 
-def note(db: Database, scope: Scope, action: str, detail: Mapping[str, int], *, actor: str) -> None:
+def note(db: Database, scope: Scope, action: str, detail: Mapping[str, int], *, digests: Digests, actor: str) -> None:
     """Write into the audit log that a purge began (``contents.purging``) or was done (``contents.purged``)."""
     with db.begin(tenant_id=scope.tenant_id) as connection:
-        record(connection, scope.tenant_id, actor, action, scope.tenant_id, {**scope.told(), **detail})
+        record(connection, scope.tenant_id, actor, action, scope.tenant_id, {**scope.told(digests), **detail})

@@ -10,6 +10,7 @@ from cli.tree import app
 from store import audit, prompt_templates
 from store.accepting import Accepted
 from store.db import Database
+from store.digests import Digests
 from store.errors import HeadraceError
 from store.jobs import accept, request_cancel
 from store.settings import Settings
@@ -20,6 +21,7 @@ from tests.store.making import MakeJob
 def _here(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
     monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("HEADRACE_DIGEST_KEYS", "d" * 32)
 
 
 def run(*arguments: str) -> str:
@@ -69,5 +71,6 @@ def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_jo
     assert not left()
     entries = [entry for entry in audit.list_entries(db, tenant) if entry.actor == "headrace retention purge"]
     assert [entry.action for entry in entries] == ["contents.purged", "contents.purging"] * 2
-    assert (entries[2].detail["jobs"], entries[2].detail["user_sha256"]) == (3, audit.hash_of("ann"))
+    digest = Digests([b"d" * 32]).of("name", b"ann")[0]
+    assert (entries[2].detail["jobs"], entries[2].detail["user_digest"]) == (3, digest)
     assert "ann" not in entries[2].detail.values()
