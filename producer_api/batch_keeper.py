@@ -30,7 +30,7 @@ from store.batch_steps import Live, NoRoom, Progress, TakenLine
 from store.batches import Batch
 from store.blobs import Blobs
 from store.db import Database
-from store.errors import HeadraceError, InvalidRequest, Unavailable
+from store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
 from store.leadership import Leadership
 from store.settings import Settings, open_vault
 
@@ -206,7 +206,7 @@ class BatchKeeper:
                 return True
             self._turns.waits(batch)
         except Unavailable as error:
-            if error.code == "database_unavailable":
+            if error.code == "database_unavailable" and not isinstance(error, StatementTimeout):
                 raise
             self._fail(batch, error)
         except HeadraceError as error:

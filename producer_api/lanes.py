@@ -6,9 +6,12 @@ tenant takes nothing from another, and the threads that all other requests share
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
+
+T = TypeVar("T")
 
 NUM_THREADS = 8
 """Tenants that are served at once."""
@@ -21,13 +24,13 @@ class Lanes:
         self._threads = CapacityLimiter(num_threads)
         self._turns: dict[str, _Turn] = {}
 
-    async def run(self, tenant_id: str, call: Callable[[], object]) -> None:
-        """Wait for the tenant's turn and for a thread, and make the call there. Raises what it raises."""
+    async def run(self, tenant_id: str, call: Callable[[], T]) -> T:
+        """Wait for the tenant's turn and for a thread, and make the call there. Returns and raises what it does."""
         turn = self._turns.setdefault(tenant_id, _Turn())
         turn.num_inside += 1
         try:
             async with turn.lock:
-                await run_sync(call, limiter=self._threads)
+                return await run_sync(call, limiter=self._threads)
         finally:
             turn.num_inside -= 1
             if not turn.num_inside:

@@ -17,6 +17,7 @@ from producer_api.catalog import Catalog
 from producer_api.health import Health
 from producer_api.intake import Intake
 from producer_api.limit_book import LimitBook
+from producer_api.lists import Lists
 from producer_api.metrics import Metrics
 from producer_api.open_streams import OpenStreams
 from producer_api.policing import PolicyBook
@@ -71,6 +72,7 @@ class Runtime:
         limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
         self.admission = Admission(self.limits, limiter)
         self.streams = OpenStreams(self.limits)
+        self.lists = Lists(settings, self.admission)
         self.room = Room(settings, self.db)
         celery = celery_app(settings)
         self.intake = Intake(
@@ -142,4 +144,5 @@ class Runtime:
         self.redis_watch.stop()
         self.health.close()
         self.redis.close()
+        self.lists.close()
         self.db.close()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import orjson
+from psycopg.errors import QueryCanceled
 from psycopg.types.json import set_json_loads
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
@@ -25,12 +26,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from store import tenancy
 from store.encryption import Vault, refuse_nul
-from store.errors import InvalidRequest, SettingsError, Unavailable
+from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
 from store.tables import REVISION
 
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 10.0
 
+STATEMENT_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 3.0
 """A client that stops answering in a transaction (SIGSTOP, a cut cable) must not keep row locks for longer: a worker
@@ -43,7 +45,8 @@ class Database:
     """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
 
     ``vault`` is what the statements beside the tables seal payload columns with. A statement that waits
-    ``lock_timeout_s`` for a lock fails; so does a transaction in which this side does nothing for ``idle_timeout_s``.
+    ``lock_timeout_s`` for a lock fails, and one that takes ``statement_timeout_s``; so does a transaction in which this
+    side does nothing for ``idle_timeout_s``.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Database:
         vault: Vault | None = None,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         idle_timeout_s: float = IDLE_TIMEOUT_S,
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> None:
         self.vault = vault or Vault()
         self._engine = create_engine(
@@ -65,7 +69,7 @@ class Database:
             pool_use_lifo=True,
             # Parameters are prompts and answers; they stay out of messages and so out of logs.
             hide_parameters=True,
-            connect_args=_connect_args(application_name, lock_timeout_s, idle_timeout_s),
+            connect_args=_connect_args(application_name, lock_timeout_s, idle_timeout_s, statement_timeout_s),
         )
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "checkout", _refuse_dead)
@@ -78,7 +82,8 @@ class Database:
         ``tenant_id``: whose rows it may touch, or ``tenant_ids`` where it is for several; without, it is for nobody's,
         and the API's role sees none then. That costs no round trip.
 
-        Raises Unavailable if Postgres cannot be reached or gave up waiting, InvalidRequest if it refuses a value.
+        Raises Unavailable if Postgres cannot be reached or gave up waiting (StatementTimeout: on a statement),
+        InvalidRequest if it refuses a value.
         """
         with _told_plainly(), self._engine.begin() as connection:
             yield tenancy.speak_for(connection, tenant_id, tenant_ids)
@@ -155,9 +160,11 @@ def is_migrated(db: Database) -> bool:
     return True
 
 
-def _connect_args(application_name: str, lock_timeout_s: float, idle_timeout_s: float) -> dict[str, object]:
+def _connect_args(
+    application_name: str, lock_timeout_s: float, idle_timeout_s: float, statement_timeout_s: float
+) -> dict[str, object]:
     session = {
-        "statement_timeout": "30s",
+        "statement_timeout": f"{round(statement_timeout_s * 1000)}ms",
         "lock_timeout": f"{round(lock_timeout_s * 1000)}ms",
         "idle_in_transaction_session_timeout": f"{round(idle_timeout_s * 1000)}ms",
         "timezone": "UTC",
@@ -194,6 +201,8 @@ def _told_plainly() -> Iterator[None]:
         # From None: the driver's message quotes the refused value.
         raise InvalidRequest("a value cannot be stored: it contains U+0000 or is out of range") from None
     except _AWAY as error:
+        if isinstance(getattr(error, "orig", None), QueryCanceled):
+            raise StatementTimeout("Postgres gave up on a statement that took too long") from error
         raise Unavailable(f"Postgres is not available: {_reason(error)}", code="database_unavailable") from error
 
 

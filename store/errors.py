@@ -13,6 +13,7 @@
     ├── RateLimited                  come back after ``retry_after_s``
     │   └── QuotaExceeded            the month's money is spent; coming back soon does not help
     ├── Unavailable                  our side: a dependency is away; nothing was stored
+    │   └── StatementTimeout         Postgres gave up on a statement
     │   └── NoWorker                 no worker serves the model version, and the settings require one
     └── CannotOpen                   our side: a sealed value's key is missing, or the value was changed
 
@@ -127,6 +128,12 @@ class NoWorker(Unavailable):
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message, retry_after_s=10.0, param=param)
+
+
+class StatementTimeout(Unavailable):
+    """Postgres gave up on a statement that took longer than it may."""
+
+    default_code = "database_unavailable"
 
 
 class CannotOpen(HeadraceError):

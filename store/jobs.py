@@ -5,7 +5,7 @@ The worker's side is ``store.claims``, the dispatcher's ``store.sweeps``.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Select, String, and_, bindparam, func, or_, text
@@ -18,6 +18,7 @@ from store.checkpoints import Lineage, lineage_from_json
 from store.db import Database
 from store.encryption import Place, Vault
 from store.errors import CannotOpen, Conflict, Gone, NotFound
+from store.ids import first_id
 from store.job_rows import Job, job_of, just_accepted, select_jobs
 from store.logprobs import Logprobs, read_groups
 from store.sealed_columns import metadata_filters, open_columns
@@ -105,6 +106,10 @@ def get_each(db: Database, pairs: Collection[TenantAndId]) -> dict[TenantAndId, 
         return {**found, **(_missing(connection, missing) if missing else {})}
 
 
+# An id has the time of the process that made it, and ``created_at`` is Postgres's.
+_CLOCKS_APART = timedelta(hours=1)
+
+
 def list_jobs(
     db: Database,
     tenant_id: str,
@@ -137,7 +142,8 @@ def list_jobs(
         wanted = metadata_filters(db.vault, tenant_id, metadata)
         statement = statement.where(or_(*(jobs.metadata.cast(JSONB).contains(one) for one in wanted)))
     if created_after is not None:
-        statement = statement.where(jobs.created_at > created_after)
+        first = first_id("job", created_after - _CLOCKS_APART)
+        statement = statement.where(jobs.created_at > created_after, jobs.id > first)
     if after is not None:
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
     with db.autocommit(tenant_id=tenant_id) as connection:

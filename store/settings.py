@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     max_wait_s: float = Field(60.0, ge=0)
     sync_timeout_s: float = Field(300.0, gt=0)
     stream_ping_s: float = Field(15.0, gt=0)
+    # Postgres gives up on the query of a list that takes longer.
+    list_timeout_s: float = Field(2.0, gt=0)
 
     # Of each key, and of each tenant together, where the operator has set nothing else; unset is no limit. The month's
     # cost is in the currency of the prices.

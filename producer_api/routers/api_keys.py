@@ -56,8 +56,8 @@ async def list_keys(
     after: Annotated[str | None, Query(description="the last id of the page before")] = None,
 ) -> Response:
     """Return the tenant's keys, newest first, also those that were revoked or have expired."""
-    found = await run_in_threadpool(
-        lambda: key_changes.list_keys(runtime.db, principal.tenant_id, limit=limit + 1, after=after)
+    found = await runtime.lists.read(
+        principal, lambda db: key_changes.list_keys(db, principal.tenant_id, limit=limit + 1, after=after)
     )
     return JsonResponse(key_list(found, limit))
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -16,6 +15,7 @@ from producer_api.views import JsonResponse
 from store import audit, audit_log
 from store.audit import AuditEntry, EntryFilter
 from store.audit_chain import canonical
+from store.db import Database
 
 router = APIRouter(prefix="/v1/organization/audit_logs", tags=["audit"], responses=DOCUMENTED)
 
@@ -63,12 +63,12 @@ async def list_audit_logs(
     """Return what was changed in the tenant, by whom and from where, newest first."""
     older_than, newer_than = entry_id(after, "after"), entry_id(before, "before")
 
-    def read() -> list[AuditEntry]:
+    def read(db: Database) -> list[AuditEntry]:
         return audit.list_entries(
-            runtime.db, principal.tenant_id, limit + 1, only=only, older_than=older_than, newer_than=newer_than
+            db, principal.tenant_id, limit + 1, only=only, older_than=older_than, newer_than=newer_than
         )
 
-    found = await run_in_threadpool(read)
+    found = await runtime.lists.read(principal, read)
     # Before a cursor the surplus one is the newest: the page is what is next to the cursor.
     is_backwards = newer_than is not None and older_than is None
     page = found[-limit:] if is_backwards else found[:limit]

@@ -24,6 +24,7 @@ from producer_api.task_urls import TASK_URLS
 from producer_api.views import JsonResponse
 from store import batches, files
 from store.batches import Batch, NewBatch
+from store.db import Database
 from store.errors import InvalidRequest
 from store.files import Purpose
 from store.keys import Principal
@@ -160,10 +161,10 @@ async def list_batches(
 ) -> Response:
     """Return the tenant's batches, newest first."""
 
-    def read() -> BatchList:
-        return batch_list(batches.list_batches(runtime.db, principal.tenant_id, limit=limit + 1, after=after), limit)
+    def read(db: Database) -> BatchList:
+        return batch_list(batches.list_batches(db, principal.tenant_id, limit=limit + 1, after=after), limit)
 
-    return JsonResponse(await run_in_threadpool(read))
+    return JsonResponse(await runtime.lists.read(principal, read))
 
 
 @router.get("/{batch_id}", response_model=BatchObject, summary="Look at a batch")

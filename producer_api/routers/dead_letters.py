@@ -14,6 +14,7 @@ from producer_api.requests import RuntimeOf, StrictJsonRoute
 from producer_api.routers.jobs import JobId
 from producer_api.views import JsonResponse
 from store import dead_letters
+from store.db import Database
 from store.dead_letters import DeadLetter
 from store.strict import Strict
 
@@ -85,9 +86,9 @@ async def list_dead_letters(
 ) -> Response:
     """Return the tenant's jobs that failed as `poison` or after their last attempt, newest first."""
 
-    def read() -> list[DeadLetter]:
+    def read(db: Database) -> list[DeadLetter]:
         return dead_letters.list_dead_letters(
-            runtime.db,
+            db,
             principal.tenant_id,
             queue=queue,
             code=code,
@@ -97,7 +98,7 @@ async def list_dead_letters(
             descending=order == "desc",
         )
 
-    found = await run_in_threadpool(read)
+    found = await runtime.lists.read(principal, read)
     page = [_letter(letter) for letter in found[:limit]]
     return JsonResponse(
         DeadLetterList(

@@ -19,6 +19,7 @@ from producer_api.upload import Upload, read_upload
 from producer_api.views import JsonResponse
 from store import files
 from store.blobs import read_blocks
+from store.db import Database
 from store.errors import InvalidRequest
 from store.files import UPLOADED, File, Purpose
 from store.policies import EVERY_MODEL
@@ -129,9 +130,9 @@ async def list_files(
 ) -> Response:
     """Return the tenant's files, newest first unless told otherwise."""
 
-    def read() -> FileList:
+    def read(db: Database) -> FileList:
         found = files.list_files(
-            runtime.db,
+            db,
             principal.tenant_id,
             purpose=purpose,
             limit=limit + 1,
@@ -140,7 +141,7 @@ async def list_files(
         )
         return file_list(found, limit)
 
-    return JsonResponse(await run_in_threadpool(read))
+    return JsonResponse(await runtime.lists.read(principal, read))
 
 
 @router.get("/{file_id}", response_model=FileObject, summary="Look at a file")

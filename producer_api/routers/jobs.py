@@ -20,6 +20,7 @@ from producer_api.runtime import Runtime
 from producer_api.submit import Receipt
 from producer_api.views import JobDeleted, JobList, JobObject, JsonResponse, Timeline
 from store import contents, jobs, streams
+from store.db import Database
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import Job
 from store.keys import Principal
@@ -148,9 +149,9 @@ async def list_jobs(
     """Return the tenant's jobs, newest first unless told otherwise; `metadata[key]=value` filters as well."""
     metadata = _metadata_filter(request)
 
-    def read() -> list[Job]:
-        return jobs.list_jobs(
-            runtime.db,
+    def read(db: Database) -> list[Job]:
+        found = jobs.list_jobs(
+            db,
             principal.tenant_id,
             state=status,
             task=task,
@@ -161,8 +162,9 @@ async def list_jobs(
             after=after,
             descending=order == "desc",
         )
+        return [*map(restored, found)]
 
-    return JsonResponse(views.job_list(await run_in_threadpool(lambda: [*map(restored, read())]), limit))
+    return JsonResponse(views.job_list(await runtime.lists.read(principal, read), limit))
 
 
 @router.get("/{job_id}", response_model=JobObject, summary="Look at a job")

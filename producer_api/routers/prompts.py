@@ -93,8 +93,8 @@ async def list_prompts(
     after: Annotated[str | None, Query(description="the last id of the page before")] = None,
 ) -> Response:
     """Return the newest version of each prompt, newest prompt first."""
-    found = await run_in_threadpool(
-        lambda: prompt_templates.list_prompts(runtime.db, principal.tenant_id, limit=limit + 1, after=after)
+    found = await runtime.lists.read(
+        principal, lambda db: prompt_templates.list_prompts(db, principal.tenant_id, limit=limit + 1, after=after)
     )
     return JsonResponse(_list(list(found), limit))
 

@@ -200,8 +200,8 @@ async def list_deliveries(
     if type is not None and type not in EVENT_TYPES | {TEST}:
         raise InvalidRequest(f"there are no such events: use {', '.join(sorted(EVENT_TYPES | {TEST}))}", param="type")
     only = DeliveryFilter(job_id, endpoint_id, status, type)
-    found = await run_in_threadpool(
-        lambda: webhook_log.list_deliveries(runtime.db, principal.tenant_id, only, limit=limit + 1, after=after)
+    found = await runtime.lists.read(
+        principal, lambda db: webhook_log.list_deliveries(db, principal.tenant_id, only, limit=limit + 1, after=after)
     )
     return JsonResponse(delivery_list(found, limit))
 

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
 from store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
+from store.ids import first_id, new_id
 from store.jobs import (
     Accepted,
     Idempotency,
@@ -252,6 +254,22 @@ class TestReading:
         assert found(metadata={"run": "7"}) == {tagged, other}
         assert found(metadata={"run": "7", "by": "me"}) == {tagged}
         assert found(state=JobState.SUCCEEDED, metadata={"run": "7"}) == set()
+
+    def test_a_time_bounds_what_is_looked_at_by_the_ids(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
+        now = datetime.now(UTC)
+
+        def made(hours_ago: float) -> str:
+            """A job accepted now by a process whose clock is behind."""
+            return accept_one(id=first_id("job", now - timedelta(hours=hours_ago)) + "7" + "0" * 19)
+
+        # Clocks may be apart, but not by more than is looked at.
+        _, late = made(1.5), made(0.5)
+        for descending in (True, False):
+            since = now - timedelta(minutes=1)
+            assert [job.id for job in list_jobs(db, tenant, created_after=since, descending=descending)] == [late]
+        assert list_jobs(db, tenant, created_after=now + timedelta(minutes=1)) == []
+        assert len(list_jobs(db, tenant, created_after=datetime.fromtimestamp(0, UTC))) == 2
+        assert first_id("job", now - timedelta(seconds=1)) < new_id("job") < first_id("job", now + timedelta(hours=1))
 
     def test_the_stream_is_kept_with_its_epoch(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         job_id = accept_one()
