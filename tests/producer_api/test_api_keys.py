@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from producer_api import batch_keeper
+from producer_api import batch_turns
 from store import key_changes, keys, tenants
 from store.audit import list_entries
 from store.db import Database
@@ -309,13 +309,17 @@ def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
 ) -> None:
     # The process goes on remembering the key, so that this can look in while the door is closed.
     monkeypatch.setattr(server.runtime.keys, "_clock", lambda: 0.0)
-    monkeypatch.setattr(batch_keeper, "AGAIN_S", 0.05)
+    monkeypatch.setattr(batch_turns, "LONGEST_FAILED_S", 0.05)
     job_id = submit(api)
     tenants.set_disabled(db, "acme", disabled=True, actor="tests")
     line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
     file = openai.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
     made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
-    wait_for(lambda: made.id in server.runtime.batches._not_before, "the keeper has put the batch off")
+    turns = server.runtime.batches._turns
+    wait_for(
+        lambda: any(place.num_failures for places in turns._places.values() for place in places.values()),
+        "the keeper has put the batch off",
+    )
     worker.succeed(worker.claim(job_id))
     assert api.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
     assert openai.batches.retrieve(made.id).status == "validating"

@@ -97,7 +97,7 @@ def test_the_stricter_of_key_and_tenant_holds_and_every_response_says_what_is_le
     assert answers[0].headers["x-ratelimit-limit-tokens"] == "30", "the tenant's is the tighter"
     assert "with this key" in error_of(answers[3])["message"]
     assert "by your organization" in error_of(answers[5])["message"]
-    assert limit not in api.get("/v1/jobs").headers
+    assert limit not in api.get("/v1/jobs/job_0").headers
 
 
 def test_a_month_cannot_be_overspent_and_the_official_client_does_not_try_again(
