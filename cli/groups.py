@@ -1,6 +1,7 @@
 """Two kinds of command groups: one whose parts are imported when they are used, one that shows its list by itself."""
 
 import importlib
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class Node:
             return group
         module, _, attribute = self.where.partition(":")
         found = getattr(importlib.import_module(module), attribute)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # so long as it was imported: see ``cli.main``
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         if not isinstance(found, typer.Typer):
             alone = typer.Typer(add_completion=False)
             alone.command()(found)

@@ -1,16 +1,20 @@
 """The ``headrace`` command as a process: runs the command tree, and says in one line what a caller can meet.
 
-Imports nothing before ``main`` runs, so that an early Ctrl-C ends it without a trace.
+Imports nothing before ``main`` runs, and while the command is imported Ctrl-C ends the process as the system does: it
+leaves no trace, and Python would drop an exception that comes in a callback of an import.
 
 Exit codes: 0 done, 1 refused, failed or unreachable, 2 wrong usage or settings, 130 interrupted.
 """
 
 import importlib
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         importlib.import_module("cli.tree").app(prog_name="headrace")
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 """The verbs that become another of Headrace's programs: the processes, the migrations, the catalogue of models."""
 
+import signal
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -84,6 +85,9 @@ def measure(
 
 
 def _become(module: str, *arguments: str) -> NoReturn:
+    # The program imports for a second or more before it hears signals itself.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from cli.admin import run_module  # noqa: PLC0415 - brings SQLAlchemy, which help does not need
 
     run_module(module, *arguments)
