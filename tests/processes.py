@@ -7,10 +7,12 @@ kernel ends it when the test process dies; the fixture ``no_process_is_left`` fa
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +30,9 @@ WAIT_S = 60.0
 _LOOK_S = 0.02
 # What was told to end may take this long before it counts as left behind.
 _ENDING_S = 2.0
+
+_FIRST_PORT, _NUM_PORTS = 11_000, 20_000
+_ports = count(os.getpid() * 101)
 
 T = TypeVar("T")
 What = str | Callable[[], str]
@@ -53,6 +58,18 @@ async def until(condition: Callable[[], T], what: What = "the condition", timeou
 
 def _too_late(what: What, timeout_s: float) -> str:
     return f"not within {timeout_s:g} s: {what if isinstance(what, str) else what()}"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on and that the system gives to nobody meanwhile.
+
+    Below the range from which it takes ports for those who ask for any; each process of tests begins somewhere else.
+    """
+    while True:
+        number = _FIRST_PORT + next(_ports) % _NUM_PORTS
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            return number
 
 
 def python(*arguments: str) -> list[str]:

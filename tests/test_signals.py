@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from cli.local.ports import free_port
 from cli.local.process import descendants, still_alive
 from store.registry import ModelVersion
 from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
-from tests.processes import Process, StartProcess, python
+from tests.processes import Process, StartProcess, free_port, python
 from tests.producer_api.serving import environment
 from tests.workers.conftest import version, worker_environment
 
@@ -66,7 +65,7 @@ def test_a_dispatcher(settings: Settings, start_process: StartProcess) -> None:
 
 
 def test_flower(settings: Settings, start_process: StartProcess) -> None:
-    changes = {"flower_port": free_port("127.0.0.1", 0), "flower_basic_auth": "watcher:a long password"}
+    changes = {"flower_port": free_port(), "flower_basic_auth": "watcher:a long password"}
     process = told_at_the_worst_moment(start_process, worker_environment(settings, changes), "workers.flower")
     assert process.wait_exit() == 0, process.log()
 
@@ -75,9 +74,9 @@ def test_flower(settings: Settings, start_process: StartProcess) -> None:
 def home() -> Iterator[dict[str, str]]:
     """The environment of a stack in a home of its own."""
     with reachable_folder() as folder:
-        flower_port = str(free_port("127.0.0.1", 0))
+        flower_port = str(free_port())
         env = child_environment(
-            {"HEADRACE_HOME": str(folder), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
+            {"HEADRACE_HOME": str(folder), "HEADRACE_API_PORT": str(free_port()), "HEADRACE_FLOWER_PORT": flower_port}
         )
         yield {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
 

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from cli.local.ports import free_port
 from store.settings import child_environment
 from tests.folders import reachable_folder
+from tests.processes import free_port
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.timeout(600)
 def test_the_demo_shows_every_part_and_ends_with_nothing_left() -> None:
     argv = [sys.executable, "-m", "cli.main", "demo", "--model", "fake"]
     with reachable_folder() as home:
-        flower_port = str(free_port("127.0.0.1", 0))
+        flower_port = str(free_port())
         env = child_environment(
-            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
+            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": str(free_port()), "HEADRACE_FLOWER_PORT": flower_port}
         )
         env = {name: value for name, value in env.items() if name not in ("DATABASE_URL", "REDIS_URL")}
         done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=240, check=False)

@@ -18,14 +18,13 @@ import orjson
 import pytest
 
 from cli.local.home import Home
-from cli.local.ports import free_port
 from cli.local.process import descendants, still_alive
 from cli.up import example
 from store.db import Database
 from store.registry import register_version
 from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
-from tests.processes import StartProcess, processes, wait_for
+from tests.processes import StartProcess, free_port, processes, wait_for
 
 HEADRACE = [str(Path(sys.executable).with_name("headrace"))]
 # Names of our packages and of what they import: as files of a user's folder they must change nothing.
@@ -43,9 +42,9 @@ class Up:
 
     def __init__(self, start: StartProcess, home: Path, *arguments: str, **env: str) -> None:
         self.home = Home(home)
-        flower_port = str(free_port("127.0.0.1", 0))
+        flower_port = str(free_port())
         self.env = child_environment(
-            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": "0", "HEADRACE_FLOWER_PORT": flower_port}
+            {"HEADRACE_HOME": str(home), "HEADRACE_API_PORT": str(free_port()), "HEADRACE_FLOWER_PORT": flower_port}
         )
         for name in ("DATABASE_URL", "REDIS_URL"):
             self.env.pop(name, None)

@@ -9,11 +9,11 @@ import httpx2
 from openai import OpenAI
 
 from cli.local.home import Home, StackRecord
-from cli.local.ports import free_port
 from cli.local.stack import Stack, running_stack
 from models.catalog import fetch
 from store.settings import Settings
 from tests.folders import reachable_folder
+from tests.processes import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -53,7 +53,7 @@ def running_smollm2(
     with reachable_folder() as folder:
         (folder / "models").symlink_to(models)
         (folder / "native").symlink_to(kernels)
-        settings = Settings(home=folder, api_port=0, flower_port=free_port("127.0.0.1", 0))
+        settings = Settings(home=folder, api_port=0, flower_port=free_port())
         with running_stack(settings, ["smollm2", *beside], say, changes) as stack:
             home = Home(folder)
             record = home.record()

@@ -20,12 +20,12 @@ import redis
 from sqlalchemy import text
 
 from cli.local.home import Home
-from cli.local.ports import free_port
 from cli.local.stack import Stack, running_stack
 from store.db import Database
 from store.encryption import new_key
 from store.settings import Settings
 from tests.folders import reachable_folder
+from tests.processes import free_port
 from tests.workers.receiver import Answer, Receiver
 
 OOM, RAISE = "zqoom", "zqraise"
@@ -129,7 +129,7 @@ def told(request: pytest.FixtureRequest) -> Iterator[Told]:
         "HEADRACE_ENCRYPTION_KEYS": keys,
     }
     with reachable_folder() as folder, closing(Receiver()) as receiver:
-        settings = Settings(home=folder, api_port=0, flower_port=free_port("127.0.0.1", 0), encryption_keys=keys)
+        settings = Settings(home=folder, api_port=0, flower_port=free_port(), encryption_keys=keys)
         with running_stack(settings, ["fake"], lambda _: None, changes) as stack:
             words = Words()
             with _tenant(stack) as api:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from cli.local.ports import free_port
 from cli.local.stack import Stack, running_stack
 from store.settings import Settings, child_environment
 from tests.e2e.running import REPOSITORY
 from tests.folders import reachable_folder
+from tests.processes import free_port
 
 # Not "positive_data_acceptance": whether a body that fits the schema is accepted depends on which models there are.
 CHECKS = (
@@ -42,7 +42,7 @@ CHANGES = {
 def stack() -> Iterator[Stack]:
     """Every process, on the models without weights."""
     with reachable_folder() as folder:
-        settings = Settings(home=folder, api_port=0, flower_port=free_port("127.0.0.1", 0))
+        settings = Settings(home=folder, api_port=0, flower_port=free_port())
         with running_stack(settings, ["fake", "fake-encoder"], lambda _: None, CHANGES) as stack:
             yield stack
 

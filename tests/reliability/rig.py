@@ -19,7 +19,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import Engine, text
 
-from cli.local.ports import free_port
 from cli.local.process import Child, Command
 from migrations.roles import let_in
 from migrations.schema import upgrade
@@ -31,7 +30,7 @@ from store.payloads import ServiceClass
 from store.redis import connect
 from store.registry import ModelVersion, queue_name
 from store.roles import API, ROLES, WORKER
-from tests.processes import ROOT, wait_for
+from tests.processes import ROOT, free_port, wait_for
 from tests.reliability.client import Client
 from tests.roles import ROLE_PASSWORD, role_url
 
@@ -202,7 +201,7 @@ class Stack:
 
     def api(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> tuple[Kept, Client]:
         """Start an API on a port that it keeps over its lives; return it with a client that has a key."""
-        port = free_port("127.0.0.1", 0)
+        port = free_port()
         env = self.environment(api_port=port, **changes) | {"DATABASE_URL": role_url(self._database_url, API)}
         kept = self._keep("producer_api", env=env, ready="api_started", arm=arm, pause_s=pause_s)
         return kept, Client(f"http://127.0.0.1:{port}", self.key)

@@ -11,10 +11,9 @@ from random import Random
 import httpx2
 import pytest
 
-from cli.local.ports import free_port
 from cli.local.valkey import LocalValkey
 from store.jobs import Job
-from tests.processes import wait_for
+from tests.processes import free_port, wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_ended_once
@@ -41,7 +40,7 @@ def test_p8_one_end_each(databases: Databases, folder: Path, is_full: bool, repo
     num_jobs = 200 if is_full else 60
     with redis_of_its_own(folder) as valkey, databases.stack(folder, valkey.url) as stack:
         version = stack.register(MODEL)
-        port = free_port("127.0.0.1", 0)
+        port = free_port()
         stack.worker(MODEL, worker_metrics_port=port, max_slots=16).wait_ready()
         stack.dispatcher()
         api, client = stack.api()

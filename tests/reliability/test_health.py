@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from cli.local.ports import free_port
 from store.db import Database
-from tests.processes import wait_for
+from tests.processes import free_port, wait_for
 from tests.reliability.conftest import Report
 from tests.reliability.rig import Stack
 from workers.health import OK, postgres_check, readiness
@@ -56,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_p12_an_engine_that_makes_no_step_is_not_ready(stack: Stack, report: Report, fault: str) -> None:
     version = stack.register(MODEL)
-    port = free_port("127.0.0.1", 0)
+    port = free_port()
     worker = stack.worker(
         MODEL, model_faults=f"{fault}:{MARK}", max_step_s=MAX_STEP_S, worker_metrics_port=port, lease_s=1
     ).wait_ready()

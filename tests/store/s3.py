@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import httpx2
 import pytest
 
-from cli.local.ports import free_port
 from tests.clients.environments import python_with
+from tests.processes import free_port
 
 BUCKET = "headrace-tests"
 _START_S = 60.0
@@ -23,7 +23,7 @@ def running_s3() -> Iterator[str]:
     Raises CannotInstall.
     """
     python = python_with("s3", print)
-    url = f"http://127.0.0.1:{free_port('127.0.0.1', 0)}"
+    url = f"http://127.0.0.1:{free_port()}"
     server = subprocess.Popen(
         [str(python), "-m", "moto.server", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]],
         stdout=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from store.accepting import CLASS_RANKS
+from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.jobs import get, request_cancel, stored_deltas, timeline
@@ -271,6 +272,16 @@ class TestRelease:
         assert job.error is not None
         assert (job.error["code"], job.error["attempt"]) == ("max_attempts_exceeded", 1)
         assert query("SELECT state FROM job_terminal") == [{"state": "failed"}]
+
+    def test_a_job_that_ends_by_it_leaves_nothing_to_go_on_from(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        """What was emitted is the tenant's text, which nothing would forget."""
+        job_id = accept_one(max_attempts=1)
+        take(db, job_id)
+        emitted = Checkpoint(("said",), ((1,),), ((1, 0),))
+        assert release(db, [Release(job_id, 1, charge=True, checkpoint=emitted)]) == {job_id}
+        assert query("SELECT job_id FROM job_checkpoints") == []
 
     @pytest.mark.parametrize("charge", [False, True])
     def test_a_job_that_shall_be_cancelled_does_not_go_back(

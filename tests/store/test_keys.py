@@ -7,9 +7,10 @@ import pytest
 from store import key_changes
 from store.audit import list_entries
 from store.db import Database
-from store.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
+from store.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.keys import (
     SCOPES,
+    Principal,
     authenticate,
     bootstrap,
     create_key,
@@ -174,3 +175,12 @@ class TestBootstrap:
             keys = [key for key in pool.map(race, range(6), timeout=30) if key is not None]
         assert len(keys) == 1
         assert query("SELECT count(*) AS n FROM api_keys") == [{"n": 1}]
+
+
+@pytest.mark.parametrize("name", ["tiny-large", "tin", "Tiny", "tinier@1"])
+def test_a_key_for_a_model_is_none_for_another_whose_name_begins_alike(name: str) -> None:
+    principal = Principal("ten_1", "key_1", frozenset({"jobs:write"}), frozenset({"tiny"}))
+    for own in ("tiny", "tiny@3", "tiny:adapter"):
+        principal.check_model(own)
+    with pytest.raises(Forbidden, match="may not use the model"):
+        principal.check_model(name)

@@ -194,6 +194,15 @@ class TestPurging:
         assert get(db, tenant, job_id).state is JobState.SUCCEEDED
         assert accept_one(idempotency=Idempotency("r", "k", "f")) != job_id
 
+    @pytest.mark.parametrize("kept", ["input_purged_at", "output_purged_at"])
+    def test_a_job_that_is_half_emptied_stays(
+        self, db: Database, accept_one: AcceptOne, query: Query, end: Callable[[str], None], kept: str
+    ) -> None:
+        end(accept_one())
+        query(f"UPDATE jobs SET {kept} = NULL")
+        self.age(query, 100)
+        assert purge(db, 50, 200, 10) == 0
+
     def test_a_job_that_is_not_emptied_stays(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
         end(db, accept_one())
         self.age(query, 100)

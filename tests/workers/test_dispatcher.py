@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
 import threading
 import time
 import urllib.request
@@ -35,7 +34,7 @@ from store.payloads import ServiceClass
 from store.settings import Settings
 from store.states import JobState
 from store.streams import GENERATION_KEY, stream_key
-from tests.processes import Process, StartProcess, python, until, wait_for
+from tests.processes import Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
 from workers.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
@@ -635,8 +634,7 @@ def test_the_process_calls_webhooks_and_ends_when_told(
     start: Callable[..., Process], submit: Submit, read: Read, number: signal.Signals
 ) -> None:
     receiver = Receiver()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = start(
         HEADRACE_WEBHOOK_ALLOW_HTTP="true",
         HEADRACE_WEBHOOK_ALLOW_NETWORKS="127.0.0.0/8",

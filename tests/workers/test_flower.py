@@ -10,12 +10,11 @@ import httpx2
 import pytest
 from flower.urls import handlers
 
-from cli.local.ports import free_port
 from store import jobs
 from store.errors import SettingsError
 from store.settings import Settings
 from store.states import JobState
-from tests.processes import ROOT, StartProcess, python, wait_for
+from tests.processes import ROOT, StartProcess, free_port, python, wait_for
 from tests.workers.conftest import Bench, StartWorker, worker_environment
 from workers.flower import credentials_of
 
@@ -38,7 +37,7 @@ def flower(settings: Settings, tmp_path: Path, start_process: StartProcess) -> I
     (tmp_path / "flowerconfig.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nread_only = False\nbasic_auth = []\n"
     )
-    port = free_port("127.0.0.1", 0)
+    port = free_port()
     changes = {"flower_port": port, "flower_basic_auth": ":".join(CREDENTIALS)}
     environment = worker_environment(settings, changes) | OPENING | {"PYTHONPATH": str(ROOT)}
     process = start_process(python("-m", "workers.flower"), environment, cwd=tmp_path)

@@ -94,3 +94,9 @@ def release(num_tokens: int) -> Release:
 def test_what_is_handed_back_is_divided_by_its_tokens(sizes: list[int], divided: list[list[int]]) -> None:
     found = parts([release(size) for size in sizes], num_checkpoint_tokens, 10)
     assert [[len(one.checkpoint.tokens) if one.checkpoint else 0 for one in part] for part in found] == divided
+
+
+def test_an_attempt_goes_on_from_so_many_deltas_not_tokens() -> None:
+    first = Checkpoint(("a b", "c"), ((1, 2), (3,)), ((1, 0),))
+    assert first.continued_by(3).lineage == ((1, 0), (3, 2))
+    assert Checkpoint().continued_by(3).lineage == ((3, 0),)
