@@ -4,7 +4,7 @@ Said when a process starts, and not when it first meets a value that does not op
 values, which are as good as random to whoever has not the key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, text
 
@@ -13,15 +13,22 @@ from store.encryption import Vault
 from store.errors import NotFound, SettingsError
 
 _NOTE = text("INSERT INTO encryption_keys (id, check_value) VALUES (:id, :check_value) ON CONFLICT (id) DO NOTHING")
+_IDS = text("SELECT id FROM encryption_keys ORDER BY id")
 _KNOWN = text("SELECT id, check_value FROM encryption_keys WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 def check_keys(db: Database, vault: Vault) -> None:
-    """Note the keys that are new here. Raises SettingsError for one whose id is known with another key."""
+    """Note the keys that are new here.
+
+    Raises SettingsError for one whose id is known with another key, and if there is none although others were given
+    before: what this process stores would lie in the clear beside what is sealed.
+    """
     checks = vault.checks()
-    if not checks:
-        return
     with db.begin() as connection:
+        if not checks:
+            if used := connection.execute(_IDS).scalars().all():
+                raise _none_given(used)
+            return
         known = _known(connection, checks)
         if known.keys() < checks.keys():
             connection.execute(_NOTE, [{"id": key_id, "check_value": check} for key_id, check in checks.items()])
@@ -34,6 +41,15 @@ def check_keys(db: Database, vault: Vault) -> None:
 
 def _known(connection: Connection, checks: Mapping[str, str]) -> dict[str, str]:
     return {row.id: row.check_value for row in connection.execute(_KNOWN, {"ids": list(checks)})}
+
+
+def _none_given(used: Sequence[str]) -> SettingsError:
+    forgotten = " and ".join(f"`headrace encryption forget {key_id}`" for key_id in used)
+    return SettingsError(
+        f"no encryption key was given, and what is stored here is sealed with {', '.join(map(repr, used))}: give the "
+        "keys that the other processes have by HEADRACE_ENCRYPTION_KEYS; if nothing is to be sealed any more, "
+        f"{forgotten}"
+    )
 
 
 def _another(key_id: str) -> SettingsError:

@@ -295,9 +295,20 @@ def runtime_folder() -> Path:
     return given if given.is_absolute() else Path("/run/user") / str(os.geteuid())
 
 
-def require_services(settings: Settings) -> Settings:
-    """Return ``settings`` if both service addresses are given; raise SettingsError that says how to give them."""
+def redis_environment() -> dict[str, str]:
+    """Return this process's environment for a program that reads Redis alone: without what opens anything else."""
+    others = ("DATABASE_URL", "HEADRACE_", "PG", "AWS_")
+    kept = {_PREFIX + name.upper() for name in _OF_REDIS}
+    return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(others)}
+
+
+_OF_REDIS = ("environment", "home", "log_level", "require_tls", "flower_host", "flower_port", "flower_basic_auth")
+
+
+def require_services(settings: Settings, *, only_redis: bool = False) -> Settings:
+    """Return ``settings`` if both service addresses are given, or of the two Redis's; raise SettingsError that says how
+    to give them."""
     for name, value in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
-        if not value:
+        if not value and not (only_redis and name == "DATABASE_URL"):
             raise SettingsError(f"{name} is not set: export it, or use `headrace up`, which starts its own services")
     return settings

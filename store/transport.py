@@ -28,7 +28,8 @@ _VERIFYING: Final = frozenset({"required", "cert_required"})
 def check_transport(settings: Settings) -> None:
     """Warn, or with ``HEADRACE_REQUIRE_TLS=on`` raise SettingsError, if a service on another host could be overheard or
     another be taken for it. Raises SettingsError for a TLS option that is unknown or names a file that is not there."""
-    weak = [found for found in (_postgres(settings.database_url), _redis(settings.redis_url)) if found]
+    to_postgres = _postgres(settings.database_url) if settings.database_url else None
+    weak = [found for found in (to_postgres, _redis(settings.redis_url)) if found]
     if weak and settings.require_tls == "on":
         raise SettingsError(f"HEADRACE_REQUIRE_TLS is on, and {'; '.join(weak)}")
     for found in weak:

@@ -121,7 +121,7 @@ def _flower(settings: Settings, credentials: str) -> GuardedFlower:
 def main() -> int:
     """Run Flower until it is stopped."""
     try:
-        settings = require_services(load_settings())
+        settings = require_services(load_settings(), only_redis=True)
         credentials = credentials_of(settings)
         configure_logging(settings.log_level)
         check_transport(settings)

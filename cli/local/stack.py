@@ -24,10 +24,11 @@ from store.errors import Unavailable
 from store.key_checks import check_keys
 from store.registry import ModelVersion
 from store.roles import API, WORKER
-from store.settings import Settings, child_environment, open_vault
+from store.settings import Settings, child_environment, open_vault, redis_environment
 
 Say = Callable[[str], None]
 
+_FLOWER = "flower"
 _FLOWER_USER = "headrace"
 _OF_LOCAL = ("uvicorn", "fastapi", "torch", "flower")
 # A first start imports torch from a cold disk and reads the model.
@@ -116,12 +117,13 @@ def check_installed() -> None:
 
 
 def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the environment of the API, and of the others."""
+    """Return the environments of the API, of the workers and the dispatcher, and of Flower, which gets Redis alone."""
     api = {**env, "DATABASE_URL": services.url_of(API)}
     if not services.has_roles:
         # Whoever gives an address gives a user with it: to bind that one is his.
         api.setdefault("HEADRACE_ROW_SECURITY", "off")
-    return {API: api, WORKER: {**env, "DATABASE_URL": services.url_of(WORKER)}}
+    flower = {**redis_environment(), "REDIS_URL": services.redis_url, "PYTHONUNBUFFERED": "1"}
+    return {API: api, WORKER: {**env, "DATABASE_URL": services.url_of(WORKER)}, _FLOWER: flower}
 
 
 def _prepare(
@@ -162,11 +164,11 @@ def _programs(
         name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
     ) -> Program:
         argv: list[str | Path] = [*PYTHON, *arguments]
-        env = envs[API if name == "api" else WORKER]
+        env = envs[{"api": API, _FLOWER: _FLOWER}.get(name, WORKER)]
         return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
 
     flower = program(
-        "flower",
+        _FLOWER,
         ["workers.flower"],
         _answers(_url(settings.flower_host, ports.flower) + "/healthcheck"),
         HEADRACE_FLOWER_PORT=str(ports.flower),

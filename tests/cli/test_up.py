@@ -32,6 +32,9 @@ IN_THE_WAY = ("cli", "migrations", "models", "policy", "producer_api", "prompts"
 # On a machine that does three such things at once, the first start also compiles every module of its programs.
 START_S = 180.0
 
+# Of the environment, what is not for every process.
+SECRET = "sesame"
+
 pytestmark = pytest.mark.timeout(600)
 
 StartUp = Callable[..., "Up"]
@@ -116,7 +119,7 @@ def start_up() -> Iterator[StartUp]:
 def shared() -> Iterator[Up]:
     """One running stack for the tests that only look."""
     with stacks() as start:
-        up = start()
+        up = start(HEADRACE_AUDIT_HEAD_KEY=SECRET, AWS_SECRET_ACCESS_KEY=SECRET)
         up.read_until("ready; Ctrl-C stops everything")
         yield up
 
@@ -316,3 +319,11 @@ def cmdline(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def test_flower_is_given_redis_and_no_secret_of_another_process(shared: Up) -> None:
+    (pid,) = (pid for pid in descendants(shared.process.pid) if b"workers.flower" in cmdline(pid))
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"REDIS_URL=" in environment
+    assert b"DATABASE_URL" not in environment
+    assert SECRET.encode() not in environment

@@ -142,14 +142,23 @@ def test_every_setting_exists_and_its_value_parses(unit: Unit) -> None:
     assert set(ours) <= set(FIELDS), set(ours) - set(FIELDS)
     given = {FIELDS[key]: value for key, value in ours.items() if value is not None}
     assert Settings(**given)
-    assert all(name in unit.env for name in SERVICE_NAMES) or unit.where.startswith("Dockerfile")
+    needed = {"REDIS_URL"} if "workers.flower" in unit.command else SERVICE_NAMES
+    assert needed <= set(unit.env) or unit.where.startswith("Dockerfile")
 
 
 def test_whoever_seals_or_opens_can_be_given_the_keys() -> None:
     deployed = [unit for unit in UNITS if not unit.where.startswith("Dockerfile")]
-    sealing = [unit for unit in deployed if unit.command[2] in {"producer_api", "workers", "workers.dispatcher"}]
-    assert len(sealing) == 6
+    modules = {"producer_api", "workers", "workers.dispatcher", "cli.main"}
+    sealing = [unit for unit in deployed if unit.command[2] in modules]
+    assert len(sealing) == 7
     assert [unit.where for unit in sealing if "HEADRACE_ENCRYPTION_KEYS" not in unit.env] == []
+
+
+def test_flower_is_given_redis_and_its_own_settings_alone() -> None:
+    units = [unit for unit in UNITS if "workers.flower" in unit.command]
+    assert len(units) == 2
+    names = {"REDIS_URL", "HEADRACE_FLOWER_BASIC_AUTH", "HEADRACE_FLOWER_HOST", "HEADRACE_FLOWER_PORT"}
+    assert [set(unit.env) for unit in units] == [names, names]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.where)

@@ -17,7 +17,6 @@ def test_a_known_id_with_another_key_is_refused_until_it_is_forgotten(db: Databa
     first = vault("k1", "k2")
     for _ in range(2):
         check_keys(db, first)
-    check_keys(db, Vault())
     check_keys(db, vault("k3"))
     with pytest.raises(SettingsError, match=r"'k2' is another .* `headrace encryption forget k2`"):
         check_keys(db, vault("k4", "k2"))
@@ -34,3 +33,13 @@ def test_who_refuses_notes_nothing(db: Database, query: Query) -> None:
     with pytest.raises(SettingsError):
         check_keys(db, vault("k0", "k1"))
     assert [row["id"] for row in query("SELECT id FROM encryption_keys ORDER BY id")] == ["k1"]
+
+
+def test_a_process_without_keys_stores_nothing_beside_what_is_sealed(db: Database) -> None:
+    check_keys(db, Vault())
+    check_keys(db, vault("k1", "k2"))
+    with pytest.raises(SettingsError, match=r"'k1', 'k2'.* HEADRACE_ENCRYPTION_KEYS; .*encryption forget k2`"):
+        check_keys(db, Vault())
+    forget_key(db, "k1")
+    forget_key(db, "k2")
+    check_keys(db, Vault())
