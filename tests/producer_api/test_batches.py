@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -558,3 +559,30 @@ def test_so_many_batches_may_live_at_a_time(
         for batch in openai.batches.list():
             wait_for(openai, batch, "completed")
     assert ask(100).status_code == 200, "there is room when one has ended"
+
+
+def test_a_batch_is_counted_after_the_one_that_is_being_made(
+    openai: OpenAI, api: httpx2.Client, db: Database, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_limits(db, tenant, None, Limits(live_batches=1), set_by=SetBy.OPERATOR, actor="tests")
+    file = openai.files.create(file=("input.jsonl", json.dumps(line("r")).encode()), purpose="batch")
+    check_live, counted, may_commit = batches._check_live, threading.Event(), threading.Event()
+
+    def check_and_stay(connection: Connection, tenant_id: str, new: batches.NewBatch) -> None:
+        check_live(connection, tenant_id, new)
+        if not counted.is_set():
+            counted.set()
+            may_commit.wait(2.0)
+
+    def ask(number: int) -> int:
+        asked = {"endpoint": URL, "completion_window": "24h", "input_file_id": file.id, "metadata": {"n": str(number)}}
+        return api.post("/v1/batches", json=asked).status_code
+
+    monkeypatch.setattr(batches, "_check_live", check_and_stay)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, 1)
+        assert counted.wait(20)
+        second = pool.submit(ask, 2)
+        time.sleep(0.5)
+        may_commit.set()
+        assert (first.result(), second.result()) == (200, 429)
