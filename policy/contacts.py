@@ -3,6 +3,7 @@
 import re
 from functools import cache, lru_cache
 from importlib import import_module
+from ipaddress import ip_address
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,13 @@ from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber
 
 from policy.patterns import options
 from policy.recognisers import Kind, Recogniser, Spans, Words, letters_and_digits
+from policy.views import view
 
-_LETTERS = r"a-zA-Z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u04ff"
+_LETTERS = (
+    r"a-zA-Z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u04ff\u0531-\u0587\u05d0-\u05ea\u0621-\u064a\u066e-\u06d3"
+    r"\u0900-\u0963\u10a0-\u10ff"
+)
+"""Of scripts that put spaces between words."""
 _LOCAL = rf"[{_LETTERS}0-9!#$%&'*+/=?^_`{{|}}~.\-]"
 _DOMAIN = rf"[{_LETTERS}0-9.\-]"
 
@@ -22,7 +28,7 @@ _FILE_ENDINGS = frozenset(
     ("png", "jpg", "jpeg", "gif", "svg", "webp", "ico", "css", "js", "mjs", "ts", "tsx", "jsx", "json", "yaml", "toml")
 )
 # As in a text, in a URL and in HTML.
-_AT = re.compile("@|%40|&#64;")
+_AT = re.compile("@|%40|&#64;|&#x40;|&commat;")
 _LABEL = re.compile(rf"[{_LETTERS}0-9](?:[{_LETTERS}0-9-]{{0,61}}[{_LETTERS}0-9])?")
 _TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
 
@@ -62,10 +68,103 @@ EMAIL = Recogniser(
     Kind.EMAIL,
     80,
     # With what git writes behind a host, to tell the two apart.
-    rf"{_LOCAL}{{1,64}}(?:@|%40|&#64;){_DOMAIN}{{1,255}}(?::[a-zA-Z~])?",
+    rf"{_LOCAL}{{1,64}}(?:@|%40|&#64;|&#x40;|&commat;){_DOMAIN}{{1,255}}(?::[a-zA-Z~])?",
     check_email,
     same=str.casefold,
 )
+
+_WIDE = r"\u0e01-\u0e3a\u0e40-\u0e4e\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+"""Letters of scripts that put none: only a few before an @ can be a name."""
+
+# In which a domain ends though a text goes on behind it. As texts are read: a long Japanese vowel reads as a dash.
+_WIDE_TOPS = view(
+    "中国 中國 公司 网络 網絡 网址 在线 中文网 商城 商店 香港 台湾 台灣 新加坡 澳门 澳門 集团 我爱你 手机 移动 信息"
+    " 企业 政府 机构 公益 网站 购物 餐厅 みんな コム ストア セール クラウド ポイント 한국 닷컴 닷넷 삼성 ไทย คอม"
+).text.split()
+_WIDE_LABEL = rf"[{_LETTERS}{_WIDE}0-9](?:[{_LETTERS}{_WIDE}0-9\-]{{0,62}})"
+_WIDE_DOMAIN = re.compile(
+    rf"(?:{_WIDE_LABEL}\.){{1,5}}(?:{'|'.join(_WIDE_TOPS)}|xn--[a-zA-Z0-9-]{{2,59}}|[{_LETTERS}]{{2,24}}(?![{_LETTERS}0-9-]))"
+)
+_IS_WIDE = re.compile(f"[{_WIDE}]")
+
+
+def check_wide_email(candidate: str, before: str) -> Spans:
+    """An address with Chinese, Japanese, Korean or Thai letters; the text before it may touch it."""
+    local, _, rest = candidate.partition("@")
+    domain = _WIDE_DOMAIN.match(rest)
+    if domain is None or not _IS_WIDE.search(local + domain[0]) or _is_no_address(before, 0):
+        return
+    start = len(local) - len(local.lstrip("._!#$%&'*+/=?^`{|}~-"))
+    yield max(start, local.rfind("=") + 1), len(local) + 1 + domain.end()
+
+
+WIDE_EMAIL = Recogniser(
+    "email.wide",
+    Kind.EMAIL,
+    81,
+    rf"(?:[{_WIDE}]{{1,4}}[0-9]{{0,4}}@[{_LETTERS}{_WIDE}0-9.\-]{{1,255}}"
+    rf"|{_LOCAL}{{1,64}}@[{_LETTERS}0-9.\-]{{0,64}}[{_WIDE}][{_LETTERS}{_WIDE}0-9.\-]{{0,190}})",
+    check_wide_email,
+    same=str.casefold,
+)
+
+
+def check_literal_email(candidate: str, before: str) -> Spans:
+    """An address at a host that is given by its number."""
+    local, _, host = candidate.rpartition("@")
+    start = len(local) - len(local.lstrip("._!#$%&'*+/=?^`{|}~-"))
+    start = max(start, *(local.rfind(sign) + 1 for sign in "=`|/"))
+    try:
+        ip_address(re.sub("(?i)^IPv6:", "", host[1:-1]))
+    except ValueError:
+        return
+    if start < len(local) and not _is_no_address(before, start):
+        yield start, len(candidate)
+
+
+LITERAL_EMAIL = Recogniser(
+    "email.literal",
+    Kind.EMAIL,
+    82,
+    rf"{_LOCAL}{{1,64}}@\[(?:[Ii][Pp][Vv]6:)?[0-9A-Fa-f:.]{{2,45}}\]",
+    check_literal_email,
+    same=str.casefold,
+)
+
+_KNOWN_TOPS = frozenset(
+    " ".join(
+        (
+            "com org net edu gov mil int info biz io co me ai app dev eu uk de fr es it nl be ch at pl pt se no dk fi",
+            "cz sk hu ro bg gr ie us ca mx br ar cl au nz in jp cn kr tw hk sg id my th vn ph za ng ke eg il",
+            "tr ua ru lt lv ee is lu",
+        )
+    ).split()
+)
+_SPELLED = re.compile(r"[\[({](?:(at|@)|dot|punkt|\.)[\])}]", re.I)
+
+
+def check_spelled_email(candidate: str, _before: str) -> Spans:
+    """An address with its signs in brackets or as words in brackets, against robots."""
+    plain = _SPELLED.sub(lambda sign: "@" if sign[1] else ".", candidate)
+    local, _, domain = plain.partition("@")
+    is_known = domain.rpartition(".")[2].lower() in _KNOWN_TOPS
+    if is_known and _is_domain(domain) and local.strip("._%+-") == local:
+        yield 0, len(candidate)
+
+
+SPELLED_EMAIL = Recogniser(
+    "email.spelled",
+    Kind.EMAIL,
+    79,
+    # Without spaces, for which every word would have to be held back.
+    r"\b[A-Za-z0-9][A-Za-z0-9._%+\-]{0,63}[\[({](?i:at|@)[\])}][A-Za-z0-9\-]{1,63}"
+    r"(?:(?:\.|[\[({](?i:dot|punkt|\.)[\])}])[A-Za-z0-9\-]{1,63}){1,5}",
+    check_spelled_email,
+    same=str.casefold,
+)
+
+
+EMAILS = (EMAIL, WIDE_EMAIL, LITERAL_EMAIL, SPELLED_EMAIL)
 
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "PL", "PT", "SE", "BR", "MX", "IN", "JP", "AU")
 """Where a number that names no country may be from. Anyone's own, in the order in which they are tried."""

@@ -9,10 +9,18 @@ _VERSIONS = Words(
     r"ip ipv4 address addr host server client from",
     r"versions? versión versione versão v[\s.]{0,2}$ ver\b release build firmware driver rev\b revision oid"
     r" sections? chapter clauses? articles? paragraphs? §+ annex"
-    r" kernel upgrade update updated bump",
+    r" kernel upgrade update updated bump nuget package assembly",
 )
+# The same right before the number: 192.168.7.1 and 10.0.0.1 are seldom versions, whatever is spoken of.
+_VERSION_BEFORE = re.compile(
+    r"(?i)(?:\b(?:versions?|versión|versione|versão|ver|v|release|build|firmware|driver|rev|revision|oid|section|chapter|clause"
+    r"|article|paragraph|annex|kernel|upgrade|update|bump|nuget|package)(?:[ :=#]| to | from ){0,2}|§ ?)$"
+)
+_SELDOM_VERSIONS = re.compile(r"(?:10|127|172\.(?:1[6-9]|2\d|3[01])|192\.168)\.|(?:.*\.)?[12]\d\d(?:\.|$)")
 # After a letter and a slash or a dash stands a program's version; after an address and a dash its range's end.
 _BELONGS_BEFORE = re.compile(r"[._]$|(?:^|[^\d])-$|[A-Za-z]/$")
+# Unless what stands before it says what it is: ip_10.0.0.1, tcp/10.0.0.1.
+_IS_OF_HOST = re.compile(r"(?i)(?:ip|ipv[46]|addr|address|host|node|server|src|dst|from|client|peer|tcp|udp)[-_/]$")
 # "versions 1.2.3.4 and 1.2.3.5"
 _SECOND = re.compile(r"[\d.]+(?:,| and| or| to| through| -) ?$")
 _COMPARED = re.compile(r"[\w\]][=~!<>]=$")
@@ -21,8 +29,11 @@ _FROM_VERSION = re.compile(r"(?:^|[^\d.])\d+(?:\.\d+){1,2} ?(?:to|and|or|[-=]?>|
 _OF_DIGITS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 
 
-def _is_version(before: str) -> bool:
+def _is_version(before: str, text: str) -> bool:
     """True if the words right before, up to the last number, speak of a version, or a requirement is compared to it."""
+    if _SELDOM_VERSIONS.match(text):
+        before_it = before if _COMPARED.search(before) or _FROM_VERSION.search(before) else ""
+        return bool(before_it or _VERSION_BEFORE.search(_SECOND.sub("", before)))
     opinion = _VERSIONS.judge(re.split(r"\d", _SECOND.sub("", before[-32:]))[-1])
     return (
         opinion < 0
@@ -33,27 +44,31 @@ def _is_version(before: str) -> bool:
 
 def check_ipv4(candidate: str, before: str) -> Spans:
     """Four numbers up to 255 and nothing more, that are not called a version."""
-    text = candidate.rstrip(".-")
-    if _BELONGS_BEFORE.search(before) or _is_version(before):
+    start = len(candidate) - len(candidate.lstrip("_"))
+    before, text = before + candidate[:start], candidate[start:].rstrip(".-")
+    if (_BELONGS_BEFORE.search(before) and not _IS_OF_HOST.search(before)) or _is_version(before, text):
         return
     if _OF_DIGITS.fullmatch(text):
         try:
-            IPv4Address(text)
+            # As some logs write them: 010.000.000.001.
+            IPv4Address(".".join(group.lstrip("0") or "0" for group in text.split(".")))
         except AddressValueError:
             return
-        yield 0, len(text)
+        yield start, start + len(text)
+
+
+_NAMED = re.compile(r":(?:::)?[0-9A-Fa-f].*")
 
 
 def check_ipv6(candidate: str, before: str) -> Spans:
     """An address with enough in it to be one: a::b may be anything."""
-    text = candidate.rstrip(".")
+    # As in IP:2001:db8::1.
+    start = 1 if _NAMED.fullmatch(candidate) and before[-1:].isalpha() else 0
+    before, text = before + candidate[:start], candidate[start:].rstrip(".")
     if text.endswith(":") and not text.endswith("::"):
         text = text[:-1]
-    if (
-        (before[-1:].isascii() and before[-1:].isalnum())
-        or before[-1:] in {":", ".", "_", "-", "@"}
-        or text.count(":") < 2
-    ):
+    is_inside = (before[-1:].isascii() and before[-1:].isalnum()) or before[-1:] in {":", ".", "_", "-"}
+    if (is_inside and not start and not _IS_OF_HOST.search(before)) or text.count(":") < 2:
         return
     try:
         IPv6Address(text)
@@ -66,7 +81,7 @@ def check_ipv6(candidate: str, before: str) -> Spans:
         or len(groups) >= 4
         or (has_digit and (len(groups) == 3 or any(len(group) >= 3 for group in groups)))
     ):
-        yield 0, len(text)
+        yield start, start + len(text)
 
 
 IPV4 = Recogniser(
@@ -74,7 +89,7 @@ IPV4 = Recogniser(
     Kind.IP_ADDRESS,
     70,
     # The whole run, so that part of something longer is no address.
-    r"\b\d{1,3}(?:\.\d{1,5}){3,8}(?:\.?\w|-[A-Za-z]){0,8}",
+    r"(?:\b|_)\d{1,3}(?:\.\d{1,5}){3,8}(?:\.?\w|-[A-Za-z]){0,8}",
     check_ipv4,
 )
 IPV6 = Recogniser(

@@ -113,6 +113,12 @@ def _is_iban(number: str) -> bool:
 
 def check_iban(candidate: str, _before: str) -> Spans:
     """The longest beginning that is an account number of its country, with the right check digits."""
+    start = len(candidate) - len(re.sub(r"(?i)^(?:iban|_)[\s:]?", "", candidate, count=1))
+    for place, end in _iban_at(candidate[start:]):
+        yield place + start, end + start
+
+
+def _iban_at(candidate: str) -> Spans:
     ends = [place for place in range(15, len(candidate) + 1) if not candidate[place : place + 1].isalnum()]
     for end in reversed(ends):
         text = candidate[:end]
@@ -125,14 +131,15 @@ IBAN = Recogniser(
     "iban",
     Kind.IBAN,
     85,
-    r"\b[A-Za-z]{2}[ \-]?\d{2}(?:[ \-.]{0,2}[A-Za-z0-9]){11,30}\b",
+    r"(?:\b|_|\b(?i:iban))[A-Za-z]{2}[ \-.]{0,2}\d{2}(?:[ \-.\n]{0,2}[A-Za-z0-9]){11,30}\b",
     check_iban,
     same=letters_and_digits,
 )
 
 _ABOUT_SSN = Words(
-    r"ssn social\ssecurity social\s(?:is|no|num|#) soc\.?\ssec ss# ss\s# taxpayer tin seguro\ssocial",
-    "order invoice part serial sku ref tracking phone",
+    r"\w{0,24}ssn social[\s_-]?sec social\s(?:is|no|num|#|id) social[:=] soc\.?\ssec s\.s\.n ss(?:#|\s#|\sno|\snum|:)"
+    r" taxpayer tax\sid tin\b seguro\ssocial",
+    r"range order invoice parts?\b part\s(?:no|num|#) serial sku ref\b reference tracking phone",
 )
 
 
@@ -143,6 +150,9 @@ def check_ssn(candidate: str, before: str) -> Spans:
         return
     opinion = _ABOUT_SSN.judge(before)
     if opinion < 0 or (before[-1:] in {"-", ".", "/", "#"} and opinion == 0):
+        return
+    # 123-45 6789 is none.
+    if len(set(re.findall(r"\D", candidate))) > 1:
         return
     is_hyphenated = re.fullmatch(r"\d{3}-\d{2}-\d{4}", candidate) is not None
     # Nine in front is a taxpayer number, given to whoever has no social security number.

@@ -8,7 +8,8 @@ import re
 from collections import Counter
 
 from policy.recognisers import Kind, Recogniser, Spans
-from policy.vendors import VENDORS
+from policy.vendors import NAMED, VENDORS
+from policy.views import view
 
 _LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
@@ -20,6 +21,7 @@ def bits_per_character(text: str) -> float:
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
+_SENTENCE = re.compile(r"(?:\.|-{2,})+$")
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
 _PLACEHOLDER = re.compile(r"(?i)(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo|changeme|replace)")
 
@@ -28,26 +30,60 @@ def check_vendor_key(candidate: str, before: str) -> Spans:
     """A vendor's prefix, and behind it something that looks drawn at random."""
     if before[-1:] in {"-", "_", "."}:
         return
-    end = len(candidate.rstrip("-."))
+    # A sentence's end or dash; one hyphen may be the key's own.
+    end = len(_SENTENCE.sub("", candidate))
     secret = _PREFIX.sub("", candidate[:end], count=1) or candidate
     has_digit = any(map(str.isdigit, secret)) or len(set(secret)) > 16
     if has_digit and bits_per_character(secret) >= _LEAST_BITS and not _PLACEHOLDER.search(candidate):
         yield 0, end
 
 
+def _by_names() -> list[tuple[str, list[re.Pattern[str]]]]:
+    """Return the forms of keys by the expression for their vendor's names."""
+    forms: dict[str, list[re.Pattern[str]]] = {}
+    for names, key in NAMED:
+        forms.setdefault(names, []).append(key)
+    # Without groups of their own.
+    return [(re.sub(r"(?<!\\)\((?!\?)", "(?:", names), keys) for names, keys in forms.items()]
+
+
+_BY_NAMES = _by_names()
+
 VENDOR_KEY = Recogniser(
     "api_key.vendor", Kind.API_KEY, 90, rf"\b(?:{'|'.join(VENDORS)})", check_vendor_key, tail=r"[A-Za-z0-9_\-]"
 )
 
-_NAMES = (
-    r"api[ _\-]?key|apikey|secret[ _\-]?(?:access[ _\-]?)?key|client[ _\-]?secret|access[ _\-]?token|auth[ _\-]?token"
-    r"|(?:account|encryption|signing|master|shared)[ _\-]?key|private[ _\-]?token|secret|token|passwor[dt]|passwd"
-    r"|passphrase|pwd|api[ _\-]?schlüssel|clé (?:d'|secrète )?api|clave (?:de )?api|chave (?:de )?api|api-ключ"
-    r"|contraseña|mot de passe|kennwort|senha|hasło|wachtwoord|пароль|密码|密碼|密钥|密鑰|パスワード|비밀번호"
+# What names a key, and what names a password; as texts are read (``view``: a long Japanese vowel reads as a dash).
+_KEYS = view(
+    r"api[ _\-]?(?:key|token|secret)s?|apikey|secret[ _\-]?(?:access[ _\-]?)?key|client[ _\-]?secret"
+    r"|(?:access|auth|app|application|account|encryption|signing|master|shared|service|deploy|license|webhook|private)"
+    r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)|credentials?|secret|token"
+    r"|api[ _\-]?schlüssel|zugangsschlüssel|clé (?:d'|secrète )?api|clave (?:de )?api|chave (?:de )?api"
+    r"|api-ключ|ключ api|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|토큰"
+).text
+_PASSWORDS = view(
+    r"passwor[dt]s?|passwd|passphrase|passcode|pwd|contraseña|mot de passe|kennwort|senha|palavra-passe|hasło"
+    r"|wachtwoord|heslo|lösenord|passord|adgangskode|salasana|jelszó|parol[aăė]|şifre|mật khẩu|kata sandi|пароль"
+    r"|κωδικός|סיסמה|كلمة المرور|كلمة السر|رمز عبور|पासवर्ड|รหัสผ่าน|密码|密碼|口令|パスワード|パスフレーズ|비밀번호|암호"
+).text
+_VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。，；]"
+# Between a name and its value: signs, or the next field of a list of names;
+_SIGNS = (
+    r"[\"'`*_]{0,3}(?:\s{0,3}(?:=>|->|→|:=|\?=|==|=|:|\|{1,2})\s{0,3}|>|,?\s{1,12}[\"']?value[\"']?\s?:\s?"
+    r"|\s-\s|\s{1,2}[`“„«「])[*_]{0,2}\s?"
 )
-_VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。]"
-_IS = r"(?:\s{0,3}(?:=>|:=|=|:)\s{0,3}|>|\s{1,3}(?:is|est|ist|es):?\s{1,3})"
-_ASSIGNED = re.compile(rf"(?i)(?:{_NAMES})[\"']?{_IS}(?:\"([^\s\"]+)|'([^\s']+)|({_VALUE}+))")
+# a word that says that it is so, or behind a password nothing but a space.
+_IS_WORDS = view(
+    r"\s{1,3}(?:is|was|are|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|は)(?: now| still)?:?\s{1,3}"
+    r"|は\s?|是|为|為|이\s"
+).text
+_IS = f"(?:{_SIGNS}|{_IS_WORDS})"
+_OF_VALUE = rf"(?:\"([^\s\"]+)|'([^\s']+)|[`“„«「]?({_VALUE}+))"
+_ASSIGNED = re.compile(
+    rf"(?i)(?:(?:{_KEYS}){_IS}|(?:{_PASSWORDS})(?:(?P<password>{_SIGNS})|{_IS_WORDS}|[ \t]{{1,3}}))"
+    rf"{_OF_VALUE}"
+)
+_FLAG = re.compile(rf"(?i)--[a-z\-]{{0,24}}(?:key|token|secret|(?P<password>pass[a-z]{{0,6}}|pwd))(?:[ =]){_OF_VALUE}")
 _AFTER_VALUE = re.compile(r"(?:[.:?]|\*\*)+$")
 _NEXT_PARAMETER = re.compile(r"&\w+=")
 _BEARER = re.compile(r"(?i)(?:bearer|basic|token|api[ _\-]?key) ([A-Za-z0-9+/=_.~\-]+)")
@@ -55,38 +91,117 @@ _BEARER = re.compile(r"(?i)(?:bearer|basic|token|api[ _\-]?key) ([A-Za-z0-9+/=_.
 
 def check_assigned(candidate: str, _before: str) -> Spans:
     """A value that a password or key is set to, if it looks like one: not a word, a variable or a placeholder."""
-    found = _ASSIGNED.search(candidate) or _BEARER.search(candidate)
+    found = _FLAG.match(candidate) or _ASSIGNED.search(candidate) or _BEARER.search(candidate)
     if found is None:
         return
     start, end = found.span(found.lastindex or 0)
     if following := _NEXT_PARAMETER.search(candidate, start):
         end = following.start()
     end = start + len(_AFTER_VALUE.sub("", candidate[start:end]))
-    if _looks_secret(candidate[start:end]):
+    # A function's name.
+    if candidate[end : end + 1] == "(":
+        return
+    value, groups = candidate[start:end], found.groupdict()
+    is_password = groups.get("password") is not None
+    if (_looks_secret(value) and not _WORDS.fullmatch(value)) or (is_password and _looks_chosen(value)):
         yield start, end
 
 
+def _sorts(value: str) -> int:
+    return sum(any(map(sort, value)) for sort in (str.isdigit, str.isupper, str.islower, lambda c: not c.isalnum()))
+
+
+_REFERENCE = re.compile(r"[$%]|process\.env|os\.environ|\*\*\*|\.{0,2}/|~/|https?://")
+
+
 def _looks_secret(value: str) -> bool:
-    if value.startswith(("$", "%", "process.env", "os.environ", "***")) or _PLACEHOLDER.search(value):
+    if _REFERENCE.match(value) or _PLACEHOLDER.search(value):
         return False
-    num_sorts = sum(
-        any(map(sort, value)) for sort in (str.isdigit, str.isupper, str.islower, lambda c: not c.isalnum())
-    )
+    bits, num_sorts, has_digit = bits_per_character(value), _sorts(value), any(map(str.isdigit, value))
     if len(value) >= 20:
-        return num_sorts >= 2 and bits_per_character(value) >= 3
-    return (
-        len(value) >= 8 and num_sorts >= 3 and any(map(str.isdigit, value)) and bits_per_character(value) >= _LEAST_BITS
-    )
+        return num_sorts >= 2 and bits >= 3
+    if len(value) >= 16 and has_digit and num_sorts >= 2 and value.isalnum() and bits >= 3.2:
+        return True
+    return len(value) >= 8 and num_sorts >= 3 and has_digit and bits >= _LEAST_BITS
+
+
+# As names of things are written: blue-green-v2.
+_WORDS = re.compile(r"[a-z]{2,}(?:[-_.][a-z]{2,})+(?:[-_.]?v?\d{1,4})?")
+_NUMBERED_WORD = re.compile(r"[A-Za-z]+[A-Z]?[a-z]*\d{1,2}")
+
+
+def _looks_chosen(value: str) -> bool:
+    """True for what people choose as a password, and no word and no name in a program."""
+    if _REFERENCE.match(value) or _PLACEHOLDER.search(value) or _NUMBERED_WORD.fullmatch(value):
+        return False
+    return len(value) >= 8 and any(map(str.isdigit, value)) and any(map(str.isalpha, value)) and _sorts(value) >= 2
 
 
 ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:{_NAMES})[\"']?{_IS}(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
+    rf"(?i)(?:(?:{_KEYS}){_IS}|(?:{_PASSWORDS})(?:{_IS}|[ \t]{{1,3}}))"
+    rf"(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|[`“„«「]?{_VALUE}{{8,}}\(?)"
+    rf"|--[a-z\-]{{0,24}}(?:key|token|secret|pass[a-z]{{0,6}}|pwd)[ =](?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
     r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{24,}",
     check_assigned,
     tail=_VALUE,
+)
+
+_USER_PASSWORD = re.compile(r"[\s=](?:\"[^\":\s]+:([^\"\s]+)|'[^':\s]+:([^'\s]+)|[^\s\"':]+:([^\s\"']+))$")
+
+
+def check_user_password(candidate: str, before: str) -> Spans:
+    """The password of ``curl -u user:password``; for another program only if it looks like one."""
+    found = _USER_PASSWORD.search(candidate)
+    if found is None:
+        return
+    start, end = found.span(found.lastindex or 0)
+    value = candidate[start:end]
+    if _REFERENCE.match(value) or value.startswith("<") or _PLACEHOLDER.search(value):
+        return
+    if "curl" in before or "wget" in before or _looks_secret(value) or _looks_chosen(value):
+        yield start, end
+
+
+USER_PASSWORD = Recogniser(
+    "api_key.user_password",
+    Kind.API_KEY,
+    56,
+    r"(?:\B-u|--user|--proxy-user)[ =]{1,2}(?:\"[^\s\":]{1,64}:[^\s\"]{4,128}|'[^\s':]{1,64}:[^\s']{4,128}"
+    r"|[^\s\"':]{1,64}:[^\s\"']{4,128})",
+    check_user_password,
+)
+
+_NAMED_SIGNS = r"[ \t\w.\-]{0,20}[\s\"']{0,3}(?:=>|:{1,3}=|\?=|=|>|:|,|\|\|)[`\"\s=']{0,5}"
+_NAMED_VALUE = r"[A-Za-z0-9_\-=.%+/:]"
+_NAMED_PARTS = [
+    (re.compile(rf"(?i)(?:{names}){_NAMED_SIGNS.replace('0,20}', '0,20}?')}({_NAMED_VALUE}+)$"), keys)
+    for names, keys in _BY_NAMES
+]
+
+
+def check_named(candidate: str, _before: str) -> Spans:
+    """A value of the form that the vendor's keys have that is named before it."""
+    for named, keys in _NAMED_PARTS:
+        found = named.search(candidate)
+        if found is None:
+            continue
+        value = found[1].rstrip(".:")
+        looks_drawn = any(map(str.isdigit, value)) and any(map(str.isalpha, value)) and bits_per_character(value) >= 3
+        if looks_drawn and not _PLACEHOLDER.search(value) and any(key.fullmatch(value) for key in keys):
+            yield found.start(1), found.start(1) + len(value)
+            return
+
+
+NAMED_KEY = Recogniser(
+    "api_key.named",
+    Kind.API_KEY,
+    54,
+    rf"(?i)(?:{'|'.join(names for names, _ in _BY_NAMES)}){_NAMED_SIGNS}{_NAMED_VALUE}{{14,}}",
+    check_named,
+    tail=_NAMED_VALUE,
 )
 
 
@@ -102,7 +217,7 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/@\"']{1,128}@",
+    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@",
     check_url_password,
 )
 
@@ -162,4 +277,4 @@ PRIVATE_KEY = Recogniser(
     check_private_key,
     tail=r"[A-Za-z0-9+/=\s\\:,.\->|#*\"<]",
 )
-SECRETS = (VENDOR_KEY, ASSIGNED, URL_PASSWORD, JWT, PRIVATE_KEY)
+SECRETS = (VENDOR_KEY, ASSIGNED, USER_PASSWORD, NAMED_KEY, URL_PASSWORD, JWT, PRIVATE_KEY)

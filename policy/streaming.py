@@ -74,8 +74,11 @@ class GuardedText:
     def _take(self, text: str, *, is_all: bool) -> str:
         if self.blocked_by is not None:
             return ""
-        with self._budget.running(len(text)):
+        self._budget.begin(len(text))
+        try:
             return self._taken(text, is_all=is_all)
+        finally:
+            self._budget.end()
 
     def _taken(self, text: str, *, is_all: bool) -> str:
         self._pending += text

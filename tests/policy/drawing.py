@@ -1,0 +1,78 @@
+"""``python -m tests.policy.drawing [--seed N] [--part tuned|held]``: how well the recognisers do on texts drawn afresh.
+
+Each text is a value that is made (keys in vendors' forms, addresses, numbers with right check digits) in surroundings
+in which such values are met, or a negative that only looks alike. There are two families, with forms of values,
+surroundings and negatives of their own: the recognisers may be tuned on one, whatever the seed, and not on the other.
+"""
+
+import argparse
+import sys
+
+from policy.evaluation import Case, Finder, Score, evaluate
+from tests.policy.held import HELD
+from tests.policy.making import ALNUM, IBANS, Draw, drawn, password, ssn, v4, v6
+from tests.policy.tuned import TUNED
+
+
+def cases(seed: int, part: str, num: int = 4) -> list[Case]:  # noqa: C901 - one loop for each kind of value
+    """Return the texts of a part: ``num`` for each form of a value. ``part`` is tuned or held."""
+    draw, family = Draw(f"{seed} {part}"), TUNED if part == "tuned" else HELD
+    found: list[Case] = []
+
+    def add(kind: str, around: str, value: str) -> None:
+        before, _, after = around.partition("{}")
+        before, after = (text.replace("{{", "{").replace("}}", "}") for text in (before, after))
+        marked = frozenset([(len(before), len(before) + len(value), kind)])
+        found.append(Case(kind, before + value + after, marked, part == "held"))
+
+    for _ in range(num):
+        for maker in family.alone:
+            add("api_key", draw.choice(family.around), maker(draw))
+        for name, maker in family.named:
+            add("api_key", draw.choice(family.named_around).replace("{}", name, 1), maker(draw))
+        for around in family.said:
+            add("api_key", around, password(draw))
+        for around in family.connections:
+            add("api_key", around, drawn(ALNUM + "+/", 43)(draw) + "=")
+        for maker in family.emails:
+            add("email", draw.choice(family.email_around), maker(draw))
+        for around in family.ssn_named:
+            add("us_ssn", around, ssn(draw.choice(["-", "", " ", "."]))(draw))
+        for around in family.ssn_alone:
+            add("us_ssn", around, ssn("-")(draw))
+        for around in family.iban_around:
+            add("iban", around, draw.choice(IBANS)(draw))
+        for around in family.ip_around:
+            add("ip_address", around, v4(draw))
+            add("ip_address", around, v6(draw))
+    plain = (text.replace("{{", "{").replace("}}", "}") for text in family.negatives)
+    return found + [Case("negative", text, frozenset(), part == "held") for text in plain]
+
+
+KINDS = ("api_key", "email", "us_ssn", "iban", "ip_address")
+
+
+def scores(drawn_cases: list[Case]) -> dict[str, Score]:
+    """Return the scores of the kinds that are drawn."""
+    return {score.kind: score for score in evaluate(drawn_cases) if score.kind in KINDS}
+
+
+def main() -> None:
+    """Print recall, and what is found that is none, by kind; with ``--show`` the texts too."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--part", choices=("tuned", "held"), default="held")
+    parser.add_argument("--show", action="store_true")
+    args = parser.parse_args()
+    texts = cases(args.seed, args.part)
+    for kind, score in scores(texts).items():
+        told = f"{score.num_right} of {score.num_marked}, {score.recall:.3f}; {score.num_wrong} wrong"
+        sys.stdout.write(f"{kind}: {told}\n")
+    finder = Finder()
+    for case in texts if args.show else ():
+        if (found := finder.find(case.text)) != case.marked:
+            sys.stdout.write(f"{case.section}: {case.text!r}: {sorted(found ^ case.marked)}\n")
+
+
+if __name__ == "__main__":
+    main()
