@@ -27,13 +27,18 @@ LimitOption = Annotated[int, typer.Option(min=1, max=100, help="At most so many.
 def connect() -> Client:
     """Return a client for the configured API; raise SettingsError if no key is known."""
     settings = load_settings()
+    if settings.api_url:
+        # A local stack's key is not shown to another server.
+        if not settings.api_key:
+            raise SettingsError("no API key: HEADRACE_API_URL needs HEADRACE_API_KEY beside it")
+        return Client(settings.api_url, settings.api_key, on_warning=warn)
     home = find_home(settings)
     record = home.record()
-    url = settings.api_url or (record.api_url if record else f"http://127.0.0.1:{settings.api_port}")
+    url = record.api_url if record else f"http://127.0.0.1:{settings.api_port}"
     key = settings.api_key or home.api_key()
     if not key:
         raise SettingsError("no API key: set HEADRACE_API_KEY, or run `headrace up`, which makes one")
-    if record and not settings.api_url:
+    if record:
         render.say_stack(f"{home.path} at {url}")
     return Client(url, key, on_warning=warn)
 

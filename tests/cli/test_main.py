@@ -71,6 +71,12 @@ def test_a_database_user_without_the_rights_is_one_line(tmp_path: Path, settings
     assert done.stderr.count("\n") == 1
 
 
+def test_a_local_stacks_key_is_not_shown_to_another_server(tmp_path: Path) -> None:
+    Home(tmp_path).write_api_key("hr_local_secret")
+    done = headrace(tmp_path, "jobs", HEADRACE_API_URL="http://127.0.0.1:1")
+    assert (done.returncode, "HEADRACE_API_URL needs HEADRACE_API_KEY" in done.stderr) == (2, True)
+
+
 def test_an_address_that_is_given_is_not_mixed_with_a_local_stacks(tmp_path: Path) -> None:
     home = Home(tmp_path)
     with home.locked():
