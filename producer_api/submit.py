@@ -3,7 +3,6 @@
 Requests that come together go together, from their rate limits to the commit: one question to Redis, one thread, one
 transaction, however many they are. Each gets its own outcome. The order is from cheap to dear: rate limit, model,
 webhook address, prompt and context window, token limit, room in the queue, and then the accept wave.
-
 One that would hold up the others (a retry, whose job is looked for; a long body; a model that is not loaded yet) goes
 the same way alone and shares the commit. What a tenant's own policy and grammars cost is paid in that tenant's lane:
 such a request leaves after the rate limits and comes back prepared.
@@ -248,9 +247,8 @@ class Submissions:
 
     def _prepare_here(self, draft: _Draft) -> None:
         """Prepare a draft, unless that may take long because of what its tenant wrote: raise _Leaves then."""
-        version = _known(draft.version)
-        has_policy = self._policies.policy_for(draft.principal.tenant_id, version.model) is not None
-        if has_policy or not self._preparing.is_quick(draft.request, version):
+        has_policy = self._policies.policy_for(draft.principal.tenant_id, _known(draft.version).model) is not None
+        if has_policy or not self._preparing.is_quick(draft.request, _known(draft.version)):
             raise _Leaves
         self._prepare(draft)
 
