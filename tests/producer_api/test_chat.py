@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from typing import Any
 
 import httpx2
@@ -13,6 +12,7 @@ from openai import OpenAI
 from store import jobs
 from store.db import Database
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, error_of, num_jobs, state_of
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
@@ -22,19 +22,12 @@ MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 def _only_job(db: Database, tenant: str) -> jobs.Job:
     """Wait for the job of a call that has not returned."""
-    deadline = time.monotonic() + 10
-    while not (found := jobs.list_jobs(db, tenant)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found[0]
+    return wait_for(lambda: jobs.list_jobs(db, tenant), "the job is stored")[0]
 
 
 def _wait_for_state(db: Database, job_id: str, *states: str) -> str:
-    deadline = time.monotonic() + 10
-    while (state := state_of(db, job_id)) not in states:
-        assert time.monotonic() < deadline, f"still {state}"
-        time.sleep(0.01)
-    return state
+    wait_for(lambda: state_of(db, job_id) in states, lambda: f"{states}, it is {state_of(db, job_id)}")
+    return state_of(db, job_id)
 
 
 def test_a_completion(openai: OpenAI, worker: ScriptedWorker) -> None:
@@ -245,20 +238,14 @@ def test_leaving_a_stream_cancels_its_job(
     api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:
     attempt = _leave_in_the_middle(api, CHAT, worker, db, tenant)
-    deadline = time.monotonic() + 10
-    while jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at, "its cancel is asked for")
 
 
 def test_leaving_a_stream_may_leave_its_job_alone(
     api: httpx2.Client, server: ApiServer, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:
     attempt = _leave_in_the_middle(api, CHAT | {"job": {"on_disconnect": "continue"}}, worker, db, tenant)
-    deadline = time.monotonic() + 10
-    while server.runtime.metrics.streams_open.collect()[0].samples[0].value:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not server.runtime.metrics.streams_open.collect()[0].samples[0].value, "the stream is over")
     assert jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at is None
     worker.succeed(attempt)
 

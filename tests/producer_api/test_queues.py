@@ -1,7 +1,6 @@
 """Queues over HTTP: what a tenant sees, what an operator sees and may do, and where a job stands."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -12,6 +11,7 @@ from store import keys, queues
 from store.db import Database
 from store.rates import Rate
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import serving
@@ -40,13 +40,6 @@ def queue_of(client: httpx2.Client, name: str = QUEUE) -> dict[str, Any]:
     response = client.get(f"/v1/queues/{name}")
     assert response.status_code == 200, response.text
     return dict(response.json())
-
-
-def eventually(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not check():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
 
 
 def test_a_tenant_sees_its_own_share_and_an_operator_everything(
@@ -105,7 +98,7 @@ def test_a_job_says_where_it_stands_and_when_it_may_start(api: httpx2.Client, db
     def place() -> Any:
         return api.get(f"/v1/jobs/{ids[3]}").json()["queue"]
 
-    eventually(lambda: place()["position"] is not None, "the job is old enough to be looked for")
+    wait_for(lambda: place()["position"] is not None, "the job is old enough to be looked for")
     assert place() == {"name": QUEUE, "position": 4, "estimated_start_at": None}
     queues.record_rates(db, {QUEUE: Rate(1.0, COST / 10)})
     began = time.time()  # noqa: TID251 - what the answer is compared with
@@ -113,7 +106,7 @@ def test_a_job_says_where_it_stands_and_when_it_may_start(api: httpx2.Client, db
     def estimate() -> Any:
         return place()["estimated_start_at"]
 
-    eventually(lambda: estimate() is not None, "the rate is known")
+    wait_for(lambda: estimate() is not None, "the rate is known")
     assert began + 29 <= estimate() <= time.time() + 31  # noqa: TID251
     assert queue_of(api)["rate"] == {"jobs_per_s": 1.0, "tokens_per_s": 1.3}
 
@@ -123,7 +116,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_by_a_measured_rate_only(api: h
     hurried = {**PROMPT, "sampling": {"max_tokens": 8}, "deadline_ms": 20_000, "service_class": "batch"}
     assert api.post("/v1/jobs", json=hurried, headers={"Idempotency-Key": "early"}).status_code == 202
     queues.record_rates(db, {QUEUE: Rate(0.1, COST / 10)})
-    eventually(lambda: api.post("/v1/jobs", json=hurried).status_code == 400, "the rate is known")
+    wait_for(lambda: api.post("/v1/jobs", json=hurried).status_code == 400, "the rate is known")
     refused = api.post("/v1/jobs", json=hurried)
     error = error_of(refused)
     assert (error["code"], error["type"], error["param"]) == (

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
@@ -19,6 +18,7 @@ from store.db import Database
 from store.errors import Gone
 from store.registry import ModelVersion, register_version
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs, parse, state_of
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
@@ -54,15 +54,8 @@ def text_of(events: list[Any]) -> str:
     return "".join(event.delta for event in events if event.type == "response.output_text.delta")
 
 
-def wait_until(is_so: Any) -> None:
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def only_job(db: Database, tenant: str) -> jobs.Job:
-    wait_until(lambda: jobs.list_jobs(db, tenant))
+    wait_for(lambda: jobs.list_jobs(db, tenant))
     return jobs.list_jobs(db, tenant)[0]
 
 
@@ -267,9 +260,9 @@ class TestStreams:
             with api.stream("POST", "/v1/responses", json=HELLO | {"stream": True} | body) as response:
                 next(response.iter_raw())
                 job = only_job(db, tenant)
-            wait_until(lambda: not server.runtime.metrics.streams_open.collect()[0].samples[0].value)
+            wait_for(lambda: not server.runtime.metrics.streams_open.collect()[0].samples[0].value)
             if is_cancelled:
-                wait_until(lambda job=job: state_of(db, job.id) == "cancelled")
+                wait_for(lambda job=job: state_of(db, job.id) == "cancelled")
             assert (state_of(db, job.id) == "cancelled") is is_cancelled
 
     def test_a_draining_server_ends_no_stream_cleanly(
@@ -333,7 +326,7 @@ def obeying(worker: ScriptedWorker, attempt: Attempt, db: Database, tenant: str)
     """End the attempt as soon as its cancellation is asked for."""
 
     def obey() -> None:
-        wait_until(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at)
+        wait_for(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at)
         worker.obey_cancel(attempt)
 
     thread = threading.Thread(target=obey)
