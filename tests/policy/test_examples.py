@@ -14,6 +14,9 @@ from policy.views import view
 
 EXAMPLES = {
     "email": ("{kim@naver.com}です。", "kim@naver"),
+    "email.wide": ("宛先: {山田@例え.jp}", "宛先: 山田@例え"),
+    "email.literal": ("{kim@[192.0.2.7]}", "kim@[192.0.2.700]"),
+    "email.spelled": ("{kim[at]naver[dot]com}", "kim[at]naver[dot]comm"),
     "phone": ("phone {+1 415 555 2671}", "order 8143 8673"),
     "card": ("Visa {4111 1111 1111 1111}", "Visa 4111 1111 1111 1112"),
     "iban": ("{SA0380000000608010167519}", "SA0380000000608010167518"),
@@ -54,7 +57,8 @@ EXAMPLES = {
     "national_id.pt_nif": ("NIF {501964843}", "NIF 501964849"),
     "national_id.ro_cnp": ("CNP {1630615123457}", "CNP 1630615123459"),
     "national_id.ru_inn": ("ИНН {199211146140}", "ИНН 199211146149"),
-    "national_id.ru_snils": ("СНИЛС {112-233-445 95}", "СНИЛС 112-233-445 99"),
+    # The sum is 201, so that both remainders count: 201 mod 101 mod 100 is 0.
+    "national_id.ru_snils": ("СНИЛС {087-654-302 00}", "СНИЛС 087-654-302 01"),
     "national_id.se_personnummer": ("pnr {19030521-0460}", "pnr 19030521-0469"),
     "national_id.tr_tckimlik": ("TCKN {66533606768}", "TCKN 66533606769"),
     "national_id.ua_rnokpp": ("РНОКПП {1759013776}", "РНОКПП 1759013779"),
@@ -107,6 +111,11 @@ EXAMPLES = {
     "api_key.vendor": ("{AKIAIOSFODNN7EXAMPLE}", "AKIAIOSFODNN7EXAMPL"),
     "api_key.assigned": ("pwd={Xk29!plo};", "pwd=;"),
     "api_key.url_password": ("redis://:{p4ssw0rd}@cache:6379/0", "redis://cache:6379/0"),
+    "api_key.user_password": ("curl -u kim:{Xk29!plo9} https://a.example", "curl -u kim:$SECRET https://a.example"),
+    "api_key.named": (
+        "snyk_token: {3f7a91c0-5b2e-4d86-9a1f-c04e7b62d815}",
+        "order: 3f7a91c0-5b2e-4d86-9a1f-c04e7b62d815",
+    ),
     "jwt": ("{eyJhbGciOiJub25lIn0.eyJzdWIiOiIxIn0.}", "eyJhbGciOiJub25lIn9.eyJzdWIiOiIxIn0."),
     "private_key": (
         "{-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIrYSSNQFaA2Hwf1duRSxKtLYX5C\n-----END EC PRIVATE KEY-----}",

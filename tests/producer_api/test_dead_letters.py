@@ -11,6 +11,7 @@ from store import jobs
 from store.audit import list_entries
 from store.claims import claim
 from store.db import Database
+from store.dead_letters import note_replay
 from store.settings import Settings
 from store.states import JobState
 from tests.producer_api.calling import bury, error_of, num_jobs, submit
@@ -102,6 +103,16 @@ def test_a_dead_letter_is_replayed_once_whoever_asks_and_when(api: httpx2.Client
     assert {again.json()["job_id"]} == made
     assert (again.json()["replayed"], again.headers["idempotent-replayed"]) == (True, "true")
     assert num_jobs(db) == 2
+
+
+def test_of_two_replays_the_one_that_was_noted_first_stays(api: httpx2.Client, db: Database, tenant: str) -> None:
+    """Two who replay at once may both note it; the owner's way to the new job must not change."""
+    dead_id = bury(db, submit(api, max_attempts=1))
+    for made in ("job_first", "job_second"):
+        note_replay(db, tenant, dead_id, made, actor="key_1")
+    assert letters(api)[0]["replayed_as"] == "job_first"
+    noted = [entry.detail for entry in list_entries(db, tenant) if entry.action == "dead_letter.replayed"]
+    assert noted == [{"replayed_as": "job_first"}]
 
 
 def test_only_a_dead_letter_can_be_replayed(

@@ -277,11 +277,12 @@ class TestRelease:
         self, db: Database, accept_one: AcceptOne, query: Query
     ) -> None:
         """What was emitted is the tenant's text, which nothing would forget."""
-        job_id = accept_one(max_attempts=1)
-        take(db, job_id)
+        job_id = accept_one(max_attempts=2)
         emitted = Checkpoint(("said",), ((1,),), ((1, 0),))
-        assert release(db, [Release(job_id, 1, charge=True, checkpoint=emitted)]) == {job_id}
-        assert query("SELECT job_id FROM job_checkpoints") == []
+        for epoch, left in ((1, [{"job_id": job_id}]), (2, [])):
+            take(db, job_id)
+            assert release(db, [Release(job_id, epoch, charge=True, checkpoint=emitted)]) == {job_id}
+            assert query("SELECT job_id FROM job_checkpoints") == left
 
     @pytest.mark.parametrize("charge", [False, True])
     def test_a_job_that_shall_be_cancelled_does_not_go_back(

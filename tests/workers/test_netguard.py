@@ -139,6 +139,22 @@ def test_an_endless_answer_is_read_to_a_limit(receiver: Receiver) -> None:
     assert post(GuardedClient(OPEN), receiver.url()) == 200
 
 
+def test_nothing_is_waited_for_beyond_the_limit_of_a_body() -> None:
+    """What was said of a longer body up to the limit is an answer, though the rest never comes."""
+    let_go = threading.Event()
+
+    def begin(connection: socket.socket) -> None:
+        head = OK + b"content-length: %d\r\n\r\n" % (2 * MAX_RESPONSE_BYTES)
+        connection.sendall(head + bytes(MAX_RESPONSE_BYTES))
+        let_go.wait(30)
+
+    with answering(begin) as url:
+        try:
+            assert post(GuardedClient(OPEN), url) == 200
+        finally:
+            let_go.set()
+
+
 def test_a_compressed_bomb_is_not_opened(receiver: Receiver) -> None:
     bomb = gzip.compress(bytes(32 << 20))
     assert len(bomb) < MAX_RESPONSE_BYTES
