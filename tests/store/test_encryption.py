@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from store import claims, jobs
 from store.db import Database
+from store.digests import Digests
 from store.encryption import Place, Vault, new_key, parse_keys
 from store.errors import CannotOpen, InvalidRequest, SettingsError
 from store.sealed_files import SealedReader, SealedWriter
@@ -83,6 +84,16 @@ def test_what_was_sealed_long_ago_opens() -> None:
     assert KNOWN.open_frame(KNOWN_FRAME, "job_1", b"1-1 d") == b"how much"
     assert KNOWN.checks() == KNOWN_CHECKS
     assert KNOWN.tokens("tnt_1", {"name": "fish"}) == KNOWN_TOKENS
+
+
+def test_a_digest_is_of_its_purpose_and_stays_what_it_was() -> None:
+    """By what an earlier release stored, requests are recognised and erased users found."""
+    digests = Digests([bytes(range(32)), bytes(32)])
+    assert digests.of("name", b"kim") == [
+        "edb9179ad3b6e90980d4793770946f1d",
+        "e3a6fc8e80165310d83bc47b7867a3e6",
+    ]
+    assert not set(digests.of("name", b"kim")).intersection(digests.of("request", b"kim"))
 
 
 def test_a_data_key_is_bound_to_the_id_of_the_key_that_wraps_it() -> None:

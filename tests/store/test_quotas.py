@@ -101,6 +101,20 @@ def test_what_is_used_follows_a_jobs_life_whether_it_is_added_up_or_not(
 
 
 @pytest.mark.usefixtures("priced")
+def test_a_prompt_is_reserved_at_the_dearer_of_its_two_prices(db: Database, tenant: str, make_job: MakeJob) -> None:
+    """Whether it will be found in a cache is not known; the month's cost may not be overshot either way."""
+    for price in (Price(Decimal(10**6), Decimal(3 * 10**6), Decimal(10**6)), Price(*map(Decimal, (3e6, 1e6, 1e6)))):
+        set_price(db, "tiny", 1, price, actor="tests")
+        held = Held(Limits(monthly_cost=Decimal(18 + 17)), NONE)
+        wave = [make_job(input_tokens=4, cost_tokens=10, limits=held) for _ in range(2)]
+        fits, refused = accept(db, wave)
+        assert isinstance(fits, Accepted)
+        assert isinstance(refused, QuotaExceeded)
+        assert quotas.usage_of(db, tenant).reserved == Decimal(18)
+        end(db, wave[0].id, num_input=0, num_output=0)
+
+
+@pytest.mark.usefixtures("priced")
 def test_a_month_is_over_when_it_is_over(db: Database, tenant: str, make_job: MakeJob) -> None:
     held = Held(Limits(monthly_cost=Decimal(10)), NONE)
     first, second, third = (make_job(input_tokens=4, cost_tokens=10, limits=held) for _ in range(3))

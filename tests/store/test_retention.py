@@ -208,6 +208,20 @@ class TestFilesAndBatches:
             get_batch(db, tenant, batch.id)
         assert query("SELECT FROM batches") == [], "its idempotency key is free again"
 
+    @pytest.mark.parametrize("ended", ["failed", "completed", "expired", "cancelled"])
+    def test_however_a_batch_ended_its_words_go(
+        self, db: Database, tenant: str, query: Query, settings: Settings, ended: str
+    ) -> None:
+        draft = open_blobs(settings).create()
+        draft.write(b"content")
+        file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+        new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
+        batch = create_batch(db, tenant, new, file)
+        assert sweep(db, tenant, Retention(0, 0), 10).num_batch_rows == 0
+        query(f"UPDATE batches SET status = '{ended}', {ended}_at = now() - interval '200 s'")
+        assert sweep(db, tenant, Retention(100, 100), 10).num_batch_rows == 1
+        assert get_batch(db, tenant, batch.id).metadata is None
+
 
 def contents_of(db: Database, query: Query) -> list[str]:
     """Return the word as often as the batch and its lines, jobs among them, say it."""

@@ -63,6 +63,19 @@ class TestLeases:
         assert query("SELECT crashes, is_suspect FROM jobs") == [{"crashes": 0, "is_suspect": False}]
         assert query("SELECT DISTINCT outcome FROM attempts") == [{"outcome": "worker_lost"}]
 
+    def test_a_suspect_stays_one_when_nobody_is_to_blame(
+        self, db: Database, accept_one: AcceptOne, query: Query
+    ) -> None:
+        """Its worker died of it once; that Postgres was away later clears it of nothing."""
+        job_id = accept_one()
+        start(db, job_id, lease_s=0)
+        sweep_leases(db)
+        start(db, job_id, lease_s=0, suspects=True)
+        assert sweep_leases(db, blame=False) == SweepResult(requeued=1, failed=0, cancelled=0)
+        assert query("SELECT crashes, is_suspect, attempt FROM jobs") == [
+            {"crashes": 1, "is_suspect": True, "attempt": 1}
+        ]
+
     def test_a_job_without_attempts_left_fails(
         self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
