@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
+from producer_api.presence import CONFIRM_S, Presence
 from store import jobs, presence
 from store.db import Database
+from store.errors import Unavailable
+from store.presence import GONE_AFTER_S
 from store.registry import ModelVersion
 from store.settings import Settings
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
@@ -77,6 +80,21 @@ def test_by_a_setting_it_is_refused_before_anything_is_stored(
     presence.leave_worker(db, "w1")
     wait_for(lambda: strict.post("/v1/jobs", json=PROMPT).status_code == 503, "it is refused again")
     assert strict.post("/v1/jobs", json=PROMPT, headers=once).status_code == 202, "that one was accepted before"
+
+
+def test_what_was_heard_long_ago_of_workers_is_not_believed(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Postgres does not answer nobody is refused for a worker that may have started since."""
+    now = 100.0
+    heard = Presence(db, clock=lambda: now)
+    assert heard.is_unserved("tiny@1")
+
+    def away(_: Database) -> None:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(presence, "read_serving", away)
+    now += CONFIRM_S + GONE_AFTER_S
+    assert heard.serving("tiny@1") is None
+    assert not heard.is_unserved("tiny@1")
 
 
 def test_a_queue_shows_its_workers_and_what_they_run(

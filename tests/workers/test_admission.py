@@ -112,6 +112,22 @@ def test_whoever_was_refused_is_woken_once_there_is_room() -> None:
     admission.give_back(ticket)
 
 
+def test_room_that_is_made_while_one_looks_for_it_wakes() -> None:
+    """Else nothing is taken until the next job ends, although there is room."""
+
+    class Ending(Blocks):
+        def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+            found = super().can_admit(num_prompt, max_tokens, count=count)
+            admission.made_room()
+            return found
+
+    woken: list[bool] = []
+    admission = admission_of(Ending(0))
+    admission.wake = lambda: woken.append(True)
+    assert not admission.has_credit()
+    assert woken == [True]
+
+
 def test_closed_takes_nothing() -> None:
     admission = admission_of(Blocks(100))
     admission.close()

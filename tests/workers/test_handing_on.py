@@ -12,6 +12,7 @@ from store.claims import Release
 from store.sealing import SealedLogs
 from store.states import JobState
 from store.streams import Frame
+from workers.ledger import parts
 
 from .conftest import Bench, StartHost
 
@@ -100,3 +101,7 @@ def test_a_checkpoint_that_does_not_fit_its_tokens_is_left_and_readers_are_told(
     stored = jobs.stored_deltas(bench.db, bench.tenant_id, job_id)
     assert stored is not None
     assert stored.lineage == ((2, 0),)
+
+
+def test_what_is_written_in_parts_fills_each_and_goes_alone_if_it_is_too_large() -> None:
+    assert parts([3, 3, 4, 2, 9, 1, 5], int, 6) == [[3, 3], [4, 2], [9], [1, 5]]

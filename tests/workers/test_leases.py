@@ -33,10 +33,11 @@ class StubEngine:
 
     steps: int = 0
     running: int = 1
+    waiting: int = 0
     cancelled: list[str] = field(default_factory=list)
 
     def stats(self) -> EngineStats:
-        return replace(IDLE, steps=self.steps, running=self.running)
+        return replace(IDLE, steps=self.steps, running=self.running, waiting=self.waiting)
 
     def cancel(self, request_id: str, _reason: FinishReason) -> bool:
         self.cancelled.append(request_id)
@@ -125,7 +126,9 @@ def test_all_leases_are_renewed_while_the_engine_steps(desk: Desk) -> None:
     assert {desk.held.renewed_at(attempt) for attempt in attempts} == {1005.0}
 
 
-def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk) -> None:
+@pytest.mark.parametrize(("running", "waiting"), [(1, 0), (0, 1)])
+def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk, running: int, waiting: int) -> None:
+    desk.engine.running, desk.engine.waiting = running, waiting
     (attempt,) = desk.claim(1)
     desk.keeper.renew_once()
     before = desk.expires(attempt)

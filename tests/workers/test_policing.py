@@ -210,6 +210,18 @@ def test_nothing_is_shown_after_a_delta_that_is_missing() -> None:
     assert [frame is not None for frame in shown] == [True, *[False] * 6]
 
 
+def test_frames_have_numbers_without_holes_however_much_is_held_back() -> None:
+    """A reader that finds a hole waits for the job's end."""
+    policy = Policy(PolicyDocument.model_validate({"rules": [NO_TITAN]}))
+    gate = StreamGate(policy.guarded_output(Vault()), on_blocked=lambda: None)
+    pieces = ["Well, ", "proj", "ect ", "plan ", "it ", "is. "]
+    passed = [gate.passed(Frame("job_1", 1, seq, piece)) for seq, piece in enumerate(pieces, start=1)]
+    shown = [frame for frame in passed if frame is not None]
+    assert "".join(frame.text or "" for frame in shown) == "".join(pieces)
+    assert [frame.seq for frame in shown] == [*range(1, len(shown) + 1)]
+    assert len(shown) < len(pieces)
+
+
 def test_values_are_put_back_for_the_caller_alone(sealed: Stage) -> None:
     """Placeholders are cut across pieces; what is stored has neither them nor the values in the clear."""
     stage = sealed
