@@ -118,7 +118,7 @@ def sse(*events: tuple[str, str, Any]) -> bytes:
 def test_a_broken_stream_goes_on_after_the_last_event_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.client.RECONNECT_S", 0)
     asked: list[str | None] = []
-    first = sse(("1-1", "job.delta", {"text": "Wa"}))
+    first = sse(("1-1", "job.delta", {"text": "Wa"})) + b"event: job.note\ndata: {}\n\n"  # without an id of its own
     second = sse(
         ("1-2", "job.delta", {"text": "ter"}), ("1-3", "job.succeeded", {"id": "job_1", "status": "succeeded"})
     )

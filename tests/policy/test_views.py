@@ -99,3 +99,8 @@ def test_whatever_unicode_takes_for_nothing_is_nothing() -> None:
         if unicodedata.category(chr(code)) == "Cf" and code not in drawn and not 0x13430 <= code < 0x13440
     ]
     assert [hex(code) for code in seen if view(f"a{chr(code)}b").text != "ab"] == []
+
+
+def test_an_accent_belongs_to_the_letter_before_it_though_that_came_earlier() -> None:
+    assert view("\u0301 said", "e").text == "\u0301 said"
+    assert view("\u0301 said", " ").text == view("\u0301 said").text == " said"

@@ -105,6 +105,31 @@ def test_patterns_that_are_too_much_together_are_refused_with_the_one_that_is(ap
     assert "bring the counts in {m,n} down" in error["message"]
 
 
+def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> None:
+    async def run() -> None:
+        lanes = Lanes(4)
+        began: list[str] = []
+        ends = {"first": threading.Event(), "second": threading.Event(), "third": threading.Event()}
+
+        def call(name: str) -> None:
+            began.append(name)
+            assert ends[name].wait(30)
+
+        first, second = (asyncio.create_task(lanes.run("a", lambda name=name: call(name))) for name in [*ends][:2])  # type: ignore[misc]
+        await asyncio.sleep(0.05)
+        ends["first"].set()
+        await first
+        third = asyncio.create_task(lanes.run("a", lambda: call("third")))
+        await asyncio.wait([third], timeout=0.2)
+        assert "third" not in began
+        for end in ends.values():
+            end.set()
+        await asyncio.gather(second, third)
+        assert began == [*ends]
+
+    asyncio.run(run())
+
+
 def test_a_lane_is_forgotten_when_nobody_is_in_it() -> None:
     async def run() -> int:
         lanes = Lanes(2)

@@ -10,6 +10,7 @@ from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.jobs import get, request_cancel, stored_deltas, timeline
+from store.left_out import still_running
 from store.payloads import ServiceClass, WebhookSpec
 from store.states import JobState
 from store.sweeps import sweep_leases
@@ -234,6 +235,15 @@ class TestWebhookOutbox:
         release(db, [Release(job_id, old.epoch)])
         finish(db, [success(old)])
         assert query("SELECT id FROM webhook_deliveries") == []
+
+
+def test_a_job_that_has_ended_is_not_taken_for_one_that_is_locked(db: Database, accept_one: AcceptOne) -> None:
+    """Whoever lost the answer to its finish would write it again and again."""
+    job_id, running = accept_one(), accept_one()
+    held = take(db, job_id, running)
+    assert finish(db, [success(held[job_id])]) == {job_id}
+    assert finish(db, [success(held[job_id])]) == set()
+    assert still_running(db, {job_id: 1, running: 1}) == {running}
 
 
 class TestRelease:
