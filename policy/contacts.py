@@ -30,6 +30,8 @@ _FILE_ENDINGS = frozenset(
 # As in a text, in a URL and in HTML.
 _AT = re.compile("@|%40|&#64;|&#x40;|&commat;")
 _LABEL = re.compile(rf"[{_LETTERS}0-9](?:[{_LETTERS}0-9-]{{0,61}}[{_LETTERS}0-9])?")
+# The next field's name, which touches the address: ann@example.comPhone.
+_NEXT_WORD = re.compile(r"(\.[a-z]{2,24})[A-Z][a-z]+$")
 _TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
 
 
@@ -41,7 +43,7 @@ def check_email(candidate: str, before: str) -> Spans:
     # Signs that an address may have, but that mostly belong to the sentence, the URL or the code around it.
     start = max(start, *(local.rfind(sign) + 1 for sign in "=`|/"), local.rfind("='") + 2 if "='" in local else 0)
     local = local[start:]
-    domain = rest.partition(":")[0].rstrip(".-")
+    domain = _NEXT_WORD.sub(r"\1", rest.partition(":")[0].rstrip(".-"))
     is_remote = (":" in rest or candidate[:start].endswith("//")) and local.lower() in {"git", "hg", "svn"}
     if not local or local.endswith(".") or ".." in local or is_remote or _is_no_address(before, start):
         return

@@ -106,7 +106,9 @@ WORLD: tuple[Recogniser, ...] = (
     national_id("th_pin", r"\d[- ]?\d{4}[- ]?\d{5}[- ]?\d\d[- ]?\d", of_stdnum("th", "pin"), _GROUPED, "เลข thai"),
     national_id("tw_id", r"[A-Z][1289]\d{8}", _taiwanese, _ITSELF, "身分證 統一編號"),
     national_id("us_driver", r"[A-Z]{0,2}\d{5,12}", anything, _ANNOUNCED, r"driver'?s?\slicen[cs]e dl\b dl#"),
-    national_id("us_itin", r"9\d\d[ -]?\d\d[ -]?\d{4}", of_stdnum("us", "itin"), _GROUPED, "itin taxpayer"),
+    national_id(
+        "us_itin", r"9\d\d-\d\d-\d{4}|9\d\d \d\d \d{4}|9\d{8}", of_stdnum("us", "itin"), _GROUPED, "itin taxpayer"
+    ),
     national_id(
         "us_mbi",
         r"[1-9][AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d-?[AC-HJKMNP-RT-Y][0-9AC-HJKMNP-RT-Y]\d-?[AC-HJKMNP-RT-Y]{2}\d\d",

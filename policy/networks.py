@@ -26,6 +26,8 @@ _SECOND = re.compile(r"[\d.]+(?:,| and| or| to| through| -) ?$")
 _COMPARED = re.compile(r"[\w\]][=~!<>]=$")
 # "from 1.2.3 to 1.2.3.4"
 _FROM_VERSION = re.compile(r"(?:^|[^\d.])\d+(?:\.\d+){1,2} ?(?:to|and|or|[-=]?>|→|,) ?$")
+# "ip 192.0.2.7-blocked", where a version may have such an end too.
+_JOINED = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-[A-Za-z]")
 _OF_DIGITS = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 
 
@@ -46,6 +48,8 @@ def check_ipv4(candidate: str, before: str) -> Spans:
     """Four numbers up to 255 and nothing more, that are not called a version."""
     start = len(candidate) - len(candidate.lstrip("_"))
     before, text = before + candidate[:start], candidate[start:].rstrip(".-")
+    if (joined := _JOINED.match(text)) and _VERSIONS.judge(before) > 0:
+        text = joined[1]
     if (_BELONGS_BEFORE.search(before) and not _IS_OF_HOST.search(before)) or _is_version(before, text):
         return
     if _OF_DIGITS.fullmatch(text):

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 
+from policy.commands import COMMAND_PASSWORD
 from policy.recognisers import Kind, Recogniser, Spans
 from policy.vendors import NAMED, VENDORS
 from policy.views import view
@@ -57,54 +58,95 @@ VENDOR_KEY = Recogniser(
 _KEYS = view(
     r"api[ _\-]?(?:key|token|secret)s?|apikey|secret[ _\-]?(?:access[ _\-]?)?key|client[ _\-]?secret"
     r"|(?:access|auth|app|application|account|encryption|signing|master|shared|service|deploy|license|webhook|private)"
-    r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)|credentials?|secret|token"
+    r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)"
+    r"|(?:subscription|storage|write|admin|root|server|consumer|bot|personal|license)[ _\-]?(?:key|token)|credentials?|secret|token"
+    r"|phpsessid|jsessionid|sessionid|connect\.sid|session[ _\-]?(?:key|token)"
     r"|api[ _\-]?schlüssel|zugangsschlüssel|clé (?:d'|secrète )?api|clave (?:de )?api|chave (?:de )?api"
     r"|api-ключ|ключ api|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|토큰"
 ).text
 _PASSWORDS = view(
-    r"passwor[dt]s?|passwd|passphrase|passcode|pwd|contraseña|mot de passe|kennwort|senha|palavra-passe|hasło"
-    r"|wachtwoord|heslo|lösenord|passord|adgangskode|salasana|jelszó|parol[aăė]|şifre|mật khẩu|kata sandi|пароль"
+    r"passwor[dt]s?|identified by|passwd|passphrase|passcode|pwd|contraseña|clave de acceso|mot de passe|code d'accès|kennwort|senha"
+    r"|palavra-passe|hasł(?:o|a|em)|wachtwoord|paswoord|hesl(?:o|em)|lösenord(?:et)?|passord(?:et)?|kodeord(?:et)?"
+    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėe]|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
+    r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
     r"|κωδικός|סיסמה|كلمة المرور|كلمة السر|رمز عبور|पासवर्ड|รหัสผ่าน|密码|密碼|口令|パスワード|パスフレーズ|비밀번호|암호"
 ).text
+# Short for a password only where a sign follows: db_pass=.
+_PASS = r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass|(?:\b|_)(?:pw|psk))"
+# What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
+_LOOSE = r"(?:[_\-]key|\b(?:key|_?auth|sig))"
+_NO_SECRET_KEY = re.compile(
+    r"(?i)(?:public|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash|lookup|host)[ _\-]?$"
+)
 _VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。，；]"
 # Between a name and its value: signs, or the next field of a list of names;
 _SIGNS = (
-    r"[\"'`*_]{0,3}(?:\s{0,3}(?:=>|->|→|:=|\?=|==|=|:|\|{1,2})\s{0,3}|>|,?\s{1,12}[\"']?value[\"']?\s?:\s?"
-    r"|\s-\s|\s{1,2}[`“„«「])[*_]{0,2}\s?"
+    r"[\\\"'`*_]{0,4}(?:\s{0,3}(?:=>|->|→|:=|\?=|==|=|:|\|{1,2})\s{0,3}|>(?:<!\[CDATA\[)?"
+    r"|,?\s{1,12}[\"']?value[\"']?\s?[:=]\s?"
+    r"|\s-\s|\s{1,2}[`“„«「]|\(\s?[\"'])[*_]{0,2}\s?"
 )
 # a word that says that it is so, or behind a password nothing but a space.
 _IS_WORDS = view(
-    r"\s{1,3}(?:is|was|are|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|は)(?: now| still)?:?\s{1,3}"
-    r"|は\s?|是|为|為|이\s"
+    r"\s{1,3}(?:is|was|are|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|は)"
+    r"(?: now| still| set to| changed to| jetzt| nun| ahora| maintenant| agora| adesso| nu| teraz)?:?\s{1,3}"
+    r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
 _IS = f"(?:{_SIGNS}|{_IS_WORDS})"
-_OF_VALUE = rf"(?:\"([^\s\"]+)|'([^\s']+)|[`“„«「]?({_VALUE}+))"
+_OF_VALUE = rf"(?:\\{{0,3}}\"([^\s\"]+)|\\{{0,3}}'([^\s']+)|(?:[`“„「]|«\s?)?({_VALUE}+))"
+# What a password is for: "the password of the router is".
+_FOR = view(
+    r"(?:\s(?:for|of|to|on|du|de|des|pour|für|von|zum|zur|del|para|do|da|di|per|voor|van|dla|till|til|för|для|от|к|untuk)"
+    r"(?:\s[^\s:=<>\"'`,;|(){}]{1,24}){1,3})"
+).text
+# Signs of a list of arguments: define('DB_PASSWORD', 'x').
+_NEXT = r"[\"'],\s{0,2}"
 _ASSIGNED = re.compile(
-    rf"(?i)(?:(?:{_KEYS}){_IS}|(?:{_PASSWORDS})(?:(?P<password>{_SIGNS})|{_IS_WORDS}|[ \t]{{1,3}}))"
+    rf"(?i)(?:(?:{_KEYS})(?:{_IS}|{_NEXT}|(?P<spaced>[ \t]{{1,3}}))|{_PASS}(?P<short>{_SIGNS})|{_LOOSE}(?P<loose>{_IS})"
+    rf"|(?:{_PASSWORDS})(?:{_FOR}?(?P<password>{_SIGNS})|{_FOR}?(?P<said>{_IS_WORDS})|{_NEXT}|[ \t]{{1,3}}))"
     rf"{_OF_VALUE}"
 )
 _FLAG = re.compile(rf"(?i)--[a-z\-]{{0,24}}(?:key|token|secret|(?P<password>pass[a-z]{{0,6}}|pwd))(?:[ =]){_OF_VALUE}")
-_AFTER_VALUE = re.compile(r"(?:[.:?]|\*\*)+$")
+_AFTER_VALUE = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
 _NEXT_PARAMETER = re.compile(r"&\w+=")
-_BEARER = re.compile(r"(?i)(?:bearer|basic|token|api[ _\-]?key) ([A-Za-z0-9+/=_.~\-]+)")
+_BEARER_VALUE = r"[A-Za-z0-9+/=_.~\-]"
+_AUTHORIZATION = r"authorization[\\\"']{0,2}\s?[:=]\s?[\\\"']{0,2}[A-Za-z]{2,16}"
+_BEARER = re.compile(rf"(?i)(?:bearer|basic|token|api[ _\-]?key|{_AUTHORIZATION}) ({_BEARER_VALUE}+)")
+_IN_URL = re.compile(r"://[^\s/@]*$")
 
 
-def check_assigned(candidate: str, _before: str) -> Spans:
+def check_assigned(candidate: str, before: str) -> Spans:
     """A value that a password or key is set to, if it looks like one: not a word, a variable or a placeholder."""
-    found = _FLAG.match(candidate) or _ASSIGNED.search(candidate) or _BEARER.search(candidate)
-    if found is None:
-        return
+    for found in (_FLAG.match(candidate), _ASSIGNED.search(candidate), _BEARER.search(candidate)):
+        if found is not None and (span := _assigned_span(found, before)) is not None:
+            yield span
+            return
+
+
+def _assigned_span(found: re.Match[str], before: str) -> tuple[int, int] | None:
+    candidate = found.string
     start, end = found.span(found.lastindex or 0)
     if following := _NEXT_PARAMETER.search(candidate, start):
         end = following.start()
+    if _IN_URL.search(before + candidate[:start]):
+        # A user's name is called a token: https://x-access-token:value@host.
+        end = start + len(candidate[start:end].partition("@")[0])
     end = start + len(_AFTER_VALUE.sub("", candidate[start:end]))
     # A function's name.
     if candidate[end : end + 1] == "(":
-        return
+        return None
     value, groups = candidate[start:end], found.groupdict()
-    is_password = groups.get("password") is not None
-    if (_looks_secret(value) and not _WORDS.fullmatch(value)) or (is_password and _looks_chosen(value)):
-        yield start, end
+    if groups.get("spaced") or groups.get("loose"):
+        is_known = groups.get("loose") and _NO_SECRET_KEY.search(before + candidate[: found.start()])
+        return (start, end) if _looks_drawn(value) and not is_known else None
+    is_set = bool(groups.get("password") or groups.get("short"))
+    is_password = is_set or bool(groups.get("said"))
+    if (
+        (_looks_secret(value) and not _WORDS.fullmatch(value))
+        or (is_set and _looks_chosen(value))
+        or (is_password and _looks_mixed(value))
+    ):
+        return start, end
+    return None
 
 
 def _sorts(value: str) -> int:
@@ -114,8 +156,12 @@ def _sorts(value: str) -> int:
 _REFERENCE = re.compile(r"[$%]|process\.env|os\.environ|\*\*\*|\.{0,2}/|~/|https?://")
 
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={1,2}")
+
+
 def _looks_secret(value: str) -> bool:
-    if _REFERENCE.match(value) or _PLACEHOLDER.search(value):
+    # One key of 64 begins as a path does.
+    if (_REFERENCE.match(value) and not _BASE64.fullmatch(value)) or _PLACEHOLDER.search(value):
         return False
     bits, num_sorts, has_digit = bits_per_character(value), _sorts(value), any(map(str.isdigit, value))
     if len(value) >= 20:
@@ -125,8 +171,26 @@ def _looks_secret(value: str) -> bool:
     return len(value) >= 8 and num_sorts >= 3 and has_digit and bits >= _LEAST_BITS
 
 
-# As names of things are written: blue-green-v2.
-_WORDS = re.compile(r"[a-z]{2,}(?:[-_.][a-z]{2,})+(?:[-_.]?v?\d{1,4})?")
+_DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9+/]{40,})={0,2}")
+
+
+def _looks_drawn(value: str) -> bool:
+    """True for 20 letters and digits drawn at random, as keys are: such a value needs less before it."""
+    has_sorts = all(any(map(sort, value)) for sort in (str.isdigit, str.isupper, str.islower))
+    is_hex = value.isalnum() and value == value.lower() and any(map(str.isdigit, value))
+    return (
+        len(value) >= 20
+        and _DRAWN.fullmatch(value) is not None
+        and (has_sorts or is_hex)
+        and bits_per_character(value) >= 3
+        and not _PLACEHOLDER.search(value)
+    )
+
+
+# As names of things are written: blue-green-v2, example.org/kind.
+_WORDS = re.compile(r"[a-z]{2,}(?:[-_./][a-z]{2,})+(?:[-_.]?v?\d{1,4})?")
+_SIGN_INSIDE = re.compile(r"[^\W_][#$!&*^@]+[^\W_]")
+_ADDRESS = re.compile(r"@.*\.")
 _NUMBERED_WORD = re.compile(r"[A-Za-z]+[A-Z]?[a-z]*\d{1,2}")
 
 
@@ -137,14 +201,23 @@ def _looks_chosen(value: str) -> bool:
     return len(value) >= 8 and any(map(str.isdigit, value)) and any(map(str.isalpha, value)) and _sorts(value) >= 2
 
 
+def _looks_mixed(value: str) -> bool:
+    """True for letters of both sorts with a sign among them, which needs no digit: no word is written so."""
+    if _REFERENCE.match(value) or _PLACEHOLDER.search(value) or _ADDRESS.search(value):
+        return False
+    has_both = any(map(str.isupper, value)) and any(map(str.islower, value))
+    return len(value) >= 8 and has_both and _SIGN_INSIDE.search(value) is not None
+
+
 ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:(?:{_KEYS}){_IS}|(?:{_PASSWORDS})(?:{_IS}|[ \t]{{1,3}}))"
-    rf"(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|[`“„«「]?{_VALUE}{{8,}}\(?)"
+    rf"(?i)(?:(?:{_KEYS})(?:{_IS}|{_NEXT})|{_PASS}{_SIGNS}|(?:{_PASSWORDS})(?:{_FOR}?{_IS}|{_NEXT}|[ \t]{{1,3}}))"
+    rf"(?:\\{{0,3}}\"[^\s\"]{{8,}}|\\{{0,3}}'[^\s']{{8,}}|(?:[`“„「]|«\s?)?{_VALUE}{{8,}}\(?)"
+    rf"|(?:(?:{_KEYS})[ \t]{{1,3}}|{_LOOSE}{_IS}[\\\"'`“]{{0,2}})[A-Za-z0-9+/\-]{{20,}}={{0,2}}"
     rf"|--[a-z\-]{{0,24}}(?:key|token|secret|pass[a-z]{{0,6}}|pwd)[ =](?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
-    r"|\b(?:bearer|basic) [A-Za-z0-9+/=_.~\-]{16,}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{24,}",
+    rf"|\b(?:bearer|basic|{_AUTHORIZATION}) {_BEARER_VALUE}{{16,}}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{{24,}}",
     check_assigned,
     tail=_VALUE,
 )
@@ -206,8 +279,9 @@ NAMED_KEY = Recogniser(
 
 
 def check_url_password(candidate: str, _before: str) -> Spans:
-    """The password between a URL's scheme and its host."""
-    start = candidate.index(":", candidate.index("://") + 3) + 1
+    """The password between a URL's scheme, or Oracle's user, and its host."""
+    scheme = candidate.find("://")
+    start = candidate.rindex("/") + 1 if scheme < 0 else candidate.index(":", scheme + 3) + 1
     end = candidate.rindex("@")
     if end > start and not candidate[start:end].startswith(("$", "<", "{", "***")):
         yield start, end
@@ -217,7 +291,8 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@",
+    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@"
+    r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",
     check_url_password,
 )
 
@@ -277,4 +352,4 @@ PRIVATE_KEY = Recogniser(
     check_private_key,
     tail=r"[A-Za-z0-9+/=\s\\:,.\->|#*\"<]",
 )
-SECRETS = (VENDOR_KEY, ASSIGNED, USER_PASSWORD, NAMED_KEY, URL_PASSWORD, JWT, PRIVATE_KEY)
+SECRETS = (VENDOR_KEY, ASSIGNED, USER_PASSWORD, COMMAND_PASSWORD, NAMED_KEY, URL_PASSWORD, JWT, PRIVATE_KEY)

@@ -33,6 +33,10 @@ _MORE = (
     r"sb_secret_[A-Za-z0-9_\-]{20,}",
     r"pscale_(?:tkn|pw|oauth)_[A-Za-z0-9_.=\-]{30,}",
     r"dp\.(?:pt|st|ct|sa|scim|audit)\.(?:[a-z0-9_\-]{2,35}\.)?[A-Za-z0-9]{40,}",
+    r"napi_[a-z0-9]{60,}",
+    r"mdb_sa_sk_[A-Za-z0-9_\-]{40,}",
+    r"cf(?:ut|at|k)_[A-Za-z0-9]{40,}",
+    r"vc[pkiar]_[A-Za-z0-9]{24,}",
     # Code, builds and packages.
     r"github_pat_[A-Za-z0-9_]{22,}",
     r"gl(?:pat|ptt|dt|rt|cbt|agent|soat|ft|imt|oas|ffct)-[A-Za-z0-9_\-]{20,}",
@@ -61,6 +65,9 @@ _MORE = (
     r"jina_[A-Za-z0-9_]{40,}",
     r"tvly-[A-Za-z0-9\-]{24,}",
     r"lsv2_(?:pt|sk)_[A-Za-z0-9_]{32,}",
+    r"tgp_v1_[A-Za-z0-9_\-]{40,}",
+    r"csk-[a-z0-9]{40,}",
+    r"fc-[0-9a-f]{32,}",
     # Messages.
     r"xox[abeoprs]-[A-Za-z0-9\-]{10,}",
     r"xapp-[0-9]-[A-Za-z0-9\-]{10,}",
@@ -81,7 +88,11 @@ _MORE = (
     r"sq0(?:atp|csp)-[A-Za-z0-9_\-]{22,}",
     r"EAA[A-Za-z0-9]{60,}",
     r"FLWSECK(?:_TEST)?-[A-Za-z0-9\-]{12,}",
+    r"(?:live|test)_[A-Za-z0-9]{30,}",
+    r"access-(?:sandbox|development|production)-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
     # Documents, figures and logs.
+    r"pk_\d{6,9}_[A-Z0-9]{32,}",
+    r"[12]/\d{13,17}(?:/\d{13,17})?:[0-9a-f]{32,}",
     r"ops_ey[A-Za-z0-9_\-=]{60,}",
     r"ph[cx]_[A-Za-z0-9]{40,}",
     r"rdme_[a-z0-9]{60,}",
