@@ -30,6 +30,7 @@ _FILE_ENDINGS = frozenset(
 # As in a text, in a URL and in HTML.
 _AT = re.compile("@|%40|&#64;|&#x40;|&commat;")
 _LABEL = re.compile(rf"[{_LETTERS}0-9](?:[{_LETTERS}0-9-]{{0,61}}[{_LETTERS}0-9])?")
+_USER_OF_URL = re.compile(r"\b(?:https?|s?ftp|ssh|git)://$")
 # The next field's name, which touches the address: ann@example.comPhone.
 _NEXT_WORD = re.compile(r"(\.[a-z]{2,24})[A-Z][a-z]+$")
 _TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
@@ -45,6 +46,8 @@ def check_email(candidate: str, before: str) -> Spans:
     local = local[start:]
     domain = _NEXT_WORD.sub(r"\1", rest.partition(":")[0].rstrip(".-"))
     is_remote = (":" in rest or candidate[:start].endswith("//")) and local.lower() in {"git", "hg", "svn"}
+    if _USER_OF_URL.search(before + candidate[:start]):
+        return
     if not local or local.endswith(".") or ".." in local or is_remote or _is_no_address(before, start):
         return
     if _is_domain(domain):
@@ -188,7 +191,8 @@ _ABOUT_PHONES = Words(
     " chiama bel zadzwoń tlf cep\\b hp\\b h/p komórk sđt điện telp numer\\stelefonu"
     " ☎ 📞 📱 τηλ κιν тел моб звон 電話 电话 電話 手机 手機 携帯 전화 휴대폰 फोन मोबाइल هاتف جوال"
     " موبايل טלפון נייד โทร มือถือ",
-    "order invoice tracking reference ref isbn issn ean sku serial version build ticket case account acct part"
+    "order invoice tracking shipment waybill parcel"
+    " reference ref isbn issn ean sku serial version build ticket case account acct part"
     " transaction receipt imei vin lot batch model item bestell rechnung sendung auftrag kunden pedido factura commande"
     " facture ordine fattura zamówieni faktur заказ счет 订单 注文 id no\\. nr\\. iso rfc pid iban konto",
 )

@@ -9,18 +9,22 @@ _VERSIONS = Words(
     r"ip ipv4 address addr host server client from",
     r"versions? versión versione versão v[\s.]{0,2}$ ver\b release build firmware driver rev\b revision oid"
     r" sections? chapter clauses? articles? paragraphs? §+ annex"
-    r" kernel upgrade update updated bump nuget package assembly",
+    r" kernel upgrade update updated bump nuget package assembly"
+    r" openjdk jdk jre java chrome firefox safari windows ios android",
 )
 # The same right before the number: 192.168.7.1 and 10.0.0.1 are seldom versions, whatever is spoken of.
 _VERSION_BEFORE = re.compile(
     r"(?i)(?:\b(?:versions?|versión|versione|versão|ver|v|release|build|firmware|driver|rev|revision|oid|section|chapter|clause"
-    r"|article|paragraph|annex|kernel|upgrade|update|bump|nuget|package)(?:[ :=#]| to | from ){0,2}|§ ?)$"
+    r"|article|paragraph|annex|kernel|upgrade|update|bump|nuget|package"
+    r"|chrome|chromium|edge?|opera|opr|brave|electron|jdk)(?:[ :=#]| to | from ){0,2}|§ ?)$"
 )
 _SELDOM_VERSIONS = re.compile(r"(?:10|127|172\.(?:1[6-9]|2\d|3[01])|192\.168)\.|(?:.*\.)?[12]\d\d(?:\.|$)")
 # After a letter and a slash or a dash stands a program's version; after an address and a dash its range's end.
 _BELONGS_BEFORE = re.compile(r"[._]$|(?:^|[^\d])-$|[A-Za-z]/$")
-# Unless what stands before it says what it is: ip_10.0.0.1, tcp/10.0.0.1.
-_IS_OF_HOST = re.compile(r"(?i)(?:ip|ipv[46]|addr|address|host|node|server|src|dst|from|client|peer|tcp|udp)[-_/]$")
+# Unless what stands before it says what it is: ip_10.0.0.1, tcp/10.0.0.1, address=/example.org/10.0.0.1.
+_IS_OF_HOST = re.compile(
+    r"(?i)(?:ip|ipv[46]|addr|address|host|node|server|src|dst|from|client|peer|tcp|udp)[-_/]$|=/(?:[\w\-]+\.)+[a-z]{2,}/$"
+)
 # "versions 1.2.3.4 and 1.2.3.5"
 _SECOND = re.compile(r"[\d.]+(?:,| and| or| to| through| -) ?$")
 _COMPARED = re.compile(r"[\w\]][=~!<>]=$")

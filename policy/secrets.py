@@ -6,11 +6,27 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from policy.commands import COMMAND_PASSWORD
 from policy.recognisers import Kind, Recogniser, Spans
+from policy.secret_words import (
+    CALL,
+    FOR,
+    IS,
+    IS_WORDS,
+    KEYS,
+    LOOSE,
+    NEXT,
+    NO_SECRET_KEY,
+    OF_VALUE,
+    PAIR,
+    PASSWORDS,
+    SHORT,
+    SIGNS,
+    VALUE,
+)
 from policy.vendors import NAMED, VENDORS
-from policy.views import view
 
 _LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
@@ -24,7 +40,9 @@ def bits_per_character(text: str) -> float:
 
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
-_PLACEHOLDER = re.compile(r"(?i)(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo|changeme|replace)")
+_PLACEHOLDER = re.compile(
+    r"(?i)^(?:password|passwd|pass|secret)$|(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo|changeme|replace)"
+)
 
 
 def check_vendor_key(candidate: str, before: str) -> Spans:
@@ -54,59 +72,22 @@ VENDOR_KEY = Recogniser(
     "api_key.vendor", Kind.API_KEY, 90, rf"\b(?:{'|'.join(VENDORS)})", check_vendor_key, tail=r"[A-Za-z0-9_\-]"
 )
 
-# What names a key, and what names a password; as texts are read (``view``: a long Japanese vowel reads as a dash).
-_KEYS = view(
-    r"api[ _\-]?(?:key|token|secret)s?|apikey|secret[ _\-]?(?:access[ _\-]?)?key|client[ _\-]?secret"
-    r"|(?:access|auth|app|application|account|encryption|signing|master|shared|service|deploy|license|webhook|private)"
-    r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)"
-    r"|(?:subscription|storage|write|admin|root|server|consumer|bot|personal|license)[ _\-]?(?:key|token)|credentials?|secret|token"
-    r"|phpsessid|jsessionid|sessionid|connect\.sid|session[ _\-]?(?:key|token)"
-    r"|api[ _\-]?schlüssel|zugangsschlüssel|clé (?:d'|secrète )?api|clave (?:de )?api|chave (?:de )?api"
-    r"|api-ключ|ключ api|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|토큰"
-).text
-_PASSWORDS = view(
-    r"passwor[dt]s?|identified by|passwd|passphrase|passcode|pwd|contraseña|clave de acceso|mot de passe|code d'accès|kennwort|senha"
-    r"|palavra-passe|hasł(?:o|a|em)|wachtwoord|paswoord|hesl(?:o|em)|lösenord(?:et)?|passord(?:et)?|kodeord(?:et)?"
-    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėe]|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
-    r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
-    r"|κωδικός|סיסמה|كلمة المرور|كلمة السر|رمز عبور|पासवर्ड|รหัสผ่าน|密码|密碼|口令|パスワード|パスフレーズ|비밀번호|암호"
-).text
-# Short for a password only where a sign follows: db_pass=.
-_PASS = r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass|(?:\b|_)(?:pw|psk))"
-# What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
-_LOOSE = r"(?:[_\-]key|\b(?:key|_?auth|sig))"
-_NO_SECRET_KEY = re.compile(
-    r"(?i)(?:public|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash|lookup|host)[ _\-]?$"
-)
-_VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。，；]"
-# Between a name and its value: signs, or the next field of a list of names;
-_SIGNS = (
-    r"[\\\"'`*_]{0,4}(?:\s{0,3}(?:=>|->|→|:=|\?=|==|=|:|\|{1,2})\s{0,3}|>(?:<!\[CDATA\[)?"
-    r"|,?\s{1,12}[\"']?value[\"']?\s?[:=]\s?"
-    r"|\s-\s|\s{1,2}[`“„«「]|\(\s?[\"'])[*_]{0,2}\s?"
-)
-# a word that says that it is so, or behind a password nothing but a space.
-_IS_WORDS = view(
-    r"\s{1,3}(?:is|was|are|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|は)"
-    r"(?: now| still| set to| changed to| jetzt| nun| ahora| maintenant| agora| adesso| nu| teraz)?:?\s{1,3}"
-    r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
-).text
-_IS = f"(?:{_SIGNS}|{_IS_WORDS})"
-_OF_VALUE = rf"(?:\\{{0,3}}\"([^\s\"]+)|\\{{0,3}}'([^\s']+)|(?:[`“„「]|«\s?)?({_VALUE}+))"
-# What a password is for: "the password of the router is".
-_FOR = view(
-    r"(?:\s(?:for|of|to|on|du|de|des|pour|für|von|zum|zur|del|para|do|da|di|per|voor|van|dla|till|til|för|для|от|к|untuk)"
-    r"(?:\s[^\s:=<>\"'`,;|(){}]{1,24}){1,3})"
-).text
-# Signs of a list of arguments: define('DB_PASSWORD', 'x').
-_NEXT = r"[\"'],\s{0,2}"
 _ASSIGNED = re.compile(
-    rf"(?i)(?:(?:{_KEYS})(?:{_IS}|{_NEXT}|(?P<spaced>[ \t]{{1,3}}))|{_PASS}(?P<short>{_SIGNS})|{_LOOSE}(?P<loose>{_IS})"
-    rf"|(?:{_PASSWORDS})(?:{_FOR}?(?P<password>{_SIGNS})|{_FOR}?(?P<said>{_IS_WORDS})|{_NEXT}|[ \t]{{1,3}}))"
-    rf"{_OF_VALUE}"
+    rf"(?i)(?:(?:{KEYS})(?:{IS}|{NEXT}|(?P<spaced>{FOR}{IS}|[ \t]{{1,3}}))"
+    rf"|{SHORT}(?P<short>{SIGNS})|{LOOSE}(?P<loose>{IS})|(?P<call>{CALL})|(?P<pair>{PAIR})"
+    rf"|(?:{PASSWORDS})(?:(?P<set>{SIGNS})|(?P<said>{IS_WORDS})|{FOR}(?P<far>{IS})|{NEXT}|[ \t]{{1,3}}))"
+    rf"{OF_VALUE}"
 )
-_FLAG = re.compile(rf"(?i)--[a-z\-]{{0,24}}(?:key|token|secret|(?P<password>pass[a-z]{{0,6}}|pwd))(?:[ =]){_OF_VALUE}")
+_FLAG = re.compile(rf"(?i)--?[a-z\-]{{0,24}}(?:key|token|secret|(?P<set>pass[a-z]{{0,6}}|pwd))(?:[ =]){OF_VALUE}")
 _AFTER_VALUE = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
+# base64:aGVsbG8=
+_FORM = re.compile(r"(?:base64|b64|hex|plain|raw|pass):")
+# Of a list: sv=2022-11-02&sig=x.
+_PARAMETER = re.compile(r"[a-z]{1,8}=[^=]")
+# settings.DB_PASSWORD
+_ATTRIBUTE = re.compile(r"[a-z_]+(?:\.[A-Za-z_]+)+")
+_HEX = re.compile(r"[0-9a-f]+")
+_WORD_AND_NUMBER = re.compile(r"[^\W\d_]{3,}[-_]?\d{3,}[^\w\s]{0,3}")
 _NEXT_PARAMETER = re.compile(r"&\w+=")
 _BEARER_VALUE = r"[A-Za-z0-9+/=_.~\-]"
 _AUTHORIZATION = r"authorization[\\\"']{0,2}\s?[:=]\s?[\\\"']{0,2}[A-Za-z]{2,16}"
@@ -114,15 +95,62 @@ _BEARER = re.compile(rf"(?i)(?:bearer|basic|token|api[ _\-]?key|{_AUTHORIZATION}
 _IN_URL = re.compile(r"://[^\s/@]*$")
 
 
+_MOST_NAMES = 8
+
+
 def check_assigned(candidate: str, before: str) -> Spans:
     """A value that a password or key is set to, if it looks like one: not a word, a variable or a placeholder."""
-    for found in (_FLAG.match(candidate), _ASSIGNED.search(candidate), _BEARER.search(candidate)):
+    for found in (_FLAG.match(candidate), *_names(candidate), _BEARER.search(candidate)):
         if found is not None and (span := _assigned_span(found, before)) is not None:
             yield span
             return
 
 
+def _names(candidate: str) -> Iterator[re.Match[str]]:
+    """Yield what is named, and what is named inside of a value that was none: SharedAccessSignature=sv=1&sig=x."""
+    found = _ASSIGNED.search(candidate)
+    for _ in range(_MOST_NAMES):
+        if found is None:
+            return
+        yield found
+        found = _ASSIGNED.search(candidate, found.start(found.lastindex or 0))
+
+
 def _assigned_span(found: re.Match[str], before: str) -> tuple[int, int] | None:
+    start, end = _value_span(found, before)
+    candidate, groups = found.string, found.groupdict()
+    value = candidate[start:end]
+    # A function's name.
+    if candidate[end : end + 1] == "(":
+        return None
+    if groups.get("loose"):
+        is_known = NO_SECRET_KEY.search(before + candidate[: found.start()])
+        is_weak = found[0].lower().startswith("key") and _HEX.fullmatch(value)
+        return (start, end) if _looks_drawn(value) and not is_known and not is_weak else None
+    if groups.get("spaced") or groups.get("call"):
+        return (start, end) if _looks_drawn(value) else None
+    return (start, end) if _is_believed(value, groups) else None
+
+
+def _is_believed(value: str, groups: dict[str, str | None]) -> bool:
+    """True if the value looks like a secret; for a password less is enough, by what stands between it and its name."""
+    if (
+        not _WORDS.fullmatch(value)
+        and not _PARAMETER.match(value)
+        and not _ATTRIBUTE.fullmatch(value)
+        and _looks_secret(value)
+    ):
+        return True
+    is_set, said, far = (bool(groups.get(name)) for name in ("set", "said", "far"))
+    return (
+        ((is_set or bool(groups.get("short") or groups.get("pair"))) and _looks_chosen(value))
+        or (far and _looks_chosen(value) and not _WORDS.fullmatch(value))
+        or (said and _looks_chosen(value) and _WORD_AND_NUMBER.fullmatch(value) is not None)
+        or ((is_set or said or far) and _looks_mixed(value))
+    )
+
+
+def _value_span(found: re.Match[str], before: str) -> tuple[int, int]:
     candidate = found.string
     start, end = found.span(found.lastindex or 0)
     if following := _NEXT_PARAMETER.search(candidate, start):
@@ -130,23 +158,9 @@ def _assigned_span(found: re.Match[str], before: str) -> tuple[int, int] | None:
     if _IN_URL.search(before + candidate[:start]):
         # A user's name is called a token: https://x-access-token:value@host.
         end = start + len(candidate[start:end].partition("@")[0])
-    end = start + len(_AFTER_VALUE.sub("", candidate[start:end]))
-    # A function's name.
-    if candidate[end : end + 1] == "(":
-        return None
-    value, groups = candidate[start:end], found.groupdict()
-    if groups.get("spaced") or groups.get("loose"):
-        is_known = groups.get("loose") and _NO_SECRET_KEY.search(before + candidate[: found.start()])
-        return (start, end) if _looks_drawn(value) and not is_known else None
-    is_set = bool(groups.get("password") or groups.get("short"))
-    is_password = is_set or bool(groups.get("said"))
-    if (
-        (_looks_secret(value) and not _WORDS.fullmatch(value))
-        or (is_set and _looks_chosen(value))
-        or (is_password and _looks_mixed(value))
-    ):
-        return start, end
-    return None
+    if form := _FORM.match(candidate, start, end):
+        start = form.end()
+    return start, start + len(_AFTER_VALUE.sub("", candidate[start:end]))
 
 
 def _sorts(value: str) -> int:
@@ -171,7 +185,7 @@ def _looks_secret(value: str) -> bool:
     return len(value) >= 8 and num_sorts >= 3 and has_digit and bits >= _LEAST_BITS
 
 
-_DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9+/]{40,})={0,2}")
+_DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9_\-]{40,}|[A-Za-z0-9+/%]{40,})={0,2}")
 
 
 def _looks_drawn(value: str) -> bool:
@@ -213,15 +227,19 @@ ASSIGNED = Recogniser(
     "api_key.assigned",
     Kind.API_KEY,
     55,
-    rf"(?i)(?:(?:{_KEYS})(?:{_IS}|{_NEXT})|{_PASS}{_SIGNS}|(?:{_PASSWORDS})(?:{_FOR}?{_IS}|{_NEXT}|[ \t]{{1,3}}))"
-    rf"(?:\\{{0,3}}\"[^\s\"]{{8,}}|\\{{0,3}}'[^\s']{{8,}}|(?:[`“„「]|«\s?)?{_VALUE}{{8,}}\(?)"
-    rf"|(?:(?:{_KEYS})[ \t]{{1,3}}|{_LOOSE}{_IS}[\\\"'`“]{{0,2}})[A-Za-z0-9+/\-]{{20,}}={{0,2}}"
-    rf"|--[a-z\-]{{0,24}}(?:key|token|secret|pass[a-z]{{0,6}}|pwd)[ =](?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{_VALUE}{{8,}})"
+    rf"(?i)(?:(?:{KEYS})(?:{IS}|{NEXT})"
+    rf"|(?:{SHORT}{SIGNS}|{PAIR})|(?:{PASSWORDS})(?:{IS}|{FOR}{IS}|{NEXT}|[ \t]{{1,3}}))"
+    rf"(?:\\{{0,3}}\"[^\s\"]{{8,}}|\\{{0,3}}'[^\s']{{8,}}|(?:[`“„「]|«\s?)?{VALUE}{{8,}}\(?)"
+    rf"|(?:(?:{KEYS})(?:[ \t]{{1,3}}|{FOR}{IS})|{LOOSE}{IS}|{CALL})"
+    rf"[\\\"'`“]{{0,2}}[A-Za-z0-9+/%_\-]{{20,}}={{0,2}}"
+    rf"|\B--?[a-z\-]{{0,24}}(?:key|token|secret|pass[a-z]{{0,6}}|pwd)[ =]"
+    rf"(?:\"[^\s\"]{{8,}}|'[^\s']{{8,}}|{VALUE}{{8,}})"
     rf"|\b(?:bearer|basic|{_AUTHORIZATION}) {_BEARER_VALUE}{{16,}}|\b(?:token|api[ _\-]?key) [A-Za-z0-9_\-]{{24,}}",
     check_assigned,
-    tail=_VALUE,
+    tail=VALUE,
 )
 
+_HTTPIE = re.compile(r"\bhttps?\s[^\n]*$")
 _USER_PASSWORD = re.compile(r"[\s=](?:\"[^\":\s]+:([^\"\s]+)|'[^':\s]+:([^'\s]+)|[^\s\"':]+:([^\s\"']+))$")
 
 
@@ -234,6 +252,8 @@ def check_user_password(candidate: str, before: str) -> Spans:
     value = candidate[start:end]
     if _REFERENCE.match(value) or value.startswith("<") or _PLACEHOLDER.search(value):
         return
+    if candidate[:2] == "-a" and _HTTPIE.search(before) is None:
+        return
     if "curl" in before or "wget" in before or _looks_secret(value) or _looks_chosen(value):
         yield start, end
 
@@ -242,7 +262,7 @@ USER_PASSWORD = Recogniser(
     "api_key.user_password",
     Kind.API_KEY,
     56,
-    r"(?:\B-u|--user|--proxy-user)[ =]{1,2}(?:\"[^\s\":]{1,64}:[^\s\"]{4,128}|'[^\s':]{1,64}:[^\s']{4,128}"
+    r"(?:\B-[ua]|--user|--proxy-user)[ =]{1,2}(?:\"[^\s\":]{1,64}:[^\s\"]{4,128}|'[^\s':]{1,64}:[^\s']{4,128}"
     r"|[^\s\"':]{1,64}:[^\s\"']{4,128})",
     check_user_password,
 )
@@ -283,7 +303,11 @@ def check_url_password(candidate: str, _before: str) -> Spans:
     scheme = candidate.find("://")
     start = candidate.rindex("/") + 1 if scheme < 0 else candidate.index(":", scheme + 3) + 1
     end = candidate.rindex("@")
-    if end > start and not candidate[start:end].startswith(("$", "<", "{", "***")):
+    if (
+        end > start
+        and not candidate[start:end].startswith(("$", "<", "{", "***"))
+        and not _PLACEHOLDER.match(candidate[start:end])
+    ):
         yield start, end
 
 

@@ -37,6 +37,7 @@ _MORE = (
     r"mdb_sa_sk_[A-Za-z0-9_\-]{40,}",
     r"cf(?:ut|at|k)_[A-Za-z0-9]{40,}",
     r"vc[pkiar]_[A-Za-z0-9]{24,}",
+    r"AAAA[A-Za-z0-9_\-]{7}:APA91b[A-Za-z0-9_\-]{100,}",
     # Code, builds and packages.
     r"github_pat_[A-Za-z0-9_]{22,}",
     r"gl(?:pat|ptt|dt|rt|cbt|agent|soat|ft|imt|oas|ffct)-[A-Za-z0-9_\-]{20,}",
