@@ -34,7 +34,10 @@ def check_command_password(candidate: str, before: str) -> Spans:
     if found is None or before[-1:].strip() or not any(_takes_password(found, before)):
         return
     start, end = found.span(found.lastindex or 0)
-    if not _REFERENCE.match(candidate[start:end]):
+    value = candidate[start:end]
+    # A word that touches -p may be the program's own option.
+    is_word = found[1] is not None and not found[2] and value.isalpha() and value.islower()
+    if not _REFERENCE.match(value) and not is_word:
         yield start, end
 
 

@@ -34,12 +34,12 @@ NO_SECRET_KEY = re.compile(
 VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。，；]"
 # Between a name and its value: signs, or the next field of a list of names;
 SIGNS = (
-    r"(?:[_\-]?(?:base|prod|production|dev|staging|test|live|main|primary|secondary|old|new|b64|v?\d))?"
+    r"(?:[_\-]?(?:base|prod|production|dev|staging|test|live|main|primary|secondary|old|new|default|b64|v?\d))?"
     r"[\\\"'`*_\]]{0,4}(?:\s?:\s?&?[A-Za-z][\w\[\]<>|]{0,24}\s?=\s?"
     r"|\s{0,3}(?:=>|->|→|:=|\?=|==|=|:|\|{1,2})\s{0,3}|>(?:<!\[CDATA\[)?"
-    r"|,?\s{1,12}[\"']?value[\"']?\s?[:=]\s?"
+    r"|:?,?\s{0,12}[\"']?value[\"']?\s?[:=]\s?"
     r"|\s?\{\s{1,8}(?:\w{1,12}\s{1,4}=\s[\w\"]{1,24}\s{1,8}){0,3}default\s{1,4}=\s"
-    r"|\s-\s|\s{1,2}[`“„«「\"']|\(\s?[\"'])[*_]{0,2}\s?"
+    r"|\s-\s|\s{1,2}[`“„«「\"']|\(\s?[\"'])[*_\[]{0,2}\s?"
 )
 # a word that says that it is so, or behind a password nothing but a space.
 IS_WORDS = view(
@@ -48,11 +48,11 @@ IS_WORDS = view(
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
 IS = f"(?:{SIGNS}|{IS_WORDS})"
-OF_VALUE = rf"(?:\\{{0,3}}\"([^\s\"]+)|\\{{0,3}}'([^\s']+)|(?:[`“„「]|«\s?)?({VALUE}+))"
+OF_VALUE = rf"(?:\\{{0,3}}\"([^\s\"]+)|\\{{0,3}}'{{1,3}}([^\s']+)|(?:[`“„「]|«\s?)?({VALUE}+))"
 # What a password or key is for: "the password of the router is", "api key (staging):".
 FOR = r"(?:(?:\s[^\s:=<>\"`,;|(){}0-9]{1,24}){1,3}|\s\([^)\n]{1,40}\))"
 # Signs of a list of arguments: define('DB_PASSWORD', 'x').
 NEXT = r"[\"'],\s{0,2}"
-CALL = r"client\((?:[\w.]{1,32},\s?)?[\"']"
+CALL = r"(?:client\((?:[\w.]{1,32},\s?)?|jwt\.(?:sign|verify|encode|decode)\(\w{1,32},\s?)[\"']"
 # A user and a password, one behind the other.
-PAIR = r"auth\s?=\s?\([\"'][^\"'\s]{1,64}[\"'],\s?"
+PAIR = r"(?:auth\s?=\s?\(|(?:getconnection|mysqli_connect)\([^\s,()]{1,80},\s?)[\"'][^\"'\s]{1,64}[\"'],\s?"

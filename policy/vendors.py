@@ -33,6 +33,7 @@ _MORE = (
     r"sb_secret_[A-Za-z0-9_\-]{20,}",
     r"pscale_(?:tkn|pw|oauth)_[A-Za-z0-9_.=\-]{30,}",
     r"dp\.(?:pt|st|ct|sa|scim|audit)\.(?:[a-z0-9_\-]{2,35}\.)?[A-Za-z0-9]{40,}",
+    r"cio[A-Za-z0-9]{32,}",
     r"napi_[a-z0-9]{60,}",
     r"mdb_sa_sk_[A-Za-z0-9_\-]{40,}",
     r"cf(?:ut|at|k)_[A-Za-z0-9]{40,}",

@@ -75,6 +75,7 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "opaque32": (("", ALNUM, 32),),
     "opaque43": (("", URL_SAFE, 43),),
     "azure_func": (("", URL_SAFE, 54), ("==", ALNUM, 0)),
+    "cratesio": (("cio", ALNUM, 32),),
     "cloudinary": (("", URL_SAFE, 27),),
     "brevo": (("xkeysib-", HEX, 64), ("-", ALNUM, 16)),
     "mailchimp": (("", HEX, 32), ("-us21", HEX, 0)),
