@@ -13,9 +13,6 @@ from policy.scanning import Scanner
 from policy.views import view
 
 EXAMPLES = {
-    "email.wide": ("{王伟@例子.中国}", "王伟@例子"),
-    "email.literal": ("{ann@[192.0.2.7]}", "ann@[192.0.2.777]"),
-    "email.spelled": ("{ann[at]example[dot]com}", "ann[at]example[dot]py"),
     "email": ("{kim@naver.com}です。", "kim@naver"),
     "email.wide": ("宛先: {山田@例え.jp}", "宛先: 山田@例え"),
     "email.literal": ("{kim@[192.0.2.7]}", "kim@[192.0.2.700]"),
@@ -113,9 +110,7 @@ EXAMPLES = {
     "ip_address.v6": ("host {2001:db8::8a2e:370:7334}", "host 2001:db8::8a2e::7334"),
     "api_key.vendor": ("{AKIAIOSFODNN7EXAMPLE}", "AKIAIOSFODNN7EXAMPL"),
     "api_key.assigned": ("pwd={Xk29!plo};", "pwd=;"),
-    "api_key.user_password": ("curl -u ann:{Xk29plo7} x", "docker -u 1000:1000 x"),
     "api_key.command_password": ("mysql -u root -p{Xk29plo7} shop", "mkdir -pXk29plo7"),
-    "api_key.named": ("asana = {0b8f3c1d9e7a6b5c4d3e2f1a0b9c8d7e}", "asana = 0b8f3c1d9e7a"),
     "api_key.url_password": ("redis://:{p4ssw0rd}@cache:6379/0", "redis://cache:6379/0"),
     "api_key.user_password": ("curl -u kim:{Xk29!plo9} https://a.example", "curl -u kim:$SECRET https://a.example"),
     "api_key.named": (
