@@ -5,6 +5,7 @@ function of its payload for tests that only want answers.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from store import ordering
 from store.checkpoints import Checkpoint, Lineage
 from store.claims import Claim, Finish, Release, claim, finish, release
 from store.db import Database
+from store.left_out import still_open, still_running
 from store.logprobs import Logprobs, TokenLogprobs
 from store.payloads import GeneratePayload
 from store.states import JobState
@@ -65,7 +67,10 @@ class ScriptedWorker:
 
     def claim(self, job_id: str) -> Attempt:
         """Take the job, which must be free."""
-        return Attempt(claim(self._db, "scripted", self._queue, [job_id], lease_s=30)[job_id])
+        while not (found := claim(self._db, "scripted", self._queue, [job_id], lease_s=30)):
+            assert still_open(self._db, self._queue, [job_id])
+            self._wait_for_the_row()
+        return Attempt(found[job_id])
 
     def go_on(self, earlier: Attempt, num_kept: int, *, announce: bool = True) -> Attempt:
         """Take a free job again and keep the first deltas of an earlier attempt; readers are told by a start frame."""
@@ -125,7 +130,15 @@ class ScriptedWorker:
 
     def hand_back(self, attempt: Attempt, *, charge: bool = False) -> None:
         """Give the job back unfinished, as a drain (uncharged) or a failed step (charged) does."""
-        release(self._db, [Release(attempt.claim.job_id, attempt.claim.epoch, charge=charge)])
+        held = attempt.claim
+        while not release(self._db, [Release(held.job_id, held.epoch, charge=charge)]) and still_running(
+            self._db, {held.job_id: held.epoch}
+        ):
+            self._wait_for_the_row()
+
+    def _wait_for_the_row(self) -> None:
+        """Wait as ``workers.ledger`` does: a request that joins the job has locked its row until it is committed."""
+        time.sleep(0.01)
 
     def _end(
         self,
@@ -147,7 +160,8 @@ class ScriptedWorker:
         }
         outcome = Finish(held.job_id, held.epoch, state, output, error, usage, attempt.said, attempt.lineage)
         outcome = replace(outcome, logprobs=tuple(attempt.likely(attempt.said)), tenant_id=held.tenant_id)
-        ended = finish(self._db, [outcome])
+        while not (ended := finish(self._db, [outcome])) and still_running(self._db, {held.job_id: held.epoch}):
+            self._wait_for_the_row()
         assert ended == {held.job_id}
         if announce:
             self._frames.publish([Frame(held.job_id, held.epoch, len(attempt.said) + 1, None)])
