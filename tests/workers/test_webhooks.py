@@ -399,7 +399,8 @@ def test_tenants_with_many_slow_receivers_together_leave_senders_to_another(
     sender = WebhookSender(db, open_settings, client)  # type: ignore[arg-type]
     sender.start()
     try:
-        wait_for(lambda: client.num_waiting == 12, "slow receivers have three quarters of the senders")
+        # One more for a tenant that comes when the three quarters are taken already.
+        wait_for(lambda: client.num_waiting >= 12, "slow receivers have three quarters of the senders")
         end_job(db, create_tenant(db, new_id("tenant")), "https://quick.example/hook")
         assert client.is_called.wait(15), "the senders of the slow receivers are all still waiting"
     finally:
