@@ -100,20 +100,25 @@ _MOST_NAMES = 8
 
 def check_assigned(candidate: str, before: str) -> Spans:
     """A value that a password or key is set to, if it looks like one: not a word, a variable or a placeholder."""
-    for found in (_FLAG.match(candidate), *_names(candidate), _BEARER.search(candidate)):
-        if found is not None and (span := _assigned_span(found, before)) is not None:
+    for found in _named(candidate):
+        if (span := _assigned_span(found, before)) is not None:
             yield span
             return
 
 
-def _names(candidate: str) -> Iterator[re.Match[str]]:
-    """Yield what is named, and what is named inside of a value that was none: SharedAccessSignature=sv=1&sig=x."""
-    found = _ASSIGNED.search(candidate)
+def _named(candidate: str) -> Iterator[re.Match[str]]:
+    """Yield what is named, also inside of a value that was none: SharedAccessSignature=sv=1&sig=x. Searches lazily."""
+    if flag := _FLAG.match(candidate):
+        yield flag
+    at = 0
     for _ in range(_MOST_NAMES):
+        found = _ASSIGNED.search(candidate, at)
         if found is None:
-            return
+            break
         yield found
-        found = _ASSIGNED.search(candidate, found.start(found.lastindex or 0))
+        at = found.start(found.lastindex or 0)
+    if bearer := _BEARER.search(candidate):
+        yield bearer
 
 
 def _assigned_span(found: re.Match[str], before: str) -> tuple[int, int] | None:
