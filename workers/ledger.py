@@ -31,6 +31,11 @@ LOCKED_S = 4.0
 """How long a claim waits for a row that another transaction has locked: a little longer than Postgres lets a session of
 ours stand still in a transaction. After it the hint is dropped, and the dispatcher announces the job again."""
 
+MOMENT_S = 0.05
+LAST_TRIES = 20
+"""How often a worker that stops tries to give a job back whose row is locked. The renewal of the leases, for one, locks
+the rows of all jobs for a moment."""
+
 MAX_RELEASED_TOKENS = 65_536
 """In one statement, so that handing back many long answers holds no lock for long."""
 
@@ -182,21 +187,40 @@ class Ledger:
     def give_back(self, release: Release, *, until: Callable[[], float]) -> bool:
         """Put a job back into the queue with what was emitted of it; False if the attempt was not ours any more.
 
-        Raises Unavailable if Postgres is still away, or the row locked, at ``until()`` or when the worker is stopping.
+        Raises Unavailable if Postgres is still away, or the row locked, at ``until()`` or when the worker is stopping;
+        a worker that stops tries it ``LAST_TRIES`` times for a locked row.
         """
+        num_last = 0
         while True:
             try:
                 return self._releases.join(release)
             except Unavailable as error:
+                if isinstance(error, RowLocked) and self._stopping.is_set() and num_last < LAST_TRIES:
+                    num_last += 1
+                    time.sleep(MOMENT_S)
+                    continue
                 if self._stopping.is_set() or self._clock() > until():
                     raise
                 log.warning("release_waits", job_id=release.job_id, error=error.message)
                 self._stopping.wait(RETRY_S)
 
     def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
-        """Put jobs back into the queue; return how many were still ours. Raises Unavailable."""
+        """Put jobs back into the queue; return how many were still ours. Raises Unavailable.
+
+        Jobs whose row is still locked after ``LAST_TRIES`` are left to the dispatcher.
+        """
         given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
-        return len(claims.release(self._db, given)) if given else 0
+        num_released = 0
+        for _ in range(LAST_TRIES):
+            if not given:
+                break
+            released = claims.release(self._db, given)
+            num_released += len(released)
+            answers = self._accepted(given, released)
+            given = [one for one, answer in zip(given, answers, strict=True) if isinstance(answer, RowLocked)]
+            if given:
+                time.sleep(MOMENT_S)
+        return num_released
 
     def renew(self, held: Mapping[str, int]) -> Renewal:
         """Renew the leases of all jobs. Raises Unavailable."""

@@ -1,7 +1,7 @@
 """Leases: renewed while the engine moves, and what happens to the jobs of those that are not."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from models.engine.requests import EngineStats, FinishReason
-from store import claims, jobs, sweeps
+from store import claims, jobs, left_out, sweeps
 from store.claims import Claim
 from store.db import Database
 from store.errors import Unavailable
@@ -74,8 +74,9 @@ class Desk:
         self.now = 1000.0
         self.engine = StubEngine()
         self.held = HeldJobs()
+        self.stopping = threading.Event()
         self.ledger = Ledger(
-            db, owner="w1", queue=bench.queue, lease_s=LEASE_S, stopping=threading.Event(), clock=lambda: self.now
+            db, owner="w1", queue=bench.queue, lease_s=LEASE_S, stopping=self.stopping, clock=lambda: self.now
         )
         self.keeper = LeaseKeeper(self.ledger, self.held, self.engine, lease_s=LEASE_S, clock=lambda: self.now)
 
@@ -255,6 +256,29 @@ def test_a_locked_row_holds_up_no_other_that_is_given_back(desk: Desk) -> None:
     with desk.locked(attempts[0].job_id):
         assert desk.ledger.release(attempts, charge=False) == 2
     assert desk.bench.states([attempt.job_id for attempt in attempts]) == {JobState.RUNNING: 1, JobState.QUEUED: 2}
+
+
+def test_a_worker_that_stops_gives_back_what_was_locked_for_a_moment(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = desk.claim(2)
+    desk.stopping.set()
+    missed = threading.Semaphore(0)
+    still_running = left_out.still_running
+
+    def noted(db: Database, held: Mapping[str, int]) -> set[str]:
+        missed.release()
+        return still_running(db, held)
+
+    monkeypatch.setattr(left_out, "still_running", noted)
+    ours = outcome.Retry("worker_draining", "the worker stops", charge=False).release(one.claim)
+    with desk.locked(one.job_id), desk.locked(other.job_id):
+        (given,) = joined(lambda release: desk.ledger.give_back(release, until=lambda: desk.now - 1), [ours])
+        (rest,) = joined(lambda attempts: desk.ledger.release(attempts, charge=False), [[other]])
+        for _ in range(4):
+            assert missed.acquire(timeout=30)
+    assert (given.result(30), rest.result(30)) == (True, 1)
+    assert desk.bench.states([one.job_id, other.job_id]) == {JobState.QUEUED: 2}
 
 
 def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) -> None:
