@@ -20,6 +20,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        # The user sees one line for an error that the user can mend; every other error is raised again.
         message, code = _plainly(error)
         if message is None:
             raise
