@@ -2,16 +2,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api import pages
 from producer_api.asgi import Authenticate, BufferBody, RequestContext
+from producer_api.batch_keeper import BatchKeeper
+from producer_api.cancelling import announce_cancelled
 from producer_api.descriptions import describe
 from producer_api.direct import Direct
 from producer_api.errors import on_error
@@ -77,14 +81,24 @@ class Application(FastAPI):
 def create_app(settings: Settings) -> FastAPI:
     """Return the application for these settings; connections are opened when it starts, not here."""
     runtime = Runtime(settings)
+    keeper = BatchKeeper(
+        settings,
+        runtime.blobs,
+        submissions=runtime.submissions,
+        room=runtime.room,
+        on_cancelled=partial(announce_cancelled, runtime),
+    )
     with_docs = "docs" in settings.open_pages
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await runtime.start()
+        keeper.start()
         try:
             yield
         finally:
+            runtime.draining.set()
+            await run_in_threadpool(keeper.stop)
             await runtime.stop()
 
     app = Application(
@@ -99,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
+    app.state.batch_keeper = keeper
     for routes in (
         jobs,
         stream,

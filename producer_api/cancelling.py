@@ -4,6 +4,7 @@ If Redis is away, the worker learns it with its next lease renewal and the reade
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
@@ -24,25 +25,33 @@ _log = structlog.get_logger("producer_api")
 def cancel(runtime: Runtime, tenant_id: str, job_id: str) -> Job:
     """Cancel the job or ask its worker to. Raises NotFound, Conflict (it has ended), Unavailable. Blocks."""
     job = jobs.request_cancel(runtime.db, tenant_id, job_id)
-    _tell(runtime, job)
+    _announce(runtime, job)
     return job
 
 
-def _tell(runtime: Runtime, job: Job) -> None:
+def announce_cancelled(runtime: Runtime, running: Sequence[str], ended: Sequence[str]) -> None:
+    """Notify the workers of running jobs and the readers of ended ones. Without Redis both notice it later. Blocks."""
     if runtime.redis_watch.is_away:
         return
     try:
-        if job.state.is_terminal:
-            runtime.frames.nudge([job.id])
-        else:
-            publish_cancel(runtime.redis, job.id)
+        if ended:
+            runtime.frames.nudge(ended)
+        for job_id in running:
+            publish_cancel(runtime.redis, job_id)
     except Unavailable:
         runtime.redis_watch.failed()
 
 
+def _announce(runtime: Runtime, job: Job) -> None:
+    if job.state.is_terminal:
+        announce_cancelled(runtime, [], [job.id])
+    else:
+        announce_cancelled(runtime, [job.id], [])
+
+
 def _leave(runtime: Runtime, job: Job) -> None:
     if (cancelled := jobs.leave(runtime.db, job.tenant_id, job.id)) is not None:
-        _tell(runtime, cancelled)
+        _announce(runtime, cancelled)
 
 
 async def abandon(runtime: Runtime, job: Job, *, after_s: float = 0.0) -> None:

@@ -12,12 +12,11 @@ from threading import Thread
 import structlog
 
 from store import jobs
-from store.accepting import CLASS_RANKS
 from store.db import Database
 from store.errors import HeadraceError, Unavailable
 from store.even_shares import Entry, Lately, within_share
 from store.jobs import Accepted, NewJob
-from store.payloads import ServiceClass
+from store.payloads import CLASS_RANKS, ServiceClass
 from store.queue import Hint, HintPublisher
 from store.redis import Watch
 from store.registry import shadow_name

@@ -5,14 +5,12 @@ end, before its connections are closed, so that streams and waits let go.
 """
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 
 import anyio.to_thread
 
 from producer_api.admission import Admission
 from producer_api.auth import KeyRing
-from producer_api.batch_keeper import BatchKeeper
 from producer_api.catalog import Catalog
 from producer_api.health import Health
 from producer_api.intake import Intake
@@ -31,13 +29,12 @@ from producer_api.submit import Submissions
 from store import redis as redis_store
 from store.blobs import open_blobs
 from store.db import Database
-from store.errors import Unavailable
 from store.hub import Hub
 from store.limits import Limiter
 from store.queue import HintPublisher, celery_app
 from store.quotas import fold_for_the_dispatcher
 from store.settings import Settings, open_digests, open_vault
-from store.streams import StreamPublisher, publish_cancel
+from store.streams import StreamPublisher
 
 _POOL_SIZE = 16
 # Everything that a request asks of Redis has a way without it, so it waits for an answer only this long, and once.
@@ -100,26 +97,7 @@ class Runtime:
             presence=self.presence,
         )
         self.blobs = open_blobs(settings)
-        self.batches = BatchKeeper(
-            settings,
-            self.blobs,
-            submissions=self.submissions,
-            room=self.room,
-            on_cancelled=self._tell_cancelled,
-        )
         self.health = Health(settings)
-
-    def _tell_cancelled(self, running: Sequence[str], ended: Sequence[str]) -> None:
-        """Tell workers and readers of cancelled jobs; without Redis they learn it later by themselves."""
-        if self.redis_watch.is_away:
-            return
-        try:
-            if ended:
-                self.frames.nudge(ended)
-            for job_id in running:
-                publish_cancel(self.redis, job_id)
-        except Unavailable:
-            self.redis_watch.failed()
 
     async def start(self) -> None:
         """Start what runs in the background. A Redis that is away does not stop it."""
@@ -127,7 +105,6 @@ class Runtime:
         self.redis_watch.start()
         self.presence.start()
         self.intake.start()
-        self.batches.start()
         await self.hub.start()
 
     async def stop(self) -> None:
@@ -138,7 +115,6 @@ class Runtime:
         await anyio.to_thread.run_sync(self._close)
 
     def _close(self) -> None:
-        self.batches.stop()
         self.intake.stop()
         self.presence.stop()
         self.redis_watch.stop()

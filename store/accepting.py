@@ -16,13 +16,11 @@ from store.db import Database, dump_json
 from store.encryption import Place, Vault
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
-from store.payloads import ServiceClass
+from store.payloads import CLASS_RANKS, ServiceClass
 from store.quotas import Want
 from store.responses import NewResponse
 from store.sealed_columns import seal_columns, seal_job
 from store.tenant_limits import Held
-
-CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
 
 # A key can be purged between losing the race for it and reading the winner; then the job is simply inserted again.
 _ROUNDS = 3

@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import Row, TextClause, text
 
-from store.accepting import CLASS_RANKS
 from store.db import Database
 from store.jobs import Job, NewJob
+from store.payloads import CLASS_RANKS
 from store.rates import KNOWN_FOR_S, Rate
 from store.states import JobState
 

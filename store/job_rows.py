@@ -8,9 +8,9 @@ from sqlalchemy import RowMapping, Select, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store import tables
-from store.accepting import CLASS_RANKS, AcceptedTimes, NewJob
+from store.accepting import AcceptedTimes, NewJob
 from store.encryption import Vault
-from store.payloads import ServiceClass
+from store.payloads import CLASS_RANKS, ServiceClass
 from store.sealed_columns import open_job
 from store.states import JobState
 

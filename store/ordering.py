@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
 
-from store.accepting import CLASS_RANKS
 from store.db import Database
 from store.fair import AGED_EVERY, Candidate, Turns, choose
-from store.payloads import ServiceClass
+from store.payloads import CLASS_RANKS, ServiceClass
 
 # Counting further than this tells a dispatcher nothing and reads every row on the way.
 MAX_COUNTED = 100_000

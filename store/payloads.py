@@ -138,6 +138,10 @@ class ServiceClass(StrEnum):
     BATCH = "batch"
 
 
+CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
+"""The class as it is stored and sorted: a lower rank is served first."""
+
+
 class Truncation(StrEnum):
     """What becomes of a conversation that leaves no room for an answer in the context window."""
 

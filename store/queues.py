@@ -11,12 +11,11 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from store.accepting import CLASS_RANKS
 from store.audit import record
 from store.backlog import Backlog, Load
 from store.db import Database
 from store.errors import NotFound
-from store.payloads import ServiceClass
+from store.payloads import CLASS_RANKS, ServiceClass
 from store.presence import Serving, read_serving
 from store.rates import Interval, Rate
 

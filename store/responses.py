@@ -17,10 +17,7 @@ from store.errors import InvalidRequest, NotFound
 PREFIX = "resp_"
 _JOB_PREFIX = "job_"
 
-EVENT_TYPES = frozenset(f"response.{end}" for end in ("completed", "incomplete", "failed", "cancelled"))
-"""What webhooks say of a response's end, beside the ``job.*`` of its job."""
-
-# Of the columns of ``ended`` in ``store.terminal``.
+# Of the columns of ``ended`` in ``store.terminal``; ``store.webhook_events`` lists the names.
 EVENT_TYPE = """'response.' || CASE
     WHEN ended.state = 'succeeded' AND ended.finish_reason = 'length' THEN 'incomplete'
     WHEN ended.state = 'succeeded' THEN 'completed' WHEN ended.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END"""

@@ -13,11 +13,10 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, String, cast, extract, func, literal, or_, select, text, union_all
 
-from store.accepting import CLASS_RANKS
 from store.audit import record
 from store.db import Database
 from store.errors import InvalidRequest, NotFound
-from store.payloads import ServiceClass
+from store.payloads import CLASS_RANKS, ServiceClass
 from store.usage_tables import usage_days, usage_ledger
 
 DETAIL_S = 7 * 86_400.0

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 from store.batch_states import BatchStatus
 from store.errors import InvalidRequest
-from store.responses import EVENT_TYPES as RESPONSE_EVENTS
 from store.states import JobState
+
+RESPONSE_EVENTS = frozenset(f"response.{end}" for end in ("completed", "incomplete", "failed", "cancelled"))
+"""The end of a response, sent beside the ``job.*`` event of its job."""
 
 JOB_EVENTS: frozenset[str] = RESPONSE_EVENTS | {f"job.{state}" for state in JobState if state.is_terminal}
 """What a job's own URL can be told."""

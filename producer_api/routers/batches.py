@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.auth import JobsReader, JobsWriter
+from producer_api.batch_keeper import BatchKeeper
 from producer_api.errors import DOCUMENTED
 from producer_api.file_views import BatchList, BatchObject, batch_list, batch_object
 from producer_api.policing import guarded
@@ -73,12 +75,22 @@ class BatchRequest(Body):
     output_expires_after: ExpiresAfter | None = None
 
 
+async def _batch_keeper(request: Request) -> BatchKeeper:
+    keeper: BatchKeeper = request.app.state.batch_keeper
+    return keeper
+
+
+KeeperOf = Annotated[BatchKeeper, Depends(_batch_keeper)]
+
+
 @router.post("", response_model=BatchObject, summary="Make a batch")
-async def create_batch(runtime: RuntimeOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf) -> Response:
+async def create_batch(
+    runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf
+) -> Response:
     """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
     new = _new_batch(body, origin, principal.key_id, runtime.recognition.fingerprints(origin.fingerprint))
     batch = await run_in_threadpool(_create, runtime, principal, body, new, is_retry=origin.is_retry)
-    runtime.batches.wake()
+    keeper.wake()
     return JsonResponse(batch_object(batch))
 
 
@@ -174,8 +186,8 @@ async def get_batch(runtime: RuntimeOf, principal: JobsReader, batch_id: BatchId
 
 
 @router.post("/{batch_id}/cancel", response_model=BatchObject, summary="Cancel a batch")
-async def cancel_batch(runtime: RuntimeOf, principal: JobsWriter, batch_id: BatchId) -> Response:
+async def cancel_batch(runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, batch_id: BatchId) -> Response:
     """Cancel what was not done; what was is published as soon as nothing runs any more."""
     batch = await run_in_threadpool(batches.request_cancel, runtime.db, principal.tenant_id, batch_id)
-    runtime.batches.wake()
+    keeper.wake()
     return JsonResponse(batch_object(batch))

@@ -315,7 +315,7 @@ def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
     line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
     file = openai.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
     made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
-    turns = server.runtime.batches._turns
+    turns = server.app.state.batch_keeper._turns
     wait_for(
         lambda: any(place.num_failures for places in turns._places.values() for place in places.values()),
         "the keeper has put the batch off",

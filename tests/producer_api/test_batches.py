@@ -332,7 +332,7 @@ def test_another_process_goes_on_where_one_stopped(
         wait(openai, batch, lambda _: len(under_way(db)) >= 64)
         openai_there = OpenAI(base_url=f"{second.url}/v1", api_key=openai.api_key, max_retries=0)
         with worker.serve(say_the_prompt):
-            second.runtime.batches.stop()
+            second.app.state.batch_keeper.stop()
             done = wait_for(openai_there, batch, "completed")
         openai_there.close()
     assert [each["custom_id"] for each in read(openai, done.output_file_id)] == [f"r{n}" for n in range(300)]

@@ -5,13 +5,12 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from store.accepting import CLASS_RANKS
 from store.checkpoints import Checkpoint
 from store.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.db import Database
 from store.jobs import get, request_cancel, stored_deltas, timeline
 from store.left_out import still_running
-from store.payloads import ServiceClass, WebhookSpec
+from store.payloads import CLASS_RANKS, ServiceClass, WebhookSpec
 from store.states import JobState
 from store.sweeps import sweep_leases
 from store.webhook_endpoints import create_endpoint
