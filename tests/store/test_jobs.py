@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -5,6 +6,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from store.claims import Finish, Release, claim, finish, release
 from store.db import Database
@@ -17,6 +19,7 @@ from store.jobs import (
     accept,
     find_sent_before,
     get,
+    get_each,
     get_many,
     leave,
     list_jobs,
@@ -29,6 +32,7 @@ from store.payloads import ServiceClass
 from store.settings import Settings
 from store.states import JobState
 from store.waves import Wave
+from tests.roles import as_api
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 
@@ -43,6 +47,20 @@ def start(db: Database, job_id: str) -> int:
 def end(db: Database, job_id: str, state: JobState = JobState.SUCCEEDED, **parts: Any) -> None:
     result = Finish(job_id, start(db, job_id), state, None, None, None, ())
     assert finish(db, [replace(result, **parts)]) == {job_id}
+
+
+def rows_read(db: Database, look: Callable[[], object]) -> int:
+    """Return how many rows of the jobs' table a call reads, by whatever plan; ``db`` has one connection."""
+
+    def counted() -> int:
+        with db.autocommit() as connection:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+            sql = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'jobs'"
+            return int(connection.execute(text(sql)).scalar_one())
+
+    before = counted()
+    look()
+    return counted() - before
 
 
 class TestAccept:
@@ -228,6 +246,24 @@ class TestReading:
         asked = [ids[2], "job_unknown", ids[0]]
         assert [job.id for job in get_many(db, tenant, asked)] == [ids[2], ids[0]]
         assert get_many(db, tenant, []) == []
+
+    def test_a_plan_of_when_there_were_few_jobs_reads_no_more_than_is_asked_for(
+        self, settings: Settings, db: Database, tenant: str, make_job: MakeJob, query: Query
+    ) -> None:
+        api = Database(as_api(settings).database_url, pool_size=1, application_name="api")
+        query("ALTER TABLE jobs SET (autovacuum_enabled = off)")
+        jobs = [make_job() for _ in range(1024)]
+        accept(db, jobs[:30])
+        with api.autocommit() as connection:
+            connection.execute(text("SET plan_cache_mode = force_generic_plan"))
+        for _ in range(8):
+            assert len(get_each(api, [(tenant, job.id) for job in jobs[:4]])) == 4
+        for start in range(30, len(jobs), 256):
+            accept(db, jobs[start : start + 256])
+        num_read = rows_read(api, lambda: get_each(api, [(tenant, job.id) for job in jobs[-16:]]))
+        assert num_read <= 100, "of 16 jobs among 1024"
+        api.close()
+        query("ALTER TABLE jobs RESET (autovacuum_enabled)")
 
     def test_pages_follow_each_other_in_both_directions(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         ids = [accept_one() for _ in range(5)]
