@@ -7,6 +7,7 @@ a short visibility timeout. A task writes its id to ``COMPARE_LOG`` when it begi
 # ruff: noqa: TID251 - written as people write it, and run where our settings cannot be imported
 import os
 import time
+from typing import Any
 
 from celery import Celery
 from celery.result import AsyncResult
@@ -28,7 +29,7 @@ class Body(BaseModel):
 
 
 @celery.task(bind=True)
-def work(self, steps: int) -> int:
+def work(self: Any, steps: int) -> int:
     _write("start", self.request.id)
     for _ in range(steps):
         time.sleep(0.02)

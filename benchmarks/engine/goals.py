@@ -7,6 +7,7 @@ named.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Any
 
 from benchmarks.engine.contestants import CONTESTANTS, REFERENCE, Contestant
 from benchmarks.engine.measured import gaps, measured, share
@@ -51,7 +52,7 @@ def _times(ours: str, *theirs: str, least: float, tokens: int = 0) -> Goal:
     return judge
 
 
-def _compared(found: Mapping[str, dict[str, object]], ours: str, theirs: str, least: float) -> Verdict:
+def _compared(found: Mapping[str, dict[str, Any]], ours: str, theirs: str, least: float) -> Verdict:
     if ours not in found or theirs not in found or not found[theirs]["times"]:
         return Verdict(False, f"{ours} against {theirs}: one of them is absent", {})
     row = found[theirs]

@@ -77,11 +77,11 @@ def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, s
             continue
         batch = builder.build(StepPlan(tuple(rows)))
         assert sorted(batch.ends)[-1] + 1 == sum(len(each.tokens) for each in rows)
-        parts = [texts[int(each.request.id)][each.start : each.start + len(each.tokens)] for each in batch.rows]
+        parts = [texts[int(row.request.id)][row.start : row.start + len(row.tokens)] for row in batch.rows]
         result = attend(torch.cat(parts), HEADS, batch, store, 0, span, scores)
-        for each, end in zip(batch.rows, batch.ends, strict=True):
-            n, size = int(each.request.id), len(each.tokens)
-            found[n][each.start : each.start + size] = result[end + 1 - size : end + 1]
+        for row, end in zip(batch.rows, batch.ends, strict=True):
+            n, size = int(row.request.id), len(row.tokens)
+            found[n][row.start : row.start + size] = result[end + 1 - size : end + 1]
             done[n] += size
     for text, mine in zip(texts, found, strict=True):
         assert torch.allclose(mine, slow(text, span, scores), atol=1e-5)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.engine.requests import Grammar
+from models.families.llama import LlamaModel
 from models.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
@@ -52,6 +53,7 @@ def test_whatever_is_asked_on_cuda_guesses_change_nothing(tmp_path: Path) -> Non
 
 def test_bfloat16_is_the_default_and_runs(smollm2: Path) -> None:
     runner = runner_for(smollm2, Settings(device="cuda", kv_pool_tokens=8192))
+    assert isinstance(runner._model, LlamaModel)
     assert runner._model._embedding.dtype == torch.bfloat16
     found = run_all(runner, [request(range(100, 140), f"r{n}", max_tokens=8) for n in range(4)])
     assert len(set(found.values())) == 1

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.fake import FakeRunner
+from models.families.llama import LlamaModel
 from models.files import describe, folder_digest
 from models.load import load_runner
 from models.precision import resolve_device, resolve_dtype
@@ -215,9 +216,11 @@ def test_a_folder_without_tokenizer_or_configuration_is_not_registered(folder: P
 
 
 def test_the_versions_dtype_goes_before_the_setting(folder: Path) -> None:
-    runner = load_runner(version(folder, folder_digest(folder), dtype="bfloat16"), SETTINGS)
+    settings = SETTINGS.model_copy(update={"native_kernels": "off"})
+    runner = load_runner(version(folder, folder_digest(folder), dtype="bfloat16"), settings)
     assert isinstance(runner, TorchRunner)
-    assert runner._cache.keys.dtype == torch.bfloat16
+    assert isinstance(runner._model, LlamaModel)
+    assert runner._model._embedding.dtype == torch.bfloat16
 
 
 def test_devices_and_number_formats_by_name() -> None:

@@ -20,6 +20,7 @@ from producer_api import batch_keeper
 from producer_api.batch_keeper import Step, due, num_to_take
 from producer_api.batch_turns import Turns
 from store import batch_steps, batches, keys, quotas, sweeps
+from store.accepting import accept_within
 from store.batch_states import BatchStatus
 from store.batch_steps import Live, Progress, Results
 from store.claims import Finish, claim, finish
@@ -506,8 +507,6 @@ def test_a_line_with_a_nul_fails_alone_wherever_it_is(
 def test_a_line_that_cannot_be_stored_fails_alone_for_whatever_reason(
     openai: OpenAI, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept_within = batch_steps.accept_within
-
     def refuse(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> object:
         if any(job.metadata.get("is") == "bad" for job in jobs):
             raise InvalidRequest("a value cannot be stored")

@@ -92,8 +92,8 @@ def caller(api: httpx2.Client, make_client: MakeClient, poor_key: str, db: Datab
     disabled = keys.create_key(db, keys.create_tenant(db, "closed"), "all", keys.SCOPES, actor="tests")
     tenants.set_disabled(db, "closed", disabled=True, actor="tests")
     limited = keys.create_key(db, keys.create_tenant(db, "new"), "admin", ["admin"], models=["other"], actor="tests")
-    clients = [make_client(key) for key in (poor_key, disabled, limited, "hr_no_key")]
-    return Caller(api, *clients, expired, ended)
+    poor, closed, restricted, nobody = (make_client(key) for key in (poor_key, disabled, limited, "hr_no_key"))
+    return Caller(api, poor, closed, restricted, nobody, expired, ended)
 
 
 Ask = Callable[[Caller], httpx2.Response]

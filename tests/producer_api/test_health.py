@@ -18,11 +18,11 @@ from store.db import Database
 from store.registry import ModelVersion, register_version
 from store.roles import ROLES
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of, submit
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 from tests.roles import ROLE_PASSWORD
-from tests.workers.conftest import wait_for
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -11,6 +11,7 @@ import pytest
 from policy.budget import Budget
 from producer_api import submit
 from producer_api.lanes import Lanes
+from producer_api.policing import applied
 from prompts.grammar import Grammars
 from store.db import Database
 from tests.producer_api.calling import error_of, num_jobs
@@ -41,7 +42,7 @@ def test_others_do_not_wait_for_what_a_tenant_wrote(
 
     if what == "policy":
         under_policy(api, DENY)
-        monkeypatch.setattr(submit, "applied", slowly(submit.applied))
+        monkeypatch.setattr(submit, "applied", slowly(applied))
         asked = ASK
     else:
         monkeypatch.setattr(Grammars, "_make", slowly(Grammars._make))
@@ -79,7 +80,6 @@ def test_a_prompt_that_is_too_long_is_refused_before_it_is_looked_through(
 ) -> None:
     under_policy(api, DENY)
     looked: list[int] = []
-    applied = submit.applied
 
     def noted(policy: Any, request: Any, *more: Any) -> Any:
         looked.append(len(request.input.model_dump_json()))

@@ -12,11 +12,11 @@ from store.errors import Unavailable
 from store.presence import GONE_AFTER_S
 from store.registry import ModelVersion
 from store.settings import Settings
+from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
-from tests.workers.conftest import wait_for
 
 QUEUE = "tiny@1"
 WARNING = "no worker serves tiny@1; the job waits until one starts"

@@ -63,7 +63,7 @@ def waves(monkeypatch: pytest.MonkeyPatch) -> list[list[TenantAndId]]:
         asked.append(pairs)
         return get_each(db, pairs)
 
-    monkeypatch.setattr(reading.jobs, "get_each", noted)
+    monkeypatch.setattr(jobs, "get_each", noted)
     return asked
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Engine, event
 
-from producer_api import catalog, renewing
+from producer_api import renewing
 from producer_api.catalog import KEEP_S, Catalog
 from producer_api.limit_book import LimitBook
 from producer_api.policing import PolicyBook
 from producer_api.renewing import Renewing
-from store import keys
+from store import keys, registry
 from store.db import Database
 from store.errors import Unavailable
 from store.keys import Principal
@@ -94,7 +94,7 @@ async def test_a_database_that_is_away_is_told_to_whoever_needs_it(kept: Kept, m
 
     kept.look()
     kept.now = 0.6 * KEEP_S
-    monkeypatch.setattr(catalog.registry, "resolve", away)
+    monkeypatch.setattr(registry, "resolve", away)
     await kept.submitted()
     kept.look()
     kept.now = KEEP_S

@@ -267,6 +267,6 @@ def test_a_round_of_responses_whole_and_streamed(openai: OpenAI, workers: dict[s
     parts = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
     assert (len(parts) > 2, "".join(parts)) == (True, call.arguments)
     (done,) = [event for event in events if event.type == "response.function_call_arguments.done"]
-    assert (done.name, done.arguments) == ("get_weather", call.arguments)
+    assert (done.to_dict()["name"], done.arguments) == ("get_weather", call.arguments)
     assert events[-1].type == "response.completed"
     assert [item.type for item in events[-1].response.output] == ["message", "function_call"]

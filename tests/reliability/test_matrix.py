@@ -94,7 +94,8 @@ def no_process_is_left() -> None:
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, databases: Databases, folder: Path) -> Iterator[Outcomes]:
     """All cells that were asked for, running side by side."""
-    items = [item for item in request.session.items if item.module is request.module]
+    functions = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    items = [item for item in functions if item.module is request.module]
     chosen = [item.callspec.params["cell"] for item in items if hasattr(item, "callspec")]
     with databases.stack(folder) as shared, ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         shared.dispatcher()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import redis
 from celery import Celery
-from kombu import Connection
+from kombu.connection import Connection
 
 from store.errors import Unavailable
 from store.queue import TASK, Hint, HintPublisher, celery_app, encode

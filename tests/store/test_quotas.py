@@ -17,7 +17,7 @@ from store.settings import Settings
 from store.states import JobState
 from store.tenant_limits import Held, Limits
 from store.usage import Price, set_price
-from tests.store.conftest import MakeJob
+from tests.store.making import MakeJob
 
 NONE = Limits()
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from supply_chain import licences
+from supply_chain.locks import LockError
 
 
 def test_the_list_is_that_of_what_is_locked() -> None:
@@ -53,5 +54,5 @@ def test_what_packages_say_is_read_in_one_way(said: str, spdx: str, not_permitte
 
 
 def test_an_unknown_licence_stops_the_writing() -> None:
-    with pytest.raises(licences.LockError, match="the licence of accelerate is not known"):
+    with pytest.raises(LockError, match="the licence of accelerate is not known"):
         licences.table({})

@@ -8,7 +8,7 @@ from urllib.request import urlopen
 
 import pytest
 import redis
-from kombu import Queue
+from kombu.entity import Queue
 
 from cli.local.ports import free_port
 from store.queue import Hint, HintPublisher, ahead_list, celery_app, encode, hint_of

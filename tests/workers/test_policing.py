@@ -33,9 +33,9 @@ from tests.stored import everything_stored
 from workers.gates import StreamGate
 from workers.host import Host, LoadedModel
 
-from .conftest import Bell, Bench
+from .conftest import Bell, Bench, StartWorker
 from .saying import PieceTokenizer, SayingRunner
-from .test_continuing import Reader, StartWorker, answer, submit
+from .test_continuing import Reader, answer, submit
 from .test_continuing import api as api
 
 KEYS = {"encryption_keys": f"k1:{base64.b64encode(bytes(32)).decode()}"}

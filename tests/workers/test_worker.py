@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from kombu import Exchange, Producer
+from kombu.entity import Exchange
+from kombu.messaging import Producer
 
 from store import jobs, streams
 from store.queue import TASK

@@ -69,6 +69,7 @@ def compute(runner: TorchRunner, *parts: tuple[Sequence[int], int, Sequence[int]
 
 def test_no_rows_have_no_scores(folder: Path) -> None:
     runner = load(folder, "bfloat16")
+    assert isinstance(runner._model, NativeLlama)
     assert runner._model.logits(torch.empty(0, runner._model.config.hidden_size)).shape == (0, tiny.VOCAB)
 
 
