@@ -106,7 +106,7 @@ clients: $(STAMP)  ## other people's clients against a live stack: openai in Pyt
 	@$(BIN)/python -m tests.clients
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
-	@$(BIN)/pytest tests/store/test_blobs.py tests/producer_api/test_batches.py --s3
+	@$(BIN)/pytest tests/store/files/test_blob_storage.py tests/producer_api/batches/test_batch_routes.py --s3
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

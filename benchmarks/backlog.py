@@ -27,11 +27,12 @@ from benchmarks.queue import headrace
 from benchmarks.queue.headrace import Stack
 from benchmarks.queue.load import Plan, run_load
 from benchmarks.queue.services import Services, running_services
-from store import claims, ordering
-from store.claims import Release
-from store.db import Database
-from store.ordering import Rota
-from store.redis import connect
+from store.db.database import Database
+from store.jobs import claims
+from store.jobs.claims import Release
+from store.redis.connection import connect
+from store.scheduling import dispatch_queries
+from store.scheduling.dispatch_queries import Rota
 
 console = Console(stderr=True)
 Say = Callable[[str], None]
@@ -148,7 +149,7 @@ def _claim_times(db: Database, num_waves: int) -> Iterator[float]:
     rota = Rota()
     for _ in range(num_waves):
         began = time.perf_counter()
-        chosen = ordering.take_waiting(db, QUEUE, _CLAIMED, rota)
+        chosen = dispatch_queries.take_waiting(db, QUEUE, _CLAIMED, rota)
         held = claims.claim(db, "bench-backlog", QUEUE, chosen, _LEASE_S)
         yield time.perf_counter() - began
         if len(held) != _CLAIMED:

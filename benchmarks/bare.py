@@ -20,12 +20,12 @@ from benchmarks.workload import ChatJob, chat_jobs
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, SamplingParams
 from models.engine.runner import Runner
-from models.load import load_runner
+from models.loading.load import load_runner
 from prompts.detokenizer import Detokenizer
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, tokenizer_for
-from store.db import Database
-from store.registry import ModelVersion, read_file, resolve
+from store.db.database import Database
+from store.registry.models import ModelVersion, read_file, resolve
 from store.settings import Settings, load_settings
 
 

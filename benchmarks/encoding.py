@@ -27,14 +27,14 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from models.catalog import fetch
-from models.encoder import encoder_for
-from models.engine.encoding import EncodeConfig, EncodeEngine
+from models.engine.encoder_loop import EncodeConfig, EncodeEngine
 from models.engine.requests import Encoded, EncodeRequest
-from models.files import small_files
-from models.quality_texts import TEXTS
+from models.families.model_folder import small_files
+from models.loading.quality_texts import TEXTS
+from models.runners.encoder import encoder_for
 from prompts.embedding import embed_inputs, read_embedder
 from prompts.tokenizer import load_tokenizer
-from store.payloads import EmbedInput
+from store.payloads.job_payload import EmbedInput
 from store.settings import load_settings
 
 BATCH = 32

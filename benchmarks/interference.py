@@ -30,7 +30,7 @@ from benchmarks.engine.quiet import QUIET_CPUS, wait_until_quiet, watched
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
 from models.engine.runner import Runner
-from models.torch_load import runner_for
+from models.loading.torch_load import runner_for
 from store.settings import load_settings
 
 console = Console(stderr=True)

@@ -15,12 +15,13 @@ from pathlib import Path
 from cli.local.postgres import LocalPostgres
 from migrations.roles import let_in
 from migrations.schema import upgrade
-from store import jobs, keys
-from store.db import Database
+from store.db.database import Database
+from store.db.roles import API, url_of
 from store.ids import new_id
-from store.jobs import NewJob
-from store.payloads import ServiceClass
-from store.roles import API, url_of
+from store.jobs import jobs
+from store.jobs.jobs import NewJob
+from store.payloads.job_payload import ServiceClass
+from store.tenants import api_keys
 
 ROUNDS = 300
 TENANTS = 64
@@ -50,8 +51,8 @@ def main() -> int:
 
 
 def _measure(owner: Database, bound: Database) -> dict[str, tuple[float, float]]:
-    tenants = [keys.create_tenant(owner, f"tenant {n}") for n in range(TENANTS)]
-    key = keys.create_key(owner, tenants[0], "k", ["admin"], actor="benchmark")
+    tenants = [api_keys.create_tenant(owner, f"tenant {n}") for n in range(TENANTS)]
+    key = api_keys.create_key(owner, tenants[0], "k", ["admin"], actor="benchmark")
     first = _job(tenants[0])
     jobs.accept(owner, [first, *(_job(tenants[0]) for _ in range(100))])
     works: dict[str, Callable[[Database], object]] = {
@@ -59,7 +60,7 @@ def _measure(owner: Database, bound: Database) -> dict[str, tuple[float, float]]
         "accept a wave of 64": lambda db: jobs.accept(db, [_job(tenant) for tenant in tenants]),
         "read a job": lambda db: jobs.get(db, tenants[0], first.id),
         "list 20 jobs": lambda db: jobs.list_jobs(db, tenants[0]),
-        "look up a key": lambda db: keys.authenticate(db, key),
+        "look up a key": lambda db: api_keys.authenticate(db, key),
     }
     return {what: _compare(work, owner, bound) for what, work in works.items()}
 

@@ -23,13 +23,13 @@ from benchmarks.workload import chat_jobs
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Runner
-from models.files import small_files
-from models.torch_load import runner_for
+from models.families.model_folder import small_files
+from models.loading.torch_load import runner_for
 from prompts.detokenizer import Detokenizer
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, load_tokenizer
-from store.conversation import ChatMessage, Role
-from store.payloads import GenerateInput
+from store.payloads.conversation import ChatMessage, Role
+from store.payloads.job_payload import GenerateInput
 from store.settings import Settings
 
 console = Console(stderr=True)

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from benchmarks.policy import POLICIES
 from policy.budget import Budget
-from policy.catalogue import RECOGNISERS
 from policy.documents import PolicyDocument
 from policy.policies import Policy, output_stream
+from policy.recognisers.catalogue import RECOGNISERS
 from policy.scanning import Scanner
 
 console = Console(stderr=True)

@@ -1,8 +1,8 @@
 """How far each number format is from float32: ``python -m benchmarks.quality --dtypes float32,bfloat16``.
 
-Perplexity, mean KL divergence to float32 and top-1 agreement over the texts of ``models.quality_texts``, each version
-through our own runner. Prints a table and, as its last line, JSON. A version is a number format of the given folder, or
-``FOLDER:DTYPE`` of another one with the same vocabulary.
+Perplexity, mean KL divergence to float32 and top-1 agreement over the texts of ``models.loading.quality_texts``, each
+version through our own runner. Prints a table and, as its last line, JSON. A version is a number format of the given
+folder, or ``FOLDER:DTYPE`` of another one with the same vocabulary.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from models.catalog import fetch
-from models.files import small_files
-from models.quality import Quality, measure_all
-from models.quality_texts import TEXTS
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.families.model_folder import small_files
+from models.loading.quality import Quality, measure_all
+from models.loading.quality_texts import TEXTS
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
 from prompts.tokenizer import load_tokenizer
 from store.settings import Settings, load_settings
 

@@ -24,8 +24,8 @@ from rich.console import Console
 from benchmarks.interference import VOCAB, Letters
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, SamplingParams
-from models.fake import FakeRunner
-from models.torch_load import runner_for
+from models.loading.torch_load import runner_for
+from models.runners.fake import FakeRunner
 from store.settings import load_settings
 
 console = Console(stderr=True)

@@ -26,8 +26,8 @@ from benchmarks.interference import Letters, Watch, request
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Runner
-from models.files import small_files
-from models.torch_load import runner_for
+from models.families.model_folder import small_files
+from models.loading.torch_load import runner_for
 from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings
 

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from cli.local.home import Home
 from cli.local.stack import Stack, running_stack
-from store.db import Database
-from store.keys import create_key, create_tenant
+from store.db.database import Database
 from store.settings import load_settings
+from store.tenants.api_keys import create_key, create_tenant
 
 console = Console(stderr=True)
 

@@ -27,7 +27,7 @@ from benchmarks.peers import measure
 from benchmarks.workload import ChatJob
 from cli.local.home import Home, StackRecord
 from cli.local.stack import Stack, running_stack
-from store.redis import connect
+from store.redis.connection import connect
 from store.settings import load_settings
 
 console = Console(stderr=True)

@@ -8,8 +8,8 @@ import math
 import random
 from dataclasses import dataclass
 
-from store.conversation import ChatMessage, Role
-from store.payloads import GenerateInput, GeneratePayload, Sampling
+from store.payloads.conversation import ChatMessage, Role
+from store.payloads.job_payload import GenerateInput, GeneratePayload, Sampling
 
 _TEXT = (
     "the river runs down from a hill and turns old wheel while people in town bake bread sell wool write letters ask "

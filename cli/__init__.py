@@ -1,1 +1,3 @@
-"""The `headrace` command: starts the other parts as processes and speaks to the API as a client."""
+"""The ``headrace`` command: it starts the other processes and speaks to the API as a client.
+
+``tree`` has all commands; each is imported when it is used."""

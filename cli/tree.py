@@ -14,32 +14,32 @@ _HERE, _JOBS, _SERVING = "This machine", "Jobs", "Models, queues, webhooks"
 _TENANTS, _OPERATING, _PROCESSES = "Tenants", "Operating", "Processes"
 
 _JOB = {
-    "list": Node("List the newest jobs.", "cli.verbs:list_jobs"),
-    "submit": Node("Hand in a prompt.", "cli.verbs:submit"),
-    "show": Node("Show a job: its state, times and answer.", "cli.verbs:show_job"),
-    "watch": Node("Print a job's answer as it comes.", "cli.verbs:watch"),
-    "cancel": Node("End a job.", "cli.verbs:cancel"),
+    "list": Node("List the newest jobs.", "cli.client.verbs:list_jobs"),
+    "submit": Node("Hand in a prompt.", "cli.client.verbs:submit"),
+    "show": Node("Show a job: its state, times and answer.", "cli.client.verbs:show_job"),
+    "watch": Node("Print a job's answer as it comes.", "cli.client.verbs:watch"),
+    "cancel": Node("End a job.", "cli.client.verbs:cancel"),
 }
 _DEAD_LETTERS = {
-    "list": Node("List the jobs that were given up.", "cli.verbs:list_dead_letters"),
-    "replay": Node("Run them again as new jobs.", "cli.verbs:replay"),
+    "list": Node("List the jobs that were given up.", "cli.client.verbs:list_dead_letters"),
+    "replay": Node("Run them again as new jobs.", "cli.client.verbs:replay"),
 }
 _MODELS = {
-    "list": Node("List the models.", "cli.verbs:list_models"),
-    "register": Node("Register a model's files as its next version.", "cli.processes:register"),
-    "measure": Node("Measure how far bfloat16 and int8 are from float32.", "cli.processes:measure"),
-    "price": Node("Set what jobs of a model version cost.", "cli.admin:price"),
+    "list": Node("List the models.", "cli.client.verbs:list_models"),
+    "register": Node("Register a model's files as its next version.", "cli.operator.processes:register"),
+    "measure": Node("Measure how far bfloat16 and int8 are from float32.", "cli.operator.processes:measure"),
+    "price": Node("Set what jobs of a model version cost.", "cli.operator.admin:price"),
 }
 _QUEUES = {
-    "list": Node("Show what waits and runs in each queue.", "cli.verbs:list_queues"),
-    "pause": Node("Let no job of a queue start.", "cli.verbs:pause"),
-    "resume": Node("Let a queue's jobs start again.", "cli.verbs:resume"),
+    "list": Node("Show what waits and runs in each queue.", "cli.client.verbs:list_queues"),
+    "pause": Node("Let no job of a queue start.", "cli.client.verbs:pause"),
+    "resume": Node("Let a queue's jobs start again.", "cli.client.verbs:resume"),
 }
 _MIGRATE = {
-    "upgrade": Node("Bring the database to this version's schema.", "cli.processes:upgrade"),
-    "roles": Node("The same, and let the processes' roles log in.", "cli.processes:roles"),
-    "history": Node("List the revisions, and which are applied.", "cli.processes:history"),
-    "check": Node("Compare the schema with the code's tables.", "cli.processes:check"),
+    "upgrade": Node("Bring the database to this version's schema.", "cli.operator.processes:upgrade"),
+    "roles": Node("The same, and let the processes' roles log in.", "cli.operator.processes:roles"),
+    "history": Node("List the revisions, and which are applied.", "cli.operator.processes:history"),
+    "check": Node("Compare the schema with the code's tables.", "cli.operator.processes:check"),
 }
 
 
@@ -49,7 +49,7 @@ def _of(panel: str, node: Node) -> Node:
 
 TREE = {
     "up": Node("Run everything on this machine until Ctrl-C.", "cli.up:up", panel=_HERE),
-    "demo": Node("Show the whole path at work on this machine, and end.", "cli.demo:demo", panel=_HERE),
+    "demo": Node("Show the whole path at work on this machine, and end.", "cli.demo.demo:demo", panel=_HERE),
     "submit": _of(_JOBS, _JOB["submit"]),
     "watch": _of(_JOBS, _JOB["watch"]),
     "show": _of(_JOBS, _JOB["show"]),
@@ -59,18 +59,24 @@ TREE = {
     "models": Node("Models: list, register, measure, price.", parts=_MODELS, panel=_SERVING),
     "register": _of(_SERVING, _MODELS["register"]),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
-    "webhooks": Node("Webhooks: endpoints, deliveries, and what is sent again.", "cli.webhooks:app", panel=_SERVING),
-    "tenants": Node("Tenants: list, create, rename, disable, enable.", "cli.access:tenants_app", panel=_TENANTS),
-    "keys": Node("API keys: list, create, rotate, revoke.", "cli.access:keys", panel=_TENANTS),
-    "limits": Node("Limits of tenants and keys: show, set.", "cli.limits:limits", panel=_TENANTS),
-    "retention": Node("How long contents are kept: show, set, purge.", "cli.privacy:app", panel=_TENANTS),
-    "policy": Node("Try policies out: test, evaluate.", "cli.policy:app", panel=_TENANTS),
-    "audit": Node("The audit log: export, verify, head.", "cli.audit:app", panel=_OPERATING),
-    "encryption": Node("Master keys: status, new-key, rotate, forget.", "cli.encryption:app", panel=_OPERATING),
+    "webhooks": Node(
+        "Webhooks: endpoints, deliveries, and what is sent again.", "cli.client.webhooks:app", panel=_SERVING
+    ),
+    "tenants": Node(
+        "Tenants: list, create, rename, disable, enable.", "cli.operator.access:tenants_app", panel=_TENANTS
+    ),
+    "keys": Node("API keys: list, create, rotate, revoke.", "cli.operator.access:keys", panel=_TENANTS),
+    "limits": Node("Limits of tenants and keys: show, set.", "cli.operator.limits:limits", panel=_TENANTS),
+    "retention": Node("How long contents are kept: show, set, purge.", "cli.operator.privacy:app", panel=_TENANTS),
+    "policy": Node("Try policies out: test, evaluate.", "cli.operator.policy:app", panel=_TENANTS),
+    "audit": Node("The audit log: export, verify, head.", "cli.operator.audit:app", panel=_OPERATING),
+    "encryption": Node(
+        "Master keys: status, new-key, rotate, forget.", "cli.operator.encryption:app", panel=_OPERATING
+    ),
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
-    "api": Node("Run the API alone.", "cli.processes:api", panel=_PROCESSES),
-    "worker": Node("Run one worker alone.", "cli.processes:worker", panel=_PROCESSES),
-    "dispatcher": Node("Run the dispatcher alone.", "cli.processes:dispatcher", panel=_PROCESSES),
+    "api": Node("Run the API alone.", "cli.operator.processes:api", panel=_PROCESSES),
+    "worker": Node("Run one worker alone.", "cli.operator.processes:worker", panel=_PROCESSES),
+    "dispatcher": Node("Run the dispatcher alone.", "cli.operator.processes:dispatcher", panel=_PROCESSES),
 }
 
 

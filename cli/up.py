@@ -10,7 +10,7 @@ from cli.local.process import descendants
 from cli.local.stack import Stack, running_stack
 from cli.local.stopping import hear_stop_signals, pause
 from cli.render import say
-from store.registry import ModelVersion
+from store.registry.models import ModelVersion
 from store.settings import load_settings
 
 _TEND_S = 0.2

@@ -8,10 +8,10 @@ from migrations.drift import find_drift
 from migrations.gaps import find_gaps
 from migrations.roles import let_in
 from migrations.schema import head, history, upgrade, write_revision
-from store.db import Database
+from store.db.database import Database
+from store.db.roles import API, OPERATOR, ROLES, WORKER
 from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
-from store.roles import API, OPERATOR, ROLES, WORKER
 from store.settings import Settings, load_settings
 
 _VARIABLES = {API: "API", WORKER: "WORKER", OPERATOR: "OPERATOR"}
@@ -42,7 +42,7 @@ def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
             with db.begin() as connection:
                 lines += find_gaps(connection)
             code = 1 if lines else 0
-            lines = lines or ["the schema and store.tables agree, and every table is somebody's"]
+            lines = lines or ["the schema and store.schema.tables agree, and every table is somebody's"]
         case "history":
             lines = history(db)
         case "new":
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "roles", help="upgrade, and let the roles log in, with passwords from HEADRACE_..._DATABASE_PASSWORD"
     )
     commands.add_parser(
-        "check", help="compare the schema with store.tables, and find tables without walls; exit 1 then"
+        "check", help="compare the schema with store.schema.tables, and find tables without walls; exit 1 then"
     )
     commands.add_parser("history", help="list the revisions and which are applied")
     commands.add_parser("new", help="write the next revision from the difference").add_argument("message")

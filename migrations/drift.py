@@ -1,4 +1,4 @@
-"""Drift: does the migrated schema say the same as ``store.tables``?
+"""Drift: does the migrated schema say the same as ``store.schema.tables``?
 
 The tables are created beside the real ones, in a schema that is rolled back, and Postgres describes both. So whatever
 Postgres can describe is compared: types, defaults, checks, foreign keys, partial indexes.
@@ -7,18 +7,8 @@ Postgres can describe is compared: types, defaults, checks, foreign keys, partia
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.schema import CreateSchema
 
-from store import (  # noqa: F401 - their tables join the metadata
-    check_tables,
-    file_tables,
-    limit_tables,
-    policy_tables,
-    response_tables,
-    retention_tables,
-    usage_tables,
-    webhook_tables,
-)
-from store.db import Database
-from store.tables import metadata as declared
+from store.db.database import Database
+from store.schema.all_tables import metadata as declared
 
 _SCRATCH = "headrace_drift_check"
 

@@ -2,17 +2,7 @@
 
 from alembic import context
 
-from store import (  # noqa: F401 - their tables join the metadata
-    check_tables,
-    file_tables,
-    limit_tables,
-    policy_tables,
-    response_tables,
-    retention_tables,
-    usage_tables,
-    webhook_tables,
-)
-from store.tables import metadata
+from store.schema.all_tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -5,7 +5,7 @@ A table is a tenant's if it has ``tenant_id``, or refers to a table that is; ``t
 
 from sqlalchemy import Connection, text
 
-from store.roles import API, OPERATOR, WORKER
+from store.db.roles import API, OPERATOR, WORKER
 
 _TABLES = """
 WITH RECURSIVE tables AS (

@@ -12,7 +12,7 @@ from typing import Final
 
 from alembic import op
 
-from store.roles import API, OPERATOR, ROLES, WORKER
+from store.db.roles import API, OPERATOR, ROLES, WORKER
 
 READ: Final = "SELECT"
 CHANGE: Final = "SELECT, INSERT, UPDATE, DELETE"

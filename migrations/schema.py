@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from store.db import Database
+from store.db.database import Database
 from store.errors import Unavailable
 
 # "migrate!" in ASCII; any constant does that nothing else on the server locks.

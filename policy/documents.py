@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, model_validator
 
-from policy.patterns import BadPattern, form
-from policy.recognisers import FOUND_BY_NAME, Kind
+from policy.recognisers.recogniser import FOUND_BY_NAME, Kind
 from policy.schemas import check_schema
-from policy.views import view
+from policy.text.patterns import BadPattern, form
+from policy.text.views import view
 
 MAX_PATTERN_MATCH_CHARS = 1024
 """The longest match that a pattern of a deny list may have: a stream may have to hold back as much."""

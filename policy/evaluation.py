@@ -13,8 +13,8 @@ from importlib.resources import files
 
 from policy.documents import Action, PolicyDocument, Rule, Stage
 from policy.guards import Guard, clusters, shared_out
-from policy.recognisers import FOUND_BY_NAME, Kind
-from policy.views import view
+from policy.recognisers.recogniser import FOUND_BY_NAME, Kind
+from policy.text.views import view
 
 STRUCTURED = tuple(kind for kind in Kind if kind not in FOUND_BY_NAME)
 

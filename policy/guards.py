@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from policy.budget import Budget
-from policy.catalogue import RECOGNISERS
 from policy.deny import DENIED, PRIORITY, PhraseList, pattern_recognisers
 from policy.documents import Action, PolicyDocument, Rule, Stage
 from policy.placeholders import PATTERN
-from policy.recognisers import Kind, Recogniser
+from policy.recognisers.catalogue import RECOGNISERS
+from policy.recognisers.recogniser import Kind, Recogniser
 from policy.scanning import Found, Scanner
 
 _KEEP_LAST_FOUR = frozenset([Kind.CARD, Kind.IBAN, Kind.PHONE, Kind.US_SSN, Kind.NATIONAL_ID])

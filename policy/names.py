@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from policy.outputs import MissingFinder
-from policy.recognisers import EntityFinder, Kind
+from policy.recognisers.recogniser import EntityFinder, Kind
 
 _KINDS = {"PERSON": Kind.PERSON, "LOCATION": Kind.LOCATION, "ORGANIZATION": Kind.ORGANIZATION}
 

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from policy.budget import output_budget
-from policy.classifiers import Classifier
+from policy.classification.classifiers import Classifier
 from policy.documents import Action, Rule
-from policy.escapes import Escapes, written
 from policy.guards import Guard
-from policy.languages import LanguageFinder
 from policy.placeholders import Vault
 from policy.schemas import Validator, check_schema, is_json, is_valid
 from policy.streaming import GuardedText, Hit
+from policy.text.escapes import Escapes, written
+from policy.text.languages import LanguageFinder
 
 _CHANGING = (Action.MASK, Action.REDACT)
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from policy.budget import Budget, output_budget
-from policy.classifiers import Classifier, WordListClassifier
+from policy.classification.classifiers import Classifier, WordListClassifier
 from policy.documents import Action, PolicyDocument, Stage
-from policy.escapes import STAND_INS, unescaped, written
 from policy.guards import Guard
-from policy.languages import LanguageFinder, installed
 from policy.outputs import Form, GuardedOutput, WholeRules, blocking
 from policy.placeholders import Vault
-from policy.recognisers import EntityFinder
+from policy.recognisers.recogniser import EntityFinder
 from policy.streaming import GuardedText, Hit
+from policy.text.escapes import STAND_INS, unescaped, written
+from policy.text.languages import LanguageFinder, installed
 
 
 class Policy:

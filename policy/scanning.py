@@ -12,8 +12,8 @@ from typing import Any
 import re2
 
 from policy.budget import Budget
-from policy.patterns import MAX_MEM, Form, compiled, form, options
-from policy.recognisers import CONTEXT_CHARS, MAX_MATCH_CHARS, Recogniser
+from policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, Recogniser
+from policy.text.patterns import MAX_MEM, Form, compiled, form, options
 
 _WINDOW = 8192
 """Bytes that a tenant's pattern is searched in at once. One search cannot be ended; between two the time is looked at.

@@ -15,9 +15,9 @@ from policy.budget import Budget
 from policy.documents import Action, Rule, Stage
 from policy.guards import Guard, Piece, blocks, clusters, masked, shared_out
 from policy.placeholders import MOST_COMPARED_CHARS, Vault
-from policy.recognisers import CONTEXT_CHARS, EntityFinder, Recogniser
+from policy.recognisers.recogniser import CONTEXT_CHARS, EntityFinder, Recogniser
 from policy.scanning import pulled
-from policy.views import View, view
+from policy.text.views import View, view
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,3 @@
-"""HTTP in, HTTP out: accepts jobs, answers for them, streams them."""
+"""The HTTP API: it accepts jobs, answers for them and streams them.
+
+``runtime`` builds the parts of a process, ``app`` adds the routes; each folder is one subject with its routes."""

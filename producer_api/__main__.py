@@ -10,18 +10,18 @@ import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
 from producer_api.app import create_app
-from producer_api.health import OK, Health
-from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
+from producer_api.server.health import OK, Health
+from producer_api.server.http_server import server_config
 from store import failpoints, interpreter
-from store.addresses import parse_networks
-from store.db import Database
+from store.db.database import Database
+from store.db.roles import API, is_bound
+from store.db.tls import check_transport
 from store.errors import HeadraceError, SettingsError
-from store.key_checks import check_keys
+from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
-from store.roles import API, is_bound
 from store.settings import Settings, load_settings, open_vault, require_services
-from store.transport import check_transport
+from store.webhooks.addresses import parse_networks
 
 _log = structlog.get_logger("producer_api")
 

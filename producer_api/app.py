@@ -12,37 +12,29 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producer_api import pages
-from producer_api.asgi import Authenticate, BufferBody, RequestContext
-from producer_api.batch_keeper import BatchKeeper
-from producer_api.cancelling import announce_cancelled
-from producer_api.descriptions import describe
-from producer_api.direct import Direct
-from producer_api.errors import on_error
-from producer_api.metering import Metered
-from producer_api.routers import (
-    api_keys,
-    audit_logs,
-    batches,
-    dead_letters,
-    embeddings,
-    files,
-    health,
-    jobs,
-    limits,
-    models,
-    moderations,
-    openai,
-    policies,
-    prompts,
-    queues,
-    responses,
-    retention,
-    stream,
-    usage,
-    webhooks,
+from producer_api.batches import batch_routes
+from producer_api.batches.batch_keeper import BatchKeeper
+from producer_api.files import file_routes
+from producer_api.http import health_routes, pages
+from producer_api.http.middleware import Authenticate, BufferBody, RequestContext
+from producer_api.http.openapi_text import describe
+from producer_api.http.write_metering import Metered
+from producer_api.jobs import dead_letter_routes, job_routes, model_routes, queue_routes, stream_routes
+from producer_api.jobs.cancel import announce_cancelled
+from producer_api.jobs.fast_routes import Direct
+from producer_api.openai import embedding_routes, moderation_routes, text_routes
+from producer_api.organization import (
+    audit_routes,
+    key_routes,
+    limit_routes,
+    policy_routes,
+    retention_routes,
+    usage_routes,
 )
+from producer_api.responses import prompt_routes, response_routes
 from producer_api.runtime import Runtime
+from producer_api.server.errors import on_error
+from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
 from store.settings import Settings
 
@@ -115,26 +107,26 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.batch_keeper = keeper
     for routes in (
-        jobs,
-        stream,
-        queues,
-        dead_letters,
-        openai,
-        responses,
-        prompts,
-        embeddings,
-        moderations,
-        files,
-        batches,
-        policies,
-        models,
-        usage,
-        audit_logs,
-        limits,
-        retention,
-        webhooks,
-        api_keys,
-        health,
+        job_routes,
+        stream_routes,
+        queue_routes,
+        dead_letter_routes,
+        text_routes,
+        response_routes,
+        prompt_routes,
+        embedding_routes,
+        moderation_routes,
+        file_routes,
+        batch_routes,
+        policy_routes,
+        model_routes,
+        usage_routes,
+        audit_routes,
+        limit_routes,
+        retention_routes,
+        webhook_routes,
+        key_routes,
+        health_routes,
     ):
         # As they are: include_router builds each once more, for every application and at its first request.
         app.router.routes.extend(routes.router.routes)

@@ -9,32 +9,32 @@ from functools import partial
 
 import anyio.to_thread
 
-from producer_api.admission import Admission
-from producer_api.auth import KeyRing
-from producer_api.catalog import Catalog
-from producer_api.health import Health
-from producer_api.intake import Intake
-from producer_api.limit_book import LimitBook
-from producer_api.lists import Lists
-from producer_api.metrics import Metrics
-from producer_api.open_streams import OpenStreams
-from producer_api.policing import PolicyBook
-from producer_api.presence import Presence
-from producer_api.reading import JobReader
-from producer_api.recognising import Recognition
-from producer_api.refusals import Refusals
-from producer_api.renewing import Renewing
-from producer_api.room import Room
-from producer_api.submit import Submissions
-from store import redis as redis_store
-from store.blobs import open_blobs
-from store.db import Database
-from store.hub import Hub
-from store.limits import Limiter
-from store.queue import HintPublisher, celery_app
-from store.quotas import fold_for_the_dispatcher
+from producer_api.access.auth import KeyRing
+from producer_api.access.rate_limits import Admission
+from producer_api.access.refusal_log import Refusals
+from producer_api.access.stream_limits import OpenStreams
+from producer_api.caches.limit_cache import LimitBook
+from producer_api.caches.live_processes import Presence
+from producer_api.caches.model_catalog import Catalog
+from producer_api.reads.job_loader import JobReader
+from producer_api.reads.list_queries import Lists
+from producer_api.server.health import Health
+from producer_api.server.metrics import Metrics
+from producer_api.submission.cache_refresh import Renewing
+from producer_api.submission.enqueue import Intake
+from producer_api.submission.idempotency import Recognition
+from producer_api.submission.input_policy import PolicyBook
+from producer_api.submission.queue_limits import Room
+from producer_api.submission.submit import Submissions
+from store.db.database import Database
+from store.files.blob_storage import open_blobs
+from store.redis import connection as redis_store
+from store.redis.celery_queue import HintPublisher, celery_app
+from store.redis.rate_limiter import Limiter
 from store.settings import Settings, open_digests, open_vault
-from store.streams import StreamPublisher
+from store.streams.hub import Hub
+from store.streams.stream_log import StreamPublisher
+from store.tenants.quotas import fold_for_the_dispatcher
 
 _POOL_SIZE = 16
 # Everything that a request asks of Redis has a way without it, so it waits for an answer only this long, and once.

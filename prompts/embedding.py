@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import EmbedInput
+from store.payloads.job_payload import EmbedInput
 
 if TYPE_CHECKING:
-    from store.registry import ModelVersion
+    from store.registry.models import ModelVersion
 
 _MODULES = "modules.json"
 _POOLING = "1_Pooling"

@@ -19,10 +19,10 @@ from llguidance import LLMatcher, LLTokenizer
 from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, Unavailable
-from store.payloads import MAX_GRAMMAR_CHARS, GrammarKind
+from store.payloads.job_payload import MAX_GRAMMAR_CHARS, GrammarKind
 
 if TYPE_CHECKING:
-    from store.registry import ModelVersion
+    from store.registry.models import ModelVersion
 
 MOST_BYTES = 64 << 20
 """Memory that the grammars of one model may take together."""

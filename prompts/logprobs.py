@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from prompts.tokenizer import Tokenizer
-from store.logprobs import TokenLogprobs
-from store.payloads import TokenLogprob, TopLogprob
+from store.payloads.job_payload import TokenLogprob, TopLogprob
+from store.payloads.logprobs import TokenLogprobs
 
 
 def spell(tokenizer: Tokenizer, logprobs: Iterable[TokenLogprobs]) -> tuple[TokenLogprob, ...]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from prompts.tokenizer import Tokenizer
-from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest
-from store.payloads import GenerateInput
+from store.payloads.conversation import ChatMessage, Role
+from store.payloads.job_payload import GenerateInput
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""

@@ -17,10 +17,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prompts.tool_calls import ToolCallReader, merged
 from prompts.turns import Turn, functions_of, in_plain_json, one_call_a_turn, turns_of
-from store.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import ToolStyle
-from store.strict import MAX_TEXT_CHARS
+from store.payloads.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
+from store.payloads.job_payload import ToolStyle
+from store.payloads.strict_model import MAX_TEXT_CHARS
 
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 

@@ -16,13 +16,13 @@ from tokenizers import decoders
 from prompts.template import ChatTemplate
 from prompts.tool_calls import HERMES_TAGS
 from prompts.turns import in_plain_json
-from store.conversation import ChatMessage, Tool
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads import ToolStyle
-from store.sampling import SamplingDefaults, read_generation
+from store.payloads.conversation import ChatMessage, Tool
+from store.payloads.job_payload import ToolStyle
+from store.payloads.sampling_params import SamplingDefaults, read_generation
 
 if TYPE_CHECKING:
-    from store.registry import ModelVersion
+    from store.registry.models import ModelVersion
 
 _GENERATION = "generation_config.json"
 

@@ -19,8 +19,8 @@ from hashlib import blake2b
 from itertools import groupby
 
 from prompts.partial_json import Cursor, Mismatch, Walk
-from store.conversation import FunctionCall, ToolCall
-from store.payloads import GeneratePayload, ToolStyle
+from store.payloads.conversation import FunctionCall, ToolCall
+from store.payloads.job_payload import GeneratePayload, ToolStyle
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,16 @@ from typing import Any
 from prompts.grammar import Grammars, narrowed
 from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import HERMES_TAGS
-from store.conversation import FunctionSpec, NamedTool, Tool, ToolChoiceMode
 from store.errors import InvalidRequest
-from store.payloads import MAX_GRAMMAR_CHARS, GenerateInput, GeneratePayload, GrammarKind, GrammarSpec, ToolStyle
+from store.payloads.conversation import FunctionSpec, NamedTool, Tool, ToolChoiceMode
+from store.payloads.job_payload import (
+    MAX_GRAMMAR_CHARS,
+    GenerateInput,
+    GeneratePayload,
+    GrammarKind,
+    GrammarSpec,
+    ToolStyle,
+)
 
 _MOST_FORCED_CALLS = 8
 """A model that must call may call so often; one that is small would go on for ever."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any
 
-from store.conversation import ChatMessage, Role, Tool, ToolCall
+from store.payloads.conversation import ChatMessage, Role, Tool, ToolCall
 
 Turn = dict[str, Any]
 

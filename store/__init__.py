@@ -1,1 +1,4 @@
-"""What the API and the workers share: settings, errors, payloads, tables, and every word said to Postgres and Redis."""
+"""What the API, the workers and the command line share: settings, errors, and all access to Postgres, Redis and files.
+
+Each folder is one subject and imports only subjects below it (``pyproject.toml`` lists the order); no HTTP, no
+Celery worker and no model is in here."""

@@ -17,7 +17,7 @@
     │   └── NoWorker                 no worker serves the model version, and the settings require one
     └── CannotOpen                   our side: a sealed value's key is missing, or the value was changed
 
-HTTP status codes are known in ``producer_api/errors.py`` only.
+HTTP status codes are known in ``producer_api/server/errors.py`` only.
 """
 
 import math

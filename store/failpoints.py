@@ -2,7 +2,7 @@
 
 Off unless ``HEADRACE_FAILPOINTS`` arms some, which the settings refuse outside of tests; a place that is not armed
 costs a look at an empty dictionary. Knows the grammar of both fault settings and nothing of what the places are about;
-the faults of a model are carried out by ``models.faults``.
+the faults of a model are carried out by ``models.runners.faults``.
 
     name=action[@n][*], …      kill, stop: SIGKILL and SIGSTOP to this process; exit; raise; hang; sleep:MS
                                at the first pass, or the n-th; with * at every pass from there on

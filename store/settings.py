@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from store.digests import Digests
-from store.encryption import Vault, parse_keys
+from store.encryption.keyed_digests import Digests
+from store.encryption.vault import Vault, parse_keys
 from store.errors import SettingsError
 from store.failpoints import parse_failpoints, parse_model_faults
 

@@ -2,7 +2,7 @@
 
 Writes ``policy/data/vendor_keys.json``. ``gitleaks.toml`` is ``config/gitleaks.toml`` of a checkout of gitleaks at
 COMMIT, LICENSE the file of that name beside it. Of each rule that says enough to know a key by, the expression of the
-key is kept in the dialect of ``policy.patterns``: a key that says itself whose it is, or one that counts where the
+key is kept in the dialect of ``policy.text.patterns``: a key that says itself whose it is, or one that counts where the
 vendor's name stands before it. Rules of another kind are named on stderr.
 """
 
@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from policy.patterns import BadPattern, form
+from policy.text.patterns import BadPattern, form
 
 TARGET = Path(__file__).parents[1] / "policy/data/vendor_keys.json"
 

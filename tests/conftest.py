@@ -17,22 +17,15 @@ import pytest
 import redis
 from sqlalchemy import Connection, Engine, create_engine, make_url
 
-import store.check_tables
-import store.file_tables
-import store.limit_tables
-import store.policy_tables
-import store.response_tables
-import store.retention_tables
-import store.webhook_tables  # noqa: F401 - its tables are emptied with the others
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.roles import let_in
 from migrations.schema import upgrade
-from store.db import Database, parse_url
-from store.redis import connect
-from store.roles import ROLES
+from store.db.database import Database, parse_url
+from store.db.roles import ROLES
+from store.redis.connection import connect
+from store.schema.all_tables import metadata
 from store.settings import Settings, load_settings, open_vault
-from store.tables import metadata
 from tests.folders import reachable_folder
 from tests.processes import StartProcess, none_left, processes
 from tests.roles import ROLE_PASSWORD

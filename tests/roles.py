@@ -1,6 +1,6 @@
 """Settings as each process has them: the database by its own role, as what is shipped runs it."""
 
-from store.roles import API, WORKER, url_of
+from store.db.roles import API, WORKER, url_of
 from store.settings import Settings
 
 ROLE_PASSWORD = "of the roles, where the server asks"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cli.tree import TREE
-from store.payloads import EmbedInput, EmbedRequest, GenerateInput, GenerateRequest
-from store.sampling import Sampling
+from store.payloads.job_payload import EmbedInput, EmbedRequest, GenerateInput, GenerateRequest
+from store.payloads.sampling_params import Sampling
 from store.settings import Settings
 
 ROOT = Path(__file__).parents[1]

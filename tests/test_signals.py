@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from cli.local.process import descendants, still_alive
-from store.registry import ModelVersion
+from store.registry.models import ModelVersion
 from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
 from tests.processes import Process, StartProcess, free_port, python

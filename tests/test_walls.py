@@ -12,12 +12,12 @@ import pytest
 # Between them these load all of store and prompts.
 LIGHT = [
     "cli.tree",
-    "cli.admin",
-    "cli.demo",
-    "cli.policy",
+    "cli.operator.admin",
+    "cli.demo.demo",
+    "cli.operator.policy",
     "migrations.__main__",
     "producer_api.__main__",
-    "workers.dispatcher",
+    "workers.dispatcher.dispatcher",
     "workers.flower",
 ]
 HEAVY = {"torch", "transformers", "safetensors"}
@@ -41,12 +41,14 @@ def test_the_api_loads_no_models_and_no_worker() -> None:
     assert loaded_by("producer_api.__main__") & {"models", "workers", "cli", "migrations"} == set()
 
 
-@pytest.mark.parametrize("module", ["cli.admin", "cli.demo", "cli.processes", "cli.verbs"])
+@pytest.mark.parametrize(
+    "module", ["cli.operator.admin", "cli.demo.demo", "cli.operator.processes", "cli.client.verbs"]
+)
 def test_the_command_line_loads_none_of_what_it_starts(module: str) -> None:
     assert loaded_by(module) & {"producer_api", "workers", "models", "migrations", "fastapi", "uvicorn"} == set()
 
 
-@pytest.mark.parametrize("module", ["cli.tree", "cli.verbs", "cli.webhooks", "cli.processes"])
+@pytest.mark.parametrize("module", ["cli.tree", "cli.client.verbs", "cli.client.webhooks", "cli.operator.processes"])
 def test_verbs_that_speak_to_the_api_and_help_load_no_database(module: str) -> None:
     assert loaded_by(module) & {"sqlalchemy", "psycopg", "redis", "celery"} == set()
 

@@ -1,1 +1,3 @@
-"""Runs jobs: Celery takes a hint, Postgres grants the claim, the engine in this process answers."""
+"""The processes that are not the API: workers that run jobs, the dispatcher, and Flower.
+
+``worker_runtime`` builds the parts of a worker; each folder is one subject."""

@@ -10,21 +10,21 @@ import socket
 import sys
 from functools import partial
 
-from models.load import load_encoder, load_runner, with_encoder_faults, with_faults
+from models.loading.load import load_encoder, load_runner, with_encoder_faults, with_faults
 from prompts.embedding import embedder_for
 from prompts.tokenizer import tokenizer_for
 from store import failpoints, interpreter
-from store.db import Database, check_schema
+from store.db.database import Database, check_schema
+from store.db.tls import check_transport
 from store.errors import HeadraceError, SettingsError
 from store.ids import new_id
-from store.key_checks import check_keys
+from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
-from store.redis import connect, ping
-from store.registry import read_file, resolve
+from store.redis.connection import connect, ping
+from store.registry.models import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
-from store.transport import check_transport
-from workers.app import build_worker, stop_when_told
-from workers.host import Host, Loaded, LoadedEncoder, LoadedModel
+from workers.worker_app import build_worker, stop_when_told
+from workers.worker_runtime import Host, Loaded, LoadedEncoder, LoadedModel
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,12 +20,12 @@ from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_sockets
 from tornado.web import RequestHandler
 
+from store.db.tls import check_transport
 from store.errors import HeadraceError, SettingsError
 from store.logs import configure_logging
-from store.queue import celery_app
+from store.redis.celery_queue import celery_app
 from store.settings import Settings, load_settings, require_services
 from store.stop_signals import on_stop_signals
-from store.transport import check_transport
 
 _READING = frozenset({"GET", "HEAD"})
 # Reads too, though it is a POST: its page loads the table of tasks by it.

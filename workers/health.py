@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from store.db import Database, check_schema
+from store.db.database import Database, check_schema
 from store.errors import Unavailable
 
 _IDLE_S = 10

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import structlog
 
-from store import presence
-from store.db import Database
+from store.db import presence
+from store.db.database import Database
+from store.db.presence import BEAT_S
 from store.errors import HeadraceError
 from store.ids import new_id
-from store.presence import BEAT_S
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
 from cli.local.ports import free_port
 from cli.local.process import Child, Command
-from store.redis import broker_url, connect
+from store.redis.connection import broker_url, connect
 from store.settings import child_environment
 
 APPS = Path(__file__).parent

@@ -16,7 +16,7 @@ from enum import StrEnum
 from benchmarks.compare.kept import Kept
 from cli.local.process import descendants
 from cli.local.valkey import LocalValkey
-from store.redis import AWAY, connect
+from store.redis.connection import AWAY, connect
 
 
 class Kind(StrEnum):

@@ -21,7 +21,7 @@ from benchmarks.engine.report import Found, draw, rows, summary
 from benchmarks.engine.turns import OPEN_LOOP, Field, Quiet
 from benchmarks.engine.workloads import SHAPES, Shape
 from models.catalog import fetch
-from models.files import small_files
+from models.families.model_folder import small_files
 from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings
 

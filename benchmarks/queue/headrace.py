@@ -14,8 +14,8 @@ from cli.local.ports import free_port
 from cli.local.prepare import ensure_key, ensure_model, migrate
 from cli.local.process import Child, Command
 from cli.local.supervisor import Program, wait_until_ready
-from store.db import Database
-from store.roles import API, WORKER, url_of
+from store.db.database import Database
+from store.db.roles import API, WORKER, url_of
 from store.settings import child_environment
 
 Say = Callable[[str], None]

@@ -11,7 +11,7 @@ import psycopg
 
 from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
-from store.redis import connect
+from store.redis.connection import connect
 
 
 @dataclass(frozen=True)

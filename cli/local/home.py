@@ -26,7 +26,7 @@ class StackRecord(BaseModel):
     """What a running stack tells the verbs of other terminals."""
 
     pid: int = Field(default_factory=os.getpid)
-    # Whose tables they are; with roles, each process logs in to it as its own (``store.roles``).
+    # Whose tables they are; with roles, each process logs in to it as its own (``store.db.roles``).
     database_url: str
     has_roles: bool = False
     redis_url: str

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cli.local.home import Home
 from cli.local.process import PYTHON, last_line, run_step
-from store.db import Database, is_migrated
+from store.db.database import Database, is_migrated
+from store.db.roles import can_log_in
 from store.errors import NotFound, Unauthenticated, Unavailable
-from store.keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
-from store.registry import ModelVersion, resolve
-from store.roles import can_log_in
+from store.registry.models import ModelVersion, resolve
+from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
 
 Say = Callable[[str], None]
 

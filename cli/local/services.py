@@ -11,9 +11,9 @@ from cli.local.home import Home
 from cli.local.postgres import LocalPostgres
 from cli.local.supervisor import Supervised
 from cli.local.valkey import LocalValkey
-from store.db import Database
-from store.redis import connect, ping
-from store.roles import url_of
+from store.db.database import Database
+from store.db.roles import url_of
+from store.redis.connection import connect, ping
 from store.settings import Settings
 
 

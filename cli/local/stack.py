@@ -18,12 +18,12 @@ from cli.local.prepare import ensure_key, ensure_model, migrate
 from cli.local.process import PYTHON, Child, Command
 from cli.local.services import Services, running_services
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
-from store.db import Database
-from store.encryption import Vault
+from store.db.database import Database
+from store.db.roles import API, WORKER
+from store.encryption.vault import Vault
 from store.errors import Unavailable
-from store.key_checks import check_keys
-from store.registry import ModelVersion
-from store.roles import API, WORKER
+from store.key_rotation.master_key_check import check_keys
+from store.registry.models import ModelVersion
 from store.settings import Settings, child_environment, open_vault, redis_environment
 
 Say = Callable[[str], None]

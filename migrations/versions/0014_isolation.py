@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from migrations.isolation import CHANGE, READ, expose, isolate, isolate_by_parent, make_roles, share
-from store.roles import API, OPERATOR, ROLES, WORKER
+from store.db.roles import API, OPERATOR, ROLES, WORKER
 
 revision = "0014"
 down_revision = "0013"

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from migrations.isolation import READ, isolate
-from store.roles import API
+from store.db.roles import API
 
 revision = "0015"
 down_revision = "0014"

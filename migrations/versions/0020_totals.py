@@ -9,7 +9,7 @@ from alembic import op
 
 from migrations import online
 from migrations.isolation import READ, isolate
-from store.roles import OPERATOR, WORKER
+from store.db.roles import OPERATOR, WORKER
 
 revision = "0020"
 down_revision = "0018"

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from migrations import online
-from store.roles import API, OPERATOR, WORKER
+from store.db.roles import API, OPERATOR, WORKER
 
 revision = "0024"
 down_revision = "0022"

@@ -1,1 +1,3 @@
-"""The engine: decides what runs together, step by step. Standard library only; it never sees a tensor."""
+"""The engine: it decides, step by step, which requests run together. Standard library only; it never sees a tensor.
+
+Read ``loop`` first: schedule, run, record. The folders hold what the loop asks."""

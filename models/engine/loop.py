@@ -17,13 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from models.engine.blocks import BlockPool
-from models.engine.cadence import Cadence
-from models.engine.counts import Counts
-from models.engine.lengths import OutputLengths
-from models.engine.live import LiveRequest
+from models.engine.engine_thread import Stepping
+from models.engine.kv.block_pool import BlockPool
 from models.engine.outbox import Outbox, call_out
-from models.engine.pacing import Pacer
 from models.engine.passes import Pass, Passes, is_out_of_memory
 from models.engine.requests import (
     BACKGROUND_RANK,
@@ -43,10 +39,14 @@ from models.engine.requests import (
     StepFailed,
 )
 from models.engine.runner import Interrupt, Runner, Sampled, StepPlan
-from models.engine.scheduler import Scheduler
-from models.engine.speculation import Speculation
-from models.engine.stepping import Stepping
-from models.engine.stopping import Detokenizer
+from models.engine.scheduling.length_estimator import OutputLengths
+from models.engine.scheduling.prefill_budget import Pacer
+from models.engine.scheduling.scheduler import Scheduler
+from models.engine.sequences.sequence import LiveRequest
+from models.engine.sequences.stop_strings import Detokenizer
+from models.engine.sequences.stream_throttle import Cadence
+from models.engine.speculation.drafts import Speculation
+from models.engine.statistics import Counts
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like; ``kind`` says how ``text`` is written (``store.payloads.GrammarKind``)."""
+    """What an answer must look like; ``kind`` says how ``text`` is written
+    (``store.payloads.job_payload.GrammarKind``)."""
 
     kind: str
     text: str

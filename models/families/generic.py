@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from models.attention import Scores, attend
-from models.batch import Batch
 from models.families.geometry import Geometry
+from models.families.model_folder import weight_files
 from models.families.original import read_original, refuse_faults
 from models.families.probe import silence
-from models.files import weight_files
-from models.kv_cache import KvCache
-from models.linear import can_pack, make_linear
+from models.tensors.attention import Scores, attend
+from models.tensors.batch import Batch
+from models.tensors.kv_cache import KvCache
+from models.tensors.linear import can_pack, make_linear
 
 _PAGED = "headrace_paged"
 

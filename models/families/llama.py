@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
 
-from models.attention import attend
-from models.batch import Batch
 from models.families.config import LlamaConfig
 from models.families.rope import RopeTable, rotate_
-from models.kv_cache import KvCache
-from models.linear import Linear, make_linear
-from models.loading import Weights
-from models.precision import activation_dtype
+from models.families.safetensors_reader import Weights
+from models.tensors.attention import attend
+from models.tensors.batch import Batch
+from models.tensors.kv_cache import KvCache
+from models.tensors.linear import Linear, make_linear
+from models.tensors.precision import activation_dtype
 
 
 @dataclass(frozen=True, slots=True)

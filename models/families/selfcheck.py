@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from models.batch import Batch, BatchBuilder
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
 from models.families.generic import GenericModel
-from models.kv_cache import KvCache
+from models.tensors.batch import Batch, BatchBuilder
+from models.tensors.kv_cache import KvCache
 from store.errors import ModelLoadError
 
 _BLOCK_TOKENS = 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import pad
 
-from models.quantised import GROUP, quantise
+from models.tensors.quantised import GROUP, quantise
 
 PANEL = 32
 PAGE = 16

@@ -13,12 +13,12 @@ import torch
 from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from models.families.config import LlamaConfig
 from models.families.rope import inverse_frequencies
-from models.huge_pages import Arena, zeros
-from models.loading import Weights
+from models.families.safetensors_reader import Weights
 from models.native.layout import PAGE, Packed, gates_and_ups, pack, round_up
 from models.native.library import INTERRUPTED, NO_MEMORY, Kernels, Layer, Linear, Model, Pass, pointer_of
-from models.precision import activation_dtype
-from models.quantised import GROUP
+from models.tensors.huge_pages import Arena, zeros
+from models.tensors.precision import activation_dtype
+from models.tensors.quantised import GROUP
 
 
 class PagedCache:

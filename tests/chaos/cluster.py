@@ -22,11 +22,11 @@ from cli.local.ports import free_port
 from cli.local.postgres import LocalPostgres
 from cli.local.process import Child, Command, descendants, run_step
 from cli.local.valkey import LocalValkey
-from store.db import Database
-from store.keys import SCOPES, create_key, create_tenant
-from store.roles import API, WORKER
+from store.db.database import Database
+from store.db.roles import API, WORKER
 from store.settings import child_environment
-from store.webhook_secrets import get_webhook_secret
+from store.tenants.api_keys import SCOPES, create_key, create_tenant
+from store.tenants.webhook_secrets import get_webhook_secret
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import FaultProxy, ProxyThread
 from tests.folders import reachable_folder

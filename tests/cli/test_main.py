@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from cli.admin import located
 from cli.local.home import Home, StackRecord
-from store.db import Database
-from store.registry import register_version
-from store.roles import API
+from cli.operator.admin import located
+from store.db.database import Database
+from store.db.roles import API
+from store.registry.models import register_version
 from store.settings import Settings, child_environment
 from tests.roles import role_url
 

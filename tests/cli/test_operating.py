@@ -13,12 +13,12 @@ import orjson
 import pytest
 from sqlalchemy import text
 
-from store import keys
-from store.db import Database
-from store.registry import register_version
+from store.db.database import Database
+from store.registry.models import register_version
 from store.settings import Settings, child_environment
-from store.webhook_endpoints import create_endpoint
-from store.webhooks import Tried, failed, take_due
+from store.tenants import api_keys
+from store.webhooks.endpoints import create_endpoint
+from store.webhooks.outbox import Tried, failed, take_due
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
@@ -53,7 +53,7 @@ def operator(settings: Settings, db: Database) -> Iterator[tuple[list[str], Verb
         files={},
         actor="t",
     )
-    key = keys.create_key(db, keys.create_tenant(db, "acme"), "all", keys.SCOPES, actor="tests")
+    key = api_keys.create_key(db, api_keys.create_tenant(db, "acme"), "all", api_keys.SCOPES, actor="tests")
     with serving(settings) as server:
         with httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}) as api:
             ids = [bury(db, submit(api, max_attempts=attempts)) for attempts in (1, 9)]

@@ -9,9 +9,9 @@ from cli.local import stack
 from cli.local.home import Home
 from cli.local.prepare import CATALOGUE, ensure_model
 from models.catalog import CATALOG, register
-from store.db import Database
+from store.db.database import Database
 from store.errors import Unavailable
-from store.registry import ModelVersion
+from store.registry.models import ModelVersion
 from store.settings import Settings, child_environment
 
 

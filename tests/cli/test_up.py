@@ -20,8 +20,8 @@ import pytest
 from cli.local.home import Home
 from cli.local.process import descendants, still_alive
 from cli.up import example
-from store.db import Database
-from store.registry import register_version
+from store.db.database import Database
+from store.registry.models import register_version
 from store.settings import Settings, child_environment
 from tests.folders import reachable_folder
 from tests.processes import StartProcess, free_port, processes, wait_for

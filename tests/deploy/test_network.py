@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from store import addresses
+from store.webhooks import addresses
 from tests.deploy import chart
 
 COMPONENTS = ("api", "worker", "dispatcher", "flower", "migrate", "register")

@@ -13,14 +13,14 @@ from openai import OpenAI
 from openai.types import CreateEmbeddingResponse
 
 from models.catalog import register
-from models.fake_encoder import fake_vector
-from models.files import small_files
+from models.families.model_folder import small_files
+from models.runners.fake_encoder import fake_vector
 from prompts.tokenizer import load_tokenizer
-from store import keys
-from store.db import Database
+from store.db.database import Database
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
-from tests.models.test_encoder import MOST_APART, apart, build, reference
+from store.tenants import api_keys
+from tests.models.runners.test_encoder import MOST_APART, apart, build, reference
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.serving import serving
 from tests.workers.conftest import Bell, Bench, worker_command, worker_environment
@@ -31,7 +31,7 @@ TEXTS = ["a mill on the river", "x", "bread and water and oil", "on"]
 @contextmanager
 def calling(settings: Settings, db: Database, tenant_id: str) -> Iterator[OpenAI]:
     """The official client of a live server, with no retries to hide anything."""
-    key = keys.create_key(db, tenant_id, "tests", keys.SCOPES - {"admin"}, actor="tests")
+    key = api_keys.create_key(db, tenant_id, "tests", api_keys.SCOPES - {"admin"}, actor="tests")
     with serving(settings) as server, OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client:
         yield client
 
@@ -55,7 +55,7 @@ def test_the_official_client_gets_the_models_vectors(
     tokenizer = load_tokenizer(small_files(folder))
     ids = [tuple(tokenizer.encode(text, add_special=True)) for text in TEXTS]
     expected = reference(folder, ids)
-    with calling(settings, db, keys.create_tenant(db, "acme")) as client:
+    with calling(settings, db, api_keys.create_tenant(db, "acme")) as client:
         create = client.embeddings.create
         with worker(start_process, settings, "org/vectors", device="cpu"):
             found = create(model="org/vectors", input=TEXTS)  # it asks for base64, and reads that

@@ -21,8 +21,8 @@ from sqlalchemy import text
 
 from cli.local.home import Home
 from cli.local.stack import Stack, running_stack
-from store.db import Database
-from store.encryption import new_key
+from store.db.database import Database
+from store.encryption.vault import new_key
 from store.settings import Settings
 from tests.folders import reachable_folder
 from tests.processes import free_port

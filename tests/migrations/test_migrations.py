@@ -11,13 +11,13 @@ from sqlalchemy.exc import DBAPIError
 from migrations.__main__ import main
 from migrations.drift import find_drift
 from migrations.schema import downgrade, head, history, upgrade
-from store import audit_log
-from store.audit_chain import Verifier
-from store.db import Database, check_schema, is_migrated
+from store.audit import export
+from store.audit.hash_chain import Verifier
+from store.db.database import Database, check_schema, is_migrated
 from store.errors import Unavailable
 from store.ids import new_id
+from store.schema.tables import REVISION, metadata
 from store.settings import Settings
-from store.tables import REVISION, metadata
 from tests.roles import ROLE_PASSWORD
 
 
@@ -142,11 +142,11 @@ def test_audit_rows_that_were_there_are_chained(empty: Database) -> None:
         )
     upgrade(empty)
     verifier = Verifier()
-    rows = [row for tenant in audit_log.chains(empty) for row in audit_log.rows(empty, tenant)]
+    rows = [row for tenant in export.chains(empty) for row in export.rows(empty, tenant)]
     assert [finding for row in rows for finding in verifier.feed(row)] + list(verifier.end()) == []
-    assert {head.chain: head.seq for head in audit_log.heads(empty)} == {"ten_a": 10, "ten_b": 10, "system": 10}
-    known = {(head.chain, head.seq, head.hash) for head in audit_log.heads(empty)}
-    assert {(head.chain, head.seq, head.hash) for head in audit_log.ends(empty)} == known
+    assert {head.chain: head.seq for head in export.heads(empty)} == {"ten_a": 10, "ten_b": 10, "system": 10}
+    known = {(head.chain, head.seq, head.hash) for head in export.heads(empty)}
+    assert {(head.chain, head.seq, head.hash) for head in export.ends(empty)} == known
 
 
 class TestDrift:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from migrations import schema
 from migrations.drift import find_drift
 from migrations.schema import upgrade
-from store.db import Database
+from store.db.database import Database
 from store.ids import new_id
 from store.settings import Settings
 

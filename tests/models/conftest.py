@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from models.catalog import fetch
-from models.files import small_files
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.families.model_folder import small_files
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
 from prompts.tokenizer import Tokenizer, load_tokenizer
 from store.settings import Settings
 

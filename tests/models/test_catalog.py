@@ -10,11 +10,11 @@ import pytest
 
 from models import catalog
 from models.catalog import fetch, main, register
-from models.files import folder_digest
+from models.families.model_folder import folder_digest
 from prompts.tokenizer import load_tokenizer
-from store.db import Database
+from store.db.database import Database
 from store.errors import ModelLoadError
-from store.registry import read_file, resolve
+from store.registry.models import read_file, resolve
 from store.settings import Settings
 
 

@@ -7,7 +7,7 @@ import torch
 
 from models.engine.requests import Grammar
 from models.families.llama import LlamaModel
-from models.torch_load import runner_for
+from models.loading.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
 from tests.models.tiny import MODELS, VOCAB, build, save, save_tokenizer

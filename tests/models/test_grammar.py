@@ -14,9 +14,9 @@ import pytest
 
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, FinishReason, Grammar, GrammarStuck, RequestInvalid
-from models.files import small_files
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.families.model_folder import small_files
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
 from prompts.detokenizer import Detokenizer
 from prompts.grammar import Grammars
 from prompts.tokenizer import load_tokenizer

@@ -12,9 +12,10 @@ _REPORT = "; import sys; sys.exit('torch' in sys.modules or 'transformers' in sy
     "code",
     [
         "import models.catalog",
-        "import models.files",
+        "import models.families.model_folder",
         "import prompts.tokenizer, prompts.prompt, prompts.detokenizer",
-        "from datetime import *; from models.load import load_runner; from store.registry import ModelVersion; "
+        "from datetime import *; from models.loading.load import load_runner; "
+        "from store.registry.models import ModelVersion; "
         "from store.settings import Settings; now = datetime.now(timezone.utc); "
         "load_runner(ModelVersion('f', 1, 'fake', '', '', 'auto', 64, {}, now, None), Settings())",
     ],

@@ -12,8 +12,8 @@ import pytest
 
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import EngineRequest, FinishReason, Grammar, RequestInvalid
-from models.files import small_files
-from models.torch_load import runner_for
+from models.families.model_folder import small_files
+from models.loading.torch_load import runner_for
 from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import load_tokenizer
 from store.settings import Settings

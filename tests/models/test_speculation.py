@@ -12,17 +12,17 @@ from typing import Any, cast
 import pytest
 import torch
 
-from models.batch import Batch, BatchBuilder
-from models.engine.live import LiveRequest
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason, Grammar
 from models.engine.runner import Row, StepPlan
-from models.engine.speculation import Speculation
-from models.kv_cache import KvCache
+from models.engine.sequences.sequence import LiveRequest
+from models.engine.speculation.drafts import Speculation
+from models.loading.torch_load import runner_for
 from models.native.llama import NativeLlama
-from models.places import num_accepted
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.runners.torch_runner import TorchRunner
+from models.sampling.sample_positions import num_accepted
+from models.tensors.batch import Batch, BatchBuilder
+from models.tensors.kv_cache import KvCache
 from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request
 from tests.models.engine.rig import Ticking

@@ -7,10 +7,10 @@ makes the number believed. Most numbers are published examples or belong to nobo
 import pytest
 
 from policy.budget import Budget
-from policy.catalogue import RECOGNISERS
-from policy.recognisers import Recogniser
+from policy.recognisers.catalogue import RECOGNISERS
+from policy.recognisers.recogniser import Recogniser
 from policy.scanning import Scanner
-from policy.views import view
+from policy.text.views import view
 
 EXAMPLES = {
     "email": ("{kim@naver.com}です。", "kim@naver"),

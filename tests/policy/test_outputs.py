@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.documents import PolicyDocument
-from policy.escapes import Escapes, written
 from policy.outputs import Form
 from policy.placeholders import Vault
 from policy.policies import Policy, apply_input, apply_output
+from policy.text.escapes import Escapes, written
 
 
 def policy(*rules: dict[str, Any]) -> Policy:

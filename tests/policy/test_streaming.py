@@ -12,7 +12,7 @@ from policy.documents import PolicyDocument
 from policy.evaluation import STRUCTURED, shipped
 from policy.placeholders import Vault
 from policy.policies import Policy, apply_input, apply_output, output_stream
-from policy.recognisers import MAX_MATCH_CHARS
+from policy.recognisers.recogniser import MAX_MATCH_CHARS
 
 
 def policy(action: str, max_chars: int | None = None) -> Policy:

@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 from sqlalchemy import text
 
-from store.claims import claim
-from store.db import Database
-from store.sweeps import sweep_leases
+from store.db.database import Database
+from store.jobs.claims import claim
+from store.jobs.sweeps import sweep_leases
 
 PROMPT = {"model": "tiny", "input": {"prompt": "hello"}}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

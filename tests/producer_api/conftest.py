@@ -7,10 +7,10 @@ import pytest
 import redis
 from openai import OpenAI
 
-from store import keys
-from store.db import Database
-from store.registry import ModelVersion, register_version
+from store.db.database import Database
+from store.registry.models import ModelVersion, register_version
 from store.settings import Settings
+from store.tenants import api_keys
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
@@ -52,22 +52,22 @@ def encoder(db: Database) -> ModelVersion:
 @pytest.fixture
 def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Followers are woken by what is published alone. Ask for it with ``usefixtures``: before the server starts."""
-    monkeypatch.setattr("store.hub._TICK_S", 3600.0)
+    monkeypatch.setattr("store.streams.hub._TICK_S", 3600.0)
 
 
 @pytest.fixture
 def tenant(db: Database) -> str:
-    return keys.create_tenant(db, "acme")
+    return api_keys.create_tenant(db, "acme")
 
 
 @pytest.fixture
 def key(db: Database, tenant: str) -> str:
-    return keys.create_key(db, tenant, "all", keys.SCOPES - {"admin"}, actor="tests")
+    return api_keys.create_key(db, tenant, "all", api_keys.SCOPES - {"admin"}, actor="tests")
 
 
 @pytest.fixture
 def other_key(db: Database) -> str:
-    return keys.create_key(db, keys.create_tenant(db, "globex"), "all", keys.SCOPES, actor="tests")
+    return api_keys.create_key(db, api_keys.create_tenant(db, "globex"), "all", api_keys.SCOPES, actor="tests")
 
 
 @pytest.fixture

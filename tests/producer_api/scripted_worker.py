@@ -17,16 +17,16 @@ import redis
 from models.engine.requests import FinishReason
 from prompts.logprobs import spell
 from prompts.tokenizer import ByteTokenizer
-from store import ordering
-from store.checkpoints import Checkpoint, Lineage
-from store.claims import Claim, Finish, Release, claim, finish, release
-from store.db import Database
-from store.left_out import still_open, still_running
-from store.logprobs import Logprobs, TokenLogprobs
-from store.payloads import GeneratePayload
-from store.states import JobState
-from store.streams import Frame, StreamPublisher
-from workers.outcome import answer
+from store.db.database import Database
+from store.jobs.claims import Claim, Finish, Release, claim, finish, release
+from store.jobs.unclaimed import still_open, still_running
+from store.payloads.job_payload import GeneratePayload
+from store.payloads.logprobs import Logprobs, TokenLogprobs
+from store.scheduling import dispatch_queries
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Checkpoint, Lineage
+from store.streams.stream_log import Frame, StreamPublisher
+from workers.runs.outcome import answer
 
 Answer = Callable[[dict[str, Any]], Sequence[str]]
 
@@ -137,7 +137,8 @@ class ScriptedWorker:
             self._wait_for_the_row()
 
     def _wait_for_the_row(self) -> None:
-        """Wait as ``workers.ledger`` does: a request that joins the job has locked its row until it is committed."""
+        """Wait as ``workers.runs.claim_client`` does: a request that joins the job has locked its row until it is
+        committed."""
         time.sleep(0.01)
 
     def _end(
@@ -180,8 +181,8 @@ class ScriptedWorker:
 
     def _serve(self, answer: Answer, stop: threading.Event) -> None:
         while not stop.wait(0.01):
-            waiting = ordering.take_waiting(self._db, self._queue, 32)
-            announced = ordering.take_stale(self._db, self._queue, 0.0, 32)
+            waiting = dispatch_queries.take_waiting(self._db, self._queue, 32)
+            announced = dispatch_queries.take_stale(self._db, self._queue, 0.0, 32)
             claimed = claim(self._db, "scripted", self._queue, [*waiting, *announced], lease_s=30)
             for held in claimed.values():
                 attempt = Attempt(held)

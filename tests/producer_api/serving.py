@@ -9,8 +9,8 @@ import httpx2
 import uvicorn
 
 from producer_api.app import create_app
-from producer_api.http_server import server_config
 from producer_api.runtime import Runtime
+from producer_api.server.http_server import server_config
 from store.settings import Settings
 from tests.processes import Process, StartProcess, python
 from tests.roles import as_api

@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from store import keys
-from store.db import Database
-from store.registry import ModelVersion
+from store.db.database import Database
+from store.registry.models import ModelVersion
 from store.settings import Settings
-from store.tenant_limits import Limits, SetBy, set_limits
+from store.tenants import api_keys
+from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.producer_api.malformed import Case, Generator
 from tests.producer_api.serving import ApiServer, serving
 
@@ -83,7 +83,7 @@ def test_no_malformed_request_is_a_failure_of_the_server(
         "keep_batches": "off",
     }
     count = ALL if request.config.getoption("--full") else FEW
-    key = keys.create_key(db, tenant, "all", keys.SCOPES, actor="tests")
+    key = api_keys.create_key(db, tenant, "all", api_keys.SCOPES, actor="tests")
     with serving(settings.model_copy(update=changes)) as server:
         found = []
         for case in Generator(server.app.openapi(), key, SEED).cases(count):

@@ -12,13 +12,13 @@ import httpx2
 import pytest
 
 from cli.local.valkey import LocalValkey
-from store import jobs
-from store.claims import Finish, claim, finish
-from store.db import Database
-from store.redis import Watch, connect
-from store.registry import ModelVersion
+from store.db.database import Database
+from store.jobs import jobs
+from store.jobs.claims import Finish, claim, finish
+from store.redis.connection import Watch, connect
+from store.registry.models import ModelVersion
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
 from tests.folders import reachable_folder
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT

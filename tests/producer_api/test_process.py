@@ -10,9 +10,9 @@ from functools import partial
 import httpx2
 import pytest
 
-from store.db import Database
-from store.encryption import Vault, new_key
-from store.key_checks import check_keys
+from store.db.database import Database
+from store.encryption.vault import Vault, new_key
+from store.key_rotation.master_key_check import check_keys
 from store.settings import Settings
 from tests.processes import Process, StartProcess
 from tests.producer_api.calling import streaming, submit

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.catalog import fetch
-from models.files import small_files
+from models.families.model_folder import small_files
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -5,9 +5,9 @@ import pytest
 from prompts.prompt import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
 from prompts.template import MAX_RENDERED_CHARS, ChatTemplate
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
-from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest
-from store.payloads import GenerateInput
+from store.payloads.conversation import ChatMessage, Role
+from store.payloads.job_payload import GenerateInput
 
 
 def test_messages_go_through_the_template_and_a_raw_prompt_does_not() -> None:

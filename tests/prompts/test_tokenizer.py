@@ -9,10 +9,10 @@ from transformers import AutoTokenizer
 
 from prompts.logprobs import spell
 from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
-from store.conversation import ChatMessage, Role
 from store.errors import InvalidRequest, ModelLoadError
-from store.logprobs import TokenLogprobs
-from store.registry import ModelVersion
+from store.payloads.conversation import ChatMessage, Role
+from store.payloads.logprobs import TokenLogprobs
+from store.registry.models import ModelVersion
 
 CONVERSATIONS = [
     [("user", "Name three colors.")],

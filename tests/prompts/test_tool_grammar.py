@@ -13,7 +13,7 @@ from prompts.tokenizer import load_tokenizer
 from prompts.tool_calls import HERMES_TAGS, Reading, merged, reader_for
 from prompts.tool_grammar import with_tools
 from store.errors import InvalidRequest
-from store.payloads import GenerateInput, GeneratePayload, GrammarKind, GrammarSpec, Sampling, ToolStyle
+from store.payloads.job_payload import GenerateInput, GeneratePayload, GrammarKind, GrammarSpec, Sampling, ToolStyle
 
 
 class _Unit(StrEnum):

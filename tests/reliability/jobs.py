@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from models.fake import next_token
-from store.jobs import Job
-from store.states import JobState
+from models.runners.fake import next_token
+from store.jobs.jobs import Job
+from store.schema.job_states import JobState
 from tests.reliability.client import Seen
 from tests.reliability.rig import Stack
 

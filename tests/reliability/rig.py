@@ -22,14 +22,16 @@ from sqlalchemy import Engine, text
 from cli.local.process import Child, Command
 from migrations.roles import let_in
 from migrations.schema import upgrade
-from store import jobs, keys, registry
-from store.db import Database
+from store.db.database import Database
+from store.db.roles import API, ROLES, WORKER
 from store.ids import new_id
-from store.jobs import NewJob
-from store.payloads import ServiceClass
-from store.redis import connect
-from store.registry import ModelVersion, queue_name
-from store.roles import API, ROLES, WORKER
+from store.jobs import jobs
+from store.jobs.jobs import NewJob
+from store.payloads.job_payload import ServiceClass
+from store.redis.connection import connect
+from store.registry import models
+from store.registry.models import ModelVersion, queue_name
+from store.tenants import api_keys
 from tests.processes import ROOT, free_port, wait_for
 from tests.reliability.client import Client
 from tests.roles import ROLE_PASSWORD, role_url
@@ -156,8 +158,8 @@ class Stack:
         self._database_url = database_url
         self._redis_url = redis_url
         self.db = Database(database_url, application_name="tests")
-        self.tenant_id = keys.create_tenant(self.db, new_id("tenant"))
-        self.key = keys.create_key(self.db, self.tenant_id, "tests", keys.SCOPES, actor="tests")
+        self.tenant_id = api_keys.create_tenant(self.db, new_id("tenant"))
+        self.key = api_keys.create_key(self.db, self.tenant_id, "tests", api_keys.SCOPES, actor="tests")
         self._kept: list[Kept] = []
         self._names = count(1)
         self._lock = threading.Lock()
@@ -215,7 +217,7 @@ class Stack:
 
     def register(self, model: str) -> ModelVersion:
         """Register the model without weights under this name."""
-        return registry.register_version(
+        return models.register_version(
             self.db,
             model=model,
             runner="fake",

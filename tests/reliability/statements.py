@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import text
 
-from store import claims, jobs, ordering, sweeps
-from store.checkpoints import Checkpoint
-from store.claims import Finish, Release
-from store.db import Database
+from store.db.database import Database
 from store.errors import Conflict
-from store.states import JobState
+from store.jobs import claims, jobs, sweeps
+from store.jobs.claims import Finish, Release
+from store.scheduling import dispatch_queries
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Checkpoint
 from tests.reliability.model import GRACE_S, LEASE_S, STALE_S, GivenBack, Held, Model, Row, facts
 from tests.store.making import QUEUE, MakeJob
 
@@ -83,16 +84,16 @@ class Statements:
         return set(sweeps.expire_overdue(self._db, grace_s=GRACE_S))
 
     def take_waiting(self, n: int) -> set[str]:
-        return set(ordering.take_waiting(self._db, QUEUE, n))
+        return set(dispatch_queries.take_waiting(self._db, QUEUE, n))
 
     def take_stale(self, n: int) -> set[str]:
-        return set(ordering.take_stale(self._db, QUEUE, STALE_S, n))
+        return set(dispatch_queries.take_stale(self._db, QUEUE, STALE_S, n))
 
     def candidates(self, n: int, *, suspects: bool, older_than_s: int) -> set[str]:
-        return set(ordering.claim_candidates(self._db, QUEUE, n, suspects=suspects, older_than_s=older_than_s))
+        return set(dispatch_queries.claim_candidates(self._db, QUEUE, n, suspects=suspects, older_than_s=older_than_s))
 
     def forget(self) -> None:
-        ordering.forget_announcements(self._db)
+        dispatch_queries.forget_announcements(self._db)
 
     def advance(self, seconds: int) -> None:
         with self._db.begin() as connection:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from cli.local.valkey import LocalValkey
-from store.jobs import Job
+from store.jobs.jobs import Job
 from tests.processes import free_port, wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import httpx2
 import pytest
 
-from store.db import Database
+from store.db.database import Database
 from tests.processes import free_port, wait_for
 from tests.reliability.conftest import Report
 from tests.reliability.rig import Stack
+from workers.celery.watchdog import EXIT_ENGINE_DEAD
 from workers.health import OK, postgres_check, readiness
-from workers.watchdog import EXIT_ENGINE_DEAD
 
 MODEL = "health"
 MARK = "the mill that stands still"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from store.claims import claim
-from store.registry import queue_name
+from store.jobs.claims import claim
+from store.registry.models import queue_name
 from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report

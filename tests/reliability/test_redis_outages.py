@@ -21,7 +21,7 @@ import httpx2
 import pytest
 
 from cli.local.valkey import LocalValkey
-from store.redis import connect
+from store.redis.connection import connect
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report
 from tests.reliability.jobs import check_answer, check_ended_once

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from store.db import Database
+from store.db.database import Database
 from store.ids import new_id
-from store.jobs import Accepted, NewJob, accept
-from store.keys import create_tenant
-from store.payloads import ServiceClass
+from store.jobs.jobs import Accepted, NewJob, accept
+from store.payloads.job_payload import ServiceClass
+from store.tenants.api_keys import create_tenant
 from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 

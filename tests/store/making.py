@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from store.jobs import NewJob
+from store.jobs.jobs import NewJob
 
 QUEUE = "tiny@1"
 

@@ -10,26 +10,20 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from migrations.gaps import find_gaps
-from store import (
-    batch_steps,
-    batches,
-    files,
-    key_changes,
-    policies,
-    prompt_templates,
-    tenant_limits,
-    webhook_endpoints,
-    webhook_secrets,
-)
-from store.accepting import Idempotency
-from store.batch_steps import TakenLine
-from store.batches import NewBatch
-from store.db import Database
-from store.jobs import accept, get_many, request_cancel
-from store.keys import authenticate, create_key
-from store.responses import NewResponse
-from store.roles import API, OPERATOR, WORKER, is_bound
+from store.batches import batch_steps, batches
+from store.batches.batch_steps import TakenLine
+from store.batches.batches import NewBatch
+from store.db.database import Database
+from store.db.roles import API, OPERATOR, WORKER, is_bound
+from store.files import files
+from store.jobs.acceptance import Idempotency
+from store.jobs.jobs import accept, get_many, request_cancel
+from store.jobs.responses import NewResponse
+from store.registry import policies, prompt_templates
 from store.settings import Settings
+from store.tenants import api_key_admin, tenant_limits, webhook_secrets
+from store.tenants.api_keys import authenticate, create_key
+from store.webhooks import endpoints
 from tests.roles import role_url
 from tests.store.making import MakeJob, Query
 
@@ -162,14 +156,16 @@ def worker(settings: Settings) -> Iterator[Database]:
 @pytest.fixture
 def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> list[str]:
     """Something of a tenant's in every table that the API writes, by the API's role; return the tables."""
-    key = key_changes.create(db, tenant, key_changes.NewKey("k", frozenset({"admin"})), actor="tests", giver=None).key
+    key = api_key_admin.create(
+        db, tenant, api_key_admin.NewKey("k", frozenset({"admin"})), actor="tests", giver=None
+    ).key
     tenant_limits.set_limits(
         api, tenant, key.id, tenant_limits.Limits(), set_by=tenant_limits.SetBy.TENANT, actor="tests"
     )
     policies.put(api, tenant, "", {"input": []}, "tests")
     prompt_templates.create(api, tenant, name="p", template={}, actor="tests")
     webhook_secrets.rotate_webhook_secret(api, tenant, overlap_s=60, actor="tests")
-    webhook_endpoints.create_endpoint(api, tenant, url="https://hooks.example.com/", actor="tests")
+    endpoints.create_endpoint(api, tenant, url="https://hooks.example.com/", actor="tests")
     response = NewResponse(previous_id=None, is_stored=True, is_background=True, input=[], request={})
     job = make_job(idempotency=Idempotency("r", "k", "f"), response=response)
     accept(api, [job])
@@ -277,7 +273,7 @@ def test_nothing_names_what_is_another_tenants_nor_tells_whether_it_is_there(
             ),
             {"mine": tenant},
         )
-    endpoint = webhook_endpoints.create_endpoint(api, other_tenant, url="https://theirs.example.com/", actor="tests")
+    endpoint = endpoints.create_endpoint(api, other_tenant, url="https://theirs.example.com/", actor="tests")
     batch = _batch(api, db, other_tenant, "key_x", file_id="file_b")
     there = {"their_job": theirs.id, "their_batch": batch.id, "their_endpoint": endpoint.id}
 

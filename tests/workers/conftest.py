@@ -12,21 +12,24 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.fake import FakeRunner
+from models.runners.fake import FakeRunner
 from prompts.tokenizer import ByteTokenizer
-from store import jobs, keys, ordering, registry, sweeps
-from store.db import Database
+from store.db.database import Database
 from store.errors import HeadraceError
 from store.ids import new_id
-from store.jobs import Job, NewJob
-from store.payloads import ServiceClass
-from store.queue import Hint, HintPublisher, celery_app
-from store.registry import ModelVersion, queue_name, shadow_name
+from store.jobs import jobs, sweeps
+from store.jobs.jobs import Job, NewJob
+from store.payloads.job_payload import ServiceClass
+from store.redis.celery_queue import Hint, HintPublisher, celery_app
+from store.registry import models
+from store.registry.models import ModelVersion, queue_name, shadow_name
+from store.scheduling import dispatch_queries
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
+from store.tenants import api_keys
 from tests.processes import WAIT_S, Process, StartProcess, python, wait_for
 from tests.roles import as_worker
-from workers.host import Host, LoadedModel
+from workers.worker_runtime import Host, LoadedModel
 
 
 class Bench:
@@ -37,7 +40,7 @@ class Bench:
         self.settings = settings
         self.version = version
         self.queue = queue_name(version.model, version.version)
-        self.tenant_id = keys.create_tenant(db, new_id("tenant"))
+        self.tenant_id = api_keys.create_tenant(db, new_id("tenant"))
         self.app = celery_app(settings)
         self.publisher = HintPublisher(self.app)
 
@@ -133,8 +136,8 @@ class Bell(threading.Thread):
     def _turn(self) -> None:
         bench = self._bench
         self.requeued += sweeps.sweep_leases(bench.db).requeued
-        bench.ring(ordering.take_waiting(bench.db, bench.queue, 256))
-        bench.ring(ordering.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
+        bench.ring(dispatch_queries.take_waiting(bench.db, bench.queue, 256))
+        bench.ring(dispatch_queries.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
 
     def stop(self) -> None:
         """End the thread."""
@@ -165,7 +168,7 @@ def _environment(values: dict[str, object]) -> dict[str, str]:
 @pytest.fixture
 def version(db: Database, request: pytest.FixtureRequest) -> ModelVersion:
     """The fake model, registered as ``fake@1``; parametrised with ``fake-encoder``, that one under the same name."""
-    return registry.register_version(
+    return models.register_version(
         db,
         model="fake",
         runner=getattr(request, "param", "fake"),

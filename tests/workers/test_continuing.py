@@ -11,10 +11,11 @@ import httpx2
 import pytest
 import redis
 
-from models.fake import next_token
-from store import jobs, keys
+from models.runners.fake import next_token
+from store.jobs import jobs
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
+from store.tenants import api_keys
 from tests.processes import wait_for
 from tests.producer_api.calling import Sse, parse
 from tests.producer_api.serving import serving
@@ -34,7 +35,7 @@ def answer(prompt: str = PROMPT) -> str:
 
 @pytest.fixture
 def api(bench: Bench, settings: Settings) -> Iterator[httpx2.Client]:
-    key = keys.create_key(bench.db, bench.tenant_id, "all", keys.SCOPES - {"admin"}, actor="tests")
+    key = api_keys.create_key(bench.db, bench.tenant_id, "all", api_keys.SCOPES - {"admin"}, actor="tests")
     with serving(settings) as server:
         headers = {"Authorization": f"Bearer {key}"}
         with httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client:

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 from flower.urls import handlers
 
-from store import jobs
 from store.errors import SettingsError
+from store.jobs import jobs
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
 from tests.processes import ROOT, StartProcess, free_port, python, wait_for
 from tests.workers.conftest import Bench, StartWorker, worker_environment
 from workers.flower import credentials_of

@@ -5,14 +5,14 @@ from math import inf
 import redis
 
 from models.engine.runner import StepPlan
-from models.fake import next_token
-from store import claims, jobs
-from store.checkpoints import Checkpoint
-from store.claims import Release
-from store.sealing import SealedLogs
-from store.states import JobState
-from store.streams import Frame
-from workers.ledger import parts
+from models.runners.fake import next_token
+from store.jobs import claims, jobs
+from store.jobs.claims import Release
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Checkpoint
+from store.streams.fencing import SealedLogs
+from store.streams.stream_log import Frame
+from workers.runs.claim_client import parts
 
 from .conftest import Bench, StartHost
 

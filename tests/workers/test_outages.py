@@ -14,13 +14,13 @@ from cli.local.postgres import LocalPostgres
 from cli.local.valkey import LocalValkey
 from migrations.roles import let_in
 from migrations.schema import upgrade
-from store import jobs
-from store.db import Database
+from store.db.database import Database
+from store.db.roles import ROLES
 from store.errors import Unavailable
-from store.redis import connect
-from store.roles import ROLES
+from store.jobs import jobs
+from store.redis.connection import connect
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
 from tests.conftest import empty_tables
 from tests.folders import reachable_folder
 from tests.processes import Process, none_left, wait_for

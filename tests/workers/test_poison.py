@@ -11,14 +11,15 @@ import httpx2
 
 from cli.local.process import Child, Command
 from cli.local.supervisor import Program, Supervisor
-from models.faults import EXIT_CODE
-from store import dead_letters, jobs, keys
+from models.runners.faults import EXIT_CODE
+from store.jobs import dead_letters, jobs
+from store.schema.job_states import JobState
 from store.settings import Settings
-from store.states import JobState
+from store.tenants import api_keys
 from tests.figures import Report, report
 from tests.processes import ROOT, wait_for
 from tests.producer_api.serving import serving
-from workers.dispatcher import Dispatcher
+from workers.dispatcher.dispatcher import Dispatcher
 
 from .conftest import Bench, worker_environment
 
@@ -78,7 +79,7 @@ def test_a_replay_after_the_cure_succeeds(bench: Bench, settings: Settings, tmp_
         with supervised_worker(settings, tmp_path / "ill.log", {**FAULTY, "lease_s": 1}):
             (dead,) = bench.wait_ended([poison])
         assert dead.state is JobState.FAILED
-        key = keys.create_key(bench.db, bench.tenant_id, "operator", ["jobs:write"], actor="tests")
+        key = api_keys.create_key(bench.db, bench.tenant_id, "operator", ["jobs:write"], actor="tests")
         with serving(settings) as server, supervised_worker(settings, tmp_path / "well.log", {}):
             path = f"{server.url}/v1/dead_letters/{poison}/replay"
             answer = httpx2.post(path, headers={"Authorization": f"Bearer {key}"}, timeout=10)

@@ -1,8 +1,9 @@
 """A worker says that it lives and what it can hold, and leaves what is too long for it to one that can hold it."""
 
-from store import jobs, presence
-from store.presence import Serving
-from store.states import JobState
+from store.db import presence
+from store.db.presence import Serving
+from store.jobs import jobs
+from store.schema.job_states import JobState
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartHost, StartWorker
 

@@ -13,9 +13,10 @@ import redis
 from kombu.entity import Exchange
 from kombu.messaging import Producer
 
-from store import jobs, streams
-from store.queue import TASK
-from store.states import JobState
+from store.jobs import jobs
+from store.redis.celery_queue import TASK
+from store.schema.job_states import JobState
+from store.streams import stream_log
 from tests.processes import WAIT_S, wait_for
 
 from .conftest import Bell, Bench, StartWorker
@@ -47,7 +48,7 @@ def test_frames_and_the_end_reach_redis(bench: Bench, redis_client: redis.Redis,
     start_worker()
     (job_id,) = bench.submit()
     (job,) = bench.wait_ended([job_id])
-    key = streams.stream_key(job_id)
+    key = stream_log.stream_key(job_id)
     wait_for(lambda: redis_client.xrevrange(key, count=1)[0][1][b"k"] == b"e", "the end frame is in the log")
     entries = redis_client.xrange(key)
     assert [entry_id.decode() for entry_id, _ in entries] == [f"1-{n}" for n in range(1, len(entries) + 1)]
@@ -116,10 +117,10 @@ def test_a_cancelled_job_stops_and_keeps_what_it_has(
 ) -> None:
     start_worker(fake_step_ms=5, lease_s=600 if fast else 1)
     (job_id,) = bench.submit(sampling=SLOW)
-    wait_for(lambda: redis_client.exists(streams.stream_key(job_id)), "the first frame")
+    wait_for(lambda: redis_client.exists(stream_log.stream_key(job_id)), "the first frame")
     jobs.request_cancel(bench.db, bench.tenant_id, job_id)
     if fast:
-        streams.publish_cancel(redis_client, job_id)
+        stream_log.publish_cancel(redis_client, job_id)
     (job,) = bench.wait_ended([job_id], timeout_s=5)
     assert job.state is JobState.CANCELLED
     assert job.output is not None
@@ -268,7 +269,7 @@ def test_flower_sees_the_engine_and_no_prompt(bench: Bench, start_worker: StartW
     assert pool["engine steps"] > 0
     assert pool["KV blocks free"] == pool["KV blocks total"] == 1024
     assert pool["output tokens"] == 16
-    assert pool["implementation"] == "workers.pool:EnginePool"
+    assert pool["implementation"] == "workers.celery.thread_pool:EnginePool"
     assert all(isinstance(value, str | int | float) for value in pool.values())
     assert secret not in str(received) + str(stats)
 

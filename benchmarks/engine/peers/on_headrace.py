@@ -13,8 +13,8 @@ from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, serve, sub
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
 from models.families.config import parse_config
-from models.files import read_json, small_files
-from models.torch_load import runner_for
+from models.families.model_folder import read_json, small_files
+from models.loading.torch_load import runner_for
 from prompts.detokenizer import Detokenizer
 from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings

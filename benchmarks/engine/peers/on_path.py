@@ -18,7 +18,7 @@ import psutil
 from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, in_threads, serve
 from cli.local.stack import Stack, running_stack
 from models.catalog import fetch
-from models.files import small_files
+from models.families.model_folder import small_files
 from prompts.tokenizer import Tokenizer, load_tokenizer
 from store.settings import load_settings
 

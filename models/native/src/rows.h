@@ -33,7 +33,7 @@ class RowBuffer {
 };
 
 // A row in 8 bits, each group spread first, as the weights are: an outlier would take the scale from the other 63, and
-// Hadamard's matrix shares it among all. (It is orthogonal, so products stay what they were; models/quantised.py.)
+// Hadamard's matrix shares it among all. (It is orthogonal, so products stay what they were; models/tensors/quantised.py.)
 inline void quantise_row(const float* row, const Rows& rows, int64_t index) {
   using Group = Memory<Fitting<float, kGroup>::type>;
   const int64_t groups = rows.stride / kGroup;

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from models.engine.live import LiveRequest
 from models.engine.loop import Engine
 from models.engine.requests import Completion, EngineRequest, FinishReason, SamplingParams
 from models.engine.runner import Sampled, StepPlan
-from models.engine.stopping import Detokenizer
-from models.fake import EOS, FakeRunner, PlanError, next_token
+from models.engine.sequences.sequence import LiveRequest
+from models.engine.sequences.stop_strings import Detokenizer
+from models.runners.fake import EOS, FakeRunner, PlanError, next_token
 
 WAIT_S = 10.0
 

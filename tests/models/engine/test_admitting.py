@@ -2,9 +2,9 @@
 
 from collections import deque
 
-from models.engine.lengths import FEWEST
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import EngineRequest
+from models.engine.scheduling.length_estimator import FEWEST
 from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until_idle
 
 MAX_TOKENS = 1024

@@ -9,7 +9,7 @@ import pytest
 
 from models.engine.loop import Engine, EngineConfig
 from models.engine.runner import Interrupted, Sampled, StepPlan
-from models.fake import FakeRunner
+from models.runners.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, ask, check_answers
 
 

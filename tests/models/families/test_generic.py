@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.attention import PLAIN
 from models.families import generic
 from models.families.config import LlamaConfig
 from models.families.generic import GenericModel
 from models.families.geometry import read_geometry
-from models.files import read_json
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.families.model_folder import read_json
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
+from models.tensors.attention import PLAIN
 from store.errors import ModelLoadError
 from store.settings import Settings
 from tests.models.driving import random_prompts

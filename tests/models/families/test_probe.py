@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from models.families.model_folder import read_json
 from models.families.probe import GenericGeometry, probe
-from models.files import read_json
 from store.errors import ModelLoadError
 from tests.models.others import REFUSED, SUPPORTED, save_configuration
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer
-from store.conversation import ChatMessage, Role
-from store.payloads import GenerateInput
+from store.payloads.conversation import ChatMessage, Role
+from store.payloads.job_payload import GenerateInput
 from store.settings import Settings
 from tests.models.driving import request, run_all
 from tests.models.fidelity.conftest import Compare

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from models.loading.torch_load import runner_for
 from models.native.llama import NativeLlama
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import generate, request
 from tests.models.fidelity.conftest import FAMILIES, Compare

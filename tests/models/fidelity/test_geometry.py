@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.fidelity.conftest import Compare

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, FinishReason
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.loading.torch_load import runner_for
+from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import random_prompts, request
 from tests.models.tiny import VOCAB, build, save

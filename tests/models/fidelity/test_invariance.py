@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from models.engine.runner import Row, StepPlan
+from models.loading.torch_load import runner_for
 from models.native.llama import NativeLlama
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
 from tests.models.driving import request
 from tests.models.fidelity.ways import Way, drive, mixed_prompts

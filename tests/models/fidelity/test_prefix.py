@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.engine.loop import Engine, EngineConfig
-from models.torch_load import runner_for
+from models.loading.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import NoText, random_prompts, request
 from tests.models.fidelity.conftest import Compare

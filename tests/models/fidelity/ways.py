@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from models.engine.live import LiveRequest
 from models.engine.loop import Engine, EngineConfig
 from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason
-from models.engine.speculation import Speculation
-from models.torch_runner import TorchRunner
+from models.engine.sequences.sequence import LiveRequest
+from models.engine.speculation.drafts import Speculation
+from models.runners.torch_runner import TorchRunner
 from tests.models.driving import random_prompts
 from tests.models.engine.rig import Ticking
 

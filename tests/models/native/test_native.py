@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
+from models.loading.torch_load import runner_for
 from models.native import choose
 from models.native.build import _FLAGS, SOURCES, BuildFailed, build
 from models.native.layout import pack
 from models.native.library import Kernels
 from models.native.llama import NativeLlama
-from models.quantised import rounded
-from models.torch_load import runner_for
-from models.torch_runner import TorchRunner
+from models.runners.torch_runner import TorchRunner
+from models.tensors.quantised import rounded
 from store.settings import Settings
 from tests.models import tiny
 from tests.models.driving import count_near_ties, random_prompts, request, run_all

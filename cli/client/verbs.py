@@ -1,0 +1,222 @@
+"""The verbs that speak to a running Headrace: jobs, queues, dead letters, models.
+
+They find it by HEADRACE_API_URL and HEADRACE_API_KEY, else by what the running stack wrote down (``cli.local.home``).
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import render
+from cli.client.http_client import Client
+from cli.client.waiting import waiting
+from cli.local.home import find_home
+from cli.render import JsonOption, say, show, warn
+from store.errors import InvalidRequest, SettingsError
+from store.settings import load_settings
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
+QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue, such as smollm2@1.")]
+QueueOption = Annotated[str | None, typer.Option(help="Only this queue's, such as smollm2@1.")]
+CodeOption = Annotated[str | None, typer.Option(help="poison or max_attempts_exceeded.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
+
+
+def connect() -> Client:
+    """Return a client for the configured API; raise SettingsError if no key is known."""
+    settings = load_settings()
+    if settings.api_url:
+        # A local stack's key is not shown to another server.
+        if not settings.api_key:
+            raise SettingsError("no API key: HEADRACE_API_URL needs HEADRACE_API_KEY beside it")
+        return Client(settings.api_url, settings.api_key, on_warning=warn)
+    home = find_home(settings)
+    record = home.record()
+    url = record.api_url if record else f"http://127.0.0.1:{settings.api_port}"
+    key = settings.api_key or home.api_key()
+    if not key:
+        raise SettingsError("no API key: set HEADRACE_API_KEY, or run `headrace up`, which makes one")
+    if record:
+        render.say_stack(f"{home.path} at {url}")
+    return Client(url, key, on_warning=warn)
+
+
+def submit(
+    prompt: Annotated[str | None, typer.Argument(help="What to ask.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="name, name@version or name@alias; default: the only one, or the only one with a worker."),
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most this many new tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="Where to send the job's end.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the answer and print it.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hand in a prompt and print the job's id, or with --wait or --stream its answer; exit 1 if the job fails.
+
+    With --stream and --json each event is a line: {"id", "event", "data"}.
+    """
+    text = _prompt(prompt, file)
+    with connect() as client:
+        sampling = {"max_tokens": max_tokens, "temperature": temperature}
+        body: dict[str, Any] = {
+            "task": "generate",
+            "model": model or _only_model(client),
+            "input": {"messages": [{"role": "user", "content": text}]},
+            "sampling": {name: value for name, value in sampling.items() if value is not None},
+        }
+        if webhook:
+            body["webhook"] = {"url": webhook}
+        job = client.submit(body)
+        if not (stream or wait):
+            show(job, job["id"], as_json=as_json)
+            return
+        say(f"{job['id']} accepted; Ctrl-C lets it go on without you, `headrace watch {job['id']}` comes back")
+        if stream:
+            _stream(client, job["id"], as_json=as_json)
+        else:
+            with waiting(client, job["id"]):
+                ended = client.wait(job["id"])
+            _show_answer(ended, as_json=as_json)
+
+
+def show_job(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Show a job: its state, place, times, tokens, error and answer."""
+    with connect() as client:
+        found = client.job(job)
+    show(found, render.job_page(found), as_json=as_json)
+
+
+def watch(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Print a job's answer as it comes, from its beginning; exit 1 if it fails. With --json each event is a line."""
+    with connect() as client:
+        _stream(client, job, as_json=as_json)
+
+
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed, cancelled, expired.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    limit: LimitOption = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest jobs."""
+    with connect() as client:
+        found = client.jobs(status=status, model=model, limit=limit)
+    show(found, render.jobs_table(found) if found else "no jobs", as_json=as_json)
+
+
+def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
+    """End a job: at once while it waits, at the next step while it runs."""
+    with connect() as client:
+        cancelled = client.cancel(job)
+    asked = "cancellation requested" if cancelled["status"] == "running" else cancelled["status"]
+    show(cancelled, f"{cancelled['id']} {asked}", as_json=as_json)
+
+
+def list_queues(as_json: JsonOption = False) -> None:
+    """Show what waits and runs in each queue, and how many workers it has."""
+    with connect() as client:
+        found = client.queues()
+    show(found, render.queues_table(found) if found else "no queues: no model is registered", as_json=as_json)
+
+
+def pause(queue: QueueArgument, as_json: JsonOption = False) -> None:
+    """Let no job of a queue start until it is resumed; what runs goes on."""
+    with connect() as client:
+        show(client.pause_queue(queue), f"{queue} is paused", as_json=as_json)
+
+
+def resume(queue: QueueArgument, as_json: JsonOption = False) -> None:
+    """Let a queue's jobs start again."""
+    with connect() as client:
+        show(client.resume_queue(queue), f"{queue} goes on", as_json=as_json)
+
+
+def list_dead_letters(
+    queue: QueueOption = None, code: CodeOption = None, limit: LimitOption = 20, as_json: JsonOption = False
+) -> None:
+    """List the jobs that were given up, newest first."""
+    with connect() as client:
+        found = client.dead_letters(queue=queue, code=code, limit=limit)
+    show(found, render.dead_letters_table(found) if found else "no dead letters", as_json=as_json)
+
+
+def replay(
+    queue: QueueOption = None, code: CodeOption = None, limit: LimitOption = 20, as_json: JsonOption = False
+) -> None:
+    """Run those that were given up and not replayed yet again, as new jobs, oldest first."""
+    with connect() as client:
+        found = client.replay_dead_letters(queue=queue, code=code, limit=limit)
+    show(found, render.replays_table(found) if found else "nothing to replay", as_json=as_json)
+
+
+def list_models(as_json: JsonOption = False) -> None:
+    """List the models."""
+    with connect() as client:
+        found = client.models()
+    told = render.models_table(found) if found else "no models: `headrace register NAME FOLDER`"
+    show(found, told, as_json=as_json)
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    if (prompt is None) == (file is None):
+        raise InvalidRequest("give either a prompt or --file")
+    if prompt is not None:
+        return prompt
+    try:
+        return sys.stdin.read() if str(file) == "-" else Path(str(file)).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{file} cannot be read: {error}") from error
+
+
+def _only_model(client: Client) -> str:
+    """Return the only model, or the only one that a worker serves; raise InvalidRequest if neither is one."""
+    names = [str(model["id"]) for model in client.models()]
+    if len(names) > 1:
+        served = {queue["name"].rpartition("@")[0] for queue in client.queues() if queue.get("workers")}
+        names = sorted(served) if len(served) == 1 else names
+    if len(names) != 1:
+        known = f"one of {', '.join(names)}" if names else "none is registered: `headrace register NAME FOLDER`"
+        raise InvalidRequest(f"say which --model: {known}")
+    return names[0]
+
+
+def _stream(client: Client, job_id: str, *, as_json: bool) -> None:
+    """Print deltas as they come. An attempt that did not keep all of them begins a new line, with what it kept."""
+    with waiting(client, job_id) as has_begun:
+        for event in client.follow(job_id):
+            if event.name not in {"job.queued", "job.started"}:
+                has_begun.set()
+            if as_json:
+                render.print_line({"id": event.id, "event": event.name, "data": event.data})
+            elif event.name == "job.delta":
+                render.write_text(event.data["text"])
+            elif event.name == "job.restarted":
+                render.write_text("\n")
+                warn("the worker was lost, and the end of the text with it; again:")
+                render.write_text(event.data["text"])
+            if event.is_terminal:
+                if not as_json:
+                    render.write_text("\n")
+                _conclude(event.data, quiet=as_json)
+
+
+def _show_answer(job: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show(job, "", as_json=True)
+    elif job.get("output"):
+        render.write_text(job["output"]["text"] + "\n")
+    _conclude(job, quiet=as_json)
+
+
+def _conclude(job: dict[str, Any], *, quiet: bool = False) -> None:
+    """Say on stderr how a job went; exit 1 unless it succeeded."""
+    if not quiet:
+        render.err.print(render.summary(job), style="dim", soft_wrap=True)
+    if job["status"] != "succeeded":
+        raise typer.Exit(1)

@@ -1,0 +1,66 @@
+"""Tells on stderr what a job waits for while a verb waits for the job, and how to come back to it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from cli.client.http_client import Client
+from cli.render import say
+from store.errors import HeadraceError
+
+_FIRST_S = 1.0
+_LONGEST_S = 30.0
+
+
+@contextmanager
+def waiting(client: Client, job_id: str) -> Iterator[threading.Event]:
+    """Tell what the job waits for until the event that is yielded is set, which a verb does when the answer begins.
+
+    Ctrl-C ends the verb with 130, and says that the job goes on and how to come back to it.
+    """
+    has_begun = threading.Event()
+    # A daemon: an API that does not answer must not keep the verb from ending.
+    thread = threading.Thread(target=_tell, args=(client, job_id, has_begun), name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield has_begun
+    except KeyboardInterrupt:
+        say(f"{job_id} goes on without you: `headrace watch {job_id}` comes back, `headrace cancel {job_id}` ends it")
+        raise typer.Exit(130) from None
+    finally:
+        has_begun.set()
+        thread.join(_FIRST_S)
+
+
+def _tell(client: Client, job_id: str, has_begun: threading.Event) -> None:
+    """Say what the job waits for, at growing intervals and only if that has changed."""
+    said, pause_s = "", _FIRST_S
+    while not has_begun.wait(pause_s):
+        pause_s = min(_LONGEST_S, pause_s * 2)
+        try:
+            job = client.job(job_id)
+            if job["status"] != "queued":
+                return
+            reason = what_for(job, client.queues())
+        except (HeadraceError, RuntimeError):
+            continue  # the API is away, or the verb has closed the client: the verb itself says so
+        if reason != said and not has_begun.is_set():
+            say(f"{job_id} is queued: {reason}")
+            said = reason
+
+
+def what_for(job: dict[str, Any], queues: list[dict[str, Any]]) -> str:
+    """Return what a queued job waits for."""
+    name, position = job["queue"]["name"], job["queue"].get("position")
+    queue = next((queue for queue in queues if queue["name"] == name), None)
+    if queue and queue["paused_at"]:
+        return f"the queue {name} is paused (headrace queues resume {name})"
+    if queue and queue.get("workers") == 0:
+        return f"no worker serves {name}; it waits until one starts (headrace worker --model {name})"
+    place = f"place {position} in {name}" if position else f"it waits in {name}"
+    return (
+        f"{place}, {queue['running']} running on {queue['workers']} workers" if queue and "workers" in queue else place
+    )

@@ -1,0 +1,181 @@
+"""``headrace demo``: the whole path once, on real parts, told as it happens, ending by itself.
+
+A burst of chat jobs of different lengths goes through one model in one batch; one of them is streamed here while the
+others run beside it; their end comes back as signed webhooks. Exit code 0 means that every part was seen to work.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from cli import render
+from cli.client.http_client import Client
+from cli.demo import charts
+from cli.demo.charts import Span
+from cli.demo.receiver import Receiver, running_receiver
+from cli.demo.sampler import Occupancy, sampled
+from cli.local.process import descendants, still_alive
+from cli.local.stack import Stack, running_stack
+from cli.local.stopping import hear_stop_signals, run_until_stopped
+from cli.render import say
+from store.errors import Unavailable
+from store.settings import load_settings
+
+Json = dict[str, Any]
+
+_WEBHOOKS_S = 20.0
+
+# The demo's own receiver listens on this machine, without TLS; a stack started by `headrace up` refuses both.
+_SETTINGS = {"HEADRACE_WEBHOOK_ALLOW_HTTP": "true", "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
+
+_STREAMED = ("Tell me a short story about a miller.", 112)
+_BESIDE = (
+    ("What is the capital of France?", 16),
+    ("Name three primary colours.", 24),
+    ("Write a haiku about a river.", 32),
+    ("Why is the sky blue?", 64),
+    ("Give me one tip for sleeping well.", 48),
+    ("What does a mill do?", 40),
+    ("Count from one to ten.", 40),
+    ("Translate 'good morning' into French.", 16),
+    ("What is a queue in computing?", 72),
+    ("Explain how a water wheel turns a stream into work.", 96),
+    ("Which planet is the largest?", 20),
+    ("What is the boiling point of water?", 24),
+    ("Describe the sea in two sentences.", 56),
+    ("Why do leaves change colour in autumn?", 80),
+    ("What is bread made of?", 32),
+)
+
+
+def demo(
+    model: Annotated[str, typer.Option(help="smollm2, or fake: no neural model, in seconds.")] = "smollm2",
+) -> None:
+    """Show the whole path at work on this machine, and end; exit 1 with one sentence if a part of it did not work."""
+    began = time.monotonic()
+    settings = load_settings()
+    hear_stop_signals()
+    with running_stack(settings, [model], say, _SETTINGS) as stack:
+        say(f"ready after {time.monotonic() - began:.1f} s")
+        # On a thread, since it waits on HTTP calls that no signal interrupts; when the API stops, they fail.
+        run_until_stopped(lambda: _run(stack, model, began))
+        _show_addresses(stack)
+        say("stopping: API, worker, dispatcher, Flower, Valkey, PostgreSQL")
+        processes = descendants(os.getpid())
+    left = descendants(os.getpid()) | still_alive(processes)
+    if left:
+        raise Unavailable(f"processes left running: {sorted(left)}")
+    say(f"{len(processes)} processes stopped, none left; {time.monotonic() - began:.1f} s in all")
+
+
+def _run(stack: Stack, model: str, began: float) -> None:
+    occupancy = Occupancy()
+    with Client(stack.api_url, stack.api_key) as client, running_receiver() as receiver, _endpoint(client, receiver):
+        with sampled(stack.worker_metrics_urls[0], occupancy):
+            jobs = _burst(client, model, began)
+        _show_jobs(client, jobs)
+        _show_occupancy(occupancy)
+        _check(jobs, receiver)
+
+
+def _burst(client: Client, model: str, began: float) -> list[Json]:
+    """Submit every job at once, stream the first, and return all of them as they ended."""
+    with ThreadPoolExecutor(len(_BESIDE) + 1) as pool:
+        streamed = _submit(client, model, *_STREAMED)
+        beside = [pool.submit(_submit, client, model, prompt, size) for prompt, size in _BESIDE]
+        say(f"{len(beside) + 1} jobs submitted; streaming {streamed} while the others run beside it\n")
+        _stream(client, streamed, began)
+        return list(pool.map(client.wait, [streamed, *(future.result() for future in beside)]))
+
+
+def _submit(client: Client, model: str, prompt: str, max_tokens: int) -> str:
+    body = {
+        "model": model,
+        "input": {"messages": [{"role": "user", "content": prompt}]},
+        "sampling": {"max_tokens": max_tokens, "temperature": 0},
+        "metadata": {"demo": prompt},
+    }
+    return str(client.submit(body)["id"])
+
+
+def _stream(client: Client, job_id: str, began: float) -> None:
+    render.out.print(_STREAMED[0], style="bold", soft_wrap=True)
+    first_after_s: float | None = None
+    for event in client.follow(job_id):
+        if event.name == "job.delta":
+            first_after_s = first_after_s or time.monotonic() - began
+            render.write_text(event.data["text"])
+    render.write_text("\n\n")
+    if first_after_s is not None:
+        say(f"first token {first_after_s:.1f} s after the command")
+
+
+def _show_jobs(client: Client, jobs: Sequence[Json]) -> None:
+    """Draw every job's stored timeline on one axis, which begins when the first was accepted."""
+    timelines = [client.timeline(job["id"]) for job in jobs]
+    origin = min(events[0]["at"] for events in timelines)
+    spans = [_span(job, events, origin) for job, events in zip(jobs, timelines, strict=True)]
+    render.out.print(charts.timeline(spans))
+    seconds = max(span.ended_s for span in spans)
+    tokens = sum(job["usage"]["output_tokens"] for job in jobs if job["usage"])
+    say(f"{len(jobs)} jobs, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s")
+
+
+def _span(job: Json, events: Sequence[Json], origin: float) -> Span:
+    at = {event["kind"]: event["at"] - origin for event in events}
+    queued_s, ended_s = events[0]["at"] - origin, events[-1]["at"] - origin
+    usage = job["usage"] or {}
+    first_token_ms = usage.get("first_token_ms")
+    return Span(
+        label=job["metadata"]["demo"],
+        note=f"{usage.get('output_tokens', 0)} tokens",
+        queued_s=queued_s,
+        started_s=at.get("started", ended_s),
+        first_token_s=ended_s if first_token_ms is None else queued_s + first_token_ms / 1000,
+        ended_s=ended_s,
+    )
+
+
+def _show_occupancy(occupancy: Occupancy) -> None:
+    if occupancy.running:
+        render.out.print(charts.occupancy(occupancy.running), soft_wrap=True)
+        say(f"batch: {occupancy.peak} jobs at most in one step, {occupancy.mean:.1f} on average")
+
+
+def _check(jobs: Sequence[Json], receiver: Receiver) -> None:
+    """Raise Unavailable unless every job succeeded and every end came back as a webhook with a good signature."""
+    failed = [job for job in jobs if job["status"] != "succeeded"]
+    if failed:
+        raise Unavailable(f"{len(failed)} of {len(jobs)} jobs did not succeed, first: {render.summary(failed[0])}")
+    expected = {job["id"] for job in jobs}
+    missing = expected - receiver.wait_for(expected, _WEBHOOKS_S)
+    if missing or receiver.num_refused:
+        raise Unavailable(f"webhooks: {len(missing)} missing, {receiver.num_refused} with a bad signature")
+    say(f"{len(expected)} webhooks received, every signature verified")
+
+
+@contextmanager
+def _endpoint(client: Client, receiver: Receiver) -> Iterator[None]:
+    """Register the receiver for the time of the burst."""
+    endpoint = client.create_webhook_endpoint(receiver.url, ["job.succeeded", "job.failed"])
+    receiver.trust(endpoint["secret"])
+    try:
+        yield
+    finally:
+        client.delete_webhook_endpoint(endpoint["id"])
+
+
+def _show_addresses(stack: Stack) -> None:
+    rows = {
+        "API": f"{stack.api_url}/docs",
+        "metrics": f"{stack.api_url}/metrics",
+        "Flower": f"{stack.flower_url} (user {stack.flower_user}, password {stack.flower_password})",
+    }
+    render.out.print("\nthese served during the demo; `headrace up` keeps them running:")
+    for name, value in rows.items():
+        render.out.print(f"  {name:<8}{value}", soft_wrap=True)

@@ -1,0 +1,104 @@
+"""The way to the database for the verbs that need it rather than the API, prices, and the processes themselves.
+
+DATABASE_URL and REDIS_URL say where; without them, the stack that runs (``cli.local.home``).
+"""
+
+import runpy
+import sys
+from dataclasses import asdict
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, NoReturn
+
+import typer
+
+from cli.local.home import find_home
+from cli.render import JsonOption, say_stack, show
+from store.db.database import Database, check_schema
+from store.db.roles import API, OPERATOR, WORKER, url_of
+from store.errors import HeadraceError, InvalidRequest, SettingsError
+from store.key_rotation.master_key_check import check_keys
+from store.registry.models import resolve
+from store.settings import Settings, adopt_environment, load_settings, open_vault
+from store.tenants.usage import Price, set_price
+
+
+def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
+    """Return the environment variables that say where the services are, as far as they are known.
+
+    Given addresses are taken as they are; without any it is the running stack's, and into a database of the stack's
+    own goes the ``role``; None is its owner.
+    """
+    if settings.database_url or settings.redis_url:
+        given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url}
+        return {name: value for name, value in given.items() if value}
+    home = find_home(settings)
+    record = home.running()
+    if record is None:
+        return {}
+    database_url = url_of(record.database_url, role) if record.has_roles and role else record.database_url
+    return {"DATABASE_URL": database_url, "REDIS_URL": record.redis_url, "HEADRACE_HOME": str(home.path)}
+
+
+_ROLES = {"producer_api": API, "workers": WORKER, "workers.dispatcher": WORKER, "migrations": None}
+
+
+def run_module(module: str, *arguments: str) -> NoReturn:
+    """Become ``python -m module``: in this process, so that signals and exit codes are its own."""
+    settings = load_settings()
+    where = located(settings, _ROLES.get(module, OPERATOR))
+    say_stack(where.get("HEADRACE_HOME"))
+    adopt_environment(where)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
+def price(
+    model: Annotated[str, typer.Argument(help="A model, or one version or alias of it: NAME@3.")],
+    input_: Annotated[str, typer.Option("--input", help="What a million tokens of prompts cost, such as 0.15.")],
+    output: Annotated[str, typer.Option(help="What a million tokens of answers cost.")],
+    cached_input: Annotated[
+        str | None, typer.Option(help="What a million cached tokens of prompts cost; by default as the others.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set what jobs of a model version cost from now on; those that have ended keep their cost."""
+    db = database()
+    try:
+        version = resolve(db, model)
+        priced = Price(*(_amount(given) for given in (input_, cached_input or input_, output)))
+        set_price(db, version.model, version.version, priced, actor="headrace price")
+    finally:
+        db.close()
+    name = f"{version.model}@{version.version}"
+    data = {"model": version.model, "version": version.version, **asdict(priced)}
+    show(data, f"{name} is priced", as_json=as_json)
+
+
+def _amount(given: str) -> Decimal:
+    try:
+        return Decimal(given)
+    except InvalidOperation:
+        raise InvalidRequest(f"a price is a number such as 0.15, not {given!r}", param="price") from None
+
+
+def database(*, keys_checked: bool = True) -> Database:
+    """The configured database, or that of the stack that runs; raise SettingsError if there is neither.
+
+    With other encryption keys than were given before, too, unless ``keys_checked`` is False.
+    """
+    settings = load_settings()
+    where = located(settings)
+    url = where.get("DATABASE_URL")
+    if not url:
+        raise SettingsError("DATABASE_URL is not set, and no stack of yours is running: `headrace up` starts one")
+    say_stack(where.get("HEADRACE_HOME"))
+    db = Database(url, pool_size=1, application_name="headrace cli", vault=open_vault(settings))
+    try:
+        check_schema(db)
+        if keys_checked:
+            check_keys(db, db.vault)
+    except HeadraceError:
+        db.close()
+        raise
+    return db

@@ -1,0 +1,180 @@
+"""``headrace encryption``: making a master key, which keys what is stored needs, and sealing it under the newest.
+
+Needs the database, the storage of files, and the keys as the processes have them; Redis only to look at streams.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+from rich.progress import Progress, TextColumn
+
+from cli.groups import noun
+from cli.operator.admin import database, located
+from cli.render import JsonOption, err, show
+from store.db.database import Database
+from store.encryption import vault as encryption
+from store.encryption.vault import Vault
+from store.errors import CannotOpen, InvalidRequest, Unavailable
+from store.files.blob_storage import Blobs, open_blobs
+from store.key_rotation import reencryption
+from store.key_rotation.master_key_check import forget_key
+from store.key_rotation.reencryption import PLAIN, TARGETS, Target
+from store.redis.connection import connect
+from store.settings import load_settings
+from store.streams import stream_log
+
+app = noun("Master keys: see which are needed, make one, seal under the newest.")
+
+_ROWS = 100
+_FILES, _STREAMS = "files", "streams in Redis"
+_ERRORS_SHOWN = 5
+
+
+@dataclass
+class _Seen:
+    """What was found: for each key its values by place, and what was sealed anew or could not be opened."""
+
+    found: dict[str, Counter[str]] = field(default_factory=dict)
+    num_resealed: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def add(self, place: str, found: Counter[str]) -> None:
+        for key_id, number in found.items():
+            self.found.setdefault(key_id, Counter())[place] += number
+
+
+@app.command("status")
+def status(as_json: JsonOption = False) -> None:
+    """Count what each key has sealed, and say which keys are still needed; exit 1 if one is missing."""
+    db = database()
+    try:
+        seen = _Seen()
+        for place in _look(db, seen, reseal=False):
+            seen.add(*place)
+        _tell(db.vault, seen, as_json=as_json)
+    finally:
+        db.close()
+    if set(seen.found) - {PLAIN, *db.vault.key_ids}:
+        raise typer.Exit(1)
+
+
+@app.command("new-key")
+def new_key(as_json: JsonOption = False) -> None:
+    """Print a new master key, to be given an id and put into HEADRACE_ENCRYPTION_KEYS or the key file."""
+    key = encryption.new_key()
+    show({"key": key}, key, as_json=as_json)
+
+
+@app.command("rotate")
+def rotate(as_json: JsonOption = False) -> None:
+    """Seal all that older keys sealed, or none, under the first key; it may be stopped and run again at any time."""
+    db = database()
+    try:
+        if not db.vault.is_on:
+            raise InvalidRequest("there is no key to seal with: give HEADRACE_ENCRYPTION_KEYS or _KEY_FILE")
+        seen = _Seen()
+        for _ in _look(db, seen, reseal=True):
+            pass
+        if seen.errors:
+            _complain(seen)
+            sys.stderr.write(f"headrace: {len(seen.errors)} values were left as they are\n")
+            told = f"{seen.num_resealed} values sealed under {db.vault.sealing_key}"
+            show({"resealed": seen.num_resealed, "left": len(seen.errors)}, told, as_json=as_json)
+            raise typer.Exit(1)
+        after = _Seen(num_resealed=seen.num_resealed)
+        for place in _look(db, after, reseal=False):
+            after.add(*place)
+        _tell(db.vault, after, as_json=as_json, sealed_by=db.vault.sealing_key)
+    finally:
+        db.close()
+
+
+@app.command("forget")
+def forget(key_id: Annotated[str, typer.Argument(help="The id of a master key.")], as_json: JsonOption = False) -> None:
+    """Let an id be given to another key: what the one before has sealed does not open without it."""
+    db = database(keys_checked=False)
+    try:
+        forget_key(db, key_id)
+    finally:
+        db.close()
+    told = f"{key_id} is the next key that is given under this id"
+    show({"key_id": key_id, "forgotten": True}, told, as_json=as_json)
+
+
+def _look(db: Database, seen: _Seen, *, reseal: bool) -> Iterator[tuple[str, Counter[str]]]:
+    """Go through everything that is sealed; yield what each place has, a piece at a time."""
+    verb = "sealing" if reseal else "looking at"
+    with Progress(
+        TextColumn(verb + " {task.description}: {task.completed:,.0f}"), console=err, disable=not err.is_terminal
+    ) as progress:
+        for target in TARGETS:
+            task = progress.add_task(target.table, total=None)
+            for page in _pages(db, target, reseal=reseal):
+                seen.num_resealed += page.num_resealed
+                seen.errors += page.errors
+                progress.advance(task, page.num_rows)
+                yield target.table, page.found
+        blobs = open_blobs(load_settings())
+        task = progress.add_task(_FILES, total=None)
+        for digest in reencryption.digests(db):
+            progress.advance(task)
+            try:
+                yield _FILES, _file(db, blobs, digest, seen, reseal=reseal)
+            except (CannotOpen, Unavailable) as error:
+                seen.errors.append(f"the file content {digest}: {error.message}")
+        if not reseal and (url := located(load_settings()).get("REDIS_URL")):
+            with connect(url, timeout_s=5.0) as client:
+                yield _STREAMS, stream_log.sealing_keys(client)
+
+
+def _pages(db: Database, target: Target, *, reseal: bool) -> Iterator[reencryption.Page]:
+    return reencryption.pages(db, target, limit=_ROWS, reseal=reseal)
+
+
+def _file(db: Database, blobs: Blobs, digest: str, seen: _Seen, *, reseal: bool) -> Counter[str]:
+    key_id = blobs.sealed_by(digest)
+    if reseal and key_id != db.vault.sealing_key:
+        reencryption.reseal_file(db, blobs, digest)
+        seen.num_resealed += 1
+    return Counter([key_id or PLAIN])
+
+
+def _tell(vault: Vault, seen: _Seen, *, as_json: bool, sealed_by: str | None = None) -> None:
+    lines = [] if sealed_by is None else [f"{seen.num_resealed} values sealed under {sealed_by}"]
+    for key_id in dict.fromkeys([*vault.key_ids, *sorted(seen.found)]):
+        places = seen.found.get(key_id, Counter())
+        where = ", ".join(f"{number} in {place}" for place, number in places.items()) or "nothing"
+        lines.append(f"{_state(vault, key_id, places)} ({where})")
+    data = {
+        "sealing_key": vault.sealing_key if vault.is_on else None,
+        "keys": list(vault.key_ids),
+        "missing": sorted(set(seen.found) - {PLAIN, *vault.key_ids}),
+        "found": {key_id: dict(places) for key_id, places in seen.found.items()},
+        "resealed": seen.num_resealed,
+    }
+    show(data, "\n".join(lines), as_json=as_json)
+    _complain(seen)
+
+
+def _complain(seen: _Seen) -> None:
+    for message in seen.errors[:_ERRORS_SHOWN]:
+        sys.stderr.write(f"headrace: {message}\n")
+
+
+def _state(vault: Vault, key_id: str, places: Counter[str]) -> str:
+    """Say whether a key is needed."""
+    if key_id == PLAIN:
+        return "not sealed: run `headrace encryption rotate`" if vault.is_on else "not sealed"
+    if vault.is_on and key_id == vault.sealing_key:
+        return f"{key_id} seals"
+    if key_id not in vault.key_ids:
+        return f"{key_id} IS MISSING, nothing of this can be read: give it in HEADRACE_ENCRYPTION_KEYS"
+    if set(places) - {_STREAMS}:
+        return f"{key_id} is still needed: run `headrace encryption rotate`"
+    if places:
+        return f"{key_id} is needed until its streams end, HEADRACE_STREAM_TTL_S after their last words"
+    return f"{key_id} is no longer needed, if no process seals with it any more"

@@ -1,0 +1,93 @@
+"""The verbs that become another of Headrace's programs: the processes, the migrations, the catalogue of models."""
+
+import signal
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cli.render import JsonOption
+
+_AS_JSON = {True: ["--json"], False: []}
+
+
+def api() -> None:
+    """Run the API alone: DATABASE_URL, REDIS_URL and HEADRACE_API_PORT say where; by default the running stack's."""
+    _become("producer_api")
+
+
+def worker(
+    model: Annotated[str, typer.Option(help="name, name@version or name@alias.")],
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Jobs in flight at most; by default twice the slots.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Node name in Flower; by default the model's name and the process id.")
+    ] = None,
+) -> None:
+    """Run one worker alone, for one model version: DATABASE_URL and REDIS_URL, or the running stack's."""
+    given = {"--model": model, "--concurrency": concurrency, "--name": name}
+    _become("workers", *(str(word) for pair in given.items() if pair[1] is not None for word in pair))
+
+
+def dispatcher() -> None:
+    """Run the dispatcher alone: DATABASE_URL and REDIS_URL, or the running stack's. A second one waits as a standby."""
+    _become("workers.dispatcher")
+
+
+def upgrade() -> None:
+    """Bring the database at DATABASE_URL to this version's schema; it may be in use meanwhile."""
+    _become("migrations", "upgrade")
+
+
+def roles() -> None:
+    """Upgrade, and let the processes' roles log in, with passwords from HEADRACE_API_DATABASE_PASSWORD, _WORKER_…
+    and _OPERATOR_…."""
+    _become("migrations", "roles")
+
+
+def history() -> None:
+    """List the revisions, and which of them are applied."""
+    _become("migrations", "history")
+
+
+def check() -> None:
+    """Compare the schema with the code's tables, and find tables without walls between tenants; exit 1 then."""
+    _become("migrations", "check")
+
+
+def register(
+    name: Annotated[str, typer.Argument(help="What jobs will call it.")],
+    source: Annotated[Path, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.")],
+    dtype: Annotated[
+        str, typer.Option(help="auto, bfloat16, float32, float16, or int8 if it is close enough.")
+    ] = "auto",
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,…",
+            help="How tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9. For files "
+            "that are registered already it replaces what was set. By default: the model's generation_config.json.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a model's files as its next version; `headrace worker --model NAME` then serves it."""
+    given = [] if sampling is None else ["--sampling", sampling]
+    _become("models.catalog", "register", name, str(source), "--dtype", dtype, *given, *_AS_JSON[as_json])
+
+
+def measure(
+    source: Annotated[Path, typer.Argument(help="A folder in the Hugging Face layout.")], as_json: JsonOption = False
+) -> None:
+    """Measure how far bfloat16 and int8 are from float32 for a model, which decides what auto means for it."""
+    _become("models.catalog", "measure", str(source), *_AS_JSON[as_json])
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    # The program imports for a second or more before it hears signals itself.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from cli.operator.admin import run_module  # noqa: PLC0415 - brings SQLAlchemy, which help does not need
+
+    run_module(module, *arguments)

@@ -1,0 +1,153 @@
+"""A model folder: which files it has, what they are called together (the digest), and what the registry stores of it.
+
+Knows nothing of tensors. Pickled weights are refused, because loading them runs code; names in an index and links may
+not leave the folder.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.families.geometry import read_geometry
+from prompts.embedding import EMBEDDER_FILES, is_encoder, read_embedder
+from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
+from store.errors import ModelLoadError
+from store.registry.models import ModelVersion
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object. Raises ModelLoadError if the file is missing or holds anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ModelLoadError(f"{path} is missing: a model folder needs it") from error
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path} is not a JSON object")
+    return value
+
+
+def _plain_name(name: object) -> str:
+    """Return a shard's name from an index; one that leaves the folder is refused."""
+    if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+        raise ModelLoadError(f"{INDEX_FILE} names {name!r}, which is no safetensors file of its folder")
+    return name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a model folder, sorted.
+
+    Raises ModelLoadError if there are none, or the index names a file that is missing or outside the folder.
+    """
+    if (folder / INDEX_FILE).exists():
+        shards = read_json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelLoadError(f"{folder / INDEX_FILE} has no weight_map")
+        files = sorted({folder / _plain_name(name) for name in shards.values()})
+    else:
+        files = [folder / SINGLE_FILE]
+    missing = [path.name for path in files if not path.is_file()]
+    if not missing:
+        return files
+    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLED)
+    if pickled:
+        raise ModelLoadError(f"{folder} holds pickled weights ({pickled[0]}): convert them to safetensors first")
+    raise ModelLoadError(f"{folder} has no {', '.join(missing)}")
+
+
+def _refuse_strays(folder: Path) -> None:
+    """Raise ModelLoadError for a link to what lies elsewhere, where it can be changed or is no file of a model."""
+    home = folder.resolve()
+    for path in folder.iterdir():
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise ModelLoadError(f"{path} is a link out of its folder: copy the files there (cp -rL)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What the registry needs to know of a folder; ``files`` are the small ones that an API reads, by name."""
+
+    runner: str
+    digest: str
+    context_window: int
+    files: dict[str, bytes]
+
+
+def is_encoder_folder(folder: Path) -> bool:
+    """Return True if the folder's model makes vectors. Raises ModelLoadError without a ``config.json``."""
+    return is_encoder(read_json(folder / "config.json"))
+
+
+def _small_names(folder: Path) -> tuple[str, ...]:
+    """Return which of the tokenizer's and the configuration's files the folder has."""
+    is_config = (folder / "config.json").is_file()
+    known = (*TOKENIZER_FILES, *EMBEDDER_FILES) if is_config and is_encoder_folder(folder) else TOKENIZER_FILES
+    return tuple(name for name in known if (folder / name).is_file())
+
+
+def small_files(folder: Path) -> dict[str, bytes]:
+    """Return the tokenizer's and the configuration's files of a model folder, by name."""
+    return {name: (folder / name).read_bytes() for name in _small_names(folder)}
+
+
+def folder_digest(folder: Path) -> str:
+    """Return the SHA-256 over the names and digests of a folder's weights, configuration and tokenizer files.
+
+    Raises ModelLoadError if the weights are missing, pickled or unreadable.
+    """
+    named = {path.name: path for path in weight_files(folder)}
+    named |= {name: folder / name for name in (INDEX_FILE, *_small_names(folder)) if (folder / name).is_file()}
+    try:
+        with ThreadPoolExecutor() as pool:
+            digests = dict(zip(named, pool.map(_file_digest, named.values()), strict=True))
+    except OSError as error:
+        raise ModelLoadError(f"{folder} cannot be read: {error}") from error
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(folder: Path) -> ModelFiles:
+    """Read a model folder for registration.
+
+    Raises ModelLoadError, with one sentence, if a file is missing or the model is of a family that cannot run here.
+    """
+    if not folder.is_dir():
+        raise ModelLoadError(f"{folder} is not a folder")
+    _refuse_strays(folder)
+    config = read_json(folder / "config.json")
+    files = small_files(folder)
+    if is_encoder(config):
+        runner, vocab_size, context_window = "encoder", config.get("vocab_size", 0), read_embedder(files).context_window
+    else:
+        geometry = read_geometry(folder, config)
+        runner, vocab_size, context_window = "torch", geometry.vocab_size, geometry.context_window
+    num_tokens = load_tokenizer(files).vocab_size
+    if num_tokens > vocab_size:
+        raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
+    return ModelFiles(runner, folder_digest(folder), context_window, files)
+
+
+def registered_folder(version: ModelVersion) -> Path:
+    """Return a version's folder. Raises ModelLoadError if it is missing or changed since it was registered."""
+    folder = Path(version.source)
+    if not folder.is_dir():
+        raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
+    _refuse_strays(folder)
+    if folder_digest(folder) != version.digest:
+        raise ModelLoadError(
+            f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "
+            "restore them or register the folder as a new version"
+        )
+    return folder

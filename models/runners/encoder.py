@@ -1,0 +1,90 @@
+"""The Encoder on torch: rows of token ids in, one pass of transformers' own model, one vector a row out.
+
+Rows are padded to the longest and masked. Knows pooling and normalising; what a model was made for says its
+``prompts.embedding.Embedder``.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import normalize
+from transformers import AutoModel
+
+from models.engine.requests import EncodeRow
+from models.families.model_folder import small_files, weight_files
+from models.families.original import read_original, refuse_faults
+from models.families.probe import silence
+from models.runners.torch_runner import errors_named
+from models.tensors.precision import resolve_device, resolve_dtype
+from prompts.embedding import Embedder, Pooling, read_embedder
+from store.settings import Settings
+
+
+class TorchEncoder:
+    """Computes vectors with one model on one device."""
+
+    def __init__(self, model: Any, embedder: Embedder, device: torch.device) -> None:
+        self.context_window = embedder.context_window
+        self._model = model
+        self._embedder = embedder
+        self._device = device
+        self._pad_id = int(model.config.pad_token_id or 0)
+
+    @torch.inference_mode()
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each row's vector as little-endian float32, None where its numbers are not finite."""
+        with errors_named():
+            ids, mask = self._padded([row.tokens for row in rows])
+            hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+            pooled = self._pool(hidden, mask)
+            vectors = [self._shaped(vector, row.dimensions) for vector, row in zip(pooled, rows, strict=True)]
+            finite = torch.stack([vector.isfinite().all() for vector in vectors]).tolist()
+            return [_bytes(vector) if is_finite else None for vector, is_finite in zip(vectors, finite, strict=True)]
+
+    def _padded(self, inputs: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask, each (rows, longest)."""
+        longest = max(map(len, inputs))
+        ids = torch.tensor([[*tokens, *[self._pad_id] * (longest - len(tokens))] for tokens in inputs])
+        lengths = torch.tensor([len(tokens) for tokens in inputs])
+        mask = torch.arange(longest)[None] < lengths[:, None]
+        return ids.to(self._device), mask.long().to(self._device)
+
+    def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return (rows, width) of hidden states (rows, longest, width)."""
+        if self._embedder.pooling is Pooling.CLS:
+            return hidden[:, 0]
+        weights = mask[:, :, None].to(hidden.dtype)
+        # A hidden state of padding must not reach the sum even if it is not finite, which 0 times it would not be.
+        return hidden.masked_fill(weights == 0, 0.0).sum(1) / weights.sum(1)
+
+    def _shaped(self, vector: torch.Tensor, dimensions: int | None) -> torch.Tensor:
+        cut = vector if dimensions is None else vector[:dimensions]
+        return normalize(cut, dim=0) if self._embedder.normalise else cut
+
+
+def _bytes(vector: torch.Tensor) -> bytes:
+    numbers = vector.cpu().contiguous().numpy()
+    return (numbers if sys.byteorder == "little" else numbers.byteswap()).tobytes()
+
+
+def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchEncoder:
+    """Return an encoder for an unregistered model folder. ``dtype`` goes before the setting; ``auto`` is float32.
+
+    Raises ModelLoadError if weights are missing, pickled, or do not fit the configuration.
+    """
+    embedder = read_embedder(small_files(folder))
+    weight_files(folder)
+    silence()
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    device = resolve_device(settings.device)
+    name = settings.dtype if dtype == "auto" else dtype
+    number_format = torch.float32 if name == "auto" else resolve_dtype(name, device)
+    model, found = read_original(AutoModel, folder, dtype=number_format)
+    # No vector here goes through the pooler, which is for classifying: a folder may lack it.
+    found["missing_keys"] = [key for key in found["missing_keys"] if not key.startswith("pooler.")]
+    refuse_faults(folder, found)
+    return TorchEncoder(model.eval().requires_grad_(False).to(device), embedder, device)

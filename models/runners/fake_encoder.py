@@ -1,0 +1,47 @@
+"""An encoder without weights: a vector is a function of the input's tokens alone, so equal inputs have equal vectors.
+
+It ships with the product beside ``models.runners.fake``, for what has to run without torch.
+"""
+
+import struct
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from math import sqrt
+
+from models.engine.requests import EncodeRow
+from prompts.embedding import FAKE
+
+
+class FakeEncoder:
+    """An ``Encoder`` over bytes. A pass takes ``step_s``; ``fault`` sees its rows and may raise what a device would."""
+
+    context_window = FAKE.context_window
+
+    def __init__(
+        self,
+        *,
+        step_s: float = 0.0,
+        sleep: Callable[[float], object] = time.sleep,
+        fault: Callable[[Sequence[EncodeRow]], None] | None = None,
+    ) -> None:
+        self._step_s = step_s
+        self._sleep = sleep
+        self._fault = fault
+
+    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+        """Return each row's vector."""
+        if self._fault is not None:
+            self._fault(rows)
+        if self._step_s:
+            self._sleep(self._step_s)
+        return [fake_vector(row.tokens, row.dimensions) for row in rows]
+
+
+def fake_vector(tokens: Sequence[int], dimensions: int | None = None) -> bytes:
+    """Return the vector of an input: unit length, little-endian float32."""
+    digest = blake2b(array("q", tokens).tobytes(), digest_size=FAKE.width).digest()
+    numbers = [byte - 127.5 for byte in digest][:dimensions]
+    norm = sqrt(sum(number * number for number in numbers))
+    return struct.pack(f"<{len(numbers)}f", *(number / norm for number in numbers))

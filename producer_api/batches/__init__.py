@@ -1,0 +1,3 @@
+"""Batches: routes, reading and checking input files, and the keeper that turns lines into jobs and collects results.
+
+The rows are ``store.batches``."""

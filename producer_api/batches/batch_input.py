@@ -1,0 +1,150 @@
+"""A batch's input, line by line: read from the storage in a bounded piece of memory, checked, and numbered from 1.
+
+    {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {…}}
+
+Pure but for the reading. Blank lines are passed over; they count as lines all the same.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import orjson
+
+from producer_api.batches.task_urls import Wanted, read_task
+from producer_api.server.json_limits import check_counts
+from store.encryption.vault import has_nul
+from store.errors import HeadraceError, InvalidRequest
+
+MAX_ERRORS = 100
+"""So many errors of an input are told; the rest would say the same."""
+
+MAX_CUSTOM_ID_CHARS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class RawLine:
+    """A line that is not blank, and where the next one begins. ``text`` is None if it is over the limit."""
+
+    number: int
+    text: bytes | None
+    next_offset: int
+
+    @property
+    def cannot_be_stored(self) -> bool:
+        """True if U+0000 is anywhere in it, itself or as JSON spells it. Such a line fails alone, not its batch."""
+        return self.text is not None and (b"\0" in self.text or has_nul(self.text))
+
+    @property
+    def name(self) -> str:
+        """What the line is called in the database if its own id is not to stand there."""
+        return f"line_{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A line that is a request of this batch."""
+
+    custom_id: str
+    wanted: Wanted
+
+
+class LineRefused(Exception):
+    """A line is no request of this batch."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+    def at(self, line: int) -> dict[str, Any]:
+        """Return the entry of the batch's ``errors``."""
+        return {"code": self.code, "message": self.message, "param": self.param, "line": line}
+
+
+def read_lines(content: BinaryIO, most_bytes: int, *, number: int = 1, offset: int = 0) -> Iterator[RawLine]:
+    """Yield the lines from ``offset`` on, where line ``number`` begins."""
+    content.seek(offset)
+    while text := content.readline(most_bytes + 1):
+        size = len(text)
+        is_long = size > most_bytes and not text.endswith(b"\n")
+        while is_long and (rest := content.readline(1 << 20)):
+            size += len(rest)
+            if rest.endswith(b"\n"):
+                break
+        offset += size
+        if is_long or not text.isspace():
+            yield RawLine(number, None if is_long else text, offset)
+        number += 1
+
+
+def read_request(line: RawLine, url: str, most_bytes: int) -> Request:
+    """Return what the line asks for; raise LineRefused, in the route's own words where it would refuse the body."""
+    fields = _fields(line, most_bytes)
+    custom_id = fields.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID_CHARS:
+        message = f"`custom_id` is required: a text of 1 to {MAX_CUSTOM_ID_CHARS} characters"
+        raise LineRefused("missing_required_parameter", message, "custom_id")
+    if fields.get("method") != "POST":
+        raise LineRefused("invalid_method", "`method` must be POST", "method")
+    if fields.get("url") != url:
+        raise LineRefused("mismatched_url", f"`url` must be {url}, the batch's endpoint", "url")
+    body = fields.get("body")
+    if not isinstance(body, dict):
+        raise LineRefused("missing_required_parameter", "`body` is required: a JSON object", "body")
+    try:
+        return Request(custom_id, read_task(url, body))
+    except HeadraceError as error:
+        raise LineRefused(error.code, error.message, None if error.param is None else f"body.{error.param}") from error
+
+
+def _fields(line: RawLine, most_bytes: int) -> dict[str, Any]:
+    if line.text is None:
+        raise LineRefused("request_too_large", f"the line is over {most_bytes} bytes")
+    if line.cannot_be_stored:
+        raise LineRefused("invalid_value", "the line contains U+0000, which cannot be stored: remove it")
+    try:
+        check_counts(line.text)
+        fields = orjson.loads(line.text)
+    except InvalidRequest as error:
+        raise LineRefused("invalid_json_line", error.message.replace("the JSON body", "the line", 1)) from None
+    except orjson.JSONDecodeError as error:
+        raise LineRefused("invalid_json_line", f"the line is not valid JSON: {error.msg}") from None
+    if not isinstance(fields, dict):
+        raise LineRefused("invalid_json_line", "the line must be a JSON object")
+    return fields
+
+
+def first_bytes(lines: Iterable[RawLine], most_bytes: int) -> Iterator[RawLine]:
+    """Yield the first of the lines, until they have so many bytes together; at least one."""
+    num_bytes = 0
+    for line in lines:
+        yield line
+        num_bytes += len(line.text or b"")
+        if num_bytes >= most_bytes:
+            return
+
+
+def custom_id_of(line: RawLine) -> str:
+    """Return the custom id of a line as it was given, or the line's name if it has none."""
+    custom_id = _find(line, "custom_id")
+    return custom_id if isinstance(custom_id, str) else line.name
+
+
+def model_of(line: RawLine) -> str:
+    """Return the model that a line names, "" if it names none that there could be."""
+    model = _find(line, "body", "model")
+    return model if isinstance(model, str) and "\0" not in model else ""
+
+
+def _find(line: RawLine, *path: str) -> object:
+    """Return what stands at a place of the line, None if nothing does."""
+    try:
+        check_counts(line.text or b"")
+        found = orjson.loads(line.text or b"")
+        for step in path:
+            found = found[step]
+    except (InvalidRequest, orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+    return found

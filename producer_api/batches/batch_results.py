@@ -1,0 +1,149 @@
+"""What came of a batch, written in pieces: what was answered into the output file, everything else into the errors.
+
+    {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}
+
+Every line of the input is in exactly one of the two files, in the input's order, whether it ever became a job or not.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from producer_api.batches.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
+from producer_api.server.errors import body_of, internal_error, status_of
+from store.batches import batch_steps
+from store.batches.batch_steps import Results, StoredLine
+from store.batches.batches import Batch
+from store.db.database import Database
+from store.errors import HeadraceError
+from store.files import files
+from store.files.blob_storage import Blobs, Draft
+from store.jobs import jobs
+from store.jobs.jobs import Job
+from store.schema.batch_states import BatchStatus
+from store.schema.job_states import JobState
+from store.settings import Settings
+
+OK = 200
+_LINES_A_PIECE = 64
+_BYTES_A_PIECE = 1 << 20
+
+_CANCELLED = {"code": "batch_cancelled", "message": "the batch was cancelled before this request was done"}
+_EXPIRED = {"code": "batch_expired", "message": "this request was not done within the completion window"}
+
+
+def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Generator[None]:
+    """Write both files and end the batch; a generator that pauses between pieces. Raises Unavailable."""
+    results = _Writer(blobs)
+    is_cut = batch.status is BatchStatus.VALIDATING
+    try:
+        if batch.num_total and batch.input_digest is not None:
+            with blobs.open(batch.input_digest) as content:
+                for lines in _pieces(read_lines(content, settings.max_body_bytes)):
+                    for each in _joined(db, batch, lines):
+                        is_cut |= each.is_cut
+                        results.write(each, batch, settings)
+                    yield
+        for draft in results.drafts:
+            files.keep_content(db, draft)
+        batch_steps.end(db, batch, _end_of(batch, is_cut=is_cut), Results(results.output, results.errors))
+    finally:
+        for draft in results.drafts:
+            draft.drop()
+
+
+def _end_of(batch: Batch, *, is_cut: bool) -> BatchStatus:
+    if batch.status is BatchStatus.CANCELLING:
+        return BatchStatus.CANCELLED
+    # A line may have had a shorter deadline of its own, which is not the batch's.
+    is_late = batch.finalizing_at is None or batch.finalizing_at >= batch.expires_at
+    return BatchStatus.EXPIRED if is_cut and is_late else BatchStatus.COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of the input, what was stored of it if it was taken on, and its job if it became one."""
+
+    raw: RawLine
+    stored: StoredLine | None
+    job: Job | None
+
+    @property
+    def is_cut(self) -> bool:
+        """True if it was not done in time."""
+        if self.stored is None:
+            return True
+        return self.job is not None and self.job.state is JobState.EXPIRED
+
+
+def _pieces(lines: Iterator[RawLine]) -> Iterator[list[RawLine]]:
+    while piece := list(first_bytes(islice(lines, _LINES_A_PIECE), _BYTES_A_PIECE)):
+        yield piece
+
+
+def _joined(db: Database, batch: Batch, lines: Sequence[RawLine]) -> Iterable[_Line]:
+    stored = {line.line: line for line in batch_steps.lines_between(db, batch, lines[0].number, lines[-1].number)}
+    ids = [line.job_id for line in stored.values() if line.job_id is not None]
+    found: dict[str | None, Job] = {job.id: job for job in jobs.get_many(db, batch.tenant_id, ids)}
+    for raw in lines:
+        known = stored.get(raw.number)
+        yield _Line(raw, known, None if known is None else found.get(known.job_id))
+
+
+class _Writer:
+    """The two files, each begun with its first line."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self.output: Draft | None = None
+        self.errors: Draft | None = None
+
+    @property
+    def drafts(self) -> list[Draft]:
+        """Those that were begun."""
+        return [draft for draft in (self.output, self.errors) if draft is not None]
+
+    def write(self, line: _Line, batch: Batch, settings: Settings) -> None:
+        """Write what came of a line."""
+        custom_id = custom_id_of(line.raw)
+        result: dict[str, Any] = {
+            "id": f"batch_req_{batch.id.removeprefix('batch_')}_{line.raw.number}",
+            "custom_id": custom_id,
+            "response": None,
+            "error": None,
+        }
+        is_answered = False
+        if line.stored is not None and line.stored.refusal is not None:
+            result["response"] = {"request_id": result["id"], **line.stored.refusal}
+        elif line.job is None or line.job.state in (JobState.CANCELLED, JobState.EXPIRED):
+            was_cancelled = batch.status is BatchStatus.CANCELLING or (
+                line.job is not None and line.job.state is JobState.CANCELLED
+            )
+            result["error"] = _CANCELLED if was_cancelled else _EXPIRED
+        else:
+            status_code, body = _answer(line.raw, line.job, batch, settings)
+            is_answered = status_code == OK
+            result["response"] = {"status_code": status_code, "request_id": line.job.id, "body": body}
+        self._draft(is_answered=is_answered).write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _draft(self, *, is_answered: bool) -> Draft:
+        if is_answered:
+            self.output = self.output or self._blobs.create()
+            return self.output
+        self.errors = self.errors or self._blobs.create()
+        return self.errors
+
+
+def _answer(raw: RawLine, job: Job, batch: Batch, settings: Settings) -> tuple[int, dict[str, Any]]:
+    """Return status and body as the route would have sent them."""
+    try:
+        request = read_request(raw, batch.url, settings.max_body_bytes)
+        return OK, request.wanted.answer(job)
+    except HeadraceError as refusal:
+        error = refusal
+    except Exception as defect:  # noqa: BLE001 - one line must not keep a batch from ending
+        error = internal_error(defect)
+    return status_of(error), body_of(error)

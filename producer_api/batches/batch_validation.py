@@ -1,0 +1,76 @@
+"""The check of a batch's input, in pieces: every line as the route would check it, and no custom id twice."""
+
+from collections.abc import Generator
+from hashlib import blake2b
+from typing import Any
+
+from producer_api.batches.batch_input import MAX_ERRORS, LineRefused, RawLine, read_lines
+from producer_api.batches.batch_lines import Lines
+from store.batches import batch_steps
+from store.batches.batches import Batch
+from store.db.database import Database
+from store.files.blob_storage import Blobs
+from store.settings import Settings
+
+_LINES_A_PIECE = 128
+_BYTES_A_PIECE = 1 << 20
+_DIGEST_BYTES = 12
+
+
+def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch: Batch) -> Generator[None]:
+    """Let the batch make progress or fail; a generator that pauses between pieces.
+
+    Raises Unavailable, and Forbidden while the tenant is disabled.
+    """
+    check = _Check(batch, lines)
+    num_lines = piece_at = 0
+    if batch.input_digest is not None:
+        with blobs.open(batch.input_digest) as content:
+            for line in read_lines(content, settings.max_body_bytes):
+                num_lines += 1
+                if num_lines > settings.max_batch_lines:
+                    check.add("too_many_lines", f"a batch has at most {settings.max_batch_lines} lines", line.number)
+                if len(check.errors) >= MAX_ERRORS or num_lines > settings.max_batch_lines:
+                    break
+                check.look(line)
+                if num_lines % _LINES_A_PIECE == 0 or line.next_offset - piece_at >= _BYTES_A_PIECE:
+                    piece_at = line.next_offset
+                    yield
+    if not num_lines:
+        check.add("empty_file", "the input file has no lines", None)
+    if check.errors:
+        batch_steps.fail(db, batch, check.errors)
+    else:
+        batch_steps.begin(db, batch.tenant_id, batch.id, num_total=num_lines, model=check.model)
+
+
+class _Check:
+    """What is known of the lines so far. Custom ids are remembered as digests: a million take 100 MB."""
+
+    def __init__(self, batch: Batch, lines: Lines) -> None:
+        self._batch = batch
+        self._lines = lines
+        self._owner = lines.owner(batch)
+        self._seen: set[bytes] = set()
+        self.errors: list[dict[str, Any]] = []
+        self.model: str | None = None
+
+    def look(self, line: RawLine) -> None:
+        """Take a line in."""
+        if line.cannot_be_stored:
+            return
+        try:
+            request = self._lines.read(self._batch, self._owner, line)
+        except LineRefused as refused:
+            error = refused.at(line.number)
+            self.errors.append(error | self._lines.told(self._owner, line, refused.message, refused.param))
+            return
+        digest = blake2b(request.custom_id.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+        if digest in self._seen:
+            self.add("duplicate_custom_id", "an earlier line has the same `custom_id`", line.number, "custom_id")
+        self._seen.add(digest)
+        self.model = self.model or request.wanted.job.model
+
+    def add(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
+        """Note an error."""
+        self.errors.append({"code": code, "message": message, "param": param, "line": line})

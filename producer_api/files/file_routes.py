@@ -1,0 +1,186 @@
+"""Files of OpenAI's shape: upload, look, list, read, delete. Their contents are the storage's."""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from producer_api.access.auth import JobsReader, JobsWriter
+from producer_api.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
+from producer_api.files.upload import Upload, read_upload
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from producer_api.submission.input_policy import guarded
+from store.db.database import Database
+from store.errors import InvalidRequest
+from store.files import files
+from store.files.blob_storage import read_blocks
+from store.files.files import UPLOADED, File, Purpose
+from store.registry.policies import EVERY_MODEL
+
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+FileId = Annotated[str, Path(examples=["file_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 3600, 30 * 86_400
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "the file itself"},
+                        "purpose": {
+                            "type": "string",
+                            "enum": sorted(UPLOADED),
+                            "description": "what the file is for; `batch` for a batch's requests",
+                        },
+                        "expires_after[anchor]": {
+                            "type": "string",
+                            "enum": ["created_at"],
+                            "description": "from when the seconds are counted",
+                        },
+                        "expires_after[seconds]": {
+                            "type": "integer",
+                            "minimum": SHORTEST_LIFE_S,
+                            "maximum": LONGEST_LIFE_S,
+                            "description": "how long the file is kept",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", response_model=FileObject, openapi_extra=_FORM, summary="Upload a file")
+async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWriter) -> Response:
+    """Store a file of at most `HEADRACE_MAX_FILE_BYTES` as it comes, while all have `HEADRACE_TENANT_STORED_BYTES`."""
+    upload = await read_upload(request, runtime.blobs, runtime.settings.max_file_bytes)
+    try:
+        purpose, ttl_s = _purpose(upload), _life_s(upload.fields)
+        filename = await run_in_threadpool(_filename, runtime, principal.tenant_id, upload.filename)
+        file = await run_in_threadpool(
+            files.create,
+            runtime.db,
+            principal.tenant_id,
+            upload.draft,
+            filename=filename,
+            purpose=purpose,
+            most_bytes=runtime.settings.tenant_stored_bytes,
+            ttl_s=ttl_s,
+        )
+    finally:
+        await run_in_threadpool(upload.draft.drop)
+    return JsonResponse(file_object(file))
+
+
+def _filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
+    """Return the file's name as the tenant's policy for every model lets it be stored."""
+    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    if found is None:
+        return filename
+    return str(guarded(found.policy, {"filename": filename}, "file")["filename"])[:255]
+
+
+def _purpose(upload: Upload) -> Purpose:
+    given = upload.fields.get("purpose")
+    if given not in UPLOADED:
+        raise InvalidRequest(f"`purpose` is required: one of {', '.join(sorted(UPLOADED))}", param="purpose")
+    return Purpose(given)
+
+
+def _life_s(fields: Mapping[str, str]) -> float | None:
+    """Return the life that ``expires_after`` asks for; None without one."""
+    anchor, asked = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and asked is None:
+        return None
+    return check_life_s(anchor, int(asked) if asked and re.fullmatch(r"\d{1,9}", asked) else None, "expires_after")
+
+
+def check_life_s(anchor: object, given_s: int | None, param: str) -> float:
+    """Return the seconds of an ``expires_after``; raise InvalidRequest unless it is one."""
+    if anchor != "created_at":
+        raise InvalidRequest(f"`{param}.anchor` must be created_at", param=f"{param}.anchor")
+    if given_s is None or not SHORTEST_LIFE_S <= given_s <= LONGEST_LIFE_S:
+        raise InvalidRequest(
+            f"`{param}.seconds` must be from {SHORTEST_LIFE_S} to {LONGEST_LIFE_S}", param=f"{param}.seconds"
+        )
+    return float(given_s)
+
+
+@router.get("", response_model=FileList, summary="List files")
+async def list_files(
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    purpose: Purpose | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    order: Literal["desc", "asc"] = "desc",
+) -> Response:
+    """Return the tenant's files, newest first unless told otherwise."""
+
+    def read(db: Database) -> FileList:
+        found = files.list_files(
+            db,
+            principal.tenant_id,
+            purpose=purpose,
+            limit=limit + 1,
+            after=after,
+            descending=order == "desc",
+        )
+        return file_list(found, limit)
+
+    return JsonResponse(await runtime.lists.read(principal, read))
+
+
+@router.get("/{file_id}", response_model=FileObject, summary="Look at a file")
+async def get_file(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -> Response:
+    """Return what is known of the file."""
+    return JsonResponse(file_object(await _get(runtime, principal.tenant_id, file_id)))
+
+
+@router.get(
+    "/{file_id}/content",
+    response_class=Response,
+    responses={200: {"description": "The file as it was uploaded", "content": {"application/octet-stream": {}}}},
+    summary="Read a file",
+)
+async def get_content(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -> Response:
+    """Return the file's content."""
+    file = await _get(runtime, principal.tenant_id, file_id)
+    blocks = read_blocks(runtime.blobs, file.digest)
+    # The first is read before anything is sent: a storage that is away is an error and no empty file.
+    first = await run_in_threadpool(next, blocks, b"")
+
+    async def content() -> AsyncIterator[bytes]:
+        yield first
+        async for block in iterate_in_threadpool(blocks):
+            yield block
+
+    return StreamingResponse(
+        content(),
+        media_type="application/octet-stream",
+        headers={"Content-Length": str(file.num_bytes), "ETag": f'"{file.digest}"'},
+    )
+
+
+@router.delete("/{file_id}", response_model=FileDeleted, summary="Delete a file")
+async def delete_file(runtime: RuntimeOf, principal: JobsWriter, file_id: FileId) -> Response:
+    """Remove the file; a batch that reads it goes on."""
+    await run_in_threadpool(files.delete, runtime.db, principal.tenant_id, file_id, actor=principal.key_id)
+    return JsonResponse(FileDeleted(id=file_id))
+
+
+async def _get(runtime: Runtime, tenant_id: str, file_id: str) -> File:
+    return await run_in_threadpool(files.get, runtime.db, tenant_id, file_id)

@@ -1,0 +1,173 @@
+"""What callers see of files and batches: OpenAI's objects, as the models that also document them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from producer_api.http.views import seconds
+from store.batches.batches import Batch
+from store.files.files import File, Purpose
+from store.schema.batch_states import BatchStatus
+
+
+class FileObject(BaseModel):
+    """A file."""
+
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: Purpose
+    status: Literal["processed"] = "processed"
+    status_details: None = None
+
+
+class FileList(BaseModel):
+    """A page of files."""
+
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(BaseModel):
+    """What was removed."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+class BatchError(BaseModel):
+    """What is wrong with a line of the input; `line` counts from 1."""
+
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class BatchErrors(BaseModel):
+    """Why a batch failed validation: the first hundred errors."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchError]
+
+
+class RequestCounts(BaseModel):
+    """How far a batch is; once it has ended, `completed` lines are in the output file and `failed` in the other."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class BatchTokens(BaseModel):
+    """The tokens of the lines that have ended."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class BatchObject(BaseModel):
+    """A batch. Times are Unix seconds, and null until true."""
+
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    model: str | None
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: BatchStatus
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    usage: BatchTokens
+    metadata: dict[str, str] | None
+
+
+class BatchList(BaseModel):
+    """A page of batches, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[BatchObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def file_object(file: File) -> FileObject:
+    """Return the file."""
+    return FileObject(
+        id=file.id,
+        bytes=file.num_bytes,
+        created_at=int(file.created_at.timestamp()),
+        expires_at=seconds(file.expires_at),
+        filename=file.filename,
+        purpose=file.purpose,
+    )
+
+
+def file_list(found: Sequence[File], limit: int) -> FileList:
+    """Return a page of files, of which one more than ``limit`` was asked for."""
+    return FileList(**_page([file_object(file) for file in found], limit))
+
+
+def batch_object(batch: Batch) -> BatchObject:
+    """Return the batch."""
+    tokens_in, tokens_out = batch.input_tokens, batch.output_tokens
+    errors = None if batch.errors is None else BatchErrors(data=[BatchError(**error) for error in batch.errors])
+    return BatchObject(
+        id=batch.id,
+        endpoint=batch.url,
+        model=batch.model,
+        errors=errors,
+        input_file_id=batch.input_file_id,
+        completion_window=batch.completion_window,
+        status=batch.status,
+        output_file_id=batch.output_file_id,
+        error_file_id=batch.error_file_id,
+        created_at=int(batch.created_at.timestamp()),
+        in_progress_at=seconds(batch.in_progress_at),
+        expires_at=int(batch.expires_at.timestamp()),
+        finalizing_at=seconds(batch.finalizing_at),
+        completed_at=seconds(batch.completed_at),
+        failed_at=seconds(batch.failed_at),
+        expired_at=seconds(batch.expired_at),
+        cancelling_at=seconds(batch.cancelling_at),
+        cancelled_at=seconds(batch.cancelled_at),
+        request_counts=RequestCounts(total=batch.num_total, completed=batch.num_completed, failed=batch.num_failed),
+        usage=BatchTokens(input_tokens=tokens_in, output_tokens=tokens_out, total_tokens=tokens_in + tokens_out),
+        metadata=batch.metadata,
+    )
+
+
+def batch_list(found: Sequence[Batch], limit: int) -> BatchList:
+    """Return a page of batches, of which one more than ``limit`` was asked for."""
+    return BatchList(**_page([batch_object(batch) for batch in found], limit))
+
+
+def _page(found: Sequence[Any], limit: int) -> dict[str, Any]:
+    data = list(found[:limit])
+    return {
+        "data": data,
+        "first_id": data[0].id if data else None,
+        "last_id": data[-1].id if data else None,
+        "has_more": len(found) > limit,
+    }

@@ -1,0 +1,161 @@
+"""A multipart upload, read as it comes: fields are kept, the one file goes straight to the storage.
+
+Knows RFC 7578 through python-multipart's parser, and how much is too much. Whatever the file's size, one block of it is
+in memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+
+from store.errors import InvalidRequest, TooLarge
+from store.files.blob_storage import Blobs, Draft
+
+if TYPE_CHECKING:
+    # Not there at run time.
+    from python_multipart.multipart import MultipartCallbacks
+
+_BLOCK_BYTES = 1 << 20
+_MOST_FIELD_BYTES = 64 << 10
+_MOST_PARTS = 32
+_MOST_HEADER_BYTES = 8 << 10
+
+
+@dataclass(slots=True)
+class Upload:
+    """What came: the form's fields, the file's name, and its content, which nobody has kept yet."""
+
+    fields: dict[str, str]
+    filename: str
+    draft: Draft
+
+
+@dataclass(slots=True)
+class _Part:
+    """The part under way."""
+
+    headers: dict[str, bytes] = field(default_factory=dict)
+    name: str = ""
+    filename: str | None = None
+    value: bytearray = field(default_factory=bytearray)
+
+
+async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload:
+    """Read the body to its end. Whoever calls drops or keeps the draft.
+
+    Raises InvalidRequest for what is no multipart form with one ``file``, TooLarge, Unavailable (the storage).
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data" or not (boundary := options.get(b"boundary")):
+        raise InvalidRequest("send the file as multipart/form-data, with the fields `file` and `purpose`")
+    draft = await run_in_threadpool(blobs.create)
+    try:
+        return await _Reader(draft, boundary, most_bytes).read(request)
+    except BaseException as error:
+        await run_in_threadpool(draft.drop)
+        if isinstance(error, FormParserError):
+            raise InvalidRequest(f"the multipart body does not parse: {error}") from error
+        raise
+
+
+class _Reader:
+    """Feeds the parser and takes what it finds."""
+
+    def __init__(self, draft: Draft, boundary: bytes, most_bytes: int) -> None:
+        self._draft = draft
+        self._most_bytes = most_bytes
+        self._parser = MultipartParser(boundary, self._callbacks())
+        self._part = _Part()
+        self._header_name = bytearray()
+        self._header_value = bytearray()
+        self._block = bytearray()
+        self._fields: dict[str, str] = {}
+        self._filename: str | None = None
+        self._has_ended = False
+        self._num_bytes = self._num_parts = 0
+
+    async def read(self, request: Request) -> Upload:
+        try:
+            async for chunk in request.stream():
+                self._num_bytes += len(chunk)
+                if self._num_bytes > self._most_bytes + _MOST_FIELD_BYTES:
+                    raise TooLarge(
+                        f"the file is over {self._most_bytes} bytes, the most that is accepted", param="file"
+                    )
+                self._parser.write(chunk)
+                if len(self._block) >= _BLOCK_BYTES:
+                    await self._flush()
+        except ClientDisconnect as error:
+            raise InvalidRequest("the upload was cut off") from error
+        if not self._has_ended:
+            raise InvalidRequest("the multipart body is cut off: its last boundary is missing")
+        await self._flush()
+        if self._filename is None:
+            raise InvalidRequest("`file` is required", param="file")
+        if self._draft.num_bytes > self._most_bytes:
+            raise TooLarge(f"the file is over {self._most_bytes} bytes, the most that is accepted", param="file")
+        return Upload(self._fields, self._filename, self._draft)
+
+    async def _flush(self) -> None:
+        if self._block:
+            await run_in_threadpool(self._draft.write, bytes(self._block))
+            self._block.clear()
+
+    def _callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._add_to(lambda: self._header_name, _MOST_HEADER_BYTES),
+            "on_header_value": self._add_to(lambda: self._header_value, _MOST_HEADER_BYTES),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _add_to(self, target: Callable[[], bytearray], most: int) -> Callable[[bytes, int, int], None]:
+        def add(data: bytes, start: int, end: int) -> None:
+            found = target()
+            found += data[start:end]
+            if len(found) > most:
+                raise InvalidRequest(f"a header or a field of the form is over {most} bytes")
+
+        return add
+
+    def _begin_part(self) -> None:
+        self._part = _Part()
+        self._num_parts += 1
+        if self._num_parts > _MOST_PARTS:
+            raise InvalidRequest(f"the form has more than {_MOST_PARTS} parts")
+
+    def _end_header(self) -> None:
+        self._part.headers[bytes(self._header_name).decode("latin-1").lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._part.headers.get("content-disposition", b""))
+        self._part.name = options.get(b"name", b"").decode(errors="replace")
+        filename = options.get(b"filename")
+        if self._part.name == "file":
+            if self._filename is not None:
+                raise InvalidRequest("one request uploads one `file`", param="file")
+            self._filename = self._part.filename = (filename or b"file").decode(errors="replace")[:255]
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part.filename is not None:
+            self._block += data[start:end]
+        else:
+            self._add_to(lambda: self._part.value, _MOST_FIELD_BYTES)(data, start, end)
+
+    def _end_part(self) -> None:
+        if self._part.filename is None and self._part.name:
+            self._fields[self._part.name] = self._part.value.decode(errors="replace")
+
+    def _end(self) -> None:
+        self._has_ended = True

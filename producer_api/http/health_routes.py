@@ -1,0 +1,85 @@
+"""Whether the process lives and can work, what it counts, which version it is. None of these needs a key."""
+
+import platform
+from importlib.metadata import version
+
+import structlog
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from producer_api.http.requests import RuntimeOf
+from producer_api.http.views import ObjectResponse
+from producer_api.runtime import Runtime
+from producer_api.server.errors import Draining, ErrorBody, body_of, respond
+from producer_api.server.health import OK
+from producer_api.server.metrics import CONTENT_TYPE
+from store.errors import HeadraceError, Unavailable
+from store.scheduling.backlog import Share, read_backlog
+
+router = APIRouter(tags=["health"])
+
+_log = structlog.get_logger("producer_api")
+_VERSION = version("headrace")
+
+
+@router.get("/healthz", summary="Is the process alive")
+async def healthz() -> Response:
+    """Answer from the event loop, asking nobody."""
+    return ObjectResponse({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    responses={503: {"model": ErrorBody, "description": "It cannot now; beside the error stands what is away"}},
+    summary="Can the process do its work",
+)
+async def readyz(request: Request, runtime: RuntimeOf) -> Response:
+    """Answer 200 if Postgres answers and is migrated: without Redis, jobs are accepted and polled, and streams go on
+    more slowly. `status` is `degraded` then, and beside it stands what is away."""
+    report = await runtime.health.report()
+    streams = OK if runtime.hub.is_connected else "not connected to Redis: they look for news once a second"
+    checks = {"postgres": report.postgres, "redis": report.redis, "streams": streams}
+    refusal: HeadraceError | None = None
+    if runtime.draining.is_set():
+        refusal = Draining("this server is stopping")
+    elif not report.is_ready:
+        refusal = Unavailable(report.postgres, code="database_unavailable")
+    if refusal is None:
+        status = "ready" if all(found == OK for found in checks.values()) else "degraded"
+        return ObjectResponse({"status": status, **checks})
+    answer = respond(refusal, request.scope)
+    content = {"status": "not ready", **checks, **body_of(refusal)}
+    return ObjectResponse(
+        content, status_code=answer.status_code, headers={"Retry-After": answer.headers["Retry-After"]}
+    )
+
+
+@router.get("/metrics", response_class=PlainTextResponse, summary="Metrics for Prometheus")
+async def metrics(runtime: RuntimeOf) -> Response:
+    """Return the counters; queue depths are left out while Postgres is away."""
+    _require_open("metrics", runtime)
+    shares = await run_in_threadpool(_shares, runtime)
+    return Response(runtime.metrics.render(shares), media_type=CONTENT_TYPE)
+
+
+def _require_open(page: str, runtime: Runtime) -> None:
+    if page not in runtime.settings.open_pages:
+        raise HTTPException(404)  # as if there were no such route
+
+
+def _shares(runtime: Runtime) -> tuple[Share, ...]:
+    try:
+        return read_backlog(runtime.db).shares
+    except Unavailable as error:
+        _log.warning("queue_depths_unknown", reason=error.message)
+        return ()
+
+
+@router.get("/version", summary="Which version this is")
+async def show_version(runtime: RuntimeOf) -> Response:
+    """Return the versions of Headrace and Python."""
+    _require_open("version", runtime)
+    return ObjectResponse({"name": "headrace", "version": _VERSION, "python": platform.python_version()})

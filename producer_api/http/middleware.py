@@ -1,0 +1,265 @@
+"""What surrounds every request, as plain ASGI: its id, its time, its key, its body's size, and the last word on errors.
+
+    RequestContext ─▶ Authenticate ─▶ Metered ─▶ BufferBody ─▶ Direct ─▶ the routes
+
+Plain ASGI, because a middleware that makes a task per request costs more than the rest of a submit and hides a
+client's disconnect.
+"""
+
+import asyncio
+import re
+import time
+from contextlib import suppress
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from producer_api.access import rate_limit_headers
+from producer_api.access.refusal_log import address_of
+from producer_api.runtime import Runtime
+from producer_api.server.errors import SlowBody, internal_error, respond
+from producer_api.server.json_limits import check_counts
+from producer_api.server.sse import StreamAborted
+from store.audit.audit import bind_caller
+from store.errors import HeadraceError, InvalidRequest, TooLarge
+from store.ids import new_id
+
+_log = structlog.get_logger("producer_api")
+
+_HAS_BODY = frozenset({"POST", "PUT", "PATCH"})
+# Read by its route as it comes, block by block.
+_UPLOADS = "/v1/files"
+_DRAIN_BYTES = 16 << 20
+_DRAIN_S = 5.0
+# In which a body must have come, or the next part of an upload.
+BODY_S = 60.0
+# On every answer that has none of its own: no browser keeps it, guesses what it is, runs or frames it.
+_GUARDS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class RequestContext:
+    """Gives each request an id, times it, and turns whatever escapes the routes into an answer or a cut connection."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        context = _Context(scope, send, self._runtime)
+        context.spent = rate_limit_headers.begin()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
+        bind_caller(context.request_id, address_of(scope))
+        try:
+            await self.app(scope, receive, context.send)
+        except StreamAborted:
+            # Returning without a last chunk makes the server cut the connection, which is how a client learns it.
+            return None
+        except HeadraceError as error:
+            await context.answer(error, receive)
+        except Exception as error:  # noqa: BLE001 - the last place where a request still can get an answer
+            # One of a route was answered and logged where it was met; the framework raises it again.
+            if not context.has_told_of_defect:
+                await context.answer(internal_error(error), receive)
+        finally:
+            self._runtime.streams.leave(scope)
+        return None
+
+
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_LONGEST_CLIENT_ID = 512
+
+
+def _callers_names(scope: Scope) -> dict[str, str]:
+    """Return what the caller calls this request and the trace that it is part of, for the log; nonsense is left out."""
+    headers = Headers(scope=scope)
+    client_id, trace = headers.get("x-client-request-id", ""), _TRACE.fullmatch(headers.get("traceparent", ""))
+    is_good = 0 < len(client_id) <= _LONGEST_CLIENT_ID and client_id.isascii() and client_id.isprintable()
+    return ({"client_request_id": client_id} if is_good else {}) | ({"trace_id": trace[1]} if trace else {})
+
+
+class _Context:
+    """One request: its id, when it came, and whether its response has begun."""
+
+    def __init__(self, scope: Scope, send: Send, runtime: Runtime) -> None:
+        self.request_id = new_id("req")
+        self._scope = scope
+        self._send = send
+        self._runtime = runtime
+        self._started_at = time.perf_counter()
+        self._has_begun = False
+        self.spent: dict[str, str] = {}
+        scope.setdefault("state", {})["request_id"] = self.request_id
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._has_begun = True
+            self._begin(message)
+        await self._send(message)
+
+    @property
+    def has_told_of_defect(self) -> bool:
+        return self._has_begun and self._scope["state"].get("error_code") == HeadraceError.default_code
+
+    async def answer(self, error: HeadraceError, receive: Receive) -> None:
+        if not self._has_begun:
+            await respond(error, self._scope)(self._scope, receive, self.send)
+
+    def _begin(self, message: Message) -> None:
+        took_s = time.perf_counter() - self._started_at
+        headers = MutableHeaders(raw=message.setdefault("headers", []))
+        headers["x-request-id"] = self.request_id
+        headers["openai-processing-ms"] = str(round(took_s * 1000))
+        for name, value in (*self.spent.items(), *_GUARDS.items()):
+            headers.setdefault(name, value)
+        metrics = self._runtime.metrics
+        route = getattr(self._scope.get("route"), "path", "unmatched")
+        metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)
+        if (code := self._scope["state"].get("error_code")) is not None:
+            metrics.refused.labels(code).inc()
+            self._runtime.refusals.note(code, self._scope)
+
+
+class Authenticate:
+    """Lets nothing under ``/v1/`` pass without a good API key."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._runtime = runtime
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            given = Headers(scope=scope).getlist("authorization")
+            if len(given) > 1:
+                raise InvalidRequest(
+                    "the request has more than one Authorization header: send one", param="Authorization"
+                )
+            scope["state"]["principal"] = await self._runtime.keys.principal(given[0] if given else None)
+        await self.app(scope, receive, send)
+
+
+class BufferBody:
+    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all,
+    and one of many small parts without parsing it.
+
+    An upload is let through to its route if the length that it declares is not over the limit of files.
+    """
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._limit = runtime.settings.max_body_bytes
+        # Beside the file a form has a few fields.
+        self._upload_limit = runtime.settings.max_file_bytes + (64 << 10)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
+            return await self.app(scope, receive, send)
+        headers = Headers(scope=scope)
+        _check_encoding(headers)
+        if scope["path"] == _UPLOADS:
+            if _declared_length(headers) > self._upload_limit:
+                return await self._refuse(scope, receive, send, self._upload_limit)
+            return await self.app(scope, _Paced(receive), send)
+        body = None if _declared_length(headers) > self._limit else await self._read(receive)
+        if body is None:
+            return await self._refuse(scope, receive, send, self._limit)
+        if body:
+            _check_type(headers)
+            check_counts(body)
+        return await self.app(scope, Replay(body, receive), send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Return the body, or None once it is over the limit. Raises SlowBody."""
+        try:
+            async with asyncio.timeout(BODY_S):
+                return await self._read_all(receive)
+        except TimeoutError:
+            raise SlowBody(f"the body did not come within {BODY_S:g} s") from None
+
+    async def _read_all(self, receive: Receive) -> bytes | None:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return bytes(body)
+            body += message.get("body", b"")
+            if len(body) > self._limit:
+                return None
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        """Answer 413 at once, then swallow some of what is still coming.
+
+        A client that writes its whole body before it reads would otherwise meet a reset instead of the answer.
+        """
+        response = respond(TooLarge(f"the body is over {limit} bytes, the most that is accepted"), scope)
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+        with suppress(TimeoutError):
+            await asyncio.wait_for(_swallow(receive), _DRAIN_S)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _Paced:
+    """A ``receive`` that does not wait for a part of the body for ever."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_ended = False
+
+    async def __call__(self) -> Message:
+        if self._has_ended:
+            return await self._receive()  # what comes now is the end of the connection, whenever
+        try:
+            async with asyncio.timeout(BODY_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise SlowBody(f"the next part of the body did not come within {BODY_S:g} s") from None
+        self._has_ended = not message.get("more_body", False)
+        return message
+
+
+class Replay:
+    """A ``receive`` that gives the buffered body once and then whatever the connection says."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        message, self._message = self._message, None
+        return await self._receive() if message is None else message
+
+
+async def _swallow(receive: Receive) -> None:
+    left = _DRAIN_BYTES
+    while left > 0:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        left -= len(message.get("body", b""))
+
+
+def _declared_length(headers: Headers) -> int:
+    declared = headers.get("content-length", "0")
+    return int(declared) if declared.isascii() and declared.isdecimal() else 0
+
+
+def _check_encoding(headers: Headers) -> None:
+    encoding = headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise InvalidRequest(f"a body encoded as {encoding[:20]!r} is not accepted: send it uncompressed")
+
+
+def _check_type(headers: Headers) -> None:
+    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise InvalidRequest("the body must be JSON: send the header `Content-Type: application/json`")

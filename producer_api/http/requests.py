@@ -1,0 +1,101 @@
+"""What routes ask of a request: the Runtime, a body read strictly, whether it was sent before, a wait that ends when
+the caller leaves."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends, Header
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.runtime import Runtime
+from producer_api.server.sse import until_disconnected
+from producer_api.submission.submit import Origin
+
+T = TypeVar("T")
+
+MAX_PROJECT_CHARS = 255
+
+
+async def _runtime(request: Request) -> Runtime:
+    runtime: Runtime = request.app.state.runtime
+    return runtime
+
+
+RuntimeOf = Annotated[Runtime, Depends(_runtime)]
+
+
+async def read_origin(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", description="the same key and body give the same job, for a day"),
+    ] = None,
+    retry_count: Annotated[
+        str | None,
+        Header(
+            alias="x-stainless-retry-count",
+            description="as OpenAI's clients send it; above 0, without an Idempotency-Key, the job that the same body "
+            "made within the last ten minutes is the answer, not a second one",
+        ),
+    ] = None,
+    project: Annotated[
+        str | None,
+        Header(alias="OpenAI-Project", max_length=MAX_PROJECT_CHARS, description="whom the usage is counted for"),
+    ] = None,
+) -> Origin:
+    """Return where this request came in; its route must have been found."""
+    route = f"{request.method} {request.scope['route'].path}"
+    digest = hashlib.blake2b(digest_size=16)
+    body = await request.body()
+    for part in (request.state.principal.key_id.encode(), route.encode(), body):
+        digest.update(part)
+        digest.update(b"\0")
+    is_retry = (retry_count or "0").strip() not in ("", "0")
+    return Origin(route, idempotency_key, digest.hexdigest(), is_retry, len(body), project or None)
+
+
+OriginOf = Annotated[Origin, Depends(read_origin)]
+
+
+class _StrictJson(Request):
+    """Reads JSON by the letter: no NaN, no lone surrogates, no nesting without end."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            # Without the document: an error that carries it might take a prompt into a log.
+            raise json.JSONDecodeError(error.msg, "", 0) from None
+
+
+class StrictJsonRoute(APIRoute):
+    """A route whose body is read by ``_StrictJson``."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's own handler, given the stricter request."""
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_StrictJson(request.scope, request.receive))
+
+        return handle_strictly
+
+
+async def unless_gone(request: Request, answer: Awaitable[T]) -> T | None:
+    """Wait for the answer; stop waiting and return None if the caller leaves first."""
+    work = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(until_disconnected(request.receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return work.result() if work.done() else None
+    finally:
+        gone.cancel()
+        work.cancel()
+        await asyncio.wait({work, gone})

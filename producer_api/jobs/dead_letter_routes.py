@@ -1,0 +1,147 @@
+"""Jobs that were given up, for whoever has mended the reason and wants them run again."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from producer_api.access.auth import JobsReader, JobsWriter
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse
+from producer_api.jobs.job_routes import JobId
+from producer_api.jobs.replay import Replay, replay, replay_many
+from producer_api.server.errors import DOCUMENTED
+from store.db.database import Database
+from store.jobs import dead_letters
+from store.jobs.dead_letters import DeadLetter
+from store.payloads.strict_model import Strict
+
+router = APIRouter(prefix="/v1/dead_letters", tags=["dead letters"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+Code = Literal["poison", "max_attempts_exceeded"]
+
+
+class DeadLetterObject(BaseModel):
+    """A job that is given up; its own object is at ``/v1/jobs/{id}``."""
+
+    id: str = Field(description="the job's id")
+    object: Literal["dead_letter"] = "dead_letter"
+    queue: str
+    code: str
+    message: str
+    attempt: int = Field(description="attempts that were charged")
+    crashes: int = Field(description="workers that died with the job in their hands")
+    created_at: int = Field(description="when it was given up, Unix seconds")
+    replayed_as: str | None = Field(description="the job that was made of it")
+    replayed_at: int | None
+
+
+class DeadLetterList(BaseModel):
+    """A page of dead letters; ask for the next with ``after=last_id``."""
+
+    object: Literal["list"] = "list"
+    data: list[DeadLetterObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ReplayObject(BaseModel):
+    """Which job was made of a dead letter."""
+
+    id: str = Field(description="the dead letter's id")
+    object: Literal["dead_letter.replay"] = "dead_letter.replay"
+    job_id: str = Field(description="the new job")
+    replayed: bool = Field(description="an earlier call had made it")
+
+
+class ReplayList(BaseModel):
+    """What was replayed; ``has_more``: more match, or the queue was full: call again."""
+
+    object: Literal["list"] = "list"
+    data: list[ReplayObject]
+    has_more: bool
+
+
+class ReplayFilter(Strict):
+    """Which dead letters to replay: those that were not replayed yet, of one queue and code or of all."""
+
+    queue: str | None = None
+    code: Code | None = None
+    limit: int = Field(20, ge=1, le=100)
+
+
+@router.get("", response_model=DeadLetterList, summary="List dead letters")
+async def list_dead_letters(
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    queue: str | None = None,
+    code: Code | None = None,
+    replayed: bool | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    order: Literal["desc", "asc"] = "desc",
+) -> Response:
+    """Return the tenant's jobs that failed as `poison` or after their last attempt, newest first."""
+
+    def read(db: Database) -> list[DeadLetter]:
+        return dead_letters.list_dead_letters(
+            db,
+            principal.tenant_id,
+            queue=queue,
+            code=code,
+            replayed=replayed,
+            limit=limit + 1,
+            after=after,
+            descending=order == "desc",
+        )
+
+    found = await runtime.lists.read(principal, read)
+    page = [_letter(letter) for letter in found[:limit]]
+    return JsonResponse(
+        DeadLetterList(
+            data=page,
+            first_id=page[0].id if page else None,
+            last_id=page[-1].id if page else None,
+            has_more=len(found) > limit,
+        )
+    )
+
+
+@router.post("/replay", response_model=ReplayList, summary="Replay many dead letters")
+async def replay_dead_letters(runtime: RuntimeOf, principal: JobsWriter, body: ReplayFilter) -> Response:
+    """Make a new job of each that matches and was not replayed yet, oldest first."""
+    done, has_more = await run_in_threadpool(
+        replay_many, runtime, principal, queue=body.queue, code=body.code, limit=body.limit
+    )
+    return JsonResponse(ReplayList(data=[_replay(one) for one in done], has_more=has_more))
+
+
+@router.post("/{job_id}/replay", status_code=202, response_model=ReplayObject, summary="Replay a dead letter")
+async def replay_dead_letter(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
+    """Make a new job of the same input, with attempts and a deadline of its own; a second call answers the same job."""
+    done = await run_in_threadpool(replay, runtime, principal, job_id)
+    headers = {"Location": f"/v1/jobs/{done.job_id}", "X-Job-Id": done.job_id}
+    if done.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return JsonResponse(_replay(done), status_code=202, headers=headers)
+
+
+def _replay(done: Replay) -> ReplayObject:
+    return ReplayObject(id=done.dead_job_id, job_id=done.job_id, replayed=done.replayed)
+
+
+def _letter(letter: DeadLetter) -> DeadLetterObject:
+    return DeadLetterObject(
+        id=letter.job_id,
+        queue=letter.queue,
+        code=letter.code,
+        message=letter.message,
+        attempt=letter.attempt,
+        crashes=letter.crashes,
+        created_at=int(letter.at.timestamp()),
+        replayed_as=letter.replayed_as,
+        replayed_at=None if letter.replayed_at is None else int(letter.replayed_at.timestamp()),
+    )

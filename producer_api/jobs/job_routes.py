@@ -1,0 +1,221 @@
+"""The native face: submit, look, list, cancel, and what happened to a job."""
+
+import re
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body, Header, Path, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.access.auth import JobsReader, JobsWriter
+from producer_api.http import views
+from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
+from producer_api.http.views import JobDeleted, JobList, JobObject, JsonResponse, Timeline
+from producer_api.jobs import cancel
+from producer_api.reads.placeholder_restore import restored
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from producer_api.streaming.job_events import wait_until_ended
+from producer_api.submission.submit import Receipt
+from store.db.database import Database
+from store.errors import InvalidRequest, Unavailable
+from store.jobs import jobs
+from store.jobs.jobs import Job
+from store.payloads.job_payload import JobRequest
+from store.retention import erasure
+from store.schema.job_states import JobState
+from store.streams import stream_log
+from store.tenants.api_keys import Principal
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+JobId = Annotated[str, Path(examples=["job_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+
+_POLL_AFTER_S = "1"
+# A place costs a query of its own, and most jobs are served before anybody could make use of it.
+_TOO_YOUNG_FOR_A_PLACE = timedelta(seconds=0.5)
+_EXAMPLES = {
+    "chat": {
+        "summary": "A conversation",
+        "value": {
+            "model": "smollm2",
+            "input": {"messages": [{"role": "user", "content": "Name three rivers."}]},
+            "sampling": {"max_tokens": 64, "temperature": 0},
+            "webhook": {"url": "https://example.com/hooks/headrace"},
+            "metadata": {"order": "42"},
+        },
+    },
+    "prompt": {
+        "summary": "A raw prompt, in the background",
+        "value": {
+            "model": "smollm2@1",
+            "input": {"prompt": "Once upon a time"},
+            "sampling": {"max_tokens": 128, "seed": 7},
+            "service_class": "batch",
+            "deadline_ms": 600000,
+        },
+    },
+    "vectors": {
+        "summary": "Vectors for texts",
+        "value": {"task": "embed", "model": "minilm", "input": {"texts": ["a mill on the river", "bread"]}},
+    },
+}
+
+
+@router.post("", status_code=202, response_model=JobObject, summary="Submit a job")
+async def create_job(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: JobsWriter,
+    body: Annotated[JobRequest, Body(openapi_examples=_EXAMPLES)],
+    origin: OriginOf,
+    prefer: Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")] = None,
+) -> Response:
+    """Store a job and answer 202 with where to look for it; it is on disk then."""
+    wait_s = _wait_of(prefer)
+    receipt = await runtime.submissions.submit(principal, body, origin)
+    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
+    if wait_s is not None and not await runtime.streams.try_enter(request):
+        wait_s = None  # a preference, and the job is accepted: whoever has too many waits open gets its id at once
+    if wait_s is not None:
+        job = await _wait(request, runtime, job, wait_s)
+    has_ended = wait_s is not None and job.state.is_terminal
+    headers = _receipt_headers(receipt, job)
+    if wait_s is not None:
+        headers["Preference-Applied"] = f"wait={wait_s:g}"
+    if not has_ended:
+        headers["Retry-After"] = _POLL_AFTER_S
+    return JsonResponse(views.job_object(job), status_code=200 if has_ended else 202, headers=headers)
+
+
+def _receipt_headers(receipt: Receipt, job: Job) -> dict[str, str]:
+    return {
+        **receipt.headers,
+        "Location": f"/v1/jobs/{job.id}",
+        "X-Job-Id": job.id,
+        "X-Model-Version": str(job.model_version),
+    }
+
+
+_WAIT = re.compile(r"wait=(\d{1,6})", re.IGNORECASE)
+
+
+def _wait_of(prefer: str | None) -> float | None:
+    """Return the seconds of ``Prefer: wait=N``; preferences that are not known are ignored, as RFC 7240 asks."""
+    for preference in (prefer or "").split(","):
+        if (match := _WAIT.fullmatch(preference.strip())) is not None:
+            return float(match[1])
+    return None
+
+
+async def _wait(request: Request, runtime: Runtime, job: Job, wait_s: float) -> Job:
+    waited = await unless_gone(request, wait_until_ended(runtime, job, min(wait_s, runtime.settings.max_wait_s)))
+    return waited or job
+
+
+_FILTERS = frozenset({"status", "task", "model", "created_after", "limit", "after", "order"})
+_METADATA = re.compile(r"metadata\[(.{1,64})\]")
+
+
+def _metadata_filter(request: Request) -> dict[str, str]:
+    """Return the ``metadata[key]=value`` filters; raise InvalidRequest for a parameter that is no filter."""
+    wanted = {}
+    for name, value in request.query_params.items():
+        if (match := _METADATA.fullmatch(name)) is not None:
+            wanted[match[1]] = value
+        elif name not in _FILTERS:
+            known = ", ".join(sorted(_FILTERS))
+            raise InvalidRequest(
+                f"`{name[:64]}` is not a filter: use {known} or metadata[key]",
+                code="unsupported_parameter",
+                param=name[:64],
+            )
+    return wanted
+
+
+@router.get("", response_model=JobList, summary="List jobs")
+async def list_jobs(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    status: JobState | None = None,
+    task: str | None = None,
+    model: str | None = None,
+    created_after: Annotated[int | None, Query(ge=0, lt=1 << 35, description="Unix seconds")] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    order: Literal["desc", "asc"] = "desc",
+) -> Response:
+    """Return the tenant's jobs, newest first unless told otherwise; `metadata[key]=value` filters as well."""
+    metadata = _metadata_filter(request)
+
+    def read(db: Database) -> list[Job]:
+        found = jobs.list_jobs(
+            db,
+            principal.tenant_id,
+            state=status,
+            task=task,
+            model=model,
+            metadata=metadata,
+            created_after=None if created_after is None else datetime.fromtimestamp(created_after, UTC),
+            limit=limit + 1,
+            after=after,
+            descending=order == "desc",
+        )
+        return [*map(restored, found)]
+
+    return JsonResponse(views.job_list(await runtime.lists.read(principal, read), limit))
+
+
+@router.get("/{job_id}", response_model=JobObject, summary="Look at a job")
+async def get_job(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    job_id: JobId,
+    wait: Annotated[float, Query(ge=0, description="wait up to this many seconds, at most 60, for its end")] = 0,
+) -> Response:
+    """Return the job as it is, or as it has become within ``wait`` seconds."""
+    job = await runtime.reader.get(principal.tenant_id, job_id)
+    if wait > 0 and not job.state.is_terminal:
+        await runtime.streams.enter(request)
+        job = await _wait(request, runtime, job, wait)
+    headers = {"X-Model-Version": str(job.model_version)}
+    if job.state.is_terminal:
+        return JsonResponse(views.job_object(job), headers=headers)
+    place = None
+    if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
+        place = await run_in_threadpool(runtime.room.place_of, job)
+    headers["Retry-After"] = _POLL_AFTER_S
+    return JsonResponse(views.job_object(job, place=place), headers=headers)
+
+
+@router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")
+async def cancel_job(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
+    """Cancel a queued job at once, a running one at its next step; partial output is kept."""
+    job = await run_in_threadpool(cancel.cancel, runtime, principal.tenant_id, job_id)
+    return JsonResponse(views.job_object(job))
+
+
+@router.get("/{job_id}/timeline", response_model=Timeline, summary="What happened to a job")
+async def get_timeline(runtime: RuntimeOf, principal: JobsReader, job_id: JobId) -> Response:
+    """Return the job's events, oldest first, and its attempts."""
+    events = await run_in_threadpool(jobs.timeline, runtime.db, principal.tenant_id, job_id)
+    return JsonResponse(views.timeline(job_id, events))
+
+
+@router.delete("/{job_id}", response_model=JobDeleted, summary="Forget a job's contents")
+async def delete_job(request: Request, runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
+    """Forget what an ended job was asked and what it answered, now; its row, usage and audit stay. Twice is as good."""
+    await run_in_threadpool(_delete, runtime, principal, job_id, request.state.request_id)
+    return JsonResponse(JobDeleted(id=job_id))
+
+
+def _delete(runtime: Runtime, principal: Principal, job_id: str, request_id: str) -> None:
+    erasure.purge_job(runtime.db, principal.tenant_id, job_id, actor=principal.key_id, request_id=request_id)
+    # Where Redis is away, its copy goes by itself some minutes after the last frame.
+    with suppress(Unavailable):
+        stream_log.forget(runtime.redis, [job_id])

@@ -1,0 +1,59 @@
+"""Queues: how much waits, how fast it is served, and stopping one. Without ``queues:admin`` it is one's own share."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from producer_api.access.auth import JobsReader, QueuesAdmin
+from producer_api.http import views
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse, QueueList, QueueObject
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from store.scheduling import backlog, queues
+from store.tenants.api_keys import Principal
+
+router = APIRouter(prefix="/v1/queues", tags=["queues"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+QueueName = Annotated[str, Path(examples=["smollm2@1"])]
+
+
+@router.get("", response_model=QueueList, summary="List queues")
+async def list_queues(runtime: RuntimeOf, principal: JobsReader) -> Response:
+    """Return every queue, by name."""
+    return JsonResponse(QueueList(data=await run_in_threadpool(_look, runtime, principal)))
+
+
+@router.get("/{name}", response_model=QueueObject, summary="Look at a queue")
+async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) -> Response:
+    """Return one queue."""
+    (found,) = await run_in_threadpool(_look, runtime, principal, name)
+    return JsonResponse(found)
+
+
+@router.post("/{name}/pause", response_model=QueueObject, summary="Pause a queue")
+async def pause_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
+    """Let no job of the queue start until it is resumed. What runs goes on, and jobs are still accepted."""
+    return await _steer(queues.pause, runtime, principal, name)
+
+
+@router.post("/{name}/resume", response_model=QueueObject, summary="Resume a queue")
+async def resume_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
+    """Let the queue's jobs start again."""
+    return await _steer(queues.resume, runtime, principal, name)
+
+
+async def _steer(change: Callable[..., None], runtime: Runtime, principal: Principal, name: str) -> Response:
+    await run_in_threadpool(change, runtime.db, principal.tenant_id, name, actor=principal.key_id)
+    (found,) = await run_in_threadpool(_look, runtime, principal, name)
+    return JsonResponse(found)
+
+
+def _look(runtime: Runtime, principal: Principal, name: str | None = None) -> list[QueueObject]:
+    sees_all = bool(principal.scopes & {"queues:admin", "admin"})
+    tenant_id = None if sees_all else principal.tenant_id
+    found = queues.view_queues(runtime.db, backlog.read_backlog(runtime.db), tenant_id=tenant_id, name=name)
+    return [views.queue_object(queue, share="all" if sees_all else "own") for queue in found]

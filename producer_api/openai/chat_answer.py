@@ -1,0 +1,207 @@
+"""Answers of OpenAI's chat completion shape, whole and in chunks.
+
+Knows how a job's end reads as a completion and how the text of a second attempt may go on where the first was cut.
+Knows no HTTP and reads nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from producer_api.server.errors import JobUnanswered
+from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
+from store.jobs.jobs import Job
+from store.payloads.job_payload import GeneratePayload
+from store.payloads.logprobs import Logprobs
+from store.schema.job_states import JobState
+
+
+class Diverged(Exception):
+    """A new attempt's text does not begin with what was sent of the old one."""
+
+
+class Splice:
+    """The text sent so far, and a later attempt that did not keep all of it.
+
+    OpenAI's stream cannot take text back. A greedy or seeded attempt says the same again, so what is already sent is
+    swallowed; as soon as the new text differs, ``Diverged`` is raised. Texts that differ are never glued.
+    """
+
+    def __init__(self) -> None:
+        self._sent = ""
+        self._again = ""
+        self._is_repeating = False
+
+    def restart(self, kept: str) -> str:
+        """A new attempt begins after ``kept``; return what of that is new. Raises Diverged."""
+        self._again = ""
+        self._is_repeating = bool(self._sent)
+        return self.add(kept)
+
+    def add(self, text: str) -> str:
+        """Take the attempt's next text and return what of it is new. Raises Diverged."""
+        if not self._is_repeating:
+            self._sent += text
+            return text
+        self._again += text
+        shared = min(len(self._again), len(self._sent))
+        if self._again[:shared] != self._sent[:shared]:
+            raise Diverged
+        if len(self._again) < len(self._sent):
+            return ""
+        new = self._again[len(self._sent) :]
+        self._sent, self._is_repeating = self._again, False
+        return new
+
+    def finish(self) -> None:
+        """The attempt is complete. Raises Diverged if it is shorter than what was sent."""
+        if self._is_repeating and self._again != self._sent:
+            raise Diverged
+
+
+Entries = Sequence[Mapping[str, Any]]
+"""Logprobs of consecutive tokens, as OpenAI's chat has them: token, logprob, bytes, top_logprobs."""
+
+
+class Answer(Protocol):
+    """Builds the answer for one job, whole and in chunks, in the shape of one of OpenAI's routes."""
+
+    def whole(self, job: Job) -> dict[str, Any]:
+        """Return the answer of a job that has succeeded; raise JobUnanswered for any other."""
+        ...
+
+    def opening(self) -> Sequence[dict[str, Any]]:
+        """Return the chunks before the first text."""
+        ...
+
+    def pieces(self, text: str, entries: Entries = ()) -> Sequence[dict[str, Any]]:
+        """Return the chunks that the next text makes, with the logprobs of its tokens if the job asks."""
+        ...
+
+    def closing(self, job: Job) -> Sequence[dict[str, Any]]:
+        """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
+        ...
+
+
+class SpliceTokens:
+    """How many tokens were sent, which a later attempt that says the same does not send again."""
+
+    def __init__(self) -> None:
+        self._num_sent = 0
+        self._at = 0
+
+    def restart(self, kept: Logprobs) -> Logprobs:
+        """A new attempt begins after ``kept``; return what of that is new."""
+        self._at = 0
+        return self.add(kept)
+
+    def add(self, logprobs: Logprobs) -> Logprobs:
+        """Take those of the attempt's next tokens and return what of them is new."""
+        new = logprobs[max(0, self._num_sent - self._at) :]
+        self._at += len(logprobs)
+        self._num_sent = max(self._num_sent, self._at)
+        return new
+
+
+class Completion:
+    """Builds the answer for one job, whose id and version every part of it names."""
+
+    def __init__(self, job: Job, *, with_usage: bool = False) -> None:
+        self._job_id = job.id
+        self._id = f"chatcmpl-{job.id.removeprefix('job_')}"
+        self._created = int(job.created_at.timestamp())
+        self._model = f"{job.model}@{job.model_version}"
+        self._with_usage = with_usage
+        has_tools = job.payload.get("tool_style") is not None
+        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
+        self._held: list[Mapping[str, Any]] = []
+
+    def whole(self, job: Job) -> dict[str, Any]:
+        """Return the completion of a job that has succeeded; raise JobUnanswered for any other."""
+        output = answer_of(job)
+        message: dict[str, Any] = {"role": "assistant", "content": output["text"], "refusal": None}
+        if "tool_calls" in output:
+            message |= {"content": output.get("content"), "tool_calls": output["tool_calls"]}
+        logprobs = _logprobs(output.get("logprobs"))
+        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": output["finish_reason"]}
+        return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Return the first chunk: who speaks."""
+        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, None)]
+
+    def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
+        """Return the chunks that the next text makes, with the logprobs of its tokens if the job asks.
+
+        Where the model may call tools, some text is held until it is certain that it is no call; so are its logprobs.
+        """
+        if self._calls is None:
+            return [self._chunk({"content": text}, None, entries or None)]
+        return self._read(self._calls.add(text), entries)
+
+    def _read(self, pieces: Sequence[Piece], entries: Entries = ()) -> list[dict[str, Any]]:
+        self._held += entries
+        chunks = []
+        for piece in pieces:
+            chunks.append(self._chunk(self._delta(piece), None, self._held or None))
+            self._held = []
+        return chunks
+
+    def _delta(self, piece: Piece) -> dict[str, Any]:
+        match piece:
+            case ContentPiece(text):
+                return {"content": text}
+            case CallPiece(index, None, arguments):
+                return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+            case CallPiece(index, name, arguments):
+                named = {"id": call_id(self._job_id, index), "type": "function"}
+                return {"tool_calls": [{"index": index, **named, "function": {"name": name, "arguments": arguments}}]}
+
+    def closing(self, job: Job) -> list[dict[str, Any]]:
+        """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
+        finish_reason = answer_of(job)["finish_reason"]
+        chunks = [] if self._calls is None else self._read(self._calls.finish())
+        chunks.append(self._chunk({}, finish_reason, self._held or None))
+        if self._with_usage:
+            chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
+        return chunks
+
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None, entries: Entries | None = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": _logprobs(entries), "finish_reason": finish_reason}
+        chunk = {**self._frame("chat.completion.chunk"), "choices": [choice]}
+        return chunk | {"usage": None} if self._with_usage else chunk
+
+    def _frame(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+
+def answer_of(job: Job) -> dict[str, Any]:
+    """Return the output of a job that has succeeded; raise JobUnanswered that says why there is none."""
+    if job.state is JobState.SUCCEEDED and job.output is not None:
+        return job.output
+    error = job.error or {}
+    default = {JobState.CANCELLED: "cancelled", JobState.EXPIRED: "deadline_exceeded"}.get(job.state, "internal_error")
+    code = str(error.get("code", default))
+    reason = error.get("message") or f"the job was {job.state}"
+    raise JobUnanswered(f"job {job.id} {_ended_as(job.state)}: {reason}", code=code, job_id=job.id)
+
+
+def _ended_as(state: JobState) -> str:
+    return {JobState.CANCELLED: "was cancelled", JobState.EXPIRED: "ran out of time"}.get(state, "failed")
+
+
+def _logprobs(entries: Entries | None) -> dict[str, Any] | None:
+    return None if entries is None else {"content": entries, "refusal": None}
+
+
+def usage_of(job: Job) -> dict[str, Any]:
+    """Return the token counts of a job."""
+    usage = job.usage or {}
+    tokens_in, tokens_out = int(usage.get("input_tokens", job.input_tokens)), int(usage.get("output_tokens", 0))
+    return {
+        "prompt_tokens": tokens_in,
+        "completion_tokens": tokens_out,
+        "total_tokens": tokens_in + tokens_out,
+        "prompt_tokens_details": {"cached_tokens": int(usage.get("cached_tokens", 0))},
+    }

@@ -1,0 +1,227 @@
+"""A chat completion request of OpenAI's shape, and what it means as a job; most of it is ``openai_request``'s."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from producer_api.openai.text_request import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
+from store.errors import InvalidRequest
+from store.payloads.job_payload import MAX_TOP_LOGPROBS, GenerateRequest
+from store.payloads.strict_model import Body
+
+
+class TextPart(Body):
+    """A piece of a message; only text is understood."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    text: str | None = None
+
+
+class ChatToolCall(Body):
+    """A call that the assistant has made; what a client adds to it (an ``index``, say) passes."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str
+    type: str = "function"
+    function: dict[str, Any] | None = None
+
+
+class ChatTurn(Body):
+    """One message."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    role: str
+    content: str | tuple[TextPart, ...] | None = None
+    name: str | None = None
+    tool_calls: tuple[ChatToolCall, ...] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatTool(Body):
+    """A tool that the model may use; only functions are known."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    function: dict[str, Any] | None = None
+
+
+class ChatRequest(TextRequest):
+    """The body of ``POST /v1/chat/completions``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "smollm2", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 32},
+                {
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "Count to ten."}],
+                    "temperature": 0,
+                    "stream": True,
+                    "stream_options": {"include_usage": True},
+                    "job": {"priority": 0, "on_disconnect": "continue"},
+                },
+                {
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "Name a river."}],
+                    "logprobs": True,
+                    "top_logprobs": 3,
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {
+                            "name": "river",
+                            "schema": {
+                                "type": "object",
+                                "properties": {"name": {"type": "string"}, "length_km": {"type": "integer"}},
+                                "required": ["name", "length_km"],
+                                "additionalProperties": False,
+                            },
+                        },
+                    },
+                },
+                {
+                    "model": "smollm2",
+                    "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
+                    "tools": [
+                        {
+                            "type": "function",
+                            "function": {
+                                "name": "get_weather",
+                                "description": "The weather in a city",
+                                "parameters": {
+                                    "type": "object",
+                                    "properties": {"city": {"type": "string", "maxLength": 40}},
+                                    "required": ["city"],
+                                },
+                            },
+                        }
+                    ],
+                    "tool_choice": "required",
+                },
+            ]
+        },
+    )
+
+    input_field: ClassVar[str] = "messages"
+    refused: ClassVar[Mapping[str, IsHarmless]] = {
+        **REFUSED,
+        "functions": is_one_of([]),
+        "function_call": is_one_of("none", "auto"),
+        "modalities": is_one_of(["text"]),
+        "audio": is_one_of(),
+        "prediction": is_one_of(),
+        "web_search_options": is_one_of(),
+        "chat_template": is_one_of(),
+        "chat_template_kwargs": is_one_of({}),
+        "add_generation_prompt": is_one_of(True),
+        "continue_final_message": is_one_of(False),
+        "prompt": is_one_of(),
+    }
+
+    messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]
+    max_completion_tokens: int | None = None
+    tools: tuple[ChatTool, ...] | None = None
+    tool_choice: str | dict[str, Any] | None = Field(
+        None, description="none, auto, required, or a function by its name"
+    )
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="asks for `logprobs` to be true")
+
+    @property
+    def most_tokens(self) -> tuple[str, int | None]:
+        """The field that says how many tokens the answer may have, and what it says."""
+        if self.max_completion_tokens is None:
+            return super().most_tokens
+        return "max_completion_tokens", self.max_completion_tokens
+
+
+_CALL = ("name", "arguments")
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
+
+def to_job(chat: ChatRequest) -> GenerateRequest:
+    """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    return job_of(chat, _input(chat), _logprobs(chat))
+
+
+def _input(chat: ChatRequest) -> dict[str, Any]:
+    given = {
+        "messages": [_message(index, turn) for index, turn in enumerate(chat.messages)],
+        "tools": [_tool(index, tool) for index, tool in enumerate(chat.tools or ())] or None,
+        "tool_choice": _tool_choice(chat.tool_choice),
+        "parallel_tool_calls": chat.parallel_tool_calls,
+    }
+    return _present(given)
+
+
+def _tool(index: int, tool: ChatTool) -> dict[str, Any]:
+    if tool.type != "function":
+        where = f"tools[{index}].type"
+        raise unsupported(f"`{where}` {tool.type[:40]!r} is not supported: only functions are", where)
+    return _present({"type": "function", "function": tool.function})
+
+
+def _tool_choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    if isinstance(choice, dict) and choice.get("type") in ("allowed_tools", "custom"):
+        where = "tool_choice.type"
+        raise unsupported(f"`{where}` {choice['type']!r} is not supported: name a function", where)
+    return choice
+
+
+def _logprobs(chat: ChatRequest) -> int | None:
+    if chat.logprobs:
+        return chat.top_logprobs or 0
+    if chat.top_logprobs:
+        raise InvalidRequest("`top_logprobs` is for those who ask for `logprobs`: set it to true", param="top_logprobs")
+    return None
+
+
+def _message(index: int, turn: ChatTurn) -> dict[str, Any]:
+    param = f"messages[{index}]"
+    role = _ROLES.get(turn.role)
+    if role is None:
+        raise unsupported(
+            f"`{param}.role` {turn.role[:40]!r} is not supported: one of {', '.join(_ROLES)}", f"{param}.role"
+        )
+    for name in ("function_call", "audio"):
+        if (turn.model_extra or {}).get(name):
+            raise unsupported(f"`{param}.{name}` is not supported", f"{param}.{name}")
+    calls = [_tool_call(f"{param}.tool_calls[{number}]", call) for number, call in enumerate(turn.tool_calls or ())]
+    given = {
+        "role": role,
+        "content": _text(turn, f"{param}.content"),
+        "name": turn.name,
+        "tool_calls": calls or None,
+        "tool_call_id": turn.tool_call_id,
+    }
+    return _present(given)
+
+
+def _tool_call(param: str, call: ChatToolCall) -> dict[str, Any]:
+    if call.type != "function":
+        where = f"{param}.type"
+        raise unsupported(f"`{where}` {call.type[:40]!r} is not supported: only calls of functions are", where)
+    if call.function is None:
+        return {"id": call.id}
+    # Not what a client's helper adds for its program, as OpenAI's does with the parsed arguments.
+    return {"id": call.id, "function": {name: call.function[name] for name in _CALL if name in call.function}}
+
+
+def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _text(turn: ChatTurn, param: str) -> str | None:
+    if turn.content is None or isinstance(turn.content, str):
+        return turn.content
+    for index, part in enumerate(turn.content):
+        if part.type != "text" or part.text is None:
+            where = f"{param}[{index}].type"
+            raise unsupported(f"`{where}` {part.type[:40]!r} is not supported: only text parts are", where)
+    return "".join(part.text or "" for part in turn.content)

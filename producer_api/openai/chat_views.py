@@ -1,0 +1,151 @@
+"""What completions look like, for the OpenAPI document alone: ``chat_answer`` and ``completion_answer`` make them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from store.payloads.conversation import ToolCall
+from store.payloads.job_payload import TokenLogprob
+
+
+class AnswerMessage(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+    tool_calls: list[ToolCall] | None = Field(None, description="absent if there are none")
+
+
+class AnswerLogprobs(BaseModel):
+    """How likely the model found each token of the answer: natural logarithms."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AnswerChoice(BaseModel):
+    """The one answer there is."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: AnswerLogprobs | None = None
+    finish_reason: str = Field(description="stop, length, tool_calls")
+
+
+class PromptTokensDetails(BaseModel):
+    """Which of the prompt's tokens cost less."""
+
+    cached_tokens: int = Field(description="found in the worker's prefix cache, not computed again")
+
+
+class AnswerUsage(BaseModel):
+    """How many tokens it took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ChatCompletion(BaseModel):
+    """An answer to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int = Field(description="Unix seconds")
+    model: str = Field(description="the name and version that answered")
+    choices: list[AnswerChoice]
+    usage: AnswerUsage
+
+
+class TextLogprobs(BaseModel):
+    """How likely the model found each token of the text, in OpenAI's older shape: four lists of the same length."""
+
+    tokens: list[str] = Field(description="`bytes:` and the bytes for what is no whole character")
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int] = Field(description="in characters of this answer's text")
+
+
+class TextChoice(BaseModel):
+    """The one continuation there is."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+    finish_reason: str = Field(description="stop, length")
+
+
+class TextCompletion(BaseModel):
+    """A continuation of a prompt."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int = Field(description="Unix seconds")
+    model: str = Field(description="the name and version that answered")
+    choices: list[TextChoice]
+    usage: AnswerUsage
+
+
+_USAGE = {
+    "prompt_tokens": 32,
+    "completion_tokens": 2,
+    "total_tokens": 34,
+    "prompt_tokens_details": {"cached_tokens": 16},
+}
+_ANSWER = {
+    "id": "chatcmpl-0197f0c2a3b47d518e9a2b6c7d8e9f01",
+    "object": "chat.completion",
+    "created": 1764086400,
+    "model": "smollm2@1",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hello!", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": _USAGE,
+}
+_CHUNK = (
+    'data: {"id":"chatcmpl-0197…","object":"chat.completion.chunk","created":1764086400,"model":"smollm2@1",'
+    '"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}\n\n'
+)
+
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_TEXT = {
+    "id": "cmpl-0197f0c2a3b47d518e9a2b6c7d8e9f01",
+    "object": "text_completion",
+    "created": 1764086400,
+    "model": "smollm2@1",
+    "choices": [{"index": 0, "text": " turns", "logprobs": None, "finish_reason": "length"}],
+    "usage": _USAGE,
+}
+_TEXT_CHUNK = (
+    'data: {"id":"cmpl-0197…","object":"text_completion","created":1764086400,"model":"smollm2@1",'
+    '"choices":[{"index":0,"text":" turns","logprobs":null,"finish_reason":null}]}\n\n'
+)
+
+DOCUMENTED_COMPLETION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ChatCompletion,
+        "description": "The completion, or with `stream` its chunks and then `data: [DONE]`",
+        "content": {
+            "application/json": {"example": _ANSWER},
+            "text/event-stream": {"schema": _EVENT, "example": f"{_CHUNK}data: [DONE]\n\n"},
+        },
+    }
+}
+
+DOCUMENTED_TEXT_COMPLETION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": TextCompletion,
+        "description": "The completion, or with `stream` its chunks and then `data: [DONE]`",
+        "content": {
+            "application/json": {"example": _TEXT},
+            "text/event-stream": {"schema": _EVENT, "example": f"{_TEXT_CHUNK}data: [DONE]\n\n"},
+        },
+    }
+}

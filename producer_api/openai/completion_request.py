@@ -1,0 +1,52 @@
+"""A text completion request of OpenAI's older shape, and what it means as a job; a chat without a conversation."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from producer_api.openai.text_request import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
+from store.payloads.job_payload import MAX_TOP_LOGPROBS, GenerateRequest
+
+
+class CompletionRequest(TextRequest):
+    """The body of ``POST /v1/completions``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "smollm2", "prompt": "The water wheel", "max_tokens": 16, "temperature": 0},
+                {"model": "smollm2", "prompt": "The river", "max_tokens": 16, "logprobs": 2, "stream": True},
+            ]
+        },
+    )
+
+    input_field: ClassVar[str] = "prompt"
+    refused: ClassVar[Mapping[str, IsHarmless]] = {
+        **REFUSED,
+        "suffix": is_one_of(""),
+        "messages": is_one_of(),
+        "prompt_embeds": is_one_of(),
+    }
+
+    prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(
+        description="a text or the ids of its tokens, alone or as a list of one"
+    )
+    # OpenAI gives 16 tokens to those who do not say how many.
+    max_tokens: int | None = 16
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+
+def to_job(completion: CompletionRequest) -> GenerateRequest:
+    """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    return job_of(completion, _source(completion.prompt), completion.logprobs)
+
+
+def _source(prompt: Any) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    if prompt and isinstance(prompt[0], int):
+        return {"token_ids": prompt}
+    if len(prompt) != 1:
+        raise unsupported(f"`prompt` has {len(prompt)} prompts: send one request for each", "prompt")
+    return _source(prompt[0])

@@ -1,0 +1,139 @@
+"""An embeddings request of OpenAI's shape, what it means as a job, and how the job's vectors are told.
+
+Bounds live in ``store.payloads.job_payload`` and the model's files: a complaint about the job's field is renamed to the
+field that the caller sent. Knows no HTTP and reads nothing.
+"""
+
+import re
+import struct
+from base64 import b64decode
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
+
+from producer_api.openai.chat_answer import answer_of
+from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
+from producer_api.openai.unknown_fields import refuse_near_misses
+from producer_api.server.errors import from_validation
+from store.errors import HeadraceError, InvalidRequest
+from store.jobs.jobs import Job
+from store.payloads.job_payload import MAX_EMBED_INPUTS, EmbedRequest
+from store.payloads.strict_model import Body
+
+_MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_INPUT_SCHEMA: dict[str, Any] = {
+    "title": "Input",
+    "description": "a text, texts, the token ids of one input, or those of several",
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        _MANY | {"items": {"type": "string", "minLength": 1}},
+        _IDS,
+        _MANY | {"items": _IDS},
+    ],
+}
+
+Input = Annotated[Any, WithJsonSchema(_INPUT_SCHEMA)]
+
+
+class EmbeddingRequest(Body):
+    """The body of ``POST /v1/embeddings``."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"model": "minilm", "input": "a mill on the river"},
+                {"model": "minilm", "input": ["a mill on the river", "bread"], "encoding_format": "base64"},
+            ]
+        },
+    )
+
+    model: str
+    input: Input
+    dimensions: int | None = Field(None, description="fewer than the model's, where it was trained for that")
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = Field(None, description="your own user, for whom the usage is counted")
+    safety_identifier: str | None = Field(None, description="the newer name of `user`, and before it")
+    metadata: dict[str, str] | None = None
+    service_tier: ServiceTier | None = None
+    job: JobOptions | None = None
+
+
+def to_job(wanted: EmbeddingRequest) -> EmbedRequest:
+    """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    refuse_near_misses(wanted)
+    body = {
+        "task": "embed",
+        "model": wanted.model,
+        "input": _input(wanted.input),
+        "dimensions": wanted.dimensions,
+        "service_class": CLASSES[wanted.service_tier],
+        "metadata": wanted.metadata or {},
+        "user": wanted.safety_identifier or wanted.user or None,
+        **job_fields(wanted.job),
+    }
+    try:
+        return EmbedRequest.model_validate(body)
+    except ValidationError as error:
+        raise as_sent(from_validation(error.errors(include_input=False)), wanted) from error
+
+
+def _input(given: object) -> dict[str, object]:
+    """Return OpenAI's four shapes of ``input`` as the native one; raise InvalidRequest for any other."""
+    if isinstance(given, str):
+        return {"texts": [given]}
+    if not isinstance(given, list) or not given:
+        raise InvalidRequest(
+            "`input` is a text, a list of texts, a list of token ids, or a list of such lists, and not empty",
+            param="input",
+        )
+    if _is_ids(given):
+        return {"token_ids": [given]}
+    wanted = str if isinstance(given[0], str) else list
+    for index, one in enumerate(given):
+        if not isinstance(one, wanted) or (isinstance(one, list) and not _is_ids(one)):
+            what = "text" if wanted is str else "list of token ids"
+            raise InvalidRequest(
+                f"`input[{index}]` must be a {what}, as the first is meant to be", param=f"input[{index}]"
+            )
+    return {"texts" if wanted is str else "token_ids": given}
+
+
+def _is_ids(given: list[object]) -> bool:
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in given)
+
+
+_NATIVE = re.compile(r"input\.(?:texts|token_ids)")
+_FIRST = re.compile(r"^input\[0\]")
+
+
+def as_sent(error: HeadraceError, wanted: EmbeddingRequest) -> HeadraceError:
+    """Let a complaint about a field of the job name the field of the request that it came from."""
+    if error.param is None:
+        return error
+    name = f"job.{error.param}" if error.param.partition(".")[0] in JOB_FIELDS else _NATIVE.sub("input", error.param)
+    if isinstance(wanted.input, str) or (isinstance(wanted.input, list) and _is_ids(wanted.input)):
+        name = _FIRST.sub("input", name)
+    error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
+    error.param = name
+    return error
+
+
+def whole(job: Job, encoding_format: Literal["float", "base64"]) -> dict[str, Any]:
+    """Return the vectors of a job that has succeeded; raise JobUnanswered for any other."""
+    vectors = answer_of(job)["embeddings"]
+    tokens = int((job.usage or {}).get("input_tokens", job.input_tokens))
+    told = vectors if encoding_format == "base64" else [_numbers(vector) for vector in vectors]
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(told)],
+        "model": f"{job.model}@{job.model_version}",
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _numbers(vector: str) -> tuple[float, ...]:
+    packed = b64decode(vector)
+    return struct.unpack(f"<{len(packed) // 4}f", packed)

@@ -1,0 +1,54 @@
+"""The OpenAI face: embeddings, answered by an ordinary job."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.access.auth import JobsWriter
+from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from producer_api.http.views import EmbeddingList
+from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, to_job, whole
+from producer_api.openai.job_options import is_kept
+from producer_api.openai.synchronous import Caller
+from producer_api.server.errors import DOCUMENTED
+from store.errors import HeadraceError
+from store.jobs.jobs import Job
+
+router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+
+@router.post("/embeddings", response_model=EmbeddingList, summary="Turn texts into vectors")
+async def create_embeddings(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: JobsWriter,
+    body: EmbeddingRequest,
+    origin: OriginOf,
+) -> Response:
+    """Store a job for the inputs and answer with a vector for each, in their order, when it has ended.
+
+    A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
+    """
+    wanted = to_job(body)
+    await runtime.streams.enter(request)
+    try:
+        receipt = await runtime.submissions.submit(principal, wanted, origin)
+    except HeadraceError as error:
+        raise as_sent(error, body) from error
+    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
+    headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
+    ended = await Caller(runtime, job, is_kept=is_kept(body.job)).wait(request)
+    if ended is None:
+        return Response()  # nobody reads it
+    content = await run_in_threadpool(_rendered, ended, body)
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def _rendered(job: Job, body: EmbeddingRequest) -> bytes:
+    """Return the answer as JSON: not on the event loop, because a big one takes a while."""
+    answer: dict[str, Any] = whole(job, body.encoding_format)
+    return orjson.dumps(answer)

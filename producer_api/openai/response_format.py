@@ -1,0 +1,117 @@
+"""What an answer must look like, as OpenAI and vLLM ask for it, and the grammar that it means.
+
+One way each: ``response_format`` for JSON, ``structured_outputs`` for what OpenAI has no word for. Whether a model can
+follow the grammar is found out with its tokenizer, when the job is submitted.
+"""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, StrictBool, StringConstraints
+
+from store.errors import InvalidRequest
+from store.payloads.job_payload import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
+from store.payloads.strict_model import Body
+
+
+class JsonSchemaFormat(Body):
+    """A named schema. It is kept to the letter, whether or not ``strict`` asks for that."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    schema_: dict[str, Any] | StrictBool | None = Field(None, alias="schema")
+    strict: StrictBool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(Body):
+    """Text, any JSON object, or JSON of a schema."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: str
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StructuredOutputs(Body):
+    """What an answer must look like, as vLLM asks for it: exactly one of the four."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    json_: dict[str, Any] | StrictBool | str | None = Field(
+        None, alias="json", description="a JSON schema, or its text"
+    )
+    regex: str | None = Field(None, description="as Rust's regex crate reads it")
+    choice: tuple[str, ...] | None = Field(None, description="the answer is one of these")
+    grammar: str | None = Field(None, description="a Lark grammar in llguidance's dialect")
+
+
+def grammar_of(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> GrammarSpec | None:
+    """Return the grammar that the request asks for, None for free text. Raises InvalidRequest."""
+    by_format = None if response_format is None else _of_format(response_format)
+    if structured is None:
+        return by_format
+    if by_format is not None:
+        raise InvalidRequest(
+            "give one of `response_format` and `structured_outputs`: an answer follows one grammar",
+            param="structured_outputs",
+        )
+    return _of_structured(structured)
+
+
+def json_grammar(schema: dict[str, Any] | bool | str, param: str) -> GrammarSpec:
+    """Return the grammar of JSON that validates against the schema. Raises InvalidRequest if it is too long or deep."""
+    try:
+        # In the schema's own order, which is that of the answer's properties.
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+    except RecursionError:
+        raise InvalidRequest(f"`{param}` is nested too deeply", code="invalid_json_schema", param=param) from None
+    return _spec(GrammarKind.JSON_SCHEMA, text, param)
+
+
+def _of_format(asked: ResponseFormat) -> GrammarSpec | None:
+    match asked.type:
+        case "text":
+            return None
+        case "json_object":
+            return json_grammar({"type": "object"}, "response_format")
+        case "json_schema":
+            schema = None if asked.json_schema is None else asked.json_schema.schema_
+            if schema is None:
+                param = "response_format.json_schema.schema"
+                raise InvalidRequest(f"`{param}` is required", param=param)
+            return json_grammar(schema, "response_format.json_schema.schema")
+        case other:
+            raise InvalidRequest(
+                f"`response_format.type` {other[:40]!r} is not supported: one of text, json_object, json_schema",
+                code="unsupported_parameter",
+                param="response_format.type",
+            )
+
+
+def _of_structured(asked: StructuredOutputs) -> GrammarSpec:
+    given = {name: value for name, value in asked if value is not None}
+    if len(given) != 1:
+        raise InvalidRequest(
+            "`structured_outputs` takes exactly one of json, regex, choice and grammar", param="structured_outputs"
+        )
+    ((name, value),) = given.items()
+    param = f"structured_outputs.{name.removesuffix('_')}"
+    match name:
+        case "json_":
+            return json_grammar(value, param)
+        case "choice":
+            return _spec(GrammarKind.CHOICE, json.dumps(value, ensure_ascii=False), param)
+        case _:
+            return _spec(GrammarKind.REGEX if name == "regex" else GrammarKind.LARK, value, param)
+
+
+def _spec(kind: GrammarKind, text: str, param: str) -> GrammarSpec:
+    if not 1 <= len(text) <= MAX_GRAMMAR_CHARS:
+        raise InvalidRequest(
+            f"`{param}` has {len(text)} characters as text, and 1 to {MAX_GRAMMAR_CHARS} are accepted",
+            code="invalid_json_schema" if kind is GrammarKind.JSON_SCHEMA else None,
+            param=param,
+        )
+    return GrammarSpec(kind=kind, text=text)

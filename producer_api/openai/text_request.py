@@ -1,0 +1,191 @@
+"""What OpenAI's requests for text have in common, and what it means as a job.
+
+A field whose silent loss would change the answer is refused; harmless unknown ones pass. Bounds live in
+``store.payloads.job_payload`` alone: a complaint about the job's field is renamed to the field that the caller sent.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
+from producer_api.openai.response_format import ResponseFormat, StructuredOutputs, grammar_of
+from producer_api.openai.unknown_fields import refuse_near_misses
+from producer_api.server.errors import from_validation
+from store.errors import HeadraceError, InvalidRequest
+from store.payloads.job_payload import GenerateRequest, Truncation
+from store.payloads.strict_model import Body
+
+
+class StreamOptions(Body):
+    """``include_usage`` asks for a last chunk with the token counts."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    include_usage: bool = False
+
+
+IsHarmless = Callable[[object], bool]
+
+
+def is_one_of(*harmless: object) -> IsHarmless:
+    """Return a test for the values of a field that ask for nothing; null is always one."""
+    return lambda value: value is None or value in harmless
+
+
+# Fields that change the answer and that nothing here can honour, with the values that ask for nothing.
+REFUSED: Mapping[str, IsHarmless] = {
+    "n": is_one_of(1),
+    "best_of": is_one_of(1),
+    "prompt_logprobs": is_one_of(0, False),
+    "logit_bias": is_one_of({}),
+    "truncate_prompt_tokens": is_one_of(),
+    "min_p": is_one_of(0),
+    "typical_p": is_one_of(1),
+    "min_tokens": is_one_of(0),
+    "length_penalty": is_one_of(1),
+    "use_beam_search": is_one_of(False),
+    "stop_token_ids": is_one_of([]),
+    "include_stop_str_in_output": is_one_of(False),
+    "bad_words": is_one_of([]),
+    "allowed_token_ids": is_one_of(),
+    "logits_processors": is_one_of([]),
+    "echo": is_one_of(False),
+}
+# The older spelling of what can be had otherwise.
+_MOVED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+}
+_INSTEAD = {
+    "functions": "it is deprecated, give `tools` instead",
+    "function_call": "it is deprecated, give `tool_choice` and `tools` instead",
+}
+
+
+class TextRequest(Body):
+    """The fields that chat and text completions share."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    input_field: ClassVar[str]
+    refused: ClassVar[Mapping[str, IsHarmless]] = REFUSED
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = Field(None, description="an extension, as vLLM has it")
+    seed: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = Field(None, description="an extension, as vLLM has it")
+    ignore_eos: bool | None = Field(None, description="an extension, as vLLM has it")
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = Field(None, description="an extension, as vLLM has it")
+    metadata: dict[str, str] | None = None
+    user: str | None = Field(None, description="your own user, for whom the usage is counted")
+    safety_identifier: str | None = Field(None, description="the newer name of `user`, and before it")
+    truncation: Truncation | None = None
+    service_tier: ServiceTier | None = None
+    job: JobOptions | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """True if a stream shall end with the token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def most_tokens(self) -> tuple[str, int | None]:
+        """The field that says how many tokens the answer may have, and what it says."""
+        return "max_tokens", self.max_tokens
+
+
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+)
+
+
+def job_of(asked: TextRequest, source: Mapping[str, Any], logprobs: int | None) -> GenerateRequest:
+    """Return the job that the request asks for, with ``source`` as its input.
+
+    Raises InvalidRequest, naming the field as the caller spelled it.
+    """
+    _refuse_unsupported(asked)
+    if asked.stream_options is not None and not asked.stream:
+        raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
+    body = {
+        "model": asked.model,
+        "input": source,
+        "sampling": _sampling(asked) | {"logprobs": logprobs},
+        "service_class": CLASSES[asked.service_tier],
+        "truncation": asked.truncation or Truncation.DISABLED,
+        "metadata": asked.metadata or {},
+        "user": asked.safety_identifier or asked.user or None,
+        **job_fields(asked.job),
+    }
+    try:
+        return GenerateRequest.model_validate(body)
+    except ValidationError as error:
+        complaint = from_validation(error.errors(include_input=False))
+        raise as_sent(complaint, asked) from error
+
+
+def unsupported(message: str, param: str) -> InvalidRequest:
+    """Return the refusal of a field that would change the answer."""
+    return InvalidRequest(message, code="unsupported_parameter", param=param)
+
+
+def _refuse_unsupported(asked: TextRequest) -> None:
+    for name, value in (asked.model_extra or {}).items():
+        is_harmless = asked.refused.get(name)
+        if is_harmless is not None and not is_harmless(value):
+            raise unsupported(f"`{name}` is not supported: {_INSTEAD.get(name, 'leave it out')}", name)
+        if name in _MOVED and value is not None:
+            raise unsupported(f"`{name}` is not supported: send `structured_outputs.{_MOVED[name]}`", name)
+    refuse_near_misses(asked, {*asked.refused, *_MOVED})
+
+
+def _sampling(asked: TextRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {name: getattr(asked, name) for name in _SAMPLING}
+    given["max_tokens"] = asked.most_tokens[1]
+    given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
+    given["grammar"] = grammar_of(asked.response_format, asked.structured_outputs)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def as_sent(error: HeadraceError, asked: TextRequest) -> HeadraceError:
+    """Let a complaint about a field of the job name the field of the request that it came from."""
+    if error.param is None:
+        return error
+    name = _name_in_request(error.param, asked)
+    error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
+    error.param = name
+    return error
+
+
+def _name_in_request(param: str, asked: TextRequest) -> str:
+    if param in ("sampling.max_tokens", "max_tokens"):
+        return asked.most_tokens[0]
+    if param == "sampling":  # the one rule about two of its fields
+        return "ignore_eos"
+    if param in ("input", "input.token_ids"):
+        return asked.input_field
+    if param.startswith("sampling.grammar"):
+        return "response_format" if asked.structured_outputs is None else "structured_outputs"
+    if param.partition(".")[0] in JOB_FIELDS:
+        return f"job.{param}"
+    return param.removeprefix("sampling.").removeprefix("input.")

@@ -1,0 +1,159 @@
+"""Limits: what holds for the organization and for each of its keys, whose word it is, and how much of it is used.
+
+With ``admin`` an organization may set lower ones for itself and its keys; more than the operator allows it cannot.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.access.auth import Admin, UsageReader
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse
+from producer_api.organization.usage_views import CURRENCY
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from store.batches import batches
+from store.payloads.strict_model import Body
+from store.tenants import quotas, tenant_limits
+from store.tenants.api_keys import Principal
+from store.tenants.tenant_limits import Limits, SetBy, Standing
+
+router = APIRouter(prefix="/v1/organization", tags=["limits"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+KeyId = Annotated[str, Path(examples=["key_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+
+_MOST = 1 << 53
+_Count = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
+_Rate = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
+
+
+class LimitValues(Body):
+    """Limits; null is none."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"requests_per_minute": 60, "monthly_cost": 25}]}
+    )
+
+    requests_per_minute: _Rate | None = None
+    input_tokens_per_minute: _Rate | None = None
+    concurrent_jobs: _Count | None = Field(None, description="queued or running")
+    queued_tokens: _Count | None = Field(None, description="prompt and `max_tokens` of the queued jobs")
+    monthly_cost: float | None = Field(
+        None, ge=0, le=_MOST, strict=True, allow_inf_nan=False, description=f"of a calendar month in UTC, in {CURRENCY}"
+    )
+    live_batches: _Count | None = Field(None, description="batches that have not ended")
+    concurrent_streams: _Count | None = Field(None, description="streams and waits that are open at one API process")
+
+
+class LimitsUsed(BaseModel):
+    """What is used now. Of a rate it is what would have to come back before all of it is there again."""
+
+    requests: int | None = Field(description="null where no limit of requests holds")
+    input_tokens: int | None = Field(description="null where no limit of input tokens holds")
+    concurrent_jobs: int
+    queued_tokens: int
+    cost: float = Field(description="spent this month")
+    reserved_cost: float = Field(description="what the jobs that are queued or running can cost at most")
+    month_ends_at: int = Field(description="Unix seconds")
+    live_batches: int
+
+
+class LimitsObject(BaseModel):
+    """Limits of an organization or a key: `limits` hold; they are the stricter of the operator's and its own."""
+
+    object: Literal["organization.limits", "organization.api_key.limits"]
+    id: str
+    limits: LimitValues
+    operator: LimitValues = Field(description="set by the operator, or by default")
+    own: LimitValues = Field(description="set by the organization")
+    used: LimitsUsed
+
+
+@router.get("/limits", response_model=LimitsObject, summary="Look at the organization's limits")
+async def get_limits(runtime: RuntimeOf, principal: UsageReader) -> Response:
+    """Return what all keys of the organization together may use, and how much they do."""
+    return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id, None))
+
+
+@router.put("/limits", response_model=LimitsObject, summary="Set the organization's own limits")
+async def put_limits(request: Request, runtime: RuntimeOf, principal: Admin, body: LimitValues) -> Response:
+    """Replace the limits that the organization sets itself; none may be over the operator's."""
+    return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, None, body))
+
+
+@router.get("/api_keys/{key_id}/limits", response_model=LimitsObject, summary="Look at a key's limits")
+async def get_key_limits(runtime: RuntimeOf, principal: UsageReader, key_id: KeyId) -> Response:
+    """Return what one key may use, and how much it does. What the organization may use bounds it as well."""
+    return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id, key_id))
+
+
+@router.put("/api_keys/{key_id}/limits", response_model=LimitsObject, summary="Set a key's limits")
+async def put_key_limits(
+    request: Request, runtime: RuntimeOf, principal: Admin, key_id: KeyId, body: LimitValues
+) -> Response:
+    """Replace the limits that the organization sets one of its keys; none may be over the operator's."""
+    return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, key_id, body))
+
+
+def _standing(runtime: Runtime, tenant_id: str, key_id: str | None) -> Standing:
+    if key_id is not None:
+        tenant_limits.check_key(runtime.db, tenant_id, key_id)
+    return tenant_limits.read_standings(runtime.db, runtime.settings, [(tenant_id, key_id)])[(tenant_id, key_id)]
+
+
+def _set(
+    request: Request, runtime: Runtime, principal: Principal, key_id: str | None, body: LimitValues
+) -> LimitsObject:
+    wanted = _read(body)
+    tenant_limits.check_lower(wanted, _standing(runtime, principal.tenant_id, key_id).ceiling)
+    tenant_limits.set_limits(
+        runtime.db,
+        principal.tenant_id,
+        key_id,
+        wanted,
+        set_by=SetBy.TENANT,
+        actor=principal.key_id,
+        request_id=request.state.request_id,
+    )
+    runtime.limits.forget()
+    return _look(runtime, principal.tenant_id, key_id)
+
+
+def _look(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
+    standing = _standing(runtime, tenant_id, key_id)
+    usage = quotas.usage_of(runtime.db, tenant_id, key_id or "")
+    requests, tokens = runtime.admission.used(key_id or tenant_id, standing.holds)
+    return LimitsObject(
+        object="organization.api_key.limits" if key_id else "organization.limits",
+        id=key_id or tenant_id,
+        limits=_show(standing.holds),
+        operator=_show(standing.ceiling),
+        own=_show(standing.own),
+        used=LimitsUsed(
+            requests=requests,
+            input_tokens=tokens,
+            concurrent_jobs=usage.jobs,
+            queued_tokens=usage.queued_tokens,
+            cost=float(usage.spent),
+            reserved_cost=float(usage.reserved),
+            month_ends_at=int(quotas.month_end(datetime.now(UTC)).timestamp()),
+            live_batches=batches.num_live(runtime.db, tenant_id, key_id),
+        ),
+    )
+
+
+def _read(body: LimitValues) -> Limits:
+    cost = None if body.monthly_cost is None else Decimal(repr(body.monthly_cost))
+    return Limits(**(body.model_dump() | {"monthly_cost": cost}))
+
+
+def _show(limits: Limits) -> LimitValues:
+    cost = None if limits.monthly_cost is None else float(limits.monthly_cost)
+    return LimitValues.model_validate(limits.given() | {"monthly_cost": cost})

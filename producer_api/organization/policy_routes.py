@@ -1,0 +1,94 @@
+"""A tenant's policies: what may reach its models. A change is a new version, and is in the audit log."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from policy.deny import check_size
+from policy.documents import PolicyDocument
+from policy.outputs import MissingFinder
+from policy.text.patterns import BadPattern
+from producer_api.access.auth import ModelsAdmin
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse, seconds
+from producer_api.server.errors import DOCUMENTED
+from producer_api.submission.input_policy import compiled
+from store.errors import InvalidRequest
+from store.payloads.strict_model import Strict
+from store.registry import policies
+from store.registry.policies import EVERY_MODEL, StoredPolicy
+
+router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+
+class PolicyPut(Strict):
+    """A policy for one model, or for every model that has none of its own."""
+
+    model: str | None = Field(None, min_length=1, max_length=200)
+    document: PolicyDocument
+
+
+class PolicyObject(BaseModel):
+    """The newest version of a policy; ``model`` null is for every model that has none of its own."""
+
+    object: Literal["policy"] = "policy"
+    model: str | None
+    version: int
+    document: dict[str, Any]
+    created_at: int
+
+
+class PolicyList(BaseModel):
+    """A tenant's policies."""
+
+    object: Literal["list"] = "list"
+    data: list[PolicyObject]
+
+
+@router.put("", response_model=PolicyObject, summary="Set a policy")
+async def put_policy(runtime: RuntimeOf, principal: ModelsAdmin, body: PolicyPut) -> Response:
+    """Store the next version of a policy. Every process follows it within five seconds; one without rules ends it."""
+
+    def put() -> StoredPolicy:
+        _check(body.document, is_sealed=runtime.db.vault.is_on, names_model=runtime.settings.names_model)
+        document = body.document.model_dump(mode="json", exclude_defaults=True) | {"version": body.document.version}
+        model = body.model or EVERY_MODEL
+        return policies.put(runtime.db, principal.tenant_id, model, {"rules": [], **document}, principal.key_id)
+
+    return JsonResponse(_shown(await run_in_threadpool(put)))
+
+
+@router.get("", response_model=PolicyList, summary="List policies")
+async def list_policies(runtime: RuntimeOf, principal: ModelsAdmin) -> Response:
+    """Return the newest version of each of the tenant's policies."""
+    found = await run_in_threadpool(policies.list_policies, runtime.db, principal.tenant_id)
+    return JsonResponse(PolicyList(data=[_shown(one) for one in found]))
+
+
+def _check(document: PolicyDocument, *, is_sealed: bool, names_model: str) -> None:
+    """Raise InvalidRequest for a rule that would not be followed: a promise that is not kept is worse than none."""
+    for number, rule in enumerate(document.rules):
+        where = f"document.rules[{number}]"
+        if rule.restore and not is_sealed:
+            raise InvalidRequest(
+                f"`{where}.restore`: values are kept only sealed, and this server has no HEADRACE_ENCRYPTION_KEYS",
+                code="unsupported_parameter",
+                param=f"{where}.restore",
+            )
+    try:
+        check_size(document)
+        compiled(document, names_model)
+    except (BadPattern, MissingFinder) as error:
+        raise InvalidRequest(str(error), param="document") from None
+
+
+def _shown(stored: StoredPolicy) -> PolicyObject:
+    return PolicyObject(
+        model=stored.model or None,
+        version=stored.version,
+        document=stored.document,
+        created_at=seconds(stored.created_at),
+    )

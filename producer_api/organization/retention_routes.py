@@ -1,0 +1,92 @@
+"""Retention: how long the organization's contents are kept, whose word it is, and shortening it."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.access.auth import Admin, JobsReader
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from store.payloads.strict_model import Body
+from store.retention import retention
+from store.retention.retention import DAY_S, LONGEST_S, Retention, Standing
+from store.tenants.api_keys import Principal
+from store.tenants.tenant_limits import SetBy
+
+router = APIRouter(prefix="/v1/organization", tags=["retention"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+_Days = Annotated[float, Field(ge=0, le=LONGEST_S / DAY_S, strict=True, allow_inf_nan=False)]
+
+
+class RetentionValues(Body):
+    """Days for which contents are kept; null says nothing of them, 0 is as soon as may be."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra={"examples": [{"inputs_days": 1, "outputs_days": 3}]}
+    )
+
+    inputs_days: _Days | None = Field(None, description="what jobs were asked, after they have ended")
+    outputs_days: _Days | None = Field(None, description="what they answered, streams too")
+    deliveries_days: _Days | None = Field(None, description="settled deliveries of webhooks")
+    files_days: _Days | None = Field(None, description="files, after they came; null: until they are deleted")
+
+
+class RetentionObject(BaseModel):
+    """How long contents are kept: `retention` holds; it is the shorter of the operator's and the organization's own."""
+
+    object: Literal["organization.retention"] = "organization.retention"
+    id: str
+    retention: RetentionValues
+    operator: RetentionValues = Field(description="set by the operator, or by default")
+    own: RetentionValues = Field(description="set by the organization")
+
+
+@router.get("/retention", response_model=RetentionObject, summary="Look at how long contents are kept")
+async def get_retention(runtime: RuntimeOf, principal: JobsReader) -> Response:
+    """Return for how long the organization's contents are kept, and whose word that is."""
+    return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id))
+
+
+@router.put("/retention", response_model=RetentionObject, summary="Keep contents for a shorter time")
+async def put_retention(request: Request, runtime: RuntimeOf, principal: Admin, body: RetentionValues) -> Response:
+    """Replace the organization's own times; none may be longer than the operator's."""
+    return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, body))
+
+
+def _set(request: Request, runtime: Runtime, principal: Principal, body: RetentionValues) -> RetentionObject:
+    days: dict[str, float] = body.model_dump(exclude_none=True)
+    wanted = Retention(**{name.replace("_days", "_s"): round(value * DAY_S) for name, value in days.items()})
+    retention.check_shorter(wanted, _standing(runtime, principal.tenant_id).ceiling)
+    retention.set_retention(
+        runtime.db,
+        principal.tenant_id,
+        wanted,
+        set_by=SetBy.TENANT,
+        actor=principal.key_id,
+        request_id=request.state.request_id,
+    )
+    return _look(runtime, principal.tenant_id)
+
+
+def _standing(runtime: Runtime, tenant_id: str) -> Standing:
+    return retention.read_standing(runtime.db, retention.defaults(runtime.settings), tenant_id)
+
+
+def _look(runtime: Runtime, tenant_id: str) -> RetentionObject:
+    standing = _standing(runtime, tenant_id)
+    return RetentionObject(
+        id=tenant_id,
+        retention=_show(standing.holds),
+        operator=_show(standing.ceiling),
+        own=_show(standing.own),
+    )
+
+
+def _show(found: Retention) -> RetentionValues:
+    return RetentionValues(**{name.replace("_s", "_days"): value / DAY_S for name, value in found.given().items()})

@@ -1,0 +1,166 @@
+"""What a tenant used and what it cost, in time buckets, as OpenAI's organization routes show it.
+
+Buckets lie on whole minutes, hours and days of UTC: a start inside one means the whole of it, and so does an end.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.access.auth import UsageReader
+from producer_api.http.requests import RuntimeOf
+from producer_api.http.views import JsonResponse
+from producer_api.organization import usage_views
+from producer_api.organization.usage_views import Result, UsagePage
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from store.errors import InvalidRequest
+from store.tenants import usage
+from store.tenants.api_keys import Principal
+from store.tenants.usage import Dimension, Span, Spent, Value
+
+router = APIRouter(prefix="/v1/organization", tags=["usage"], responses=DOCUMENTED)
+
+Width = Literal["1m", "1h", "1d"]
+
+_WIDTHS_S: Mapping[Width, int] = {"1m": 60, "1h": 3600, "1d": 86_400}
+_LIMITS: Mapping[Width, tuple[int, int]] = {"1m": (60, 1440), "1h": (24, 168), "1d": (7, 31)}
+_COST_LIMITS: Mapping[Width, tuple[int, int]] = {**_LIMITS, "1d": (7, 180)}
+_PAGE = re.compile(r"page_(\d{1,11})")
+
+_FILTERS = {
+    "models": Dimension.MODEL,
+    "project_ids": Dimension.PROJECT,
+    "user_ids": Dimension.USER,
+    "api_key_ids": Dimension.API_KEY,
+}
+_ALIKE = {"project_id": Dimension.PROJECT, "user_id": Dimension.USER, "api_key_id": Dimension.API_KEY}
+_BY_MODEL = {**_ALIKE, "model": Dimension.MODEL}
+_BY_COMPLETION = {**_BY_MODEL, "batch": Dimension.IS_BATCH, "service_tier": Dimension.CLASS_RANK}
+_BY_COST = {**_ALIKE, "line_item": Dimension.MODEL}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question for usage: which time, in which buckets, by what, and of whom."""
+
+    start_s: int
+    end_s: int | None
+    width: Width
+    limit: int | None
+    page: str | None
+    group_by: Sequence[str]
+    only: Mapping[Dimension, Sequence[Value]]
+
+    def span(self, limits: Mapping[Width, tuple[int, int]], now_s: float) -> tuple[Span, str | None]:
+        """Return the buckets of the page that is asked for, and the name of the next if there is one."""
+        width_s = _WIDTHS_S[self.width]
+        default, most = limits[self.width]
+        limit = default if self.limit is None else self.limit
+        if limit > most:
+            raise InvalidRequest(f"`limit` is at most {most} for buckets of {self.width}", param="limit")
+        end_s = math.ceil(now_s) if self.end_s is None else self.end_s
+        first, last = self.start_s // width_s, math.ceil(end_s / width_s)
+        if last <= first:
+            raise InvalidRequest("`end_time` must lie after `start_time`", param="end_time")
+        begin = first if self.page is None else self._page_begin(first, last)
+        stop = min(begin + limit, last)
+        return Span(begin * width_s, width_s, stop - begin), f"page_{stop * width_s}" if stop < last else None
+
+    def _page_begin(self, first: int, last: int) -> int:
+        found = _PAGE.fullmatch(self.page or "")
+        number, inside = divmod(int(found[1]), _WIDTHS_S[self.width]) if found else (-1, 0)
+        if inside or not first <= number < last:
+            raise InvalidRequest("`page` is not a `next_page` of an answer to this question", param="page")
+        return number
+
+
+def _lists(request: Request, **given: list[str]) -> dict[str, list[str]]:
+    """Return the lists, with what OpenAI's clients send: they put brackets behind such a name."""
+    sent = request.query_params
+    return {name: [*values, *sent.getlist(f"{name}[]")] for name, values in given.items()}
+
+
+async def _asked(
+    request: Request,
+    start_time: Annotated[int, Query(ge=0, lt=1 << 35, description="Unix seconds; the whole bucket that it is in")],
+    end_time: Annotated[int | None, Query(ge=0, lt=1 << 35, description="exclusive; by default now")] = None,
+    bucket_width: Width = "1d",
+    limit: Annotated[int | None, Query(ge=1, description="buckets a page")] = None,
+    page: Annotated[str | None, Query(description="`next_page` of the page before")] = None,
+    group_by: Annotated[list[str], Query(description="`project_id`, `user_id`, `api_key_id`, `model`, ...")] = [],  # noqa: B006
+    models: Annotated[list[str], Query(description="a model's name, or one version's: `smollm2@1`")] = [],  # noqa: B006
+    project_ids: Annotated[list[str], Query(description="as requests named them in `OpenAI-Project`")] = [],  # noqa: B006
+    user_ids: Annotated[list[str], Query(description="as requests named them in `user`")] = [],  # noqa: B006
+    api_key_ids: Annotated[list[str], Query(description="the keys that asked")] = [],  # noqa: B006
+) -> Asked:
+    lists = _lists(
+        request,
+        group_by=group_by,
+        models=models,
+        project_ids=project_ids,
+        user_ids=user_ids,
+        api_key_ids=api_key_ids,
+    )
+    only = {dimension: lists[name] for name, dimension in _FILTERS.items() if lists[name]}
+    return Asked(start_time, end_time, bucket_width, limit, page, lists["group_by"], only)
+
+
+AskedOf = Annotated[Asked, Depends(_asked)]
+
+
+@router.get("/usage/completions", response_model=UsagePage, summary="Tokens of generated text")
+async def get_completions(runtime: RuntimeOf, principal: UsageReader, asked: AskedOf) -> Response:
+    """Return what the tenant's ended jobs used: of chats, completions, responses and jobs of the task `generate`."""
+    view = _View(_BY_COMPLETION, _LIMITS, usage_views.completions, only={Dimension.TASK: ["generate"]})
+    return await _answer(runtime, principal, asked, view)
+
+
+@router.get("/usage/embeddings", response_model=UsagePage, summary="Tokens of embeddings")
+async def get_embeddings(runtime: RuntimeOf, principal: UsageReader, asked: AskedOf) -> Response:
+    """Return what the tenant's ended jobs of the task `embed` used."""
+    view = _View(_BY_MODEL, _LIMITS, usage_views.embeddings, only={Dimension.TASK: ["embed"]})
+    return await _answer(runtime, principal, asked, view)
+
+
+@router.get("/costs", response_model=UsagePage, summary="What it cost")
+async def get_costs(runtime: RuntimeOf, principal: UsageReader, asked: AskedOf) -> Response:
+    """Return what the tenant's ended jobs cost, each by the price of its model version when it ended."""
+    view = _View(_BY_COST, _COST_LIMITS, usage_views.costs)
+    return await _answer(runtime, principal, asked, view)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """One route's way to show the ledger."""
+
+    dimensions: Mapping[str, Dimension]
+    limits: Mapping[Width, tuple[int, int]]
+    show: Callable[[Spent], Result]
+    only: Mapping[Dimension, Sequence[Value]] = field(default_factory=dict)
+
+
+async def _answer(runtime: Runtime, principal: Principal, asked: Asked, view: _View) -> Response:
+    by = _dimensions(asked.group_by, view.dimensions)
+    span, next_page = asked.span(view.limits, time.time())  # noqa: TID251 - a day begins by the calendar
+    only = {**asked.only, **view.only}
+
+    def read() -> list[Spent]:
+        return usage.spent(runtime.db, principal.tenant_id, span, by=by, only=only)
+
+    return JsonResponse(usage_views.page(span, await run_in_threadpool(read), view.show, next_page))
+
+
+def _dimensions(names: Sequence[str], known: Mapping[str, Dimension]) -> list[Dimension]:
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(f"usage can be grouped by {', '.join(known)}, not {name[:64]!r}", param="group_by")
+    return [known[name] for name in dict.fromkeys(names)]

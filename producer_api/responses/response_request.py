@@ -1,0 +1,353 @@
+"""A request of OpenAI's Responses API, and what it means as a job and beside it.
+
+A field whose silent loss would change the answer is refused; harmless unknown ones pass. Bounds live in
+``store.payloads.job_payload`` alone: a complaint about the job's field is renamed to the field that the caller sent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
+
+from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, is_kept, job_fields
+from producer_api.openai.response_format import json_grammar
+from producer_api.openai.text_request import REFUSED, IsHarmless, is_one_of, unsupported
+from producer_api.openai.unknown_fields import refuse_near_misses
+from producer_api.responses.prompt_template import Filled
+from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
+from producer_api.server.errors import from_validation
+from store.errors import HeadraceError, InvalidRequest
+from store.jobs.responses import NewResponse
+from store.payloads.job_payload import MAX_TOP_LOGPROBS, GenerateRequest, GrammarSpec, ServiceClass, Truncation
+from store.payloads.strict_model import Body
+
+Includable = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
+"""What more a caller may want to see. But for logprobs it is of things that no response here has."""
+
+
+StrictNumber = Annotated[float, Strict()]
+"""A number, and no text or truth value that could be taken for one."""
+
+
+class _Open(Body):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class PromptRef(_Open):
+    """A version of a template, the newest if none is named, and the values of its variables."""
+
+    id: str
+    version: str | StrictInt | None = None
+    variables: dict[str, str | ContentPart] | None = None
+
+
+class TextFormat(_Open):
+    """Text, any JSON object, or JSON of a schema."""
+
+    type: str = "text"
+    name: str | None = None
+    schema_: dict[str, Any] | StrictBool | None = Field(None, alias="schema")
+    strict: StrictBool | None = None
+    description: str | None = None
+
+
+class TextConfig(_Open):
+    """What the answer's text must look like."""
+
+    format: TextFormat | None = None
+    verbosity: str | None = None
+
+
+class FunctionTool(_Open):
+    """A function that the model may ask for; nothing is run here."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+
+
+class ResponseRequest(_Open):
+    """The body of ``POST /v1/responses``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "smollm2", "input": "Name three rivers.", "max_output_tokens": 64},
+                {
+                    "model": "smollm2",
+                    "instructions": "Answer in one sentence.",
+                    "input": [{"role": "user", "content": "What does a headrace do?"}],
+                    "background": True,
+                    "job": {"webhook": {"url": "https://example.com/hooks/headrace"}},
+                },
+            ]
+        }
+    )
+
+    model: str
+    input: Input | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    prompt: PromptRef | None = None
+    background: StrictBool | None = None
+    store: StrictBool | None = None
+    stream: StrictBool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_output_tokens: StrictInt | None = None
+    temperature: StrictNumber | None = None
+    top_p: StrictNumber | None = None
+    top_logprobs: StrictInt | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    text: TextConfig | None = None
+    tools: tuple[FunctionTool, ...] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: StrictBool | None = None
+    truncation: Truncation | None = None
+    include: tuple[Includable, ...] | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: Literal["auto", "default", "priority", "fast", "flex"] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    top_k: StrictInt | None = Field(None, description="an extension, as vLLM has it")
+    seed: StrictInt | None = Field(None, description="an extension, as the chat has it")
+    stop: str | tuple[str, ...] | None = Field(None, description="an extension, as the chat has it")
+    presence_penalty: StrictNumber | None = Field(None, description="an extension, as the chat has it")
+    frequency_penalty: StrictNumber | None = Field(None, description="an extension, as the chat has it")
+    repetition_penalty: StrictNumber | None = Field(None, description="an extension, as vLLM has it")
+    job: JobOptions | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """True if the job goes on when its caller leaves."""
+        return bool(self.background) or is_kept(self.job)
+
+
+_REFUSED: Mapping[str, IsHarmless] = {
+    **REFUSED,
+    "conversation": is_one_of(),
+    "context_management": is_one_of([]),
+    "reasoning": is_one_of({}, {"effort": None}, {"effort": "none"}),
+    "moderation": is_one_of(),
+    "image": is_one_of(),
+    "access_programs": is_one_of(),
+    "background_options": is_one_of({}, {"completion_window": "soonest"}),
+    "messages": is_one_of(),
+    "max_tokens": is_one_of(),
+    "max_completion_tokens": is_one_of(),
+    "response_format": is_one_of({"type": "text"}),
+    "structured_outputs": is_one_of(),
+    "logprobs": is_one_of(False),
+    "functions": is_one_of([]),
+    "function_call": is_one_of("none", "auto"),
+}
+_SAMPLING = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty")
+# In the words of the answer, which says what was used.
+_TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default", ServiceClass.BATCH: "flex"}
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the request refers to: the items of the responses before it, and its template, filled in.
+
+    ``answer`` are the items of the last answer, which no response has among its own yet.
+    """
+
+    items: Sequence[Item] = ()
+    answer: Sequence[Item] = ()
+    filled: Filled | None = None
+    prompt_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A job, and what to store beside it."""
+
+    job: GenerateRequest
+    response: NewResponse
+
+
+def to_job(asked: ResponseRequest, before: Before) -> Wanted:
+    """Return what the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    _check(asked)
+    filled = before.filled
+    instructions = asked.instructions if asked.instructions is not None or filled is None else filled.instructions
+    given = [] if filled is None else [message(role, text) for role, text in filled.messages]
+    new = [*before.answer, *given, *([] if asked.input is None else read_items(asked.input))]
+    body = {
+        "model": asked.model,
+        "input": {"messages": messages_of(instructions or None, [*before.items, *new]), **_tools(asked)},
+        "sampling": _sampling(asked),
+        "truncation": asked.truncation or Truncation.DISABLED,
+        "service_class": _service_class(asked),
+        "metadata": asked.metadata or {},
+        "user": asked.safety_identifier or asked.user or None,
+        **job_fields(asked.job),
+    }
+    try:
+        job = GenerateRequest.model_validate(body)
+    except ValidationError as error:
+        raise as_sent(from_validation(error.errors(include_input=False)), asked) from error
+    return Wanted(job, _beside(asked, instructions, new, before.prompt_version))
+
+
+def _check(asked: ResponseRequest) -> None:
+    for name, value in (asked.model_extra or {}).items():
+        is_harmless = _REFUSED.get(name)
+        if is_harmless is not None and not is_harmless(value):
+            raise unsupported(f"`{name}` is not supported: leave it out", name)
+    refuse_near_misses(asked, _REFUSED)
+    if asked.input is None and asked.prompt is None and asked.previous_response_id is None:
+        raise InvalidRequest("`input` is required", param="input")
+    if asked.stream_options is not None and not asked.stream:
+        raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
+    if asked.background and asked.store is False:
+        raise InvalidRequest("what runs in the background must be stored: leave out `store`", param="store")
+    if asked.text is not None and asked.text.verbosity not in (None, "medium"):
+        raise unsupported("`text.verbosity` is not supported: say it in the instructions", "text.verbosity")
+
+
+def _service_class(asked: ResponseRequest) -> ServiceClass:
+    if asked.background and asked.service_tier in (None, "auto"):
+        return ServiceClass.STANDARD  # nobody waits
+    return CLASSES["priority" if asked.service_tier == "fast" else asked.service_tier]
+
+
+def _sampling(asked: ResponseRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {name: getattr(asked, name) for name in _SAMPLING}
+    given["max_tokens"] = asked.max_output_tokens
+    given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
+    given["grammar"] = _grammar(asked)
+    if asked.top_logprobs or "message.output_text.logprobs" in (asked.include or ()):
+        given["logprobs"] = asked.top_logprobs or 0
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _grammar(asked: ResponseRequest) -> GrammarSpec | None:
+    wanted = None if asked.text is None else asked.text.format
+    match "text" if wanted is None else wanted.type:
+        case "text":
+            return None
+        case "json_object":
+            return json_grammar({"type": "object"}, "text.format")
+        case "json_schema" if wanted is not None and wanted.schema_ is not None:
+            return json_grammar(wanted.schema_, "text.format.schema")
+        case "json_schema":
+            raise InvalidRequest("`text.format.schema` is required", param="text.format.schema")
+        case other:
+            known = "text, json_object, json_schema"
+            raise unsupported(f"`text.format.type` {other[:40]!r} is not supported: {known}", "text.format.type")
+
+
+def _tools(asked: ResponseRequest) -> dict[str, Any]:
+    """Return the tools in the chat's words."""
+    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())]
+    choice = asked.tool_choice
+    if isinstance(choice, dict):
+        if choice.get("type") != "function":
+            raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
+        choice = {"type": "function", "function": {"name": choice.get("name")}}
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise InvalidRequest("there is nothing to choose from: give `tools` as well", param="tool_choice")
+        return {}
+    given = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": asked.parallel_tool_calls}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _tool(tool: FunctionTool, param: str) -> dict[str, Any]:
+    if tool.type != "function":
+        known = "only functions are, which the caller runs"
+        raise unsupported(f"`{param}.type` {tool.type[:40]!r} is not supported: {known}", f"{param}.type")
+    function = tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)
+    return {"type": "function", "function": function}
+
+
+def _known(asked: _Open, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True) -> dict[str, Any]:
+    """Return the fields that are known: what others are called is the caller's own text, and is not kept."""
+    names = type(asked).model_fields.keys() - exclude
+    return asked.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=exclude_none)
+
+
+def _choice(asked: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    return {name: asked[name] for name in ("type", "name") if name in asked} if isinstance(asked, dict) else asked
+
+
+def _beside(
+    asked: ResponseRequest, instructions: str | None, items: list[Item], prompt_version: int | None
+) -> NewResponse:
+    prompt = None if asked.prompt is None else _known(asked.prompt, exclude_none=False)
+    text = {} if asked.text is None else _known(asked.text, exclude=frozenset(["format"]))
+    if asked.text is not None and asked.text.format is not None:
+        text["format"] = _known(asked.text.format)
+    request = {
+        "instructions": instructions,
+        "max_output_tokens": asked.max_output_tokens,
+        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "prompt": None if prompt is None else prompt | {"version": str(prompt_version)},
+        "prompt_cache_key": asked.prompt_cache_key,
+        "reasoning": {"effort": None, "summary": None},
+        "safety_identifier": asked.safety_identifier,
+        "service_tier": _TIERS[_service_class(asked)],
+        "temperature": 1.0 if asked.temperature is None else asked.temperature,
+        "text": {"format": {"type": "text"}} | text,
+        "tool_choice": _choice(asked.tool_choice) or "auto",
+        "tools": [_known(tool, exclude_none=False) for tool in asked.tools or ()],
+        "top_logprobs": asked.top_logprobs or 0,
+        "top_p": 1.0 if asked.top_p is None else asked.top_p,
+        "truncation": asked.truncation or Truncation.DISABLED,
+        "user": asked.user,
+    }
+    return NewResponse(
+        previous_id=asked.previous_response_id,
+        is_stored=asked.store is not False,
+        is_background=bool(asked.background),
+        input=items,
+        request=request,
+        goes_on=asked.previous_response_id is not None,
+    )
+
+
+_RENAMED = {
+    "sampling.max_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "sampling.logprobs": "top_logprobs",
+    "input.tool_choice": "tool_choice",
+    "input.parallel_tool_calls": "parallel_tool_calls",
+    "sampling": "input",
+}
+
+
+def as_sent(error: HeadraceError, asked: ResponseRequest) -> HeadraceError:
+    """Let a complaint about a field of the job name the field of the request that it came from."""
+    if error.param is not None:
+        name = _name_in_request(error.param, asked)
+        error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
+        error.message = error.message.replace("`max_tokens`", "`max_output_tokens`")
+        error.param = name
+    return error
+
+
+def _name_in_request(param: str, asked: ResponseRequest) -> str:
+    if param in _RENAMED:
+        return _RENAMED[param]
+    if param.startswith("input.tools"):
+        return param.removeprefix("input.").replace(".function", "")
+    if param.startswith("sampling.grammar"):
+        return "text.format"
+    if param.startswith("input"):
+        return "input" if asked.input is not None else "previous_response_id"
+    if param.partition(".")[0] in JOB_FIELDS:
+        return f"job.{param}"
+    return param.removeprefix("sampling.")

@@ -1,0 +1,211 @@
+"""OpenAI's Responses API: made, read, followed from any event on, cancelled and deleted; each is a job underneath."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Path, Query
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+
+from producer_api.access.auth import JobsReader, JobsWriter
+from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse, ObjectResponse
+from producer_api.openai.chat_answer import answer_of
+from producer_api.openai.synchronous import Caller
+from producer_api.responses.response_answer import response_object
+from producer_api.responses.response_jobs import cancel_response, prepare, read_response
+from producer_api.responses.response_request import Includable, ResponseRequest, as_sent
+from producer_api.responses.response_stream import BEFORE_ALL, read_events
+from producer_api.responses.response_views import DOCUMENTED_RESPONSE, DOCUMENTED_RESPONSE_OR_EVENTS
+from producer_api.runtime import Runtime
+from producer_api.server.errors import DOCUMENTED
+from producer_api.webhooks.webhook_views import Deleted
+from store.errors import HeadraceError, InvalidRequest
+from store.jobs import responses
+from store.jobs.jobs import Job
+from store.jobs.responses import StoredResponse, response_id
+from store.retention import erasure
+
+router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+
+class _ResponseId(StringConvertor):
+    """Any segment but that of the route beside it, whose other methods are then not allowed rather than not found."""
+
+    regex = "(?!input_tokens$)[^/]+"
+
+
+register_url_convertor("response_id", _ResponseId())
+
+ResponseId = Annotated[str, Path(examples=["resp_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+Include = Annotated[list[Includable] | None, Query(alias="include[]", description="what was asked for is there anyway")]
+
+
+class InputItems(BaseModel):
+    """A page of the items that an answer was generated from; ask for the next with ``after=last_id``."""
+
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class InputTokens(BaseModel):
+    """How many tokens the model would be given."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
+@router.post("", response_class=Response, responses=DOCUMENTED_RESPONSE_OR_EVENTS, summary="Make a response")
+async def create_response(
+    request: Request, runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest, origin: OriginOf
+) -> Response:
+    """Store a job for the request and answer when it has ended, stream its events, or with `background` answer at once.
+
+    A caller who leaves before the end cancels the job, unless it runs in the background or `job.on_disconnect` is
+    `continue`.
+    """
+    tenant_id = principal.tenant_id
+    if body.stream or not body.background:
+        await runtime.streams.enter(request)
+    wanted = await run_in_threadpool(prepare, runtime.db, tenant_id, body)
+    try:
+        receipt = await runtime.submissions.submit(principal, wanted.job, origin, wanted.response)
+    except HeadraceError as error:
+        raise as_sent(error, body) from error
+    job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
+    row = StoredResponse.of(job.id, wanted.response)
+    if receipt.replayed:
+        row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job.id, unstored=True)
+    caller = Caller(runtime, job, is_kept=body.is_kept)
+    headers = receipt.headers | _headers(job)
+    if body.stream:
+        return caller.stream(read_events(runtime, job, row), headers)
+    if row.is_background:
+        return ObjectResponse(response_object(job, row), headers=headers)
+    ended = await caller.wait(request)
+    if ended is None:
+        return Response()  # nobody reads it
+    answer_of(ended)
+    return ObjectResponse(response_object(ended, row), headers=headers)
+
+
+@router.post("/input_tokens", response_model=InputTokens, summary="Count a request's input tokens")
+async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest) -> Response:
+    """Return how many tokens the same request would give the model; nothing is stored. It takes the same scope."""
+
+    def count() -> int:
+        wanted = prepare(runtime.db, principal.tenant_id, body)
+        return runtime.submissions.count_tokens(principal, wanted.job)
+
+    try:
+        return JsonResponse(InputTokens(input_tokens=await run_in_threadpool(count)))
+    except HeadraceError as error:
+        raise as_sent(error, body) from error
+
+
+@router.get(
+    "/{response_id:response_id}",
+    response_class=Response,
+    responses=DOCUMENTED_RESPONSE_OR_EVENTS,
+    summary="Look at a response, or follow it",
+)
+async def get_response(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    response_id: ResponseId,
+    stream: Annotated[bool, Query(description="send its events instead")] = False,
+    starting_after: Annotated[int | None, Query(ge=0, lt=1 << 53, description="the number of the last event")] = None,
+    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="the same")] = None,
+    include: Include = None,
+) -> Response:
+    """Return the response as it is now, or its events after a number, from any process and for as long as it is kept.
+
+    A connection that closes without a terminal event was cut; come back with the number of the last event.
+    """
+    job, row = await _find(runtime, principal.tenant_id, response_id)
+    if not stream:
+        return ObjectResponse(response_object(job, row), headers=_headers(job))
+    after = starting_after if last_event_id is None else _number(last_event_id)
+    await runtime.streams.enter(request)
+    told = read_events(runtime, job, row, BEFORE_ALL if after is None else after)
+    return Caller(runtime, job, is_kept=True).stream(told, _headers(job))
+
+
+@router.delete("/{response_id:response_id}", response_model=Deleted, summary="Delete a response")
+async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
+    """Cancel the response if it has not ended, and forget what was asked and answered; its job's row stays."""
+    job, _ = await _find(runtime, principal.tenant_id, response_id)
+    if not job.state.is_terminal:
+        await cancel_response(runtime, job)
+    await run_in_threadpool(erasure.delete_response, runtime.db, principal.tenant_id, job.id, actor=principal.key_id)
+    return JsonResponse(Deleted(id=response_id, object="response"))
+
+
+@router.post(
+    "/{response_id:response_id}/cancel",
+    response_class=Response,
+    responses=DOCUMENTED_RESPONSE,
+    summary="Cancel a response",
+)
+async def cancel(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
+    """Cancel a response that runs in the background; one that has ended is returned as it is."""
+    job, row = await _find(runtime, principal.tenant_id, response_id)
+    if not row.is_background:
+        raise InvalidRequest("only a response with `background` can be cancelled: leave its connection instead")
+    return ObjectResponse(response_object(await cancel_response(runtime, job), row), headers=_headers(job))
+
+
+@router.get(
+    "/{response_id:response_id}/input_items", response_model=InputItems, summary="List a response's input items"
+)
+async def list_input_items(
+    runtime: RuntimeOf,
+    principal: JobsReader,
+    response_id: ResponseId,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    include: Include = None,
+) -> Response:
+    """Return the items that the answer was generated from, those of the responses before it too, newest first."""
+    items = await run_in_threadpool(read_response, responses.get_input, runtime.db, principal.tenant_id, response_id)
+    return JsonResponse(_page(items if order == "asc" else items[::-1], limit, after))
+
+
+def _page(items: Sequence[dict[str, Any]], limit: int, after: str | None) -> InputItems:
+    start = 0
+    if after is not None:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise InvalidRequest(f"{after[:80]!r} is no item of this response", param="after")
+        start = ids.index(after) + 1
+    page = list(items[start : start + limit])
+    return InputItems(
+        data=page,
+        first_id=page[0]["id"] if page else None,
+        last_id=page[-1]["id"] if page else None,
+        has_more=len(items) > start + limit,
+    )
+
+
+async def _find(runtime: Runtime, tenant_id: str, response_id: str) -> tuple[Job, StoredResponse]:
+    row = await run_in_threadpool(read_response, responses.get, runtime.db, tenant_id, response_id)
+    return await runtime.reader.get(tenant_id, row.job_id), row
+
+
+def _headers(job: Job) -> dict[str, str]:
+    location = f"/v1/responses/{response_id(job.id)}"
+    return {"X-Job-Id": job.id, "X-Model-Version": str(job.model_version), "Content-Location": location}
+
+
+def _number(last_event_id: str) -> int:
+    if not (last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 16):
+        raise InvalidRequest("the Last-Event-ID of a response is a number", param="Last-Event-ID")
+    return int(last_event_id)

@@ -1,0 +1,299 @@
+"""Errors at the edge: the only file that knows which HTTP status an error has.
+
+Every refusal and failure, whoever raised it, leaves as ``{"error": {"message", "type", "param", "code"}}``. Bodies,
+prompts and keys never get into a message or a log line: pydantic's ``input`` is dropped, and a stack trace is logged
+without the values that its exception carries.
+"""
+
+import math
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import structlog
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from store import errors as store
+from store.errors import HeadraceError, InvalidRequest
+from store.payloads.job_payload import TASK_TAG
+
+_log = structlog.get_logger("producer_api")
+
+# The official client gives up at once on a longer wait.
+_LONGEST_RETRY_S = 120
+_LOG_AGAIN_AFTER_S = 1.0
+# A field's name is the caller's own text and may be as long as a body.
+_LONGEST_PATH = 200
+
+
+class SyncTimeout(HeadraceError):
+    """A caller who waits for the answer has waited long enough; the job goes on."""
+
+    default_code = "sync_timeout"
+
+    def __init__(self, message: str, *, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class JobUnanswered(HeadraceError):
+    """The job that a caller waited for ended without an answer. ``code`` is the job's own error code."""
+
+    def __init__(self, message: str, *, code: str, job_id: str) -> None:
+        super().__init__(message, code=code)
+        self.job_id = job_id
+
+
+class Draining(store.Unavailable):
+    """This process is shutting down. ``job_id`` is of the job that a caller waited for and that goes on."""
+
+    default_code = "draining"
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class BadHttp(store.InvalidRequest):
+    """What came on a connection is no request, or its head is too long or too slow."""
+
+
+class SlowBody(HeadraceError):
+    """A request's body, or the next part of an upload, did not come in time."""
+
+    default_code = "request_timeout"
+
+
+class _Internal(HeadraceError):
+    """A defect of ours; what it was is in the log, under the request's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """How one kind of error leaves: status, OpenAI's ``type``, and headers that never change."""
+
+    status: int
+    type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_NO_RETRY = {"x-should-retry": "false"}
+
+# Looked up along an error's class hierarchy, so the nearest class decides.
+_TABLE: dict[type[HeadraceError], _Row] = {
+    store.InvalidRequest: _Row(400, "invalid_request_error"),
+    store.Unauthenticated: _Row(401, "authentication_error", {"WWW-Authenticate": 'Bearer realm="headrace"'}),
+    store.Forbidden: _Row(403, "permission_error"),
+    store.NotFound: _Row(404, "invalid_request_error"),
+    store.Gone: _Row(410, "invalid_request_error"),
+    store.Conflict: _Row(409, "conflict_error", _NO_RETRY),
+    store.TooLarge: _Row(413, "invalid_request_error", {"Connection": "close"}),
+    store.IdempotencyKeyReused: _Row(422, "idempotency_error"),
+    store.RateLimited: _Row(429, "rate_limit_error"),
+    store.QuotaExceeded: _Row(429, "insufficient_quota", _NO_RETRY),
+    store.Unavailable: _Row(503, "overloaded_error"),
+    SyncTimeout: _Row(504, "timeout_error", _NO_RETRY),
+    JobUnanswered: _Row(500, "server_error", _NO_RETRY),
+    SlowBody: _Row(408, "timeout_error", {"Connection": "close"}),
+    HeadraceError: _Row(500, "server_error"),
+}
+# Of BadHttp, which is met before there is a route.
+_BAD_HTTP = {"headers_too_large": 431, "request_timeout": 408}
+
+# A job that ended for its owner's own reasons is no failure of the server.
+_UNANSWERED: dict[str, _Row] = {
+    "cancelled": _Row(409, "conflict_error", _NO_RETRY),
+    "deadline_exceeded": _Row(504, "timeout_error", _NO_RETRY),
+    "policy_blocked_output": _Row(400, "invalid_request_error", _NO_RETRY),
+}
+
+_HTTP: dict[int, tuple[type[HeadraceError], str]] = {
+    404: (store.NotFound, "not_found"),
+    405: (store.InvalidRequest, "method_not_allowed"),
+    413: (store.TooLarge, "request_too_large"),
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong and what to do about it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """The one shape of every error."""
+
+    error: ErrorDetail
+
+
+def _documented() -> dict[int | str, dict[str, Any]]:
+    """Return every status that the table has, with its types, for the OpenAPI document of each route."""
+    types: dict[int, list[str]] = {}
+    for row in sorted([*_TABLE.values(), *_UNANSWERED.values()], key=lambda row: row.status):
+        if row.type not in (known := types.setdefault(row.status, [])):
+            known.append(row.type)
+    return {status: {"model": ErrorBody, "description": " or ".join(known)} for status, known in types.items()}
+
+
+DOCUMENTED = _documented()
+
+
+def _row(error: HeadraceError) -> _Row:
+    if isinstance(error, JobUnanswered) and error.code in _UNANSWERED:
+        return _UNANSWERED[error.code]
+    return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)
+
+
+def status_of(error: HeadraceError) -> int:
+    """Return the HTTP status that an error has."""
+    return _BAD_HTTP[error.code] if isinstance(error, BadHttp) and error.code in _BAD_HTTP else _row(error).status
+
+
+def body_of(error: HeadraceError) -> dict[str, Any]:
+    """Return the error object as it stands in a response body or in a stream."""
+    content = {"message": error.message, "type": _row(error).type, "param": error.param, "code": error.code}
+    job_id = getattr(error, "job_id", None)
+    return {"error": content if job_id is None else content | {"job_id": job_id}}
+
+
+def respond(
+    error: HeadraceError, scope: Scope, *, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the response for an error; it is logged if it is ours, and its code is left for the metrics."""
+    row = _row(error)
+    scope.setdefault("state", {})["error_code"] = error.code
+    if row.status >= 500 and not isinstance(error, _Internal):
+        _log_once(error)
+    return Response(
+        orjson.dumps(body_of(error)),
+        status_code=status or row.status,
+        headers={
+            **row.headers,
+            **_retry(error),
+            **_location(error),
+            **getattr(error, "headers", {}),
+            **(headers or {}),
+        },
+        media_type="application/json",
+    )
+
+
+def _retry(error: HeadraceError) -> dict[str, str]:
+    if not isinstance(error, store.RateLimited | store.Unavailable) or isinstance(error, store.QuotaExceeded):
+        return {}
+    wait_s = min(max(error.retry_after_s, 0.001), _LONGEST_RETRY_S)
+    return {"Retry-After": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(wait_s * 1000))}
+
+
+def _location(error: HeadraceError) -> dict[str, str]:
+    job_id = getattr(error, "job_id", None)
+    return {} if job_id is None else {"Location": f"/v1/jobs/{job_id}", "X-Job-Id": job_id}
+
+
+_logged_at: dict[str, float] = {}
+
+
+def _log_once(error: HeadraceError) -> None:
+    """Say what is wrong on our side, but not once for every request that meets it."""
+    now = time.monotonic()
+    if now - _logged_at.get(error.code, -math.inf) >= _LOG_AGAIN_AFTER_S:
+        _logged_at[error.code] = now
+        _log.warning("request_failed", code=error.code, reason=error.message)
+
+
+def internal_error(error: BaseException) -> HeadraceError:
+    """Log a defect, its type and where it happened, never the values it carries; return what the caller is told."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
+    _log.error("internal_error", error=type(error).__name__, where=where)
+    return _Internal("an error on our side; it is logged under this answer's x-request-id")
+
+
+def from_http(request: Request, error: HTTPException) -> HeadraceError:
+    """Return what the framework's own refusals (no such route, no such method) are in our words."""
+    kind, code = _HTTP.get(error.status_code, (InvalidRequest, "invalid_value"))
+    if code == "not_found":
+        where = "; the routes are listed at /docs" if request.app.openapi_url else ""
+        return kind(f"no such route: {request.method} {request.url.path}{where}", code=code)
+    if code == "method_not_allowed":
+        return kind(f"{request.method} is not allowed on {request.url.path}", code=code)
+    return kind(str(error.detail), code=code)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of the path that a request missed; the framework names only those of its first route."""
+    path = getattr(request.scope.get("route"), "path_format", "")
+    return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
+
+
+def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
+    """Return the first of pydantic's complaints as one sentence, with the field's path as ``param``."""
+    first = found[0]
+    path = _path_of(first)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    code = "unsupported_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
+    return InvalidRequest(_sentence(first, path) + more, code=code, param=path or None)
+
+
+def _path_of(complaint: Mapping[str, Any]) -> str:
+    match complaint["type"]:
+        case "json_invalid":
+            return ""  # what does not parse has an offset for a location, which is no field
+        case "task_unknown":
+            return "task"
+        case _:
+            return field_path(complaint["loc"])
+
+
+def _sentence(complaint: Mapping[str, Any], path: str) -> str:
+    match complaint["type"]:
+        case "json_invalid":
+            return f"the body is not valid JSON: {complaint.get('ctx', {}).get('error', 'it does not parse')}"
+        case "extra_forbidden":
+            return f"`{path}` is not a field that is known here: remove it or correct its name"
+        case "missing":
+            return f"`{path}` is required" if path else "a JSON body is required"
+        case "model_attributes_type" | "dict_type" | "model_type" if not path:
+            return "the body must be a JSON object"
+        case "value_error":
+            message = str(complaint["msg"]).removeprefix("Value error, ")
+        case _:
+            message = str(complaint["msg"])
+            message = f"{message[:1].lower()}{message[1:]}"
+    return f"`{path}`: {message}" if path else message
+
+
+def field_path(location: Sequence[str | int]) -> str:
+    """Return for example ``input.messages[0].content`` for pydantic's tuple."""
+    path = ""
+    steps = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
+    # Which task's request was meant is no field.
+    for step in steps[1:] if steps and str(steps[0]).startswith(TASK_TAG) else steps:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path[:_LONGEST_PATH]
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """FastAPI's handler for every error that a route raises."""
+    match error:
+        case HeadraceError():
+            return respond(error, request.scope)
+        case RequestValidationError():
+            return respond(from_validation(error.errors()), request.scope)
+        case HTTPException():
+            allowed = _allowed(request) if error.status_code == 405 else ""
+            headers = {"Allow": allowed} if allowed else error.headers
+            return respond(from_http(request, error), request.scope, status=error.status_code, headers=headers)
+        case _:
+            return respond(internal_error(error), request.scope)

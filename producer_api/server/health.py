@@ -1,0 +1,76 @@
+"""Whether this process can do its work, asked of Postgres and Redis by a connection and a thread of its own.
+
+A pool that is exhausted or a thread pool that is blocked must not make the answer hang, and must not make it good.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from store.db.database import Database, check_schema
+from store.errors import HeadraceError, Unavailable
+from store.redis import connection as redis_store
+from store.settings import Settings
+
+_ANSWER_WITHIN_S = 6.0
+_REDIS_TIMEOUT_S = 2.0
+OK = "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``ok`` for each service, or a sentence about what is wrong."""
+
+    postgres: str
+    redis: str
+
+    @property
+    def is_ready(self) -> bool:
+        """Redis may be away: jobs are accepted and finish without it."""
+        return self.postgres == OK
+
+
+class Health:
+    """Probes the two services."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._db = Database(settings.database_url, pool_size=2, application_name="headrace-api-health")
+        self._redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S)
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="health")
+
+    async def report(self) -> Report:
+        """Probe both, at most for a few seconds."""
+        postgres, redis = await asyncio.gather(
+            self._within("Postgres", self.postgres), self._within("Redis", self.redis)
+        )
+        return Report(postgres, redis)
+
+    async def _within(self, name: str, probe: Callable[[], str]) -> str:
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._threads, probe), _ANSWER_WITHIN_S)
+        except TimeoutError:
+            return f"{name} gave no answer within {_ANSWER_WITHIN_S:g} s"
+
+    def postgres(self) -> str:
+        """Return ``ok`` if Postgres answers and its schema is the one this version needs."""
+        try:
+            check_schema(self._db)
+        except Unavailable as error:
+            return error.message
+        return OK
+
+    def redis(self) -> str:
+        """Return ``ok`` if Redis answers."""
+        try:
+            redis_store.ping(self._redis)
+        except HeadraceError as error:
+            return error.message
+        return OK
+
+    def close(self) -> None:
+        """Close the probes' connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._redis.close()
+        self._db.close()

@@ -1,0 +1,141 @@
+"""The accept wave and what follows its commit: jobs that came together are stored together, then their hints go out.
+
+A hint is published by a thread of its own, after the commit and off the caller's path. Redis may be away: then the job
+is accepted unannounced, or its hint is dropped, and the dispatcher announces it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+import structlog
+
+from store.db.database import Database
+from store.db.group_commit import Wave
+from store.errors import HeadraceError, Unavailable
+from store.jobs import jobs
+from store.jobs.jobs import Accepted, NewJob
+from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.redis.celery_queue import Hint, HintPublisher
+from store.redis.connection import Watch
+from store.registry.models import shadow_name
+from store.scheduling.fair_share import Entry, Lately, within_share
+
+_log = structlog.get_logger("producer_api")
+
+_MOST_HINTS = 1000
+
+
+class Intake:
+    """Accepts jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no wave."""
+
+    def __init__(
+        self, db: Database, depths: HintPublisher, hints: HintPublisher, watch: Watch, *, ready_window: int
+    ) -> None:
+        self._db = db
+        self._depths = depths
+        self._watch = watch
+        self._ready_window = ready_window
+        self._lately = Lately()
+        self._wave: Wave[NewJob, Accepted] = Wave(self._accept)
+        self._announcer = _Announcer(hints)
+
+    def start(self) -> None:
+        """Start publishing."""
+        self._announcer.start()
+
+    def stop(self) -> None:
+        """Publish what was accepted so far and stop."""
+        self._announcer.stop()
+        self._depths.close()
+
+    def accept(self, wave: Sequence[NewJob]) -> list[Accepted | Exception]:
+        """Store the jobs, together with whatever else is being stored now, and let them be announced."""
+        return self._wave.join_all(wave)
+
+    def _accept(self, wave: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
+        has_room = {queue: self._has_room(queue) for queue in {job.queue for job in wave}}
+        ahead = self._ahead(wave)
+        outcomes = jobs.accept(
+            self._db,
+            [
+                replace(job, announce=_is_urgent(job) and has_room[job.queue], goes_ahead=job.id in ahead)
+                for job in wave
+            ],
+        )
+        for job, outcome in zip(wave, outcomes, strict=True):
+            if isinstance(outcome, Accepted) and outcome.announced:
+                shadow = shadow_name(job.task, job.model, job.model_version)
+                self._announcer.announce(Hint(outcome.job_id, job.queue, shadow, job.id in ahead))
+        return outcomes
+
+    def _ahead(self, wave: Sequence[NewJob]) -> set[str]:
+        """Return the jobs of tenants that have less under way than their even share."""
+        urgent = [job for job in wave if _is_urgent(job)]
+        if not urgent or self._watch.is_away:
+            return set()
+        entries = [Entry(job.id, job.queue, job.tenant_id, CLASS_RANKS[job.service_class]) for job in urgent]
+        return within_share(self._db, entries, self._lately)
+
+    def _has_room(self, queue: str) -> bool:
+        """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""
+        if self._watch.is_away:
+            return False
+        try:
+            return self._depths.depth(queue) < self._ready_window
+        except Unavailable:
+            self._watch.failed()
+            return False
+
+
+def _is_urgent(job: NewJob) -> bool:
+    """True unless it is of the batch class, of which the dispatcher lets no more to the workers than leaves slack."""
+    return job.service_class is not ServiceClass.BATCH
+
+
+class _Announcer:
+    """A thread that publishes hints, as many at a time as have gathered."""
+
+    def __init__(self, publisher: HintPublisher) -> None:
+        self._publisher = publisher
+        self._hints: SimpleQueue[Hint | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="announcer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._hints.put(None)
+            self._thread.join(timeout=5)
+        self._publisher.close()
+
+    def announce(self, hint: Hint) -> None:
+        self._hints.put(hint)
+
+    def _run(self) -> None:
+        while (hint := self._hints.get()) is not None:
+            hints, is_last = self._gather(hint)
+            try:
+                self._publisher.publish(hints)
+            except Unavailable as error:
+                # The dispatcher announces again what nobody has taken.
+                _log.warning("hints_not_published", jobs=len(hints), reason=error.message)
+            except Exception:  # noqa: BLE001 - a defect must not end the thread that rings the bell for all who follow
+                _log.exception("hints_not_published", jobs=len(hints))
+            if is_last:
+                return
+
+    def _gather(self, first: Hint) -> tuple[list[Hint], bool]:
+        """Return the hints that wait now, and whether the stop was among them."""
+        hints = [first]
+        try:
+            while len(hints) < _MOST_HINTS:
+                hint = self._hints.get_nowait()
+                if hint is None:
+                    return hints, True
+                hints.append(hint)
+        except Empty:
+            pass
+        return hints, False

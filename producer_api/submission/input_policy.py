@@ -1,0 +1,351 @@
+"""A tenant's policy over what comes in: applied before anything of a request is stored.
+
+Every text of the input goes through it, and the metadata; of a response also the items that are kept to be shown again.
+All of them share one set of placeholders. What is stored, queued, counted and given to the model is what comes out.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from policy.budget import Budget, ScanTooLong
+from policy.documents import Action, PolicyDocument
+from policy.names import load_finder
+from policy.outputs import MissingFinder
+from policy.placeholders import Vault
+from policy.policies import Policy, apply_input
+from policy.recognisers.recogniser import FOUND_BY_NAME
+from policy.streaming import GuardedText, counted
+from policy.text.escapes import unescaped
+from store.db.database import Database
+from store.errors import InvalidRequest, Unavailable
+from store.jobs.responses import NewResponse
+from store.payloads.job_payload import EmbedRequest, GenerateRequest, PinnedPolicy, PolicyHit
+from store.registry import policies
+from store.registry.policies import EVERY_MODEL, StoredPolicy
+
+Request = GenerateRequest | EmbedRequest
+
+KEEP_S = 5.0
+"""How long a tenant's policies are remembered: as long a change may take to reach every process."""
+
+_MOST_TENANTS = 10_000
+# What names a thing or says of what kind it is, and is no text of anybody's.
+_NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity"])
+# What they say where it is not the caller who chose the word.
+_PROTOCOL = (
+    "assistant developer system tool user function function_call function_call_output message completed medium"
+    " input_text output_text text json_object json_schema array boolean integer null number object string"
+    " additionalProperties allOf anyOf const default description enum examples format items maximum maxItems"
+    " maxLength minimum minItems minLength oneOf pattern properties required title type"
+)
+_OURS = frozenset(_PROTOCOL.split())
+# What has keys of the caller's own, whatever they are called.
+_FREE = frozenset(["metadata", "variables"])
+_SHOWN_AGAIN = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
+
+
+class InForce:
+    """A version of a policy. ``model`` is as in ``store.registry.policies``."""
+
+    def __init__(self, stored: StoredPolicy, names_model: str) -> None:
+        self.model = stored.model
+        self.version = stored.version
+        self._document = stored.document
+        self._names_model = names_model
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy, compiled when it is first asked for, which may take a second. Raises Unavailable."""
+        try:
+            return compiled(PolicyDocument.model_validate(self._document), self._names_model)
+        except MissingFinder as error:
+            raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
+
+
+class PolicyBook:
+    """The policies in force. Blocks on Postgres when it has to look."""
+
+    def __init__(self, db: Database, *, names_model: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._names_model = names_model
+        self._clock = clock
+        self._kept: dict[str, tuple[dict[str, InForce], float]] = {}
+
+    def policy_for(self, tenant_id: str, model: str) -> InForce | None:
+        """Return the tenant's policy for a model, or else that for every model; None if it has none."""
+        kept = self._kept.get(tenant_id)
+        if kept is None or self._clock() >= kept[1]:
+            kept = self._read(tenant_id, {} if kept is None else kept[0])
+        return kept[0].get(model) or kept[0].get(EVERY_MODEL)
+
+    def is_aging(self, tenant_id: str) -> bool:
+        """True if the tenant's policies are known, and half of the time is over for which they are kept."""
+        kept = self._kept.get(tenant_id)
+        return kept is not None and self._clock() >= kept[1] - KEEP_S / 2
+
+    def renew(self, tenant_id: str) -> None:
+        """Read the tenant's policies again, so that nobody need wait for them."""
+        self._read(tenant_id, self._kept.get(tenant_id, ({}, 0.0))[0])
+
+    def _read(self, tenant_id: str, known: dict[str, InForce]) -> tuple[dict[str, InForce], float]:
+        stored = policies.list_policies(self._db, tenant_id)
+        found = {one.model: self._in_force(one, known.get(one.model)) for one in stored}
+        if len(self._kept) >= _MOST_TENANTS:
+            self._kept.clear()
+        self._kept[tenant_id] = found, self._clock() + KEEP_S
+        return self._kept[tenant_id]
+
+    def _in_force(self, stored: StoredPolicy, known: InForce | None) -> InForce:
+        return known if known is not None and known.version == stored.version else InForce(stored, self._names_model)
+
+
+def compiled(document: PolicyDocument, names_model: str) -> Policy:
+    """Return a policy that can be followed here: BadPattern and MissingFinder say why one cannot.
+
+    ``names_model`` is the setting.
+    """
+    finder = None
+    if any(FOUND_BY_NAME.intersection(rule.kinds) for rule in document.rules):
+        if not names_model:
+            raise MissingFinder("names are found by a model of their own: this server has no HEADRACE_NAMES_MODEL")
+        finder = load_finder(Path(names_model))
+    policy = Policy(document, finder=finder)
+    policy.check()
+    return policy
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What may be stored of a request. The vault holds the values of the placeholders in it."""
+
+    request: Request
+    response: NewResponse | None
+    vault: Vault = field(repr=False)
+    flagged: tuple[PolicyHit, ...] = ()
+
+
+def applied(
+    policy: Policy, request: Request, response: NewResponse | None = None, before: Vault | None = None
+) -> Applied:
+    """Return what may be stored of a request, which goes on from one whose vault was ``before``.
+
+    Raises InvalidRequest with the rule's id if a rule blocks it, for what cannot be kept from telling too much, or for
+    what takes too long to look through.
+    """
+    _check_logprobs(policy, request)
+    with _in_time("input") as budget:
+        return _applied(policy, request, response, before, budget)
+
+
+def _applied(
+    policy: Policy, request: Request, response: NewResponse | None, before: Vault | None, budget: Budget
+) -> Applied:
+    fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
+    if _has_tokens(fields["input"]):
+        raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
+    fields["metadata"] = dict(request.metadata)
+    if response is not None:
+        fields["items"] = response.input
+        fields["shown"] = _shown_again(response)
+    for text in (*_fixed(fields["input"], request), *_names_and_keys(fields.get("shown"))):
+        _check_fixed(policy, text, "input", budget)
+    verdict = apply_input(policy, list(_texts(fields)), before, budget)
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, "input")
+    done = _refilled(fields, iter(verdict.texts))
+    if response is not None:
+        response = replace(response, input=done["items"], request=response.request | done["shown"])
+    request = _with_input(request, done)
+    flagged = counted(hit for hits in verdict.hits for hit in hits if hit.action is Action.FLAG)
+    return Applied(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
+
+
+def _shown_again(response: NewResponse) -> dict[str, Any]:
+    shown = {name: response.request[name] for name in _SHOWN_AGAIN if name in response.request}
+    choice = response.request.get("tool_choice")
+    return shown | ({"tool_choice": choice} if isinstance(choice, dict) else {})
+
+
+def guarded(policy: Policy, fields: dict[str, Any], param: str) -> dict[str, Any]:
+    """Return what may be stored of fields beside a request. Raises InvalidRequest as ``applied`` does."""
+    with _in_time(param) as budget:
+        verdict = apply_input(policy, list(_texts(fields)), budget=budget)
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, param)
+    done: dict[str, Any] = _refilled(fields, iter(verdict.texts))
+    return done
+
+
+def _blocked(rule: str, param: str) -> InvalidRequest:
+    told = f"the policy's rule {rule} does not let this input in"
+    return InvalidRequest(told, code="policy_blocked_input", param=param)
+
+
+def _check_logprobs(policy: Policy, request: Request) -> None:
+    if policy.changes_outputs and isinstance(request, GenerateRequest) and request.sampling.logprobs is not None:
+        raise InvalidRequest(
+            "`sampling.logprobs` would tell what this tenant's policy takes out of answers: leave it out",
+            code="unsupported_parameter",
+            param="sampling.logprobs",
+        )
+
+
+def _fixed(given: Any, request: Request) -> Iterator[str]:
+    """Yield what of a request cannot have a placeholder: speakers' names, keys of schemas, stop strings, a grammar."""
+    yield from _names_and_keys(given)
+    if isinstance(request, GenerateRequest):
+        yield from request.sampling.stop
+        if request.sampling.grammar is not None:
+            yield request.sampling.grammar.text
+
+
+def _names_and_keys(given: Any, *, in_schema: bool = False) -> Iterator[str]:
+    if isinstance(given, list):
+        for value in given:
+            yield from _names_and_keys(value, in_schema=in_schema)
+    elif isinstance(given, dict):
+        for key, value in given.items():
+            if in_schema and key not in _OURS:
+                yield key
+            if key in _NAMES and isinstance(value, str) and value not in _OURS:
+                yield value
+            yield from _names_and_keys(value, in_schema=in_schema or key == "parameters")
+
+
+def check_fixed(policy: Policy, text: str, param: str) -> None:
+    """Raise InvalidRequest, with the rule's id, for what cannot have a placeholder and that the policy would change."""
+    with _in_time(param) as budget:
+        _check_fixed(policy, text, param, budget)
+
+
+def _check_fixed(policy: Policy, text: str, param: str, budget: Budget) -> None:
+    for read in (text, unescaped(text)):
+        text_of = GuardedText(policy.input, Vault(), budget=budget)
+        if text_of.finish(read) != read or text_of.blocked_by is not None:
+            raise _blocked(text_of.blocked_by or text_of.hits[0].rule_id, param)
+
+
+@contextmanager
+def _in_time(param: str) -> Iterator[Budget]:
+    """Give a budget for all texts of one request; raise InvalidRequest when it is used up."""
+    try:
+        yield Budget()
+    except ScanTooLong as error:
+        raise InvalidRequest(str(error), code="policy_scan_too_long", param=param) from None
+
+
+def check_template(policy: Policy, template: dict[str, Any]) -> None:
+    """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would not leave as it is."""
+    texts = list(_texts(template))
+    with _in_time("messages") as budget:
+        verdict = apply_input(policy, texts, budget=budget)
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, "messages")
+    changing = (hit.rule_id for hits in verdict.hits for hit in hits if hit.action in (Action.MASK, Action.REDACT))
+    if list(verdict.texts) != texts:
+        raise InvalidRequest(
+            f"the policy's rule {next(changing)} takes something out of this template: let requests bring it, as a "
+            "variable",
+            code="policy_blocked_input",
+            param="messages",
+        )
+
+
+def changed_by(policy: Policy, name: str, param: str) -> str | None:
+    """Return what the policy leaves of the caller's own name for something, None if that is all of it.
+
+    Raises InvalidRequest, with the rule's id, if a rule blocks it.
+    """
+    with _in_time(param) as budget:
+        verdict = apply_input(policy, [name], budget=budget)
+    if verdict.blocked_by is not None:
+        raise _blocked(verdict.blocked_by, param)
+    (left,) = verdict.texts
+    return None if left == name else left
+
+
+def pinned(found: InForce, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:
+    """Return what a job says of its policy for those who see its output; None if there is nothing to say.
+
+    ``is_sealed``: what is stored of a job is sealed. Raises Unavailable if values would have to be kept that are not.
+    """
+    if not (found.policy.looks_at_outputs or done.flagged):
+        return None
+    if found.policy.restores and not is_sealed:
+        raise Unavailable("this tenant's policy puts values back, and this server has no HEADRACE_ENCRYPTION_KEYS")
+    vault = done.vault
+    return PinnedPolicy(
+        model=found.model,
+        version=found.version,
+        flagged=done.flagged,
+        counts=vault.counts,
+        vault=vault.model_dump(mode="json") if vault.values else None,
+    )
+
+
+def _with_input(request: Request, done: dict[str, Any]) -> Request:
+    source: Any = done["input"]
+    if isinstance(source, list):
+        source = tuple(source)
+    elif isinstance(source, dict):
+        source = _read(type(request.input), source)
+    return request.model_copy(update={"input": source, "metadata": done["metadata"]})
+
+
+def _read(shape: Any, source: dict[str, Any]) -> Any:
+    try:
+        return shape.model_validate(source)
+    except ValidationError:
+        # From None: the error carries the input.
+        told = "the input is too long once its values are replaced by placeholders"
+        raise InvalidRequest(told, param="input") from None
+
+
+def _has_tokens(source: Any) -> bool:
+    """True if an input, or one of several, is given as token ids."""
+    if isinstance(source, list):
+        return any(not isinstance(one, str) for one in source)
+    return isinstance(source, dict) and "token_ids" in source
+
+
+def _texts(given: Any, *, is_free: bool = False) -> Iterator[str]:
+    """Yield every text in a JSON value, but for names; where keys are the caller's own, the keys too and all values."""
+    match given:
+        case str():
+            yield given
+        case dict():
+            for key, value in given.items():
+                if is_free:
+                    yield key
+                if is_free or key not in _NAMES or not isinstance(value, str):
+                    yield from _texts(value, is_free=is_free or key in _FREE)
+        case list():
+            for value in given:
+                yield from _texts(value, is_free=is_free)
+        case _:
+            return
+
+
+def _refilled(given: Any, texts: Iterator[str], *, is_free: bool = False) -> Any:
+    """Return the JSON value with the next of ``texts`` for every text that ``_texts`` yields."""
+    match given:
+        case str():
+            return next(texts)
+        case dict():
+            done: dict[str, Any] = {}
+            for key, value in given.items():
+                name = next(texts) if is_free else key
+                is_name = not is_free and key in _NAMES and isinstance(value, str)
+                done[name] = value if is_name else _refilled(value, texts, is_free=is_free or key in _FREE)
+            return done
+        case list():
+            return [_refilled(value, texts, is_free=is_free) for value in given]
+        case _:
+            return given

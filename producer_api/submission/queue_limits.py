@@ -1,0 +1,217 @@
+"""Whether there is room for one more job, and what is queued as this process knows it.
+
+Everything here refuses before acceptance; after a 202 nothing is refused for load. No submission waits for a count: a
+snapshot is read a few times a second, and what this process has accepted since is counted on top. So the bounds are
+kept exactly by one process, and by several up to what the others accept between two snapshots. While a sixteenth of
+every bound is not reached a snapshot serves for longer, since sixteen processes that think so do not reach the bound.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from threading import Lock
+
+from store.db.database import Database
+from store.errors import InvalidRequest, RateLimited
+from store.jobs.jobs import Accepted, Job, NewJob, is_known
+from store.scheduling import backlog
+from store.scheduling.backlog import Backlog, Load, Place
+from store.scheduling.service_rate import Rate
+from store.schema.job_states import JobState
+from store.settings import Settings
+
+KEEP_S = 0.25
+"""A snapshot is used for so long, or longer if reading one takes more than a twentieth of that."""
+
+KEEP_FAR_S = 10.0
+"""The same while everything is far from its bound."""
+
+LONGEST_RETRY_S = 120.0
+_RETRY_UNKNOWN_S = 5.0
+_SHARE_OF_TIME = 20
+_FAR = 16
+_EVERYONE = ""
+
+Tally = defaultdict[str, Load]
+Store = Callable[[Sequence[NewJob]], Sequence[Accepted | Exception]]
+
+
+class Room:
+    """Counts what is queued, by tenant and in all, and keeps it within the bounds. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._clock = clock
+        self._everyone = Load(settings.max_queued_jobs, settings.max_queued_tokens)
+        # Of a tenant for which no other limit of tokens was set.
+        self._tenant = Load(settings.max_queued_jobs_per_tenant, settings.max_queued_tokens_per_tenant)
+        self._lock = Lock()
+        self._reading = Lock()
+        self._backlog: Backlog | None = None
+        self._until = -math.inf
+        self._read_at = -math.inf
+        # Jobs on their way into Postgres, and those stored since the snapshot, or since the next one is being read.
+        self._entering: Tally = defaultdict(Load)
+        self._stored: Tally = defaultdict(Load)
+        self._stored_later: Tally = defaultdict(Load)
+        self._told_until: defaultdict[str, float] = defaultdict(lambda: -math.inf)
+
+    def backlog(self) -> Backlog:
+        """Return the snapshot, at most KEEP_S old. Blocks on Postgres when it is time for a new one."""
+        found = self._backlog
+        if found is not None and (self._clock() < self._until or not self._reading.acquire(blocking=False)):
+            return found
+        if found is None:
+            self._reading.acquire()
+        try:
+            return self._read() if self._clock() >= self._until or self._backlog is None else self._backlog
+        finally:
+            self._reading.release()
+
+    def slack(self, tenant_id: str) -> int:
+        """Return how many more lines of batches may be queued: half of what may be is always left to others."""
+        found = self.backlog()
+        left = []
+        for whose, bound in ((tenant_id, self._tenant), (None, self._everyone)):
+            queued = found.queued(tenant_id=whose)
+            left.append(bound.jobs // 2 - queued.jobs if queued.tokens < bound.tokens // 2 else 0)
+        return max(0, min(left))
+
+    def _read(self) -> Backlog:
+        began = self._clock()
+        with self._lock:
+            self._stored_later = defaultdict(Load)
+        found = backlog.read_backlog(self._db)
+        with self._lock:
+            self._backlog = found
+            self._stored, self._stored_later = self._stored_later, defaultdict(Load)
+            took_s = self._clock() - began
+            self._read_at = self._clock()
+            self._until = self._read_at + max(KEEP_S, _SHARE_OF_TIME * took_s)
+        return found
+
+    def place_of(self, job: Job) -> Place | None:
+        """Return where a queued job stands; None if it is not queued or too far back to count."""
+        return None if job.state is not JobState.QUEUED else backlog.find_place(self._db, self.backlog(), job)
+
+    def accept(
+        self, jobs: Sequence[NewJob], store: Store, *, with_deadline: Container[str] = ()
+    ) -> list[Accepted | Exception]:
+        """Store those jobs for which there is room, and which can start before a deadline that their owner set.
+
+        ``with_deadline`` are the ids of those with one. The others' outcome is RateLimited (``queue_full``) or
+        InvalidRequest (``deadline_unreachable``). One whose Idempotency-Key was accepted before is not refused.
+        """
+        entered: set[str] = set()
+        refused: dict[str, Exception] = {}
+        for job in jobs:
+            try:
+                if job.id in with_deadline:
+                    self._check_deadline(job)
+                self._enter(job)
+                entered.add(job.id)
+            except (InvalidRequest, RateLimited) as error:
+                if job.idempotency is None or not is_known(self._db, job.tenant_id, job.idempotency):
+                    refused[job.id] = error
+        outcomes: dict[str, Accepted | Exception] = {**refused}
+        try:
+            admitted = [job for job in jobs if job.id not in refused]
+            outcomes |= zip((job.id for job in admitted), store(admitted) if admitted else (), strict=True)
+        finally:
+            self._leave([job for job in jobs if job.id in entered], outcomes)
+        return [outcomes[job.id] for job in jobs]
+
+    def _check_deadline(self, job: NewJob) -> None:
+        """Only a measured rate says that a deadline cannot be met; without one the job may try."""
+        wait_s = backlog.too_long_a_wait_s(self._db, self.backlog(), job)
+        if wait_s is not None:
+            raise InvalidRequest(
+                f"the job would start in about {wait_s:.0f} s, after its deadline of {job.deadline_s:g} s: give it"
+                " more time or a better service class",
+                code="deadline_unreachable",
+                param="deadline_ms",
+            )
+
+    def _enter(self, job: NewJob) -> None:
+        load, bound = Load(1, job.cost_tokens), self._bound_of(job)
+        if load.tokens > min(bound.tokens, self._everyone.tokens):
+            raise InvalidRequest(
+                f"prompt and max_tokens are {load.tokens} tokens together, more than may be queued: ask for fewer",
+                param="sampling.max_tokens",
+            )
+        found = self._far_from_full(job.tenant_id, load, bound) or self.backlog()
+        with self._lock:
+            self._refuse_over(found, job.tenant_id, load, bound)
+            _count(self._entering, job.tenant_id, load)
+
+    def _far_from_full(self, tenant_id: str, load: Load, of_tenant: Load) -> Backlog | None:
+        """Return the snapshot at hand if it will do: it is not very old, and there is room for many more."""
+        found = self._backlog
+        if found is None or self._clock() - self._read_at >= KEEP_FAR_S:
+            return None
+        with self._lock:
+            levels = [(bound, queued + load) for _, bound, queued in self._levels(found, tenant_id, of_tenant)]
+        is_far = all(_FAR * q.jobs <= bound.jobs and _FAR * q.tokens <= bound.tokens for bound, q in levels)
+        return found if is_far else None
+
+    def _levels(self, found: Backlog, tenant_id: str, of_tenant: Load) -> Iterator[tuple[str, Load, Load]]:
+        """Yield whose bound, the bound and what is queued under it: the tenant's, then everybody's. Under the lock."""
+        for key, bound in ((tenant_id, of_tenant), (_EVERYONE, self._everyone)):
+            queued = found.queued(tenant_id=key or None)
+            yield key, bound, queued + self._entering.get(key, Load()) + self._stored.get(key, Load())
+
+    def _bound_of(self, job: NewJob) -> Load:
+        tokens = None if job.limits is None else job.limits.tenant.queued_tokens
+        return self._tenant if tokens is None else Load(self._tenant.jobs, tokens)
+
+    def _leave(self, jobs: Sequence[NewJob], outcomes: Mapping[str, object]) -> None:
+        with self._lock:
+            for job in jobs:
+                load, outcome = Load(1, job.cost_tokens), outcomes.get(job.id)
+                _count(self._entering, job.tenant_id, Load() - load)
+                if isinstance(outcome, Accepted) and not outcome.replayed:
+                    _count(self._stored, job.tenant_id, load)
+                    _count(self._stored_later, job.tenant_id, load)
+
+    def _refuse_over(self, found: Backlog, tenant_id: str, load: Load, of_tenant: Load) -> None:
+        for key, bound, queued in self._levels(found, tenant_id, of_tenant):
+            whose = key or None
+            over = queued + load - bound
+            if over.jobs > 0 or over.tokens > 0:
+                retry_after_s = self._retry_after_s(key, over, load, found.drain_rate(tenant_id=whose))
+                raise RateLimited(_full(queued, bound, over, whose), retry_after_s=retry_after_s, code="queue_full")
+
+    def _retry_after_s(self, key: str, over: Load, load: Load, rate: Rate | None) -> float:
+        """Return when there will be room: each one refused is told a moment of its own, as fast as the queue drains."""
+        if rate is None:
+            return _RETRY_UNKNOWN_S
+        now = self._clock()
+        at = max(now + _time_for(over, rate), self._told_until[key] + _time_for(load, rate))
+        self._told_until[key] = min(at, now + LONGEST_RETRY_S)
+        return self._told_until[key] - now
+
+
+def _count(tally: Tally, tenant_id: str, load: Load) -> None:
+    for key in (tenant_id, _EVERYONE):
+        tally[key] += load
+        if not tally[key].jobs:
+            del tally[key]
+
+
+def _time_for(load: Load, rate: Rate) -> float:
+    """Return the seconds in which that much is served."""
+    return max(_seconds(load.jobs, rate.jobs_per_s), _seconds(load.tokens, rate.tokens_per_s))
+
+
+def _seconds(amount: int, per_s: float) -> float:
+    if amount <= 0:
+        return 0.0
+    return amount / per_s if per_s else math.inf
+
+
+def _full(queued: Load, bound: Load, over: Load, tenant_id: str | None) -> str:
+    what, most = (f"{queued.jobs} jobs", bound.jobs) if over.jobs > 0 else (f"{queued.tokens} tokens", bound.tokens)
+    if tenant_id is None:
+        return "the queue is full: try again when some have ended"
+    return f"you have {what} queued, and {most} are the most that one tenant may have: try again when some have ended"

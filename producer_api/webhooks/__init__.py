@@ -1,0 +1,3 @@
+"""Webhook endpoints and deliveries: routes, and the objects that callers see.
+
+The calls are made by ``workers.webhooks``."""

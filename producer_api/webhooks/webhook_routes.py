@@ -1,0 +1,230 @@
+"""Where a tenant is called when its jobs end: endpoints, secrets, what became of each call, and what is sent again."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from producer_api.access.auth import WebhooksAdmin
+from producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from producer_api.http.views import JsonResponse
+from producer_api.server.errors import DOCUMENTED
+from producer_api.webhooks.webhook_views import (
+    Deleted,
+    DeliveryDetail,
+    DeliveryList,
+    DeliveryObject,
+    EndpointList,
+    EndpointObject,
+    EndpointPatch,
+    NewEndpoint,
+    Recovery,
+    RecoveryObject,
+    SecretRotation,
+    WebhookSecret,
+    delivery_detail,
+    delivery_list,
+    delivery_object,
+    endpoint_object,
+    secret_object,
+)
+from store.errors import InvalidRequest
+from store.retention import retention
+from store.schema.webhook_events import EVENT_TYPES, TEST
+from store.tenants import webhook_secrets
+from store.webhooks import delivery_log, redelivery
+from store.webhooks import endpoints as webhook_endpoints
+from store.webhooks.addresses import check_url
+from store.webhooks.delivery_log import DeliveryFilter
+from store.webhooks.redelivery import Missed
+
+router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictJsonRoute, responses=DOCUMENTED)
+
+_NEVER_STORED = {"Cache-Control": "no-store"}
+
+EndpointId = Annotated[str, Path(examples=["we_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+DeliveryId = Annotated[str, Path(examples=["evt_5b3f0c2a3b4d4d518e9a2b6c7d8e9f01"])]
+_ENDPOINT = "/webhook_endpoints/{endpoint_id}"
+
+
+@router.post("/webhook_endpoints", status_code=201, response_model=EndpointObject, summary="Add an endpoint")
+async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: NewEndpoint) -> Response:
+    """Add a URL that is called for every job of the tenant. The answer is the only one that shows its secret."""
+    check_url(body.url, runtime.settings, param="url")
+    endpoint = await run_in_threadpool(
+        webhook_endpoints.create_endpoint,
+        runtime.db,
+        principal.tenant_id,
+        url=body.url,
+        events=body.events,
+        actor=principal.key_id,
+    )
+    view = endpoint_object(endpoint, show_secret=True)
+    return JsonResponse(view, status_code=201, headers=_NEVER_STORED)
+
+
+@router.get("/webhook_endpoints", response_model=EndpointList, summary="List endpoints")
+async def list_endpoints(runtime: RuntimeOf, principal: WebhooksAdmin) -> Response:
+    """Return the tenant's endpoints, without their secrets."""
+    endpoints = await run_in_threadpool(webhook_endpoints.list_endpoints, runtime.db, principal.tenant_id)
+    return JsonResponse(EndpointList(data=[endpoint_object(endpoint) for endpoint in endpoints]))
+
+
+@router.get(_ENDPOINT, response_model=EndpointObject, summary="Look at an endpoint")
+async def get_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
+    """Return an endpoint: what it wants, and whether and why it is disabled."""
+    found = await run_in_threadpool(webhook_endpoints.get_endpoint, runtime.db, principal.tenant_id, endpoint_id)
+    return JsonResponse(endpoint_object(found))
+
+
+@router.patch(_ENDPOINT, response_model=EndpointObject, summary="Change an endpoint")
+async def update_endpoint(
+    runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId, body: EndpointPatch
+) -> Response:
+    """Change an endpoint's URL or events. What is still to be sent to it goes to the new URL."""
+    if body.url is not None:
+        check_url(body.url, runtime.settings, param="url")
+    changed = await run_in_threadpool(
+        webhook_endpoints.update_endpoint,
+        runtime.db,
+        principal.tenant_id,
+        endpoint_id,
+        url=body.url,
+        events=body.events,
+        actor=principal.key_id,
+    )
+    return JsonResponse(endpoint_object(changed))
+
+
+@router.delete(_ENDPOINT, response_model=Deleted, summary="Remove an endpoint")
+async def delete_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
+    """Remove an endpoint and what was still to be sent to it."""
+    await run_in_threadpool(
+        webhook_endpoints.delete_endpoint, runtime.db, principal.tenant_id, endpoint_id, actor=principal.key_id
+    )
+    return JsonResponse(Deleted(id=endpoint_id, object="webhook_endpoint"))
+
+
+@router.post(f"{_ENDPOINT}/rotate_secret", response_model=EndpointObject, summary="Give an endpoint another secret")
+async def rotate_secret(
+    runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId, body: SecretRotation | None = None
+) -> Response:
+    """Make a new secret, which this answer alone shows; for `overlap_s`, a day if unsaid, the old one signs too."""
+    rotated = await run_in_threadpool(
+        webhook_endpoints.rotate_secret,
+        runtime.db,
+        principal.tenant_id,
+        endpoint_id,
+        overlap_s=(body or SecretRotation()).overlap_s,
+        actor=principal.key_id,
+    )
+    return JsonResponse(endpoint_object(rotated, show_secret=True), headers=_NEVER_STORED)
+
+
+@router.post(f"{_ENDPOINT}/test", status_code=202, response_model=DeliveryObject, summary="Send an endpoint a test")
+async def send_test(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
+    """Send a signed `webhook.test`, whatever the endpoint wants; its delivery is read like any other."""
+    queued = await run_in_threadpool(
+        redelivery.send_test, runtime.db, principal.tenant_id, endpoint_id, actor=principal.key_id
+    )
+    return JsonResponse(delivery_object(queued), status_code=202)
+
+
+@router.post(f"{_ENDPOINT}/enable", response_model=EndpointObject, summary="Enable an endpoint")
+async def enable_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
+    """Call an endpoint again that was disabled. What it missed is sent only by `recover`."""
+    enabled = await run_in_threadpool(
+        webhook_endpoints.enable_endpoint, runtime.db, principal.tenant_id, endpoint_id, actor=principal.key_id
+    )
+    return JsonResponse(endpoint_object(enabled))
+
+
+@router.post(
+    f"{_ENDPOINT}/recover", status_code=202, response_model=RecoveryObject, summary="Send an endpoint what it missed"
+)
+async def recover(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId, body: Recovery) -> Response:
+    """Queue the events of a time range that were not delivered, of jobs and batches that are still kept.
+
+    Asking again sends nothing twice: what is queued is not missed any more.
+    """
+
+    def queue() -> int:
+        holds = retention.read_standing(runtime.db, retention.defaults(runtime.settings), principal.tenant_id).holds
+        return redelivery.recover(
+            runtime.db,
+            principal.tenant_id,
+            endpoint_id,
+            Missed(body.since, body.until, body.delivered_before),
+            told_s=holds.deliveries_s,
+            limit=body.limit,
+            actor=principal.key_id,
+        )
+
+    num_queued = await run_in_threadpool(queue)
+    answer = RecoveryObject(endpoint_id=endpoint_id, queued=num_queued, has_more=num_queued >= body.limit)
+    return JsonResponse(answer, status_code=202)
+
+
+@router.get("/webhook_secret", response_model=WebhookSecret, summary="The secret for URLs given with a job")
+async def get_webhook_secret(runtime: RuntimeOf, principal: WebhooksAdmin) -> Response:
+    """Return the tenant's secret, with which calls to a job's own `webhook.url` are signed."""
+    found = await run_in_threadpool(webhook_secrets.get_webhook_secret, runtime.db, principal.tenant_id)
+    return JsonResponse(secret_object(found), headers=_NEVER_STORED)
+
+
+@router.post("/webhook_secret/rotate", response_model=WebhookSecret, summary="Replace the secret for URLs of jobs")
+async def rotate_webhook_secret(
+    runtime: RuntimeOf, principal: WebhooksAdmin, body: SecretRotation | None = None
+) -> Response:
+    """Make a new secret for jobs' own URLs; the old one signs beside it for `overlap_s`, a day if unsaid."""
+    rotated = await run_in_threadpool(
+        webhook_secrets.rotate_webhook_secret,
+        runtime.db,
+        principal.tenant_id,
+        overlap_s=(body or SecretRotation()).overlap_s,
+        actor=principal.key_id,
+    )
+    return JsonResponse(secret_object(rotated), headers=_NEVER_STORED)
+
+
+@router.get("/webhook_deliveries", response_model=DeliveryList, summary="List deliveries")
+async def list_deliveries(
+    runtime: RuntimeOf,
+    principal: WebhooksAdmin,
+    job_id: str | None = None,
+    endpoint_id: str | None = None,
+    status: Literal["pending", "delivered", "failed"] | None = None,
+    type: Annotated[str | None, Query(description="such as `job.failed`")] = None,  # noqa: A002 - the field's name
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+) -> Response:
+    """Return the tenant's deliveries, newest first: all, or those of a job, an endpoint, a status or a type."""
+    if type is not None and type not in EVENT_TYPES | {TEST}:
+        raise InvalidRequest(f"there are no such events: use {', '.join(sorted(EVENT_TYPES | {TEST}))}", param="type")
+    only = DeliveryFilter(job_id, endpoint_id, status, type)
+    found = await runtime.lists.read(
+        principal, lambda db: delivery_log.list_deliveries(db, principal.tenant_id, only, limit=limit + 1, after=after)
+    )
+    return JsonResponse(delivery_list(found, limit))
+
+
+@router.get("/webhook_deliveries/{delivery_id}", response_model=DeliveryDetail, summary="Look at a delivery")
+async def get_delivery(runtime: RuntimeOf, principal: WebhooksAdmin, delivery_id: DeliveryId) -> Response:
+    """Return a delivery and its last tries: when, how long, with which answer or error."""
+    found, tries = await run_in_threadpool(delivery_log.get_delivery, runtime.db, principal.tenant_id, delivery_id)
+    return JsonResponse(delivery_detail(found, tries))
+
+
+@router.post(
+    "/webhook_deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    response_model=DeliveryObject,
+    summary="Send a delivery again",
+)
+async def redeliver(runtime: RuntimeOf, principal: WebhooksAdmin, delivery_id: DeliveryId) -> Response:
+    """Send an event again now, under the same id, whatever became of it; it begins with ten new tries."""
+    queued = await run_in_threadpool(
+        delivery_log.redeliver, runtime.db, principal.tenant_id, delivery_id, actor=principal.key_id
+    )
+    return JsonResponse(delivery_object(queued), status_code=202)

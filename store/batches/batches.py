@@ -1,0 +1,249 @@
+"""Batches as their owner sees them: make, look, list, cancel. Every statement here carries the tenant.
+
+What moves a batch on is ``store.batches.batch_steps``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from store.db.database import Database, dump_json
+from store.encryption.encrypted_columns import open_columns
+from store.encryption.vault import Place, Vault
+from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
+from store.files.files import IS_KEPT, File
+from store.ids import new_id
+from store.schema.batch_states import NEXT, BatchStatus
+from store.tenants.tenant_limits import Held
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The stored batch. ``next_line`` and ``next_offset`` are where its input has not become jobs yet."""
+
+    id: str
+    tenant_id: str
+    status: BatchStatus
+    url: str
+    input_file_id: str
+    input_digest: str | None
+    api_key_id: str
+    project_id: str | None
+    completion_window: str
+    metadata: dict[str, str] | None
+    output_ttl_s: int | None
+    fingerprint: str | None
+    model: str | None
+    errors: list[dict[str, Any]] | None
+    next_line: int
+    next_offset: int
+    num_total: int
+    num_completed: int
+    num_failed: int
+    input_tokens: int
+    output_tokens: int
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: datetime
+    in_progress_at: datetime | None
+    expires_at: datetime
+    finalizing_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    expired_at: datetime | None
+    cancelling_at: datetime | None
+    cancelled_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What a caller asks for. Of the request's ``fingerprints`` the first is stored.
+
+    ``idempotency_key`` is the caller's. ``api_key_id`` and ``project_id`` say whom the usage is counted for. ``limits``
+    are those that it must fit.
+    """
+
+    url: str
+    completion_window: str
+    window_s: float
+    metadata: dict[str, str] | None
+    output_ttl_s: int | None
+    fingerprints: Sequence[str]
+    idempotency_key: str | None
+    api_key_id: str
+    project_id: str | None
+    limits: Held = field(default_factory=Held)
+
+
+COLUMNS = ", ".join(Batch.__slots__)
+
+_INSERT = text(f"""
+WITH kept AS ({IS_KEPT})
+INSERT INTO batches (
+    id, tenant_id, url, input_file_id, input_digest, completion_window, metadata, output_ttl_s, fingerprint,
+    idempotency_key, api_key_id, project_id, expires_at)
+SELECT
+    :id, :tenant_id, :url, :file_id, digest, :completion_window, CAST(:metadata AS jsonb), :output_ttl_s,
+    :fingerprint, :idempotency_key, :api_key_id, :project_id, now() + make_interval(secs => :window_s)
+FROM kept
+ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
+RETURNING {COLUMNS}
+""")
+
+_OF_KEY = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :idempotency_key")
+
+
+# Nobody counts while another adds.
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.batches:' || :tenant_id, 0))")
+
+_NUM_LIVE = text(f"""
+SELECT count(*) AS of_tenant, count(*) FILTER (WHERE api_key_id = :api_key_id) AS of_key FROM batches
+WHERE tenant_id = :tenant_id AND status IN ({", ".join(repr(str(one)) for one in BatchStatus if not one.is_terminal)})
+""")
+
+_FULL_RETRY_S = 10.0
+
+
+def num_live(db: Database, tenant_id: str, key_id: str | None = None) -> int:
+    """Return how many batches of a tenant, or of one key of it, have not ended."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        counted = connection.execute(_NUM_LIVE, {"tenant_id": tenant_id, "api_key_id": key_id}).one()
+    return int(counted.of_tenant if key_id is None else counted.of_key)
+
+
+def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
+    """Store the batch, or return the one that the same key made before.
+
+    Raises RateLimited if its limits let no more live, IdempotencyKeyReused if the key came with another body, NotFound
+    if the file was deleted meanwhile.
+    """
+    batch_id = new_id("batch")
+    metadata = db.vault.seal(new.metadata, Place(tenant_id, "batches", "metadata", batch_id))
+    values = {
+        "id": batch_id,
+        "tenant_id": tenant_id,
+        "url": new.url,
+        "file_id": file.id,
+        "digest": file.digest,
+        "completion_window": new.completion_window,
+        "metadata": None if metadata is None else dump_json(metadata),
+        "output_ttl_s": new.output_ttl_s,
+        "fingerprint": new.fingerprints[0],
+        "idempotency_key": new.idempotency_key,
+        "api_key_id": new.api_key_id,
+        "project_id": new.project_id,
+        "window_s": new.window_s,
+    }
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_LOCK, values)
+        row = connection.execute(_INSERT, values).mappings().one_or_none()
+        if row is not None:
+            _check_live(connection, tenant_id, new)
+        row = row or connection.execute(_OF_KEY, values).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no file {file.id}")
+    batch = from_row(row, db.vault)
+    if batch.fingerprint not in new.fingerprints:
+        raise IdempotencyKeyReused(
+            "this Idempotency-Key was used before with a different body", param="Idempotency-Key"
+        )
+    return batch
+
+
+def _check_live(connection: Connection, tenant_id: str, new: NewBatch) -> None:
+    """Raise RateLimited if there is one too many, with the one that was just stored."""
+    found = connection.execute(_NUM_LIVE, {"tenant_id": tenant_id, "api_key_id": new.api_key_id}).one()
+    for whose, num, limits in (
+        ("this key", found.of_key, new.limits.key),
+        ("your organization", found.of_tenant, new.limits.tenant),
+    ):
+        if limits.live_batches is not None and num > limits.live_batches:
+            raise RateLimited(
+                f"{whose} has {num - 1} batches that have not ended, and {limits.live_batches} is the limit: put more"
+                " lines into one batch, or try again when one has ended",
+                retry_after_s=_FULL_RETRY_S,
+            )
+
+
+def is_known(db: Database, tenant_id: str, idempotency_key: str) -> bool:
+    """Return whether a batch was made with this key."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        found = connection.execute(_OF_KEY, {"tenant_id": tenant_id, "idempotency_key": idempotency_key})
+        return found.first() is not None
+
+
+_SENT_BEFORE = text(f"""
+SELECT {COLUMNS} FROM batches
+WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
+    AND created_at > now() - make_interval(secs => :within_s) AND cancelling_at IS NULL
+ORDER BY id DESC LIMIT 1
+""")
+
+
+def find_sent_before(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> Batch | None:
+    """Return the newest batch of one of these fingerprints, made within ``within_s`` seconds, that nobody cancelled."""
+    values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_SENT_BEFORE, values).mappings().one_or_none()
+    return None if row is None else from_row(row, db.vault)
+
+
+_GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
+
+
+def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
+    """Return the batch; raise NotFound if this tenant has none by that id."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return _get(connection, db.vault, tenant_id, batch_id)
+
+
+def _get(connection: Connection, vault: Vault, tenant_id: str, batch_id: str) -> Batch:
+    row = connection.execute(_GET, {"tenant_id": tenant_id, "id": batch_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no batch {batch_id}")
+    return from_row(row, vault)
+
+
+_LIST = text(f"""
+SELECT {COLUMNS} FROM batches
+WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
+""")
+
+
+def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[Batch]:
+    """Return at most ``limit`` batches, newest first, beginning past the id ``after``."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_LIST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings()
+        return [from_row(row, db.vault) for row in rows]
+
+
+_MAY_BE_CANCELLED = [str(status) for status, following in NEXT.items() if BatchStatus.CANCELLING in following]
+
+_CANCEL = text("""
+UPDATE batches SET status = 'cancelling', cancelling_at = now()
+WHERE tenant_id = :tenant_id AND id = :id AND status = ANY(CAST(:from AS text[]))
+""")
+
+
+def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
+    """Let no more lines begin and those under way be cancelled; what was done is published then.
+
+    Raises NotFound, or Conflict if the batch is past that.
+    """
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": batch_id, "from": _MAY_BE_CANCELLED})
+        batch = _get(connection, db.vault, tenant_id, batch_id)
+    if batch.status is not BatchStatus.CANCELLING:
+        raise Conflict(
+            f"batch {batch_id} is {batch.status} and cannot be cancelled any more", code="batch_not_cancellable"
+        )
+    return batch
+
+
+def from_row(row: RowMapping, vault: Vault) -> Batch:
+    """Return the batch of a row with ``COLUMNS``."""
+    opened = open_columns(vault, Place(row["tenant_id"], "batches", "", row["id"]), row, "metadata", "errors")
+    return Batch(**{**{name: opened[name] for name in Batch.__slots__}, "status": BatchStatus(row["status"])})

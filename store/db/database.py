@@ -1,0 +1,211 @@
+"""The way to Postgres: a pool, transactions, and one sentence when the server is away.
+
+Knows connection settings and which driver errors mean "not available" and which mean "this value cannot be stored".
+Knows no statement beyond the schema check; those live beside the thing they change.
+"""
+
+import select
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from psycopg.errors import QueryCanceled
+from psycopg.types.json import set_json_loads
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DisconnectionError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from store.db import row_security
+from store.encryption.vault import Vault, refuse_nul
+from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
+from store.schema.tables import REVISION
+
+CONNECT_TIMEOUT_S = 5
+POOL_TIMEOUT_S = 10.0
+
+STATEMENT_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S = 10.0
+IDLE_TIMEOUT_S = 3.0
+"""A client that stops answering in a transaction (SIGSTOP, a cut cable) must not keep row locks for longer: a worker
+cannot renew the lease of a job whose row is locked. The server ends its session."""
+
+_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
+
+
+class Database:
+    """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
+
+    ``vault`` is what the statements beside the tables seal payload columns with. A statement that waits
+    ``lock_timeout_s`` for a lock fails, and one that takes ``statement_timeout_s``; so does a transaction in which this
+    side does nothing for ``idle_timeout_s``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 8,
+        application_name: str,
+        vault: Vault | None = None,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+    ) -> None:
+        self.vault = vault or Vault()
+        self._engine = create_engine(
+            parse_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_use_lifo=True,
+            # Parameters are prompts and answers; they stay out of messages and so out of logs.
+            hide_parameters=True,
+            connect_args=_connect_args(application_name, lock_timeout_s, idle_timeout_s, statement_timeout_s),
+        )
+        event.listen(self._engine, "connect", _prepare)
+        event.listen(self._engine, "checkout", _refuse_dead)
+        row_security.install(self._engine)
+
+    @contextmanager
+    def begin(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
+        """Run a transaction: committed at the end of the block, rolled back if it raises.
+
+        ``tenant_id``: whose rows it may touch, or ``tenant_ids`` where it is for several; without, it is for nobody's,
+        and the API's role sees none then. That costs no round trip.
+
+        Raises Unavailable if Postgres cannot be reached or gave up waiting (StatementTimeout: on a statement),
+        InvalidRequest if it refuses a value.
+        """
+        with _told_plainly(), self._engine.begin() as connection:
+            yield row_security.speak_for(connection, tenant_id, tenant_ids)
+
+    @contextmanager
+    def autocommit(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
+        """Hold a connection on which each statement commits by itself: one round trip instead of three.
+
+        For single statements, and for what belongs to a session, such as an advisory lock. The tenants are as
+        ``begin``'s, and it raises as that does.
+        """
+        with _told_plainly(), self._engine.connect() as connection:
+            speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield row_security.speak_for(speaking, tenant_id, tenant_ids)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Hold a connection whose transactions the block begins and ends, as migrations do. It raises as ``begin``."""
+        with _told_plainly(), self._engine.connect() as connection:
+            yield connection
+
+    def ping(self) -> None:
+        """Make one round trip; raise Unavailable if there is no answer."""
+        with self.autocommit() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when they come back."""
+        self._engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """Read ``postgres://``, ``postgresql://`` or ``postgresql+psycopg://``; raise SettingsError for anything else."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError("DATABASE_URL: not an address like postgresql://user@host/database") from error
+    if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
+        raise SettingsError(f"DATABASE_URL: needs postgresql://, not {parsed.drivername}://")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def dump_json(value: object) -> str:
+    """Encode a parameter for a ``json`` or ``jsonb`` cast; raise InvalidRequest for a string that cannot be stored."""
+    try:
+        data = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        # From None: the encoder's message may quote the text.
+        raise InvalidRequest("a text is not valid Unicode, or a number is out of range") from None
+    refuse_nul(data)
+    return data.decode()
+
+
+def check_schema(db: Database) -> None:
+    """Raise Unavailable unless the schema is at the revision this code was written for, or a later one.
+
+    A later one is fine: migrations keep working with the code that runs while they are applied.
+    """
+    with db.begin() as connection:
+        exists = connection.execute(text("SELECT to_regclass('alembic_version') IS NOT NULL")).scalar_one()
+        found = connection.execute(text("SELECT max(version_num) FROM alembic_version")).scalar() if exists else None
+    if found is None or found < REVISION:
+        state = f"at {found}, this version needs {REVISION}" if found else "empty"
+        raise Unavailable(f"the database schema is {state}: run `headrace migrate`", code="database_unavailable")
+
+
+def is_migrated(db: Database) -> bool:
+    """Return False if ``check_schema`` would refuse; raise Unavailable if Postgres itself is away."""
+    db.ping()
+    try:
+        check_schema(db)
+    except Unavailable:
+        return False
+    return True
+
+
+def _connect_args(
+    application_name: str, lock_timeout_s: float, idle_timeout_s: float, statement_timeout_s: float
+) -> dict[str, object]:
+    session = {
+        "statement_timeout": f"{round(statement_timeout_s * 1000)}ms",
+        "lock_timeout": f"{round(lock_timeout_s * 1000)}ms",
+        "idle_in_transaction_session_timeout": f"{round(idle_timeout_s * 1000)}ms",
+        "timezone": "UTC",
+    }
+    return {
+        "application_name": application_name,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
+        # A peer that vanished without a FIN is noticed within half a minute.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    set_json_loads(orjson.loads, connection)
+
+
+def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
+    """Notice a server that closed an idle connection, without a round trip: nothing may wait to be read on it."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise DisconnectionError("the server closed this idle connection")
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        # From None: the driver's message quotes the refused value.
+        raise InvalidRequest("a value cannot be stored: it contains U+0000 or is out of range") from None
+    except _AWAY as error:
+        if isinstance(getattr(error, "orig", None), QueryCanceled):
+            raise StatementTimeout("Postgres gave up on a statement that took too long") from error
+        raise Unavailable(f"Postgres is not available: {_reason(error)}", code="database_unavailable") from error
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__

@@ -1,0 +1,68 @@
+"""One leader among several processes: the one whose session holds an advisory lock of Postgres.
+
+The lock belongs to a connection of its own, so it is free when that process or its connection dies. The leader must
+show that it is alive: the server ends the session of one that was silent for ``SILENCE_S``, such as a stopped process,
+whose connection would stay open. A leader that lost its lock may still be at work on something, so everything that
+leaders do is safe beside another one's.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from store.db.database import Database
+from store.errors import Unavailable
+
+SILENCE_S = 15.0
+"""A leader that does not call ``check`` for so long loses the lead."""
+
+_CHECK_S = 1.0
+
+_HOLDS = text("""
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted AND objsubid = 1
+        AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = :key)
+""")
+
+
+class Leadership:
+    """The lead, from one thread. ``check`` is to be called more often than every ``SILENCE_S`` seconds."""
+
+    def __init__(self, connection: Connection, key: int) -> None:
+        self._connection = connection
+        self._key = key
+        self._checked_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise Unavailable if the lead was lost. It asks Postgres at most once a second."""
+        if time.monotonic() - self._checked_at < _CHECK_S:
+            return
+        try:
+            holds = self._connection.execute(_HOLDS, {"key": self._key}).scalar_one()
+        except DBAPIError as error:
+            raise Unavailable("the connection that holds the lead is gone", code="database_unavailable") from error
+        if not holds:
+            raise Unavailable("the lock of the lead is gone", code="database_unavailable")
+        self._checked_at = time.monotonic()
+
+
+@contextmanager
+def lead(db: Database, key: int, *, silence_s: float = SILENCE_S) -> Iterator[Leadership | None]:
+    """Hold the lock ``key`` for the block if it is free; the block gets None if it is not. Raises Unavailable."""
+    with db.autocommit() as connection:
+        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar_one():
+            yield None
+            return
+        limit = f"{round(silence_s * 1000)}ms"
+        connection.execute(text("SELECT set_config('idle_session_timeout', :limit, false)"), {"limit": limit})
+        try:
+            yield Leadership(connection, key)
+        finally:
+            if not connection.invalidated:
+                with suppress(DBAPIError):  # a connection that broke has taken its lock along
+                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                    connection.execute(text("RESET idle_session_timeout"))

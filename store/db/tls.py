@@ -1,0 +1,72 @@
+"""Whether what goes to Postgres and Redis is encrypted, and to whom: read from their addresses, before any is opened.
+
+Both drivers take TLS from the address: ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey`` of Postgres's, and of a
+``rediss://`` address ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs``, ``ssl_check_hostname``. A
+word that a driver would pass over, or a file that it would miss only while it connects, is refused here.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import structlog
+
+from store.db.database import parse_url
+from store.errors import SettingsError
+from store.settings import Settings
+
+_log = structlog.get_logger("store")
+
+_HERE: Final = frozenset({"", "localhost", "127.0.0.1", "::1"})
+_REDIS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
+_REDIS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_POSTGRES_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+_VERIFYING: Final = frozenset({"required", "cert_required"})
+
+
+def check_transport(settings: Settings) -> None:
+    """Warn, or with ``HEADRACE_REQUIRE_TLS=on`` raise SettingsError, if a service on another host could be overheard or
+    another be taken for it. Raises SettingsError for a TLS option that is unknown or names a file that is not there."""
+    to_postgres = _postgres(settings.database_url) if settings.database_url else None
+    weak = [found for found in (to_postgres, _redis(settings.redis_url)) if found]
+    if weak and settings.require_tls == "on":
+        raise SettingsError(f"HEADRACE_REQUIRE_TLS is on, and {'; '.join(weak)}")
+    for found in weak:
+        _log.warning("connection_not_verified", reason=found)
+
+
+def _postgres(address: str) -> str | None:
+    url = parse_url(address)
+    query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+    _check_files("DATABASE_URL", query, _POSTGRES_FILES)
+    host = url.host or query.get("host", "")
+    if host in _HERE or host.startswith("/") or query.get("sslmode") == "verify-full":
+        return None
+    return f"DATABASE_URL: {host} is another host: say sslmode=verify-full, and sslrootcert for a CA of your own"
+
+
+def _redis(address: str) -> str | None:
+    parts = urlsplit(address)
+    query = dict(parse_qsl(parts.query))
+    unknown = sorted(name for name in query if name.startswith("ssl") and name not in _REDIS)
+    if unknown:
+        raise SettingsError(f"REDIS_URL: unknown option {', '.join(unknown)}: use {', '.join(sorted(_REDIS))}")
+    if parts.scheme != "rediss" and query.keys() & _REDIS:
+        raise SettingsError(f"REDIS_URL: {', '.join(sorted(query.keys() & _REDIS))} needs rediss://")
+    _check_files("REDIS_URL", query, _REDIS_FILES)
+    host = parts.hostname or ""
+    if parts.scheme == "unix" or host in _HERE:
+        return None
+    is_verified = query.get("ssl_cert_reqs", "required").lower() in _VERIFYING
+    if parts.scheme == "rediss" and is_verified and query.get("ssl_check_hostname", "true").lower() == "true":
+        return None
+    return f"REDIS_URL: {host} is another host: say rediss://, and ssl_ca_certs for a CA of your own"
+
+
+def _check_files(variable: str, query: Mapping[str, str], names: tuple[str, ...]) -> None:
+    for name in names:
+        path = query.get(name)
+        # "system" is the word for the CAs that the machine trusts.
+        if path and path != "system" and not os.access(path, os.R_OK):
+            raise SettingsError(f"{variable}: {name}: cannot read {path}")

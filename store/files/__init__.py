@@ -1,0 +1,3 @@
+"""Files: a tenant's names for contents, and the storage that holds the contents.
+
+Parsing of uploads is ``producer_api.files``."""

@@ -1,0 +1,267 @@
+"""A tenant's files: names for contents of the storage. Several may name the same content, also of several tenants.
+
+A content is removed only when nothing refers to it. To refer to one takes three steps, each safe to die after: its row
+is touched, the content is put in place, the reference is written. ``remove_unreferenced`` marks contents that were not
+touched for longer than that can take; from then on nothing can refer to them. Then it removes them. That may come late,
+or twice, since nothing has their names again: the same content gets another name when it comes after that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import uuid4
+
+from sqlalchemy import Connection, RowMapping, text
+
+from store.audit.audit import record
+from store.db.database import Database
+from store.errors import NotFound, QuotaExceeded, Unavailable
+from store.files.blob_storage import Blobs, Draft
+from store.ids import new_id
+
+UNREFERENCED_S = 600.0
+"""A content that nothing refers to is removed when it was not touched for so long."""
+
+
+class Purpose(StrEnum):
+    """What a file is for; ``batch_output`` is ours to make."""
+
+    BATCH = "batch"
+    BATCH_OUTPUT = "batch_output"
+    USER_DATA = "user_data"
+    ASSISTANTS = "assistants"
+    ASSISTANTS_OUTPUT = "assistants_output"
+    VISION = "vision"
+    FINE_TUNE = "fine-tune"
+    FINE_TUNE_RESULTS = "fine-tune-results"
+    EVALS = "evals"
+
+
+UPLOADED = frozenset(
+    {Purpose.BATCH, Purpose.USER_DATA, Purpose.ASSISTANTS, Purpose.VISION, Purpose.FINE_TUNE, Purpose.EVALS}
+)
+"""The purposes that a caller may give."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as its owner sees it, and where its content lies."""
+
+    id: str
+    tenant_id: str
+    digest: str
+    num_bytes: int
+    filename: str
+    purpose: Purpose
+    created_at: datetime
+    expires_at: datetime | None
+
+
+_COLUMNS = "id, tenant_id, digest, num_bytes, filename, purpose, created_at, expires_at"
+_IS_THERE = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
+
+# The row of the same content that is there, or a new one. A removal that has the row meanwhile is waited for.
+_TOUCH = text("""
+WITH found AS (
+    UPDATE blobs SET touched_at = now()
+    WHERE removed_at IS NULL AND digest = (
+        SELECT digest FROM blobs
+        WHERE split_part(digest, '.', 1) = :sha256 AND removed_at IS NULL ORDER BY digest LIMIT 1)
+    RETURNING digest
+), made AS (
+    INSERT INTO blobs (digest, num_bytes) SELECT :name, :num_bytes WHERE NOT EXISTS (SELECT FROM found)
+    RETURNING digest
+)
+SELECT digest FROM found UNION ALL SELECT digest FROM made
+""")
+
+
+def keep_content(db: Database, draft: Draft) -> None:
+    """Put a content into the storage, there to be referred to within ``UNREFERENCED_S``. Raises Unavailable."""
+    name = f"{draft.digest}.{uuid4().hex[:12]}"
+    values = {"sha256": draft.digest, "name": name, "num_bytes": draft.num_bytes}
+    with db.autocommit() as connection:
+        name = connection.execute(_TOUCH, values).scalar_one()
+    draft.keep(name)
+
+
+IS_KEPT = "SELECT digest FROM blobs WHERE digest = :digest AND removed_at IS NULL FOR SHARE"
+"""Finds a content that may be referred to, and keeps it from being removed until the transaction has ended."""
+
+_INSERT = text(f"""
+WITH kept AS ({IS_KEPT})
+INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, expires_at)
+SELECT
+    :id, :tenant_id, digest, :num_bytes, :filename, :purpose, now() + make_interval(secs => CAST(:ttl_s AS float8))
+FROM kept
+RETURNING {_COLUMNS}
+""")
+
+
+def add(
+    connection: Connection,
+    tenant_id: str,
+    draft: Draft,
+    *,
+    filename: str,
+    purpose: Purpose,
+    ttl_s: float | None = None,
+) -> File:
+    """Write a reference to a content that was kept, in the caller's transaction; it expires ``ttl_s`` from now.
+
+    Raises Unavailable if it was kept too long ago.
+    """
+    values = {
+        "id": new_id("file"),
+        "tenant_id": tenant_id,
+        "digest": draft.name,
+        "num_bytes": draft.num_bytes,
+        "filename": filename,
+        "purpose": purpose,
+        "ttl_s": ttl_s,
+    }
+    row = connection.execute(_INSERT, values).mappings().one_or_none()
+    if row is None:
+        raise Unavailable("the content was removed before its file was made: send it again", code="storage_unavailable")
+    return _file(row)
+
+
+def create(
+    db: Database,
+    tenant_id: str,
+    draft: Draft,
+    *,
+    filename: str,
+    purpose: Purpose,
+    most_bytes: int,
+    ttl_s: float | None = None,
+) -> File:
+    """Keep a content and name it, unless the tenant's files would then have over ``most_bytes`` together.
+
+    Raises QuotaExceeded, Unavailable.
+    """
+    with db.begin(tenant_id=tenant_id) as connection:
+        _check_room(connection, tenant_id, draft, most_bytes)
+    keep_content(db, draft)  # on no transaction's time: the storage may be slow
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_ONE_UPLOAD, {"tenant_id": tenant_id})
+        _check_room(connection, tenant_id, draft, most_bytes)
+        return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
+
+
+# To the end of the transaction: of two uploads of a tenant the second counts the first.
+_ONE_UPLOAD = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
+
+_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_THERE}")
+
+
+def _check_room(connection: Connection, tenant_id: str, draft: Draft, most_bytes: int) -> None:
+    stored = connection.execute(_STORED, {"tenant_id": tenant_id}).scalar_one()
+    if stored + draft.num_bytes > most_bytes:
+        raise QuotaExceeded(
+            f"this organization's files have {stored} bytes of the {most_bytes} that they may have, and this one has "
+            f"{draft.num_bytes}: delete some first"
+        )
+
+
+_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_THERE}")
+
+
+def get(db: Database, tenant_id: str, file_id: str) -> File:
+    """Return the file; raise NotFound if this tenant has none by that id, or it has expired."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_GET, {"id": file_id, "tenant_id": tenant_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no file {file_id}")
+    return _file(row)
+
+
+_LIST = """
+SELECT {columns} FROM files
+WHERE {is_there} AND (CAST(:purpose AS text) IS NULL OR purpose = :purpose)
+    AND (CAST(:after AS text) IS NULL OR id {past} :after)
+ORDER BY id {order} LIMIT :limit
+"""
+_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_THERE, past="<", order="DESC"))
+_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_THERE, past=">", order="ASC"))
+
+
+def list_files(
+    db: Database,
+    tenant_id: str,
+    *,
+    purpose: Purpose | None = None,
+    limit: int,
+    after: str | None = None,
+    descending: bool = True,
+) -> Sequence[File]:
+    """Return at most ``limit`` files by age, newest first unless told otherwise, beginning past the id ``after``."""
+    values = {"tenant_id": tenant_id, "purpose": purpose, "after": after, "limit": limit}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        found = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings()
+        return [_file(row) for row in found]
+
+
+_DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING purpose")
+
+
+def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
+    """Remove the name; the content goes when nothing else refers to it. Raises NotFound."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        purpose = connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).scalar_one_or_none()
+        if purpose is None:
+            raise NotFound(f"no file {file_id}")
+        record(connection, tenant_id, actor, "file.deleted", file_id, {"purpose": purpose})
+
+
+_EXPIRE = text("""
+DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
+""")
+
+# First the rows are locked, then it is asked again whether anything refers to them: a reference may have been written
+# between the first look and the lock, and holds the row until it can be seen.
+_UNREFERENCED = text("""
+SELECT digest FROM blobs
+WHERE removed_at IS NULL AND touched_at < now() - make_interval(secs => :older_than_s)
+    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
+ORDER BY touched_at LIMIT :limit FOR UPDATE SKIP LOCKED
+""")
+_MARK = text("""
+UPDATE blobs SET removed_at = now()
+WHERE digest = ANY(CAST(:digests AS text[]))
+    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
+""")
+_MARKED = text("SELECT digest FROM blobs WHERE removed_at IS NOT NULL ORDER BY removed_at LIMIT :limit")
+
+_FORGET_BATCHES = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
+_FORGET = text("DELETE FROM blobs WHERE digest = :digest")
+
+
+def expire(db: Database, limit: int = 1000) -> int:
+    """Remove the names whose time is over, at most ``limit``; return how many."""
+    with db.autocommit() as connection:
+        return connection.execute(_EXPIRE, {"limit": limit}).rowcount
+
+
+def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNREFERENCED_S, limit: int = 100) -> int:
+    """Remove contents that nothing refers to from the storage, at most ``limit``; return how many.
+
+    No lock is held while the storage is asked, which may be slow. Raises Unavailable; the rest is for the next time.
+    """
+    with db.begin() as connection:
+        due = {"older_than_s": older_than_s, "limit": limit}
+        digests = list(connection.execute(_UNREFERENCED, due).scalars())
+        connection.execute(_MARK, {"digests": digests})
+    with db.autocommit() as connection:
+        marked = list(connection.execute(_MARKED, {"limit": limit}).scalars())
+    for digest in marked:
+        blobs.remove(digest)
+        with db.begin() as connection:
+            connection.execute(_FORGET_BATCHES, {"digest": digest})
+            connection.execute(_FORGET, {"digest": digest})
+    return len(marked)
+
+
+def _file(row: RowMapping) -> File:
+    return File(**{**row, "purpose": Purpose(row["purpose"])})

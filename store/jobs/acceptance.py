@@ -1,0 +1,283 @@
+"""Accepting jobs: one transaction for a wave of them, with idempotency keys and the announce decision.
+
+``store.jobs.jobs`` is the door to it. Concurrent processes that bring the same key meet at the key's row: one inserts,
+the others wait for its commit and replay its job.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, TypeGuard
+
+from sqlalchemy import Connection, text
+
+from store.db.database import Database, dump_json
+from store.encryption.encrypted_columns import seal_columns, seal_job
+from store.encryption.vault import Place, Vault
+from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
+from store.failpoints import failpoint
+from store.jobs.responses import NewResponse
+from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.tenants import quotas
+from store.tenants.quotas import Want
+from store.tenants.tenant_limits import Held
+
+# A key can be purged between losing the race for it and reading the winner; then the job is simply inserted again.
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The caller's key on one route, and the fingerprint of the body that came with it.
+
+    ``also`` are fingerprints that the same body would have had under other keys for digests.
+    """
+
+    route: str
+    key: str
+    fingerprint: str
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
+
+    ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already, or
+    at once if it ``goes_ahead`` of them.
+    ``response`` is what a job has beside its row that came as a response.
+    ``api_key_id``, ``project_id`` and ``user_id`` say whom the usage is counted for, beside the tenant. ``limits`` are
+    those that it must fit; without them it is let in.
+    """
+
+    id: str
+    tenant_id: str
+    task: str
+    model: str
+    model_version: int
+    queue: str
+    service_class: ServiceClass
+    priority: int
+    payload: dict[str, Any]
+    input_tokens: int
+    cost_tokens: int
+    metadata: dict[str, str]
+    webhook: dict[str, Any] | None
+    max_attempts: int
+    deadline_s: float
+    idempotency: Idempotency | None
+    announce: bool
+    fingerprint: str | None = None
+    response: NewResponse | None = None
+    api_key_id: str | None = None
+    project_id: str | None = None
+    user_id: str | None = None
+    limits: Held | None = None
+    goes_ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The stored job: this one, or for a replay the one that the key made before.
+
+    ``announced``: the caller shall publish its hint now. ``times`` are what the database wrote into a new row.
+    """
+
+    job_id: str
+    replayed: bool
+    announced: bool
+    times: "AcceptedTimes | None" = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedTimes:
+    """The columns of a new job that the database decides: with them nobody need read the row to know it."""
+
+    created_at: datetime
+    deadline_at: datetime
+    announced_at: datetime | None
+
+
+IdempotencyRow = tuple[str, str, str]  # tenant, route, key
+
+# Keys are inserted in order, so that two waves with the same keys wait for each other in the same direction and cannot
+# deadlock. Of two jobs in one wave with the same key the older gets it. Nobody is announced past one who waits in the
+# same class or a better one.
+_ACCEPT = text("""
+WITH incoming AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
+        priority smallint, payload jsonb, input_tokens int, cost_tokens int, metadata jsonb, webhook jsonb,
+        max_attempts int, deadline_s float8, announce bool, route text, key text, key_fingerprint text,
+        fingerprint text, api_key_id text, project_id text, user_id text, response jsonb, goes_ahead bool)
+), new_keys AS (
+    INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
+    SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
+    ORDER BY tenant_id, route, key, id
+    ON CONFLICT (tenant_id, route, key) DO NOTHING
+    RETURNING job_id
+), fresh AS (
+    SELECT incoming.*, (goes_ahead OR bool_and(announce) OVER (PARTITION BY queue, class_rank) AND NOT EXISTS (
+        SELECT FROM queue_lines AS line
+        WHERE line.queue = incoming.queue AND line.state = 'queued' AND line.announced_at IS NULL
+            AND line.class_rank <= incoming.class_rank AND NOT line.is_suspect
+    )) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
+    FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
+), created AS (
+    INSERT INTO jobs (
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
+        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id, deadline_at, announced_at,
+        purge_when_ended)
+    SELECT
+        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
+        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id,
+        now() + make_interval(secs => deadline_s),
+        CASE WHEN announced THEN now() END,
+        COALESCE(NOT CAST(response ->> 'is_stored' AS boolean), false)
+    FROM fresh
+    RETURNING id, created_at, deadline_at, announced_at
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
+), answered AS (
+    INSERT INTO responses (job_id, tenant_id, previous_id, is_stored, is_background, goes_on, input, request)
+    SELECT
+        id, tenant_id, response ->> 'previous_id', CAST(response ->> 'is_stored' AS boolean),
+        CAST(response ->> 'is_background' AS boolean), CAST(response ->> 'goes_on' AS boolean), response -> 'input',
+        response -> 'request'
+    FROM fresh WHERE response IS NOT NULL
+)
+SELECT id, created_at, deadline_at, announced_at FROM created
+""")
+
+_HOLDERS = text("""
+SELECT held.tenant_id, held.route, held.key, held.fingerprint, held.job_id
+FROM idempotency_keys AS held
+JOIN unnest(CAST(:tenants AS text[]), CAST(:routes AS text[]), CAST(:keys AS text[])) AS asked(tenant_id, route, key)
+    USING (tenant_id, route, key)
+""")
+
+
+# In the order of their ids, as every batch of rows is locked. One that came twice in a wave is one caller more only.
+# There is no counting past what the column holds: a key may be replayed more often than that in its time.
+_JOINED = text("""
+WITH joined AS (SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE)
+UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM joined WHERE jobs.id = joined.id
+""")
+
+
+def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
+    """Store the jobs in one transaction and return each one's outcome, in order.
+
+    A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. One that
+    its limits do not let in gets what ``store.tenants.quotas`` says.
+    """
+    with db.begin(tenant_ids={job.tenant_id for job in jobs}) as connection:
+        outcomes = accept_within(connection, jobs, db.vault)
+        failpoint("accept.before_commit")
+    failpoint("accept.committed")
+    return outcomes
+
+
+def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
+    """Do what ``accept`` does in the caller's transaction."""
+    outcomes: dict[str, Accepted | HeadraceError] = {**_refusals(connection, jobs)}
+    for _ in range(_ROUNDS):
+        missing = [job for job in jobs if job.id not in outcomes]
+        if missing:
+            outcomes.update(_accept_once(connection, missing, vault))
+    gone = Unavailable("the idempotency key is being forgotten just now: try again")
+    return [outcomes.get(job.id, gone) for job in jobs]
+
+
+def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, HeadraceError]:
+    """Return the errors of the jobs that do not fit their limits. One that was accepted before needs no room."""
+    keyed = [job for job in jobs if job.limits is not None and job.idempotency is not None]
+    known = _holders(connection, keyed) if keyed else {}
+    wants = [
+        Want(job.id, job.tenant_id, job.api_key_id or "", job.queue, job.input_tokens, job.cost_tokens, job.limits)
+        for job in jobs
+        if job.limits is not None and _key(job) not in known
+    ]
+    return quotas.refusals(connection, wants)
+
+
+def is_known(db: Database, tenant_id: str, idempotency: Idempotency) -> bool:
+    """Return whether a job was accepted with this key."""
+    values = {"tenants": [tenant_id], "routes": [idempotency.route], "keys": [idempotency.key]}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return connection.execute(_HOLDERS, values).first() is not None
+
+
+def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> dict[str, Accepted | HeadraceError]:
+    outcomes: dict[str, Accepted | HeadraceError] = {}
+    rows = [_row(job, vault) for job in jobs]
+    for row in connection.execute(_ACCEPT, {"rows": dump_json(rows)}):
+        times = AcceptedTimes(row.created_at, row.deadline_at, row.announced_at)
+        outcomes[row.id] = Accepted(row.id, replayed=False, announced=row.announced_at is not None, times=times)
+    replays = [job for job in jobs if job.id not in outcomes]
+    holders = _holders(connection, replays) if replays else {}
+    for job in replays:
+        if (holder := holders.get(_key(job))) is not None:
+            outcomes[job.id] = _replay(job, *holder)
+    if replays:
+        connection.execute(_JOINED, {"ids": [found.job_id for found in outcomes.values() if _is_replay(found)]})
+    return outcomes
+
+
+def _is_replay(outcome: Accepted | HeadraceError) -> TypeGuard[Accepted]:
+    return isinstance(outcome, Accepted) and outcome.replayed
+
+
+def _replay(job: NewJob, fingerprint: str, job_id: str) -> Accepted | HeadraceError:
+    idempotency = job.idempotency
+    if idempotency is not None and fingerprint in (idempotency.fingerprint, *idempotency.also):
+        return Accepted(job_id=job_id, replayed=True, announced=False)
+    return IdempotencyKeyReused("this Idempotency-Key was used before with a different body", param="Idempotency-Key")
+
+
+def _holders(connection: Connection, jobs: Iterable[NewJob]) -> dict[IdempotencyRow | None, tuple[str, str]]:
+    """Return fingerprint and job id of the jobs' keys that are stored."""
+    keys = [key for job in jobs if (key := _key(job)) is not None]
+    tenants, routes, names = (list(column) for column in zip(*keys, strict=True)) if keys else ([], [], [])
+    found = connection.execute(_HOLDERS, {"tenants": tenants, "routes": routes, "keys": names})
+    return {(row.tenant_id, row.route, row.key): (row.fingerprint, row.job_id) for row in found}
+
+
+def _key(job: NewJob) -> IdempotencyRow | None:
+    return None if job.idempotency is None else (job.tenant_id, job.idempotency.route, job.idempotency.key)
+
+
+def _row(job: NewJob, vault: Vault) -> dict[str, object]:
+    idempotency = job.idempotency
+    return {
+        **seal_job(vault, job.tenant_id, job.id, {"payload": job.payload, "metadata": job.metadata}),
+        "id": job.id,
+        "tenant_id": job.tenant_id,
+        "task": job.task,
+        "model": job.model,
+        "model_version": job.model_version,
+        "queue": job.queue,
+        "class_rank": CLASS_RANKS[job.service_class],
+        "priority": job.priority,
+        "input_tokens": job.input_tokens,
+        "cost_tokens": job.cost_tokens,
+        "webhook": job.webhook,
+        "max_attempts": job.max_attempts,
+        "deadline_s": job.deadline_s,
+        "announce": job.announce,
+        "route": idempotency and idempotency.route,
+        "key": idempotency and idempotency.key,
+        "key_fingerprint": idempotency and idempotency.fingerprint,
+        "fingerprint": job.fingerprint,
+        "response": None if job.response is None else _response_row(job, job.response, vault),
+        "api_key_id": job.api_key_id,
+        "project_id": job.project_id,
+        "user_id": job.user_id,
+        "goes_ahead": job.goes_ahead,
+    }
+
+
+def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:
+    place = Place(job.tenant_id, "responses", "", job.id)
+    sealed = seal_columns(vault, place, {"input": response.stored_input, "request": response.request})
+    return {**asdict(response), **sealed}

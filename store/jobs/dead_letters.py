@@ -1,0 +1,107 @@
+"""Dead letters: jobs that failed because workers kept dying of them or their attempts ran out, kept for another try.
+
+``store.jobs.terminal`` writes a row when such a job ends. A replay is a new job, made by whoever calls; which one is
+noted here. Every statement carries the tenant.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import RowMapping, text
+
+from store.audit.audit import record
+from store.db.database import Database
+from store.encryption.vault import Place
+from store.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that is given up. ``replayed_as`` is the job that was made of it later, if one was."""
+
+    job_id: str
+    queue: str
+    code: str
+    message: str
+    attempt: int
+    crashes: int
+    at: datetime
+    replayed_as: str | None
+    replayed_at: datetime | None
+
+
+_COLUMNS = """
+SELECT letter.job_id, letter.queue, letter.code, jobs.error,
+    jobs.attempt, jobs.crashes, letter.at, letter.replayed_as, letter.replayed_at
+FROM dead_letters AS letter JOIN jobs ON jobs.id = letter.job_id
+WHERE letter.tenant_id = :tenant_id"""
+
+_LIST = """
+    AND (CAST(:queue AS text) IS NULL OR letter.queue = :queue)
+    AND (CAST(:code AS text) IS NULL OR letter.code = :code)
+    AND (CAST(:replayed AS bool) IS NULL OR (letter.replayed_as IS NOT NULL) = :replayed)
+    AND (CAST(:models AS text[]) IS NULL OR jobs.model = ANY(CAST(:models AS text[])))"""
+
+_NEWEST = text(f"""{_COLUMNS}{_LIST}
+    AND (CAST(:after AS text) IS NULL OR letter.job_id < :after)
+ORDER BY letter.job_id DESC LIMIT :limit""")
+
+_OLDEST = text(f"""{_COLUMNS}{_LIST}
+    AND (CAST(:after AS text) IS NULL OR letter.job_id > :after)
+ORDER BY letter.job_id LIMIT :limit""")
+
+
+def list_dead_letters(
+    db: Database,
+    tenant_id: str,
+    *,
+    queue: str | None = None,
+    code: str | None = None,
+    replayed: bool | None = None,
+    models: Collection[str] | None = None,
+    limit: int = 20,
+    after: str | None = None,
+    descending: bool = True,
+) -> list[DeadLetter]:
+    """Return at most ``limit`` dead letters by their jobs' age, newest first unless told otherwise.
+
+    ``models`` None: whichever model they asked for.
+    """
+    values: dict[str, object] = {"queue": queue, "code": code, "replayed": replayed, "limit": limit, "after": after}
+    values["models"] = None if models is None else list(models)
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_NEWEST if descending else _OLDEST, {"tenant_id": tenant_id, **values}).mappings()
+        return [_letter(db, tenant_id, row) for row in rows]
+
+
+_GET = text(f"{_COLUMNS} AND letter.job_id = :job_id")
+
+
+def get_dead_letter(db: Database, tenant_id: str, job_id: str) -> DeadLetter:
+    """Return the dead letter; raise NotFound if this tenant has none by that id."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_GET, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no dead letter {job_id}")
+    return _letter(db, tenant_id, row)
+
+
+def _letter(db: Database, tenant_id: str, row: RowMapping) -> DeadLetter:
+    error = db.vault.open(row["error"], Place(tenant_id, "jobs", "error", row["job_id"])) or {}
+    shown = {name: value for name, value in row.items() if name != "error"}
+    return DeadLetter(**shown, message=error.get("message", ""))
+
+
+_REPLAYED = text("""
+UPDATE dead_letters SET replayed_as = :replayed_as, replayed_at = now()
+WHERE tenant_id = :tenant_id AND job_id = :job_id AND replayed_as IS NULL
+""")
+
+
+def note_replay(db: Database, tenant_id: str, job_id: str, replayed_as: str, *, actor: str) -> None:
+    """Note which job was made of a dead letter; the first one noted stays."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "replayed_as": replayed_as}
+    with db.begin(tenant_id=tenant_id) as connection:
+        if connection.execute(_REPLAYED, values).rowcount:
+            record(connection, tenant_id, actor, "dead_letter.replayed", job_id, {"replayed_as": replayed_as})

@@ -1,0 +1,115 @@
+"""A job's row: what it holds, and the statement that reads it. ``store.jobs.jobs`` is the door to it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import RowMapping, Select, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
+
+from store.encryption.encrypted_columns import open_job
+from store.encryption.vault import Vault
+from store.jobs.acceptance import AcceptedTimes, NewJob
+from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.schema import tables
+from store.schema.job_states import JobState
+
+_CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The stored job. ``num_deltas`` is how many stream deltas are kept; 0 until the job has ended."""
+
+    id: str
+    tenant_id: str
+    task: str
+    state: JobState
+    model: str
+    model_version: int
+    queue: str
+    class_rank: int
+    priority: int
+    payload: dict[str, Any]
+    input_tokens: int
+    metadata: dict[str, str]
+    webhook: dict[str, Any] | None
+    epoch: int
+    attempt: int
+    max_attempts: int
+    owner: str | None
+    lease_expires_at: datetime | None
+    announced_at: datetime | None
+    cancel_requested_at: datetime | None
+    deadline_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    output_purged_at: datetime | None
+    num_deltas: int
+
+    @property
+    def service_class(self) -> ServiceClass:
+        """The class that ``class_rank`` stands for."""
+        return _CLASSES[self.class_rank]
+
+
+def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
+    """Return the row of a job that was accepted just now, without reading it."""
+    return Job(
+        id=job.id,
+        tenant_id=job.tenant_id,
+        task=job.task,
+        state=JobState.QUEUED,
+        model=job.model,
+        model_version=job.model_version,
+        queue=job.queue,
+        class_rank=CLASS_RANKS[job.service_class],
+        priority=job.priority,
+        payload=job.payload,
+        input_tokens=job.input_tokens,
+        metadata=job.metadata,
+        webhook=job.webhook,
+        epoch=0,
+        attempt=0,
+        max_attempts=job.max_attempts,
+        owner=None,
+        lease_expires_at=None,
+        announced_at=times.announced_at,
+        cancel_requested_at=None,
+        deadline_at=times.deadline_at,
+        created_at=times.created_at,
+        started_at=None,
+        completed_at=None,
+        output=None,
+        error=None,
+        usage=None,
+        output_purged_at=None,
+        num_deltas=0,
+    )
+
+
+_COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
+
+
+_NO_VECTORS = tables.jobs.c.output.op("-", return_type=JSONB)(literal("embeddings")).label("output")
+
+
+def select_jobs(*, without_vectors: bool = False) -> Select[Any]:
+    """Return the statement that reads jobs' rows, of every tenant until it is told whose."""
+    num_deltas = (
+        select(tables.job_streams.c.num_deltas)
+        .where(tables.job_streams.c.job_id == tables.jobs.c.id)
+        .scalar_subquery()
+        .label("num_deltas")
+    )
+    columns = [_NO_VECTORS if without_vectors and column.name == "output" else column for column in _COLUMNS]
+    return select(*columns, num_deltas)
+
+
+def job_of(row: RowMapping, vault: Vault) -> Job:
+    """Return the job of a row of ``select_jobs``. Raises CannotOpen."""
+    return Job(**{**open_job(vault, row), "state": JobState(row["state"]), "num_deltas": row["num_deltas"] or 0})

@@ -1,0 +1,346 @@
+"""Jobs as their owner sees them: accept, read, list, follow, cancel. Every statement here carries the tenant.
+
+The worker's side is ``store.jobs.claims``, the dispatcher's ``store.jobs.sweeps``.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Select, String, and_, any_, bindparam, func, or_, text
+from sqlalchemy import RowMapping as Row
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from store.db.database import Database
+from store.encryption.encrypted_columns import metadata_filters, open_columns
+from store.encryption.vault import Place, Vault
+from store.errors import CannotOpen, Conflict, Gone, NotFound
+from store.ids import first_id
+from store.jobs.acceptance import Accepted, Idempotency, NewJob, accept, is_known
+from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
+from store.jobs.terminal import conclude
+from store.payloads.logprobs import Logprobs, read_groups
+from store.schema import tables
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Lineage, lineage_from_json
+
+__all__ = [
+    "Accepted",
+    "Idempotency",
+    "Job",
+    "JobEvent",
+    "NewJob",
+    "StoredStream",
+    "TenantAndId",
+    "accept",
+    "find_sent_before",
+    "get",
+    "get_each",
+    "get_many",
+    "is_known",
+    "just_accepted",
+    "leave",
+    "list_jobs",
+    "request_cancel",
+    "stored_deltas",
+    "timeline",
+    "why_missing",
+]
+
+TenantAndId = tuple[str, str]
+"""A tenant and the id of a job that is looked for among that tenant's."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One line of a job's timeline: ``queued``, ``started``, ``released``, ``lease_expired``, or a terminal state."""
+
+    kind: str
+    epoch: int
+    at: datetime
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """The deltas of the job, as its last attempt ended it; the first has sequence number 1.
+
+    ``lineage`` says which attempts they came from: see ``store.streams.checkpoints``. ``logprobs`` are those of each
+    delta's tokens, none if the job did not ask.
+    """
+
+    epoch: int
+    deltas: list[str]
+    lineage: Lineage
+    logprobs: tuple[Logprobs, ...] = ()
+
+
+def get(db: Database, tenant_id: str, job_id: str) -> Job:
+    """Return the job; raise NotFound if this tenant has none by that id, Gone if it is no longer kept."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return _get(connection, db.vault, tenant_id, job_id)
+
+
+def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
+    """Return those of the jobs that the tenant has and whose results are kept, in the order asked."""
+    found = get_each(db, [(tenant_id, job_id) for job_id in ids])
+    for error in found.values():
+        if isinstance(error, CannotOpen):
+            raise error
+    return [job for job_id in ids if isinstance(job := found[tenant_id, job_id], Job)]
+
+
+def get_each(db: Database, pairs: Collection[TenantAndId]) -> dict[TenantAndId, Job | Gone | NotFound | CannotOpen]:
+    """Return for each tenant and job id the job, or why that tenant cannot have it.
+
+    It costs one query for the jobs of all tenants, and one more if some are missing.
+    """
+    if not pairs:
+        return {}
+    values = {"tenants": [tenant_id for tenant_id, _ in pairs], "ids": [job_id for _, job_id in pairs]}
+    with db.autocommit(tenant_ids={*values["tenants"]}) as connection:
+        rows = connection.execute(_EACH, values).mappings()
+        found = {(row["tenant_id"], row["id"]): _opened(row, db.vault) for row in rows}
+        missing = [pair for pair in pairs if pair not in found]
+        return {**found, **(_missing(connection, missing) if missing else {})}
+
+
+# An id has the time of the process that made it, and ``created_at`` is Postgres's.
+_CLOCKS_APART = timedelta(hours=1)
+
+
+def list_jobs(
+    db: Database,
+    tenant_id: str,
+    *,
+    state: JobState | None = None,
+    model: str | None = None,
+    task: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    created_after: datetime | None = None,
+    limit: int = 20,
+    after: str | None = None,
+    descending: bool = True,
+) -> list[Job]:
+    """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``.
+
+    The vectors of embed jobs, which may be megabytes each, are left out of their outputs. Of a job whose result is kept
+    no longer only the row is shown.
+    """
+    jobs = tables.jobs.c
+    statement = (
+        select_jobs(without_vectors=True)
+        .where(jobs.tenant_id == tenant_id)
+        .order_by(jobs.id.desc() if descending else jobs.id)
+        .limit(limit)
+    )
+    for column, value in ((jobs.state, state), (jobs.model, model), (jobs.task, task)):
+        if value is not None:
+            statement = statement.where(column == value)
+    if metadata:
+        wanted = metadata_filters(db.vault, tenant_id, metadata)
+        statement = statement.where(or_(*(jobs.metadata.cast(JSONB).contains(one) for one in wanted)))
+    if created_after is not None:
+        first = first_id("job", created_after - _CLOCKS_APART)
+        statement = statement.where(jobs.created_at > created_after, jobs.id > first)
+    if after is not None:
+        statement = statement.where(jobs.id < after if descending else jobs.id > after)
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return [_without_vectors(job) for job in _read(connection, db.vault, statement)]
+
+
+# What its owner cancelled is over for him: a chat's job ends so when its caller hangs up, who then asks again.
+_SENT_BEFORE = text("""
+WITH found AS (
+    SELECT id FROM jobs
+    WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
+        AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
+    ORDER BY id DESC LIMIT 1
+)
+UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM found
+WHERE jobs.id = found.id AND jobs.cancel_requested_at IS NULL
+RETURNING jobs.id
+""")
+
+
+def find_sent_before(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
+    """Return the newest job of one of these fingerprints, made in the last ``within_s`` seconds, that nobody cancelled.
+
+    Whoever asks is one more caller of it: see ``leave``.
+    """
+    values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        found: str | None = connection.execute(_SENT_BEFORE, values).scalar_one_or_none()
+    return found
+
+
+_TIMELINE = text("""
+SELECT event.kind, event.epoch, event.at, event.detail
+FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
+ORDER BY event.id
+""")
+
+
+def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
+    """Return what happened to the job, oldest first; raise NotFound if this tenant has none by that id."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
+        if not rows:
+            raise _why_missing(connection, tenant_id, job_id)
+    return [JobEvent(**row) for row in rows]
+
+
+_STREAM = text("""
+SELECT stream.epoch, stream.deltas, stream.lineage, stream.logprobs
+FROM job_streams AS stream JOIN jobs ON jobs.id = stream.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
+""")
+
+
+def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | None:
+    """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
+    if row is None:
+        return None
+    # A stream that was stored before there were lineages is its last attempt's alone.
+    lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
+    opened = open_columns(db.vault, Place(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
+    return StoredStream(row["epoch"], opened["deltas"], lineage, read_groups(opened["logprobs"]))
+
+
+# One statement for both, so that a job which a worker claims or hands back at this moment is met in either state.
+_CANCEL = text("""
+WITH asked AS (
+    UPDATE jobs SET
+        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
+        completed_at = CASE state WHEN 'queued' THEN now() END,
+        cancel_requested_at = COALESCE(cancel_requested_at, now())
+    WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
+    RETURNING id, state, epoch
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
+)
+SELECT state FROM asked
+""")
+
+
+def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
+    """Cancel a queued job at once; ask the worker of a running one to stop.
+
+    Raises NotFound if this tenant has none by that id, Conflict if the job has ended.
+    """
+    with db.begin(tenant_id=tenant_id) as connection:
+        return _cancel(connection, db.vault, tenant_id, job_id)
+
+
+def _cancel(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
+    state = connection.execute(_CANCEL, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
+    if state == JobState.CANCELLED:
+        conclude(connection, [job_id])
+    job = _get(connection, vault, tenant_id, job_id)
+    if state is None:
+        raise Conflict(f"job {job_id} is {job.state} and cannot be cancelled any more", code="job_not_cancellable")
+    return job
+
+
+# Of a job with more callers than are counted nobody knows who is the last: it runs to its end.
+_LEAVE = text("""
+UPDATE jobs SET callers = callers - CAST(callers < 32767 AS int)
+WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
+RETURNING callers
+""")
+
+
+def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
+    """Note that one who waited for the job has gone; cancel it and return it if that was the last one.
+
+    The row is held from one to the other, so that who comes meanwhile either is counted or finds it cancelled. Raises
+    as ``request_cancel`` does.
+    """
+    with db.begin(tenant_id=tenant_id) as connection:
+        left = connection.execute(_LEAVE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
+        return None if left is not None and left > 0 else _cancel(connection, db.vault, tenant_id, job_id)
+
+
+_IDS = bindparam("ids", type_=ARRAY(String))
+_ASKED = (
+    func.unnest(bindparam("tenants", type_=ARRAY(String)), _IDS)
+    .table_valued("tenant_id", "id", name="asked")
+    .render_derived()
+)
+
+# Made once: making it, and finding what it was compiled to, cost a third of a read.
+# The ids are named beside the join too, so that the primary key finds the rows. A connection keeps the plan that it
+# made while the table was nearly empty, when it looked as cheap to read all the tenants' rows and join those.
+_EACH = (
+    select_jobs()
+    .select_from(tables.jobs)
+    .join(_ASKED, and_(tables.jobs.c.tenant_id == _ASKED.c.tenant_id, tables.jobs.c.id == _ASKED.c.id))
+    .where(tables.jobs.c.id == any_(_IDS), tables.jobs.c.output_purged_at.is_(None))
+)
+
+
+def _get(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -> Job:
+    jobs = tables.jobs.c
+    wanted = select_jobs().where(jobs.tenant_id == tenant_id, jobs.id == job_id, jobs.output_purged_at.is_(None))
+    found = _read(connection, vault, wanted)
+    if not found:
+        raise _why_missing(connection, tenant_id, job_id)
+    return found[0]
+
+
+def _read(connection: Connection, vault: Vault, statement: Select[Any]) -> list[Job]:
+    return [job_of(row, vault) for row in connection.execute(statement).mappings()]
+
+
+def _without_vectors(job: Job) -> Job:
+    """Take vectors out of an output that was sealed, which the statement could not."""
+    if job.output is None or "embeddings" not in job.output:
+        return job
+    return replace(job, output={name: value for name, value in job.output.items() if name != "embeddings"})
+
+
+def _opened(row: Row, vault: Vault) -> Job | CannotOpen:
+    """Return the job, or the error of this one alone: those that were read with it are other callers'."""
+    try:
+        return job_of(row, vault)
+    except CannotOpen as error:
+        return error
+
+
+def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:
+    """Return the error of a job that was not found: Gone if what is asked for is kept no longer."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return _why_missing(connection, tenant_id, job_id)
+
+
+# The ledger remembers those that were computed and whose rows are kept no longer.
+_WERE_THERE = text("""
+SELECT asked.tenant_id, asked.id
+FROM unnest(CAST(:tenants AS varchar[]), CAST(:ids AS varchar[])) AS asked(tenant_id, id)
+WHERE EXISTS (
+    SELECT FROM jobs WHERE jobs.tenant_id = asked.tenant_id AND jobs.id = asked.id
+        AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
+) OR EXISTS (
+    SELECT FROM usage_ledger WHERE usage_ledger.tenant_id = asked.tenant_id AND job_id = asked.id
+        AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = asked.id)
+)
+""")
+
+
+def _missing(connection: Connection, pairs: Sequence[TenantAndId]) -> dict[TenantAndId, Gone | NotFound]:
+    values = {"tenants": [tenant_id for tenant_id, _ in pairs], "ids": [job_id for _, job_id in pairs]}
+    were_there = {(row.tenant_id, row.id) for row in connection.execute(_WERE_THERE, values)}
+    return {
+        (tenant_id, job_id): Gone(f"job {job_id} has ended, and its result is no longer kept")
+        if (tenant_id, job_id) in were_there
+        else NotFound(f"no job {job_id}")
+        for tenant_id, job_id in pairs
+    }
+
+
+def _why_missing(connection: Connection, tenant_id: str, job_id: str) -> Gone | NotFound:
+    return _missing(connection, [(tenant_id, job_id)])[tenant_id, job_id]

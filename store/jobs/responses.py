@@ -1,0 +1,170 @@
+"""What a job that came as a response has beside its row: input items, what was asked, and whether it may be seen.
+
+The row is written by ``store.jobs.acceptance`` in the statement that accepts the job, so neither is without the other.
+A response that was not to be stored, or was deleted, is not found. Every statement carries the tenant.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+from sqlalchemy import text
+
+from store.db.database import Database
+from store.encryption.vault import Place
+from store.errors import InvalidRequest, NotFound
+
+PREFIX = "resp_"
+_JOB_PREFIX = "job_"
+
+# Of the columns of ``ended`` in ``store.jobs.terminal``; ``store.schema.webhook_events`` lists the names.
+EVENT_TYPE = """'response.' || CASE
+    WHEN ended.state = 'succeeded' AND ended.finish_reason = 'length' THEN 'incomplete'
+    WHEN ended.state = 'succeeded' THEN 'completed' WHEN ended.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewResponse:
+    """What to store beside a new job. ``input`` are items as they are shown; ``request`` is what was asked.
+
+    One that ``goes_on`` has those items alone that the response before it has not.
+    """
+
+    previous_id: str | None
+    is_stored: bool
+    is_background: bool
+    input: list[dict[str, Any]]
+    request: dict[str, Any]
+    goes_on: bool = False
+
+    @property
+    def stored_input(self) -> Any:
+        """The column. That of one which goes on is no list, so that no release reads it as if it had all items."""
+        return {"items": self.input} if self.goes_on else self.input
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """The row without its input."""
+
+    job_id: str
+    previous_id: str | None
+    is_stored: bool
+    is_background: bool
+    request: dict[str, Any]
+
+    @classmethod
+    def of(cls, job_id: str, new: NewResponse) -> Self:
+        """Return the row of a response that was stored just now."""
+        return cls(job_id, new.previous_id, new.is_stored, new.is_background, new.request)
+
+
+def response_id(job_id: str) -> str:
+    """Return the id under which the job is known as a response."""
+    return PREFIX + job_id.removeprefix(_JOB_PREFIX)
+
+
+def job_id_of(response_id: str) -> str:
+    """Return the id of the response's job; raise NotFound for what cannot be a response's id."""
+    if not response_id.startswith(PREFIX):
+        raise not_found(response_id)
+    return _JOB_PREFIX + response_id.removeprefix(PREFIX)
+
+
+_GET = text("""
+SELECT job_id, previous_id, is_stored, is_background, request FROM responses
+WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL
+    AND (is_stored OR :unstored)
+""")
+
+
+def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) -> StoredResponse:
+    """Return the response of a job; raise NotFound if this tenant has none, or may not see it any more.
+
+    ``unstored``: also one that was not to be stored, for the call that made it.
+    """
+    values = {"tenant_id": tenant_id, "job_id": job_id, "unstored": unstored}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_GET, values).mappings().one_or_none()
+    if row is None:
+        raise not_found(response_id(job_id))
+    request = db.vault.open(row["request"], Place(tenant_id, "responses", "request", job_id))
+    return StoredResponse(**{**row, "request": request})
+
+
+MAX_TURNS = 256
+"""Responses of one conversation."""
+
+MAX_BYTES = 4 << 20
+"""Of all items of a conversation, as JSON."""
+
+# Of a response before another also what its owner deleted, or whose time is over: the later one goes on from its items.
+_INPUT = text("""
+WITH RECURSIVE chain AS (
+    SELECT job_id, previous_id, goes_on, input, 1 AS turn FROM responses
+    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
+    UNION ALL
+    SELECT before.job_id, before.previous_id, before.goes_on, before.input, turn + 1
+    FROM chain JOIN responses AS before
+        ON before.tenant_id = :tenant_id AND before.job_id = 'job_' || substr(chain.previous_id, 6)
+    WHERE chain.goes_on AND turn <= :most
+)
+SELECT job_id, goes_on, input FROM chain ORDER BY turn DESC
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The items that an answer was generated from, oldest first, and of how many responses they are."""
+
+    items: list[dict[str, Any]]
+    num_turns: int
+
+    def check_room(self) -> None:
+        """Raise InvalidRequest if no further response may go on from it."""
+        num_bytes = len(orjson.dumps(self.items))
+        if self.num_turns < MAX_TURNS and num_bytes <= MAX_BYTES:
+            return
+        raise InvalidRequest(
+            f"the conversation has {self.num_turns} responses with {num_bytes} bytes, and {MAX_TURNS} with {MAX_BYTES} "
+            "are the most: begin a new one with what matters of it",
+            code="conversation_too_long",
+            param="previous_response_id",
+        )
+
+
+def get_conversation(db: Database, tenant_id: str, job_id: str) -> Conversation:
+    """Return what the answer was generated from; raise NotFound as ``get`` does, and if a part of it is not kept."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "most": MAX_TURNS}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_INPUT, values).all()
+    if not rows:
+        raise not_found(response_id(job_id))
+    if rows[0].goes_on:
+        raise NotFound(f"the beginning of the conversation of {response_id(job_id)} is no longer kept")
+    items: list[dict[str, Any]] = []
+    for row in rows:
+        opened = db.vault.open(row.input, Place(tenant_id, "responses", "input", row.job_id))
+        items += opened["items"] if isinstance(opened, dict) else opened
+    return Conversation(items, len(rows))
+
+
+def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]:
+    """Return the items of ``get_conversation``."""
+    return get_conversation(db, tenant_id, job_id).items
+
+
+_WAS_DELETED = text("""
+SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NOT NULL
+""")
+
+
+def was_deleted(db: Database, tenant_id: str, job_id: str) -> bool:
+    """True if the tenant deleted the job's response, which is then not found; False if its time is over."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return connection.execute(_WAS_DELETED, {"tenant_id": tenant_id, "job_id": job_id}).first() is not None
+
+
+def not_found(response_id: str) -> NotFound:
+    """Return the error of a response that this tenant has not, or not any more."""
+    return NotFound(f"no response {response_id[:80]}")

@@ -1,0 +1,140 @@
+"""How tokens are chosen: what a request may say of it, and what is set for a model version where it does not say.
+
+    the request ▸ the version's record, set by the operator ▸ the model's own generation_config.json ▸ as ``Sampling``
+
+Each field goes by itself: the first of these that gives it decides. Only the API resolves them, when it accepts a job,
+and stores the result in the job's payload, so that every attempt uses the same.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from store.errors import InvalidRequest
+from store.payloads.strict_model import Strict
+
+MAX_NEW_TOKENS = 131_072
+MAX_TOP_LOGPROBS = 20
+MAX_GRAMMAR_CHARS = 65_536
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, Field(ge=0, le=100_000)]
+RepetitionPenalty = Annotated[float, Field(gt=0, le=10)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class SamplingDefaults(Strict):
+    """What is set for a version; null where the next in the order decides."""
+
+    temperature: Temperature | None = Field(None, description="0 is greedy")
+    top_p: TopP | None = Field(None, description="1 is off")
+    top_k: TopK | None = Field(None, description="0 is off")
+    repetition_penalty: RepetitionPenalty | None = Field(None, description="1 is off")
+    presence_penalty: Penalty | None = Field(None, description="0 is off")
+    frequency_penalty: Penalty | None = Field(None, description="0 is off")
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that are set."""
+        return self.model_dump(exclude_none=True)
+
+    def under(self, better: Self) -> Self:
+        """Return these, and where ``better`` sets a field its value."""
+        return self.model_copy(update=better.given())
+
+
+class GrammarKind(StrEnum):
+    """How a grammar's text is written."""
+
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"  # as Rust's regex crate reads it: no look-around, no back-references
+    LARK = "lark"  # llguidance's own dialect
+    CHOICE = "choice"  # a JSON array of the texts to choose from
+
+
+class GrammarSpec(Strict):
+    """What the answer must look like. That it can be followed by the model is checked with ``prompts.grammar``."""
+
+    kind: GrammarKind
+    text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
+
+
+def _set_by_model(schema: dict[str, Any]) -> None:
+    """Show no default: a client that is made from the schema would send it, and override the model's."""
+    schema.pop("default", None)
+
+
+class Sampling(Strict):
+    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
+
+    What a request leaves out of temperature, top_p, top_k and the penalties is what is set for the model version; the
+    values here are those where nothing is (``store.payloads.sampling_params``).
+
+    ``max_tokens`` None means: what is left of the model's context window, at most 1,024.
+    Penalties are those of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
+    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest. With a ``grammar`` an
+    answer that ends by itself follows it; one that ends at ``max_tokens`` is the beginning of one that does.
+    """
+
+    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    temperature: Temperature = Field(1.0, json_schema_extra=_set_by_model)
+    top_p: TopP = Field(1.0, json_schema_extra=_set_by_model)
+    top_k: TopK = Field(0, json_schema_extra=_set_by_model)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: Annotated[tuple[StopText, ...], Field(max_length=16)] = ()
+    repetition_penalty: RepetitionPenalty = Field(1.0, json_schema_extra=_set_by_model)
+    presence_penalty: Penalty = Field(0.0, json_schema_extra=_set_by_model)
+    frequency_penalty: Penalty = Field(0.0, json_schema_extra=_set_by_model)
+    ignore_eos: bool = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    grammar: GrammarSpec | None = None
+
+    @model_validator(mode="after")
+    def _ends_with_its_grammar(self) -> Self:
+        if self.grammar is not None and self.ignore_eos:
+            raise ValueError("an answer that follows a grammar ends with it: leave out `ignore_eos`")
+        return self
+
+    def spelled_out(self) -> list[str]:
+        """Return the fields that were given with the very value that they have where nothing is set for a model.
+
+        Such a request is not the one that leaves them out, although all their values are the same.
+        """
+        blank = {name: Sampling.model_fields[name].default for name in SamplingDefaults.model_fields}
+        return sorted(n for n, value in blank.items() if n in self.model_fields_set and getattr(self, n) == value)
+
+    def with_defaults(self, defaults: SamplingDefaults) -> Self:
+        """Return this with the version's defaults for what the request left out."""
+        return self.model_copy(update={n: v for n, v in defaults.given().items() if n not in self.model_fields_set})
+
+
+def parse_defaults(text: str) -> SamplingDefaults:
+    """Read ``temperature=0.2,top_p=0.9``; the empty text sets nothing. Raises InvalidRequest that names the field."""
+    given = dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
+    known = ", ".join(SamplingDefaults.model_fields)
+    for name, value in given.items():
+        if name not in SamplingDefaults.model_fields:
+            raise InvalidRequest(f"{name!r} has no default to set: use NAME=VALUE of {known}", param="sampling")
+        try:
+            SamplingDefaults.model_validate({name: value})
+        except ValidationError as error:
+            told = error.errors(include_url=False)[0]["msg"]
+            raise InvalidRequest(f"{name}={value}: {told[:1].lower()}{told[1:]}", param="sampling") from None
+    return SamplingDefaults.model_validate(given)
+
+
+def read_generation(generation: Mapping[str, Any]) -> SamplingDefaults:
+    """Return what a ``generation_config.json`` sets. ``do_sample`` false means greedy.
+
+    A value that is out of the range in which a request may give it is left out, as are fields that are not known here.
+    """
+    defaults = SamplingDefaults()
+    for name in SamplingDefaults.model_fields:
+        try:
+            defaults = defaults.under(SamplingDefaults.model_validate({name: generation.get(name)}))
+        except ValidationError:
+            continue
+    return defaults.model_copy(update={"temperature": 0.0}) if generation.get("do_sample") is False else defaults

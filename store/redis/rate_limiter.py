@@ -1,0 +1,193 @@
+"""Rate limits with a cost per request, shared by every API process through one Redis script.
+
+The algorithm is GCRA: one number per key, no window edges. While Redis is away each process limits on its own, at its
+share of half the rate, so that all of them together let in less than the limit: losing Redis neither opens the door nor
+shuts it. Until then each remembers how full it last saw a limit to be, and goes on from there.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import redis
+
+from store.redis.connection import AWAY, Watch
+
+_SCRIPT = Path(__file__).with_name("gcra.lua")
+FALLBACK_SHARE = 0.5
+"""Of a limit, what all processes together let in while Redis is away."""
+
+_FALLBACK_KEYS = 10_000
+_PAUSE_AFTER_FAILURE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a request fits. ``retry_after_s`` is 0 if it does, and infinite if its cost never can.
+
+    ``remaining`` is in the limit's units; after ``reset_s`` the whole burst is available again.
+    """
+
+    allowed: bool
+    remaining: int
+    retry_after_s: float
+    reset_s: float
+
+
+_NEVER = Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """``cost`` units of ``key`` that somebody wants; at most ``burst`` may be spent at once, by default a minute's.
+
+    A cost of 0 asks how much there is.
+    """
+
+    key: str
+    per_minute: int
+    cost: int = 1
+    burst: int | None = None
+
+    @property
+    def most(self) -> int:
+        """Units that may be spent at once."""
+        return self.burst or self.per_minute
+
+
+Group = Sequence[Spend]
+"""What one request spends, of different keys: all of it, or nothing if one of them does not fit."""
+
+
+class Limiter:
+    """Checks limits. Safe to use from many threads; never raises for a Redis that is away.
+
+    It asks again a second after a failure, and not before ``watch``, if there is one, has had an answer.
+    ``num_processes`` says how many there are like this one.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        watch: Watch | None = None,
+        num_processes: Callable[[], int] = lambda: 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._script = client.register_script(_SCRIPT.read_text())
+        self._watch = watch
+        self._num_processes = num_processes
+        self._clock = clock
+        self._paused_until = -math.inf
+        self._local = _LocalLimiter(clock)
+
+    def check(self, key: str, *, per_minute: int, cost: int = 1, burst: int | None = None) -> Decision:
+        """Spend ``cost`` units of ``key`` if they fit; a refusal spends nothing."""
+        return self.check_all([Spend(key, per_minute, cost, burst)])[0]
+
+    def check_all(self, spends: Sequence[Spend]) -> list[Decision]:
+        """Decide on each, in order and each by itself, with one question to Redis."""
+        return [decision for (decision,) in self.check_groups([[spend] for spend in spends])]
+
+    def check_groups(self, groups: Sequence[Group]) -> list[list[Decision]]:
+        """Decide on each group, in order, with one question to Redis.
+
+        A group is spent if all its decisions allow it; what is refused is told by those that do not.
+        """
+        possible = [group for group in groups if group and all(spend.cost <= spend.most for spend in group)]
+        decisions = iter(self._decide(possible) if possible else ())
+        return [
+            next(decisions) if group and all(spend.cost <= spend.most for spend in group) else [_NEVER] * len(group)
+            for group in groups
+        ]
+
+    def _decide(self, groups: Sequence[Group]) -> list[list[Decision]]:
+        if not self._is_away():
+            try:
+                return self._shared(groups)
+            except AWAY:
+                self._note_failure()
+        share = FALLBACK_SHARE / max(1, self._num_processes())
+        return [self._local.check(group, share) for group in groups]
+
+    def _is_away(self) -> bool:
+        return self._clock() < self._paused_until or (self._watch is not None and self._watch.is_away)
+
+    def _note_failure(self) -> None:
+        self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
+        if self._watch is not None:
+            self._watch.failed()
+
+    def _shared(self, groups: Sequence[Group]) -> list[list[Decision]]:
+        spends = [(number, spend) for number, group in enumerate(groups) for spend in group]
+        keys = [f"headrace:limit:{spend.key}" for _, spend in spends]
+        numbers = [
+            value for group, spend in spends for value in (60e6 / spend.per_minute, spend.most, spend.cost, group)
+        ]
+        answers = [_decision(*map(int, answer)) for answer in self._script(keys=keys, args=numbers)]
+        self._local.note([(spend.key, answer.reset_s) for (_, spend), answer in zip(spends, answers, strict=True)])
+        found = iter(answers)
+        return [[next(found) for _ in group] for group in groups]
+
+
+def _decision(allowed: int, remaining: int, retry_us: int, reset_us: int) -> Decision:
+    return Decision(bool(allowed), max(remaining, 0), retry_us / 1e6, reset_us / 1e6)
+
+
+class _LocalLimiter:
+    """The same algorithm in this process's memory; the keys that were idle longest are forgotten first."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._arrivals: OrderedDict[str, float] = OrderedDict()
+
+    def note(self, seen: Sequence[tuple[str, float]]) -> None:
+        """Take over how long shared limits will need to be whole again: this process's shares of them need as long."""
+        with self._lock:
+            now = self._clock()
+            for key, reset_s in seen:
+                self._set(key, max(self._arrivals.get(key, now), now + reset_s))
+
+    def check(self, group: Group, share: float) -> list[Decision]:
+        """Spend ``share`` of the group's limits if all of it fits."""
+        with self._lock:
+            now = self._clock()
+            found = [self._look(spend, share, now) for spend in group]
+            fits = all(early_s <= 1e-9 for _, early_s in found)
+            return [
+                self._decide(spend, share, now, arrival, early_s, spends=fits)
+                for spend, (arrival, early_s) in zip(group, found, strict=True)
+            ]
+
+    def _look(self, spend: Spend, share: float, now: float) -> tuple[float, float]:
+        unit_s = 60.0 / (spend.per_minute * share)
+        arrival = max(self._arrivals.get(spend.key, now), now)
+        return arrival, arrival + unit_s * (spend.cost - _burst(spend, share)) - now
+
+    def _decide(
+        self, spend: Spend, share: float, now: float, arrival: float, early_s: float, *, spends: bool
+    ) -> Decision:
+        unit_s, burst = 60.0 / (spend.per_minute * share), _burst(spend, share)
+        if spends and spend.cost:
+            arrival += unit_s * spend.cost
+            self._set(spend.key, arrival)
+        remaining = max(int(burst - (arrival - now) / unit_s + 1e-9), 0)
+        return Decision(early_s <= 1e-9, remaining, max(early_s, 0.0), arrival - now)
+
+    def _set(self, key: str, arrival: float) -> None:
+        self._arrivals[key] = arrival
+        self._arrivals.move_to_end(key)
+        if len(self._arrivals) > _FALLBACK_KEYS:
+            self._arrivals.popitem(last=False)
+
+
+def _burst(spend: Spend, share: float) -> float:
+    """Return what one process may let in at once. A cost over its share fits an idle process still, for a limit of few
+    would otherwise be none, if as much for every process is not more than the limit."""
+    burst = spend.most * share
+    return max(burst, spend.cost) if spend.cost * FALLBACK_SHARE <= burst else burst

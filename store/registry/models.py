@@ -1,0 +1,271 @@
+"""The model registry: names, immutable versions, movable aliases, and the small files an API needs of a version.
+
+Knows what a model string means (``name``, ``name@3``, ``name@alias``) and how queues are called. Knows no weights.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+
+from sqlalchemy import Connection, RowMapping, text
+
+from store.audit.audit import record
+from store.db.database import Database, dump_json
+from store.errors import InvalidRequest, NotFound
+from store.payloads.sampling_params import SamplingDefaults
+
+DEFAULT_ALIAS = "default"
+
+TASKS = {"torch": "generate", "fake": "generate", "encoder": "embed", "fake-encoder": "embed"}
+"""The task of each kind of runner."""
+
+# Nothing takes it for a path; should somebody ever do, it leads nowhere.
+_NAME = re.compile(r"(?!.*(?:\.\.|//|/\.|/$))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One immutable version. ``files`` maps a file's name to its digest for ``read_file``.
+
+    ``sampling`` is what the operator set for it, which may change; jobs that were accepted before keep theirs.
+    """
+
+    model: str
+    version: int
+    runner: str
+    source: str
+    digest: str
+    dtype: str
+    context_window: int
+    files: dict[str, str]
+    created_at: datetime
+    retired_at: datetime | None
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+
+    @property
+    def task(self) -> str:
+        """What jobs this version runs."""
+        return TASKS[self.runner]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """A model with its aliases and the versions that can be used, newest first."""
+
+    name: str
+    task: str
+    created_at: datetime
+    aliases: dict[str, int]
+    versions: list[int]
+
+
+def queue_name(model: str, version: int) -> str:
+    """Return the Celery queue of a model version."""
+    return f"{model}@{version}"
+
+
+def shadow_name(task: str, model: str, version: int) -> str:
+    """Return the name under which a job's Celery task is shown."""
+    return f"{task}:{model}@{version}"
+
+
+_INSERT_FILES = text("""
+INSERT INTO model_files (digest, content)
+SELECT digest, content FROM unnest(CAST(:digests AS text[]), CAST(:contents AS bytea[])) AS f(digest, content)
+ORDER BY digest
+ON CONFLICT (digest) DO NOTHING  -- named by its own digest: what is there is the same
+""")
+
+_INSERT_MODEL = text("INSERT INTO models (name, task) VALUES (:name, :task) ON CONFLICT (name) DO NOTHING")
+
+_LOCK_MODEL = text("SELECT task FROM models WHERE name = :name FOR UPDATE")
+
+_SAME_VERSION = text("""
+SELECT version FROM model_versions
+WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS NULL
+""")
+
+_INSERT_VERSION = text("""
+INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files)
+SELECT
+    CAST(:model AS text), COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window,
+    CAST(:files AS jsonb)
+FROM model_versions WHERE model = :model
+RETURNING version
+""")
+
+
+def register_version(
+    db: Database,
+    *,
+    model: str,
+    runner: str,
+    source: str,
+    digest: str,
+    dtype: str,
+    context_window: int,
+    files: Mapping[str, bytes],
+    actor: str,
+) -> ModelVersion:
+    """Add a version, or return the one that has this digest and dtype already; the first gets the alias ``default``."""
+    if not _NAME.fullmatch(model):
+        raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
+    with db.begin() as connection:
+        _lock_model(connection, model, TASKS[runner])
+        version = connection.execute(_SAME_VERSION, values).scalar_one_or_none()
+        if version is None:
+            contents = {digests[name]: content for name, content in files.items()}
+            connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
+            row = values | {"context_window": context_window, "files": dump_json(digests)}
+            version = connection.execute(_INSERT_VERSION, row).scalar_one()
+            what = values | {"context_window": context_window, "files": digests}
+            name = queue_name(model, version)
+            record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
+            if version == 1:
+                _point(connection, model, DEFAULT_ALIAS, version)
+        return _version(connection, model, version)
+
+
+def _lock_model(connection: Connection, model: str, task: str) -> None:
+    """Make the model if it is new and hold its row, so that version numbers are given one at a time."""
+    connection.execute(_INSERT_MODEL, {"name": model, "task": task})
+    known = connection.execute(_LOCK_MODEL, {"name": model}).scalar_one()
+    if known != task:
+        raise InvalidRequest(f"model {model} is for the task {known}, not {task}", param="task")
+
+
+_RESOLVE = text("""
+SELECT version.*, model_sampling.sampling FROM model_versions AS version
+LEFT JOIN model_sampling USING (model, version)
+LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
+WHERE version.model = :model AND version.retired_at IS NULL
+    AND version.version = COALESCE(aliases.version, CAST(:number AS int))
+""")
+
+
+def resolve(db: Database, name: str) -> ModelVersion:
+    """Return the version that a model string names; raise NotFound, which lists the known names, if there is none."""
+    model, _, reference = name.partition("@")
+    number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 10 else None
+    values = {"model": model, "reference": reference or DEFAULT_ALIAS, "number": number}
+    with db.autocommit() as connection:
+        row = connection.execute(_RESOLVE, values).mappings().one_or_none()
+        if row is None:
+            raise _unknown(connection, name)
+    return _read_version(row)
+
+
+_LIST = text("""
+SELECT
+    name, task, created_at,
+    (SELECT COALESCE(jsonb_object_agg(alias, version), '{}') FROM aliases WHERE model = models.name) AS aliases,
+    ARRAY(
+        SELECT version FROM model_versions WHERE model = models.name AND retired_at IS NULL ORDER BY version DESC
+    ) AS versions
+FROM models ORDER BY name
+""")
+
+
+def list_models(db: Database) -> list[ModelSummary]:
+    """Return every model by name."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_LIST).mappings().all()
+    return [ModelSummary(**row) for row in rows]
+
+
+def get_version(db: Database, model: str, version: int) -> ModelVersion:
+    """Return one version, retired or not; raise NotFound if it never was."""
+    with db.autocommit() as connection:
+        return _version(connection, model, version)
+
+
+_SET_SAMPLING = text("""
+INSERT INTO model_sampling (model, version, sampling) VALUES (:model, :version, CAST(:sampling AS jsonb))
+ON CONFLICT (model, version) DO UPDATE SET sampling = excluded.sampling, updated_at = now()
+""")
+
+
+def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefaults, actor: str) -> ModelVersion:
+    """Set how a version's tokens are chosen where a request does not say; return it. Raises NotFound.
+
+    It replaces what was set before, and holds for jobs that are accepted from now on.
+    """
+    after = sampling.given()
+    with db.begin() as connection:
+        before = _version(connection, model, version).sampling.given()
+        connection.execute(_SET_SAMPLING, {"model": model, "version": version, "sampling": dump_json(after)})
+        name = queue_name(model, version)
+        # As texts: the canonical form of the audit log has no fractions.
+        detail = {field: str(value) for field, value in after.items()}
+        record(connection, None, actor, "model.sampling_set", name, detail, before=before, after=after)
+        return _version(connection, model, version)
+
+
+_POINT = text("""
+INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
+ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at = now()
+""")
+
+
+_POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
+
+
+def set_alias(db: Database, model: str, alias: str, version: int, actor: str) -> None:
+    """Let ``model@alias`` mean this version from now on; raise NotFound if it is not there or retired."""
+    if not _ALIAS.fullmatch(alias):
+        raise InvalidRequest(
+            f"an alias begins with a letter, then letters, digits and . _ -, not {alias!r}", param="alias"
+        )
+    with db.begin() as connection:
+        if _version(connection, model, version).retired_at is not None:
+            raise NotFound(f"version {version} of {model} is retired", code="model_not_found")
+        before = connection.execute(_POINTED, {"model": model, "alias": alias}).scalar_one_or_none()
+        _point(connection, model, alias, version)
+        detail = {"version": version} if before is None else {"version": version, "from_version": before}
+        record(connection, None, actor, "model.alias_set", f"{model}@{alias}", detail, before=before, after=version)
+
+
+def _point(connection: Connection, model: str, alias: str, version: int) -> None:
+    connection.execute(_POINT, {"model": model, "alias": alias, "version": version})
+
+
+def read_file(db: Database, digest: str) -> bytes:
+    """Return a stored file; raise NotFound if no version brought one with this digest."""
+    with db.autocommit() as connection:
+        content = connection.execute(
+            text("SELECT content FROM model_files WHERE digest = :digest"), {"digest": digest}
+        ).scalar_one_or_none()
+    if content is None:
+        raise NotFound(f"no model file {digest}")
+    return bytes(content)
+
+
+def _version(connection: Connection, model: str, version: int) -> ModelVersion:
+    statement = text("""
+        SELECT * FROM model_versions LEFT JOIN model_sampling USING (model, version)
+        WHERE model = :model AND version = :version
+    """)
+    row = connection.execute(statement, {"model": model, "version": version}).mappings().one_or_none()
+    if row is None:
+        raise _unknown(connection, queue_name(model, version))
+    return _read_version(row)
+
+
+# Not every column: a later release may add some.
+_FIELDS = tuple(one.name for one in fields(ModelVersion))
+
+
+def _read_version(row: RowMapping) -> ModelVersion:
+    known = {name: row[name] for name in _FIELDS if name != "sampling"}
+    return ModelVersion(**known, sampling=SamplingDefaults.model_validate(row["sampling"] or {}))
+
+
+def _unknown(connection: Connection, name: str) -> NotFound:
+    known = connection.execute(text("SELECT name FROM models ORDER BY name")).scalars().all()
+    names = ", ".join(known) if known else "none is registered"
+    return NotFound(f"no model {name!r}; known: {names}", code="model_not_found", param="model")

@@ -1,0 +1,101 @@
+"""Policies of a tenant, by model: numbered versions that never change. Knows nothing of what is in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from store.audit.audit import record
+from store.db.database import Database, dump_json
+from store.errors import Conflict, NotFound
+
+EVERY_MODEL = ""
+
+
+MAX_MODELS = 100
+MAX_VERSIONS = 10_000
+MAX_BYTES = 64 << 20
+"""Of a tenant, its policies' versions together, as they are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """One version of a policy. ``model`` EVERY_MODEL is for every model that has none of its own."""
+
+    model: str
+    version: int
+    document: dict[str, Any]
+    created_at: datetime
+
+
+# Two who set a policy at once get two numbers: the tenant's row is what they wait for.
+# Not the tenant's row: who serves a tenant may not change it.
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.policies ' || :tenant_id, 0))")
+_BEFORE = text("""
+SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model ORDER BY version DESC LIMIT 1
+""")
+_HELD = text("""
+SELECT count(DISTINCT model), count(*), coalesce(sum(pg_column_size(document)), 0)
+FROM policies WHERE tenant_id = :tenant_id
+""")
+_PUT = text("""
+INSERT INTO policies (tenant_id, model, version, document)
+SELECT CAST(:tenant_id AS text), CAST(:model AS text), coalesce(max(version), 0) + 1, CAST(:document AS jsonb)
+FROM policies WHERE tenant_id = :tenant_id AND model = :model
+RETURNING model, version, document, created_at
+""")
+
+
+def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], actor: str) -> StoredPolicy:
+    """Store the next version of a tenant's policy for a model, with an audit row that tells the two by hashes.
+
+    Raises Conflict if there are as many as may be.
+    """
+    values = {"tenant_id": tenant_id, "model": model}
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_LOCK, values)
+        before = connection.execute(_BEFORE, values).scalar_one_or_none()
+        _check_room(*connection.execute(_HELD, values).one(), is_new=before is None)
+        row = connection.execute(_PUT, values | {"document": dump_json(document)}).mappings().one()
+        detail = {"version": row["version"]}
+        resource = f"policy:{model or '*'}"
+        record(connection, tenant_id, actor, "policy.put", resource, detail, before=before, after=row["document"])
+    return StoredPolicy(**row)
+
+
+def _check_room(models: int, versions: int, num_bytes: int, *, is_new: bool) -> None:
+    if is_new and models >= MAX_MODELS:
+        raise Conflict(f"{MAX_MODELS} models have a policy, which is the most: let one policy hold for every model")
+    if versions >= MAX_VERSIONS or num_bytes >= MAX_BYTES:
+        raise Conflict(
+            f"the versions of all policies are {versions} with {num_bytes} bytes, and {MAX_VERSIONS} with {MAX_BYTES} "
+            "are the most: no more can be put"
+        )
+
+
+_NEWEST = text("""
+SELECT DISTINCT ON (model) model, version, document, created_at
+FROM policies WHERE tenant_id = :tenant_id ORDER BY model, version DESC
+""")
+
+
+def list_policies(db: Database, tenant_id: str) -> Sequence[StoredPolicy]:
+    """Return the newest version of each of a tenant's policies, by model."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_NEWEST, {"tenant_id": tenant_id}).mappings().all()
+    return [StoredPolicy(**row) for row in rows]
+
+
+_VERSION = text("SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model AND version = :version")
+
+
+def get_version(db: Database, tenant_id: str, model: str, version: int) -> dict[str, Any]:
+    """Return a version's document, in force or not; raise NotFound if this tenant has none by that number."""
+    values = {"tenant_id": tenant_id, "model": model, "version": version}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        document: dict[str, Any] | None = connection.execute(_VERSION, values).scalar_one_or_none()
+    if document is None:
+        raise NotFound(f"no policy for {model or 'every model'} with a version {version}")
+    return document

@@ -1,0 +1,13 @@
+"""Every table: importing this module is enough for ``metadata`` to hold all of them."""
+
+from store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
+    check_tables,
+    file_tables,
+    limit_tables,
+    policy_tables,
+    response_tables,
+    retention_tables,
+    usage_tables,
+    webhook_tables,
+)
+from store.schema.tables import metadata as metadata

@@ -1,0 +1,31 @@
+"""The table of retention: how long a tenant's contents are kept, beside ``store.schema.tables`` and under the same
+rules."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    func,
+)
+
+from store.schema.tables import metadata
+
+# Seconds; null leaves it to the operator, or to the settings.
+retention_overrides = Table(
+    "retention_overrides",
+    metadata,
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("set_by", String, nullable=False),
+    Column("inputs_s", BigInteger),
+    Column("outputs_s", BigInteger),
+    Column("deliveries_s", BigInteger),
+    Column("files_s", BigInteger),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("set_by IN ('operator', 'tenant')", name="set_by_known"),
+    PrimaryKeyConstraint("tenant_id", "set_by"),
+)

@@ -1,0 +1,396 @@
+"""The reading side of token streams: one pub/sub connection per API process, fanned out to every follower.
+
+A follower subscribes, waits until Redis has confirmed it, reads the replay log from its cursor, then lives on what is
+published. Pub/sub only wakes it: whatever might have been missed (a hole, a full queue, a lost connection) is read
+from the log again, and what the log no longer has is never skipped. The hub knows nothing of jobs or HTTP.
+
+A message or an entry that cannot be read is passed over, and after a failure of any kind the hub connects again: one
+connection serves all followers, so nothing that comes by it may end it.
+
+    follow ──SUBSCRIBE, confirmed──▶ read the log ──▶ live frames ──hole, overflow, reconnect──▶ read the log …
+                                                          └── end frame ──▶ stop
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+from enum import StrEnum
+from typing import Any, TypeGuard, TypeVar
+
+import redis
+import structlog
+from redis.asyncio.client import PubSub
+
+from store.encryption.vault import Vault
+from store.errors import CannotOpen
+from store.redis.connection import AWAY, connect_async
+from store.redis.key_notices import KEYS_CHANNEL
+from store.streams.stream_log import Cursor, Frame, read_frame, stream_key
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_KEEPALIVE_CHANNEL = "headrace:stream:keepalive"
+_RECONNECT_S = 0.1
+_PING_AFTER_S = 5.0
+_ANSWER_S = 2.0
+_TICK_S = 1.0
+# A confirmed subscription loses nothing, so the log is read again only now and then, in case that is wrong.
+_REREAD_EVERY_TICKS = 5
+_TELL_AGAIN_S = 10.0
+_QUEUE_FRAMES = 256
+_PAGE = 512
+
+
+class HubError(StrEnum):
+    """What went wrong: a published message or a log's entry cannot be read, or the subscription was lost or failed."""
+
+    MESSAGE = "message"
+    LOG_ENTRY = "log_entry"
+    CONNECTION = "connection"
+
+
+class _Follower:
+    """One reader's inbox: frames, None as a wake-up, and whether the log must be read before going on."""
+
+    def __init__(self) -> None:
+        self.is_behind = True
+        # Whether the reader was given something since the last tick.
+        self.was_served = False
+        self._inbox: deque[Frame | None] = deque()
+        self._arrival: asyncio.Future[None] | None = None  # what the reader sleeps by while the inbox is empty
+
+    def deliver(self, frame: Frame | None) -> None:
+        """Hand over a frame; a reader who is too slow reads the log instead, and delays nobody."""
+        if len(self._inbox) >= _QUEUE_FRAMES:
+            self.is_behind = True
+            return
+        self._inbox.append(frame)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    def mark_behind(self) -> None:
+        """Make the reader read the log, now if it is waiting."""
+        if not self.is_behind:
+            self.is_behind = True
+            self._wake()
+
+    def tick(self) -> None:
+        """Wake a reader whom nothing was given since the last tick."""
+        if self.was_served:
+            self.was_served = False
+        else:
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._inbox:
+            self.deliver(None)
+
+    async def next(self) -> Frame | None:
+        """Return what comes next; None for a wake-up."""
+        while not self._inbox:
+            self._arrival = asyncio.get_running_loop().create_future()
+            try:
+                await self._arrival
+            finally:
+                self._arrival = None
+        return self._inbox.popleft()
+
+
+class _Channel:
+    """The followers of one job and whether Redis has confirmed the subscription on the connection in use."""
+
+    def __init__(self) -> None:
+        self.followers: set[_Follower] = set()
+        self.confirmed = asyncio.Event()
+
+    def confirm(self) -> None:
+        """Record that nothing published from now on is missed; what was published before is in the log."""
+        self.confirmed.set()
+        for follower in self.followers:
+            follower.mark_behind()
+
+
+class Hub:
+    """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop.
+
+    ``on_key_changed`` is called, in the event loop, with what ``store.redis.key_notices`` publishes; ``on_error`` with
+    each error that the hub has met and gone on from.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        vault: Vault | None = None,
+        *,
+        on_key_changed: Callable[[str], None] = lambda _: None,
+        on_error: Callable[[HubError], None] = lambda _: None,
+    ) -> None:
+        self._vault = vault or Vault()
+        self._on_key_changed = on_key_changed
+        self._on_error = on_error
+        self._told_at: dict[HubError, float] = {}
+        self._subscriber = connect_async(redis_url, blocking=True)
+        self._reader = connect_async(redis_url, blocking=False)
+        self._channels: dict[str, _Channel] = {}
+        # SUBSCRIBEs sent and not yet answered; only the answer to the newest one means that nothing is missed.
+        self._unanswered: Counter[str] = Counter()
+        # Set only while connected: a SUBSCRIBE sent earlier would open a second connection, which nobody reads.
+        self._pubsub: PubSub | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._commands: set[asyncio.Future[Any]] = set()
+
+    async def start(self) -> None:
+        """Connect in the background; followers may come at once, with Redis away as well."""
+        self._tasks = [
+            asyncio.create_task(self._run(), name="stream-hub"),
+            asyncio.create_task(self._tick(), name="stream-hub-ticks"),
+        ]
+
+    async def stop(self) -> None:
+        """Close the connections; followers that are still inside get None until they leave."""
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        if self._commands:
+            await asyncio.wait(self._commands, timeout=_ANSWER_S)
+        await self._subscriber.aclose()
+        await self._reader.aclose()
+
+    @property
+    def num_channels(self) -> int:
+        """How many jobs are being followed."""
+        return len(self._channels)
+
+    @property
+    def is_connected(self) -> bool:
+        """True while what is published is heard. Without, followers read the log at every tick."""
+        return _is_connected(self._pubsub)
+
+    async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncGenerator[Frame | None]:
+        """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
+
+        The start of a newer attempt comes before its deltas, and after none that it does not have itself.
+        None is yielded about once a second while nothing can be, to all who wait at the same moment, and when someone
+        says that the job has changed: the caller then looks into Postgres, which also has what a capped or wiped log
+        has lost. After a frame it is more than one second and less than two.
+        """
+        name = stream_key(job_id)
+        follower = _Follower()
+        channel = await self._join(name, follower)
+        try:
+            async with aclosing(self._frames(job_id, channel, follower, after or Cursor())) as frames:
+                async for frame in frames:
+                    yield frame
+        finally:
+            await self._leave(name, follower)
+
+    async def _frames(
+        self, job_id: str, channel: _Channel, follower: _Follower, cursor: Cursor
+    ) -> AsyncGenerator[Frame | None]:
+        num_ticks = 0
+        hole: Cursor | None = None  # where the log was read because of a hole; once, since it is either there or lost
+        came_with = cursor
+        while True:
+            if follower.is_behind:
+                follower.is_behind = False
+                # The reader may have come back in the middle of what its attempt's start carries.
+                start = f"{cursor.epoch}-0" if cursor == came_with else f"({cursor}"
+                for frame in await self._read_log(job_id, start, cursor):
+                    cursor, follower.was_served = frame.cursor, True
+                    yield frame
+                    if frame.is_end:
+                        return
+            live = await follower.next()
+            if live is None:
+                if not follower.is_behind:
+                    num_ticks += 1
+                    follower.is_behind = not channel.confirmed.is_set() or num_ticks % _REREAD_EVERY_TICKS == 0
+                    yield None
+            elif cursor.leads_to(live):
+                cursor, follower.was_served = live.cursor, True
+                yield live
+                if live.is_end:
+                    return
+            elif live.cursor > cursor and cursor != hole:
+                follower.is_behind, hole = True, cursor
+
+    async def _read_log(self, job_id: str, start: str, cursor: Cursor) -> list[Frame]:
+        """Return what the log can add after the cursor; nothing if Redis is away, since a later tick asks again.
+
+        An attempt's start makes whatever other attempts wrote before it superfluous.
+        """
+        frames: list[Frame] = []
+        with suppress(TimeoutError, *AWAY):
+            while True:
+                async with asyncio.timeout(_ANSWER_S):
+                    reply = self._reader.xrange(stream_key(job_id), min=start, max="+", count=_PAGE)
+                    page: Any = await self._whole(reply)
+                for entry_id, fields in page:
+                    start = f"({entry_id.decode()}"
+                    frame = self._read_entry(job_id, entry_id, fields)
+                    if frame is not None and cursor.leads_to(frame):
+                        cursor = frame.cursor
+                        if frame.checkpoint is not None:
+                            frames.clear()
+                        frames.append(frame)
+                if len(page) < _PAGE:
+                    break
+        return frames
+
+    def _read_entry(self, job_id: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Frame | None:
+        """Return the frame of a log's entry, None if it is none. Raises CannotOpen."""
+        try:
+            return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], vault=self._vault)
+        except CannotOpen:
+            raise
+        except Exception as error:  # noqa: BLE001 - what lies in Redis may be anything; readers go on without it
+            self._note(HubError.LOG_ENTRY, error, job_id=job_id)
+            return None
+
+    async def _join(self, name: str, follower: _Follower) -> _Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+        channel.followers.add(follower)
+        try:
+            if len(channel.followers) == 1:
+                await self._subscribe(name)
+            async with asyncio.timeout(_ANSWER_S):
+                await channel.confirmed.wait()
+        except TimeoutError:
+            pass  # Redis is away: the log is read at every tick until the subscription stands
+        except BaseException:
+            await self._leave(name, follower)
+            raise
+        return channel
+
+    async def _leave(self, name: str, follower: _Follower) -> None:
+        channel = self._channels[name]
+        channel.followers.discard(follower)
+        if not channel.followers:
+            del self._channels[name]
+            if _is_connected(self._pubsub):
+                with suppress(*AWAY):
+                    await self._whole(self._pubsub.unsubscribe(name))
+
+    async def _subscribe(self, *names: str) -> None:
+        """Ask for these channels if connected; if not, the connection asks for every followed one when it stands."""
+        if names and _is_connected(self._pubsub):
+            self._unanswered.update(names)
+            with suppress(*AWAY):
+                await self._whole(self._pubsub.subscribe(*names))
+
+    async def _whole(self, command: Awaitable[T]) -> T:
+        """Await a command that goes on if the waiter is cancelled.
+
+        redis-py may swallow a cancellation that reaches it, and leak the connection; a follower leaves at any moment.
+        """
+        task = asyncio.ensure_future(command)
+        self._commands.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Future[Any]) -> None:
+        self._commands.discard(task)
+        if not task.cancelled():
+            # Looked at, so that asyncio does not report the failure of a command whose waiter has left.
+            task.exception()
+
+    async def _tick(self) -> None:
+        """Wake those who wait, together: what they then ask of Postgres is one query, and nobody needs a timer."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            for channel in self._channels.values():
+                for follower in channel.followers:
+                    follower.tick()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with self._subscriber.pubsub() as pubsub:
+                    try:
+                        await self._open(pubsub)
+                        await self._listen(pubsub)
+                    finally:
+                        self._pubsub = None
+            except Exception as error:  # noqa: BLE001 - every stream waits for this task: it connects again
+                self._note(HubError.CONNECTION, error, reason=str(error) if isinstance(error, AWAY) else "")
+            await asyncio.sleep(_RECONNECT_S)
+
+    def _note(self, what: HubError, error: Exception, **where: str) -> None:
+        """Count an error, and log it unless the same was logged a moment ago. The log never has what was read."""
+        self._on_error(what)
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at.get(what, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+            self._told_at[what] = now
+            _log.warning("hub_error", what=what, error=type(error).__name__, **where)
+
+    async def _open(self, pubsub: PubSub) -> None:
+        for channel in self._channels.values():
+            channel.confirmed.clear()
+        asked = set(self._channels)
+        self._unanswered = Counter(asked)
+        await pubsub.subscribe(_KEEPALIVE_CHANNEL, KEYS_CHANNEL, *asked)
+        self._pubsub = pubsub
+        # While that was under way some came and some left.
+        await self._subscribe(*(self._channels.keys() - asked))
+        if gone := asked - self._channels.keys():
+            await pubsub.unsubscribe(*gone)
+
+    async def _listen(self, pubsub: PubSub) -> None:
+        """Deliver messages until the connection fails, or is silent and does not answer a PING either."""
+        is_pinged = False
+        while _is_connected(pubsub):
+            message = await pubsub.get_message(timeout=_PING_AFTER_S)
+            if message is not None:
+                is_pinged = False
+                self._dispatch(message)
+            elif is_pinged:
+                raise redis.ConnectionError("the subscription does not answer")
+            else:
+                is_pinged = True
+                await pubsub.ping()
+        raise redis.ConnectionError("the subscription was cut")
+
+    def _dispatch(self, message: dict[str, Any]) -> None:
+        if message["type"] not in ("message", "subscribe"):
+            return
+        name = message["channel"].decode()
+        channel = self._channels.get(name)
+        if message["type"] == "subscribe":
+            self._unanswered[name] -= 1
+            if self._unanswered[name] <= 0:
+                del self._unanswered[name]
+                if channel is not None:
+                    channel.confirm()
+        elif name == KEYS_CHANNEL:
+            self._on_key_changed(message["data"].decode(errors="replace"))
+        elif channel is not None:
+            frame = self._parse(name, message["data"])
+            for follower in channel.followers:
+                follower.deliver(frame)
+
+    def _parse(self, name: str, data: bytes) -> Frame | None:
+        """Read what was published: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers.
+
+        A frame that does not open, or is none, wakes them as well: reading the log, each is told why, or what it was.
+        """
+        if not data:
+            return None
+        entry_id, _, rest = data.partition(b" ")
+        try:
+            return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:], vault=self._vault)
+        except CannotOpen:
+            return None
+        except Exception as error:  # noqa: BLE001 - whoever may write to Redis may publish anything
+            self._note(HubError.MESSAGE, error)
+            return None
+
+
+def _is_connected(pubsub: PubSub | None) -> TypeGuard[PubSub]:
+    """False also if redis-py would open a new socket at the next command; only ``Hub`` does that, in one place."""
+    return pubsub is not None and pubsub.connection is not None and pubsub.connection.is_connected

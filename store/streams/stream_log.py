@@ -1,0 +1,292 @@
+"""Token streams through Redis: what a frame is, and the writing side.
+
+Every frame is appended to its job's replay log and published on the channel of the same name. The log's entry id is
+``<epoch>-<seq>``, so Redis itself refuses a frame of an older attempt and a frame that was sent before:
+
+    1-1  1-2  1-3  1-4 ╳   2-0 start after 1-4   2-5  2-6  2-7 end
+
+With encryption on, text and tokens are sealed for their entry (``store.encryption.vault``) and the kind is a capital
+letter.
+
+The reading side is ``hub``, and the next attempt's is ``sealing``. A log is capped, and goes a minute after its job's
+end: the whole answer is in Postgres by then.
+"""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import redis
+
+from store.encryption.vault import Vault, frame_key_id
+from store.failpoints import failpoint
+from store.ids import new_id
+from store.payloads.logprobs import Logprobs, read_logprobs
+from store.redis.connection import AWAY, connect, told_plainly
+from store.streams.checkpoints import Checkpoint
+
+CANCEL_CHANNEL = "headrace:cancel"
+GENERATION_KEY = "headrace:epoch"
+
+ENDED_S = 60
+"""A log is kept for so long after its job's end, at most: everything is in Postgres by then."""
+
+HIGHEST_SEQ = 2**64 - 1
+"""What Redis allows in an id."""
+
+# What sets the sealed token ids of an entry apart from its text.
+_IDS = b"/ids"
+_SCRIPT = Path(__file__).with_suffix(".lua")
+_RECONNECT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A place in a job's stream: frames are counted from 1 within an epoch (an attempt). Written ``<epoch>-<seq>``."""
+
+    epoch: int = 0
+    seq: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``<epoch>-<seq>``. Raises ValueError for anything else."""
+        epoch, dash, seq = text.partition("-")
+        # Redis ids have 64 bits; isdecimal and isascii keep out signs, spaces and other scripts' digits.
+        if not (dash and text.isascii() and epoch.isdecimal() and seq.isdecimal() and len(text) <= 39):
+            raise ValueError(f"not a stream position: {text[:40]!r}; it looks like 1-42")
+        return cls(int(epoch), int(seq))
+
+    @classmethod
+    def before(cls, epoch: int) -> Self:
+        """Return the last position before everything of ``epoch``."""
+        return cls(epoch - 1, HIGHEST_SEQ)
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+    def leads_to(self, frame: "Frame") -> bool:
+        """True if ``frame`` follows with nothing missing: the next of this attempt, a newer attempt's first, or an end.
+
+        An attempt's start carries all that was emitted before it, so it follows whatever is missing; an end carries no
+        text, and its reader looks into Postgres, where all of it is.
+        """
+        if frame.cursor <= self:
+            return False
+        if frame.is_end or frame.checkpoint is not None:
+            return True
+        return frame.seq == (self.seq + 1 if frame.epoch == self.epoch else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A piece of a job's answer.
+
+    ``text`` and the ``token_ids`` that it came from are a delta, with their ``logprobs`` if the job asks; deltas are
+    counted from 1, through all attempts that go on from one another. ``checkpoint`` is an attempt's start, with ``seq``
+    0: the deltas that it goes on from, and the attempts that they came from, itself the last. A frame with neither is
+    the end of the stream: look into Postgres for what came of the job. Its ``seq`` is one above the last delta's.
+    """
+
+    job_id: str
+    epoch: int
+    seq: int
+    text: str | None
+    token_ids: tuple[int, ...] = ()
+    checkpoint: Checkpoint | None = None
+    logprobs: Logprobs = ()
+
+    @property
+    def entry_id(self) -> str:
+        """The frame's id in the log."""
+        return f"{self.epoch}-{self.seq}"
+
+    @property
+    def cursor(self) -> Cursor:
+        """The position just after this frame."""
+        return Cursor(self.epoch, self.seq if self.checkpoint is None else self.checkpoint.num_deltas)
+
+    @property
+    def is_end(self) -> bool:
+        """True for the last frame of a stream."""
+        return self.text is None and self.checkpoint is None
+
+    def as_args(self) -> tuple[str, str, str, str]:
+        """Return id, kind, text and tokens as they are kept."""
+        if self.checkpoint is not None:
+            return self.entry_id, "s", json.dumps(self.checkpoint.as_json(), separators=(",", ":")), ""
+        if self.text is None:
+            return self.entry_id, "e", "", ""
+        tokens = ",".join(map(str, self.token_ids))
+        if self.logprobs:
+            # Inside the text, which readers get, where the token ids are for the log alone.
+            inside = [self.text, [one.as_json() for one in self.logprobs]]
+            return self.entry_id, "p", json.dumps(inside, separators=(",", ":")), tokens
+        return self.entry_id, "d", self.text, tokens
+
+
+def _sealed(frame: Frame, vault: Vault) -> tuple[str, str, str | bytes, str | bytes]:
+    """Return id, kind, text and tokens as they are kept, sealed if the vault is on."""
+    entry_id, kind, text, tokens = frame.as_args()
+    if not vault.is_on:
+        return entry_id, kind, text, tokens
+    where = entry_id.encode()
+    return (
+        entry_id,
+        kind.upper(),
+        vault.seal_frame(text.encode(), frame.job_id, where) if text else text,
+        vault.seal_frame(tokens.encode(), frame.job_id, where + _IDS) if tokens else tokens,
+    )
+
+
+def read_frame(
+    job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"", *, vault: Vault | None = None
+) -> Frame:
+    """Return the frame that was published. Raises CannotOpen if it is sealed and does not open."""
+    if kind.isupper():
+        vault = vault or Vault()
+        kind = kind.lower()
+        text = vault.open_frame(text, job_id, entry_id) if text else text
+        tokens = vault.open_frame(tokens, job_id, entry_id + _IDS) if tokens else tokens
+    cursor = Cursor.parse(entry_id.decode())
+    match kind:
+        case b"s":
+            return Frame(job_id, cursor.epoch, 0, None, checkpoint=Checkpoint.from_json(json.loads(text)))
+        case b"e":
+            return Frame(job_id, cursor.epoch, cursor.seq, None)
+        case b"p":
+            said, rows = json.loads(text)
+            return Frame(job_id, cursor.epoch, cursor.seq, said, _ids(tokens), logprobs=read_logprobs(rows))
+        case _:
+            return Frame(job_id, cursor.epoch, cursor.seq, text.decode(), _ids(tokens))
+
+
+def _ids(tokens: bytes) -> tuple[int, ...]:
+    return tuple(map(int, tokens.split(b","))) if tokens else ()
+
+
+def stream_key(job_id: str) -> str:
+    """Return the name of a job's replay log, which is also its channel."""
+    return f"headrace:stream:{job_id}"
+
+
+class StreamPublisher:
+    """Writes frames, all jobs of an engine step in one script call. Raises Unavailable if Redis is away."""
+
+    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int, vault: Vault | None = None) -> None:
+        self._vault = vault or Vault()
+        self._client = client
+        self._script = client.register_script(_SCRIPT.read_text())
+        self._maxlen = maxlen
+        self._ttl_s = ttl_s
+        self._ended_s = min(ttl_s, ENDED_S)
+
+    def publish(self, frames: Sequence[Frame]) -> int:
+        """Append and announce the frames in order; return how many were accepted, the rest being stale or repeated."""
+        if not frames:
+            return 0
+        args: list[str | bytes | int] = [self._maxlen, self._ttl_s, self._ended_s]
+        for frame in frames:
+            args += _sealed(frame, self._vault)
+        with told_plainly(self._client):
+            accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
+        failpoint("stream.published")
+        return accepted
+
+    def nudge(self, job_ids: Iterable[str]) -> None:
+        """Wake these jobs' followers without a frame, so that they look into Postgres now.
+
+        For an end that no engine made: a job that was cancelled while queued, expired, or failed by the sweeper. Their
+        logs go soon after.
+        """
+        with told_plainly(self._client), self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.publish(stream_key(job_id), "")
+                pipe.expire(stream_key(job_id), self._ended_s)
+            pipe.execute()
+
+
+def sealing_keys(client: redis.Redis) -> Counter[str]:
+    """Return the ids of the keys that the logs' oldest frames are sealed with, and of how many logs each is."""
+    found: Counter[str] = Counter()
+    with told_plainly(client):
+        for key in client.scan_iter(match=stream_key("*"), count=1000):
+            entries: Any = client.xrange(key, count=2)
+            texts = [fields[b"t"] for _, fields in entries if fields.get(b"k", b"").isupper() and fields.get(b"t")]
+            if texts:
+                found[frame_key_id(texts[0])] += 1
+    return found
+
+
+def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:
+    """Remove these jobs' replay logs, which would otherwise go some time after their last frame."""
+    if keys := [stream_key(job_id) for job_id in job_ids]:
+        with told_plainly(client):
+            client.unlink(*keys)
+
+
+def redis_generation(client: redis.Redis) -> bool:
+    """Return True if Redis is new or was wiped since this was last called: every hint in it is then gone.
+
+    Raises Unavailable if Redis is away.
+    """
+    with told_plainly(client):
+        return bool(client.set(GENERATION_KEY, new_id("gen"), nx=True))
+
+
+def forget_generation(client: redis.Redis) -> None:
+    """Make the next ``redis_generation`` return True again, because what this one calls for could not be done."""
+    with told_plainly(client):
+        client.delete(GENERATION_KEY)
+
+
+def publish_cancel(client: redis.Redis, job_id: str) -> None:
+    """Tell every worker that a job's cancellation was requested; a lost message only costs a lease renewal's time."""
+    with told_plainly(client):
+        client.publish(CANCEL_CHANNEL, job_id)
+
+
+class CancelListener:
+    """A thread that calls ``on_cancel(job_id)`` for each cancel that is published, and outlives a dead Redis."""
+
+    def __init__(self, url: str, on_cancel: Callable[[str], None]) -> None:
+        self._client = connect(url, timeout_s=None)
+        self._on_cancel = on_cancel
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cancel-listener", daemon=True)
+        self.subscribed = threading.Event()
+
+    def start(self) -> None:
+        """Subscribe; ``subscribed`` is set once Redis has confirmed it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread within about a second and drop its connection."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+        self._client.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except AWAY:
+                self.subscribed.clear()
+                self._stopping.wait(_RECONNECT_S)
+
+    def _listen(self) -> None:
+        subscription: Any = self._client.pubsub  # not annotated by redis-py
+        with subscription() as pubsub:
+            pubsub.subscribe(CANCEL_CHANNEL)
+            while not self._stopping.is_set():
+                message = pubsub.get_message(timeout=1.0)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    self.subscribed.set()
+                elif message["type"] == "message":
+                    # Anybody may publish anything: what is no text is the id of no job here.
+                    self._on_cancel(message["data"].decode(errors="replace"))

@@ -1,0 +1,88 @@
+"""Tenants as the operator sees and changes them. They are made in ``store.tenants.api_keys``, with the first key.
+
+A tenant that is disabled is refused at the door: its keys open nothing. What was accepted before goes on to its end,
+with its webhooks, but for the lines of batches that are not jobs yet: they wait. Nothing is lost, and enabling the
+tenant lets everything go on.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, text
+from sqlalchemy.exc import IntegrityError
+
+from store.audit.audit import record
+from store.db.database import Database
+from store.errors import InvalidRequest, NotFound
+from store.tenants.api_keys import check_tenant_name
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant, and how many of its keys are in force."""
+
+    id: str
+    name: str
+    created_at: datetime
+    disabled_at: datetime | None
+    num_keys: int
+
+
+_LIST = text("""
+SELECT id, name, created_at, disabled_at, (
+    SELECT count(*) FROM api_keys WHERE tenant_id = tenants.id AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > now())
+) AS num_keys
+FROM tenants ORDER BY name
+""")
+
+
+def list_tenants(db: Database) -> list[Tenant]:
+    """Return every tenant, by name."""
+    with db.autocommit() as connection:
+        return [Tenant(**row) for row in connection.execute(_LIST).mappings()]
+
+
+_HOLD = text("SELECT id, disabled_at FROM tenants WHERE name = :name FOR NO KEY UPDATE")
+
+
+def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:
+    """Give a tenant another name and return its id, which stays.
+
+    Raises NotFound, and InvalidRequest if the name is taken.
+    """
+    check_tenant_name(new_name)
+    with db.begin() as connection:
+        tenant = _hold(connection, name)
+        try:
+            values = {"id": tenant.id, "name": new_name}
+            connection.execute(text("UPDATE tenants SET name = :name WHERE id = :id"), values)
+        except IntegrityError:
+            raise InvalidRequest(f"there is a tenant {new_name!r} already", param="name") from None
+        detail = {"name": new_name, "was": name}
+        record(connection, tenant.id, actor, "tenant.renamed", tenant.id, detail, before=name, after=new_name)
+    return str(tenant.id)
+
+
+_SET_DISABLED = text("""
+UPDATE tenants SET disabled_at = CASE WHEN :disabled THEN COALESCE(disabled_at, now()) END WHERE id = :id
+""")
+
+
+def set_disabled(db: Database, name: str, *, disabled: bool, actor: str) -> str:
+    """Close a tenant's door, or open it again, and return its id; it may be so already. Raises NotFound."""
+    with db.begin() as connection:
+        tenant = _hold(connection, name)
+        if (tenant.disabled_at is not None) != disabled:
+            connection.execute(_SET_DISABLED, {"id": tenant.id, "disabled": disabled})
+            action = "tenant.disabled" if disabled else "tenant.enabled"
+            before, after = {"disabled": not disabled}, {"disabled": disabled}
+            record(connection, tenant.id, actor, action, tenant.id, {"name": name}, before=before, after=after)
+    return str(tenant.id)
+
+
+def _hold(connection: Connection, name: str) -> Row[tuple[str, datetime | None]]:
+    row = connection.execute(_HOLD, {"name": name}).one_or_none()
+    if row is None:
+        raise NotFound(f"no tenant {name!r}", param="tenant")
+    return row

@@ -1,0 +1,220 @@
+"""A tenant's webhook endpoints: made, looked at, changed, given another secret, enabled again, removed.
+
+Disabling one is the outbox's (``store.webhooks.outbox``), which sees it fail. An endpoint that is disabled is told
+nothing; what was still to be sent to it fails when its next try is due, and can be recovered.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, RowMapping, text
+from sqlalchemy.exc import IntegrityError
+
+from store.audit.audit import record
+from store.db.database import Database
+from store.errors import Conflict, NotFound
+from store.ids import new_id
+from store.schema.webhook_events import EVERY_EVENT, check_events
+from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, place_of
+
+MAX_ENDPOINTS = 100
+"""Of a tenant: each of them may be a row for each job that ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A URL of a tenant that wants events of these types; ``*`` means all.
+
+    ``secret`` is there only where it was just made. ``disabled_reason`` is gone (it answered 410) or failing;
+    ``failing_since``: every try since then failed.
+    """
+
+    id: str
+    tenant_id: str
+    url: str
+    old_secret_until: datetime | None
+    events: tuple[str, ...]
+    created_at: datetime
+    disabled_at: datetime | None
+    disabled_reason: str | None
+    failing_since: datetime | None
+    secret: str | None = field(default=None, repr=False, compare=False)
+
+
+_COLUMNS = """id, tenant_id, url, events, created_at, disabled_at, disabled_reason, failing_since,
+    CASE WHEN old_secret_until > now() THEN old_secret_until END AS old_secret_until"""
+
+_CREATE = text(f"""
+INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events)
+SELECT :id, CAST(:tenant_id AS varchar), :url, :secret, CAST(:events AS varchar[])
+WHERE (SELECT count(*) FROM webhook_endpoints WHERE tenant_id = CAST(:tenant_id AS varchar)) < :most
+ON CONFLICT (tenant_id, url) DO NOTHING
+RETURNING {_COLUMNS}
+""")
+
+_HAS_URL = text("SELECT EXISTS (SELECT FROM webhook_endpoints WHERE tenant_id = :tenant_id AND url = :url)")
+
+
+def create_endpoint(
+    db: Database, tenant_id: str, *, url: str, events: Iterable[str] = (EVERY_EVENT,), actor: str
+) -> Endpoint:
+    """Add an endpoint with a new secret.
+
+    Raises InvalidRequest for an unknown event, Conflict if the URL is there or there are as many as may be.
+    """
+    wanted = check_events(events)
+    endpoint_id, secret = new_id("we"), new_secret()
+    sealed = db.vault.seal_text(secret, place_of(tenant_id, endpoint_id))
+    values = {"id": endpoint_id, "tenant_id": tenant_id, "url": url, "secret": sealed, "events": wanted}
+    with db.begin(tenant_id=tenant_id) as connection:
+        row = connection.execute(_CREATE, values | {"most": MAX_ENDPOINTS}).mappings().one_or_none()
+        if row is None:
+            if connection.execute(_HAS_URL, {"tenant_id": tenant_id, "url": url}).scalar_one():
+                raise _taken()
+            raise Conflict(f"there are {MAX_ENDPOINTS} webhook endpoints, which is the most: remove one first")
+        record(connection, tenant_id, actor, "webhook_endpoint.created", row["id"], {"events": wanted})
+    return replace(_endpoint(row), secret=secret)
+
+
+_LIST = text(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id")
+
+
+def list_endpoints(db: Database, tenant_id: str) -> list[Endpoint]:
+    """Return the tenant's endpoints, oldest first."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return [_endpoint(row) for row in connection.execute(_LIST, {"tenant_id": tenant_id}).mappings()]
+
+
+_GET = f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id"
+
+
+def get_endpoint(db: Database, tenant_id: str, endpoint_id: str) -> Endpoint:
+    """Return the endpoint; raise NotFound if the tenant has none by that id."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        return _found(connection.execute(text(_GET), {"tenant_id": tenant_id, "id": endpoint_id}), endpoint_id)
+
+
+def hold_endpoint(connection: Connection, tenant_id: str, endpoint_id: str) -> Endpoint:
+    """Return the endpoint, and let nobody else change it in this transaction. Raises NotFound."""
+    values = {"tenant_id": tenant_id, "id": endpoint_id}
+    return _found(connection.execute(text(f"{_GET} FOR NO KEY UPDATE"), values), endpoint_id)
+
+
+_UPDATE = text(f"""
+UPDATE webhook_endpoints SET url = :url, events = CAST(:events AS varchar[])
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
+
+
+def update_endpoint(
+    db: Database,
+    tenant_id: str,
+    endpoint_id: str,
+    *,
+    url: str | None = None,
+    events: Iterable[str] | None = None,
+    actor: str,
+) -> Endpoint:
+    """Change where an endpoint is, or what it wants. What is still to be sent to it goes to the new URL.
+
+    Raises NotFound, InvalidRequest for an unknown event, Conflict if another endpoint has the URL.
+    """
+    wanted = None if events is None else check_events(events)
+    with db.begin(tenant_id=tenant_id) as connection:
+        before = hold_endpoint(connection, tenant_id, endpoint_id)
+        events = before.events if wanted is None else wanted
+        values = {"tenant_id": tenant_id, "id": endpoint_id, "url": url or before.url, "events": list(events)}
+        try:
+            row = connection.execute(_UPDATE, values).mappings().one()
+        except IntegrityError:
+            # From None: the driver's message quotes the URL, which may hold a token.
+            raise _taken() from None
+        after = _endpoint(row)
+        _note(connection, actor, "webhook_endpoint.updated", before, after, {"events": list(after.events)})
+    return after
+
+
+_ROTATE = text(f"""
+UPDATE webhook_endpoints SET secret = :secret,
+    old_secret = CASE WHEN :overlap_s > 0 THEN secret END,
+    old_secret_until = CASE WHEN :overlap_s > 0 THEN now() + make_interval(secs => :overlap_s) END
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
+
+
+def rotate_secret(
+    db: Database, tenant_id: str, endpoint_id: str, *, overlap_s: int = DEFAULT_OVERLAP_S, actor: str
+) -> Endpoint:
+    """Give an endpoint a new secret; the old one signs on for ``overlap_s``.
+
+    Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
+    """
+    secret = new_secret()
+    sealed = db.vault.seal_text(secret, place_of(tenant_id, endpoint_id))
+    values = {"tenant_id": tenant_id, "id": endpoint_id, "secret": sealed, "overlap_s": float(overlap_s)}
+    with db.begin(tenant_id=tenant_id) as connection:
+        before = hold_endpoint(connection, tenant_id, endpoint_id)
+        if overlap_s and before.old_secret_until is not None:
+            raise overlapping(before.old_secret_until)
+        after = _endpoint(connection.execute(_ROTATE, values).mappings().one())
+        record(connection, tenant_id, actor, "webhook_endpoint.secret_rotated", endpoint_id, {"overlap_s": overlap_s})
+    return replace(after, secret=secret)
+
+
+_ENABLE = text(f"""
+UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, last_failed_at = NULL
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
+
+
+def enable_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> Endpoint:
+    """Tell an endpoint of events again, from now on; one that is not disabled stays as it is. Raises NotFound."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        before = hold_endpoint(connection, tenant_id, endpoint_id)
+        if before.disabled_at is None:
+            return before
+        values = {"tenant_id": tenant_id, "id": endpoint_id}
+        after = _endpoint(connection.execute(_ENABLE, values).mappings().one())
+        _note(connection, actor, "webhook_endpoint.enabled", before, after, {"was": before.disabled_reason})
+    return after
+
+
+_DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id RETURNING id")
+
+
+def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> None:
+    """Remove an endpoint and its deliveries; raise NotFound if the tenant has none by that id."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        values = {"tenant_id": tenant_id, "id": endpoint_id}
+        if connection.execute(_DELETE, values).scalar_one_or_none() is None:
+            raise NotFound(f"no webhook endpoint {endpoint_id}")
+        record(connection, tenant_id, actor, "webhook_endpoint.deleted", endpoint_id, {})
+
+
+def _taken() -> Conflict:
+    return Conflict("this URL is a webhook endpoint already", param="url")
+
+
+def _found(result: CursorResult[Any], endpoint_id: str) -> Endpoint:
+    row = result.mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"no webhook endpoint {endpoint_id}")
+    return _endpoint(row)
+
+
+def _endpoint(row: RowMapping) -> Endpoint:
+    return Endpoint(**{**row, "events": tuple(row["events"])})
+
+
+def _note(
+    connection: Connection, actor: str, action: str, before: Endpoint, after: Endpoint, detail: dict[str, object]
+) -> None:
+    told = (_told(before), _told(after))
+    record(connection, before.tenant_id, actor, action, before.id, detail, before=told[0], after=told[1])
+
+
+def _told(endpoint: Endpoint) -> dict[str, object]:
+    """Return what the audit log compares, by hashes: a URL may hold a token."""
+    return {"url": endpoint.url, "events": endpoint.events, "disabled": endpoint.disabled_reason}

@@ -1,0 +1,109 @@
+"""``headrace keys`` and ``headrace tenants``, in this process: what they are with a process of their own is asked of
+others in ``test_main``."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from cli.tree import app
+from store.audit.audit import list_entries
+from store.db.database import Database
+from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unauthenticated
+from store.redis.key_notices import KEYS_CHANNEL
+from store.settings import Settings
+from store.tenants.api_keys import SCOPES, authenticate, create_key, find_tenant
+
+Verb = Callable[..., str]
+
+
+@pytest.fixture
+def verb(settings: Settings, tmp_path: Path, db: Database) -> Verb:
+    """Run ``headrace`` with these words; return what it prints, or raise what it says in one line."""
+    env = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url, "HEADRACE_HOME": str(tmp_path)}
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, list(words), env=env)
+        if done.exception is not None:
+            raise done.exception
+        return done.stdout
+
+    return run
+
+
+def test_keys_are_made_listed_rotated_and_ended(verb: Verb, db: Database) -> None:
+    key = verb("keys", "create", "ci", "--scope", "jobs:read", "--days", "1").strip()
+    assert authenticate(db, key).scopes == {"jobs:read"}
+    everything = verb("keys", "create", "small", "--model", "tiny", "--model", "big").strip()
+    assert (authenticate(db, everything).scopes, authenticate(db, everything).models) == (SCOPES, {"tiny", "big"})
+    rotated = verb("keys", "rotate", key, "--overlap-hours", "1").strip()
+    assert authenticate(db, rotated).scopes == authenticate(db, key).scopes
+    lines = verb("keys", "list").splitlines()[1:]
+    assert [line.split()[1] for line in lines] == ["ci", "small", "ci"]
+    assert lines[1].split()[2:5] == ["all", "big,", "tiny"]
+    assert f"replaced by {authenticate(db, rotated).key_id}" in lines[2]
+    # The secret may have an underscore of its own.
+    assert not any(each.split("_", 2)[2] in "".join(lines) for each in (key, rotated, everything))
+    assert verb("keys", "revoke", key) == f"{'_'.join(['key', key.split('_')[1]])} revoked\n"
+    assert "revoked" in verb("keys", "list").splitlines()[3]
+    for words, refused, said in (
+        (("keys", "revoke", key), NotFound, "in force"),
+        (("keys", "create", "x", "--scope", "everything"), InvalidRequest, "unknown scopes: everything"),
+        (("keys", "create", "x", "--model", "tiny@1"), InvalidRequest, "'tiny@1'"),
+        (("keys", "create", "x", "--tenant", "acme"), NotFound, "no tenant 'acme'"),
+    ):
+        with pytest.raises(HeadraceError, match=said) as raised:
+            verb(*words)
+        assert raised.type is refused
+
+
+def test_a_key_is_ended_by_whoever_knows_only_the_key(verb: Verb, db: Database) -> None:
+    tenant_id = verb("tenants", "create", "acme").strip()
+    key = verb("keys", "create", "leaked", "--tenant", "acme").strip()
+    successor = verb("keys", "rotate", key).strip()
+    assert authenticate(db, successor).tenant_id == tenant_id
+    verb("keys", "revoke", key)
+    with pytest.raises(Unauthenticated):
+        authenticate(db, key)
+    assert list_entries(db, tenant_id)[0].action == "api_key.revoked"
+    with pytest.raises(NotFound, match="no API key key_nosuch"):
+        verb("keys", "revoke", "key_nosuch")
+
+
+def test_the_operator_may_end_the_last_admin(verb: Verb, db: Database) -> None:
+    key = verb("keys", "create", "admin").strip()
+    verb("keys", "revoke", key)
+    assert [entry.actor for entry in list_entries(db, find_tenant(db, "default"))] == ["headrace keys"] * 3
+
+
+def test_tenants_are_made_renamed_and_disabled(verb: Verb, db: Database, redis_client: redis.Redis) -> None:
+    tenant_id = verb("tenants", "create", "acme").strip()
+    key = create_key(db, tenant_id, "ci", ["jobs:read"], actor="tests")
+    verb("tenants", "create", "globex")
+    assert verb("tenants", "rename", "acme", "acme ltd") == "acme is acme ltd now\n"
+    for words, said in (
+        (("create", "globex"), "there is a tenant 'globex' already"),
+        (("rename", "acme ltd", "globex"), "there is a tenant 'globex' already"),
+        (("rename", "acme ltd", " "), "printable"),
+        (("disable", "acme"), "no tenant 'acme'"),
+    ):
+        with pytest.raises(HeadraceError, match=said):
+            verb("tenants", *words)
+    with redis_client.pubsub(ignore_subscribe_messages=True) as told:
+        told.subscribe(KEYS_CHANNEL)
+        told.get_message(timeout=5)
+        assert verb("tenants", "disable", "acme ltd") == "acme ltd disabled\n"
+        message = told.get_message(timeout=5)
+        assert message is not None
+        assert message["data"].decode() == tenant_id
+    with pytest.raises(Forbidden, match="disabled"):
+        authenticate(db, key)
+    shown = verb("tenants", "list").splitlines()[1:]
+    assert [line.split()[-3:-2] == ["1"] for line in shown] == [True, False], "keys in force; disabled on such a day"
+    assert verb("tenants", "enable", "acme ltd") == "acme ltd enabled\n"
+    assert authenticate(db, key).tenant_id == tenant_id
+    done = [(entry.action, entry.actor) for entry in list_entries(db, tenant_id) if entry.actor != "tests"]
+    names = ["tenant.enabled", "tenant.disabled", "tenant.renamed", "tenant.created"]
+    assert done == [(name, "headrace tenants") for name in names]

@@ -1,0 +1,56 @@
+"""The operator's word on limits: ``headrace limits set`` and ``show``."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from cli.operator.limits import money
+from cli.tree import app
+from store.db.database import Database
+from store.errors import HeadraceError
+from store.settings import Settings
+from store.tenants.api_keys import authenticate, create_key, create_tenant, find_tenant
+
+
+def test_the_operator_sets_limits_and_sees_them(
+    tmp_path: Path, settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    create_tenant(db, "acme")
+
+    def limits(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["limits", *arguments, "--tenant", "acme"])
+        return done.exception.message if isinstance(done.exception, HeadraceError) else done.output
+
+    said = limits("set", "--monthly-cost", "12.50", "--concurrent-jobs", "8")
+    assert "12.50 (operator 12.50); used: 0 spent, 0 reserved" in said
+    said = limits("set", "--concurrent-jobs", "default")
+    assert "12.50 (operator 12.50)" in said, "what is not named stays"
+    assert "concurrent_jobs          no limit; used: 0" in said
+    assert "input_tokens_per_minute  no limit for all keys together (each key by default 2000000)" in said
+    key = create_key(db, find_tenant(db, "acme"), "ci", ["jobs:read"], actor="tests")
+    assert "input_tokens_per_minute  2000000 (default 2000000)" in limits("show", "--key", authenticate(db, key).key_id)
+    shown = orjson.loads(limits("show", "--json"))
+    assert (shown["holds"]["monthly_cost"], shown["default_of_each_key"]["requests_per_minute"]) == ("12.50", 6000)
+    assert "name a limit" in limits("set")
+    assert "a limit is a number or 'default'" in limits("set", "--queued-tokens", "many")
+    assert "a limit is a number from 0 up" in limits("set", "--queued-tokens", "-1")
+    assert "no API key key_0" in limits("show", "--key", "key_0")
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("0.000015300000000000000", "0.000015"),
+        ("0E-21", "0"),
+        ("12.50", "12.5"),
+        ("120", "120"),
+        ("1E-9", "less than 0.000001"),
+    ],
+)
+def test_money_has_no_more_digits_than_people_read(amount: str, shown: str) -> None:
+    assert money(Decimal(amount)) == shown

@@ -1,0 +1,77 @@
+"""The operator's word on contents: ``headrace retention``."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from cli.tree import app
+from store.audit import audit
+from store.db.database import Database
+from store.encryption.keyed_digests import Digests
+from store.errors import HeadraceError
+from store.jobs.acceptance import Accepted
+from store.jobs.jobs import accept, request_cancel
+from store.registry import prompt_templates
+from store.settings import Settings
+from tests.store.making import MakeJob
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("HEADRACE_DIGEST_KEYS", "d" * 32)
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(app, [*arguments, "--tenant", "acme"])
+    return done.exception.message if isinstance(done.exception, HeadraceError) else done.output
+
+
+def test_the_operator_sets_retention_and_sees_it(db: Database, tenant: str) -> None:
+    said = run("retention", "set", "--inputs-days", "0.5", "--files-days", "30")
+    assert said.startswith(tenant)
+    assert "inputs       0.5 days (operator 0.5, default 7)" in said
+    assert "outputs      7 days (default 7)" in said
+    assert "files        30 days (operator 30)" in said
+    said = run("retention", "set", "--files-days", "default")
+    assert "inputs       0.5 days" in said, "what is not named stays"
+    assert "files        until they are deleted" in said
+    assert "name what to keep" in run("retention", "set")
+    assert "a number of days or 'default'" in run("retention", "set", "--outputs-days", "long")
+    assert "0 to 36500 days" in run("retention", "set", "--outputs-days", "-1")
+    entry = audit.list_entries(db, tenant)[0]
+    assert (entry.action, entry.detail["after"]) == ("retention.set", {"inputs_s": 43_200})
+
+
+def test_a_purge_is_counted_before_it_is_done(db: Database, tenant: str, make_job: MakeJob) -> None:
+    for _ in range(3):
+        (accepted,) = accept(db, [make_job(user_id="ann", payload={"input": {"prompt": "xyzzy"}})])
+        assert isinstance(accepted, Accepted)
+        request_cancel(db, tenant, accepted.job_id)
+    accept(db, [make_job(user_id="ann")])
+    prompt_templates.create(db, tenant, name="", template={"instructions": "xyzzy"}, actor="tests")
+
+    def left() -> bool:
+        with db.begin() as connection:
+            dump = connection.execute(
+                text("SELECT jobs::text FROM jobs UNION ALL SELECT prompt_versions::text FROM prompt_versions")
+            )
+            return "xyzzy" in str(dump.all())
+
+    said = run("retention", "purge", "--user", "ann")
+    assert "would forget 3 jobs, 0 files, 0 batches, 0 prompts: say --yes" in said
+    assert "1 jobs, or their batches, have not ended" in said
+    assert "would forget 0 jobs" in run("retention", "purge", "--before", "2020-01-01")
+    assert left()
+    assert "forgot 3 jobs" in run("retention", "purge", "--user", "ann", "--yes")
+    assert left()
+    assert "forgot 0 jobs, 0 files, 0 batches, 1 prompts" in run("retention", "purge", "--yes")
+    assert not left()
+    entries = [entry for entry in audit.list_entries(db, tenant) if entry.actor == "headrace retention purge"]
+    assert [entry.action for entry in entries] == ["contents.purged", "contents.purging"] * 2
+    digest = Digests([b"d" * 32]).of("name", b"ann")[0]
+    assert (entries[2].detail["jobs"], entries[2].detail["user_digest"]) == (3, digest)
+    assert "ann" not in entries[2].detail.values()

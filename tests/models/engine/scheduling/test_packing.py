@@ -1,0 +1,58 @@
+"""Which inputs an encoder computes next, and which together: everybody's turn comes, and passes hold little padding."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.engine.scheduling.packing import PASS_COST, Claimant, choose, pack
+
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=40)
+
+
+def claimants(lengths: list[list[int]], served: list[int]) -> list[Claimant]:
+    return [Claimant(each, done) for each, done in zip(lengths, served, strict=False)]
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_passes_hold_every_input_once_within_the_budget_and_with_little_padding(
+    lengths: list[int], budget: int
+) -> None:
+    passes = pack(lengths, budget)
+    assert sorted(place for one in passes for place in one) == list(range(len(lengths)))
+    for one in passes:
+        longest = max(lengths[place] for place in one)
+        assert len(one) == 1 or longest * len(one) <= budget
+        assert longest * len(one) - sum(lengths[place] for place in one) <= PASS_COST
+
+
+def test_similar_lengths_share_a_pass() -> None:
+    assert pack([8, 200, 9, 190, 8], budget=4096) == [[1, 3], [2, 0, 4]]
+
+
+@given(
+    st.lists(LENGTHS, min_size=1, max_size=6), st.lists(st.integers(0, 99), min_size=6, max_size=6), st.integers(1, 999)
+)
+def test_what_is_chosen_fits_and_the_oldest_is_served(lengths: list[list[int]], served: list[int], budget: int) -> None:
+    chosen = choose(claimants(lengths, served), budget)
+    tokens = sum(sum(each[:count]) for each, count in zip(lengths, chosen, strict=True))
+    assert all(0 <= count <= len(each) for each, count in zip(lengths, chosen, strict=True))
+    assert chosen[0] >= 1
+    assert tokens <= budget or sum(chosen) == 1
+    if sum(map(sum, lengths)) <= budget:
+        assert chosen == [len(each) for each in lengths]
+
+
+def test_a_short_request_does_not_wait_for_long_ones() -> None:
+    long, other, short = [100] * 50, [100] * 50, [10]
+    waiting = [Claimant(long), Claimant(other, served=5000), Claimant(short)]
+    assert choose(waiting, budget=400) == [2, 1, 1]
+    assert choose(waiting, budget=150) == [1, 0, 1], "who had least goes before who had much"
+
+
+def test_the_better_class_goes_first() -> None:
+    batch, interactive = Claimant([100] * 9, class_rank=2), Claimant([100] * 9, served=900, class_rank=0)
+    assert choose([Claimant([100]), batch, interactive], budget=200) == [1, 0, 1]
+
+
+def test_nobody_waits_and_nothing_is_chosen() -> None:
+    assert choose([], 100) == []
+    assert pack([], 100) == []

@@ -1,0 +1,58 @@
+"""One request alone: when it ends, and what is shown of it."""
+
+import pytest
+
+from models.engine.requests import FinishReason
+from models.runners.fake import EOS
+from tests.models.engine.rig import Late, ask, live
+
+
+def test_the_end_of_the_sequence_ends_it_unless_ignored() -> None:
+    assert live(ask()).add(EOS, now=1.0) is FinishReason.STOP
+    assert live(ask(ignore_eos=True)).add(EOS, now=1.0) is None
+
+
+def test_the_last_token_may_be_the_end_of_the_sequence() -> None:
+    assert live(ask(max_tokens=1)).add(EOS, now=1.0) is FinishReason.STOP
+    assert live(ask(max_tokens=1)).add(ord("a"), now=1.0) is FinishReason.LENGTH
+
+
+def test_the_end_of_the_sequence_is_counted_but_not_shown() -> None:
+    request = live(ask())
+    request.add(ord("a"), now=1.0)
+    reason = request.add(EOS, now=2.0)
+    assert reason is not None
+    request.close(reason)
+    request.take_delta()
+    completion = request.completion(reason, now=3.0)
+    assert (completion.text, completion.token_ids) == ("a", (ord("a"), EOS))
+
+
+@pytest.mark.parametrize(("stop", "reason", "text"), [("bc", "stop", "a"), ("cd", "length", "abc")])
+def test_text_that_comes_last_may_hold_a_stop_string(stop: str, reason: str, text: str) -> None:
+    request = live(ask(max_tokens=3, stop=[stop]), Late())
+    ends = [request.add(ord(letter), now=1.0) for letter in "abc"]
+    assert ends == [None, None, FinishReason.LENGTH]
+    assert request.close(FinishReason.LENGTH) == reason
+    delta = request.take_delta()
+    assert delta is not None
+    assert (delta.seq, delta.text, delta.token_ids) == (1, text, tuple(b"abc"))
+
+
+def test_cancelling_keeps_its_own_reason_whatever_the_last_text_holds() -> None:
+    request = live(ask(stop=["bc"]), Late())
+    for letter in "abc":
+        request.add(ord(letter), now=1.0)
+    assert request.close(FinishReason.CANCELLED) is FinishReason.CANCELLED
+
+
+def test_pending_tokens_go_on_from_the_prompt_into_the_output() -> None:
+    request = live(ask("prompt"))
+    for letter in "out":
+        request.add(ord(letter), now=1.0)
+    request.num_cached = 4
+    assert bytes(request.pending(3)) == b"pto"
+    request.num_cached = 7
+    assert bytes(request.pending(2)) == b"ut"
+    request.num_cached = 8
+    assert (request.is_decoding, bytes(request.pending(1))) == (True, b"t")

@@ -1,0 +1,226 @@
+"""Drafts are made while they pay, and change nothing but the number of steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from models.engine.kv.block_pool import BlockPool
+from models.engine.loop import Engine, EngineConfig
+from models.engine.requests import EngineRequest, EngineStats, FinishReason
+from models.engine.runner import Sampled, StepPlan
+from models.engine.scheduling.scheduler import Scheduler
+from models.engine.speculation.drafts import Luck, Speculation
+from tests.models.engine.rig import (
+    Bytes,
+    Clock,
+    Ticking,
+    Watched,
+    alone,
+    ask,
+    check_answers,
+    live,
+    step,
+    step_until_idle,
+)
+
+
+def engine_of(runner: Watched, *, max_slots: int = 4, step_tokens: int = 64, speculation: bool = True) -> Engine:
+    config = EngineConfig(max_slots, step_tokens, speculation)
+    return Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=Ticking())
+
+
+def requests_of(count: int) -> list[EngineRequest]:
+    """The fake's words are few, so that most letters of a word are to be had from an earlier one."""
+    return [ask(f"prompt {n} the water wheel", max_tokens=90, ignore_eos=n % 2 == 0) for n in range(count)]
+
+
+@dataclass(frozen=True)
+class Pass:
+    num_rows: int
+    num_tokens: int
+    num_drafts: int
+    is_decode: bool
+
+
+@dataclass
+class Noted(Watched):
+    """Notes what each plan was when it ran: a row's output grows afterwards."""
+
+    passes: list[Pass] = field(default_factory=list)
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        num_drafts = sum(len(row.drafts) for row in plan.rows)
+        is_decode = all(row.is_decode for row in plan.rows)
+        self.passes.append(Pass(len(plan.rows), plan.num_tokens, num_drafts, is_decode))
+        return super().run(plan)
+
+
+def run(runner: Watched, requests: list[EngineRequest], **config: Any) -> tuple[int, EngineStats]:
+    """Check the answers, and return the number of steps and the counters."""
+    engine = engine_of(runner, **config)
+    futures = [engine.submit(each) for each in requests]
+    num_steps = step_until_idle(engine)
+    check_answers(requests, futures)
+    assert not runner.breaches
+    return num_steps, engine.stats()
+
+
+@pytest.mark.parametrize("name", [f"prompt {n} the water wheel" for n in range(5)])
+def test_each_accepted_token_saves_a_step(name: str) -> None:
+    request = ask(name, max_tokens=200, ignore_eos=True)
+    slow, without = run(Noted(spare_tokens=16), [request], speculation=False)
+    runner = Noted(spare_tokens=16)
+    fast, stats = run(runner, [request])
+    assert (without.drafted_tokens, without.output_tokens, stats.output_tokens) == (0, 200, 200)
+    assert stats.drafted_tokens == sum(each.num_drafts for each in runner.passes)
+    assert 10 < stats.accepted_tokens < stats.drafted_tokens
+    assert slow - fast == stats.accepted_tokens
+
+
+def test_there_are_as_many_drafts_as_there_is_room() -> None:
+    runner = Noted(spare_tokens=9)
+    run(runner, requests_of(4))
+    assert max(each.num_tokens for each in runner.passes if each.num_drafts) == 9
+
+
+def test_there_are_none_beside_a_prompt_and_none_in_a_large_batch() -> None:
+    runner = Noted(spare_tokens=5, num_blocks=256)
+    run(runner, requests_of(9), max_slots=8)
+    assert any(each.num_drafts for each in runner.passes)
+    for each in runner.passes:
+        assert each.num_drafts <= max(0, 5 - each.num_rows)
+        assert each.num_drafts == 0 or each.is_decode
+
+
+@pytest.mark.parametrize("pause_after", [1, 7, 30])
+def test_a_request_is_handed_back_where_it_asked_for(pause_after: int) -> None:
+    engine = engine_of(Watched(spare_tokens=16))
+    request = ask("prompt 0 the water wheel", max_tokens=90, ignore_eos=True)
+    future = engine.submit(EngineRequest(request.id, request.prompt, request.sampling, pause_after=pause_after))
+    step_until_idle(engine)
+    done = future.result(0)
+    assert (done.finish_reason, len(done.token_ids)) == (FinishReason.HANDED_BACK, pause_after)
+    assert done.token_ids == alone(request).token_ids[:pause_after]
+
+
+def test_logprobs_come_for_each_token() -> None:
+    engine = engine_of(Watched(spare_tokens=16))
+    request = ask("prompt 0 the water wheel", max_tokens=60, ignore_eos=True)
+    sampling = type(request.sampling)(max_tokens=60, ignore_eos=True, logprobs=1)
+    future = engine.submit(EngineRequest(request.id, request.prompt, sampling))
+    assert step_until_idle(engine) <= 60
+    assert [each.top_ids for each in future.result(0).logprobs] == [(t,) for t in future.result(0).token_ids]
+
+
+def test_nobody_is_preempted_for_a_guess() -> None:
+    """The pool holds what the requests need and not one block more."""
+    requests = requests_of(4)
+    needed = sum(-(-(len(each.prompt) + len(alone(each).token_ids)) // 4) for each in requests)
+    runner = Watched(spare_tokens=16, num_blocks=needed + 4)
+    _, stats = run(runner, requests)
+    assert stats.preempted == 0
+    assert stats.accepted_tokens > 0
+
+
+def test_a_step_that_fails_is_run_again_with_its_drafts() -> None:
+    runner = Watched(spare_tokens=16)
+    engine = engine_of(runner)
+    requests = requests_of(2)
+    futures = [engine.submit(each) for each in requests]
+    for _ in range(3):
+        step(engine)
+    for _ in range(3):
+        runner.failures += [RuntimeError("injected")]
+        for _ in range(3):
+            step(engine)
+    step_until_idle(engine)
+    check_answers(requests, futures)
+
+
+def test_a_chance_is_what_became_of_the_drafts_before_and_of_the_last_above_all() -> None:
+    luck = Luck()
+    assert luck.chance == 0.5
+    for _ in range(20):
+        luck.record(4, 4, 0)
+    assert luck.chance > 0.95
+    luck.record(4, 0, 0)
+    after_one = luck.chance
+    for _ in range(20):
+        luck.record(4, 0, 0)
+    assert after_one > 0.8
+    assert luck.chance < 0.2
+
+
+def test_after_failures_a_single_draft_is_tried_less_and_less_often() -> None:
+    luck = Luck()
+    pauses = []
+    for _ in range(8):
+        luck.record(1, 0, 100)
+        pauses.append(luck.resumes_at - 100)
+    assert pauses == [4, 8, 16, 32, 64, 64, 64, 64]
+    for _ in range(9):
+        luck.record(1, 1, 100)
+    assert luck.resumes_at == 104
+
+
+@dataclass
+class Timed(Noted):
+    """Takes ``base_s`` for a pass and ``each_s`` for each token in it, by a clock of its own."""
+
+    clock: Clock = field(default_factory=lambda: Clock(0.0))
+    base_s: float = 0.01
+    each_s: float = 0.0
+
+    def run(self, plan: StepPlan) -> list[Sampled]:
+        self.clock.now += self.base_s + self.each_s * plan.num_tokens
+        return super().run(plan)
+
+
+def timed(each_s: float, prompts: Sequence[str], *, speculation: bool) -> tuple[float, EngineStats, Timed]:
+    """Return the seconds for 120 tokens of each, the counters and the runner."""
+    runner = Timed(spare_tokens=16, num_blocks=1024, each_s=each_s)
+    config = EngineConfig(8, 64, speculation)
+    engine = Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=runner.clock)
+    requests = [ask(prompt, max_tokens=120, ignore_eos=True) for prompt in prompts]
+    futures = [engine.submit(each) for each in requests]
+    step_until_idle(engine)
+    check_answers(requests, futures)
+    return runner.clock.now, engine.stats(), runner
+
+
+QUESTIONS = [f"prompt {n} the water wheel" for n in range(8)]
+
+
+@pytest.mark.parametrize("each_s", [0.0, 0.0001, 0.003, 0.01, 0.1])
+@pytest.mark.parametrize("num_requests", [1, 4, 8])
+def test_guessing_never_costs_much_time_whatever_a_token_more_costs(each_s: float, num_requests: int) -> None:
+    slow_s, _, _ = timed(each_s, QUESTIONS[:num_requests], speculation=False)
+    fast_s, _, _ = timed(each_s, QUESTIONS[:num_requests], speculation=True)
+    assert fast_s <= 1.03 * slow_s
+
+
+def test_the_dearer_a_token_the_fewer_are_guessed_and_the_more_of_them_hold() -> None:
+    drafted, right = [], []
+    for each_s in (0.0001, 0.002, 0.02):
+        _, stats, _ = timed(each_s, QUESTIONS[:2], speculation=True)
+        drafted.append(stats.drafted_tokens)
+        right.append(stats.accepted_tokens / stats.drafted_tokens)
+    assert drafted == sorted(drafted, reverse=True)
+    assert drafted[0] > 2 * drafted[2]
+    assert right == sorted(right)
+
+
+def test_what_is_kept_ends_with_the_request() -> None:
+    speculation = Speculation(8)
+    scheduler = Scheduler(BlockPool(64, 4), max_slots=2, step_tokens=32, speculation=speculation)
+    request = live(ask("abcabcabc"))
+    scheduler.add(request)
+    plan = scheduler.plan() or StepPlan(())
+    scheduler.record(plan)
+    request.take(Sampled(request.id, ord("a")), 0.0)
+    [row] = (scheduler.plan() or StepPlan(())).rows
+    assert bytes(row.drafts) == b"bca"
+    scheduler.remove(request)
+    assert not speculation._guessed

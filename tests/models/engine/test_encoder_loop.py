@@ -1,0 +1,211 @@
+"""The encoder's loop: every request gets an outcome and its own vectors, whatever is computed with it."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+
+import pytest
+
+from models.engine.encoder_loop import EncodeConfig, EncodeEngine
+from models.engine.requests import (
+    Encoded,
+    EncodeRequest,
+    EncodeRow,
+    EngineError,
+    EngineStopped,
+    FinishReason,
+    NumericalError,
+    OutOfMemory,
+    RequestInvalid,
+    RequestTooLong,
+    StepFailed,
+)
+from models.engine.runner import RunnerBroken
+from models.runners.fake_encoder import FakeEncoder, fake_vector
+from tests.models.engine.rig import WAIT_S, Clock
+
+BAD = (13,)
+Fault = Callable[[Sequence[EncodeRow]], None]
+
+
+class Gate:
+    """Holds the encoder inside its first pass until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, _rows: Sequence[EncodeRow]) -> None:
+        self.entered.set()
+        assert self.opened.wait(WAIT_S)
+
+
+class Start:
+    """Starts engines whose threads are gone when the test ends."""
+
+    def __init__(self) -> None:
+        self.engines: list[EncodeEngine] = []
+
+    def __call__(self, fault: Fault | None = None, *, encoder: FakeEncoder | None = None) -> EncodeEngine:
+        config = EncodeConfig(max_slots=8, step_tokens=64)
+        self.engines.append(EncodeEngine(encoder or FakeEncoder(fault=fault), config))
+        self.engines[-1].start()
+        return self.engines[-1]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started = Start()
+    yield started
+    for engine in started.engines:
+        engine.stop(WAIT_S)
+        assert not engine._thread.is_alive()
+
+
+def ask(name: str, *inputs: tuple[int, ...], **changes: object) -> EncodeRequest:
+    return EncodeRequest(name, inputs or ((1, 2, 3),), **changes)  # type: ignore[arg-type]
+
+
+def raising(error: Exception) -> Fault:
+    def fault(rows: Sequence[EncodeRow]) -> None:
+        if any(row.tokens == BAD for row in rows):
+            raise error
+
+    return fault
+
+
+def failure(future: Future[Encoded]) -> EngineError:
+    error = future.exception(WAIT_S)
+    assert isinstance(error, EngineError)
+    return error
+
+
+def test_each_request_gets_its_own_vectors_in_its_inputs_order(start: Start) -> None:
+    engine = start()
+    asked = [
+        ask(f"r{n}", *[tuple(range(1, 2 + (n * 7 + m) % 50)) for m in range(n * 5 + 1)], dimensions=n or None)
+        for n in range(8)
+    ]
+    futures = [engine.submit(one) for one in asked]
+    for one, future in zip(asked, futures, strict=True):
+        got = future.result(WAIT_S)
+        assert got.finish_reason is FinishReason.STOP
+        assert got.vectors == tuple(fake_vector(tokens, one.dimensions) for tokens in one.inputs)
+        assert got.num_tokens == one.num_tokens
+    stats = engine.stats()
+    assert (stats.completed, stats.failed, stats.running + stats.waiting) == (8, 0, 0)
+    assert stats.prompt_tokens == sum(one.num_tokens for one in asked)
+    assert stats.peak_batch > 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"), [(RuntimeError("broken"), StepFailed), (MemoryError("full"), OutOfMemory)]
+)
+def test_a_pass_that_raises_fails_the_culprit_alone(
+    start: Start, raised: Exception, expected: type[EngineError]
+) -> None:
+    gate = Gate()
+    fault = raising(raised)
+
+    def both(rows: Sequence[EncodeRow]) -> None:
+        gate(rows)
+        fault(rows)
+
+    engine = start(both)
+    first = engine.submit(ask("first"))
+    assert gate.entered.wait(WAIT_S)
+    good = [engine.submit(ask(f"good{n}", (n, n), (n,))) for n in range(5)]
+    bad = engine.submit(ask("bad", (1,), BAD, (2,)))
+    gate.opened.set()
+    error = failure(bad)
+    assert type(error) is expected
+    assert error.retryable
+    assert error.__cause__ is raised
+    assert [one.result(WAIT_S).finish_reason for one in [first, *good]] == [FinishReason.STOP] * 6
+
+
+def test_numbers_that_are_not_finite_fail_their_request_alone(start: Start) -> None:
+    class Nan(FakeEncoder):
+        def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
+            vectors = super().run(rows)
+            return [None if row.tokens == BAD else one for row, one in zip(rows, vectors, strict=True)]
+
+    engine = start(encoder=Nan())
+    good, bad = engine.submit(ask("good")), engine.submit(ask("bad", (1,), BAD))
+    assert isinstance(failure(bad), NumericalError)
+    assert good.result(WAIT_S).vectors == (fake_vector((1, 2, 3)),)
+
+
+@pytest.mark.parametrize("reason", [FinishReason.CANCELLED, FinishReason.HANDED_BACK])
+def test_a_request_that_is_ended_stops_before_the_next_step(start: Start, reason: FinishReason) -> None:
+    gate = Gate()
+    engine = start(gate)
+    future = engine.submit(ask("long", *[(1,) * 60] * 50))
+    assert gate.entered.wait(WAIT_S)
+    assert engine.cancel("long", reason)
+    assert engine.cancel("long", FinishReason.HANDED_BACK), "the first reason stays"
+    gate.opened.set()
+    ended = future.result(WAIT_S)
+    assert (ended.finish_reason, ended.vectors, ended.num_tokens) == (reason, (), 60)
+    assert not engine.cancel("long")
+
+
+def test_a_late_request_ends_without_its_vectors() -> None:
+    clock = Clock(100.0)
+    engine = EncodeEngine(FakeEncoder(), EncodeConfig(), clock=clock)
+    late, early = engine.submit(ask("late", deadline=99.0)), engine.submit(ask("early", deadline=101.0))
+    engine.start()
+    assert late.result(WAIT_S).finish_reason is FinishReason.DEADLINE
+    assert early.result(WAIT_S).finish_reason is FinishReason.STOP
+    engine.stop(WAIT_S)
+
+
+def test_a_broken_device_ends_the_engine_and_everybody_is_told(start: Start) -> None:
+    told: list[BaseException] = []
+    engine = start(raising(RunnerBroken("gone")))
+    engine.on_failed = told.append
+    errors = [failure(engine.submit(ask("bad", BAD)))]
+    engine._thread.join(WAIT_S)
+    with pytest.raises(EngineStopped):
+        engine.submit(ask("next"))
+    assert [(type(error), error.progress is not None) for error in errors] == [(EngineStopped, True)]
+    assert isinstance(told[0], RunnerBroken)
+    assert not engine.is_healthy(60)
+
+
+def test_a_stop_tells_those_who_wait_even_if_a_pass_hangs(start: Start) -> None:
+    gate = Gate()
+    engine = start(gate)
+    hanging = engine.submit(ask("hanging"))
+    assert gate.entered.wait(WAIT_S)
+    assert not engine.is_healthy(0.0)
+    engine.stop(0.01)
+    assert isinstance(failure(hanging), EngineStopped)
+    gate.opened.set()
+
+
+def test_room_is_slots_and_what_waits_already(start: Start) -> None:
+    gate, made_room = Gate(), threading.Event()
+    engine = start(gate)
+    engine.on_credit = made_room.set
+    assert engine.can_admit(10_000, 0), "when nothing waits, whatever it is"
+    engine.submit(ask("first"))
+    assert gate.entered.wait(WAIT_S)
+    assert engine.can_admit(40, 0, count=4)
+    assert not engine.can_admit(40, 0, count=5), "two steps' tokens wait at most"
+    assert not engine.can_admit(1, 0, count=8), "eight slots, one taken"
+    gate.opened.set()
+    assert made_room.wait(WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (EncodeRequest("none", ()), RequestInvalid),
+        (EncodeRequest("empty", ((1,), ())), RequestInvalid),
+        (EncodeRequest("long", ((1,) * 9000,)), RequestTooLong),
+    ],
+)
+def test_what_can_never_be_computed_is_refused(start: Start, request_: EncodeRequest, error: type[EngineError]) -> None:
+    with pytest.raises(error):
+        start().submit(request_)

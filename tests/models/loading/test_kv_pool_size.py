@@ -1,0 +1,77 @@
+"""The KV pool's size: a number, or what the free memory allows."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.families.geometry import Geometry, read_geometry
+from models.families.model_folder import read_json
+from models.loading import kv_pool_size
+from models.loading.kv_pool_size import HEADROOM, num_blocks, token_bytes
+from models.loading.load import load_runner
+from models.loading.torch_load import runner_for
+from store.errors import ModelLoadError
+from store.settings import Settings
+from tests.models.driving import request, run_all
+from tests.models.loading.test_load import version
+from tests.models.tiny import build, save
+
+CPU = torch.device("cpu")
+AUTO = Settings(device="cpu", dtype="float32", kv_pool_tokens="auto", max_slots=4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(build("llama"), tmp_path)
+
+
+def blocks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, free: int | None, settings: Settings = AUTO
+) -> tuple[int, Geometry]:
+    monkeypatch.setattr(kv_pool_size, "free_bytes", lambda: free)
+    config = read_geometry(folder, read_json(folder / "config.json"))
+    return num_blocks(folder, config, settings, torch.float32, CPU), config
+
+
+def weight_bytes(folder: Path) -> int:
+    return 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_half_of_what_the_weights_and_the_headroom_leave(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read_geometry(folder, read_json(folder / "config.json"))
+    block = AUTO.kv_block_tokens * token_bytes(config, torch.float32)
+    free = weight_bytes(folder) + HEADROOM + 2 * 5 * block
+    assert blocks(folder, monkeypatch, free=free)[0] == 5
+    assert blocks(folder, monkeypatch, free=free - 1)[0] == 4
+    with pytest.raises(ModelLoadError, match="too little for weights and KV cache"):
+        blocks(folder, monkeypatch, free=weight_bytes(folder) + HEADROOM + block)
+
+
+def test_no_more_than_every_slot_can_fill(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, config = blocks(folder, monkeypatch, free=1 << 50)
+    assert found == -(-config.context_window // AUTO.kv_block_tokens) * AUTO.max_slots
+
+
+def test_a_number_is_a_number_whatever_is_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = AUTO.model_copy(update={"kv_pool_tokens": 1024})
+    assert blocks(folder, monkeypatch, free=None, settings=settings)[0] == 64
+    with pytest.raises(ModelLoadError, match="not known here"):
+        blocks(folder, monkeypatch, free=None)
+
+
+def test_keys_and_values_are_counted_as_wide_as_they_are_stored(folder: Path) -> None:
+    config = read_geometry(folder, read_json(folder / "config.json"))
+    width = config.num_layers * 2 * config.num_kv_heads * config.head_dim
+    widths = [token_bytes(config, dtype) // width for dtype in (torch.float32, torch.bfloat16, torch.int8)]
+    assert widths == [4, 2, 2]
+
+
+def test_a_model_loads_with_the_pool_that_this_machine_allows(folder: Path) -> None:
+    runner = runner_for(folder, AUTO)
+    assert runner.num_blocks > 16
+    assert len(run_all(runner, [request([5, 6, 7])])["r"]) == 24
+
+
+def test_the_fakes_pool_needs_no_memory_to_speak_of(tmp_path: Path) -> None:
+    assert load_runner(version(tmp_path, "", runner="fake"), AUTO).num_blocks == 16_384 // AUTO.kv_block_tokens

@@ -1,0 +1,114 @@
+"""The batched attention against one that looks at every pair of tokens."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from models.engine.requests import EngineRequest, SamplingParams
+from models.engine.runner import Row, StepPlan
+from models.tensors.attention import PLAIN, Scores, attend
+from models.tensors.batch import BatchBuilder
+from models.tensors.kv_cache import KvCache
+
+CPU = torch.device("cpu")
+HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 8, 4
+
+
+def cache() -> KvCache:
+    return KvCache(
+        num_layers=1, num_blocks=200, block_tokens=BLOCK, num_kv_heads=KV_HEADS, head_dim=DIM,
+        dtype=torch.float32, device=CPU,
+    )  # fmt: skip
+
+
+def slow(qkv: torch.Tensor, span: int | None, scores: Scores) -> torch.Tensor:
+    """(tokens, heads + 2 * kv_heads, dim) of one request's whole text to (tokens, heads * dim)."""
+    num_tokens = qkv.shape[0]
+    found = torch.zeros(num_tokens, HEADS, DIM)
+    for at in range(num_tokens):
+        first = 0 if span is None else max(0, at - span + 1)
+        for head in range(HEADS):
+            shared = head // (HEADS // KV_HEADS)
+            keys = qkv[first : at + 1, HEADS + shared]
+            values = qkv[first : at + 1, HEADS + KV_HEADS + shared]
+            products = keys @ qkv[at, head] * (scores.scale or 1 / math.sqrt(DIM))
+            if scores.softcap:
+                products = scores.softcap * torch.tanh(products / scores.softcap)
+            found[at, head] = products.softmax(0) @ values
+    return found.view(num_tokens, -1)
+
+
+@pytest.mark.parametrize(
+    ("span", "scores"),
+    [
+        (None, PLAIN),
+        (1, PLAIN),
+        (5, PLAIN),
+        (1000, PLAIN),
+        (None, Scores(scale=0.2)),
+        (5, Scores(softcap=1.5)),
+        (None, Scores(scale=1.0, softcap=2.0)),
+    ],
+)
+def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, scores: Scores) -> None:
+    """Requests of 1 to 60 tokens enter in chunks of random sizes, with blocks in random order."""
+    draw = random.Random(6)
+    lengths = [1, 2, 60, 41, 40, 39, 17, 8, 4, 3, 25, 33]
+    texts = [
+        torch.randn(length, HEADS + 2 * KV_HEADS, DIM, generator=torch.Generator().manual_seed(length))
+        for length in lengths
+    ]
+    free = draw.sample(range(200), 200)
+    blocks = [[free.pop() for _ in range(-(-length // BLOCK))] for length in lengths]
+    params = SamplingParams(max_tokens=1)
+    requests = [EngineRequest(str(n), tuple(range(length)), params) for n, length in enumerate(lengths)]
+    builder = BatchBuilder(block_tokens=BLOCK, spans=[span], device=CPU)
+    store, done = cache(), [0] * len(lengths)
+    found = [torch.empty(length, HEADS * DIM) for length in lengths]
+    while any(count < length for count, length in zip(done, lengths, strict=True)):
+        rows = []
+        for n, each in enumerate(requests):
+            size = min(draw.choice([0, 1, 1, 1, 2, 7, 20]), lengths[n] - done[n])
+            if size:
+                rows.append(Row(each, each.prompt[done[n] : done[n] + size], done[n], blocks[n], [], sample=False))
+        if not rows:
+            continue
+        batch = builder.build(StepPlan(tuple(rows)))
+        assert sorted(batch.ends)[-1] + 1 == sum(len(each.tokens) for each in rows)
+        parts = [texts[int(row.request.id)][row.start : row.start + len(row.tokens)] for row in batch.rows]
+        result = attend(torch.cat(parts), HEADS, batch, store, 0, span, scores)
+        for row, end in zip(batch.rows, batch.ends, strict=True):
+            n, size = int(row.request.id), len(row.tokens)
+            found[n][row.start : row.start + size] = result[end + 1 - size : end + 1]
+            done[n] += size
+    for text, mine in zip(texts, found, strict=True):
+        assert torch.allclose(mine, slow(text, span, scores), atol=1e-5)
+
+
+def test_rows_of_very_different_context_are_not_padded_to_the_longest() -> None:
+    params = SamplingParams(max_tokens=1)
+    starts = [399, 390, 200, 60, 50, 12, 3, 0]
+    rows = [
+        Row(EngineRequest(str(n), (1,), params), [1], start, list(range(100)), [], sample=True)
+        for n, start in enumerate(starts)
+    ]
+    groups = BatchBuilder(block_tokens=BLOCK, spans=[None], device=CPU).build(StepPlan(tuple(rows))).groups
+    padded = sum(len(group.blocks) for group in groups)
+    needed = sum(start // BLOCK + 1 for start in starts)
+    assert padded < 1.3 * needed
+    assert groups[0].first == 0
+    assert groups[-1].last == len(rows)
+
+
+def test_an_idle_cache_is_zero_and_clear_wipes_only_its_blocks() -> None:
+    store = cache()
+    slots = torch.arange(3 * BLOCK)
+    store.write(0, slots, torch.full((3 * BLOCK, 2 * KV_HEADS, DIM), math.nan))
+    store.clear(torch.tensor([0, 2]))
+    keys, values = store.gather(0, torch.arange(4), 4)
+    for part in (keys, values):
+        assert part.shape == (4, KV_HEADS, BLOCK, DIM)
+        assert part[[0, 2, 3]].count_nonzero() == 0
+        assert part[1].isnan().all()

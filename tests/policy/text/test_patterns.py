@@ -1,0 +1,56 @@
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policy.recognisers.catalogue import RECOGNISERS
+from policy.text.patterns import BadPattern, compiled, form
+
+PATTERNS = [r"\bab{2,3}(?:c|de)*f\b", r"(?i:x[a-c]{0,4}) ?y+", r"a.?b|abc?d", r"(?:ab?){1,3}[^\d\s]z"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS + [one.pattern for one in RECOGNISERS[:6]])
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_every_beginning_of_a_match_is_open_and_nothing_more(pattern: str, data: st.DataObject) -> None:
+    """Against the obvious way: the standard library's matcher, asked for every possible end."""
+    shape = form(pattern)
+    opening = compiled(rf"(?:{shape.opening})\z")
+    matched = data.draw(
+        st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True).filter(lambda text: len(text) < 60)
+    )
+    before = data.draw(st.sampled_from(["", "\n", "\n\n"]))
+    for cut in range(len(matched) + 1):
+        text = before + matched[:cut]
+        assert opening.search(text).start() <= len(before)
+
+
+def test_what_can_be_no_beginning_is_not_open() -> None:
+    shape = form("foo(?:bar){1,2}")
+    opening = compiled(rf"(?:{shape.opening})\z")
+    opens = {text: len(text) - opening.search(text).start() for text in ("fo", "xfoob", "foobarx", "foobar", "foob f")}
+    assert opens == {"fo": 2, "xfoob": 4, "foobarx": 0, "foobar": 6, "foob f": 1}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(?=a)b", "look-ahead"),
+        (r"(a)\1", "back-reference"),
+        ("(a", "not a regular expression"),
+        ("a{1,1001}", "RE2 refuses"),
+        ("^a", "cannot be used: a stream has no end"),
+        ("a$", r"use \b"),
+        ("(?m:a)", "only i and s"),
+        ("(a|" * 300 + "b" + ")" * 300, "nested too deeply"),
+    ],
+)
+def test_a_pattern_that_cannot_be_used_is_refused_with_the_reason(pattern: str, said: str) -> None:
+    with pytest.raises(BadPattern, match=re.escape(said)):
+        form(pattern)
+
+
+@pytest.mark.parametrize(("pattern", "longest"), [("a{2,4}(?:bc|d)?", 6), ("a+", None), (r"\bx\b", 1), ("", 0)])
+def test_the_longest_match_is_known(pattern: str, longest: int | None) -> None:
+    assert form(pattern).longest == longest

@@ -1,0 +1,74 @@
+"""A key has only so many streams and waits open at once, of whatever kind, and gets its places back."""
+
+import threading
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import httpx2
+import pytest
+
+from store.db.database import Database
+from store.jobs.jobs import list_jobs
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, streaming, submit
+from tests.producer_api.serving import serving
+
+RESPONSE = {"model": "tiny", "input": "hi"}
+ASKING: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("GET", "/v1/jobs/{job}/events", None),
+    ("GET", "/v1/jobs/{job}?wait=1", None),
+    ("GET", "/v1/responses/{response}?stream=true", None),
+    ("POST", "/v1/chat/completions", CHAT),
+    ("POST", "/v1/completions", {"model": "tiny", "prompt": "x", "stream": True}),
+    ("POST", "/v1/responses", RESPONSE),
+    ("POST", "/v1/responses", RESPONSE | {"background": True, "stream": True}),
+    ("POST", "/v1/embeddings", {"model": "tiny", "input": "x"}),
+]
+
+
+@pytest.mark.parametrize("whose", ["key_concurrent_streams", "tenant_concurrent_streams"])
+def test_streams_and_waits_are_bounded(
+    settings: Settings, model: ModelVersion, db: Database, tenant: str, key: str, other_key: str, whose: str
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(settings.model_copy(update={whose: 3})))
+
+        def client(of: str) -> httpx2.Client:
+            headers = {"Authorization": f"Bearer {of}"}
+            return stack.enter_context(httpx2.Client(base_url=server.url, headers=headers, timeout=30))
+
+        api, stranger = client(key), client(other_key)
+        job_id = submit(api)
+        response_id = api.post("/v1/responses", json=RESPONSE | {"background": True}).json()["id"]
+        num_before = num_jobs(db)
+        with ExitStack() as streams:
+            is_open = [streams.enter_context(streaming(api, job_id)) for _ in range(3)]
+            assert [stream.next().name for stream in is_open] == ["job.queued"] * 3
+            for method, target, body in ASKING:
+                refused = api.request(method, target.format(job=job_id, response=response_id), json=body)
+                assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded"), target
+                assert refused.headers["Retry-After"] == "1"
+            assert num_jobs(db) == num_before
+            # What asks for no place gets its answer.
+            assert api.get(f"/v1/jobs/{job_id}").status_code == 200
+            preferring = api.post("/v1/jobs", json=PROMPT, headers={"Prefer": "wait=30"})
+            assert (preferring.status_code, preferring.headers.get("Preference-Applied")) == (202, None)
+            with streaming(stranger, submit(stranger)) as other:
+                other.next()
+        deadline = time.monotonic() + 20
+        while api.get(f"/v1/jobs/{job_id}?wait=0.1").status_code == 429 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # Waits give their places back as well, and so do requests that were refused.
+        waits = [threading.Thread(target=api.get, args=(f"/v1/jobs/{job_id}?wait=0.2",)) for _ in range(3)]
+        for _ in range(3):
+            assert api.get(f"/v1/jobs/{job_id}?wait=0.05").status_code == 200
+            assert api.get("/v1/jobs/job_none/events").status_code == 404
+        for thread in waits:
+            thread.start()
+        for thread in waits:
+            thread.join()
+        assert api.get(f"/v1/jobs/{job_id}?wait=0.05").status_code == 200
+        assert not server.runtime.streams._open, "nobody is left"
+        assert len(list_jobs(db, tenant)) == num_before + 1

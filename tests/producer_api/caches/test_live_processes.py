@@ -1,0 +1,139 @@
+"""What a submission says when no worker serves its model version, and how long a request the workers can hold."""
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from producer_api.caches.live_processes import CONFIRM_S, Presence
+from store.db import presence
+from store.db.database import Database
+from store.db.presence import GONE_AFTER_S
+from store.errors import Unavailable
+from store.jobs import jobs
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from tests.processes import wait_for
+from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
+from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
+from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer, serving
+
+QUEUE = "tiny@1"
+WARNING = "no worker serves tiny@1; the job waits until one starts"
+RESPONSE = {"model": "tiny", "input": "hello", "max_output_tokens": 8}
+STREAMED = {"stream": True}
+FACES = {
+    "native": ("/v1/jobs", PROMPT),
+    "chat": ("/v1/chat/completions", CHAT),
+    "chat, streamed": ("/v1/chat/completions", CHAT | STREAMED),
+    "completion": ("/v1/completions", {"model": "tiny", "prompt": "hello"}),
+    "response": ("/v1/responses", RESPONSE),
+    "response, streamed": ("/v1/responses", RESPONSE | STREAMED),
+    "response in the background": ("/v1/responses", RESPONSE | {"background": True}),
+}
+
+
+def test_a_submission_without_a_worker_says_so_on_every_face(
+    api: httpx2.Client, server: ApiServer, db: Database, worker: ScriptedWorker, subtests: pytest.Subtests
+) -> None:
+    with worker.serve(lambda _: ("hi",)):
+        for face, (path, body) in FACES.items():
+            with subtests.test(face):
+                answer = api.post(path, json=body)
+                assert (answer.is_success, answer.headers.get("headrace-warning")) == (True, WARNING)
+        presence.beat_worker(db, "w1", QUEUE, None)
+        wait_for(lambda: not server.runtime.presence.is_unserved(QUEUE), "the worker is known")
+        for face, (path, body) in FACES.items():
+            with subtests.test(f"{face}, served"):
+                answer = api.post(path, json=body)
+                assert (answer.is_success, answer.headers.get("headrace-warning")) == (True, None)
+
+
+def test_an_answer_that_does_not_come_in_time_says_why(settings: Settings, model: ModelVersion, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    with serving(settings.model_copy(update={"sync_timeout_s": 0.1})) as server:
+        answer = httpx2.post(f"{server.url}/v1/chat/completions", json=CHAT, headers=headers)
+    assert (error_of(answer)["code"], answer.headers["headrace-warning"]) == ("sync_timeout", WARNING)
+
+
+@pytest.fixture
+def strict(settings: Settings, model: ModelVersion, key: str) -> Iterator[httpx2.Client]:
+    with (
+        serving(settings.model_copy(update={"require_worker": True})) as server,
+        httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=30) as client,
+    ):
+        yield client
+
+
+def test_by_a_setting_it_is_refused_before_anything_is_stored(
+    strict: httpx2.Client, db: Database, subtests: pytest.Subtests
+) -> None:
+    for face, (path, body) in FACES.items():
+        with subtests.test(face):
+            refused = strict.post(path, json=body)
+            assert (refused.status_code, error_of(refused)["code"]) == (503, "no_worker")
+            assert (QUEUE in error_of(refused)["message"], refused.headers["retry-after"]) == (True, "10")
+    assert num_jobs(db) == 0
+    presence.beat_worker(db, "w1", QUEUE, None)
+    once = {"Idempotency-Key": "once"}
+    wait_for(lambda: strict.post("/v1/jobs", json=PROMPT, headers=once).status_code == 202, "it is taken")
+    presence.leave_worker(db, "w1")
+    wait_for(lambda: strict.post("/v1/jobs", json=PROMPT).status_code == 503, "it is refused again")
+    assert strict.post("/v1/jobs", json=PROMPT, headers=once).status_code == 202, "that one was accepted before"
+
+
+def test_what_was_heard_long_ago_of_workers_is_not_believed(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Postgres does not answer nobody is refused for a worker that may have started since."""
+    now = 100.0
+    heard = Presence(db, clock=lambda: now)
+    assert heard.is_unserved("tiny@1")
+
+    def away(_: Database) -> None:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(presence, "read_serving", away)
+    now += CONFIRM_S + GONE_AFTER_S
+    assert heard.serving("tiny@1") is None
+    assert not heard.is_unserved("tiny@1")
+
+
+def test_a_queue_shows_its_workers_and_what_they_run(
+    api: httpx2.Client, db: Database, worker: ScriptedWorker, make_client: MakeClient, other_key: str
+) -> None:
+    running = api.post("/v1/jobs", json=PROMPT).json()["id"]
+    api.post("/v1/jobs", json=PROMPT).raise_for_status()
+    worker.claim(running)
+    presence.beat_worker(db, "w1", QUEUE, None)
+    presence.beat_worker(db, "w2", QUEUE, 64)
+    (mine,) = (queue for queue in api.get("/v1/queues").json()["data"] if queue["name"] == QUEUE)
+    assert (mine["workers"], mine["running"], mine["share"]) == (2, 1, "all")
+
+
+def prompt(max_tokens: int | None = None) -> dict[str, object]:
+    return PROMPT | {"sampling": {} if max_tokens is None else {"max_tokens": max_tokens}}
+
+
+def test_a_request_is_as_long_as_the_largest_worker_can_hold(
+    api: httpx2.Client, server: ApiServer, db: Database, tenant: str
+) -> None:
+    def capacity_is(tokens: int) -> bool:
+        found = server.runtime.presence.serving(QUEUE)
+        return found is not None and found.capacity == tokens
+
+    # "hello" is 5 tokens to the fake model. Nobody knows of a worker: the model's window counts.
+    assert api.post("/v1/jobs", json=prompt(CONTEXT_WINDOW - 5)).status_code == 202
+    presence.beat_worker(db, "small", QUEUE, 64)
+    wait_for(lambda: capacity_is(64), "the small worker is known")
+    assert api.post("/v1/jobs", json=prompt(59)).status_code == 202
+    for body in (prompt(60), PROMPT | {"input": {"prompt": "x" * 64}}):
+        refused = api.post("/v1/jobs", json=body)
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
+        assert "64 tokens" in error_of(refused)["message"]
+        assert "(the model's own is 512, but its workers hold no more)" in error_of(refused)["message"]
+    assert api.post("/v1/completions", json={"model": "tiny", "prompt": "x" * 64}).status_code == 400
+    job = jobs.get(db, tenant, api.post("/v1/jobs", json=PROMPT).json()["id"])
+    assert job.payload["sampling"]["max_tokens"] == 59, "what is left of it"
+    presence.beat_worker(db, "large", QUEUE, 256)
+    wait_for(lambda: capacity_is(256), "the large worker is known")
+    assert api.post("/v1/jobs", json=prompt(251)).status_code == 202

@@ -1,0 +1,309 @@
+"""The audit log over the API: every route that changes something for others leaves a row, and its owner can read it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+import structlog
+from openai import OpenAI
+from sqlalchemy import text
+
+from producer_api.access.refusal_log import LOG_AGAIN_AFTER_S, Refusals
+from store.audit import audit
+from store.audit.hash_chain import Problem, Verifier
+from store.db.database import Database
+from store.ids import new_id
+from store.tenants import api_keys
+from tests.producer_api.calling import bury, error_of, submit
+from tests.producer_api.conftest import MakeClient
+from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer
+
+LOGS = "/v1/organization/audit_logs"
+# Never to be in a row: a prompt, an answer, and whatever was given as one.
+SECRET = "xyzzy-do-not-tell"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever changes things, with every scope."""
+
+    api: httpx2.Client
+    db: Database
+    worker: ScriptedWorker
+
+    def made(self, path: str, body: dict[str, Any]) -> str:
+        """Make something and return its id."""
+        response = self.api.post(path, json=body)
+        assert response.is_success, response.text
+        return str(response.json()["id"])
+
+    def uploaded(self) -> str:
+        form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", SECRET.encode())}}
+        return str(self.api.post("/v1/files", **form).json()["id"])  # type: ignore[arg-type]
+
+    def endpoint(self) -> str:
+        return self.made(HOOKS, {"url": f"https://hooks.example.com/{SECRET}/{new_id('x')}"})
+
+    def gone_endpoint(self) -> str:
+        """An endpoint that answered 410."""
+        endpoint_id = self.endpoint()
+        with self.db.begin() as connection:
+            disable = text("UPDATE webhook_endpoints SET disabled_at = now() WHERE id = :id")
+            connection.execute(disable, {"id": endpoint_id})
+        return endpoint_id
+
+    def delivery(self) -> str:
+        return str(self.api.post(f"{HOOKS}/{self.endpoint()}/test").json()["id"])
+
+    def ended(self) -> str:
+        job_id = submit(self.api)
+        self.worker.succeed(self.worker.claim(job_id))
+        return job_id
+
+    def answered(self) -> str:
+        with self.worker.serve(lambda _: [SECRET]):
+            return self.made("/v1/responses", {"model": "tiny", "input": SECRET})
+
+
+HOOKS = "/v1/webhook_endpoints"
+KEYS = "/v1/organization/api_keys"
+KEY = {"name": "ci", "scopes": ["jobs:read"]}
+TEMPLATE = {"instructions": f"Say {SECRET}."}
+RULES = {"rules": [{"id": "r", "kinds": ["email"], "action": "redact", "stage": "input"}]}
+
+# What each is to leave behind, and a call that does it.
+Call = Callable[[Caller], httpx2.Response]
+AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
+    ("post", KEYS): ("api_key.created", lambda c: c.api.post(KEYS, json=KEY)),
+    ("patch", KEYS + "/{key_id}"): (
+        "api_key.updated",
+        lambda c: c.api.patch(f"{KEYS}/{c.made(KEYS, KEY)}", json={"scopes": ["jobs:write"]}),
+    ),
+    ("post", KEYS + "/{key_id}/rotate"): (
+        "api_key.rotated",
+        lambda c: c.api.post(f"{KEYS}/{c.made(KEYS, KEY)}/rotate"),
+    ),
+    ("delete", KEYS + "/{key_id}"): ("api_key.revoked", lambda c: c.api.delete(f"{KEYS}/{c.made(KEYS, KEY)}")),
+    ("put", "/v1/organization/limits"): (
+        "limits.set",
+        lambda c: c.api.put("/v1/organization/limits", json={"concurrent_jobs": 1000}),
+    ),
+    ("put", KEYS + "/{key_id}/limits"): (
+        "limits.set",
+        lambda c: c.api.put(f"{KEYS}/{c.made(KEYS, KEY)}/limits", json={"concurrent_jobs": 1000}),
+    ),
+    ("put", "/v1/organization/retention"): (
+        "retention.set",
+        lambda c: c.api.put("/v1/organization/retention", json={"outputs_days": 1}),
+    ),
+    ("delete", "/v1/jobs/{job_id}"): ("job.purged", lambda c: c.api.delete(f"/v1/jobs/{c.ended()}")),
+    ("delete", "/v1/files/{file_id}"): ("file.deleted", lambda c: c.api.delete(f"/v1/files/{c.uploaded()}")),
+    ("delete", "/v1/responses/{response_id}"): (
+        "response.deleted",
+        lambda c: c.api.delete(f"/v1/responses/{c.answered()}"),
+    ),
+    ("post", "/v1/dead_letters/replay"): (
+        "dead_letter.replayed",
+        lambda c: [bury(c.db, submit(c.api)), c.api.post("/v1/dead_letters/replay", json={})][1],  # type: ignore[return-value]
+    ),
+    ("post", "/v1/dead_letters/{job_id}/replay"): (
+        "dead_letter.replayed",
+        lambda c: c.api.post(f"/v1/dead_letters/{bury(c.db, submit(c.api))}/replay"),
+    ),
+    ("post", "/v1/prompts"): ("prompt.created", lambda c: c.api.post("/v1/prompts", json=TEMPLATE)),
+    ("post", "/v1/prompts/{prompt_id}/versions"): (
+        "prompt.version_added",
+        lambda c: c.api.post(f"/v1/prompts/{c.made('/v1/prompts', TEMPLATE)}/versions", json=TEMPLATE),
+    ),
+    ("put", "/v1/policies"): ("policy.put", lambda c: c.api.put("/v1/policies", json={"document": RULES})),
+    ("post", "/v1/queues/{name}/pause"): ("queue.paused", lambda c: c.api.post("/v1/queues/tiny@1/pause")),
+    ("post", "/v1/queues/{name}/resume"): ("queue.resumed", lambda c: c.api.post("/v1/queues/tiny@1/resume")),
+    ("post", HOOKS): (
+        "webhook_endpoint.created",
+        lambda c: c.api.post(HOOKS, json={"url": f"https://hooks.example.com/{SECRET}"}),
+    ),
+    ("patch", HOOKS + "/{endpoint_id}"): (
+        "webhook_endpoint.updated",
+        lambda c: c.api.patch(f"{HOOKS}/{c.endpoint()}", json={"url": f"https://hooks.example.com/{SECRET}/2"}),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/rotate_secret"): (
+        "webhook_endpoint.secret_rotated",
+        lambda c: c.api.post(f"{HOOKS}/{c.endpoint()}/rotate_secret"),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/test"): (
+        "webhook_endpoint.tested",
+        lambda c: c.api.post(f"{HOOKS}/{c.endpoint()}/test"),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/enable"): (
+        "webhook_endpoint.enabled",
+        lambda c: c.api.post(f"{HOOKS}/{c.gone_endpoint()}/enable"),
+    ),
+    ("post", HOOKS + "/{endpoint_id}/recover"): (
+        "webhook_endpoint.recovered",
+        lambda c: c.api.post(f"{HOOKS}/{c.endpoint()}/recover", json={"since": 0}),
+    ),
+    ("post", "/v1/webhook_deliveries/{delivery_id}/redeliver"): (
+        "webhook_delivery.redelivered",
+        lambda c: c.api.post(f"/v1/webhook_deliveries/{c.delivery()}/redeliver"),
+    ),
+    ("post", "/v1/webhook_secret/rotate"): (
+        "webhook_secret.rotated",
+        lambda c: c.api.post("/v1/webhook_secret/rotate"),
+    ),
+    ("delete", HOOKS + "/{endpoint_id}"): (
+        "webhook_endpoint.deleted",
+        lambda c: c.api.delete(f"{HOOKS}/{c.endpoint()}"),
+    ),
+}
+
+_JOBS = "makes or ends a job, whose own row and timeline say so"
+# What changes nothing for others, and why that is so.
+OWN_WORK = {
+    ("post", "/v1/jobs"): _JOBS,
+    ("post", "/v1/jobs/{job_id}/cancel"): _JOBS,
+    ("post", "/v1/chat/completions"): _JOBS,
+    ("post", "/v1/completions"): _JOBS,
+    ("post", "/v1/embeddings"): _JOBS,
+    ("post", "/v1/responses"): _JOBS,
+    ("post", "/v1/responses/{response_id}/cancel"): _JOBS,
+    ("post", "/v1/batches"): "many jobs, and the batch's own row says who asked for them",
+    ("post", "/v1/batches/{batch_id}/cancel"): "ends jobs; the batch's own row says when",
+    ("post", "/v1/files"): "adds a file, which changes no other; what is removed is on record",
+    ("post", "/v1/moderations"): "stores nothing",
+    ("post", "/v1/responses/input_tokens"): "stores nothing",
+}
+
+
+@pytest.fixture
+def caller(make_client: MakeClient, db: Database, tenant: str, worker: ScriptedWorker) -> Caller:
+    return Caller(make_client(api_keys.create_key(db, tenant, "boss", api_keys.SCOPES, actor="tests")), db, worker)
+
+
+def test_every_route_that_changes_something_is_on_one_of_the_lists(server: ApiServer) -> None:
+    routes = {(method, path) for path, methods in server.app.openapi()["paths"].items() for method in methods}
+    assert set(AUDITED).isdisjoint(OWN_WORK)
+    assert {route for route in routes if route[0] not in ("get", "head")} == {*AUDITED, *OWN_WORK}
+
+
+def test_each_leaves_a_row_in_a_good_chain_that_tells_no_secret(
+    caller: Caller, db: Database, tenant: str, subtests: pytest.Subtests
+) -> None:
+    boss = api_keys.authenticate(db, caller.api.headers["authorization"].removeprefix("Bearer ")).key_id
+    for (method, path), (action, call) in AUDITED.items():
+        with subtests.test(f"{method} {path}"):
+            response = call(caller)
+            assert response.is_success, response.text
+            entry = audit.list_entries(db, tenant)[0]
+            assert (entry.action, entry.actor) == (action, boss)
+            assert (entry.request_id, entry.address) == (response.headers["x-request-id"], "127.0.0.1")
+    with db.begin() as connection:
+        stored = str(connection.execute(text("SELECT audit_log::text FROM audit_log")).all())
+        told = text("SELECT secret FROM webhook_endpoints UNION SELECT secret FROM webhook_secrets")
+        secrets = connection.execute(told).scalars().all()
+    assert secrets
+    for secret in (SECRET, *secrets, caller.api.headers["authorization"].rpartition("_")[2]):
+        assert secret not in stored
+    exported = caller.api.get(f"{LOGS}/export")
+    assert exported.headers["content-type"] == "application/x-ndjson"
+    verifier = Verifier()
+    rows = [orjson.loads(line) for line in exported.content.splitlines()]
+    assert [finding for row in rows for finding in verifier.feed(row)] + list(verifier.end()) == []
+    assert {row["tenant_id"] for row in rows} == {tenant}
+    assert len(rows) > len(AUDITED)
+    forged = Verifier()
+    (finding,) = forged.feed(rows[0] | {"actor": "x"}) or forged.feed(rows[1])
+    assert (finding.problem, finding.id) == (Problem.CHANGED, rows[0]["id"])
+
+
+def test_what_was_refused_leaves_no_row(caller: Caller, make_client: MakeClient, db: Database, tenant: str) -> None:
+    reader = make_client(api_keys.create_key(db, tenant, "reader", ["audit:read"], actor="tests"))
+    before = audit.list_entries(db, tenant)
+    with structlog.testing.capture_logs() as told:
+        for _ in range(3):
+            assert reader.post("/v1/queues/tiny@1/pause").status_code == 403
+            assert make_client(f"hr_a_{SECRET}").post("/v1/queues/tiny@1/pause").status_code == 401
+        assert caller.api.post("/v1/queues/nobody@1/pause").status_code == 404
+    assert audit.list_entries(db, tenant) == before
+    lines = {line["code"]: line for line in told if line["event"] == "access_refused"}
+    scope, key = lines["insufficient_scope"], lines["invalid_api_key"]
+    assert (scope["route"], scope["method"], scope["address"]) == ("/v1/queues/{name}/pause", "POST", "127.0.0.1")
+    assert scope["key_id"].startswith("key_")
+    assert (key["route"], key["key_id"], key["address"]) == (None, None, "127.0.0.1")
+    assert SECRET not in str(told)
+
+
+def test_a_flood_of_refusals_is_a_line_a_second_that_says_how_many_it_stands_for() -> None:
+    now = 10.0
+    refusals = Refusals(clock=lambda: now)
+    scope = {"method": "GET", "state": {}, "client": ("::1", 1)}
+    with structlog.testing.capture_logs() as told:
+        for _ in range(5):
+            refusals.note("invalid_api_key", scope)
+        refusals.note("not_found", scope)
+        now += LOG_AGAIN_AFTER_S
+        refusals.note("invalid_api_key", scope)
+    assert [line["num_unsaid"] for line in told] == [0, 4]
+
+
+def test_the_official_client_pages_and_filters(
+    server: ApiServer, caller: Caller, db: Database, tenant: str, other_key: str
+) -> None:
+    key = caller.api.headers["authorization"].removeprefix("Bearer ")
+    for _ in range(3):
+        caller.api.post("/v1/queues/tiny@1/pause")
+        caller.api.post("/v1/queues/tiny@1/resume")
+    with OpenAI(base_url=f"{server.url}/v1", api_key=key, admin_api_key=key, max_retries=0) as client:
+        logs = client.admin.organization.audit_logs
+        everything = list(logs.list(limit=2))
+        assert [event.type for event in everything] == [*["queue.resumed", "queue.paused"] * 3, *MADE]
+        newest, oldest = everything[0], everything[-1]
+        assert newest.actor is not None
+        assert newest.actor.api_key is not None
+        boss = newest.actor.api_key.id
+        assert (newest.actor.type, boss) == ("api_key", api_keys.authenticate(db, key).key_id)
+        assert oldest.actor is not None
+        assert oldest.actor.session is not None
+        assert (oldest.actor.type, oldest.actor.session.user and oldest.actor.session.user.id) == ("session", "system")
+        made = next(event for event in everything if event.type == "api_key.created")
+        assert made.api_key_created is not None
+        assert made.api_key_created.id == boss
+        assert made.api_key_created.data is not None
+        assert set(made.api_key_created.data.scopes or ()) == api_keys.SCOPES
+
+        def ids(**asked: Any) -> list[str]:
+            return [event.id for event in logs.list(**asked)]
+
+        all_ids = [event.id for event in everything]
+        assert ids(event_types=["queue.paused", "tenant.created"]) == [
+            event.id for event in everything if event.type in ("queue.paused", "tenant.created")
+        ]
+        assert ids(actor_ids=[boss]) == all_ids[:6]
+        assert ids(resource_ids=["tiny@1"], event_types=["queue.resumed"]) == all_ids[:6:2]
+        assert ids(effective_at={"gte": oldest.effective_at, "lte": newest.effective_at}) == all_ids
+        assert ids(effective_at={"gt": newest.effective_at}) == ids(effective_at={"lt": oldest.effective_at}) == []
+        page = logs.list(before=all_ids[5], limit=2)
+        assert ([event.id for event in page.data], page.has_more) == (all_ids[3:5], True)
+    stranger = OpenAI(base_url=f"{server.url}/v1", api_key="x", admin_api_key=other_key, max_retries=0)
+    with stranger:
+        theirs = [event.id for event in stranger.admin.organization.audit_logs.list()]
+    assert theirs
+    assert set(theirs).isdisjoint(all_ids)
+
+
+# The newest first: the tenant, its key and the boss's.
+MADE = ["api_key.created", "tenant.created"]
+
+
+def test_a_question_that_makes_no_sense_is_refused(caller: Caller) -> None:
+    for query, param in (
+        ("after=7", "after"),
+        ("before=audit_x", "before"),
+        ("limit=0", "limit"),
+        ("effective_at[gt]=-1", "effective_at[gt]"),
+    ):
+        response = caller.api.get(f"{LOGS}?{query}")
+        assert (response.status_code, error_of(response)["param"]) == (400, param)

@@ -1,0 +1,83 @@
+"""Lists are read apart from what submissions and polls use, for a bounded time, and count as requests."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from store.db.database import Database
+from store.jobs import jobs
+from store.registry.models import ModelVersion
+from store.settings import Settings
+from tests.producer_api.calling import PROMPT, error_of, submit
+from tests.producer_api.serving import serving
+
+LISTS = (
+    "/v1/jobs",
+    "/v1/batches",
+    "/v1/files",
+    "/v1/dead_letters",
+    "/v1/webhook_deliveries",
+    "/v1/prompts",
+    "/v1/organization/audit_logs",
+)
+
+
+def client(url: str, key: str) -> httpx2.Client:
+    return httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+
+@pytest.mark.usefixtures("model")
+def test_lists_that_take_long_are_given_up_and_hold_up_nothing_else(
+    settings: Settings, key: str, other_key: str, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_jobs = jobs.list_jobs
+
+    def list_slowly(db: Database, tenant_id: str, **filters: object) -> object:
+        if tenant_id == tenant:
+            with db.autocommit(tenant_id=tenant_id) as connection:
+                connection.execute(text("SELECT pg_sleep(60)"))
+        return list_jobs(db, tenant_id, **filters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jobs, "list_jobs", list_slowly)
+    with (
+        serving(settings.model_copy(update={"list_timeout_s": 1.0})) as server,
+        client(server.url, key) as api,
+        client(server.url, other_key) as other,
+        ThreadPoolExecutor(30) as pool,
+    ):
+        began = time.monotonic()
+        slow = [pool.submit(api.get, "/v1/jobs") for _ in range(30)]
+        time.sleep(0.3)
+        job_id = submit(api)
+        assert other.get("/v1/jobs").json()["data"] == []
+        assert api.get(f"/v1/jobs/{job_id}").status_code == 200
+        assert not any(each.done() for each in slow), "all that came before the first was given up"
+        answers = [each.result() for each in slow]
+        took_s = time.monotonic() - began
+    assert {(answer.status_code, error_of(answer)["code"]) for answer in answers} == {(503, "list_timeout")}
+    said = [error_of(answer)["message"] for answer in answers]
+    assert any("was not read within 1 s" in each and "`created_after`" in each for each in said)
+    assert any("one list at a time" in each for each in said)
+    assert answers[0].headers["retry-after"] == "1"
+    assert took_s < 30, "they do not wait for one another to the end"
+
+
+def test_a_list_counts_as_a_request(settings: Settings, key: str, model: ModelVersion) -> None:
+    with (
+        serving(settings.model_copy(update={"requests_per_minute": len(LISTS)})) as server,
+        client(server.url, key) as api,
+    ):
+        left = []
+        for path in LISTS:
+            answer = api.get(path)
+            assert answer.status_code == 200, answer.text
+            left.append(int(answer.headers["x-ratelimit-remaining-requests"]))
+        assert left == sorted(left, reverse=True)
+        refused = api.get("/v1/jobs")
+        assert (refused.status_code, error_of(refused)["code"]) == (429, "rate_limit_exceeded")
+        assert api.post("/v1/jobs", json=PROMPT | {"model": model.model}).status_code == 429
+        # A poll is bounded by what it waits for.
+        assert api.get("/v1/jobs/job_0").status_code == 404

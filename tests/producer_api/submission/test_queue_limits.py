@@ -1,0 +1,88 @@
+"""How old a count of what is queued may be, which decides whether there is room for one more job."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from producer_api.submission import queue_limits
+from producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, Room
+from store.db.database import Database
+from store.ids import new_id
+from store.jobs import jobs
+from store.jobs.jobs import Accepted, NewJob
+from store.payloads.job_payload import ServiceClass
+from store.scheduling import backlog
+from store.scheduling.backlog import Backlog
+from store.settings import Settings
+
+
+@pytest.fixture
+def num_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each time that what is queued was counted."""
+    counts: list[int] = []
+
+    def counted(db: Database) -> Backlog:
+        counts.append(1)
+        return backlog.read_backlog(db)
+
+    monkeypatch.setattr(queue_limits, "backlog", type("Counted", (), {"read_backlog": staticmethod(counted)}))
+    return counts
+
+
+@pytest.fixture
+def enter(settings: Settings, db: Database, tenant: str) -> Callable[[int, Sequence[float]], list[bool]]:
+    """Let one job after the other in, at these times, where so many may be queued; return which were let in."""
+
+    def enter(most: int, times: Sequence[float]) -> list[bool]:
+        clock = [0.0]
+        one = Room(settings.model_copy(update={"max_queued_jobs": most}), db, clock=lambda: clock[0])
+        outcomes = []
+        for at in times:
+            clock[0] = at
+            (outcome,) = one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
+            outcomes.append(isinstance(outcome, Accepted))
+        return outcomes
+
+    return enter
+
+
+def _job(tenant_id: str) -> NewJob:
+    return NewJob(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        task="generate",
+        model="tiny",
+        model_version=1,
+        queue="tiny@1",
+        service_class=ServiceClass.STANDARD,
+        priority=5,
+        payload={},
+        input_tokens=1,
+        cost_tokens=10,
+        metadata={},
+        webhook=None,
+        max_attempts=1,
+        deadline_s=60,
+        idempotency=None,
+        announce=False,
+    )
+
+
+def test_far_from_full_nobody_waits_for_a_count(
+    enter: Callable[[int, Sequence[float]], list[bool]], num_counts: list[int]
+) -> None:
+    assert enter(1000, [0, 1, 2, 0.9 * KEEP_FAR_S]) == [True] * 4
+    assert len(num_counts) == 1
+    assert enter(1000, [0, 1, 1.1 * KEEP_FAR_S]) == [True] * 3
+    assert len(num_counts) == 1 + 2
+
+
+def test_a_sixteenth_of_the_bound_is_far_from_it_and_no_more(
+    enter: Callable[[int, Sequence[float]], list[bool]], num_counts: list[int]
+) -> None:
+    assert enter(32, [0, 0.1, 2 * KEEP_S, 4 * KEEP_S]) == [True] * 4
+    assert len(num_counts) == 1 + 2, "the first two are a sixteenth"
+
+
+def test_the_bound_is_kept_whatever_the_age(enter: Callable[[int, Sequence[float]], list[bool]]) -> None:
+    assert enter(3, [0, 0, 2 * KEEP_S, 4 * KEEP_S, 6 * KEEP_S]) == [True] * 3 + [False] * 2

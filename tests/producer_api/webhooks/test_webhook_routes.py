@@ -1,0 +1,214 @@
+"""Endpoints, secrets and deliveries over HTTP. Sending them is tested with the sender."""
+
+from datetime import UTC, datetime
+
+import httpx2
+import pytest
+
+from store.db.database import Database
+from store.webhooks.outbox import Tried, delivered, failed, take_due
+from tests.producer_api.calling import error_of, submit
+from tests.producer_api.conftest import MakeClient
+
+URL = "https://hooks.example.com/headrace"
+HOOKS = "/v1/webhook_endpoints"
+DELIVERIES = "/v1/webhook_deliveries"
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+def ended(api: httpx2.Client, **fields: object) -> str:
+    job_id = submit(api, **fields)
+    api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+    return job_id
+
+
+def test_an_endpoint_shows_its_secret_once(api: httpx2.Client) -> None:
+    created = api.post(HOOKS, json={"url": URL, "events": ["job.succeeded", "job.failed"]})
+    assert created.status_code == 201
+    assert created.headers["cache-control"] == "no-store"
+    endpoint = created.json()
+    assert endpoint["secret"].startswith("whsec_")
+    assert endpoint["events"] == ["job.failed", "job.succeeded"]
+    shown = endpoint | {"secret": None}
+    assert api.get(HOOKS).json()["data"] == [shown]
+    assert api.get(f"{HOOKS}/{endpoint['id']}").json() == shown
+    rotated = api.post(f"{HOOKS}/{endpoint['id']}/rotate_secret", json={"overlap_s": 60})
+    assert rotated.headers["cache-control"] == "no-store"
+    assert rotated.json()["secret"] not in (None, endpoint["secret"])
+    assert rotated.json()["old_secret_expires_at"] is not None
+    again = api.post(f"{HOOKS}/{endpoint['id']}/rotate_secret")
+    assert (again.status_code, error_of(again)["code"]) == (409, "rotation_in_progress")
+    assert "overlap_s" in error_of(again)["message"]
+
+
+def test_an_endpoint_is_changed_and_removed(api: httpx2.Client) -> None:
+    endpoint = api.post(HOOKS, json={"url": URL}).json()
+    path = f"{HOOKS}/{endpoint['id']}"
+    changed = api.patch(path, json={"events": ["batch.failed"]}).json()
+    assert (changed["url"], changed["events"], changed["secret"]) == (URL, ["batch.failed"], None)
+    assert api.patch(path, json={"url": f"{URL}/2"}).json()["url"] == f"{URL}/2"
+    assert api.delete(path).json() == {"id": endpoint["id"], "object": "webhook_endpoint", "deleted": True}
+    assert api.get(HOOKS).json()["data"] == []
+    assert api.delete(path).status_code == 404
+
+
+def test_a_url_is_an_endpoint_once(api: httpx2.Client) -> None:
+    other = api.post(HOOKS, json={"url": f"{URL}/2"}).json()["id"]
+    api.post(HOOKS, json={"url": URL})
+    for again in (api.post(HOOKS, json={"url": URL}), api.patch(f"{HOOKS}/{other}", json={"url": URL})):
+        assert (again.status_code, error_of(again)["param"]) == (409, "url")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "url"),
+        ({"url": ""}, "url"),
+        ({"url": "http://hooks.example.com/"}, "url"),
+        ({"url": "https://localhost/"}, "url"),
+        ({"url": "https://[::1]/"}, "url"),
+        ({"url": "https://192.168.1.1/"}, "url"),
+        ({"url": URL, "events": []}, "events"),
+        ({"url": URL, "events": ["job.exploded"]}, "events"),
+        ({"url": URL, "secret": "mine"}, "secret"),
+    ],
+)
+def test_a_bad_endpoint_is_refused(api: httpx2.Client, body: dict[str, object], param: str) -> None:
+    response = api.post(HOOKS, json=body)
+    assert (response.status_code, error_of(response)["param"]) == (400, param)
+    assert api.get(HOOKS).json()["data"] == []
+    if "job.exploded" in str(body):
+        assert "job.succeeded" in error_of(response)["message"]
+    if body:
+        endpoint = api.post(HOOKS, json={"url": URL}).json()
+        path = f"{HOOKS}/{endpoint['id']}"
+        refused = api.patch(path, json=body)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+        assert api.get(path).json() == endpoint | {"secret": None}
+
+
+def test_a_job_names_the_events_that_its_own_url_is_told(api: httpx2.Client) -> None:
+    wanted = {"url": URL, "events": ["job.cancelled"]}
+    for webhook, num in ((wanted, 1), ({"url": URL, "events": ["job.failed"]}, 0), ({"url": URL}, 1)):
+        job_id = ended(api, webhook=webhook)
+        assert len(api.get(DELIVERIES, params={"job_id": job_id}).json()["data"]) == num
+    for events in (["batch.failed"], [], ["*"]):
+        body = {"model": "tiny", "input": {"prompt": "x"}, "webhook": {"url": URL, "events": events}}
+        refused = api.post("/v1/jobs", json=body)
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "webhook.events")
+    assert "job.succeeded" in error_of(refused)["message"]
+
+
+def test_deliveries_are_listed_by_page_and_filter(api: httpx2.Client) -> None:
+    endpoint = api.post(HOOKS, json={"url": URL}).json()["id"]
+    own = ended(api, webhook={"url": "https://hooks.example.com/own"})
+    ended(api)
+    everything = api.get(DELIVERIES).json()
+    assert (len(everything["data"]), everything["has_more"]) == (3, False)
+    page = api.get(DELIVERIES, params={"limit": 2}).json()
+    rest = api.get(DELIVERIES, params={"limit": 2, "after": page["last_id"]}).json()
+    assert (page["has_more"], rest["has_more"]) == (True, False)
+    assert page["data"] + rest["data"] == everything["data"]
+    deliveries = api.get(DELIVERIES, params={"job_id": own}).json()["data"]
+    assert {delivery["url"] for delivery in deliveries} == {URL, "https://hooks.example.com/own"}
+    assert {(delivery["type"], delivery["status"]) for delivery in deliveries} == {("job.cancelled", "pending")}
+    assert all(delivery["id"].startswith("evt_") for delivery in deliveries)
+    for only, num in (
+        ({"endpoint_id": endpoint}, 2),
+        ({"endpoint_id": endpoint, "job_id": own}, 1),
+        ({"status": "delivered"}, 0),
+        ({"type": "job.cancelled", "status": "pending"}, 3),
+    ):
+        assert len(api.get(DELIVERIES, params=only).json()["data"]) == num, only
+    for bad in ("status=gone", "type=job.exploded", "after=evt_x", "limit=0"):
+        refused = api.get(f"{DELIVERIES}?{bad}")
+        assert (refused.status_code, error_of(refused)["param"]) == (400, bad.partition("=")[0])
+
+
+def test_a_delivery_shows_its_tries_and_is_sent_again(api: httpx2.Client, db: Database) -> None:
+    job_id = ended(api, webhook={"url": URL})
+    for status, error in ((500, "answered 500"), (200, None)):
+        (delivery,) = take_due(db, 1, 0)
+        tried = Tried(NOW, 1500, status, error)
+        if error:
+            failed(db, delivery, tried, retry_in_s=0, patience_s=1)
+        else:
+            delivered(db, delivery, tried)
+    path = f"{DELIVERIES}/{delivery.id}"
+    shown = api.get(path).json()
+    assert (shown["job_id"], shown["status"], shown["attempts"]) == (job_id, "delivered", 2)
+    common = {"at": NOW.timestamp(), "duration_ms": 1500}
+    assert shown["tries"] == [
+        {"attempt": 1, "status": 500, "error": "answered 500", **common},
+        {"attempt": 2, "status": 200, "error": None, **common},
+    ]
+    again = api.post(f"{path}/redeliver")
+    assert (again.status_code, again.json()["status"], again.json()["attempts"]) == (202, "pending", 2)
+    assert [one.id for one in take_due(db, 1, 0)] == [delivery.id]
+
+
+def test_an_endpoint_that_is_gone_is_enabled_tested_and_told_what_it_missed(api: httpx2.Client, db: Database) -> None:
+    endpoint = api.post(HOOKS, json={"url": URL}).json()["id"]
+    path = f"{HOOKS}/{endpoint}"
+    first = ended(api)
+    (delivery,) = take_due(db, 1, 60)
+    failed(db, delivery, Tried(NOW, 5, 410, "answered 410"), retry_in_s=None, patience_s=60)
+    missed = ended(api)
+    shown = api.get(path).json()
+    assert (shown["disabled_reason"], shown["disabled_at"] is None) == ("gone", False)
+    for post in (f"{path}/test", f"{path}/recover", f"{DELIVERIES}/{delivery.id}/redeliver"):
+        refused = api.post(post, json={"since": 0} if post.endswith("recover") else None)
+        assert (refused.status_code, error_of(refused)["code"]) == (409, "endpoint_disabled")
+        assert f"{path}/enable" in error_of(refused)["message"]
+    enabled = api.post(f"{path}/enable").json()
+    assert (enabled["disabled_reason"], enabled["disabled_at"], enabled["failing_since"]) == (None, None, None)
+    tested = api.post(f"{path}/test")
+    assert (tested.status_code, tested.json()["type"]) == (202, "webhook.test")
+    assert tested.json()["about_endpoint_id"] == endpoint
+    recovered = api.post(f"{path}/recover", json={"since": 0, "limit": 1})
+    assert recovered.status_code == 202
+    assert recovered.json() == {
+        "object": "webhook_endpoint.recovery",
+        "endpoint_id": endpoint,
+        "queued": 1,
+        "has_more": True,
+    }
+    assert api.post(f"{path}/recover", json={"since": 0}).json()["queued"] == 1
+    assert api.post(f"{path}/recover", json={"since": 0}).json()["queued"] == 0
+    assert {one.subject_id for one in take_due(db, 10, 60)} == {first, missed, endpoint}
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "since"),
+        ({"since": -1}, "since"),
+        ({"since": "yesterday"}, "since"),
+        ({"since": 100, "until": 100}, None),
+        ({"since": 0, "limit": 1001}, "limit"),
+        ({"since": 0, "limit": True}, "limit"),
+        ({"since": 0, "all": True}, "all"),
+    ],
+)
+def test_a_bad_recovery_is_refused(api: httpx2.Client, body: dict[str, object], param: str | None) -> None:
+    endpoint = api.post(HOOKS, json={"url": URL}).json()["id"]
+    refused = api.post(f"{HOOKS}/{endpoint}/recover", json=body)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, param)
+
+
+def test_the_secret_for_a_jobs_own_url_stays_the_same_until_it_is_rotated(
+    api: httpx2.Client, make_client: MakeClient, other_key: str
+) -> None:
+    first, second = (api.get("/v1/webhook_secret") for _ in range(2))
+    assert first.json() == second.json()
+    assert first.json()["secret"].startswith("whsec_")
+    assert first.headers["cache-control"] == "no-store"
+    theirs = make_client(other_key).get("/v1/webhook_secret").json()
+    rotated = api.post("/v1/webhook_secret/rotate", json={"overlap_s": 3600})
+    assert rotated.headers["cache-control"] == "no-store"
+    assert rotated.json() == api.get("/v1/webhook_secret").json()
+    assert rotated.json()["secret"] != first.json()["secret"]
+    assert rotated.json()["old_secret_expires_at"] is not None
+    assert make_client(other_key).get("/v1/webhook_secret").json() == theirs
+    for overlap_s in (-1, 10**9, "a day", False):
+        assert api.post("/v1/webhook_secret/rotate", json={"overlap_s": overlap_s}).status_code == 400

@@ -1,0 +1,198 @@
+"""The audit log in Postgres: chained by whoever writes, unchangeable, and what is done to it anyway is named."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from store.audit import audit, export
+from store.audit.hash_chain import Finding, Head, Problem, Verifier, row_hash
+from store.db.database import Database
+from store.errors import InvalidRequest
+from store.ids import new_id
+from store.settings import Settings, child_environment
+from tests.store.making import Query
+
+OFF = "ALTER TABLE audit_log DISABLE TRIGGER USER"
+ON = "ALTER TABLE audit_log ENABLE TRIGGER USER, ENABLE ALWAYS TRIGGER headrace_audit_append_only"
+
+
+def write(db: Database, tenant_id: str | None, *, times: int = 1, **more: Any) -> None:
+    for _ in range(times):
+        with db.begin() as connection:
+            audit.record(connection, tenant_id, "key_1", "queue.paused", "tiny@1", {"n": 1, "ä": "€\n\x7f"}, **more)
+
+
+def verify(db: Database, *heads: Head) -> list[Finding]:
+    verifier = Verifier(heads)
+    found = [one for tenant in export.chains(db) for row in export.rows(db, tenant) for one in verifier.feed(row)]
+    return [*found, *verifier.end()]
+
+
+def test_every_row_is_chained_and_what_was_before_and_after_is_a_hash(db: Database, tenant: str) -> None:
+    secret = {"secret": new_id("whsec")}
+    write(db, tenant, before=secret, after=[1.5], request_id="req_1", address="::1")
+    write(db, None)
+    assert verify(db) == []
+    rows = {who: list(export.rows(db, who)) for who in (tenant, None)}
+    assert [row["seq"] for row in rows[tenant]] == [1, 2], "the tenant's making is the first"
+    assert [row["seq"] for row in rows[None]] == [1]
+    newest = rows[tenant][-1]
+    assert (newest["request_id"], newest["address"]) == ("req_1", "::1")
+    assert newest["before_hash"] == audit.hash_of(secret)
+    assert secret["secret"] not in str(rows)
+    assert {head.chain: (head.seq, head.hash) for head in export.heads(db)} == {
+        tenant: (2, newest["hash"]),
+        "system": (1, rows[None][0]["hash"]),
+    }
+
+
+def test_who_inserts_chooses_neither_place_nor_time(db: Database, tenant: str, query: Query) -> None:
+    """As an older release does, which knows nothing of chains, or somebody who knows too much."""
+    query(
+        "INSERT INTO audit_log (id, tenant_id, actor, action, resource, at, seq, prev_hash, hash) "
+        "SELECT 1, :tenant, 'a', 'b', 'c', '2001-01-01', 1, 'x', 'y' FROM generate_series(1, 3)",
+        tenant=tenant,
+    )
+    assert verify(db) == []
+    rows = list(export.rows(db, tenant))
+    assert [row["seq"] for row in rows] == [1, 2, 3, 4]
+    assert sorted(row["id"] for row in rows) == [row["id"] for row in rows]
+    assert "2001" not in str(rows)
+
+
+@pytest.mark.parametrize("number", [1.5, 10**15])
+def test_a_number_that_others_read_otherwise_is_refused(db: Database, tenant: str, number: float) -> None:
+    with pytest.raises(InvalidRequest), db.begin() as connection:
+        audit.record(connection, tenant, "a", "b", "c", {"n": [number]})
+    assert len(audit.list_entries(db, tenant)) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE audit_log SET actor = 'x' WHERE id = 0", "DELETE FROM audit_log WHERE id = 0", "TRUNCATE audit_log"],
+)
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_nobody_changes_or_removes_a_row(db: Database, tenant: str, statement: str, role: str) -> None:
+    """These are the owner's, who is a superuser here; replica: a session in which ordinary triggers do not run."""
+    with db.begin() as connection:
+        connection.execute(text(f"SET LOCAL session_replication_role = {role}"))
+        with pytest.raises(ProgrammingError, match="append-only"):
+            connection.execute(text(statement))
+        connection.rollback()
+    assert len(audit.list_entries(db, tenant)) == 1
+
+
+def test_what_was_done_with_the_triggers_off_is_named(
+    db: Database, tenant: str, query: Query, subtests: pytest.Subtests
+) -> None:
+    write(db, tenant, times=5)
+    write(db, None)
+    assert export.missing_guards(db) == []
+    heads = export.heads(db)
+    rows = list(export.rows(db, tenant))
+    anew = row_hash(rows[2] | {"actor": "nobody"})
+    for statement, problem, seq in (
+        ("UPDATE audit_log SET detail = '{}' WHERE id = :third", Problem.CHANGED, 3),
+        ("UPDATE audit_log SET at = 'infinity' WHERE id = :third", Problem.CHANGED, 3),
+        ("UPDATE audit_log SET detail = '{\"n\": 1e30}' WHERE id = :third", Problem.CHANGED, 3),
+        (f"UPDATE audit_log SET actor = 'nobody', hash = '{anew}' WHERE id = :third", Problem.REPLACED, 3),
+        ("DELETE FROM audit_log WHERE id = :third", Problem.MISSING, 3),
+        ("DELETE FROM audit_log WHERE id > :third AND tenant_id IS NOT NULL", Problem.CUT, 4),
+        ("DELETE FROM audit_log WHERE tenant_id IS NULL", Problem.CUT, 1),
+        (
+            "ALTER TABLE audit_log ALTER seq DROP NOT NULL; UPDATE audit_log SET seq = NULL WHERE id = :third",
+            Problem.CHANGED,
+            0,
+        ),
+        (
+            "ALTER TABLE audit_log DROP CONSTRAINT uq_audit_log_tenant_id_seq;"
+            "INSERT INTO audit_log (tenant_id, actor, action, resource, seq, prev_hash, hash) "
+            "SELECT tenant_id, actor, action, resource, seq, prev_hash, hash FROM audit_log WHERE id = :third",
+            Problem.CHANGED,
+            3,
+        ),
+    ):
+        with subtests.test(statement), db.begin() as connection:
+            connection.execute(text(OFF))
+            for part in statement.split(";"):
+                connection.execute(text(part), {"third": rows[2]["id"]} if ":third" in part else {})
+            # Of this transaction alone, which is rolled back.
+            inside = _Held(connection)
+            assert (problem, seq) in [(one.problem, one.seq) for one in verify(inside, *heads)]  # type: ignore[arg-type]
+            assert len(export.missing_guards(inside)) == 2  # type: ignore[arg-type]
+            connection.rollback()
+    assert verify(db, *heads) == []
+
+
+class _Held:
+    """A database all of whose statements run in one open transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def autocommit(self, **_: object) -> "_Held":
+        return self
+
+    def __enter__(self) -> Any:
+        return self._connection
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+WRITER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from store.audit.audit import record
+from store.db.database import Database
+
+db = Database(sys.argv[1], pool_size=5, application_name="tests")
+
+def write(number):
+    with db.begin() as connection:
+        for turn in range(2):
+            record(connection, sys.argv[2], f"writer-{number}", "queue.paused", "tiny@1", {"turn": turn})
+        if number % 5 == 4:
+            connection.rollback()
+
+with ThreadPoolExecutor(5) as pool:
+    list(pool.map(write, range(25)))
+db.close()
+"""
+
+
+def test_many_writers_in_many_processes_make_one_chain(db: Database, settings: Settings, tenant: str) -> None:
+    barrier = Barrier(5)
+
+    def here(number: int) -> None:
+        barrier.wait(30)
+        write(db, tenant, times=10)
+        write(db, None, times=2)
+
+    argv = [sys.executable, "-c", WRITER, settings.database_url, tenant]
+    with ExitStack() as stack:
+        started = [stack.enter_context(subprocess.Popen(argv, env=child_environment({}))) for _ in range(3)]
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(here, range(5)))
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert verify(db) == []
+    # Those that were rolled back left no gap.
+    assert {head.chain: head.seq for head in export.heads(db)} == {tenant: 1 + 3 * 20 * 2 + 50, "system": 10}
+    rows = list(export.rows(db, tenant))
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows), "the order is that of the commits"
+
+
+def test_a_chain_longer_than_a_page_is_read_whole(
+    db: Database, tenant: str, query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(db, tenant, times=7)
+    monkeypatch.setattr(export, "PAGE_ROWS", 2)
+    assert [row["seq"] for row in export.rows(db, tenant)] == [*range(1, 9)]

@@ -1,0 +1,150 @@
+"""TLS to Postgres and Redis: what is refused before anything is opened, and that the drivers verify whom they reach."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from kombu.connection import Connection
+from kombu.exceptions import OperationalError
+from sqlalchemy import make_url, text
+
+from store.db.database import Database
+from store.db.roles import API
+from store.db.tls import check_transport
+from store.errors import SettingsError, Unavailable
+from store.redis.celery_queue import celery_app
+from store.redis.connection import broker_url, connect, connect_async, ping
+from store.settings import Settings
+from tests.roles import role_url
+from tests.tls import Authority, TlsFront
+
+LOCAL = {"database_url": "postgresql://a@/x?host=/run", "redis_url": "unix:///run/v.sock"}
+
+
+@dataclass(frozen=True)
+class Secured:
+    """Addresses of both services behind TLS, of one who trusts the right authority and of one who trusts another."""
+
+    database_url: str
+    redis_url: str
+    other_database_url: str
+    other_redis_url: str
+    nameless_redis_url: str
+
+
+@pytest.fixture
+def secured(settings: Settings, tmp_path: Path) -> Iterator[Secured]:
+    database = make_url(settings.database_url)
+    if not settings.redis_url.startswith("unix:") or "host" not in database.query:
+        pytest.fail("needs the services of the wheels, which listen on sockets")
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    certificate, key = ours.issue("client")
+    postgres = TlsFront(ours, f"{database.query['host']}/.s.PGSQL.5432", negotiates=True)
+    valkey = TlsFront(ours, settings.redis_url.removeprefix("unix://").partition("?")[0], negotiates=False)
+
+    def postgres_url(trusted: Authority) -> str:
+        files = {"sslrootcert": str(trusted.path), "sslcert": str(certificate), "sslkey": str(key)}
+        url = make_url(role_url(settings.database_url, API)).set(
+            host="127.0.0.1", port=postgres.port, query={"sslmode": "verify-full", **files}
+        )
+        return url.render_as_string(hide_password=False)
+
+    def redis_url(trusted: Authority, host: str = "127.0.0.1") -> str:
+        files = f"ssl_ca_certs={trusted.path}&ssl_certfile={certificate}&ssl_keyfile={key}"
+        return f"rediss://{host}:{valkey.port}/0?{files}"
+
+    yield Secured(
+        postgres_url(ours), redis_url(ours), postgres_url(other), redis_url(other), redis_url(ours, "localhost")
+    )
+    postgres.close()
+    valkey.close()
+
+
+def test_every_way_to_the_services_verifies_them_and_shows_its_own_certificate(
+    settings: Settings, secured: Secured
+) -> None:
+    check_transport(settings.model_copy(update={"database_url": secured.database_url, "redis_url": secured.redis_url}))
+    db = Database(secured.database_url, pool_size=1, application_name="tests")
+    with db.begin() as connection:
+        assert connection.execute(text("SELECT current_user")).scalar_one() == API
+        assert connection.connection.driver_connection.pgconn.ssl_in_use
+    db.close()
+    with connect(secured.redis_url) as client:
+        ping(client)
+    asyncio.run(_ping_async(secured.redis_url))
+    app = celery_app(settings.model_copy(update={"redis_url": secured.redis_url}))
+    with app.connection_for_write() as broker:
+        broker.ensure_connection(max_retries=1)
+        broker.default_channel.client.ping()
+    app.close()
+
+
+async def _ping_async(url: str) -> None:
+    for blocking in (True, False):
+        client = connect_async(url, blocking=blocking)
+        await client.ping()
+        await client.aclose()
+
+
+def test_who_is_not_of_the_trusted_authority_or_has_another_name_is_not_spoken_to(secured: Secured) -> None:
+    db = Database(secured.other_database_url, pool_size=1, application_name="tests")
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        db.ping()
+    db.close()
+    for url in (secured.other_redis_url, secured.nameless_redis_url):
+        with connect(url, retries=0) as client, pytest.raises(Unavailable, match=r"(?i)certificate.verify.failed"):
+            ping(client)
+        with (
+            Connection(broker_url(url)) as broker,
+            pytest.raises(OperationalError, match=r"(?i)certificate.verify.failed"),
+        ):
+            broker.default_channel.client.ping()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {"database_url": "postgresql://a@db.example.com/x"},
+        {"database_url": "postgresql://a@db.example.com/x?sslmode=require"},
+        {"redis_url": "redis://redis.example.com/0"},
+        {"redis_url": "rediss://redis.example.com/0?ssl_cert_reqs=none"},
+        {"redis_url": "rediss://redis.example.com/0?ssl_check_hostname=false"},
+    ],
+)
+def test_what_could_be_overheard_or_forged_is_said_and_refused_where_tls_is_required(
+    address: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(**(LOCAL | address))
+    check_transport(settings)
+    assert "connection_not_verified" in "".join(capsys.readouterr())
+    with pytest.raises(SettingsError, match=r"HEADRACE_REQUIRE_TLS is on, and .* is another host"):
+        check_transport(settings.model_copy(update={"require_tls": "on"}))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        {},
+        {"database_url": "postgresql://a@127.0.0.1/x", "redis_url": "redis://localhost/0"},
+        {"database_url": "postgresql://a@db.example.com/x?sslmode=verify-full&sslrootcert=system"},
+        {"redis_url": "rediss://redis.example.com/0"},
+    ],
+)
+def test_what_is_verified_or_stays_on_this_machine_is_good(address: dict[str, str]) -> None:
+    check_transport(Settings(**(LOCAL | address), require_tls="on"))
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ({"redis_url": "rediss://h/0?ssl_ca_cert=x"}, "REDIS_URL: unknown option ssl_ca_cert: use ssl_ca_certs"),
+        ({"redis_url": "rediss://h/0?ssl_ca_certs=/no/ca"}, "REDIS_URL: ssl_ca_certs: cannot read /no/ca"),
+        ({"redis_url": "redis://h/0?ssl_cert_reqs=required"}, "REDIS_URL: ssl_cert_reqs needs rediss://"),
+        ({"database_url": "postgresql://a@h/x?sslrootcert=/no/ca"}, "DATABASE_URL: sslrootcert: cannot read /no/ca"),
+    ],
+)
+def test_an_option_that_would_not_hold_stops_the_process(address: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        check_transport(Settings(**(LOCAL | address)))

@@ -1,0 +1,214 @@
+"""What is sealed opens in its own place, under any key that was given, and nowhere else."""
+
+import io
+
+import orjson
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import text
+
+from store.db.database import Database
+from store.encryption.encrypted_files import SealedReader, SealedWriter
+from store.encryption.keyed_digests import Digests
+from store.encryption.vault import Place, Vault, new_key, parse_keys
+from store.errors import CannotOpen, InvalidRequest, SettingsError
+from store.jobs import claims, jobs
+from store.schema.job_states import JobState
+from store.settings import Settings, load_settings, open_vault
+from tests.store.making import MakeJob
+
+OLD, NEW = parse_keys(f"old:{new_key()},new:{new_key()}", "keys").items()
+PLACE = Place("tenant_a", "jobs", "payload", "job_1")
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        Place("tenant_b", "jobs", "payload", "job_1"),
+        Place("tenant_a", "jobs", "output", "job_1"),
+        Place("tenant_a", "responses", "payload", "job_1"),
+        Place("tenant_a", "jobs", "payload", "job_2"),
+    ],
+)
+def test_a_value_cannot_be_moved(elsewhere: Place) -> None:
+    vault = Vault(dict([NEW]))
+    sealed = vault.seal({"text": "secret"}, PLACE)
+    assert vault.open(sealed, PLACE) == {"text": "secret"}
+    with pytest.raises(CannotOpen, match="changed, moved"):
+        vault.open(sealed, elsewhere)
+    with pytest.raises(CannotOpen, match="changed, moved"):
+        vault.open_text(vault.seal_text("secret", PLACE), elsewhere)
+
+
+def test_the_first_key_seals_and_all_open() -> None:
+    before, both, after = Vault(dict([OLD])), Vault(dict([NEW, OLD])), Vault(dict([NEW]))
+    old, new = before.seal("secret", PLACE), both.seal("secret", PLACE)
+    assert both.open(old, PLACE) == both.open(new, PLACE) == after.open(new, PLACE) == "secret"
+    with pytest.raises(CannotOpen, match=r"'old'.*HEADRACE_ENCRYPTION_KEYS"):
+        after.open(old, PLACE)
+    rewrapped = {"enc": both.rewrap(old["enc"], str(PLACE))}
+    assert rewrapped["enc"]["d"] == old["enc"]["d"]
+    assert after.open(rewrapped, PLACE) == "secret"
+
+
+def test_another_key_of_the_same_id_is_an_error_and_no_garbage() -> None:
+    sealed = Vault({"k": OLD[1]}).seal("secret", PLACE)
+    with pytest.raises(CannotOpen, match="another key of the id 'k'"):
+        Vault({"k": NEW[1]}).open(sealed, PLACE)
+
+
+# Written once with these keys, by the format that docs/privacy.md and the module describe: what is stored in databases
+# and on disks today must open for ever.
+KNOWN = Vault({"k2": bytes(range(32)), "k1": bytes(range(32, 64))})
+KNOWN_PLACE = Place("tnt_1", "jobs", "payload", "job_1")
+KNOWN_ENVELOPE = {
+    "k": "k2",
+    "w": "e7XuHtBV5buP5rAJ7VrlElh0zNcOsw4XTjuer4lC3EehmkozXsKzgMBKmV2YlDC/DV8YD8JkSXgCFZ7e",
+    "d": "JMDpv4JnBGb9oszIpostVQTggFJYqL3yc0Gn6IJmHa6lCAfKaJFsr0HRctkOQIYJPY2Zrjq6TLH1+Ik=",
+}
+KNOWN_TEXT = (
+    "enc:k2:q0tQTUkzezYzcDWDjmz5Uc1Ce1ivSOhaNUM4ULUFBTfAHMke3/Z2rlig/PJKc1w44We9Kc9/6+lwQpLx:J8"
+    "COtiIYjEHH55InjTSOXGfyQIzzE72D/jE6nz48yIbicPOQUgJ9"
+)
+KNOWN_FRAME = bytes.fromhex("026b32fbbde135a40b753b42a6d569cd4e00c576be2372caed1949a1f2989aa44224ca46f66958")
+KNOWN_CHECKS = {
+    "k2": "JlRaJAVOV3Oybl0iYoMS8xKedIalc1msw52vReQm6pg=",
+    "k1": "bxR+WMQ4Ki/2Q7VItMk31Wv2VKI6BJmPgr4DZOHsMhU=",
+}
+KNOWN_TOKENS = {"k2": ["F7sDjyAN9kPxRCKcKfO9"], "k1": ["QR1ncMnK1ZAHIOHmObLm"]}
+
+
+def test_what_was_sealed_long_ago_opens() -> None:
+    assert KNOWN.open({"enc": KNOWN_ENVELOPE}, KNOWN_PLACE) == {"text": "how much is the fish"}
+    assert KNOWN.open_text(KNOWN_TEXT, KNOWN_PLACE) == "whsec_known"
+    assert KNOWN.open_frame(KNOWN_FRAME, "job_1", b"1-1 d") == b"how much"
+    assert KNOWN.checks() == KNOWN_CHECKS
+    assert KNOWN.tokens("tnt_1", {"name": "fish"}) == KNOWN_TOKENS
+
+
+def test_a_digest_is_of_its_purpose_and_stays_what_it_was() -> None:
+    """By what an earlier release stored, requests are recognised and erased users found."""
+    digests = Digests([bytes(range(32)), bytes(32)])
+    assert digests.of("name", b"kim") == [
+        "edb9179ad3b6e90980d4793770946f1d",
+        "e3a6fc8e80165310d83bc47b7867a3e6",
+    ]
+    assert not set(digests.of("name", b"kim")).intersection(digests.of("request", b"kim"))
+
+
+def test_a_data_key_is_bound_to_the_id_of_the_key_that_wraps_it() -> None:
+    """Of two ids with one key, as after a mistake in the settings, only the one that wrapped opens."""
+    vault = Vault({"k1": bytes(32), "k2": bytes(32)})
+    envelope = vault.seal("secret", PLACE)["enc"]
+    with pytest.raises(CannotOpen, match="changed, moved"):
+        vault.open({"enc": envelope | {"k": "k2"}}, PLACE)
+
+
+def test_a_sealed_file_is_what_its_format_says() -> None:
+    """Sealed here by the documented format, and opened by the product; then the other way round."""
+    content, digest = bytes(range(256)) * 300, "0" * 64
+    key, envelope = (
+        bytes(range(64, 96)),
+        {"k": "k2", "w": "AAAAAAAAAAAAAAAATv33nfFpxfpA4eN+VGHf1oISBAB81DZ42Mfp2JmiAwnStSZeeEZwm5H2IwgKMX/Y"},
+    )
+    header = orjson.dumps(envelope)
+    sealed = len(header).to_bytes(2, "big") + header + _chunks(key, content, digest)
+    assert SealedReader(io.BytesIO(sealed), KNOWN, digest).read() == content
+    out = io.BytesIO()
+    writer = SealedWriter(out, KNOWN)
+    writer.write(content)
+    writer.end(digest)
+    length = int.from_bytes(out.getvalue()[:2], "big")
+    written = orjson.loads(out.getvalue()[2 : 2 + length])
+    assert out.getvalue()[2 + length :] == _chunks(KNOWN.open_key(written, "the file"), content, digest)
+
+
+def _chunks(key: bytes, content: bytes, digest: str) -> bytes:
+    """Chunks of 64 KiB, each under its number in 11 bytes and one that says whether it is the last."""
+    parts = [content[at : at + 65536] for at in range(0, len(content), 65536)]
+    cipher, last = AESGCM(key), len(parts) - 1
+    return b"".join(
+        cipher.encrypt(n.to_bytes(11, "big") + bytes([n == last]), part, digest.encode() if n == last else None)
+        for n, part in enumerate(parts)
+    )
+
+
+def test_what_was_never_sealed_stays_readable() -> None:
+    vault = Vault(dict([NEW]))
+    for plain in ({"enc": "metadata may be called so"}, [1, 2], {}, None, "enc:of a caller's"):
+        assert vault.open(plain, PLACE) == plain
+    assert vault.open_text("whsec_plain", PLACE) == "whsec_plain"
+    assert Vault().seal({"text": "x"}, PLACE) == {"text": "x"}
+
+
+@pytest.mark.parametrize("value", ["a\0b", "\ud800"])
+def test_what_postgres_would_refuse_is_refused_sealed_as_well(value: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Vault(dict([NEW])).seal([value], PLACE)
+    assert Vault(dict([NEW])).seal(["\\u0000"], PLACE)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["nokey", f"bad id:{new_key()}", "k:short", "k:AAAA", f"k:{new_key()},k:{new_key()}", f":{new_key()}"],
+    # Keys are random, and processes that share the tests must call them by the same names.
+    ids=["no colon", "bad id", "short", "too short", "same id", "no id"],
+)
+def test_malformed_keys_stop_the_process_and_are_not_shown(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_ENCRYPTION_KEYS", given)
+    with pytest.raises(SettingsError, match="HEADRACE_ENCRYPTION_KEYS") as refused:
+        load_settings()
+    assert not {part for part in given.replace(",", ":").split(":") if len(part) > 3} & set(
+        refused.value.message.split()
+    )
+
+
+def test_a_job_is_sealed_in_every_column_and_opens_through_the_store(settings: Settings, make_job: MakeJob) -> None:
+    sealing = Database(settings.database_url, application_name="tests", vault=Vault(dict([NEW])))
+    keyless = Database(settings.database_url, application_name="tests")
+    try:
+        job = make_job(payload={"input": {"prompt": "MARKER"}}, metadata={"name": "MARKER"})
+        jobs.accept(sealing, [job])
+        assert claims.claim(keyless, "w", job.queue, [job.id], 30) == {}  # handed back: nothing to run it with
+        claim = claims.claim(sealing, "w", job.queue, [job.id], 30)[job.id]
+        assert claim.payload == job.payload
+        ended = claims.Finish(
+            job.id,
+            claim.epoch,
+            JobState.SUCCEEDED,
+            {"text": "MARKER", "finish_reason": "length"},
+            {"code": "odd", "message": "MARKER"},
+            None,
+            ["MARKER"],
+            tenant_id=job.tenant_id,
+        )
+        assert claims.finish(sealing, [ended]) == {job.id}
+        assert "MARKER" not in _dump(sealing)
+        stored = jobs.get(sealing, job.tenant_id, job.id)
+        assert (stored.payload, stored.metadata, stored.output) == (job.payload, job.metadata, ended.output)
+        assert [found.id for found in jobs.list_jobs(sealing, job.tenant_id, metadata={"name": "MARKER"})] == [job.id]
+        assert jobs.list_jobs(sealing, job.tenant_id, metadata={"name": "other"}) == []
+        stream = jobs.stored_deltas(sealing, job.tenant_id, job.id)
+        assert stream is not None
+        assert stream.deltas == ["MARKER"]
+        with pytest.raises(CannotOpen, match="'new'"):
+            jobs.get(keyless, job.tenant_id, job.id)
+    finally:
+        sealing.close()
+        keyless.close()
+
+
+def test_the_key_file_is_read(settings: Settings) -> None:
+    path = settings.home / "keys"
+    path.write_text(f"second:{new_key()}\nfirst:{new_key()}\n")
+    assert open_vault(Settings(encryption_key_file=path)).key_ids == ("second", "first")
+    with pytest.raises(SettingsError, match="cannot read"):
+        open_vault(Settings(encryption_key_file=settings.home / "nothing"))
+    with pytest.raises(SettingsError, match="not both"):
+        open_vault(Settings(encryption_key_file=path, encryption_keys=f"k:{new_key()}"))
+
+
+def _dump(db: Database) -> str:
+    tables = ("jobs", "job_streams", "attempts", "job_events")
+    with db.begin() as connection:
+        return "".join(str(connection.execute(text(f"SELECT * FROM {name}")).all()) for name in tables)

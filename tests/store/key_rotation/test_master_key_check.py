@@ -1,0 +1,45 @@
+"""A master key that is not the one of its id is refused before it seals anything."""
+
+import pytest
+
+from store.db.database import Database
+from store.encryption.vault import Vault, new_key, parse_keys
+from store.errors import NotFound, SettingsError
+from store.key_rotation.master_key_check import check_keys, forget_key
+from tests.store.making import Query
+
+
+def vault(*key_ids: str) -> Vault:
+    return Vault(parse_keys(",".join(f"{key_id}:{new_key()}" for key_id in key_ids), "keys"))
+
+
+def test_a_known_id_with_another_key_is_refused_until_it_is_forgotten(db: Database) -> None:
+    first = vault("k1", "k2")
+    for _ in range(2):
+        check_keys(db, first)
+    check_keys(db, vault("k3"))
+    with pytest.raises(SettingsError, match=r"'k2' is another .* `headrace encryption forget k2`"):
+        check_keys(db, vault("k4", "k2"))
+    forget_key(db, "k2")
+    check_keys(db, vault("k2"))
+    with pytest.raises(SettingsError, match="'k2'"):
+        check_keys(db, first)
+    with pytest.raises(NotFound):
+        forget_key(db, "k9")
+
+
+def test_who_refuses_notes_nothing(db: Database, query: Query) -> None:
+    check_keys(db, vault("k1"))
+    with pytest.raises(SettingsError):
+        check_keys(db, vault("k0", "k1"))
+    assert [row["id"] for row in query("SELECT id FROM encryption_keys ORDER BY id")] == ["k1"]
+
+
+def test_a_process_without_keys_stores_nothing_beside_what_is_sealed(db: Database) -> None:
+    check_keys(db, Vault())
+    check_keys(db, vault("k1", "k2"))
+    with pytest.raises(SettingsError, match=r"'k1', 'k2'.* HEADRACE_ENCRYPTION_KEYS; .*encryption forget k2`"):
+        check_keys(db, Vault())
+    forget_key(db, "k1")
+    forget_key(db, "k2")
+    check_keys(db, Vault())

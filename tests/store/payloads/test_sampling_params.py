@@ -1,0 +1,53 @@
+"""What is set for a model version: read from the model's own file and from the operator's words."""
+
+from typing import Any
+
+import pytest
+
+from store.errors import InvalidRequest
+from store.payloads.sampling_params import Sampling, SamplingDefaults, parse_defaults, read_generation
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({}, {}),
+        ({"temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.1, "do_sample": True},
+         {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.1}),
+        ({"temperature": 0.6, "do_sample": False}, {"temperature": 0.0}),
+        ({"do_sample": False, "top_p": None}, {"temperature": 0.0}),
+        # Out of the range in which a request may give it, or not known here.
+        ({"temperature": 7, "top_p": 0, "top_k": -1, "min_p": 0.1, "eos_token_id": [1]}, {}),
+        ({"temperature": "warm", "top_p": 0.5}, {"top_p": 0.5}),
+    ],
+)  # fmt: skip
+def test_a_generation_configuration(generation: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert read_generation(generation).given() == expected
+
+
+def test_the_operators_words() -> None:
+    assert parse_defaults("temperature=0.2, top_p=0.9").given() == {"temperature": 0.2, "top_p": 0.9}
+    assert parse_defaults("").given() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("max_tokens=5", "'max_tokens' has no default to set: use NAME=VALUE of temperature, top_p, top_k,"),
+        ("temperature=3", "temperature=3: input should be less than or equal to 2"),
+        ("temperature", "temperature=: input should be a valid number"),
+        ("top_k=0.5", "top_k=0.5: input should be a valid integer"),
+    ],
+)
+def test_words_that_set_nothing_are_refused(words: str, told: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_defaults(words)
+    assert told in refused.value.message
+
+
+def test_what_a_request_says_goes_before_what_is_set() -> None:
+    own, record = SamplingDefaults(temperature=0.6, top_k=20), SamplingDefaults(temperature=0.2, top_p=0.9)
+    asked = Sampling.model_validate({"top_p": 1.0, "max_tokens": 4})
+    found = asked.with_defaults(own.under(record))
+    assert (found.temperature, found.top_p, found.top_k, found.max_tokens) == (0.2, 1.0, 20, 4)
+    assert (found.repetition_penalty, found.presence_penalty) == (1.0, 0.0)

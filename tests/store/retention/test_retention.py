@@ -1,0 +1,282 @@
+"""What a tenant's retention lets go is gone from every column, and only that; what is still needed stays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from store.batches.batch_steps import Results, TakenLine, begin, finalize, harvest, take_lines
+from store.batches.batch_steps import end as end_batch
+from store.batches.batches import NewBatch
+from store.batches.batches import create as create_batch
+from store.batches.batches import get as get_batch
+from store.db.database import Database
+from store.errors import Conflict, Gone, InvalidRequest, NotFound
+from store.files import files
+from store.files.blob_storage import open_blobs
+from store.files.files import Purpose
+from store.jobs.claims import Finish, Release, claim, finish, release
+from store.jobs.jobs import get, list_jobs, timeline
+from store.jobs.responses import NewResponse
+from store.jobs.sweeps import purge
+from store.retention import erasure, retention
+from store.retention.purge import Scope, count, step
+from store.retention.retention import DAY_S, Retention, read_all, read_standing, set_retention, sweep, sweep_unwanted
+from store.schema.batch_states import BatchStatus
+from store.schema.job_states import JobState
+from store.settings import Settings
+from store.streams.checkpoints import Checkpoint
+from store.tenants.tenant_limits import SetBy
+from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
+
+ASKED, ANSWERED = "xyzzy-asked", "xyzzy-answered"
+CONTENTS = {
+    "payload": {"input": {"prompt": ASKED}, "sampling": {}},
+    "metadata": {"order": ASKED},
+    "webhook": {"url": f"https://example.com/{ASKED}", "events": ["job.succeeded"]},
+    "fingerprint": ASKED,
+}
+OUTPUT = {"text": ANSWERED, "finish_reason": "stop"}
+ERROR = {"code": "tool_timeout", "message": ANSWERED, "retryable": False, "attempt": 1}
+TABLES = (
+    "jobs",
+    "attempts",
+    "job_events",
+    "job_streams",
+    "job_checkpoints",
+    "responses",
+    "dead_letters",
+    "webhook_deliveries",
+)
+EVERYTHING = Retention(0, 0, 0, 0)
+
+
+@pytest.fixture
+def said(query: Query) -> Callable[[], dict[str, list[str]]]:
+    """Where, in all that is stored of jobs, something of them is said."""
+
+    def look() -> dict[str, list[str]]:
+        dump = {table: str(query(f"SELECT row_to_json({table})::text AS row FROM {table}")) for table in TABLES}
+        return {word: [table for table, row in dump.items() if word in row] for word in (ASKED, ANSWERED)}
+
+    return look
+
+
+def end(db: Database, tenant: str, job_id: str, state: JobState = JobState.SUCCEEDED) -> None:
+    claimed = claim(db, "worker", QUEUE, [job_id], 60)[job_id]
+    error = ERROR if state is JobState.FAILED else None
+    done = Finish(job_id, claimed.epoch, state, OUTPUT, error, None, [ANSWERED], tenant_id=tenant)
+    assert finish(db, [done]) == {job_id}
+
+
+def told(query: Query) -> None:
+    """Let every webhook be delivered."""
+    query("UPDATE webhook_deliveries SET state = 'delivered', delivered_at = now()")
+
+
+def age(query: Query, seconds: float) -> None:
+    query("UPDATE jobs SET completed_at = completed_at - :s * interval '1 s'", s=seconds)
+    query("UPDATE webhook_deliveries SET created_at = created_at - :s * interval '1 s'", s=seconds)
+
+
+class TestForgetting:
+    def test_inputs_outputs_and_deliveries_go_each_in_their_time_and_the_row_stays(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        done, failed = accept_one(**CONTENTS, user_id="ann"), accept_one(**CONTENTS)
+        end(db, tenant, done)
+        end(db, tenant, failed, JobState.FAILED)
+        told(query)
+        assert said() == {
+            ASKED: ["jobs", "webhook_deliveries"],
+            ANSWERED: ["jobs", "attempts", "job_streams"],
+        }
+        assert sweep(db, tenant, EVERYTHING, 10).counts() == dict.fromkeys(
+            ("num_inputs", "num_outputs", "num_deliveries", "num_files", "num_batch_rows"), 0
+        ) | {"num_deliveries": 1}, "who waits for the end has a minute to read it"
+        age(query, 200)
+        assert sweep(db, tenant, Retention(inputs_s=300, outputs_s=300), 10).counts()["num_inputs"] == 0
+        assert sweep(db, tenant, Retention(inputs_s=100, outputs_s=300), 10).num_inputs == 2
+        assert said()[ASKED] == []
+        kept = get(db, tenant, done)
+        assert (kept.output, kept.payload, kept.webhook) == (OUTPUT, {}, None)
+        swept = sweep(db, tenant, Retention(inputs_s=100, outputs_s=100), 10)
+        assert (swept.num_inputs, swept.num_outputs, set(swept.job_ids)) == (0, 2, {done, failed})
+        assert said() == {ASKED: [], ANSWERED: []}
+        with pytest.raises(Gone, match="no longer kept"):
+            get(db, tenant, done)
+        first, second = list_jobs(db, tenant)
+        assert (first.state, first.error and first.error["code"], second.state) == (
+            "failed",
+            "tool_timeout",
+            "succeeded",
+        )
+        assert second.output_purged_at is not None
+        assert [event.kind for event in timeline(db, tenant, done)] == ["queued", "started", "succeeded"]
+        assert query("SELECT user_id FROM jobs WHERE user_id IS NOT NULL") == [{"user_id": "ann"}]
+
+    def test_what_has_not_ended_or_is_still_to_be_sent_stays(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        queued, running, untold = (accept_one(**CONTENTS) for _ in range(3))
+        claim(db, "worker", QUEUE, [running], 60)
+        release(db, [Release(running, 1, checkpoint=Checkpoint((ANSWERED,), ((1,),)), tenant_id=tenant)])
+        end(db, tenant, untold)
+        age(query, 200)
+        swept = sweep(db, tenant, EVERYTHING, 10)
+        assert (swept.num_inputs, swept.num_outputs, swept.num_deliveries) == (1, 0, 0)
+        assert get(db, tenant, untold).output == OUTPUT
+        assert claim(db, "worker", QUEUE, [queued, running], 60)[running].checkpoint is not None
+        told(query)
+        assert sweep(db, tenant, EVERYTHING, 10).num_outputs == 1
+
+    def test_another_tenants_contents_stay_and_steps_are_bounded(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        foreign = accept_one(tenant_id=other_tenant)
+        for job_id in (foreign, *(accept_one() for _ in range(3))):
+            end(db, tenant if job_id != foreign else other_tenant, job_id)
+        age(query, 200)
+        steps = [sweep(db, tenant, EVERYTHING, 2) for _ in range(3)]
+        assert [(one.num_outputs, one.more) for one in steps] == [(2, True), (1, False), (0, False)]
+        assert get(db, other_tenant, foreign).output == OUTPUT
+
+    def test_a_response_that_is_not_to_be_stored_goes_as_soon_as_it_may(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        def response(*, is_stored: bool) -> NewResponse:
+            return NewResponse(None, is_stored, False, [{"text": ASKED}], {"instructions": ASKED})
+
+        unstored = accept_one(**CONTENTS, response=response(is_stored=False))
+        stored = accept_one(payload=CONTENTS["payload"], response=response(is_stored=True))
+        for job_id in (unstored, stored):
+            end(db, tenant, job_id)
+        told(query)
+        assert sweep_unwanted(db, 10).num_outputs == 0
+        age(query, 61)
+        assert sweep_unwanted(db, 10).job_ids == (unstored,)
+        assert query("SELECT id FROM jobs WHERE output IS NOT NULL") == [{"id": stored}]
+        erasure.delete_response(db, tenant, stored, actor="tests")
+        assert said() == {ASKED: [], ANSWERED: []}
+
+    def test_a_response_deleted_while_it_runs_is_forgotten_when_it_has_ended(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
+    ) -> None:
+        job_id = accept_one(payload=CONTENTS["payload"], response=NewResponse(None, True, True, [{"text": ASKED}], {}))
+        claimed = claim(db, "worker", QUEUE, [job_id], 60)[job_id]
+        erasure.delete_response(db, tenant, job_id, actor="tests")
+        assert said()[ASKED] == ["jobs"]
+        finish(db, [Finish(job_id, claimed.epoch, JobState.SUCCEEDED, OUTPUT, None, None, [ANSWERED])])
+        age(query, 61)
+        sweep_unwanted(db, 10)
+        assert said() == {ASKED: [], ANSWERED: []}
+
+
+class TestFilesAndBatches:
+    def test_an_old_file_goes_and_a_batchs_words_once_it_has_ended(
+        self, db: Database, tenant: str, make_job: MakeJob, query: Query, settings: Settings
+    ) -> None:
+        draft = open_blobs(settings).create()
+        draft.write(b"content")
+        file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+        new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
+        batch = create_batch(db, tenant, new, file)
+        begin(db, tenant, batch.id, num_total=3, model="tiny")
+        lines = [TakenLine(n, ASKED, None, {"status_code": 400, "body": ASKED}) for n in (1, 2)]
+        job = make_job(payload=CONTENTS["payload"])
+        live = harvest(db, tenant, batch.id).batch
+        assert take_lines(db, live, [*lines, TakenLine(3, ASKED, job)], next_line=4, next_offset=9)
+        end(db, tenant, job.id)
+        query("UPDATE files SET created_at = created_at - interval '200 s'")
+        age(query, 200)
+        first = sweep(db, tenant, Retention(0, 0, files_s=100), 10)
+        assert (first.num_files, first.num_inputs, first.num_outputs, first.num_batch_rows) == (1, 0, 0, 0)
+        assert contents_of(db, query) == [ASKED] * 4, "the batch still reads its lines"
+        with pytest.raises(Conflict, match="line of batch_"):
+            erasure.purge_job(db, tenant, job.id, actor="tests")
+        harvest(db, tenant, batch.id)
+        finalize(db, tenant, batch.id)
+        assert end_batch(db, harvest(db, tenant, batch.id).batch, BatchStatus.COMPLETED, Results())
+        query("UPDATE batches SET completed_at = completed_at - interval '200 s'")
+        swept = [sweep(db, tenant, Retention(100, 100), 2) for _ in range(3)]
+        assert [one.num_batch_rows for one in swept] == [2, 2, 0]
+        assert contents_of(db, query) == []
+        kept = get_batch(db, tenant, batch.id)
+        assert (kept.status, kept.num_total, kept.metadata) == (BatchStatus.COMPLETED, 3, None)
+        assert purge(db, 300, 300, 10) == 0
+        assert purge(db, 100, 300, 10) == 2, "the job and the batch"
+        with pytest.raises(NotFound):
+            get_batch(db, tenant, batch.id)
+        assert query("SELECT FROM batches") == [], "its idempotency key is free again"
+
+    @pytest.mark.parametrize("ended", ["failed", "completed", "expired", "cancelled"])
+    def test_however_a_batch_ended_its_words_go(
+        self, db: Database, tenant: str, query: Query, settings: Settings, ended: str
+    ) -> None:
+        draft = open_blobs(settings).create()
+        draft.write(b"content")
+        file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+        new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
+        batch = create_batch(db, tenant, new, file)
+        assert sweep(db, tenant, Retention(0, 0), 10).num_batch_rows == 0
+        query(f"UPDATE batches SET status = '{ended}', {ended}_at = now() - interval '200 s'")
+        assert sweep(db, tenant, Retention(100, 100), 10).num_batch_rows == 1
+        assert get_batch(db, tenant, batch.id).metadata is None
+
+
+def contents_of(db: Database, query: Query) -> list[str]:
+    """Return the word as often as the batch and its lines, jobs among them, say it."""
+    told = query("SELECT batches::text AS row FROM batches UNION ALL SELECT batch_lines::text FROM batch_lines")
+    jobs = query("SELECT payload::text AS row FROM jobs")
+    return [ASKED for row in (*told, *jobs) if ASKED in row["row"]][:4]
+
+
+class TestWhoseWord:
+    def test_the_shorter_of_operator_and_tenant_holds(self, db: Database, tenant: str, settings: Settings) -> None:
+        default = retention.defaults(settings)
+        assert read_all(db, default)[tenant] == Retention(7 * DAY_S, 7 * DAY_S, 30 * DAY_S, None)
+        operators = Retention(inputs_s=100, files_s=50)
+        set_retention(db, tenant, operators, set_by=SetBy.OPERATOR, actor="tests")
+        set_retention(db, tenant, Retention(inputs_s=200, outputs_s=10), set_by=SetBy.TENANT, actor="tests")
+        standing = read_standing(db, default, tenant)
+        assert standing.holds == read_all(db, default)[tenant] == Retention(100, 10, 30 * DAY_S, 50)
+        with pytest.raises(InvalidRequest, match="ask the operator") as raised:
+            retention.check_shorter(Retention(files_s=51), standing.ceiling)
+        assert raised.value.param == "files_days"
+        retention.check_shorter(Retention(files_s=50, outputs_s=0), standing.ceiling)
+        with pytest.raises(InvalidRequest, match="0 to 36500 days"):
+            Retention(outputs_s=-1)
+
+
+class TestPurges:
+    def purge(self, db: Database, scope: Scope, kind: str = "jobs") -> int:
+        done, after = 0, ""
+        while True:
+            found = step(db, kind, scope, after=after, limit=2)
+            done += found.num
+            if found.after is None:
+                return done
+            after = found.after
+
+    def test_of_a_user_or_of_a_time_only_those_go(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
+    ) -> None:
+        def make(**changes: Any) -> str:
+            job_id = accept_one(**changes)
+            end(db, changes.get("tenant_id", tenant), job_id)
+            return job_id
+
+        anns = [make(user_id="ann") for _ in range(5)]
+        bobs, foreign = make(user_id="bob"), make(user_id="ann", tenant_id=other_tenant)
+        waiting = accept_one(user_id="ann")
+        scope = Scope(tenant, "ann")
+        assert count(db, scope) == {"jobs": 5, "files": 0, "batches": 0, "prompts": 0, "live": 1}
+        assert self.purge(db, scope) == 5
+        assert count(db, scope)["jobs"] == self.purge(db, scope) == 0
+        left = {row["id"] for row in query("SELECT id FROM jobs WHERE payload <> '{}'")}
+        assert left == {bobs, foreign, waiting}
+        assert set(anns).isdisjoint(left)
+        (row,) = query("SELECT created_at FROM jobs WHERE id = :id", id=bobs)
+        assert self.purge(db, Scope(tenant, before=row["created_at"])) == 0
+        assert self.purge(db, Scope(tenant)) == 1
+        assert query("SELECT count(*) AS n FROM jobs") == [{"n": 8}]

@@ -1,0 +1,69 @@
+"""Hints that go ahead find a place although a flood has taken all that there are for everybody."""
+
+import redis
+
+from store.redis.celery_queue import AheadHints, Hint, HintPublisher, celery_app
+from store.settings import Settings
+from tests.processes import wait_for
+from workers.celery.fast_lane import AheadTaker, num_spare
+from workers.runs.engine_admission import Admission
+
+QUEUE = "tiny@1"
+
+
+class Roomy:
+    """An engine that has room for whatever it is asked."""
+
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+        return True
+
+
+class Jobs:
+    """Runs jobs by remembering them; they stay until told to end."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.ran: list[str] = []
+
+    def run(self, job_id: str, *, hurries: bool = False) -> None:
+        assert hurries, "who goes ahead waits for nobody to share a claim with"
+        self._admission.entered(1, 1)
+        self.ran.append(job_id)
+        wait_for(lambda: self._admission.is_closed, "the test ends")
+
+
+def fill(admission: Admission, num: int) -> None:
+    for _ in range(num):
+        with admission.working_on(admission.take()):
+            admission.entered(1, 1)
+
+
+def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_others(
+    settings: Settings, redis_client: redis.Redis
+) -> None:
+    admission = Admission(Roomy(), max_jobs=64, max_slots=8, num_spare=num_spare(8))
+    jobs = Jobs(admission)
+    hints, publisher = AheadHints(settings.redis_url, QUEUE, lambda: None), HintPublisher(celery_app(settings))
+    taker = AheadTaker(hints, admission, jobs)
+
+    def publish(name: str) -> None:
+        publisher.publish([Hint(name, QUEUE, "x", goes_ahead=True)])
+
+    taker.start()
+    publisher.publish([Hint("behind", QUEUE, "x")])
+    publish("first")
+    fill(admission, 7)
+    assert admission.has_credit(), "Celery would take it: nothing is done here"
+    fill(admission, 1)
+    assert not admission.has_credit()
+    wait_for(lambda: jobs.ran == ["first"], "the first is in a spare place")
+    publish("second")
+    wait_for(lambda: len(jobs.ran) == 2, "there are two of them")
+    publish("third")
+    assert not admission.has_spare_room()
+    assert publisher.depth(QUEUE) == 2, "the third waits, and so does who is behind"
+    taker.stop()
+    admission.close()
+    wait_for(lambda: admission.in_flight == 8, "they have ended")
+    publisher.close()
+    hints.close()

@@ -1,0 +1,437 @@
+"""Leases: renewed while the engine moves, and what happens to the jobs of those that are not."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from models.engine.requests import EngineStats, FinishReason
+from store.db.database import Database
+from store.errors import Unavailable
+from store.jobs import claims, jobs, sweeps, unclaimed
+from store.jobs.claims import Claim
+from store.schema.job_states import JobState
+from tests.processes import wait_for
+from tests.workers.conftest import Bench
+from workers.runs import outcome
+from workers.runs.claim_client import Ledger
+from workers.runs.in_flight import Attempt, HeldJobs, parse_key
+from workers.runs.leases import LeaseKeeper
+
+LEASE_S = 30.0
+
+
+@dataclass
+class StubEngine:
+    """An engine that says what it is told to say and remembers whom it was to cancel."""
+
+    steps: int = 0
+    running: int = 1
+    waiting: int = 0
+    cancelled: list[str] = field(default_factory=list)
+
+    def stats(self) -> EngineStats:
+        return replace(IDLE, steps=self.steps, running=self.running, waiting=self.waiting)
+
+    def cancel(self, request_id: str, _reason: FinishReason) -> bool:
+        self.cancelled.append(request_id)
+        return True
+
+
+IDLE = EngineStats(
+    steps=0,
+    running=0,
+    waiting=0,
+    free_blocks=1,
+    total_blocks=1,
+    max_slots=1,
+    prompt_tokens=0,
+    output_tokens=0,
+    completed=0,
+    failed=0,
+    preempted=0,
+    cached_tokens=0,
+    evicted_blocks=0,
+    drafted_tokens=0,
+    accepted_tokens=0,
+    mean_batch=0.0,
+    peak_batch=0,
+    last_step_age_s=0.0,
+)
+
+
+class Desk:
+    """A lease keeper over the real table, driven by hand, with a clock that is turned by hand."""
+
+    def __init__(self, bench: Bench, db: Database) -> None:
+        self.bench = bench
+        self.now = 1000.0
+        self.engine = StubEngine()
+        self.held = HeldJobs()
+        self.stopping = threading.Event()
+        self.ledger = Ledger(
+            db, owner="w1", queue=bench.queue, lease_s=LEASE_S, stopping=self.stopping, clock=lambda: self.now
+        )
+        self.keeper = LeaseKeeper(self.ledger, self.held, self.engine, lease_s=LEASE_S, clock=lambda: self.now)
+
+    def claim(self, count: int) -> list[Attempt]:
+        claimed = [self.ledger.claim(job_id) for job_id in self.bench.submit(count)]
+        attempts = [attempt for attempt in claimed if attempt is not None]
+        for attempt in attempts:
+            assert self.held.add(attempt)
+        return attempts
+
+    def expires(self, attempt: Attempt) -> float:
+        sql = "SELECT extract(epoch FROM lease_expires_at) AS at FROM jobs WHERE id = :id"
+        (row,) = self.bench.query(sql, id=attempt.job_id)
+        return float(row.at)
+
+    @contextmanager
+    def locked(self, job_id: str) -> Iterator[None]:
+        """Let another transaction hold the job's row for the block."""
+        url = self.bench.settings.database_url
+        holder = Database(url, pool_size=1, application_name="holder", idle_timeout_s=120)
+        try:
+            with holder.begin() as connection:
+                connection.execute(text("SELECT FROM jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+                yield
+        finally:
+            holder.close()
+
+    def lose(self, attempt: Attempt) -> None:
+        """Let the lease run out and the sweeper take the job."""
+        self.bench.query(
+            "UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE id = :id RETURNING id", id=attempt.job_id
+        )
+        assert sweeps.sweep_leases(self.bench.db).requeued == 1
+
+
+@pytest.fixture
+def desk(bench: Bench, db: Database) -> Desk:
+    return Desk(bench, db)
+
+
+def test_all_leases_are_renewed_while_the_engine_steps(desk: Desk) -> None:
+    attempts = desk.claim(3)
+    before = [desk.expires(attempt) for attempt in attempts]
+    desk.engine.steps += 1
+    desk.now += 5
+    desk.keeper.renew_once()
+    assert all(desk.expires(attempt) > then for attempt, then in zip(attempts, before, strict=True))
+    assert {desk.held.renewed_at(attempt) for attempt in attempts} == {1005.0}
+
+
+@pytest.mark.parametrize(("running", "waiting"), [(1, 0), (0, 1)])
+def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk, running: int, waiting: int) -> None:
+    desk.engine.running, desk.engine.waiting = running, waiting
+    (attempt,) = desk.claim(1)
+    desk.keeper.renew_once()
+    before = desk.expires(attempt)
+    desk.now += LEASE_S / 3
+    desk.keeper.renew_once()
+    assert desk.expires(attempt) == before, "no step since the last renewal"
+    desk.now += LEASE_S
+    desk.keeper.drop_expired()
+    assert desk.engine.cancelled == [attempt.key]
+    assert not desk.held.owns(attempt)
+    assert desk.keeper.num_lost == 1
+
+
+def test_an_idle_engine_renews_what_is_still_tokenised_or_written(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    desk.engine.running = 0
+    desk.keeper.renew_once()
+    before = desk.expires(attempt)
+    desk.keeper.renew_once()
+    assert desk.expires(attempt) > before
+
+
+def test_a_job_that_is_not_ours_any_more_stops_alone(desk: Desk) -> None:
+    ours, theirs = desk.claim(2)
+    desk.lose(theirs)
+    desk.keeper.renew_once()
+    assert desk.engine.cancelled == [theirs.key]
+    assert (desk.held.owns(ours), desk.held.owns(theirs)) == (True, False)
+
+
+def test_an_outcome_that_is_being_written_is_not_taken_away(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    assert desk.held.settle(attempt)
+    desk.lose(attempt)
+    desk.keeper.renew_once()
+    assert desk.held.owns(attempt), "the database refuses its outcome, not this table"
+
+
+def test_a_renewal_brings_the_cancel_request(desk: Desk) -> None:
+    ours, unwanted = desk.claim(2)
+    jobs.request_cancel(desk.bench.db, desk.bench.tenant_id, unwanted.job_id)
+    desk.keeper.renew_once()
+    assert desk.engine.cancelled == [unwanted.key]
+    assert desk.held.owns(unwanted), "it ends with an outcome, so it stays ours"
+    assert desk.held.owns(ours)
+
+
+def test_a_cancel_for_a_job_of_another_worker_is_nothing(desk: Desk) -> None:
+    desk.keeper.cancel("job_elsewhere")
+    assert desk.engine.cancelled == []
+
+
+def test_a_row_that_another_transaction_locks_costs_no_other_job_its_lease(desk: Desk) -> None:
+    locked, *others = desk.claim(20)
+    before = {attempt.job_id: desk.expires(attempt) for attempt in (locked, *others)}
+    desk.now += 5
+    with desk.locked(locked.job_id):
+        desk.keeper.renew_once()
+    assert all(desk.expires(attempt) > before[attempt.job_id] for attempt in others)
+    assert {desk.held.renewed_at(attempt) for attempt in others} == {1005.0}
+    assert (desk.held.owns(locked), desk.held.renewed_at(locked)) == (True, 1000.0), "it was only not renewed"
+    desk.now += LEASE_S - 1
+    desk.keeper.drop_expired()
+    assert desk.engine.cancelled == [locked.key], "its lease is over, and no other's"
+    assert desk.keeper.num_lost == 1
+
+
+def test_a_lease_is_kept_by_a_renewal_after_the_lock(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    with desk.locked(attempt.job_id):
+        desk.keeper.renew_once()
+    desk.now += LEASE_S / 3
+    desk.engine.steps += 1
+    desk.keeper.renew_once()
+    desk.now += LEASE_S - 1
+    desk.keeper.drop_expired()
+    assert desk.held.owns(attempt)
+
+
+def joined(call: Any, items: list[Any]) -> list[Future[Any]]:
+    """Call with each of the items at the same time, so that they share a wave."""
+    threads = ThreadPoolExecutor(len(items))
+    futures = [threads.submit(call, item) for item in items]
+    threads.shutdown(wait=False)
+    return futures
+
+
+def test_a_locked_row_holds_up_no_other_claim_and_is_claimed_after_it(desk: Desk) -> None:
+    ids = desk.bench.submit(4)
+    with desk.locked(ids[0]):
+        first, *others = joined(desk.ledger.claim, ids)
+        assert [other.result(5).job_id for other in others] == ids[1:]
+        assert not first.done()
+    assert first.result(5).job_id == ids[0]
+
+
+def test_a_row_that_stays_locked_is_left_to_the_dispatcher(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.runs.claim_client.LOCKED_S", -1.0)
+    (job_id,) = desk.bench.submit()
+    with desk.locked(job_id):
+        assert desk.ledger.claim(job_id) is None
+    assert desk.bench.states([job_id]) == {JobState.QUEUED: 1}
+
+
+def test_a_locked_row_holds_up_no_other_outcome_and_has_its_own_after_it(desk: Desk) -> None:
+    attempts = desk.claim(4)
+    ids = [attempt.job_id for attempt in attempts]
+
+    def finish(attempt: Attempt) -> bool:
+        # Later than two leases, when an outcome that was not written is given up otherwise.
+        return desk.ledger.finish(outcome.failed(attempt.claim, "broken", "it broke"), until=lambda: desk.now - 1)
+
+    with desk.locked(ids[0]):
+        first, *others = joined(finish, attempts)
+        assert [other.result(5) for other in others] == [True] * 3
+        assert not first.done()
+    assert first.result(5) is True
+    assert desk.bench.states(ids) == {JobState.FAILED: 4}
+    assert len(desk.bench.query("SELECT job_id FROM job_terminal")) == 4
+
+
+def test_a_locked_row_holds_up_no_other_that_is_given_back(desk: Desk) -> None:
+    attempts = desk.claim(3)
+    with desk.locked(attempts[0].job_id):
+        assert desk.ledger.release(attempts, charge=False) == 2
+    assert desk.bench.states([attempt.job_id for attempt in attempts]) == {JobState.RUNNING: 1, JobState.QUEUED: 2}
+
+
+def test_a_worker_that_stops_gives_back_what_was_locked_for_a_moment(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = desk.claim(2)
+    desk.stopping.set()
+    missed = threading.Semaphore(0)
+    still_running = unclaimed.still_running
+
+    def noted(db: Database, held: Mapping[str, int]) -> set[str]:
+        missed.release()
+        return still_running(db, held)
+
+    monkeypatch.setattr(unclaimed, "still_running", noted)
+    ours = outcome.Retry("worker_draining", "the worker stops", charge=False).release(one.claim)
+    with desk.locked(one.job_id), desk.locked(other.job_id):
+        (given,) = joined(lambda release: desk.ledger.give_back(release, until=lambda: desk.now - 1), [ours])
+        (rest,) = joined(lambda attempts: desk.ledger.release(attempts, charge=False), [[other]])
+        for _ in range(4):
+            assert missed.acquire(timeout=30)
+    assert (given.result(30), rest.result(30)) == (True, 1)
+    assert desk.bench.states([one.job_id, other.job_id]) == {JobState.QUEUED: 2}
+
+
+def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) -> None:
+    (attempt,) = desk.claim(1)
+    away = Database("postgresql://app@/postgres?host=/nowhere", application_name="tests")
+    desk.keeper = LeaseKeeper(
+        Ledger(away, owner="w1", queue=desk.bench.queue, lease_s=LEASE_S, stopping=threading.Event()),
+        desk.held,
+        desk.engine,
+        lease_s=LEASE_S,
+        clock=lambda: desk.now,
+    )
+    desk.now += LEASE_S - 1
+    desk.keeper.renew_once()
+    desk.keeper.drop_expired()
+    assert desk.held.owns(attempt)
+    desk.now += 2
+    desk.engine.steps += 1
+    desk.keeper.renew_once()
+    desk.keeper.drop_expired()
+    assert desk.engine.cancelled == [attempt.key]
+    away.close()
+
+
+@pytest.fixture
+def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
+    ledger = Ledger(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    held = HeldJobs()
+    engine = StubEngine(running=0)
+    for job_id in bench.submit(2):
+        attempt = ledger.claim(job_id)
+        assert attempt is not None
+        held.add(attempt)
+    keeper = LeaseKeeper(ledger, held, engine, lease_s=0.6)
+    keeper.start()
+    yield keeper
+    keeper.stop()
+
+
+def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running: LeaseKeeper) -> None:
+    ends = "SELECT max(lease_expires_at) AS at FROM jobs"
+    (first,) = bench.query(ends)
+    wait_for(lambda: (bench.query(ends)[0].at - first.at).total_seconds() > 1.2, "two leases' time went by", 10)
+    assert sweeps.sweep_leases(bench.db).requeued == 0
+    running.stop()
+    wait_for(lambda: sweeps.sweep_leases(bench.db).requeued, "the leases ran out", 10)
+
+
+def test_the_thread_stops_what_it_could_not_renew(bench: Bench, db: Database) -> None:
+    """A hung engine: the jobs are another worker's when the lease has run out, whatever this one believes."""
+    ledger = Ledger(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    held, engine = HeldJobs(), StubEngine(running=1)
+    attempt = ledger.claim(*bench.submit(1))
+    assert attempt is not None
+    held.add(attempt)
+    keeper = LeaseKeeper(ledger, held, engine, lease_s=0.6)
+    keeper.start()
+    try:
+        wait_for(lambda: engine.cancelled == [attempt.key], "the engine is told")
+        assert not held.owns(attempt)
+    finally:
+        keeper.stop()
+
+
+def test_two_copies_of_a_hint_in_one_claim_are_one_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, twice = desk.bench.submit(2)
+    claim, has_begun, goes_on = claims.claim, threading.Event(), threading.Event()
+
+    def slow(*args: Any, **options: Any) -> dict[str, Claim]:
+        has_begun.set()
+        assert goes_on.wait(30)
+        return claim(*args, **options)
+
+    monkeypatch.setattr(claims, "claim", slow)
+    with ThreadPoolExecutor(3) as pool:
+        # The first claim is held up, so that both copies are in the wave after it.
+        alone = pool.submit(desk.ledger.claim, first)
+        assert has_begun.wait(30)
+        copies = [pool.submit(desk.ledger.claim, twice) for _ in range(2)]
+        wait_for(lambda: len(desk.ledger._claims._waiting) == 2, "both wait for the next wave")
+        goes_on.set()
+        assert alone.result() is not None
+        assert sorted(copy.result() is None for copy in copies) == [False, True]
+
+
+def test_a_newer_epoch_replaces_the_older_attempt(desk: Desk) -> None:
+    (old,) = desk.claim(1)
+    desk.lose(old)
+    new = desk.ledger.claim_suspect()
+    assert new is not None
+    assert desk.held.add(new)
+    assert (parse_key(old.key), parse_key(new.key)) == ((old.job_id, 1), (old.job_id, 2))
+    assert desk.held.drop(old.job_id, old.epoch) is None
+    assert not desk.held.settle(old)
+    desk.held.remove(old)
+    assert desk.held.owns(new)
+
+
+def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
+    busy, settling = desk.claim(2)
+    assert desk.held.settle(settling)
+    assert desk.held.close() == [busy, settling]
+    assert desk.held.owns(busy)
+    assert desk.held.take_rest() == [busy]
+    assert not desk.held.add(busy)
+    assert not desk.held.wait_empty(0.01)
+    desk.held.remove(settling)
+    assert desk.held.wait_empty(0.01)
+
+
+def test_a_claim_whose_answer_was_lost_is_made_again_uncharged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (held,) = desk.claim(1)
+    claim, answers = claims.claim, [Unavailable("the connection died after the commit")]
+
+    def lost(*args: Any, **options: Any) -> dict[str, Claim]:
+        found = claim(*args, **options)
+        if answers:
+            raise answers.pop()
+        return found
+
+    monkeypatch.setattr(claims, "claim", lost)
+    (attempt,) = desk.claim(1)
+    assert (attempt.epoch, attempt.claim.attempt, attempt.claim.crashes) == (2, 1, 0)
+    assert (desk.bench.job(held.job_id).epoch, desk.bench.job(held.job_id).state) == (1, JobState.RUNNING)
+
+
+def test_what_was_claimed_unnoticed_goes_back_without_a_new_claim(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job_id,) = desk.bench.submit()
+    desk.bench.query("UPDATE jobs SET announced_at = NULL WHERE id = :id RETURNING id", id=job_id)
+    claim = claims.claim
+
+    def lost(*args: Any, **options: Any) -> dict[str, Claim]:
+        claim(*args, **options)
+        raise Unavailable("the connection died after the commit")
+
+    monkeypatch.setattr(claims, "claim", lost)
+    with pytest.raises(Unavailable):
+        desk.ledger.claim_waiting(1)
+    assert desk.bench.states([job_id]) == {JobState.RUNNING: 1}
+    desk.ledger.give_back_lost()
+    row = desk.bench.query("SELECT state, attempt, crashes, is_suspect FROM jobs WHERE id = :id", id=job_id)
+    assert row == [("queued", 0, 0, False)]
+
+
+def test_a_slow_claim_makes_no_lease_longer_and_no_deadline_earlier(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claims.claim
+
+    def slow(*args: Any, **options: Any) -> dict[str, Claim]:
+        desk.now += 5
+        return claim(*args, **options)
+
+    monkeypatch.setattr(claims, "claim", slow)
+    (attempt,) = desk.claim(1)
+    assert attempt.claim.remaining_s is not None
+    assert (attempt.claimed_at, attempt.deadline) == (1000.0, 1005.0 + attempt.claim.remaining_s)

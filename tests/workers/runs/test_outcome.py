@@ -1,0 +1,226 @@
+"""What a run in the engine means for its job: states, retries, probation; and what of a payload reaches the engine."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from models.engine.requests import (
+    Completion,
+    EngineStopped,
+    FinishReason,
+    Grammar,
+    NumericalError,
+    OutOfMemory,
+    Progress,
+    StepFailed,
+    TokenLogprobs,
+)
+from prompts.tokenizer import ByteTokenizer
+from prompts.tool_calls import call_id
+from store.errors import InvalidRequest
+from store.jobs.claims import Claim, Finish, Release
+from store.payloads import logprobs as stored
+from store.payloads.job_payload import (
+    GenerateInput,
+    GeneratePayload,
+    GrammarKind,
+    GrammarSpec,
+    Sampling,
+    ToolStyle,
+    read_payload,
+)
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Checkpoint
+from workers.runs import outcome
+from workers.runs.logprobs import emitted
+from workers.runs.outcome import Retry
+from workers.tasks.generate import sampling_params
+
+CLAIM = Claim(
+    job_id="job_1",
+    tenant_id="ten_1",
+    class_rank=1,
+    epoch=4,
+    attempt=2,
+    model="fake",
+    model_version=1,
+    payload={},
+    input_tokens=3,
+    remaining_s=None,
+    queued_s=0.5,
+    max_attempts=3,
+)
+
+
+PAYLOAD = GeneratePayload(input=GenerateInput(prompt="x"), sampling=Sampling())
+
+
+def completion(reason: FinishReason) -> Completion:
+    return Completion(
+        request_id="job_1/4",
+        text="the mill",
+        token_ids=(1, 2, 3),
+        deltas=("the ", "mill"),
+        finish_reason=reason,
+        num_prompt_tokens=5,
+        queued_s=0.25,
+        first_token_s=1.0,
+        total_s=2.0,
+        num_cached_tokens=4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "code"),
+    [
+        (FinishReason.STOP, JobState.SUCCEEDED, None),
+        (FinishReason.LENGTH, JobState.SUCCEEDED, None),
+        (FinishReason.CANCELLED, JobState.CANCELLED, None),
+        (FinishReason.DEADLINE, JobState.EXPIRED, "deadline_exceeded"),
+    ],
+)
+def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, state: JobState, code: str) -> None:
+    finish = outcome.completed(
+        CLAIM, PAYLOAD, completion(reason), 0.125, Checkpoint(lineage=((4, 0),)), ByteTokenizer()
+    )
+    assert isinstance(finish, Finish)
+    assert (finish.state, finish.epoch, finish.deltas, finish.lineage) == (state, 4, ("the ", "mill"), ((4, 0),))
+    assert finish.output == {"text": "the mill", "finish_reason": reason.value}
+    assert (finish.error or {}).get("code") == code
+    assert finish.usage == {
+        "input_tokens": 5,
+        "output_tokens": 3,
+        "cached_tokens": 4,
+        "queue_ms": 500.0,
+        "first_token_ms": 1625.0,
+        "compute_ms": 2000.0,
+    }
+
+
+START = Checkpoint(("the ",), ((1,),), ((2, 0), (4, 1)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length"), (FinishReason.CANCELLED, "cancelled")],
+)
+def test_calls_are_told_apart_from_content_and_the_text_is_kept(reason: FinishReason, said: str) -> None:
+    asked = GenerateInput.model_validate(
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"function": {"name": "turn"}}]}
+    )
+    payload = GeneratePayload(input=asked, sampling=Sampling(), tool_style=ToolStyle.JSON)
+    text = 'The mill.\n{"name": "turn", "arguments": {"by": 1}}'
+    finish = outcome.completed(CLAIM, payload, replace(completion(reason), text=text), 0.125, START, ByteTokenizer())
+    assert isinstance(finish, Finish)
+    call = {"id": call_id("job_1", 0), "type": "function", "function": {"name": "turn", "arguments": '{"by": 1}'}}
+    assert finish.output == {"text": text, "finish_reason": said, "content": "The mill.", "tool_calls": (call,)}
+    alone = outcome.answer(payload, "job_1", text.partition("\n")[2], reason)
+    assert (alone.content, len(alone.tool_calls or ())) == (None, 1)
+
+
+def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_token_came() -> None:
+    finish = outcome.completed(CLAIM, PAYLOAD, completion(FinishReason.STOP), 0.125, START, ByteTokenizer())
+    assert isinstance(finish, Finish)
+    assert (finish.lineage, (finish.usage or {})["first_token_ms"]) == (((2, 0), (4, 1)), None)
+
+
+def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
+    alternatives = ((0x68, 0x6F), (-0.25, -2.00000049))
+    found = [TokenLogprobs(-0.25, *alternatives), TokenLogprobs(-math.inf), TokenLogprobs(-0.5)]
+    whole = replace(
+        completion(FinishReason.STOP),
+        text="h\ufffd",
+        token_ids=(0x68, 0xC3, 256),
+        deltas=("h", "\ufffd"),
+        delta_token_ids=((0x68,), (0xC3, 256)),
+        logprobs=tuple(found),
+    )
+    finish = outcome.completed(CLAIM, PAYLOAD, whole, 0.125, START, ByteTokenizer())
+    assert isinstance(finish, Finish)
+    first, half, end = (
+        stored.TokenLogprobs(0x68, -0.25, ((0x68, -0.25), (0x6F, -2.0))),
+        stored.TokenLogprobs(0xC3, -9999.0),
+        stored.TokenLogprobs(256, -0.5),
+    )
+    assert finish.logprobs == ((first,), (half, end))
+    assert emitted(finish.logprobs)[0] == TokenLogprobs(-0.25, (0x68, 0x6F), (-0.25, -2.0))
+    top = [{"token": "h", "logprob": -0.25, "bytes": (0x68,)}, {"token": "o", "logprob": -2.0, "bytes": (0x6F,)}]
+    assert (finish.output or {})["logprobs"] == (
+        {**top[0], "top_logprobs": tuple(top)},
+        {"token": "\ufffd", "logprob": -9999.0, "bytes": (0xC3,), "top_logprobs": ()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_suspect", "crashes", "num_new", "cleared"),
+    [(False, 0, 9, False), (True, 1, 8, True), (True, 1, 7, False), (True, 2, 9, False), (False, 1, 9, False)],
+)
+def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
+    is_suspect: bool, crashes: int, num_new: int, cleared: bool
+) -> None:
+    claim = replace(CLAIM, is_suspect=is_suspect, crashes=crashes)
+    tokens = tuple(range(1 + num_new))
+    whole = replace(completion(FinishReason.HANDED_BACK), token_ids=tokens, delta_token_ids=((0,), (1, 2)))
+    retry = outcome.completed(claim, PAYLOAD, whole, 0.125, START, ByteTokenizer())
+    assert isinstance(retry, Retry)
+    handed_on = Checkpoint(("the ", "mill"), ((0,), (1, 2)), START.lineage)
+    assert retry.release(claim) == Release("job_1", 4, cleared=cleared, checkpoint=handed_on, tenant_id=claim.tenant_id)
+
+
+def test_errors_end_a_job_or_let_it_run_again() -> None:
+    failed, numerical = StepFailed("a step"), NumericalError("not finite")
+    failed.progress = numerical.progress = Progress(("the ",), ((1,),))
+    retry = outcome.refused(CLAIM, failed, START.lineage)
+    assert retry == Retry("worker_lost", "a step", checkpoint=START)
+    finish = outcome.refused(CLAIM, numerical, START.lineage)
+    assert isinstance(finish, Finish)
+    assert (finish.state, (finish.error or {})["code"]) == (JobState.FAILED, "numerical_error")
+
+
+def test_a_dead_engine_is_charged_to_those_who_were_inside() -> None:
+    inside, outside = EngineStopped("gone"), EngineStopped("gone")
+    inside.progress = Progress()
+    verdicts = [outcome.refused(replace(CLAIM, attempt=3), error) for error in (inside, outside)]
+    assert verdicts == [
+        Retry("worker_lost", "gone", charge=True, crashed=True),
+        Retry("worker_lost", "gone", charge=False, crashed=False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StepFailed("gone"), "max_attempts_exceeded"), (OutOfMemory("full"), "out_of_memory")]
+)
+def test_the_last_attempt_fails_for_good(error: StepFailed, code: str) -> None:
+    last = outcome.refused(replace(CLAIM, attempt=3), error)
+    assert isinstance(last, Finish)
+    assert (last.error or {})["code"] == code
+
+
+def test_sampling_reaches_the_engine_whole() -> None:
+    sampling = Sampling(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=40,
+        seed=11,
+        stop=("END",),
+        repetition_penalty=1.1,
+        presence_penalty=0.2,
+        frequency_penalty=0.3,
+        logprobs=3,
+        grammar=GrammarSpec(kind=GrammarKind.REGEX, text="[0-9]+"),
+    )
+    params = sampling_params(sampling, 99)
+    expected = sampling.model_dump() | {"max_tokens": 99, "grammar": Grammar("regex", "[0-9]+")}
+    assert sampling_params(Sampling(ignore_eos=True), 1).ignore_eos
+    assert {name: getattr(params, name) for name in expected} == expected
+
+
+def test_an_unreadable_payload_names_the_field_and_quotes_nothing() -> None:
+    payload = {"input": {"prompt": "secret words"}, "sampling": {"temperature": "secret heat"}}
+    claim = replace(CLAIM, payload=payload)
+    with pytest.raises(InvalidRequest, match=r"sampling\.temperature") as caught:
+        read_payload(GeneratePayload, claim.payload)
+    assert caught.value.code == "invalid_payload"
+    assert "secret" not in caught.value.message
+    assert caught.value.__cause__ is None

@@ -1,0 +1,306 @@
+"""One job from claim to outcome on a real engine, with faults injected where a device or a server would have them."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.local.postgres import LocalPostgres
+from migrations.schema import upgrade
+from models.engine.requests import (
+    Completion,
+    FinishReason,
+)
+from models.engine.runner import Row, RunnerBroken, StepPlan
+from models.runners.fake import FakeRunner
+from prompts.tokenizer import ByteTokenizer
+from store.db.database import Database
+from store.ids import new_id
+from store.jobs import claims, jobs, sweeps
+from store.jobs.claims import Release
+from store.payloads.job_payload import ServiceClass
+from store.registry.models import register_version
+from store.schema.job_states import JobState
+from store.settings import Settings
+from store.tenants import api_keys
+from tests.processes import WAIT_S, wait_for
+from tests.workers.conftest import Bench, Running, StartHost
+from tests.workers.runs.test_outcome import completion
+from workers.celery.watchdog import EXIT_ENGINE_DEAD
+from workers.worker_runtime import Host, LoadedModel
+
+
+def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:
+    running = start_host(step_s=0.001)
+    prompts = [f"question {n}" for n in range(12)]
+    alone, batched = ([bench.submit(prompt=prompt)[0] for prompt in prompts] for _ in range(2))
+    for job_id in alone:
+        running.run_to_end(job_id)
+    running.run_to_end(*batched)
+    texts = [[(bench.job(job_id).output or {})["text"] for job_id in ids] for ids in (alone, batched)]
+    assert texts[0] == texts[1]
+    assert running.host.engine.stats().peak_batch > 1
+
+
+def test_a_tenant_finds_the_beginnings_that_it_has_computed_and_nobody_elses(
+    bench: Bench, start_host: StartHost
+) -> None:
+    running = start_host()
+    stats = running.host.engine.stats
+    prompt = "a beginning of more than sixteen tokens"
+    other = api_keys.create_tenant(bench.db, new_id("tenant"))
+    for tenant_id in (bench.tenant_id, other):
+        running.run_to_end(*bench.submit(prompt=prompt, tenant_id=tenant_id))
+    assert stats().cached_tokens == 0
+    running.run_to_end(*bench.submit(prompt=prompt))
+    assert stats().cached_tokens == len(prompt) // 16 * 16
+
+
+def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: StartHost) -> None:
+    running = start_host({"max_slots": 2}, step_s=0.01)
+    stats = running.host.engine.stats
+    longest, long = (bench.submit(sampling={"max_tokens": max_tokens})[0] for max_tokens in (100, 40))
+    batch, interactive = (
+        bench.submit(service_class=name)[0] for name in (ServiceClass.BATCH, ServiceClass.INTERACTIVE)
+    )
+    futures = running.run(longest)
+    wait_for(lambda: stats().running == 1, "the oldest runs")
+    futures += running.run(long)
+    wait_for(lambda: stats().running == 2, "every slot is taken")
+    futures += running.run(batch)
+    wait_for(lambda: stats().waiting == 1, "the batch job waits")
+    futures += running.run(interactive)
+    for future in futures:
+        future.result(WAIT_S)
+    ends = {job_id: bench.job(job_id).completed_at for job_id in (interactive, batch, longest)}
+    assert sorted(ends, key=lambda job_id: str(ends[job_id])) == [interactive, batch, longest]
+
+
+def test_a_job_without_a_seed_has_one_of_its_own_in_every_attempt(bench: Bench, start_host: StartHost) -> None:
+    """So a second attempt says what the lost one said."""
+    seen: dict[str, list[int | None]] = {}
+
+    def fault(plan: StepPlan) -> None:
+        for row in plan.rows:
+            seen.setdefault(bytes(row.request.prompt).decode(), []).append(row.request.sampling.seed)
+        if any(len(seeds) == 1 for seeds in seen.values()):
+            raise RuntimeError("device-side assert")
+
+    running = start_host(fault=fault)
+    ids = [bench.submit(prompt=prompt, sampling={"temperature": 1.0})[0] for prompt in ("one", "two")]
+    given = bench.submit(prompt="three", sampling={"temperature": 1.0, "seed": 7})[0]
+    for job_id in (*ids, given):
+        running.run_to_end(job_id)
+        assert bench.job(job_id).state is JobState.QUEUED
+        running.run_to_end(job_id)
+        assert bench.job(job_id).state is JobState.SUCCEEDED
+    (one,), (two,), (three,) = (set(seeds) for seeds in seen.values())
+    assert None not in (one, two)
+    assert one != two
+    assert three == 7
+
+
+def test_a_row_that_is_not_finite_fails_alone(bench: Bench, start_host: StartHost) -> None:
+    def is_finite(row: Row) -> bool:
+        return not (bytes(row.request.prompt).startswith(b"bad") and len(row.output) == 3)
+
+    running = start_host(is_finite=is_finite)
+    bad, good = bench.submit(prompt="bad")[0], bench.submit(prompt="good")[0]
+    running.run_to_end(bad, good)
+    assert ((bench.job(bad).error or {})["code"], bench.job(good).state) == ("numerical_error", JobState.SUCCEEDED)
+
+
+def test_a_failed_step_is_tried_again_until_the_attempts_are_used_up(bench: Bench, start_host: StartHost) -> None:
+    def fault(plan: StepPlan) -> None:
+        if any(bytes(row.request.prompt).startswith(b"poison") for row in plan.rows):
+            raise RuntimeError("device-side assert")
+
+    running = start_host(fault=fault)
+    (job_id,) = bench.submit(prompt="poison", max_attempts=2)
+    running.run_to_end(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.attempt, job.announced_at) == (JobState.QUEUED, 1, None)
+    running.run_to_end(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.attempt, (job.error or {})["code"]) == (JobState.FAILED, 2, "max_attempts_exceeded")
+    (innocent,) = bench.submit(prompt="water")
+    running.run_to_end(innocent)
+    assert bench.job(innocent).state is JobState.SUCCEEDED
+
+
+def test_running_out_of_memory_says_so(bench: Bench, start_host: StartHost) -> None:
+    def fault(_plan: StepPlan) -> None:
+        raise MemoryError
+
+    running = start_host(fault=fault)
+    (job_id,) = bench.submit(max_attempts=1)
+    running.run_to_end(job_id)
+    assert (bench.job(job_id).error or {})["code"] == "out_of_memory"
+
+
+def test_a_text_that_postgres_cannot_hold_ends_its_job_all_the_same(bench: Bench, start_host: StartHost) -> None:
+    running = start_host()
+    engine = running.host.engine
+    submit = engine.submit
+
+    def poisoned(request: Any) -> Future[Completion]:
+        if not bytes(request.prompt).startswith(b"nul"):
+            return submit(request)
+        future: Future[Completion] = Future()
+        future.set_result(replace(completion(FinishReason.STOP), text="a\0b", deltas=("a\0b",)))
+        return future
+
+    engine.submit = poisoned  # type: ignore[method-assign]  # the fake cannot say U+0000
+    bad, good = bench.submit(prompt="nul")[0], bench.submit(prompt="good")[0]
+    running.run_to_end(bad, good)
+    assert (bench.job(bad).state, bench.job(good).state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
+    assert (bench.job(bad).output or {})["text"] == "a\ufffdb"
+
+
+def test_an_unexpected_error_is_an_attempt_and_logs_no_text(
+    bench: Bench, start_host: StartHost, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = start_host()
+
+    def broken(_request: Any) -> Future[Completion]:
+        raise KeyError("secret prompt")
+
+    running.host.engine.submit = broken  # type: ignore[method-assign]  # a bug that nobody foresaw
+    (job_id,) = bench.submit(max_attempts=1)
+    running.run_to_end(job_id)
+    job = bench.job(job_id)
+    assert (job.state, (job.error or {})["code"]) == (JobState.FAILED, "max_attempts_exceeded")
+    printed = capsys.readouterr()
+    assert "secret prompt" not in caplog.text + printed.out + printed.err + str(job)
+
+
+def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, start_host: StartHost) -> None:
+    running = start_host(step_s=0.005)
+    (job_id,) = bench.submit(sampling={"max_tokens": 60})
+    (future,) = running.run(job_id)
+    bench.wait_state(job_id, JobState.RUNNING)
+    assert claims.release(bench.db, [Release(job_id, 1)]) == {job_id}
+    newer = claims.claim(bench.db, "other", bench.queue, [job_id], 60)[job_id]
+    running.host.leases.stop()  # nobody tells this worker that the job is not its own any more
+    ends: list[tuple[str, int]] = []
+    running.host.frames.put_end = lambda *end: ends.append(end)  # type: ignore[method-assign]  # watched
+    future.result(30)
+    assert (newer.epoch, bench.job(job_id).state) == (2, JobState.RUNNING)
+    assert (running.host.counters.stale_finishes._value.get(), ends) == (1, [])
+
+
+def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_host: StartHost) -> None:
+    running = start_host(step_s=0.005)
+    ids = bench.submit(3, sampling={"max_tokens": 1900})
+    futures = running.run(*ids)
+    wait_for(lambda: running.host.engine.stats().running == 3, "all are in the engine")
+    running.host.hand_back()
+    for future in futures:
+        future.result(5)
+    assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in ids} == {(JobState.QUEUED, 0)}
+    stats = running.host.engine.stats()
+    assert (stats.running, stats.free_blocks) == (0, stats.total_blocks)
+    assert running.host.counters.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
+    running.run_to_end(ids[0])
+    assert bench.job(ids[0]).state is JobState.QUEUED, "a worker that handed back claims nothing more"
+
+
+def test_a_cancel_between_claim_and_submission_is_not_lost(bench: Bench, start_host: StartHost) -> None:
+    running = start_host({"lease_s": 0.6}, step_s=0.005)
+    (job_id,) = bench.submit(sampling={"max_tokens": 1900})
+    (future,) = running.run(job_id)
+    bench.wait_state(job_id, JobState.RUNNING)
+    jobs.request_cancel(bench.db, bench.tenant_id, job_id)
+    future.result(5)
+    assert bench.job(job_id).state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("death", ["hang", "raise"])
+def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
+    bench: Bench, start_host: StartHost, death: str
+) -> None:
+    both_inside, let_go = threading.Event(), threading.Event()
+
+    def fault(_plan: StepPlan) -> None:
+        both_inside.wait(10)
+        if death == "raise":
+            raise RunnerBroken("the device is gone")
+        let_go.wait(30)
+
+    running = start_host({"max_step_s": 1.0}, fault=fault)
+    ids = bench.submit(2)
+    futures = running.run(*ids)
+    engine = running.host.engine
+    wait_for(lambda: engine.stats().running + engine.stats().waiting == 2, "both are in the engine")
+    both_inside.set()
+    wait_for(lambda: running.exits, "the watchdog ended the process", 10)
+    assert running.exits == [EXIT_ENGINE_DEAD]
+    wait_for(lambda: bench.states(ids) == {JobState.QUEUED: 2}, "the jobs are back", 5)
+    rows = bench.query("SELECT attempt, crashes, is_suspect FROM jobs")
+    assert {tuple(row) for row in rows} == {(1, 1, True)}, "charged, and alone next time"
+    let_go.set()
+    for future in futures:
+        future.result(10)
+    assert bench.states(ids) == {JobState.QUEUED: 2}, "what the dead engine said afterwards changed nothing"
+
+
+@dataclass
+class Restartable:
+    """A Postgres of this test alone."""
+
+    server: LocalPostgres
+    bench: Bench
+    running: Running
+
+
+@pytest.fixture
+def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable]:
+    server = LocalPostgres(server_folder / "pg", server_folder / "postgres.log")
+    server.start()
+    db = Database(server.url, application_name="tests")
+    upgrade(db)
+    version = register_version(
+        db,
+        model="fake",
+        runner="fake",
+        source="fake",
+        digest="0" * 64,
+        dtype="none",
+        context_window=8192,
+        files={},
+        actor="tests",
+    )
+    own = settings.model_copy(update={"database_url": server.url, "lease_s": 6})
+    exits: list[int] = []
+    model = LoadedModel(version, FakeRunner(step_s=0.01), ByteTokenizer())
+    host = Host(own, model, owner="w1", max_jobs=64, exit_now=exits.append)
+    host.start()
+    bench = Bench(db, own, version)
+    running = Running(host, ThreadPoolExecutor(32), exits)
+    yield Restartable(server, bench, running)
+    host.stop()
+    running.threads.shutdown()
+    bench.close()
+    db.close()
+    server.stop()
+
+
+def test_a_restart_of_postgres_loses_no_outcome_and_no_claim(restartable: Restartable) -> None:
+    bench, running = restartable.bench, restartable.running
+    early = bench.submit(4, sampling={"max_tokens": 60})
+    late = bench.submit(4)
+    computing = running.run(*early)
+    wait_for(lambda: running.host.engine.stats().running == 4, "they compute")
+    restartable.server.stop()
+    claiming = running.run(*late)
+    wait_for(lambda: running.host.engine.stats().completed == 4, "they are done with nowhere to write it")
+    restartable.server.start()
+    for future in (*computing, *claiming):
+        future.result(30)
+    ended = bench.wait_ended([*early, *late], timeout_s=5)
+    assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
+    assert sweeps.sweep_leases(bench.db).requeued == 0

@@ -1,0 +1,3 @@
+"""How jobs reach a worker: Celery with its consumer and thread pool, the fast lane, and polling of Postgres.
+
+What happens to a claimed job is ``workers.runs``."""

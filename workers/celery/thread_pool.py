@@ -1,0 +1,245 @@
+"""Celery's thread pool, mended for jobs that wait on an engine: one thread a job, most of them asleep.
+
+The stock ``threads`` pool raises on revoke and blocks the event loop while it drains, so that acknowledgements and
+heartbeats of a worker that is stopping wait for its last job. This one passes a revoke to the engine, keeps the event
+loop turning in a drain, and hands back what is left when the drain's time is over. It knows jobs by their Celery
+task id and nothing of models.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import count
+from typing import Any, Protocol
+
+import structlog
+from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import apply_target
+from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import Retry as RetryLater
+from celery.worker.request import Terminated
+
+from store.failpoints import failpoint
+from store.jobs.claims import Finish
+from store.redis.celery_queue import TASK
+from store.schema.job_states import JobState
+from workers.runs.engine_admission import Admission
+from workers.runs.outcome import Retry
+
+log = structlog.get_logger(__name__)
+
+PUMP_S = 0.05
+"""How long the event loop may rest during a drain."""
+
+SETTLE_S = 1.0
+"""How long threads may take to end after their jobs were handed back."""
+
+HAND_BACK_S = 0.25
+"""What the hand back itself takes, so that the jobs are in the queue again when the drain's time is over."""
+
+Scalar = str | int | float | bool
+
+
+class Drain:
+    """When a stopping worker has to hand back: so early that it is done ``drain_s`` after the first request to stop.
+
+    After the second request it is at once.
+
+    ``request`` may be called from any thread.
+    """
+
+    def __init__(self, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wait_s = max(drain_s / 2, drain_s - HAND_BACK_S)
+        self._clock = clock
+        self._deadline: float | None = None
+        self.requested = threading.Event()
+
+    def request(self) -> None:
+        """Ask to stop; asking again cuts the wait short."""
+        now = self._clock()
+        self._deadline = now if self._deadline is not None else now + self._wait_s
+        self.requested.set()
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds that running jobs still have; starts the count if nobody has asked yet."""
+        if self._deadline is None:
+            self.request()
+        return max(0.0, (self._deadline or 0.0) - self._clock())
+
+
+class Tenant(Protocol):
+    """What the pool asks of the process it runs in."""
+
+    admission: Admission
+    drain: Drain
+
+    def run(self, job_id: str) -> Finish | Retry | None:
+        """Run a job and return what was stored of it, as ``Executor.run``. Raises nothing."""
+        ...
+
+    def revoke(self, task_id: str) -> None:
+        """Cancel the job that this task runs."""
+        ...
+
+    def hand_back(self) -> None:
+        """Give every job that still runs back to the queue."""
+        ...
+
+    def engine_info(self) -> Mapping[str, Scalar]:
+        """Return the engine's statistics as plain scalars."""
+        ...
+
+
+class JobFailed(Exception):
+    """A job or an attempt failed, or was too late: its error's code, and nothing that its owner sent."""
+
+
+class PoolJob:
+    """One task in flight, as Celery's ``Request`` sees it: something that can be terminated."""
+
+    def __init__(self, number: int, task_id: str, revoke: Callable[[str], None]) -> None:
+        self.number = number
+        self.ended: Future[None] = Future()
+        self._task_id = task_id
+        self._revoke = revoke
+
+    def terminate(self, _signal: object = None) -> None:
+        """Cancel the job in the engine; its thread ends by itself, with the outcome."""
+        self._revoke(self._task_id)
+
+
+class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotations
+    """The worker's pool. ``tenant`` is set by ``pool_class``, because Celery makes the instance."""
+
+    tenant: Tenant
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._numbers = count(1)
+        self._jobs: dict[int, PoolJob] = {}
+        self._hub: Any = None
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Remember the event loop, which has to go on turning in a drain."""
+        self._hub = loop
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        correlation_id: str = "",
+        **_: Any,
+    ) -> PoolJob:
+        """Run ``target`` on a thread of its own; a job's is replaced by the job itself.
+
+        Celery's target would decode the message again, and surround the task with what a task without a result,
+        callbacks, retries and signals has no use for.
+        """
+        failpoint("message.taken")
+        if args and args[0] == TASK:
+            target, args = self._run_job, (correlation_id,)
+        ticket = self.tenant.admission.take()
+        job = PoolJob(next(self._numbers), correlation_id, self.tenant.revoke)
+        self._jobs[job.number] = job
+
+        def run() -> None:
+            with self.tenant.admission.working_on(ticket):
+                # Celery calls it a process id; here it is the job's number, by which it is terminated.
+                apply_target(target, args, kwargs, callback, accept_callback, pid=job.number)
+
+        def done(_future: Future[None]) -> None:
+            del self._jobs[job.number]
+            self.tenant.admission.give_back(ticket)
+            job.ended.set_result(None)
+
+        self.executor.submit(run).add_done_callback(done)
+        return job
+
+    def _run_job(self, job_id: str) -> tuple[int, Any, float]:
+        """Run a job and return what Celery's tracer would: whether it failed, its result's text or the error, its time.
+
+        Celery tells it to Flower as an event; nobody else reads it.
+        """
+        began = time.monotonic()
+        error = _told_to_celery(self.tenant.run(job_id))
+        took_s = time.monotonic() - began
+        return (0, "None", took_s) if error is None else (1, _with_info(error), took_s)
+
+    def terminate_job(self, pid: int, signal: object = None) -> None:
+        """Cancel the job with this number; Celery calls it for a revoke with ``terminate``."""
+        job = self._jobs.get(pid)
+        if job is not None:
+            job.terminate(signal)
+
+    def on_stop(self) -> None:
+        """Let running jobs go on for the drain's time, then hand them back; the event loop turns all the while."""
+        self.tenant.admission.close()
+        self._turn_until_empty(lambda: self.tenant.drain.remaining_s)
+        if self._jobs:
+            self.tenant.hand_back()
+            deadline = time.monotonic() + SETTLE_S
+            self._turn_until_empty(lambda: deadline - time.monotonic())
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        if self._jobs:
+            log.warning("pool_threads_left", num_threads=len(self._jobs))
+
+    def _turn_until_empty(self, remaining_s: Callable[[], float]) -> None:
+        while (jobs := list(self._jobs.values())) and (left_s := remaining_s()) > 0:
+            wait([job.ended for job in jobs], timeout=min(PUMP_S, left_s), return_when=FIRST_COMPLETED)
+            self._turn()
+        self._turn()
+
+    def _turn(self) -> None:
+        """One turn of Celery's event loop without its poll: timers (heartbeats) and callbacks (acknowledgements)."""
+        if self._hub is None:
+            return
+        try:
+            self._hub.fire_timers()
+            for callback in self._hub._pop_ready():  # noqa: SLF001 - no public way to turn the hub without polling
+                callback()
+        except Exception as error:  # noqa: BLE001 - a broker that is away must not stop the drain
+            log.warning("drain_turn_failed", error=type(error).__name__)
+
+    def _get_info(self) -> dict[str, Any]:
+        """What ``inspect stats`` and Flower's Pool tab show."""
+        return {**super()._get_info(), "in-flight": len(self._jobs), **self.tenant.engine_info()}
+
+
+def _told_to_celery(said: Finish | Retry | None) -> Exception | None:
+    """Return the exception by which Celery knows how a job ended, and None if it succeeded.
+
+    A job that went back to the queue is a retry. One that was not to be had is revoked, as a cancelled one: if it runs
+    or ended elsewhere, Celery's events of that go before.
+    """
+    if said is None:
+        error: Exception = Terminated("not to be had")
+    elif isinstance(said, Retry):
+        error = RetryLater(exc=JobFailed(said.code))
+    elif said.state is JobState.SUCCEEDED:
+        return None
+    elif said.state is JobState.CANCELLED:
+        error = Terminated("cancelled")
+    else:
+        error = JobFailed((said.error or {}).get("code", said.state.value))
+    return error
+
+
+def _with_info(error: Exception) -> ExceptionInfo:
+    """Return the exception as Celery's tracer gives it, with a traceback, which is of this line alone."""
+    try:
+        raise error
+    except type(error):
+        info = ExceptionInfo()
+    # It puts a wrapper around it for other processes, whose name is all that would be told.
+    info.exception = error
+    return info
+
+
+def pool_class(tenant: Tenant) -> type[EnginePool]:
+    """Return the pool to give to Celery's worker, bound to this process."""
+    return type("EnginePool", (EnginePool,), {"tenant": tenant, "__module__": __name__})

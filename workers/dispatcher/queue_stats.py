@@ -1,0 +1,49 @@
+"""The dispatcher's count of the queues and of what tenants use: adds up what the triggers wrote down, and measures how
+fast jobs are started.
+
+The meters live in this process: a dispatcher that takes over measures for a second before it writes a rate, and what
+its predecessor wrote is known until then. What it writes is read through ``store.scheduling.backlog``.
+"""
+
+import time
+from collections.abc import Callable
+
+from store.db.database import Database
+from store.scheduling import queues
+from store.scheduling.service_rate import RateMeter
+from store.tenants import quotas
+
+RECORD_S = 1.0
+"""Rates are written this often at most."""
+
+
+class QueueCounter:
+    """Counts and measures every queue, by turns."""
+
+    def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._db = db
+        self._clock = clock
+        self._meters: dict[str, RateMeter] = {}
+        self._measured: set[str] = set()
+        self._due_at = 0.0
+
+    @property
+    def has_news(self) -> bool:
+        """True if there is something to write although nothing changes."""
+        return bool(self._measured)
+
+    def turn(self) -> None:
+        """Take in what changed since the last turn."""
+        quotas.fold(self._db)
+        for queue, interval in queues.fold(self._db).items():
+            meter = self._meters.setdefault(queue, RateMeter(interval.at))
+            if meter.observe(interval):
+                self._measured.add(queue)
+        if self._measured and self._clock() >= self._due_at:
+            self._record()
+
+    def _record(self) -> None:
+        rates = {queue: rate for queue in self._measured if (rate := self._meters[queue].rate()) is not None}
+        queues.record_rates(self._db, rates)
+        self._measured.clear()
+        self._due_at = self._clock() + RECORD_S

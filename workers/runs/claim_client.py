@@ -1,0 +1,276 @@
+"""This worker's side of Postgres: claim, finish, release and renew, each for many jobs in one statement.
+
+Knows the owner's name, the queue and how long to insist when Postgres is away; knows no engine. Every write carries
+the epoch, so insisting is safe: a write that comes too late is refused by the database.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from store.db.database import Database
+from store.db.group_commit import Wave
+from store.errors import Unavailable
+from store.jobs import claims, unclaimed
+from store.jobs.claims import Claim, Finish, Release, Renewal
+from store.jobs.unclaimed import RowLocked
+from store.scheduling import dispatch_queries
+from store.scheduling.dispatch_queries import Claimable, Closer, Rota
+from workers.runs.in_flight import Attempt
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+RETRY_S = 0.25
+
+LOCKED_S = 4.0
+"""How long a claim waits for a row that another transaction has locked: a little longer than Postgres lets a session of
+ours stand still in a transaction. After it the hint is dropped, and the dispatcher announces the job again."""
+
+MOMENT_S = 0.05
+LAST_TRIES = 20
+"""How often a worker that stops tries to give a job back whose row is locked. The renewal of the leases, for one, locks
+the rows of all jobs for a moment."""
+
+MAX_RELEASED_TOKENS = 65_536
+"""In one statement, so that handing back many long answers holds no lock for long."""
+
+MAX_FINISHED_CHARS = 16_000_000
+"""Of vectors in one statement, so that a database with little memory can take it."""
+
+CLAIM_PACE_S = 0.025
+FINISH_PACE_S = 0.04
+"""Waves of one kind begin at least this far apart: what a job waits at most for others to share its commit. Until it is
+claimed somebody waits for its first token, so that is the shorter one."""
+
+# Other workers look at the same list.
+_SUSPECTS_TRIED = 8
+
+
+class Ledger:
+    """Claims and finishes in waves: concurrent callers share a statement and a commit."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        owner: str,
+        queue: str,
+        lease_s: float,
+        stopping: threading.Event,
+        capacity: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._db = db
+        self._owner = owner
+        self._queue = queue
+        self._lease_s = lease_s
+        self._stopping = stopping
+        # As ``store.jobs.claims.claim`` has it.
+        self._capacity = capacity
+        self._clock = clock
+        self._rota = Rota()
+        # One claim at a time, so that what is claimed and what is in hand can be compared.
+        self._claiming = threading.RLock()
+        self._in_hand: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
+        self._in_doubt_until = 0.0
+        self._claims: Wave[str, Claim | None] = Wave(self._claim_all, pace_s=CLAIM_PACE_S)
+        self._finishes: Wave[Finish, bool] = Wave(self._finish_all, pace_s=FINISH_PACE_S)
+        self._releases: Wave[Release, bool] = Wave(self._release_all)
+
+    def claim(self, job_id: str, *, hurries: bool = False) -> Attempt | None:
+        """Claim a job, waiting for no others if it ``hurries``.
+
+        None if it is not to be had (done, held by another, cancelled) or the worker is stopping.
+        While Postgres is away it tries again: the message is already acknowledged, and taking more of them would only
+        empty the queue.
+        """
+        give_up_at = self._clock() + LOCKED_S
+        while not self._stopping.is_set():
+            sent_at = self._clock()
+            try:
+                claim = self._claims.join(job_id, hurries=hurries)
+            except RowLocked:
+                if sent_at > give_up_at:
+                    return None
+                self._stopping.wait(RETRY_S)
+            except Unavailable as error:
+                log.warning("claim_waits", job_id=job_id, error=error.message)
+                self._stopping.wait(RETRY_S)
+            else:
+                return None if claim is None else Attempt(claim, sent_at, self._deadline(claim))
+        return None
+
+    def claimable(self) -> Claimable:
+        """Return what kinds of jobs this queue has for whoever claims without a message. Raises Unavailable."""
+        return dispatch_queries.claimable(self._db, self._queue)
+
+    def closing(self, *, heed_load: bool) -> AbstractContextManager[Closer | None]:
+        """Make this worker the closer of its queue for a block, if it may be: see ``dispatch_queries.closing``."""
+        return dispatch_queries.closing(self._db, self._queue, self._owner, heed_load=heed_load)
+
+    def claim_waiting(self, most: int) -> list[Attempt]:
+        """Claim the next jobs of the queue without a message, at most ``most``. Raises Unavailable."""
+        job_ids = dispatch_queries.claim_candidates(self._db, self._queue, most, rota=self._rota)
+        return self._claim_directly(job_ids, suspects=False)
+
+    def claim_suspect(self) -> Attempt | None:
+        """Claim a job that must run alone; None if there is none. Raises Unavailable."""
+        for job_id in dispatch_queries.claim_candidates(self._db, self._queue, _SUSPECTS_TRIED, suspects=True):
+            if attempts := self._claim_directly([job_id], suspects=True):
+                return attempts[0]
+        return None
+
+    def _claim_directly(self, job_ids: Sequence[str], *, suspects: bool) -> list[Attempt]:
+        if not job_ids or self._stopping.is_set():
+            return []
+        sent_at = self._clock()
+        found = self._claim(job_ids, suspects=suspects)
+        return [Attempt(claim, sent_at, self._deadline(claim)) for claim in found.values()]
+
+    def _claim(self, job_ids: Sequence[str], *, suspects: bool = False) -> dict[str, Claim]:
+        with self._claiming:
+            self.give_back_lost()
+            try:
+                found = self._take(job_ids, suspects=suspects)
+            except Exception:
+                # It may have been stored all the same, or be stored later.
+                self._in_doubt_until = self._clock() + self._lease_s
+                raise
+            self._in_hand.update({(claim.job_id, claim.epoch): claim for claim in found.values()})
+            return found
+
+    def _take(self, job_ids: Sequence[str], *, suspects: bool) -> dict[str, Claim]:
+        return claims.claim(
+            self._db, self._owner, self._queue, job_ids, self._lease_s, suspects=suspects, capacity=self._capacity
+        )
+
+    def give_back_lost(self) -> None:
+        """Put back, uncharged, what Postgres says that this worker runs and nobody here knows of.
+
+        The answer to its claim was lost: without this its lease would run out, and it would count as a crash. For the
+        time of a lease after a claim that failed; otherwise it costs nothing. Raises Unavailable.
+        """
+        if self._clock() >= self._in_doubt_until:
+            return
+        with self._claiming:
+            owned = unclaimed.owned(self._db, self._owner)
+            lost = [Release(job_id, epoch) for job_id, epoch in owned.items() if (job_id, epoch) not in self._in_hand]
+            if lost:
+                log.warning("lost_claims_given_back", num_jobs=len(lost))
+                claims.release(self._db, lost)
+
+    def _deadline(self, claim: Claim) -> float | None:
+        return None if claim.remaining_s is None else self._clock() + claim.remaining_s
+
+    def finish(self, finish: Finish, *, until: Callable[[], float]) -> bool:
+        """Write an outcome; False if the attempt was not ours any more.
+
+        Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper
+        has taken the job over then. It cannot take one whose row is locked, so for that one is tried again for as long
+        as the worker runs.
+        """
+        while True:
+            try:
+                return self._finishes.join(finish)
+            except Unavailable as error:
+                waits_for_row = isinstance(error, RowLocked) and not self._stopping.is_set()
+                if self._clock() > until() and not waits_for_row:
+                    raise
+                log.warning("finish_waits", job_id=finish.job_id, error=error.message)
+                time.sleep(RETRY_S)
+
+    def give_back(self, release: Release, *, until: Callable[[], float]) -> bool:
+        """Put a job back into the queue with what was emitted of it; False if the attempt was not ours any more.
+
+        Raises Unavailable if Postgres is still away, or the row locked, at ``until()`` or when the worker is stopping;
+        a worker that stops tries it ``LAST_TRIES`` times for a locked row.
+        """
+        num_last = 0
+        while True:
+            try:
+                return self._releases.join(release)
+            except Unavailable as error:
+                if isinstance(error, RowLocked) and self._stopping.is_set() and num_last < LAST_TRIES:
+                    num_last += 1
+                    time.sleep(MOMENT_S)
+                    continue
+                if self._stopping.is_set() or self._clock() > until():
+                    raise
+                log.warning("release_waits", job_id=release.job_id, error=error.message)
+                self._stopping.wait(RETRY_S)
+
+    def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
+        """Put jobs back into the queue; return how many were still ours. Raises Unavailable.
+
+        Jobs whose row is still locked after ``LAST_TRIES`` are left to the dispatcher.
+        """
+        given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
+        num_released = 0
+        for _ in range(LAST_TRIES):
+            if not given:
+                break
+            released = claims.release(self._db, given)
+            num_released += len(released)
+            answers = self._accepted(given, released)
+            given = [one for one, answer in zip(given, answers, strict=True) if isinstance(answer, RowLocked)]
+            if given:
+                time.sleep(MOMENT_S)
+        return num_released
+
+    def renew(self, held: Mapping[str, int]) -> Renewal:
+        """Renew the leases of all jobs. Raises Unavailable."""
+        return claims.renew(self._db, self._owner, held, self._lease_s)
+
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
+        found = self._claim(job_ids)
+        missing = [job_id for job_id in job_ids if job_id not in found]
+        locked = unclaimed.still_open(self._db, self._queue, missing, capacity=self._capacity) if missing else set()
+        # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
+        return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
+
+    def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | RowLocked]:
+        accepted: set[str] = set()
+        for part in parts(finishes, _num_vector_chars, MAX_FINISHED_CHARS):
+            accepted |= claims.finish(self._db, part)
+        return self._accepted(finishes, accepted)
+
+    def _release_all(self, releases: Sequence[Release]) -> list[bool | RowLocked]:
+        accepted: set[str] = set()
+        for part in parts(releases, num_checkpoint_tokens, MAX_RELEASED_TOKENS):
+            accepted |= claims.release(self._db, part)
+        return self._accepted(releases, accepted)
+
+    def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | RowLocked]:
+        """Return for each row whether its job was accepted, or that it was locked and can be tried again."""
+        missing = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
+        locked = unclaimed.still_running(self._db, missing) if missing else set()
+        return [RowLocked(one.job_id) if one.job_id in locked else one.job_id in accepted for one in given]
+
+
+def parts(items: Sequence[T], size_of: Callable[[T], int], most: int) -> list[list[T]]:
+    """Divide items so that those of a part have at most the size ``most`` together, or it is one alone."""
+    divided: list[list[T]] = [[]]
+    room = most
+    for item in items:
+        size = size_of(item)
+        if size > room and divided[-1]:
+            divided.append([])
+            room = most
+        divided[-1].append(item)
+        room -= size
+    return divided
+
+
+def num_checkpoint_tokens(release: Release) -> int:
+    return 0 if release.checkpoint is None else len(release.checkpoint.tokens)
+
+
+def _num_vector_chars(finish: Finish) -> int:
+    """Text is short beside vectors, and is not counted."""
+    return sum(map(len, (finish.output or {}).get("embeddings", ())))

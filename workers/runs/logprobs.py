@@ -1,0 +1,46 @@
+"""Logprobs between the engine, which gives them, and the store, which keeps them."""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from models.engine.requests import TokenLogprobs
+from store.payloads import logprobs as stored
+from store.payloads.logprobs import Logprobs
+
+_DECIMALS = 6
+"""More says nothing of a model in half precision, and every digit is sent and kept."""
+
+# JSON has no infinity. This is what OpenAI says of a token that was not among the likely ones.
+_LEAST = -9999.0
+
+
+def kept(token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> Logprobs:
+    """Return the logprobs of consecutive tokens as they are kept."""
+    return tuple(
+        stored.TokenLogprobs(token_id, _number(one.logprob), _top(one))
+        for token_id, one in zip(token_ids, logprobs, strict=True)
+    )
+
+
+def kept_by_delta(token_ids: Iterable[Sequence[int]], logprobs: Sequence[TokenLogprobs]) -> tuple[Logprobs, ...]:
+    """Return those of each delta's tokens, of an answer that has at least as many; none if there are none."""
+    if not logprobs:
+        return ()
+    rest = iter(logprobs)
+    return tuple(kept(ids, [next(rest) for _ in ids]) for ids in token_ids)
+
+
+def emitted(groups: Iterable[Logprobs]) -> tuple[TokenLogprobs, ...]:
+    """Return kept logprobs as the engine has them."""
+    return tuple(
+        TokenLogprobs(one.logprob, tuple(top_id for top_id, _ in one.top), tuple(value for _, value in one.top))
+        for one in chain.from_iterable(groups)
+    )
+
+
+def _top(one: TokenLogprobs) -> tuple[tuple[int, float], ...]:
+    return tuple(zip(one.top_ids, map(_number, one.top_logprobs), strict=True))
+
+
+def _number(logprob: float) -> float:
+    return round(max(logprob, _LEAST), _DECIMALS)

@@ -1,0 +1,223 @@
+"""What a run in the engine means for its job: pure values in, the row to write out.
+
+    Completion stop | length ──▶ succeeded        Completion deadline    ──▶ expired, error deadline_exceeded
+    Completion cancelled     ──▶ cancelled        Completion handed back ──▶ Retry, not charged
+    a policy's rule blocks   ──▶ failed, policy_blocked_output; nothing of the output is kept
+    error, retryable         ──▶ Retry while attempts are left
+    engine died              ──▶ Retry: charged, and alone next time
+    any other error          ──▶ failed with the error's code
+
+Output and usage of a cancelled or expired job are kept, as far as they came. A Retry brings what was emitted along, for
+the next attempt to go on from.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+from models.engine.requests import Completion, EngineError, EngineStopped, FinishReason, Progress
+from prompts.logprobs import spell
+from prompts.tokenizer import Tokenizer
+from prompts.tool_calls import read_answer
+from store.errors import HeadraceError, Unavailable
+from store.jobs.claims import Claim, Finish, Release
+from store.payloads.job_payload import BlockedBody, GenerateOutput, GeneratePayload, JobErrorBody, TokenLogprob, Usage
+from store.payloads.logprobs import Logprobs
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Checkpoint, Lineage
+from workers.runs.logprobs import kept_by_delta
+from workers.runs.output_policy import OutputRules, Said
+
+STATES: Mapping[FinishReason, JobState] = {
+    FinishReason.STOP: JobState.SUCCEEDED,
+    FinishReason.LENGTH: JobState.SUCCEEDED,
+    FinishReason.CANCELLED: JobState.CANCELLED,
+    FinishReason.DEADLINE: JobState.EXPIRED,
+}
+
+# Codes that say nothing of the job itself, so that its owner learns more from hearing that every attempt failed.
+ANYTHING = frozenset({"worker_lost", "internal_error"})
+
+
+PROBATION_TOKENS = 8
+"""A job whose worker died once runs alone for so many tokens; if nothing happens, it was probably another's fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt ended through no fault of the job: it may run again. ``code`` and ``message`` say what happened.
+
+    The other fields are those of ``store.jobs.claims.Release``.
+    """
+
+    code: str
+    message: str
+    charge: bool = True
+    crashed: bool = False
+    cleared: bool = False
+    checkpoint: Checkpoint | None = None
+
+    def release(self, claim: Claim) -> Release:
+        """Return how the job goes back to the queue."""
+        return Release(
+            claim.job_id, claim.epoch, self.charge, self.crashed, self.cleared, self.checkpoint, claim.tenant_id
+        )
+
+
+def is_on_probation(claim: Claim) -> bool:
+    """True if the job runs alone for a few tokens only. After a second crash it runs alone to its end."""
+    return claim.is_suspect and claim.crashes == 1
+
+
+def completed(
+    claim: Claim,
+    payload: GeneratePayload,
+    completion: Completion,
+    waited_s: float,
+    start: Checkpoint,
+    tokenizer: Tokenizer,
+    rules: OutputRules | None = None,
+) -> Finish | Retry:
+    """Return the outcome of a request that the engine ended.
+
+    ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is where the attempt began;
+    ``rules`` are what the tenant's policy has to say of the output.
+    """
+    if completion.finish_reason is FinishReason.HANDED_BACK:
+        return _handed_back(claim, completion, start)
+    said = Said(completion.text, completion.deltas) if rules is None else rules.apply(completion.deltas)
+    used = usage(claim, completion, waited_s, start).model_dump()
+    if said.blocked_by is not None:
+        return _blocked(claim, said.blocked_by, used)
+    state = STATES[completion.finish_reason]
+    if rules is not None and rules.holds_back:
+        # The likelihood of a token tells which one it was.
+        completion = replace(completion, logprobs=())
+    logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
+    output = answer(payload, claim.job_id, said.text, completion.finish_reason)
+    likely = _spelled(completion, logprobs, tokenizer)
+    output = output.model_copy(update={"logprobs": likely, "policy": said.hits or None})
+    late = JobErrorBody(
+        code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
+    )
+    return Finish(
+        job_id=claim.job_id,
+        epoch=claim.epoch,
+        state=state,
+        output=output.model_dump(exclude_none=True),
+        error=late.model_dump() if state is JobState.EXPIRED else None,
+        usage=used,
+        deltas=said.pieces,
+        lineage=start.lineage,
+        logprobs=logprobs,
+        tenant_id=claim.tenant_id,
+    )
+
+
+def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
+    """Return the end of a job whose output a rule does not let out: what was generated is paid for."""
+    message = f"the policy's rule {rule} does not let this output out"
+    error = BlockedBody(code="policy_blocked_output", message=message, attempt=claim.attempt, rule=rule)
+    return replace(failed(claim, error.code, message), error=error.model_dump(), usage=used)
+
+
+def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReason) -> GenerateOutput:
+    """Return what the job's owner gets: the text, and the tool calls that are written in it."""
+    content, calls = read_answer(payload, job_id, text)
+    if not calls:
+        return GenerateOutput(text=text, finish_reason=reason.value)
+    said = "tool_calls" if reason is FinishReason.STOP else reason.value
+    return GenerateOutput(text=text, finish_reason=said, content=content, tool_calls=calls)
+
+
+def _spelled(
+    completion: Completion, logprobs: Sequence[Logprobs], tokenizer: Tokenizer
+) -> tuple[TokenLogprob, ...] | None:
+    """Return the logprobs. An answer without any text has no deltas, so none of them; it may have asked."""
+    return spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
+
+
+def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Retry:
+    num_new = len(completion.token_ids) - len(start.tokens)
+    return Retry(
+        "handed_back",
+        "the attempt was handed back for another to go on",
+        charge=False,
+        cleared=is_on_probation(claim) and num_new >= PROBATION_TOKENS,
+        checkpoint=_checkpoint(completion.progress, start.lineage),
+    )
+
+
+def _checkpoint(progress: Progress | None, lineage: Lineage) -> Checkpoint | None:
+    if progress is None or not progress.deltas:
+        return None
+    logprobs = kept_by_delta(progress.token_ids, progress.logprobs)
+    return Checkpoint(progress.deltas, progress.token_ids, lineage, logprobs)
+
+
+def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Usage:
+    """Return what the run cost. When the first token came is not known if that was in an earlier attempt."""
+    before_s = claim.queued_s + waited_s
+    first_s = None if start.deltas else completion.first_token_s
+    return Usage(
+        input_tokens=completion.num_prompt_tokens,
+        output_tokens=len(completion.token_ids),
+        cached_tokens=completion.num_cached_tokens,
+        queue_ms=claim.queued_s * 1000,
+        first_token_ms=None if first_s is None else (before_s + first_s) * 1000,
+        compute_ms=completion.total_s * 1000,
+    )
+
+
+def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage = ()) -> Finish | Retry:
+    """Return the outcome of a request that has no completion."""
+    if isinstance(error, Unavailable):
+        return again(claim, error.code, error.message)
+    if not isinstance(error, EngineError):
+        return failed(claim, error.code, error.message)
+    checkpoint = _checkpoint(error.progress, lineage)
+    if isinstance(error, EngineStopped):
+        # One that was not inside yet had no part in it.
+        was_inside = error.progress is not None
+        return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
+    if error.retryable:
+        return again(claim, error.code, str(error), checkpoint)
+    return failed(claim, error.code, str(error))
+
+
+def again(claim: Claim, code: str, message: str, checkpoint: Checkpoint | None = None) -> Finish | Retry:
+    """Return another try, or the job's end if this was the last one."""
+    if claim.attempt < claim.max_attempts:
+        return Retry(code, message, checkpoint=checkpoint)
+    if code in ANYTHING:
+        return failed(claim, "max_attempts_exceeded", f"attempt {claim.attempt} of {claim.max_attempts}: {message}")
+    return failed(claim, code, message)
+
+
+def failed(claim: Claim, code: str, message: str) -> Finish:
+    """Return the end of a job that another try cannot help."""
+    return Finish(
+        job_id=claim.job_id,
+        epoch=claim.epoch,
+        state=JobState.FAILED,
+        output=None,
+        error=JobErrorBody(code=code, message=message, attempt=claim.attempt).model_dump(),
+        usage=None,
+        deltas=(),
+        tenant_id=claim.tenant_id,
+    )
+
+
+def cancelled(claim: Claim) -> Finish:
+    """Return the end of a job that was cancelled before it reached the engine."""
+    return Finish(
+        job_id=claim.job_id,
+        epoch=claim.epoch,
+        state=JobState.CANCELLED,
+        output=None,
+        error=None,
+        usage=None,
+        deltas=(),
+        tenant_id=claim.tenant_id,
+    )

@@ -1,0 +1,179 @@
+"""Generating: a job's payload in, the engine's text out, as the outcome to write.
+
+    payload, prompt, where to go on ──▶ engine ──▶ outcome
+                                          └─ handed back or engine at fault: a Retry with what was emitted
+
+Knows prompts, checkpoints and the engine; claims, leases and writing are ``workers.runs.job_runner``'s.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from models.engine.requests import (
+    CheckpointMismatch,
+    Completion,
+    EngineError,
+    EngineRequest,
+    FinishReason,
+    Grammar,
+    SamplingParams,
+)
+from policy.budget import ScanTooLong
+from prompts.prompt import build_prompt, fit
+from prompts.tokenizer import Tokenizer
+from store.errors import Unavailable
+from store.jobs.claims import Finish
+from store.payloads.job_payload import GeneratePayload, Sampling, read_payload
+from store.streams.checkpoints import Checkpoint
+from workers.runs import outcome
+from workers.runs.checkpoint_recovery import Resumer
+from workers.runs.engine_admission import Admission
+from workers.runs.engine_client import Entrance
+from workers.runs.in_flight import Attempt, HeldJobs
+from workers.runs.logprobs import emitted
+from workers.runs.outcome import Retry
+from workers.runs.output_filter import StreamGate
+from workers.runs.output_policy import OutputRules, PolicyBook, output_rules
+from workers.runs.stream_publisher import FrameQueue
+
+log = structlog.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """What a job asks of the engine."""
+
+    def check(self, request: EngineRequest) -> None:
+        """Raise CheckpointMismatch if what was emitted is not what the tokens make."""
+        ...
+
+    def submit(self, request: EngineRequest) -> Future[Completion]:
+        """Take a request; raises RequestTooLong at once if it can never fit."""
+        ...
+
+    def cancel(self, request_id: str, reason: FinishReason) -> bool:
+        """End a request at the next step."""
+        ...
+
+
+class Generating:
+    """Generates text for jobs of one model version. ``compute`` is called from many threads at once."""
+
+    def __init__(
+        self,
+        *,
+        held: HeldJobs,
+        engine: Engine,
+        admission: Admission,
+        frames: FrameQueue,
+        resumer: Resumer,
+        tokenizer: Tokenizer,
+        policies: PolicyBook,
+        context_window: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._entrance = Entrance(admission, held)
+        self._engine = engine
+        self._frames = frames
+        self._resumer = resumer
+        self._tokenizer = tokenizer
+        self._policies = policies
+        self._context_window = context_window
+        self._clock = clock
+
+    def compute(self, attempt: Attempt) -> Finish | Retry:
+        """Generate the job's text. Raises InvalidRequest for a payload that cannot be read or does not fit."""
+        payload = read_payload(GeneratePayload, attempt.claim.payload)
+        try:
+            rules = output_rules(self._policies, attempt.claim.tenant_id, payload)
+        except Unavailable as error:
+            return outcome.again(attempt.claim, error.code, error.message)
+        is_guarded = rules is not None and rules.holds_back
+        verdict = self._generate(attempt, payload, rules, is_guarded=is_guarded)
+        # What a guarded attempt has said is kept nowhere as the model said it: another one begins anew.
+        return replace(verdict, checkpoint=None) if is_guarded and isinstance(verdict, Retry) else verdict
+
+    def _generate(
+        self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
+    ) -> Finish | Retry:
+        request, start = self._begin(attempt, payload, is_guarded=is_guarded)
+        if rules is not None and is_guarded:
+            gate = StreamGate(rules.guard(), lambda: self._engine.cancel(attempt.key, FinishReason.CANCELLED))
+            self._frames.put_gate(attempt.job_id, attempt.epoch, gate)
+        submitted_at = self._clock()
+        try:
+            completion = self._entrance.stay(
+                attempt,
+                lambda: self._engine.submit(request),
+                self._engine.cancel,
+                num_prompt=len(request.prompt),
+                max_tokens=request.sampling.max_tokens,
+            )
+        except EngineError as error:
+            return outcome.refused(attempt.claim, error, start.lineage)
+        waited_s = submitted_at - attempt.claimed_at
+        try:
+            return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules)
+        except ScanTooLong as error:
+            return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
+
+    def _begin(
+        self, attempt: Attempt, payload: GeneratePayload, *, is_guarded: bool
+    ) -> tuple[EngineRequest, Checkpoint]:
+        """Return the request and where it starts, which readers are told if this is not the job's first attempt."""
+        request = self._request(attempt, payload)
+        if attempt.epoch == 1:
+            return request, Checkpoint(lineage=((1, 0),))
+        known = Checkpoint() if is_guarded else self._resumer.checkpoint(attempt.claim)
+        start = known.continued_by(attempt.epoch)
+        if start.deltas:
+            continued = replace(
+                request,
+                emitted=start.tokens,
+                emitted_deltas=start.deltas,
+                emitted_logprobs=emitted(start.logprobs),
+            )
+            try:
+                self._engine.check(continued)
+                request = continued
+            except CheckpointMismatch as error:
+                log.warning("attempt_restarts", job_id=attempt.job_id, epoch=attempt.epoch, reason=str(error))
+                start = Checkpoint().continued_by(attempt.epoch)
+        self._frames.put_start(attempt.job_id, attempt.epoch, start)
+        return request, start
+
+    def _request(self, attempt: Attempt, payload: GeneratePayload) -> EngineRequest:
+        prompt = build_prompt(self._tokenizer, payload.input)
+        max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
+        return EngineRequest(
+            attempt.key,
+            tuple(prompt),
+            sampling_params(seeded(payload.sampling, attempt.job_id), max_tokens),
+            attempt.deadline,
+            pause_after=outcome.PROBATION_TOKENS if outcome.is_on_probation(attempt.claim) else None,
+            cache_salt=attempt.claim.tenant_id,
+            class_rank=attempt.claim.class_rank,
+        )
+
+
+def seeded(sampling: Sampling, job_id: str) -> Sampling:
+    """Return the sampling with a seed: the job's own where none was asked for.
+
+    So an attempt that has to begin again says what the lost one said, and readers have nothing to take back.
+    """
+    if sampling.seed is not None:
+        return sampling
+    digest = hashlib.blake2b(job_id.encode(), digest_size=8).digest()
+    return sampling.model_copy(update={"seed": int.from_bytes(digest, "big") >> 1})
+
+
+def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
+    """Return the engine's spelling of a request's sampling."""
+    plain = sampling.model_dump(exclude={"max_tokens", "stop", "grammar"})
+    grammar = None if sampling.grammar is None else Grammar(sampling.grammar.kind.value, sampling.grammar.text)
+    return SamplingParams(**plain, stop=sampling.stop, max_tokens=max_tokens, grammar=grammar)

@@ -1,0 +1,329 @@
+"""Sending webhooks as Standard Webhooks 1.0.0 says: the body, the signature, the retries, and the threads that do it.
+
+The outbox is Postgres; what is due is taken from there with a lease, so a sender that dies loses nothing and a
+receiver may see an event twice, under the same ``webhook-id``. Who may be called is ``netguard``'s to say, and who is
+next ``receivers``'. A receiver's answer is never shown to the tenant beyond its status.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
+
+import orjson
+import structlog
+from standardwebhooks import Webhook
+
+from store.db.database import Database
+from store.errors import Unavailable
+from store.failpoints import failpoint
+from store.jobs.responses import response_id
+from store.settings import Settings
+from store.webhooks import outbox
+from store.webhooks.outbox import GONE, Delivery, Tried
+from workers.webhooks.receiver_fairness import Breaker, Lanes
+from workers.webhooks.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
+
+log = structlog.get_logger(__name__)
+
+RETRY_S: tuple[float, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Waits after the first, second, … ninth failed try; the tenth is the last. 75 h 35 min together."""
+
+MAX_RETRY_AFTER_S = 86_400.0
+_JITTER = 0.1
+# Of a receiver, or of what stands before it: it has more to do than it can.
+_OVERLOADED = frozenset({429, 502, 503, 504})
+_POLL_S = 0.2
+_AFTER_ERROR_S = 1.0
+# Until it is looked whether another sender, or this one started anew, has the key of a receiver's secrets.
+_LOCKED_S = 60.0
+_TAKE = 16
+_MAX_WAITING = 1024
+
+
+def body_of(delivery: Delivery) -> bytes:
+    """Return the event's JSON: thin, so that the receiver reads the job with its own key and sees its newest state."""
+    return orjson.dumps(
+        {
+            "id": delivery.id,
+            "object": "event",
+            "type": delivery.type,
+            "created_at": int(delivery.created_at.timestamp()),
+            "timestamp": delivery.created_at.isoformat(),
+            "data": _named(delivery),
+        }
+    )
+
+
+def _named(delivery: Delivery) -> dict[str, str]:
+    """Return what ended, under the name that its owner knows it by."""
+    kind, _, end = delivery.type.partition(".")
+    if kind == "response":
+        return {"id": response_id(delivery.subject_id), "object": "response", "status": end}
+    if kind in ("webhook", "webhook_endpoint"):
+        return {"id": delivery.subject_id, "object": "webhook_endpoint", "status": delivery.status}
+    return {"id": delivery.subject_id, "object": kind, "status": delivery.status}
+
+
+def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:
+    """Return the headers of a try at ``now`` (UTC), with a signature over id, time and body by each secret."""
+    signatures = (Webhook(secret).sign(delivery.id, now, body.decode()) for secret in delivery.secrets)
+    return {
+        "content-type": "application/json",
+        "user-agent": "Headrace-Webhooks/1",
+        "webhook-id": delivery.id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the wait that a Retry-After header asks for, at most a day; None if there is none or it is unreadable."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdecimal():
+        return min(float(value[:9]), MAX_RETRY_AFTER_S)
+    try:
+        wait_s = (parsedate_to_datetime(value) - now).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
+
+
+def retry_in_s(attempt: int, jitter: float, asked_s: float | None = None) -> float | None:
+    """Return when to try again after failed try number ``attempt``; None if that was the last.
+
+    ``jitter`` is from 0 to 1. A Retry-After makes the wait longer, never shorter.
+    """
+    if attempt > len(RETRY_S):
+        return None
+    planned_s = RETRY_S[attempt - 1] * (1 + _JITTER * (2 * jitter - 1))
+    return max(planned_s, asked_s or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a try. ``status`` is None if there was no answer; ``asked_s`` is what Retry-After said."""
+
+    status: int | None
+    error: str | None
+    asked_s: float | None = None
+
+    @property
+    def is_delivered(self) -> bool:
+        """True for any 2xx."""
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_final(self) -> bool:
+        """True if the receiver wants no more."""
+        return self.status == GONE
+
+    @property
+    def is_overload(self) -> bool:
+        """True if the receiver should be called less often."""
+        return self.status in _OVERLOADED
+
+
+def judge(reply: Reply, now: datetime) -> Outcome:
+    """Read an answer: 2xx is success; a redirect is a failure and never followed."""
+    if 200 <= reply.status < 300:
+        return Outcome(reply.status, None)
+    kind = "redirected, which is not followed" if 300 <= reply.status < 400 else "answered"
+    return Outcome(reply.status, f"{kind} {reply.status}", retry_after_s(reply.headers, now))
+
+
+class WebhookSender:
+    """Takes what is due and sends it, with threads of its own. Two senders on one database share the work.
+
+    It looks for itself every ``look_every_s``, and at once when it is told that something is due.
+    """
+
+    def __init__(
+        self, db: Database, settings: Settings, client: GuardedClient | None = None, *, look_every_s: float = _POLL_S
+    ) -> None:
+        self._db = db
+        self._look_every_s = look_every_s
+        self._is_told = False
+        self._client = client or GuardedClient(settings)
+        self._timeout_s = settings.webhook_timeout_s
+        self._disable_after_s = settings.webhook_disable_after_s
+        self._num_threads = settings.webhook_concurrency
+        max_running = max(1, self._num_threads // 4)
+        # Long enough for a full lane before a slow receiver; after it a dead sender's deliveries come due again.
+        self._lease_s = settings.webhook_timeout_s * (_TAKE / max_running + 2)
+        self._lanes = Lanes(
+            max_running=max_running,
+            max_of_tenant=max(1, self._num_threads // 2),
+            max_together=self._num_threads - self._num_threads // 4,
+        )
+        self._breaker = Breaker()
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the threads; daemons, so that a receiver who does not answer cannot hold up the process's end."""
+        targets: list[Callable[[], None]] = [self._take_loop, *[self._send_loop] * self._num_threads]
+        self._threads = [threading.Thread(target=target, name="webhooks", daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
+
+    def tell_due(self) -> None:
+        """Say that something is due."""
+        with self._changed:
+            self._is_told = True
+            self._changed.notify_all()
+
+    def stop(self, timeout_s: float) -> None:
+        """Give back what was not tried. What is being sent then may end by itself, or comes due again later."""
+        with self._changed:
+            self._is_stopping = True
+            untried = self._lanes.drop()
+            self._changed.notify_all()
+        self._give_back(untried, 0.0)
+        end = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _take_loop(self) -> None:
+        while not self._is_stopping:
+            full: frozenset[str] = frozenset()
+            silence_s = 0.0
+            try:
+                with self._changed:
+                    full, self._is_told = self._full(), False
+                pause_s = 0.0 if self._take() else _POLL_S
+                silence_s = self._look_every_s - _POLL_S if pause_s else 0.0
+            except Unavailable as error:
+                log.warning("webhooks.take_failed", error=error.message)
+                pause_s = _AFTER_ERROR_S
+            except Exception:
+                log.exception("webhooks.take_failed")
+                pause_s = _AFTER_ERROR_S
+            has_room = partial(self._has_room_since, full)
+            with self._changed:
+                self._changed.wait_for(has_room, pause_s)
+                if silence_s > 0:
+                    self._changed.wait_for(partial(self._has_news, has_room), silence_s)
+                self._changed.wait_for(lambda: self._is_stopping or self._lanes.num_waiting < _MAX_WAITING)
+
+    def _has_room_since(self, full: frozenset[str]) -> bool:
+        """True if a lane or a tenant that was full is not any more, or the end has come."""
+        return self._is_stopping or bool(full - self._full())
+
+    def _has_news(self, has_room: Callable[[], bool]) -> bool:
+        return self._is_told or has_room()
+
+    def _full(self) -> frozenset[str]:
+        return self._lanes.full() | self._lanes.full_tenants()
+
+    def _take(self) -> int:
+        """Move what is due into the lanes that are not full; return how many deliveries that were."""
+        with self._changed:
+            busy = self._lanes.full() | self._breaker.blocked(time.monotonic())
+            busy_tenants = self._lanes.full_tenants()
+        taken = outbox.take_due(self._db, _TAKE, self._lease_s, busy=busy, busy_tenants=busy_tenants)
+        now = time.monotonic()
+        with self._changed:
+            for delivery in taken:
+                if delivery.is_locked:
+                    self._breaker.asked_to_wait(delivery.receiver, now, _LOCKED_S)
+            # While they were being taken, the end may have come, or a receiver may have been left alone.
+            is_stopping, blocked = self._is_stopping, self._breaker.blocked(now)
+            unwanted = [delivery for delivery in taken if is_stopping or delivery.receiver in blocked]
+            for delivery in taken:
+                if delivery not in unwanted:
+                    self._lanes.add(delivery)
+            self._changed.notify_all()
+        for delivery in unwanted:
+            self._give_back([delivery], 0.0 if is_stopping else self._breaker.blocked_for_s(delivery.receiver, now))
+        return len(taken)
+
+    def _give_back(self, deliveries: list[Delivery], wait_s: float) -> None:
+        try:
+            outbox.postpone(self._db, [delivery.id for delivery in deliveries], wait_s)
+        except Unavailable as error:
+            log.warning("webhooks.postpone_failed", num_deliveries=len(deliveries), error=error.message)
+
+    def _send_loop(self) -> None:
+        while True:
+            with self._changed:
+                delivery = self._lanes.next()
+                while delivery is None and not self._is_stopping:
+                    self._changed.wait()
+                    delivery = self._lanes.next()
+                if delivery is None:
+                    return
+                self._changed.notify_all()
+            self._deliver(delivery)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        try:
+            if delivery.is_refused:
+                outbox.refused(self._db, delivery)
+                return
+            now, start = datetime.now(UTC), time.monotonic()
+            outcome = self._try(delivery, now)
+            tried = Tried(now, round((time.monotonic() - start) * 1000), outcome.status, outcome.error)
+            self._learn(delivery, outcome)
+            self._settle(delivery, outcome, tried)
+        except Unavailable as error:
+            # It comes due again when its lease ends; the receiver may then see it twice.
+            log.warning("webhook.settle_failed", delivery_id=delivery.id, error=error.message)
+        except Exception:
+            # As above, but a defect: the thread must go on with the others.
+            log.exception("webhook.settle_failed", delivery_id=delivery.id)
+        finally:
+            with self._changed:
+                self._lanes.done(delivery)
+                self._changed.notify_all()
+
+    def _try(self, delivery: Delivery, now: datetime) -> Outcome:
+        try:
+            body = body_of(delivery)
+            headers = headers_of(delivery, body, now)
+            return judge(self._client.post(delivery.url, headers=headers, body=body, timeout_s=self._timeout_s), now)
+        except CallTimedOut:
+            return Outcome(None, f"no answer within {self._timeout_s:g} s")
+        except CallFailed as error:
+            return Outcome(None, str(error))
+        except Exception:
+            # One delivery that cannot be sent must not end the thread that sends the others.
+            log.exception("webhook.not_sent", delivery_id=delivery.id)
+            return Outcome(None, "could not be sent")
+
+    def _learn(self, delivery: Delivery, outcome: Outcome) -> None:
+        receiver, now = delivery.receiver, time.monotonic()
+        untried: list[Delivery] = []
+        with self._changed:
+            if outcome.status is None:
+                self._breaker.failed(receiver, now)
+            elif outcome.is_overload:
+                self._breaker.overloaded(receiver, now)
+            else:
+                self._breaker.answered(receiver)
+            if outcome.asked_s:
+                self._breaker.asked_to_wait(receiver, now, outcome.asked_s)
+            blocked_s = self._breaker.blocked_for_s(receiver, now)
+            if blocked_s:
+                untried = self._lanes.drop(receiver)
+        self._give_back(untried, blocked_s)
+
+    def _settle(self, delivery: Delivery, outcome: Outcome, tried: Tried) -> None:
+        fields = {"delivery_id": delivery.id, "subject_id": delivery.subject_id, "attempt": delivery.attempt}
+        if outcome.is_delivered and outcome.status is not None:
+            failpoint("webhook.accepted")
+            outbox.delivered(self._db, delivery, tried)
+            log.info("webhook.delivered", status=outcome.status, **fields)
+            return
+        # Not a secret: it only keeps receivers' retries apart.
+        jitter = random.random()  # noqa: S311
+        wait_s = None if outcome.is_final else retry_in_s(delivery.attempt, jitter, outcome.asked_s)
+        disabled = outbox.failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)
+        log.info("webhook.failed", status=outcome.status, error=outcome.error, retry_in_s=wait_s, **fields)
+        if disabled:
+            log.warning("webhook.endpoint_disabled", endpoint_id=delivery.endpoint_id, reason=disabled)

@@ -1,0 +1,222 @@
+"""HTTP POST to an address that a tenant chose, without letting the tenant choose what it reaches.
+
+The name is resolved once for each call, every address it has must be allowed (see ``store.webhooks.addresses``), and
+the connection goes to one of those addresses while Host, SNI and the certificate check keep the name. There are no
+proxies, no redirects and no kept connections; one deadline bounds the whole call however slowly the peer drips, and
+one number of bytes however fast it floods.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore2
+
+from store.settings import Settings
+from store.webhooks.addresses import Network, is_allowed, parse_networks, split_url
+
+MAX_RESPONSE_BYTES = 64 * 1024
+MAX_READ_BYTES = 256 * 1024
+"""Of a call, informational answers, heads and the framing of the body included."""
+
+Resolve = Callable[[str, int], Sequence[str]]
+
+
+class CallFailed(Exception):
+    """No answer came; the message says why in words that may be shown to the tenant."""
+
+
+class CallTimedOut(CallFailed):
+    """The deadline passed."""
+
+
+class AnswerTooLong(CallFailed):
+    """The peer said more than anybody needs to read."""
+
+
+class AddressRefused(CallFailed):
+    """The URL or what it resolves to may not be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer's status and headers (names in lower case). Its body was read to a limit and dropped."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """Return the addresses of a name. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class GuardedClient:
+    """Posts to allowed addresses. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings, *, resolve: Resolve = resolve, ssl_context: ssl.SSLContext | None = None):
+        self._allow_http = settings.webhook_allow_http
+        self._exempt = parse_networks(settings.webhook_allow_networks)
+        self._resolve = resolve
+        self._ssl_context = ssl_context or httpcore2.default_ssl_context()
+
+    def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply:
+        """Send ``body`` and return the answer, whatever its status. Raises CallFailed."""
+        try:
+            split_url(url, allow_http=self._allow_http, exempt=self._exempt)
+        except ValueError as error:
+            raise AddressRefused(f"URL refused: {error}") from error
+        backend = _GuardedBackend(self._resolve, self._exempt, _Deadline(timeout_s))
+        pool = httpcore2.ConnectionPool(
+            ssl_context=self._ssl_context, max_keepalive_connections=0, retries=0, network_backend=backend
+        )
+        try:
+            with pool:
+                return _exchange(pool, url, headers, body)
+        except (httpcore2.TimeoutException, TimeoutError) as error:
+            raise CallTimedOut("timed out") from error
+        except (httpcore2.NetworkError, httpcore2.ProtocolError, OSError) as error:
+            raise CallFailed(_reason(error)) from error
+
+
+def _exchange(pool: httpcore2.ConnectionPool, url: str, headers: Mapping[str, str], body: bytes) -> Reply:
+    wire_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+    with pool.stream("POST", url, headers=wire_headers, content=body) as response:
+        num_read = 0
+        # Its status counts, however much it says after that.
+        with suppress(AnswerTooLong):
+            for chunk in response.iter_stream():
+                num_read += len(chunk)
+                if num_read >= MAX_RESPONSE_BYTES:
+                    break
+        answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        return Reply(response.status, answered)
+
+
+def _reason(error: Exception) -> str:
+    """Name what went wrong without an address in it: what a name resolves to inside is not the tenant's to learn."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return f"certificate not accepted: {seen.verify_message}"
+        if isinstance(seen, ssl.SSLError):
+            return "TLS failed"
+        if isinstance(seen, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(seen, socket.gaierror):
+            return "name not found"
+        seen = seen.__cause__ or seen.__context__
+    return "no valid HTTP answer" if isinstance(error, httpcore2.ProtocolError) else "connection failed"
+
+
+class _Deadline:
+    """A time that bounds a whole call, where the HTTP library has one time-out for each read."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._end = time.monotonic() + timeout_s
+
+    def left_s(self) -> float:
+        """Return the seconds that remain; raise TimeoutError if none do."""
+        left_s = self._end - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s
+
+
+class _GuardedBackend(httpcore2.NetworkBackend):
+    """Connects to allowed addresses only; the one way out for the pool that uses it."""
+
+    def __init__(self, resolve: Resolve, exempt: Sequence[Network], deadline: _Deadline) -> None:
+        self._resolve = resolve
+        self._exempt = exempt
+        self._deadline = deadline
+        self._sockets = httpcore2.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        """Connect to the first address of ``host`` that answers, if all of them are allowed."""
+        addresses = _in_time(self._resolve, host, port, self._deadline.left_s())
+        if not addresses or not all(is_allowed(address, self._exempt) for address in addresses):
+            raise AddressRefused("the name does not resolve to public addresses only")
+        for address in addresses[:-1]:
+            with suppress(httpcore2.NetworkError):
+                return self._connect(address, port, socket_options)
+        return self._connect(addresses[-1], port, socket_options)
+
+    def _connect(self, address: str, port: int, socket_options: Iterable[Any] | None) -> httpcore2.NetworkStream:
+        stream = self._sockets.connect_tcp(
+            address, port, timeout=self._deadline.left_s(), socket_options=socket_options
+        )
+        return _DeadlineStream(stream, self._deadline)
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore2.NetworkStream:
+        """Refuse: a socket file is never public."""
+        raise AddressRefused("socket files are not allowed")
+
+
+def _in_time(resolve: Resolve, host: str, port: int, timeout_s: float) -> Sequence[str]:
+    """Resolve, and raise TimeoutError if that takes too long: who owns a name has the servers that are asked for it.
+
+    The look-up itself cannot be cut off; its thread ends when the resolver gives up.
+    """
+    found: Future[Sequence[str]] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(resolve(host, port))
+        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    return found.result(timeout_s)
+
+
+class _DeadlineStream(httpcore2.NetworkStream):
+    """A connection whose every operation ends with the call's deadline, and which reads so much and no more."""
+
+    def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._num_read = 0
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what is there. Raises AnswerTooLong."""
+        if self._num_read >= MAX_READ_BYTES:
+            raise AnswerTooLong("the answer is too long")
+        data = self._stream.read(max_bytes, self._deadline.left_s())
+        self._num_read += len(data)
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write everything."""
+        self._stream.write(buffer, self._deadline.left_s())
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        """Shake hands with the name that was asked for, not the address."""
+        stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
+        return _DeadlineStream(stream, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what the socket knows."""
+        return self._stream.get_extra_info(info)
