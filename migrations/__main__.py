@@ -23,14 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load_settings()
         if not settings.database_url:
-            raise SettingsError("DATABASE_URL is not set")
+            raise SettingsError("DATABASE_URL is not set: export it")
         db = Database(settings.database_url, pool_size=2, application_name="headrace-migrations")
         try:
             return _run(db, asked, settings)
         finally:
             db.close()
     except HeadraceError as error:
-        sys.stderr.write(f"{error.message}\n")
+        sys.stderr.write(f"headrace migrate: {error.message}\n")
         return 1
 
 

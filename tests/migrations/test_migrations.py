@@ -239,7 +239,7 @@ class TestCommand:
     def test_no_address_is_said(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.delenv("DATABASE_URL", raising=False)
         assert main([]) == 1
-        assert capsys.readouterr().err == "DATABASE_URL is not set\n"
+        assert capsys.readouterr().err == "headrace migrate: DATABASE_URL is not set: export it\n"
 
 
 def test_history_is_in_order(migrated: Database) -> None:

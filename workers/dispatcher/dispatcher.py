@@ -348,17 +348,17 @@ def main() -> int:
         )
         health.start()
     except (SettingsError, ValueError) as error:
-        sys.stderr.write(f"dispatcher: {error}\n")
+        sys.stderr.write(f"headrace dispatcher: {error}\n")
         return 2
     except OSError as error:
-        sys.stderr.write(f"dispatcher: cannot listen on port {settings.dispatcher_port}: {error.strerror}\n")
+        sys.stderr.write(f"headrace dispatcher: cannot listen on port {settings.dispatcher_port}: {error.strerror}\n")
         return 2
 
     on_stop_signals(dispatcher.stop)
     try:
         dispatcher.run()
     except SettingsError as error:
-        sys.stderr.write(f"dispatcher: {error}\n")
+        sys.stderr.write(f"headrace dispatcher: {error}\n")
         return 2
     finally:
         health.stop()

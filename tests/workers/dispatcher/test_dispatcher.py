@@ -721,6 +721,7 @@ def test_a_bad_setting_ends_the_process_in_one_line(
     process = start(**changes)
     assert process.wait_exit() == 2
     assert reason in process.log()
+    assert process.log().startswith("headrace dispatcher: ")
     assert process.log().count("\n") == 1
 
 
