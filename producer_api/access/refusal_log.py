@@ -6,6 +6,7 @@ reason a flood of refusals is a line a second, which says how many it stands for
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import ip_address
 
 import structlog
@@ -19,7 +20,11 @@ LOG_AGAIN_AFTER_S = 1.0
 
 def address_of(scope: Scope) -> str | None:
     """Return the caller's address; None for what is none, which a trusted proxy may have passed on from its client."""
-    host = scope["client"][0] if scope.get("client") else ""
+    return _address(scope["client"][0]) if scope.get("client") else None
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str) -> str | None:
     try:
         return str(ip_address(host))
     except ValueError:

@@ -14,15 +14,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 
-_OPTION = "headrace_tenant"
+_OPTION = "headrace_first"
 _SET = "SELECT set_config('headrace.tenant', %s, true)"
 
 
 @dataclass(slots=True)
-class _Tenant:
-    """Whose statements these are, as Postgres is told. ``is_due``: the next one must say so."""
+class _First:
+    """What Postgres is told before other statements. ``is_due``: before the next one."""
 
-    names: str
+    statement: str
+    parameters: tuple[str, ...]
     each_statement: bool
     is_due: bool = True
 
@@ -34,8 +35,16 @@ def speak_for(connection: Connection, tenant_id: str | None, tenant_ids: Collect
         return connection
     if any("," in name for name in names):
         raise ValueError("a tenant's id has no comma: it would be two")
+    return after(connection, _SET, ",".join(names))
+
+
+def after(connection: Connection, setting: str, *parameters: str) -> Connection:
+    """Let a statement that sets something for one transaction go before those of the connection, in the same message.
+
+    Outside of a transaction it goes before each of them. There is one such statement: another takes its place.
+    """
     each = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-    return connection.execution_options(**{_OPTION: _Tenant(",".join(names), each_statement=each)})
+    return connection.execution_options(**{_OPTION: _First(setting, parameters, each_statement=each)})
 
 
 def install(engine: Engine) -> None:
@@ -53,21 +62,13 @@ def _execute_many(cursor: Any, statement: str, parameters: Any, context: Any) ->
 
 
 def _preceded(cursor: Any, context: Any, execute: Callable[[], object]) -> bool:
-    """Execute after the tenant's name, if that must be said now; else return False: nothing was done."""
-    tenant = _due(context)
-    if tenant is None:
+    """Execute after what must be said first, if that is due now; else return False: nothing was done."""
+    first: _First | None = context.execution_options.get(_OPTION)
+    if first is None or not first.is_due:
         return False
+    first.is_due = first.each_statement
     # A pipeline is one message, and outside of a transaction it is one by itself.
-    with cursor.connection.pipeline(), cursor.connection.cursor() as first:
-        first.execute(_SET, (tenant.names,))
+    with cursor.connection.pipeline(), cursor.connection.cursor() as before:
+        before.execute(first.statement, first.parameters)
         execute()
     return True
-
-
-def _due(context: Any) -> _Tenant | None:
-    """Return the tenant if this statement must be preceded by its name."""
-    tenant: _Tenant | None = context.execution_options.get(_OPTION)
-    if tenant is None or not tenant.is_due:
-        return None
-    tenant.is_due = tenant.each_statement
-    return tenant

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, text
 
 from store.db.database import Database
+from store.db.row_security import after
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, Turns, choose
 
@@ -48,10 +49,10 @@ class Rota:
         return [job.id for job in chosen]
 
 
-BY_INDEX = text("""
+BY_INDEX = """
 SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
     set_config('enable_sort', 'off', true)
-""")
+"""
 """Lets the rest of the transaction read rows in the order of an index, one by one.
 
 While the statistics are still those of a table that was small a moment ago, reading and sorting it looks cheap. And
@@ -59,6 +60,7 @@ where jobs come and go between two vacuums, an index is full of entries of rows 
 entry to entry marks them, so that the next one passes over them; one that collects them first (a bitmap scan) does not,
 and reads them again each time.
 """
+_BY_INDEX = text(BY_INDEX)
 
 _IS_WAITING = "jobs.queue = :queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect"
 
@@ -130,7 +132,7 @@ def _next_waiting(
         "num_aged": n // AGED_EVERY + 1,
         "most_looked_at": _MOST_LOOKED_AT,
     }
-    connection.execute(BY_INDEX)
+    connection.execute(_BY_INDEX)
     rows = connection.execute(_CANDIDATES, values).mappings()
     found = [Candidate(**row) for row in rows]
     if most_batch is not None:
@@ -223,9 +225,9 @@ FROM names CROSS JOIN LATERAL (
 
 def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
     """Return every queue that has queued jobs, counting to ``most``."""
-    with db.begin() as connection:
-        connection.execute(BY_INDEX)
-        rows = connection.execute(_DEPTHS, {"most": most, "batch": BATCH_RANK}).mappings().all()
+    values = {"most": most, "batch": BATCH_RANK}
+    with db.autocommit() as connection:
+        rows = after(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
     return [QueueDepth(**row) for row in rows]
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from store.db.database import Database
+from store.db.row_security import after
 from store.scheduling.dispatch_queries import BY_INDEX
 
 
@@ -86,8 +87,8 @@ def within_share(db: Database, entries: Sequence[Entry], lately: Lately, *, are_
     queues = sorted({entry.queue for entry in entries})
     found: dict[str, dict[str, Share]] = {queue: {} for queue in queues}
     ranks: dict[str, list[int]] = {queue: [] for queue in queues}
-    with db.begin() as connection:
-        connection.execute(BY_INDEX)
+    with db.autocommit() as autocommitting:
+        connection = after(autocommitting, BY_INDEX)
         rows = [*connection.execute(_UNDER_WAY, {"queues": queues})]
         for row in rows:
             found[row.queue][row.tenant_id] = Share(row.running, row.under_way)
