@@ -12,7 +12,7 @@ from store.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
-DOCUMENTS = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").rglob("*.md"))]
 MENTION = r"(?:^|[`/ ]){} ([a-z][a-z-]+)"
 
 
@@ -24,7 +24,7 @@ def code_of(document: Path) -> str:
     return "\n".join([*blocks, *inline])
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_its_commands_targets_and_settings_exist(document: Path) -> None:
     code = code_of(document)
     verbs = set(re.findall(MENTION.format("headrace"), code, re.MULTILINE))
