@@ -19,6 +19,9 @@ from policy.recognisers.recogniser import CONTEXT_CHARS, EntityFinder, Recognise
 from policy.scanning import pulled
 from policy.text.views import View, view
 
+_LONG = 256
+_SHARE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -52,6 +55,8 @@ class GuardedText:
         self._pending = ""
         self._offset = 0
         self._going_on: Recogniser | None = None
+        # Characters that must be held before it is asked again what is certain.
+        self._next_look = 0
         # How far behind what is certain recognisers have looked already, without finding anything there.
         self._ahead: dict[str, int] = {}
         self.hits: list[Hit] = []
@@ -86,6 +91,7 @@ class GuardedText:
         if limit is None or self._offset + len(self._pending) <= limit[0]:
             return self._settle(is_all=is_all)
         self._pending = self._pending[: limit[0] - self._offset]
+        self._next_look = 0
         out = self._settle(is_all=False)
         if self.blocked_by is None:
             self._block(limit[1], "max_chars", limit[0], limit[0])
@@ -97,6 +103,8 @@ class GuardedText:
         self.hits.append(Hit(rule.id, kind, rule.action, start, end))
 
     def _settle(self, *, is_all: bool) -> str:
+        if not is_all and len(self._pending) < self._next_look:
+            return ""
         if self._going_on is not None:
             self._drop_rest(self._going_on)
         seen = view(self._pending, self._context)
@@ -104,6 +112,7 @@ class GuardedText:
         text = self._context + seen.text
         certain = len(text) if is_all else self._guard.opens_at(text, start)
         if certain <= start and not is_all:
+            self._wait()
             return ""
         ahead = {name: start + num for name, num in self._ahead.items()}
         look = self._guard.look(text, start, ahead, self._budget)
@@ -116,7 +125,17 @@ class GuardedText:
         moved = certain - start
         kept = {name: ahead - moved for name, ahead in self._ahead.items() if ahead > moved}
         self._ahead = kept | {name: place - certain for name, place in look.done(certain).items()}
-        return self._replaced([piece for piece in pieces if piece.start < certain], seen, text, certain)
+        out = self._replaced([piece for piece in pieces if piece.start < certain], seen, text, certain)
+        self._wait()
+        return out
+
+    def _wait(self) -> None:
+        """Look again only when a long match has grown by a part: each look begins at the match's beginning.
+
+        With every piece it took a time that grew with the square of the match's length.
+        """
+        num_held = len(self._pending)
+        self._next_look = num_held + num_held // _SHARE if num_held >= _LONG else 0
 
     def _drop_rest(self, recogniser: Recogniser) -> None:
         """Drop what still belongs to a match that was decided already."""

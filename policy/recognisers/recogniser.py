@@ -8,7 +8,7 @@ around inside.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from policy.text.patterns import compiled
 from policy.text.views import view
@@ -111,11 +111,11 @@ def _any_of(words: str) -> str:
     return "(?i)" + "|".join(rf"\b{word}" if word[0].isascii() else word for word in view(words).text.split())
 
 
-def _last(expression: object, text: str) -> int:
+def _last(expression: Any, text: str) -> int:
     last = -1
-    if expression.search(text) is None:  # type: ignore[attr-defined]
+    if expression.search(text) is None:
         # Most often, and for a third of the time.
         return last
-    for found in expression.finditer(text):  # type: ignore[attr-defined]
+    for found in expression.finditer(text):
         last = found.end()
     return last

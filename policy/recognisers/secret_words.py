@@ -1,4 +1,4 @@
-"""What stands before a secret: names of keys and passwords in many languages, and the signs and words behind them."""
+"""Words that name a secret, in many languages, and what may stand between such a word and its value."""
 
 import re
 
@@ -6,53 +6,101 @@ from policy.text.views import view
 
 # What names a key, and what names a password; as texts are read (``view``: a long Japanese vowel reads as a dash).
 KEYS = view(
-    r"api[ _\-]?(?:key|token|secret)s?|apikey|secret[ _\-]?(?:access[ _\-]?)?key|client[ _\-]?secret"
+    r"api[ _\-]?(?:key|token|secret)s?|apikey|secret[ _\-]?(?:access[ _\-]?)?key(?:[_\-]?base)?|client[ _\-]?secret"
     r"|(?:access|auth|app|application|account|encryption|signing|master|shared|service|deploy|license|webhook|private)"
     r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)"
-    r"|(?:subscription|storage|write|admin|root|server|consumer|bot|personal|license)[ _\-]?(?:key|token)"
-    r"|credentials?|secret|token"
-    r"|phpsessid|jsessionid|sessionid|connect\.sid|session[ _\-]?(?:key|token)"
-    r"|api[ _\-]?schlüssel|zugangsschlüssel|clé (?:d'|secrète )?api|clave (?:de )?api|chave (?:de )?api"
-    r"|api-ключ|ключ api|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|토큰"
+    r"|(?:subscription|storage|write|admin|root|server|consumer|bot|personal|license|functions?|session|bearer|hmac|jwt)"
+    r"[ _\-]?(?:key|token|secret)"
+    r"|credentials?|creds|secrets?|tokens?|authorization|bearer"
+    r"|phpsessid|jsessionid|session_?id|connect\.sid"
+    r"|(?:api|zugangs|zugriffs|geheim)[ \-_]?schlüssel|geheimnis|clé (?:d'|secrète )?api|clave (?:de )?api"
+    r"|chave (?:de )?api|chiave api|klucz api|jeton|api-ключ|ключ api|секрет|токен"
+    r"|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|シークレット|토큰"
 ).text
 PASSWORDS = view(
-    r"passwor[dt]s?|\bpw|identified by|convertto-securestring|passwd|passphrase|passcode|pwd|contraseña"
-    r"|clave de acceso|mot de passe|code d'accès|kennwort|senha"
+    r"passwor[dt]s?|passwd|passphrase|passcode|pwd|\bpw|identified by|convertto-securestring|contraseña|contrasenya"
+    r"|clave de acceso|mot de passe|code d'accès|kennwort|zugangscode|senha"
     r"|palavra-passe|hasł(?:o|a|em)|wachtwoord|paswoord|hesl(?:o|em)|lösenord(?:et)?|passord(?:et)?|kodeord(?:et)?"
-    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėe]|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
+    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeā]|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
     r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
-    r"|κωδικός|סיסמה|كلمة المرور|كلمة السر|رمز عبور|पासवर्ड|รหัสผ่าน|密码|密碼|口令|パスワード|パスフレーズ|비밀번호|암호"
+    r"|κωδικός|סיסמה|كلمة المرور|كلمة السر|رمز عبور|पासवर्ड|รหัสผ่าน"
+    r"|密码|密碼|口令|パスワード|パスフレーズ|暗証番号|비밀번호|암호"
 ).text
 # Short for a password only where a sign follows: db_pass=.
-SHORT = r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass|(?:\b|_)(?:pw|psk))"
+SHORT = (
+    r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass"
+    r"|(?:\b|_)(?:pw|psk|pin))(?:\b|_|\d)"
+)
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
-LOOSE = r"(?:[_\-]key|\b(?:key|_?auth|sig))"
+LOOSE = view(r"(?:(?:[_\-]|\b)key|\b_?auth|\bsig|\bhmac|\bcookie|schlüssel|\bclave|\bclé|\bchave|ключ|キー|열쇠)").text
+WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 NO_SECRET_KEY = re.compile(
     r"(?i)(?:public|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash"
     r"|lookup|host)[ _\-]?$"
 )
-VALUE = r"[^\s\"'`<>,;|(){}\[\]“”„«»「」『』【】、。，；]"
-# Between a name and its value: signs, or the next field of a list of names;
-SIGNS = (
-    r"(?:[_\-]?(?:base|prod|production|dev|staging|test|live|main|primary|secondary|old|new|default|b64|v?\d))?"
-    r"[\\\"'`*_\]]{0,4}(?:\s?:\s?&?[A-Za-z][\w\[\]<>|]{0,24}\s?=\s?"
-    r"|\s{0,3}(?:=>|->|→|:=|\?=|==|=|:|\|{1,2})\s{0,3}|>(?:<!\[CDATA\[)?"
-    r"|:?,?\s{0,12}[\"']?value[\"']?\s?[:=]\s?"
-    r"|\s?\{\s{1,8}(?:\w{1,12}\s{1,4}=\s[\w\"]{1,24}\s{1,8}){0,3}default\s{1,4}=\s"
-    r"|\s-\s|\s{1,2}[`“„«「\"']|\(\s?[\"'])[*_\[]{0,2}\s?"
+
+# Of the same name: DB_PASSWORD_2=, tokenValue:.
+_REST = (
+    r"(?:s|[_\-]?(?:base|prod|production|dev|staging|test|live|main|primary|secondary|old|new|default|b64|value|v?\d))?"
 )
-# a word that says that it is so, or behind a password nothing but a space.
+_CLOSED = r"[\\\"'`*_\])}»”」』】#]{0,6}"
+_OPENED = r"[*_\[({]{0,2}\s?\\{0,3}(?:\"|'{1,3}|[`“„「『«]\s?|[\[({<])?"
+_CALL = r"(?:(?:new )?[A-Za-z_][\w.:]{0,31}\(\s?){0,2}"
+_VALUE_FIELD = r"[\\\"']{0,2}(?:value|content|default|string|text|data)[\\\"']{0,2}\s?[:=]\s?"
+# Signs that set a value to a name, with what programs and files write besides.
+SIGNS = (
+    rf"{_REST}{_CLOSED}(?:"
+    r"\s?:\s?&?[A-Za-z][\w\[\]<>|.&]{0,24}\s?=\s?"
+    rf"|\s{{0,12}}(?:=>|->|→|<-|:=|\?=|={{1,3}}|::?|\|{{1,2}})(?:(?<=:)\s{{0,12}}{_VALUE_FIELD}|(?<=:)\s{{1,12}}|\s{{0,3}})"
+    rf"|,?\s{{0,12}}{_VALUE_FIELD}"
+    r"|(?<=[\"'`]),\s{0,2}(?=[\"'`])"
+    r"|(?<=[\"'])(?:\s{1,3}[\w:\-]{1,24}=[\"'][^\"'\n]{0,24}[\"']){0,3}\s{1,3}(?:value|content)="
+    r"|>(?:\s{0,12}</?[\w:.\-]{1,24}[^<>\n]{0,40}>){1,3}\s{0,12}|>?<!\[CDATA\[|>"
+    r"|(?:\s{1,3}[\w:\-]{1,24}=[\"'][^\"'<>\n]{0,24}[\"']){1,3}\s?>"
+    r"|\s?\{\s{1,8}(?:\w{1,12}\s{1,4}=\s[\w\"]{1,24}\s{1,8}){0,3}default\s{1,4}=\s"
+    r"|\s-\s|\s{1,3}(?=[`“„«「\"'\\])|(?=\(\s?[\"'`])"
+    rf"){_CALL}"
+)
+# A word that says that it is so.
 IS_WORDS = view(
-    r"(?:,?\s{1,3}c'est|\s{1,3}(?:from|is|was|are|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|は))"
-    r"(?: now| still| set to| changed to| jetzt| nun| ahora| maintenant| agora| adesso| nu| teraz)?(?:\s?:)?\s{1,3}"
+    r"(?:,?\s{1,3}c'est|\s{1,3}(?:from(?: \S{4,40} to)?|is|was|are"
+    r"|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|with|は))"
+    r"(?: now| still| again| set to| changed to| jetzt| nun| ahora| maintenant| agora| adesso| nu| teraz)?"
+    r"(?:\s?:)?\s{1,3}"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
-IS = f"(?:{SIGNS}|{IS_WORDS})"
-OF_VALUE = rf"(?:\\{{0,3}}\"([^\s\"]+)|\\{{0,3}}'{{1,3}}([^\s']+)|(?:[`“„「]|«\s?)?({VALUE}+))"
 # What a password or key is for: "the password of the router is", "api key (staging):".
-FOR = r"(?:(?:\s[^\s:=<>\"`,;|(){}0-9]{1,24}){1,3}|\s\([^)\n]{1,40}\))"
-# Signs of a list of arguments: define('DB_PASSWORD', 'x').
-NEXT = r"[\"'],\s{0,2}"
-CALL = r"(?:client\((?:[\w.]{1,32},\s?)?|jwt\.(?:sign|verify|encode|decode)\(\w{1,32},\s?)[\"']"
-# A user and a password, one behind the other.
-PAIR = r"(?:auth\s?=\s?\(|(?:getconnection|mysqli_connect)\([^\s,()]{1,80},\s?)[\"'][^\"'\s]{1,64}[\"'],\s?"
+FOR = r"(?:(?:\s[^\s:=<>\"`,;|(){}0-9]{1,24}){1,4}|\s\([^)\n]{1,40}\))"
+
+_USER = r"[\w.@\-+\\]{1,40}"
+CALL = re.compile(
+    r"(?i)(?:client|auth|login|token|key|secret|sign|verify|encode|decode|connect|init|load|api|configure)\w{0,16}"
+    r"\((?:[^()\"'`\n]{1,40},\s?)?[\"'`]$"
+)
+"""A call that is given a key."""
+PAIR_IN_CALL = re.compile(
+    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user)\w{{0,16}}\s?=?\s?\((?:[^()\n]{{0,60}},\s?)?"
+    rf"[\"'`]{_USER}[\"'`],\s?[\"'`]$"
+)
+"""A call that is given a user, behind whom a password stands."""
+PAIR = re.compile(
+    r"(?i)\b(?:credentials?|creds|log ?in|sign ?in|user|username|account|accès|acceso|accesso"
+    r"|zugang\w{0,6}|anmeld\w{1,6}"
+    r"|use|with|using|as|mit|avec|con)\b(?: (?:are|is|sind|with|as|mit))?\s?[:=]?\s{0,3}[\"'`(]?"
+    rf"{_USER}[\"'`]?\s?(?:/|\||,|:|\band\b|\bund\b|\bet\b)\s?[\"'`]?$"
+    r"|\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
+    r"(?: -\w{1,4})*(?: [^\s=:]{1,32}){1,2} [\"']?$"
+    r"|\|[^\n]{0,24}\b(?:password|passwort|passwd|pwd|contraseña|secret|token)\b[^\n]{0,24}\|"
+    r"\n\|[ :\-|]{3,40}\|\n(?:\|[^|\n]{1,24}){0,3}\| $"
+)
+"""A user in a sentence, a command or a table, behind whom a password stands."""
+_SET = re.compile(f"(?i){SIGNS}{_OPENED}")
+_SAID = re.compile(f"(?i){_CLOSED}(?:{IS_WORDS}|\\s?\\n\\s?){_OPENED}")
+_FAR = re.compile(f"(?i){FOR}{SIGNS}{_OPENED}")
+_TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
+_SPACE = re.compile(rf"(?i)s?[ \t]{{1,3}}{_OPENED}")
+LINKS = (("set", _SET), ("said", _SAID), ("spaced", _SPACE), ("far", _FAR), ("told", _TOLD))
+"""Expressions for what stands between a word and its value, the surest first."""
+SCHEME = re.compile(r"(?i)[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}[A-Za-z\-]{2,20}[ =](?:token=)?[\"']?")
+"""Behind ``Authorization``: the name of the scheme."""
+FLAG = re.compile(r"(?:^|[\s\"'`(\[,])(?:--?|/)[a-z\-_.]{0,24}$|[A-Z]_$", re.IGNORECASE)

@@ -109,8 +109,10 @@ EXAMPLES = {
     "ip_address.v4": ("({185.219.1.206})", "(185.219.1.296)"),
     "ip_address.v6": ("host {2001:db8::8a2e:370:7334}", "host 2001:db8::8a2e::7334"),
     "api_key.vendor": ("{AKIAIOSFODNN7EXAMPLE}", "AKIAIOSFODNN7EXAMPL"),
-    "api_key.assigned": ("pwd={Xk29!plo};", "pwd=;"),
-    "api_key.command_password": ("mysql -u root -p{Xk29plo7} shop", "mkdir -pXk29plo7"),
+    "api_key.stated": ("pwd={Xk29!plo};", "pwd=;"),
+    "api_key.said_after": ("use {Xk29!plo} as the password", "use it2024 as the password"),
+    "api_key.random": ("load('{pT4vZx91LqWk7Ghd2MbR}')", "load('getUserById2FromTable3')"),
+    "api_key.command_password": ("mysql -u root -p{Xk29plo7} shop", "mkdir -p Xk29plo7/logs"),
     "api_key.url_password": ("redis://:{p4ssw0rd}@cache:6379/0", "redis://cache:6379/0"),
     "api_key.user_password": ("curl -u kim:{Xk29!plo9} https://a.example", "curl -u kim:$SECRET https://a.example"),
     "api_key.named": (

@@ -93,7 +93,7 @@ def test_a_key_without_end_is_held_only_so_long_and_none_of_it_leaves(size: int)
         out += stream.feed(text[start : start + 97])
         most = max(most, stream.num_held)
     assert out + stream.finish() == whole.text
-    assert most <= MAX_MATCH_CHARS + 97
+    assert most <= MAX_MATCH_CHARS * 17 // 16 + 97
 
 
 def test_whatever_comes_a_bounded_part_is_held() -> None:
@@ -101,7 +101,7 @@ def test_whatever_comes_a_bounded_part_is_held() -> None:
     for unit in ("a", "1 ", "1.", "a@b", "-", "x1", "-----BEGIN "):
         for _ in range(300):
             stream.feed(unit * 40)
-            assert stream.num_held <= MAX_MATCH_CHARS + 120
+            assert stream.num_held <= MAX_MATCH_CHARS * 17 // 16 + 120
 
 
 def test_a_phrase_that_is_said_again_and_again_is_held_a_bounded_while() -> None:
