@@ -151,11 +151,11 @@ class GuardedText:
 
     def _follow(self, pieces: list[Piece], certain: int, end: int) -> int:
         """Everything is certain if the text ends inside a match that only goes on."""
-        for piece in pieces:
-            if piece.goes_on and piece.end == end:
-                self._going_on = piece.recogniser
-                return end
-        return certain
+        going_on = [piece.recogniser for piece in pieces if piece.goes_on and piece.end == end]
+        if not going_on:
+            return certain
+        self._going_on = max(going_on, key=lambda recogniser: recogniser.priority)
+        return end
 
     def _replaced(self, pieces: list[Piece], seen: View, text: str, certain: int) -> str:
         start = len(self._context)

@@ -181,6 +181,5 @@ PRIVATE_KEY = Recogniser(
 )
 SECRETS = (
     *(VENDOR_KEY, STATED, SAID_AFTER, USER_PASSWORD, COMMAND_PASSWORD, NAMED_KEY, URL_PASSWORD),
-    # Last: of two matches that both go on without end a stream follows the first.
     *(JWT, PRIVATE_KEY, RANDOM),
 )
