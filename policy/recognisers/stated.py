@@ -140,7 +140,9 @@ def _is_believed(value: str, sort: str, link: str, text: str, begin: int) -> boo
 
 def _is_password(value: str, sort: str, link: str) -> bool:
     if sort == "short":
-        return link == "set" and (_is_secret(value) or looks_chosen(value))
+        if link == "set":
+            return _is_secret(value) or looks_chosen(value)
+        return link != "far" and not is_plain(value) and (_is_secret(value) or looks_mixed(value))
     if link == "told":
         return not is_plain(value) and (_is_secret(value) or looks_chosen(value) or looks_mixed(value))
     return (
