@@ -16,12 +16,12 @@ from producer_api.access.stream_limits import OpenStreams
 from producer_api.caches.limit_cache import LimitBook
 from producer_api.caches.live_processes import Presence
 from producer_api.caches.model_catalog import Catalog
-from producer_api.reads.job_loader import JobReader
+from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import Lists
 from producer_api.server.health import Health
 from producer_api.server.metrics import Metrics
 from producer_api.submission.cache_refresh import Renewing
-from producer_api.submission.enqueue import Intake
+from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import Recognition
 from producer_api.submission.input_policy import PolicyBook
 from producer_api.submission.queue_limits import Room
@@ -63,7 +63,7 @@ class Runtime:
         # For nudges alone, which carry nothing.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.catalog = Catalog(self.db)
-        self.reader = JobReader(self.db)
+        self.reader = JobLoader(self.db)
         self.presence = Presence(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
         self.limits = LimitBook(settings, self.db)
         limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
@@ -72,7 +72,7 @@ class Runtime:
         self.lists = Lists(settings, self.admission)
         self.room = Room(settings, self.db)
         celery = celery_app(settings)
-        self.intake = Intake(
+        self.intake = Enqueuer(
             self.db,
             HintPublisher(celery),
             HintPublisher(celery),

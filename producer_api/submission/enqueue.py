@@ -1,18 +1,18 @@
-"""The accept wave and what follows its commit: jobs that came together are stored together, then their hints go out.
+"""Stores jobs and publishes their hints.
 
-A hint is published by a thread of its own, after the commit and off the caller's path. Redis may be away: then the job
-is accepted unannounced, or its hint is dropped, and the dispatcher announces it.
+All jobs of a call are stored in one transaction. After the commit, another thread publishes their hints. If Redis is
+unavailable, the job is accepted without a hint, or its hint is dropped, and the dispatcher publishes it later.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 
 import structlog
 
 from store.db.database import Database
-from store.db.group_commit import Wave
+from store.db.group_commit import isolated
 from store.errors import HeadraceError, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Accepted, NewJob
@@ -24,11 +24,15 @@ from store.scheduling.fair_share import Entry, Lately, within_share
 
 _log = structlog.get_logger("producer_api")
 
-_MOST_HINTS = 1000
+_MAX_JOBS = 256  # of one transaction
+_MAX_HINTS = 1000  # of one Redis pipeline
 
 
-class Intake:
-    """Accepts jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no wave."""
+class Enqueuer:
+    """Stores jobs. ``depths`` and ``hints`` are two publishers, so that a long publish delays no transaction.
+
+    Safe to use from many threads.
+    """
 
     def __init__(
         self, db: Database, depths: HintPublisher, hints: HintPublisher, watch: Watch, *, ready_window: int
@@ -38,7 +42,8 @@ class Intake:
         self._watch = watch
         self._ready_window = ready_window
         self._lately = Lately()
-        self._wave: Wave[NewJob, Accepted] = Wave(self._accept)
+        self._sharing = Lock()  # ``Lately`` is for one thread
+        self._accept_isolated = isolated(self._accept)
         self._announcer = _Announcer(hints)
 
     def start(self) -> None:
@@ -50,33 +55,37 @@ class Intake:
         self._announcer.stop()
         self._depths.close()
 
-    def accept(self, wave: Sequence[NewJob]) -> list[Accepted | Exception]:
-        """Store the jobs, together with whatever else is being stored now, and let them be announced."""
-        return self._wave.join_all(wave)
+    def accept(self, new: Sequence[NewJob]) -> list[Accepted | Exception]:
+        """Store the jobs and let their hints be published; return an outcome for each.
 
-    def _accept(self, wave: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
-        has_room = {queue: self._has_room(queue) for queue in {job.queue for job in wave}}
-        ahead = self._ahead(wave)
+        A job that cannot be stored fails alone. Blocks on Postgres and Redis.
+        """
+        outcomes: list[Accepted | Exception] = []
+        for start in range(0, len(new), _MAX_JOBS):
+            outcomes += self._accept_isolated(new[start : start + _MAX_JOBS])
+        return outcomes
+
+    def _accept(self, new: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
+        has_room = {queue: self._has_room(queue) for queue in {job.queue for job in new}}
+        ahead = self._ahead(new)
         outcomes = jobs.accept(
             self._db,
-            [
-                replace(job, announce=_is_urgent(job) and has_room[job.queue], goes_ahead=job.id in ahead)
-                for job in wave
-            ],
+            [replace(job, announce=_is_urgent(job) and has_room[job.queue], goes_ahead=job.id in ahead) for job in new],
         )
-        for job, outcome in zip(wave, outcomes, strict=True):
+        for job, outcome in zip(new, outcomes, strict=True):
             if isinstance(outcome, Accepted) and outcome.announced:
                 shadow = shadow_name(job.task, job.model, job.model_version)
                 self._announcer.announce(Hint(outcome.job_id, job.queue, shadow, job.id in ahead))
         return outcomes
 
-    def _ahead(self, wave: Sequence[NewJob]) -> set[str]:
-        """Return the jobs of tenants that have less under way than their even share."""
-        urgent = [job for job in wave if _is_urgent(job)]
+    def _ahead(self, new: Sequence[NewJob]) -> set[str]:
+        """Return the jobs of tenants that have fewer jobs under way than their fair share."""
+        urgent = [job for job in new if _is_urgent(job)]
         if not urgent or self._watch.is_away:
             return set()
         entries = [Entry(job.id, job.queue, job.tenant_id, CLASS_RANKS[job.service_class]) for job in urgent]
-        return within_share(self._db, entries, self._lately)
+        with self._sharing:
+            return within_share(self._db, entries, self._lately)
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""
@@ -131,7 +140,7 @@ class _Announcer:
         """Return the hints that wait now, and whether the stop was among them."""
         hints = [first]
         try:
-            while len(hints) < _MOST_HINTS:
+            while len(hints) < _MAX_HINTS:
                 hint = self._hints.get_nowait()
                 if hint is None:
                     return hints, True

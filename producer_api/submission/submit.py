@@ -18,19 +18,20 @@ from policy.placeholders import Vault
 from policy.policies import Policy
 from producer_api.access.rate_limit_headers import WARNING_HEADER, note
 from producer_api.access.rate_limits import Admission, Headers
-from producer_api.caches.async_group_commit import Gathering, Visits
 from producer_api.caches.live_processes import Presence
 from producer_api.caches.model_catalog import Catalog
 from producer_api.reads.placeholder_restore import vault_of
 from producer_api.server.metrics import Metrics
 from producer_api.server.thread_lanes import Lanes
 from producer_api.submission.cache_refresh import Renewing
-from producer_api.submission.enqueue import Intake
+from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import Recognition
 from producer_api.submission.input_policy import InForce, PolicyBook, applied, pinned
 from producer_api.submission.prompt_preparation import Preparing
 from producer_api.submission.queue_limits import Room
+from producer_api.submission.recent_tenants import RecentTenants
 from store.db.database import Database
+from store.db.group_commit import GroupCommit
 from store.errors import HeadraceError, NotFound, NoWorker, Unavailable
 from store.ids import new_id
 from store.jobs import jobs
@@ -124,7 +125,7 @@ class Submissions:
         admission: Admission,
         catalog: Catalog,
         room: Room,
-        intake: Intake,
+        intake: Enqueuer,
         metrics: Metrics,
         policies: PolicyBook,
         recognition: Recognition,
@@ -144,8 +145,8 @@ class Submissions:
         self._presence = presence
         self._preparing = Preparing(catalog, presence)
         self._lanes = Lanes()
-        self._visits = Visits()
-        self._gathering: Gathering[_Draft, Receipt] = Gathering(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
+        self._tenants = RecentTenants()
+        self._batches: GroupCommit[_Draft, Receipt] = GroupCommit(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
     async def submit(
         self, principal: Principal, request: JobRequest, origin: Origin, response: NewResponse | None = None
@@ -167,14 +168,15 @@ class Submissions:
             self._renewing.note(principal, request.model)
 
     async def _taken(self, draft: _Draft) -> Receipt:
-        """Take a draft as far as it goes, with others or alone."""
+        """Store a draft in a batch with others. A draft that would delay them is prepared alone before."""
         is_quick = not draft.origin.is_retry and draft.origin.num_bytes <= _LONG_BYTES
-        if draft.is_prepared or (is_quick and self._catalog.is_loaded(draft.request.model)):
-            return await self._gathering.join(draft, hurries=self._visits.is_seldom(draft.principal.tenant_id))
-        await run_in_threadpool(self._submit_all, [draft])
-        if isinstance(draft.ended, Exception):
-            raise draft.ended
-        return draft.ended
+        if not (draft.is_prepared or (is_quick and self._catalog.is_loaded(draft.request.model))):
+            await run_in_threadpool(self._prepare_all, [draft])
+            if isinstance(draft.outcome, Exception):
+                raise draft.outcome
+            if draft.outcome is not None:
+                return draft.outcome
+        return await self._batches.join_async(draft, urgent=self._tenants.was_idle(draft.principal.tenant_id))
 
     def policy_for(self, principal: Principal, name: str) -> InForce | None:
         """Return the tenant's policy for a model, or for every model if it is not there. Blocks."""
@@ -207,19 +209,22 @@ class Submissions:
         return self._new_job(draft)
 
     def _submit_all(self, drafts: Sequence[_Draft]) -> list[Receipt | Exception]:
-        new = [draft for draft in drafts if not draft.is_prepared]
-        _each(new, self._read_key)
-        _spend(new, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
-        _each(new, self._look_up)
-        if self._settings.require_worker:
-            _each(new, self._require_worker)
-        _each(new, self._prepare_here)
+        self._prepare_all([draft for draft in drafts if not draft.is_prepared])
         _spend(
             drafts,
             lambda going: self._admission.spend_all_tokens([(draft.principal, draft.num_tokens) for draft in going]),
         )
         self._store(drafts)
         return [draft.ended for draft in drafts]
+
+    def _prepare_all(self, drafts: Sequence[_Draft]) -> None:
+        """Count the requests in the rate limits and prepare those that are not refused."""
+        _each(drafts, self._read_key)
+        _spend(drafts, lambda going: self._admission.spend_requests([draft.principal for draft in going]))
+        _each(drafts, self._look_up)
+        if self._settings.require_worker:
+            _each(drafts, self._require_worker)
+        _each(drafts, self._prepare_here)
 
     def _look_up(self, draft: _Draft) -> None:
         """Find the model, and the job that a retry made when it came first."""

@@ -1,26 +1,25 @@
-"""Waves: callers that come at the same time are combined into one call, as a database combines commits.
+"""Group commit: concurrent callers share one call, as a database groups the commits of concurrent transactions.
 
-Knows threads and outcomes; knows nothing of what the call does. While one wave runs, the next gathers:
+A batch costs one commit or one query, however many items it carries. While one batch runs, the next one fills:
 
-    caller 1 ──▶ leads [1] ───────▶ outcome, names 2 the next leader
-    caller 2 ──────── waits ──────▶ leads [2 3 4] ───▶ …
-    caller 3 ──────── waits ──────────────────────▶ outcome
-    caller 4 ──────── waits ──────────────────────▶ outcome
+    caller 1 ──▶ batch [1] ──▶ outcome
+    caller 2 ─────── waits ──▶ batch [2 3] ──▶ outcome
+    caller 3 ─────── waits ──▶ batch [2 3] ──▶ outcome
 
-Invariant, kept under the lock: if anyone waits, somebody leads. Seats are served in the order they were taken, and a
-leader serves its own wave only, so nobody leads for ever.
-
-A wave costs a commit, however many it carries. So under load a leader first lets others gather: waves begin ``pace_s``
-apart, or as soon as ``enough`` wait or somebody ``hurries``. Whoever comes when none has begun for that long does not
-wait.
+Under load, batches start ``pace_s`` apart, or earlier when ``enough`` items wait or an urgent caller comes. A caller
+that comes after a pause does not wait. Callers are threads or coroutines. All batches run in one thread, one at a time,
+in the order of arrival.
 """
 
+import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Event, Lock
+from threading import Condition, Lock, Thread
 from typing import Generic, TypeVar
 
 from store.errors import HeadraceError, Unavailable
@@ -28,188 +27,202 @@ from store.errors import HeadraceError, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 
-HURRY_S = 0.05
-"""Once in this time somebody who hurries lets a wave begin early, so that it costs few waves."""
+URGENT_EVERY_S = 0.05
+"""Only one urgent caller in this time starts a batch early, so that urgent callers cost few batches."""
+
+_IDLE_S = 5.0
+"""The thread ends when no caller has come for this long."""
 
 
-class _Bell:
-    """What one caller sleeps by. Half the price of an Event, of which a job would need several."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call(Generic[T, R]):
+    """One waiting caller. A thread waits at a queue, which costs half as much as an Event; a coroutine at a future."""
 
-    def __init__(self) -> None:
-        self._rings: SimpleQueue[None] = SimpleQueue()
-
-    def ring(self) -> None:
-        self._rings.put(None)
-
-    def wait(self) -> None:
-        self._rings.get()
+    item: T
+    reply: "SimpleQueue[R | BaseException] | asyncio.Future[R]"
 
 
-class _Seat(Generic[T, R]):
-    """One waiting caller. Woken either with an outcome, or without one to lead the next wave."""
+class GroupCommit(Generic[T, R]):
+    """Combines concurrent calls into calls of ``run`` with at most ``max_size`` items.
 
-    def __init__(self, item: T) -> None:
-        self.item = item
-        self.woken = _Bell()
-        self.leads = False
-        self.results: list[R] = []
-        self.error: BaseException | None = None
-
-    @property
-    def is_served(self) -> bool:
-        return bool(self.results) or self.error is not None
-
-    @property
-    def outcome(self) -> R | Exception:
-        if self.error is None:
-            return self.results[0]
-        if isinstance(self.error, Exception):
-            return self.error
-        raise self.error
-
-
-class Wave(Generic[T, R]):
-    """Combines concurrent ``join`` calls into calls of ``run`` with at most ``max_size`` items, one at a time."""
+    ``run`` returns a result or an error for each item, in their order; what it raises goes to every caller of the
+    batch. With ``fair_key`` the keys take turns when more than ``max_size`` items wait, so that a key with many items
+    does not delay the others.
+    """
 
     def __init__(
         self,
-        run: Callable[[Sequence[T]], Sequence[R | HeadraceError]],
-        max_size: int = 256,
+        run: Callable[[Sequence[T]], Sequence[R | Exception]],
         *,
+        max_size: int = 256,
         pace_s: float = 0.0,
-        enough: int = 256,
+        enough: float = 256,
+        fair_key: Callable[[T], str] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        wait: Callable[[Event, float], object] = Event.wait,
+        wait: Callable[[Condition, Callable[[], bool], float], object] = Condition.wait_for,
     ) -> None:
         self._run = run
         self._max_size = max_size
         self._pace_s = pace_s
-        self._clock = clock
         self._enough = enough
+        self._fair_key = fair_key
+        self._clock = clock
         self._wait = wait
-        self._next_at = 0.0
-        self._is_enough = Event()
-        self._hurried = False
-        self._hurry_at = 0.0
-        self._lock = Lock()
-        self._waiting: deque[_Seat[T, R]] = deque()
-        self._led = False
+        self._ready = Condition(Lock())
+        # Everything below is read and written under the lock of ``_ready``.
+        self._waiting: deque[_Call[T, R]] = deque()
+        self._has_thread = False
+        self._is_idle = False
+        self._has_urgent = False
+        self._next_at = -math.inf
+        self._next_urgent_at = -math.inf
 
-    def join(self, item: T, *, hurries: bool = False) -> R:
-        """Wait for the wave that carries ``item`` and return its own result.
-
-        Raises the item's own error. If the whole call fails, each item is tried alone, so that a bad one fails alone;
-        Unavailable is nobody's fault and goes to everyone at once.
-        """
-        (outcome,) = self.join_all([item], hurries=hurries)
-        if isinstance(outcome, Exception):
+    def join(self, item: T, *, urgent: bool = False) -> R:
+        """Block until the batch with ``item`` has run; return the item's result or raise its error."""
+        reply: SimpleQueue[R | BaseException] = SimpleQueue()
+        self._add(_Call(item, reply), urgent=urgent)
+        self._wake()
+        outcome = reply.get()
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    def join_all(self, items: Sequence[T], *, hurries: bool = False) -> list[R | Exception]:
-        """Wait for the waves that carry ``items``, in order; return each one's result or error."""
-        seats: list[_Seat[T, R]] = [_Seat(item) for item in items]
-        with self._lock:
-            self._waiting.extend(seats)
-            self._hurried = self._hurried or (hurries and self._may_hurry())
-            leads = bool(seats) and not self._led
-            if leads:
-                self._led = seats[0].leads = True
-            if not leads and (self._hurried or len(self._waiting) >= self._enough):
-                self._is_enough.set()
-        try:
-            for seat in seats:
-                if not leads:
-                    seat.woken.wait()
-                leads = False
-                if not seat.is_served:
-                    self._lead()
-        except BaseException:
-            self._give_up(seats)
-            raise
-        return [seat.outcome for seat in seats]
+    async def join_async(self, item: T, *, urgent: bool = False) -> R:
+        """Do what ``join`` does without blocking the event loop: a batch costs one hop to the thread and one back."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._add(_Call(item, future), urgent=urgent)
+        # After the other coroutines that are ready now, so that they share the batch.
+        loop.call_soon(self._wake)
+        return await future
 
-    def _may_hurry(self) -> bool:
-        now = self._clock()
-        if now < self._hurry_at:
-            return False
-        self._hurry_at = now + HURRY_S
-        return True
+    def _add(self, call: _Call[T, R], *, urgent: bool) -> None:
+        with self._ready:
+            self._waiting.append(call)
+            if urgent and (now := self._clock()) >= self._next_urgent_at:
+                self._next_urgent_at = now + URGENT_EVERY_S
+                self._has_urgent = True
 
-    def _give_up(self, seats: Sequence[_Seat[T, R]]) -> None:
-        """Take the seats of a caller who was interrupted out of the line; if one of them was to lead, the next does."""
-        with self._lock:
-            was_to_lead = any(seat in self._waiting and seat.leads for seat in seats)
-            self._waiting = deque(seat for seat in self._waiting if seat not in seats)
-            if was_to_lead:
-                self._let_next_lead()
+    def _wake(self) -> None:
+        with self._ready:
+            if not self._has_thread and self._waiting:
+                Thread(target=self._run_batches, name="group-commit", daemon=True).start()
+                self._has_thread = True
+            elif self._is_idle or self._is_due():
+                self._ready.notify()
 
-    def _lead(self) -> None:
-        self._gather()
-        with self._lock:
-            seats = list(islice(self._waiting, self._max_size))
-            for _ in seats:
-                self._waiting.popleft()
-            self._hurried = False
-        try:
-            self._serve(seats)
-        except BaseException as error:
-            self._tell([seat for seat in seats if not seat.is_served], error)
-            raise
-        finally:
-            self._hand_over()
-            for seat in seats:
-                seat.woken.ring()
+    def _is_due(self) -> bool:
+        """True if the next batch need not wait for its time."""
+        return self._has_urgent or len(self._waiting) >= self._enough
 
-    def _gather(self) -> None:
-        """Wait for the time of the next wave, or until enough wait; only the leader is here, so the time is his."""
-        if self._pace_s:
+    def _run_batches(self) -> None:
+        while batch := self._next_batch():
+            _deliver(batch, self._outcomes([call.item for call in batch]))
+
+    def _next_batch(self) -> list[_Call[T, R]]:
+        """Wait for the next batch and take it; return an empty list when the thread shall end."""
+        with self._ready:
+            self._is_idle = True
+            self._has_thread = bool(self._ready.wait_for(lambda: self._waiting, _IDLE_S))
+            self._is_idle = False
+            if not self._has_thread:
+                return []
             early_s = self._next_at - self._clock()
-            if early_s > 0 and not self._has_enough():
-                self._wait(self._is_enough, early_s)
+            if early_s > 0 and not self._is_due():
+                self._wait(self._ready, self._is_due, early_s)
+            self._has_urgent = False
             self._next_at = self._clock() + self._pace_s
+            return self._take()
 
-    def _has_enough(self) -> bool:
-        with self._lock:
-            self._is_enough.clear()
-            return self._hurried or len(self._waiting) >= self._enough
+    def _take(self) -> list[_Call[T, R]]:
+        if self._fair_key is not None and len(self._waiting) > self._max_size:
+            self._waiting = self._by_turns(self._fair_key)
+        return [self._waiting.popleft() for _ in range(min(self._max_size, len(self._waiting)))]
 
-    def _hand_over(self) -> None:
-        with self._lock:
-            self._let_next_lead()
+    def _by_turns(self, key_of: Callable[[T], str]) -> deque[_Call[T, R]]:
+        """Return the waiting calls in round-robin order of their keys."""
+        by_key: dict[str, deque[_Call[T, R]]] = {}
+        for call in self._waiting:
+            by_key.setdefault(key_of(call.item), deque()).append(call)
+        turns, ordered = deque(by_key.values()), deque[_Call[T, R]]()
+        while turns:
+            calls = turns.popleft()
+            ordered.append(calls.popleft())
+            if calls:
+                turns.append(calls)
+        return ordered
 
-    def _let_next_lead(self) -> None:
-        self._led = bool(self._waiting)
-        if self._led:
-            self._waiting[0].leads = True
-            self._waiting[0].woken.ring()
-
-    def _serve(self, seats: list[_Seat[T, R]]) -> None:
+    def _outcomes(self, items: Sequence[T]) -> Sequence[R | BaseException]:
         try:
-            self._record(seats, self._run([seat.item for seat in seats]))
+            outcomes = self._run(items)
+            _check_length(items, outcomes)
+        except BaseException as error:  # noqa: BLE001 - every caller gets it raised, and the thread must live on
+            return [error] * len(items)
+        return outcomes
+
+
+def isolated(run: Callable[[Sequence[T]], Sequence[R | Exception]]) -> Callable[[Sequence[T]], list[R | Exception]]:
+    """Return ``run`` with failures isolated: if the call fails, each item is tried alone.
+
+    Unavailable is an outage. It goes to every item that was not tried yet, and no further call is made.
+    """
+
+    def run_isolated(items: Sequence[T]) -> list[R | Exception]:
+        try:
+            outcomes = run(items)
+            _check_length(items, outcomes)
         except Unavailable as error:
-            self._tell(seats, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers, who get it raised
-            if len(seats) == 1:
-                self._tell(seats, error)
-            else:
-                self._serve_singly(seats)
+            return [error] * len(items)
+        except Exception as error:  # noqa: BLE001 - it belongs to the callers, who get it raised
+            return [error] if len(items) == 1 else run_singly(items)
+        return list(outcomes)
 
-    def _serve_singly(self, seats: list[_Seat[T, R]]) -> None:
-        for position, seat in enumerate(seats, start=1):
-            self._serve([seat])
-            if isinstance(seat.error, Unavailable):
-                self._tell(seats[position:], seat.error)
-                return
+    def run_singly(items: Sequence[T]) -> list[R | Exception]:
+        outcomes: list[R | Exception] = []
+        for item in items:
+            outcomes += run_isolated([item])
+            if isinstance(outage := outcomes[-1], Unavailable):
+                outcomes += [outage] * (len(items) - len(outcomes))
+                break
+        return outcomes
 
-    def _record(self, seats: list[_Seat[T, R]], outcomes: Sequence[R | HeadraceError]) -> None:
-        for seat, outcome in zip(seats, outcomes, strict=True):
-            if isinstance(outcome, HeadraceError):
-                seat.error = outcome
-            else:
-                seat.results.append(outcome)
+    return run_isolated
 
-    @staticmethod
-    def _tell(seats: list[_Seat[T, R]], error: BaseException) -> None:
-        for seat in seats:
-            seat.error = error
+
+def _check_length(items: Sequence[T], outcomes: Sequence[object]) -> None:
+    if len(items) != len(outcomes):
+        raise ValueError(f"{len(outcomes)} outcomes for {len(items)} items")
+
+
+def _deliver(batch: Sequence[_Call[T, R]], outcomes: Sequence[R | BaseException]) -> None:
+    """Wake the callers: each thread at its queue, the coroutines of an event loop with one call into it."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[R], R | BaseException]]] = {}
+    for call, shared in zip(batch, outcomes, strict=True):
+        outcome = _own_copy(shared)
+        if isinstance(call.reply, SimpleQueue):
+            call.reply.put(outcome)
+        else:
+            by_loop.setdefault(call.reply.get_loop(), []).append((call.reply, outcome))
+    for loop, settled in by_loop.items():
+        with suppress(RuntimeError):  # the loop was closed, and its callers with it
+            loop.call_soon_threadsafe(_settle, settled)
+
+
+def _settle(settled: Sequence[tuple[asyncio.Future[R], R | BaseException]]) -> None:
+    for future, outcome in settled:
+        if future.done():
+            continue  # its caller was cancelled
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def _own_copy(outcome: R | BaseException) -> R | BaseException:
+    """Copy an error, because one object that is raised by many callers would chain their tracebacks."""
+    if not isinstance(outcome, HeadraceError):
+        return outcome
+    copied = type(outcome).__new__(type(outcome))
+    copied.args, copied.__cause__ = outcome.args, outcome.__cause__
+    copied.__dict__.update(outcome.__dict__)
+    return copied

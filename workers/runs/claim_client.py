@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from store.db.database import Database
-from store.db.group_commit import Wave
+from store.db.group_commit import GroupCommit, isolated
 from store.errors import Unavailable
 from store.jobs import claims, unclaimed
 from store.jobs.claims import Claim, Finish, Release, Renewal
@@ -79,9 +79,9 @@ class Ledger:
         self._claiming = threading.RLock()
         self._in_hand: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
         self._in_doubt_until = 0.0
-        self._claims: Wave[str, Claim | None] = Wave(self._claim_all, pace_s=CLAIM_PACE_S)
-        self._finishes: Wave[Finish, bool] = Wave(self._finish_all, pace_s=FINISH_PACE_S)
-        self._releases: Wave[Release, bool] = Wave(self._release_all)
+        self._claims: GroupCommit[str, Claim | None] = GroupCommit(isolated(self._claim_all), pace_s=CLAIM_PACE_S)
+        self._finishes: GroupCommit[Finish, bool] = GroupCommit(isolated(self._finish_all), pace_s=FINISH_PACE_S)
+        self._releases: GroupCommit[Release, bool] = GroupCommit(isolated(self._release_all))
 
     def claim(self, job_id: str, *, hurries: bool = False) -> Attempt | None:
         """Claim a job, waiting for no others if it ``hurries``.
@@ -94,7 +94,7 @@ class Ledger:
         while not self._stopping.is_set():
             sent_at = self._clock()
             try:
-                claim = self._claims.join(job_id, hurries=hurries)
+                claim = self._claims.join(job_id, urgent=hurries)
             except RowLocked:
                 if sent_at > give_up_at:
                     return None

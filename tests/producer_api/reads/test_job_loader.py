@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from producer_api.reads import job_loader
-from producer_api.reads.job_loader import JobReader
+from producer_api.reads.job_loader import JobLoader
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import CannotOpen, NotFound, Unavailable
@@ -76,7 +76,7 @@ async def test_reads_of_many_tenants_cost_a_few_queries(
         for tenant_id in (api_keys.create_tenant(db, f"tenant {number}") for number in range(40))
         for job_id in _stored(db, tenant_id, 2)
     ] * 5
-    reader = JobReader(api_db)
+    reader = JobLoader(api_db)
     found = await asyncio.gather(*(reader.get(*pair) for pair in pairs))
     assert [(job.tenant_id, job.id) for job in found] == pairs
     assert len(waves) <= 2
@@ -86,7 +86,7 @@ async def test_a_tenant_with_many_reads_delays_no_other(
     db: Database, tenant: str, waves: list[list[TenantAndId]]
 ) -> None:
     other = api_keys.create_tenant(db, "globex")
-    reader = JobReader(db)
+    reader = JobLoader(db)
     many = [reader.get(tenant, f"job_{number}") for number in range(2 * job_loader.MOST)]
     await asyncio.gather(*many, reader.get(other, "job_0"), return_exceptions=True)
     assert [len(wave) for wave in waves] == [job_loader.MOST, job_loader.MOST, 1]
@@ -96,7 +96,7 @@ async def test_a_tenant_with_many_reads_delays_no_other(
 async def test_tenants_that_share_a_query_read_their_own_alone(db: Database, api_db: Database, tenant: str) -> None:
     other = api_keys.create_tenant(db, "globex")
     ((mine,), (theirs,)) = _stored(db, tenant, 1), _stored(db, other, 1)
-    reader = JobReader(api_db)
+    reader = JobLoader(api_db)
     asked = [(tenant, mine), (tenant, theirs), (other, mine), (other, theirs), (tenant, "job_0"), (tenant, "job_\0")]
     found = await asyncio.gather(*(reader.get(*pair) for pair in asked), return_exceptions=True)
     assert [each.id if isinstance(each, Job) else type(each) for each in found] == [
@@ -114,7 +114,7 @@ async def test_a_job_that_does_not_open_fails_alone(settings: Settings, db: Data
     sealing = Database(settings.database_url, application_name="tests", vault=Vault({"k1": b"1" * 32}))
     (sealed,) = _stored(sealing, tenant, 1)
     sealing.close()
-    reader = JobReader(db)
+    reader = JobLoader(db)
     found = await asyncio.gather(reader.get(tenant, sealed), reader.get(tenant, plain), return_exceptions=True)
     assert isinstance(found[0], CannotOpen)
     assert isinstance(found[1], Job)
@@ -122,7 +122,7 @@ async def test_a_job_that_does_not_open_fails_alone(settings: Settings, db: Data
 
 async def test_a_reader_who_leaves_disturbs_nobody(db: Database, tenant: str) -> None:
     first, second = _stored(db, tenant, 2)
-    reader = JobReader(db)
+    reader = JobLoader(db)
     leaving = asyncio.create_task(reader.get(tenant, first))
     staying = asyncio.create_task(reader.get(tenant, second))
     await asyncio.sleep(0)
@@ -133,7 +133,7 @@ async def test_a_reader_who_leaves_disturbs_nobody(db: Database, tenant: str) ->
 
 async def test_a_database_that_is_away_is_said_to_everyone() -> None:
     db = Database("postgresql://app@127.0.0.1:1/x", application_name="tests")
-    reader = JobReader(db)
+    reader = JobLoader(db)
     outcomes = await asyncio.gather(*(reader.get("ten_0", f"job_{n}") for n in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3
     assert len({id(outcome) for outcome in outcomes}) == 3

@@ -1,5 +1,6 @@
 """Requests that go through the submission's steps together: each gets its own outcome."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,16 +28,16 @@ def together(server: ApiServer, api: httpx2.Client, monkeypatch: pytest.MonkeyPa
     sizes: list[int] = []
     submissions = server.runtime.submissions
     api.post("/v1/jobs", json=PROMPT).raise_for_status()  # the tokenizer is loaded, and a wave has begun
-    monkeypatch.setattr(submissions._gathering, "_next_at", float("inf"))
-    monkeypatch.setattr(submissions._gathering, "_hurry_at", float("inf"))  # nor does one who comes seldom end it early
-    monkeypatch.setattr(submissions._gathering, "_enough", len(OUTCOMES))
-    submit_all = submissions._gathering._run
+    monkeypatch.setattr(submissions._batches, "_next_at", time.monotonic() + 3600)
+    monkeypatch.setattr(submissions._batches, "_next_urgent_at", float("inf"))  # an idle tenant does not start it early
+    monkeypatch.setattr(submissions._batches, "_enough", len(OUTCOMES))
+    submit_all = submissions._batches._run
 
     def counted(drafts: Any) -> Any:
         sizes.append(len(drafts))
         return submit_all(drafts)
 
-    monkeypatch.setattr(submissions._gathering, "_run", counted)
+    monkeypatch.setattr(submissions._batches, "_run", counted)
     return sizes
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from store.db.database import Database
-from store.db.group_commit import Wave
+from store.db.group_commit import GroupCommit, isolated
 from store.errors import Conflict, IdempotencyKeyReused, InvalidRequest, NotFound
 from store.ids import first_id, new_id
 from store.jobs.claims import Finish, Release, claim, finish, release
@@ -142,7 +142,7 @@ class TestAccept:
         self, settings: Settings, make_job: MakeJob, query: Query
     ) -> None:
         replicas = [Database(settings.database_url, application_name=f"api-{n}") for n in range(4)]
-        waves = [Wave[NewJob, Accepted](lambda jobs, db=db: accept(db, jobs)) for db in replicas]
+        waves = [GroupCommit[NewJob, Accepted](isolated(lambda jobs, db=db: accept(db, jobs))) for db in replicas]
         barrier = Barrier(32)
 
         def post(caller: int) -> list[Accepted]:
@@ -169,7 +169,7 @@ class TestAccept:
         assert query("SELECT id FROM jobs UNION ALL SELECT key FROM idempotency_keys") == []
 
     def test_in_a_wave_such_a_job_fails_alone(self, db: Database, make_job: MakeJob, query: Query) -> None:
-        wave = Wave[NewJob, Accepted](lambda jobs: accept(db, jobs))
+        wave = GroupCommit[NewJob, Accepted](isolated(lambda jobs: accept(db, jobs)))
         good, bad = make_job(), make_job(payload={"text": "\ud800"})
         barrier = Barrier(2)
 
