@@ -319,6 +319,8 @@ VALUES: dict[str, Callable[[Random], str]] = {
 } | {
     "basic": lambda r: b64(f"{r.choice(FIRST)}:{password(r)}"),
     "sas": lambda r: quote(base64.b64encode(r.randbytes(32)).decode(), safe=""),
+    "confluent": lambda r: base64.b64encode(r.randbytes(48)).decode(),
+    "pem_escaped": lambda r: pem(r).replace("\n", "\\n"),
     "b64_32": lambda r: base64.b64encode(r.randbytes(32)).decode(),
     "b64_pw": lambda r: b64(password(r)),
     "azure_key": lambda r: base64.b64encode(r.randbytes(64)).decode(),

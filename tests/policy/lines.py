@@ -1,4 +1,4 @@
-"""Drawn texts of all kinds, from lines of a file: ``third.txt`` and ``fourth.txt``. See ``drawing``."""
+"""Drawn texts of all kinds, from lines of a file: ``third.txt`` to ``seventh.txt``. See ``drawing``."""
 
 import re
 from pathlib import Path
@@ -43,6 +43,6 @@ def _filled(line: str, kind: str, draw: Random) -> Case:
         text += line[at : place.start()]
         value = drawn_value(place[1] or place[2], draw)
         if place[1]:
-            marked.append((len(text), len(text) + len(value), "private_key" if place[1] == "pem" else kind))
+            marked.append((len(text), len(text) + len(value), "private_key" if place[1].startswith("pem") else kind))
         text, at = text + value, place.end()
     return Case(kind, text + line[at:], frozenset(marked), is_held_out=True)
