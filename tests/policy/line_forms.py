@@ -146,6 +146,8 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "lower30": (("", LOWER + DIGITS, 30),),
     "hex8": (("", HEX, 8),),
     "hex16": (("", HEX, 16),),
-    "hex56": (("", HEX, 56),),
+    "hex128": (("", HEX, 128),),
+    "django": (("django-insecure-", ALNUM, 50),),
+    "unleash": (("*:production.", HEX, 56),),
     "hexup40": (("", HEX.upper(), 40),),
 }
