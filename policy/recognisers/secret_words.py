@@ -18,7 +18,8 @@ KEYS = view(
     r"|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|シークレット|토큰"
 ).text
 PASSWORDS = view(
-    r"passwor[dt]s?|passwd|passphrase|passcode|pwd|\bpw|identified by|convertto-securestring|contraseña|contrasenya"
+    r"passwor[dt]s?|passwd|passphrase|passcode|pwd|\bpw|requirepass|masterauth|identified by"
+    r"|convertto-securestring|contraseña|contrasenya"
     r"|clave de acceso|mot de passe|code d'accès|kennwort|zugangscode|senha"
     r"|palavra-passe|hasł(?:o|a|em)|wachtwoord|paswoord|hesl(?:o|em)|lösenord(?:et)?|passord(?:et)?|kodeord(?:et)?"
     r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeā]|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
@@ -32,7 +33,9 @@ SHORT = (
     r"|(?:\b|_)(?:pw|psk|pin))(?:\b|_|\d)"
 )
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
-LOOSE = view(r"(?:(?:[_\-]|\b)key|\b_?auth|\bsig|\bhmac|\bcookie|schlüssel|\bclave|\bclé|\bchave|ключ|キー|열쇠)").text
+LOOSE = view(
+    r"(?:(?:_|\b)key|\b_?auth|\bappid|\bsig|\bhmac|\bcookie|schlüssel|\bclave|\bclé|\bchave|ключ|キー|열쇠)"
+).text
 WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 NO_SECRET_KEY = re.compile(
     r"(?i)(?:public|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash"
@@ -77,13 +80,15 @@ _USER = r"[\w.@\-+\\]{1,40}"
 CALL = re.compile(
     r"(?i)(?:client|auth|login|token|key|secret|sign|verify|encode|decode|connect|init|load|api|configure)\w{0,16}"
     r"\((?:[^()\"'`\n]{1,40},\s?)?[\"'`]$"
+    r"|\b(?:login|authtoken|add-authtoken)(?: --?[a-z\-]{1,24})* [\"']?$"
 )
-"""A call that is given a key."""
+"""A call, or a command, that is given a key."""
 PAIR_IN_CALL = re.compile(
-    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user)\w{{0,16}}\s?=?\s?\((?:[^()\n]{{0,60}},\s?)?"
+    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user|pdo)\w{{0,16}}\s?=?\s?\((?:[^()\n]{{0,60}},\s?)?"
     rf"[\"'`]{_USER}[\"'`],\s?[\"'`]$"
+    r"|\bjwt\.(?:sign|verify|encode|decode)\([^()\"'`\n]{1,60},\s?[\"'`]$"
 )
-"""A call that is given a user, behind whom a password stands."""
+"""A call that is given a user, behind whom a password stands, or what a password signs."""
 PAIR = re.compile(
     r"(?i)\b(?:credentials?|creds|log ?in|sign ?in|user|username|account|accès|acceso|accesso"
     r"|zugang\w{0,6}|anmeld\w{1,6}"

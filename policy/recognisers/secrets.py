@@ -13,6 +13,8 @@ from policy.recognisers.vendor_keys import NAMED, VENDORS
 
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
 _PREFIX = re.compile(r"[A-Za-z0-9]{2,10}[-_.](?:v1_|proj-|svcacct-|admin-|ant-|api\d\d-|live_|test_|pat_)*")
+# In the path of a request to Telegram: /bot123:key/getUpdates.
+_BOT = re.compile(r"bot\d")
 
 
 def check_vendor_key(candidate: str, before: str) -> Spans:
@@ -21,10 +23,11 @@ def check_vendor_key(candidate: str, before: str) -> Spans:
         return
     # A sentence's end or dash; one hyphen may be the key's own.
     end = len(_SENTENCE.sub("", candidate))
+    start = len("bot") if _BOT.match(candidate) else 0
     secret = _PREFIX.sub("", candidate[:end], count=1) or candidate
     has_digit = any(map(str.isdigit, secret)) or len(set(secret)) > 16
     if has_digit and bits_per_character(secret) >= LEAST_BITS and not PLACEHOLDER.search(candidate):
-        yield 0, end
+        yield start, end
 
 
 def _by_names() -> list[tuple[str, list[re.Pattern[str]]]]:
@@ -104,7 +107,11 @@ NAMED_KEY = Recogniser(
 def check_url_password(candidate: str, _before: str) -> Spans:
     """The password between a URL's scheme, or Oracle's user, and its host."""
     scheme = candidate.find("://")
-    start = candidate.rindex("/") + 1 if scheme < 0 else candidate.index(":", scheme + 3) + 1
+    if candidate.endswith("("):
+        # As Go's drivers write it: user:password@tcp(host).
+        start = candidate.index(":") + 1
+    else:
+        start = candidate.rindex("/") + 1 if scheme < 0 else candidate.index(":", scheme + 3) + 1
     end = candidate.rindex("@")
     if (
         end > start
@@ -119,6 +126,7 @@ URL_PASSWORD = Recogniser(
     Kind.API_KEY,
     88,
     r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@"
+    r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
     r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",
     check_url_password,
 )

@@ -34,10 +34,14 @@ _TELLING = r"[0-9#$!&*^@]"
 
 _WORD: Any = compiled(WORD)
 _END = re.compile(r"&\w+=")
+# A word and a number that is no year.
+_WORD_AND_NUMBER_TOLD = re.compile(r"[^\W\d_]{3,}(?!(?:19|20)\d\d$)\d{3,4}[^\w\s]{0,3}")
 _AFTER = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
 _FORM = re.compile(r"(?:base64|b64|hex|plain|raw|pass):")
 _IN_URL = re.compile(r"://[^\s/@]*$")
-_PARAMETER = re.compile(r"[a-z]{1,8}=[^=]")
+_PARAMETER = re.compile(r"[a-z_]{1,24}=[^=]")
+# "Passwords are hashed with argon2id"
+_STORED = re.compile(r"(?i)\b(?:hash|encrypt|encod|salt|stored)")
 _OTHER = re.compile(r"(?i)\b(?:user|username|login|account|host|server|database|role)[\s\"'`“„«]*$")
 _HEX = re.compile(r"[0-9a-f]+")
 _UNQUOTED = re.compile(rf"{RUN}*")
@@ -75,8 +79,8 @@ def _given(text: str, start: int, candidate: str) -> tuple[int, int] | None:
     value, left = text[value_start:value_end], text[:quoted]
     if (
         (looks_drawn(value) and CALL.search(left))
-        or (looks_chosen(value) and PAIR_IN_CALL.search(left))
-        or (looks_chosen(value) and not is_plain(value) and PAIR.search(left))
+        or ((looks_chosen(value) or looks_mixed(value)) and PAIR_IN_CALL.search(left))
+        or (looks_chosen(value) and not is_plain(value) and not UUID.fullmatch(value) and PAIR.search(left))
     ):
         return value_start, value_end
     return None
@@ -92,7 +96,7 @@ def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest
         found = expression.match(text, end)
         if found is None or found.end() < start or found.end() == len(text):
             continue
-        if link == "far" and _OTHER.search(found[0]):
+        if (link == "far" and _OTHER.search(found[0])) or (link == "told" and _STORED.search(found[0])):
             continue
         yield "set" if link == "spaced" and FLAG.search(text[:begin]) else link, found.end()
     quoted = _end(_OPENING, text, start)
@@ -124,7 +128,7 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
 
 
 def _is_believed(value: str, sort: str, link: str, text: str, begin: int) -> bool:
-    if is_name(value) or (link in {"far", "told", "line"} and is_date(value)):
+    if is_name(value) or _PARAMETER.match(value) or (link in {"far", "told", "line"} and is_date(value)):
         return False
     if sort == "loose":
         is_weak = text[begin:].lower().startswith("key") and _HEX.fullmatch(value)
@@ -144,6 +148,8 @@ def _is_password(value: str, sort: str, link: str) -> bool:
             return _is_secret(value) or looks_chosen(value)
         return link != "far" and not is_plain(value) and (_is_secret(value) or looks_mixed(value))
     if link == "told":
+        if len(value) >= 8 and _WORD_AND_NUMBER_TOLD.fullmatch(value):
+            return True
         return not is_plain(value) and (_is_secret(value) or looks_chosen(value) or looks_mixed(value))
     return (
         _is_secret(value)
@@ -155,7 +161,7 @@ def _is_password(value: str, sort: str, link: str) -> bool:
 
 
 def _is_secret(value: str) -> bool:
-    return not WORDS.fullmatch(value) and not _PARAMETER.match(value) and looks_secret(value)
+    return not WORDS.fullmatch(value) and looks_secret(value)
 
 
 STATED = Recogniser(
@@ -203,12 +209,15 @@ _SUCH = (
     r"(?:password|passwort|passphrase|passwd|pwd|contraseña|mot de passe|senha|wachtwoord|hasło"
     r"|(?:api )?key|token|secret)"
 )
-_SAID_AFTER = rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to)(?: [a-z]{{1,9}}){{0,2}} {_SUCH}"
-_WHAT_IT_IS = re.compile(rf"(?i){_SAID_AFTER}$")
+_SAID_AFTER = (
+    rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to)(?: [a-z]{{1,9}}){{0,2}} {_SUCH}"
+    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin)"
+)
+_WHAT_IT_IS = re.compile(rf"(?i)(?:{_SAID_AFTER})$")
 
 
 def check_said_after(candidate: str, _before: str) -> Spans:
-    """A value that is called a password or key behind it: "x is my password", "use x as the token"."""
+    """A value that is called a password or key behind it: "x is my password", "use x as the token", x | sudo -S."""
     found = _WHAT_IT_IS.search(candidate)
     value = candidate[: found.start()] if found else ""
     if not is_plain(value) and not _HEX.fullmatch(value) and (looks_secret(value) or looks_mixed(value)):

@@ -112,6 +112,8 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "vault_old": (("s.", ALNUM, 24),),
     "ghr": (("ghr_", ALNUM, 36),),
     "slack_user": (("xoxp-", DIGITS, 12), ("-", DIGITS, 12), ("-", DIGITS, 13), ("-", HEX, 32)),
+    "netmask": (("255.255.255.0", HEX, 0),),
+    "twilio_sid": (("AC", HEX, 32),),
     "deepseek": (("sk-", HEX, 32),),
     "neon": (("npg_", ALNUM, 12),),
     "resend": (("re_", ALNUM, 8), ("_", ALNUM, 24)),

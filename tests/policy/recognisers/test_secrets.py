@@ -48,6 +48,12 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
         (f"<p>{pem('<br>')}</p>", "<p><PRIVATE_KEY_1></p>"),
         ('s = "' + pem('" +\n"') + '";', 's = "<PRIVATE_KEY_1>";'),
         (f"+{pem(chr(10) + '+')[:300]}", "+<PRIVATE_KEY_1>"),
+        ("dsn = app:m4ple_orbit@tcp(db:3306)/shop", "dsn = app:<API_KEY_1>@tcp(db:3306)/shop"),
+        (f"wandb login {'3f9c' * 4}{'07be2d81' * 3}", "wandb login <API_KEY_1>"),
+        ("x -storepass Maple4264x -keypass Orbit3955x", "x -storepass <API_KEY_1> -keypass <API_KEY_2>"),
+        ("requirepass 6B8Kb7cttaAIDE657", "requirepass <API_KEY_1>"),
+        ("DBI->connect('dbi:mysql:x', 'shop', 'eXwa#yXSSu')", "DBI->connect('dbi:mysql:x', 'shop', '<API_KEY_1>')"),
+        ('echo "fp7TNukagkL8OC" | sudo -S ls', 'echo "<API_KEY_1>" | sudo -S ls'),
     ],
 )
 def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) -> None:
@@ -65,6 +71,9 @@ def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) ->
         "api key is required",
         "if token > MAX_TOKEN_2024Value:",
         "-----BEGIN PRIVATE KEY----- begins one",
+        "Passwords are hashed with argon2id and a salt.",
+        "password: str = Field(min_length=12)",
+        "az login -u 4d065289-6706-4e75-a628-9b8d6d73037c",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
