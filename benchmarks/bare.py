@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from benchmarks.workload import ChatJob, chat_jobs
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.loading.load import load_runner
@@ -57,7 +57,7 @@ def requests_of(tokenizer: Tokenizer, jobs: Sequence[ChatJob]) -> list[EngineReq
 
 def run_engine(runner: Runner, tokenizer: Tokenizer, requests: Sequence[EngineRequest], config: EngineConfig) -> Round:
     """All requests at once."""
-    engine = Engine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
     engine.start()
     start = time.perf_counter()
     futures = [engine.submit(each) for each in requests]

@@ -27,7 +27,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from models.catalog import fetch
-from models.engine.encoder_loop import EncodeConfig, EncodeEngine
+from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.requests import Encoded, EncodeRequest
 from models.families.model_folder import small_files
 from models.loading.quality_texts import TEXTS

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engine.quiet import QUIET_CPUS, wait_until_quiet, watched
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.loading.torch_load import runner_for
@@ -94,7 +94,7 @@ def measure(runner: Runner, options: argparse.Namespace, *, stretch: float, arri
     """Let streams run, then prompts arrive for a while."""
     watch = Watch()
     config = EngineConfig(options.slots, options.step_tokens, speculation=False, stretch=stretch)
-    engine = Engine(runner, Letters, config, on_deltas=watch)
+    engine = LLMEngine(runner, Letters, config, on_deltas=watch)
     engine.start()
     try:
         for number in range(options.streams):
@@ -113,7 +113,7 @@ def measure(runner: Runner, options: argparse.Namespace, *, stretch: float, arri
     return Round(watch.gaps(begin, end), firsts, tokens / (end - begin), others.cpus)
 
 
-def _arrive(engine: Engine, options: argparse.Namespace) -> list[Completion]:
+def _arrive(engine: LLMEngine, options: argparse.Namespace) -> list[Completion]:
     """Submit a prompt every so often, and wait for those that came in time."""
     begin = time.perf_counter()
     futures = []

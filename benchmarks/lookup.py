@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.workload import chat_jobs
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.families.model_folder import small_files
@@ -136,7 +136,7 @@ def tasks(tokenizer: Tokenizer) -> list[Task]:
 def run(runner: Runner, tokenizer: Tokenizer, task: Task, *, speculation: bool, salt: str) -> Run:
     """Run a task's requests in a new engine; ``salt`` keeps it from finding the prompts of an earlier run."""
     config = EngineConfig(task.max_slots, speculation=speculation)
-    engine = Engine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
     engine.start()
     start = time.perf_counter()
     futures = [engine.submit(replace(each, cache_salt=salt)) for each in task.requests]

@@ -22,7 +22,7 @@ import psutil
 from rich.console import Console
 
 from benchmarks.interference import VOCAB, Letters
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineRequest, SamplingParams
 from models.loading.torch_load import runner_for
 from models.runners.fake import FakeRunner
@@ -37,7 +37,7 @@ WIDTH = 80
 class Load:
     """Submits and cancels at random, by a seed."""
 
-    engine: Engine
+    engine: LLMEngine
     draw: random.Random
     most_inside: int
     inside: dict[str, Future[Completion]] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Load:
             self.outcomes[future.result().finish_reason] += 1
 
 
-def soak(engine: Engine, options: argparse.Namespace) -> tuple[Load, list[float]]:
+def soak(engine: LLMEngine, options: argparse.Namespace) -> tuple[Load, list[float]]:
     """Run the load, and return it with the process's memory in MiB, evenly spaced in time."""
     load = Load(engine, random.Random(options.seed), options.inside)
     process = psutil.Process()
@@ -126,7 +126,7 @@ def growth(values: Sequence[float]) -> float:
     return statistics.fmean(values[-quarter:]) - statistics.fmean(values[quarter : 2 * quarter] or values)
 
 
-def broken(engine: Engine, load: Load) -> list[str]:
+def broken(engine: LLMEngine, load: Load) -> list[str]:
     """What does not hold at the end."""
     stats = engine.stats()
     try:
@@ -158,7 +158,7 @@ def main() -> None:
     settings = load_settings().model_copy(update={"kv_pool_tokens": options.pool_tokens})
     fake = FakeRunner(num_blocks=options.pool_tokens // settings.kv_block_tokens, step_s=0.002)
     runner = runner_for(options.folder, settings, dtype=options.dtype) if options.folder else fake
-    engine = Engine(runner, Letters, EngineConfig(max_slots=settings.max_slots), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, Letters, EngineConfig(max_slots=settings.max_slots), on_deltas=lambda deltas: None)
     engine.start()
     load, sizes = soak(engine, options)
     faults, stats = broken(engine, load), engine.stats()

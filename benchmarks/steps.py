@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.engine.quiet import wait_until_quiet
 from benchmarks.engine.workloads import SHAPES, requests_of
 from benchmarks.interference import Letters, Watch, request
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.families.model_folder import small_files
@@ -58,7 +58,7 @@ class Run:
 def run(runner: Runner, requests: Sequence[EngineRequest], config: EngineConfig) -> Run:
     """Let the requests come at once, and wait for all."""
     watch = Watch()
-    engine = Engine(runner, Letters, config, on_deltas=watch)
+    engine = LLMEngine(runner, Letters, config, on_deltas=watch)
     engine.start()
     try:
         began = time.perf_counter()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from models.engine.encoder_loop import EncodeConfig, EncodeEngine
-from models.engine.loop import Engine, EngineConfig
+from models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import FinishReason
 from models.engine.runner import Encoder, Runner
 from prompts.detokenizer import Detokenizer
@@ -141,7 +141,7 @@ class Host:
         self._health_db = Database(settings.database_url, pool_size=2, application_name=f"headrace health {owner}")
         self._health = self._new_health(settings)
         # An encoder holds any input of its context window.
-        self._capacity = self.engine.capacity_tokens if isinstance(self.engine, Engine) else None
+        self._capacity = self.engine.capacity_tokens if isinstance(self.engine, LLMEngine) else None
         self._presence = Presence(self._health_db, self._model.queue, self._capacity, is_taking=self._is_taking)
         self._ledger = self._new_ledger(self._db, owner, settings.lease_s)
         self.leases = LeaseKeeper(
@@ -164,7 +164,7 @@ class Host:
 
     def start(self) -> None:
         """Start every thread; jobs may come from now on."""
-        self.engine.on_credit = self.admission.made_room
+        self.engine.on_room = self.admission.made_room
         self.engine.on_failed = lambda _error: self._watchdog.look()
         for part in (
             self.frames,
@@ -292,11 +292,11 @@ class Host:
         self.hand_back(died=True)
         self._exit_now(EXIT_ENGINE_DEAD)
 
-    def _new_engine(self, settings: Settings) -> Engine | EncodeEngine:
+    def _new_engine(self, settings: Settings) -> LLMEngine | EncodeEngine:
         model, num_places = self._model, settings.max_slots + num_spare(settings.max_slots)
         if isinstance(model, LoadedEncoder):
             return EncodeEngine(model.encoder, EncodeConfig(num_places, settings.encode_tokens))
-        return Engine(
+        return LLMEngine(
             model.runner,
             lambda: Detokenizer(model.tokenizer),
             EngineConfig(
@@ -365,7 +365,7 @@ class Host:
                     tokenizer=model.tokenizer,
                     embedder=model.embedder,
                 )
-            case LoadedModel() as model, Engine() as engine:
+            case LoadedModel() as model, LLMEngine() as engine:
                 return Generating(
                     held=self.held,
                     engine=engine,

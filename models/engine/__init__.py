@@ -1,3 +1,4 @@
-"""The engine: it decides, step by step, which requests run together. Standard library only; it never sees a tensor.
+"""The engine: it schedules requests, runs one step on a model, and postprocesses the result. Standard library only.
 
-Read ``loop`` first: schedule, run, record. The folders hold what the loop asks."""
+Start with ``llm_engine``: schedule, run, postprocess. ``protocol`` is what the rest of the product knows of an engine.
+"""

@@ -1,10 +1,15 @@
-"""What goes into the engine and what comes out: plain values, no clock of their own, no tensors.
+"""The values that go into an engine and come out of it: requests, deltas, results, errors, statistics.
 
-Every request that is submitted gets an outcome: a ``Completion``, or one of the ``EngineError``s set on its future.
+Every submitted request gets an outcome: a result (``Completion``, ``Encoded``), or an ``EngineError`` on its future.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
+
+RequestId: TypeAlias = Hashable
+"""Names a request. The engine only compares ids and gives them back; a worker uses ``workers.runs.in_flight``'s."""
 
 
 class FinishReason(StrEnum):
@@ -14,7 +19,7 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # ``max_tokens`` reached
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
-    HANDED_BACK = "handed_back"  # not at its end: ``pause_after`` tokens later, or asked to, for another to go on
+    HANDED_BACK = "handed_back"  # not at its end: another attempt continues it
 
 
 MAX_TOP_LOGPROBS = 20
@@ -22,8 +27,8 @@ MAX_TOP_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What an answer must look like; ``kind`` says how ``text`` is written
-    (``store.payloads.job_payload.GrammarKind``)."""
+    """A grammar that the output must match. ``kind`` is the language of ``text``: see
+    ``store.payloads.job_payload.GrammarKind``."""
 
     kind: str
     text: str
@@ -31,10 +36,10 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
+    """Sampling parameters. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
 
-    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest; None does not ask. With a
-    ``grammar`` each token is one that it allows, and the end of the sequence only comes when it is complete.
+    ``logprobs`` n returns the logprob of each token and of the n most likely ones; None returns none. With a
+    ``grammar`` only tokens that it allows are sampled, and the sequence ends only when the grammar is complete.
     """
 
     max_tokens: int
@@ -58,9 +63,9 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """How likely the model found a token: natural logarithms, before penalties, masks, temperature and cuts.
+    """Natural logarithm of a token's probability, before penalties, masks, temperature, top-k and top-p.
 
-    ``top_ids`` are the likeliest tokens, best first, with ``top_logprobs``; the chosen one may be among them.
+    ``top_ids`` are the most likely tokens, best first, with ``top_logprobs``; the chosen token may be among them.
     """
 
     logprob: float
@@ -69,21 +74,21 @@ class TokenLogprobs:
 
 
 BACKGROUND_RANK = 2
-"""From this ``class_rank`` on nobody waits for a request's next token."""
+"""Requests of this ``class_rank`` or above are background work: no client waits for the next token."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One prompt to continue.
 
-    ``deadline`` is a reading of the engine's own monotonic clock in seconds, or None. ``emitted`` are the output tokens
-    of an earlier attempt and ``emitted_deltas`` the texts that were shown of them: the request goes on after them
-    exactly as if it had never stopped; if it asks for logprobs, ``emitted_logprobs`` are theirs. It is handed back
-    once it has ``pause_after`` tokens more. Only requests of the same ``cache_salt`` share what the KV cache holds.
-    Those of a lower ``class_rank`` go before those of a higher, except before the oldest of all.
+    ``deadline`` is a reading of the engine's monotonic clock in seconds, or None. ``emitted`` are the output tokens
+    of an earlier attempt, ``emitted_deltas`` the texts that were shown of them and ``emitted_logprobs`` their logprobs
+    if the request asks for them: the request continues after them as if it had never stopped. It is handed back after
+    ``pause_after`` new tokens. Only requests of the same ``cache_salt`` share KV blocks. A lower ``class_rank`` goes
+    before a higher one, but the oldest request goes before all.
     """
 
-    id: str
+    id: RequestId
     prompt: tuple[int, ...]
     sampling: SamplingParams
     deadline: float | None = None
@@ -97,13 +102,13 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Text that became certain in one step for one request, never half a character and never part of a stop string.
+    """New text of one request: never half a character and never part of a stop string.
 
-    ``seq`` counts a request's deltas from 1 without a hole, those of earlier attempts too; ``token_ids`` are the tokens
-    that the text came from, and ``logprobs`` theirs if the request asks.
+    ``seq`` numbers a request's deltas from 1 without gaps, over all attempts. ``token_ids`` are the tokens of the text,
+    ``logprobs`` their logprobs if the request asks for them.
     """
 
-    request_id: str
+    request_id: RequestId
     seq: int
     text: str
     token_ids: tuple[int, ...]
@@ -111,10 +116,10 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What was shown of a request so far, to go on from: one text and its tokens for each delta since the first.
+class EmittedOutput:
+    """The output of a request that was shown so far: another attempt continues from it.
 
-    ``logprobs`` are those of all the tokens together, if the request asks.
+    One text and its tokens for each delta. ``logprobs`` are those of all the tokens, if the request asks for them.
     """
 
     deltas: tuple[str, ...] = ()
@@ -124,15 +129,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The end of a request. Times are seconds of the engine's clock since the request was submitted to it.
+    """The result of a generation request. Times are seconds since the request was submitted.
 
-    ``token_ids`` are all tokens that were generated, the end-of-sequence token and the tokens of a stop string too;
-    ``logprobs`` has one for each if the request asks. ``deltas`` are the texts of every Delta that was emitted, in
-    order; joined they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with what earlier
-    attempts emitted. ``num_cached_tokens`` of the prompt were in the KV cache and not computed again.
+    ``token_ids`` are all generated tokens, with the end-of-sequence token and the tokens of a stop string;
+    ``logprobs`` has one for each if the request asks for them. ``deltas`` are the texts of all Deltas in order; joined
+    they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with the output of earlier
+    attempts. ``num_cached_tokens`` of the prompt were in the prefix cache and not computed.
     """
 
-    request_id: str
+    request_id: RequestId
     text: str
     token_ids: tuple[int, ...]
     deltas: tuple[str, ...]
@@ -146,20 +151,20 @@ class Completion:
     num_cached_tokens: int = 0
 
     @property
-    def progress(self) -> Progress:
-        """What another attempt goes on from."""
+    def progress(self) -> EmittedOutput:
+        """The output from which another attempt continues."""
         num_shown = sum(map(len, self.delta_token_ids))
-        return Progress(self.deltas, self.delta_token_ids, self.logprobs[:num_shown])
+        return EmittedOutput(self.deltas, self.delta_token_ids, self.logprobs[:num_shown])
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """Inputs to encode, each a whole sequence of tokens. ``dimensions`` None: as many as the model has.
+    """Inputs to encode, each a whole sequence of tokens. ``dimensions`` None: all dimensions of the model.
 
     ``deadline`` and ``class_rank`` are as in ``EngineRequest``.
     """
 
-    id: str
+    id: RequestId
     inputs: tuple[tuple[int, ...], ...]
     dimensions: int | None = None
     deadline: float | None = None
@@ -173,22 +178,22 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRow:
-    """One input of a request, on its way through the model."""
+    """One input of a request, as the encoder takes it."""
 
-    request_id: str
+    request_id: RequestId
     tokens: tuple[int, ...]
     dimensions: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The end of an encode request. Times are seconds of the engine's clock since the request was submitted to it.
+    """The result of an encode request. Times are seconds since the request was submitted.
 
-    ``vectors`` has one for each input if the reason is STOP, and is empty otherwise: little-endian float32.
-    ``num_tokens`` were computed.
+    ``vectors`` has one vector for each input (little-endian float32) if the reason is STOP, otherwise it is empty.
+    ``num_tokens`` tokens were computed.
     """
 
-    request_id: str
+    request_id: RequestId
     vectors: tuple[bytes, ...]
     finish_reason: FinishReason
     num_tokens: int
@@ -197,7 +202,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """A reading of the engine's counters, for health, Flower and metrics."""
+    """The engine's statistics, for health, Flower and metrics."""
 
     steps: int
     running: int
@@ -210,41 +215,41 @@ class EngineStats:
     completed: int
     failed: int
     preempted: int
-    cached_tokens: int  # prompt tokens that were found in the KV cache
-    evicted_blocks: int  # blocks that could have been found again, and were needed for something else
-    drafted_tokens: int  # guesses at next tokens that were checked
-    accepted_tokens: int  # those that were right
+    cached_tokens: int  # prompt tokens that were in the prefix cache
+    evicted_blocks: int  # cached blocks that were reused for other tokens
+    drafted_tokens: int  # draft tokens that were verified
+    accepted_tokens: int  # draft tokens that were accepted
     mean_batch: float  # decode rows per step that decoded, since the start
     peak_batch: int  # the most rows of one step, prefill chunks included
-    last_step_age_s: float  # since the last step ended, 0 when idle
-    recent_batches: tuple[int, ...] = field(default=())  # rows of the last steps, newest last, for drawing occupancy
+    last_step_age_s: float  # seconds since the last pass ended, 0 when idle
+    recent_batches: tuple[int, ...] = field(default=())  # rows of the last passes, newest last
 
 
 class EngineError(Exception):
-    """The request has no completion: ``code`` is the job error code, ``retryable`` says if another try may help.
+    """The request has no result. ``code`` is the job's error code; ``retryable``: another attempt may succeed.
 
-    ``progress`` is what was shown until then, None for a request that never came in.
+    ``progress`` is the output that was shown, None for a request that was not accepted.
     """
 
     code = "engine_error"
     retryable = False
-    progress: Progress | None = None
+    progress: EmittedOutput | None = None
 
 
 class RequestInvalid(EngineError):
-    """The request can never be computed as it is: an empty prompt, no tokens to generate, an id that is in use."""
+    """The request can never be computed: an empty prompt, no tokens to generate, an id that is in use."""
 
     code = "invalid_value"
 
 
 class RequestTooLong(EngineError):
-    """The prompt and its ``max_tokens`` can never fit the context window or the KV pool."""
+    """The prompt and ``max_tokens`` do not fit the context window or the KV pool."""
 
     code = "context_length_exceeded"
 
 
 class CheckpointMismatch(EngineError):
-    """The emitted tokens do not make the emitted texts, as with another tokenizer: only a new beginning is right."""
+    """The emitted tokens do not produce the emitted texts, as with another tokenizer: the job must start anew."""
 
     code = "checkpoint_mismatch"
     retryable = True
@@ -263,20 +268,20 @@ class GrammarStuck(EngineError):
 
 
 class EngineStopped(EngineError):
-    """The engine is stopping or has died; the request may be tried elsewhere."""
+    """The engine is stopping or has died; the request may be retried elsewhere."""
 
     code = "worker_lost"
     retryable = True
 
 
 class StepFailed(EngineError):
-    """The runner raised when it ran this request, alone; the runner's own error is the ``__cause__``."""
+    """The runner raised an error for this request alone; that error is the ``__cause__``."""
 
     code = "worker_lost"
     retryable = True
 
 
 class OutOfMemory(StepFailed):
-    """The request alone needed more memory in a step than the device has."""
+    """A step with this request alone needs more memory than the device has."""
 
     code = "out_of_memory"

@@ -82,4 +82,4 @@ def _paged_logits(
 def _share_out(logits: torch.Tensor, batch: Batch, found: list[list[torch.Tensor]]) -> None:
     """Give each text the rows of a pass that are its own."""
     for row, end in zip(batch.rows, batch.ends, strict=True):
-        found[int(row.request.id)].append(logits[end + 1 - len(row.tokens) : end + 1])
+        found[int(str(row.request.id))].append(logits[end + 1 - len(row.tokens) : end + 1])

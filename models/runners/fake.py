@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
-from models.engine.requests import EngineRequest, Grammar, RequestInvalid, TokenLogprobs
+from models.engine.requests import EngineRequest, Grammar, RequestId, RequestInvalid, TokenLogprobs
 from models.engine.runner import Row, Sampled, StepPlan
 from prompts.grammar import Grammars, Matcher
 from store.errors import InvalidRequest
@@ -69,9 +69,9 @@ class FakeRunner:
         self._is_finite = is_finite
         self._cache = [[-1] * block_tokens for _ in range(num_blocks)]
         self._written = [[0] * block_tokens for _ in range(num_blocks)]
-        self._histories: dict[str, list[int]] = {}
+        self._histories: dict[RequestId, list[int]] = {}
         self._grammars = Grammars(None, vocab_size=EOS + 1, eos_token_ids=self.eos_token_ids)
-        self._matchers: dict[str, Matcher] = {}
+        self._matchers: dict[RequestId, Matcher] = {}
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Check the plan, write its tokens into the cache, and continue each row that asks for it.
@@ -98,7 +98,7 @@ class FakeRunner:
         except InvalidRequest as error:
             raise RequestInvalid(error.message) from error
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         """Drop what is known of a request that has ended."""
         self._histories.pop(request_id, None)
         self._matchers.pop(request_id, None)
@@ -145,7 +145,7 @@ class FakeRunner:
             return self._next_within(row.request.sampling.grammar, row.request.id, output)
         return next_token(prompt, output, ends=not row.request.sampling.ignore_eos)
 
-    def _next_within(self, grammar: Grammar, request_id: str, output: Sequence[int]) -> int:
+    def _next_within(self, grammar: Grammar, request_id: RequestId, output: Sequence[int]) -> int:
         """Say what the grammar allows, and what comes to its end if it may."""
         matcher = self._matchers.get(request_id)
         if matcher is None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
-from models.engine.requests import EncodeRow, EngineRequest
+from models.engine.requests import EncodeRow, EngineRequest, RequestId
 from models.engine.runner import Encoder, Row, Runner, Sampled, StepPlan
 
 EXIT_CODE = 86
@@ -52,7 +52,7 @@ class FaultyRunner:
         self._decode = decode
         self._midway = midway
         self._exit_now = exit_now
-        self._found: dict[str, frozenset[Fault]] = {}
+        self._found: dict[RequestId, frozenset[Fault]] = {}
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Fail as the rows' prompts ask, or run the step."""
@@ -66,7 +66,7 @@ class FaultyRunner:
         """Ask the runner."""
         self._runner.check(request)
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         """Drop whatever is kept for a request that has ended."""
         self._found.pop(request_id, None)
         self._runner.forget(request_id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams
+from models.engine.requests import EngineRequest, RequestId, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.model import Batch, BatchBuilder, Cache, CausalModel
 from models.sampling.sample_positions import num_accepted, places_of
@@ -25,7 +25,7 @@ _SPARE_TOKENS = {"cpu": 16, "cuda": 64}
 class _Outcome:
     """What a pass made of each row, in the pass's order."""
 
-    sampled: dict[str, Sampled]
+    sampled: dict[RequestId, Sampled]
     broken: tuple[Row, ...]
 
 
@@ -65,7 +65,7 @@ class TorchRunner:
         self._cache = cache
         self._batches = batches
         self._sampler = Sampler(model.config.vocab_size, device, grammars)
-        self._broken: set[str] = set()
+        self._broken: set[RequestId] = set()
 
     @property
     def model(self) -> CausalModel:
@@ -101,12 +101,12 @@ class TorchRunner:
         """Raise RequestInvalid for a grammar that no answer of this model could follow."""
         self._sampler.check(request)
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         """Drop whatever is kept for a request that has ended."""
         self._broken.discard(request_id)
         self._sampler.forget(request_id)
 
-    def _sampled(self, request_id: str, outcome: _Outcome) -> Sampled:
+    def _sampled(self, request_id: RequestId, outcome: _Outcome) -> Sampled:
         if request_id in self._broken:
             return Sampled(request_id, None, finite=False)
         return outcome.sampled[request_id]
@@ -132,7 +132,7 @@ class TorchRunner:
         return _Outcome(sampled, broken)
 
     @staticmethod
-    def _broken_rows(batch: Batch, is_finite: Sequence[int], sampled: Mapping[str, Sampled]) -> tuple[Row, ...]:
+    def _broken_rows(batch: Batch, is_finite: Sequence[int], sampled: Mapping[RequestId, Sampled]) -> tuple[Row, ...]:
         unsound = {one.request_id for one in sampled.values() if not one.finite}
         if all(is_finite) and not unsound:
             return ()
@@ -152,7 +152,7 @@ class TorchRunner:
 
 def _by_request(
     rows: Sequence[Row], tokens: Sequence[int], is_sound: Sequence[int], choice: Choice
-) -> dict[str, Sampled]:
+) -> dict[RequestId, Sampled]:
     """Cut what was chosen at the places into rows, each up to the first draft that does not hold."""
     sampled = {}
     first = 0

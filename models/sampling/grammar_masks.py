@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from models.engine.requests import EngineRequest, RequestInvalid
+from models.engine.requests import EngineRequest, RequestId, RequestInvalid
 from models.sampling.sample_positions import Place
 from prompts.grammar import Grammars, Matcher
 from store.errors import InvalidRequest
@@ -26,8 +26,8 @@ class GrammarMasks:
         self._grammars = grammars
         self._everything = bytes([255]) * (-(-vocab_size // 32) * 4)
         self._device = device
-        self._matchers: dict[str, Matcher] = {}
-        self._checked: OrderedDict[str, Matcher] = OrderedDict()
+        self._matchers: dict[RequestId, Matcher] = {}
+        self._checked: OrderedDict[RequestId, Matcher] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._matchers)
@@ -45,7 +45,7 @@ class GrammarMasks:
         while len(self._checked) > _MOST_CHECKED:
             self._checked.popitem(last=False)
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         """Drop what is kept for a request."""
         self._matchers.pop(request_id, None)
         self._checked.pop(request_id, None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from models.engine.requests import EngineRequest
+from models.engine.requests import EngineRequest, RequestId
 from models.sampling.sample_positions import Place
 
 
@@ -56,12 +56,12 @@ class Penalties:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._counts: dict[str, _Counts] = {}
+        self._counts: dict[RequestId, _Counts] = {}
 
     def __len__(self) -> int:
         return len(self._counts)
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         """Drop what is kept for a request."""
         self._counts.pop(request_id, None)
 

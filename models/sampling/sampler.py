@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.requests import EngineRequest, SamplingParams, TokenLogprobs
+from models.engine.requests import EngineRequest, RequestId, SamplingParams, TokenLogprobs
 from models.sampling.draws import draw, number
 from models.sampling.grammar_masks import GrammarMasks
 from models.sampling.logprobs import logprobs_of
@@ -49,7 +49,7 @@ class Sampler:
         """Raise RequestInvalid for a request whose tokens cannot be chosen as it asks. Any thread may ask."""
         self._masks.check(request)
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         """Drop what is kept for a request."""
         self._penalties.forget(request_id)
         self._masks.forget(request_id)

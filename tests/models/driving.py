@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Runner
 
@@ -41,7 +41,7 @@ def run_all(
 ) -> dict[str, tuple[int, ...]]:
     """Run requests together and return their tokens by request id."""
     config = EngineConfig(max_slots, step_tokens, speculation)
-    engine = Engine(runner, NoText, config, on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, NoText, config, on_deltas=lambda deltas: None)
     try:
         # Before the start, so that all of them compete from the first step on.
         futures = [engine.submit(each) for each in requests]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineRequest, FinishReason, Grammar, GrammarStuck, RequestInvalid
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
@@ -37,7 +37,7 @@ def run(
 ) -> dict[str, Completion]:
     tokenizer = load_tokenizer(small_files(folder))
     config = EngineConfig(max_slots=16, step_tokens=step_tokens)
-    engine = Engine(
+    engine = LLMEngine(
         runner or runner_for(folder, SETTINGS), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None
     )
     futures = [engine.submit(each) for each in requests]
@@ -125,7 +125,7 @@ def test_other_kinds_too(folder: Path) -> None:
     finished = [each for each in done.values() if each.finish_reason is FinishReason.STOP]
     assert len(finished) >= 12
     for each in finished:
-        assert wanted[each.request_id.split()[0]][1].fullmatch(each.text), each.text
+        assert wanted[str(each.request_id).split()[0]][1].fullmatch(each.text), each.text
 
 
 def test_penalties_choose_among_what_the_grammar_allows(folder: Path) -> None:
@@ -163,7 +163,7 @@ def test_preempted_and_continued_it_says_the_same(folder: Path) -> None:
 
 
 def test_what_cannot_be_followed_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
-    engine = Engine(
+    engine = LLMEngine(
         runner_for(folder, SETTINGS),
         lambda: Detokenizer(load_tokenizer(small_files(folder))),
         EngineConfig(),
@@ -183,7 +183,7 @@ def test_an_answer_that_is_outside_of_its_grammar_fails_alone(folder: Path) -> N
     """As one that goes on after an attempt that followed another grammar."""
     tokenizer = load_tokenizer(small_files(folder))
     runner = runner_for(folder, SETTINGS)
-    engine = Engine(runner, lambda: Detokenizer(tokenizer), EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, lambda: Detokenizer(tokenizer), EngineConfig(), on_deltas=lambda deltas: None)
     outside = request([9], ignore_eos=False, grammar=Grammar("regex", "abc"))
     emitted = tuple(tokenizer.encode("xx", add_special=False))
     stuck = engine.submit(replace(outside, emitted=emitted, emitted_deltas=("x", "x")))
@@ -219,7 +219,9 @@ def test_the_engine_compiles_no_grammar_and_a_too_complex_one_fails_alone(
     monkeypatch.setattr("prompts.grammar.MOST_BYTES", 0)
     tokenizer = load_tokenizer(small_files(folder))
     config = EngineConfig(max_slots=16, step_tokens=64)
-    engine = Engine(runner_for(folder, SETTINGS), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+    engine = LLMEngine(
+        runner_for(folder, SETTINGS), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None
+    )
     prompts = random_prompts(3, longest=30, vocab=VOCAB, seed=1)
     texts = ["[ab]{3}", ".?" * 3000, "[cd]{3}"]
     asked = [

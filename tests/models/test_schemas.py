@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, FinishReason, Grammar, RequestInvalid
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
@@ -23,13 +23,15 @@ from tests.schemas import Schema, random_schemas
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
+def engine(tmp_path: Path) -> LLMEngine:
     """An engine on a model of random weights, which would never write JSON."""
     folder = save_tokenizer(save(build("llama"), tmp_path))
     settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=8192, kv_block_tokens=8)
     tokenizer = load_tokenizer(small_files(folder))
     config = EngineConfig(max_slots=32, step_tokens=128)
-    return Engine(runner_for(folder, settings), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None)
+    return LLMEngine(
+        runner_for(folder, settings), lambda: Detokenizer(tokenizer), config, on_deltas=lambda deltas: None
+    )
 
 
 def asked(number: int, schema: Schema, prompt: list[int]) -> EngineRequest:
@@ -42,7 +44,7 @@ def a_double(digits: str) -> float:
     return max(-sys.float_info.max, min(float(digits), sys.float_info.max))
 
 
-def test_every_finished_answer_validates(engine: Engine, pytestconfig: pytest.Config) -> None:
+def test_every_finished_answer_validates(engine: LLMEngine, pytestconfig: pytest.Config) -> None:
     count = 1000 if pytestconfig.getoption("--full") else 200
     prompts = random_prompts(count, longest=20, vocab=VOCAB)
     reasons, futures = [], []

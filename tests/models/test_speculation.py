@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason, Grammar
 from models.engine.runner import Row, StepPlan
-from models.engine.sequences.sequence import LiveRequest
+from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
 from models.loading.torch_load import runner_for
 from models.native.llama import NativeLlama
@@ -47,7 +47,7 @@ def run(
 ) -> tuple[dict[str, Completion], EngineStats]:
     config = EngineConfig(max_slots=max_slots, step_tokens=64, speculation=speculation)
     # A pass takes the same whatever is in it, so that drafts pay: how many there are is not the machine's affair.
-    engine = Engine(runner, Letters, config, on_deltas=lambda deltas: None, clock=Ticking())
+    engine = LLMEngine(runner, Letters, config, on_deltas=lambda deltas: None, clock=Ticking())
     futures = [engine.submit(each) for each in requests]
     engine.start()
     try:
@@ -68,20 +68,20 @@ class Oracle(Speculation):
     answers: Mapping[str, Sequence[int]] = {}
     randomly = random.Random(5)
 
-    def draft(self, live: LiveRequest, most: int) -> list[int]:
+    def draft(self, live: SequenceState, most: int) -> list[int]:
         super().draft(live, most)  # which begins to keep the request's pace
         begin = len(live.output)
         most = max(0, min(most, live.max_tokens - live.num_tokens - 1, self.randomly.randrange(9)))
         if most == 0:
             return []
-        drafts = list(self.answers[live.id.partition(" at ")[0]][begin : begin + most])
+        drafts = list(self.answers[str(live.id).partition(" at ")[0]][begin : begin + most])
         return [self.randomly.randrange(VOCAB) if self.randomly.random() < 0.1 else token for token in drafts]
 
 
 @pytest.fixture
 def oracle(monkeypatch: pytest.MonkeyPatch) -> type[Oracle]:
     """Many drafts that hold and some that do not, which no small model would give."""
-    monkeypatch.setattr("models.engine.loop.Speculation", Oracle)
+    monkeypatch.setattr("models.engine.llm_engine.Speculation", Oracle)
     return Oracle
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from models.engine.requests import Completion, EngineError, EngineStopped, FinishReason, Progress
+from models.engine.requests import Completion, EmittedOutput, EngineError, EngineStopped, FinishReason
 from prompts.logprobs import spell
 from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import read_answer
@@ -149,7 +149,7 @@ def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Ret
     )
 
 
-def _checkpoint(progress: Progress | None, lineage: Lineage) -> Checkpoint | None:
+def _checkpoint(progress: EmittedOutput | None, lineage: Lineage) -> Checkpoint | None:
     if progress is None or not progress.deltas:
         return None
     logprobs = kept_by_delta(progress.token_ids, progress.logprobs)

@@ -216,6 +216,6 @@ class FrameQueue:
 
 
 def _frame(delta: Delta) -> Frame:
-    job_id, epoch = parse_key(delta.request_id)
+    job_id, epoch = parse_key(str(delta.request_id))
     logprobs = kept(delta.token_ids, delta.logprobs) if delta.logprobs else ()
     return Frame(job_id, epoch, delta.seq, delta.text, delta.token_ids, logprobs=logprobs)

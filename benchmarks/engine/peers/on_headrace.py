@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, serve, submit_on_time
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
 from models.families.config import parse_config
 from models.families.model_folder import read_json, small_files
@@ -34,7 +34,7 @@ class _Ours:
         self._tokenizer = load_tokenizer(small_files(folder))
         self._runner = runner_for(folder, settings, dtype=dtype)
         self._speculation = speculation
-        self._engine: Engine | None = None
+        self._engine: LLMEngine | None = None
         self._slots = 0
         self._clock = Clock(())
 
@@ -44,7 +44,7 @@ class _Ours:
             return
         self.stop()
         config = EngineConfig(max_slots=slots, step_tokens=_STEP_TOKENS, speculation=self._speculation)
-        self._engine = Engine(self._runner, lambda: Detokenizer(self._tokenizer), config, on_deltas=self._note)
+        self._engine = LLMEngine(self._runner, lambda: Detokenizer(self._tokenizer), config, on_deltas=self._note)
         self._engine.start()
         self._slots = slots
 

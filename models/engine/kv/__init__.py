@@ -1,3 +1,4 @@
-"""The KV cache as block numbers: which blocks are free, shared or cached, and the block table of each sequence.
+"""The KV cache as block numbers: free, cached and shared blocks, and the block table of each sequence.
 
-The tensors are ``models.tensors.kv_cache``."""
+The tensors are ``models.tensors.kv_cache``.
+"""

@@ -1,15 +1,15 @@
-"""The KV pool's book-keeping: who may use which block, and which blocks hold something worth finding again.
+"""The KV block pool: reference counts of blocks, and the prefix cache that finds full blocks by their hashes.
 
-It knows block numbers and names, not tensors, tokens or requests.
+It knows block numbers and hashes, not tensors, tokens or requests.
 
-    blocks 0 … num_blocks - 1  =  empty  ∪  kept  ∪  held        no block is in two of them
+    blocks 0 … num_blocks - 1  =  free  ∪  cached  ∪  in use        no block is in two of them
 
-    empty   nobody's, and worth nothing
-    kept    nobody's, but named: can be found until allocation needs it, the least recently used one first
-    held    by one owner, or by several, who then only read it
+    free     no owner, no hash
+    cached   no owner, but a hash: can be found until it is evicted, the least recently used one first
+    in use   one owner, or several that only read it
 
-A name stands for one block and a block has at most one name. Whoever names a block says that it is full and that its
-keys and values are computed; it is not written again before it has lost its name.
+A block has at most one hash, and a hash belongs to one block. A block is registered under its hash when it is full and
+its keys and values are computed; while it has the hash it is not written again.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 
 class BlockPool:
-    """Reference-counted KV blocks, each of which holds the keys and values of ``block_tokens`` positions."""
+    """Reference-counted KV blocks, each with the keys and values of ``block_tokens`` positions."""
 
     def __init__(self, num_blocks: int, block_tokens: int) -> None:
         if num_blocks < 1 or block_tokens < 1:
@@ -28,113 +28,113 @@ class BlockPool:
         self.reset()
 
     def reset(self) -> None:
-        """Make every block empty, whoever held it."""
-        # The low numbers are used first and most, and stay warm.
-        self._empty = list(range(self.num_blocks - 1, -1, -1))
-        self._kept: OrderedDict[int, None] = OrderedDict()
-        self._num_owners = [0] * self.num_blocks
-        self._names: list[bytes | None] = [None] * self.num_blocks
-        self._by_name: dict[bytes, int] = {}
+        """Make every block free, used or not."""
+        # Low numbers are used first and most often, so they stay in the processor's caches.
+        self._free = list(range(self.num_blocks - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._ref_counts = [0] * self.num_blocks
+        self._hashes: list[bytes | None] = [None] * self.num_blocks
+        self._by_hash: dict[bytes, int] = {}
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be allocated now, those that are kept among them."""
-        return len(self._empty) + len(self._kept)
+        """Blocks that can be allocated now, cached ones included."""
+        return len(self._free) + len(self._cached)
 
     @property
-    def num_kept(self) -> int:
-        """Blocks that nobody holds and that can still be found."""
-        return len(self._kept)
+    def num_cached(self) -> int:
+        """Blocks without an owner that can still be found by their hashes."""
+        return len(self._cached)
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return how many blocks hold ``num_tokens`` positions."""
         return -(-num_tokens // self.block_tokens)
 
     def allocate(self, num_blocks: int) -> list[int] | None:
-        """Take ``num_blocks`` blocks without a name, or None (and nothing taken) if there are fewer."""
+        """Return ``num_blocks`` blocks with one owner and no hash; None, and no change, if there are fewer."""
         if num_blocks > self.num_free:
             return None
-        taken = [self._empty.pop() if self._empty else self._evict() for _ in range(num_blocks)]
-        for block in taken:
-            self._num_owners[block] = 1
-        return taken
+        blocks = [self._free.pop() if self._free else self._evict() for _ in range(num_blocks)]
+        for block in blocks:
+            self._ref_counts[block] = 1
+        return blocks
 
-    def find(self, names: Sequence[bytes]) -> list[int]:
-        """Return the blocks of ``names`` up to the first that stands for none."""
+    def lookup(self, hashes: Sequence[bytes]) -> list[int]:
+        """Return the blocks of ``hashes``, up to the first hash that is not in the cache."""
         found: list[int] = []
-        for name in names:
-            block = self._by_name.get(name)
+        for block_hash in hashes:
+            block = self._by_hash.get(block_hash)
             if block is None:
                 break
             found.append(block)
         return found
 
-    def num_kept_of(self, blocks: Iterable[int]) -> int:
-        """Return how many of ``blocks`` nobody holds: sharing those leaves fewer to allocate."""
-        return sum(self._num_owners[block] == 0 for block in blocks)
+    def num_cached_of(self, blocks: Iterable[int]) -> int:
+        """Return how many of ``blocks`` have no owner: sharing these leaves fewer to allocate."""
+        return sum(self._ref_counts[block] == 0 for block in blocks)
 
     def share(self, blocks: Iterable[int]) -> None:
-        """Give found ``blocks`` one owner more."""
+        """Add an owner to each of the ``blocks`` that ``lookup`` has found."""
         for block in blocks:
-            if self._num_owners[block] == 0:
-                del self._kept[block]
-            self._num_owners[block] += 1
+            if self._ref_counts[block] == 0:
+                del self._cached[block]
+            self._ref_counts[block] += 1
 
-    def name(self, block: int, name: bytes) -> None:
-        """Let a held block be found as ``name``, unless another block is already."""
-        if self._by_name.setdefault(name, block) == block:
-            self._names[block] = name
+    def register(self, block: int, block_hash: bytes) -> None:
+        """Make a block in use findable by its hash, unless another block with this hash is already."""
+        if self._by_hash.setdefault(block_hash, block) == block:
+            self._hashes[block] = block_hash
 
-    def forget(self, blocks: Iterable[int]) -> None:
-        """Let ``blocks`` be found no more. Their owners keep them."""
+    def invalidate(self, blocks: Iterable[int]) -> None:
+        """Remove the hashes of ``blocks``. Their owners keep them."""
         for block in blocks:
-            name = self._names[block]
-            if name is not None:
-                del self._by_name[name]
-                self._names[block] = None
-                if self._num_owners[block] == 0:
-                    del self._kept[block]
-                    self._empty.append(block)
+            block_hash = self._hashes[block]
+            if block_hash is not None:
+                del self._by_hash[block_hash]
+                self._hashes[block] = None
+                if self._ref_counts[block] == 0:
+                    del self._cached[block]
+                    self._free.append(block)
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Take an owner from each of ``blocks``. Raises ValueError for one that has none: two would share it unasked.
+        """Remove an owner from each of ``blocks``. Raises ValueError for a block without one.
 
-        The last of them is allocated first: without it the others can still be found, and not the other way round.
+        The last of them is allocated first: a prefix can be found without its end, but not an end without its prefix.
         """
         for block in reversed(blocks):
-            if self._num_owners[block] == 0:
+            if self._ref_counts[block] == 0:
                 raise ValueError(f"block {block} is free already")
-            self._num_owners[block] -= 1
-            if self._num_owners[block] == 0:
-                if self._names[block] is None:
-                    self._empty.append(block)
+            self._ref_counts[block] -= 1
+            if self._ref_counts[block] == 0:
+                if self._hashes[block] is None:
+                    self._free.append(block)
                 else:
-                    self._kept[block] = None
+                    self._cached[block] = None
 
-    def check(self, held: Iterable[Sequence[int]]) -> None:
-        """Raise AssertionError unless the books match the owners' block tables. Slow; for tests and idle times."""
-        owners = [0] * self.num_blocks
-        for table in held:
+    def check(self, block_tables: Iterable[Sequence[int]]) -> None:
+        """Raise AssertionError unless the pool matches its owners' block tables. Slow; for tests and idle times."""
+        ref_counts = [0] * self.num_blocks
+        for table in block_tables:
             for block in table:
-                owners[block] += 1
-        free = [block for block in range(self.num_blocks) if owners[block] == 0]
-        named = {block: name for block, name in enumerate(self._names) if name is not None}
+                ref_counts[block] += 1
+        unowned = [block for block in range(self.num_blocks) if ref_counts[block] == 0]
+        hashed = {block: block_hash for block, block_hash in enumerate(self._hashes) if block_hash is not None}
         rules = {
-            "owners are counted": owners == self._num_owners,
-            "a block without an owner is empty or kept": sorted([*self._empty, *self._kept]) == free,
-            "kept blocks are named": all(block in named for block in self._kept),
-            "empty blocks are not": not any(block in named for block in self._empty),
-            "names lead to their blocks": {name: block for block, name in named.items()} == self._by_name,
+            "owners are counted": ref_counts == self._ref_counts,
+            "a block without an owner is free or cached": sorted([*self._free, *self._cached]) == unowned,
+            "cached blocks have a hash": all(block in hashed for block in self._cached),
+            "free blocks have no hash": not any(block in hashed for block in self._free),
+            "hashes lead to their blocks": {block_hash: block for block, block_hash in hashed.items()} == self._by_hash,
         }
         broken = [rule for rule, holds in rules.items() if not holds]
         if broken:
-            raise AssertionError(f"the pool's books are wrong: {', '.join(broken)}")
+            raise AssertionError(f"the block pool is inconsistent: {', '.join(broken)}")
 
     def _evict(self) -> int:
-        block, _ = self._kept.popitem(last=False)
-        name = self._names[block]
-        if name is not None:
-            del self._by_name[name]
-        self._names[block] = None
+        block, _ = self._cached.popitem(last=False)
+        block_hash = self._hashes[block]
+        if block_hash is not None:
+            del self._by_hash[block_hash]
+        self._hashes[block] = None
         self.num_evicted += 1
         return block

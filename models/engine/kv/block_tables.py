@@ -1,119 +1,119 @@
-"""The block tables of running requests: taken, shared, filled and given back. It knows nothing of who runs when.
+"""The block tables of running requests: allocated, shared with the prefix cache, grown and released.
 
-    live.blocks = | named, perhaps shared: only read | being filled | still empty |
-                  0                          num_named      num_cached
+    seq.blocks = | registered, perhaps shared: read only | being filled | still empty |
+                 0                          num_registered     num_cached
 
-A full block is named as soon as its keys and values are computed. A request begins with the blocks of its tokens that
-are there already, and takes over what others fill while it waits its turn; only its last token is its own in any case,
-for that one's logits are needed.
+A full block is registered in the prefix cache as soon as its keys and values are computed. A request begins with the
+cached blocks of its tokens, and adopts blocks that other requests fill before its own prefill gets there. Its last
+token is always computed, because the request needs the logits of that token.
 """
 
 from models.engine.kv.block_pool import BlockPool
-from models.engine.sequences.sequence import LiveRequest
+from models.engine.sequences.sequence import SequenceState
 
 
 class BlockTables:
-    """Gives requests the blocks of one pool."""
+    """Manages the block tables of requests that share one pool."""
 
     def __init__(self, pool: BlockPool) -> None:
         self._pool = pool
-        self.num_found = 0  # prompt tokens that were there already, of all requests
+        self.num_found = 0  # prompt tokens that were in the prefix cache, of all requests
 
-    def room_for(self, live: LiveRequest) -> int:
+    def num_needed(self, seq: SequenceState) -> int:
         """Return how many free blocks a request needs to begin."""
-        found = self._find(live, 0)
-        return self._pool.num_kept_of(found) + self._pool.blocks_for(live.num_tokens) - len(found)
+        found = self._lookup(seq, 0)
+        return self._pool.num_cached_of(found) + self._pool.blocks_for(seq.num_tokens) - len(found)
 
-    def begin(self, live: LiveRequest) -> None:
-        """Give a request the blocks of all its known tokens, for which there must be room."""
-        found = self._find(live, 0)
+    def allocate(self, seq: SequenceState) -> None:
+        """Allocate the blocks of all known tokens. Raises ValueError if fewer are free than ``num_needed``."""
+        found = self._lookup(seq, 0)
         self._pool.share(found)
-        new = self._pool.allocate(self._pool.blocks_for(live.num_tokens) - len(found))
+        new = self._pool.allocate(self._pool.blocks_for(seq.num_tokens) - len(found))
         if new is None:
-            raise ValueError(f"there is no room for {live.id}")
-        live.blocks = found + new
-        self._skip(live, len(found))
+            raise ValueError(f"there is no room for {seq.id}")
+        seq.blocks = found + new
+        self._skip(seq, len(found))
 
-    def grow(self, live: LiveRequest) -> bool:
-        """Give a request the block of its newest token, if it lacks one; False if none is free."""
-        if self.covers(live):
+    def grow(self, seq: SequenceState) -> bool:
+        """Allocate the block of the newest token, if it is missing; False if none is free."""
+        if self.covers(seq):
             return True
         block = self._pool.allocate(1)
         if block is None:
             return False
-        live.blocks += block
+        seq.blocks += block
         return True
 
-    def stretch(self, live: LiveRequest, count: int, *, reserve: int) -> int:
-        """Give a request room for up to ``count`` tokens more, of blocks beyond ``reserve``; return for how many."""
+    def reserve(self, seq: SequenceState, count: int, *, leave_free: int) -> int:
+        """Allocate room for up to ``count`` more tokens, but leave ``leave_free`` blocks free; return for how many."""
 
         def room() -> int:
-            return len(live.blocks) * self._pool.block_tokens - live.num_tokens
+            return len(seq.blocks) * self._pool.block_tokens - seq.num_tokens
 
-        while room() < count and self._pool.num_free > reserve:
-            live.blocks += self._pool.allocate(1) or []
+        while room() < count and self._pool.num_free > leave_free:
+            seq.blocks += self._pool.allocate(1) or []
         return min(count, room())
 
-    def covers(self, live: LiveRequest) -> bool:
-        """True if the request has a place for each of its tokens."""
-        return len(live.blocks) * self._pool.block_tokens >= live.num_tokens
+    def covers(self, seq: SequenceState) -> bool:
+        """Return True if the blocks have a position for each known token."""
+        return len(seq.blocks) * self._pool.block_tokens >= seq.num_tokens
 
-    def take_over(self, live: LiveRequest) -> None:
-        """Put blocks that others have filled meanwhile in the place of the request's own, which are still to fill."""
-        done = live.num_cached // self._pool.block_tokens
-        found = self._find(live, done)
+    def adopt_cached(self, seq: SequenceState) -> None:
+        """Replace blocks that are still to fill by cached ones that other requests have filled meanwhile."""
+        done = seq.num_cached // self._pool.block_tokens
+        found = self._lookup(seq, done)
         if found:
             end = done + len(found)
             self._pool.share(found)
-            self._pool.free(live.blocks[done:end])
-            live.blocks[done:end] = found
-            self._skip(live, end)
+            self._pool.free(seq.blocks[done:end])
+            seq.blocks[done:end] = found
+            self._skip(seq, end)
 
-    def fill(self, live: LiveRequest, num_tokens: int) -> None:
-        """Note that the request's next ``num_tokens`` tokens are in the cache, and name what is full by that."""
-        live.num_cached += num_tokens
-        num_full = live.num_cached // self._pool.block_tokens
-        if num_full > live.num_named:
-            names = live.block_names(num_full, self._pool.block_tokens)
-            for index in range(live.num_named, num_full):
-                self._pool.name(live.blocks[index], names[index])
-            live.num_named = num_full
+    def note_computed(self, seq: SequenceState, num_tokens: int) -> None:
+        """Note that the next ``num_tokens`` tokens are in the KV cache, and register the blocks that are full now."""
+        seq.num_cached += num_tokens
+        num_full = seq.num_cached // self._pool.block_tokens
+        if num_full > seq.num_registered:
+            hashes = seq.block_hashes(num_full, self._pool.block_tokens)
+            for index in range(seq.num_registered, num_full):
+                self._pool.register(seq.blocks[index], hashes[index])
+            seq.num_registered = num_full
 
-    def names_filled_by(self, live: LiveRequest, num_tokens: int) -> list[bytes]:
-        """Return the names of the blocks that the request's next ``num_tokens`` tokens fill."""
+    def hashes_filled_by(self, seq: SequenceState, num_tokens: int) -> list[bytes]:
+        """Return the hashes of the blocks that the next ``num_tokens`` tokens fill."""
         size = self._pool.block_tokens
-        return live.block_names((live.num_cached + num_tokens) // size, size)[live.num_cached // size :]
+        return seq.block_hashes((seq.num_cached + num_tokens) // size, size)[seq.num_cached // size :]
 
-    def next_name(self, live: LiveRequest) -> bytes | None:
-        """Return the name of the block that the request fills next, None if that one will not be full."""
+    def next_hash(self, seq: SequenceState) -> bytes | None:
+        """Return the hash of the block that the request fills next; None if known tokens do not fill it."""
         size = self._pool.block_tokens
-        index = live.num_cached // size
-        return live.block_names(index + 1, size)[index] if index < self._num_shareable(live) else None
+        index = seq.num_cached // size
+        return seq.block_hashes(index + 1, size)[index] if index < self._num_shareable(seq) else None
 
-    def release(self, live: LiveRequest) -> None:
-        """Take a request's blocks back."""
-        self._pool.free(live.blocks)
-        live.blocks = []
-        live.num_cached = 0
-        live.num_named = 0
+    def release(self, seq: SequenceState) -> None:
+        """Free a request's blocks."""
+        self._pool.free(seq.blocks)
+        seq.blocks = []
+        seq.num_cached = 0
+        seq.num_registered = 0
 
-    def forget(self, live: LiveRequest) -> None:
-        """Let nobody find a request's blocks any more; whoever shares them keeps them."""
-        self._pool.forget(live.blocks)
+    def invalidate(self, seq: SequenceState) -> None:
+        """Remove a request's blocks from the prefix cache. Other owners of shared blocks keep them."""
+        self._pool.invalidate(seq.blocks)
 
-    def _find(self, live: LiveRequest, first: int) -> list[int]:
-        """Return the blocks that hold the request's tokens from block ``first`` on, as far as there are any."""
-        count = self._num_shareable(live)
+    def _lookup(self, seq: SequenceState, first: int) -> list[int]:
+        """Return the cached blocks of the request's tokens from block ``first`` on, up to the first miss."""
+        count = self._num_shareable(seq)
         if first >= count:
             return []
-        return self._pool.find(live.block_names(count, self._pool.block_tokens)[first:])
+        return self._pool.lookup(seq.block_hashes(count, self._pool.block_tokens)[first:])
 
-    def _num_shareable(self, live: LiveRequest) -> int:
-        return (live.num_tokens - 1) // self._pool.block_tokens
+    def _num_shareable(self, seq: SequenceState) -> int:
+        return (seq.num_tokens - 1) // self._pool.block_tokens
 
-    def _skip(self, live: LiveRequest, num_blocks: int) -> None:
-        """Go on after the first ``num_blocks`` blocks, which are full and named."""
+    def _skip(self, seq: SequenceState, num_blocks: int) -> None:
+        """Continue after the first ``num_blocks`` blocks, which are full and registered."""
         num_tokens = num_blocks * self._pool.block_tokens
-        self.num_found += live.note_found(num_tokens - live.num_cached)
-        live.num_cached = num_tokens
-        live.num_named = num_blocks
+        self.num_found += seq.note_found(num_tokens - seq.num_cached)
+        seq.num_cached = num_tokens
+        seq.num_registered = num_blocks

@@ -1,3 +1,4 @@
-"""What runs in the next step: the scheduler, the prefill budget, packing of inputs, expected output lengths.
+"""Scheduling: which requests run in the next step, with how many prompt tokens; which inputs share a pass.
 
-Blocks are ``models.engine.kv``."""
+KV blocks are ``models.engine.kv``.
+"""

@@ -1,8 +1,8 @@
-"""How long outputs get, learnt from the last ones that came to their end. It knows numbers of tokens alone.
+"""Estimates output lengths from the last outputs that came to their end. It knows numbers of tokens alone.
 
-Few requests use all of their ``max_tokens``, so room for all of it would mostly stay empty. What is expected instead
-of a request that has ``n`` tokens already is what those of the last outputs that were longer than ``n`` had still to
-come, on average (their mean residual life). It may turn out wrong: then somebody is preempted, and nothing is lost.
+Few requests use all of their ``max_tokens``, so blocks reserved for all of them would mostly stay empty. For a request
+with ``n`` output tokens the estimate is the mean residual life: the average rest of those recent outputs that were
+longer than ``n``. If the estimate is too low, a request is preempted and recomputed; no output is lost.
 """
 
 from bisect import bisect_right, insort
@@ -11,19 +11,19 @@ from itertools import accumulate
 
 WINDOW = 256
 FEWEST = 16
-"""Outputs that must have ended before anything is expected; until then every request may use all that it asked for."""
+"""Outputs that must have ended before anything is estimated; until then each request counts with its ``max_tokens``."""
 
 
-class OutputLengths:
-    """The lengths of the last outputs."""
+class LengthEstimator:
+    """The lengths of the last ``WINDOW`` outputs."""
 
     def __init__(self) -> None:
         self._last: deque[int] = deque()
         self._sorted: list[int] = []
-        self._sums: list[int] = []  # of the lengths from each place of the sorted ones to the end
+        self._sums: list[int] = []  # _sums[i] = sum(_sorted[i:])
 
     def record(self, num_tokens: int) -> None:
-        """Note that an output came to its end with ``num_tokens`` tokens."""
+        """Record an output that came to its end with ``num_tokens`` tokens."""
         if len(self._last) == WINDOW:
             self._sorted.remove(self._last.popleft())
         self._last.append(num_tokens)
@@ -31,12 +31,12 @@ class OutputLengths:
         self._sums = [*accumulate(reversed(self._sorted))][::-1]
 
     def remaining(self, num_output: int, max_tokens: int) -> int:
-        """Return how many tokens more to expect of an output of ``num_output`` so far and ``max_tokens`` at most."""
+        """Return how many more tokens to expect of an output with ``num_output`` tokens and at most ``max_tokens``."""
         most = max_tokens - num_output
         if len(self._last) < FEWEST:
             return most
         first = bisect_right(self._sorted, num_output)
         num_longer = len(self._sorted) - first
         if num_longer == 0:
-            return min(most, num_output)  # longer than all: it may well go on for as long again
+            return min(most, num_output)  # longer than all recent ones: expect as much again
         return min(most, -(-(self._sums[first] - num_longer * num_output) // num_longer))

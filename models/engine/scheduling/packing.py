@@ -1,60 +1,59 @@
-"""Which inputs of which requests an encoder computes next, and which of them together. Pure; lengths are in tokens.
+"""Chooses the inputs that an encoder computes next, and packs them into passes. Pure; lengths are in tokens.
 
-An encoder has no state from step to step, so whom to serve is decided anew each time: the oldest request always gets a
-place, then whoever had least so far, the better class first. What was chosen is cut into passes of similar lengths,
-because every row of a pass is padded to its longest.
+An encoder keeps no state between steps, so the choice is made anew in each step. The oldest request always gets an
+input computed. Then follow the better classes, in a class the request with the fewest computed tokens. Chosen inputs
+are packed into passes of similar lengths, because every row of a pass is padded to the longest one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 PASS_COST = 128
-"""So many padded tokens cost about as much as another pass over the model."""
+"""This many padding tokens cost about as much as one more pass."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claimant:
-    """A request that waits: the lengths of the inputs that it lacks, one at least, how many tokens it was
-    served, and its class."""
+class PendingInputs:
+    """A request with inputs to compute: their lengths (at least one), the tokens computed so far, and its class."""
 
     lengths: Sequence[int]
     served: int = 0
     class_rank: int = 0
 
 
-def choose(claimants: Sequence[Claimant], budget: int) -> list[int]:
-    """Return how many of each claimant's next inputs to compute, taken in turn; the claimants come oldest first.
+def choose(requests: Sequence[PendingInputs], budget: int) -> list[int]:
+    """Return how many of each request's next inputs to compute, in round-robin order. Requests come oldest first.
 
-    Together they have at most ``budget`` tokens, or are one input.
+    The chosen inputs have at most ``budget`` tokens together, or are one input.
     """
-    order = sorted(range(1, len(claimants)), key=lambda i: (claimants[i].class_rank, claimants[i].served, i))
-    turn = [*range(min(1, len(claimants))), *order]
-    chosen = [0] * len(claimants)
+    order = sorted(range(1, len(requests)), key=lambda i: (requests[i].class_rank, requests[i].served, i))
+    turn = [*range(min(1, len(requests))), *order]
+    chosen = [0] * len(requests)
     spent = 0
     while turn:
-        for place in turn:
-            length = claimants[place].lengths[chosen[place]]
+        for index in turn:
+            length = requests[index].lengths[chosen[index]]
             if spent and spent + length > budget:
                 return chosen
-            chosen[place] += 1
+            chosen[index] += 1
             spent += length
-        turn = [place for place in turn if chosen[place] < len(claimants[place].lengths)]
+        turn = [index for index in turn if chosen[index] < len(requests[index].lengths)]
     return chosen
 
 
 def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Return the places of ``lengths`` in passes: similar lengths together, the longest first.
+    """Return passes as indices of ``lengths``: similar lengths together, the longest first.
 
-    A pass, padded, has at most ``budget`` tokens (or is one input alone), of which at most PASS_COST are padding.
+    A pass has at most ``budget`` tokens with its padding, of which at most PASS_COST are padding; or it is one input.
     """
     passes: list[list[int]] = []
     longest = padding = 0
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        gap = longest - lengths[place]
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        gap = longest - lengths[index]
         if passes and padding + gap <= PASS_COST and longest * (len(passes[-1]) + 1) <= budget:
-            passes[-1].append(place)
+            passes[-1].append(index)
             padding += gap
         else:
-            passes.append([place])
-            longest, padding = lengths[place], 0
+            passes.append([index])
+            longest, padding = lengths[index], 0
     return passes

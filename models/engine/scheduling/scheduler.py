@@ -1,14 +1,15 @@
-"""What runs in the next step: a pure decision over the requests inside, the token budget and the free KV blocks.
+"""Iteration-level scheduling: which requests run in the next step. A pure decision over requests, tokens and KV blocks.
 
-It knows no clock, no thread and no model. Requests have an order, which nobody overtakes in:
+It knows no clock, no thread and no model. Requests have an order, in which no request overtakes another:
 
     the oldest of all ▸ the best class, oldest first ▸ the next class, oldest first ▸ …
 
-Whoever lacks blocks takes them from the last in this order; whoever waits for a place takes it from a worse class if
-that makes room. So the oldest of all always runs (it can take the blocks of every other one, and was refused if the
-pool cannot hold it), ends, and makes the next one the oldest: one place goes by age alone, and none starves, whatever
-its class. All other places go to the best class first. While somebody waits for a first token the background, which is
-the batch class, sits out: its requests keep their places and blocks, and only the oldest of all goes on.
+A request that needs blocks takes them from the last request in this order (preemption). A waiting request preempts
+running ones of a worse class if that makes enough room. The oldest request comes first whatever its class: it can take
+the blocks of every other one, so it always runs and ends, and then the next one is the oldest. So no request starves.
+
+The batch class is the background. While an interactive request waits for its first token, background requests keep
+their slots and blocks but have no rows in the step; only the oldest of all continues.
 """
 
 from bisect import insort
@@ -20,19 +21,19 @@ from models.engine.kv.block_pool import BlockPool
 from models.engine.kv.block_tables import BlockTables
 from models.engine.requests import BACKGROUND_RANK
 from models.engine.runner import Interrupt, Row, Sampled, StepPlan
-from models.engine.scheduling.prefill_budget import Pacer
-from models.engine.sequences.sequence import LiveRequest
+from models.engine.scheduling.prefill_budget import PrefillBudget
+from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
 
-_FIRST = -1  # better than any class
+_OLDEST = -1  # class rank of the oldest request: better than any class
 
 
 class Scheduler:
-    """Iteration-level batching: requests join and leave at every step.
+    """Requests join and leave at every step.
 
-    A running request holds the blocks of all its known tokens, taken at admission, and takes one more whenever its
-    output grows over a border. Each running request needs at least one token of the budget, so no more than
-    ``step_tokens`` of them run, whatever ``max_slots`` says.
+    A running request has the blocks of all its known tokens from its admission on, and one more whenever its output
+    crosses a block border. Each running request needs at least one token of the budget, so at most ``step_tokens`` of
+    them run, even if ``max_slots`` is larger.
     """
 
     def __init__(
@@ -42,221 +43,222 @@ class Scheduler:
         max_slots: int,
         step_tokens: int,
         speculation: Speculation | None = None,
-        pacer: Pacer | None = None,
+        prefill_budget: PrefillBudget | None = None,
     ) -> None:
         self._pool = pool
         self._tables = BlockTables(pool)
         self._speculation = speculation or Speculation(0)
-        self._pacer = pacer or Pacer(inf)
+        self._prefill_budget = prefill_budget or PrefillBudget(inf)
         self._step_tokens = step_tokens
         self._max_running = min(max_slots, step_tokens)
         self._arrivals = count()
-        self._by_age: dict[LiveRequest, None] = {}  # everybody
-        self._running: list[LiveRequest] = []
-        self._waiting: list[LiveRequest] = []
+        self._by_age: dict[SequenceState, None] = {}  # running and waiting
+        self._running: list[SequenceState] = []
+        self._waiting: list[SequenceState] = []
         self.num_preempted = 0
 
     @property
-    def running(self) -> tuple[LiveRequest, ...]:
-        """The requests that hold blocks, the last to give way first."""
+    def running(self) -> tuple[SequenceState, ...]:
+        """The requests that have blocks, in order: the last one is preempted first."""
         return tuple(self._running)
 
     @property
-    def waiting(self) -> tuple[LiveRequest, ...]:
-        """The requests that hold nothing, in the order in which they are admitted."""
+    def waiting(self) -> tuple[SequenceState, ...]:
+        """The requests without blocks, in the order in which they are admitted."""
         return tuple(self._waiting)
 
     @property
-    def num_found(self) -> int:
-        """Prompt tokens that did not have to be computed, of all requests so far."""
+    def num_cached_prompt_tokens(self) -> int:
+        """Prompt tokens that were in the prefix cache, of all requests so far."""
         return self._tables.num_found
 
-    def add(self, live: LiveRequest) -> None:
-        """Take a new request in, behind all others of its class."""
-        live.place = live.request.class_rank, next(self._arrivals)
-        self._by_age[live] = None
-        self._wait(live)
-        self._advance_oldest()
+    def add(self, seq: SequenceState) -> None:
+        """Add a new request behind all others of its class."""
+        seq.order_key = seq.request.class_rank, next(self._arrivals)
+        self._by_age[seq] = None
+        self._wait(seq)
+        self._promote_oldest()
 
-    def remove(self, live: LiveRequest, *, is_sound: bool = True) -> None:
-        """Let a request go, wherever it is; its blocks are free at once.
+    def remove(self, seq: SequenceState, *, is_sound: bool = True) -> None:
+        """Remove a request, running or waiting; its blocks are free at once.
 
-        One that is not sound has failed: nobody finds its blocks again.
+        Not ``is_sound``: it has failed, so its blocks leave the prefix cache.
         """
-        self._speculation.forget(live.id)
-        del self._by_age[live]
-        if live in self._running:
+        self._speculation.forget(seq.id)
+        del self._by_age[seq]
+        if seq in self._running:
             if not is_sound:
-                self._tables.forget(live)
-            self._running.remove(live)
-            self._tables.release(live)
+                self._tables.invalidate(seq)
+            self._running.remove(seq)
+            self._tables.release(seq)
         else:
-            self._waiting.remove(live)
-        self._advance_oldest()
+            self._waiting.remove(seq)
+        self._promote_oldest()
 
-    def plan(self) -> StepPlan | None:
-        """Return what runs now, or None if nothing is inside: decode rows first, then prefill chunks, in order."""
-        self._make_room()
+    def schedule(self) -> StepPlan | None:
+        """Return the next step, or None without requests: decode rows first, then prefill chunks, in order."""
+        self._grow_or_preempt()
         self._admit()
-        self._take_over()
-        is_waited_for = self._is_waited_for()
-        taking_part = self._taking_part(is_waited_for=is_waited_for)
-        decoding = [live for live in taking_part if live.is_decoding and self._tables.covers(live)]
-        # The background's streams are held up by a prompt, and nobody minds; nor does anybody wait for its own.
-        num_streams = _num_waited_for(decoding)
-        num_others = _num_waited_for(taking_part) + _num_waited_for(self._waiting) - num_streams
-        budget = self._pacer.budget(num_streams, num_others, self._step_tokens - len(decoding))
-        chunks = self._chunks(taking_part, budget, self._pacer.background_budget(is_waited_for=is_waited_for))
-        # Beside a prompt there is no compute to spare.
+        self._adopt_cached_blocks()
+        is_interactive = self._has_interactive_prefill()
+        candidates = self._candidates(is_interactive=is_interactive)
+        decoding = [seq for seq in candidates if seq.is_decoding and self._tables.covers(seq)]
+        # Only interactive streams are protected from prefill, and only interactive prompts lift the limit.
+        num_streams = _num_interactive(decoding)
+        num_others = _num_interactive(candidates) + _num_interactive(self._waiting) - num_streams
+        budget = self._prefill_budget.budget(num_streams, num_others, self._step_tokens - len(decoding))
+        background = self._prefill_budget.background_budget(is_interactive=is_interactive)
+        chunks = self._prefill_rows(candidates, budget, background)
+        # A step with prefill has no spare compute for drafts.
         spare = 0 if chunks else min(self._speculation.spare_tokens, self._step_tokens) - len(decoding)
         rows = [*self._decode_rows(decoding, spare), *chunks]
-        # What the background loses by it is done again; nothing of it was told to anybody.
+        # An interrupted background step is computed again: none of its tokens was used.
         is_background = all(row.request.class_rank >= BACKGROUND_RANK for row in rows)
         return StepPlan(tuple(rows), Interrupt() if is_background else None) if rows else None
 
-    def record(self, plan: StepPlan, sampled: Sequence[Sampled] = ()) -> None:
-        """Note that the known tokens of the rows of ``plan`` are in the cache, and which drafts were right.
+    def postprocess(self, plan: StepPlan, sampled: Sequence[Sampled] = ()) -> None:
+        """Note that the known tokens of the plan's rows are in the KV cache, and which drafts were accepted.
 
-        Each request takes the tokens that it got afterwards.
+        The caller appends the sampled tokens to the requests afterwards.
         """
         rows = {row.request.id: row for row in plan.rows}
         accepted = {one.request_id: len(one.accepted) for one in sampled}
-        for live in self._running:
-            if row := rows.get(live.id):
-                self._tables.fill(live, len(row.tokens) - len(row.drafts))
+        for seq in self._running:
+            if row := rows.get(seq.id):
+                self._tables.note_computed(seq, len(row.tokens) - len(row.drafts))
                 if row.drafts:
-                    self._speculation.record(live, len(row.drafts), accepted.get(live.id, 0))
+                    self._speculation.record(seq, len(row.drafts), accepted.get(seq.id, 0))
 
     def clear(self) -> None:
-        """Let everybody go, whatever state the books are in."""
+        """Remove all requests, whatever state they are in."""
         self._by_age.clear()
         self._running.clear()
         self._waiting.clear()
         self._pool.reset()
 
-    def _make_room(self) -> None:
-        """Give each decoding request the block of its next position, as far as that is to be had."""
-        # Over a copy: a request whose blocks one before it took meanwhile is not decoding any more.
-        for live in self.running:
-            while live.is_decoding and not self._tables.grow(live):
-                if self._running[-1] is live:
-                    break  # those before it hold all: it must sit this step out
+    def _grow_or_preempt(self) -> None:
+        """Allocate the block of each decoding request's next position; preempt later requests for it if necessary."""
+        # Over a copy, because the loop preempts: a preempted request is not decoding any more.
+        for seq in self.running:
+            while seq.is_decoding and not self._tables.grow(seq):
+                if self._running[-1] is seq:
+                    break  # earlier requests use all blocks: it has no row in this step
                 self._preempt_last()
 
     def _admit(self) -> None:
-        """Let waiting requests run, in order, while there is a slot and room for all their known tokens.
+        """Admit waiting requests, in order, while there is a slot and there are blocks for all their known tokens.
 
-        One block more for each running request must stay free, or a request that was just preempted would come back
-        and be preempted again before it has paid for its recomputation.
+        One block for each running request must stay free. Otherwise a preempted request would come back at once and be
+        preempted again before its recomputation has paid off.
         """
-        while self._waiting and (self._has_place(self._waiting[0]) or self._displace(self._waiting[0])):
-            live = self._waiting.pop(0)
-            self._tables.begin(live)
-            insort(self._running, live, key=_place)
+        while self._waiting and (self._fits(self._waiting[0]) or self._preempt_for(self._waiting[0])):
+            seq = self._waiting.pop(0)
+            self._tables.allocate(seq)
+            insort(self._running, seq, key=_order_key)
 
-    def _has_place(self, live: LiveRequest) -> bool:
+    def _fits(self, seq: SequenceState) -> bool:
         num_running = len(self._running)
-        return num_running < self._max_running and self._tables.room_for(live) + num_running <= self._pool.num_free
+        return num_running < self._max_running and self._tables.num_needed(seq) + num_running <= self._pool.num_free
 
-    def _displace(self, live: LiveRequest) -> bool:
-        """Make a place for ``live`` by preempting requests of worse classes, unless all of them are not enough."""
-        worse = [other for other in self._running if other.place[0] > live.place[0]]
+    def _preempt_for(self, seq: SequenceState) -> bool:
+        """Preempt requests of worse classes until ``seq`` fits; False, and no change, if all of them are too few."""
+        worse = [other for other in self._running if other.order_key[0] > seq.order_key[0]]
         num_better = len(self._running) - len(worse)
         most_free = self._pool.num_free + sum(len(other.blocks) for other in worse)
-        if self._tables.room_for(live) + num_better > most_free:
+        if self._tables.num_needed(seq) + num_better > most_free:
             return False
         for _ in worse:
             self._preempt_last()
-            if self._has_place(live):
+            if self._fits(seq):
                 return True
         return False
 
-    def _take_over(self) -> None:
-        """Let those who are not decoding yet go on after what others have computed meanwhile."""
-        for live in self._running:
-            if not live.is_decoding:
-                self._tables.take_over(live)
+    def _adopt_cached_blocks(self) -> None:
+        """Let prefilling requests skip the blocks that other requests have computed meanwhile."""
+        for seq in self._running:
+            if not seq.is_decoding:
+                self._tables.adopt_cached(seq)
 
-    def _decode_rows(self, decoding: Sequence[LiveRequest], spare: int) -> Iterator[Row]:
-        """Return the rows of requests that decode, with up to ``spare`` drafts for all of them together."""
+    def _decode_rows(self, decoding: Sequence[SequenceState], spare: int) -> Iterator[Row]:
+        """Return the rows of decoding requests, with up to ``spare`` drafts for all of them together."""
         self._speculation.begin(len(decoding))
-        for live in decoding:
-            drafts = self._speculation.draft(live, spare)
-            # Nobody is preempted for a guess: one block for each running request stays free, as in admission.
-            drafts = drafts[: self._tables.stretch(live, len(drafts), reserve=len(self._running))]
+        for seq in decoding:
+            drafts = self._speculation.draft(seq, spare)
+            # No request is preempted for a draft: one block for each running request stays free, as in admission.
+            drafts = drafts[: self._tables.reserve(seq, len(drafts), leave_free=len(self._running))]
             spare -= len(drafts)
-            yield _row(live, 1, drafts)
+            yield _row(seq, 1, drafts)
 
-    def _is_waited_for(self) -> bool:
-        """True if a prompt is to be computed whose first token somebody waits for."""
-        return any(not live.is_decoding and live.request.class_rank < BACKGROUND_RANK for live in self._running)
+    def _has_interactive_prefill(self) -> bool:
+        """Return True if a running interactive request has no token yet."""
+        return any(not seq.is_decoding and seq.request.class_rank < BACKGROUND_RANK for seq in self._running)
 
-    def _taking_part(self, *, is_waited_for: bool) -> list[LiveRequest]:
-        """Return those who may have a row in this step: without the background while somebody waits for a first token.
+    def _candidates(self, *, is_interactive: bool) -> list[SequenceState]:
+        """Return the requests that may have a row in this step: none of the background beside interactive prefill.
 
-        The oldest of all is in every step, whatever its class.
+        The oldest request is in every step, whatever its class.
         """
-        return [live for live in self._running if not is_waited_for or live.place[0] < BACKGROUND_RANK]
+        return [seq for seq in self._running if not is_interactive or seq.order_key[0] < BACKGROUND_RANK]
 
-    def _chunks(self, taking_part: Sequence[LiveRequest], budget: int, background: int | None) -> list[Row]:
-        """Share ``budget`` tokens out among those taking part who are not decoding yet, at most ``background`` of them
-        among those that nobody waits for.
+    def _prefill_rows(self, candidates: Sequence[SequenceState], budget: int, background: int | None) -> list[Row]:
+        """Share ``budget`` tokens among the candidates that are not decoding, in order.
 
-        A request whose next block is filled by one before it in this very step waits for that one.
+        Background requests get at most ``background`` of them. A request whose next block is filled by an earlier row
+        of this step waits, and adopts that block in the next step.
         """
         rows: list[Row] = []
-        under_way: set[bytes | None] = set()
-        for live in taking_part:
+        being_filled: set[bytes | None] = set()
+        for seq in candidates:
             if budget == 0:
                 break
-            if live.is_decoding or (under_way and self._tables.next_name(live) in under_way):
+            if seq.is_decoding or (being_filled and self._tables.next_hash(seq) in being_filled):
                 continue
-            size = min(live.num_pending, budget)
-            if background is not None and live.request.class_rank >= BACKGROUND_RANK:
+            size = min(seq.num_pending, budget)
+            if background is not None and seq.request.class_rank >= BACKGROUND_RANK:
                 size = min(size, background)
                 background -= size
             if not size:
                 continue
-            under_way.update(self._tables.names_filled_by(live, size))
-            rows.append(_row(live, size))
+            being_filled.update(self._tables.hashes_filled_by(seq, size))
+            rows.append(_row(seq, size))
             budget -= size
         return rows
 
     def _preempt_last(self) -> None:
-        live = self._running.pop()
-        self._tables.release(live)
-        live.was_preempted = True
-        self._wait(live)
+        seq = self._running.pop()
+        self._tables.release(seq)
+        seq.was_preempted = True
+        self._wait(seq)
         self.num_preempted += 1
 
-    def _wait(self, live: LiveRequest) -> None:
-        insort(self._waiting, live, key=_place)
+    def _wait(self, seq: SequenceState) -> None:
+        insort(self._waiting, seq, key=_order_key)
 
-    def _advance_oldest(self) -> None:
-        """Put the oldest of all before everybody, until it leaves."""
+    def _promote_oldest(self) -> None:
+        """Put the oldest request before all others, until it ends."""
         oldest = next(iter(self._by_age), None)
-        if oldest is not None and oldest.place[0] != _FIRST:
-            line = self._running if oldest in self._running else self._waiting
-            line.remove(oldest)
-            oldest.place = _FIRST, oldest.place[1]
-            line.insert(0, oldest)
+        if oldest is not None and oldest.order_key[0] != _OLDEST:
+            queue = self._running if oldest in self._running else self._waiting
+            queue.remove(oldest)
+            oldest.order_key = _OLDEST, oldest.order_key[1]
+            queue.insert(0, oldest)
 
 
-def _num_waited_for(requests: Iterable[LiveRequest]) -> int:
-    return sum(live.request.class_rank < BACKGROUND_RANK for live in requests)
+def _num_interactive(requests: Iterable[SequenceState]) -> int:
+    return sum(seq.request.class_rank < BACKGROUND_RANK for seq in requests)
 
 
-def _place(live: LiveRequest) -> tuple[int, int]:
-    return live.place
+def _order_key(seq: SequenceState) -> tuple[int, int]:
+    return seq.order_key
 
 
-def _row(live: LiveRequest, count: int, drafts: Sequence[int] = ()) -> Row:
+def _row(seq: SequenceState, count: int, drafts: Sequence[int] = ()) -> Row:
     return Row(
-        request=live.request,
-        tokens=(*live.pending(count), *drafts),
-        start=live.num_cached,
-        blocks=live.blocks,
-        output=live.output,
-        sample=count == live.num_pending,
+        request=seq.request,
+        tokens=(*seq.pending(count), *drafts),
+        start=seq.num_cached,
+        blocks=seq.blocks,
+        output=seq.output,
+        sample=count == seq.num_pending,
         drafts=drafts,
     )

@@ -1,3 +1,4 @@
-"""A request inside the engine: its tokens, cached prefix, stop strings, and when its new text is shown.
+"""The state of active requests: tokens and text of a sequence, hashes of its blocks, stop strings, stream throttle.
 
-When it runs is ``models.engine.scheduling``."""
+The tensors of a request are the runner's.
+"""

@@ -1,4 +1,4 @@
-"""A request inside the engine: what is generated, cached and shown of it so far. It knows neither queue nor pool."""
+"""The state of one generating request: its tokens, its KV blocks, and the text that was shown of it."""
 
 from collections.abc import Sequence
 
@@ -6,59 +6,53 @@ from models.engine.requests import (
     CheckpointMismatch,
     Completion,
     Delta,
+    EmittedOutput,
     EngineRequest,
     FinishReason,
-    Progress,
     TokenLogprobs,
 )
 from models.engine.runner import Sampled
-from models.engine.sequences.prefix_hash import PrefixNames, slice_of
-from models.engine.sequences.stop_strings import Detokenizer, OutputText
+from models.engine.sequences.prefix_hash import BlockHasher, slice_of
+from models.engine.sequences.request_state import RequestState
+from models.engine.sequences.stop_strings import OutputText, TokenDecoder
 
 
-class LiveRequest:
-    """One request from submission to outcome.
+class SequenceState(RequestState):
+    """One generating request from submission to outcome.
 
         prompt + output = | in the KV cache (num_cached) | pending |
 
-    Preemption sets ``num_cached`` to 0 and takes the blocks; everything else survives it, so that the recomputed
-    request goes on where it was. One that goes on after an earlier attempt looks like one that was preempted: its
-    emitted tokens went through detokenizer and stop strings as if they had been sampled here. Times are readings of
-    the engine's clock.
+    Preemption takes the blocks and sets ``num_cached`` to 0; everything else stays, so the recomputed request continues
+    where it was. A request that continues an earlier attempt looks like a preempted one: its emitted tokens go through
+    the detokenizer and the stop strings as if they had been sampled here. Times are readings of the engine's clock.
     """
 
-    def __init__(self, request: EngineRequest, detokenizer: Detokenizer, eos: frozenset[int], now: float) -> None:
+    def __init__(self, request: EngineRequest, detokenizer: TokenDecoder, eos: frozenset[int], now: float) -> None:
         """Raise CheckpointMismatch if the emitted tokens do not make the emitted texts."""
-        self.request = request
+        super().__init__(now)
+        self.request: EngineRequest = request
         self.output: list[int] = []
         self.blocks: list[int] = []
         self.num_cached = 0
-        self.num_named = 0  # of its blocks, those from the first on whose names the pool was told
-        self.num_found = 0  # prompt tokens that others had computed when the request began
+        self.num_registered = 0  # leading blocks whose hashes the pool knows
+        self.num_found = 0  # prompt tokens that were in the prefix cache when the request began
         self.was_preempted = False
-        self.place = 0, 0  # in the scheduler's order, least first
-        self.ending: FinishReason | None = None  # somebody outside wants it to end, and why
-        self.submitted_at = now
+        self.order_key = 0, 0  # in the scheduler, lowest first
         self.started_at: float | None = None
         self.first_token_at: float | None = None
         self._eos = frozenset() if request.sampling.ignore_eos else eos
-        self._names = PrefixNames(request.cache_salt)
+        self._hasher = BlockHasher(request.cache_salt)
         self._text = OutputText(detokenizer, request.sampling.stop)
         self._unshown = ""
         self._deltas: list[str] = []
         self._delta_tokens: list[tuple[int, ...]] = []
         self._num_shown_tokens = 0
-        self._num_text_tokens = 0  # of the output, those up to the last that made text
+        self._num_text_tokens = 0  # output tokens up to the last one that produced text
         self.shown_at: float | None = None
         self._logprobs: list[TokenLogprobs] = []  # one for each token of the output, if the request asks
         self._is_closed = False
         if request.emitted or request.emitted_deltas:
-            self._go_on()
-
-    @property
-    def id(self) -> str:
-        """The request's id."""
-        return self.request.id
+            self._replay()
 
     @property
     def num_tokens(self) -> int:
@@ -67,7 +61,7 @@ class LiveRequest:
 
     @property
     def num_pending(self) -> int:
-        """Known tokens that have not entered the model since the last start."""
+        """Known tokens that are not in the KV cache."""
         return self.num_tokens - self.num_cached
 
     @property
@@ -77,7 +71,7 @@ class LiveRequest:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that the request may ever have, prompt and output."""
+        """Most tokens of prompt and output together."""
         return len(self.request.prompt) + self.request.sampling.max_tokens
 
     def pending(self, count: int) -> tuple[int, ...]:
@@ -86,14 +80,14 @@ class LiveRequest:
             return (self.output[-1],)
         return slice_of(self.request.prompt, self.output, self.num_cached, self.num_cached + count)
 
-    def block_names(self, count: int, block_tokens: int) -> list[bytes]:
-        """Return the names of the first ``count`` blocks, which known tokens fill."""
-        return self._names.first(count, self.request.prompt, self.output, block_tokens)
+    def block_hashes(self, count: int, block_tokens: int) -> list[bytes]:
+        """Return the hashes of the first ``count`` blocks, which known tokens fill."""
+        return self._hasher.first(count, self.request.prompt, self.output, block_tokens)
 
     def note_found(self, num_tokens: int) -> int:
-        """Take note of tokens that need not be computed, and return how many of them are a new find in the prompt.
+        """Count ``num_tokens`` found in the prefix cache; return how many of them are new finds of the prompt.
 
-        A request that comes back finds its own.
+        A preempted request finds its own blocks again, which is no new find.
         """
         if self.was_preempted:
             return 0
@@ -102,32 +96,25 @@ class LiveRequest:
         return new
 
     def start(self, now: float) -> None:
-        """Note that a part of the request enters the model."""
+        """Note when the first tokens of the request enter the model."""
         if self.started_at is None:
             self.started_at = now
 
-    def forced_end(self, now: float) -> FinishReason | None:
-        """Return why the request must end whatever its tokens are, or None."""
-        if self.ending is not None:
-            return self.ending
-        deadline = self.request.deadline
-        return FinishReason.DEADLINE if deadline is not None and now >= deadline else None
-
     def add(self, token: int, now: float, logprobs: Sequence[TokenLogprobs] = ()) -> FinishReason | None:
-        """Take a sampled token, with its logprobs if the request asks.
+        """Append a sampled token, with its logprobs if the request asks for them.
 
-        Returns why the request ends with it, or None if it goes on.
+        Returns why the request ends with this token, or None if it continues.
         """
         if self.first_token_at is None:
             self.first_token_at = now
         self._logprobs += logprobs
-        reason = self._take(token)
+        reason = self._append(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
     def take(self, sampled: Sampled, now: float) -> FinishReason | None:
-        """Take all that a pass gave, up to the token with which the request ends; return why it ends, or None.
+        """Append the tokens of a pass, up to the one with which the request ends; return why it ends, or None.
 
-        The drafts that were accepted are in the cache already.
+        Accepted drafts are in the KV cache already.
         """
         for index, token in enumerate(sampled.tokens):
             reason = self.add(token, now, sampled.logprobs[index : index + 1])
@@ -137,9 +124,10 @@ class LiveRequest:
         return None
 
     def close(self, reason: FinishReason) -> FinishReason:
-        """Let go of the text that was held back; if that completes a stop string, the length was not the reason.
+        """Release the text that was held back, and return the final reason.
 
-        The text of a request that is handed back is not at its end, and what is held of it is for the next attempt.
+        STOP replaces LENGTH if the released text completes a stop string. The text of a request that is handed back is
+        not at its end: the next attempt produces the held text again.
         """
         if reason is not FinishReason.HANDED_BACK and not self._is_closed:
             self._is_closed = True
@@ -147,9 +135,9 @@ class LiveRequest:
         return FinishReason.STOP if reason is FinishReason.LENGTH and self._text.stopped else reason
 
     def take_delta(self, now: float | None = None) -> Delta | None:
-        """Return the text that became certain since the last call, or None if none did.
+        """Return the text that became certain since the last call, or None if there is none.
 
-        Its tokens are those up to the last that made text, so that whoever emits them again gets to the same text.
+        Its tokens end with the last one that produced text: an attempt that replays them produces the same text.
         """
         if not self._unshown:
             return None
@@ -163,12 +151,14 @@ class LiveRequest:
         return Delta(self.id, len(self._deltas), text, tokens, logprobs)
 
     @property
-    def progress(self) -> Progress:
-        """What was shown so far."""
-        return Progress(tuple(self._deltas), tuple(self._delta_tokens), tuple(self._logprobs[: self._num_shown_tokens]))
+    def progress(self) -> EmittedOutput:
+        """The output that was shown so far."""
+        return EmittedOutput(
+            tuple(self._deltas), tuple(self._delta_tokens), tuple(self._logprobs[: self._num_shown_tokens])
+        )
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
-        """Sum up a request whose last delta was taken."""
+        """Return the result of a request whose last delta was taken."""
         started_at = now if self.started_at is None else self.started_at
         return Completion(
             request_id=self.id,
@@ -190,7 +180,7 @@ class LiveRequest:
         pause_after = self.request.pause_after
         return pause_after is not None and len(self.output) - len(self.request.emitted) >= pause_after
 
-    def _take(self, token: int) -> FinishReason | None:
+    def _append(self, token: int) -> FinishReason | None:
         self.output.append(token)
         if token in self._eos:
             return FinishReason.STOP
@@ -204,8 +194,8 @@ class LiveRequest:
             self._unshown += text
             self._num_text_tokens = len(self.output)
 
-    def _go_on(self) -> None:
-        """Emit again what was emitted. If the last of it was the request's end, that is all there is to do."""
+    def _replay(self) -> None:
+        """Replay the tokens of an earlier attempt. ``ending`` is set if the last of them ends the request."""
         if self.request.sampling.logprobs is not None:
             if len(self.request.emitted_logprobs) != len(self.request.emitted):
                 raise CheckpointMismatch("the tokens of the earlier attempt have lost their logprobs")
@@ -213,17 +203,17 @@ class LiveRequest:
         for token in self.request.emitted:
             if self.ending is not None:
                 raise CheckpointMismatch("there are tokens beyond the end of the request")
-            self.ending = self._emit_again(token)
+            self.ending = self._replay_token(token)
         if self._num_shown_tokens != len(self.output) or tuple(self._deltas) != self.request.emitted_deltas:
             raise CheckpointMismatch("the tokens of the earlier attempt do not make its texts")
 
-    def _emit_again(self, token: int) -> FinishReason | None:
+    def _replay_token(self, token: int) -> FinishReason | None:
         try:
-            reason = self._take(token)
+            reason = self._append(token)
             end = None if reason is None else self.close(reason)
         except Exception as error:
             raise CheckpointMismatch("the tokens of the earlier attempt cannot be turned into text") from error
-        # However many tokens a delta took then, it takes now.
+        # Cut the text into the same deltas as before.
         shown = len(self._deltas)
         if self._unshown in self.request.emitted_deltas[shown : shown + 1]:
             self.take_delta()

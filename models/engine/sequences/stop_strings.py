@@ -1,31 +1,29 @@
-"""When a request's text is over: stop strings across token borders, and what may be shown before that is known.
+"""Stop strings across token borders: finds where a request's text ends, and holds back text that may begin a stop.
 
-    ... given out ... | held: the longest end of the text that may still become a stop string |
-
-It knows text and the detokenizer's protocol, nothing of schedules or clocks.
+... released ... | held: the longest end of the text that may still become a stop string |
 """
 
 from collections.abc import Iterable
 from typing import Protocol
 
 
-class Detokenizer(Protocol):
-    """Turns one request's tokens into text, never half a character."""
+class TokenDecoder(Protocol):
+    """Turns one request's tokens into text, never half a character. Implemented by ``prompts.detokenizer``."""
 
     def add(self, token_id: int) -> str:
-        """Take the next token and return the text that became certain."""
+        """Append the next token and return the text that became certain."""
         ...
 
     def flush(self) -> str:
-        """Return the text that was still uncertain; nothing is added after that."""
+        """Return the text that was still uncertain. Nothing is added afterwards."""
         ...
 
 
 class StopFilter:
-    """Lets text through up to the first stop string that is complete.
+    """Passes text up to the first complete stop string.
 
-    "First" is by where a stop string ends, so the result does not depend on how the text was cut into pieces; of two
-    that end together the longer one wins.
+    The first stop string is the one that ends first, so the result does not depend on how the text was cut into pieces.
+    Of two that end together the longer one wins.
     """
 
     def __init__(self, stops: Iterable[str]) -> None:
@@ -34,7 +32,7 @@ class StopFilter:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """Take more text and return what is certain to lie before any stop string. Nothing follows a stop."""
+        """Append text, and return the part that is certainly before a stop string. Nothing follows a stop."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -48,7 +46,7 @@ class StopFilter:
         return text[:certain]
 
     def flush(self) -> str:
-        """Return the held text: no more comes, so it is no stop string."""
+        """Return the held text at the end: it did not become a stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -58,7 +56,7 @@ class StopFilter:
         return min(found)[1] if found else None
 
     def _num_held(self, text: str) -> int:
-        """Return the length of the longest end of ``text`` that begins a stop string."""
+        """Return the length of the longest end of ``text`` with which a stop string begins."""
         return max((_overlap(text, stop) for stop in self._stops), default=0)
 
 
@@ -68,21 +66,21 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class OutputText:
-    """The text of one request's output: tokens in, showable text out."""
+    """The text of one request's output: tokens in, text that may be shown out."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Iterable[str]) -> None:
+    def __init__(self, detokenizer: TokenDecoder, stops: Iterable[str]) -> None:
         self._detokenizer = detokenizer
         self._filter = StopFilter(stops)
 
     @property
     def stopped(self) -> bool:
-        """True once a stop string was complete."""
+        """True after a complete stop string."""
         return self._filter.stopped
 
     def add(self, token_id: int) -> str:
-        """Take the next token and return the text that can be shown now."""
+        """Append the next token and return the text that may be shown now."""
         return self._filter.feed(self._detokenizer.add(token_id))
 
     def flush(self) -> str:
-        """Return the rest of the text at the end of the request; the rest may complete a stop string too."""
+        """Return the rest of the text at the end of the request. The rest may complete a stop string."""
         return self._filter.feed(self._detokenizer.flush()) + self._filter.flush()

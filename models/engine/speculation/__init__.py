@@ -1,3 +1,4 @@
-"""Speculative decoding by prompt lookup: the guesses, and how many are worth their cost.
+"""Speculative decoding by prompt lookup: the draft tokens, and how many of them are worth their cost.
 
-Verifying them is part of sampling."""
+Verification of drafts is part of sampling.
+"""

@@ -1,64 +1,64 @@
-"""How much is drafted, and for whom: only while it pays. It knows requests, what became of their drafts, and what a
-token more in a pass costs, but no blocks.
+"""Speculative decoding: drafts tokens for requests while drafting increases the tokens per second.
 
-A pass gives its requests a token each, and one more for every draft that holds. So a draft is worth its place if the
-chance that it holds is greater than the share of the pass's time that it takes, times the tokens that the pass gives
-anyway: then more tokens come a second. What it takes is learnt from the passes (``StepCosts``), the chance from what
-became of the request's own drafts before; each further draft holds only if those before it do.
+A pass gives each request one token, and one more for each accepted draft. So a draft is worth its place if its chance
+of acceptance is greater than its share of the pass's time, times the tokens that the pass gives anyway. The share is
+learned from the passes (``StepCosts``), the chance from the request's earlier drafts. A draft can be accepted only if
+all drafts before it are.
 
-A request whose drafts are not worth that is tried with a single one now and then, for it may begin to copy: the more
-often one fails, the longer the pause after it. Where even drafts that all hold would gain little, it is not tried.
+A request whose drafts are not worth their cost is tried with a single draft now and then, because it may begin to copy.
+The pause between trials grows with each failure. No trial is made where even accepted drafts would gain little.
 """
 
 from dataclasses import dataclass, field
 
-from models.engine.sequences.sequence import LiveRequest
-from models.engine.speculation.prompt_lookup import Lookup
+from models.engine.requests import RequestId
+from models.engine.sequences.sequence import SequenceState
+from models.engine.speculation.prompt_lookup import PromptLookup
 from models.engine.speculation.step_costs import StepCosts
 
 _MOST_DRAFTS = 16
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 64  # tokens between drafts that are mere trials
-_LEAST_GAIN = 1.25  # times the tokens a second, if all held, for which a trial is worth while
-_REMEMBERED = 0.8  # of what is known of a request's drafts, after each pass that had some
-_UNKNOWN_COST = 1 / 16  # of a pass over one token, for each token more, while nothing is learnt
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 4, 64  # tokens between trials
+_LEAST_GAIN = 1.25  # a trial is made if accepted drafts would make at least this many times the tokens per second
+_DECAY = 0.8  # of the statistics, with each pass that has drafts
+_UNKNOWN_COST = 1 / 16  # of each further token, in passes over one token, while nothing is learned
 
 
 @dataclass(slots=True)
-class Luck:
-    """What became of one request's drafts."""
+class AcceptanceStatistics:
+    """How many drafts of one request were accepted."""
 
-    held: float = 0.0
-    failed: float = 0.0
-    num_failed: int = 0  # drafts of which none held, less those of which one did
-    resumes_at: int = 0  # with so many output tokens one is tried again
+    accepted: float = 0.0
+    rejected: float = 0.0
+    num_failed: int = 0  # passes without an accepted draft, minus passes with one
+    resumes_at: int = 0  # number of output tokens at which the next trial is made
 
     @property
     def chance(self) -> float:
-        """How likely a next draft is to hold, if those before it did; a half while nothing is known."""
-        return (self.held + 1) / (self.held + self.failed + 2)
+        """The probability that a draft is accepted if those before it are; 0.5 while nothing is known."""
+        return (self.accepted + 1) / (self.accepted + self.rejected + 2)
 
     def record(self, num_drafts: int, num_accepted: int, num_output: int) -> None:
-        """Learn from drafts, which were made with ``num_output`` tokens generated.
+        """Learn from a pass with drafts, made when ``num_output`` tokens were generated.
 
-        Behind the first that failed nothing is known of the others.
+        Drafts after the first rejected one say nothing.
         """
-        self.held = _REMEMBERED * self.held + num_accepted
-        self.failed = _REMEMBERED * self.failed + (num_accepted < num_drafts)
+        self.accepted = _DECAY * self.accepted + num_accepted
+        self.rejected = _DECAY * self.rejected + (num_accepted < num_drafts)
         self.resumes_at = num_output + min(_SHORTEST_PAUSE << self.num_failed, _LONGEST_PAUSE)
         self.num_failed = max(0, self.num_failed - 1) if num_accepted else min(self.num_failed + 1, 8)
 
 
 @dataclass(slots=True)
-class _Worth:
-    """What the pass that is being planned takes and gives so far."""
+class _PassEstimate:
+    """The estimated cost and yield of the pass that is being planned."""
 
     base: float
     each: float
     tokens: float
-    expected: float  # tokens that it gives
+    expected: float  # tokens that the pass gives
 
     def add(self, chance: float) -> bool:
-        """Take a draft in that holds with ``chance``, if that makes more tokens a second."""
+        """Add a draft that is accepted with ``chance``, if that increases the tokens per second."""
         if chance * (self.base + self.each * self.tokens) <= self.each * self.expected:
             return False
         self.tokens += 1
@@ -66,60 +66,60 @@ class _Worth:
         return True
 
     def best_gain(self, most: int) -> float:
-        """Return how many times the tokens a second ``most`` drafts would make if all held."""
+        """Return by which factor ``most`` drafts would increase the tokens per second if all were accepted."""
         return (1 + most / self.expected) / (1 + most * self.each / (self.base + self.each * self.tokens))
 
 
 @dataclass(slots=True)
-class _Guessed:
-    lookup: Lookup = field(default_factory=Lookup)
-    luck: Luck = field(default_factory=Luck)
+class _RequestDrafts:
+    lookup: PromptLookup = field(default_factory=PromptLookup)
+    acceptance: AcceptanceStatistics = field(default_factory=AcceptanceStatistics)
 
 
 class Speculation:
-    """Drafts for the requests of one engine. A pass may have ``spare_tokens`` tokens; 0 means never."""
+    """Drafts for the requests of one engine. A pass may have ``spare_tokens`` tokens; 0 disables speculation."""
 
     def __init__(self, spare_tokens: int) -> None:
         self.spare_tokens = spare_tokens
         self.num_drafted = 0
         self.num_accepted = 0
         self.costs = StepCosts(spare_tokens)
-        self._guessed: dict[str, _Guessed] = {}
-        self._worth = _Worth(1.0, 0.0, 0.0, 0.0)
+        self._requests: dict[RequestId, _RequestDrafts] = {}
+        self._estimate = _PassEstimate(1.0, 0.0, 0.0, 0.0)
 
     def begin(self, num_rows: int) -> None:
-        """Begin a pass in which so many requests decode."""
+        """Begin a pass with ``num_rows`` decoding requests."""
         base, each = self.costs.line() or (1.0, _UNKNOWN_COST)
-        self._worth = _Worth(base, each, num_rows, num_rows)
+        self._estimate = _PassEstimate(base, each, num_rows, num_rows)
 
-    def draft(self, live: LiveRequest, most: int) -> list[int]:
-        """Return up to ``most`` guesses at the next tokens of a decoding request, never its last one."""
-        most = min(most, _MOST_DRAFTS, live.max_tokens - live.num_tokens - 1)
+    def draft(self, seq: SequenceState, most: int) -> list[int]:
+        """Return up to ``most`` draft tokens for a decoding request; its last token is never drafted."""
+        most = min(most, _MOST_DRAFTS, seq.max_tokens - seq.num_tokens - 1)
         if most < 1:
             return []
-        guessed = self._guessed.setdefault(live.id, _Guessed())
-        lookup, num_prompt = guessed.lookup, len(live.request.prompt)
-        lookup.extend(live.request.prompt[len(lookup) :])
-        lookup.extend(live.output[len(lookup) - num_prompt :])
+        known = self._requests.setdefault(seq.id, _RequestDrafts())
+        lookup, acceptance, num_prompt = known.lookup, known.acceptance, len(seq.request.prompt)
+        lookup.extend(seq.request.prompt[len(lookup) :])
+        lookup.extend(seq.output[len(lookup) - num_prompt :])
         drafts = lookup.draft(most)
-        count = self._num_worth_having(guessed.luck, len(drafts))
-        if not count and len(live.output) >= guessed.luck.resumes_at and self._worth.best_gain(most) >= _LEAST_GAIN:
+        count = self._num_worth_having(acceptance, len(drafts))
+        if not count and len(seq.output) >= acceptance.resumes_at and self._estimate.best_gain(most) >= _LEAST_GAIN:
             count = 1
         return drafts[:count]
 
-    def record(self, live: LiveRequest, num_drafts: int, num_accepted: int) -> None:
-        """Learn what became of a request's drafts, before it gets the tokens."""
+    def record(self, seq: SequenceState, num_drafts: int, num_accepted: int) -> None:
+        """Learn how many of a request's drafts were accepted, before its tokens are appended."""
         self.num_drafted += num_drafts
         self.num_accepted += num_accepted
-        self._guessed[live.id].luck.record(num_drafts, num_accepted, len(live.output))
+        self._requests[seq.id].acceptance.record(num_drafts, num_accepted, len(seq.output))
 
-    def forget(self, request_id: str) -> None:
-        """Drop what is kept for a request."""
-        self._guessed.pop(request_id, None)
+    def forget(self, request_id: RequestId) -> None:
+        """Drop the state of a request."""
+        self._requests.pop(request_id, None)
 
-    def _num_worth_having(self, luck: Luck, most: int) -> int:
-        count, chance = 0, luck.chance
-        while count < most and self._worth.add(chance):
+    def _num_worth_having(self, acceptance: AcceptanceStatistics, most: int) -> int:
+        count, chance = 0, acceptance.chance
+        while count < most and self._estimate.add(chance):
             count += 1
-            chance *= luck.chance
+            chance *= acceptance.chance
         return count

@@ -1,20 +1,20 @@
-"""What one token more in a decode pass costs, learnt from the passes themselves. It knows counts and durations.
+"""The cost of one more token in a decode pass, learned from the passes themselves. It knows counts and durations.
 
     seconds of a pass over n tokens  ≈  base + each · n
 
-Where reading the weights takes the time, ``each`` is next to nothing; where the arithmetic does, a pass over a few
-tokens may take as long as that many passes over one. Which of the two holds depends on the CPU, the model, its number
-format and the number of tokens, so no constant says it.
+Where reading the weights dominates, ``each`` is almost 0. Where arithmetic dominates, a pass over a few tokens may take
+as long as the same number of passes over one. Which one holds depends on the CPU, the model, its number format and the
+number of tokens, so it is measured.
 """
 
 from collections import deque
 
-_KEPT = 8  # passes of each size; what is slow among them was held up by somebody else
+_KEPT = 8  # passes of each size; the fastest one counts, because the others were disturbed
 _FORGOTTEN_AFTER = 512  # passes: contexts have grown since
 
 
 class StepCosts:
-    """Learns from passes over up to ``most_tokens`` tokens, in which no prompt is."""
+    """Learns from decode passes over up to ``most_tokens`` tokens."""
 
     def __init__(self, most_tokens: int) -> None:
         self._most_tokens = most_tokens
@@ -29,7 +29,7 @@ class StepCosts:
             kept.append((self._num_recorded, seconds))
 
     def line(self) -> tuple[float, float] | None:
-        """Return (base, each) in seconds, neither below 0.
+        """Return (base, each) in seconds, neither below 0, by linear regression.
 
         None while passes of fewer than two sizes are known, or if they take no time.
         """

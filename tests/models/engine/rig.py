@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from models.engine.loop import Engine
-from models.engine.requests import Completion, EngineRequest, FinishReason, SamplingParams
+from models.engine.llm_engine import LLMEngine
+from models.engine.requests import Completion, EngineRequest, FinishReason, RequestId, SamplingParams
 from models.engine.runner import Sampled, StepPlan
-from models.engine.sequences.sequence import LiveRequest
-from models.engine.sequences.stop_strings import Detokenizer
+from models.engine.sequences.sequence import SequenceState
+from models.engine.sequences.stop_strings import TokenDecoder
 from models.runners.fake import EOS, FakeRunner, PlanError, next_token
 
 WAIT_S = 10.0
@@ -82,8 +82,8 @@ def ask(
     return EngineRequest(name, tuple(prompt.encode()), sampling, deadline, cache_salt=salt, class_rank=class_rank)
 
 
-def live(request: EngineRequest, detokenizer: Detokenizer | None = None) -> LiveRequest:
-    return LiveRequest(request, detokenizer or Bytes(), frozenset({EOS}), now=0.0)
+def seq(request: EngineRequest, detokenizer: TokenDecoder | None = None) -> SequenceState:
+    return SequenceState(request, detokenizer or Bytes(), frozenset({EOS}), now=0.0)
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
@@ -138,8 +138,8 @@ class Watched(FakeRunner):
     plans: list[StepPlan] = field(default_factory=list)
     breaches: list[PlanError] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)  # one is raised by each of the next steps
-    not_finite: set[str] = field(default_factory=set)
-    forgotten: list[str] = field(default_factory=list)
+    not_finite: set[RequestId] = field(default_factory=set)
+    forgotten: list[RequestId] = field(default_factory=list)
     elapsed: float = 0.0  # seconds that its passes took: next to none, but more for more tokens
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ class Watched(FakeRunner):
             self.breaches.append(error)
             raise
 
-    def forget(self, request_id: str) -> None:
+    def forget(self, request_id: RequestId) -> None:
         super().forget(request_id)
         self.forgotten.append(request_id)
 
@@ -174,15 +174,15 @@ class Watched(FakeRunner):
             raise self.failures.pop(0)
 
 
-def step(engine: Engine) -> None:
+def step(engine: LLMEngine) -> None:
     """Make an engine whose thread was not started do one step here."""
     engine._step()
 
 
-def step_until_idle(engine: Engine, limit: int = 5000) -> int:
+def step_until_idle(engine: LLMEngine, limit: int = 5000) -> int:
     """Step until nobody is inside, and return the number of steps."""
     for num_steps in range(limit):
-        if not engine._inside:
+        if not engine._active:
             return num_steps
         step(engine)
-    raise AssertionError(f"{len(engine._inside)} requests still inside after {limit} steps")
+    raise AssertionError(f"{len(engine._active)} requests still inside after {limit} steps")

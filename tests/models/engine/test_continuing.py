@@ -8,20 +8,20 @@ from math import inf
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
     CheckpointMismatch,
     Completion,
     Delta,
+    EmittedOutput,
     EngineRequest,
     EngineStopped,
     FinishReason,
-    Progress,
     RequestInvalid,
 )
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.runners.fake import EOS, FakeRunner
-from tests.models.engine.rig import Bytes, Late, Watched, alone, ask, live, step, step_until_idle
+from tests.models.engine.rig import Bytes, Late, Watched, alone, ask, seq, step, step_until_idle
 
 
 class Says(FakeRunner):
@@ -40,13 +40,13 @@ def run(runner: FakeRunner, request: EngineRequest, deltas_per_s: float = inf) -
     deltas: list[Delta] = []
     config = EngineConfig(step_tokens=7, deltas_per_s=deltas_per_s)
     ticks = itertools.count()
-    engine = Engine(runner, Bytes, config, on_deltas=deltas.extend, clock=lambda: next(ticks) * 0.01)
+    engine = LLMEngine(runner, Bytes, config, on_deltas=deltas.extend, clock=lambda: next(ticks) * 0.01)
     future = engine.submit(request)
     step_until_idle(engine)
     return future.result(0), deltas
 
 
-def go_on(request: EngineRequest, progress: Progress, *, pause_after: int | None = None) -> EngineRequest:
+def go_on(request: EngineRequest, progress: EmittedOutput, *, pause_after: int | None = None) -> EngineRequest:
     tokens = tuple(itertools.chain(*progress.token_ids))
     return replace(request, emitted=tokens, emitted_deltas=progress.deltas, pause_after=pause_after)
 
@@ -87,7 +87,7 @@ def test_an_attempt_goes_on_after_text_that_was_shown_in_larger_pieces(stop: tup
 def test_many_short_attempts_say_what_one_long_one_does() -> None:
     request = ask("a long question", max_tokens=60, ignore_eos=True)
     expected = alone(request)
-    progress, shown = Progress(), []
+    progress, shown = EmittedOutput(), []
     for _ in range(60):
         completion, deltas = run(Watched(), go_on(request, progress, pause_after=2))
         shown += deltas
@@ -124,7 +124,7 @@ def test_an_attempt_that_was_at_its_end_ends_at_once(text: bytes, max_tokens: in
 
 def test_a_hand_back_shows_nothing_that_is_not_certain() -> None:
     deltas: list[Delta] = []
-    engine = Engine(Says("aé END".encode()), Bytes, EngineConfig(), on_deltas=deltas.extend)
+    engine = LLMEngine(Says("aé END".encode()), Bytes, EngineConfig(), on_deltas=deltas.extend)
     future = engine.submit(request := ask(stop=["END"]))
     for _ in range(2):
         step(engine)
@@ -133,12 +133,12 @@ def test_a_hand_back_shows_nothing_that_is_not_certain() -> None:
     completion = future.result(0)
     assert (completion.text, completion.finish_reason) == ("a", FinishReason.HANDED_BACK)
     assert len(completion.token_ids) == 2, "half of é was sampled"
-    assert completion.progress == Progress(("a",), ((ord("a"),),))
+    assert completion.progress == EmittedOutput(("a",), ((ord("a"),),))
     assert [delta.text for delta in deltas] == ["a"]
 
 
 def test_a_request_that_was_cancelled_is_not_handed_back() -> None:
-    engine = Engine(Says(b"abc"), Bytes, EngineConfig(), on_deltas=lambda _: None)
+    engine = LLMEngine(Says(b"abc"), Bytes, EngineConfig(), on_deltas=lambda _: None)
     future = engine.submit(request := ask())
     step(engine)
     assert engine.cancel(request.id)
@@ -161,7 +161,7 @@ def test_a_request_that_was_cancelled_is_not_handed_back() -> None:
     ],
 )
 def test_what_the_tokens_do_not_make_is_refused(emitted: bytes, deltas: tuple[str, ...]) -> None:
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     request = replace(ask(), emitted=tuple(emitted), emitted_deltas=deltas)
     for refuse in (engine.check, engine.submit):
         with pytest.raises(CheckpointMismatch):
@@ -173,25 +173,25 @@ def test_what_the_tokens_do_not_make_is_refused(emitted: bytes, deltas: tuple[st
 def test_tokens_beyond_the_end_are_refused(request_: EngineRequest) -> None:
     tokens = (ord("a"), EOS, ord("b")) if request_.sampling.max_tokens > 1 else tuple(b"ab")
     with pytest.raises(CheckpointMismatch, match="beyond"):
-        live(replace(request_, emitted=tokens, emitted_deltas=("a", "b")))
+        seq(replace(request_, emitted=tokens, emitted_deltas=("a", "b")))
 
 
 def test_tokens_that_no_text_can_be_made_of_are_refused() -> None:
     with pytest.raises(CheckpointMismatch):
-        live(replace(ask(), emitted=(-1,), emitted_deltas=("a",)), Late())
+        seq(replace(ask(), emitted=(-1,), emitted_deltas=("a",)), Late())
 
 
 def test_a_pause_of_nothing_is_no_request() -> None:
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     with pytest.raises(RequestInvalid):
         engine.submit(replace(ask(), pause_after=0))
 
 
-def stop(engine: Engine) -> None:
+def stop(engine: LLMEngine) -> None:
     engine.stop(0)
 
 
-def break_down(engine: Engine) -> None:
+def break_down(engine: LLMEngine) -> None:
     def fail(_plan: StepPlan) -> None:
         raise RunnerBroken("device lost")
 
@@ -200,9 +200,9 @@ def break_down(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("end", [stop, break_down])
-def test_an_engine_that_stops_gives_out_what_it_had(end: Callable[[Engine], None]) -> None:
+def test_an_engine_that_stops_gives_out_what_it_had(end: Callable[[LLMEngine], None]) -> None:
     deltas: list[Delta] = []
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
     request = ask(max_tokens=40, ignore_eos=True)
     future: Future[Completion] = engine.submit(request)
     for _ in range(5):

@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.runner import Interrupted, Sampled, StepPlan
 from models.runners.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, ask, check_answers
@@ -42,15 +42,15 @@ def runner() -> Lasting:
 
 
 @pytest.fixture
-def engine(runner: Lasting) -> Iterator[Engine]:
-    engine = Engine(runner, Bytes, EngineConfig(8, 32, stretch=inf), on_deltas=lambda _: None)
+def engine(runner: Lasting) -> Iterator[LLMEngine]:
+    engine = LLMEngine(runner, Bytes, EngineConfig(8, 32, stretch=inf), on_deltas=lambda _: None)
     engine.start()
     yield engine
     runner.lasts.clear()
     engine.stop(WAIT_S)
 
 
-def test_whoever_is_waited_for_ends_the_backgrounds_step(engine: Engine, runner: Lasting) -> None:
+def test_whoever_is_waited_for_ends_the_backgrounds_step(engine: LLMEngine, runner: Lasting) -> None:
     runner.lasts.set()
     background = [ask("one by one", class_rank=2), ask("and another", class_rank=2)]
     futures = [engine.submit(request) for request in background]
@@ -64,7 +64,7 @@ def test_whoever_is_waited_for_ends_the_backgrounds_step(engine: Engine, runner:
     engine.audit()
 
 
-def test_the_background_interrupts_nobody(engine: Engine, runner: Lasting) -> None:
+def test_the_background_interrupts_nobody(engine: LLMEngine, runner: Lasting) -> None:
     runner.lasts.set()
     background = [ask("one by one", class_rank=2), ask("and another", class_rank=2)]
     futures = [engine.submit(background[0])]
@@ -76,7 +76,7 @@ def test_the_background_interrupts_nobody(engine: Engine, runner: Lasting) -> No
     assert runner.num_interrupted == 0
 
 
-def test_a_step_that_somebody_waits_for_is_not_interrupted(engine: Engine, runner: Lasting) -> None:
+def test_a_step_that_somebody_waits_for_is_not_interrupted(engine: LLMEngine, runner: Lasting) -> None:
     requests = [ask("waited for", class_rank=rank) for rank in (0, 1, 2)]
     check_answers(requests, [engine.submit(request) for request in requests])
     mixed = [plan for plan in runner.plans if any(row.request.class_rank < 2 for row in plan.rows)]
@@ -105,7 +105,7 @@ class Cramped(FakeRunner):
 
 def test_what_a_step_gave_before_it_was_interrupted_is_not_computed_again() -> None:
     runner = Cramped()
-    engine = Engine(runner, Bytes, EngineConfig(8, 32, stretch=inf), on_deltas=lambda _: None)
+    engine = LLMEngine(runner, Bytes, EngineConfig(8, 32, stretch=inf), on_deltas=lambda _: None)
     requests = [ask("one by one", class_rank=2), ask("and another", class_rank=2)]
     futures = [engine.submit(request) for request in requests]
     engine.start()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
     Delta,
     EngineError,
@@ -16,7 +16,7 @@ from tests.models.engine.rig import Bytes, Clock, Watched, alone, ask, check_ans
 
 def test_deltas_of_a_step_come_in_one_call_before_the_outcomes() -> None:
     told: list[object] = []
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: told.append([d.text for d in deltas]))
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: told.append([d.text for d in deltas]))
     for request in (ask("one", max_tokens=2, ignore_eos=True), ask("two", max_tokens=1, ignore_eos=True)):
         engine.submit(request).add_done_callback(lambda future: told.append(future.result().finish_reason))
     first, second = (alone(ask(prompt, max_tokens=2, ignore_eos=True)).text for prompt in ("one", "two"))
@@ -27,7 +27,7 @@ def test_deltas_of_a_step_come_in_one_call_before_the_outcomes() -> None:
 def test_a_cancelled_request_keeps_its_text_and_frees_its_blocks_before_the_next_step() -> None:
     runner = Watched(num_blocks=8, block_tokens=4)
     deltas: list[Delta] = []
-    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=deltas.extend)
+    engine = LLMEngine(runner, Bytes, EngineConfig(), on_deltas=deltas.extend)
     request = ask("cancel me", max_tokens=20, stop=["zzz"], ignore_eos=True)
     future = engine.submit(request)
     for _ in range(5):
@@ -45,7 +45,7 @@ def test_a_cancelled_request_keeps_its_text_and_frees_its_blocks_before_the_next
 
 def test_text_that_was_held_back_is_told_when_the_request_is_cancelled() -> None:
     deltas: list[Delta] = []
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
     whole = alone(ask("hold", ignore_eos=True)).text
     request = ask("hold", stop=[whole[:6] + "!"], ignore_eos=True)
     future = engine.submit(request)
@@ -60,7 +60,7 @@ def test_text_that_was_held_back_is_told_when_the_request_is_cancelled() -> None
 
 def test_a_deadline_ends_a_request_that_runs_and_one_that_waits() -> None:
     clock = Clock(100.0)
-    engine = Engine(Watched(), Bytes, EngineConfig(max_slots=1), on_deltas=lambda deltas: None, clock=clock)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(max_slots=1), on_deltas=lambda deltas: None, clock=clock)
     running = engine.submit(ask("a", ignore_eos=True, deadline=103.0))
     waiting = engine.submit(ask("b", deadline=102.0))
     for clock.now in (101.0, 102.0, 103.0):
@@ -92,7 +92,7 @@ class Picky(Bytes):
 
 def test_a_detokenizer_that_raises_fails_its_request_alone() -> None:
     detokenizers = iter([Picky(), Bytes()])
-    engine = Engine(Watched(), lambda: next(detokenizers), EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), lambda: next(detokenizers), EngineConfig(), on_deltas=lambda deltas: None)
     requests = [ask("same", ignore_eos=True), ask("same", ignore_eos=True)]
     futures = [engine.submit(request) for request in requests]
     step_until_idle(engine)
@@ -102,7 +102,7 @@ def test_a_detokenizer_that_raises_fails_its_request_alone() -> None:
 
 
 def test_a_future_cannot_be_cancelled_under_the_engine() -> None:
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     future = engine.submit(ask())
     assert not future.cancel()
     step_until_idle(engine)
@@ -115,13 +115,13 @@ def test_a_future_cannot_be_cancelled_under_the_engine() -> None:
     ids=["no prompt", "no tokens", "empty stop string"],
 )
 def test_what_can_never_be_computed_is_refused(request_: EngineRequest) -> None:
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     with pytest.raises(RequestInvalid):
         engine.submit(request_)
 
 
 def test_an_id_is_used_once_at_a_time() -> None:
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     engine.submit(ask(request_id="same"))
     with pytest.raises(RequestInvalid):
         engine.submit(ask(request_id="same"))
@@ -132,7 +132,7 @@ def test_an_id_is_used_once_at_a_time() -> None:
 @pytest.mark.parametrize(("num_blocks", "context_window", "limit"), [(10, 256, 40), (64, 50, 50)])
 def test_what_can_never_fit_is_refused_at_once(num_blocks: int, context_window: int, limit: int) -> None:
     runner = Watched(num_blocks=num_blocks, block_tokens=4, context_window=context_window)
-    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     with pytest.raises(RequestTooLong, match=f"at most {limit} fit"):
         engine.submit(ask("12345", max_tokens=limit - 4))
     future = engine.submit(ask("12345", max_tokens=limit - 5, ignore_eos=True))

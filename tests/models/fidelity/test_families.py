@@ -64,7 +64,7 @@ def test_a_family_says_the_same_whatever_is_on(
     prompts = mixed_prompts(VOCAB, 10 if is_full else 6, longest=11 * size)
     requests = [request(prompt, name, max_tokens=3 * size) for name, prompt in prompts.items()]
     answers = {name: generate(model, tuple(prompt), 3 * size) for name, prompt in prompts.items()}
-    monkeypatch.setattr("models.engine.loop.Speculation", guessing(answers))
+    monkeypatch.setattr("models.engine.llm_engine.Speculation", guessing(answers))
     driven = drive(load, requests, WAYS[way])
     compare(model, prompts_by_answer(prompts, driven), driven.answers)
     check_happened(driven, WAYS[way], sum(map(len, prompts.values())))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineRequest, FinishReason
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
@@ -34,7 +34,7 @@ class Syllables:
 
 def completions(runner: TorchRunner, requests: Iterable[EngineRequest]) -> dict[str, Completion]:
     """Run requests together in a new engine."""
-    engine = Engine(runner, Syllables, EngineConfig(max_slots=24, step_tokens=48), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, Syllables, EngineConfig(max_slots=24, step_tokens=48), on_deltas=lambda deltas: None)
     futures = [engine.submit(each) for each in requests]
     engine.start()
     try:

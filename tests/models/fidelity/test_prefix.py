@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.loading.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import NoText, random_prompts, request
@@ -18,7 +18,7 @@ def test_a_beginning_that_was_found_changes_no_token(kv_pool_tokens: int, tmp_pa
     model = build("mistral, sliding window")
     settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=kv_pool_tokens, kv_block_tokens=8)
     runner = runner_for(save(model, tmp_path), settings)
-    engine = Engine(runner, NoText, EngineConfig(max_slots=6, step_tokens=24), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, NoText, EngineConfig(max_slots=6, step_tokens=24), on_deltas=lambda deltas: None)
     system, *questions = random_prompts(8, longest=40, vocab=VOCAB, seed=4)[2:]
     asked = {f"chat {n}": [*system, *question] for n, question in enumerate(questions)}
     engine.start()

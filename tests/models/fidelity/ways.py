@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason
-from models.engine.sequences.sequence import LiveRequest
+from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
 from models.runners.torch_runner import TorchRunner
 from tests.models.driving import random_prompts
@@ -74,11 +74,11 @@ def guessing(answers: Mapping[str, Sequence[int]]) -> type[Speculation]:
     """
 
     class Guesses(Speculation):
-        def draft(self, live: LiveRequest, most: int) -> list[int]:
+        def draft(self, live: SequenceState, most: int) -> list[int]:
             super().draft(live, most)  # which begins to keep the request's pace
             begin = len(live.output)
             most = max(0, min(most, live.max_tokens - live.num_tokens - 1, begin % 7))
-            drafts = list(answers[live.id.partition(", wave")[0]][begin : begin + most])
+            drafts = list(answers[str(live.id).partition(", wave")[0]][begin : begin + most])
             return [token ^ 1 if (begin + n) % 5 == 4 else token for n, token in enumerate(drafts)]
 
     return Guesses
@@ -135,7 +135,7 @@ def _in_one_engine(
 ) -> list[Completion]:
     config = EngineConfig(max_slots=way.max_slots, step_tokens=way.step_tokens, speculation=way.speculation)
     # Where a pass takes the same whatever is in it, there are as many drafts as have room.
-    engine = Engine(runner, Letters, config, on_deltas=lambda deltas: None, clock=Ticking())
+    engine = LLMEngine(runner, Letters, config, on_deltas=lambda deltas: None, clock=Ticking())
     done: list[Completion] = []
     try:
         for number, wave in enumerate(waves):

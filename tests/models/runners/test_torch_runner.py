@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import NumericalError
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.llama import LlamaModel
@@ -50,7 +50,7 @@ def test_a_broken_request_ends_alone(runner: TorchRunner) -> None:
     prompts = clean_prompts(6)
     good = [request(prompt, f"good {n}", max_tokens=12) for n, prompt in enumerate(prompts)]
     expected = run_all(runner, good)
-    engine = Engine(runner, NoText, EngineConfig(8, 16), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, NoText, EngineConfig(8, 16), on_deltas=lambda deltas: None)
     bad = engine.submit(request([9, POISON, *range(10, 40)], "bad"))
     futures = [engine.submit(each) for each in good]
     engine.start()

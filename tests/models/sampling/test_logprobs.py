@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CheckpointMismatch, Completion, Delta, EngineRequest, RequestInvalid
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
@@ -56,7 +56,7 @@ def runner(model: PreTrainedModel, tmp_path: Path) -> TorchRunner:
 
 def run(runner: TorchRunner, requests: Iterable[EngineRequest]) -> tuple[dict[str, Completion], list[Delta]]:
     deltas: list[Delta] = []
-    engine = Engine(runner, Letters, EngineConfig(max_slots=8, step_tokens=24), on_deltas=deltas.extend)
+    engine = LLMEngine(runner, Letters, EngineConfig(max_slots=8, step_tokens=24), on_deltas=deltas.extend)
     futures = [engine.submit(each) for each in requests]
     engine.start()
     try:
@@ -117,13 +117,13 @@ def test_they_go_on_with_another_attempt(runner: TorchRunner) -> None:
         assert [each.top_ids for each in done.logprobs] == [each.top_ids for each in whole[name].logprobs]
         chosen = [each.logprob for each in whole[name].logprobs]
         assert [each.logprob for each in done.logprobs] == pytest.approx(chosen, abs=1e-4)
-    engine = Engine(runner, Letters, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, Letters, EngineConfig(), on_deltas=lambda deltas: None)
     with pytest.raises(CheckpointMismatch, match="logprobs"):
         engine.check(replace(rest[0], emitted_logprobs=()))
 
 
 @pytest.mark.parametrize("count", [-1, 21])
 def test_only_so_many_alternatives_can_be_had(runner: TorchRunner, count: int) -> None:
-    engine = Engine(runner, Letters, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, Letters, EngineConfig(), on_deltas=lambda deltas: None)
     with pytest.raises(RequestInvalid, match="20"):
         engine.check(request([5], logprobs=count))

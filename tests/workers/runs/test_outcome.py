@@ -7,12 +7,12 @@ import pytest
 
 from models.engine.requests import (
     Completion,
+    EmittedOutput,
     EngineStopped,
     FinishReason,
     Grammar,
     NumericalError,
     OutOfMemory,
-    Progress,
     StepFailed,
     TokenLogprobs,
 )
@@ -170,7 +170,7 @@ def test_what_is_handed_back_is_not_charged_and_may_have_stood_its_probation(
 
 def test_errors_end_a_job_or_let_it_run_again() -> None:
     failed, numerical = StepFailed("a step"), NumericalError("not finite")
-    failed.progress = numerical.progress = Progress(("the ",), ((1,),))
+    failed.progress = numerical.progress = EmittedOutput(("the ",), ((1,),))
     retry = outcome.refused(CLAIM, failed, START.lineage)
     assert retry == Retry("worker_lost", "a step", checkpoint=START)
     finish = outcome.refused(CLAIM, numerical, START.lineage)
@@ -180,7 +180,7 @@ def test_errors_end_a_job_or_let_it_run_again() -> None:
 
 def test_a_dead_engine_is_charged_to_those_who_were_inside() -> None:
     inside, outside = EngineStopped("gone"), EngineStopped("gone")
-    inside.progress = Progress()
+    inside.progress = EmittedOutput()
     verdicts = [outcome.refused(replace(CLAIM, attempt=3), error) for error in (inside, outside)]
     assert verdicts == [
         Retry("worker_lost", "gone", charge=True, crashed=True),

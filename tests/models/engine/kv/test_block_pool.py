@@ -24,12 +24,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(word=st.text("ab", max_size=6))
     def begin_with_what_is_there(self, word: str) -> None:
-        found = self.pool.find(chain(word))
+        found = self.pool.lookup(chain(word))
         assert [self.content[block] for block in found] == chain(word)[: len(found)]
         assert len(found) == len(word) or chain(word)[len(found)] not in self.content.values()
         num_new = len(word) - len(found)
         num_free = self.pool.num_free
-        room = self.pool.num_kept_of(found) + num_new
+        room = self.pool.num_cached_of(found) + num_new
         if room > num_free:
             return
         self.pool.share(found)
@@ -40,7 +40,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.content.pop(block, None)
         self.tables.append(found + new)
         for block, name in zip(new, chain(word)[len(found) :], strict=True):
-            self.pool.name(block, name)
+            self.pool.register(block, name)
             if name not in self.content.values():
                 self.content[block] = name
 
@@ -65,7 +65,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def forget(self, data: st.DataObject) -> None:
         table = self.tables[data.draw(st.integers(0, len(self.tables) - 1))]
-        self.pool.forget(table)
+        self.pool.invalidate(table)
         for block in table:
             self.content.pop(block, None)
 
@@ -74,7 +74,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.check(self.tables)
         held = {block for table in self.tables for block in table}
         assert self.pool.num_free == self.pool.num_blocks - len(held)
-        assert self.pool.num_kept == len(self.content.keys() - held)
+        assert self.pool.num_cached == len(self.content.keys() - held)
 
 
 TestPoolMachine = PoolMachine.TestCase
@@ -86,7 +86,7 @@ def held(pool: BlockPool, word: str) -> list[int]:
     blocks = pool.allocate(len(word))
     assert blocks is not None
     for block, name in zip(blocks, chain(word), strict=True):
-        pool.name(block, name)
+        pool.register(block, name)
     return blocks
 
 
@@ -99,10 +99,10 @@ def test_what_was_used_last_is_kept_longest_and_an_end_goes_before_its_beginning
     pool.free(first[:1])
     for expected in ("abc"[:2], "abc"[:1]):
         pool.allocate(1)
-        assert pool.find(chain("abc")) == first[: len(expected)]
-    assert pool.find(chain("xyz")) == second
+        assert pool.lookup(chain("abc")) == first[: len(expected)]
+    assert pool.lookup(chain("xyz")) == second
     pool.allocate(3)
-    assert (pool.find(chain("xyz")), pool.find(chain("abc"))) == ([], first[:1])
+    assert (pool.lookup(chain("xyz")), pool.lookup(chain("abc"))) == ([], first[:1])
     assert pool.num_evicted == 5
 
 
@@ -110,28 +110,28 @@ def test_empty_blocks_are_used_before_any_that_can_be_found() -> None:
     pool = BlockPool(4, 16)
     pool.free(held(pool, "ab"))
     pool.allocate(2)
-    assert (len(pool.find(chain("ab"))), pool.num_evicted) == (2, 0)
+    assert (len(pool.lookup(chain("ab"))), pool.num_evicted) == (2, 0)
 
 
 def test_the_first_to_fill_a_block_gives_it_its_name() -> None:
     pool = BlockPool(4, 16)
     first, second = held(pool, "a"), held(pool, "a")
-    assert pool.find(chain("a")) == first
+    assert pool.lookup(chain("a")) == first
     pool.free(second)
-    assert pool.num_kept == 0
+    assert pool.num_cached == 0
     pool.free(first)
-    assert (pool.num_kept, pool.num_free) == (1, 4)
+    assert (pool.num_cached, pool.num_free) == (1, 4)
 
 
 def test_a_forgotten_block_that_others_hold_is_theirs_until_they_let_go() -> None:
     pool = BlockPool(2, 16)
     mine = held(pool, "a")
     pool.share(mine)
-    pool.forget(mine)
+    pool.invalidate(mine)
     pool.free(mine)
-    assert (pool.find(chain("a")), pool.num_free) == ([], 1)
+    assert (pool.lookup(chain("a")), pool.num_free) == ([], 1)
     pool.free(mine)
-    assert (pool.num_free, pool.num_kept) == (2, 0)
+    assert (pool.num_free, pool.num_cached) == (2, 0)
 
 
 def test_freeing_twice_is_refused() -> None:
@@ -150,8 +150,8 @@ def test_books_that_are_wrong_are_noticed() -> None:
     pool.check([blocks])
     with pytest.raises(AssertionError, match="owners are counted"):
         pool.check([])
-    pool._kept[blocks[0]] = None
-    with pytest.raises(AssertionError, match="empty or kept"):
+    pool._cached[blocks[0]] = None
+    with pytest.raises(AssertionError, match="free or cached"):
         pool.check([blocks])
 
 
@@ -171,5 +171,5 @@ def test_reset_empties_what_anybody_held_or_could_find() -> None:
     pool.allocate(1)
     pool.free(held(pool, "ab"))
     pool.reset()
-    assert (pool.num_free, pool.num_kept, pool.find(chain("ab"))) == (4, 0, [])
+    assert (pool.num_free, pool.num_cached, pool.lookup(chain("ab"))) == (4, 0, [])
     pool.check([])

@@ -5,13 +5,13 @@ from statistics import fmean
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.scheduling.length_estimator import FEWEST, WINDOW, OutputLengths
+from models.engine.scheduling.length_estimator import FEWEST, WINDOW, LengthEstimator
 
 MANY = 10_000
 
 
-def lengths_of(values: list[int]) -> OutputLengths:
-    lengths = OutputLengths()
+def lengths_of(values: list[int]) -> LengthEstimator:
+    lengths = LengthEstimator()
     for value in values:
         lengths.record(value)
     return lengths

@@ -3,13 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.scheduling.packing import PASS_COST, Claimant, choose, pack
+from models.engine.scheduling.packing import PASS_COST, PendingInputs, choose, pack
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 
 
-def claimants(lengths: list[list[int]], served: list[int]) -> list[Claimant]:
-    return [Claimant(each, done) for each, done in zip(lengths, served, strict=False)]
+def claimants(lengths: list[list[int]], served: list[int]) -> list[PendingInputs]:
+    return [PendingInputs(each, done) for each, done in zip(lengths, served, strict=False)]
 
 
 @given(LENGTHS, st.integers(1, 1000))
@@ -43,14 +43,14 @@ def test_what_is_chosen_fits_and_the_oldest_is_served(lengths: list[list[int]], 
 
 def test_a_short_request_does_not_wait_for_long_ones() -> None:
     long, other, short = [100] * 50, [100] * 50, [10]
-    waiting = [Claimant(long), Claimant(other, served=5000), Claimant(short)]
+    waiting = [PendingInputs(long), PendingInputs(other, served=5000), PendingInputs(short)]
     assert choose(waiting, budget=400) == [2, 1, 1]
     assert choose(waiting, budget=150) == [1, 0, 1], "who had least goes before who had much"
 
 
 def test_the_better_class_goes_first() -> None:
-    batch, interactive = Claimant([100] * 9, class_rank=2), Claimant([100] * 9, served=900, class_rank=0)
-    assert choose([Claimant([100]), batch, interactive], budget=200) == [1, 0, 1]
+    batch, interactive = PendingInputs([100] * 9, class_rank=2), PendingInputs([100] * 9, served=900, class_rank=0)
+    assert choose([PendingInputs([100]), batch, interactive], budget=200) == [1, 0, 1]
 
 
 def test_nobody_waits_and_nothing_is_chosen() -> None:

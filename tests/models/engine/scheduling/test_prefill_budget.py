@@ -6,28 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.runner import Sampled, StepPlan
-from models.engine.scheduling.prefill_budget import BACKGROUND_S, FEWEST_TOKENS, WINDOW, Pacer
+from models.engine.scheduling.prefill_budget import BACKGROUND_S, FEWEST_TOKENS, WINDOW, PrefillBudget
 from tests.models.engine.rig import Bytes, Watched, ask, step
 
 MOST = 512
 
 
-def machine(pacer: Pacer, *, decode_s: float, token_s: float, steps: int = WINDOW) -> None:
-    """Let the pacer see steps without prompts and steps with them."""
+def machine(learned: PrefillBudget, *, decode_s: float, token_s: float, steps: int = WINDOW) -> None:
+    """Let the budget see steps without prompts and steps with them."""
     for _ in range(steps):
-        pacer.record(8, 0, decode_s)
-        pacer.record(8, 40, decode_s + 40 * token_s)
+        learned.record(8, 0, decode_s)
+        learned.record(8, 40, decode_s + 40 * token_s)
 
 
 @given(st.floats(0.001, 1.0), st.floats(0.00001, 0.1), st.floats(1.01, 4.0), st.integers(1, 64))
 def test_a_step_with_prompts_is_at_most_stretched_so_far(
     decode_s: float, token_s: float, stretch: float, num_decoding: int
 ) -> None:
-    pacer = Pacer(stretch)
-    machine(pacer, decode_s=decode_s, token_s=token_s)
-    budget = pacer.budget(num_decoding, 1, MOST)
+    learned = PrefillBudget(stretch)
+    machine(learned, decode_s=decode_s, token_s=token_s)
+    budget = learned.budget(num_decoding, 1, MOST)
     assert FEWEST_TOKENS <= budget <= MOST
     # Prompt tokens that take next to nothing are taken to be a little slower than they are.
     if FEWEST_TOKENS < budget < MOST:
@@ -36,61 +36,61 @@ def test_a_step_with_prompts_is_at_most_stretched_so_far(
 
 
 def test_without_streams_or_knowledge_or_a_bound_everything_enters() -> None:
-    pacer = Pacer(1.8)
-    assert pacer.budget(8, 1, MOST) == MOST
-    pacer.record(8, 0, 0.01)
-    assert pacer.budget(8, 1, MOST) == MOST, "what a prompt token takes is not known"
-    machine(pacer, decode_s=0.01, token_s=0.001)
-    assert pacer.budget(0, 9, MOST) == MOST
-    assert pacer.budget(8, 1, MOST) < MOST
-    unbounded = Pacer(inf)
+    learned = PrefillBudget(1.8)
+    assert learned.budget(8, 1, MOST) == MOST
+    learned.record(8, 0, 0.01)
+    assert learned.budget(8, 1, MOST) == MOST, "what a prompt token takes is not known"
+    machine(learned, decode_s=0.01, token_s=0.001)
+    assert learned.budget(0, 9, MOST) == MOST
+    assert learned.budget(8, 1, MOST) < MOST
+    unbounded = PrefillBudget(inf)
     machine(unbounded, decode_s=0.01, token_s=0.001)
     assert unbounded.budget(8, 1, MOST) == MOST
 
 
 def test_it_follows_a_machine_that_changes_and_forgets_a_hiccup() -> None:
-    pacer = Pacer(1.8)
-    machine(pacer, decode_s=0.05, token_s=0.001)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
-    pacer.record(8, 0, 3.0)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
-    machine(pacer, decode_s=0.05, token_s=0.0005)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1)
+    learned = PrefillBudget(1.8)
+    machine(learned, decode_s=0.05, token_s=0.001)
+    assert learned.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+    learned.record(8, 0, 3.0)
+    assert learned.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+    machine(learned, decode_s=0.05, token_s=0.0005)
+    assert learned.budget(8, 1, MOST) == pytest.approx(80, abs=1)
 
 
 def test_prompts_beside_streams_are_known_by_such_and_only_until_then_by_those_without() -> None:
-    pacer = Pacer(1.8)
+    learned = PrefillBudget(1.8)
     for _ in range(WINDOW):
-        pacer.record(8, 0, 0.05)
-        pacer.record(0, 256, 256 * 0.0005)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1)
-    pacer.record(8, FEWEST_TOKENS - 1, 3.0)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(80, abs=1), "too few to learn from"
-    pacer.record(8, 80, 0.05 + 80 * 0.001)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+        learned.record(8, 0, 0.05)
+        learned.record(0, 256, 256 * 0.0005)
+    assert learned.budget(8, 1, MOST) == pytest.approx(80, abs=1)
+    learned.record(8, FEWEST_TOKENS - 1, 3.0)
+    assert learned.budget(8, 1, MOST) == pytest.approx(80, abs=1), "too few to learn from"
+    learned.record(8, 80, 0.05 + 80 * 0.001)
+    assert learned.budget(8, 1, MOST) == pytest.approx(40, abs=1)
 
 
 def test_where_some_steps_are_slower_than_others_it_goes_by_the_slower() -> None:
-    pacer = Pacer(1.8)
+    learned = PrefillBudget(1.8)
     for _ in range(WINDOW):
-        pacer.record(8, 0, 0.05)
+        learned.record(8, 0, 0.05)
     for token_s in (0.0005, 0.0005, 0.001, 0.001):
-        pacer.record(8, 40, 0.05 + 40 * token_s)
-    assert pacer.budget(8, 1, MOST) == pytest.approx(40, abs=1)
+        learned.record(8, 40, 0.05 + 40 * token_s)
+    assert learned.budget(8, 1, MOST) == pytest.approx(40, abs=1)
 
 
 def test_a_clock_that_stands_still_teaches_nothing() -> None:
-    pacer = Pacer(1.8)
-    machine(pacer, decode_s=0.0, token_s=0.0)
-    assert pacer.budget(8, 1, MOST) == MOST
+    learned = PrefillBudget(1.8)
+    machine(learned, decode_s=0.0, token_s=0.0)
+    assert learned.budget(8, 1, MOST) == MOST
 
 
 @pytest.mark.parametrize(("num_streams", "most_waiting"), [(1, 1), (3, 1), (8, 2), (30, 10)])
 def test_streams_give_way_where_more_than_a_third_as_many_prompts_wait(num_streams: int, most_waiting: int) -> None:
-    pacer = Pacer(1.5)
-    machine(pacer, decode_s=0.05, token_s=0.001)
-    assert pacer.budget(num_streams, most_waiting, MOST) == pytest.approx(25, abs=1)
-    assert pacer.budget(num_streams, most_waiting + 1, MOST) == MOST
+    learned = PrefillBudget(1.5)
+    machine(learned, decode_s=0.05, token_s=0.001)
+    assert learned.budget(num_streams, most_waiting, MOST) == pytest.approx(25, abs=1)
+    assert learned.budget(num_streams, most_waiting + 1, MOST) == MOST
 
 
 class Timed(Watched):
@@ -106,7 +106,7 @@ class Timed(Watched):
 def test_the_engine_learns_from_its_steps_and_a_prompt_enters_in_pieces_beside_a_stream() -> None:
     runner = Timed(num_blocks=500)
     config = EngineConfig(max_slots=4, step_tokens=256, stretch=3.0)
-    engine = Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=lambda: runner.now)
+    engine = LLMEngine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=lambda: runner.now)
     engine.submit(ask("stream", max_tokens=200, ignore_eos=True))
     for _ in range(20):
         step(engine)
@@ -123,19 +123,19 @@ def test_the_engine_learns_from_its_steps_and_a_prompt_enters_in_pieces_beside_a
 
 
 def test_the_background_enters_in_short_pieces_and_hardly_at_all_beside_somebody_who_waits() -> None:
-    pacer = Pacer(1.8)
-    assert pacer.background_budget(is_waited_for=False) is None, "what a prompt token takes is not known"
-    machine(pacer, decode_s=0.01, token_s=0.0005)
-    assert pacer.background_budget(is_waited_for=False) == int(BACKGROUND_S / 0.0005)
-    assert pacer.background_budget(is_waited_for=True) == FEWEST_TOKENS
-    machine(pacer, decode_s=0.1, token_s=1.0)
-    assert pacer.background_budget(is_waited_for=False) == FEWEST_TOKENS
+    learned = PrefillBudget(1.8)
+    assert learned.background_budget(is_interactive=False) is None, "what a prompt token takes is not known"
+    machine(learned, decode_s=0.01, token_s=0.0005)
+    assert learned.background_budget(is_interactive=False) == int(BACKGROUND_S / 0.0005)
+    assert learned.background_budget(is_interactive=True) == FEWEST_TOKENS
+    machine(learned, decode_s=0.1, token_s=1.0)
+    assert learned.background_budget(is_interactive=False) == FEWEST_TOKENS
 
 
 def test_nothing_is_learnt_of_prompts_from_a_step_in_which_most_streams_sat_out() -> None:
-    pacer = Pacer(1.8)
-    machine(pacer, decode_s=0.05, token_s=0.0005)
-    before = pacer.background_budget(is_waited_for=False)
+    learned = PrefillBudget(1.8)
+    machine(learned, decode_s=0.05, token_s=0.0005)
+    before = learned.background_budget(is_interactive=False)
     for _ in range(WINDOW):
-        pacer.record(1, 40, 0.021)
-    assert pacer.background_budget(is_waited_for=False) == before
+        learned.record(1, 40, 0.021)
+    assert learned.background_budget(is_interactive=False) == before

@@ -2,10 +2,10 @@
 
 from models.engine.kv.block_pool import BlockPool
 from models.engine.runner import StepPlan
-from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, Pacer
+from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
 from models.engine.scheduling.scheduler import Scheduler
-from models.engine.sequences.sequence import LiveRequest
-from tests.models.engine.rig import ask, live
+from models.engine.sequences.sequence import SequenceState
+from tests.models.engine.rig import ask, seq
 
 
 class Bench:
@@ -18,23 +18,25 @@ class Bench:
         block_tokens: int = 4,
         max_slots: int = 8,
         step_tokens: int = 16,
-        pacer: Pacer | None = None,
+        prefill_budget: PrefillBudget | None = None,
     ) -> None:
         self.pool = BlockPool(num_blocks, block_tokens)
-        self.scheduler = Scheduler(self.pool, max_slots=max_slots, step_tokens=step_tokens, pacer=pacer)
-        self.inside: dict[str, LiveRequest] = {}
+        self.scheduler = Scheduler(
+            self.pool, max_slots=max_slots, step_tokens=step_tokens, prefill_budget=prefill_budget
+        )
+        self.inside: dict[str, SequenceState] = {}
 
-    def add(self, name: str, num_prompt: int, *, salt: str | None = None, class_rank: int = 0) -> LiveRequest:
+    def add(self, name: str, num_prompt: int, *, salt: str | None = None, class_rank: int = 0) -> SequenceState:
         """All prompts are alike; requests of one salt share what they can, and without one a request is on its own."""
         request = ask("p" * num_prompt, request_id=name, max_tokens=100, salt=salt or name, class_rank=class_rank)
-        self.inside[name] = live(request)
+        self.inside[name] = seq(request)
         self.scheduler.add(self.inside[name])
         return self.inside[name]
 
     def step(self) -> list[tuple[str, int]]:
         """Run a step, and return each row's request and number of tokens."""
-        plan = self.scheduler.plan() or StepPlan(())
-        self.scheduler.record(plan)
+        plan = self.scheduler.schedule() or StepPlan(())
+        self.scheduler.postprocess(plan)
         for row in plan.rows:
             if row.sample:
                 self.inside[row.request.id].add(ord("a"), now=0.0)
@@ -48,7 +50,7 @@ class Bench:
 
 
 def test_nothing_inside_is_no_plan() -> None:
-    assert Bench().scheduler.plan() is None
+    assert Bench().scheduler.schedule() is None
 
 
 def test_a_long_prompt_enters_in_chunks_beside_running_streams() -> None:
@@ -201,7 +203,7 @@ def test_a_beginning_that_is_there_is_not_computed_again_except_for_the_last_tok
     bench.add("other", 12, salt="another")
     assert bench.step() == [("first", 1), ("equal", 4), ("longer", 2), ("shorter", 3), ("other", 6)]
     assert [bench.inside[name].num_found for name in bench.inside] == [0, 8, 12, 4, 0]
-    assert bench.scheduler.num_found == 24
+    assert bench.scheduler.num_cached_prompt_tokens == 24
     tables = [request.blocks for request in bench.scheduler.running]
     assert tables[0][:2] == tables[1][:2] == tables[2][:2]
     assert tables[0][0] == tables[3][0]
@@ -214,8 +216,8 @@ def test_what_was_computed_is_found_after_its_request_has_left_and_the_output_to
     for _ in range(6):
         bench.step()
     bench.scheduler.remove(chat)
-    assert (bench.pool.num_free, bench.pool.num_kept) == (8, 2)
-    bench.inside["turn"] = live(ask("pppppp" + "a" * 6 + "pppp", request_id="turn", salt="same"))
+    assert (bench.pool.num_free, bench.pool.num_cached) == (8, 2)
+    bench.inside["turn"] = seq(ask("pppppp" + "a" * 6 + "pppp", request_id="turn", salt="same"))
     bench.scheduler.add(bench.inside["turn"])
     assert bench.step() == [("turn", 8)]
     assert bench.inside["turn"].num_found == 8
@@ -251,7 +253,7 @@ def test_of_a_request_that_failed_nothing_is_found() -> None:
     bench.add("second", 12, salt="same")
     bench.step()
     bench.scheduler.remove(bench.inside["second"], is_sound=False)
-    assert bench.pool.num_kept == 0
+    assert bench.pool.num_cached == 0
     bench.add("third", 12, salt="same")
     assert bench.step() == [("first", 1), ("third", 12)]
 
@@ -277,7 +279,7 @@ def test_leaving_frees_the_blocks_at_once() -> None:
     bench.scheduler.remove(gone)
     bench.scheduler.remove(bench.inside["waiting"])
     assert bench.pool.num_free == 8
-    assert bench.scheduler.plan() is None
+    assert bench.scheduler.schedule() is None
 
 
 def test_the_background_sits_out_while_somebody_waits_for_a_first_token() -> None:
@@ -305,11 +307,11 @@ def test_the_background_does_not_wait_for_itself() -> None:
 
 
 def test_the_oldest_of_the_background_does_not_hold_up_a_prompt() -> None:
-    pacer = Pacer(1.8)
+    prefill_budget = PrefillBudget(1.8)
     for _ in range(WINDOW):
-        pacer.record(1, 0, 0.01)
-        pacer.record(1, 40, 0.05)
-    bench = Bench(step_tokens=64, pacer=pacer)
+        prefill_budget.record(1, 0, 0.01)
+        prefill_budget.record(1, 40, 0.05)
+    bench = Bench(step_tokens=64, prefill_budget=prefill_budget)
     bench.add("oldest", 3, class_rank=2)
     assert bench.step() == [("oldest", 3)]
     bench.add("person", 50)

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.sequences.prefix_hash import PrefixNames
+from models.engine.sequences.prefix_hash import BlockHasher
 
 TOKENS = st.lists(st.integers(0, 2), max_size=14)
 
 
 def names(tokens: list[int], salt: str = "", *, num_prompt: int = 0, block_tokens: int = 2) -> list[bytes]:
     prompt, output = tokens[:num_prompt], tokens[num_prompt:]
-    return PrefixNames(salt).first(len(tokens) // block_tokens, prompt, output, block_tokens)
+    return BlockHasher(salt).first(len(tokens) // block_tokens, prompt, output, block_tokens)
 
 
 @given(TOKENS, TOKENS, st.integers(0, 14), st.integers(0, 14))
@@ -28,7 +28,7 @@ def test_another_salt_is_another_name(tokens: list[int], one: str, other: str) -
 
 
 def test_names_grow_with_the_output() -> None:
-    grown = PrefixNames("")
+    grown = BlockHasher("")
     output: list[int] = []
     for token in range(9):
         output.append(token)

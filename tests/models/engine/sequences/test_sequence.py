@@ -4,21 +4,21 @@ import pytest
 
 from models.engine.requests import FinishReason
 from models.runners.fake import EOS
-from tests.models.engine.rig import Late, ask, live
+from tests.models.engine.rig import Late, ask, seq
 
 
 def test_the_end_of_the_sequence_ends_it_unless_ignored() -> None:
-    assert live(ask()).add(EOS, now=1.0) is FinishReason.STOP
-    assert live(ask(ignore_eos=True)).add(EOS, now=1.0) is None
+    assert seq(ask()).add(EOS, now=1.0) is FinishReason.STOP
+    assert seq(ask(ignore_eos=True)).add(EOS, now=1.0) is None
 
 
 def test_the_last_token_may_be_the_end_of_the_sequence() -> None:
-    assert live(ask(max_tokens=1)).add(EOS, now=1.0) is FinishReason.STOP
-    assert live(ask(max_tokens=1)).add(ord("a"), now=1.0) is FinishReason.LENGTH
+    assert seq(ask(max_tokens=1)).add(EOS, now=1.0) is FinishReason.STOP
+    assert seq(ask(max_tokens=1)).add(ord("a"), now=1.0) is FinishReason.LENGTH
 
 
 def test_the_end_of_the_sequence_is_counted_but_not_shown() -> None:
-    request = live(ask())
+    request = seq(ask())
     request.add(ord("a"), now=1.0)
     reason = request.add(EOS, now=2.0)
     assert reason is not None
@@ -30,7 +30,7 @@ def test_the_end_of_the_sequence_is_counted_but_not_shown() -> None:
 
 @pytest.mark.parametrize(("stop", "reason", "text"), [("bc", "stop", "a"), ("cd", "length", "abc")])
 def test_text_that_comes_last_may_hold_a_stop_string(stop: str, reason: str, text: str) -> None:
-    request = live(ask(max_tokens=3, stop=[stop]), Late())
+    request = seq(ask(max_tokens=3, stop=[stop]), Late())
     ends = [request.add(ord(letter), now=1.0) for letter in "abc"]
     assert ends == [None, None, FinishReason.LENGTH]
     assert request.close(FinishReason.LENGTH) == reason
@@ -40,14 +40,14 @@ def test_text_that_comes_last_may_hold_a_stop_string(stop: str, reason: str, tex
 
 
 def test_cancelling_keeps_its_own_reason_whatever_the_last_text_holds() -> None:
-    request = live(ask(stop=["bc"]), Late())
+    request = seq(ask(stop=["bc"]), Late())
     for letter in "abc":
         request.add(ord(letter), now=1.0)
     assert request.close(FinishReason.CANCELLED) is FinishReason.CANCELLED
 
 
 def test_pending_tokens_go_on_from_the_prompt_into_the_output() -> None:
-    request = live(ask("prompt"))
+    request = seq(ask("prompt"))
     for letter in "out":
         request.add(ord(letter), now=1.0)
     request.num_cached = 4

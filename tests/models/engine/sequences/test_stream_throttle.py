@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Delta
-from models.engine.sequences.stream_throttle import LONGEST_S, Cadence
+from models.engine.sequences.stream_throttle import LONGEST_S, StreamThrottle
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, step
 
 STEP_S = 0.02
@@ -20,7 +20,7 @@ def shown_by(num_streams: int, num_steps: int, deltas_per_s: float) -> list[tupl
         shown.extend((clock.now, delta) for delta in deltas)
 
     config = EngineConfig(max_slots=num_streams, step_tokens=512, deltas_per_s=deltas_per_s)
-    engine = Engine(Watched(num_blocks=1024), Bytes, config, on_deltas=note, clock=clock)
+    engine = LLMEngine(Watched(num_blocks=1024), Bytes, config, on_deltas=note, clock=clock)
     for n in range(num_streams):
         engine.submit(ask("why", request_id=f"s{n}", max_tokens=60, ignore_eos=True))
     for _ in range(num_steps):
@@ -46,4 +46,4 @@ def test_nobody_waits_longer_than_a_reader_would_notice() -> None:
 
 @pytest.mark.parametrize("num_running", [1, 64, 1000])
 def test_without_a_bound_every_token_is_due(num_running: int) -> None:
-    assert Cadence(float("inf")).is_due(5.0, 5.0, num_running)
+    assert StreamThrottle(float("inf")).is_due(5.0, 5.0, num_running)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from models.engine.kv.block_pool import BlockPool
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.scheduling.scheduler import Scheduler
-from models.engine.speculation.drafts import Luck, Speculation
+from models.engine.speculation.drafts import AcceptanceStatistics, Speculation
 from tests.models.engine.rig import (
     Bytes,
     Clock,
@@ -20,15 +20,15 @@ from tests.models.engine.rig import (
     alone,
     ask,
     check_answers,
-    live,
+    seq,
     step,
     step_until_idle,
 )
 
 
-def engine_of(runner: Watched, *, max_slots: int = 4, step_tokens: int = 64, speculation: bool = True) -> Engine:
+def engine_of(runner: Watched, *, max_slots: int = 4, step_tokens: int = 64, speculation: bool = True) -> LLMEngine:
     config = EngineConfig(max_slots, step_tokens, speculation)
-    return Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=Ticking())
+    return LLMEngine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=Ticking())
 
 
 def requests_of(count: int) -> list[EngineRequest]:
@@ -140,7 +140,7 @@ def test_a_step_that_fails_is_run_again_with_its_drafts() -> None:
 
 
 def test_a_chance_is_what_became_of_the_drafts_before_and_of_the_last_above_all() -> None:
-    luck = Luck()
+    luck = AcceptanceStatistics()
     assert luck.chance == 0.5
     for _ in range(20):
         luck.record(4, 4, 0)
@@ -154,7 +154,7 @@ def test_a_chance_is_what_became_of_the_drafts_before_and_of_the_last_above_all(
 
 
 def test_after_failures_a_single_draft_is_tried_less_and_less_often() -> None:
-    luck = Luck()
+    luck = AcceptanceStatistics()
     pauses = []
     for _ in range(8):
         luck.record(1, 0, 100)
@@ -182,7 +182,7 @@ def timed(each_s: float, prompts: Sequence[str], *, speculation: bool) -> tuple[
     """Return the seconds for 120 tokens of each, the counters and the runner."""
     runner = Timed(spare_tokens=16, num_blocks=1024, each_s=each_s)
     config = EngineConfig(8, 64, speculation)
-    engine = Engine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=runner.clock)
+    engine = LLMEngine(runner, Bytes, config, on_deltas=lambda deltas: None, clock=runner.clock)
     requests = [ask(prompt, max_tokens=120, ignore_eos=True) for prompt in prompts]
     futures = [engine.submit(each) for each in requests]
     step_until_idle(engine)
@@ -215,12 +215,12 @@ def test_the_dearer_a_token_the_fewer_are_guessed_and_the_more_of_them_hold() ->
 def test_what_is_kept_ends_with_the_request() -> None:
     speculation = Speculation(8)
     scheduler = Scheduler(BlockPool(64, 4), max_slots=2, step_tokens=32, speculation=speculation)
-    request = live(ask("abcabcabc"))
+    request = seq(ask("abcabcabc"))
     scheduler.add(request)
-    plan = scheduler.plan() or StepPlan(())
-    scheduler.record(plan)
+    plan = scheduler.schedule() or StepPlan(())
+    scheduler.postprocess(plan)
     request.take(Sampled(request.id, ord("a")), 0.0)
-    [row] = (scheduler.plan() or StepPlan(())).rows
+    [row] = (scheduler.schedule() or StepPlan(())).rows
     assert bytes(row.drafts) == b"bca"
     scheduler.remove(request)
-    assert not speculation._guessed
+    assert not speculation._requests

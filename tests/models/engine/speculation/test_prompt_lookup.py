@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.speculation.prompt_lookup import Lookup
+from models.engine.speculation.prompt_lookup import PromptLookup
 
 TEXTS = st.lists(st.integers(0, 3), max_size=60)
 
@@ -26,7 +26,7 @@ def slow_draft(tokens: list[int], most: int) -> list[int]:
 
 @given(tokens=TEXTS, most=st.integers(0, 12), cuts=st.lists(st.integers(0, 60), max_size=4))
 def test_it_finds_what_a_search_finds_however_the_text_came(tokens: list[int], most: int, cuts: list[int]) -> None:
-    lookup = Lookup()
+    lookup = PromptLookup()
     for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), 60], strict=True):
         lookup.extend(tokens[begin:end])
     assert len(lookup) == len(tokens)
@@ -34,7 +34,7 @@ def test_it_finds_what_a_search_finds_however_the_text_came(tokens: list[int], m
 
 
 def test_a_copy_is_continued_and_a_new_word_is_not() -> None:
-    lookup = Lookup()
+    lookup = PromptLookup()
     lookup.extend([1, 2, 3, 4, 5, 6, 9, 2, 3])
     assert lookup.draft(3) == [4, 5, 6]
     lookup.extend([7])
@@ -42,12 +42,12 @@ def test_a_copy_is_continued_and_a_new_word_is_not() -> None:
 
 
 def test_the_longer_match_goes_before_the_later_one() -> None:
-    lookup = Lookup()
+    lookup = PromptLookup()
     lookup.extend([1, 2, 3, 50, 8, 2, 3, 60, 1, 2, 3])
     assert lookup.draft(1) == [50]
 
 
 def test_a_loop_goes_round() -> None:
-    lookup = Lookup()
+    lookup = PromptLookup()
     lookup.extend([5, 1, 2, 1, 2])
     assert lookup.draft(5) == [1, 2, 1, 2, 1]

@@ -5,10 +5,10 @@ from concurrent.futures import Future
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
-from models.engine.passes import CALM_STEPS, MAX_PASSES
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Completion, EngineError, EngineRequest, NumericalError, OutOfMemory, StepFailed
 from models.engine.runner import StepPlan
+from models.engine.step_runner import CALM_STEPS, MAX_PASSES
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
 
 
@@ -34,11 +34,13 @@ class Poisoned(Watched):
         return sizes
 
 
-def engine_of(runner: Watched, *, max_slots: int = 32, clock: Clock | None = None) -> Engine:
-    return Engine(runner, Bytes, EngineConfig(max_slots, 512), on_deltas=lambda deltas: None, clock=clock or Clock(0.0))
+def engine_of(runner: Watched, *, max_slots: int = 32, clock: Clock | None = None) -> LLMEngine:
+    return LLMEngine(
+        runner, Bytes, EngineConfig(max_slots, 512), on_deltas=lambda deltas: None, clock=clock or Clock(0.0)
+    )
 
 
-def submit(engine: Engine, requests: list[EngineRequest]) -> list[Future[Completion]]:
+def submit(engine: LLMEngine, requests: list[EngineRequest]) -> list[Future[Completion]]:
     return [engine.submit(request) for request in requests]
 
 

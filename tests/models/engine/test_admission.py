@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest
 from models.engine.scheduling.length_estimator import FEWEST
 from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until_idle
@@ -10,13 +10,13 @@ from tests.models.engine.rig import Bytes, Watched, alone, ask, step, step_until
 MAX_TOKENS = 1024
 
 
-def engine_of(*, num_blocks: int, max_slots: int = 64) -> Engine:
+def engine_of(*, num_blocks: int, max_slots: int = 64) -> LLMEngine:
     runner = Watched(num_blocks=num_blocks, block_tokens=4, context_window=8192)
     config = EngineConfig(max_slots, step_tokens=512)
-    return Engine(runner, Bytes, config, on_deltas=lambda deltas: None)
+    return LLMEngine(runner, Bytes, config, on_deltas=lambda deltas: None)
 
 
-def teach(engine: Engine, num_tokens: int) -> None:
+def teach(engine: LLMEngine, num_tokens: int) -> None:
     """Let outputs of one length end."""
     for number in range(FEWEST):
         engine.submit(ask(f"lesson {number}", max_tokens=num_tokens, ignore_eos=True))
@@ -26,7 +26,7 @@ def teach(engine: Engine, num_tokens: int) -> None:
 def test_before_anything_is_known_each_request_may_use_all_that_it_asks_for() -> None:
     engine = engine_of(num_blocks=10, max_slots=3)
     has_credit: list[bool] = []
-    engine.on_credit = lambda: has_credit.append(engine.can_admit(20, 20))
+    engine.on_room = lambda: has_credit.append(engine.can_admit(20, 20))
     assert engine.can_admit(20, 20)
     engine.submit(ask("12345", max_tokens=15))  # five of ten blocks, though it holds none yet
     assert (engine.can_admit(5, 15), engine.can_admit(6, 15)) == (True, False)
@@ -58,14 +58,14 @@ def test_what_is_expected_is_what_outputs_were_like_and_never_more_than_was_aske
     assert (engine.can_admit(24, 8), engine.can_admit(25, 8)) == (True, False)
 
 
-def run_by_the_gate(engine: Engine, requests: list[EngineRequest]) -> list[int]:
+def run_by_the_gate(engine: LLMEngine, requests: list[EngineRequest]) -> list[int]:
     """Submit whenever there is room, as a worker does, and return how many were inside at each step."""
     waiting = deque(requests)
     inside: list[int] = []
-    while waiting or engine._inside:
+    while waiting or engine._active:
         while waiting and engine.can_admit(len(waiting[0].prompt), waiting[0].sampling.max_tokens):
             engine.submit(waiting.popleft())
-        inside.append(len(engine._inside))
+        inside.append(len(engine._active))
         step(engine)
     return inside
 

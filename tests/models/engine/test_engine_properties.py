@@ -12,17 +12,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
     Completion,
     Delta,
+    EmittedOutput,
     EngineError,
     EngineRequest,
     EngineStopped,
     FinishReason,
     NumericalError,
     OutOfMemory,
-    Progress,
     RequestTooLong,
     StepFailed,
 )
@@ -61,7 +61,7 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.config = EngineConfig(max_slots, step_tokens, stretch=stretch)
         self.deltas: dict[str, list[Delta]] = {}
-        self.engine = Engine(
+        self.engine = LLMEngine(
             self.runner,
             Bytes,
             self.config,
@@ -128,10 +128,10 @@ class EngineMachine(RuleBasedStateMachine):
 
     def step_once(self) -> None:
         self.now += 1
-        inside = list(self.engine._inside)
+        inside = list(self.engine._active)
         num_plans = len(self.runner.plans)
         step(self.engine)
-        assert not (self.cancelled | self.handed_back) & self.engine._inside.keys(), "told to end, and still inside"
+        assert not (self.cancelled | self.handed_back) & self.engine._active.keys(), "told to end, and still inside"
         if plans := self.runner.plans[num_plans:]:
             self.check_step(plans, inside)
 
@@ -149,17 +149,17 @@ class EngineMachine(RuleBasedStateMachine):
         deadline = self.requests[name].deadline
         return deadline is not None and self.now >= deadline
 
-    @precondition(lambda self: self.engine._inside)
+    @precondition(lambda self: self.engine._active)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.engine._inside)))
+        name = data.draw(st.sampled_from(sorted(map(str, self.engine._active))))
         assert self.engine.cancel(name)
         self.cancelled.add(name)
 
-    @precondition(lambda self: self.engine._inside)
+    @precondition(lambda self: self.engine._active)
     @rule(data=st.data())
     def poison(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.engine._inside)))
+        name = data.draw(st.sampled_from(sorted(map(str, self.engine._active))))
         self.runner.not_finite.add(name)
         self.poisoned.add(name)
 
@@ -167,45 +167,45 @@ class EngineMachine(RuleBasedStateMachine):
     def fail_the_next_passes(self, error: type[Exception], times: int) -> None:
         self.runner.failures += [error("injected") for _ in range(times)]
 
-    @precondition(lambda self: self.engine._inside)
+    @precondition(lambda self: self.engine._active)
     @rule(data=st.data())
     def hand_back(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.engine._inside)))
+        name = data.draw(st.sampled_from(sorted(map(str, self.engine._active))))
         assert self.engine.cancel(name, FinishReason.HANDED_BACK)
         self.handed_back.add(name)
 
     @rule()
     def ask_for_credit(self) -> None:
         capacity = self.runner.num_blocks * self.runner.block_tokens
-        is_empty = not self.engine._inside
+        is_empty = not self.engine._active
         assert self.engine.can_admit(capacity, 10) == is_empty, "more than everything finds room when all are gone"
-        assert not self.engine.can_admit(1, 1, count=self.config.max_slots - len(self.engine._inside) + 1)
+        assert not self.engine.can_admit(1, 1, count=self.config.max_slots - len(self.engine._active) + 1)
 
     @invariant()
     def blocks_are_conserved(self) -> None:
         pool, scheduler = self.engine._pool, self.engine._scheduler
         self.engine.audit()
-        held = {block for live in scheduler.running for block in live.blocks}
+        held = {block for seq in scheduler.running for block in seq.blocks}
         assert pool.num_free + len(held) == pool.num_blocks
-        assert not any(live.blocks for live in scheduler.waiting)
+        assert not any(seq.blocks for seq in scheduler.waiting)
 
     @invariant()
     def what_is_shared_is_the_same_and_of_one_salt(self) -> None:
         seen: dict[int, tuple[str, list[int]]] = {}
-        for live in self.engine._scheduler.running:
-            known = [*live.request.prompt, *live.output]
-            for number, block in enumerate(live.blocks, 1):
+        for seq in self.engine._scheduler.running:
+            known = [*seq.request.prompt, *seq.output]
+            for number, block in enumerate(seq.blocks, 1):
                 end = number * self.runner.block_tokens
-                content = live.request.cache_salt, known[:end]
+                content = seq.request.cache_salt, known[:end]
                 assert seen.setdefault(block, content) == content
-                seen[block] = content if end <= live.num_cached else ("", [-1])  # the rest is one's own
+                seen[block] = content if end <= seq.num_cached else ("", [-1])  # the rest is one's own
 
     @invariant()
     def nobody_overtakes(self) -> None:
         """The oldest of all comes before everybody; in each class the older are served before the younger."""
-        arrivals = {name: number for number, name in enumerate(self.engine._inside)}
+        arrivals = {name: number for number, name in enumerate(self.engine._active)}
         running, waiting = (
-            [(live.request.class_rank, arrivals[live.id]) for live in lives if arrivals[live.id]]
+            [(seq.request.class_rank, arrivals[seq.id]) for seq in lives if arrivals[seq.id]]
             for lives in (self.engine._scheduler.running, self.engine._scheduler.waiting)
         )
         assert sorted(running) == running
@@ -218,7 +218,7 @@ class EngineMachine(RuleBasedStateMachine):
     def everybody_is_inside_or_has_one_outcome(self) -> None:
         assert not self.runner.breaches
         for name, future in self.futures.items():
-            assert future.done() != (name in self.engine._inside)
+            assert future.done() != (name in self.engine._active)
             assert self.outcomes[name] == future.done()
 
     def check_outcome(self, name: str, future: Future[Completion]) -> None:
@@ -234,7 +234,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert not isinstance(error, StepFailed) or isinstance(error.__cause__, RuntimeError)
         if error is not None:
             assert isinstance(error, EngineError)
-            assert error.progress == Progress(
+            assert error.progress == EmittedOutput(
                 tuple(delta.text for delta in self.deltas.get(name, [])),
                 tuple(delta.token_ids for delta in self.deltas.get(name, [])),
             )
@@ -266,7 +266,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def finish(self) -> None:
         for _ in range(5000):
-            if not self.engine._inside:
+            if not self.engine._active:
                 return
             self.step_once()
         raise AssertionError("somebody never ends")
@@ -279,7 +279,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.check_outcome(name, future)
         assert not self.runner.breaches
         assert self.engine._pool.num_free == self.runner.num_blocks
-        assert sorted(self.runner.forgotten) == sorted(self.futures)
+        assert sorted(map(str, self.runner.forgotten)) == sorted(self.futures)
 
 
 class StoppingMachine(EngineMachine):
@@ -287,7 +287,7 @@ class StoppingMachine(EngineMachine):
 
     def finish(self) -> None:
         self.engine.stop(timeout_s=0)
-        assert not self.engine._inside
+        assert not self.engine._active
         self.everybody_is_inside_or_has_one_outcome()
 
 
@@ -300,7 +300,7 @@ TestStoppingMachine.settings = settings(max_examples=15, stateful_step_count=25,
 def test_output_is_the_same_alone_and_in_any_batch() -> None:
     """A pool far too small for the load: everybody is preempted, some many times."""
     runner = Watched(num_blocks=24, block_tokens=4)
-    engine = Engine(runner, Bytes, EngineConfig(max_slots=12, step_tokens=9), on_deltas=lambda deltas: None)
+    engine = LLMEngine(runner, Bytes, EngineConfig(max_slots=12, step_tokens=9), on_deltas=lambda deltas: None)
     requests = [ask(f"prompt {n}" * (1 + n % 4), max_tokens=40, ignore_eos=n % 3 == 0) for n in range(40)]
     futures = [engine.submit(request) for request in requests]
     step_until_idle(engine)

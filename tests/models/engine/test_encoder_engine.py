@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from models.engine.encoder_loop import EncodeConfig, EncodeEngine
+from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.requests import (
     Encoded,
     EncodeRequest,
@@ -187,7 +187,7 @@ def test_a_stop_tells_those_who_wait_even_if_a_pass_hangs(start: Start) -> None:
 def test_room_is_slots_and_what_waits_already(start: Start) -> None:
     gate, made_room = Gate(), threading.Event()
     engine = start(gate)
-    engine.on_credit = made_room.set
+    engine.on_room = made_room.set
     assert engine.can_admit(10_000, 0), "when nothing waits, whatever it is"
     engine.submit(ask("first"))
     assert gate.entered.wait(WAIT_S)

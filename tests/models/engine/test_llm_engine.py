@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from models.engine.loop import Engine, EngineConfig
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
     Completion,
     Delta,
@@ -25,13 +25,13 @@ from models.engine.runner import RunnerBroken, Sampled, StepPlan
 from models.runners.fake import FakeRunner
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Watched, alone, ask, check_answers
 
-Start = Callable[..., Engine]
+Start = Callable[..., LLMEngine]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start engines whose threads are gone when the test ends."""
-    engines: list[Engine] = []
+    engines: list[LLMEngine] = []
 
     def start_one(
         runner: FakeRunner,
@@ -39,8 +39,8 @@ def start() -> Iterator[Start]:
         max_slots: int = 8,
         step_tokens: int = 64,
         on_deltas: Callable[[list[Delta]], None] = lambda deltas: None,
-    ) -> Engine:
-        engine = Engine(runner, Bytes, EngineConfig(max_slots, step_tokens), on_deltas=on_deltas)
+    ) -> LLMEngine:
+        engine = LLMEngine(runner, Bytes, EngineConfig(max_slots, step_tokens), on_deltas=on_deltas)
         engines.append(engine)
         engine.start()
         return engine
@@ -187,7 +187,7 @@ def test_callbacks_that_raise_change_nothing(start: Start, error: BaseException)
         raise error
 
     engine = start(FakeRunner(), on_deltas=fail)
-    engine.on_credit = fail
+    engine.on_room = fail
     requests = [ask(f"{n}") for n in range(4)]
     futures = [engine.submit(request) for request in requests]
     for future in futures:
@@ -201,7 +201,7 @@ def test_a_failure_of_the_books_still_tells_everybody(start: Start, monkeypatch:
     engine = start(FakeRunner(fault=gate))
     futures = [engine.submit(ask(f"{n}", max_tokens=1)) for n in range(3)]
     assert gate.entered.wait(WAIT_S)
-    monkeypatch.setattr(engine._scheduler, "remove", lambda live: 1 / 0)
+    monkeypatch.setattr(engine._scheduler, "remove", lambda seq: 1 / 0)
     gate.open()
     assert futures[0].exception(WAIT_S) is None  # it had ended when the books failed
     assert [type(future.exception(WAIT_S)) for future in futures[1:]] == [EngineStopped] * 2
@@ -211,7 +211,7 @@ def test_a_failure_of_the_books_still_tells_everybody(start: Start, monkeypatch:
 class Crowd:
     """Threads that submit 200 requests, and cancel every third as soon as it is in."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: LLMEngine) -> None:
         self.engine = engine
         self.accepted: dict[str, tuple[EngineRequest, Future[Completion]]] = {}
         self.outcomes: Counter[str] = Counter()
@@ -299,7 +299,7 @@ def test_stop_does_not_wait_for_ever_for_a_step_that_hangs(start: Start) -> None
 
 
 def test_an_engine_that_was_never_started_tells_everybody_too() -> None:
-    engine = Engine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
+    engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=lambda deltas: None)
     future = engine.submit(ask())
     assert not engine.is_healthy(WAIT_S)
     engine.stop(WAIT_S)
@@ -323,7 +323,7 @@ def test_a_callback_may_submit_the_next_request(start: Start) -> None:
 def test_health_and_the_age_of_the_last_step() -> None:
     clock = Clock(50.0)
     runner = Watched()
-    engine = Engine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None, clock=clock)
+    engine = LLMEngine(runner, Bytes, EngineConfig(), on_deltas=lambda deltas: None, clock=clock)
     gate = Gate()
     runner._fault = gate
     engine.start()

@@ -1,0 +1,202 @@
+"""The engine for encoders: schedule, run, postprocess. A request brings whole inputs, and each input gets one vector.
+
+    schedule      end cancelled and late requests, then choose the next inputs of the others
+    run           compute the inputs in passes of similar lengths; a pass that raises is split in halves
+    postprocess   give each request its vectors, complete the requests that have all of them
+
+The thread, the lock and the futures are ``batching_engine``'s. A request that fails does not fail its neighbours.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from models.engine.batching_engine import BatchingEngine, failure_of, ignore
+from models.engine.requests import (
+    Encoded,
+    EncodeRequest,
+    EncodeRow,
+    EngineError,
+    EngineStats,
+    FinishReason,
+    NumericalError,
+    RequestInvalid,
+    RequestTooLong,
+)
+from models.engine.runner import Encoder, RunnerBroken
+from models.engine.scheduling.packing import PendingInputs, choose, pack
+from models.engine.sequences.request_state import RequestState
+from models.engine.step_runner import MAX_PASSES
+
+log = logging.getLogger(__name__)
+
+STEPS_AHEAD = 2
+"""The engine takes at most the tokens of this many steps in advance; another worker can take the rest."""
+
+Vector = bytes | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeConfig:
+    """At most ``max_slots`` requests are active; about ``step_tokens`` tokens are computed in a step."""
+
+    max_slots: int = 32
+    step_tokens: int = 4096
+
+
+class EncodeState(RequestState):
+    """An active request: its vectors so far, and the indices of the inputs without one, the longest first."""
+
+    def __init__(self, request: EncodeRequest, now: float) -> None:
+        super().__init__(now)
+        self.request: EncodeRequest = request
+        self.num_tokens = 0
+        self.vectors: list[bytes] = [b""] * len(request.inputs)
+        self.pending = sorted(range(len(request.inputs)), key=lambda index: -len(request.inputs[index]))
+
+    def pending_inputs(self) -> PendingInputs:
+        """Return the inputs that are still to compute, as ``packing`` takes them."""
+        lengths = [len(self.request.inputs[index]) for index in self.pending]
+        return PendingInputs(lengths, self.num_tokens, self.request.class_rank)
+
+    def row(self, index: int) -> EncodeRow:
+        """Return an input as the encoder takes it."""
+        return EncodeRow(self.request.id, self.request.inputs[index], self.request.dimensions)
+
+    def result(self, reason: FinishReason, now: float) -> Encoded:
+        """Return the result of a request that ends."""
+        vectors = tuple(self.vectors) if reason is FinishReason.STOP else ()
+        return Encoded(self.request.id, vectors, reason, self.num_tokens, now - self.submitted_at)
+
+
+Plan = list[tuple[EncodeState, int]]
+"""The inputs of a step: each with its request and its index there."""
+
+
+class EncodeEngine(BatchingEngine[EncodeRequest, Encoded, EncodeState]):
+    """Batches the inputs of many requests on one encoder."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: EncodeConfig,
+        *,
+        on_room: Callable[[], None] = ignore,
+        on_failed: Callable[[BaseException], None] = ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(
+            max_slots=config.max_slots, on_deltas=ignore, on_room=on_room, on_failed=on_failed, clock=clock
+        )
+        self._encoder = encoder
+        self._config = config
+
+    @property
+    def capacity_tokens(self) -> None:
+        """None: only the context window limits the length of an input."""
+
+    def stats(self) -> EngineStats:
+        """Return the current statistics; KV blocks, output tokens and drafts are 0."""
+        with self._changed:
+            running = sum(state.num_tokens > 0 for state in self._active.values())
+            return self._counters.stats(
+                running=running,
+                waiting=len(self._active) - running,
+                max_slots=self._max_slots,
+                last_step_age_s=self._step_age_s(),
+                free_blocks=0,
+                total_blocks=0,
+                preempted=0,
+                cached_tokens=0,
+                evicted_blocks=0,
+                drafted_tokens=0,
+                accepted_tokens=0,
+            )
+
+    def _step(self) -> None:
+        plan = self._schedule()
+        if plan:
+            self._postprocess(plan, self._run([state.row(index) for state, index in plan]))
+
+    def _schedule(self) -> Plan:
+        """End the requests that must end now, and choose the inputs of the next step."""
+        now = self._clock()
+        with self._locked() as outbox:
+            for state in list(self._active.values()):
+                reason = state.forced_end(now)
+                if reason is not None:
+                    self._complete(state, state.result(reason, now), outbox)
+            active = list(self._active.values())
+        counts = choose([state.pending_inputs() for state in active], self._config.step_tokens)
+        return [(state, index) for state, count in zip(active, counts, strict=True) for index in state.pending[:count]]
+
+    def _run(self, rows: Sequence[EncodeRow]) -> list[Vector]:
+        """Return for each row its vector or its error. Raises RunnerBroken."""
+        found: list[Vector] = [b""] * len(rows)
+        waiting = deque(pack([len(row.tokens) for row in rows], self._config.step_tokens))
+        most_passes = len(waiting) + MAX_PASSES
+        num_passes = 0
+        while waiting:
+            batch = waiting.popleft()
+            vectors = self._run_pass([rows[index] for index in batch])
+            num_passes += 1
+            if isinstance(vectors, list):
+                for index, vector in zip(batch, vectors, strict=True):
+                    found[index] = vector or NumericalError("the model's numbers were not finite")
+            elif len(batch) == 1 or num_passes >= most_passes:
+                for index in batch:
+                    found[index] = vectors
+            else:
+                log.warning("pass_split rows=%d error=%s", len(batch), type(vectors).__name__)
+                half = len(batch) // 2
+                waiting.extendleft((batch[half:], batch[:half]))
+        return found
+
+    def _run_pass(self, rows: Sequence[EncodeRow]) -> list[bytes | None] | Exception:
+        try:
+            vectors = self._encoder.run(rows)
+            if len(vectors) != len(rows):
+                raise ValueError("the encoder's vectors do not match the rows")
+        except RunnerBroken:
+            raise
+        except Exception as error:  # noqa: BLE001 - every error becomes the outcome of the rows that caused it
+            return error
+        finally:
+            with self._changed:
+                self._note_progress()
+                self._counters.count_pass()
+                self._counters.count_batch(len(rows), len(rows))
+        return vectors
+
+    def _postprocess(self, plan: Plan, vectors: Sequence[Vector]) -> None:
+        """Give each request its vectors, and complete or fail the requests that end."""
+        now = self._clock()
+        with self._locked() as outbox:
+            for (state, index), vector in zip(plan, vectors, strict=True):
+                if state.id not in self._active:
+                    continue  # an earlier input has failed it, or a stop that did not wait for this step
+                if isinstance(vector, Exception):
+                    error = vector if isinstance(vector, EngineError) else failure_of(vector, "pass")
+                    self._fail(state, error, outbox)
+                    continue
+                state.vectors[index] = vector
+                state.pending.remove(index)
+                num_tokens = len(state.request.inputs[index])
+                state.num_tokens += num_tokens
+                self._counters.count_tokens(prompt=num_tokens)
+                if not state.pending:
+                    self._complete(state, state.result(FinishReason.STOP, now), outbox)
+
+    def _new_state(self, request: EncodeRequest) -> EncodeState:
+        if not request.inputs or not all(request.inputs):
+            raise RequestInvalid("a request needs an input, and each input a token")
+        longest = max(map(len, request.inputs))
+        if longest > self._encoder.context_window:
+            raise RequestTooLong(f"an input has {longest} tokens, but at most {self._encoder.context_window} fit")
+        return EncodeState(request, self._clock())
+
+    def _has_capacity(self, num_prompt: int, _max_tokens: int, count: int) -> bool:
+        pending = sum(state.request.num_tokens - state.num_tokens for state in self._active.values())
+        return pending + (count - 1) * num_prompt < STEPS_AHEAD * self._config.step_tokens
