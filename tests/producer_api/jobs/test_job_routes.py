@@ -94,6 +94,15 @@ def test_prefer_wait_that_is_too_short_answers_202(api: httpx2.Client) -> None:
     assert (response.status_code, response.json()["status"]) == (202, "queued")
 
 
+def test_a_long_poll_whose_time_is_over_shows_the_job_as_it_is_then(api: httpx2.Client, worker: ScriptedWorker) -> None:
+    job_id = submit(api)
+    timer = threading.Timer(0.4, worker.claim, [job_id])
+    timer.start()
+    job = api.get(f"/v1/jobs/{job_id}", params={"wait": 2}).json()
+    timer.join()
+    assert job["status"] == "running", "it was queued when the poll began"
+
+
 @pytest.mark.usefixtures("no_ticks")
 def test_a_long_poll_wakes_when_the_job_ends(api: httpx2.Client, worker: ScriptedWorker) -> None:
     job_id = submit(api)

@@ -1,6 +1,7 @@
 """How old a count of what is queued may be, which decides whether there is room for one more job."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from producer_api.submission import queue_limits
 from producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, Room
 from store.db.database import Database
 from store.ids import new_id
+from store.jobs.acceptance import Idempotency
 from store.jobs import jobs
 from store.jobs.jobs import Accepted, NewJob
 from store.payloads.job_payload import ServiceClass
@@ -86,3 +88,31 @@ def test_a_sixteenth_of_the_bound_is_far_from_it_and_no_more(
 
 def test_the_bound_is_kept_whatever_the_age(enter: Callable[[int, Sequence[float]], list[bool]]) -> None:
     assert enter(3, [0, 0, 2 * KEEP_S, 4 * KEEP_S, 6 * KEEP_S]) == [True] * 3 + [False] * 2
+
+
+def test_what_is_replayed_takes_no_room(settings: Settings, db: Database, tenant: str) -> None:
+    one = Room(settings.model_copy(update={"max_queued_jobs": 2}), db, clock=lambda: 0.0)
+    sent = replace(_job(tenant), idempotency=Idempotency("/v1/jobs", "a-key", "a-body"))
+    first, *again = [
+        one.accept([replace(sent, id=new_id("job"))], lambda new: jobs.accept(db, new))[0] for _ in range(3)
+    ]
+    assert isinstance(first, Accepted)
+    assert again == [Accepted(first.job_id, replayed=True, announced=False)] * 2
+    (other,) = one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
+    assert isinstance(other, Accepted), "one job is queued, and there is room for two"
+
+
+def test_half_of_what_may_be_queued_is_left_by_batches(settings: Settings, db: Database, tenant: str) -> None:
+    clock = [0.0]
+    bounds = {"max_queued_jobs": 12, "max_queued_jobs_per_tenant": 8}
+    one = Room(settings.model_copy(update=bounds), db, clock=lambda: clock[0])
+    left = []
+    for _ in range(6):
+        left.append(one.slack(tenant))
+        one.accept([_job(tenant)], lambda new: jobs.accept(db, new))
+        clock[0] += 2 * KEEP_S
+    assert left == [4, 3, 2, 1, 0, 0]
+    assert one.slack("another") == 0, "half of what all tenants may have queued is taken"
+    full = settings.model_copy(update={"max_queued_tokens_per_tenant": 2 * 6 * 10})
+    assert Room(full, db).slack(tenant) == 0, "half of the tokens are"
+    assert Room(full, db).slack("another") > 0

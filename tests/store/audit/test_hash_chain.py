@@ -104,6 +104,12 @@ def test_a_changed_field_is_found_in_its_row(rows: list[Row], data: st.DataObjec
     assert len(findings) == (2 if name in ("seq", "tenant_id") else 1)
 
 
+def test_a_field_that_no_hash_vouches_for_is_found() -> None:
+    rows = write([{}, {}, {}])
+    forged = [rows[0], rows[1] | {"approved_by": "nobody"}, rows[2]]
+    assert told(verify(forged, head_of(rows))) == [(Problem.CHANGED, 2, rows[1]["id"])]
+
+
 @settings(max_examples=40)
 @given(CHAINS, st.data())
 def test_a_row_that_was_written_anew_is_found_with_its_hash_made_right(rows: list[Row], data: st.DataObject) -> None:
