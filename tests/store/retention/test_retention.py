@@ -280,3 +280,24 @@ class TestPurges:
         assert self.purge(db, Scope(tenant, before=row["created_at"])) == 0
         assert self.purge(db, Scope(tenant)) == 1
         assert query("SELECT count(*) AS n FROM jobs") == [{"n": 8}]
+
+    def test_a_line_of_a_batch_that_lives_is_left_alone(
+        self, db: Database, tenant: str, make_job: MakeJob, settings: Settings
+    ) -> None:
+        draft = open_blobs(settings).create()
+        draft.write(b"content")
+        file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+        new = NewBatch("/v1/completions", "24h", 3600, {}, None, "one", "key", "key_1", None)
+        batch_id = create_batch(db, tenant, new, file).id
+        begin(db, tenant, batch_id, num_total=1, model="tiny")
+        job = make_job()
+        batch = harvest(db, tenant, batch_id).batch
+        assert take_lines(db, batch, [TakenLine(1, "a", job)], next_line=2, next_offset=9)
+        end(db, tenant, job.id)
+        found = count(db, Scope(tenant))
+        assert (found["jobs"], found["live"]) == (0, 1)
+        assert self.purge(db, Scope(tenant)) == 0, "the batch still has to read it"
+        harvest(db, tenant, batch_id)
+        finalize(db, tenant, batch_id)
+        assert end_batch(db, harvest(db, tenant, batch_id).batch, BatchStatus.COMPLETED, Results())
+        assert self.purge(db, Scope(tenant)) == 1

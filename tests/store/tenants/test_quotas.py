@@ -97,6 +97,11 @@ def test_what_is_used_follows_a_jobs_life_whether_it_is_added_up_or_not(
         assert quotas.usage_of(db, tenant, "key_a") == Usage(1, 0, Decimal(10), Decimal(7)), "it cost what it used"
         assert quotas.usage_of(db, tenant) == Usage(2, 10, Decimal(20), Decimal(7))
         quotas.fold(db)
+    later = make_job(input_tokens=4, cost_tokens=10, api_key_id="key_a")
+    accept(db, [later])
+    end(db, later.id, num_input=4, num_output=1)
+    quotas.fold(db)
+    assert quotas.usage_of(db, tenant, "key_a").spent == 7 + 5, "it is added to what was added up before"
     assert quotas.forget_empty(db) == 0
 
 

@@ -281,6 +281,19 @@ def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submi
     assert hinted(redis_client) == jobs  # they are all there, however long nobody takes them
 
 
+def test_hints_that_are_announced_again_take_their_room_in_the_window(
+    make: Make, submit: Submit, redis_client: redis.Redis
+) -> None:
+    dispatcher = make(ready_window=10, reannounce_s=0.05)
+    lost = submit(6)
+    dispatcher.top_up()
+    redis_client.delete(QUEUE)
+    waiting = submit(20)
+    time.sleep(0.1)
+    dispatcher.top_up()
+    assert set(hinted(redis_client)) == {*lost, *waiting[:4]}
+
+
 def test_a_wiped_redis_is_filled_again_at_once(
     dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
 ) -> None:
