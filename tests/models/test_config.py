@@ -22,6 +22,7 @@ def test_what_is_left_out_has_the_families_defaults() -> None:
     assert config.rope == Rope(10_000.0)
     assert not config.tie_embeddings
     assert config.windows == (None, None, None)
+    assert parse_config(LLAMA | {"model_type": "qwen3"}).head_dim == 128
 
 
 def test_both_spellings_of_rope_mean_the_same() -> None:

@@ -163,7 +163,9 @@ def test_an_empty_input_fails(openai: OpenAI) -> None:
     assert [error.code for error in failed.errors.data or []] == ["empty_file"]
 
 
-def test_a_cancelled_batch_publishes_what_it_has(openai: OpenAI, worker: ScriptedWorker, db: Database) -> None:
+def test_a_cancelled_batch_publishes_what_it_has(
+    openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str
+) -> None:
     batch = make(openai, [line(f"r{n}") for n in range(200)])
     wait(openai, batch, lambda _: len(under_way(db)) >= 60)
     first, running, *_ = under_way(db)
@@ -179,6 +181,7 @@ def test_a_cancelled_batch_publishes_what_it_has(openai: OpenAI, worker: Scripte
     while under_way(db) != [running]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    assert batch_steps.cancel_jobs(db, tenant, batch.id) == ([], []), "it is asked once"
     worker.obey_cancel(attempt)
     ended = wait_for(openai, batch, "cancelled")
     assert ended.cancelled_at is not None

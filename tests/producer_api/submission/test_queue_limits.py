@@ -9,8 +9,8 @@ from producer_api.submission import queue_limits
 from producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, Room
 from store.db.database import Database
 from store.ids import new_id
-from store.jobs.acceptance import Idempotency
 from store.jobs import jobs
+from store.jobs.acceptance import Idempotency
 from store.jobs.jobs import Accepted, NewJob
 from store.payloads.job_payload import ServiceClass
 from store.scheduling import backlog

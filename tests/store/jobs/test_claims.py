@@ -11,6 +11,7 @@ from store.jobs.jobs import get, request_cancel, stored_deltas, timeline
 from store.jobs.sweeps import sweep_leases
 from store.jobs.unclaimed import still_running
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
+from store.payloads.logprobs import TokenLogprobs
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
 from store.webhooks.endpoints import create_endpoint
@@ -281,6 +282,17 @@ class TestRelease:
         assert job.error is not None
         assert (job.error["code"], job.error["attempt"]) == ("max_attempts_exceeded", 1)
         assert query("SELECT state FROM job_terminal") == [{"state": "failed"}]
+
+    def test_a_later_checkpoint_replaces_the_one_before_it_as_a_whole(
+        self, db: Database, accept_one: AcceptOne
+    ) -> None:
+        job_id = accept_one()
+        for epoch in (1, 2):
+            likely = (TokenLogprobs(epoch, -0.5, ()),)
+            emitted = Checkpoint(("said",) * epoch, ((epoch,),) * epoch, ((epoch, 0),), (likely,) * epoch)
+            take(db, job_id)
+            assert release(db, [Release(job_id, epoch, checkpoint=emitted)]) == {job_id}
+        assert take(db, job_id)[job_id].checkpoint == emitted
 
     def test_a_job_that_ends_by_it_leaves_nothing_to_go_on_from(
         self, db: Database, accept_one: AcceptOne, query: Query

@@ -126,6 +126,23 @@ def test_all_leases_are_renewed_while_the_engine_steps(desk: Desk) -> None:
     assert {desk.held.renewed_at(attempt) for attempt in attempts} == {1005.0}
 
 
+def test_a_lease_counts_from_before_the_renewal_was_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the answer is, the worker never believes that a lease lasts longer than it does."""
+    (attempt,) = desk.claim(1)
+    renew = desk.ledger.renew
+
+    def slow(held: Mapping[str, int]) -> claims.Renewal:
+        renewal = renew(held)
+        desk.now += 7
+        return renewal
+
+    monkeypatch.setattr(desk.ledger, "renew", slow)
+    desk.engine.steps += 1
+    desk.now += 5
+    desk.keeper.renew_once()
+    assert desk.held.renewed_at(attempt) == 1005.0
+
+
 @pytest.mark.parametrize(("running", "waiting"), [(1, 0), (0, 1)])
 def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk, running: int, waiting: int) -> None:
     desk.engine.running, desk.engine.waiting = running, waiting
