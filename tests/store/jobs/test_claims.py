@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from store.db.database import Database
+from store.db.presence import GONE_AFTER_S, beat_worker
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.jobs.jobs import get, request_cancel, stored_deltas, timeline
 from store.jobs.sweeps import sweep_leases
@@ -244,6 +245,17 @@ def test_a_job_that_has_ended_is_not_taken_for_one_that_is_locked(db: Database, 
     assert finish(db, [success(held[job_id])]) == {job_id}
     assert finish(db, [success(held[job_id])]) == set()
     assert still_running(db, {job_id: 1, running: 1}) == {running}
+
+
+def test_what_is_too_long_for_a_worker_is_left_to_one_that_can_hold_it_and_lives(
+    db: Database, accept_one: AcceptOne, query: Query
+) -> None:
+    job_id = accept_one(cost_tokens=100)
+    beat_worker(db, "small", QUEUE, 50)
+    beat_worker(db, "large", QUEUE, 100)
+    assert claim(db, "small", QUEUE, [job_id], 60, capacity=50) == {}
+    query(f"UPDATE worker_processes SET seen_at = now() - interval '{GONE_AFTER_S + 1} s' WHERE id = 'large'")
+    assert set(claim(db, "small", QUEUE, [job_id], 60, capacity=50)) == {job_id}, "nobody else takes it"
 
 
 class TestRelease:

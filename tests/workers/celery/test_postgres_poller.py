@@ -129,6 +129,13 @@ def test_jobs_that_no_message_announces_are_claimed_as_far_as_there_is_room(benc
     assert sorted(attempt.job_id for attempt in recorder.ended) == sorted(ids)
 
 
+def test_places_for_which_no_job_was_found_are_given_back(bench: Bench, direct: Claims) -> None:
+    bench.submit(2)
+    recorder, admission = direct(room=4)
+    wait_for(lambda: len(recorder.running) == 2, "both run")
+    wait_for(lambda: admission.in_flight == 2, "no place is held for nobody")
+
+
 def test_while_messages_come_nothing_is_claimed_without_one(bench: Bench, direct: Claims) -> None:
     recorder, admission = direct(after_s=2.5)
     with messages(admission):
