@@ -1,14 +1,15 @@
-"""The README's fenced blocks, for whoever runs them as they stand."""
+"""The fenced blocks of the README and of docs/clients.md, for tests that run them as they stand."""
 
 import re
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (ROOT / "README.md").read_text() + (ROOT / "docs/clients.md").read_text()
 
 
 def block(language: str, words: str) -> str:
     """The fenced block of a language that contains ``words``."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", DOCUMENTS, re.MULTILINE | re.DOTALL)
     (found,) = [text for text in blocks if words in text]
     return str(found)
 
