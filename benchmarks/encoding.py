@@ -34,8 +34,8 @@ from models.loading.quality_texts import TEXTS
 from models.runners.encoder import encoder_for
 from prompts.embedding import embed_inputs, read_embedder
 from prompts.tokenizer import load_tokenizer
-from store.payloads.job_payload import EmbedInput
 from store.settings import load_settings
+from store.tasks.embed import EmbedInput
 
 BATCH = 32
 MOST_CHARS = 500

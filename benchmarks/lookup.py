@@ -29,8 +29,8 @@ from prompts.detokenizer import Detokenizer
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer, load_tokenizer
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.job_payload import GenerateInput
 from store.settings import Settings
+from store.tasks.generate import GenerateInput
 
 console = Console(stderr=True)
 

@@ -9,7 +9,8 @@ import random
 from dataclasses import dataclass
 
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.job_payload import GenerateInput, GeneratePayload, Sampling
+from store.payloads.sampling_params import Sampling
+from store.tasks.generate import GenerateInput, GeneratePayload
 
 _TEXT = (
     "the river runs down from a hill and turns old wheel while people in town bake bread sell wool write letters ask "

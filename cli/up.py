@@ -1,5 +1,6 @@
 """``headrace up``: the local stack in the foreground, until a signal ends it."""
 
+import json
 import os
 from typing import Annotated
 
@@ -50,10 +51,11 @@ def _run(stack: Stack) -> None:
 
 def example(api_url: str, api_key: str, model: ModelVersion) -> str:
     """Return a command that asks this model for what it is for."""
-    if model.task == "embed":
-        body = f'{{"model": "{model.model}", "input": ["a mill on the river", "bread"]}}'
+    task = model.spec
+    if task.url_example is not None:
+        body = json.dumps({"model": model.model, **task.url_example})
         return (
-            f"curl -s {api_url}/v1/embeddings -H 'Authorization: Bearer {api_key}' "
+            f"curl -s {api_url}{task.urls[0]} -H 'Authorization: Bearer {api_key}' "
             f"-H 'Content-Type: application/json' -d '{body}'"
         )
     return f'headrace submit "Why is the sky blue?" --model {model.model} --stream'

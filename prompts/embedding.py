@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.job_payload import EmbedInput
+from store.tasks.embed import EmbedInput
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion

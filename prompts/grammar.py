@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, Unavailable
-from store.payloads.job_payload import MAX_GRAMMAR_CHARS, GrammarKind
+from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion

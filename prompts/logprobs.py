@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from prompts.tokenizer import Tokenizer
-from store.payloads.job_payload import TokenLogprob, TopLogprob
 from store.payloads.logprobs import TokenLogprobs
+from store.tasks.generate import TokenLogprob, TopLogprob
 
 
 def spell(tokenizer: Tokenizer, logprobs: Iterable[TokenLogprobs]) -> tuple[TokenLogprob, ...]:

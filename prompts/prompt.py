@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.job_payload import GenerateInput
+from store.tasks.generate import GenerateInput
 
 DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""

@@ -19,8 +19,8 @@ from prompts.tool_calls import ToolCallReader, merged
 from prompts.turns import Turn, functions_of, in_plain_json, one_call_a_turn, turns_of
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall
-from store.payloads.job_payload import ToolStyle
 from store.payloads.strict_model import MAX_TEXT_CHARS
+from store.tasks.generate import ToolStyle
 
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 

@@ -18,8 +18,8 @@ from prompts.tool_calls import HERMES_TAGS
 from prompts.turns import in_plain_json
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Tool
-from store.payloads.job_payload import ToolStyle
 from store.payloads.sampling_params import SamplingDefaults, read_generation
+from store.tasks.generate import ToolStyle
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion
@@ -276,7 +276,7 @@ def load_tokenizer(files: Mapping[str, bytes]) -> FileTokenizer:
 
 def tokenizer_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> Tokenizer:
     """Make the tokenizer of a registered version; ``read_file`` returns a stored file's bytes by its digest."""
-    if version.runner in ("fake", "fake-encoder"):
+    if version.is_fake:
         return ByteTokenizer()
     wanted = {name: digest for name, digest in version.files.items() if name in TOKENIZER_FILES}
     return load_tokenizer({name: read_file(digest) for name, digest in wanted.items()})

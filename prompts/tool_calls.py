@@ -20,7 +20,7 @@ from itertools import groupby
 
 from prompts.partial_json import Cursor, Mismatch, Walk
 from store.payloads.conversation import FunctionCall, ToolCall
-from store.payloads.job_payload import GeneratePayload, ToolStyle
+from store.tasks.generate import GeneratePayload, ToolStyle
 
 
 @dataclass(frozen=True, slots=True)

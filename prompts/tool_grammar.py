@@ -14,14 +14,8 @@ from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest
 from store.payloads.conversation import FunctionSpec, NamedTool, Tool, ToolChoiceMode
-from store.payloads.job_payload import (
-    MAX_GRAMMAR_CHARS,
-    GenerateInput,
-    GeneratePayload,
-    GrammarKind,
-    GrammarSpec,
-    ToolStyle,
-)
+from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
+from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 
 _MOST_FORCED_CALLS = 8
 """A model that must call may call so often; one that is small would go on for ever."""

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from cli.tree import TREE
-from store.payloads.job_payload import EmbedInput, EmbedRequest, GenerateInput, GenerateRequest
 from store.payloads.sampling_params import Sampling
 from store.settings import Settings
+from store.tasks.embed import EmbedInput, EmbedRequest
+from store.tasks.generate import GenerateInput, GenerateRequest
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "CONTRIBUTING.md", "SECURITY.md")

@@ -28,7 +28,7 @@ MAX_TOP_LOGPROBS = 20
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """A grammar that the output must match. ``kind`` is the language of ``text``: see
-    ``store.payloads.job_payload.GrammarKind``."""
+    ``store.payloads.sampling_params.GrammarKind``."""
 
     kind: str
     text: str

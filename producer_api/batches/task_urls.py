@@ -29,7 +29,8 @@ from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.jobs import Job
 from store.jobs.responses import NewResponse, StoredResponse
-from store.payloads.job_payload import GenerateRequest, JobRequest
+from store.tasks.generate import GenerateRequest
+from store.tasks.registry import JobRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from store.scheduling.backlog import Load, Place
 from store.scheduling.queues import QueueView
 from store.schema.job_states import JobState
 from store.streams.stream_log import Cursor
+from store.tasks.registry import TASKS
 
 
 class JsonResponse(Response):
@@ -228,7 +229,7 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "headrace"
-    task: str = Field(description="what jobs ask of it: `generate` or `embed`")
+    task: str = Field(description=f"what jobs ask of it: {' or '.join(f'`{name}`' for name in TASKS)}")
     version: int = Field(description="the one that the id means now")
     aliases: dict[str, int]
     versions: list[int]

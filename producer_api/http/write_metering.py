@@ -16,10 +16,11 @@ from producer_api.access.rate_limit_headers import has_spent_request
 from producer_api.access.rate_limits import OverRate
 from producer_api.runtime import Runtime
 from store.errors import HeadraceError
+from store.tasks.registry import TASKS
 from store.tenants.api_keys import Principal
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_SUBMISSIONS = frozenset({"/v1/jobs", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"})
+_SUBMISSIONS = frozenset({"/v1/jobs", *(url for task in TASKS.values() for url in task.urls)})
 _LONGEST_S = 1.0
 _MOST_KEPT = 10_000
 

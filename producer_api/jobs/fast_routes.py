@@ -19,7 +19,7 @@ from producer_api.http.requests import MAX_PROJECT_CHARS, read_origin
 from producer_api.jobs import job_routes, stream_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import from_validation, respond
-from store.payloads.job_payload import JobRequest
+from store.tasks.registry import JobRequest
 
 _JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 _ROUTES = {getattr(route, "name", ""): route for route in (*job_routes.router.routes, *stream_routes.router.routes)}

@@ -24,10 +24,10 @@ from store.db.database import Database
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
-from store.payloads.job_payload import JobRequest
 from store.retention import erasure
 from store.schema.job_states import JobState
 from store.streams import stream_log
+from store.tasks.registry import TASKS, JobRequest
 from store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -37,32 +37,7 @@ JobId = Annotated[str, Path(examples=["job_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 _POLL_AFTER_S = "1"
 # A place costs a query of its own, and most jobs are served before anybody could make use of it.
 _TOO_YOUNG_FOR_A_PLACE = timedelta(seconds=0.5)
-_EXAMPLES = {
-    "chat": {
-        "summary": "A conversation",
-        "value": {
-            "model": "smollm2",
-            "input": {"messages": [{"role": "user", "content": "Name three rivers."}]},
-            "sampling": {"max_tokens": 64, "temperature": 0},
-            "webhook": {"url": "https://example.com/hooks/headrace"},
-            "metadata": {"order": "42"},
-        },
-    },
-    "prompt": {
-        "summary": "A raw prompt, in the background",
-        "value": {
-            "model": "smollm2@1",
-            "input": {"prompt": "Once upon a time"},
-            "sampling": {"max_tokens": 128, "seed": 7},
-            "service_class": "batch",
-            "deadline_ms": 600000,
-        },
-    },
-    "vectors": {
-        "summary": "Vectors for texts",
-        "value": {"task": "embed", "model": "minilm", "input": {"texts": ["a mill on the river", "bread"]}},
-    },
-}
+_EXAMPLES = {name: example for task in TASKS.values() for name, example in task.examples.items()}
 
 
 @router.post("", status_code=202, response_model=JobObject, summary="Submit a job")

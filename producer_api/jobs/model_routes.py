@@ -38,5 +38,5 @@ def _find(runtime: Runtime, name: str) -> ModelVersionObject:
         context_window=version.context_window,
         dtype=version.dtype,
         digest=version.digest,
-        sampling=runtime.catalog.sampling(version) if version.task == "generate" else None,
+        sampling=runtime.catalog.sampling(version) if version.spec.has_sampling else None,
     )

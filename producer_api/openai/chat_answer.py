@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from producer_api.server.errors import JobUnanswered
 from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs.jobs import Job
-from store.payloads.job_payload import GeneratePayload
 from store.payloads.logprobs import Logprobs
 from store.schema.job_states import JobState
+from store.tasks.generate import GeneratePayload
 
 
 class Diverged(Exception):

@@ -7,8 +7,9 @@ from pydantic import ConfigDict, Field
 
 from producer_api.openai.text_request import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
 from store.errors import InvalidRequest
-from store.payloads.job_payload import MAX_TOP_LOGPROBS, GenerateRequest
+from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.payloads.strict_model import Body
+from store.tasks.generate import GenerateRequest
 
 
 class TextPart(Body):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from store.payloads.conversation import ToolCall
-from store.payloads.job_payload import TokenLogprob
+from store.tasks.generate import TokenLogprob
 
 
 class AnswerMessage(BaseModel):

@@ -1,6 +1,6 @@
 """An embeddings request of OpenAI's shape, what it means as a job, and how the job's vectors are told.
 
-Bounds live in ``store.payloads.job_payload`` and the model's files: a complaint about the job's field is renamed to the
+Bounds live in ``store.tasks.embed`` and the model's files: a complaint about the job's field is renamed to the
 field that the caller sent. Knows no HTTP and reads nothing.
 """
 
@@ -17,8 +17,8 @@ from producer_api.openai.unknown_fields import refuse_near_misses
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.jobs import Job
-from store.payloads.job_payload import MAX_EMBED_INPUTS, EmbedRequest
 from store.payloads.strict_model import Body
+from store.tasks.embed import MAX_EMBED_INPUTS, EmbedRequest
 
 _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}

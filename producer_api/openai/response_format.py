@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, StrictBool, StringConstraints
 
 from store.errors import InvalidRequest
-from store.payloads.job_payload import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
+from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
 from store.payloads.strict_model import Body
 
 

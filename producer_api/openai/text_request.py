@@ -1,7 +1,7 @@
 """What OpenAI's requests for text have in common, and what it means as a job.
 
 A field whose silent loss would change the answer is refused; harmless unknown ones pass. Bounds live in
-``store.payloads.job_payload`` alone: a complaint about the job's field is renamed to the field that the caller sent.
+``store.tasks.generate`` alone: a complaint about the job's field is renamed to the field that the caller sent.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from producer_api.openai.response_format import ResponseFormat, StructuredOutput
 from producer_api.openai.unknown_fields import refuse_near_misses
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
-from store.payloads.job_payload import GenerateRequest, Truncation
 from store.payloads.strict_model import Body
+from store.tasks.generate import GenerateRequest, Truncation
 
 
 class StreamOptions(Body):

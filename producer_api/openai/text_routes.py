@@ -21,7 +21,7 @@ from producer_api.server.errors import DOCUMENTED
 from producer_api.submission.submit import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
-from store.payloads.job_payload import GenerateRequest
+from store.tasks.generate import GenerateRequest
 from store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)

@@ -113,7 +113,7 @@ def _unsupported(param: str, value: str, known: str) -> InvalidRequest:
 
 
 def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Return the conversation as messages of ``store.payloads.job_payload``.
+    """Return the conversation as messages of ``store.payloads.conversation``.
 
     Instructions and system messages at the beginning are one message, because many chat templates take no second one.
     """

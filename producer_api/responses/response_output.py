@@ -14,8 +14,8 @@ from typing import Any
 
 from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs.jobs import Job
-from store.payloads.job_payload import GeneratePayload
 from store.schema.job_states import JobState
+from store.tasks.generate import GeneratePayload
 
 _CUT_BYTES = 3
 """A cut is as short as it can be with so many bytes of UTF-8: what is held back meanwhile is two letters at most."""

@@ -1,7 +1,7 @@
 """A request of OpenAI's Responses API, and what it means as a job and beside it.
 
 A field whose silent loss would change the answer is refused; harmless unknown ones pass. Bounds live in
-``store.payloads.job_payload`` alone: a complaint about the job's field is renamed to the field that the caller sent.
+``store.tasks.generate`` alone: a complaint about the job's field is renamed to the field that the caller sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,10 @@ from producer_api.responses.response_items import ContentPart, Input, Item, mess
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.responses import NewResponse
-from store.payloads.job_payload import MAX_TOP_LOGPROBS, GenerateRequest, GrammarSpec, ServiceClass, Truncation
+from store.payloads.job_payload import ServiceClass
+from store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
 from store.payloads.strict_model import Body
+from store.tasks.generate import GenerateRequest, Truncation
 
 Includable = Literal[
     "file_search_call.results",

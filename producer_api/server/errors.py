@@ -23,7 +23,7 @@ from starlette.types import Scope
 
 from store import errors as store
 from store.errors import HeadraceError, InvalidRequest
-from store.payloads.job_payload import TASK_TAG
+from store.tasks.registry import TASK_TAG
 
 _log = structlog.get_logger("producer_api")
 

@@ -15,7 +15,7 @@ from store.encryption.keyed_digests import Digests
 from store.errors import InvalidRequest
 from store.jobs.acceptance import Idempotency
 from store.jobs.responses import NewResponse
-from store.payloads.job_payload import GenerateRequest, JobRequest
+from store.tasks.registry import JobRequest
 
 MAX_KEY_CHARS = 255
 
@@ -44,8 +44,7 @@ class Recognition:
         if not 0 < len(key) <= MAX_KEY_CHARS:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
         asked = request.model_dump(mode="json")
-        if isinstance(request, GenerateRequest) and (spelled_out := request.sampling.spelled_out()):
-            asked["spelled_out"] = spelled_out
+        asked |= request.digest_fields()
         if response is not None:
             # Not its input: the items got new ids, and are in the request as messages.
             asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]

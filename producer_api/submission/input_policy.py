@@ -26,11 +26,10 @@ from policy.text.escapes import unescaped
 from store.db.database import Database
 from store.errors import InvalidRequest, Unavailable
 from store.jobs.responses import NewResponse
-from store.payloads.job_payload import EmbedRequest, GenerateRequest, PinnedPolicy, PolicyHit
+from store.payloads.job_payload import PinnedPolicy, PolicyHit
 from store.registry import policies
 from store.registry.policies import EVERY_MODEL, StoredPolicy
-
-Request = GenerateRequest | EmbedRequest
+from store.tasks.registry import JobRequest
 
 KEEP_S = 5.0
 """How long a tenant's policies are remembered: as long a change may take to reach every process."""
@@ -125,27 +124,27 @@ def compiled(document: PolicyDocument, names_model: str) -> Policy:
 class Applied:
     """What may be stored of a request. The vault holds the values of the placeholders in it."""
 
-    request: Request
+    request: JobRequest
     response: NewResponse | None
     vault: Vault = field(repr=False)
     flagged: tuple[PolicyHit, ...] = ()
 
 
 def applied(
-    policy: Policy, request: Request, response: NewResponse | None = None, before: Vault | None = None
+    policy: Policy, request: JobRequest, response: NewResponse | None = None, before: Vault | None = None
 ) -> Applied:
     """Return what may be stored of a request, which goes on from one whose vault was ``before``.
 
     Raises InvalidRequest with the rule's id if a rule blocks it, for what cannot be kept from telling too much, or for
     what takes too long to look through.
     """
-    _check_logprobs(policy, request)
+    _check_revealing(policy, request)
     with _in_time("input") as budget:
         return _applied(policy, request, response, before, budget)
 
 
 def _applied(
-    policy: Policy, request: Request, response: NewResponse | None, before: Vault | None, budget: Budget
+    policy: Policy, request: JobRequest, response: NewResponse | None, before: Vault | None, budget: Budget
 ) -> Applied:
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
@@ -188,22 +187,19 @@ def _blocked(rule: str, param: str) -> InvalidRequest:
     return InvalidRequest(told, code="policy_blocked_input", param=param)
 
 
-def _check_logprobs(policy: Policy, request: Request) -> None:
-    if policy.changes_outputs and isinstance(request, GenerateRequest) and request.sampling.logprobs is not None:
+def _check_revealing(policy: Policy, request: JobRequest) -> None:
+    if policy.changes_outputs and (name := request.revealing_field()) is not None:
         raise InvalidRequest(
-            "`sampling.logprobs` would tell what this tenant's policy takes out of answers: leave it out",
+            f"`{name}` would tell what this tenant's policy takes out of answers: leave it out",
             code="unsupported_parameter",
-            param="sampling.logprobs",
+            param=name,
         )
 
 
-def _fixed(given: Any, request: Request) -> Iterator[str]:
+def _fixed(given: Any, request: JobRequest) -> Iterator[str]:
     """Yield what of a request cannot have a placeholder: speakers' names, keys of schemas, stop strings, a grammar."""
     yield from _names_and_keys(given)
-    if isinstance(request, GenerateRequest):
-        yield from request.sampling.stop
-        if request.sampling.grammar is not None:
-            yield request.sampling.grammar.text
+    yield from request.fixed_texts()
 
 
 def _names_and_keys(given: Any, *, in_schema: bool = False) -> Iterator[str]:
@@ -290,7 +286,7 @@ def pinned(found: InForce, done: Applied, *, is_sealed: bool) -> PinnedPolicy | 
     )
 
 
-def _with_input(request: Request, done: dict[str, Any]) -> Request:
+def _with_input(request: JobRequest, done: dict[str, Any]) -> JobRequest:
     source: Any = done["input"]
     if isinstance(source, list):
         source = tuple(source)

@@ -10,17 +10,11 @@ from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
 from prompts.tool_grammar import grammar_for, with_tools
 from store.errors import InvalidRequest
-from store.payloads.job_payload import (
-    EmbedPayload,
-    EmbedRequest,
-    GenerateInput,
-    GeneratePayload,
-    GenerateRequest,
-    JobRequest,
-    PinnedPolicy,
-    Truncation,
-)
+from store.payloads.job_payload import PinnedPolicy
 from store.registry.models import ModelVersion, queue_name
+from store.tasks.embed import EmbedPayload, EmbedRequest
+from store.tasks.generate import GenerateInput, GeneratePayload, GenerateRequest, Truncation
+from store.tasks.registry import JobRequest
 
 _CHARS_A_TOKEN = 4
 """In a prompt with more characters for each token of the window the tokens are counted before anything else."""
@@ -47,12 +41,14 @@ class Preparing:
         _check_task(request, version)
         if isinstance(request, EmbedRequest):
             return self._vectors(request, version)
+        assert isinstance(request, GenerateRequest)  # noqa: S101
         return self._text(request, version, policy)
 
     def is_quick(self, request: JobRequest, version: ModelVersion) -> bool:
         """True if no grammar has to be compiled to prepare the request."""
         if isinstance(request, EmbedRequest):
             return True
+        assert isinstance(request, GenerateRequest)  # noqa: S101
         grammar = request.sampling.grammar
         if request.input.callable_tools:
             grammar = grammar_for(request.input, self._catalog.tokenizer(version), grammar)
@@ -68,6 +64,7 @@ class Preparing:
         if isinstance(request, EmbedRequest):
             embed_inputs(self._catalog.tokenizer(version), self._catalog.embedder(version), request.input)
             return request
+        assert isinstance(request, GenerateRequest)  # noqa: S101
         source = self._source(request, version)
         num_tokens = len(build_prompt(self._catalog.tokenizer(version), source))
         self._fit(version, num_tokens, request.sampling.max_tokens)

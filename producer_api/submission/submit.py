@@ -37,10 +37,13 @@ from store.ids import new_id
 from store.jobs import jobs
 from store.jobs.jobs import Idempotency, Job, NewJob
 from store.jobs.responses import NewResponse, job_id_of
-from store.payloads.job_payload import EmbedPayload, GeneratePayload, GenerateRequest, JobRequest, PinnedPolicy
+from store.payloads.job_payload import PinnedPolicy
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
 from store.settings import Settings
+from store.tasks.embed import EmbedPayload
+from store.tasks.generate import GeneratePayload, GenerateRequest
+from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
 from store.webhooks.addresses import check_url
 

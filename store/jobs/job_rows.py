@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, literal, select
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import RowMapping, Select, Text, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store.encryption.encrypted_columns import open_job
 from store.encryption.vault import Vault
@@ -13,6 +13,7 @@ from store.jobs.acceptance import AcceptedTimes, NewJob
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema import tables
 from store.schema.job_states import JobState
+from store.tasks.registry import BULKY_OUTPUTS
 
 _CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
 
@@ -95,10 +96,12 @@ def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
 _COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
 
 
-_NO_VECTORS = tables.jobs.c.output.op("-", return_type=JSONB)(literal("embeddings")).label("output")
+_SHORT_OUTPUT = tables.jobs.c.output.op("-", return_type=JSONB)(literal(sorted(BULKY_OUTPUTS), ARRAY(Text))).label(
+    "output"
+)
 
 
-def select_jobs(*, without_vectors: bool = False) -> Select[Any]:
+def select_jobs(*, without_bulk: bool = False) -> Select[Any]:
     """Return the statement that reads jobs' rows, of every tenant until it is told whose."""
     num_deltas = (
         select(tables.job_streams.c.num_deltas)
@@ -106,7 +109,7 @@ def select_jobs(*, without_vectors: bool = False) -> Select[Any]:
         .scalar_subquery()
         .label("num_deltas")
     )
-    columns = [_NO_VECTORS if without_vectors and column.name == "output" else column for column in _COLUMNS]
+    columns = [_SHORT_OUTPUT if without_bulk and column.name == "output" else column for column in _COLUMNS]
     return select(*columns, num_deltas)
 
 

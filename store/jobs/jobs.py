@@ -24,6 +24,7 @@ from store.payloads.logprobs import Logprobs, read_groups
 from store.schema import tables
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, lineage_from_json
+from store.tasks.registry import BULKY_OUTPUTS
 
 __all__ = [
     "Accepted",
@@ -125,12 +126,12 @@ def list_jobs(
 ) -> list[Job]:
     """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``.
 
-    The vectors of embed jobs, which may be megabytes each, are left out of their outputs. Of a job whose result is kept
-    no longer only the row is shown.
+    The outputs lack the fields that may be megabytes each (``BULKY_OUTPUTS``): vectors, for example. Of a job whose
+    result is kept no longer only the row is shown.
     """
     jobs = tables.jobs.c
     statement = (
-        select_jobs(without_vectors=True)
+        select_jobs(without_bulk=True)
         .where(jobs.tenant_id == tenant_id)
         .order_by(jobs.id.desc() if descending else jobs.id)
         .limit(limit)
@@ -147,7 +148,7 @@ def list_jobs(
     if after is not None:
         statement = statement.where(jobs.id < after if descending else jobs.id > after)
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return [_without_vectors(job) for job in _read(connection, db.vault, statement)]
+        return [_without_bulk(job) for job in _read(connection, db.vault, statement)]
 
 
 # What its owner cancelled is over for him: a chat's job ends so when its caller hangs up, who then asks again.
@@ -296,11 +297,11 @@ def _read(connection: Connection, vault: Vault, statement: Select[Any]) -> list[
     return [job_of(row, vault) for row in connection.execute(statement).mappings()]
 
 
-def _without_vectors(job: Job) -> Job:
-    """Take vectors out of an output that was sealed, which the statement could not."""
-    if job.output is None or "embeddings" not in job.output:
+def _without_bulk(job: Job) -> Job:
+    """Take the bulky fields out of an output that was sealed, which the statement could not."""
+    if job.output is None or BULKY_OUTPUTS.isdisjoint(job.output):
         return job
-    return replace(job, output={name: value for name, value in job.output.items() if name != "embeddings"})
+    return replace(job, output={name: value for name, value in job.output.items() if name not in BULKY_OUTPUTS})
 
 
 def _opened(row: Row, vault: Vault) -> Job | CannotOpen:

@@ -15,11 +15,10 @@ from store.audit.audit import record
 from store.db.database import Database, dump_json
 from store.errors import InvalidRequest, NotFound
 from store.payloads.sampling_params import SamplingDefaults
+from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
+from store.tasks.task_spec import TaskSpec
 
 DEFAULT_ALIAS = "default"
-
-TASKS = {"torch": "generate", "fake": "generate", "encoder": "embed", "fake-encoder": "embed"}
-"""The task of each kind of runner."""
 
 # Nothing takes it for a path; should somebody ever do, it leads nowhere.
 _NAME = re.compile(r"(?!.*(?:\.\.|//|/\.|/$))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -47,8 +46,18 @@ class ModelVersion:
 
     @property
     def task(self) -> str:
-        """What jobs this version runs."""
-        return TASKS[self.runner]
+        """The name of the task of the jobs that this version runs."""
+        return self.spec.name
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task of the jobs that this version runs."""
+        return TASK_OF_RUNNER[self.runner]
+
+    @property
+    def is_fake(self) -> bool:
+        """True if the version has no weights and no files."""
+        return self.runner in FAKE_RUNNERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +125,7 @@ def register_version(
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     values = {"model": model, "runner": runner, "source": source, "digest": digest, "dtype": dtype}
     with db.begin() as connection:
-        _lock_model(connection, model, TASKS[runner])
+        _lock_model(connection, model, TASK_OF_RUNNER[runner].name)
         version = connection.execute(_SAME_VERSION, values).scalar_one_or_none()
         if version is None:
             contents = {digests[name]: content for name, content in files.items()}

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
-REVISION = "0026"
+REVISION = "0027"
 
 metadata = MetaData(
     naming_convention={
@@ -122,7 +122,6 @@ model_versions = Table(
     _time("retired_at"),
     PrimaryKeyConstraint("model", "version"),
     CheckConstraint("version > 0", name="version_positive"),
-    CheckConstraint("runner IN ('torch', 'fake', 'encoder', 'fake-encoder')", name="runner_known"),
 )
 
 # How a version's tokens are chosen where a request does not say, as the operator set it: see ``store.registry.models``.

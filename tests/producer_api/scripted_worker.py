@@ -20,12 +20,12 @@ from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release
 from store.jobs.unclaimed import still_open, still_running
-from store.payloads.job_payload import GeneratePayload
 from store.payloads.logprobs import Logprobs, TokenLogprobs
 from store.scheduling import dispatch_queries
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage
 from store.streams.stream_log import Frame, StreamPublisher
+from store.tasks.generate import GeneratePayload
 from workers.runs.outcome import answer
 
 Answer = Callable[[dict[str, Any]], Sequence[str]]

@@ -8,7 +8,7 @@ import pytest
 from prompts.embedding import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, is_encoder, read_embedder
 from prompts.tokenizer import ByteTokenizer
 from store.errors import InvalidRequest, ModelLoadError
-from store.payloads.job_payload import EmbedInput
+from store.tasks.embed import EmbedInput
 
 BERT = {"model_type": "bert", "hidden_size": 384, "max_position_embeddings": 512, "pad_token_id": 0}
 POOLING = {"word_embedding_dimension": 384, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from prompts.grammar import Grammars
 from prompts.grammar_trial import Trials
 from store.errors import InvalidRequest, Unavailable
-from store.payloads.job_payload import MAX_GRAMMAR_CHARS, GrammarKind
+from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
 
 EOS = 256
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -7,7 +7,7 @@ from prompts.template import MAX_RENDERED_CHARS, ChatTemplate
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.job_payload import GenerateInput
+from store.tasks.generate import GenerateInput
 
 
 def test_messages_go_through_the_template_and_a_raw_prompt_does_not() -> None:

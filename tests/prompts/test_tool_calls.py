@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts.tool_calls import CallPiece, ContentPiece, Reading, ToolCallReader, WrittenCall, call_id, merged
-from store.payloads.job_payload import ToolStyle
+from store.tasks.generate import ToolStyle
 
 HERMES, LLAMA3, JSON = ToolStyle
 NAMES = ("turn", "get_weather")

@@ -13,7 +13,8 @@ from prompts.tokenizer import load_tokenizer
 from prompts.tool_calls import HERMES_TAGS, Reading, merged, reader_for
 from prompts.tool_grammar import with_tools
 from store.errors import InvalidRequest
-from store.payloads.job_payload import GenerateInput, GeneratePayload, GrammarKind, GrammarSpec, Sampling, ToolStyle
+from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
+from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 
 
 class _Unit(StrEnum):

@@ -12,7 +12,7 @@ from prompts.template import ChatTemplate
 from prompts.tokenizer import load_tokenizer
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest
-from store.payloads.job_payload import GenerateInput, ToolStyle
+from store.tasks.generate import GenerateInput, ToolStyle
 from tests.prompts.tool_templates import ALTERNATING, HERMES, LLAMA3, SILENT
 
 TOOLS = [

@@ -21,6 +21,7 @@ from store.jobs.claims import Claim, Finish, Release, Renewal
 from store.jobs.unclaimed import RowLocked
 from store.scheduling import dispatch_queries
 from store.scheduling.dispatch_queries import Claimable, Closer, Rota
+from store.tasks.registry import BULKY_OUTPUTS
 from workers.runs.in_flight import Attempt
 
 log = structlog.get_logger(__name__)
@@ -236,7 +237,7 @@ class Ledger:
 
     def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | RowLocked]:
         accepted: set[str] = set()
-        for part in parts(finishes, _num_vector_chars, MAX_FINISHED_CHARS):
+        for part in parts(finishes, _num_bulky_chars, MAX_FINISHED_CHARS):
             accepted |= claims.finish(self._db, part)
         return self._accepted(finishes, accepted)
 
@@ -271,6 +272,7 @@ def num_checkpoint_tokens(release: Release) -> int:
     return 0 if release.checkpoint is None else len(release.checkpoint.tokens)
 
 
-def _num_vector_chars(finish: Finish) -> int:
-    """Text is short beside vectors, and is not counted."""
-    return sum(map(len, (finish.output or {}).get("embeddings", ())))
+def _num_bulky_chars(finish: Finish) -> int:
+    """Return the characters of an output's bulky fields; the others are short beside them, and are not counted."""
+    output = finish.output or {}
+    return sum(len(part) for name in BULKY_OUTPUTS for part in output.get(name, ()))

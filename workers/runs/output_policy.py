@@ -16,8 +16,10 @@ from policy.placeholders import Vault
 from policy.policies import Policy
 from policy.streaming import counted
 from store.db.database import Database
-from store.payloads.job_payload import GeneratePayload, GrammarKind, PinnedPolicy, PolicyHit
+from store.payloads.job_payload import PinnedPolicy, PolicyHit
+from store.payloads.sampling_params import GrammarKind
 from store.registry import policies
+from store.tasks.generate import GeneratePayload
 
 _MOST_KEPT = 64
 """A compiled side of a policy may take tens of megabytes."""

@@ -11,9 +11,10 @@ from models.engine.requests import Encoded, EncodeRequest, FinishReason
 from prompts.embedding import Embedder, embed_inputs
 from prompts.tokenizer import Tokenizer
 from store.jobs.claims import Claim, Finish
-from store.payloads.job_payload import EmbedOutput, EmbedPayload, JobErrorBody, Usage, read_payload
+from store.payloads.job_payload import JobErrorBody, Usage, read_payload
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
+from store.tasks.embed import EmbedOutput, EmbedPayload
 from workers.runs.engine_admission import Admission
 from workers.runs.engine_client import Entrance
 from workers.runs.in_flight import Attempt, HeldJobs

@@ -29,8 +29,10 @@ from prompts.prompt import build_prompt, fit
 from prompts.tokenizer import Tokenizer
 from store.errors import Unavailable
 from store.jobs.claims import Finish
-from store.payloads.job_payload import GeneratePayload, Sampling, read_payload
+from store.payloads.job_payload import read_payload
+from store.payloads.sampling_params import Sampling
 from store.streams.checkpoints import Checkpoint
+from store.tasks.generate import GeneratePayload
 from workers.runs import outcome
 from workers.runs.checkpoint_recovery import Resumer
 from workers.runs.engine_admission import Admission

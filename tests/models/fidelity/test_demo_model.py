@@ -11,8 +11,8 @@ from models.runners.torch_runner import TorchRunner
 from prompts.prompt import build_prompt
 from prompts.tokenizer import Tokenizer
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.job_payload import GenerateInput
 from store.settings import Settings
+from store.tasks.generate import GenerateInput
 from tests.models.driving import request, run_all
 from tests.models.fidelity.conftest import Compare
 from tests.models.fidelity.ways import WAYS, Way, drive, prompts_by_answer

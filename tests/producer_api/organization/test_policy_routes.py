@@ -17,9 +17,9 @@ from store.audit import audit
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.jobs import jobs
-from store.payloads.job_payload import GenerateInput, GenerateRequest
 from store.registry.models import ModelVersion
 from store.settings import Settings
+from store.tasks.generate import GenerateInput, GenerateRequest
 from store.tenants import api_keys
 from tests.producer_api.calling import error_of, num_jobs
 from tests.producer_api.conftest import MakeClient

@@ -1,0 +1,73 @@
+"""The task ``embed``: texts in, one vector for each out."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from store.payloads.job_payload import JobOrder, TokenId
+from store.payloads.strict_model import Strict, Text
+from store.tasks.task_spec import TaskSpec
+
+MAX_EMBED_INPUTS = 2048
+MAX_EMBED_TOKENS = 131_072
+
+TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_EMBED_TOKENS)]
+Dimensions = Annotated[
+    int, Field(ge=1, le=65_536, description="of each vector; fewer than the model's only where it was trained for that")
+]
+
+
+class EmbedInput(Strict):
+    """What is embedded: texts, or token ids of the model's own vocabulary; exactly one of the two.
+
+    Token ids are taken as they are: the special tokens that the model expects around a text are the caller's to give.
+    """
+
+    texts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
+    token_ids: Annotated[tuple[TokenIds, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.texts is None) == (self.token_ids is None):
+            raise ValueError("give exactly one of `texts` and `token_ids`")
+        return self
+
+
+class EmbedPayload(Strict):
+    """The part of an embed request that the worker needs, as stored in the job row."""
+
+    input: EmbedInput
+    dimensions: Dimensions | None = None
+
+
+class EmbedRequest(JobOrder):
+    """The body of ``POST /v1/jobs`` for vectors."""
+
+    task: Literal["embed"]
+    input: EmbedInput
+    dimensions: Dimensions | None = None
+
+
+class EmbedOutput(Strict):
+    """What an embed job produced: for each input a vector of ``dimensions`` numbers, float32, little-endian, base64."""
+
+    embeddings: tuple[str, ...]
+    dimensions: int
+
+
+EMBED = TaskSpec(
+    name="embed",
+    request=EmbedRequest,
+    runner="encoder",
+    fake_runner="fake-encoder",
+    urls=("/v1/embeddings",),
+    purpose="makes vectors and no text: use /v1/embeddings, or the task embed",
+    bulky_outputs=("embeddings",),
+    url_example={"input": ["a mill on the river", "bread"]},
+    examples={
+        "vectors": {
+            "summary": "Vectors for texts",
+            "value": {"task": "embed", "model": "minilm", "input": {"texts": ["a mill on the river", "bread"]}},
+        },
+    },
+)

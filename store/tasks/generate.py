@@ -1,0 +1,206 @@
+"""The task ``generate``: a conversation or a prompt in, text out."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+
+from store.payloads.conversation import (
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    ChatMessage,
+    NamedTool,
+    Tool,
+    ToolCall,
+    ToolChoiceMode,
+    check_tool_results,
+)
+from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
+from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
+from store.payloads.strict_model import Strict, Text
+from store.tasks.task_spec import TaskSpec
+
+
+class GenerateInput(Strict):
+    """What the model is given: a conversation for its chat template, or a raw prompt as text or as token ids.
+
+    Exactly one of the three. ``tools`` go with a conversation. ``tool_choice`` is ``auto`` if it is not given;
+    ``parallel_tool_calls`` false keeps the answer to one call.
+    """
+
+    tools: Annotated[tuple[Tool, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoiceMode | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    prompt: Text | None = None
+    token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW_TOKENS)] | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _has_each_name_once(cls, tools: tuple[Tool, ...] | None) -> tuple[Tool, ...] | None:
+        names = [tool.function.name for tool in tools or ()]
+        if doubled := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two functions are named {doubled}: each needs a name of its own")
+        return tools
+
+    @field_validator("tool_choice", mode="wrap")
+    @classmethod
+    def _can_be_chosen(
+        cls, value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> ToolChoiceMode | NamedTool | None:
+        try:
+            choice: ToolChoiceMode | NamedTool | None = read(value)
+        except ValidationError:
+            known = '`none`, `auto`, `required` or `{"type": "function", "function": {"name": ...}}`'
+            raise ValueError(f"it is one of {known}") from None
+        if "tools" not in info.data or choice in (None, ToolChoiceMode.NONE, ToolChoiceMode.AUTO):
+            return choice
+        names = [tool.function.name for tool in info.data["tools"] or ()]
+        if not names:
+            raise ValueError("there is nothing to choose from: give `tools` as well")
+        if isinstance(choice, NamedTool) and choice.function.name not in names:
+            raise ValueError(f"no tool is named {choice.function.name}")
+        return choice
+
+    @field_validator("messages")
+    @classmethod
+    def _calls_are_answered(cls, messages: tuple[ChatMessage, ...] | None) -> tuple[ChatMessage, ...] | None:
+        check_tool_results(messages or ())
+        return messages
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if [self.messages, self.prompt, self.token_ids].count(None) != 2:
+            raise ValueError("give exactly one of `messages`, `prompt` and `token_ids`")
+        if self.tools is not None and self.messages is None:
+            raise ValueError("`tools` go with `messages`: a raw prompt has no place for them")
+        return self
+
+    @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model may call now."""
+        return () if self.tool_choice is ToolChoiceMode.NONE else self.tools or ()
+
+
+class Truncation(StrEnum):
+    """What becomes of a conversation that leaves no room for an answer in the context window."""
+
+    DISABLED = "disabled"  # it is refused
+    AUTO = "auto"  # its oldest turns are left out
+
+
+class GenerateRequest(JobOrder):
+    """The body of ``POST /v1/jobs`` for generated text."""
+
+    task: Literal["generate"] = "generate"
+    input: GenerateInput
+    sampling: Sampling = Sampling()
+    truncation: Truncation = Truncation.DISABLED
+
+    def fixed_texts(self) -> tuple[str, ...]:
+        """Return the stop strings and the grammar."""
+        grammar = self.sampling.grammar
+        return self.sampling.stop if grammar is None else (*self.sampling.stop, grammar.text)
+
+    def revealing_field(self) -> str | None:
+        """Return the field for logprobs if the request asks for them: they show the tokens that a policy takes out."""
+        return None if self.sampling.logprobs is None else "sampling.logprobs"
+
+    def digest_fields(self) -> dict[str, Any]:
+        """Return the sampling fields that the request spells out although they have their default value."""
+        spelled_out = self.sampling.spelled_out()
+        return {"spelled_out": spelled_out} if spelled_out else {}
+
+
+class ToolStyle(StrEnum):
+    """How a model writes tool calls (``prompts.tool_calls``)."""
+
+    HERMES = "hermes"
+    LLAMA3 = "llama3"
+    JSON = "json"
+
+
+class GeneratePayload(Strict):
+    """The part of a request that the worker needs, as stored in the job row.
+
+    ``tool_style`` is how this model version writes calls, if there are tools that it may call. ``policy`` is there if
+    it has something to say of outputs.
+    """
+
+    input: GenerateInput
+    sampling: Sampling
+    tool_style: ToolStyle | None = None
+    policy: PinnedPolicy | None = None
+
+
+class TopLogprob(Strict):
+    """A token that could have come, and the natural logarithm of its probability. ``bytes`` are its own.
+
+    ``token`` is its text, with U+FFFD for bytes that are half a character.
+    """
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class TokenLogprob(TopLogprob):
+    """The token that came, and the likeliest ones in its place, best first; it may be among them."""
+
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
+class GenerateOutput(Strict):
+    """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came.
+
+    If the model called tools, ``text`` is all that it wrote, ``content`` what is left of it beside the calls.
+    ``logprobs`` are there if the job asked: of each token of the text, not of the one that ended it. ``policy`` is what
+    rules found, ``text`` what they left.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length", "tool_calls", "cancelled", "deadline"]
+    content: str | None = None
+    tool_calls: tuple[ToolCall, ...] | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    policy: tuple[PolicyHit, ...] | None = None
+
+
+GENERATE = TaskSpec(
+    name="generate",
+    request=GenerateRequest,
+    runner="torch",
+    fake_runner="fake",
+    urls=("/v1/chat/completions", "/v1/completions", "/v1/responses"),
+    purpose="generates text: use /v1/chat/completions, or the task generate",
+    has_sampling=True,
+    examples={
+        "chat": {
+            "summary": "A conversation",
+            "value": {
+                "model": "smollm2",
+                "input": {"messages": [{"role": "user", "content": "Name three rivers."}]},
+                "sampling": {"max_tokens": 64, "temperature": 0},
+                "webhook": {"url": "https://example.com/hooks/headrace"},
+                "metadata": {"order": "42"},
+            },
+        },
+        "prompt": {
+            "summary": "A raw prompt, in the background",
+            "value": {
+                "model": "smollm2@1",
+                "input": {"prompt": "Once upon a time"},
+                "sampling": {"max_tokens": 128, "seed": 7},
+                "service_class": "batch",
+                "deadline_ms": 600000,
+            },
+        },
+    },
+)

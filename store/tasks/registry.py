@@ -1,0 +1,52 @@
+"""The list of all tasks, and what follows from it. A new task is one more entry of ``TASKS``."""
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Discriminator, Tag
+
+from store.payloads.job_payload import JobOrder
+from store.tasks.embed import EMBED
+from store.tasks.generate import GENERATE
+from store.tasks.task_spec import TaskSpec
+
+DEFAULT_TASK = GENERATE
+"""The task of a request that names none."""
+
+TASKS: Mapping[str, TaskSpec] = {task.name: task for task in (GENERATE, EMBED)}
+
+TASK_OF_RUNNER: Mapping[str, TaskSpec] = {
+    runner: task for task in TASKS.values() for runner in (task.runner, task.fake_runner)
+}
+FAKE_RUNNERS = tuple(task.fake_runner for task in TASKS.values())
+BULKY_OUTPUTS = frozenset(name for task in TASKS.values() for name in task.bulky_outputs)
+
+TASK_TAG = "task:"
+"""The prefix of a member's tag in ``JobRequest``. Pydantic puts the tag before the field that a complaint names."""
+
+
+def _tag_of(body: object) -> str:
+    """Return the tag of the body's task."""
+    if isinstance(body, Mapping):
+        task = body.get("task", DEFAULT_TASK.name)
+    else:
+        task = getattr(body, "task", DEFAULT_TASK.name)
+    return f"{TASK_TAG}{task}" if isinstance(task, str) else TASK_TAG
+
+
+_MEMBERS = tuple(Annotated[task.request, Tag(f"{TASK_TAG}{task.name}")] for task in TASKS.values())
+
+if TYPE_CHECKING:
+    JobRequest = JobOrder
+else:
+    JobRequest = Annotated[
+        reduce(or_, _MEMBERS),
+        Discriminator(
+            _tag_of,
+            custom_error_type="task_unknown",
+            custom_error_message=f"the task is one of {', '.join(TASKS)}",
+        ),
+    ]
+"""The body of ``POST /v1/jobs``: the request of any task."""

@@ -1,0 +1,35 @@
+"""The description of one task: what the store, the API and the command line need to know of it without its code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from store.payloads.job_payload import JobOrder
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task. The task's other parts have the same ``name``, in the ``tasks`` folder of each side.
+
+    ``request`` is the body of ``POST /v1/jobs`` for the task. ``runner`` and ``fake_runner`` are the kinds of model
+    version that serve it, with weights and without. ``urls`` are the paths of the API that make jobs of the task, the
+    main one first. ``purpose`` continues the sentence "the model NAME ..." in the refusal of another task's request.
+    """
+
+    name: str
+    request: type[JobOrder]
+    runner: str
+    fake_runner: str
+    urls: tuple[str, ...]
+    purpose: str
+    has_sampling: bool = False
+    """True if the model chooses tokens: such versions have sampling defaults, and may have weights of 8 bits."""
+
+    bulky_outputs: tuple[str, ...] = ()
+    """Fields of the output that may be megabytes: lists of jobs leave them out, and big writes are divided."""
+
+    url_example: Mapping[str, Any] | None = None
+    """The body for the main URL, without the model, that `headrace up` shows; None: it shows `headrace submit`."""
+
+    examples: Mapping[str, Any] = field(default_factory=dict)
+    """OpenAPI examples of the request, by name."""
