@@ -9,21 +9,21 @@ from functools import partial
 
 import anyio.to_thread
 
-from producer_api.access.auth import KeyRing
+from producer_api.access.auth import Authenticator
 from producer_api.access.rate_limits import Admission
 from producer_api.access.refusal_log import Refusals
 from producer_api.access.stream_limits import OpenStreams
-from producer_api.caches.limit_cache import LimitBook
+from producer_api.caches.limit_cache import LimitCache
 from producer_api.caches.live_processes import Presence
-from producer_api.caches.model_catalog import Catalog
+from producer_api.caches.model_catalog import ModelCatalog
+from producer_api.caches.ttl_cache import CacheRefresher
 from producer_api.reads.job_loader import JobLoader
 from producer_api.reads.list_queries import Lists
 from producer_api.server.health import Health
 from producer_api.server.metrics import Metrics
-from producer_api.submission.cache_refresh import Renewing
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import Recognition
-from producer_api.submission.input_policy import PolicyBook
+from producer_api.submission.input_policy import PolicyCache
 from producer_api.submission.queue_limits import Room
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
@@ -51,7 +51,7 @@ class Runtime:
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
-        self.keys = KeyRing(self.db)
+        self.keys = Authenticator(self.db)
         self.metrics = Metrics()
         self.hub = Hub(
             settings.redis_url,
@@ -62,10 +62,10 @@ class Runtime:
         self.metrics.hub_connected.set_function(lambda: float(self.hub.is_connected))
         # For nudges alone, which carry nothing.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
-        self.catalog = Catalog(self.db)
+        self.catalog = ModelCatalog(self.db)
         self.reader = JobLoader(self.db)
         self.presence = Presence(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
-        self.limits = LimitBook(settings, self.db)
+        self.limits = LimitCache(settings, self.db)
         limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
         self.admission = Admission(self.limits, limiter)
         self.streams = OpenStreams(self.limits)
@@ -81,8 +81,8 @@ class Runtime:
         )
         self.refusals = Refusals()
         self.recognition = Recognition(open_digests(settings, vault))
-        self.policies = PolicyBook(self.db, names_model=settings.names_model)
-        self.renewing = Renewing(self.catalog, self.limits, self.policies)
+        self.policies = PolicyCache(self.db, names_model=settings.names_model)
+        self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
         self.submissions = Submissions(
             settings,
             self.db,
@@ -93,7 +93,6 @@ class Runtime:
             metrics=self.metrics,
             policies=self.policies,
             recognition=self.recognition,
-            renewing=self.renewing,
             presence=self.presence,
         )
         self.blobs = open_blobs(settings)
@@ -105,16 +104,17 @@ class Runtime:
         self.redis_watch.start()
         self.presence.start()
         self.intake.start()
+        self.refresher.start()
         await self.hub.start()
 
     async def stop(self) -> None:
         """Close everything."""
         self.draining.set()
-        await self.renewing.stop()
         await self.hub.stop()
         await anyio.to_thread.run_sync(self._close)
 
     def _close(self) -> None:
+        self.refresher.stop()
         self.intake.stop()
         self.presence.stop()
         self.redis_watch.stop()

@@ -1,8 +1,8 @@
-"""Who is calling: API keys to principals, and scopes to routes.
+"""Authentication of API keys, and the scopes that routes require.
 
-Everything under ``/v1/`` is authenticated before a byte of its body is read, so a route that forgot to ask for a scope
-is still not open. A principal is kept for ten seconds at most: that is how long a key may go on that was revoked, has
-expired, or lost a right. The process that changed it forgets it at once, and tells the others by Redis.
+Every request under ``/v1/`` is authenticated before its body is read, so a route without a scope is not open either. A
+principal is cached for at most ten seconds: so long a revoked or expired key, or one with fewer rights, may still be
+accepted. The process that changes a key drops it at once, and notifies the other processes through Redis.
 """
 
 import hashlib
@@ -15,42 +15,37 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from producer_api.caches.ttl_cache import TtlCache
 from store.db.database import Database
 from store.errors import Forbidden, Unauthenticated
 from store.tenants import api_keys
 from store.tenants.api_keys import Principal
 
 KEEP_S = 10.0
-_MOST_KEPT = 10_000
+_MAX_KEYS = 10_000
 _HOW = "send it as `Authorization: Bearer hr_...`"
 
 
-class KeyRing:
-    """Principals by API key, remembered for a moment by the key's hash."""
+class Authenticator:
+    """Returns the principal of an API key. Principals are cached by the key's hash."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
-        self._clock = clock
-        self._kept: dict[bytes, tuple[Principal, float]] = {}
+        self._kept: TtlCache[bytes, Principal] = TtlCache(ttl_s=KEEP_S, max_size=_MAX_KEYS, clock=clock)
 
     async def principal(self, authorization: str | None) -> Principal:
-        """Return whose key the header carries; raise Unauthenticated if it carries no good one."""
+        """Return the principal of the key in the header; raise Unauthenticated without a valid key."""
         plaintext = _bearer(authorization)
         digest = hashlib.sha256(plaintext.encode()).digest()
-        kept = self._kept.get(digest)
-        if kept is not None and self._clock() < kept[1]:
-            return kept[0]
+        if (kept := self._kept.fresh(digest)) is not None:
+            return kept
         principal = await run_in_threadpool(api_keys.authenticate, self._db, plaintext)
-        if len(self._kept) >= _MOST_KEPT:
-            self._kept.clear()
-        self._kept[digest] = (principal, self._clock() + KEEP_S)
+        self._kept.put(digest, principal)
         return principal
 
     def forget(self, changed_id: str) -> None:
-        """Look up again what is remembered of a key, or of a tenant's keys, at their next request."""
-        for digest, (principal, _) in list(self._kept.items()):
-            if changed_id in (principal.key_id, principal.tenant_id):
-                self._kept.pop(digest, None)
+        """Drop a key, or all keys of a tenant, from the cache. ``changed_id`` is the id of the key or the tenant."""
+        self._kept.forget(lambda principal: changed_id in (principal.key_id, principal.tenant_id))
 
 
 def _bearer(authorization: str | None) -> str:

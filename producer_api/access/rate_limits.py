@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from producer_api.access.rate_limit_headers import note
-from producer_api.caches.limit_cache import LimitBook
+from producer_api.caches.limit_cache import LimitCache
 from store.errors import HeadraceError, InvalidRequest, RateLimited
 from store.redis.rate_limiter import Decision, Limiter, Spend
 from store.tenants.api_keys import Principal
@@ -37,7 +37,7 @@ class _Bound:
 class Admission:
     """Checks limits for submissions, for those that came together with one question. Blocks on Postgres and Redis."""
 
-    def __init__(self, book: LimitBook, limiter: Limiter) -> None:
+    def __init__(self, book: LimitCache, limiter: Limiter) -> None:
         self._book = book
         self._limiter = limiter
 

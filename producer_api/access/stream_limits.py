@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Scope
 
-from producer_api.caches.limit_cache import LimitBook
+from producer_api.caches.limit_cache import LimitCache
 from store.errors import RateLimited
 from store.tenants.api_keys import Principal
 
@@ -20,7 +20,7 @@ _ENTERED = "stream_of"
 class OpenStreams:
     """Counts them. Used on the event loop alone."""
 
-    def __init__(self, book: LimitBook) -> None:
+    def __init__(self, book: LimitCache) -> None:
         self._book = book
         self._open: Counter[str] = Counter()
 
@@ -35,7 +35,7 @@ class OpenStreams:
     async def try_enter(self, request: Request) -> bool:
         """Count one more of the request's key, unless there are as many as may be; a request is counted once."""
         principal: Principal = request.state.principal
-        held = self._book.known(principal)
+        held = self._book.cached(principal)
         if held is None:
             (held,) = await run_in_threadpool(self._book.held_by, [principal])
         if request.scope["state"].get(_ENTERED) is not None:

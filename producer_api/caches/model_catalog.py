@@ -1,16 +1,17 @@
-"""What a model string means right now, and the tokenizer and the grammars of the version it names.
+"""Model strings to model versions, and the tokenizer and the grammars of a version.
 
-Resolutions are kept for two seconds, which bounds how long a moved alias takes to reach new jobs. A version never
-changes, so its tokenizer is kept until others push it out. All of it blocks; callers are in a thread.
+A resolved string is kept for two seconds, the longest time until a moved alias reaches new jobs. A version never
+changes, so its tokenizer is kept until newer ones evict it. All of it blocks; callers are in a thread.
 """
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
 
+from producer_api.caches.ttl_cache import LoadingCache
 from prompts.embedding import Embedder, embedder_for
 from prompts.grammar import Grammars, grammars_for
 from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
@@ -22,12 +23,12 @@ from store.registry.models import ModelVersion
 T = TypeVar("T")
 
 KEEP_S = 2.0
-_MOST_NAMES = 1000
-_MOST_TOKENIZERS = 16
+_MAX_NAMES = 1000
+_MAX_VERSIONS = 16
 
 
-class _Once(Generic[T]):
-    """Something of a version, loaded once however many ask at the same time."""
+class _LoadOnce(Generic[T]):
+    """A part of a version, loaded once even if many threads need it at the same time."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -43,95 +44,80 @@ class _Once(Generic[T]):
     def loaded(self) -> T | None:
         return self._found
 
-    @property
-    def is_loaded(self) -> bool:
-        return self._found is not None
 
-
-class _Slot:
-    """What is kept of one version."""
+class _LoadedVersion:
+    """The loaded parts of one version."""
 
     def __init__(self) -> None:
-        self.tokenizer: _Once[Tokenizer] = _Once()
-        self.grammars: _Once[Grammars] = _Once()
-        self.embedder: _Once[Embedder] = _Once()
-        self.generation: _Once[SamplingDefaults] = _Once()
+        self.tokenizer: _LoadOnce[Tokenizer] = _LoadOnce()
+        self.grammars: _LoadOnce[Grammars] = _LoadOnce()
+        self.embedder: _LoadOnce[Embedder] = _LoadOnce()
+        self.generation: _LoadOnce[SamplingDefaults] = _LoadOnce()
 
 
-class Catalog:
-    """Model strings to versions, versions to tokenizers and grammars."""
+class ModelCatalog:
+    """Model strings to versions, and versions to their tokenizers and grammars."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
-        self._clock = clock
+        self._resolved: LoadingCache[str, ModelVersion] = LoadingCache(
+            self._resolve, ttl_s=KEEP_S, max_size=_MAX_NAMES, clock=clock
+        )
         self._lock = Lock()
-        self._resolved: dict[str, tuple[ModelVersion, float]] = {}
-        self._slots: OrderedDict[tuple[str, int], _Slot] = OrderedDict()
+        self._versions: OrderedDict[tuple[str, int], _LoadedVersion] = OrderedDict()
 
     def resolve(self, name: str) -> ModelVersion:
-        """Return the version that ``name``, ``name@3`` or ``name@alias`` means; raise NotFound if there is none."""
-        kept = self._resolved.get(name)
-        if kept is not None and self._clock() < kept[1]:
-            return kept[0]
-        return self._read(name)
+        """Return the version of ``name``, ``name@3`` or ``name@alias``; raise NotFound if there is none."""
+        return self._resolved.get(name)
 
-    def is_aging(self, name: str) -> bool:
-        """True if what ``name`` means is known, and half of the time is over for which that is kept."""
-        kept = self._resolved.get(name)
-        return kept is not None and self._clock() >= kept[1] - KEEP_S / 2
+    def refresh(self) -> None:
+        """Resolve again the names that were used lately and have half of their time behind them."""
+        self._resolved.refresh()
 
-    def renew(self, name: str) -> None:
-        """Read again what ``name`` means, so that nobody need wait for it."""
-        self._read(name)
-
-    def _read(self, name: str) -> ModelVersion:
-        version = models.resolve(self._db, name)
-        if len(self._resolved) >= _MOST_NAMES:
-            self._resolved.clear()
-        self._resolved[name] = (version, self._clock() + KEEP_S)
-        return version
+    def _resolve(self, names: Sequence[str]) -> dict[str, ModelVersion]:
+        return {name: models.resolve(self._db, name) for name in names}
 
     def tokenizer(self, version: ModelVersion) -> Tokenizer:
         """Return the version's tokenizer; raise ModelLoadError if its files are damaged."""
-        slot = self._slot((version.model, version.version))
-        return slot.tokenizer.get(lambda: tokenizer_for(version, partial(models.read_file, self._db)))
+        loaded = self._loaded((version.model, version.version))
+        return loaded.tokenizer.get(lambda: tokenizer_for(version, partial(models.read_file, self._db)))
 
     def grammars(self, version: ModelVersion) -> Grammars:
         """Return the version's grammars; raise ModelLoadError if its files are damaged."""
-        slot = self._slot((version.model, version.version))
+        loaded = self._loaded((version.model, version.version))
         tokenizer = self.tokenizer(version)
-        return slot.grammars.get(lambda: grammars_for(version, tokenizer, partial(models.read_file, self._db)))
+        return loaded.grammars.get(lambda: grammars_for(version, tokenizer, partial(models.read_file, self._db)))
 
     def embedder(self, version: ModelVersion) -> Embedder:
-        """Return what the version's files say of its vectors; raise ModelLoadError if they are damaged."""
-        slot = self._slot((version.model, version.version))
-        return slot.embedder.get(lambda: embedder_for(version, partial(models.read_file, self._db)))
+        """Return the version's embedding settings; raise ModelLoadError if its files are damaged."""
+        loaded = self._loaded((version.model, version.version))
+        return loaded.embedder.get(lambda: embedder_for(version, partial(models.read_file, self._db)))
 
     def sampling(self, version: ModelVersion) -> SamplingDefaults:
-        """Return what is set for the version: by its record, else by its own ``generation_config.json``.
+        """Return the version's sampling defaults: of its record, else of its ``generation_config.json``.
 
-        Raises ModelLoadError if that is damaged.
+        Raises ModelLoadError if that file is damaged.
         """
-        slot = self._slot((version.model, version.version))
-        own = slot.generation.get(lambda: sampling_defaults_for(version, partial(models.read_file, self._db)))
+        loaded = self._loaded((version.model, version.version))
+        own = loaded.generation.get(lambda: sampling_defaults_for(version, partial(models.read_file, self._db)))
         return own.under(version.sampling)
 
     def is_loaded(self, name: str) -> bool:
-        """True if the tokenizer of what ``name`` means, or meant when it was last asked for, is here."""
-        kept = self._resolved.get(name)
-        slot = None if kept is None else self._slots.get((kept[0].model, kept[0].version))
-        return slot is not None and slot.tokenizer.is_loaded
+        """True if the tokenizer is loaded of the version that ``name`` was last resolved to."""
+        version = self._resolved.last(name)
+        loaded = None if version is None else self._versions.get((version.model, version.version))
+        return loaded is not None and loaded.tokenizer.loaded is not None
 
     def is_compiled(self, version: ModelVersion, kind: str, text: str) -> bool:
-        """True if a grammar is here that the version can follow, without reading anything."""
-        slot = self._slots.get((version.model, version.version))
-        grammars = None if slot is None else slot.grammars.loaded
+        """True if the grammar is compiled for the version. Reads nothing."""
+        loaded = self._versions.get((version.model, version.version))
+        grammars = None if loaded is None else loaded.grammars.loaded
         return grammars is not None and grammars.is_compiled(kind, text)
 
-    def _slot(self, key: tuple[str, int]) -> _Slot:
+    def _loaded(self, key: tuple[str, int]) -> _LoadedVersion:
         with self._lock:
-            slot = self._slots.setdefault(key, _Slot())
-            self._slots.move_to_end(key)
-            if len(self._slots) > _MOST_TOKENIZERS:
-                self._slots.popitem(last=False)
-            return slot
+            loaded = self._versions.setdefault(key, _LoadedVersion())
+            self._versions.move_to_end(key)
+            if len(self._versions) > _MAX_VERSIONS:
+                self._versions.popitem(last=False)
+            return loaded

@@ -5,7 +5,7 @@ All of them share one set of placeholders. What is stored, queued, counted and g
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,6 +23,7 @@ from policy.policies import Policy, apply_input
 from policy.recognisers.recogniser import FOUND_BY_NAME
 from policy.streaming import GuardedText, counted
 from policy.text.escapes import unescaped
+from producer_api.caches.ttl_cache import LoadingCache
 from store.db.database import Database
 from store.errors import InvalidRequest, Unavailable
 from store.jobs.responses import NewResponse
@@ -32,9 +33,9 @@ from store.registry.policies import EVERY_MODEL, StoredPolicy
 from store.tasks.registry import JobRequest
 
 KEEP_S = 5.0
-"""How long a tenant's policies are remembered: as long a change may take to reach every process."""
+"""The longest time until a changed policy takes effect in every process."""
 
-_MOST_TENANTS = 10_000
+_MAX_TENANTS = 10_000
 # What names a thing or says of what kind it is, and is no text of anybody's.
 _NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity"])
 # What they say where it is not the caller who chose the word.
@@ -50,8 +51,8 @@ _FREE = frozenset(["metadata", "variables"])
 _SHOWN_AGAIN = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
 
 
-class InForce:
-    """A version of a policy. ``model`` is as in ``store.registry.policies``."""
+class ActivePolicy:
+    """The version of a policy that is in force. ``model`` is as in ``store.registry.policies``."""
 
     def __init__(self, stored: StoredPolicy, names_model: str) -> None:
         self.model = stored.model
@@ -68,41 +69,38 @@ class InForce:
             raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
 
 
-class PolicyBook:
-    """The policies in force. Blocks on Postgres when it has to look."""
+class PolicyCache:
+    """The policies in force, by tenant. Blocks on Postgres for those that are not cached."""
 
     def __init__(self, db: Database, *, names_model: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
         self._names_model = names_model
-        self._clock = clock
-        self._kept: dict[str, tuple[dict[str, InForce], float]] = {}
+        self._kept: LoadingCache[str, dict[str, ActivePolicy]] = LoadingCache(
+            self._read, ttl_s=KEEP_S, max_size=_MAX_TENANTS, clock=clock
+        )
 
-    def policy_for(self, tenant_id: str, model: str) -> InForce | None:
-        """Return the tenant's policy for a model, or else that for every model; None if it has none."""
+    def policy_for(self, tenant_id: str, model: str) -> ActivePolicy | None:
+        """Return the tenant's policy for a model, else its policy for every model; None if it has neither."""
         kept = self._kept.get(tenant_id)
-        if kept is None or self._clock() >= kept[1]:
-            kept = self._read(tenant_id, {} if kept is None else kept[0])
-        return kept[0].get(model) or kept[0].get(EVERY_MODEL)
+        return kept.get(model) or kept.get(EVERY_MODEL)
 
-    def is_aging(self, tenant_id: str) -> bool:
-        """True if the tenant's policies are known, and half of the time is over for which they are kept."""
-        kept = self._kept.get(tenant_id)
-        return kept is not None and self._clock() >= kept[1] - KEEP_S / 2
+    def refresh(self) -> None:
+        """Read again the policies that were used lately and have half of their time behind them."""
+        self._kept.refresh()
 
-    def renew(self, tenant_id: str) -> None:
-        """Read the tenant's policies again, so that nobody need wait for them."""
-        self._read(tenant_id, self._kept.get(tenant_id, ({}, 0.0))[0])
+    def _read(self, tenant_ids: Sequence[str]) -> dict[str, dict[str, ActivePolicy]]:
+        return {tenant_id: self._read_one(tenant_id) for tenant_id in tenant_ids}
 
-    def _read(self, tenant_id: str, known: dict[str, InForce]) -> tuple[dict[str, InForce], float]:
+    def _read_one(self, tenant_id: str) -> dict[str, ActivePolicy]:
+        known = self._kept.last(tenant_id) or {}
         stored = policies.list_policies(self._db, tenant_id)
-        found = {one.model: self._in_force(one, known.get(one.model)) for one in stored}
-        if len(self._kept) >= _MOST_TENANTS:
-            self._kept.clear()
-        self._kept[tenant_id] = found, self._clock() + KEEP_S
-        return self._kept[tenant_id]
+        return {one.model: self._active(one, known.get(one.model)) for one in stored}
 
-    def _in_force(self, stored: StoredPolicy, known: InForce | None) -> InForce:
-        return known if known is not None and known.version == stored.version else InForce(stored, self._names_model)
+    def _active(self, stored: StoredPolicy, known: ActivePolicy | None) -> ActivePolicy:
+        """Keep a version that is known, because it may be compiled."""
+        if known is not None and known.version == stored.version:
+            return known
+        return ActivePolicy(stored, self._names_model)
 
 
 def compiled(document: PolicyDocument, names_model: str) -> Policy:
@@ -267,7 +265,7 @@ def changed_by(policy: Policy, name: str, param: str) -> str | None:
     return None if left == name else left
 
 
-def pinned(found: InForce, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:
+def pinned(found: ActivePolicy, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:
     """Return what a job says of its policy for those who see its output; None if there is nothing to say.
 
     ``is_sealed``: what is stored of a job is sealed. Raises Unavailable if values would have to be kept that are not.

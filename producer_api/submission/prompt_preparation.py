@@ -5,7 +5,7 @@ the payload with everything in it that the worker needs. The same for every face
 from dataclasses import dataclass
 
 from producer_api.caches.live_processes import Presence
-from producer_api.caches.model_catalog import Catalog
+from producer_api.caches.model_catalog import ModelCatalog
 from prompts.embedding import check_dimensions, embed_inputs
 from prompts.prompt import build_prompt, fit, shorten
 from prompts.tool_grammar import grammar_for, with_tools
@@ -32,7 +32,7 @@ class Prepared:
 class Preparing:
     """Prepares requests. ``presence`` knows what the workers can hold."""
 
-    def __init__(self, catalog: Catalog, presence: Presence) -> None:
+    def __init__(self, catalog: ModelCatalog, presence: Presence) -> None:
         self._catalog = catalog
         self._presence = presence
 

@@ -19,14 +19,13 @@ from policy.policies import Policy
 from producer_api.access.rate_limit_headers import WARNING_HEADER, note
 from producer_api.access.rate_limits import Admission, Headers
 from producer_api.caches.live_processes import Presence
-from producer_api.caches.model_catalog import Catalog
+from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.placeholder_restore import vault_of
 from producer_api.server.metrics import Metrics
 from producer_api.server.thread_lanes import Lanes
-from producer_api.submission.cache_refresh import Renewing
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import Recognition
-from producer_api.submission.input_policy import InForce, PolicyBook, applied, pinned
+from producer_api.submission.input_policy import ActivePolicy, PolicyCache, applied, pinned
 from producer_api.submission.prompt_preparation import Preparing
 from producer_api.submission.queue_limits import Room
 from producer_api.submission.recent_tenants import RecentTenants
@@ -126,13 +125,12 @@ class Submissions:
         db: Database,
         *,
         admission: Admission,
-        catalog: Catalog,
+        catalog: ModelCatalog,
         room: Room,
         intake: Enqueuer,
         metrics: Metrics,
-        policies: PolicyBook,
+        policies: PolicyCache,
         recognition: Recognition,
-        renewing: Renewing,
         presence: Presence,
     ) -> None:
         self._settings = settings
@@ -144,7 +142,6 @@ class Submissions:
         self._metrics = metrics
         self._policies = policies
         self._recognition = recognition
-        self._renewing = renewing
         self._presence = presence
         self._preparing = Preparing(catalog, presence)
         self._lanes = Lanes()
@@ -168,7 +165,6 @@ class Submissions:
             return await self._taken(draft)
         finally:
             note(draft.headers)
-            self._renewing.note(principal, request.model)
 
     async def _taken(self, draft: _Draft) -> Receipt:
         """Store a draft in a batch with others. A draft that would delay them is prepared alone before."""
@@ -181,7 +177,7 @@ class Submissions:
                 return draft.outcome
         return await self._batches.join_async(draft, urgent=self._tenants.was_idle(draft.principal.tenant_id))
 
-    def policy_for(self, principal: Principal, name: str) -> InForce | None:
+    def policy_for(self, principal: Principal, name: str) -> ActivePolicy | None:
         """Return the tenant's policy for a model, or for every model if it is not there. Blocks."""
         try:
             model = self._catalog.resolve(name).model

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from producer_api.access.auth import KEEP_S, KeyRing
+from producer_api.access.auth import KEEP_S, Authenticator
 from store.db.database import Database
 from store.errors import Forbidden, Unauthenticated
 from store.tenants import api_key_admin, api_keys, tenants
@@ -237,7 +237,7 @@ def test_a_tenants_secrets_and_deliveries_are_its_own(
 
 async def test_a_revoked_key_works_for_ten_seconds_at_most(db: Database, tenant: str, key: str) -> None:
     now = 0.0
-    ring = KeyRing(db, clock=lambda: now)
+    ring = Authenticator(db, clock=lambda: now)
     principal = await ring.principal(f"Bearer {key}")
     api_key_admin.revoke(db, tenant, principal.key_id, actor="tests", giver=None)
     now = KEEP_S - 0.001
@@ -250,7 +250,7 @@ async def test_a_revoked_key_works_for_ten_seconds_at_most(db: Database, tenant:
 
 async def test_a_tenant_that_is_disabled_is_forgotten_at_once(db: Database, tenant: str, other_key: str) -> None:
     """All its keys, by the word that other processes hear of it, and nobody else's."""
-    ring = KeyRing(db, clock=lambda: 0.0)
+    ring = Authenticator(db, clock=lambda: 0.0)
     of_tenant = [api_keys.create_key(db, tenant, name, api_keys.SCOPES, actor="tests") for name in ("one", "two")]
     for each in (*of_tenant, other_key):
         await ring.principal(f"Bearer {each}")
@@ -267,4 +267,4 @@ async def test_a_tenant_that_is_disabled_is_forgotten_at_once(db: Database, tena
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic aGk6aGk=", "hr_1_2"])
 async def test_a_header_without_a_key(db: Database, header: str | None) -> None:
     with pytest.raises(Unauthenticated, match="Bearer hr_"):
-        await KeyRing(db).principal(header)
+        await Authenticator(db).principal(header)

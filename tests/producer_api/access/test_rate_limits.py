@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from producer_api.access.rate_limits import Admission
-from producer_api.caches.limit_cache import LimitBook
+from producer_api.caches.limit_cache import LimitCache
 from store.db.database import Database
 from store.errors import RateLimited
 from store.redis.connection import connect
@@ -74,7 +74,7 @@ def test_keys_have_their_own_limits(settings: Settings, db: Database, tenant: st
     first = api_keys.authenticate(db, key)
     second = api_keys.authenticate(db, api_keys.create_key(db, tenant, "second", ["jobs:write"], actor="tests"))
     client = connect(settings.redis_url)
-    book = LimitBook(settings.model_copy(update={"requests_per_minute": 1}), db)
+    book = LimitCache(settings.model_copy(update={"requests_per_minute": 1}), db)
     admission = Admission(book, Limiter(client))
     admission.spend_request(first)
     with pytest.raises(RateLimited):
