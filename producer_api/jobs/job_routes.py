@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
-from producer_api.http import views
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
-from producer_api.http.views import JobDeleted, JobList, JobObject, JsonResponse, Timeline
-from producer_api.jobs import cancel
+from producer_api.http.views import JsonResponse
+from producer_api.jobs import cancel, job_views
+from producer_api.jobs.job_views import JobDeleted, JobList, JobObject, Timeline
 from producer_api.reads.placeholder_restore import restored
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
@@ -63,7 +63,7 @@ async def create_job(
         headers["Preference-Applied"] = f"wait={wait_s:g}"
     if not has_ended:
         headers["Retry-After"] = _POLL_AFTER_S
-    return JsonResponse(views.job_object(job), status_code=200 if has_ended else 202, headers=headers)
+    return JsonResponse(job_views.job_object(job), status_code=200 if has_ended else 202, headers=headers)
 
 
 def _receipt_headers(receipt: Receipt, job: Job) -> dict[str, str]:
@@ -142,7 +142,7 @@ async def list_jobs(
         )
         return [*map(restored, found)]
 
-    return JsonResponse(views.job_list(await runtime.lists.read(principal, read), limit))
+    return JsonResponse(job_views.job_list(await runtime.lists.read(principal, read), limit))
 
 
 @router.get("/{job_id}", response_model=JobObject, summary="Look at a job")
@@ -160,26 +160,26 @@ async def get_job(
         job = await _wait(request, runtime, job, wait)
     headers = {"X-Model-Version": str(job.model_version)}
     if job.state.is_terminal:
-        return JsonResponse(views.job_object(job), headers=headers)
+        return JsonResponse(job_views.job_object(job), headers=headers)
     place = None
     if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
         place = await run_in_threadpool(runtime.room.place_of, job)
     headers["Retry-After"] = _POLL_AFTER_S
-    return JsonResponse(views.job_object(job, place=place), headers=headers)
+    return JsonResponse(job_views.job_object(job, place=place), headers=headers)
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")
 async def cancel_job(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
     """Cancel a queued job at once, a running one at its next step; partial output is kept."""
     job = await run_in_threadpool(cancel.cancel, runtime, principal.tenant_id, job_id)
-    return JsonResponse(views.job_object(job))
+    return JsonResponse(job_views.job_object(job))
 
 
 @router.get("/{job_id}/timeline", response_model=Timeline, summary="What happened to a job")
 async def get_timeline(runtime: RuntimeOf, principal: JobsReader, job_id: JobId) -> Response:
     """Return the job's events, oldest first, and its attempts."""
     events = await run_in_threadpool(jobs.timeline, runtime.db, principal.tenant_id, job_id)
-    return JsonResponse(views.timeline(job_id, events))
+    return JsonResponse(job_views.timeline(job_id, events))
 
 
 @router.delete("/{job_id}", response_model=JobDeleted, summary="Forget a job's contents")

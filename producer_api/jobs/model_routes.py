@@ -6,7 +6,8 @@ from starlette.responses import Response
 
 from producer_api.access.auth import ModelsReader
 from producer_api.http.requests import RuntimeOf
-from producer_api.http.views import JsonResponse, ModelList, ModelVersionObject, model_object, model_objects
+from producer_api.http.views import JsonResponse
+from producer_api.jobs.model_views import ModelList, ModelVersionObject, model_object, model_objects
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.registry import models as registry

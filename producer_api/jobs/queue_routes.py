@@ -8,9 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, QueuesAdmin
-from producer_api.http import views
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from producer_api.http.views import JsonResponse, QueueList, QueueObject
+from producer_api.http.views import JsonResponse
+from producer_api.jobs.queue_views import QueueList, QueueObject, queue_object
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.scheduling import backlog, queues
@@ -56,4 +56,4 @@ def _look(runtime: Runtime, principal: Principal, name: str | None = None) -> li
     sees_all = bool(principal.scopes & {"queues:admin", "admin"})
     tenant_id = None if sees_all else principal.tenant_id
     found = queues.view_queues(runtime.db, backlog.read_backlog(runtime.db), tenant_id=tenant_id, name=name)
-    return [views.queue_object(queue, share="all" if sees_all else "own") for queue in found]
+    return [queue_object(queue, share="all" if sees_all else "own") for queue in found]

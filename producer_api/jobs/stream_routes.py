@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader
-from producer_api.http import views
 from producer_api.http.requests import RuntimeOf
 from producer_api.jobs.job_routes import JobId
+from producer_api.jobs.job_views import job_object
 from producer_api.server.errors import DOCUMENTED
 from producer_api.server.sse import PING, EventStream, Heartbeat, event
 from producer_api.streaming.job_events import (
@@ -109,4 +109,4 @@ def _encode(happened: Event, spell: Spell | None) -> bytes:
             likely = {"logprobs": spell(logprobs)} if spell is not None and logprobs else {}
             return event("job.delta", cursor, {"text": text, **likely})
         case Ended(job=job):
-            return event(f"job.{job.state}", cursor, views.job_object(job).model_dump(mode="json"))
+            return event(f"job.{job.state}", cursor, job_object(job).model_dump(mode="json"))

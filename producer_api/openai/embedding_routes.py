@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.http.views import EmbeddingList
 from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, to_job, whole
+from producer_api.openai.embedding_views import EmbeddingList
 from producer_api.openai.job_options import is_kept
 from producer_api.openai.synchronous import Caller
 from producer_api.server.errors import DOCUMENTED

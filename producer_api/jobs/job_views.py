@@ -1,0 +1,224 @@
+"""The job object, its timeline, and lists of jobs, as the API shows them.
+
+Times are Unix seconds, and null until the event has happened. Reads nothing: it turns stored values into answers.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from producer_api.http.views import rounded, seconds
+from store.jobs.jobs import Job, JobEvent
+from store.payloads.job_payload import PolicyHit, ServiceClass
+from store.scheduling.backlog import Place
+from store.schema.job_states import JobState
+from store.streams.stream_log import Cursor
+
+
+class QueuePlace(BaseModel):
+    """Where the job waits or waited; ``position`` 1 is the next to start, null when it is not known or not queued."""
+
+    name: str
+    position: int | None = None
+    estimated_start_at: int | None = Field(
+        None, description="by the rate at which jobs were lately started; null while that is not known"
+    )
+
+
+class UsageObject(BaseModel):
+    """What the job cost."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cached_tokens: int = Field(0, description="of the input: found in the worker's prefix cache, not computed again")
+    queue_ms: float | None = None
+    first_token_ms: float | None = Field(None, description="from acceptance to the first token")
+    compute_ms: float | None = None
+    cost: float | None = Field(None, description="by the price of the model version; null if it has none")
+
+
+class Links(BaseModel):
+    """Where to go from here."""
+
+    self: str
+    events: str
+    timeline: str
+    cancel: str
+
+
+class JobPolicy(BaseModel):
+    """The version of the tenant's policy that the job is under, and what its rules said of the input they let in."""
+
+    model: str | None
+    version: int
+    flagged: list[PolicyHit] = []
+
+
+class JobObject(BaseModel):
+    """A job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    task: str
+    status: JobState
+    model: str
+    model_version: int
+    service_class: ServiceClass
+    priority: int
+    created_at: int
+    started_at: int | None
+    completed_at: int | None
+    expires_at: int | None
+    cancel_requested_at: int | None
+    queue: QueuePlace
+    attempt: int
+    max_attempts: int
+    last_event_id: str | None = Field(description="id of the terminal event, null until there is one")
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    usage: UsageObject | None
+    metadata: dict[str, str]
+    purged_at: int | None = Field(None, description="since when its output is no longer kept")
+    policy: JobPolicy | None = Field(None, description="null if it says nothing of answers and flagged nothing")
+    links: Links
+
+
+class JobList(BaseModel):
+    """A page of jobs; ask for the next with ``after=last_id``."""
+
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class JobDeleted(BaseModel):
+    """A job whose contents were forgotten."""
+
+    id: str
+    object: Literal["job"] = "job"
+    deleted: Literal[True] = True
+
+
+class TimelineEntry(BaseModel):
+    """Something that happened to a job."""
+
+    kind: str
+    at: float = Field(description="Unix seconds, with fractions")
+    epoch: int = Field(description="which claim of the job this belongs to, 0 before the first")
+    detail: dict[str, Any]
+
+
+class AttemptObject(BaseModel):
+    """One run of the job by a worker."""
+
+    epoch: int
+    attempt: int | None
+    worker: str | None
+    started_at: float
+    ended_at: float | None
+    outcome: str | None = Field(description="a terminal state, `released`, `lease_expired`, or null while it runs")
+
+
+class Timeline(BaseModel):
+    """Everything that happened to a job, oldest first, and its attempts."""
+
+    object: Literal["job.timeline"] = "job.timeline"
+    job_id: str
+    events: list[TimelineEntry]
+    attempts: list[AttemptObject]
+
+
+def job_object(job: Job, *, place: Place | None = None) -> JobObject:
+    """Return the job as its owner sees it."""
+    return JobObject(
+        id=job.id,
+        task=job.task,
+        status=job.state,
+        model=job.model,
+        model_version=job.model_version,
+        service_class=job.service_class,
+        priority=job.priority,
+        created_at=int(job.created_at.timestamp()),
+        started_at=seconds(job.started_at),
+        completed_at=seconds(job.completed_at),
+        expires_at=seconds(job.deadline_at),
+        cancel_requested_at=seconds(job.cancel_requested_at),
+        queue=_queue_place(job, place),
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+        last_event_id=str(Cursor(job.epoch, job.num_deltas + 1)) if job.state.is_terminal else None,
+        output=job.output,
+        error=job.error,
+        usage=_usage(job),
+        metadata=job.metadata,
+        purged_at=seconds(job.output_purged_at),
+        policy=_policy(job),
+        links=_links(job.id),
+    )
+
+
+def _queue_place(job: Job, place: Place | None) -> QueuePlace:
+    if place is None:
+        return QueuePlace(name=job.queue)
+    return QueuePlace(name=job.queue, position=place.position, estimated_start_at=seconds(place.starts_at))
+
+
+def _policy(job: Job) -> JobPolicy | None:
+    pinned = job.payload.get("policy")
+    if pinned is None:
+        return None
+    return JobPolicy(model=pinned["model"] or None, version=pinned["version"], flagged=pinned.get("flagged", []))
+
+
+def _links(job_id: str) -> Links:
+    path = f"/v1/jobs/{job_id}"
+    return Links(self=path, events=f"{path}/events", timeline=f"{path}/timeline", cancel=f"{path}/cancel")
+
+
+def _usage(job: Job) -> UsageObject | None:
+    if job.usage is None:
+        return None
+    tokens_in, tokens_out = int(job.usage["input_tokens"]), int(job.usage["output_tokens"])
+    return UsageObject(
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        total_tokens=tokens_in + tokens_out,
+        cached_tokens=int(job.usage.get("cached_tokens", 0)),
+        **{name: rounded(job.usage.get(name)) for name in ("queue_ms", "first_token_ms", "compute_ms")},
+        cost=job.usage.get("cost"),
+    )
+
+
+def job_list(found: Sequence[Job], limit: int) -> JobList:
+    """Return a page; ``found`` has one job more than ``limit`` if there is a next page."""
+    page = [job_object(job) for job in found[:limit]]
+    return JobList(
+        data=page,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=len(found) > limit,
+    )
+
+
+def timeline(job_id: str, events: Sequence[JobEvent]) -> Timeline:
+    """Return the job's events and, put together from them, its attempts."""
+    entries = [TimelineEntry(kind=e.kind, at=e.at.timestamp(), epoch=e.epoch, detail=e.detail) for e in events]
+    started = [entry for entry in entries if entry.kind == "started"]
+    return Timeline(job_id=job_id, events=entries, attempts=[_attempt(entry, entries) for entry in started])
+
+
+def _attempt(started: TimelineEntry, entries: Sequence[TimelineEntry]) -> AttemptObject:
+    ends = (e for e in entries if e.epoch == started.epoch and e.kind not in ("started", "cancel_requested", "queued"))
+    end = next(ends, None)
+    return AttemptObject(
+        epoch=started.epoch,
+        attempt=started.detail.get("attempt"),
+        worker=started.detail.get("worker"),
+        started_at=started.at,
+        ended_at=None if end is None else end.at,
+        outcome=None if end is None else end.kind,
+    )
