@@ -32,7 +32,7 @@ from models.engine.requests import Encoded, EncodeRequest
 from models.families.model_folder import small_files
 from models.loading.quality_texts import TEXTS
 from models.runners.encoder import encoder_for
-from prompts.embedding import embed_inputs, read_embedder
+from prompts.tasks.embed import embed_inputs, read_embedder
 from prompts.tokenizer import load_tokenizer
 from store.settings import load_settings
 from store.tasks.embed import EmbedInput

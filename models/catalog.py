@@ -21,15 +21,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models.families.model_folder import describe, is_encoder_folder
+from models.families.model_folder import describe, task_inputs
 from store.db.database import Database
 from store.errors import HeadraceError, ModelLoadError
 from store.payloads.sampling_params import SamplingDefaults, parse_defaults
 from store.registry.models import ModelVersion, queue_name, register_version, set_sampling
 from store.settings import Settings, load_settings, require_services
+from store.tasks.generate import GENERATE
+from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
+from store.tasks.task_spec import TaskSpec
 
-FAKE = "fake"
-FAKE_ENCODER = "fake-encoder"
+FAKE = GENERATE.fake_runner
 _FAKE_CONTEXT = 8192
 _DOWNLOAD_TIMEOUT_S = 900
 
@@ -172,7 +174,7 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
 
 def register(db: Database, name: str, source: str, dtype: str, *, actor: str) -> ModelVersion:
     """Register a model folder, or a fake one, under a name; the same files and dtype give the same version again."""
-    if source in (FAKE, FAKE_ENCODER):
+    if source in FAKE_RUNNERS:
         return register_version(
             db,
             model=name,
@@ -207,7 +209,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     fetching.add_argument("--into", type=Path, required=True, help="where the model's folder goes")
     registering = verbs.add_parser("register", help="add a version to the registry; prints name@version")
     registering.add_argument("name")
-    registering.add_argument("source", nargs="?", help=f"a Hugging Face model folder, or {FAKE!r} or {FAKE_ENCODER!r}")
+    registering.add_argument(
+        "source", nargs="?", help=f"a Hugging Face model folder, or {' or '.join(map(repr, FAKE_RUNNERS))}"
+    )
     registering.add_argument("--fake", action="store_const", const=FAKE, dest="fake", help="the model without weights")
     registering.add_argument(
         "--sampling",
@@ -266,9 +270,9 @@ def _measure(folder: Path, *, as_json: bool) -> str:
 
 def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
     """Return the number format to register a folder with: a measured one for ``auto``, and int8 only if it passes."""
-    if source in (FAKE, FAKE_ENCODER) or dtype not in ("auto", "int8"):
+    if source in FAKE_RUNNERS or dtype not in ("auto", "int8"):
         return dtype
-    if is_encoder_folder(Path(source)):
+    if not task_inputs(Path(source)).spec.has_sampling:
         if dtype == "int8":
             raise ModelLoadError("int8 is for models that generate: register an encoder with float32 or bfloat16")
         return dtype
@@ -300,7 +304,7 @@ def _register(options: argparse.Namespace) -> str:
     settings = require_services(load_settings())
     source = options.source or options.fake
     wanted = None if options.sampling is None else parse_defaults(options.sampling)
-    if wanted is not None and (source == FAKE_ENCODER or (source != FAKE and is_encoder_folder(Path(source)))):
+    if wanted is not None and not _task_of(source).has_sampling:
         raise ModelLoadError("vectors have no sampling: leave out --sampling")
     dtype = _dtype_for(source, options.dtype, settings)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
@@ -317,6 +321,10 @@ def _register(options: argparse.Namespace) -> str:
             {"model": version.model, "version": version.version, "dtype": dtype, "source": version.source}
         )
     return queue_name(version.model, version.version)
+
+
+def _task_of(source: str) -> TaskSpec:
+    return TASK_OF_RUNNER[source] if source in FAKE_RUNNERS else task_inputs(Path(source)).spec
 
 
 def _recommended(source: str, settings: Settings) -> SamplingDefaults | None:

@@ -22,7 +22,7 @@ from producer_api.http.write_metering import Metered
 from producer_api.jobs import dead_letter_routes, job_routes, model_routes, queue_routes, stream_routes
 from producer_api.jobs.cancel import announce_cancelled
 from producer_api.jobs.fast_routes import Direct
-from producer_api.openai import embedding_routes, moderation_routes, text_routes
+from producer_api.openai import moderation_routes
 from producer_api.organization import (
     audit_routes,
     key_routes,
@@ -31,9 +31,10 @@ from producer_api.organization import (
     retention_routes,
     usage_routes,
 )
-from producer_api.responses import prompt_routes, response_routes
+from producer_api.responses import prompt_routes
 from producer_api.runtime import Runtime
 from producer_api.server.errors import on_error
+from producer_api.tasks.registry import TASK_ROUTES
 from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
 from store.settings import Settings
@@ -106,15 +107,13 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
     app.state.batch_keeper = keeper
-    for routes in (
+    task_routers = [router for task in TASK_ROUTES for router in task.routers]
+    other_routes = (
         job_routes,
         stream_routes,
         queue_routes,
         dead_letter_routes,
-        text_routes,
-        response_routes,
         prompt_routes,
-        embedding_routes,
         moderation_routes,
         file_routes,
         batch_routes,
@@ -127,8 +126,9 @@ def create_app(settings: Settings) -> FastAPI:
         webhook_routes,
         key_routes,
         health_routes,
-    ):
+    )
+    for router in (*task_routers, *(routes.router for routes in other_routes)):
         # As they are: include_router builds each once more, for every application and at its first request.
-        app.router.routes.extend(routes.router.routes)
+        app.router.routes.extend(router.routes)
     app.router.routes.extend(pages.routes(with_docs=with_docs))
     return app

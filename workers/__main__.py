@@ -11,7 +11,7 @@ import sys
 from functools import partial
 
 from models.loading.load import load_encoder, load_runner, with_encoder_faults, with_faults
-from prompts.embedding import embedder_for
+from prompts.tasks.embed import embedder_for
 from prompts.tokenizer import tokenizer_for
 from store import failpoints, interpreter
 from store.db.database import Database, check_schema

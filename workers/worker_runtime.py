@@ -18,7 +18,7 @@ from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import FinishReason
 from models.engine.runner import Encoder, Runner
 from prompts.detokenizer import Detokenizer
-from prompts.embedding import Embedder
+from prompts.tasks.embed import Embedder
 from prompts.tokenizer import Tokenizer
 from store.db.database import Database
 from store.errors import HeadraceError

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from models.families.geometry import read_geometry
-from prompts.embedding import EMBEDDER_FILES, is_encoder, read_embedder
+from prompts.tasks.registry import inputs_of_folder
+from prompts.tasks.task_inputs import TaskInputs
 from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
 from store.errors import ModelLoadError
 from store.registry.models import ModelVersion
@@ -81,15 +82,15 @@ class ModelFiles:
     files: dict[str, bytes]
 
 
-def is_encoder_folder(folder: Path) -> bool:
-    """Return True if the folder's model makes vectors. Raises ModelLoadError without a ``config.json``."""
-    return is_encoder(read_json(folder / "config.json"))
+def task_inputs(folder: Path) -> TaskInputs[Any]:
+    """Return the inputs of the task that the folder's model serves. Raises ModelLoadError without a ``config.json``."""
+    return inputs_of_folder(read_json(folder / "config.json"))
 
 
 def _small_names(folder: Path) -> tuple[str, ...]:
     """Return which of the tokenizer's and the configuration's files the folder has."""
-    is_config = (folder / "config.json").is_file()
-    known = (*TOKENIZER_FILES, *EMBEDDER_FILES) if is_config and is_encoder_folder(folder) else TOKENIZER_FILES
+    has_config = (folder / "config.json").is_file()
+    known = (*TOKENIZER_FILES, *(task_inputs(folder).folder_files if has_config else ()))
     return tuple(name for name in known if (folder / name).is_file())
 
 
@@ -128,15 +129,16 @@ def describe(folder: Path) -> ModelFiles:
     _refuse_strays(folder)
     config = read_json(folder / "config.json")
     files = small_files(folder)
-    if is_encoder(config):
-        runner, vocab_size, context_window = "encoder", config.get("vocab_size", 0), read_embedder(files).context_window
+    task = inputs_of_folder(config)
+    if task.folder_window is not None:
+        vocab_size, context_window = config.get("vocab_size", 0), task.folder_window(files)
     else:
         geometry = read_geometry(folder, config)
-        runner, vocab_size, context_window = "torch", geometry.vocab_size, geometry.context_window
+        vocab_size, context_window = geometry.vocab_size, geometry.context_window
     num_tokens = load_tokenizer(files).vocab_size
     if num_tokens > vocab_size:
         raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
-    return ModelFiles(runner, folder_digest(folder), context_window, files)
+    return ModelFiles(task.spec.runner, folder_digest(folder), context_window, files)
 
 
 def registered_folder(version: ModelVersion) -> Path:

@@ -1,7 +1,7 @@
 """The Encoder on torch: rows of token ids in, one pass of transformers' own model, one vector a row out.
 
 Rows are padded to the longest and masked. Knows pooling and normalising; what a model was made for says its
-``prompts.embedding.Embedder``.
+``prompts.tasks.embed.Embedder``.
 """
 
 import sys
@@ -19,7 +19,7 @@ from models.families.original import read_original, refuse_faults
 from models.families.probe import silence
 from models.runners.torch_runner import errors_named
 from models.tensors.precision import resolve_device, resolve_dtype
-from prompts.embedding import Embedder, Pooling, read_embedder
+from prompts.tasks.embed import Embedder, Pooling, read_embedder
 from store.settings import Settings
 
 

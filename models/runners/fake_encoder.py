@@ -11,7 +11,7 @@ from hashlib import blake2b
 from math import sqrt
 
 from models.engine.requests import EncodeRow
-from prompts.embedding import FAKE
+from prompts.tasks.embed import FAKE
 
 
 class FakeEncoder:

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from producer_api.batches.task_urls import Wanted, read_task
 from producer_api.server.json_limits import check_counts
+from producer_api.tasks.registry import read_task
+from producer_api.tasks.task_routes import ParsedRequest
 from store.encryption.vault import has_nul
 from store.errors import HeadraceError, InvalidRequest
 
@@ -46,7 +47,7 @@ class Request:
     """A line that is a request of this batch."""
 
     custom_id: str
-    wanted: Wanted
+    wanted: ParsedRequest
 
 
 class LineRefused(Exception):

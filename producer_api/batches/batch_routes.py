@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.batches.batch_keeper import BatchKeeper
-from producer_api.batches.task_urls import TASK_URLS
 from producer_api.files.file_routes import check_life_s
 from producer_api.files.file_views import BatchList, BatchObject, batch_list, batch_object
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
@@ -24,6 +23,7 @@ from producer_api.server.errors import DOCUMENTED
 from producer_api.submission.idempotency import MAX_KEY_CHARS
 from producer_api.submission.input_policy import guarded
 from producer_api.submission.submit import RETRY_WITHIN_S, Origin
+from producer_api.tasks.registry import TASK_URLS
 from store.batches import batches
 from store.batches.batches import Batch, NewBatch
 from store.db.database import Database

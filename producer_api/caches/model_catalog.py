@@ -12,8 +12,8 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from producer_api.caches.ttl_cache import LoadingCache
-from prompts.embedding import Embedder, embedder_for
 from prompts.grammar import Grammars, grammars_for
+from prompts.tasks.registry import TASK_INPUTS
 from prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
 from store.db.database import Database
 from store.payloads.sampling_params import SamplingDefaults
@@ -51,7 +51,7 @@ class _LoadedVersion:
     def __init__(self) -> None:
         self.tokenizer: _LoadOnce[Tokenizer] = _LoadOnce()
         self.grammars: _LoadOnce[Grammars] = _LoadOnce()
-        self.embedder: _LoadOnce[Embedder] = _LoadOnce()
+        self.settings: _LoadOnce[object] = _LoadOnce()
         self.generation: _LoadOnce[SamplingDefaults] = _LoadOnce()
 
 
@@ -88,10 +88,11 @@ class ModelCatalog:
         tokenizer = self.tokenizer(version)
         return loaded.grammars.get(lambda: grammars_for(version, tokenizer, partial(models.read_file, self._db)))
 
-    def embedder(self, version: ModelVersion) -> Embedder:
-        """Return the version's embedding settings; raise ModelLoadError if its files are damaged."""
+    def task_settings(self, version: ModelVersion) -> object:
+        """Return the settings of the version's task (``prompts.tasks``); raise ModelLoadError if files are damaged."""
         loaded = self._loaded((version.model, version.version))
-        return loaded.embedder.get(lambda: embedder_for(version, partial(models.read_file, self._db)))
+        read_settings = TASK_INPUTS[version.task].read_settings
+        return loaded.settings.get(lambda: read_settings(version, partial(models.read_file, self._db)))
 
     def sampling(self, version: ModelVersion) -> SamplingDefaults:
         """Return the version's sampling defaults: of its record, else of its ``generation_config.json``.

@@ -37,11 +37,11 @@ from store.jobs import jobs
 from store.jobs.jobs import Idempotency, Job, NewJob
 from store.jobs.responses import NewResponse, job_id_of
 from store.payloads.job_payload import PinnedPolicy
+from store.payloads.strict_model import Strict
 from store.registry.models import ModelVersion, queue_name
 from store.registry.policies import EVERY_MODEL
 from store.settings import Settings
-from store.tasks.embed import EmbedPayload
-from store.tasks.generate import GeneratePayload, GenerateRequest
+from store.tasks.generate import GenerateRequest
 from store.tasks.registry import JobRequest
 from store.tenants.api_keys import Principal
 from store.webhooks.addresses import check_url
@@ -99,7 +99,7 @@ class _Draft:
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
     policy: PinnedPolicy | None = None
-    payload: GeneratePayload | EmbedPayload | None = None
+    payload: Strict | None = None
     num_tokens: int = 0
     max_tokens: int = 0
     headers: Headers = field(default_factory=dict)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from models.engine.requests import Encoded, EncodeRequest, FinishReason
-from prompts.embedding import Embedder, embed_inputs
+from prompts.tasks.embed import Embedder, embed_inputs
 from prompts.tokenizer import Tokenizer
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import JobErrorBody, Usage, read_payload

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, ModelLoadError
-from store.tasks.embed import EmbedInput
+from store.payloads.job_payload import PinnedPolicy
+from store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion
@@ -82,7 +84,7 @@ def read_embedder(files: Mapping[str, bytes]) -> Embedder:
 
 def embedder_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> Embedder:
     """Return what is known of a registered encoder; ``read_file`` returns a stored file's bytes by its digest."""
-    if version.runner == "fake-encoder":
+    if version.is_fake:
         return FAKE
     wanted = {name: digest for name, digest in version.files.items() if name in ("config.json", *EMBEDDER_FILES)}
     return read_embedder({name: read_file(digest) for name, digest in wanted.items()})
@@ -219,3 +221,29 @@ def _json(files: Mapping[str, bytes], name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ModelLoadError(f"{name} is not a JSON {'object' if kind is dict else 'array'}")
     return value
+
+
+def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | None) -> Prepared:
+    """Return what to store. A policy has nothing to change in vectors."""
+    embedder: Embedder = model.settings
+    check_dimensions(embedder, request.dimensions)
+    inputs = embed_inputs(model.tokenizer, embedder, request.input)
+    return Prepared(EmbedPayload(input=request.input, dimensions=request.dimensions), sum(map(len, inputs)))
+
+
+def check_length(request: EmbedRequest, model: InputModel) -> EmbedRequest:
+    """Return the request; raise InvalidRequest if an input is longer than the context window."""
+    embed_inputs(model.tokenizer, model.settings, request.input)
+    return request
+
+
+EMBED_INPUTS = TaskInputs(
+    spec=EMBED,
+    prepare=prepare,
+    cut_to_length=check_length,
+    is_quick=lambda _request, _model: True,
+    read_settings=embedder_for,
+    is_folder=is_encoder,
+    folder_files=EMBEDDER_FILES,
+    folder_window=lambda files: read_embedder(files).context_window,
+)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from prompts.embedding import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, is_encoder, read_embedder
+from prompts.tasks.embed import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, is_encoder, read_embedder
 from prompts.tokenizer import ByteTokenizer
 from store.errors import InvalidRequest, ModelLoadError
 from store.tasks.embed import EmbedInput

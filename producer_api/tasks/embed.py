@@ -1,0 +1,19 @@
+"""The API of the task ``embed``: OpenAI's embeddings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from producer_api.openai import embedding_routes
+from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, to_job, whole
+from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
+from store.tasks.embed import EMBED
+
+
+def _parse(body: Mapping[str, Any]) -> ParsedRequest:
+    asked = EmbeddingRequest.model_validate(body)
+    return ParsedRequest(
+        to_job(asked), lambda job: whole(job, asked.encoding_format), lambda error: as_sent(error, asked)
+    )
+
+
+EMBED_ROUTES = TaskRoutes(EMBED, (embedding_routes.router,), {"/v1/embeddings": _parse})

@@ -1,0 +1,61 @@
+"""The API of the task ``generate``: OpenAI's chat completions, completions and responses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from producer_api.openai import text_routes
+from producer_api.openai.chat_answer import Answer, Completion, answer_of
+from producer_api.openai.chat_request import ChatRequest
+from producer_api.openai.chat_request import to_job as chat_job
+from producer_api.openai.completion_answer import TextCompletion
+from producer_api.openai.completion_request import CompletionRequest
+from producer_api.openai.completion_request import to_job as completion_job
+from producer_api.openai.text_request import TextRequest, as_sent, unsupported
+from producer_api.responses import response_routes
+from producer_api.responses.response_answer import response_object
+from producer_api.responses.response_request import Before, ResponseRequest
+from producer_api.responses.response_request import as_sent as response_as_sent
+from producer_api.responses.response_request import to_job as response_job
+from producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
+from store.jobs.jobs import Job
+from store.jobs.responses import StoredResponse
+from store.tasks.generate import GENERATE, GenerateRequest
+
+Asked = TypeVar("Asked", bound=TextRequest)
+
+
+def _text(shape: type[Asked], to_job: Callable[[Asked], GenerateRequest], answer: Callable[[Job], Answer]) -> ParseBody:
+    """Return the reader of a request for text."""
+
+    def parse(body: Mapping[str, Any]) -> ParsedRequest:
+        asked = shape.model_validate(body)
+        return ParsedRequest(to_job(asked), lambda job: answer(job).whole(job), lambda error: as_sent(error, asked))
+
+    return parse
+
+
+def _response(body: Mapping[str, Any]) -> ParsedRequest:
+    asked = ResponseRequest.model_validate(body)
+    for name in ("previous_response_id", "prompt"):
+        if getattr(asked, name) is not None:
+            raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
+    made = response_job(asked, Before())
+    beside = replace(made.response, request={**made.response.request, "service_tier": "flex"})
+
+    def answer(job: Job) -> dict[str, Any]:
+        answer_of(job)
+        return response_object(job, StoredResponse.of(job.id, beside))
+
+    return ParsedRequest(made.job, answer, lambda error: response_as_sent(error, asked), beside)
+
+
+GENERATE_ROUTES = TaskRoutes(
+    GENERATE,
+    (text_routes.router, response_routes.router),
+    {
+        "/v1/chat/completions": _text(ChatRequest, chat_job, Completion),
+        "/v1/completions": _text(CompletionRequest, completion_job, TextCompletion),
+        "/v1/responses": _response,
+    },
+)

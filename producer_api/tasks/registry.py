@@ -1,0 +1,33 @@
+"""The routes of every task. A new task is one more entry of ``TASK_ROUTES``.
+
+A line of a batch is read by the code that the route uses, so it means what the same request would have meant.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from producer_api.server.errors import from_validation
+from producer_api.tasks.embed import EMBED_ROUTES
+from producer_api.tasks.generate import GENERATE_ROUTES
+from producer_api.tasks.task_routes import ParseBody, ParsedRequest
+from store.errors import InvalidRequest
+
+TASK_ROUTES = (GENERATE_ROUTES, EMBED_ROUTES)
+
+TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
+"""The URLs that a batch may name."""
+
+
+def read_task(url: str, body: Mapping[str, Any]) -> ParsedRequest:
+    """Return the job that the body means at this URL. Raises InvalidRequest as the route would."""
+    parse = TASK_URLS.get(url)
+    if parse is None:
+        raise InvalidRequest(f"`url` must be one of {', '.join(sorted(TASK_URLS))}", param="url")
+    if body.get("stream"):
+        raise InvalidRequest("a batch has no streams: leave `stream` out", param="stream")
+    try:
+        return parse(body)
+    except ValidationError as error:
+        raise from_validation(error.errors(include_input=False)) from error

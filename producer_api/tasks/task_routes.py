@@ -1,0 +1,41 @@
+"""The description of a task's part of the API: its routers, and the readers of its URLs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from fastapi import APIRouter
+
+from store.errors import HeadraceError
+from store.jobs.jobs import Job
+from store.jobs.responses import NewResponse
+from store.tasks.registry import JobRequest
+from store.tasks.task_spec import TaskSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A body that was sent to a task's URL, as a job.
+
+    ``answer`` returns the route's answer of the job that has ended; it raises JobUnanswered for a job that has not
+    succeeded. ``complain`` returns an error about the job with the names of the body's fields. ``response`` is stored
+    beside the job.
+    """
+
+    job: JobRequest
+    answer: Callable[[Job], dict[str, Any]]
+    complain: Callable[[HeadraceError], HeadraceError]
+    response: NewResponse | None = None
+
+
+ParseBody: TypeAlias = Callable[[Mapping[str, Any]], ParsedRequest]
+"""Raises InvalidRequest, or pydantic's ValidationError, for a body that the route would refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRoutes:
+    """One task's part of the API. ``urls`` are those that a batch may name, each with the reader of a line's body."""
+
+    spec: TaskSpec
+    routers: tuple[APIRouter, ...]
+    urls: Mapping[str, ParseBody]

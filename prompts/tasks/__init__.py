@@ -1,0 +1,3 @@
+"""How each task's requests become tokens: validation against the model's files, the cost in tokens, the stored payload.
+
+One module is one task. API and worker use the same code, so that they count the same tokens. No HTTP, no weights."""

@@ -1,0 +1,18 @@
+"""The inputs of every task. A new task is one more entry of ``_INPUTS``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prompts.tasks.embed import EMBED_INPUTS
+from prompts.tasks.generate import GENERATE_INPUTS
+from prompts.tasks.task_inputs import TaskInputs
+
+# A model folder belongs to the first task that takes it; generating takes every folder.
+_INPUTS: tuple[TaskInputs[Any], ...] = (EMBED_INPUTS, GENERATE_INPUTS)
+
+TASK_INPUTS: Mapping[str, TaskInputs[Any]] = {inputs.spec.name: inputs for inputs in _INPUTS}
+
+
+def inputs_of_folder(config: Mapping[str, Any]) -> TaskInputs[Any]:
+    """Return the inputs of the task that a model folder with this ``config.json`` serves."""
+    return next(inputs for inputs in _INPUTS if inputs.is_folder(config))

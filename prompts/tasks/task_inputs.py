@@ -1,0 +1,84 @@
+"""The description of how one task's requests become tokens, and of which model folders serve the task."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+
+from prompts.grammar import Grammars
+from prompts.tokenizer import Tokenizer
+from store.payloads.job_payload import JobOrder, PinnedPolicy
+from store.payloads.sampling_params import SamplingDefaults
+from store.payloads.strict_model import Strict
+from store.tasks.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from store.registry.models import ModelVersion
+
+RequestT = TypeVar("RequestT", bound=JobOrder)
+
+ReadFile: TypeAlias = Callable[[str], bytes]
+"""Returns the bytes of a stored model file by its digest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is stored of a request, and its cost: the tokens of the input and the most tokens that it may generate."""
+
+    payload: Strict
+    num_tokens: int
+    max_tokens: int = 0
+
+
+class InputModel(Protocol):
+    """The model version that a request is prepared for. Each part is loaded when it is first asked for, which blocks.
+
+    ``context_window`` is the model's own. ``window`` is less where the workers' KV pools hold less.
+    """
+
+    @property
+    def context_window(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def grammars(self) -> Grammars: ...
+    @property
+    def sampling(self) -> SamplingDefaults: ...
+    @property
+    def settings(self) -> Any:
+        """What ``TaskInputs.read_settings`` returned for the version."""
+        ...
+
+    def is_compiled(self, kind: str, text: str) -> bool:
+        """Return True if the grammar is compiled already. Reads nothing."""
+        ...
+
+
+def _every_folder(_config: Mapping[str, Any]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInputs(Generic[RequestT]):
+    """How requests of one task become tokens.
+
+    ``prepare`` checks a request against the model. It raises InvalidRequest, ModelLoadError, Unavailable.
+    ``cut_to_length`` is called for long requests before a policy reads them: it returns the request, shortened if the
+    request allows that, or raises InvalidRequest. ``is_quick`` is False for a request whose preparation may take long.
+    ``read_settings`` reads what the task needs of a version's files, once for each version.
+    """
+
+    spec: TaskSpec
+    prepare: Callable[[RequestT, InputModel, PinnedPolicy | None], Prepared]
+    cut_to_length: Callable[[RequestT, InputModel], RequestT]
+    is_quick: Callable[[RequestT, InputModel], bool]
+    read_settings: Callable[["ModelVersion", ReadFile], Any]
+    is_folder: Callable[[Mapping[str, Any]], bool] = _every_folder
+    """True if a model folder with this ``config.json`` serves the task."""
+
+    folder_files: tuple[str, ...] = ()
+    """Small files of such a folder that the registry stores, beside those of the tokenizer."""
+
+    folder_window: Callable[[Mapping[str, bytes]], int] | None = None
+    """Returns the context window by the folder's small files. None: ``models.families`` knows it."""
