@@ -195,6 +195,22 @@ def test_a_cancelled_batch_publishes_what_it_has(
         openai.batches.cancel(batch.id)
 
 
+def test_a_line_whose_job_was_cancelled_alone_says_so(
+    api: httpx2.Client, openai: OpenAI, worker: ScriptedWorker, db: Database
+) -> None:
+    batch = make(openai, [line("kept"), line("dropped")])
+    wait(openai, batch, lambda _: len(under_way(db)) == 2)
+    kept, dropped = under_way(db)
+    api.post(f"/v1/jobs/{dropped}/cancel").raise_for_status()
+    attempt = worker.claim(kept)
+    worker.say(attempt, "done")
+    worker.succeed(attempt)
+    ended = wait_for(openai, batch, "completed")
+    assert [each["custom_id"] for each in read(openai, ended.output_file_id)] == ["kept"]
+    (error,) = read(openai, ended.error_file_id)
+    assert (error["custom_id"], error["error"]["code"]) == ("dropped", "batch_cancelled")
+
+
 def under_way(db: Database) -> list[str]:
     with db.begin() as connection:
         return list(connection.execute(text("SELECT id FROM jobs WHERE completed_at IS NULL ORDER BY id")).scalars())
