@@ -18,10 +18,10 @@ from producer_api.files import file_routes
 from producer_api.http import health_routes, pages
 from producer_api.http.middleware import Authenticate, BufferBody, RequestContext
 from producer_api.http.openapi_text import describe
-from producer_api.http.write_metering import Metered
+from producer_api.http.write_metering import MeterWrites
 from producer_api.jobs import dead_letter_routes, job_routes, model_routes, queue_routes, stream_routes
 from producer_api.jobs.cancel import announce_cancelled
-from producer_api.jobs.fast_routes import Direct
+from producer_api.jobs.fast_routes import FastRoutes
 from producer_api.openai import moderation_routes
 from producer_api.organization import (
     audit_routes,
@@ -39,7 +39,7 @@ from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
 from store.settings import Settings
 
-_LAYERS = (RequestContext, Authenticate, Metered, BufferBody, Direct)
+_LAYERS = (RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.
@@ -78,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings,
         runtime.blobs,
         submissions=runtime.submissions,
-        room=runtime.room,
+        queue_limits=runtime.queue_limits,
         on_cancelled=partial(announce_cancelled, runtime),
     )
     with_docs = "docs" in settings.open_pages

@@ -10,21 +10,21 @@ from functools import partial
 import anyio.to_thread
 
 from producer_api.access.auth import Authenticator
-from producer_api.access.rate_limits import Admission
-from producer_api.access.refusal_log import Refusals
-from producer_api.access.stream_limits import OpenStreams
+from producer_api.access.rate_limits import RateLimits
+from producer_api.access.refusal_log import RefusalLog
+from producer_api.access.stream_limits import StreamLimits
 from producer_api.caches.limit_cache import LimitCache
-from producer_api.caches.live_processes import Presence
+from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.caches.ttl_cache import CacheRefresher
 from producer_api.reads.job_loader import JobLoader
-from producer_api.reads.list_queries import Lists
+from producer_api.reads.list_queries import ListQueries
 from producer_api.server.health import Health
 from producer_api.server.metrics import Metrics
 from producer_api.submission.enqueue import Enqueuer
-from producer_api.submission.idempotency import Recognition
+from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import PolicyCache
-from producer_api.submission.queue_limits import Room
+from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
 from store.files.blob_storage import open_blobs
@@ -51,12 +51,12 @@ class Runtime:
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
-        self.keys = Authenticator(self.db)
+        self.authenticator = Authenticator(self.db)
         self.metrics = Metrics()
         self.hub = Hub(
             settings.redis_url,
             vault,
-            on_key_changed=self.keys.forget,
+            on_key_changed=self.authenticator.forget,
             on_error=lambda what: self.metrics.hub_errors.labels(what).inc(),
         )
         self.metrics.hub_connected.set_function(lambda: float(self.hub.is_connected))
@@ -64,36 +64,36 @@ class Runtime:
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.catalog = ModelCatalog(self.db)
         self.reader = JobLoader(self.db)
-        self.presence = Presence(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
+        self.live_processes = LiveProcesses(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
         self.limits = LimitCache(settings, self.db)
-        limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.presence.num_alive)
-        self.admission = Admission(self.limits, limiter)
-        self.streams = OpenStreams(self.limits)
-        self.lists = Lists(settings, self.admission)
-        self.room = Room(settings, self.db)
+        limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.live_processes.num_alive)
+        self.rate_limits = RateLimits(self.limits, limiter)
+        self.streams = StreamLimits(self.limits)
+        self.lists = ListQueries(settings, self.rate_limits)
+        self.queue_limits = QueueLimits(settings, self.db)
         celery = celery_app(settings)
-        self.intake = Enqueuer(
+        self.enqueuer = Enqueuer(
             self.db,
             HintPublisher(celery),
             HintPublisher(celery),
             self.redis_watch,
             ready_window=settings.ready_window,
         )
-        self.refusals = Refusals()
-        self.recognition = Recognition(open_digests(settings, vault))
+        self.refusal_log = RefusalLog()
+        self.digests = RequestDigests(open_digests(settings, vault))
         self.policies = PolicyCache(self.db, names_model=settings.names_model)
         self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
         self.submissions = Submissions(
             settings,
             self.db,
-            admission=self.admission,
+            rate_limits=self.rate_limits,
             catalog=self.catalog,
-            room=self.room,
-            intake=self.intake,
+            queue_limits=self.queue_limits,
+            enqueuer=self.enqueuer,
             metrics=self.metrics,
             policies=self.policies,
-            recognition=self.recognition,
-            presence=self.presence,
+            digests=self.digests,
+            live_processes=self.live_processes,
         )
         self.blobs = open_blobs(settings)
         self.health = Health(settings)
@@ -102,8 +102,8 @@ class Runtime:
         """Start what runs in the background. A Redis that is away does not stop it."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
         self.redis_watch.start()
-        self.presence.start()
-        self.intake.start()
+        self.live_processes.start()
+        self.enqueuer.start()
         self.refresher.start()
         await self.hub.start()
 
@@ -115,8 +115,8 @@ class Runtime:
 
     def _close(self) -> None:
         self.refresher.stop()
-        self.intake.stop()
-        self.presence.stop()
+        self.enqueuer.stop()
+        self.live_processes.stop()
         self.redis_watch.stop()
         self.health.close()
         self.redis.close()

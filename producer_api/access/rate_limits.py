@@ -27,14 +27,14 @@ class OverRate(RateLimited):
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class _RateLimit:
     """One limit of a request's: whose it is in words, and what would be spent of it."""
 
     whose: str
     spend: Spend
 
 
-class Admission:
+class RateLimits:
     """Checks limits for submissions, for those that came together with one question. Blocks on Postgres and Redis."""
 
     def __init__(self, book: LimitCache, limiter: Limiter) -> None:
@@ -85,17 +85,17 @@ class Admission:
         used = {unit: max(0, spends[unit].most - told.remaining) for unit, told in left.items()}
         return used.get("requests"), used.get("tokens")
 
-    def _spend(self, unit: str, asked: Sequence[list[_Bound]]) -> list[Headers | HeadraceError]:
+    def _spend(self, unit: str, asked: Sequence[list[_RateLimit]]) -> list[Headers | HeadraceError]:
         decided = self._limiter.check_groups([[bound.spend for bound in bounds] for bounds in asked])
         return [_told(unit, bounds, decisions) for bounds, decisions in zip(asked, decided, strict=True)]
 
 
-def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_tenant: int | None) -> list[_Bound]:
+def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_tenant: int | None) -> list[_RateLimit]:
     found = []
     if of_key is not None:
-        found.append(_Bound("with this key", Spend(f"{unit}:{principal.key_id}", of_key, cost)))
+        found.append(_RateLimit("with this key", Spend(f"{unit}:{principal.key_id}", of_key, cost)))
     if of_tenant is not None:
-        found.append(_Bound("by your organization", Spend(f"{unit}:{principal.tenant_id}", of_tenant, cost)))
+        found.append(_RateLimit("by your organization", Spend(f"{unit}:{principal.tenant_id}", of_tenant, cost)))
     return found
 
 
@@ -106,7 +106,7 @@ def _raised(outcome: Headers | HeadraceError) -> Headers:
     return outcome
 
 
-def _told(unit: str, bounds: Sequence[_Bound], decisions: Sequence[Decision]) -> Headers | HeadraceError:
+def _told(unit: str, bounds: Sequence[_RateLimit], decisions: Sequence[Decision]) -> Headers | HeadraceError:
     """Return the headers of the tighter limit, or the refusal of the one that refuses for longest."""
     if not bounds:
         return {}
@@ -126,7 +126,7 @@ def _told(unit: str, bounds: Sequence[_Bound], decisions: Sequence[Decision]) ->
     return OverRate(message, retry_after_s=decision.retry_after_s, headers=headers)
 
 
-def _too_long(bound: _Bound) -> InvalidRequest:
+def _too_long(bound: _RateLimit) -> InvalidRequest:
     return InvalidRequest(
         f"the prompt has {bound.spend.cost} tokens, and {bound.spend.per_minute} may be sent a minute {bound.whose}:"
         " shorten the prompt",

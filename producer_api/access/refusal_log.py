@@ -31,7 +31,7 @@ def _address(host: str) -> str | None:
         return None
 
 
-class Refusals:
+class RefusalLog:
     """Logs refusals of one process. Used on the event loop alone."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -17,7 +17,7 @@ _AGAIN_AFTER_S = 1.0
 _ENTERED = "stream_of"
 
 
-class OpenStreams:
+class StreamLimits:
     """Counts them. Used on the event loop alone."""
 
     def __init__(self, book: LimitCache) -> None:

@@ -22,7 +22,7 @@ from producer_api.batches.batch_results import publish
 from producer_api.batches.batch_turns import WAITING_S, Turns
 from producer_api.batches.batch_validation import validate
 from producer_api.server.errors import internal_error
-from producer_api.submission.queue_limits import Room
+from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.batches import batch_steps
 from store.batches.batch_steps import Live, NoRoom, Progress, TakenLine
@@ -114,12 +114,12 @@ class BatchKeeper:
         blobs: Blobs,
         *,
         submissions: Submissions,
-        room: Room,
+        queue_limits: QueueLimits,
         on_cancelled: OnCancelled,
     ) -> None:
         self._settings = settings
         self._blobs = blobs
-        self._room = room
+        self._queue_limits = queue_limits
         self._on_cancelled = on_cancelled
         # A connection for the lock and one to work with: the routes' are not taken from them.
         self._db = Database(
@@ -268,7 +268,7 @@ class BatchKeeper:
         batch, turns = progress.batch, self._turns
         num_live, most_under_way = turns.num_live(batch.tenant_id), self._settings.batch_lines_under_way
         most = num_to_take(progress.num_under_way, num_live, turns.num_tenants, most_under_way)
-        most = min(most, self._room.slack(batch.tenant_id))
+        most = min(most, self._queue_limits.slack(batch.tenant_id))
         if most <= 0 or batch.input_digest is None:
             return 0
         with self._blobs.open(batch.input_digest) as content:

@@ -20,9 +20,10 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
+from producer_api.submission.draft_job import Origin
 from producer_api.submission.idempotency import MAX_KEY_CHARS
 from producer_api.submission.input_policy import guarded
-from producer_api.submission.submit import RETRY_WITHIN_S, Origin
+from producer_api.submission.submit import RETRY_WITHIN_S
 from producer_api.tasks.registry import TASK_URLS
 from store.batches import batches
 from store.batches.batches import Batch, NewBatch
@@ -89,7 +90,7 @@ async def create_batch(
     runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf
 ) -> Response:
     """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
-    new = _new_batch(body, origin, principal.key_id, runtime.recognition.fingerprints(origin.fingerprint))
+    new = _new_batch(body, origin, principal.key_id, runtime.digests.fingerprints(origin.fingerprint))
     batch = await run_in_threadpool(_create, runtime, principal, body, new, is_retry=origin.is_retry)
     keeper.wake()
     return JsonResponse(batch_object(batch))
@@ -106,7 +107,7 @@ def _create(runtime: Runtime, principal: Principal, body: BatchRequest, new: New
         raise InvalidRequest(
             f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
         )
-    new = replace(_guarded(runtime, tenant_id, new, file.id), limits=runtime.admission.held_by(principal))
+    new = replace(_guarded(runtime, tenant_id, new, file.id), limits=runtime.rate_limits.held_by(principal))
     return batches.create(runtime.db, tenant_id, new, file)
 
 
@@ -118,16 +119,16 @@ def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> N
     metadata = (
         None if new.metadata is None else guarded(found.policy, {"metadata": new.metadata}, "metadata")["metadata"]
     )
-    recognition, key, project_id = runtime.recognition, new.idempotency_key, new.project_id
+    digests, key, project_id = runtime.digests, new.idempotency_key, new.project_id
     if key is not None:
-        key = recognition.key(found.policy, key, lambda one: batches.is_known(runtime.db, tenant_id, one))
+        key = digests.key(found.policy, key, lambda one: batches.is_known(runtime.db, tenant_id, one))
     if project_id is not None:
-        project_id = recognition.name(found.policy, project_id, "OpenAI-Project")
+        project_id = digests.name(found.policy, project_id, "OpenAI-Project")
     fingerprints = new.fingerprints
-    if metadata != new.metadata and not recognition.is_keyed:
+    if metadata != new.metadata and not digests.is_keyed:
         # What was taken out could be found again from a plain digest of what was sent.
         stored = [new.api_key_id, file_id, new.url, new.completion_window, metadata, new.output_ttl_s]
-        fingerprints = recognition.fingerprints(orjson.dumps(stored, option=orjson.OPT_SORT_KEYS).hex())[:1]
+        fingerprints = digests.fingerprints(orjson.dumps(stored, option=orjson.OPT_SORT_KEYS).hex())[:1]
     return replace(new, metadata=metadata, idempotency_key=key, project_id=project_id, fingerprints=fingerprints)
 
 

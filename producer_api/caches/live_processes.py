@@ -25,7 +25,7 @@ CONFIRM_S = 0.25
 """An absence is believed for so long before Postgres is asked again."""
 
 
-class Presence:
+class LiveProcesses:
     """One process's part in the count. ``db`` reads and writes nobody's tables. ``at_each_beat`` is done as well."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """What surrounds every request, as plain ASGI: its id, its time, its key, its body's size, and the last word on errors.
 
-    RequestContext ─▶ Authenticate ─▶ Metered ─▶ BufferBody ─▶ Direct ─▶ the routes
+    RequestContext ─▶ Authenticate ─▶ MeterWrites ─▶ BufferBody ─▶ FastRoutes ─▶ the routes
 
 Plain ASGI, because a middleware that makes a task per request costs more than the rest of a submit and hides a
 client's disconnect.
@@ -52,7 +52,7 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        context = _Context(scope, send, self._runtime)
+        context = _RequestState(scope, send, self._runtime)
         context.spent = rate_limit_headers.begin()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
@@ -85,7 +85,7 @@ def _callers_names(scope: Scope) -> dict[str, str]:
     return ({"client_request_id": client_id} if is_good else {}) | ({"trace_id": trace[1]} if trace else {})
 
 
-class _Context:
+class _RequestState:
     """One request: its id, when it came, and whether its response has begun."""
 
     def __init__(self, scope: Scope, send: Send, runtime: Runtime) -> None:
@@ -124,7 +124,7 @@ class _Context:
         metrics.latency.labels(self._scope["method"], route, message["status"]).observe(took_s)
         if (code := self._scope["state"].get("error_code")) is not None:
             metrics.refused.labels(code).inc()
-            self._runtime.refusals.note(code, self._scope)
+            self._runtime.refusal_log.note(code, self._scope)
 
 
 class Authenticate:
@@ -141,7 +141,7 @@ class Authenticate:
                 raise InvalidRequest(
                     "the request has more than one Authorization header: send one", param="Authorization"
                 )
-            scope["state"]["principal"] = await self._runtime.keys.principal(given[0] if given else None)
+            scope["state"]["principal"] = await self._runtime.authenticator.principal(given[0] if given else None)
         await self.app(scope, receive, send)
 
 
@@ -166,14 +166,14 @@ class BufferBody:
         if scope["path"] == _UPLOADS:
             if _declared_length(headers) > self._upload_limit:
                 return await self._refuse(scope, receive, send, self._upload_limit)
-            return await self.app(scope, _Paced(receive), send)
+            return await self.app(scope, _TimedReceive(receive), send)
         body = None if _declared_length(headers) > self._limit else await self._read(receive)
         if body is None:
             return await self._refuse(scope, receive, send, self._limit)
         if body:
             _check_type(headers)
             check_counts(body)
-        return await self.app(scope, Replay(body, receive), send)
+        return await self.app(scope, BufferedBody(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes | None:
         """Return the body, or None once it is over the limit. Raises SlowBody."""
@@ -208,7 +208,7 @@ class BufferBody:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class _Paced:
+class _TimedReceive:
     """A ``receive`` that does not wait for a part of the body for ever."""
 
     def __init__(self, receive: Receive) -> None:
@@ -227,7 +227,7 @@ class _Paced:
         return message
 
 
-class Replay:
+class BufferedBody:
     """A ``receive`` that gives the buffered body once and then whatever the connection says."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:

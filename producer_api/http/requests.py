@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from producer_api.runtime import Runtime
 from producer_api.server.sse import until_disconnected
-from producer_api.submission.submit import Origin
+from producer_api.submission.draft_job import Origin
 
 T = TypeVar("T")
 

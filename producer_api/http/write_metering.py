@@ -25,7 +25,7 @@ _LONGEST_S = 1.0
 _MOST_KEPT = 10_000
 
 
-class Refused:
+class OverLimitKeys:
     """Keys that are over their limits, so that nothing more of theirs is read until there is room again.
 
     At most for a second, for the limits may have been changed. Used on the event loop alone.
@@ -51,13 +51,13 @@ class Refused:
         del self._until[key_id]
 
 
-class Metered:
+class MeterWrites:
     """Counts requests that may change something; refuses them beyond the limits of their key and its tenant."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
         self._runtime = runtime
-        self._refused = Refused()
+        self._refused = OverLimitKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _WRITES or "principal" not in scope["state"]:
@@ -89,7 +89,7 @@ class Metered:
 
     async def _spend(self, principal: Principal) -> None:
         try:
-            await run_in_threadpool(self._runtime.admission.spend_request, principal)
+            await run_in_threadpool(self._runtime.rate_limits.spend_request, principal)
         except OverRate as error:
             self._refused.note(principal.key_id, error)
             raise

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.access.auth import may
-from producer_api.http.middleware import Replay
+from producer_api.http.middleware import BufferedBody
 from producer_api.http.requests import MAX_PROJECT_CHARS, read_origin
 from producer_api.jobs import job_routes, stream_routes
 from producer_api.runtime import Runtime
@@ -28,7 +28,7 @@ _JOB = re.compile(r"/v1/jobs/([^/]+?)(/events)?")
 _WAIT = re.compile(rb"wait=(\d{1,4})")
 
 
-class Direct:
+class FastRoutes:
     """Answers these requests; passes on every other."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
@@ -44,7 +44,7 @@ class Direct:
                 request = Request(scope, receive)
                 response = await self._submit(request)
                 if response is None:
-                    receive = Replay(await request.body(), receive)
+                    receive = BufferedBody(await request.body(), receive)
         await (response or self.app)(scope, receive, send)
 
     async def _read(self, request: Request) -> Response | None:

@@ -19,7 +19,7 @@ from producer_api.reads.placeholder_restore import restored
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.streaming.job_events import wait_until_ended
-from producer_api.submission.submit import Receipt
+from producer_api.submission.draft_job import Receipt
 from store.db.database import Database
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
@@ -163,7 +163,7 @@ async def get_job(
         return JsonResponse(job_views.job_object(job), headers=headers)
     place = None
     if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
-        place = await run_in_threadpool(runtime.room.place_of, job)
+        place = await run_in_threadpool(runtime.queue_limits.place_of, job)
     headers["Retry-After"] = _POLL_AFTER_S
     return JsonResponse(job_views.job_object(job, place=place), headers=headers)
 

@@ -33,8 +33,8 @@ def replay(runtime: Runtime, principal: Principal, job_id: str) -> Replay:
         return Replay(job_id, letter.replayed_as, replayed=True)
     dead = jobs.get(runtime.db, principal.tenant_id, job_id)
     _check_version(runtime, dead)
-    runtime.admission.spend_tokens(principal, dead.input_tokens)
-    (accepted,) = runtime.room.accept([_again(runtime, principal, dead)], runtime.intake.accept)
+    runtime.rate_limits.spend_tokens(principal, dead.input_tokens)
+    (accepted,) = runtime.queue_limits.accept([_again(runtime, principal, dead)], runtime.enqueuer.accept)
     if isinstance(accepted, Exception):
         raise accepted
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
@@ -65,7 +65,7 @@ def replay_many(
     for number, letter in enumerate(found[:limit]):
         try:
             if number:  # the first is the request itself, which is counted already
-                runtime.admission.spend_request(principal)
+                runtime.rate_limits.spend_request(principal)
             done.append(replay(runtime, principal, letter.job_id))
         except Conflict:
             continue
@@ -105,5 +105,5 @@ def _again(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:
         idempotency=Idempotency(_ROUTE, dead.id, fingerprint="replay"),
         announce=False,
         api_key_id=principal.key_id,
-        limits=runtime.admission.held_by(principal),
+        limits=runtime.rate_limits.held_by(principal),
     )

@@ -18,7 +18,7 @@ from producer_api.openai.synchronous import Call
 from producer_api.openai.text_request import TextRequest, as_sent
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
-from producer_api.submission.submit import Origin
+from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.tasks.generate import GenerateRequest

@@ -119,7 +119,7 @@ async def _tell(runtime: Runtime, key_id: str) -> None:
 
     Without Redis they do when what they remember is ten seconds old.
     """
-    runtime.keys.forget(key_id)
+    runtime.authenticator.forget(key_id)
     if runtime.redis_watch.is_away:
         return
     try:

@@ -129,7 +129,7 @@ def _set(
 def _look(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
     standing = _standing(runtime, tenant_id, key_id)
     usage = quotas.usage_of(runtime.db, tenant_id, key_id or "")
-    requests, tokens = runtime.admission.used(key_id or tenant_id, standing.holds)
+    requests, tokens = runtime.rate_limits.used(key_id or tenant_id, standing.holds)
     return LimitsObject(
         object="organization.api_key.limits" if key_id else "organization.limits",
         id=key_id or tenant_id,

@@ -1,4 +1,4 @@
-"""Lists, which may have to look at everything that a tenant has: apart from what submissions and polls use.
+"""ListQueries, which may have to look at everything that a tenant has: apart from what submissions and polls use.
 
 They have a few connections and threads of their own, of which a tenant has one at a time, and Postgres gives up on one
 that takes long. Each counts as a request.
@@ -10,8 +10,8 @@ from typing import TypeVar
 from anyio import fail_after
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.access.rate_limits import Admission
-from producer_api.server.thread_lanes import Lanes
+from producer_api.access.rate_limits import RateLimits
+from producer_api.server.tenant_threads import TenantThreads
 from store.db.database import Database
 from store.errors import StatementTimeout, Unavailable
 from store.settings import Settings, open_vault
@@ -24,13 +24,13 @@ _PATIENCE_S = 5.0
 """How long a list waits for the tenant's lists before it, and for a place."""
 
 
-class Lists:
+class ListQueries:
     """Reads lists."""
 
-    def __init__(self, settings: Settings, admission: Admission) -> None:
+    def __init__(self, settings: Settings, rate_limits: RateLimits) -> None:
         self._timeout_s = settings.list_timeout_s
-        self._admission = admission
-        self._lanes = Lanes(_PLACES)
+        self._rate_limits = rate_limits
+        self._tenant_threads = TenantThreads(_PLACES)
         self._db = Database(
             settings.database_url,
             pool_size=_PLACES,
@@ -41,11 +41,11 @@ class Lists:
 
     async def read(self, principal: Principal, read: Callable[[Database], T]) -> T:
         """Return what ``read`` reads. Raises RateLimited, Unavailable (``list_timeout``), and what ``read`` raises."""
-        await run_in_threadpool(self._admission.spend_request, principal)
+        await run_in_threadpool(self._rate_limits.spend_request, principal)
         try:
             # Anyio's, not asyncio's: that would leave a thread behind that has begun, and give its place away.
             with fail_after(_PATIENCE_S):
-                return await self._lanes.run(principal.tenant_id, lambda: read(self._db))
+                return await self._tenant_threads.run(principal.tenant_id, lambda: read(self._db))
         except StatementTimeout:
             raise Unavailable(
                 f"the list was not read within {self._timeout_s:g} s: ask for a shorter time or fewer filters"

@@ -12,7 +12,7 @@ from policy.placeholders import Vault
 from store.jobs.jobs import Job
 
 
-class Restorer:
+class PlaceholderRestorer:
     """Turns the placeholders of one job's answer back."""
 
     def __init__(self, vault: Vault, *, in_json: bool) -> None:
@@ -41,14 +41,14 @@ def vault_of(payload: Mapping[str, Any]) -> Vault | None:
     return None if stored is None else Vault.model_validate(stored)
 
 
-def restorer_of(job: Job) -> Restorer | None:
+def restorer_of(job: Job) -> PlaceholderRestorer | None:
     """Return what turns the job's placeholders back, None if it has none."""
     vault = vault_of(job.payload)
     if vault is None:
         return None
     grammar = job.payload.get("sampling", {}).get("grammar") or {}
     is_json = job.payload.get("tool_style") is not None or grammar.get("kind") == "json_schema"
-    return Restorer(vault, in_json=is_json)
+    return PlaceholderRestorer(vault, in_json=is_json)
 
 
 def restored(job: Job) -> Job:

@@ -77,7 +77,7 @@ class _Internal(HeadraceError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _HttpError:
     """How one kind of error leaves: status, OpenAI's ``type``, and headers that never change."""
 
     status: int
@@ -88,31 +88,31 @@ class _Row:
 _NO_RETRY = {"x-should-retry": "false"}
 
 # Looked up along an error's class hierarchy, so the nearest class decides.
-_TABLE: dict[type[HeadraceError], _Row] = {
-    store.InvalidRequest: _Row(400, "invalid_request_error"),
-    store.Unauthenticated: _Row(401, "authentication_error", {"WWW-Authenticate": 'Bearer realm="headrace"'}),
-    store.Forbidden: _Row(403, "permission_error"),
-    store.NotFound: _Row(404, "invalid_request_error"),
-    store.Gone: _Row(410, "invalid_request_error"),
-    store.Conflict: _Row(409, "conflict_error", _NO_RETRY),
-    store.TooLarge: _Row(413, "invalid_request_error", {"Connection": "close"}),
-    store.IdempotencyKeyReused: _Row(422, "idempotency_error"),
-    store.RateLimited: _Row(429, "rate_limit_error"),
-    store.QuotaExceeded: _Row(429, "insufficient_quota", _NO_RETRY),
-    store.Unavailable: _Row(503, "overloaded_error"),
-    SyncTimeout: _Row(504, "timeout_error", _NO_RETRY),
-    JobUnanswered: _Row(500, "server_error", _NO_RETRY),
-    SlowBody: _Row(408, "timeout_error", {"Connection": "close"}),
-    HeadraceError: _Row(500, "server_error"),
+_TABLE: dict[type[HeadraceError], _HttpError] = {
+    store.InvalidRequest: _HttpError(400, "invalid_request_error"),
+    store.Unauthenticated: _HttpError(401, "authentication_error", {"WWW-Authenticate": 'Bearer realm="headrace"'}),
+    store.Forbidden: _HttpError(403, "permission_error"),
+    store.NotFound: _HttpError(404, "invalid_request_error"),
+    store.Gone: _HttpError(410, "invalid_request_error"),
+    store.Conflict: _HttpError(409, "conflict_error", _NO_RETRY),
+    store.TooLarge: _HttpError(413, "invalid_request_error", {"Connection": "close"}),
+    store.IdempotencyKeyReused: _HttpError(422, "idempotency_error"),
+    store.RateLimited: _HttpError(429, "rate_limit_error"),
+    store.QuotaExceeded: _HttpError(429, "insufficient_quota", _NO_RETRY),
+    store.Unavailable: _HttpError(503, "overloaded_error"),
+    SyncTimeout: _HttpError(504, "timeout_error", _NO_RETRY),
+    JobUnanswered: _HttpError(500, "server_error", _NO_RETRY),
+    SlowBody: _HttpError(408, "timeout_error", {"Connection": "close"}),
+    HeadraceError: _HttpError(500, "server_error"),
 }
 # Of BadHttp, which is met before there is a route.
 _BAD_HTTP = {"headers_too_large": 431, "request_timeout": 408}
 
 # A job that ended for its owner's own reasons is no failure of the server.
-_UNANSWERED: dict[str, _Row] = {
-    "cancelled": _Row(409, "conflict_error", _NO_RETRY),
-    "deadline_exceeded": _Row(504, "timeout_error", _NO_RETRY),
-    "policy_blocked_output": _Row(400, "invalid_request_error", _NO_RETRY),
+_UNANSWERED: dict[str, _HttpError] = {
+    "cancelled": _HttpError(409, "conflict_error", _NO_RETRY),
+    "deadline_exceeded": _HttpError(504, "timeout_error", _NO_RETRY),
+    "policy_blocked_output": _HttpError(400, "invalid_request_error", _NO_RETRY),
 }
 
 _HTTP: dict[int, tuple[type[HeadraceError], str]] = {
@@ -149,7 +149,7 @@ def _documented() -> dict[int | str, dict[str, Any]]:
 DOCUMENTED = _documented()
 
 
-def _row(error: HeadraceError) -> _Row:
+def _row(error: HeadraceError) -> _HttpError:
     if isinstance(error, JobUnanswered) and error.code in _UNANSWERED:
         return _UNANSWERED[error.code]
     return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)

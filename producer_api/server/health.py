@@ -19,7 +19,7 @@ OK = "ok"
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class HealthReport:
     """``ok`` for each service, or a sentence about what is wrong."""
 
     postgres: str
@@ -39,12 +39,12 @@ class Health:
         self._redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S)
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="health")
 
-    async def report(self) -> Report:
+    async def report(self) -> HealthReport:
         """Probe both, at most for a few seconds."""
         postgres, redis = await asyncio.gather(
             self._within("Postgres", self.postgres), self._within("Redis", self.redis)
         )
-        return Report(postgres, redis)
+        return HealthReport(postgres, redis)
 
     async def _within(self, name: str, probe: Callable[[], str]) -> str:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ import re
 from store.errors import InvalidRequest
 
 MOST_CONTAINERS = 16_384
-"""Lists and objects. A conversation of 1,024 messages with three parts each has fewer than a third of them."""
+"""ListQueries and objects. A conversation of 1,024 messages with three parts each has fewer than a third of them."""
 
 MOST_FIELDS = 16_384
 """Fields of all objects together: tools with schemas of half a megabyte have fewer."""

@@ -22,7 +22,7 @@ class Metrics:
         self.accepted = Counter(
             "headrace_jobs_accepted", "Jobs accepted", ["model", "replayed"], registry=self.registry
         )
-        self.refused = Counter("headrace_requests_refused", "Refusals by code", ["code"], registry=self.registry)
+        self.refused = Counter("headrace_requests_refused", "RefusalLog by code", ["code"], registry=self.registry)
         self.latency = Histogram(
             "headrace_request_seconds",
             "Time to the first byte of the response",

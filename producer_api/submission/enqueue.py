@@ -44,7 +44,7 @@ class Enqueuer:
         self._lately = Lately()
         self._sharing = Lock()  # ``Lately`` is for one thread
         self._accept_isolated = isolated(self._accept)
-        self._announcer = _Announcer(hints)
+        self._announcer = _HintThread(hints)
 
     def start(self) -> None:
         """Start publishing."""
@@ -103,7 +103,7 @@ def _is_urgent(job: NewJob) -> bool:
     return job.service_class is not ServiceClass.BATCH
 
 
-class _Announcer:
+class _HintThread:
     """A thread that publishes hints, as many at a time as have gathered."""
 
     def __init__(self, publisher: HintPublisher) -> None:

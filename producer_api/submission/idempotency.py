@@ -20,7 +20,7 @@ from store.tasks.registry import JobRequest
 MAX_KEY_CHARS = 255
 
 
-class Recognition:
+class RequestDigests:
     """Makes the digests of requests and of callers' own names for things."""
 
     def __init__(self, digests: Digests) -> None:

@@ -119,7 +119,7 @@ def compiled(document: PolicyDocument, names_model: str) -> Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class PolicyOutcome:
     """What may be stored of a request. The vault holds the values of the placeholders in it."""
 
     request: JobRequest
@@ -130,7 +130,7 @@ class Applied:
 
 def applied(
     policy: Policy, request: JobRequest, response: NewResponse | None = None, before: Vault | None = None
-) -> Applied:
+) -> PolicyOutcome:
     """Return what may be stored of a request, which goes on from one whose vault was ``before``.
 
     Raises InvalidRequest with the rule's id if a rule blocks it, for what cannot be kept from telling too much, or for
@@ -143,7 +143,7 @@ def applied(
 
 def _applied(
     policy: Policy, request: JobRequest, response: NewResponse | None, before: Vault | None, budget: Budget
-) -> Applied:
+) -> PolicyOutcome:
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
         raise InvalidRequest("token ids cannot be checked by this tenant's policy: send text", param="input")
@@ -161,7 +161,7 @@ def _applied(
         response = replace(response, input=done["items"], request=response.request | done["shown"])
     request = _with_input(request, done)
     flagged = counted(hit for hits in verdict.hits for hit in hits if hit.action is Action.FLAG)
-    return Applied(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
+    return PolicyOutcome(request, response, verdict.vault, tuple(map(PolicyHit.model_validate, flagged)))
 
 
 def _shown_again(response: NewResponse) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def changed_by(policy: Policy, name: str, param: str) -> str | None:
     return None if left == name else left
 
 
-def pinned(found: ActivePolicy, done: Applied, *, is_sealed: bool) -> PinnedPolicy | None:
+def pinned(found: ActivePolicy, done: PolicyOutcome, *, is_sealed: bool) -> PinnedPolicy | None:
     """Return what a job says of its policy for those who see its output; None if there is nothing to say.
 
     ``is_sealed``: what is stored of a job is sealed. Raises Unavailable if values would have to be kept that are not.

@@ -5,7 +5,7 @@ The same for every face and for a batch's lines. What is checked depends on the 
 
 from typing import Any
 
-from producer_api.caches.live_processes import Presence
+from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from prompts.grammar import Grammars
 from prompts.tasks import generate
@@ -52,12 +52,12 @@ class _CatalogModel:
         return self._catalog.is_compiled(self._version, kind, text)
 
 
-class Preparing:
+class PromptPreparation:
     """Prepares requests. ``presence`` knows what the workers can hold."""
 
-    def __init__(self, catalog: ModelCatalog, presence: Presence) -> None:
+    def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses) -> None:
         self._catalog = catalog
-        self._presence = presence
+        self._live_processes = live_processes
 
     def prepare(self, request: JobRequest, version: ModelVersion, policy: PinnedPolicy | None) -> Prepared:
         """Return what to store. Raises InvalidRequest, ModelLoadError, Unavailable."""
@@ -90,7 +90,7 @@ class Preparing:
 
         Its window is the model's context window, or the largest KV pool of the workers that serve it, if that is less.
         """
-        serving = self._presence.serving(queue_name(version.model, version.version))
+        serving = self._live_processes.serving(queue_name(version.model, version.version))
         capacity = None if serving is None else serving.capacity
         window = version.context_window if capacity is None else min(version.context_window, capacity)
         return _CatalogModel(self._catalog, version, window)

@@ -37,7 +37,7 @@ Tally = defaultdict[str, Load]
 Store = Callable[[Sequence[NewJob]], Sequence[Accepted | Exception]]
 
 
-class Room:
+class QueueLimits:
     """Counts what is queued, by tenant and in all, and keeps it within the bounds. Safe to use from many threads."""
 
     def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:

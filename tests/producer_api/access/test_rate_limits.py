@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.access.rate_limits import Admission
+from producer_api.access.rate_limits import RateLimits
 from producer_api.caches.limit_cache import LimitCache
 from store.db.database import Database
 from store.errors import RateLimited
@@ -75,7 +75,7 @@ def test_keys_have_their_own_limits(settings: Settings, db: Database, tenant: st
     second = api_keys.authenticate(db, api_keys.create_key(db, tenant, "second", ["jobs:write"], actor="tests"))
     client = connect(settings.redis_url)
     book = LimitCache(settings.model_copy(update={"requests_per_minute": 1}), db)
-    admission = Admission(book, Limiter(client))
+    admission = RateLimits(book, Limiter(client))
     admission.spend_request(first)
     with pytest.raises(RateLimited):
         admission.spend_request(first)

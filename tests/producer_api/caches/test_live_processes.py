@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from producer_api.caches.live_processes import CONFIRM_S, Presence
+from producer_api.caches.live_processes import CONFIRM_S, LiveProcesses
 from store.db import presence
 from store.db.database import Database
 from store.db.presence import GONE_AFTER_S
@@ -43,7 +43,7 @@ def test_a_submission_without_a_worker_says_so_on_every_face(
                 answer = api.post(path, json=body)
                 assert (answer.is_success, answer.headers.get("headrace-warning")) == (True, WARNING)
         presence.beat_worker(db, "w1", QUEUE, None)
-        wait_for(lambda: not server.runtime.presence.is_unserved(QUEUE), "the worker is known")
+        wait_for(lambda: not server.runtime.live_processes.is_unserved(QUEUE), "the worker is known")
         for face, (path, body) in FACES.items():
             with subtests.test(f"{face}, served"):
                 answer = api.post(path, json=body)
@@ -86,7 +86,7 @@ def test_by_a_setting_it_is_refused_before_anything_is_stored(
 def test_what_was_heard_long_ago_of_workers_is_not_believed(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """While Postgres does not answer nobody is refused for a worker that may have started since."""
     now = 100.0
-    heard = Presence(db, clock=lambda: now)
+    heard = LiveProcesses(db, clock=lambda: now)
     assert heard.is_unserved("tiny@1")
 
     def away(_: Database) -> None:
@@ -118,7 +118,7 @@ def test_a_request_is_as_long_as_the_largest_worker_can_hold(
     api: httpx2.Client, server: ApiServer, db: Database, tenant: str
 ) -> None:
     def capacity_is(tokens: int) -> bool:
-        found = server.runtime.presence.serving(QUEUE)
+        found = server.runtime.live_processes.serving(QUEUE)
         return found is not None and found.capacity == tokens
 
     # "hello" is 5 tokens to the fake model. Nobody knows of a worker: the model's window counts.

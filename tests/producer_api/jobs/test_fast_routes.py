@@ -8,7 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from producer_api import app
-from producer_api.jobs.fast_routes import Direct
+from producer_api.jobs.fast_routes import FastRoutes
 from store.db.database import Database
 from store.registry.models import ModelVersion
 from store.settings import Settings
@@ -25,7 +25,7 @@ def routed(
     settings: Settings, model: ModelVersion, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[httpx2.Client]:
     """A client of a second server, which has no short way."""
-    monkeypatch.setattr(app, "_LAYERS", tuple(layer for layer in app._LAYERS if layer is not Direct))
+    monkeypatch.setattr(app, "_LAYERS", tuple(layer for layer in app._LAYERS if layer is not FastRoutes))
     headers = {"Authorization": f"Bearer {key}"}
     with serving(settings) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
         yield client

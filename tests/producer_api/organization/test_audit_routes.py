@@ -11,7 +11,7 @@ import structlog
 from openai import OpenAI
 from sqlalchemy import text
 
-from producer_api.access.refusal_log import LOG_AGAIN_AFTER_S, Refusals
+from producer_api.access.refusal_log import LOG_AGAIN_AFTER_S, RefusalLog
 from store.audit import audit
 from store.audit.hash_chain import Problem, Verifier
 from store.db.database import Database
@@ -238,7 +238,7 @@ def test_what_was_refused_leaves_no_row(caller: Caller, make_client: MakeClient,
 
 def test_a_flood_of_refusals_is_a_line_a_second_that_says_how_many_it_stands_for() -> None:
     now = 10.0
-    refusals = Refusals(clock=lambda: now)
+    refusals = RefusalLog(clock=lambda: now)
     scope = {"method": "GET", "state": {}, "client": ("::1", 1)}
     with structlog.testing.capture_logs() as told:
         for _ in range(5):

@@ -225,7 +225,7 @@ def test_a_change_reaches_the_other_processes_without_waiting(
 ) -> None:
     made = make(admin)
     with serving(settings) as other, httpx2.Client(base_url=other.url, timeout=30) as client:
-        monkeypatch.setattr(other.runtime.keys._kept, "_clock", lambda: 0.0)
+        monkeypatch.setattr(other.runtime.authenticator._kept, "_clock", lambda: 0.0)
         client.headers["Authorization"] = f"Bearer {made['value']}"
         assert client.get("/v1/jobs").is_success
         admin.delete(f"{KEYS}/{made['id']}").raise_for_status()
@@ -308,7 +308,7 @@ def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The process goes on remembering the key, so that this can look in while the door is closed.
-    monkeypatch.setattr(server.runtime.keys._kept, "_clock", lambda: 0.0)
+    monkeypatch.setattr(server.runtime.authenticator._kept, "_clock", lambda: 0.0)
     monkeypatch.setattr(batch_turns, "LONGEST_FAILED_S", 0.05)
     job_id = submit(api)
     tenants.set_disabled(db, "acme", disabled=True, actor="tests")

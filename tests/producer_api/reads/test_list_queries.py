@@ -1,4 +1,4 @@
-"""Lists are read apart from what submissions and polls use, for a bounded time, and count as requests."""
+"""ListQueries are read apart from what submissions and polls use, for a bounded time, and count as requests."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from producer_api.submission import queue_limits
-from producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, Room
+from producer_api.submission.queue_limits import KEEP_FAR_S, KEEP_S, QueueLimits
 from store.db.database import Database
 from store.ids import new_id
 from store.jobs import jobs
@@ -37,7 +37,7 @@ def enter(settings: Settings, db: Database, tenant: str) -> Callable[[int, Seque
 
     def enter(most: int, times: Sequence[float]) -> list[bool]:
         clock = [0.0]
-        one = Room(settings.model_copy(update={"max_queued_jobs": most}), db, clock=lambda: clock[0])
+        one = QueueLimits(settings.model_copy(update={"max_queued_jobs": most}), db, clock=lambda: clock[0])
         outcomes = []
         for at in times:
             clock[0] = at
@@ -91,7 +91,7 @@ def test_the_bound_is_kept_whatever_the_age(enter: Callable[[int, Sequence[float
 
 
 def test_what_is_replayed_takes_no_room(settings: Settings, db: Database, tenant: str) -> None:
-    one = Room(settings.model_copy(update={"max_queued_jobs": 2}), db, clock=lambda: 0.0)
+    one = QueueLimits(settings.model_copy(update={"max_queued_jobs": 2}), db, clock=lambda: 0.0)
     sent = replace(_job(tenant), idempotency=Idempotency("/v1/jobs", "a-key", "a-body"))
     first, *again = [
         one.accept([replace(sent, id=new_id("job"))], lambda new: jobs.accept(db, new))[0] for _ in range(3)
@@ -105,7 +105,7 @@ def test_what_is_replayed_takes_no_room(settings: Settings, db: Database, tenant
 def test_half_of_what_may_be_queued_is_left_by_batches(settings: Settings, db: Database, tenant: str) -> None:
     clock = [0.0]
     bounds = {"max_queued_jobs": 12, "max_queued_jobs_per_tenant": 8}
-    one = Room(settings.model_copy(update=bounds), db, clock=lambda: clock[0])
+    one = QueueLimits(settings.model_copy(update=bounds), db, clock=lambda: clock[0])
     left = []
     for _ in range(6):
         left.append(one.slack(tenant))
@@ -114,5 +114,5 @@ def test_half_of_what_may_be_queued_is_left_by_batches(settings: Settings, db: D
     assert left == [4, 3, 2, 1, 0, 0]
     assert one.slack("another") == 0, "half of what all tenants may have queued is taken"
     full = settings.model_copy(update={"max_queued_tokens_per_tenant": 2 * 6 * 10})
-    assert Room(full, db).slack(tenant) == 0, "half of the tokens are"
-    assert Room(full, db).slack("another") > 0
+    assert QueueLimits(full, db).slack(tenant) == 0, "half of the tokens are"
+    assert QueueLimits(full, db).slack("another") > 0

@@ -17,16 +17,16 @@ NUM_THREADS = 8
 """Tenants that are served at once."""
 
 
-class Lanes:
+class TenantThreads:
     """Runs calls in threads of its own, those of one tenant one after the other."""
 
     def __init__(self, num_threads: int = NUM_THREADS) -> None:
         self._threads = CapacityLimiter(num_threads)
-        self._turns: dict[str, _Turn] = {}
+        self._turns: dict[str, _TenantQueue] = {}
 
     async def run(self, tenant_id: str, call: Callable[[], T]) -> T:
         """Wait for the tenant's turn and for a thread, and make the call there. Returns and raises what it does."""
-        turn = self._turns.setdefault(tenant_id, _Turn())
+        turn = self._turns.setdefault(tenant_id, _TenantQueue())
         turn.num_inside += 1
         try:
             async with turn.lock:
@@ -37,7 +37,7 @@ class Lanes:
                 del self._turns[tenant_id]
 
 
-class _Turn:
+class _TenantQueue:
     """A tenant's lock, kept while it is waited for."""
 
     def __init__(self) -> None:

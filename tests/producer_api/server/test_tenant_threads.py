@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from policy.budget import Budget
-from producer_api.server.thread_lanes import Lanes
+from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission import submit
 from producer_api.submission.input_policy import applied
 from prompts.grammar import Grammars
@@ -107,7 +107,7 @@ def test_patterns_that_are_too_much_together_are_refused_with_the_one_that_is(ap
 
 def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> None:
     async def run() -> None:
-        lanes = Lanes(4)
+        lanes = TenantThreads(4)
         began: list[str] = []
         ends = {"first": threading.Event(), "second": threading.Event(), "third": threading.Event()}
 
@@ -132,7 +132,7 @@ def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> Non
 
 def test_a_lane_is_forgotten_when_nobody_is_in_it() -> None:
     async def run() -> int:
-        lanes = Lanes(2)
+        lanes = TenantThreads(2)
         order: list[int] = []
         await asyncio.gather(*(lanes.run("a", lambda n=n: order.append(n)) for n in range(5)))  # type: ignore[misc]
         with pytest.raises(ZeroDivisionError):

@@ -1,0 +1,105 @@
+"""A request on its way to become a stored job, and the steps that all requests of a batch take together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from producer_api.access.rate_limits import Headers
+from store.errors import HeadraceError, Unavailable
+from store.jobs.jobs import Idempotency, Job
+from store.jobs.responses import NewResponse
+from store.payloads.job_payload import PinnedPolicy
+from store.payloads.strict_model import Strict
+from store.registry.models import ModelVersion
+from store.tasks.registry import JobRequest
+from store.tenants.api_keys import Principal
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request came from, and the identity of its content.
+
+    ``fingerprint`` is a digest of the API key, the route and all bytes of the body. Only a keyed digest of it is
+    stored; it is empty if nothing of it may be stored. ``is_retry``: the client sent the request before and got no
+    answer. ``project_id``: the project of the caller that the usage is counted for.
+    """
+
+    route: str
+    idempotency_key: str | None
+    fingerprint: str
+    is_retry: bool
+    num_bytes: int
+    project_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A stored job. ``replayed``: an earlier request made it, and ``job`` is None: its row has to be read."""
+
+    job_id: str
+    replayed: bool
+    headers: dict[str, str]
+    job: Job | None = None
+
+
+@dataclass(slots=True)
+class DraftJob:
+    """A request that is being made into a job. Once it has an ``outcome``, no further step is taken."""
+
+    principal: Principal
+    request: JobRequest
+    origin: Origin
+    response: NewResponse | None = None
+    idempotency: Idempotency | None = None
+    version: ModelVersion | None = None
+    policy: PinnedPolicy | None = None
+    payload: Strict | None = None
+    num_tokens: int = 0
+    max_tokens: int = 0
+    headers: Headers = field(default_factory=dict)
+    outcome: Receipt | Exception | None = None
+    is_prepared: bool = False
+
+    @property
+    def ended(self) -> Receipt | Exception:
+        """The outcome, which the last step sets at the latest."""
+        return self.outcome or ValueError("a step was left out")
+
+
+class NeedsTenantThread(Exception):
+    """The next steps of this draft must run in its tenant's own thread."""
+
+
+def known(value: T | None) -> T:
+    """Return a value that an earlier step has set: a draft without it has an outcome, and takes no further step."""
+    if value is None:
+        raise ValueError("a step was left out")
+    return value
+
+
+def run_each(drafts: Sequence[DraftJob], step: Callable[[DraftJob], None]) -> None:
+    """Run a step for each draft without an outcome. A failure is the draft's own, but an outage is for all."""
+    going = [draft for draft in drafts if draft.outcome is None]
+    for draft in going:
+        try:
+            step(draft)
+        except Unavailable as error:
+            for each in going:
+                each.outcome = each.outcome or error
+            return
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller, who gets it raised
+            draft.outcome = error
+
+
+def spend_each(
+    drafts: Sequence[DraftJob],
+    spend: Callable[[Sequence[DraftJob]], Sequence[Headers | HeadraceError]],
+) -> None:
+    going = [draft for draft in drafts if draft.outcome is None]
+    for draft, spent in zip(going, spend(going), strict=True):
+        if isinstance(spent, HeadraceError):
+            draft.outcome = spent
+        else:
+            draft.headers |= spent
