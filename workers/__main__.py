@@ -23,12 +23,12 @@ from store.logs import configure_logging
 from store.redis.connection import connect, ping
 from store.registry.models import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
-from workers.worker_app import build_worker, stop_when_told
-from workers.worker_runtime import Host, Loaded, LoadedEncoder, LoadedModel
+from workers.worker_app import build_worker, drain_on_signals
+from workers.worker_runtime import Loaded, LoadedEncoder, LoadedModel, WorkerRuntime
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a worker until it is told to stop; return the exit code."""
+    """Run a worker until a signal stops it; return the exit code."""
     options = _arguments(argv)
     try:
         settings = require_services(load_settings())
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load(settings: Settings, name: str) -> Loaded:
-    """Check both services and load the model that ``name`` means. Raises HeadraceError; takes no job."""
+    """Check both services and load the model of this name. Raises HeadraceError; takes no job."""
     db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
     client = connect(settings.redis_url)
     try:
@@ -66,20 +66,21 @@ def load(settings: Settings, name: str) -> Loaded:
 
 
 def run(settings: Settings, model: Loaded, *, name: str | None, concurrency: int | None) -> int:
-    """Take jobs until a signal ends it; return the exit code."""
+    """Run jobs until a signal stops the worker; return the exit code."""
     hostname = f"{name or f'{model.version.model}-{os.getpid()}'}@{socket.gethostname()}"
     # More threads than slots, because a job holds its thread while its outcome is written.
     threads = concurrency or 2 * settings.max_slots
-    host = Host(settings, model, owner=f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}", max_jobs=threads)
-    worker = build_worker(settings, host, queue=model.queue, hostname=hostname, concurrency=threads)
-    # Before a job is taken: a worker that a signal ends at once leaves its jobs to the end of their leases.
-    stop_when_told(host)
-    host.start()
+    runtime = WorkerRuntime(settings, model, owner=f"{hostname}:{os.getpid()}:{new_id('boot')[-8:]}", max_jobs=threads)
+    worker = build_worker(settings, runtime, queue=model.queue, hostname=hostname, concurrency=threads)
+    # Before a job is taken: without the handlers a signal would kill the worker, and its jobs would wait for their
+    # leases.
+    drain_on_signals(runtime)
+    runtime.start()
     interpreter.settle()
     try:
         worker.start()
     finally:
-        host.stop()
+        runtime.stop()
     return int(worker.exitcode or 0)
 
 

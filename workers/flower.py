@@ -39,7 +39,7 @@ _IDLE_S = 75
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="headrace"'}
 
 
-class Refused(RequestHandler):
+class RefusalHandler(RequestHandler):
     """Answers in place of Flower's handlers."""
 
     def initialize(self, status: int, headers: dict[str, str]) -> None:
@@ -84,7 +84,7 @@ class GuardedFlower(Flower):  # type: ignore[misc]  # it ships no annotations
             refused = {"status": 405, "headers": {"Allow": ", ".join(sorted(_READING))}}
         else:
             return super().find_handler(request, **options)
-        return self.get_handler_delegate(request, Refused, refused)
+        return self.get_handler_delegate(request, RefusalHandler, refused)
 
     def _may_enter(self, authorization: str) -> bool:
         scheme, _, encoded = authorization.partition(" ")

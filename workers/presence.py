@@ -14,7 +14,7 @@ from store.ids import new_id
 log = structlog.get_logger(__name__)
 
 
-class Presence:
+class PresenceReporter:
     """One worker's row. ``is_taking``: False once it is stopping, from when on it serves nobody."""
 
     def __init__(self, db: Database, queue: str, capacity: int | None, *, is_taking: Callable[[], bool]) -> None:

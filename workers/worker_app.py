@@ -1,7 +1,7 @@
-"""Celery's worker around a host: one queue, the engine's pool, the admission gate, events for Flower if it asks.
+"""Celery's worker around a worker runtime: one queue, the engine's thread pool, admission control, events for Flower.
 
-Started in this process rather than by Celery's command line, because the pool is a class that belongs to a host. Every
-signal that asks to stop means the same warm drain; asking twice cuts it short.
+It is started in this process, not by Celery's command line, because its pool belongs to a runtime. Every stop signal
+starts the same warm drain; a second one ends it at once.
 """
 
 import signal
@@ -23,7 +23,7 @@ from workers.celery.no_ack_consumer import take_without_acknowledging
 from workers.celery.remote_control import only_reading
 from workers.celery.thread_pool import pool_class
 from workers.runs.engine_admission import admission_step
-from workers.worker_runtime import Host
+from workers.worker_runtime import WorkerRuntime
 
 log = structlog.get_logger(__name__)
 
@@ -31,70 +31,70 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 
 class _Worker(Worker):  # type: ignore[misc]  # celery ships no annotations
-    """Celery's worker without Celery's signal handlers: ``stop_when_told`` has installed ours."""
+    """Celery's worker without Celery's signal handlers: ``drain_on_signals`` has installed ours."""
 
     def install_platform_tweaks(self, worker: Worker) -> None:
         """Leave the handlers as they are."""
 
 
-def stop_when_told(host: Host) -> None:
-    """Drain when a signal asks to stop, from now on. A second request cuts the drain short."""
+def drain_on_signals(runtime: WorkerRuntime) -> None:
+    """Install signal handlers that start a drain. A second signal ends the drain at once."""
 
     def stop() -> None:
         state.should_stop = EX_OK
-        host.drain.request()
+        runtime.drain.request()
 
     on_stop_signals(stop, _SIGNALS)
 
 
-def build_worker(settings: Settings, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
-    """Return Celery's worker, ready to ``start()``; it takes messages of ``queue`` only."""
+def build_worker(settings: Settings, runtime: WorkerRuntime, *, queue: str, hostname: str, concurrency: int) -> Worker:
+    """Return Celery's worker, ready for ``start()``. It takes messages of ``queue`` only."""
     app = celery_app(settings)
-    register(app, host.executor.run)
-    take_without_acknowledging(app, host.counters.junk.inc)
+    register(app, runtime.job_runner.run)
+    take_without_acknowledging(app, runtime.counters.junk.inc)
     if settings.celery_control != "full":
         only_reading(app)
-    app.steps["consumer"].add(admission_step(host.admission))
-    _connect_signals(host, queue)
-    return _worker(app, host, queue=queue, hostname=hostname, concurrency=concurrency)
+    app.steps["consumer"].add(admission_step(runtime.admission))
+    _connect_signals(runtime, queue)
+    return _worker(app, runtime, queue=queue, hostname=hostname, concurrency=concurrency)
 
 
-# Its advice is an option that there is none of here, and its reason pickled messages, which are never read.
+# The warning is about pickled messages, which are never read here, and advises an option that does not exist here.
 _SUPERUSER = "You're running the worker with superuser privileges"
 
 
-def _worker(app: Celery, host: Host, *, queue: str, hostname: str, concurrency: int) -> Worker:
+def _worker(app: Celery, runtime: WorkerRuntime, *, queue: str, hostname: str, concurrency: int) -> Worker:
     warnings.filterwarnings("ignore", _SUPERUSER, SecurityWarning)
     return _Worker(
         app,
         hostname=hostname,
         queues=[queue],
-        pool_cls=pool_class(host),
+        pool_cls=pool_class(runtime),
         concurrency=concurrency,
         prefetch_multiplier=1,
-        # Flower turns them on, every five seconds; nobody else reads them, and each costs a message through Redis.
+        # Only Flower reads events, and it turns them on itself. Each event costs a message through Redis.
         task_events=False,
         quiet=True,
         loglevel="WARNING",
-        # Workers of one queue have nothing to tell one another: Postgres decides who holds a job.
+        # Workers of one queue exchange no messages: Postgres decides which worker runs a job.
         without_gossip=True,
         without_mingle=True,
     )
 
 
-def _connect_signals(host: Host, queue: str) -> None:
-    """Let Celery's signals reach the host. They are held weakly unless told otherwise."""
+def _connect_signals(runtime: WorkerRuntime, queue: str) -> None:
+    """Connect Celery's signals to the runtime. ``weak=False``, or the local functions would be collected."""
 
     def on_setup_logging(**_: Any) -> None:
-        """A receiver is enough to keep Celery's hands off the logging that is configured already."""
+        """Do nothing. With a receiver Celery does not change the logging configuration."""
 
     def on_ready(**_: Any) -> None:
         log.info("worker_ready", queue=queue)
 
     def on_revoked(request: Any = None, terminated: bool = False, expired: bool = False, **_: Any) -> None:
         if not terminated and not expired:
-            # Discarded before it ran: without an outcome the dispatcher would announce it for ever.
-            host.end_revoked(request.id)
+            # Discarded before it ran: without an outcome the dispatcher would announce it again and again.
+            runtime.end_revoked(request.id)
 
     signals.setup_logging.connect(on_setup_logging, weak=False)
     signals.worker_ready.connect(on_ready, weak=False)

@@ -1,7 +1,7 @@
-"""The engine in this process and everything that stands around it, wired together.
+"""Builds the parts of a worker process around its engine, and starts and stops them.
 
-One host is one model version: its runner or encoder, its tokenizer, its engine thread, and the threads for leases,
-frames, cancels and watching. Celery is outside: it asks for credit, hands over job ids and tells when to stop.
+A runtime serves one model version: its runner or encoder, its tokenizer, its engine, and the threads for leases,
+frames, cancellations and watchdogs. Celery is outside: it asks for room, hands over job ids and requests the stop.
 """
 
 import os
@@ -24,27 +24,26 @@ from store.db.database import Database
 from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.jobs.claims import Finish
-from store.redis.celery_queue import AheadHints
-from store.redis.connection import connect
 from store.registry.models import ModelVersion, queue_name
-from store.settings import Settings, open_vault
-from store.streams.fencing import SealedLogs
-from store.streams.stream_log import CancelListener, StreamPublisher
-from workers.celery.fast_lane import AheadTaker, num_spare
-from workers.celery.postgres_poller import DirectClaims
+from store.settings import Settings
+from store.streams.stream_log import CancelListener
+from workers.celery.fast_lane import FastLane, num_spare
+from workers.celery.postgres_poller import PostgresPoller
 from workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
 from workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
+from workers.connections import Connections
 from workers.health import OK, HealthServer, postgres_check
 from workers.metrics import Counters, EngineCollector
-from workers.presence import Presence
-from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S, Resumer
-from workers.runs.claim_client import Ledger
-from workers.runs.engine_admission import Admission
-from workers.runs.in_flight import Attempt, HeldJobs
-from workers.runs.job_runner import Executor, Work
+from workers.presence import PresenceReporter
+from workers.runs.checkpoint_recovery import CheckpointRecovery
+from workers.runs.claim_client import ClaimClient
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.in_flight import Attempt, InFlightAttempts
+from workers.runs.job_runner import JobRunner, Work
 from workers.runs.leases import LeaseKeeper
+from workers.runs.loop_waker import LoopWaker
 from workers.runs.outcome import Retry
-from workers.runs.output_policy import PolicyBook
+from workers.runs.output_policy import PolicyCache
 from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.embed import Encoding
 from workers.tasks.generate import Generating
@@ -52,12 +51,12 @@ from workers.tasks.generate import Generating
 log = structlog.get_logger(__name__)
 
 GIVE_UP_S = 0.75
-"""For the engine's step and the statements that hand its jobs back; it must leave time within the grace of a drain."""
+"""Time for the engine's step and for handing its jobs back. It is shorter than the grace time of a drain."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A version with what it takes to run it."""
+    """A model version with its runner and tokenizer."""
 
     version: ModelVersion
     runner: Runner
@@ -71,7 +70,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class LoadedEncoder:
-    """As ``LoadedModel``, of a version that makes vectors."""
+    """A model version that makes vectors, with its encoder, tokenizer and embedder."""
 
     version: ModelVersion
     encoder: Encoder
@@ -87,8 +86,17 @@ class LoadedEncoder:
 Loaded = LoadedModel | LoadedEncoder
 
 
-class Host:
-    """Runs one model's engine and the jobs that wait on it."""
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """The threads that bring jobs and cancellations besides Celery."""
+
+    poller: PostgresPoller
+    fast_lane: FastLane
+    cancels: CancelListener
+
+
+class WorkerRuntime:
+    """Runs one model's engine and the jobs in it. Parts are constructed in the order in which they need each other."""
 
     def __init__(
         self,
@@ -100,155 +108,130 @@ class Host:
         exit_now: Callable[[int], None] = os._exit,
     ) -> None:
         self._model = model
+        self._owner = owner
         self._max_slots = settings.max_slots
+        self._lease_s = settings.lease_s
         self._exit_now = exit_now
         self._handing_back = threading.Lock()
         self._stopping = threading.Event()
         self._started_at = time.monotonic()
-        # Claims, finishes, releases and direct claims each run one statement at a time; leases must never wait behind.
-        vault = open_vault(settings)
-        self._db = Database(
-            settings.database_url, pool_size=5, application_name=f"headrace worker {owner}", vault=vault
-        )
-        self._lease_db = Database(
-            settings.database_url,
-            pool_size=1,
-            application_name=f"headrace leases {owner}",
-            vault=vault,
-            # Shorter than the time between two renewals, so that a table that is locked costs one of them at most.
-            lock_timeout_s=settings.lease_s / 4,
-        )
-        self._redis = connect(settings.redis_url)
-        self._sealed_logs = SealedLogs(
-            settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
-        )
-        publisher = StreamPublisher(
-            self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, vault=vault
-        )
-        self.frames = FrameQueue(publisher)
+        self._registry = CollectorRegistry()
+        self.counters = Counters(self._registry)
+        self._connections = Connections(settings, owner, model.queue, self.counters.junk.inc)
+        self.frames = FrameQueue(self._connections.publisher)
+        self._waker = LoopWaker()
+        self._check_engine = threading.Event()
         self.engine = self._new_engine(settings)
-        self.held = HeldJobs()
-        self.admission = Admission(
+        self._registry.register(EngineCollector(self.engine.stats, self.frames))
+        self.in_flight = InFlightAttempts()
+        self.admission = EngineAdmission(
             self.engine,
             max_jobs=max_jobs,
             max_slots=settings.max_slots,
             num_spare=num_spare(settings.max_slots),
+            waker=self._waker,
         )
-        self.drain = Drain(settings.drain_s)
-        self._registry = CollectorRegistry()
-        self.counters = Counters(self._registry)
-        self._registry.register(EngineCollector(self.engine.stats, self.frames))
-        self._health_db = Database(settings.database_url, pool_size=2, application_name=f"headrace health {owner}")
-        self._health = self._new_health(settings)
-        # An encoder holds any input of its context window.
-        self._capacity = self.engine.capacity_tokens if isinstance(self.engine, LLMEngine) else None
-        self._presence = Presence(self._health_db, self._model.queue, self._capacity, is_taking=self._is_taking)
-        self._ledger = self._new_ledger(self._db, owner, settings.lease_s)
+        self._claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = LeaseKeeper(
-            self._new_ledger(self._lease_db, owner, settings.lease_s), self.held, self.engine, lease_s=settings.lease_s
+            self._new_claim_client(self._connections.leases), self.in_flight, self.engine, lease_s=settings.lease_s
         )
-        self.executor = self._new_executor(settings.lease_s)
-        self._direct = DirectClaims(
-            self._ledger,
-            self.admission,
-            self.executor,
-            hand_on=self._hand_on,
-            after_s=settings.direct_after_s,
-            patience_s=settings.suspect_patience_s,
+        self.job_runner = self._new_job_runner()
+        self._sources = self._new_sources(settings)
+        self.drain = Drain(settings.drain_s)
+        self._watchdog = EngineWatchdog(
+            self.engine, max_step_s=settings.max_step_s, on_dead=self._fail, check_now=self._check_engine
         )
-        self._ahead_hints = AheadHints(settings.redis_url, self._model.queue, self.counters.junk.inc)
-        self._ahead = AheadTaker(self._ahead_hints, self.admission, self.executor)
-        self._cancels = CancelListener(settings.redis_url, self.leases.cancel)
-        self._watchdog = EngineWatchdog(self.engine, max_step_s=settings.max_step_s, on_dead=self._fail)
         self._drain_keeper = self._new_drain_keeper()
+        self._presence = PresenceReporter(
+            self._connections.health, model.queue, self.engine.capacity_tokens, is_taking=self._is_taking
+        )
+        self._health = self._new_health(settings)
 
     def start(self) -> None:
         """Start every thread; jobs may come from now on."""
-        self.engine.on_room = self.admission.made_room
-        self.engine.on_failed = lambda _error: self._watchdog.look()
         for part in (
             self.frames,
             self.engine,
             self.leases,
-            self._cancels,
+            self._sources.cancels,
             self._watchdog,
             self._drain_keeper,
-            self._direct,
-            self._ahead,
+            self._sources.poller,
+            self._sources.fast_lane,
             self._presence,
+            self._health,
         ):
             part.start()
-        self._health.start()
 
     def stop(self) -> None:
-        """Stop every thread, after Celery has; what still runs when the drain's time is over is handed back first."""
-        self._direct.stop()
-        self._ahead.stop()
+        """Stop every thread, after Celery has stopped. Jobs that still run at the end of the drain are handed back."""
+        self._sources.poller.stop()
+        self._sources.fast_lane.stop()
         self.admission.close()
-        while not self.held.wait_empty(PUMP_S) and self.drain.remaining_s > 0:
+        while not self.in_flight.wait_empty(PUMP_S) and self.drain.remaining_s > 0:
             pass
         self.hand_back()
         self._watchdog.stop()
         self.engine.stop(1.0)
         self.leases.stop()
-        self._cancels.stop()
+        self._sources.cancels.stop()
         self.frames.stop(1.0)
         self._drain_keeper.stop()
-        self._db.close()
-        self._lease_db.close()
         self._presence.stop()
         self._health.stop()
-        self._health_db.close()
-        self._redis.close()
-        self._ahead_hints.close()
+        self._connections.close()
 
     def run(self, job_id: str) -> Finish | Retry | None:
-        """Run a job and return what was stored of it, as ``Executor.run``. Raises nothing."""
-        return self.executor.run(job_id)
+        """Run a job and return its stored outcome, as ``JobRunner.run``. Raises nothing."""
+        return self.job_runner.run(job_id)
 
     def revoke(self, task_id: str) -> None:
         """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
         self.leases.cancel(task_id)
 
     def end_revoked(self, job_id: str) -> None:
-        """End a job that Celery discarded because it was revoked before it ran; on a thread, for the caller is the
-        event loop."""
-        threading.Thread(target=self.executor.cancel_queued, args=(job_id,), name="revoked").start()
+        """End a job that Celery discarded because it was revoked before it ran.
+
+        On another thread, because the caller is the event loop.
+        """
+        threading.Thread(target=self.job_runner.cancel_queued, args=(job_id,), name="revoked").start()
 
     def hand_back(self, *, died: bool = False) -> None:
-        """Give every job that still runs back to the queue and wait for outcomes that are being written.
+        """Give every running job back to the queue, and wait for outcomes that are being written.
 
-        The engine gives up its requests at the next step, and their threads hand them back with what was emitted; those
-        that it keeps for too long go back without. ``died``: the engine has; one of the jobs may be why. Called again
-        it waits for the first call and finds nothing left to do.
+        The engine ends its requests at the next step, and their threads hand the jobs back with their output so far.
+        Jobs that do not end in time go back without it. ``died``: the engine has died, perhaps because of one of the
+        jobs. A second call waits for the first one.
         """
         with self._handing_back:
             if not self._stopping.is_set():
-                # Nothing is left to be cancelled; the listener takes a second to end, which need not be waited for.
-                threading.Thread(target=self._cancels.stop, name="stop-listening", daemon=True).start()
+                # On another thread, because the listener takes a second to end.
+                threading.Thread(target=self._sources.cancels.stop, name="stop-listening", daemon=True).start()
             self._stopping.set()
             self.admission.close()
-            attempts = self.held.close()
+            attempts = self.in_flight.close()
             for attempt in attempts:
-                self.engine.cancel(attempt.key, FinishReason.HANDED_BACK)
+                self.engine.cancel(attempt.id, FinishReason.HANDED_BACK)
             failpoint("drain.midway")
-            self.held.wait_empty(GIVE_UP_S)
-            rest = self.held.take_rest()
+            self.in_flight.wait_empty(GIVE_UP_S)
+            rest = self.in_flight.take_rest()
             self._release(rest, died=died)
-            self.held.wait_empty(SETTLE_S)
+            self.in_flight.wait_empty(SETTLE_S)
             if attempts:
                 log.info("handed_back", num_jobs=len(attempts), num_without_progress=len(rest), charged=died)
 
     def _hand_on(self) -> None:
-        """Let every job in the engine go back to the queue with what it has, at the next step."""
-        attempts = [attempt for job_id in self.held.epochs() if (attempt := self.held.get(job_id)) is not None]
+        """Give every job in the engine back to the queue, with its output so far, at the next step."""
+        attempts = [
+            attempt for job_id in self.in_flight.epochs() if (attempt := self.in_flight.get(job_id)) is not None
+        ]
         for attempt in attempts:
-            self.engine.cancel(attempt.key, FinishReason.HANDED_BACK)
+            self.engine.cancel(attempt.id, FinishReason.HANDED_BACK)
         log.info("handed_on", num_jobs=len(attempts))
 
     def _release(self, attempts: list[Attempt], *, died: bool) -> None:
         try:
-            self.counters.released.inc(self._ledger.release(attempts, charge=died, crashed=died))
+            self.counters.released.inc(self._claim_client.release(attempts, charge=died, crashed=died))
         except HeadraceError as error:
             log.error("hand_back_failed", num_jobs=len(attempts), error=error.message)
 
@@ -286,27 +269,36 @@ class Host:
         }
 
     def _fail(self) -> None:
-        """End the process because its engine is dead: every job that was in it runs alone next time."""
+        """End the process because its engine is dead. Every job that was in it runs in isolation next time."""
         self._watchdog.stop()
         self.leases.stop()
         self.hand_back(died=True)
         self._exit_now(EXIT_ENGINE_DEAD)
 
     def _new_engine(self, settings: Settings) -> LLMEngine | EncodeEngine:
-        model, num_places = self._model, settings.max_slots + num_spare(settings.max_slots)
+        model, num_slots = self._model, settings.max_slots + num_spare(settings.max_slots)
+        on_room = self._waker.room_made
+
+        def on_failed(_error: BaseException) -> None:
+            self._check_engine.set()
+
         if isinstance(model, LoadedEncoder):
-            return EncodeEngine(model.encoder, EncodeConfig(num_places, settings.encode_tokens))
+            return EncodeEngine(
+                model.encoder, EncodeConfig(num_slots, settings.encode_tokens), on_room=on_room, on_failed=on_failed
+            )
         return LLMEngine(
             model.runner,
             lambda: Detokenizer(model.tokenizer),
             EngineConfig(
-                num_places,
+                num_slots,
                 settings.step_tokens,
                 speculation=settings.speculation == "auto",
                 stretch=settings.stretch,
                 deltas_per_s=settings.stream_deltas_per_s,
             ),
             on_deltas=self.frames.put_deltas,
+            on_room=on_room,
+            on_failed=on_failed,
         )
 
     def _is_taking(self) -> bool:
@@ -320,45 +312,56 @@ class Host:
         def taking() -> str:
             return OK if self._is_taking() else "the worker is stopping"
 
-        checks = {"engine": engine, "taking": taking, "postgres": postgres_check(self._health_db)}
+        checks = {"engine": engine, "taking": taking, "postgres": postgres_check(self._connections.health)}
         return HealthServer(settings.health_host, settings.worker_metrics_port, self._registry, checks)
 
     def _new_drain_keeper(self) -> DrainKeeper:
         return DrainKeeper(
             self.drain,
-            # Looked up when it is called: Celery's side is put there after this.
-            wake=lambda: self.admission.wake(),
-            is_idle=lambda: not len(self.held) and not self.admission.in_flight,
+            wake=self._waker.wake,
+            is_idle=lambda: not len(self.in_flight) and not self.admission.num_taken,
             hand_back=self.hand_back,
             exit_now=self._exit_now,
         )
 
-    def _new_ledger(self, db: Database, owner: str, lease_s: float) -> Ledger:
-        return Ledger(
+    def _new_claim_client(self, db: Database) -> ClaimClient:
+        return ClaimClient(
             db,
-            owner=owner,
+            owner=self._owner,
             queue=self._model.queue,
-            lease_s=lease_s,
+            lease_s=self._lease_s,
             stopping=self._stopping,
-            capacity=self._capacity,
+            capacity=self.engine.capacity_tokens,
         )
 
-    def _new_executor(self, lease_s: float) -> Executor:
-        return Executor(
-            ledger=self._ledger,
-            held=self.held,
+    def _new_job_runner(self) -> JobRunner:
+        return JobRunner(
+            claim_client=self._claim_client,
+            in_flight=self.in_flight,
             work=self._new_work(),
             admission=self.admission,
             frames=self.frames,
-            lease_s=lease_s,
+            lease_s=self._lease_s,
             counters=self.counters,
         )
+
+    def _new_sources(self, settings: Settings) -> _Sources:
+        poller = PostgresPoller(
+            self._claim_client,
+            self.admission,
+            self.job_runner,
+            hand_on=self._hand_on,
+            after_s=settings.direct_after_s,
+            patience_s=settings.suspect_patience_s,
+        )
+        fast_lane = FastLane(self._connections.fast_lane_hints, self.admission, self.job_runner)
+        return _Sources(poller, fast_lane, CancelListener(settings.redis_url, self.leases.cancel))
 
     def _new_work(self) -> Work:
         match self._model, self.engine:
             case LoadedEncoder() as model, EncodeEngine() as engine:
                 return Encoding(
-                    held=self.held,
+                    in_flight=self.in_flight,
                     engine=engine,
                     admission=self.admission,
                     frames=self.frames,
@@ -367,13 +370,13 @@ class Host:
                 )
             case LoadedModel() as model, LLMEngine() as engine:
                 return Generating(
-                    held=self.held,
+                    in_flight=self.in_flight,
                     engine=engine,
                     admission=self.admission,
                     frames=self.frames,
-                    resumer=Resumer(self._sealed_logs),
+                    resumer=CheckpointRecovery(self._connections.sealed_logs),
                     tokenizer=model.tokenizer,
-                    policies=PolicyBook(self._db),
+                    policies=PolicyCache(self._connections.jobs),
                     context_window=min(model.version.context_window, model.runner.context_window),
                 )
             case _:

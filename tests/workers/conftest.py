@@ -29,7 +29,7 @@ from store.settings import Settings
 from store.tenants import api_keys
 from tests.processes import WAIT_S, Process, StartProcess, python, wait_for
 from tests.roles import as_worker
-from workers.worker_runtime import Host, LoadedModel
+from workers.worker_runtime import LoadedModel, WorkerRuntime
 
 
 class Bench:
@@ -216,14 +216,14 @@ def start_worker(settings: Settings, version: ModelVersion, start_process: Start
 
 @dataclass
 class Running:
-    """A host without Celery: ``run`` gives it a job id as the task would."""
+    """A runtime without Celery: ``run`` gives it a job id as the task would."""
 
-    host: Host
+    runtime: WorkerRuntime
     threads: ThreadPoolExecutor
     exits: list[int]
 
     def run(self, *job_ids: str) -> list[Future[None]]:
-        return [self.threads.submit(self.host.executor.run, job_id) for job_id in job_ids]
+        return [self.threads.submit(self.runtime.job_runner.run, job_id) for job_id in job_ids]
 
     def run_to_end(self, *job_ids: str) -> None:
         for future in self.run(*job_ids):
@@ -240,18 +240,18 @@ def start_host(settings: Settings, version: ModelVersion) -> Iterator[StartHost]
 
     def start(settings_changes: dict[str, Any] | None = None, **runner: Any) -> Running:
         exits: list[int] = []
-        host = Host(
+        runtime = WorkerRuntime(
             settings.model_copy(update=settings_changes or {}),
             LoadedModel(version, FakeRunner(**runner), ByteTokenizer()),
-            owner=f"host-{len(started)}",
+            owner=f"runtime-{len(started)}",
             max_jobs=64,
             exit_now=exits.append,
         )
-        host.start()
-        started.append(Running(host, ThreadPoolExecutor(32), exits))
+        runtime.start()
+        started.append(Running(runtime, ThreadPoolExecutor(32), exits))
         return started[-1]
 
     yield start
     for running in started:
-        running.host.stop()
+        running.runtime.stop()
         running.threads.shutdown()

@@ -32,9 +32,9 @@ def test_a_suspect_runs_alone_for_eight_tokens_and_then_in_company(bench: Bench,
     lose(bench, job_id)
     running.run_to_end(job_id)
     assert bench.job(job_id).state is JobState.QUEUED, "a suspect is not for a hint"
-    attempt = running.host._ledger.claim_suspect()
+    attempt = running.runtime._claim_client.claim_suspect()
     assert attempt is not None
-    running.host.executor.run_claimed(attempt)
+    running.runtime.job_runner.run_claimed(attempt)
     (row,) = bench.query("SELECT state, attempt, crashes, is_suspect FROM jobs WHERE id = :id", id=job_id)
     assert tuple(row) == ("queued", 1, 1, False)
     (kept,) = bench.query("SELECT deltas, lineage FROM job_checkpoints")
@@ -52,9 +52,9 @@ def test_after_a_second_crash_a_job_runs_alone_to_its_end(bench: Bench, start_ho
     (job_id,) = bench.submit(max_attempts=9)
     for _ in range(2):
         lose(bench, job_id)
-    attempt = running.host._ledger.claim_suspect()
+    attempt = running.runtime._claim_client.claim_suspect()
     assert attempt is not None
-    running.host.executor.run_claimed(attempt)
+    running.runtime.job_runner.run_claimed(attempt)
     assert bench.job(job_id).state is JobState.SUCCEEDED
 
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_does_not_fit_its_tokens_is_left_and_readers_are_told(
     assert claims.release(bench.db, [Release(job_id, held.epoch, checkpoint=wrong)])
     running.run_to_end(job_id)
     assert bench.job(job_id).state is JobState.SUCCEEDED
-    assert running.host.frames.flush(10)
+    assert running.runtime.frames.flush(10)
     frames = SealedLogs(bench.settings.redis_url, ttl_s=60, timeout_s=10).seal(job_id, 3)
     assert frames[0] == Frame(job_id, 2, 0, None, checkpoint=Checkpoint(lineage=((2, 0),)))
     stored = jobs.stored_deltas(bench.db, bench.tenant_id, job_id)

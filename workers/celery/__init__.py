@@ -1,3 +1,4 @@
 """How jobs reach a worker: Celery with its consumer and thread pool, the fast lane, and polling of Postgres.
 
-What happens to a claimed job is ``workers.runs``."""
+A claimed job is ``workers.runs``'s.
+"""

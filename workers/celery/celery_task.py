@@ -1,4 +1,4 @@
-"""The one Celery task: its message carries a job id and nothing else, and its result is nothing."""
+"""The one Celery task: its message carries only a job id, and it has no result."""
 
 from collections.abc import Callable
 

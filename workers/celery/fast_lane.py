@@ -1,9 +1,10 @@
-"""Takes the hints that go ahead into the worker's spare places while a flood has all the others.
+"""The fast lane: takes prioritised hints into the worker's spare slots while all other slots are taken.
 
-Celery asks for no message while there is no room, and then nobody looks into the list of those that go ahead
-(``store.scheduling.fair_share``). Jobs of one length that began together end together, so the next place might be a
-whole job's time away. So the engine has a few more places than jobs are taken for, and this thread fills them from that
-list alone. It sleeps until Celery was refused. A hint that is lost here is announced again by the dispatcher.
+A full worker takes no message, so the list of prioritised hints (``store.scheduling.fair_share``) would wait for a
+whole
+job: jobs of one length that began together also end together. So the engine has a few spare slots, and this thread
+fills them from that list alone. It sleeps until Celery was refused. The dispatcher announces a hint that is lost here
+again.
 """
 
 import threading
@@ -13,43 +14,43 @@ import structlog
 
 from store.errors import Unavailable
 from store.redis.celery_queue import AheadHints
-from workers.runs.engine_admission import Admission, Ticket
+from workers.runs.engine_admission import EngineAdmission, Ticket
 
 log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
-"""For a hint, before it is asked again whether Celery has room."""
+"""How long to wait for a hint, before it is checked again whether Celery has room."""
 
 
 def num_spare(max_slots: int) -> int:
-    """Return how many places more than ``max_slots`` an engine has, for those who go ahead."""
+    """Return how many slots an engine has besides ``max_slots``, for the fast lane."""
     return max_slots // 4
 
 
-class Runner(Protocol):
-    """What runs a job."""
+class UrgentRunner(Protocol):
+    """Runs a job: ``workers.runs.job_runner.JobRunner``."""
 
-    def run(self, job_id: str, *, hurries: bool = False) -> object:
-        """Run it to its outcome on the calling thread, claimed at once if it ``hurries``; raises nothing."""
+    def run(self, job_id: str, *, urgent: bool = False) -> object:
+        """Run it to its outcome on the calling thread; ``urgent``: claimed at once. Raises nothing."""
         ...
 
 
-class AheadTaker:
-    """The thread. It takes nothing while there is room for others: Celery takes those who go ahead first then."""
+class FastLane:
+    """The thread. It takes no hint while there is room for others: then Celery takes prioritised hints first."""
 
-    def __init__(self, hints: AheadHints, admission: Admission, runner: Runner) -> None:
+    def __init__(self, hints: AheadHints, admission: EngineAdmission, runner: UrgentRunner) -> None:
         self._hints = hints
         self._admission = admission
         self._runner = runner
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fast-lane", daemon=True)
 
     def start(self) -> None:
         """Start taking."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing any more; what was taken goes on."""
+        """Take no more hints; jobs that were taken continue."""
         self._stopped = True
         self._admission.full.set()
 
@@ -64,16 +65,16 @@ class AheadTaker:
         job_id = self._next()
         if job_id is not None and not self._admission.is_closed:
             ticket = self._admission.take()
-            threading.Thread(target=self._run_one, args=(ticket, job_id), name="ahead-job", daemon=True).start()
+            threading.Thread(target=self._run_one, args=(ticket, job_id), name="fast-lane-job", daemon=True).start()
 
     def _next(self) -> str | None:
-        """Return the next hint's job; None if none came in time, or nobody could be asked."""
+        """Return the next hint's job; None if none came in time, or Redis is away."""
         try:
             if self._admission.has_spare_room():
                 return self._hints.take(WAIT_S)
         except Unavailable as error:
             log.debug("ahead_not_taken", error=error.message)
-        except Exception as error:  # noqa: BLE001 - without this thread a flood would have every place again
+        except Exception as error:  # noqa: BLE001 - without this thread a flood would take every slot again
             log.error("ahead_not_taken", error=type(error).__name__)
         self._admission.pause(WAIT_S)
         return None
@@ -81,6 +82,6 @@ class AheadTaker:
     def _run_one(self, ticket: Ticket, job_id: str) -> None:
         try:
             with self._admission.working_on(ticket):
-                self._runner.run(job_id, hurries=True)
+                self._runner.run(job_id, urgent=True)
         finally:
             self._admission.give_back(ticket)

@@ -1,11 +1,11 @@
-"""Celery's consumer of one queue, made cheap for messages that may be lost: taking one is all that is asked of Redis.
+"""A consumer without acknowledgements, for messages that may be lost: each message costs one call of Redis.
 
-A hint is nothing but a bell; the row in Postgres brings back a job whose hint is lost. So hints are taken without
-acknowledgement, which saves two of the three round trips that kombu makes for each message (into its list of
-unacknowledged ones, and out again), and no copy of a hint is delivered a second time.
+A hint only says that a job waits; the dispatcher announces a job again whose hint is lost. So hints are taken without
+acknowledgement. This saves two of the three round trips that kombu makes for each message (into its list of
+unacknowledged messages, and out again), and no hint is delivered twice.
 
-What else lies in the queue, or comes to the worker's mailbox, is counted and dropped: kombu and Celery would end the
-worker, or its connection, for a message that they cannot read. Knows kombu, and no job.
+Other messages in the queue, or in the worker's mailbox, are counted and dropped: kombu and Celery would end the worker,
+or its connection, for a message that they cannot read.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ log = structlog.get_logger(__name__)
 
 
 class HintConsumer(Consumer):
-    """A consumer without acknowledgements: put in the place of ``app.amqp.Consumer``, which Celery makes its own of."""
+    """A consumer without acknowledgements; it replaces ``app.amqp.Consumer``, from which Celery makes its consumer."""
 
     no_ack = True
     channel: Any  # kombu's; its annotations are not complete
     on_junk: Callable[[], None]
 
     def consume(self, no_ack: bool | None = None) -> None:
-        """Begin to take messages, and let what Celery acknowledges cost nothing: kombu would ask Redis all the same."""
+        """Begin to take messages. An acknowledgement by Celery does nothing, because kombu would call Redis for it."""
         super().consume(no_ack)  # type: ignore[no-untyped-call]
         self.channel.qos.ack = _nothing
         transport = self.channel.connection
@@ -37,7 +37,7 @@ class HintConsumer(Consumer):
         self._guard(transport)
 
     def _checked(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Return ``take`` for hints alone."""
+        """Return ``take`` for hints; other messages are dropped."""
 
         def take_hint(raw: Any) -> None:
             if hint_of(raw) is None:
@@ -48,8 +48,8 @@ class HintConsumer(Consumer):
         return take_hint
 
     def _guard(self, transport: Any) -> None:
-        """Let nothing that is read from this connection end it, unless the connection itself is at fault."""
-        # kombu counts KeyError among these, which a message without its fields raises as well.
+        """Keep the connection when a message cannot be read. Errors of the connection itself still end it."""
+        # kombu counts KeyError as a connection error, but a message without its fields raises it too.
         broken = (*transport.connection_errors, *transport.channel_errors, Empty)
         transport._deliver = self._guarded(  # noqa: SLF001
             transport._deliver,  # noqa: SLF001
@@ -63,7 +63,7 @@ class HintConsumer(Consumer):
                 return read(*args)
             except broken:
                 raise
-            except Exception as error:  # noqa: BLE001 - it is made of what anybody wrote into Redis
+            except Exception as error:  # noqa: BLE001 - the message may be anything that was written into Redis
                 self._drop(type(error).__name__)
 
         return guarded
@@ -74,9 +74,9 @@ class HintConsumer(Consumer):
 
 
 def _nothing(_delivery_tag: str) -> None:
-    """Nothing was put aside for this message, so there is nothing to remove."""
+    """The message is in no list of unacknowledged messages."""
 
 
 def take_without_acknowledging(app: Any, on_junk: Callable[[], None]) -> None:
-    """Let the worker of this Celery app consume with ``HintConsumer``; ``on_junk`` is called for what it drops."""
+    """Make the worker of this app consume with ``HintConsumer``; ``on_junk`` is called for each dropped message."""
     app.amqp.Consumer = type("HintConsumer", (HintConsumer,), {"on_junk": staticmethod(on_junk)})

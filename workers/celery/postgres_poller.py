@@ -1,15 +1,15 @@
-"""Jobs that come without a message: those that must run alone, and all of them while Redis is silent.
+"""Polls Postgres for jobs that come without a message: crash suspects, and all jobs while Redis is silent.
 
-Asks Postgres once a second what waits. A suspect, whose worker died, is never announced: once nothing else is in this
-process it runs here by itself, so that if it kills again it kills nobody else. Other jobs are claimed from Postgres
-while they wait, the engine has room and no message comes. Knows no broker: silence is that no message came.
+Once a second it asks Postgres for waiting jobs. A crash suspect (a job whose worker died) is never announced. It runs
+in isolation, when no other job is in this process, so that a second crash harms no other job. Other jobs are claimed
+from Postgres while they wait, the engine has room, and no message comes.
 
-    look ──suspects──▶ a gap, or the door is shut ──▶ one after the other, each alone ──▶ the door is open again
-      └──others──▶ still waiting and no message for ``after_s`` ──▶ claim what there is room for
+    look ──suspects──▶ a gap, or the engine is reserved ──▶ run suspects one by one, in isolation ──▶ release
+      └──others──▶ still waiting and no message for ``after_s`` ──▶ claim as many as there is room for
 
-Where all workers are busy, one of them shuts its door, the one with the fewest jobs
-(``store.scheduling.dispatch_queries.closing``), and the others go on. What still runs there after a while is handed on,
-so that neither the suspect nor whoever stands before the door waits for the longest job.
+If all workers are busy, the one with the fewest jobs closes (``store.scheduling.dispatch_queries.closing``) and the
+others continue. After a while the jobs that still run there are handed on to other workers, so that neither the suspect
+nor a blocked message waits for the longest job.
 """
 
 import threading
@@ -22,37 +22,36 @@ import structlog
 
 from store.errors import Unavailable
 from store.scheduling.dispatch_queries import Closer
-from workers.runs.claim_client import Ledger
-from workers.runs.engine_admission import Admission, Ticket
+from workers.runs.claim_client import ClaimClient
+from workers.runs.engine_admission import EngineAdmission, Ticket
 from workers.runs.in_flight import Attempt
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 1.0
-"""Between two looks into Postgres while nothing is found."""
+"""Time between two polls while no job is found."""
 
 BUSY_S = 0.05
-"""Between two looks while Redis is silent and jobs wait: the engine must not run dry."""
+"""Time between two polls while Redis is silent and jobs wait: the engine must not become idle."""
 
 MOST_CLAIMED = 64
 
 MOST_SHUT = 6
-"""A door is shut for so many times as long as its worker waited for a gap; then what still runs is handed on."""
+"""A worker is closed for this multiple of ``patience_s``; then its running jobs are handed on."""
 
-_MOST_PASSES = 3
-# So often a worker leaves it to a less loaded one to shut its door.
+_MOST_PASSES = 3  # how often a worker leaves the closing to a less loaded one
 
 
-class Executor(Protocol):
-    """What runs a claimed attempt."""
+class AttemptRunner(Protocol):
+    """Runs a claimed attempt: ``workers.runs.job_runner.JobRunner``."""
 
     def run_claimed(self, attempt: Attempt) -> None:
         """Run it to its outcome on the calling thread; raises nothing."""
         ...
 
 
-class Silence:
-    """Says when no message came for ``after_s`` although a job waited and there was room for it."""
+class SilenceDetector:
+    """Detects that no message came for ``after_s`` although a job waited and there was room for it."""
 
     def __init__(self, after_s: float, clock: Callable[[], float]) -> None:
         self._after_s = after_s
@@ -62,14 +61,14 @@ class Silence:
         self.is_long = False
 
     def count(self, num_messages: int) -> None:
-        """Note how many messages have come by now: a new one ends the silence."""
+        """Note how many messages have come so far: a new one ends the silence."""
         if num_messages != self._num_messages:
             self._num_messages, self._began_at, self.is_long = num_messages, None, False
 
     def look(self, *, waits: bool) -> bool:
-        """Note whether a job waits that there is room for; True if that has been so for long without a message.
+        """Note whether a job waits that there is room for. Return True if one has waited for long without a message.
 
-        A silence that was long once stays long without jobs, so that the next one need not wait for it all again.
+        The silence stays long when no job waits any more, so that the next job is claimed at once.
         """
         if not waits:
             self._began_at = None
@@ -81,40 +80,40 @@ class Silence:
         return self.is_long
 
 
-class DirectClaims:
+class PostgresPoller:
     """A thread that claims from Postgres; the settings ``suspect_patience_s`` and ``direct_after_s`` are its times.
 
-    ``hand_on`` gives what the engine runs back to the queue with what it has, for any worker to go on with.
+    ``hand_on`` gives the jobs in the engine back to the queue with their output so far, for other workers to continue.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        admission: Admission,
-        executor: Executor,
+        claim_client: ClaimClient,
+        admission: EngineAdmission,
+        runner: AttemptRunner,
         *,
         hand_on: Callable[[], None],
         after_s: float,
         patience_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ledger = ledger
+        self._claim_client = claim_client
         self._admission = admission
-        self._executor = executor
+        self._runner = runner
         self._hand_on = hand_on
         self._num_passes = 0
         self._patience_s = patience_s
         self._clock = clock
-        self._silence = Silence(after_s, clock)
+        self._silence = SilenceDetector(after_s, clock)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="direct-claims", daemon=True)
 
     def start(self) -> None:
-        """Start looking."""
+        """Start polling."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Claim nothing any more; what was claimed goes on."""
+        """Claim no more jobs; claimed ones continue."""
         self._stopped.set()
 
     def _run(self) -> None:
@@ -122,7 +121,7 @@ class DirectClaims:
             pass
 
     def _turn(self) -> float:
-        """Look, and do what there is to do; return how long to wait for the next turn."""
+        """Poll once and run what was found; return how long to wait for the next turn."""
         try:
             return self._look()
         except Unavailable as error:
@@ -132,12 +131,12 @@ class DirectClaims:
         return LOOK_S
 
     def _look(self) -> float:
-        self._ledger.give_back_lost()
+        self._claim_client.give_back_lost()
         self._silence.count(self._admission.num_messages)
         has_room = self._admission.has_room()
         if self._admission.is_closed or (self._silence.is_long and not has_room):
             return BUSY_S
-        found = self._ledger.claimable()
+        found = self._claim_client.claimable()
         if found.suspects:
             self._run_suspects()
         waits = found.others and has_room
@@ -152,7 +151,7 @@ class DirectClaims:
             tickets.append(ticket)
         attempts: list[Attempt] = []
         try:
-            attempts = self._ledger.claim_waiting(len(tickets)) if tickets else []
+            attempts = self._claim_client.claim_waiting(len(tickets)) if tickets else []
         finally:
             for ticket in tickets[len(attempts) :]:
                 self._admission.give_back(ticket)
@@ -162,12 +161,13 @@ class DirectClaims:
     def _run_one(self, ticket: Ticket, attempt: Attempt) -> None:
         try:
             with self._admission.working_on(ticket):
-                self._executor.run_claimed(attempt)
+                self._runner.run_claimed(attempt)
         finally:
             self._admission.give_back(ticket)
 
     def _run_suspects(self) -> None:
-        """Run suspects in a gap. If there is none, and no other worker is at it, shut the door until there is."""
+        """Run suspects in a gap between jobs. If there is none, and no other worker closes, close until there is
+        one."""
         with self._admission.reserved(gap_within_s=self._patience_s) as is_empty:
             if is_empty:
                 self._run_them_alone()
@@ -175,7 +175,7 @@ class DirectClaims:
         if self._admission.is_closed:
             return
         with ExitStack() as stack:
-            closer = stack.enter_context(self._ledger.closing(heed_load=self._num_passes < _MOST_PASSES))
+            closer = stack.enter_context(self._claim_client.closing(heed_load=self._num_passes < _MOST_PASSES))
             self._num_passes += 1
             if closer is None:
                 return
@@ -183,15 +183,15 @@ class DirectClaims:
             with self._admission.reserved():
                 if not self._make_gap(closer):
                     return
-                # From here on the others see a suspect that runs.
+                # From here on other workers see a running suspect.
                 stack.close()
                 self._run_them_alone()
 
     def _make_gap(self, closer: Closer) -> bool:
-        """Wait until nobody is past the shut door; False if there is nothing to keep it shut for any more."""
+        """Wait until no admitted job is left; False if there is no reason to stay closed any more."""
         until = self._clock() + MOST_SHUT * self._patience_s
         while not self._admission.wait_empty(LOOK_S):
-            # Another worker may have had a gap.
+            # Another worker may have run the suspects in a gap.
             if self._admission.is_closed or not closer.is_needed():
                 return False
             if self._clock() > until:
@@ -199,16 +199,16 @@ class DirectClaims:
         return True
 
     def _run_them_alone(self) -> None:
-        """Run suspects one after the other, for about as long as the others were given time to make a gap."""
+        """Run suspects one after the other, for about ``patience_s``."""
         until = self._clock() + self._patience_s
         while not self._admission.is_closed and self._run_suspect() and self._clock() < until:
             pass
 
     def _run_suspect(self) -> bool:
         with self._admission.alone():
-            attempt = self._ledger.claim_suspect()
+            attempt = self._claim_client.claim_suspect()
             if attempt is None:
                 return False
             log.info("running_alone", job_id=attempt.job_id, epoch=attempt.epoch, crashes=attempt.claim.crashes)
-            self._executor.run_claimed(attempt)
+            self._runner.run_claimed(attempt)
             return True

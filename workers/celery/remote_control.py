@@ -1,7 +1,8 @@
-"""What Celery's remote control may do to a worker: be asked, and nothing more.
+"""Restricts Celery's remote control of a worker to commands that read.
 
-Whoever can write to Redis can send a command to every worker, and some of Celery's end it, revoke its tasks or change
-its queues. Flower needs those that read. Jobs are cancelled through the API, workers are stopped by signals.
+A client with write access to Redis can send a command to every worker, and some of Celery's commands end the worker,
+revoke its tasks or change its queues. Flower needs only those that read. Jobs are cancelled through the API, workers
+are stopped by signals.
 """
 
 from typing import Any
@@ -33,10 +34,10 @@ _LONGEST = 64
 
 
 class ReadingNode(Node):
-    """A worker's mailbox that refuses every command not known to change nothing."""
+    """A worker's mailbox that accepts only the commands of ``READING``."""
 
     def handle(self, method: object, arguments: Any = None) -> Any:
-        """Run a command, or answer that it is refused."""
+        """Run a command, or refuse it in the answer."""
         if method in READING:
             return super().handle(method, arguments)  # type: ignore[no-untyped-call]
         log.warning("control_refused", command=str(method)[:_LONGEST])
@@ -44,5 +45,5 @@ class ReadingNode(Node):
 
 
 def only_reading(app: Celery) -> None:
-    """Let the worker of this Celery app have a ``ReadingNode``; to be called before the worker is made."""
+    """Give the worker of this app a ``ReadingNode``. Call it before the worker is made."""
     app.control.mailbox.node_cls = ReadingNode

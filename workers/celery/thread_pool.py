@@ -1,9 +1,8 @@
-"""Celery's thread pool, mended for jobs that wait on an engine: one thread a job, most of them asleep.
+"""Celery's thread pool for jobs that wait on an engine: one thread for each job, most of them asleep.
 
-The stock ``threads`` pool raises on revoke and blocks the event loop while it drains, so that acknowledgements and
-heartbeats of a worker that is stopping wait for its last job. This one passes a revoke to the engine, keeps the event
-loop turning in a drain, and hands back what is left when the drain's time is over. It knows jobs by their Celery
-task id and nothing of models.
+The stock ``threads`` pool raises on revoke, and it blocks the event loop while it drains, so that heartbeats of a
+stopping worker wait for its last job. This pool passes a revoke to the engine, keeps the event loop running during a
+drain, and hands back the remaining jobs when the drain's time is over. It knows jobs by their Celery task id.
 """
 
 import threading
@@ -24,29 +23,27 @@ from store.failpoints import failpoint
 from store.jobs.claims import Finish
 from store.redis.celery_queue import TASK
 from store.schema.job_states import JobState
-from workers.runs.engine_admission import Admission
+from workers.runs.engine_admission import EngineAdmission
 from workers.runs.outcome import Retry
 
 log = structlog.get_logger(__name__)
 
 PUMP_S = 0.05
-"""How long the event loop may rest during a drain."""
+"""Longest time between two turns of the event loop during a drain."""
 
 SETTLE_S = 1.0
-"""How long threads may take to end after their jobs were handed back."""
+"""Time for threads to end after their jobs were handed back."""
 
 HAND_BACK_S = 0.25
-"""What the hand back itself takes, so that the jobs are in the queue again when the drain's time is over."""
+"""Time for handing back, so that the jobs are in the queue again when the drain's time is over."""
 
 Scalar = str | int | float | bool
 
 
 class Drain:
-    """When a stopping worker has to hand back: so early that it is done ``drain_s`` after the first request to stop.
+    """The time limit of a drain: handing back is done ``drain_s`` after the first request to stop.
 
-    After the second request it is at once.
-
-    ``request`` may be called from any thread.
+    A second request ends the drain at once. ``request`` may be called from any thread.
     """
 
     def __init__(self, drain_s: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -63,20 +60,20 @@ class Drain:
 
     @property
     def remaining_s(self) -> float:
-        """Seconds that running jobs still have; starts the count if nobody has asked yet."""
+        """Seconds that running jobs still have; starts the drain if it was not requested yet."""
         if self._deadline is None:
             self.request()
         return max(0.0, (self._deadline or 0.0) - self._clock())
 
 
-class Tenant(Protocol):
-    """What the pool asks of the process it runs in."""
+class WorkerProcess(Protocol):
+    """The process of the pool: ``workers.worker_runtime.WorkerRuntime``."""
 
-    admission: Admission
+    admission: EngineAdmission
     drain: Drain
 
     def run(self, job_id: str) -> Finish | Retry | None:
-        """Run a job and return what was stored of it, as ``Executor.run``. Raises nothing."""
+        """Run a job and return its stored outcome, as ``JobRunner.run``. Raises nothing."""
         ...
 
     def revoke(self, task_id: str) -> None:
@@ -93,11 +90,11 @@ class Tenant(Protocol):
 
 
 class JobFailed(Exception):
-    """A job or an attempt failed, or was too late: its error's code, and nothing that its owner sent."""
+    """A job or an attempt failed or expired: the error's code, without any of its owner's data."""
 
 
 class PoolJob:
-    """One task in flight, as Celery's ``Request`` sees it: something that can be terminated."""
+    """One task in flight, as Celery's ``Request`` sees it: it can be terminated."""
 
     def __init__(self, number: int, task_id: str, revoke: Callable[[str], None]) -> None:
         self.number = number
@@ -111,9 +108,9 @@ class PoolJob:
 
 
 class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotations
-    """The worker's pool. ``tenant`` is set by ``pool_class``, because Celery makes the instance."""
+    """The worker's pool. ``process`` is set by ``pool_class``, because Celery makes the instance."""
 
-    tenant: Tenant
+    process: WorkerProcess
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -122,7 +119,7 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         self._hub: Any = None
 
     def register_with_event_loop(self, loop: Any) -> None:
-        """Remember the event loop, which has to go on turning in a drain."""
+        """Remember the event loop, which must run during a drain."""
         self._hub = loop
 
     def on_apply(
@@ -135,38 +132,38 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         correlation_id: str = "",
         **_: Any,
     ) -> PoolJob:
-        """Run ``target`` on a thread of its own; a job's is replaced by the job itself.
+        """Run ``target`` on its own thread; for a job, run the job instead.
 
-        Celery's target would decode the message again, and surround the task with what a task without a result,
-        callbacks, retries and signals has no use for.
+        Celery's target would decode the message again and do the work for results, callbacks, retries and signals,
+        none of which the task has.
         """
         failpoint("message.taken")
         if args and args[0] == TASK:
             target, args = self._run_job, (correlation_id,)
-        ticket = self.tenant.admission.take()
-        job = PoolJob(next(self._numbers), correlation_id, self.tenant.revoke)
+        ticket = self.process.admission.take()
+        job = PoolJob(next(self._numbers), correlation_id, self.process.revoke)
         self._jobs[job.number] = job
 
         def run() -> None:
-            with self.tenant.admission.working_on(ticket):
-                # Celery calls it a process id; here it is the job's number, by which it is terminated.
+            with self.process.admission.working_on(ticket):
+                # Celery's ``pid`` is the job's number here; ``terminate_job`` gets it.
                 apply_target(target, args, kwargs, callback, accept_callback, pid=job.number)
 
         def done(_future: Future[None]) -> None:
             del self._jobs[job.number]
-            self.tenant.admission.give_back(ticket)
+            self.process.admission.give_back(ticket)
             job.ended.set_result(None)
 
         self.executor.submit(run).add_done_callback(done)
         return job
 
     def _run_job(self, job_id: str) -> tuple[int, Any, float]:
-        """Run a job and return what Celery's tracer would: whether it failed, its result's text or the error, its time.
+        """Run a job and return what Celery's tracer would: whether it failed, its result or error, its duration.
 
-        Celery tells it to Flower as an event; nobody else reads it.
+        Celery sends it to Flower as an event.
         """
         began = time.monotonic()
-        error = _told_to_celery(self.tenant.run(job_id))
+        error = _celery_error(self.process.run(job_id))
         took_s = time.monotonic() - began
         return (0, "None", took_s) if error is None else (1, _with_info(error), took_s)
 
@@ -177,11 +174,11 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
             job.terminate(signal)
 
     def on_stop(self) -> None:
-        """Let running jobs go on for the drain's time, then hand them back; the event loop turns all the while."""
-        self.tenant.admission.close()
-        self._turn_until_empty(lambda: self.tenant.drain.remaining_s)
+        """Let running jobs continue for the drain's time, then hand them back. The event loop runs meanwhile."""
+        self.process.admission.close()
+        self._turn_until_empty(lambda: self.process.drain.remaining_s)
         if self._jobs:
-            self.tenant.hand_back()
+            self.process.hand_back()
             deadline = time.monotonic() + SETTLE_S
             self._turn_until_empty(lambda: deadline - time.monotonic())
         self.executor.shutdown(wait=False, cancel_futures=True)
@@ -195,7 +192,7 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         self._turn()
 
     def _turn(self) -> None:
-        """One turn of Celery's event loop without its poll: timers (heartbeats) and callbacks (acknowledgements)."""
+        """Run the timers (heartbeats) and callbacks of Celery's event loop, without its poll."""
         if self._hub is None:
             return
         try:
@@ -206,40 +203,40 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
             log.warning("drain_turn_failed", error=type(error).__name__)
 
     def _get_info(self) -> dict[str, Any]:
-        """What ``inspect stats`` and Flower's Pool tab show."""
-        return {**super()._get_info(), "in-flight": len(self._jobs), **self.tenant.engine_info()}
+        """Return the values of ``inspect stats`` and of Flower's Pool tab."""
+        return {**super()._get_info(), "in-flight": len(self._jobs), **self.process.engine_info()}
 
 
-def _told_to_celery(said: Finish | Retry | None) -> Exception | None:
-    """Return the exception by which Celery knows how a job ended, and None if it succeeded.
+def _celery_error(stored: Finish | Retry | None) -> Exception | None:
+    """Return the exception that shows a job's outcome to Celery, None if the job succeeded.
 
-    A job that went back to the queue is a retry. One that was not to be had is revoked, as a cancelled one: if it runs
-    or ended elsewhere, Celery's events of that go before.
+    A job that went back to the queue is a retry. A job that was not claimed is revoked, as a cancelled one is. If it
+    runs elsewhere, the events of that worker take precedence.
     """
-    if said is None:
+    if stored is None:
         error: Exception = Terminated("not to be had")
-    elif isinstance(said, Retry):
-        error = RetryLater(exc=JobFailed(said.code))
-    elif said.state is JobState.SUCCEEDED:
+    elif isinstance(stored, Retry):
+        error = RetryLater(exc=JobFailed(stored.code))
+    elif stored.state is JobState.SUCCEEDED:
         return None
-    elif said.state is JobState.CANCELLED:
+    elif stored.state is JobState.CANCELLED:
         error = Terminated("cancelled")
     else:
-        error = JobFailed((said.error or {}).get("code", said.state.value))
+        error = JobFailed((stored.error or {}).get("code", stored.state.value))
     return error
 
 
 def _with_info(error: Exception) -> ExceptionInfo:
-    """Return the exception as Celery's tracer gives it, with a traceback, which is of this line alone."""
+    """Return the exception as Celery's tracer gives it. Its traceback has this line alone."""
     try:
         raise error
     except type(error):
         info = ExceptionInfo()
-    # It puts a wrapper around it for other processes, whose name is all that would be told.
+    # ExceptionInfo wraps the exception for other processes; events would show only the wrapper's name.
     info.exception = error
     return info
 
 
-def pool_class(tenant: Tenant) -> type[EnginePool]:
+def pool_class(process: WorkerProcess) -> type[EnginePool]:
     """Return the pool to give to Celery's worker, bound to this process."""
-    return type("EnginePool", (EnginePool,), {"tenant": tenant, "__module__": __name__})
+    return type("EnginePool", (EnginePool,), {"process": process, "__module__": __name__})

@@ -1,15 +1,15 @@
-"""Two threads that outlive a hang: one looks at the engine, the other keeps the time of a drain.
+"""Two watchdog threads that work during a hang: one checks the engine, the other enforces the time limit of a drain.
 
-Neither does the work it watches over. When waiting any longer helps nobody, the process ends at once: its jobs were
-handed back, and the leases of those that were not run out.
+Neither does the work that it watches. When a longer wait would not help, the process ends at once: its jobs were handed
+back, and the leases of the others expire.
 """
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
+from models.engine.protocol import AnyEngine
 from workers.celery.thread_pool import Drain
 
 log = structlog.get_logger(__name__)
@@ -17,42 +17,35 @@ log = structlog.get_logger(__name__)
 EXIT_ENGINE_DEAD = 70  # EX_SOFTWARE
 
 
-class Engine(Protocol):
-    """What the watchdog asks of the engine."""
-
-    def is_healthy(self, max_step_s: float) -> bool:
-        """False if the engine's thread is dead or its step has been running for longer than ``max_step_s``."""
-        ...
-
-
 class EngineWatchdog:
-    """Calls ``on_dead`` once, from its own thread, when the engine is no longer healthy."""
+    """Calls ``on_dead`` once, from its own thread, when the engine is not healthy any more.
 
-    def __init__(self, engine: Engine, *, max_step_s: float, on_dead: Callable[[], None]) -> None:
+    ``check_now`` is set by others to have the engine checked at once.
+    """
+
+    def __init__(
+        self, engine: AnyEngine, *, max_step_s: float, on_dead: Callable[[], None], check_now: threading.Event
+    ) -> None:
         self._engine = engine
         self._max_step_s = max_step_s
         self._on_dead = on_dead
         self._stopped = False
-        self._look = threading.Event()
+        self._check_now = check_now
         self._thread = threading.Thread(target=self._run, name="engine-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Start looking."""
+        """Start checking."""
         self._thread.start()
 
-    def look(self) -> None:
-        """Look now, because something was heard."""
-        self._look.set()
-
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._stopped = True
-        self._look.set()
+        self._check_now.set()
 
     def _run(self) -> None:
         while not self._stopped:
-            self._look.wait(min(1.0, self._max_step_s / 4))
-            self._look.clear()
+            self._check_now.wait(min(1.0, self._max_step_s / 4))
+            self._check_now.clear()
             if not self._stopped and not self._engine.is_healthy(self._max_step_s):
                 log.critical("engine_dead", max_step_s=self._max_step_s)
                 self._on_dead()
@@ -60,7 +53,7 @@ class EngineWatchdog:
 
 
 class DrainKeeper:
-    """Sees to it that a drain ends in time even if Celery's event loop is stuck in a dead connection.
+    """Ends a drain in time, even if Celery's event loop is stuck in a dead connection.
 
     requested ──▶ wake the event loop ──▶ idle, or out of time ──▶ hand back ──▶ grace ──▶ exit
     """
@@ -86,11 +79,11 @@ class DrainKeeper:
         self._thread = threading.Thread(target=self._run, name="drain-keeper", daemon=True)
 
     def start(self) -> None:
-        """Start waiting for the request to stop."""
+        """Start waiting for a request to stop."""
         self._thread.start()
 
     def stop(self) -> None:
-        """The process ends by itself: do not end it."""
+        """Do nothing more: the process ends by itself."""
         self._ended.set()
 
     def _run(self) -> None:
@@ -100,7 +93,7 @@ class DrainKeeper:
         while not self._is_idle() and self._drain.remaining_s > 0:
             if self._ended.wait(self.TICK_S):
                 return
-        # On a thread of its own: with Postgres out of reach it takes as long as a connection does to fail.
+        # On another thread, because without Postgres it blocks until the connection fails.
         threading.Thread(target=self._hand_back, name="hand-back", daemon=True).start()
         if not self._ended.wait(self.GRACE_S):
             log.warning("drain_forced")

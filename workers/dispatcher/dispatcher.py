@@ -36,8 +36,8 @@ from store.streams import stream_log
 from store.streams.stream_log import StreamPublisher, forget_generation, redis_generation
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
-from workers.dispatcher.queue_stats import QueueCounter
-from workers.dispatcher.retention import Forgetting
+from workers.dispatcher.queue_stats import QueueStats
+from workers.dispatcher.retention import RetentionThread
 from workers.health import HealthServer, Pulse
 from workers.webhooks.sender import WebhookSender
 
@@ -85,7 +85,7 @@ def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
     return max(0, most_a_worker * max(1, depth.num_workers) - depth.batch_under_way)
 
 
-class Hearing:
+class LeaseAmnesty:
     """Whether Postgres was to be heard of lately. While it is not, no worker can renew: a lost lease then says nothing.
 
     Times are the monotonic clock's. To be told often, for it cannot tell a silence from not having asked.
@@ -146,10 +146,10 @@ class Dispatcher:
         # A queue is of one model version, which has one task.
         self._tasks: dict[str, str] = {}
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
-        self._hearing = Hearing(settings.lease_s, settings.sweep_s, time.monotonic())
+        self._hearing = LeaseAmnesty(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
         self.pulse = Pulse(_LONGEST_TURN_S)
-        self._counter = QueueCounter(self._db)
+        self._counter = QueueStats(self._db)
         self._due = Due()
         self._sender: WebhookSender | None = None
         self._lead_held: Leadership | None = None
@@ -197,7 +197,7 @@ class Dispatcher:
         log.info("dispatcher.leading")
         self._lead_held = lead
         self._sender = sender = WebhookSender(self._db, self._settings, look_every_s=_SENDER_LOOKS_S)
-        forgetting = Forgetting(self._db, self._settings, partial(stream_log.forget, self._redis))
+        forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
         sender.start()
         forgetting.start()
         try:
@@ -227,7 +227,7 @@ class Dispatcher:
         try:
             has_more = duty.run()
         except Unavailable as error:
-            # Said once, not at every try of a long outage.
+            # FilteredOutput once, not at every try of a long outage.
             if not duty.is_failing:
                 log.warning("dispatcher.duty_failed", duty=duty.name, error=error.message)
             duty.is_failing = True

@@ -17,7 +17,7 @@ RECORD_S = 1.0
 """Rates are written this often at most."""
 
 
-class QueueCounter:
+class QueueStats:
     """Counts and measures every queue, by turns."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -33,7 +33,7 @@ Piece = Callable[[], bool]
 """Forgets at most ``ROWS`` rows of a kind, and returns whether there may be more."""
 
 
-class Forgetting:
+class RetentionThread:
     """The thread. ``forget_streams`` takes jobs' streams out of Redis. ``start`` and ``stop`` may be called once."""
 
     def __init__(self, db: Database, settings: Settings, forget_streams: Callable[[Iterable[str]], None]) -> None:

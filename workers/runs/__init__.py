@@ -1,3 +1,4 @@
-"""One attempt from its claim to its outcome: admission, lease, engine, stream, policy, and what is written at the end.
+"""A job in a worker: its claim, its lease, its request in the engine, its output and its outcome.
 
-What is specific to a task is ``workers.tasks``."""
+How jobs reach a worker is ``workers.celery``; the part that differs by task is ``workers.tasks``.
+"""

@@ -1,11 +1,11 @@
-"""Where an attempt begins: at what an earlier one has emitted, if that is known, or at the beginning.
+"""Finds the checkpoint from which an attempt continues: the output of earlier attempts, as far as it is stored.
 
-    epoch 1                          ──▶ the beginning; nothing is asked
-    the last attempt was handed back ──▶ what it left in Postgres, which came with the claim
-    the last attempt was lost        ──▶ what is in its log in Redis, which is sealed first
-    Redis does not answer in time    ──▶ what is in Postgres, though it is older; readers are told
+    epoch 1                          ──▶ empty, without a look-up
+    the last attempt was handed back ──▶ its checkpoint in Postgres, which came with the claim
+    the last attempt was lost        ──▶ its stream in Redis, which is sealed first
+    Redis does not answer in time    ──▶ the older checkpoint in Postgres; the start frame tells readers
 
-Knows no engine: whether the tokens make the texts is found out there.
+The engine checks later whether the tokens make the texts.
 """
 
 import time
@@ -17,23 +17,23 @@ from store.errors import CannotOpen, Unavailable
 from store.jobs.claims import Claim
 from store.streams.checkpoints import Checkpoint
 from store.streams.fencing import SealedLogs, newest, recover
-from workers.runs.stream_publisher import Breaker
+from workers.runs.stream_publisher import CircuitBreaker
 
 log = structlog.get_logger(__name__)
 
 SEAL_TIMEOUT_S = 0.75
-"""For an answer of Redis: a claimed job must not wait longer for what it may not get."""
+"""Time limit for an answer of Redis: a claimed job must not wait longer for a checkpoint that may not exist."""
 
 
-class Resumer:
-    """Finds checkpoints. Called from many threads at once."""
+class CheckpointRecovery:
+    """Called from many threads at once."""
 
     def __init__(self, logs: SealedLogs, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs = logs
-        self._breaker = Breaker(1.0, 5.0, clock)
+        self._breaker = CircuitBreaker(1.0, 5.0, clock)
 
     def checkpoint(self, claim: Claim) -> Checkpoint:
-        """Return what the attempt goes on from, an empty checkpoint if it begins at the beginning."""
+        """Return the checkpoint from which the attempt continues; an empty one if it starts anew."""
         stored = claim.checkpoint
         if claim.epoch == 1 or (stored is not None and stored.epoch == claim.epoch - 1):
             return stored or Checkpoint()

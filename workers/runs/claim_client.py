@@ -1,7 +1,7 @@
-"""This worker's side of Postgres: claim, finish, release and renew, each for many jobs in one statement.
+"""Claims, finishes, releases and renews jobs in Postgres, many jobs in one statement.
 
-Knows the owner's name, the queue and how long to insist when Postgres is away; knows no engine. Every write carries
-the epoch, so insisting is safe: a write that comes too late is refused by the database.
+It knows the owner's name, the queue and how long to retry when Postgres is away; it knows no engine. Every write
+carries the fencing epoch, so retries are safe: the database refuses a write that comes too late.
 """
 
 import threading
@@ -30,31 +30,31 @@ T = TypeVar("T")
 RETRY_S = 0.25
 
 LOCKED_S = 4.0
-"""How long a claim waits for a row that another transaction has locked: a little longer than Postgres lets a session of
-ours stand still in a transaction. After it the hint is dropped, and the dispatcher announces the job again."""
+"""How long a claim waits for a locked row: a little longer than Postgres allows a session to be idle in a transaction.
+Afterwards the hint is dropped, and the dispatcher announces the job again."""
 
 MOMENT_S = 0.05
 LAST_TRIES = 20
-"""How often a worker that stops tries to give a job back whose row is locked. The renewal of the leases, for one, locks
-the rows of all jobs for a moment."""
+"""How often a stopping worker tries to give back a job whose row is locked. A renewal of leases locks the rows of all
+jobs for a moment."""
 
 MAX_RELEASED_TOKENS = 65_536
-"""In one statement, so that handing back many long answers holds no lock for long."""
+"""Tokens in one statement, so that handing back many long outputs holds no lock for long."""
 
 MAX_FINISHED_CHARS = 16_000_000
-"""Of vectors in one statement, so that a database with little memory can take it."""
+"""Characters of vectors in one statement, so that a database with little memory can take it."""
 
 CLAIM_PACE_S = 0.025
 FINISH_PACE_S = 0.04
-"""Waves of one kind begin at least this far apart: what a job waits at most for others to share its commit. Until it is
-claimed somebody waits for its first token, so that is the shorter one."""
+"""Least time between two commits of one kind: a job waits at most this long for others to share its commit. A claim is
+shorter, because a client waits for the first token of an unclaimed job."""
 
 # Other workers look at the same list.
 _SUSPECTS_TRIED = 8
 
 
-class Ledger:
-    """Claims and finishes in waves: concurrent callers share a statement and a commit."""
+class ClaimClient:
+    """Group commit: concurrent callers share a statement and a commit."""
 
     def __init__(
         self,
@@ -72,30 +72,30 @@ class Ledger:
         self._queue = queue
         self._lease_s = lease_s
         self._stopping = stopping
-        # As ``store.jobs.claims.claim`` has it.
+        # As in ``store.jobs.claims.claim``.
         self._capacity = capacity
         self._clock = clock
         self._rota = Rota()
-        # One claim at a time, so that what is claimed and what is in hand can be compared.
+        # One claim at a time, so that the claims in Postgres can be compared with those known here.
         self._claiming = threading.RLock()
-        self._in_hand: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
         self._in_doubt_until = 0.0
         self._claims: GroupCommit[str, Claim | None] = GroupCommit(isolated(self._claim_all), pace_s=CLAIM_PACE_S)
         self._finishes: GroupCommit[Finish, bool] = GroupCommit(isolated(self._finish_all), pace_s=FINISH_PACE_S)
         self._releases: GroupCommit[Release, bool] = GroupCommit(isolated(self._release_all))
 
-    def claim(self, job_id: str, *, hurries: bool = False) -> Attempt | None:
-        """Claim a job, waiting for no others if it ``hurries``.
+    def claim(self, job_id: str, *, urgent: bool = False) -> Attempt | None:
+        """Claim a job. ``urgent``: without waiting for others to share the statement.
 
-        None if it is not to be had (done, held by another, cancelled) or the worker is stopping.
-        While Postgres is away it tries again: the message is already acknowledged, and taking more of them would only
-        empty the queue.
+        Returns None if the job cannot be claimed (done, claimed by another worker, cancelled) or the worker is
+        stopping. While Postgres is away it retries: the message is acknowledged already, and to take more messages
+        would only empty the queue.
         """
         give_up_at = self._clock() + LOCKED_S
         while not self._stopping.is_set():
             sent_at = self._clock()
             try:
-                claim = self._claims.join(job_id, urgent=hurries)
+                claim = self._claims.join(job_id, urgent=urgent)
             except RowLocked:
                 if sent_at > give_up_at:
                     return None
@@ -108,11 +108,11 @@ class Ledger:
         return None
 
     def claimable(self) -> Claimable:
-        """Return what kinds of jobs this queue has for whoever claims without a message. Raises Unavailable."""
+        """Return which jobs of this queue can be claimed without a message. Raises Unavailable."""
         return dispatch_queries.claimable(self._db, self._queue)
 
     def closing(self, *, heed_load: bool) -> AbstractContextManager[Closer | None]:
-        """Make this worker the closer of its queue for a block, if it may be: see ``dispatch_queries.closing``."""
+        """Make this worker the closer of its queue during a block, if possible: see ``dispatch_queries.closing``."""
         return dispatch_queries.closing(self._db, self._queue, self._owner, heed_load=heed_load)
 
     def claim_waiting(self, most: int) -> list[Attempt]:
@@ -121,7 +121,7 @@ class Ledger:
         return self._claim_directly(job_ids, suspects=False)
 
     def claim_suspect(self) -> Attempt | None:
-        """Claim a job that must run alone; None if there is none. Raises Unavailable."""
+        """Claim a crash suspect; None if there is none. Raises Unavailable."""
         for job_id in dispatch_queries.claim_candidates(self._db, self._queue, _SUSPECTS_TRIED, suspects=True):
             if attempts := self._claim_directly([job_id], suspects=True):
                 return attempts[0]
@@ -140,10 +140,10 @@ class Ledger:
             try:
                 found = self._take(job_ids, suspects=suspects)
             except Exception:
-                # It may have been stored all the same, or be stored later.
+                # The claim may be stored although its answer was lost.
                 self._in_doubt_until = self._clock() + self._lease_s
                 raise
-            self._in_hand.update({(claim.job_id, claim.epoch): claim for claim in found.values()})
+            self._known.update({(claim.job_id, claim.epoch): claim for claim in found.values()})
             return found
 
     def _take(self, job_ids: Sequence[str], *, suspects: bool) -> dict[str, Claim]:
@@ -152,16 +152,16 @@ class Ledger:
         )
 
     def give_back_lost(self) -> None:
-        """Put back, uncharged, what Postgres says that this worker runs and nobody here knows of.
+        """Release, uncharged, the jobs that Postgres has claimed for this worker but the worker does not know.
 
-        The answer to its claim was lost: without this its lease would run out, and it would count as a crash. For the
-        time of a lease after a claim that failed; otherwise it costs nothing. Raises Unavailable.
+        The answer to their claim was lost; without this their leases would expire and count as a crash. It asks
+        Postgres only within one lease after a claim that failed. Raises Unavailable.
         """
         if self._clock() >= self._in_doubt_until:
             return
         with self._claiming:
             owned = unclaimed.owned(self._db, self._owner)
-            lost = [Release(job_id, epoch) for job_id, epoch in owned.items() if (job_id, epoch) not in self._in_hand]
+            lost = [Release(job_id, epoch) for job_id, epoch in owned.items() if (job_id, epoch) not in self._known]
             if lost:
                 log.warning("lost_claims_given_back", num_jobs=len(lost))
                 claims.release(self._db, lost)
@@ -170,11 +170,11 @@ class Ledger:
         return None if claim.remaining_s is None else self._clock() + claim.remaining_s
 
     def finish(self, finish: Finish, *, until: Callable[[], float]) -> bool:
-        """Write an outcome; False if the attempt was not ours any more.
+        """Write an outcome; False if this attempt does not own the job any more.
 
-        Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper
-        has taken the job over then. It cannot take one whose row is locked, so for that one is tried again for as long
-        as the worker runs.
+        Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper has
+        taken the job by then. The sweeper cannot take a job whose row is locked, so with a locked row it retries for as
+        long as the worker runs.
         """
         while True:
             try:
@@ -187,10 +187,10 @@ class Ledger:
                 time.sleep(RETRY_S)
 
     def give_back(self, release: Release, *, until: Callable[[], float]) -> bool:
-        """Put a job back into the queue with what was emitted of it; False if the attempt was not ours any more.
+        """Put a job back into the queue with its output so far; False if this attempt does not own it any more.
 
         Raises Unavailable if Postgres is still away, or the row locked, at ``until()`` or when the worker is stopping;
-        a worker that stops tries it ``LAST_TRIES`` times for a locked row.
+        a stopping worker tries a locked row ``LAST_TRIES`` times.
         """
         num_last = 0
         while True:
@@ -207,7 +207,7 @@ class Ledger:
                 self._stopping.wait(RETRY_S)
 
     def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
-        """Put jobs back into the queue; return how many were still ours. Raises Unavailable.
+        """Put jobs back into the queue; return how many were still owned. Raises Unavailable.
 
         Jobs whose row is still locked after ``LAST_TRIES`` are left to the dispatcher.
         """
@@ -224,15 +224,15 @@ class Ledger:
                 time.sleep(MOMENT_S)
         return num_released
 
-    def renew(self, held: Mapping[str, int]) -> Renewal:
+    def renew(self, epochs: Mapping[str, int]) -> Renewal:
         """Renew the leases of all jobs. Raises Unavailable."""
-        return claims.renew(self._db, self._owner, held, self._lease_s)
+        return claims.renew(self._db, self._owner, epochs, self._lease_s)
 
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
         found = self._claim(job_ids)
         missing = [job_id for job_id in job_ids if job_id not in found]
         locked = unclaimed.still_open(self._db, self._queue, missing, capacity=self._capacity) if missing else set()
-        # A duplicate of a hint in one wave finds the job once; the second asker is told that it is taken.
+        # Of two hints for one job in a batch the first gets the claim, the second None.
         return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 
     def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | RowLocked]:
@@ -248,14 +248,14 @@ class Ledger:
         return self._accepted(releases, accepted)
 
     def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | RowLocked]:
-        """Return for each row whether its job was accepted, or that it was locked and can be tried again."""
+        """Return for each row whether it was accepted; RowLocked if the row was locked and can be retried."""
         missing = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
         locked = unclaimed.still_running(self._db, missing) if missing else set()
         return [RowLocked(one.job_id) if one.job_id in locked else one.job_id in accepted for one in given]
 
 
 def parts(items: Sequence[T], size_of: Callable[[T], int], most: int) -> list[list[T]]:
-    """Divide items so that those of a part have at most the size ``most`` together, or it is one alone."""
+    """Divide items into parts of at most size ``most``, or of one item."""
     divided: list[list[T]] = [[]]
     room = most
     for item in items:

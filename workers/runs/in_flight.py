@@ -1,25 +1,35 @@
-"""The attempts that this worker holds: what is ours to compute, to renew and to finish.
+"""The attempts that are in flight in this worker: to compute, to renew and to finish.
 
-An attempt leaves the table when its lease is lost, when it is handed back or when it has ended; whoever computed it
-then finds it gone and writes nothing. The table knows no database and no engine.
+An attempt leaves the table when its lease is lost, when it is handed back, or when it has ended. The thread that
+computed it then finds it gone and writes nothing. The table knows no database and no engine.
 
-    add ──▶ held ──settle──▶ settling ──remove──▶ gone      settling: the outcome is being written
-              └── drop, take_rest ──▶ gone                  gone: not ours, its outcome is nobody's
+    add ──▶ in flight ──settle──▶ settling ──remove──▶ gone      settling: the outcome is being written
+                └── drop, take_rest ──▶ gone                     gone: this worker writes no outcome
 """
 
 import threading
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from store.jobs.claims import Claim
 
 
+class AttemptId(NamedTuple):
+    """Names one attempt, in the engine and in the stream: two attempts of a job are never mixed up."""
+
+    job_id: str
+    epoch: int
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One claimed run of one job. ``key`` names it in the engine, so that two epochs of a job can never be mixed up."""
+    """One claimed attempt of a job. Times are monotonic, in seconds.
+
+    The lease counts from before the claim was sent, the deadline from when its answer was here: with a slow database
+    the lease looks older than it is, and the deadline later, never the other way round.
+    """
 
     claim: Claim
-    # Monotonic. The lease counts from before the claim was sent, the job's deadline from when its answer was here: so
-    # a slow database makes the one look no later and the other no earlier than it is.
     claimed_at: float
     deadline: float | None
 
@@ -30,27 +40,21 @@ class Attempt:
 
     @property
     def epoch(self) -> int:
-        """The fencing epoch of this attempt."""
+        """The fencing epoch."""
         return self.claim.epoch
 
     @property
-    def key(self) -> str:
-        """The request id inside the engine."""
-        return f"{self.claim.job_id}/{self.claim.epoch}"
+    def id(self) -> AttemptId:
+        """The request id in the engine."""
+        return AttemptId(self.claim.job_id, self.claim.epoch)
 
 
-def parse_key(key: str) -> tuple[str, int]:
-    """Return job id and epoch of ``Attempt.key``."""
-    job_id, _, epoch = key.rpartition("/")
-    return job_id, int(epoch)
-
-
-class HeldJobs:
-    """A thread-safe table of attempts, one a job: a new epoch of a job replaces the old one."""
+class InFlightAttempts:
+    """A thread-safe table with one attempt for each job: a new epoch replaces the old one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[str, Attempt] = {}
+        self._attempts: dict[str, Attempt] = {}
         self._renewed_at: dict[str, float] = {}
         self._settling: set[str] = set()
         self._closed = False
@@ -58,60 +62,60 @@ class HeldJobs:
 
     def __len__(self) -> int:
         with self._lock:
-            return len(self._held)
+            return len(self._attempts)
 
     def add(self, attempt: Attempt) -> bool:
-        """Hold ``attempt``; False if the worker is handing back and takes nothing any more."""
+        """Add an attempt; False if the worker is handing back and takes no more."""
         with self._lock:
             if self._closed:
                 return False
-            self._held[attempt.job_id] = attempt
+            self._attempts[attempt.job_id] = attempt
             self._renewed_at[attempt.job_id] = attempt.claimed_at
             self._settling.discard(attempt.job_id)
             return True
 
     def get(self, job_id: str) -> Attempt | None:
-        """Return the attempt of a job that is held."""
+        """Return the attempt of a job, if it is in flight."""
         with self._lock:
-            return self._held.get(job_id)
+            return self._attempts.get(job_id)
 
     def owns(self, attempt: Attempt) -> bool:
-        """True while ``attempt`` is ours."""
+        """Return True while ``attempt`` is in the table."""
         with self._lock:
-            return self._held.get(attempt.job_id) is attempt
+            return self._attempts.get(attempt.job_id) is attempt
 
     def settle(self, attempt: Attempt) -> bool:
-        """Announce that the outcome is about to be written; False if the attempt is not ours any more."""
+        """Note that the outcome is about to be written; False if the attempt is gone."""
         with self._lock:
-            if self._held.get(attempt.job_id) is not attempt:
+            if self._attempts.get(attempt.job_id) is not attempt:
                 return False
             self._settling.add(attempt.job_id)
             return True
 
     def remove(self, attempt: Attempt) -> None:
-        """Forget ``attempt``, if it is still the one that is held."""
+        """Remove an attempt that has ended, unless a newer one has replaced it."""
         with self._lock:
-            if self._held.get(attempt.job_id) is attempt:
+            if self._attempts.get(attempt.job_id) is attempt:
                 self._forget(attempt.job_id)
 
     def drop(self, job_id: str, epoch: int) -> Attempt | None:
-        """Take away an attempt whose lease is lost and return it; None if it is settling, gone or of another epoch."""
+        """Remove and return an attempt whose lease is lost; None if it is settling, gone or of another epoch."""
         with self._lock:
-            attempt = self._held.get(job_id)
+            attempt = self._attempts.get(job_id)
             if attempt is None or attempt.epoch != epoch or job_id in self._settling:
                 return None
             self._forget(job_id)
             return attempt
 
     def epochs(self) -> dict[str, int]:
-        """Return what a renewal names: the epoch of every job that is held."""
+        """Return the epoch of each job in flight, as a renewal names them."""
         with self._lock:
-            return {job_id: attempt.epoch for job_id, attempt in self._held.items()}
+            return {job_id: attempt.epoch for job_id, attempt in self._attempts.items()}
 
     def renewed(self, job_ids: frozenset[str], at: float) -> None:
         """Note that these leases were renewed by a statement sent at ``at``."""
         with self._lock:
-            for job_id in job_ids & self._held.keys():
+            for job_id in job_ids & self._attempts.keys():
                 self._renewed_at[job_id] = max(self._renewed_at[job_id], at)
 
     def renewed_at(self, attempt: Attempt) -> float:
@@ -126,26 +130,26 @@ class HeldJobs:
             return self._closed
 
     def close(self) -> list[Attempt]:
-        """Hold nothing more, and return what is held."""
+        """Take no more attempts, and return those in flight."""
         with self._lock:
             self._closed = True
-            return list(self._held.values())
+            return list(self._attempts.values())
 
     def take_rest(self) -> list[Attempt]:
-        """Take away every attempt that is not settling."""
+        """Remove and return every attempt that is not settling."""
         with self._lock:
-            taken = [attempt for job_id, attempt in self._held.items() if job_id not in self._settling]
+            taken = [attempt for job_id, attempt in self._attempts.items() if job_id not in self._settling]
             for attempt in taken:
                 self._forget(attempt.job_id)
             return taken
 
     def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until nothing is held; False if something still is after ``timeout_s``."""
+        """Wait until no attempt is in flight; False after ``timeout_s``."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._held, timeout_s)
+            return self._changed.wait_for(lambda: not self._attempts, timeout_s)
 
     def _forget(self, job_id: str) -> None:
-        del self._held[job_id]
+        del self._attempts[job_id]
         self._renewed_at.pop(job_id, None)
         self._settling.discard(job_id)
         self._changed.notify_all()

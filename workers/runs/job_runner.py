@@ -1,13 +1,13 @@
-"""One job from its claim to its outcome, on one thread that mostly sleeps while the engine works.
+"""Runs one job from its claim to its outcome, on one thread that mostly waits for the engine.
 
-    claim ──▶ work: payload, engine ──▶ settle ──▶ finish, end frame
-      │                  │                 └─ not ours any more: nothing is written
-      │                  └─ handed back or engine at fault: released with what was emitted
-      └─ not to be had: dropped silently
+    claim ──▶ task: payload, engine ──▶ settle ──▶ finish, end frame
+      │                  │                 └─ the attempt was lost: nothing is written
+      │                  └─ handed back or engine failure: released with the output so far
+      └─ not claimed: the message is dropped
 
-What the work is depends on the task (``workers.tasks.generate``, ``workers.tasks.embed``). Every path ends in an
-outcome or in a lease that somebody else takes over; nothing escapes into Celery, whose logs and events would carry the
-exception's text. Prompts and outputs are in no log line.
+The task's part is in ``workers.tasks``. Every path ends in an outcome, or in a lease that expires so that another
+worker takes the job. No exception reaches Celery, whose logs and events would show its text. Prompts and outputs are in
+no log line.
 """
 
 import traceback
@@ -21,9 +21,9 @@ from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Finish
 from workers.metrics import Counters
 from workers.runs import outcome
-from workers.runs.claim_client import Ledger
-from workers.runs.engine_admission import Admission
-from workers.runs.in_flight import Attempt, HeldJobs
+from workers.runs.claim_client import ClaimClient
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.in_flight import Attempt, InFlightAttempts
 from workers.runs.outcome import Retry
 from workers.runs.stream_publisher import FrameQueue
 
@@ -31,43 +31,44 @@ log = structlog.get_logger(__name__)
 
 
 class Work(Protocol):
-    """What is done for a job of one task."""
+    """The part of a job that depends on its task."""
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
-        """Have the engine compute the payload, and return the outcome. May raise EngineError, HeadraceError."""
+        """Compute the payload with the engine, and return the outcome. May raise EngineError, HeadraceError."""
         ...
 
 
-class Executor:
+class JobRunner:
     """Runs jobs of one model version. ``run`` is called from many threads at once."""
 
     def __init__(
         self,
         *,
-        ledger: Ledger,
-        held: HeldJobs,
+        claim_client: ClaimClient,
+        in_flight: InFlightAttempts,
         work: Work,
-        admission: Admission,
+        admission: EngineAdmission,
         frames: FrameQueue,
         lease_s: float,
         counters: Counters,
     ) -> None:
-        self._ledger = ledger
-        self._held = held
+        self._claim_client = claim_client
+        self._in_flight = in_flight
         self._work = work
         self._admission = admission
         self._frames = frames
         self._lease_s = lease_s
         self._counters = counters
 
-    def run(self, job_id: str, *, hurries: bool = False) -> Finish | Retry | None:
-        """Run a job to its outcome; it is claimed without waiting for others if it ``hurries``. Raises nothing.
+    def run(self, job_id: str, *, urgent: bool = False) -> Finish | Retry | None:
+        """Run a job to its outcome. ``urgent``: its claim does not wait for others to share a statement. Raises
+        nothing.
 
-        Returns what was stored: how the job ended, or that it went back to the queue; None if it was not to be had.
+        Returns the stored outcome, or that the job went back to the queue; None if the job was not claimed or was lost.
         """
         try:
-            return self._run(job_id, self._work.compute, hurries=hurries)
-        except Exception as error:  # noqa: BLE001 - the lease brings the job back; Celery would log the text
+            return self._run(job_id, self._work.compute, urgent=urgent)
+        except Exception as error:  # noqa: BLE001 - the job comes back after its lease; Celery would log the text
             _log_unexpected(error, job_id)
             return None
 
@@ -86,36 +87,36 @@ class Executor:
             _log_unexpected(error, attempt.job_id)
 
     def _run(
-        self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, hurries: bool = False
+        self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, urgent: bool = False
     ) -> Finish | Retry | None:
-        attempt = self._ledger.claim(job_id, hurries=hurries) if self._admission.wait_for_turn() else None
+        attempt = self._claim_client.claim(job_id, urgent=urgent) if self._admission.wait_for_turn() else None
         if attempt is None:
             self._counters.hints_dropped.inc()
             return None
         return self._run_claimed(attempt, compute)
 
     def _run_claimed(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry | None:
-        if not self._held.add(attempt):
-            self._ledger.release([attempt], charge=False)
+        if not self._in_flight.add(attempt):
+            self._claim_client.release([attempt], charge=False)
             return None
         try:
             verdict = self._guarded(attempt, compute)
-            return self._conclude(attempt, verdict) if self._held.settle(attempt) else None
+            return self._conclude(attempt, verdict) if self._in_flight.settle(attempt) else None
         finally:
-            self._held.remove(attempt)
-            self._frames.forget(attempt.job_id, attempt.epoch)
+            self._in_flight.remove(attempt)
+            self._frames.forget(attempt.id)
 
     def _guarded(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry:
         try:
             return compute(attempt)
         except (EngineError, HeadraceError) as error:
             return outcome.refused(attempt.claim, error)
-        except Exception as error:  # noqa: BLE001 - the job must have an outcome, and its neighbours must not notice
+        except Exception as error:  # noqa: BLE001 - the job must have an outcome, and other jobs must go on
             _log_unexpected(error, attempt.job_id)
             return outcome.again(attempt.claim, "internal_error", "the worker failed while it ran the job")
 
     def _conclude(self, attempt: Attempt, verdict: Finish | Retry) -> Finish | Retry | None:
-        """Write the verdict; return it if that was done."""
+        """Write the verdict; return it if it was written."""
         try:
             is_written = (
                 self._finish(attempt, verdict) if isinstance(verdict, Finish) else self._release(attempt, verdict)
@@ -127,9 +128,9 @@ class Executor:
         return None
 
     def _finish(self, attempt: Attempt, finish: Finish) -> bool:
-        if self._ledger.finish(finish, until=self._too_late(attempt)):
+        if self._claim_client.finish(finish, until=self._too_late(attempt)):
             self._counters.finished.labels(finish.state.value).inc()
-            self._frames.put_end(attempt.job_id, attempt.epoch)
+            self._frames.put_end(attempt.id)
             log.info("job_finished", job_id=attempt.job_id, epoch=attempt.epoch, state=finish.state.value)
             return True
         self._counters.stale_finishes.inc()
@@ -139,17 +140,17 @@ class Executor:
     def _release(self, attempt: Attempt, retry: Retry) -> bool:
         about = {"job_id": attempt.job_id, "epoch": attempt.epoch, "code": retry.code, "charged": retry.charge}
         log.warning("attempt_released", **about, cleared=retry.cleared, error=retry.message)
-        is_ours = self._ledger.give_back(retry.release(attempt.claim), until=self._too_late(attempt))
+        is_ours = self._claim_client.give_back(retry.release(attempt.claim), until=self._too_late(attempt))
         if is_ours:
             self._counters.released.inc()
         return is_ours
 
     def _too_late(self, attempt: Attempt) -> Callable[[], float]:
-        # Past the lease by one more the sweeper has had its turn, and a write would be refused anyway.
-        return lambda: self._held.renewed_at(attempt) + 2 * self._lease_s
+        # One lease after the end of the lease the sweeper has taken the job, and a write would be refused.
+        return lambda: self._in_flight.renewed_at(attempt) + 2 * self._lease_s
 
 
 def _log_unexpected(error: Exception, job_id: str) -> None:
-    """Say where it happened and of what kind; the message is left out, because it may quote a prompt."""
+    """Log the kind and the place of an error. Its message is left out, because it may quote a prompt."""
     where = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-4:]]
     log.error("job_error", job_id=job_id, error=type(error).__name__, where=where)

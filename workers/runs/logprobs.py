@@ -1,4 +1,4 @@
-"""Logprobs between the engine, which gives them, and the store, which keeps them."""
+"""Converts logprobs between the engine's form and the stored form."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -8,14 +8,14 @@ from store.payloads import logprobs as stored
 from store.payloads.logprobs import Logprobs
 
 _DECIMALS = 6
-"""More says nothing of a model in half precision, and every digit is sent and kept."""
+"""More decimals are noise for a model in half precision, and every digit is sent and stored."""
 
-# JSON has no infinity. This is what OpenAI says of a token that was not among the likely ones.
+# JSON has no infinity. OpenAI's API gives this value for a token that was not among the likely ones.
 _LEAST = -9999.0
 
 
 def kept(token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> Logprobs:
-    """Return the logprobs of consecutive tokens as they are kept."""
+    """Return the logprobs of consecutive tokens in the stored form."""
     return tuple(
         stored.TokenLogprobs(token_id, _number(one.logprob), _top(one))
         for token_id, one in zip(token_ids, logprobs, strict=True)
@@ -23,7 +23,7 @@ def kept(token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> Logprob
 
 
 def kept_by_delta(token_ids: Iterable[Sequence[int]], logprobs: Sequence[TokenLogprobs]) -> tuple[Logprobs, ...]:
-    """Return those of each delta's tokens, of an answer that has at least as many; none if there are none."""
+    """Return the stored form for each delta's tokens; empty without logprobs. There are at least as many as tokens."""
     if not logprobs:
         return ()
     rest = iter(logprobs)
@@ -31,7 +31,7 @@ def kept_by_delta(token_ids: Iterable[Sequence[int]], logprobs: Sequence[TokenLo
 
 
 def emitted(groups: Iterable[Logprobs]) -> tuple[TokenLogprobs, ...]:
-    """Return kept logprobs as the engine has them."""
+    """Return stored logprobs in the engine's form."""
     return tuple(
         TokenLogprobs(one.logprob, tuple(top_id for top_id, _ in one.top), tuple(value for _, value in one.top))
         for one in chain.from_iterable(groups)

@@ -1,14 +1,14 @@
-"""What a run in the engine means for its job: pure values in, the row to write out.
+"""Maps the result of a request in the engine to the outcome of its job: pure values in, the row to write out.
 
     Completion stop | length ──▶ succeeded        Completion deadline    ──▶ expired, error deadline_exceeded
     Completion cancelled     ──▶ cancelled        Completion handed back ──▶ Retry, not charged
-    a policy's rule blocks   ──▶ failed, policy_blocked_output; nothing of the output is kept
+    a policy's rule blocks   ──▶ failed, policy_blocked_output; the output is not kept
     error, retryable         ──▶ Retry while attempts are left
-    engine died              ──▶ Retry: charged, and alone next time
+    engine died              ──▶ Retry: charged, and in isolation next time
     any other error          ──▶ failed with the error's code
 
-Output and usage of a cancelled or expired job are kept, as far as they came. A Retry brings what was emitted along, for
-the next attempt to go on from.
+Output and usage of a cancelled or expired job are kept. A Retry carries the emitted output, from which the next attempt
+continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage
 from store.tasks.generate import GenerateOutput, GeneratePayload, TokenLogprob
 from workers.runs.logprobs import kept_by_delta
-from workers.runs.output_policy import OutputRules, Said
+from workers.runs.output_policy import FilteredOutput, OutputRules
 
 STATES: Mapping[FinishReason, JobState] = {
     FinishReason.STOP: JobState.SUCCEEDED,
@@ -37,17 +37,17 @@ STATES: Mapping[FinishReason, JobState] = {
     FinishReason.DEADLINE: JobState.EXPIRED,
 }
 
-# Codes that say nothing of the job itself, so that its owner learns more from hearing that every attempt failed.
+# Codes that are not about the job itself: after the last attempt the owner gets max_attempts_exceeded instead.
 ANYTHING = frozenset({"worker_lost", "internal_error"})
 
 
 PROBATION_TOKENS = 8
-"""A job whose worker died once runs alone for so many tokens; if nothing happens, it was probably another's fault."""
+"""A job whose worker died once runs in isolation for this many tokens. If it survives, another job was the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The attempt ended through no fault of the job: it may run again. ``code`` and ``message`` say what happened.
+    """The attempt ended through no fault of the job: it may run again. ``code`` and ``message`` give the reason.
 
     The other fields are those of ``store.jobs.claims.Release``.
     """
@@ -67,7 +67,7 @@ class Retry:
 
 
 def is_on_probation(claim: Claim) -> bool:
-    """True if the job runs alone for a few tokens only. After a second crash it runs alone to its end."""
+    """Return True if the job runs in isolation for a few tokens only. After a second crash it does so to its end."""
     return claim.is_suspect and claim.crashes == 1
 
 
@@ -82,23 +82,23 @@ def completed(
 ) -> Finish | Retry:
     """Return the outcome of a request that the engine ended.
 
-    ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is where the attempt began;
-    ``rules`` are what the tenant's policy has to say of the output.
+    ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is the checkpoint from which
+    the attempt continued; ``rules`` are the rules of the tenant's policy for the output.
     """
     if completion.finish_reason is FinishReason.HANDED_BACK:
         return _handed_back(claim, completion, start)
-    said = Said(completion.text, completion.deltas) if rules is None else rules.apply(completion.deltas)
+    filtered = FilteredOutput(completion.text, completion.deltas) if rules is None else rules.apply(completion.deltas)
     used = usage(claim, completion, waited_s, start).model_dump()
-    if said.blocked_by is not None:
-        return _blocked(claim, said.blocked_by, used)
+    if filtered.blocked_by is not None:
+        return _blocked(claim, filtered.blocked_by, used)
     state = STATES[completion.finish_reason]
     if rules is not None and rules.holds_back:
-        # The likelihood of a token tells which one it was.
+        # Logprobs would reveal tokens that the policy has replaced.
         completion = replace(completion, logprobs=())
     logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
-    output = answer(payload, claim.job_id, said.text, completion.finish_reason)
+    output = answer(payload, claim.job_id, filtered.text, completion.finish_reason)
     likely = _spelled(completion, logprobs, tokenizer)
-    output = output.model_copy(update={"logprobs": likely, "policy": said.hits or None})
+    output = output.model_copy(update={"logprobs": likely, "policy": filtered.hits or None})
     late = JobErrorBody(
         code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
     )
@@ -109,7 +109,7 @@ def completed(
         output=output.model_dump(exclude_none=True),
         error=late.model_dump() if state is JobState.EXPIRED else None,
         usage=used,
-        deltas=said.pieces,
+        deltas=filtered.pieces,
         lineage=start.lineage,
         logprobs=logprobs,
         tenant_id=claim.tenant_id,
@@ -117,25 +117,25 @@ def completed(
 
 
 def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
-    """Return the end of a job whose output a rule does not let out: what was generated is paid for."""
+    """Return the end of a job whose output is blocked by a rule. The generated tokens are charged."""
     message = f"the policy's rule {rule} does not let this output out"
     error = BlockedBody(code="policy_blocked_output", message=message, attempt=claim.attempt, rule=rule)
     return replace(failed(claim, error.code, message), error=error.model_dump(), usage=used)
 
 
 def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReason) -> GenerateOutput:
-    """Return what the job's owner gets: the text, and the tool calls that are written in it."""
+    """Return the output for the job's owner: the text, and the tool calls in it."""
     content, calls = read_answer(payload, job_id, text)
     if not calls:
         return GenerateOutput(text=text, finish_reason=reason.value)
-    said = "tool_calls" if reason is FinishReason.STOP else reason.value
-    return GenerateOutput(text=text, finish_reason=said, content=content, tool_calls=calls)
+    finish_reason = "tool_calls" if reason is FinishReason.STOP else reason.value
+    return GenerateOutput(text=text, finish_reason=finish_reason, content=content, tool_calls=calls)
 
 
 def _spelled(
     completion: Completion, logprobs: Sequence[Logprobs], tokenizer: Tokenizer
 ) -> tuple[TokenLogprob, ...] | None:
-    """Return the logprobs. An answer without any text has no deltas, so none of them; it may have asked."""
+    """Return the logprobs as the API shows them: None without any, as for an answer without text."""
     return spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
 
 
@@ -158,7 +158,7 @@ def _checkpoint(progress: EmittedOutput | None, lineage: Lineage) -> Checkpoint 
 
 
 def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Usage:
-    """Return what the run cost. When the first token came is not known if that was in an earlier attempt."""
+    """Return the usage. The time of the first token is not known if an earlier attempt produced it."""
     before_s = claim.queued_s + waited_s
     first_s = None if start.deltas else completion.first_token_s
     return Usage(
@@ -172,14 +172,14 @@ def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoi
 
 
 def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage = ()) -> Finish | Retry:
-    """Return the outcome of a request that has no completion."""
+    """Return the outcome of a request that failed."""
     if isinstance(error, Unavailable):
         return again(claim, error.code, error.message)
     if not isinstance(error, EngineError):
         return failed(claim, error.code, error.message)
     checkpoint = _checkpoint(error.progress, lineage)
     if isinstance(error, EngineStopped):
-        # One that was not inside yet had no part in it.
+        # A request that was not in the engine yet cannot be the cause.
         was_inside = error.progress is not None
         return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
     if error.retryable:
@@ -188,7 +188,7 @@ def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage =
 
 
 def again(claim: Claim, code: str, message: str, checkpoint: Checkpoint | None = None) -> Finish | Retry:
-    """Return another try, or the job's end if this was the last one."""
+    """Return a retry, or the job's end after its last attempt."""
     if claim.attempt < claim.max_attempts:
         return Retry(code, message, checkpoint=checkpoint)
     if code in ANYTHING:
@@ -197,7 +197,7 @@ def again(claim: Claim, code: str, message: str, checkpoint: Checkpoint | None =
 
 
 def failed(claim: Claim, code: str, message: str) -> Finish:
-    """Return the end of a job that another try cannot help."""
+    """Return the end of a job that failed."""
     return Finish(
         job_id=claim.job_id,
         epoch=claim.epoch,

@@ -1,8 +1,8 @@
-"""The tenants' policies over what comes back: which version a job is under, and the guard that it makes of it.
+"""Applies the tenants' policies to outputs: reads and compiles the version that a job names, and makes its guards.
 
-A job names its version, which never changes; so a version is read and compiled once. Between the engine's text and
-everything that leaves stands a ``GuardedOutput``: the frames' thread feeds one as the deltas come, and the job's thread
-another one with the same deltas at the end, for what is stored. Equal deltas make equal pieces.
+A version never changes, so it is read and compiled once. Every text that leaves the worker goes through a
+``GuardedOutput``. The filter of the stream feeds one while the deltas come. The job's thread feeds another one with the
+same deltas at the end, for the stored output. Equal deltas give equal pieces.
 """
 
 import threading
@@ -22,11 +22,11 @@ from store.registry import policies
 from store.tasks.generate import GeneratePayload
 
 _MOST_KEPT = 64
-"""A compiled side of a policy may take tens of megabytes."""
+"""Compiled versions: each may take tens of megabytes."""
 
 
-class PolicyBook:
-    """Compiled versions, the last ones used. Threads may share one; blocks on Postgres for a version it has not."""
+class PolicyCache:
+    """The compiled versions that were used last. Thread-safe; reads a missing version from Postgres."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -50,8 +50,8 @@ class PolicyBook:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An output as it may leave: the pieces in which it does, and what rules found in it."""
+class FilteredOutput:
+    """An output after the policy: its pieces, and the findings of the rules."""
 
     text: str
     pieces: tuple[str, ...]
@@ -61,7 +61,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class OutputRules:
-    """What a policy says of one job's output. Makes as many guards as are asked for, all alike."""
+    """The rules of a policy for one job's output."""
 
     policy: Policy
     vault: Vault
@@ -69,34 +69,34 @@ class OutputRules:
 
     @property
     def holds_back(self) -> bool:
-        """True if what leaves may differ from what the model says: nothing of that may be shown or kept then."""
+        """True if the policy may change outputs: then the model's own text must not be shown or stored."""
         return self.policy.changes_outputs
 
     def guard(self) -> GuardedOutput:
-        """Return a guard at the output's beginning."""
+        """Return a new guard, at the beginning of the output."""
         return self.policy.guarded_output(self.vault.model_copy(deep=True), self.form)
 
-    def apply(self, deltas: Sequence[str]) -> Said:
-        """Return what becomes of a whole output that came in these deltas."""
+    def apply(self, deltas: Sequence[str]) -> FilteredOutput:
+        """Return the filtered form of a whole output that came in these deltas."""
         guard = self.guard()
         pieces = [*map(guard.feed, deltas), guard.finish()]
         if not self.holds_back:
             pieces = list(deltas)
-        return Said("".join(pieces), tuple(filter(None, pieces)), _counted(guard), guard.blocked_by)
+        return FilteredOutput("".join(pieces), tuple(filter(None, pieces)), _counted(guard), guard.blocked_by)
 
 
 def _counted(guard: GuardedOutput) -> tuple[PolicyHit, ...]:
     return tuple(map(PolicyHit.model_validate, counted(guard.hits)))
 
 
-def output_rules(book: PolicyBook, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:
-    """Return the rules that a job's output is under, None if there are none. Raises as ``PolicyBook.get``."""
+def output_rules(cache: PolicyCache, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:
+    """Return the rules for a job's output, None if there are none. Raises as ``PolicyCache.get``."""
     if payload.policy is None:
         return None
     vault = Vault(counts=payload.policy.counts)
-    # Whatever looks like a placeholder in the input is not this output's to give out.
+    # Text of the input that looks like a placeholder must not be used as one in the output.
     vault.reserve([payload.input.model_dump_json()])
-    policy = book.get(tenant_id, payload.policy)
+    policy = cache.get(tenant_id, payload.policy)
     return OutputRules(policy, vault, _form(payload)) if policy.looks_at_outputs else None
 
 

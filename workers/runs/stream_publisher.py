@@ -1,15 +1,15 @@
-"""Frames on their way from the engine to Redis: a bounded queue, one publisher thread, a breaker.
+"""Publishes the engine's deltas to Redis as frames: a bounded queue, one publisher thread, a circuit breaker.
 
-The engine never waits: when Redis is slow or away, frames are dropped and counted. A dropped frame is a hole that a
-reader sees by its sequence number and fills from Postgres when the job has ended; so sequence numbers are never
-rewritten here. End frames travel through the same queue, behind the frames of their job.
+The engine never waits: when Redis is slow or away, frames are dropped and counted. A reader sees a dropped frame as a
+gap in the sequence numbers, and gets the text from Postgres when the job has ended; so sequence numbers are never
+rewritten here. End frames go through the same queue, behind the frames of their job.
 
-Deltas of an attempt that has a gate pass it on a second thread, behind which they wait for nobody else's: what a
-tenant's policy costs holds up no job without one. They become frames of the gate's own numbers without token ids; an
-attempt that had one and is over shows nothing more.
+Deltas of an attempt with an output filter pass it on a second thread, so that the cost of a tenant's policy delays no
+job without one. They get the filter's sequence numbers and no token ids. After such an attempt is over, late deltas of
+it are not shown.
 
-    deltas ──────────────▶ queue ──▶ publisher ──▶ Redis
-       └──▶ gated ──▶ gate ──┘
+    deltas ──────────────────▶ queue ──▶ publisher ──▶ Redis
+       └──▶ filtered ──▶ filter ──┘
 """
 
 import threading
@@ -23,39 +23,39 @@ import structlog
 from models.engine.requests import Delta
 from store.streams.checkpoints import Checkpoint
 from store.streams.stream_log import Frame
-from workers.runs.in_flight import parse_key
+from workers.runs.in_flight import AttemptId
 from workers.runs.logprobs import kept
 
 log = structlog.get_logger(__name__)
 
 MAX_BATCH = 4096
-"""Frames of one script call; a queue that lagged is published in calls of this size."""
+"""Frames of one script call."""
 
-_GATED_BATCH = 64
-"""Frames that pass their gates before those before them are published."""
+_FILTER_BATCH = 64
+"""Frames that are filtered before they are put into the queue together."""
 
-_GATES_KEPT = 10_000
-"""Of attempts that are over, so that what a stuck engine says of them late is still not shown."""
+_ENDED_KEPT = 10_000
+"""Filtered attempts that are over and remembered: late deltas of them from a stuck engine must not be shown."""
 
 
-class Gate(Protocol):
-    """What lets frames of one attempt pass: ``workers.runs.output_filter.StreamGate``."""
+class FrameFilter(Protocol):
+    """Filters the frames of one attempt: ``workers.runs.output_filter.StreamFilter``."""
 
     def passed(self, frame: Frame) -> Frame | None:
-        """Return what is shown in the frame's place, if anything is. Raises nothing."""
+        """Return the frame that is shown instead, or None. Raises nothing."""
         ...
 
 
 class Publisher(Protocol):
-    """What publishes frames: ``store.streams.stream_log.StreamPublisher``."""
+    """Publishes frames: ``store.streams.stream_log.StreamPublisher``."""
 
     def publish(self, frames: Sequence[Frame]) -> int:
-        """Publish all frames by one call and return how many were accepted."""
+        """Publish all frames in one call and return how many were accepted."""
         ...
 
 
-class Breaker:
-    """Open for a growing while after each failure in a row, so that a dead Redis costs one attempt a while."""
+class CircuitBreaker:
+    """Open for a pause that doubles with each failure in a row, so that a dead Redis costs one attempt per pause."""
 
     def __init__(self, first_s: float, longest_s: float, clock: Callable[[], float]) -> None:
         self._first_s = first_s
@@ -66,11 +66,11 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """True while nothing should be tried."""
+        """True while no call should be made."""
         return self._clock() < self._closed_again_at
 
     def failed(self) -> None:
-        """Open, twice as long as the last time."""
+        """Open for twice the last pause."""
         self._pause_s = min(self._longest_s, self._pause_s * 2 or self._first_s)
         self._closed_again_at = self._clock() + self._pause_s
 
@@ -80,10 +80,10 @@ class Breaker:
 
 
 class FrameQueue:
-    """Takes frames from any thread at no cost and publishes them from its own.
+    """Takes frames from any thread without blocking, and publishes them from its own.
 
-    Whatever came in while a call was under way goes out together in the next one: one call an engine step while
-    Redis keeps up, fewer and larger ones when it does not.
+    Frames that come during a call are published together in the next one: one call for each engine step while Redis
+    keeps up, fewer and larger calls when it does not.
     """
 
     def __init__(
@@ -92,79 +92,82 @@ class FrameQueue:
         self._publisher = publisher
         self._max_frames = max_frames
         self._queue: deque[Frame] = deque()
-        self._gated: deque[tuple[Frame, Gate]] = deque()
-        self._gates: dict[tuple[str, int], Gate] = {}
-        self._past_gates: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._last_seq: dict[tuple[str, int], int] = {}
+        self._unfiltered: deque[tuple[Frame, FrameFilter]] = deque()
+        self._filters: dict[AttemptId, FrameFilter] = {}
+        self._ended: OrderedDict[AttemptId, None] = OrderedDict()  # filtered attempts that are over
+        self._last_seq: dict[AttemptId, int] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._busy = False
-        self._gating = False
-        self._breaker = Breaker(0.25, 5.0, clock)
+        self._is_filtering = False
+        self._breaker = CircuitBreaker(0.25, 5.0, clock)
         self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
-        self._gate_thread = threading.Thread(target=self._run_gates, name="gates", daemon=True)
+        self._filter_thread = threading.Thread(target=self._run_filters, name="filters", daemon=True)
         self.num_published = 0
         self.num_dropped = 0
 
     def start(self) -> None:
         """Start the threads."""
         self._thread.start()
-        self._gate_thread.start()
+        self._filter_thread.start()
 
     def put_deltas(self, deltas: Sequence[Delta]) -> None:
-        """Queue what one engine step made certain; the engine's ``on_deltas``. Never blocks."""
-        frames = [_frame(delta) for delta in deltas]
-        with self._wake:
-            self._last_seq.update(((frame.job_id, frame.epoch), frame.seq) for frame in frames)
-            self._put([frame for frame in frames if (frame.job_id, frame.epoch) not in self._past_gates])
+        """Queue the new texts of one engine step; the engine's ``on_deltas``. Never blocks.
 
-    def put_gate(self, job_id: str, epoch: int, gate: Gate) -> None:
-        """Let deltas of an attempt pass ``gate`` from now on; before its first one."""
+        The request ids are AttemptIds.
+        """
+        frames = [(_attempt_id(delta), _frame(delta)) for delta in deltas]
         with self._wake:
-            self._gates[job_id, epoch] = gate
+            self._last_seq.update((attempt_id, frame.seq) for attempt_id, frame in frames)
+            self._put([(attempt_id, frame) for attempt_id, frame in frames if attempt_id not in self._ended])
 
-    def put_start(self, job_id: str, epoch: int, start: Checkpoint) -> None:
-        """Queue where an attempt begins that is not the job's first, before its deltas."""
+    def put_filter(self, attempt_id: AttemptId, frame_filter: FrameFilter) -> None:
+        """Filter the deltas of an attempt; called before its first one."""
         with self._wake:
-            self._last_seq[job_id, epoch] = start.num_deltas
-            self._put([Frame(job_id, epoch, 0, None, checkpoint=start)])
+            self._filters[attempt_id] = frame_filter
 
-    def put_end(self, job_id: str, epoch: int) -> None:
+    def put_start(self, attempt_id: AttemptId, start: Checkpoint) -> None:
+        """Queue the start of an attempt after the job's first, before its deltas."""
+        with self._wake:
+            self._last_seq[attempt_id] = start.num_deltas
+            self._put([(attempt_id, Frame(*attempt_id, 0, None, checkpoint=start))])
+
+    def put_end(self, attempt_id: AttemptId) -> None:
         """Queue the end frame of an attempt whose outcome is stored, behind its deltas."""
         with self._wake:
-            seq = self._last_seq.pop((job_id, epoch), 0) + 1
-            self._put([Frame(job_id, epoch, seq, None)])
+            seq = self._last_seq.pop(attempt_id, 0) + 1
+            self._put([(attempt_id, Frame(*attempt_id, seq, None))])
 
-    def forget(self, job_id: str, epoch: int) -> None:
-        """Drop what is known of an attempt that has no end frame, because its outcome is not ours."""
+    def forget(self, attempt_id: AttemptId) -> None:
+        """Drop the state of an attempt that is over, with or without an end frame."""
         with self._wake:
-            self._last_seq.pop((job_id, epoch), None)
-            if self._gates.pop((job_id, epoch), None) is not None:
-                self._past_gates[job_id, epoch] = None
-                while len(self._past_gates) > _GATES_KEPT:
-                    self._past_gates.popitem(last=False)
+            self._last_seq.pop(attempt_id, None)
+            if self._filters.pop(attempt_id, None) is not None:
+                self._ended[attempt_id] = None
+                while len(self._ended) > _ENDED_KEPT:
+                    self._ended.popitem(last=False)
 
-    def _put(self, frames: Sequence[Frame]) -> None:
-        room = max(0, self._max_frames - len(self._queue) - len(self._gated))
-        for frame in frames[:room]:
-            gate = self._gates.get((frame.job_id, frame.epoch))
-            if gate is None:
+    def _put(self, frames: Sequence[tuple[AttemptId, Frame]]) -> None:
+        room = max(0, self._max_frames - len(self._queue) - len(self._unfiltered))
+        for attempt_id, frame in frames[:room]:
+            frame_filter = self._filters.get(attempt_id)
+            if frame_filter is None:
                 self._queue.append(frame)
             else:
-                self._gated.append((frame, gate))
+                self._unfiltered.append((frame, frame_filter))
         self.num_dropped += max(0, len(frames) - room)
         self._wake.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything queued so far was published or dropped; False after ``timeout_s``."""
+        """Wait until all queued frames were published or dropped; False after ``timeout_s``."""
         with self._wake:
-            return self._wake.wait_for(lambda: not self._queue and not self._busy and self._is_gate_empty(), timeout_s)
+            return self._wake.wait_for(lambda: not self._queue and not self._busy and self._is_filter_idle(), timeout_s)
 
-    def _is_gate_empty(self) -> bool:
-        return not self._gated and not self._gating
+    def _is_filter_idle(self) -> bool:
+        return not self._unfiltered and not self._is_filtering
 
     def stop(self, timeout_s: float) -> None:
-        """Publish what is queued and end the thread."""
+        """Publish the queued frames and end the threads."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
@@ -180,24 +183,24 @@ class FrameQueue:
 
     def _take(self) -> list[Frame]:
         with self._wake:
-            self._wake.wait_for(lambda: self._queue or (self._closing and self._is_gate_empty()))
+            self._wake.wait_for(lambda: self._queue or (self._closing and self._is_filter_idle()))
             batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
             self._busy = bool(batch)
             return batch
 
-    def _run_gates(self) -> None:
-        while batch := self._take_gated():
-            shown = [frame if frame.text is None else gate.passed(frame) for frame, gate in batch]
+    def _run_filters(self) -> None:
+        while batch := self._take_unfiltered():
+            shown = [frame if frame.text is None else one.passed(frame) for frame, one in batch]
             with self._wake:
                 self._queue.extend(frame for frame in shown if frame is not None)
-                self._gating = False
+                self._is_filtering = False
                 self._wake.notify_all()
 
-    def _take_gated(self) -> list[tuple[Frame, Gate]]:
+    def _take_unfiltered(self) -> list[tuple[Frame, FrameFilter]]:
         with self._wake:
-            self._wake.wait_for(lambda: self._gated or self._closing)
-            batch = [self._gated.popleft() for _ in range(min(_GATED_BATCH, len(self._gated)))]
-            self._gating = bool(batch)
+            self._wake.wait_for(lambda: self._unfiltered or self._closing)
+            batch = [self._unfiltered.popleft() for _ in range(min(_FILTER_BATCH, len(self._unfiltered)))]
+            self._is_filtering = bool(batch)
             return batch
 
     def _publish(self, batch: list[Frame]) -> None:
@@ -206,7 +209,7 @@ class FrameQueue:
             return
         try:
             self._publisher.publish(batch)
-        except Exception as error:  # noqa: BLE001 - whatever Redis says, the frames are lost and the jobs go on
+        except Exception as error:  # noqa: BLE001 - on any error the frames are lost and the jobs go on
             self.num_dropped += len(batch)
             self._breaker.failed()
             log.warning("frames_dropped", num_frames=len(batch), error=type(error).__name__)
@@ -215,7 +218,12 @@ class FrameQueue:
             self._breaker.succeeded()
 
 
+def _attempt_id(delta: Delta) -> AttemptId:
+    if not isinstance(delta.request_id, AttemptId):
+        raise TypeError(f"not an attempt's id: {delta.request_id!r}")
+    return delta.request_id
+
+
 def _frame(delta: Delta) -> Frame:
-    job_id, epoch = parse_key(str(delta.request_id))
     logprobs = kept(delta.token_ids, delta.logprobs) if delta.logprobs else ()
-    return Frame(job_id, epoch, delta.seq, delta.text, delta.token_ids, logprobs=logprobs)
+    return Frame(*_attempt_id(delta), delta.seq, delta.text, delta.token_ids, logprobs=logprobs)

@@ -4,9 +4,8 @@ Nothing is streamed and nothing is kept of an attempt that ends early: another b
 """
 
 from base64 import b64encode
-from concurrent.futures import Future
-from typing import Protocol
 
+from models.engine.protocol import Engine
 from models.engine.requests import Encoded, EncodeRequest, FinishReason
 from prompts.tasks.embed import Embedder, embed_inputs
 from prompts.tokenizer import Tokenizer
@@ -15,25 +14,13 @@ from store.payloads.job_payload import JobErrorBody, Usage, read_payload
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
 from store.tasks.embed import EmbedOutput, EmbedPayload
-from workers.runs.engine_admission import Admission
-from workers.runs.engine_client import Entrance
-from workers.runs.in_flight import Attempt, HeldJobs
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.engine_client import EngineClient
+from workers.runs.in_flight import Attempt, InFlightAttempts
 from workers.runs.outcome import STATES, Retry
 from workers.runs.stream_publisher import FrameQueue
 
 FLOAT_BYTES = 4
-
-
-class Engine(Protocol):
-    """What an embed job asks of the engine."""
-
-    def submit(self, request: EncodeRequest) -> Future[Encoded]:
-        """Take a request; raises RequestTooLong at once if it can never be computed."""
-        ...
-
-    def cancel(self, request_id: str, reason: FinishReason) -> bool:
-        """End a request before the next step."""
-        ...
 
 
 class Encoding:
@@ -42,15 +29,14 @@ class Encoding:
     def __init__(
         self,
         *,
-        held: HeldJobs,
-        engine: Engine,
-        admission: Admission,
+        in_flight: InFlightAttempts,
+        engine: Engine[EncodeRequest, Encoded],
+        admission: EngineAdmission,
         frames: FrameQueue,
         tokenizer: Tokenizer,
         embedder: Embedder,
     ) -> None:
-        self._entrance = Entrance(admission, held)
-        self._engine = engine
+        self._engine = EngineClient(engine, admission, in_flight)
         self._frames = frames
         self._tokenizer = tokenizer
         self._embedder = embedder
@@ -60,21 +46,15 @@ class Encoding:
         request = self._request(attempt)
         start = Checkpoint().continued_by(attempt.epoch)
         if attempt.epoch > 1:
-            self._frames.put_start(attempt.job_id, attempt.epoch, start)
-        encoded = self._entrance.stay(
-            attempt,
-            lambda: self._engine.submit(request),
-            self._engine.cancel,
-            num_prompt=request.num_tokens,
-            max_tokens=0,
-        )
+            self._frames.put_start(attempt.id, start)
+        encoded = self._engine.run(attempt, request, num_prompt=request.num_tokens, max_tokens=0)
         return completed(attempt.claim, encoded)
 
     def _request(self, attempt: Attempt) -> EncodeRequest:
         payload = read_payload(EmbedPayload, attempt.claim.payload)
         inputs = embed_inputs(self._tokenizer, self._embedder, payload.input)
         return EncodeRequest(
-            attempt.key, inputs, payload.dimensions, attempt.deadline, class_rank=attempt.claim.class_rank
+            attempt.id, inputs, payload.dimensions, attempt.deadline, class_rank=attempt.claim.class_rank
         )
 
 

@@ -9,18 +9,16 @@ Knows prompts, checkpoints and the engine; claims, leases and writing are ``work
 import hashlib
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Protocol
 
 import structlog
 
+from models.engine.protocol import Engine
 from models.engine.requests import (
     CheckpointMismatch,
     Completion,
     EngineError,
     EngineRequest,
-    FinishReason,
     Grammar,
     SamplingParams,
 )
@@ -34,33 +32,17 @@ from store.payloads.sampling_params import Sampling
 from store.streams.checkpoints import Checkpoint
 from store.tasks.generate import GeneratePayload
 from workers.runs import outcome
-from workers.runs.checkpoint_recovery import Resumer
-from workers.runs.engine_admission import Admission
-from workers.runs.engine_client import Entrance
-from workers.runs.in_flight import Attempt, HeldJobs
+from workers.runs.checkpoint_recovery import CheckpointRecovery
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.engine_client import EngineClient
+from workers.runs.in_flight import Attempt, InFlightAttempts
 from workers.runs.logprobs import emitted
 from workers.runs.outcome import Retry
-from workers.runs.output_filter import StreamGate
-from workers.runs.output_policy import OutputRules, PolicyBook, output_rules
+from workers.runs.output_filter import StreamFilter
+from workers.runs.output_policy import OutputRules, PolicyCache, output_rules
 from workers.runs.stream_publisher import FrameQueue
 
 log = structlog.get_logger(__name__)
-
-
-class Engine(Protocol):
-    """What a job asks of the engine."""
-
-    def check(self, request: EngineRequest) -> None:
-        """Raise CheckpointMismatch if what was emitted is not what the tokens make."""
-        ...
-
-    def submit(self, request: EngineRequest) -> Future[Completion]:
-        """Take a request; raises RequestTooLong at once if it can never fit."""
-        ...
-
-    def cancel(self, request_id: str, reason: FinishReason) -> bool:
-        """End a request at the next step."""
-        ...
 
 
 class Generating:
@@ -69,18 +51,17 @@ class Generating:
     def __init__(
         self,
         *,
-        held: HeldJobs,
-        engine: Engine,
-        admission: Admission,
+        in_flight: InFlightAttempts,
+        engine: Engine[EngineRequest, Completion],
+        admission: EngineAdmission,
         frames: FrameQueue,
-        resumer: Resumer,
+        resumer: CheckpointRecovery,
         tokenizer: Tokenizer,
-        policies: PolicyBook,
+        policies: PolicyCache,
         context_window: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._entrance = Entrance(admission, held)
-        self._engine = engine
+        self._engine = EngineClient(engine, admission, in_flight)
         self._frames = frames
         self._resumer = resumer
         self._tokenizer = tokenizer
@@ -105,16 +86,12 @@ class Generating:
     ) -> Finish | Retry:
         request, start = self._begin(attempt, payload, is_guarded=is_guarded)
         if rules is not None and is_guarded:
-            gate = StreamGate(rules.guard(), lambda: self._engine.cancel(attempt.key, FinishReason.CANCELLED))
-            self._frames.put_gate(attempt.job_id, attempt.epoch, gate)
+            stream_filter = StreamFilter(rules.guard(), lambda: self._engine.cancel(attempt))
+            self._frames.put_filter(attempt.id, stream_filter)
         submitted_at = self._clock()
         try:
-            completion = self._entrance.stay(
-                attempt,
-                lambda: self._engine.submit(request),
-                self._engine.cancel,
-                num_prompt=len(request.prompt),
-                max_tokens=request.sampling.max_tokens,
+            completion = self._engine.run(
+                attempt, request, num_prompt=len(request.prompt), max_tokens=request.sampling.max_tokens
             )
         except EngineError as error:
             return outcome.refused(attempt.claim, error, start.lineage)
@@ -146,14 +123,14 @@ class Generating:
             except CheckpointMismatch as error:
                 log.warning("attempt_restarts", job_id=attempt.job_id, epoch=attempt.epoch, reason=str(error))
                 start = Checkpoint().continued_by(attempt.epoch)
-        self._frames.put_start(attempt.job_id, attempt.epoch, start)
+        self._frames.put_start(attempt.id, start)
         return request, start
 
     def _request(self, attempt: Attempt, payload: GeneratePayload) -> EngineRequest:
         prompt = build_prompt(self._tokenizer, payload.input)
         max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
         return EngineRequest(
-            attempt.key,
+            attempt.id,
             tuple(prompt),
             sampling_params(seeded(payload.sampling, attempt.job_id), max_tokens),
             attempt.deadline,

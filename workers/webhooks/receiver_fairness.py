@@ -12,7 +12,7 @@ from store.webhooks.outbox import Delivery
 MAX_REMEMBERED = 10_000
 
 
-class Lanes:
+class ReceiverQueues:
     """Deliveries in hand, one lane per receiver. Tenants are served in turn, and each tenant's receivers in turn.
 
         tenant 1  ┬ lane A:  waiting … │ running ≤ max_running ┐
@@ -115,7 +115,7 @@ class _Trouble:
     until: float = 0.0
 
 
-class Breaker:
+class ReceiverBreaker:
     """Leaves a receiver alone that failed to answer several times in a row, or says that it is overloaded.
 
     Longer each time. Times are seconds of the caller's clock.

@@ -25,7 +25,7 @@ from store.jobs.responses import response_id
 from store.settings import Settings
 from store.webhooks import outbox
 from store.webhooks.outbox import GONE, Delivery, Tried
-from workers.webhooks.receiver_fairness import Breaker, Lanes
+from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
 
 log = structlog.get_logger(__name__)
@@ -105,7 +105,7 @@ def retry_in_s(attempt: int, jitter: float, asked_s: float | None = None) -> flo
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DeliveryResult:
     """What came of a try. ``status`` is None if there was no answer; ``asked_s`` is what Retry-After said."""
 
     status: int | None
@@ -128,12 +128,12 @@ class Outcome:
         return self.status in _OVERLOADED
 
 
-def judge(reply: Reply, now: datetime) -> Outcome:
+def judge(reply: Reply, now: datetime) -> DeliveryResult:
     """Read an answer: 2xx is success; a redirect is a failure and never followed."""
     if 200 <= reply.status < 300:
-        return Outcome(reply.status, None)
+        return DeliveryResult(reply.status, None)
     kind = "redirected, which is not followed" if 300 <= reply.status < 400 else "answered"
-    return Outcome(reply.status, f"{kind} {reply.status}", retry_after_s(reply.headers, now))
+    return DeliveryResult(reply.status, f"{kind} {reply.status}", retry_after_s(reply.headers, now))
 
 
 class WebhookSender:
@@ -155,12 +155,12 @@ class WebhookSender:
         max_running = max(1, self._num_threads // 4)
         # Long enough for a full lane before a slow receiver; after it a dead sender's deliveries come due again.
         self._lease_s = settings.webhook_timeout_s * (_TAKE / max_running + 2)
-        self._lanes = Lanes(
+        self._lanes = ReceiverQueues(
             max_running=max_running,
             max_of_tenant=max(1, self._num_threads // 2),
             max_together=self._num_threads - self._num_threads // 4,
         )
-        self._breaker = Breaker()
+        self._breaker = ReceiverBreaker()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._threads: list[threading.Thread] = []
@@ -282,21 +282,21 @@ class WebhookSender:
                 self._lanes.done(delivery)
                 self._changed.notify_all()
 
-    def _try(self, delivery: Delivery, now: datetime) -> Outcome:
+    def _try(self, delivery: Delivery, now: datetime) -> DeliveryResult:
         try:
             body = body_of(delivery)
             headers = headers_of(delivery, body, now)
             return judge(self._client.post(delivery.url, headers=headers, body=body, timeout_s=self._timeout_s), now)
         except CallTimedOut:
-            return Outcome(None, f"no answer within {self._timeout_s:g} s")
+            return DeliveryResult(None, f"no answer within {self._timeout_s:g} s")
         except CallFailed as error:
-            return Outcome(None, str(error))
+            return DeliveryResult(None, str(error))
         except Exception:
             # One delivery that cannot be sent must not end the thread that sends the others.
             log.exception("webhook.not_sent", delivery_id=delivery.id)
-            return Outcome(None, "could not be sent")
+            return DeliveryResult(None, "could not be sent")
 
-    def _learn(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _learn(self, delivery: Delivery, outcome: DeliveryResult) -> None:
         receiver, now = delivery.receiver, time.monotonic()
         untried: list[Delivery] = []
         with self._changed:
@@ -313,7 +313,7 @@ class WebhookSender:
                 untried = self._lanes.drop(receiver)
         self._give_back(untried, blocked_s)
 
-    def _settle(self, delivery: Delivery, outcome: Outcome, tried: Tried) -> None:
+    def _settle(self, delivery: Delivery, outcome: DeliveryResult, tried: Tried) -> None:
         fields = {"delivery_id": delivery.id, "subject_id": delivery.subject_id, "attempt": delivery.attempt}
         if outcome.is_delivered and outcome.status is not None:
             failpoint("webhook.accepted")

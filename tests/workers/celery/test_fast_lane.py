@@ -5,34 +5,28 @@ import redis
 from store.redis.celery_queue import AheadHints, Hint, HintPublisher, celery_app
 from store.settings import Settings
 from tests.processes import wait_for
-from workers.celery.fast_lane import AheadTaker, num_spare
-from workers.runs.engine_admission import Admission
+from tests.workers.engine_stub import EngineStub
+from workers.celery.fast_lane import FastLane, num_spare
+from workers.runs.engine_admission import EngineAdmission
 
 QUEUE = "tiny@1"
-
-
-class Roomy:
-    """An engine that has room for whatever it is asked."""
-
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
-        return True
 
 
 class Jobs:
     """Runs jobs by remembering them; they stay until told to end."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: EngineAdmission) -> None:
         self._admission = admission
         self.ran: list[str] = []
 
-    def run(self, job_id: str, *, hurries: bool = False) -> None:
-        assert hurries, "who goes ahead waits for nobody to share a claim with"
+    def run(self, job_id: str, *, urgent: bool = False) -> None:
+        assert urgent, "who goes ahead waits for nobody to share a claim with"
         self._admission.entered(1, 1)
         self.ran.append(job_id)
         wait_for(lambda: self._admission.is_closed, "the test ends")
 
 
-def fill(admission: Admission, num: int) -> None:
+def fill(admission: EngineAdmission, num: int) -> None:
     for _ in range(num):
         with admission.working_on(admission.take()):
             admission.entered(1, 1)
@@ -41,10 +35,10 @@ def fill(admission: Admission, num: int) -> None:
 def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_others(
     settings: Settings, redis_client: redis.Redis
 ) -> None:
-    admission = Admission(Roomy(), max_jobs=64, max_slots=8, num_spare=num_spare(8))
+    admission = EngineAdmission(EngineStub(), max_jobs=64, max_slots=8, num_spare=num_spare(8))
     jobs = Jobs(admission)
     hints, publisher = AheadHints(settings.redis_url, QUEUE, lambda: None), HintPublisher(celery_app(settings))
-    taker = AheadTaker(hints, admission, jobs)
+    taker = FastLane(hints, admission, jobs)
 
     def publish(name: str) -> None:
         publisher.publish([Hint(name, QUEUE, "x", goes_ahead=True)])
@@ -64,6 +58,6 @@ def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_oth
     assert publisher.depth(QUEUE) == 2, "the third waits, and so does who is behind"
     taker.stop()
     admission.close()
-    wait_for(lambda: admission.in_flight == 8, "they have ended")
+    wait_for(lambda: admission.num_taken == 8, "they have ended")
     publisher.close()
     hints.close()

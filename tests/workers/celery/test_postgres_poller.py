@@ -15,16 +15,17 @@ from store.scheduling.dispatch_queries import Claimable
 from store.schema.job_states import JobState
 from tests.processes import wait_for
 from tests.workers.conftest import Bench
-from workers.celery.postgres_poller import LOOK_S, DirectClaims, Silence
-from workers.runs.claim_client import Ledger
-from workers.runs.engine_admission import Admission, Ticket
+from tests.workers.engine_stub import EngineStub
+from workers.celery.postgres_poller import LOOK_S, PostgresPoller, SilenceDetector
+from workers.runs.claim_client import ClaimClient
+from workers.runs.engine_admission import EngineAdmission, Ticket
 from workers.runs.in_flight import Attempt
 
 
 class TestSilence:
-    def silence(self) -> tuple[Silence, list[float]]:
+    def silence(self) -> tuple[SilenceDetector, list[float]]:
         now = [0.0]
-        return Silence(3.0, lambda: now[0]), now
+        return SilenceDetector(3.0, lambda: now[0]), now
 
     def test_it_is_long_when_jobs_waited_all_the_while(self) -> None:
         silence, now = self.silence()
@@ -70,17 +71,17 @@ class Recorder:
         self.ended.append(attempt)
 
 
-class Room:
+class Room(EngineStub):
     """An engine with ``num`` places."""
 
     def __init__(self, num: int) -> None:
         self.num = num
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
         return count <= self.num
 
 
-Claims = Callable[..., tuple[Recorder, Admission]]
+Claims = Callable[..., tuple[Recorder, EngineAdmission]]
 
 
 @pytest.fixture
@@ -91,15 +92,15 @@ def direct(bench: Bench, db: Database) -> Iterator[Claims]:
 
     def start(
         *, room: int = 100, after_s: float = 0.2, patience_s: float = 0.2, owner: str = "direct"
-    ) -> tuple[Recorder, Admission]:
-        admission = Admission(Room(room), max_jobs=1000, max_slots=1000)
+    ) -> tuple[Recorder, EngineAdmission]:
+        admission = EngineAdmission(Room(room), max_jobs=1000, max_slots=1000)
         with admission.working_on(first := admission.take()):
             admission.entered(1, 1)  # so that the need of a job is known
         admission.give_back(first)
-        ledger = Ledger(db, owner=owner, queue=bench.queue, lease_s=60, stopping=threading.Event())
+        claim_client = ClaimClient(db, owner=owner, queue=bench.queue, lease_s=60, stopping=threading.Event())
         recorder = Recorder()
-        claims = DirectClaims(
-            ledger, admission, recorder, hand_on=recorder.may_end.set, after_s=after_s, patience_s=patience_s
+        claims = PostgresPoller(
+            claim_client, admission, recorder, hand_on=recorder.may_end.set, after_s=after_s, patience_s=patience_s
         )
         claims.start()
         stops.extend((claims.stop, admission.close, recorder.may_end.set))
@@ -134,7 +135,7 @@ def test_places_for_which_no_job_was_found_are_given_back(bench: Bench, direct: 
     recorder, admission = direct(room=4)
     wait_for(lambda: len(recorder.running) == 2, "both run")
     # Before the jobs end by themselves, which gives two places back in any case.
-    wait_for(lambda: admission.in_flight == 2, "no place is held for nobody", timeout_s=10)
+    wait_for(lambda: admission.num_taken == 2, "no place is held for nobody", timeout_s=10)
 
 
 def test_while_messages_come_nothing_is_claimed_without_one(bench: Bench, direct: Claims) -> None:
@@ -147,7 +148,7 @@ def test_while_messages_come_nothing_is_claimed_without_one(bench: Bench, direct
 
 
 @contextmanager
-def messages(admission: Admission) -> Iterator[None]:
+def messages(admission: EngineAdmission) -> Iterator[None]:
     """Let a message come every now and then."""
     stopped = threading.Event()
 
@@ -197,7 +198,7 @@ def test_a_suspect_that_another_worker_took_opens_the_door_again(bench: Bench, d
     assert recorder.running == []
 
 
-def busy_workers(bench: Bench, direct: Claims, *num_jobs: int) -> tuple[list[Admission], list[list[Ticket]]]:
+def busy_workers(bench: Bench, direct: Claims, *num_jobs: int) -> tuple[list[EngineAdmission], list[list[Ticket]]]:
     """Start a worker for each number, which runs so many jobs until their tickets are given back."""
     admissions, tickets = [], []
     for number, count in enumerate(num_jobs):
@@ -267,11 +268,11 @@ def test_a_worker_that_stops_claims_nothing(bench: Bench, direct: Claims) -> Non
 def test_an_idle_worker_asks_once_a_second(direct: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
     asked_at: list[float] = []
 
-    def claimable(_ledger: Ledger) -> Claimable:
+    def claimable(_claim_client: ClaimClient) -> Claimable:
         asked_at.append(time.monotonic())
         return Claimable(suspects=False, others=False)
 
-    monkeypatch.setattr(Ledger, "claimable", claimable)
+    monkeypatch.setattr(ClaimClient, "claimable", claimable)
     direct()
     wait_for(lambda: len(asked_at) == 4, "it looked")
     assert asked_at[3] - asked_at[0] >= 3 * LOOK_S - 0.1

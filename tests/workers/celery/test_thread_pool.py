@@ -15,24 +15,18 @@ from store.jobs.claims import Finish
 from store.redis.celery_queue import TASK
 from store.schema.job_states import JobState
 from tests.processes import wait_for
+from tests.workers.engine_stub import EngineStub
 from workers.celery.thread_pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
 from workers.celery.watchdog import DrainKeeper
-from workers.runs.engine_admission import Admission
+from workers.runs.engine_admission import EngineAdmission
 from workers.runs.outcome import Retry
 
 
-class Roomy:
-    """An engine with room for everything."""
-
-    def can_admit(self, _num_prompt: int, _max_tokens: int, *, count: int) -> bool:
-        return True
-
-
-class Tenant:
+class FakeProcess:
     """A process around the pool: remembers what it was asked for."""
 
     def __init__(self, drain_s: float) -> None:
-        self.admission = Admission(Roomy(), max_jobs=10, max_slots=10)
+        self.admission = EngineAdmission(EngineStub(), max_jobs=10, max_slots=10)
         self.drain = Drain(drain_s)
         self.ran: list[str] = []
         self.revoked: list[str] = []
@@ -57,8 +51,8 @@ class Tenant:
 
 
 @pytest.fixture
-def tenant() -> Tenant:
-    return Tenant(drain_s=0.3)
+def process() -> FakeProcess:
+    return FakeProcess(drain_s=0.3)
 
 
 @pytest.fixture
@@ -69,32 +63,32 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def pool(tenant: Tenant, hub: Hub) -> Iterator[EnginePool]:
-    pool = pool_class(tenant)(4, app=Celery(set_as_current=False))
+def pool(process: FakeProcess, hub: Hub) -> Iterator[EnginePool]:
+    pool = pool_class(process)(4, app=Celery(set_as_current=False))
     pool.register_with_event_loop(hub)
     pool.start()
     yield pool
-    tenant.let_go.set()
+    process.let_go.set()
     pool.stop()
 
 
-def test_it_is_a_threads_pool_that_celery_takes_as_a_class(tenant: Tenant) -> None:
-    made = pool_class(tenant)
+def test_it_is_a_threads_pool_that_celery_takes_as_a_class(process: FakeProcess) -> None:
+    made = pool_class(process)
     assert issubclass(made, TaskPool)
     assert issubclass(made, BasePool)
     assert (made.__module__, made.__name__) == ("workers.celery.thread_pool", "EnginePool")
     assert made.uses_semaphore is False, "with it Celery would go round on_apply's count"
 
 
-def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, tenant: Tenant) -> None:
+def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, process: FakeProcess) -> None:
     accepted: list[int] = []
     results: list[str] = []
     inside = threading.Event()
 
     def target(word: str) -> str:
-        tenant.admission.entered(8, 8)
+        process.admission.entered(8, 8)
         inside.set()
-        assert tenant.let_go.wait(10)
+        assert process.let_go.wait(10)
         return word
 
     job = pool.apply_async(
@@ -107,38 +101,38 @@ def test_a_job_runs_with_its_callbacks_and_its_ticket(pool: EnginePool, tenant: 
         soft_timeout=None,
     )
     assert inside.wait(5)
-    assert (pool.info["in-flight"], tenant.admission.in_flight) == (1, 1)
-    tenant.let_go.set()
+    assert (pool.info["in-flight"], process.admission.num_taken) == (1, 1)
+    process.let_go.set()
     job.ended.result(5)
     assert (accepted, results) == ([job.number], ["water"])
-    assert (pool.info["in-flight"], tenant.admission.in_flight) == (0, 0)
+    assert (pool.info["in-flight"], process.admission.num_taken) == (0, 0)
 
 
-def test_a_job_is_run_past_celerys_tracer(pool: EnginePool, tenant: Tenant) -> None:
+def test_a_job_is_run_past_celerys_tracer(pool: EnginePool, process: FakeProcess) -> None:
     traced: list[object] = []
     results: list[tuple[int, str, float]] = []
     args = (TASK, "job_1", {}, b"not decoded again", "application/json", "utf-8")
     pool.apply_async(lambda *_: traced.append(1), args, callback=results.append, correlation_id="job_1").ended.result(5)
     ((failed, result, runtime),) = results
-    assert (tenant.ran, traced, failed, result, runtime >= 0) == (["job_1"], [], 0, "None", True)
-    assert tenant.admission.in_flight == 0
+    assert (process.ran, traced, failed, result, runtime >= 0) == (["job_1"], [], 0, "None", True)
+    assert process.admission.num_taken == 0
 
 
-def test_a_target_that_raises_leaves_nothing_behind(pool: EnginePool, tenant: Tenant) -> None:
+def test_a_target_that_raises_leaves_nothing_behind(pool: EnginePool, process: FakeProcess) -> None:
     def target() -> None:
         raise RuntimeError("no such luck")
 
     pool.apply_async(target, correlation_id="job_1").ended.result(5)
-    assert tenant.admission.in_flight == 0
-    assert tenant.admission.has_credit()
+    assert process.admission.num_taken == 0
+    assert process.admission.has_credit()
 
 
-def test_a_revoke_reaches_the_engine_by_number_and_by_result(pool: EnginePool, tenant: Tenant) -> None:
-    job = pool.apply_async(lambda: tenant.let_go.wait(10), correlation_id="job_7")
+def test_a_revoke_reaches_the_engine_by_number_and_by_result(pool: EnginePool, process: FakeProcess) -> None:
+    job = pool.apply_async(lambda: process.let_go.wait(10), correlation_id="job_7")
     pool.terminate_job(job.number, "TERM")
     job.terminate("TERM")
     pool.terminate_job(4711)
-    assert tenant.revoked == ["job_7", "job_7"]
+    assert process.revoked == ["job_7", "job_7"]
 
 
 def test_info_is_plain_scalars(pool: EnginePool) -> None:
@@ -147,52 +141,52 @@ def test_info_is_plain_scalars(pool: EnginePool) -> None:
     assert all(isinstance(value, str | int | float) for value in pool.info.values())
 
 
-def test_the_event_loop_turns_in_a_drain(pool: EnginePool, tenant: Tenant, hub: Hub) -> None:
+def test_the_event_loop_turns_in_a_drain(pool: EnginePool, process: FakeProcess, hub: Hub) -> None:
     """The hook: ``hub._pop_ready`` gives what ``call_soon`` took."""
     acknowledged = threading.Event()
 
     def target() -> None:
-        tenant.drain.requested.wait(10)
+        process.drain.requested.wait(10)
         hub.call_soon(acknowledged.set)
         acknowledged.wait(10)
 
-    tenant.drain = Drain(10)
+    process.drain = Drain(10)
     pool.apply_async(target, correlation_id="job_1")
     began = time.monotonic()
     pool.stop()
     assert acknowledged.is_set(), "a running job's acknowledgement went out while the pool waited for it"
-    assert tenant.handed_back == 0
+    assert process.handed_back == 0
     assert time.monotonic() - began < 5
 
 
-def test_timers_fire_in_a_drain(pool: EnginePool, tenant: Tenant, hub: Hub) -> None:
+def test_timers_fire_in_a_drain(pool: EnginePool, process: FakeProcess, hub: Hub) -> None:
     """The hook: ``hub.fire_timers`` runs what is due."""
     beaten = threading.Event()
     hub.call_later(0.01, beaten.set)
-    tenant.drain = Drain(10)
+    process.drain = Drain(10)
     pool.apply_async(lambda: beaten.wait(10), correlation_id="job_1")
     pool.stop()
     assert beaten.is_set()
-    assert tenant.handed_back == 0
+    assert process.handed_back == 0
 
 
-def test_past_the_drain_jobs_are_handed_back(pool: EnginePool, tenant: Tenant) -> None:
-    pool.apply_async(lambda: tenant.let_go.wait(10), correlation_id="job_1")
+def test_past_the_drain_jobs_are_handed_back(pool: EnginePool, process: FakeProcess) -> None:
+    pool.apply_async(lambda: process.let_go.wait(10), correlation_id="job_1")
     began = time.monotonic()
     pool.stop()
     assert 0.15 <= time.monotonic() - began < 8
-    assert (tenant.handed_back, tenant.admission.in_flight) == (1, 0)
-    assert not tenant.admission.has_credit()
+    assert (process.handed_back, process.admission.num_taken) == (1, 0)
+    assert not process.admission.has_credit()
 
 
-def test_a_callback_that_fails_does_not_stop_the_drain(pool: EnginePool, tenant: Tenant, hub: Hub) -> None:
+def test_a_callback_that_fails_does_not_stop_the_drain(pool: EnginePool, process: FakeProcess, hub: Hub) -> None:
     def broker_is_away() -> None:
         raise ConnectionError
 
     hub.call_soon(broker_is_away)
-    pool.apply_async(lambda: tenant.let_go.wait(10), correlation_id="job_1")
+    pool.apply_async(lambda: process.let_go.wait(10), correlation_id="job_1")
     pool.stop()
-    assert tenant.handed_back == 1
+    assert process.handed_back == 1
 
 
 def test_asking_twice_cuts_the_drain_short() -> None:
@@ -270,9 +264,9 @@ def finish_as(state: JobState, code: str | None = None) -> Finish:
     ],
 )
 def test_celery_hears_how_a_job_ended_and_no_more(
-    pool: EnginePool, tenant: Tenant, finish: Finish | Retry | None, expected: str | None
+    pool: EnginePool, process: FakeProcess, finish: Finish | Retry | None, expected: str | None
 ) -> None:
-    tenant.outcome = finish
+    process.outcome = finish
     told: list[tuple[int, Any, float]] = []
     pool.apply_async(lambda: None, (TASK,), callback=told.append, correlation_id="job_1").ended.result(5)
     ((failed, result, _),) = told

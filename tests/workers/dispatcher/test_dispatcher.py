@@ -39,8 +39,8 @@ from store.tenants.api_keys import create_tenant
 from tests.processes import Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
-from workers.dispatcher.dispatcher import Dispatcher, Hearing, num_of_batch, num_to_announce, num_to_repeat
-from workers.dispatcher.retention import Forgetting
+from workers.dispatcher.dispatcher import Dispatcher, LeaseAmnesty, num_of_batch, num_to_announce, num_to_repeat
+from workers.dispatcher.retention import RetentionThread
 from workers.health import Pulse, readiness
 
 ROOT = Path(__file__).parents[3]
@@ -332,7 +332,7 @@ def test_jobs_of_a_dead_worker_are_queued_or_failed(
 
 
 def test_after_a_silence_of_postgres_lost_leases_are_nobodys_fault() -> None:
-    hearing = Hearing(lease_s=10, sweep_s=2, now=100)
+    hearing = LeaseAmnesty(lease_s=10, sweep_s=2, now=100)
     for now in (101, 103, 109):
         hearing.heard(now)
         assert hearing.blames(now)
@@ -442,7 +442,7 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
     wait_for(end_all, "expired")
     redis_client.xadd(stream_key(ended[0]), {"k": "d", "t": "never shown", "i": ""}, id="1-1")
     as_dispatcher = Database(as_worker(settings).database_url, pool_size=1, application_name="tests")
-    forgetting = Forgetting(
+    forgetting = RetentionThread(
         as_dispatcher,
         settings.model_copy(update={"result_ttl_s": 100, "record_ttl_s": 200}),
         partial(stream_log.forget, redis_client),

@@ -12,7 +12,7 @@ from store.streams.checkpoints import Checkpoint
 from store.streams.fencing import SealedLogs
 from store.streams.stream_log import Frame
 from tests.workers.runs.test_outcome import CLAIM
-from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S, Resumer
+from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S, CheckpointRecovery
 from workers.runs.claim_client import num_checkpoint_tokens, parts
 
 
@@ -51,7 +51,7 @@ def test_an_attempt_begins_at_the_newest_that_is_known(
     epoch: int, stored: Checkpoint | None, is_away: bool, found: Checkpoint, num_asked: int
 ) -> None:
     logs = Logs(is_away=is_away)
-    resumer = Resumer(logs)  # type: ignore[arg-type]  # the one method that is called
+    resumer = CheckpointRecovery(logs)  # type: ignore[arg-type]  # the one method that is called
     assert resumer.checkpoint(replace(CLAIM, epoch=epoch, checkpoint=stored)) == found
     assert logs.num_asked == num_asked
 
@@ -59,7 +59,7 @@ def test_an_attempt_begins_at_the_newest_that_is_known(
 def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
     now = [0.0]
     logs = Logs(is_away=True)
-    resumer = Resumer(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # as above
+    resumer = CheckpointRecovery(logs, clock=lambda: now[0])  # type: ignore[arg-type]  # as above
     for _ in range(10):
         resumer.checkpoint(CLAIM)
     assert logs.num_asked == 1
@@ -70,7 +70,7 @@ def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
 def test_a_redis_that_does_not_answer_delays_a_job_by_little() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        resumer = Resumer(SealedLogs(url, ttl_s=1, timeout_s=SEAL_TIMEOUT_S))
+        resumer = CheckpointRecovery(SealedLogs(url, ttl_s=1, timeout_s=SEAL_TIMEOUT_S))
         began = time.monotonic()
         assert resumer.checkpoint(CLAIM) == Checkpoint()
         assert SEAL_TIMEOUT_S <= time.monotonic() - began < 2 * SEAL_TIMEOUT_S

@@ -8,25 +8,26 @@ from typing import Any
 from kombu.asynchronous import Hub
 from kombu.transport.virtual import QoS
 
-from workers.runs.engine_admission import Admission, Ticket, gate, wake
+from tests.workers.engine_stub import EngineStub
+from workers.runs.engine_admission import EngineAdmission, Ticket, ask_before_consuming, wake
 
 
-class Blocks:
+class Blocks(EngineStub):
     """An engine with ``num_blocks`` blocks of 16 tokens, of which ``promised`` are taken."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.promised = 0
 
-    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+    def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
         return self.promised + count * -(-(num_prompt + max_tokens) // 16) <= self.num_blocks
 
 
-def admission_of(engine: Blocks, *, max_jobs: int = 1000, max_slots: int = 1000) -> Admission:
-    return Admission(engine, max_jobs=max_jobs, max_slots=max_slots)
+def admission_of(engine: Blocks, *, max_jobs: int = 1000, max_slots: int = 1000) -> EngineAdmission:
+    return EngineAdmission(engine, max_jobs=max_jobs, max_slots=max_slots)
 
 
-def enter(admission: Admission, engine: Blocks, tokens: int) -> Any:
+def enter(admission: EngineAdmission, engine: Blocks, tokens: int) -> Any:
     ticket = admission.take()
     with admission.working_on(ticket):
         engine.promised += -(-tokens // 16)
@@ -94,20 +95,20 @@ def test_a_message_that_never_reached_the_engine_leaks_no_credit() -> None:
     for _ in range(100):
         admission.give_back(admission.take())
     assert admission.has_credit()
-    assert admission.in_flight == 0
+    assert admission.num_taken == 0
 
 
 def test_whoever_was_refused_is_woken_once_there_is_room() -> None:
     engine = Blocks(4)
     admission = admission_of(engine)
     woken: list[str] = []
-    admission.wake = lambda: woken.append("woken")
+    admission.waker.attach(lambda: woken.append("woken"))
     ticket = enter(admission, engine, 64)
     assert woken == [], "nobody was refused yet"
     assert not admission.has_credit()
     engine.promised = 0
-    admission.made_room()
-    admission.made_room()
+    admission.waker.room_made()
+    admission.waker.room_made()
     assert woken == ["woken"]
     admission.give_back(ticket)
 
@@ -116,14 +117,14 @@ def test_room_that_is_made_while_one_looks_for_it_wakes() -> None:
     """Else nothing is taken until the next job ends, although there is room."""
 
     class Ending(Blocks):
-        def can_admit(self, num_prompt: int, max_tokens: int, *, count: int) -> bool:
+        def can_admit(self, num_prompt: int, max_tokens: int, *, count: int = 1) -> bool:
             found = super().can_admit(num_prompt, max_tokens, count=count)
-            admission.made_room()
+            admission.waker.room_made()
             return found
 
     woken: list[bool] = []
     admission = admission_of(Ending(0))
-    admission.wake = lambda: woken.append(True)
+    admission.waker.attach(lambda: woken.append(True))
     assert not admission.has_credit()
     assert woken == [True]
 
@@ -138,7 +139,7 @@ def test_kombu_asks_can_consume_of_an_instance() -> None:
     """The hook: an attribute of the channel's QoS that kombu looks up at every call."""
     qos = QoS(SimpleNamespace(do_restore=False), prefetch_count=1)
     admission = admission_of(Blocks(10))
-    gate(qos, admission)
+    ask_before_consuming(qos, admission)
     assert qos.can_consume()
     admission.close()
     assert not qos.can_consume()
@@ -146,7 +147,7 @@ def test_kombu_asks_can_consume_of_an_instance() -> None:
 
 def test_the_prefetch_limit_still_holds() -> None:
     qos = QoS(SimpleNamespace(do_restore=False), prefetch_count=1)
-    gate(qos, admission_of(Blocks(10)))
+    ask_before_consuming(qos, admission_of(Blocks(10)))
     qos.append(SimpleNamespace(), "tag")
     assert not qos.can_consume()
 
@@ -189,9 +190,9 @@ class TestAlone:
             admission.give_back(inside)
             assert admission.wait_empty(0.01)
             with admission.alone():
-                assert admission.in_flight == 1
+                assert admission.num_taken == 1
                 assert not admission.wait_empty(0)
-        assert admission.in_flight == 0
+        assert admission.num_taken == 0
         assert admission.has_credit()
 
     def test_a_message_that_comes_all_the_same_waits_at_the_door(self) -> None:
@@ -210,10 +211,10 @@ class TestAlone:
             with admission.alone():
                 late.join(0.1)
                 assert went_on == []
-                assert admission.in_flight == 2
+                assert admission.num_taken == 2
         late.join(5)
         assert went_on == [True]
-        assert admission.in_flight == 0
+        assert admission.num_taken == 0
 
     def test_whoever_was_in_before_need_not_wait(self) -> None:
         admission = admission_of(Blocks(100))
@@ -235,7 +236,7 @@ class TestAlone:
     def test_the_event_loop_is_woken_when_the_door_opens(self) -> None:
         admission = admission_of(Blocks(100))
         woken: list[str] = []
-        admission.wake = lambda: woken.append("woken")
+        admission.waker.attach(lambda: woken.append("woken"))
         with admission.reserved():
             assert not admission.has_credit()
             assert woken == []
@@ -246,7 +247,7 @@ def test_a_place_without_a_message_counts_but_is_no_sign_of_redis() -> None:
     admission = admission_of(Blocks(4), max_jobs=2)
     assert admission.take_without_message() is not None
     assert admission.take_without_message() is None, "nothing is known before the first job"
-    assert (admission.in_flight, admission.num_messages) == (1, 0)
+    assert (admission.num_taken, admission.num_messages) == (1, 0)
     admission.take()
-    assert (admission.in_flight, admission.num_messages) == (2, 1)
+    assert (admission.num_taken, admission.num_messages) == (2, 1)
     assert admission.take_without_message() is None

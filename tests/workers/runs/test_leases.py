@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from models.engine.requests import EngineStats, FinishReason
+from models.engine.requests import EngineStats, FinishReason, RequestId
 from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import claims, jobs, sweeps, unclaimed
@@ -18,27 +18,28 @@ from store.jobs.claims import Claim
 from store.schema.job_states import JobState
 from tests.processes import wait_for
 from tests.workers.conftest import Bench
+from tests.workers.engine_stub import EngineStub
 from workers.runs import outcome
-from workers.runs.claim_client import Ledger
-from workers.runs.in_flight import Attempt, HeldJobs, parse_key
+from workers.runs.claim_client import ClaimClient
+from workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from workers.runs.leases import LeaseKeeper
 
 LEASE_S = 30.0
 
 
 @dataclass
-class StubEngine:
+class StubEngine(EngineStub):
     """An engine that says what it is told to say and remembers whom it was to cancel."""
 
     steps: int = 0
     running: int = 1
     waiting: int = 0
-    cancelled: list[str] = field(default_factory=list)
+    cancelled: list[RequestId] = field(default_factory=list)
 
     def stats(self) -> EngineStats:
         return replace(IDLE, steps=self.steps, running=self.running, waiting=self.waiting)
 
-    def cancel(self, request_id: str, _reason: FinishReason) -> bool:
+    def cancel(self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED) -> bool:
         self.cancelled.append(request_id)
         return True
 
@@ -72,18 +73,20 @@ class Desk:
         self.bench = bench
         self.now = 1000.0
         self.engine = StubEngine()
-        self.held = HeldJobs()
+        self.in_flight = InFlightAttempts()
         self.stopping = threading.Event()
-        self.ledger = Ledger(
+        self.claim_client = ClaimClient(
             db, owner="w1", queue=bench.queue, lease_s=LEASE_S, stopping=self.stopping, clock=lambda: self.now
         )
-        self.keeper = LeaseKeeper(self.ledger, self.held, self.engine, lease_s=LEASE_S, clock=lambda: self.now)
+        self.keeper = LeaseKeeper(
+            self.claim_client, self.in_flight, self.engine, lease_s=LEASE_S, clock=lambda: self.now
+        )
 
     def claim(self, count: int) -> list[Attempt]:
-        claimed = [self.ledger.claim(job_id) for job_id in self.bench.submit(count)]
+        claimed = [self.claim_client.claim(job_id) for job_id in self.bench.submit(count)]
         attempts = [attempt for attempt in claimed if attempt is not None]
         for attempt in attempts:
-            assert self.held.add(attempt)
+            assert self.in_flight.add(attempt)
         return attempts
 
     def expires(self, attempt: Attempt) -> float:
@@ -123,24 +126,24 @@ def test_all_leases_are_renewed_while_the_engine_steps(desk: Desk) -> None:
     desk.now += 5
     desk.keeper.renew_once()
     assert all(desk.expires(attempt) > then for attempt, then in zip(attempts, before, strict=True))
-    assert {desk.held.renewed_at(attempt) for attempt in attempts} == {1005.0}
+    assert {desk.in_flight.renewed_at(attempt) for attempt in attempts} == {1005.0}
 
 
 def test_a_lease_counts_from_before_the_renewal_was_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the answer is, the worker never believes that a lease lasts longer than it does."""
     (attempt,) = desk.claim(1)
-    renew = desk.ledger.renew
+    renew = desk.claim_client.renew
 
     def slow(held: Mapping[str, int]) -> claims.Renewal:
         renewal = renew(held)
         desk.now += 7
         return renewal
 
-    monkeypatch.setattr(desk.ledger, "renew", slow)
+    monkeypatch.setattr(desk.claim_client, "renew", slow)
     desk.engine.steps += 1
     desk.now += 5
     desk.keeper.renew_once()
-    assert desk.held.renewed_at(attempt) == 1005.0
+    assert desk.in_flight.renewed_at(attempt) == 1005.0
 
 
 @pytest.mark.parametrize(("running", "waiting"), [(1, 0), (0, 1)])
@@ -154,8 +157,8 @@ def test_a_hung_engine_renews_nothing_and_loses_its_jobs(desk: Desk, running: in
     assert desk.expires(attempt) == before, "no step since the last renewal"
     desk.now += LEASE_S
     desk.keeper.drop_expired()
-    assert desk.engine.cancelled == [attempt.key]
-    assert not desk.held.owns(attempt)
+    assert desk.engine.cancelled == [attempt.id]
+    assert not desk.in_flight.owns(attempt)
     assert desk.keeper.num_lost == 1
 
 
@@ -172,25 +175,25 @@ def test_a_job_that_is_not_ours_any_more_stops_alone(desk: Desk) -> None:
     ours, theirs = desk.claim(2)
     desk.lose(theirs)
     desk.keeper.renew_once()
-    assert desk.engine.cancelled == [theirs.key]
-    assert (desk.held.owns(ours), desk.held.owns(theirs)) == (True, False)
+    assert desk.engine.cancelled == [theirs.id]
+    assert (desk.in_flight.owns(ours), desk.in_flight.owns(theirs)) == (True, False)
 
 
 def test_an_outcome_that_is_being_written_is_not_taken_away(desk: Desk) -> None:
     (attempt,) = desk.claim(1)
-    assert desk.held.settle(attempt)
+    assert desk.in_flight.settle(attempt)
     desk.lose(attempt)
     desk.keeper.renew_once()
-    assert desk.held.owns(attempt), "the database refuses its outcome, not this table"
+    assert desk.in_flight.owns(attempt), "the database refuses its outcome, not this table"
 
 
 def test_a_renewal_brings_the_cancel_request(desk: Desk) -> None:
     ours, unwanted = desk.claim(2)
     jobs.request_cancel(desk.bench.db, desk.bench.tenant_id, unwanted.job_id)
     desk.keeper.renew_once()
-    assert desk.engine.cancelled == [unwanted.key]
-    assert desk.held.owns(unwanted), "it ends with an outcome, so it stays ours"
-    assert desk.held.owns(ours)
+    assert desk.engine.cancelled == [unwanted.id]
+    assert desk.in_flight.owns(unwanted), "it ends with an outcome, so it stays ours"
+    assert desk.in_flight.owns(ours)
 
 
 def test_a_cancel_for_a_job_of_another_worker_is_nothing(desk: Desk) -> None:
@@ -205,11 +208,11 @@ def test_a_row_that_another_transaction_locks_costs_no_other_job_its_lease(desk:
     with desk.locked(locked.job_id):
         desk.keeper.renew_once()
     assert all(desk.expires(attempt) > before[attempt.job_id] for attempt in others)
-    assert {desk.held.renewed_at(attempt) for attempt in others} == {1005.0}
-    assert (desk.held.owns(locked), desk.held.renewed_at(locked)) == (True, 1000.0), "it was only not renewed"
+    assert {desk.in_flight.renewed_at(attempt) for attempt in others} == {1005.0}
+    assert (desk.in_flight.owns(locked), desk.in_flight.renewed_at(locked)) == (True, 1000.0), "it was only not renewed"
     desk.now += LEASE_S - 1
     desk.keeper.drop_expired()
-    assert desk.engine.cancelled == [locked.key], "its lease is over, and no other's"
+    assert desk.engine.cancelled == [locked.id], "its lease is over, and no other's"
     assert desk.keeper.num_lost == 1
 
 
@@ -222,7 +225,7 @@ def test_a_lease_is_kept_by_a_renewal_after_the_lock(desk: Desk) -> None:
     desk.keeper.renew_once()
     desk.now += LEASE_S - 1
     desk.keeper.drop_expired()
-    assert desk.held.owns(attempt)
+    assert desk.in_flight.owns(attempt)
 
 
 def joined(call: Any, items: list[Any]) -> list[Future[Any]]:
@@ -236,7 +239,7 @@ def joined(call: Any, items: list[Any]) -> list[Future[Any]]:
 def test_a_locked_row_holds_up_no_other_claim_and_is_claimed_after_it(desk: Desk) -> None:
     ids = desk.bench.submit(4)
     with desk.locked(ids[0]):
-        first, *others = joined(desk.ledger.claim, ids)
+        first, *others = joined(desk.claim_client.claim, ids)
         assert [other.result(5).job_id for other in others] == ids[1:]
         assert not first.done()
     assert first.result(5).job_id == ids[0]
@@ -246,7 +249,7 @@ def test_a_row_that_stays_locked_is_left_to_the_dispatcher(desk: Desk, monkeypat
     monkeypatch.setattr("workers.runs.claim_client.LOCKED_S", -1.0)
     (job_id,) = desk.bench.submit()
     with desk.locked(job_id):
-        assert desk.ledger.claim(job_id) is None
+        assert desk.claim_client.claim(job_id) is None
     assert desk.bench.states([job_id]) == {JobState.QUEUED: 1}
 
 
@@ -256,7 +259,7 @@ def test_a_locked_row_holds_up_no_other_outcome_and_has_its_own_after_it(desk: D
 
     def finish(attempt: Attempt) -> bool:
         # Later than two leases, when an outcome that was not written is given up otherwise.
-        return desk.ledger.finish(outcome.failed(attempt.claim, "broken", "it broke"), until=lambda: desk.now - 1)
+        return desk.claim_client.finish(outcome.failed(attempt.claim, "broken", "it broke"), until=lambda: desk.now - 1)
 
     with desk.locked(ids[0]):
         first, *others = joined(finish, attempts)
@@ -270,7 +273,7 @@ def test_a_locked_row_holds_up_no_other_outcome_and_has_its_own_after_it(desk: D
 def test_a_locked_row_holds_up_no_other_that_is_given_back(desk: Desk) -> None:
     attempts = desk.claim(3)
     with desk.locked(attempts[0].job_id):
-        assert desk.ledger.release(attempts, charge=False) == 2
+        assert desk.claim_client.release(attempts, charge=False) == 2
     assert desk.bench.states([attempt.job_id for attempt in attempts]) == {JobState.RUNNING: 1, JobState.QUEUED: 2}
 
 
@@ -289,8 +292,8 @@ def test_a_worker_that_stops_gives_back_what_was_locked_for_a_moment(
     monkeypatch.setattr(unclaimed, "still_running", noted)
     ours = outcome.Retry("worker_draining", "the worker stops", charge=False).release(one.claim)
     with desk.locked(one.job_id), desk.locked(other.job_id):
-        (given,) = joined(lambda release: desk.ledger.give_back(release, until=lambda: desk.now - 1), [ours])
-        (rest,) = joined(lambda attempts: desk.ledger.release(attempts, charge=False), [[other]])
+        (given,) = joined(lambda release: desk.claim_client.give_back(release, until=lambda: desk.now - 1), [ours])
+        (rest,) = joined(lambda attempts: desk.claim_client.release(attempts, charge=False), [[other]])
         for _ in range(4):
             assert missed.acquire(timeout=30)
     assert (given.result(30), rest.result(30)) == (True, 1)
@@ -301,8 +304,8 @@ def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) ->
     (attempt,) = desk.claim(1)
     away = Database("postgresql://app@/postgres?host=/nowhere", application_name="tests")
     desk.keeper = LeaseKeeper(
-        Ledger(away, owner="w1", queue=desk.bench.queue, lease_s=LEASE_S, stopping=threading.Event()),
-        desk.held,
+        ClaimClient(away, owner="w1", queue=desk.bench.queue, lease_s=LEASE_S, stopping=threading.Event()),
+        desk.in_flight,
         desk.engine,
         lease_s=LEASE_S,
         clock=lambda: desk.now,
@@ -310,25 +313,25 @@ def test_without_postgres_jobs_stop_when_their_lease_must_be_over(desk: Desk) ->
     desk.now += LEASE_S - 1
     desk.keeper.renew_once()
     desk.keeper.drop_expired()
-    assert desk.held.owns(attempt)
+    assert desk.in_flight.owns(attempt)
     desk.now += 2
     desk.engine.steps += 1
     desk.keeper.renew_once()
     desk.keeper.drop_expired()
-    assert desk.engine.cancelled == [attempt.key]
+    assert desk.engine.cancelled == [attempt.id]
     away.close()
 
 
 @pytest.fixture
 def running(bench: Bench, db: Database) -> Iterator[LeaseKeeper]:
-    ledger = Ledger(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
-    held = HeldJobs()
+    claim_client = ClaimClient(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    in_flight = InFlightAttempts()
     engine = StubEngine(running=0)
     for job_id in bench.submit(2):
-        attempt = ledger.claim(job_id)
+        attempt = claim_client.claim(job_id)
         assert attempt is not None
-        held.add(attempt)
-    keeper = LeaseKeeper(ledger, held, engine, lease_s=0.6)
+        in_flight.add(attempt)
+    keeper = LeaseKeeper(claim_client, in_flight, engine, lease_s=0.6)
     keeper.start()
     yield keeper
     keeper.stop()
@@ -345,16 +348,16 @@ def test_the_thread_keeps_leases_alive_until_it_is_stopped(bench: Bench, running
 
 def test_the_thread_stops_what_it_could_not_renew(bench: Bench, db: Database) -> None:
     """A hung engine: the jobs are another worker's when the lease has run out, whatever this one believes."""
-    ledger = Ledger(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
-    held, engine = HeldJobs(), StubEngine(running=1)
-    attempt = ledger.claim(*bench.submit(1))
+    claim_client = ClaimClient(db, owner="w1", queue=bench.queue, lease_s=0.6, stopping=threading.Event())
+    in_flight, engine = InFlightAttempts(), StubEngine(running=1)
+    attempt = claim_client.claim(*bench.submit(1))
     assert attempt is not None
-    held.add(attempt)
-    keeper = LeaseKeeper(ledger, held, engine, lease_s=0.6)
+    in_flight.add(attempt)
+    keeper = LeaseKeeper(claim_client, in_flight, engine, lease_s=0.6)
     keeper.start()
     try:
-        wait_for(lambda: engine.cancelled == [attempt.key], "the engine is told")
-        assert not held.owns(attempt)
+        wait_for(lambda: engine.cancelled == [attempt.id], "the engine is told")
+        assert not in_flight.owns(attempt)
     finally:
         keeper.stop()
 
@@ -371,10 +374,10 @@ def test_two_copies_of_a_hint_in_one_claim_are_one_attempt(desk: Desk, monkeypat
     monkeypatch.setattr(claims, "claim", slow)
     with ThreadPoolExecutor(3) as pool:
         # The first claim is held up, so that both copies are in the wave after it.
-        alone = pool.submit(desk.ledger.claim, first)
+        alone = pool.submit(desk.claim_client.claim, first)
         assert has_begun.wait(30)
-        copies = [pool.submit(desk.ledger.claim, twice) for _ in range(2)]
-        wait_for(lambda: len(desk.ledger._claims._waiting) == 2, "both wait for the next wave")
+        copies = [pool.submit(desk.claim_client.claim, twice) for _ in range(2)]
+        wait_for(lambda: len(desk.claim_client._claims._waiting) == 2, "both wait for the next wave")
         goes_on.set()
         assert alone.result() is not None
         assert sorted(copy.result() is None for copy in copies) == [False, True]
@@ -383,26 +386,26 @@ def test_two_copies_of_a_hint_in_one_claim_are_one_attempt(desk: Desk, monkeypat
 def test_a_newer_epoch_replaces_the_older_attempt(desk: Desk) -> None:
     (old,) = desk.claim(1)
     desk.lose(old)
-    new = desk.ledger.claim_suspect()
+    new = desk.claim_client.claim_suspect()
     assert new is not None
-    assert desk.held.add(new)
-    assert (parse_key(old.key), parse_key(new.key)) == ((old.job_id, 1), (old.job_id, 2))
-    assert desk.held.drop(old.job_id, old.epoch) is None
-    assert not desk.held.settle(old)
-    desk.held.remove(old)
-    assert desk.held.owns(new)
+    assert desk.in_flight.add(new)
+    assert (old.id, new.id) == (AttemptId(old.job_id, 1), AttemptId(old.job_id, 2))
+    assert desk.in_flight.drop(old.job_id, old.epoch) is None
+    assert not desk.in_flight.settle(old)
+    desk.in_flight.remove(old)
+    assert desk.in_flight.owns(new)
 
 
 def test_a_table_that_handed_back_takes_nothing_more(desk: Desk) -> None:
     busy, settling = desk.claim(2)
-    assert desk.held.settle(settling)
-    assert desk.held.close() == [busy, settling]
-    assert desk.held.owns(busy)
-    assert desk.held.take_rest() == [busy]
-    assert not desk.held.add(busy)
-    assert not desk.held.wait_empty(0.01)
-    desk.held.remove(settling)
-    assert desk.held.wait_empty(0.01)
+    assert desk.in_flight.settle(settling)
+    assert desk.in_flight.close() == [busy, settling]
+    assert desk.in_flight.owns(busy)
+    assert desk.in_flight.take_rest() == [busy]
+    assert not desk.in_flight.add(busy)
+    assert not desk.in_flight.wait_empty(0.01)
+    desk.in_flight.remove(settling)
+    assert desk.in_flight.wait_empty(0.01)
 
 
 def test_a_claim_whose_answer_was_lost_is_made_again_uncharged(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,9 +435,9 @@ def test_what_was_claimed_unnoticed_goes_back_without_a_new_claim(desk: Desk, mo
 
     monkeypatch.setattr(claims, "claim", lost)
     with pytest.raises(Unavailable):
-        desk.ledger.claim_waiting(1)
+        desk.claim_client.claim_waiting(1)
     assert desk.bench.states([job_id]) == {JobState.RUNNING: 1}
-    desk.ledger.give_back_lost()
+    desk.claim_client.give_back_lost()
     row = desk.bench.query("SELECT state, attempt, crashes, is_suspect FROM jobs WHERE id = :id", id=job_id)
     assert row == [("queued", 0, 0, False)]
 

@@ -36,8 +36,8 @@ from tests.workers.conftest import Bell, Bench, StartWorker
 from tests.workers.saying import PieceTokenizer, SayingRunner
 from tests.workers.test_continuing import Reader, answer, submit
 from tests.workers.test_continuing import api as api
-from workers.runs.output_filter import StreamGate
-from workers.worker_runtime import Host, LoadedModel
+from workers.runs.output_filter import StreamFilter
+from workers.worker_runtime import LoadedModel, WorkerRuntime
 
 KEYS = {"encryption_keys": f"k1:{base64.b64encode(bytes(32)).decode()}"}
 NO_TITAN = {"id": "no-titan", "deny": {"phrases": ["project titan"]}, "action": "block", "stage": "output"}
@@ -52,7 +52,7 @@ class Stage:
     """A server, and a worker whose model says what it is told to."""
 
     bench: Bench
-    host: Host
+    runtime: WorkerRuntime
     runner: SayingRunner
     api: httpx2.Client
     openai: OpenAI
@@ -88,11 +88,11 @@ class Stage:
 
 
 class Feeder(threading.Thread):
-    """Gives every job that waits to the host, as Celery would."""
+    """Gives every job that waits to the runtime, as Celery would."""
 
-    def __init__(self, bench: Bench, host: Host) -> None:
+    def __init__(self, bench: Bench, runtime: WorkerRuntime) -> None:
         super().__init__(name="feeder", daemon=True)
-        self._bench, self._host = bench, host
+        self._bench, self._runtime = bench, runtime
         self._threads = ThreadPoolExecutor(32)
         self._stopped = threading.Event()
         self.is_open = threading.Event()
@@ -106,7 +106,7 @@ class Feeder(threading.Thread):
                 *dispatch_queries.take_waiting(db, queue, 64),
                 *dispatch_queries.take_stale(db, queue, 0.2, 64),
             }:
-                self._threads.submit(self._host.executor.run, job_id)
+                self._threads.submit(self._runtime.job_runner.run, job_id)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -129,11 +129,11 @@ def on_stage(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Ite
     settings = settings.model_copy(update={"stream_deltas_per_s": float("inf")})
     tokenizer = PieceTokenizer()
     runner = SayingRunner(tokenizer)
-    host = Host(
+    runtime = WorkerRuntime(
         settings, LoadedModel(bench.version, runner, tokenizer), owner="w", max_jobs=64, exit_now=lambda _: None
     )
-    host.start()
-    feeder = Feeder(bench, host)
+    runtime.start()
+    feeder = Feeder(bench, runtime)
     feeder.start()
     key = api_keys.create_key(bench.db, bench.tenant_id, "all", api_keys.SCOPES, actor="tests")
     headers = {"Authorization": f"Bearer {key}"}
@@ -142,9 +142,9 @@ def on_stage(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Ite
         httpx2.Client(base_url=server.url, headers=headers, timeout=60) as client,
         OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60) as openai,
     ):
-        yield Stage(bench, host, runner, client, openai, redis_client, feeder)
+        yield Stage(bench, runtime, runner, client, openai, redis_client, feeder)
     feeder.stop()
-    host.stop()
+    runtime.stop()
 
 
 def cut(text: str, draw: random.Random) -> list[str]:
@@ -209,7 +209,7 @@ def test_a_blocked_answer_ends_in_the_policys_error_at_every_door(stage: Stage) 
 
 def test_nothing_is_shown_after_a_delta_that_is_missing() -> None:
     policy = Policy(PolicyDocument.model_validate({"rules": [NO_TITAN]}))
-    gate = StreamGate(policy.guarded_output(Vault()), on_blocked=lambda: None)
+    gate = StreamFilter(policy.guarded_output(Vault()), on_blocked=lambda: None)
     shown = [gate.passed(Frame("job_1", 1, seq, f"w{seq}. ")) for seq in (1, 3, 4, 2, 3, 4, 5)]
     assert [frame is not None for frame in shown] == [True, *[False] * 6]
 
@@ -217,7 +217,7 @@ def test_nothing_is_shown_after_a_delta_that_is_missing() -> None:
 def test_frames_have_numbers_without_holes_however_much_is_held_back() -> None:
     """A reader that finds a hole waits for the job's end."""
     policy = Policy(PolicyDocument.model_validate({"rules": [NO_TITAN]}))
-    gate = StreamGate(policy.guarded_output(Vault()), on_blocked=lambda: None)
+    gate = StreamFilter(policy.guarded_output(Vault()), on_blocked=lambda: None)
     pieces = ["Well, ", "proj", "ect ", "plan ", "it ", "is. "]
     passed = [gate.passed(Frame("job_1", 1, seq, piece)) for seq, piece in enumerate(pieces, start=1)]
     shown = [frame for frame in passed if frame is not None]
@@ -315,7 +315,7 @@ def test_an_attempt_that_is_handed_back_leaves_nothing_of_what_the_model_said(st
     job_id = stage.submit([SECRET, *[" and more"] * 300])
     wait_for(lambda: len(stage.frames(job_id)) > 3, "some of it was shown")
     stage.feeder.is_open.clear()
-    stage.host.hand_back()
+    stage.runtime.hand_back()
     assert stage.bench.job(job_id).state is JobState.QUEUED
     assert stage.bench.query("SELECT count(*) AS n FROM job_checkpoints")[0].n == 0
     assert SECRET not in stage.stored()

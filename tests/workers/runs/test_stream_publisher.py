@@ -11,7 +11,8 @@ from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.streams.stream_log import Frame, StreamPublisher, stream_key
 from tests.processes import wait_for
-from workers.runs.stream_publisher import Breaker, FrameQueue
+from workers.runs.in_flight import AttemptId
+from workers.runs.stream_publisher import CircuitBreaker, FrameQueue
 
 
 class Gate:
@@ -33,7 +34,7 @@ class Gate:
 
 
 def delta(job_id: str, seq: int, epoch: int = 1) -> Delta:
-    return Delta(f"{job_id}/{epoch}", seq, f"text {seq}", (seq,))
+    return Delta(AttemptId(job_id, epoch), seq, f"text {seq}", (seq,))
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_what_comes_during_a_call_goes_out_together_in_the_next(frames: FrameQue
     assert gate.entered.wait(5)
     frames.put_deltas([delta("a", 2)])
     frames.put_deltas([delta("a", 3), delta("b", 2)])
-    frames.put_end("a", 1)
+    frames.put_end(AttemptId("a", 1))
     gate.open.set()
     assert frames.flush(5)
     assert [[(frame.job_id, frame.seq) for frame in call] for call in gate.calls] == [
@@ -84,7 +85,7 @@ def test_after_a_drop_sequence_numbers_go_on_as_the_engine_gave_them(frames: Fra
     gate.open.set()
     assert frames.flush(5)
     frames.put_deltas([delta("a", 3)])
-    frames.put_end("a", 1)
+    frames.put_end(AttemptId("a", 1))
     assert frames.flush(5)
     assert [frame.seq for call in gate.calls for frame in call if frame.job_id == "a"] == [1, 3, 4]
 
@@ -111,7 +112,7 @@ def test_a_dead_redis_costs_one_attempt_and_then_frames_are_dropped(gate: Gate) 
 
 def test_a_stop_publishes_what_is_queued(frames: FrameQueue, gate: Gate) -> None:
     frames.put_deltas([delta("a", 1)])
-    frames.put_end("a", 1)
+    frames.put_end(AttemptId("a", 1))
     gate.open.set()
     frames.stop(5)
     assert [frame.seq for call in gate.calls for frame in call] == [1, 2]
@@ -120,11 +121,11 @@ def test_a_stop_publishes_what_is_queued(frames: FrameQueue, gate: Gate) -> None
 def test_an_attempt_that_goes_on_begins_with_its_start_and_ends_behind_it(frames: FrameQueue, gate: Gate) -> None:
     gate.open.set()
     start = Checkpoint(("x", "y"), ((1,), (2,)), ((1, 0), (2, 2)))
-    frames.put_start("a", 2, start)
-    frames.put_end("a", 2)
-    frames.put_start("b", 2, start)
+    frames.put_start(AttemptId("a", 2), start)
+    frames.put_end(AttemptId("a", 2))
+    frames.put_start(AttemptId("b", 2), start)
     frames.put_deltas([delta("b", 3, epoch=2)])
-    frames.put_end("b", 2)
+    frames.put_end(AttemptId("b", 2))
     assert frames.flush(5)
     assert [frame for call in gate.calls for frame in call] == [
         Frame("a", 2, 0, None, checkpoint=start),
@@ -137,17 +138,17 @@ def test_an_attempt_that_goes_on_begins_with_its_start_and_ends_behind_it(frames
 
 def test_an_end_without_deltas_and_a_forgotten_attempt_begin_at_one(frames: FrameQueue, gate: Gate) -> None:
     gate.open.set()
-    frames.put_end("a", 1)
+    frames.put_end(AttemptId("a", 1))
     frames.put_deltas([delta("b", 1)])
-    frames.forget("b", 1)
-    frames.put_end("b", 1)
+    frames.forget(AttemptId("b", 1))
+    frames.put_end(AttemptId("b", 1))
     assert frames.flush(5)
     assert [(f.job_id, f.seq) for call in gate.calls for f in call if f.text is None] == [("a", 1), ("b", 1)]
 
 
 def test_the_breaker_opens_longer_each_time_and_forgets() -> None:
     now = [0.0]
-    breaker = Breaker(1.0, 3.0, lambda: now[0])
+    breaker = CircuitBreaker(1.0, 3.0, lambda: now[0])
     pauses = []
     for _ in range(4):
         breaker.failed()
@@ -167,7 +168,7 @@ def test_redis_gets_the_frames_and_refuses_a_stale_epoch(redis_client: redis.Red
     queue.start()
     queue.put_deltas([delta("job_a", 1, epoch=2), delta("job_a", 2, epoch=2)])
     queue.put_deltas([delta("job_a", 3, epoch=1)])
-    queue.put_end("job_a", 2)
+    queue.put_end(AttemptId("job_a", 2))
     wait_for(lambda: redis_client.xlen(stream_key("job_a")) == 3, "the frames are there", 5)
     queue.stop(5)
     ids = [entry_id.decode() for entry_id, _ in redis_client.xrange(stream_key("job_a"))]
@@ -183,9 +184,9 @@ def test_a_gate_holds_up_nobody_but_its_own_attempt(frames: FrameQueue, gate: Ga
             return frame
 
     gate.open.set()
-    frames.put_gate("guarded", 1, Slow())
+    frames.put_filter(AttemptId("guarded", 1), Slow())
     frames.put_deltas([delta("guarded", 1), delta("a", 1)])
-    frames.put_end("guarded", 1)
+    frames.put_end(AttemptId("guarded", 1))
     frames.put_deltas([delta("a", 2)])
     wait_for(lambda: [frame.seq for call in gate.calls for frame in call] == [1, 2])
     let_go.set()

@@ -31,7 +31,7 @@ from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench, Running, StartHost
 from tests.workers.runs.test_outcome import completion
 from workers.celery.watchdog import EXIT_ENGINE_DEAD
-from workers.worker_runtime import Host, LoadedModel
+from workers.worker_runtime import LoadedModel, WorkerRuntime
 
 
 def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:
@@ -43,14 +43,14 @@ def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host
     running.run_to_end(*batched)
     texts = [[(bench.job(job_id).output or {})["text"] for job_id in ids] for ids in (alone, batched)]
     assert texts[0] == texts[1]
-    assert running.host.engine.stats().peak_batch > 1
+    assert running.runtime.engine.stats().peak_batch > 1
 
 
 def test_a_tenant_finds_the_beginnings_that_it_has_computed_and_nobody_elses(
     bench: Bench, start_host: StartHost
 ) -> None:
     running = start_host()
-    stats = running.host.engine.stats
+    stats = running.runtime.engine.stats
     prompt = "a beginning of more than sixteen tokens"
     other = api_keys.create_tenant(bench.db, new_id("tenant"))
     for tenant_id in (bench.tenant_id, other):
@@ -62,7 +62,7 @@ def test_a_tenant_finds_the_beginnings_that_it_has_computed_and_nobody_elses(
 
 def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: StartHost) -> None:
     running = start_host({"max_slots": 2}, step_s=0.01)
-    stats = running.host.engine.stats
+    stats = running.runtime.engine.stats
     longest, long = (bench.submit(sampling={"max_tokens": max_tokens})[0] for max_tokens in (100, 40))
     batch, interactive = (
         bench.submit(service_class=name)[0] for name in (ServiceClass.BATCH, ServiceClass.INTERACTIVE)
@@ -144,7 +144,7 @@ def test_running_out_of_memory_says_so(bench: Bench, start_host: StartHost) -> N
 
 def test_a_text_that_postgres_cannot_hold_ends_its_job_all_the_same(bench: Bench, start_host: StartHost) -> None:
     running = start_host()
-    engine = running.host.engine
+    engine = running.runtime.engine
     submit = engine.submit
 
     def poisoned(request: Any) -> Future[Completion]:
@@ -169,7 +169,7 @@ def test_an_unexpected_error_is_an_attempt_and_logs_no_text(
     def broken(_request: Any) -> Future[Completion]:
         raise KeyError("secret prompt")
 
-    running.host.engine.submit = broken  # type: ignore[method-assign]  # a bug that nobody foresaw
+    running.runtime.engine.submit = broken  # type: ignore[method-assign]  # a bug that nobody foresaw
     (job_id,) = bench.submit(max_attempts=1)
     running.run_to_end(job_id)
     job = bench.job(job_id)
@@ -185,26 +185,26 @@ def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, s
     bench.wait_state(job_id, JobState.RUNNING)
     assert claims.release(bench.db, [Release(job_id, 1)]) == {job_id}
     newer = claims.claim(bench.db, "other", bench.queue, [job_id], 60)[job_id]
-    running.host.leases.stop()  # nobody tells this worker that the job is not its own any more
+    running.runtime.leases.stop()  # nobody tells this worker that the job is not its own any more
     ends: list[tuple[str, int]] = []
-    running.host.frames.put_end = lambda *end: ends.append(end)  # type: ignore[method-assign]  # watched
+    running.runtime.frames.put_end = lambda *end: ends.append(end)  # type: ignore[method-assign]  # watched
     future.result(30)
     assert (newer.epoch, bench.job(job_id).state) == (2, JobState.RUNNING)
-    assert (running.host.counters.stale_finishes._value.get(), ends) == (1, [])
+    assert (running.runtime.counters.stale_finishes._value.get(), ends) == (1, [])
 
 
 def test_a_hand_back_frees_the_engine_and_charges_nothing(bench: Bench, start_host: StartHost) -> None:
     running = start_host(step_s=0.005)
     ids = bench.submit(3, sampling={"max_tokens": 1900})
     futures = running.run(*ids)
-    wait_for(lambda: running.host.engine.stats().running == 3, "all are in the engine")
-    running.host.hand_back()
+    wait_for(lambda: running.runtime.engine.stats().running == 3, "all are in the engine")
+    running.runtime.hand_back()
     for future in futures:
         future.result(5)
     assert {(bench.job(job_id).state, bench.job(job_id).attempt) for job_id in ids} == {(JobState.QUEUED, 0)}
-    stats = running.host.engine.stats()
+    stats = running.runtime.engine.stats()
     assert (stats.running, stats.free_blocks) == (0, stats.total_blocks)
-    assert running.host.counters.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
+    assert running.runtime.counters.stale_finishes._value.get() == 0, "what was handed back is not even tried to finish"
     running.run_to_end(ids[0])
     assert bench.job(ids[0]).state is JobState.QUEUED, "a worker that handed back claims nothing more"
 
@@ -234,7 +234,7 @@ def test_a_dead_engine_ends_the_process_and_charges_the_attempts(
     running = start_host({"max_step_s": 1.0}, fault=fault)
     ids = bench.submit(2)
     futures = running.run(*ids)
-    engine = running.host.engine
+    engine = running.runtime.engine
     wait_for(lambda: engine.stats().running + engine.stats().waiting == 2, "both are in the engine")
     both_inside.set()
     wait_for(lambda: running.exits, "the watchdog ended the process", 10)
@@ -277,12 +277,12 @@ def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable
     own = settings.model_copy(update={"database_url": server.url, "lease_s": 6})
     exits: list[int] = []
     model = LoadedModel(version, FakeRunner(step_s=0.01), ByteTokenizer())
-    host = Host(own, model, owner="w1", max_jobs=64, exit_now=exits.append)
-    host.start()
+    runtime = WorkerRuntime(own, model, owner="w1", max_jobs=64, exit_now=exits.append)
+    runtime.start()
     bench = Bench(db, own, version)
-    running = Running(host, ThreadPoolExecutor(32), exits)
+    running = Running(runtime, ThreadPoolExecutor(32), exits)
     yield Restartable(server, bench, running)
-    host.stop()
+    runtime.stop()
     running.threads.shutdown()
     bench.close()
     db.close()
@@ -294,10 +294,10 @@ def test_a_restart_of_postgres_loses_no_outcome_and_no_claim(restartable: Restar
     early = bench.submit(4, sampling={"max_tokens": 60})
     late = bench.submit(4)
     computing = running.run(*early)
-    wait_for(lambda: running.host.engine.stats().running == 4, "they compute")
+    wait_for(lambda: running.runtime.engine.stats().running == 4, "they compute")
     restartable.server.stop()
     claiming = running.run(*late)
-    wait_for(lambda: running.host.engine.stats().completed == 4, "they are done with nowhere to write it")
+    wait_for(lambda: running.runtime.engine.stats().completed == 4, "they are done with nowhere to write it")
     restartable.server.start()
     for future in (*computing, *claiming):
         future.result(30)

@@ -30,7 +30,7 @@ from store.webhooks.outbox import Delivery, take_due
 from store.webhooks.redelivery import send_test
 from tests.processes import wait_for
 from tests.workers.receiver import Answer, Receiver
-from workers.webhooks.receiver_fairness import Breaker, Lanes
+from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.sender import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
 from workers.webhooks.ssrf_guard import Reply
 
@@ -581,7 +581,7 @@ def test_a_signature_covers_id_time_and_body() -> None:
 
 
 def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
-    lanes = Lanes(max_running=2, max_of_tenant=8, max_together=16)
+    lanes = ReceiverQueues(max_running=2, max_of_tenant=8, max_together=16)
     for number in range(5):
         lanes.add(delivery("a", number))
     lanes.add(delivery("b"))
@@ -598,7 +598,7 @@ def test_lanes_serve_receivers_in_turn_and_bound_each() -> None:
 
 
 def test_a_tenant_with_many_receivers_leaves_senders_to_others() -> None:
-    lanes = Lanes(max_running=2, max_of_tenant=3, max_together=16)
+    lanes = ReceiverQueues(max_running=2, max_of_tenant=3, max_together=16)
     for number in range(5):
         lanes.add(delivery(f"host{number}"))
     assert lanes.full_tenants() == {"t1"}
@@ -613,7 +613,7 @@ def test_a_tenant_with_many_receivers_leaves_senders_to_others() -> None:
 
 
 def test_tenants_are_served_in_turn_and_one_of_whom_nothing_runs_before_all() -> None:
-    lanes = Lanes(max_running=4, max_of_tenant=4, max_together=4)
+    lanes = ReceiverQueues(max_running=4, max_of_tenant=4, max_together=4)
     for tenant in ("t1", "t2"):
         for number in range(4):
             lanes.add(delivery(f"host{number}", tenant_id=tenant))
@@ -631,7 +631,7 @@ def test_tenants_are_served_in_turn_and_one_of_whom_nothing_runs_before_all() ->
 
 
 def test_the_breaker_slows_down_for_whoever_says_so_at_once() -> None:
-    breaker = Breaker(threshold=3, first_s=5, longest_s=15)
+    breaker = ReceiverBreaker(threshold=3, first_s=5, longest_s=15)
     pauses = []
     for now in (0.0, 100.0, 200.0, 300.0):
         breaker.overloaded("a", now)
@@ -645,7 +645,7 @@ def test_which_answers_say_that_a_receiver_is_overloaded(status: int, is_overloa
 
 
 def test_the_breaker_opens_for_longer_and_longer_and_closes_at_the_first_answer() -> None:
-    breaker = Breaker(threshold=3, first_s=5, longest_s=15)
+    breaker = ReceiverBreaker(threshold=3, first_s=5, longest_s=15)
     now = 100.0
     pauses: list[float] = []
     for _ in range(6):

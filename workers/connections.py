@@ -1,0 +1,47 @@
+"""The connections of a worker process to Postgres and Redis. What must not wait for the rest has its own."""
+
+from collections.abc import Callable
+
+from store.db.database import Database
+from store.redis.celery_queue import AheadHints
+from store.redis.connection import connect
+from store.settings import Settings, open_vault
+from store.streams.fencing import SealedLogs
+from store.streams.stream_log import StreamPublisher
+from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
+
+
+class Connections:
+    """Opened lazily by their first use; ``close`` closes all of them."""
+
+    def __init__(self, settings: Settings, owner: str, queue: str, on_junk: Callable[[], None]) -> None:
+        """``on_junk`` is called for each unreadable message in the hints of the fast lane."""
+        vault = open_vault(settings)
+        url = settings.database_url
+        # Claims, outcomes, releases and the poller run one statement at a time each.
+        self.jobs = Database(url, pool_size=5, application_name=f"headrace worker {owner}", vault=vault)
+        # Renewals must not wait for the others. The lock timeout is shorter than the time between two renewals, so a
+        # locked table costs one renewal at most.
+        self.leases = Database(
+            url,
+            pool_size=1,
+            application_name=f"headrace leases {owner}",
+            vault=vault,
+            lock_timeout_s=settings.lease_s / 4,
+        )
+        self.health = Database(url, pool_size=2, application_name=f"headrace health {owner}")
+        self._redis = connect(settings.redis_url)
+        self.publisher = StreamPublisher(
+            self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, vault=vault
+        )
+        self.sealed_logs = SealedLogs(
+            settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
+        )
+        self.fast_lane_hints = AheadHints(settings.redis_url, queue, on_junk)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for database in (self.jobs, self.leases, self.health):
+            database.close()
+        self._redis.close()
+        self.fast_lane_hints.close()
