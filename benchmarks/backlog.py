@@ -62,7 +62,7 @@ WITH created AS (
 INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
 """
 
-# As the API and the dispatcher count: the totals, and the changes that nobody has added to them yet.
+# As the API and the dispatcher count: the totals, and the changes that are not added to them yet.
 _QUEUED = """
 SELECT CAST(sum(jobs) AS int)
 FROM (SELECT jobs FROM queue_totals UNION ALL SELECT jobs FROM queue_changes) AS counted
@@ -75,7 +75,7 @@ _ROOM = {
 
 @dataclass(frozen=True)
 class Size:
-    """What was measured at one size of the queue. Times in ms; a claim is a wave of jobs, chosen and taken."""
+    """The figures at one size of the queue. Times in ms; a claim is a group of jobs, chosen and taken."""
 
     name: str
     queued: int

@@ -31,7 +31,7 @@ from store.settings import Settings, load_settings
 
 @dataclass(frozen=True)
 class Round:
-    """One measurement: what was produced, and how long it took."""
+    """One measurement: the output, and its duration."""
 
     token_ids: tuple[Sequence[int], ...]
     seconds: float
@@ -74,7 +74,7 @@ def run_engine(runner: Runner, tokenizer: Tokenizer, requests: Sequence[EngineRe
 
 
 def run_generate(model: Any, requests: Sequence[EngineRequest]) -> Round:
-    """One after the other, greedy, going on after an end of sequence if the requests say so."""
+    """One after the other, greedy, continuing after an end of sequence if the requests ask for it."""
     stops = model.generation_config.eos_token_id
     outputs: list[list[int]] = []
     start = time.perf_counter()

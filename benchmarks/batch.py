@@ -1,6 +1,6 @@
 """``make bench-batch``: how long an interactive caller waits for the first token, alone and beside a running batch.
 
-A whole local stack on the real model. Turns alternate, so that a machine whose speed drifts touches both: a few
+A whole local stack on the real model. Turns alternate, so that a drift of the machine's speed affects both: a few
 streamed chats on an idle stack, then as many while a batch keeps the engine busy; the batch is cancelled after its
 turn. Prints a table and, as its last line, JSON; exits 1 if the ratio of the medians is over ``--most``.
 """
@@ -105,7 +105,7 @@ def measure(client: OpenAI, options: argparse.Namespace) -> dict[str, list[First
             found[name].append(first_token(client, options.model, number))
             time.sleep(options.pause_s)
 
-    first_token(client, options.model, -1)  # what is loaded at the first request
+    first_token(client, options.model, -1)  # loaded at the first request
     for _ in range(options.rounds):
         turn(ALONE)
         with busy(client, options.model):

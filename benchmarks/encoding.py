@@ -1,7 +1,7 @@
 """Sentences a second through the encoder's engine, beside transformers' own model: ``python -m benchmarks.encoding``.
 
-Everybody gets the same texts of mixed lengths and tokenises them; turns alternate in one process, with the same torch
-threads, after a warm-up. ``padded`` is the usual loop, batches of 32 in the order given; ``sorted`` is what
+Each contestant gets the same texts of mixed lengths and tokenises them; turns alternate in one process, with the same
+torch threads, after a warm-up. ``padded`` is the usual loop, batches of 32 in the order given; ``sorted`` is what
 sentence-transformers does, the same batches by length. Ours gets them as one request, or as many of one text each with
 no more at a time than there are slots. Prints a table and, as its last line, JSON.
 """

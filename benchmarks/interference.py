@@ -2,9 +2,9 @@
 
 ``--streams`` requests generate without end while a prompt of ``--prompt-tokens`` comes every ``--every-s`` seconds.
 What a reader of a stream notices is the gap between two of its tokens. Each round runs the engine without arrivals,
-with them and no bound on a step's time, and with the bound, one after the other, so that a machine whose speed drifts
-touches all three. A turn waits for a quiet machine, and where others took part of it all the same it is left out, if
-there are better ones. Prints a small table and, as its last line, JSON.
+with them and no bound on a step's time, and with the bound, one after the other, so that a drift of the machine's
+speed affects all three. A turn waits for a quiet machine, and where others took part of it all the same it is left out,
+if there are better ones. Prints a small table and, as its last line, JSON.
 """
 
 import argparse
@@ -84,7 +84,7 @@ class Round:
 
 
 def request(name: str, num_prompt: int, max_tokens: int) -> EngineRequest:
-    """A prompt that nobody else has, and no end of sequence."""
+    """A prompt of its own, and no end of sequence."""
     draw = random.Random(name)
     prompt = tuple(draw.randrange(100, VOCAB) for _ in range(num_prompt))
     return EngineRequest(name, prompt, SamplingParams(max_tokens, ignore_eos=True), cache_salt=name)

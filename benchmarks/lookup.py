@@ -1,9 +1,9 @@
 """What prompt lookup is worth: ``python -m benchmarks.lookup FOLDER --rounds 5``.
 
-The same requests with speculation and without, in turn, so that a machine whose speed drifts touches both; the ratio is
-the median of the rounds' ratios. Tasks that copy much of their prompt, one at a time; and, to see what it costs where
-there is nothing to copy, the chat jobs of the other benchmarks and open questions, one at a time and many together.
-Prints a table and, as its last line, JSON.
+The same requests with speculation and without, in turn, so that a drift of the machine's speed affects both; the ratio
+is the median of the rounds' ratios. Tasks that copy much of their prompt, one at a time; and, to see what it costs
+where there is nothing to copy, the chat jobs of the other benchmarks and open questions, one at a time and many
+together. Prints a table and, as its last line, JSON.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of a task took, and what it said."""
+    """The duration and the answers of one run of a task."""
 
     seconds: float
     answers: Mapping[str, tuple[int, ...]]
@@ -95,7 +95,7 @@ class Run:
 
 
 def tasks(tokenizer: Tokenizer) -> list[Task]:
-    """Copying first, then what has nothing to copy."""
+    """Tasks that copy first, then tasks without anything to copy."""
 
     def asked(questions: Sequence[str], max_tokens: Callable[[str], int]) -> tuple[EngineRequest, ...]:
         prompts = [

@@ -1,7 +1,7 @@
 """``make bench``: the whole path, HTTP to stored result, beside the bare engine and transformers one by one.
 
 One run on the embedded stack: in each round the bare engine and then the whole path compute the same chat jobs, so
-that a machine whose speed drifts touches both; transformers' ``generate`` computes the first of them once. Prints a
+that a drift of the machine's speed affects both; transformers' ``generate`` computes the first of them once. Prints a
 table and, as its last line, JSON. Seconds are from the first request to the last stored result.
 """
 

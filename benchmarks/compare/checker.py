@@ -1,7 +1,7 @@
-"""Judges a run from what was written down: the client's log, what ran, and what is still kept for later. Pure.
+"""Judges a run by its records: the client's log, the tasks' log, and the jobs left in the broker. Pure.
 
-It asks nobody who took part. *Lost*: accepted, no end was ever told, and nobody still has it. *Stuck*: the same, but
-it is still kept somewhere. *Ran twice*: worked on to the end more than once. *Ended twice*: more than one end was
+It asks no process of the run. *Lost*: accepted, no end was reported, and no store still holds it. *Stuck*: the same,
+but it is still kept somewhere. *Ran twice*: completed more than once. *Ended twice*: more than one end was
 recorded as the job's.
 """
 

@@ -1,4 +1,4 @@
-"""Submits jobs at a steady rate and asks after each until it has ended; writes down what it was told, nothing else."""
+"""Submits jobs at a steady rate and asks after each until it has ended; records the answers, nothing else."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ _CALL_S = 15.0
 
 @dataclass
 class Told:
-    """What one accepted job's owner knows. ``state`` None: no end was ever told."""
+    """An accepted job as its owner sees it. ``state`` None: no end was reported."""
 
     accepted_at: float
     state: str | None = None
@@ -32,7 +32,7 @@ class ClientLog:
 
     @property
     def num_open(self) -> int:
-        """Accepted jobs whose end is not known."""
+        """Accepted jobs without a known end."""
         return sum(told.state is None for told in list(self.jobs.values()))
 
 
@@ -51,7 +51,7 @@ class Client:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> None:
-        """Work until told to ``leave``; meant for a thread."""
+        """Work until ``leave`` is set; meant for a thread."""
         asyncio.run(self._run())
 
     def leave(self) -> None:

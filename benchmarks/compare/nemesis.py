@@ -1,4 +1,4 @@
-"""What is broken, when and how: one schedule from a seed, the same for every contestant. Knows processes and Redis.
+"""The faults: one schedule from a seed, the same for every contestant. Knows processes and Redis.
 
 A schedule holds every kind at least once, evenly spread with some chance in it, so that no seed is an easy one.
 """
@@ -31,7 +31,7 @@ class Kind(StrEnum):
     RESTART_REDIS = "restart_redis"
     """kill -9 of Redis, up again on its append-only file."""
     WIPE_REDIS = "wipe_redis"
-    """FLUSHALL: a failover to an empty replica, or somebody's mistake."""
+    """FLUSHALL: a failover to an empty replica, or an operator's mistake."""
     CUT_REDIS = "cut_redis"
     """Every connection to Redis is closed."""
 
@@ -87,7 +87,7 @@ class Nemesis:
         return not self._waiting and not self._undo
 
     def tend(self) -> list[Strike]:
-        """Do what is due and return it."""
+        """Inject the faults that are due and return them."""
         now = time.monotonic() - self._began
         for due, undo in [each for each in self._undo if each[0] <= now]:
             self._undo.remove((due, undo))

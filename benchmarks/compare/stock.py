@@ -1,6 +1,6 @@
 """Stock Celery as the comparison's contestant: FastAPI in front, Redis as broker and result backend.
 
-``COMPARE_LATE`` turns on what people are told to turn on for reliability: ``acks_late``, ``reject_on_worker_lost`` and
+``COMPARE_LATE`` turns on the options that are recommended for reliability: ``acks_late``, ``reject_on_worker_lost`` and
 a short visibility timeout. A task writes its id to ``COMPARE_LOG`` when it begins and when it ends.
 """
 

@@ -26,6 +26,6 @@ def beginnings(encode: Encode, count: int, texts: Sequence[str] = TEXTS) -> tupl
 
 
 def agreement(reference: Answer, answer: Answer) -> float:
-    """Return the share of requests whose token is the reference's."""
+    """Return the share of requests with the same token as the reference."""
     expected = {each.id: each.token_ids for each in reference.outcomes}
     return sum(each.token_ids == expected[each.id] for each in answer.outcomes) / len(answer.outcomes)

@@ -16,9 +16,9 @@ PEERS = Path(__file__).parent / "peers"
 
 @dataclass(frozen=True)
 class Contestant:
-    """One row of the tables. ``argv`` makes what is needed and returns the command of its process.
+    """One row of the tables. ``argv`` prepares the process and returns the command of its process.
 
-    ``slots`` says how it limits the requests that run together, if it does not follow what it is asked; ``most`` is
+    ``slots`` describes its own limit of requests that run together, if it ignores ours; ``most`` is
     how many requests of a workload it is given, evenly spread, if computing all would take too long.
     """
 
@@ -79,4 +79,4 @@ CONTESTANTS = (
     Contestant("generate-bf16", "transformers generate, one by one", "bf16", _same("on_generate.py", "bfloat16"), 1, 8),
 )
 REFERENCE = Contestant("generate-fp32", "transformers generate", "fp32", _same("on_generate.py", "float32"), slots=1)
-"""Whose greedy tokens are right."""
+"""The contestant with the reference's greedy tokens."""

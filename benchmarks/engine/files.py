@@ -29,7 +29,7 @@ def openvino(model: Path, weights: str, say: Say) -> Path:
 def gguf(name: str, kind: str, say: Say) -> Path:
     """Return the catalog's model as GGUF with tensors of ``kind``. Raises CannotInstall.
 
-    Made from the GGUF that the catalog's model itself was made from, whose weights are exactly ours.
+    Made from the GGUF from which the catalog's model was made: the same weights.
     """
     path = FOLDER.absolute() / f"{name}-{kind}.gguf"
     if not path.exists():

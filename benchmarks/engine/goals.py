@@ -22,7 +22,7 @@ _BY_NAME = {each.name: each for each in CONTESTANTS}
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured, in a sentence, and if that is enough."""
+    """The measurement in a sentence, and whether it reaches the goal."""
 
     is_reached: bool
     sentence: str
@@ -35,7 +35,7 @@ Goal = Callable[[Field, int], list[Verdict]]
 def _times(ours: str, *theirs: str, least: float, tokens: int = 0) -> Goal:
     """Return the goal that ``ours`` makes at least so many times the tokens a second of each of the others.
 
-    With ``tokens``, so many next tokens of each are held against float32: a speed of 8 bits says nothing without.
+    With ``tokens``, so many next tokens of each are held against float32: a speed in 8 bits means nothing without them.
     """
 
     def judge(field: Field, rounds: int) -> list[Verdict]:
@@ -88,7 +88,7 @@ def _path(field: Field, rounds: int) -> list[Verdict]:
 
 
 def _prefix(field: Field, rounds: int) -> list[Verdict]:
-    """Alone, one after the other: a prompt with 400 tokens that nobody sent before, and one with the same 400."""
+    """Alone, one after the other: a prompt with 400 tokens that was not sent before, and one with the same 400."""
     ours = _BY_NAME["headrace-bf16"]
     found: dict[str, list[float]] = {"miss": [], "hit": []}
     with field.running([ours]):

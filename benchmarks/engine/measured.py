@@ -8,7 +8,7 @@ from benchmarks.engine.peers.wire import Answer, Outcome, Request
 
 
 class WrongAnswer(Exception):
-    """A contestant did not compute what it was asked to."""
+    """A contestant did not compute its requests."""
 
 
 @dataclass(frozen=True)

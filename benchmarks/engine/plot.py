@@ -11,7 +11,7 @@ _COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8f5bb5", "#e08e1b", "#3c3c3c", "#
 
 @dataclass(frozen=True)
 class Point:
-    """What was reached at one load: output tokens a second, and the mean seconds to a first token."""
+    """The result at one load: output tokens a second, and the mean seconds to a first token."""
 
     tokens_per_s: float
     ttft_s: float

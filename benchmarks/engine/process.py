@@ -18,7 +18,7 @@ _STOP_S = 60
 
 
 class DoesNotRun(Exception):
-    """A contestant did not load or did not answer; the message is what it said last."""
+    """A contestant did not load or did not answer; the message is its last output."""
 
 
 class PeerProcess:
@@ -54,7 +54,7 @@ class PeerProcess:
         return decode_answer(self._read())
 
     def close(self) -> None:
-        """End the process, which its input's end tells it to; one that does not hear is killed."""
+        """End the process by closing its input; kill it if it does not end."""
         if self._child.stdin is None or self._child.stdin.closed:
             return
         try:

@@ -1,4 +1,4 @@
-"""What else the machine does. Engines whose threads spin at barriers lose half their speed and more to one neighbour.
+"""Other load on the machine. Engines with threads that spin at barriers lose half their speed or more to one neighbour.
 
 So a turn waits until the machine is quiet, and how much others took during it is kept with its figures.
 """
@@ -55,9 +55,9 @@ def _busy_s() -> float:
 
 
 def mark() -> dict[str, str]:
-    """Return what goes into the environment of a process whose time is our own, and so into all that it starts.
+    """Return the environment entry that marks a process, and all that it starts, as part of the benchmark.
 
-    Its descendants would not do: a database server that is started as a daemon is nobody's child.
+    Its descendants would not do: a database server that is started as a daemon has no parent of ours.
     """
     return {_MARK: str(os.getpid())}
 

@@ -132,7 +132,7 @@ class Field:
             return None
 
     def fresh(self, shape: Shape) -> tuple[Request, ...]:
-        """Return a workload whose words no run has seen, so that nobody finds them cached."""
+        """Return a workload with words that no run has seen, so that no contestant finds them cached."""
         self._num_texts += 1
         return requests_of(shape, self._encode, self._seed, self._num_texts)
 
@@ -146,7 +146,7 @@ class Field:
                 self._turn(each, round_, [spread(requests, each.most) for requests in tries])
 
     def _turn(self, contestant: Contestant, round_: Round, tries: Sequence[Sequence[Request]]) -> None:
-        """Take the first try that nobody disturbed, or the least disturbed."""
+        """Take the first try without other load, or the least disturbed."""
         turns: list[Turn] = []
         for requests in tries:
             wait_until_quiet(self._quiet.wait_s, self._say)

@@ -1,4 +1,4 @@
-"""``make bench-queue``: how fast a queue takes jobs, ends them and says so, and what each job costs.
+"""``make bench-queue``: how fast a queue accepts jobs, completes them and reports it, and the cost of a job.
 
 Contestants take turns: in every round each is started, warmed up, measured and stopped, so that what the machine does
 meanwhile hits all alike; the table has the medians of the rounds. Prints a table and, as its last line, JSON. Exits 1

@@ -30,12 +30,12 @@ Say = Callable[[str], None]
 
 
 class DoesNotRun(Exception):
-    """A contestant did not come up; the message is what it said last."""
+    """A contestant did not come up; the message is its last output."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A contestant that answers. ``layers`` names the root processes whose CPU is counted together."""
+    """A contestant that answers. ``layers`` names the root processes; the CPU of each tree is counted together."""
 
     port: int
     dialect: Dialect
@@ -44,7 +44,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One row of the table. ``stores`` says where a job's state is after the last poll."""
+    """One row of the table. ``stores`` is the place of a job's state after the last poll."""
 
     name: str
     what: str
@@ -110,7 +110,7 @@ def _celery(app: str, venv: str, *worker: str) -> Callable[[Services, Say], Abst
 def _single(
     name: str, venv: str, argv: Sequence[str], health: str, dialect: Dialect
 ) -> Callable[[Services, Say], AbstractContextManager[Running]]:
-    """A contestant whose processes all hang on one."""
+    """A contestant with one root process."""
 
     @contextmanager
     def run(services: Services, say: Say) -> Iterator[Running]:

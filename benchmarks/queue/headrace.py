@@ -50,7 +50,8 @@ class Stack:
 def running(
     services: Services, say: Say, changes: dict[str, str] | None = None, *, with_worker: bool = True
 ) -> Iterator[Stack]:
-    """Yield a stack whose every process is ready; ``changes`` are settings on top. The caller may bring the workers."""
+    """Yield a stack when all its processes are ready; ``changes`` are settings on top. The caller may bring the
+    workers."""
     home = Home(services.folder / "home")
     port, metrics_port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
     env = child_environment(

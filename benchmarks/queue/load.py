@@ -1,7 +1,8 @@
 """The client that every contestant meets: a process of its own that submits jobs and polls each to its end.
 
-``python -m benchmarks.queue.load`` reads a Plan as JSON from its first line of input, says ``ready``, waits for a line,
-works, and prints a Measured as JSON. It knows HTTP and a contestant's Dialect; it does not know who the contestant is.
+``python -m benchmarks.queue.load`` reads a Plan as JSON from its first line of input, writes ``ready``, waits for a
+line, works, and prints a Measured as JSON. It knows HTTP and a contestant's Dialect; it does not know who the
+contestant is.
 
 Closed loop: ``concurrency`` users, each with one job at a time. Open loop (``rate`` > 0): jobs come at random times of
 that mean rate whatever the server does, and a submit's time counts from the moment at which it was due.
@@ -46,7 +47,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do to whom. ``max_s`` ends the submitting early; jobs in flight are still followed to their end."""
+    """The load and its target. ``max_s`` ends the submitting early; jobs in flight are still followed to their end."""
 
     port: int
     dialect: Dialect

@@ -70,7 +70,7 @@ def _medians(columns: Sequence[dict[str, float]], digits: int) -> dict[str, floa
 
 
 def goals(found: Found) -> list[str]:
-    """Return a sentence for each goal that this run missed; a goal whose contestant did not play is not judged."""
+    """Return a sentence for each goal that this run missed; a goal without its contestant is not judged."""
     missed = []
     for prefix, times in (("a-", _TIMES_A), ("b-", _TIMES_B)):
         ratios = [ratio for name, ratio in found["headrace_times"].items() if name.startswith(prefix)]

@@ -1,6 +1,6 @@
-"""What a contestant's process and the program that asks it say to each other. Standard library only.
+"""The protocol between a contestant's process and the benchmark. Standard library only.
 
-A line of JSON each way. The process says ``{"ready": …}`` once its weights are loaded; each line that it then gets is
+A line of JSON each way. The process writes ``{"ready": …}`` once its weights are loaded; each line that it then gets is
 a run, requests with their times of arrival, and each is answered with when every token came. It ends with its input.
 
     asks     {"slots": 16, "requests": [{"id": "r0", "prompt": [1, 2], "max_tokens": 8, "at_s": 0.0}, …]}
@@ -79,7 +79,7 @@ class Clock:
 def step_through(
     ask: Ask, add: Callable[[Request], None], step: Callable[[Clock], None], has_work: Callable[[], bool]
 ) -> Clock:
-    """Drive an engine that computes when it is told to: hand in who has arrived, take a step, until all have ended."""
+    """Drive an engine step by step: submit the requests that have arrived, take a step, until all have ended."""
     clock = Clock(ask.requests)
     waiting = sorted(ask.requests, key=lambda each: each.at_s)
     while waiting or has_work():
@@ -125,7 +125,7 @@ def in_threads(ask: Ask, follow: Callable[[Request, Clock], None]) -> Clock:
 @dataclass(frozen=True)
 class Loaded:
     """An engine that is ready. ``prepare`` gets it to a number of slots, off the clock; ``pids`` are the processes
-    whose memory counts; ``stop`` ends what was started; ``facts`` are told with the version.
+    that count for memory; ``stop`` ends all started processes; ``facts`` are printed with the version.
     """
 
     run: Callable[[Ask], Clock]

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 celery = Celery("batches", broker=os.environ["BROKER_URL"], backend=os.environ["RESULT_URL"])
-# A batch can only gather what was prefetched.
+# A batch can only hold prefetched messages.
 celery.conf.worker_prefetch_multiplier = 64
 app = FastAPI()
 
