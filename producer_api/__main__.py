@@ -1,4 +1,4 @@
-"""``python -m producer_api``: the API as a process. Whatever keeps it from starting is said in one line."""
+"""``python -m producer_api``: the API as a process. An error that prevents the start is one line on stderr."""
 
 import logging
 import signal
@@ -29,30 +29,29 @@ _BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """Hears signals from the start, and tells the Runtime of a stop before uvicorn waits for connections to end.
+    """Handles signals from the start, and starts the drain before uvicorn waits for connections to end.
 
-    uvicorn installs its handlers only after it has imported its event loop, and when it has stopped it puts back those
-    that it found and raises the signals again. So they are the same: a handler that sets a flag, and never one that
-    raises, which Python may drop.
+    uvicorn installs its handlers late, and after it has stopped it restores the earlier handlers and raises the signals
+    again. So both are the same handler. It only sets a flag: Python may drop an exception from a signal handler.
     """
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
         self._runtime = runtime
 
-    def hear_signals(self) -> None:
-        """Stop when a signal asks for it, from now on."""
+    def install_handlers(self) -> None:
+        """Handle the stop signals from now on."""
         for number in HANDLED_SIGNALS:
             signal.signal(number, self.handle_exit)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin the drain, then stop as uvicorn does."""
+        """Start the drain, then stop as uvicorn does."""
         self._runtime.draining.set()
         await super().shutdown(sockets)
 
 
 def main() -> int:
-    """Run until told to stop; return the exit code."""
+    """Run until a stop signal; return the exit code."""
     try:
         settings = _settings()
         listener = _listen(settings)
@@ -77,7 +76,7 @@ def _settings() -> Settings:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the port before anything else is opened, so that a second API on it fails at once."""
+    """Bind the port before anything else is opened, so that a second API on it fails at once."""
     family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,7 +91,7 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _check_services(settings: Settings) -> None:
-    """Raise HeadraceError if Postgres is away or not migrated; only mention it if Redis is."""
+    """Raise HeadraceError if Postgres is unavailable or not migrated; log a warning if Redis is unavailable."""
     health = Health(settings)
     try:
         if (postgres := health.postgres()) != OK:
@@ -105,9 +104,9 @@ def _check_services(settings: Settings) -> None:
 
 
 def _check_database(settings: Settings) -> None:
-    """Raise SettingsError for a wrong encryption key, or a user whom row-level security does not bind.
+    """Raise SettingsError for a wrong encryption key, or for a database user that bypasses row-level security.
 
-    It only warns of that user if that is meant.
+    With ``HEADRACE_ROW_SECURITY=off`` such a user is only a warning.
     """
     db = Database(settings.database_url, pool_size=1, application_name="headrace-api-start")
     try:
@@ -129,7 +128,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     config = server_config(app, settings, log_level="warning")
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     server = _Server(config, app.state.runtime)
-    server.hear_signals()
+    server.install_handlers()
     host, port = listener.getsockname()[:2]
     interpreter.settle()
     _log.info("api_started", host=host, port=port)
@@ -140,7 +139,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Keep out uvicorn's word on a connection that was cut on purpose, which the stream has logged with its reason."""
+    """Drop uvicorn's message about a connection that was cut on purpose: the stream has logged the reason."""
     return not record.getMessage().startswith("ASGI callable returned without completing response")
 
 

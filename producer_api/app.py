@@ -1,4 +1,4 @@
-"""The application: routes, what surrounds them, and the Runtime that they share. Importing it does nothing."""
+"""The application: the routes, the middleware, and the Runtime that they share. Importing it has no side effects."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,10 +50,10 @@ Every request under `/v1/` needs `Authorization: Bearer hr_...`. Every error has
 
 
 class Application(FastAPI):
-    """FastAPI behind our layers. Inside, where it would put them, every request first passes four of its own."""
+    """FastAPI inside our middleware. FastAPI's own ``add_middleware`` would put it behind four layers of its own."""
 
     def __init__(self, runtime: Runtime, **options: Any) -> None:
-        # A redirect to the path without its last slash would go to whatever host the request names, body and all.
+        # A redirect to the path without the last slash would go to the host that the request names, with the body.
         super().__init__(redirect_slashes=False, **options)
         self.state.runtime = runtime
         self._front: ASGIApp = super().__call__
@@ -61,7 +61,7 @@ class Application(FastAPI):
             self._front = layer(self._front, runtime=runtime)
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document, with the words that stand beside no field. It is made once."""
+        """Return the OpenAPI document with the texts of ``openapi_text``. It is made once."""
         if self.openapi_schema is None:
             self.openapi_schema = describe(super().openapi())
         return self.openapi_schema
@@ -100,7 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("headrace"),
         description=_DESCRIPTION,
         lifespan=lifespan,
-        # FastAPI's own page loads its scripts from another server: ours is in ``pages``.
+        # FastAPI's page loads its scripts from another server. Ours is in ``pages``.
         docs_url=None,
         openapi_url="/openapi.json" if with_docs else None,
         redoc_url=None,
@@ -128,7 +128,7 @@ def create_app(settings: Settings) -> FastAPI:
         health_routes,
     )
     for router in (*task_routers, *(routes.router for routes in other_routes)):
-        # As they are: include_router builds each once more, for every application and at its first request.
+        # The routes themselves: include_router builds each route again, for every application.
         app.router.routes.extend(router.routes)
     app.router.routes.extend(pages.routes(with_docs=with_docs))
     return app

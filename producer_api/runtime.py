@@ -1,7 +1,7 @@
-"""What one API process holds open, in one place: the database, Redis, the hub, and the parts built on them.
+"""The parts of one API process, in the order of construction: database, Redis, hub, and the parts built on them.
 
-Making a Runtime opens nothing; ``start`` does, and ``stop`` closes it. ``draining`` is set when the process is told to
-end, before its connections are closed, so that streams and waits let go.
+The constructor opens nothing; ``start`` does, and ``stop`` closes everything. ``draining`` is set when the process gets
+its stop signal, before connections are closed, so that streams and waits end.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from producer_api.server.health import Health
 from producer_api.server.metrics import Metrics
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.input_policy import PolicyCache
+from producer_api.submission.input_policy import ActivePolicies
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
@@ -37,12 +37,12 @@ from store.streams.stream_log import StreamPublisher
 from store.tenants.quotas import fold_for_the_dispatcher
 
 _POOL_SIZE = 16
-# Everything that a request asks of Redis has a way without it, so it waits for an answer only this long, and once.
+# A request can do without Redis, so it waits only this long, without a retry.
 _REDIS_TIMEOUT_S = 0.5
 
 
 class Runtime:
-    """One API process's parts."""
+    """The parts of one API process."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -60,7 +60,7 @@ class Runtime:
             on_error=lambda what: self.metrics.hub_errors.labels(what).inc(),
         )
         self.metrics.hub_connected.set_function(lambda: float(self.hub.is_connected))
-        # For nudges alone, which carry nothing.
+        # For notifications alone, which carry no data.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self.catalog = ModelCatalog(self.db)
         self.reader = JobLoader(self.db)
@@ -81,7 +81,7 @@ class Runtime:
         )
         self.refusal_log = RefusalLog()
         self.digests = RequestDigests(open_digests(settings, vault))
-        self.policies = PolicyCache(self.db, names_model=settings.names_model)
+        self.policies = ActivePolicies(self.db, names_model=settings.names_model)
         self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
         self.submissions = Submissions(
             settings,
@@ -99,7 +99,7 @@ class Runtime:
         self.health = Health(settings)
 
     async def start(self) -> None:
-        """Start what runs in the background. A Redis that is away does not stop it."""
+        """Start the background threads and the hub. An unavailable Redis does not prevent it."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
         self.redis_watch.start()
         self.live_processes.start()

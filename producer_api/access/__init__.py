@@ -1,3 +1,3 @@
-"""Who is calling and how much they may send: authentication, rate limits, limits of streams.
+"""Authentication of callers, their rate limits and their limits of open streams.
 
 The limits of a queue are in ``producer_api.submission``."""

@@ -66,11 +66,11 @@ def may(principal: Principal, scope: str) -> bool:
 
 
 def require(scope: str) -> Callable[..., Awaitable[Principal]]:
-    """Return the dependency of a route whose callers need ``scope``; a key with ``admin`` may do everything."""
+    """Return the dependency of a route that requires ``scope``; a key with ``admin`` may do everything."""
     if scope not in api_keys.SCOPES:
         raise ValueError(f"no such scope: {scope}")
 
-    # The scope is in the OpenAPI document beside the operation's security, where clients and the tests look it up.
+    # FastAPI writes the scope into the OpenAPI document, in the security of the operation.
     async def check(request: Request, _: Annotated[object, Security(_documented, scopes=[scope])]) -> Principal:
         principal: Principal = request.state.principal
         if may(principal, scope):

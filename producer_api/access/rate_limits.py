@@ -1,7 +1,6 @@
-"""Whether a key may send more now: rate limits, of the key and of its tenant. Whether the queue has room is
-``producer_api.submission.queue_limits``'s, and what must be counted exactly ``store.tenants.quotas``'.
+"""Rate limits of an API key and of its tenant, in requests and input tokens per minute.
 
-It knows no HTTP beyond the names of the headers that tell a client how much it has left.
+The limits of the queue are in ``producer_api.submission.queue_limits``; exact quotas are in ``store.tenants.quotas``.
 """
 
 import math
@@ -19,7 +18,7 @@ Headers = dict[str, str]
 
 
 class OverRate(RateLimited):
-    """More than a minute's; the headers say of what and how much is left."""
+    """A rate limit is exceeded; the headers name the limit and the amount that is left."""
 
     def __init__(self, message: str, *, retry_after_s: float, headers: Headers) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
@@ -28,31 +27,31 @@ class OverRate(RateLimited):
 
 @dataclass(frozen=True, slots=True)
 class _RateLimit:
-    """One limit of a request's: whose it is in words, and what would be spent of it."""
+    """One limit of a request: its owner in words, and the amount that would be spent."""
 
-    whose: str
+    owner: str
     spend: Spend
 
 
 class RateLimits:
-    """Checks limits for submissions, for those that came together with one question. Blocks on Postgres and Redis."""
+    """Checks the rate limits of several requests with one script call. Blocks on Postgres and Redis."""
 
-    def __init__(self, book: LimitCache, limiter: Limiter) -> None:
-        self._book = book
+    def __init__(self, limits: LimitCache, limiter: Limiter) -> None:
+        self._limits = limits
         self._limiter = limiter
 
     def held_by(self, principal: Principal) -> Held:
         """Return the limits that hold for the key."""
-        (held,) = self._book.held_by([principal])
+        (held,) = self._limits.held_by([principal])
         return held
 
     def spend_request(self, principal: Principal) -> Headers:
-        """Count one request; return the headers that say what is left. Raises RateLimited."""
+        """Count one request; return the rate-limit headers. Raises RateLimited."""
         return _raised(self.spend_requests([principal])[0])
 
     def spend_requests(self, principals: Sequence[Principal]) -> list[Headers | HeadraceError]:
-        """Count a request of each; return for each what is left, or RateLimited."""
-        held = self._book.held_by(principals)
+        """Count one request of each principal; return the rate-limit headers or RateLimited for each."""
+        held = self._limits.held_by(principals)
         return self._spend(
             "requests",
             [
@@ -62,13 +61,15 @@ class RateLimits:
         )
 
     def spend_tokens(self, principal: Principal, num_tokens: int) -> Headers:
-        """Count a prompt's tokens; return the headers that say what is left. Raises RateLimited, InvalidRequest."""
+        """Count a prompt's tokens; return the rate-limit headers. Raises RateLimited, InvalidRequest."""
         return _raised(self.spend_all_tokens([(principal, num_tokens)])[0])
 
     def spend_all_tokens(self, prompts: Sequence[tuple[Principal, int]]) -> list[Headers | HeadraceError]:
-        """Count each prompt's tokens; return for each what is left, RateLimited, or InvalidRequest if it is too long
-        for any minute."""
-        held = self._book.held_by([principal for principal, _ in prompts])
+        """Count each prompt's tokens; return the rate-limit headers or an error for each.
+
+        The error is RateLimited, or InvalidRequest for a prompt with more tokens than the limit of a minute.
+        """
+        held = self._limits.held_by([principal for principal, _ in prompts])
         return self._spend(
             "tokens",
             [
@@ -77,17 +78,20 @@ class RateLimits:
             ],
         )
 
-    def used(self, whose: str, limits: Limits) -> tuple[int | None, int | None]:
-        """Return how many requests and input tokens of a key or tenant are used now; None where it has no limit."""
+    def used(self, owner: str, limits: Limits) -> tuple[int | None, int | None]:
+        """Return the requests and input tokens that a key or tenant has used now; None where it has no limit.
+
+        ``owner`` is the id of the key or tenant.
+        """
         rates = {"requests": limits.requests_per_minute, "tokens": limits.input_tokens_per_minute}
-        spends = {unit: Spend(f"{unit}:{whose}", rate, 0) for unit, rate in rates.items() if rate is not None}
+        spends = {unit: Spend(f"{unit}:{owner}", rate, 0) for unit, rate in rates.items() if rate is not None}
         left = dict(zip(spends, self._limiter.check_all(list(spends.values())), strict=True))
-        used = {unit: max(0, spends[unit].most - told.remaining) for unit, told in left.items()}
+        used = {unit: max(0, spends[unit].most - decision.remaining) for unit, decision in left.items()}
         return used.get("requests"), used.get("tokens")
 
     def _spend(self, unit: str, asked: Sequence[list[_RateLimit]]) -> list[Headers | HeadraceError]:
         decided = self._limiter.check_groups([[bound.spend for bound in bounds] for bounds in asked])
-        return [_told(unit, bounds, decisions) for bounds, decisions in zip(asked, decided, strict=True)]
+        return [_outcome(unit, bounds, decisions) for bounds, decisions in zip(asked, decided, strict=True)]
 
 
 def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_tenant: int | None) -> list[_RateLimit]:
@@ -106,8 +110,8 @@ def _raised(outcome: Headers | HeadraceError) -> Headers:
     return outcome
 
 
-def _told(unit: str, bounds: Sequence[_RateLimit], decisions: Sequence[Decision]) -> Headers | HeadraceError:
-    """Return the headers of the tighter limit, or the refusal of the one that refuses for longest."""
+def _outcome(unit: str, bounds: Sequence[_RateLimit], decisions: Sequence[Decision]) -> Headers | HeadraceError:
+    """Return the headers of the tighter limit, or the error of the limit with the longest wait."""
     if not bounds:
         return {}
     for bound in bounds:
@@ -121,14 +125,14 @@ def _told(unit: str, bounds: Sequence[_RateLimit], decisions: Sequence[Decision]
         return headers
     what = "requests" if unit == "requests" else "input tokens"
     message = (
-        f"more than {bound.spend.per_minute} {what} a minute {bound.whose}: try again in {decision.retry_after_s:.3g} s"
+        f"more than {bound.spend.per_minute} {what} a minute {bound.owner}: try again in {decision.retry_after_s:.3g} s"
     )
     return OverRate(message, retry_after_s=decision.retry_after_s, headers=headers)
 
 
 def _too_long(bound: _RateLimit) -> InvalidRequest:
     return InvalidRequest(
-        f"the prompt has {bound.spend.cost} tokens, and {bound.spend.per_minute} may be sent a minute {bound.whose}:"
+        f"the prompt has {bound.spend.cost} tokens, and {bound.spend.per_minute} may be sent a minute {bound.owner}:"
         " shorten the prompt",
         code="rate_limit_exceeded",
         param="input",

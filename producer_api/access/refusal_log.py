@@ -1,7 +1,7 @@
-"""Whoever was refused for what its key is or lacks: a line in the log, and a count in the metrics, but no audit row.
+"""Logs requests that are refused because of their API key. They get a line in the log, but no audit row.
 
-A row is for what was changed, and somebody without a key must not be able to make the audit log grow. For the same
-reason a flood of refusals is a line a second, which says how many it stands for.
+The audit log has a row for each change, and a caller without a key must not be able to make it grow. For the same
+reason many refusals are one line a second, with the number of refusals since the last line.
 """
 
 import time
@@ -19,7 +19,7 @@ LOG_AGAIN_AFTER_S = 1.0
 
 
 def address_of(scope: Scope) -> str | None:
-    """Return the caller's address; None for what is none, which a trusted proxy may have passed on from its client."""
+    """Return the caller's IP address; None if a trusted proxy has passed on something else."""
     return _address(scope["client"][0]) if scope.get("client") else None
 
 
@@ -37,15 +37,15 @@ class RefusalLog:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._next_at = dict.fromkeys(CODES, 0.0)
-        self._unsaid = dict.fromkeys(CODES, 0)
+        self._num_skipped = dict.fromkeys(CODES, 0)
 
     def note(self, code: str, scope: Scope) -> None:
-        """Log a refusal with this code, if it is one of a key; the request's id and address go with it."""
+        """Log a refusal if its code is about the key. The line has the request's id and address."""
         if code not in CODES:
             return
         now = self._clock()
         if now < self._next_at[code]:
-            self._unsaid[code] += 1
+            self._num_skipped[code] += 1
             return
         principal = scope["state"].get("principal")
         _log.warning(
@@ -55,6 +55,6 @@ class RefusalLog:
             route=getattr(scope.get("route"), "path", None),
             key_id=None if principal is None else principal.key_id,
             address=address_of(scope),
-            num_unsaid=self._unsaid[code],
+            num_unsaid=self._num_skipped[code],
         )
-        self._next_at[code], self._unsaid[code] = now + LOG_AGAIN_AFTER_S, 0
+        self._next_at[code], self._num_skipped[code] = now + LOG_AGAIN_AFTER_S, 0

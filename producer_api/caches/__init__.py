@@ -1,3 +1,3 @@
-"""What a process reads once for many callers, or keeps for a moment: models, limits, live processes.
+"""Caches of a process: models, limits, live processes.
 
-Nothing in here is the truth; Postgres is."""
+Postgres is the truth; a cached value is used for a few seconds."""

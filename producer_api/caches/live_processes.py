@@ -1,7 +1,7 @@
-"""Which processes live, as this one last heard: the API processes that share the limits, and the workers by queue.
+"""The live processes: the API processes that share the rate limits, and the workers of each queue.
 
-A thread says now and then that this process lives and reads the others. What it read is used without asking Postgres,
-except that a queue without a worker is looked for once more, since a worker may have started just now.
+A thread sends the heartbeat of this process to Postgres and reads those of the others. Callers use the last reading. If
+it has no worker for a queue, Postgres is read again, because a worker may have started since.
 """
 
 import threading
@@ -19,14 +19,14 @@ from store.ids import new_id
 _log = structlog.get_logger("producer_api")
 
 _UNKNOWN = 8
-"""API processes where nobody has counted yet; many, so that nothing is let in twice."""
+"""The number of API processes until it was read; high, so that their shares of a limit are not too large."""
 
 CONFIRM_S = 0.25
-"""An absence is believed for so long before Postgres is asked again."""
+"""The absence of a worker is read again after this time."""
 
 
 class LiveProcesses:
-    """One process's part in the count. ``db`` reads and writes nobody's tables. ``at_each_beat`` is done as well."""
+    """The heartbeat of this process and the last reading of the others. ``at_each_beat`` runs after each heartbeat."""
 
     def __init__(
         self,
@@ -47,11 +47,11 @@ class LiveProcesses:
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def num_alive(self) -> int:
-        """Return how many API processes there are, with this one. Without Postgres it is what it was."""
+        """Return the number of API processes, with this one. Without Postgres it is the last known number."""
         return self._num_alive
 
     def serving(self, queue: str) -> Serving | None:
-        """Return the workers of a queue; None if that is not known because Postgres does not answer.
+        """Return the workers of a queue; None if Postgres does not answer.
 
         Blocks on Postgres only if no worker is known, and then at most once in ``CONFIRM_S``.
         """
@@ -64,23 +64,23 @@ class LiveProcesses:
         return self._serving.get(queue, Serving())
 
     def is_unserved(self, queue: str) -> bool:
-        """Return True if no worker serves the queue; False, too, where that is not known."""
+        """Return True if no worker serves the queue; False if a worker does, or if it is not known."""
         serving = self.serving(queue)
         return serving is not None and not serving.workers
 
     def start(self) -> None:
-        """Begin to say so."""
+        """Start the heartbeat."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop the heartbeat and remove this process from the list."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         try:
             presence.leave(self._db, self._id)
         except HeadraceError:
-            return  # the others find out by themselves
+            return  # the others notice that the heartbeat has ended
 
     def _age_s(self) -> float:
         return self._clock() - self._read_at
@@ -90,7 +90,7 @@ class LiveProcesses:
         try:
             self._serving = presence.read_serving(self._db)
         except HeadraceError:
-            return  # what was read last grows old, and is then not believed
+            return  # the last reading is used until it is too old
         self._read_at = read_at
 
     def _run(self) -> None:
@@ -101,7 +101,7 @@ class LiveProcesses:
                 self._at_each_beat()
             except HeadraceError:
                 _log.debug("presence_not_told")
-            except Exception:  # noqa: BLE001 - it must not end the thread that others are counted by
+            except Exception:  # noqa: BLE001 - a defect must not end the heartbeat
                 _log.exception("presence_not_told")
             if self._stopping.wait(BEAT_S):
                 return

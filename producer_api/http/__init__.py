@@ -1,3 +1,3 @@
-"""What surrounds every request and needs the runtime: middleware, dependencies of routes, pages, shared objects.
+"""The parts of every request that need the runtime: middleware, dependencies of routes, pages, shared views.
 
-What needs no runtime is ``producer_api.server``."""
+Parts that need no runtime are in ``producer_api.server``."""

@@ -1,4 +1,4 @@
-"""Whether the process lives and can work, what it counts, which version it is. None of these needs a key."""
+"""Health, metrics and version of the process. These routes need no API key."""
 
 import platform
 from importlib.metadata import version
@@ -27,18 +27,18 @@ _VERSION = version("headrace")
 
 @router.get("/healthz", summary="Is the process alive")
 async def healthz() -> Response:
-    """Answer from the event loop, asking nobody."""
+    """Answer from the event loop, without any other service."""
     return ObjectResponse({"status": "ok"})
 
 
 @router.get(
     "/readyz",
-    responses={503: {"model": ErrorBody, "description": "It cannot now; beside the error stands what is away"}},
+    responses={503: {"model": ErrorBody, "description": "Not ready; the failed checks stand beside the error"}},
     summary="Can the process do its work",
 )
 async def readyz(request: Request, runtime: RuntimeOf) -> Response:
-    """Answer 200 if Postgres answers and is migrated: without Redis, jobs are accepted and polled, and streams go on
-    more slowly. `status` is `degraded` then, and beside it stands what is away."""
+    """Answer 200 if Postgres answers and is migrated. Without Redis, jobs are accepted and polled, and streams go on
+    more slowly: `status` is `degraded` then, and the failed check has the reason."""
     report = await runtime.health.report()
     streams = OK if runtime.hub.is_connected else "not connected to Redis: they look for news once a second"
     checks = {"postgres": report.postgres, "redis": report.redis, "streams": streams}

@@ -1,8 +1,8 @@
-"""What surrounds every request, as plain ASGI: its id, its time, its key, its body's size, and the last word on errors.
+"""The middleware of every request, as plain ASGI: request id, latency, authentication, limits of the body, errors.
 
     RequestContext ─▶ Authenticate ─▶ MeterWrites ─▶ BufferBody ─▶ FastRoutes ─▶ the routes
 
-Plain ASGI, because a middleware that makes a task per request costs more than the rest of a submit and hides a
+Starlette's own middleware makes a task for each request. That costs more than the rest of a submission, and hides a
 client's disconnect.
 """
 
@@ -28,13 +28,13 @@ from store.ids import new_id
 _log = structlog.get_logger("producer_api")
 
 _HAS_BODY = frozenset({"POST", "PUT", "PATCH"})
-# Read by its route as it comes, block by block.
+# Its route reads the body block by block.
 _UPLOADS = "/v1/files"
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 5.0
-# In which a body must have come, or the next part of an upload.
+# Within which a body, or the next part of an upload, must be received.
 BODY_S = 60.0
-# On every answer that has none of its own: no browser keeps it, guesses what it is, runs or frames it.
+# On every response without headers of its own: a browser must not cache, sniff, run or frame it.
 _GUARDS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
@@ -43,7 +43,7 @@ _GUARDS = {
 
 
 class RequestContext:
-    """Gives each request an id, times it, and turns whatever escapes the routes into an answer or a cut connection."""
+    """Gives each request an id, measures its latency, and turns errors into a response or a cut connection."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
@@ -52,21 +52,21 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        context = _RequestState(scope, send, self._runtime)
+        context = _RequestScope(scope, send, self._runtime)
         context.spent = rate_limit_headers.begin()
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=context.request_id, **_callers_names(scope))
+        structlog.contextvars.bind_contextvars(request_id=context.request_id, **_client_ids(scope))
         bind_caller(context.request_id, address_of(scope))
         try:
             await self.app(scope, receive, context.send)
         except StreamAborted:
-            # Returning without a last chunk makes the server cut the connection, which is how a client learns it.
+            # Returning without a last chunk makes the server cut the connection, so that the client sees an error.
             return None
         except HeadraceError as error:
             await context.answer(error, receive)
-        except Exception as error:  # noqa: BLE001 - the last place where a request still can get an answer
-            # One of a route was answered and logged where it was met; the framework raises it again.
-            if not context.has_told_of_defect:
+        except Exception as error:  # noqa: BLE001 - the last place where a request can get an answer
+            # The framework raises a route's error again after it was answered and logged.
+            if not context.has_answered_defect:
                 await context.answer(internal_error(error), receive)
         finally:
             self._runtime.streams.leave(scope)
@@ -77,16 +77,16 @@ _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 _LONGEST_CLIENT_ID = 512
 
 
-def _callers_names(scope: Scope) -> dict[str, str]:
-    """Return what the caller calls this request and the trace that it is part of, for the log; nonsense is left out."""
+def _client_ids(scope: Scope) -> dict[str, str]:
+    """Return the caller's own request id and trace id for the log; invalid ones are left out."""
     headers = Headers(scope=scope)
     client_id, trace = headers.get("x-client-request-id", ""), _TRACE.fullmatch(headers.get("traceparent", ""))
     is_good = 0 < len(client_id) <= _LONGEST_CLIENT_ID and client_id.isascii() and client_id.isprintable()
     return ({"client_request_id": client_id} if is_good else {}) | ({"trace_id": trace[1]} if trace else {})
 
 
-class _RequestState:
-    """One request: its id, when it came, and whether its response has begun."""
+class _RequestScope:
+    """The state of one request: its id, its start, and whether its response has begun."""
 
     def __init__(self, scope: Scope, send: Send, runtime: Runtime) -> None:
         self.request_id = new_id("req")
@@ -105,7 +105,7 @@ class _RequestState:
         await self._send(message)
 
     @property
-    def has_told_of_defect(self) -> bool:
+    def has_answered_defect(self) -> bool:
         return self._has_begun and self._scope["state"].get("error_code") == HeadraceError.default_code
 
     async def answer(self, error: HeadraceError, receive: Receive) -> None:
@@ -128,7 +128,7 @@ class _RequestState:
 
 
 class Authenticate:
-    """Lets nothing under ``/v1/`` pass without a good API key."""
+    """Refuses requests under ``/v1/`` without a valid API key."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
@@ -146,16 +146,15 @@ class Authenticate:
 
 
 class BufferBody:
-    """Reads a request's body up to the limit before the routes see it; refuses a larger one without reading it all,
-    and one of many small parts without parsing it.
+    """Reads a request's body before its route runs. Refuses a body that is too large or has too many JSON values.
 
-    An upload is let through to its route if the length that it declares is not over the limit of files.
+    An upload goes on to its route unless its declared length is over the limit of files.
     """
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
         self._limit = runtime.settings.max_body_bytes
-        # Beside the file a form has a few fields.
+        # A form has a few fields beside the file.
         self._upload_limit = runtime.settings.max_file_bytes + (64 << 10)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,20 +195,20 @@ class BufferBody:
                 return bytes(body)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        """Answer 413 at once, then swallow some of what is still coming.
+        """Answer 413 at once, then read and drop some of the rest of the body.
 
-        A client that writes its whole body before it reads would otherwise meet a reset instead of the answer.
+        A client that writes its whole body before it reads would otherwise get a reset instead of the answer.
         """
         response = respond(TooLarge(f"the body is over {limit} bytes, the most that is accepted"), scope)
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
         with suppress(TimeoutError):
-            await asyncio.wait_for(_swallow(receive), _DRAIN_S)
+            await asyncio.wait_for(_drop_body(receive), _DRAIN_S)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _TimedReceive:
-    """A ``receive`` that does not wait for a part of the body for ever."""
+    """A ``receive`` with a time limit for each part of the body."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -217,7 +216,7 @@ class _TimedReceive:
 
     async def __call__(self) -> Message:
         if self._has_ended:
-            return await self._receive()  # what comes now is the end of the connection, whenever
+            return await self._receive()  # only the disconnect can follow, at any time
         try:
             async with asyncio.timeout(BODY_S):
                 message = await self._receive()
@@ -228,7 +227,7 @@ class _TimedReceive:
 
 
 class BufferedBody:
-    """A ``receive`` that gives the buffered body once and then whatever the connection says."""
+    """A ``receive`` that returns the buffered body once, and then the messages of the connection."""
 
     def __init__(self, body: bytes, receive: Receive) -> None:
         self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
@@ -239,7 +238,7 @@ class BufferedBody:
         return await self._receive() if message is None else message
 
 
-async def _swallow(receive: Receive) -> None:
+async def _drop_body(receive: Receive) -> None:
     left = _DRAIN_BYTES
     while left > 0:
         message = await receive()

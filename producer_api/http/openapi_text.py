@@ -1,13 +1,13 @@
-"""The words of the OpenAPI document that stand beside no field: what each field and parameter is, and bodies to try.
+"""Texts of the OpenAPI document: descriptions of fields and parameters, and example bodies.
 
-A description beside the field in its model goes before. Here is what many models share, as the ``has_more`` of a page,
-and what is told in OpenAI's words. A field or parameter without a description, a body without an example, and a word
-here that nothing has any more fail a test.
+A description in the model itself goes first. This file has the fields that many models share, such as ``has_more`` of a
+page, and those of OpenAI. A test fails for a field or parameter without a description, a body without an example, and a
+text that no model uses.
 """
 
 from typing import Any
 
-# Of a field by its name; by ``Model.name`` where another text is needed than for its namesakes.
+# By the name of the field, or by ``Model.field`` where one model needs another text.
 FIELDS: dict[str, str] = {
     "about_endpoint_id": "the endpoint that the event is about, where it is about one",
     "action": "what is done with what is found: block, mask, redact or flag",
@@ -299,7 +299,7 @@ EXAMPLES: dict[str, Any] = {
 
 
 def describe(document: dict[str, Any]) -> dict[str, Any]:
-    """Fill the words into an OpenAPI document and return it."""
+    """Fill the texts into an OpenAPI document and return it."""
     for name, schema in document.get("components", {}).get("schemas", {}).items():
         for field, about in schema.get("properties", {}).items():
             if (words := words_of(name, field, about)) is not None:
@@ -311,10 +311,10 @@ def describe(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def words_of(schema: str, field: str, about: dict[str, Any]) -> str | None:
-    """Return the words for a field of a schema; None if there are none here."""
+    """Return the description of a field of a schema, None if this file has none."""
     if "const" in about:
         return f"always `{about['const']}`"
-    # Two models of one name are told apart by their modules.
+    # The schemas of two models with one name have their modules in front.
     model = schema.rpartition("__")[2]
     return FIELDS.get(f"{model}.{field}", FIELDS.get(field))
 

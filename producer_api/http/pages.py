@@ -1,7 +1,7 @@
-"""Pages for people: ``/`` leads on, ``/docs`` is Swagger UI on the OpenAPI document. They work without a network.
+"""HTML pages: ``/`` redirects to ``/docs``, which is Swagger UI on the OpenAPI document. They need no other server.
 
-The scripts and styles are those of the package fastapi-offline (Swagger UI, Apache-2.0, as its makers publish it),
-served from here. No inline script: the page's policy lets the browser run this server's files alone.
+The scripts and styles come from the package fastapi-offline (Swagger UI, Apache-2.0). There is no inline script: the
+page's Content-Security-Policy allows only files of this server.
 """
 
 from importlib import resources
@@ -18,7 +18,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Relative addresses, so that it also works behind a proxy that serves the API under a path of its own.
+# Relative URLs also work behind a proxy that serves the API under a path.
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -47,7 +47,7 @@ _START = """SwaggerUIBundle({
 });
 """
 _FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
-# A new release comes with new files.
+# For an hour, because a new release has new files.
 _KEPT = {"Cache-Control": "public, max-age=3600"}
 
 
@@ -63,7 +63,7 @@ async def _root(_request: Request) -> Response:
 
 
 async def _root_with_docs(request: Request) -> Response:
-    """Lead a browser to the documentation, and tell a program where it is."""
+    """Redirect a browser to the documentation; return its path to a program."""
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse("docs")
     links = {"docs": "/docs", "openapi": "/openapi.json"}

@@ -1,5 +1,4 @@
-"""What routes ask of a request: the Runtime, a body read strictly, whether it was sent before, a wait that ends when
-the caller leaves."""
+"""Dependencies of routes: the Runtime, strict JSON, the origin of a request, and a wait that ends on a disconnect."""
 
 import asyncio
 import hashlib
@@ -49,7 +48,7 @@ async def read_origin(
         Header(alias="OpenAI-Project", max_length=MAX_PROJECT_CHARS, description="whom the usage is counted for"),
     ] = None,
 ) -> Origin:
-    """Return where this request came in; its route must have been found."""
+    """Return the origin of this request; its route must be known."""
     route = f"{request.method} {request.scope['route'].path}"
     digest = hashlib.blake2b(digest_size=16)
     body = await request.body()
@@ -64,22 +63,22 @@ OriginOf = Annotated[Origin, Depends(read_origin)]
 
 
 class _StrictJson(Request):
-    """Reads JSON by the letter: no NaN, no lone surrogates, no nesting without end."""
+    """Parses JSON strictly: no NaN, no lone surrogates, limited nesting."""
 
     async def json(self) -> Any:
         body = await self.body()
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            # Without the document: an error that carries it might take a prompt into a log.
+            # Without the document, so that no prompt gets into a log.
             raise json.JSONDecodeError(error.msg, "", 0) from None
 
 
 class StrictJsonRoute(APIRoute):
-    """A route whose body is read by ``_StrictJson``."""
+    """A route that parses its body with ``_StrictJson``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's own handler, given the stricter request."""
+        """Return FastAPI's handler with the strict request."""
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
@@ -89,7 +88,7 @@ class StrictJsonRoute(APIRoute):
 
 
 async def unless_gone(request: Request, answer: Awaitable[T]) -> T | None:
-    """Wait for the answer; stop waiting and return None if the caller leaves first."""
+    """Wait for the answer; return None if the caller disconnects first."""
     work = asyncio.ensure_future(answer)
     gone = asyncio.ensure_future(until_disconnected(request.receive))
     try:

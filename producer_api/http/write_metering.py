@@ -1,7 +1,7 @@
-"""Every request that may change something is counted in the rate limits, whatever becomes of it.
+"""Counts every request that may change something in the rate limits, also if it is refused.
 
-A submission is counted together with those that came with it (``submit``); if it is refused before that, it is counted
-here, so that sending what is refused is not free. Any other is counted here before its body is read.
+A submission is counted with its batch (``producer_api.submission.submit``). If it is refused before that, it is counted
+here, so that refused requests are not free. Every other write is counted here before its body is read.
 """
 
 import math
@@ -21,14 +21,14 @@ from store.tenants.api_keys import Principal
 
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _SUBMISSIONS = frozenset({"/v1/jobs", *(url for task in TASKS.values() for url in task.urls)})
-_LONGEST_S = 1.0
-_MOST_KEPT = 10_000
+_MAX_REFUSE_S = 1.0
+_MAX_KEYS = 10_000
 
 
 class OverLimitKeys:
-    """Keys that are over their limits, so that nothing more of theirs is read until there is room again.
+    """Keys that are over their limits: their requests are refused without Redis until their time has come.
 
-    At most for a second, for the limits may have been changed. Used on the event loop alone.
+    At most for a second, because the limits may have been changed. Used on the event loop alone.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,13 +36,13 @@ class OverLimitKeys:
         self._until: dict[str, tuple[float, OverRate]] = {}
 
     def note(self, key_id: str, error: OverRate) -> None:
-        """Note what a request with this key got just now."""
-        if len(self._until) >= _MOST_KEPT:
+        """Note that a request with this key was refused now."""
+        if len(self._until) >= _MAX_KEYS:
             self._until.clear()
-        self._until[key_id] = self._clock() + min(error.retry_after_s, _LONGEST_S), error
+        self._until[key_id] = self._clock() + min(error.retry_after_s, _MAX_REFUSE_S), error
 
     def check(self, key_id: str) -> None:
-        """Raise OverRate if there cannot be room yet."""
+        """Raise OverRate if the key is still over its limit."""
         until, error = self._until.get(key_id, (-math.inf, None))
         if error is None:
             return
@@ -52,7 +52,7 @@ class OverLimitKeys:
 
 
 class MeterWrites:
-    """Counts requests that may change something; refuses them beyond the limits of their key and its tenant."""
+    """Counts requests that may change something; refuses those over the limits of their key or its tenant."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
@@ -82,7 +82,7 @@ class MeterWrites:
             raise
 
     async def _count(self, principal: Principal) -> None:
-        """Count a refused submission that was not counted yet. Its answer stays what it is."""
+        """Count a refused submission that was not counted yet. Its response does not change."""
         if not has_spent_request():
             with suppress(HeadraceError):
                 await self._spend(principal)

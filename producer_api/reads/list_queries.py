@@ -1,7 +1,7 @@
-"""ListQueries, which may have to look at everything that a tenant has: apart from what submissions and polls use.
+"""List queries, which may have to read all rows of a tenant. They must not slow down submissions and polls.
 
-They have a few connections and threads of their own, of which a tenant has one at a time, and Postgres gives up on one
-that takes long. Each counts as a request.
+They have a few connections and threads of their own. A tenant runs one list query at a time, and Postgres cancels a
+query that takes too long. Each list counts as a request in the rate limits.
 """
 
 from collections.abc import Callable
@@ -19,31 +19,31 @@ from store.tenants.api_keys import Principal
 
 T = TypeVar("T")
 
-_PLACES = 4
+_NUM_THREADS = 4
 _PATIENCE_S = 5.0
-"""How long a list waits for the tenant's lists before it, and for a place."""
+"""How long a list query waits for earlier ones of its tenant, and for a thread."""
 
 
 class ListQueries:
-    """Reads lists."""
+    """Runs list queries."""
 
     def __init__(self, settings: Settings, rate_limits: RateLimits) -> None:
         self._timeout_s = settings.list_timeout_s
         self._rate_limits = rate_limits
-        self._tenant_threads = TenantThreads(_PLACES)
+        self._tenant_threads = TenantThreads(_NUM_THREADS)
         self._db = Database(
             settings.database_url,
-            pool_size=_PLACES,
+            pool_size=_NUM_THREADS,
             application_name="headrace-api-lists",
             vault=open_vault(settings),
             statement_timeout_s=settings.list_timeout_s,
         )
 
     async def read(self, principal: Principal, read: Callable[[Database], T]) -> T:
-        """Return what ``read`` reads. Raises RateLimited, Unavailable (``list_timeout``), and what ``read`` raises."""
+        """Return the result of ``read``. Raises RateLimited, Unavailable (``list_timeout``) and errors of ``read``."""
         await run_in_threadpool(self._rate_limits.spend_request, principal)
         try:
-            # Anyio's, not asyncio's: that would leave a thread behind that has begun, and give its place away.
+            # anyio's timeout: asyncio's would leave the running thread behind, and start another one beside it.
             with fail_after(_PATIENCE_S):
                 return await self._tenant_threads.run(principal.tenant_id, lambda: read(self._db))
         except StatementTimeout:

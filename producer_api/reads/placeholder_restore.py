@@ -1,7 +1,7 @@
-"""Putting values back where a model's answer names their placeholders, for whoever may read the answer.
+"""Replaces placeholders in a model's answer by their values, when the owner of the job reads the answer.
 
-Stored and streamed answers have placeholders only, never cut in two by a piece; the values lie in the job's payload,
-which is sealed. So each piece, and each text of a whole answer, is turned back by itself, as it is read.
+Stored and streamed answers contain placeholders only, and a piece of a stream never splits one. The values are in the
+job's payload, which is encrypted. So each piece of a stream, and each text of an answer, is restored by itself.
 """
 
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ from store.jobs.jobs import Job
 
 
 class PlaceholderRestorer:
-    """Turns the placeholders of one job's answer back."""
+    """Restores the values of one job's answer."""
 
     def __init__(self, vault: Vault, *, in_json: bool) -> None:
         self._vault = vault
         self._in_json = in_json
 
     def text(self, text: str) -> str:
-        """Return a text, or a piece of one, with its values."""
+        """Return a text, or a piece of a stream, with its values."""
         return self._vault.put_back(text, in_json=self._in_json)
 
     def output(self, output: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a whole answer with its values: its text and content, and the arguments of its calls."""
-        told: dict[str, Any] = {name: self.text(output[name]) for name in ("text", "content") if output.get(name)}
+        """Return an answer with its values: in its text and content, and in the arguments of its tool calls."""
+        texts: dict[str, Any] = {name: self.text(output[name]) for name in ("text", "content") if output.get(name)}
         if calls := output.get("tool_calls"):
-            told["tool_calls"] = [self._call(call) for call in calls]
-        return {**output, **told}
+            texts["tool_calls"] = [self._call(call) for call in calls]
+        return {**output, **texts}
 
     def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
         function = call["function"]
@@ -36,13 +36,13 @@ class PlaceholderRestorer:
 
 
 def vault_of(payload: Mapping[str, Any]) -> Vault | None:
-    """Return the values of a job's placeholders, None if it has none to put back."""
+    """Return the values of a job's placeholders, None if no value is restored."""
     stored = (payload.get("policy") or {}).get("vault")
     return None if stored is None else Vault.model_validate(stored)
 
 
 def restorer_of(job: Job) -> PlaceholderRestorer | None:
-    """Return what turns the job's placeholders back, None if it has none."""
+    """Return the restorer of a job's answer, None if it needs none."""
     vault = vault_of(job.payload)
     if vault is None:
         return None
@@ -52,7 +52,7 @@ def restorer_of(job: Job) -> PlaceholderRestorer | None:
 
 
 def restored(job: Job) -> Job:
-    """Return the job as its owner reads it."""
+    """Return the job with the values of its placeholders, as its owner reads it."""
     if job.output is None or (restorer := restorer_of(job)) is None:
         return job
     return replace(job, output=restorer.output(job.output))

@@ -1,6 +1,6 @@
-"""Errors at the edge: the only file that knows which HTTP status an error has.
+"""Errors as HTTP responses. No other file knows the HTTP status of an error.
 
-Every refusal and failure, whoever raised it, leaves as ``{"error": {"message", "type", "param", "code"}}``. Bodies,
+Every error leaves as ``{"error": {"message", "type", "param", "code"}}``. Bodies,
 prompts and keys never get into a message or a log line: pydantic's ``input`` is dropped, and a stack trace is logged
 without the values that its exception carries.
 """
@@ -35,7 +35,7 @@ _LONGEST_PATH = 200
 
 
 class SyncTimeout(HeadraceError):
-    """A caller who waits for the answer has waited long enough; the job goes on."""
+    """The caller has waited for the answer as long as the server allows; the job goes on."""
 
     default_code = "sync_timeout"
 
@@ -45,7 +45,7 @@ class SyncTimeout(HeadraceError):
 
 
 class JobUnanswered(HeadraceError):
-    """The job that a caller waited for ended without an answer. ``code`` is the job's own error code."""
+    """The job ended without an answer while its caller waited. ``code`` is the job's error code."""
 
     def __init__(self, message: str, *, code: str, job_id: str) -> None:
         super().__init__(message, code=code)
@@ -53,7 +53,7 @@ class JobUnanswered(HeadraceError):
 
 
 class Draining(store.Unavailable):
-    """This process is shutting down. ``job_id`` is of the job that a caller waited for and that goes on."""
+    """This process is shutting down. ``job_id``: the job that the caller waited for, which goes on."""
 
     default_code = "draining"
 
@@ -63,7 +63,7 @@ class Draining(store.Unavailable):
 
 
 class BadHttp(store.InvalidRequest):
-    """What came on a connection is no request, or its head is too long or too slow."""
+    """A connection sent bytes that are no HTTP request, or a head that is too long or too slow."""
 
 
 class SlowBody(HeadraceError):
@@ -73,12 +73,12 @@ class SlowBody(HeadraceError):
 
 
 class _Internal(HeadraceError):
-    """A defect of ours; what it was is in the log, under the request's id."""
+    """A defect of the server. The log has its details under the request's id."""
 
 
 @dataclass(frozen=True, slots=True)
 class _HttpError:
-    """How one kind of error leaves: status, OpenAI's ``type``, and headers that never change."""
+    """The HTTP form of one kind of error: status, OpenAI's ``type``, and fixed headers."""
 
     status: int
     type: str
@@ -105,10 +105,10 @@ _TABLE: dict[type[HeadraceError], _HttpError] = {
     SlowBody: _HttpError(408, "timeout_error", {"Connection": "close"}),
     HeadraceError: _HttpError(500, "server_error"),
 }
-# Of BadHttp, which is met before there is a route.
+# BadHttp is raised before the request has a route.
 _BAD_HTTP = {"headers_too_large": 431, "request_timeout": 408}
 
-# A job that ended for its owner's own reasons is no failure of the server.
+# These jobs ended because of their owner, not because of a failure of the server.
 _UNANSWERED: dict[str, _HttpError] = {
     "cancelled": _HttpError(409, "conflict_error", _NO_RETRY),
     "deadline_exceeded": _HttpError(504, "timeout_error", _NO_RETRY),
@@ -138,7 +138,7 @@ class ErrorBody(BaseModel):
 
 
 def _documented() -> dict[int | str, dict[str, Any]]:
-    """Return every status that the table has, with its types, for the OpenAPI document of each route."""
+    """Return every status of the table with its types, for the OpenAPI document of each route."""
     types: dict[int, list[str]] = {}
     for row in sorted([*_TABLE.values(), *_UNANSWERED.values()], key=lambda row: row.status):
         if row.type not in (known := types.setdefault(row.status, [])):
@@ -161,7 +161,7 @@ def status_of(error: HeadraceError) -> int:
 
 
 def body_of(error: HeadraceError) -> dict[str, Any]:
-    """Return the error object as it stands in a response body or in a stream."""
+    """Return the error object of a response body or of a stream."""
     content = {"message": error.message, "type": _row(error).type, "param": error.param, "code": error.code}
     job_id = getattr(error, "job_id", None)
     return {"error": content if job_id is None else content | {"job_id": job_id}}
@@ -170,7 +170,7 @@ def body_of(error: HeadraceError) -> dict[str, Any]:
 def respond(
     error: HeadraceError, scope: Scope, *, status: int | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the response for an error; it is logged if it is ours, and its code is left for the metrics."""
+    """Return the response for an error. Errors of the server are logged. The code goes to the metrics."""
     row = _row(error)
     scope.setdefault("state", {})["error_code"] = error.code
     if row.status >= 500 and not isinstance(error, _Internal):
@@ -205,7 +205,7 @@ _logged_at: dict[str, float] = {}
 
 
 def _log_once(error: HeadraceError) -> None:
-    """Say what is wrong on our side, but not once for every request that meets it."""
+    """Log an error of the server, at most once a second for each code."""
     now = time.monotonic()
     if now - _logged_at.get(error.code, -math.inf) >= _LOG_AGAIN_AFTER_S:
         _logged_at[error.code] = now
@@ -213,7 +213,7 @@ def _log_once(error: HeadraceError) -> None:
 
 
 def internal_error(error: BaseException) -> HeadraceError:
-    """Log a defect, its type and where it happened, never the values it carries; return what the caller is told."""
+    """Log the type and the place of a defect, never its values; return the error for the caller."""
     frames = traceback.extract_tb(error.__traceback__)
     where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
     _log.error("internal_error", error=type(error).__name__, where=where)
@@ -221,7 +221,7 @@ def internal_error(error: BaseException) -> HeadraceError:
 
 
 def from_http(request: Request, error: HTTPException) -> HeadraceError:
-    """Return what the framework's own refusals (no such route, no such method) are in our words."""
+    """Return our error for an error of the framework, such as no such route or method."""
     kind, code = _HTTP.get(error.status_code, (InvalidRequest, "invalid_value"))
     if code == "not_found":
         where = "; the routes are listed at /docs" if request.app.openapi_url else ""
@@ -232,13 +232,13 @@ def from_http(request: Request, error: HTTPException) -> HeadraceError:
 
 
 def _allowed(request: Request) -> str:
-    """Return the methods of the path that a request missed; the framework names only those of its first route."""
+    """Return all methods of the request's path; the framework names only those of the first route."""
     path = getattr(request.scope.get("route"), "path_format", "")
     return ", ".join(sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ())))
 
 
 def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
-    """Return the first of pydantic's complaints as one sentence, with the field's path as ``param``."""
+    """Return the first of pydantic's errors as one sentence, with the field's path as ``param``."""
     first = found[0]
     path = _path_of(first)
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -246,20 +246,20 @@ def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     return InvalidRequest(_sentence(first, path) + more, code=code, param=path or None)
 
 
-def _path_of(complaint: Mapping[str, Any]) -> str:
-    match complaint["type"]:
+def _path_of(error: Mapping[str, Any]) -> str:
+    match error["type"]:
         case "json_invalid":
-            return ""  # what does not parse has an offset for a location, which is no field
+            return ""  # its location is an offset, not a field
         case "task_unknown":
             return "task"
         case _:
-            return field_path(complaint["loc"])
+            return field_path(error["loc"])
 
 
-def _sentence(complaint: Mapping[str, Any], path: str) -> str:
-    match complaint["type"]:
+def _sentence(error: Mapping[str, Any], path: str) -> str:
+    match error["type"]:
         case "json_invalid":
-            return f"the body is not valid JSON: {complaint.get('ctx', {}).get('error', 'it does not parse')}"
+            return f"the body is not valid JSON: {error.get('ctx', {}).get('error', 'it does not parse')}"
         case "extra_forbidden":
             return f"`{path}` is not a field that is known here: remove it or correct its name"
         case "missing":
@@ -267,9 +267,9 @@ def _sentence(complaint: Mapping[str, Any], path: str) -> str:
         case "model_attributes_type" | "dict_type" | "model_type" if not path:
             return "the body must be a JSON object"
         case "value_error":
-            message = str(complaint["msg"]).removeprefix("Value error, ")
+            message = str(error["msg"]).removeprefix("Value error, ")
         case _:
-            message = str(complaint["msg"])
+            message = str(error["msg"])
             message = f"{message[:1].lower()}{message[1:]}"
     return f"`{path}`: {message}" if path else message
 
@@ -278,7 +278,7 @@ def field_path(location: Sequence[str | int]) -> str:
     """Return for example ``input.messages[0].content`` for pydantic's tuple."""
     path = ""
     steps = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
-    # Which task's request was meant is no field.
+    # The tag of the task is not a field.
     for step in steps[1:] if steps and str(steps[0]).startswith(TASK_TAG) else steps:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
     return path[:_LONGEST_PATH]

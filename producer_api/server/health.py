@@ -1,6 +1,6 @@
-"""Whether this process can do its work, asked of Postgres and Redis by a connection and a thread of its own.
+"""Health checks of Postgres and Redis, with their own connections and threads.
 
-A pool that is exhausted or a thread pool that is blocked must not make the answer hang, and must not make it good.
+An exhausted connection pool or a blocked thread pool must neither block the answer nor make it `ok`.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ OK = "ok"
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """``ok`` for each service, or a sentence about what is wrong."""
+    """``ok`` or an error message for each service."""
 
     postgres: str
     redis: str
 
     @property
     def is_ready(self) -> bool:
-        """Redis may be away: jobs are accepted and finish without it."""
+        """True if Postgres is available: jobs are accepted and finish without Redis."""
         return self.postgres == OK
 
 
 class Health:
-    """Probes the two services."""
+    """Probes Postgres and Redis."""
 
     def __init__(self, settings: Settings) -> None:
         self._db = Database(settings.database_url, pool_size=2, application_name="headrace-api-health")
@@ -40,7 +40,7 @@ class Health:
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="health")
 
     async def report(self) -> HealthReport:
-        """Probe both, at most for a few seconds."""
+        """Probe both services, for at most six seconds."""
         postgres, redis = await asyncio.gather(
             self._within("Postgres", self.postgres), self._within("Redis", self.redis)
         )
@@ -54,7 +54,7 @@ class Health:
             return f"{name} gave no answer within {_ANSWER_WITHIN_S:g} s"
 
     def postgres(self) -> str:
-        """Return ``ok`` if Postgres answers and its schema is the one this version needs."""
+        """Return ``ok`` if Postgres answers and has the schema of this version, else an error message."""
         try:
             check_schema(self._db)
         except Unavailable as error:
@@ -62,7 +62,7 @@ class Health:
         return OK
 
     def redis(self) -> str:
-        """Return ``ok`` if Redis answers."""
+        """Return ``ok`` if Redis answers, else an error message."""
         try:
             redis_store.ping(self._redis)
         except HeadraceError as error:

@@ -1,7 +1,7 @@
-"""uvicorn as Headrace runs it, with bounds on what a connection may do before it is a request.
+"""uvicorn with limits on the size and the time of a request's head.
 
-uvicorn bounds neither how long the head of a request may be nor how long it may take to come, so anybody, without a
-key, could fill the memory or hold connections open for ever. Bodies are bounded where they are read (``asgi``).
+uvicorn has neither limit, so a client without a key could fill the memory or hold connections open for ever. Bodies are
+limited where they are read (``producer_api.http.middleware``).
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from producer_api.server.errors import BadHttp, body_of, status_of
 from store.errors import HeadraceError
 from store.settings import Settings
 
-# Longer than any proxy's, so that it is the proxy which closes an idle connection.
+# Longer than that of usual proxies, so that the proxy closes an idle connection first.
 _KEEP_ALIVE_S = 75
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """uvicorn's protocol for a connection, whose heads are of bounded size and come in bounded time."""
+    """uvicorn's protocol for a connection, with limits on the size and the time of a request's head."""
 
     head_bytes = 64 << 10
     head_s = 20.0
@@ -29,23 +29,23 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._is_in_head = False
-        # Of the lines that are whole, and of all that came since the head began.
+        # Bytes of complete lines, and all bytes since the head began.
         self._line_bytes = self._fed_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._refusal: HeadraceError | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop the timer."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; a line without end is never parsed, so that what was fed is counted too."""
+        """Parse the bytes and count them: the parser does not report a line without an end."""
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -54,53 +54,53 @@ class BoundedHttp(HttpToolsProtocol):
             if self._fed_bytes > self.head_bytes:
                 self._answer(self._too_large())
         elif self._deadline is None and not self._is_answering:
-            self._expect_head()  # it was no request yet, empty lines perhaps, and it ended the wait for one
+            self._expect_head()  # no request has begun, only empty lines perhaps, but the timer was stopped
 
     def on_message_begin(self) -> None:
-        """Count anew."""
+        """Reset the counters for a new head."""
         super().on_message_begin()
         self._is_in_head, self._line_bytes, self._fed_bytes = True, 0, 0
         if self._deadline is None and not self._is_answering:
             self._expect_head()
 
     def on_url(self, url: bytes) -> None:
-        """Count a part of the URL."""
+        """Count the bytes of a part of the URL."""
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header."""
+        """Count the bytes of a header."""
         super().on_header(name, value)
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """Stop the timer: the head is complete."""
         self._is_in_head = False
         self._stop_waiting()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the rest of a head that came while the response before it was under way."""
+        """Start the timer for a head that began while the previous response was sent."""
         super().on_response_complete()
         if self._is_in_head and self._deadline is None and not self._is_answering:
-            # It has begun, so this is no idle connection.
+            # The head has begun, so the connection is not idle.
             self._unset_keepalive_if_required()
             self._expect_head()
 
     @property
     def _is_answering(self) -> bool:
-        """True while a response is under way, or a whole request waits for its turn."""
+        """True while a response is sent, or a complete request waits for it."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what does not parse, or what was refused while it was parsed, in the shape of every error."""
+        """Send the error of a head that is refused or cannot be parsed, in the shape of every error."""
         self._answer(self._refusal or BadHttp("the request is not valid HTTP"))
 
     def _count(self, num_bytes: int) -> None:
         self._line_bytes += num_bytes
         if self._line_bytes > self.head_bytes:
             self._refusal = self._too_large()
-            raise self._refusal  # out of the parser, which then says that it cannot parse
+            raise self._refusal  # out of the parser, which then calls ``send_400_response``
 
     def _too_large(self) -> HeadraceError:
         return BadHttp(f"the request's URL and headers are over {self.head_bytes} bytes", code="headers_too_large")
@@ -121,9 +121,10 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _answer(self, error: HeadraceError) -> None:
-        """Write the error past the application, which has not heard of this request, and hang up.
+        """Write the error without the application, and close the connection.
 
-        In the middle of the response before it nothing is written: it would be taken for a part of that response.
+        While the previous response is sent, only the connection is closed: the client would read the error as a part
+        of that response.
         """
         if self.transport.is_closing():
             return
@@ -137,9 +138,9 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def server_config(app: Any, settings: Settings, **options: Any) -> uvicorn.Config:
-    """Return how the API is served. ``options`` are more of uvicorn's.
+    """Return uvicorn's configuration for the API. ``options`` are more options of uvicorn.
 
-    A caller's address is that of its connection, unless that is a trusted proxy's.
+    A caller's address is that of its connection, or the one that a trusted proxy passes on.
     """
     return uvicorn.Config(
         app,

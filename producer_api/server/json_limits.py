@@ -1,6 +1,6 @@
-"""How much a JSON body may hold, counted before any of it is parsed and typed.
+"""Limits on the number of values in a JSON body, checked before it is parsed.
 
-A megabyte of ``{}`` is 340,000 objects, each many times as dear as its bytes. What stands in texts is not counted.
+A megabyte of ``{}`` is 340,000 objects, and an object takes many times the memory of its bytes. Texts are not counted.
 """
 
 import re
@@ -16,12 +16,12 @@ MOST_FIELDS = 16_384
 MOST_VALUES = 262_144
 """Values of lists and objects. As token ids they are more than any model's window."""
 
-# Without its last quote too: each text is read once, wherever the next one begins.
+# The last quote is optional, so that each byte is read once even in a text without an end.
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def check_counts(body: bytes) -> None:
-    """Raise InvalidRequest for a JSON body with more in it than is accepted, whatever is in its texts."""
+    """Raise InvalidRequest for a JSON body with more values than the limits, not counting inside texts."""
     if any(found > most for _, found, most in _counts(body)):
         for what, found, most in _counts(_TEXT.sub(b"", body)):
             if found > most:

@@ -1,6 +1,6 @@
-"""Prometheus metrics of one API process: what came in, what was refused and why, how long it took, what is open.
+"""Prometheus metrics of one API process: accepted jobs, refusals by code, latencies, open streams.
 
-Labels are route templates and codes, never ids or texts. Queue depths are read from Postgres when Prometheus asks.
+Labels are route templates and codes, never ids or texts. Queue depths are read from Postgres at each scrape.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5
 
 
 class Metrics:
-    """The counters, each in a registry of its own, so that two apps in one process do not share them."""
+    """The metrics, in a registry of their own, so that two applications in one process do not share them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

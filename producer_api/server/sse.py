@@ -1,7 +1,7 @@
-"""Server-sent events over ASGI: a response that notices when its client leaves and never ends cleanly by accident.
+"""Server-sent events over ASGI: a response that notices a disconnect and never ends cleanly by accident.
 
-A clean end of a stream tells a client that it has everything. So when the source fails, or the process drains, the
-connection is cut instead: chunked encoding without its last chunk is an error in every client. Knows no job.
+A clean end of a stream means that the client has everything. So if the source fails or the process drains, the
+connection is cut: chunked encoding without its last chunk is an error in every client.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class StreamAborted(Exception):
 
 
 def event(name: str, event_id: str, data: object) -> bytes:
-    """Return one event with an id that its client can come back with."""
+    """Return an event with an id, from which its client can resume."""
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (event_id.encode(), name.encode(), orjson.dumps(data))
 
 
@@ -40,7 +40,7 @@ def data_only(data: object) -> bytes:
 
 
 class EventStream(Response):
-    """Sends what ``chunks`` yields, at once. ``on_gone`` is called if the client leaves before the end."""
+    """Sends each chunk at once. ``on_gone`` is called if the client disconnects before the end."""
 
     media_type = "text/event-stream"
 
@@ -52,7 +52,7 @@ class EventStream(Response):
         headers: Mapping[str, str] | None = None,
         on_gone: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        # No buffering in proxies, no caching anywhere.
+        # Proxies must not buffer or cache the stream.
         fixed = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers={**fixed, **(headers or {}), "content-length": ""})
         self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
@@ -89,7 +89,7 @@ class EventStream(Response):
 
 
 async def _end(task: asyncio.Task[None]) -> None:
-    """Cancel the task and wait until it has cleaned up; what it raised was, or will be, taken from its result."""
+    """Cancel the task and wait until it has cleaned up. Its exception is read from its result elsewhere."""
     task.cancel()
     await asyncio.wait({task})
 
@@ -101,14 +101,14 @@ async def until_disconnected(receive: Receive) -> None:
 
 
 class Heartbeat:
-    """Says when a silent stream needs a ping, so that proxies keep its connection open."""
+    """Decides when an idle stream needs a ping, so that proxies keep its connection open."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
         self._sent_at = time.monotonic()
 
     def is_due(self) -> bool:
-        """True once per interval without a beat; a ping sent for it is a beat."""
+        """Return True if nothing was sent for an interval, and note that a ping is sent."""
         if time.monotonic() - self._sent_at < self._every_s:
             return False
         self.beat()

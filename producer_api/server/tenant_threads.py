@@ -1,7 +1,7 @@
-"""Threads for what may take long for one tenant: its policy over a long text, a grammar that was not met before.
+"""Threads for calls that may take long: a policy on a long text, a grammar that must be compiled, a list query.
 
-No tenant has more than one of them at a time, and its further calls wait for their turn; so what takes a second for one
-tenant takes nothing from another, and the threads that all other requests share stay free.
+A tenant has at most one thread at a time, and its further calls wait. So a slow call of one tenant does not delay
+another tenant, and the threads of all other requests stay free.
 """
 
 import asyncio
@@ -14,32 +14,32 @@ from anyio.to_thread import run_sync
 T = TypeVar("T")
 
 NUM_THREADS = 8
-"""Tenants that are served at once."""
+"""The most tenants that are served at the same time."""
 
 
 class TenantThreads:
-    """Runs calls in threads of its own, those of one tenant one after the other."""
+    """Runs calls in threads, the calls of one tenant one after the other."""
 
     def __init__(self, num_threads: int = NUM_THREADS) -> None:
         self._threads = CapacityLimiter(num_threads)
-        self._turns: dict[str, _TenantQueue] = {}
+        self._queues: dict[str, _TenantQueue] = {}
 
     async def run(self, tenant_id: str, call: Callable[[], T]) -> T:
-        """Wait for the tenant's turn and for a thread, and make the call there. Returns and raises what it does."""
-        turn = self._turns.setdefault(tenant_id, _TenantQueue())
-        turn.num_inside += 1
+        """Wait for the tenant's earlier calls and for a thread, and run the call. Returns or raises its outcome."""
+        queue = self._queues.setdefault(tenant_id, _TenantQueue())
+        queue.num_calls += 1
         try:
-            async with turn.lock:
+            async with queue.lock:
                 return await run_sync(call, limiter=self._threads)
         finally:
-            turn.num_inside -= 1
-            if not turn.num_inside:
-                del self._turns[tenant_id]
+            queue.num_calls -= 1
+            if not queue.num_calls:
+                del self._queues[tenant_id]
 
 
 class _TenantQueue:
-    """A tenant's lock, kept while it is waited for."""
+    """A tenant's lock, kept while the tenant has calls."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.num_inside = 0
+        self.num_calls = 0

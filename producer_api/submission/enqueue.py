@@ -51,7 +51,7 @@ class Enqueuer:
         self._announcer.start()
 
     def stop(self) -> None:
-        """Publish what was accepted so far and stop."""
+        """Publish the hints of the jobs that were stored, and stop."""
         self._announcer.stop()
         self._depths.close()
 
@@ -88,7 +88,7 @@ class Enqueuer:
             return within_share(self._db, entries, self._lately)
 
     def _has_room(self, queue: str) -> bool:
-        """True if the queue's window in Redis has room; with Redis away, the backlog waits in Postgres."""
+        """True if the queue's ready window in Redis has room; without Redis the backlog waits in Postgres."""
         if self._watch.is_away:
             return False
         try:
@@ -99,12 +99,12 @@ class Enqueuer:
 
 
 def _is_urgent(job: NewJob) -> bool:
-    """True unless it is of the batch class, of which the dispatcher lets no more to the workers than leaves slack."""
+    """True unless the job is of the batch class: only the dispatcher announces those, as far as there is slack."""
     return job.service_class is not ServiceClass.BATCH
 
 
 class _HintThread:
-    """A thread that publishes hints, as many at a time as have gathered."""
+    """A thread that publishes hints, all waiting ones in one call."""
 
     def __init__(self, publisher: HintPublisher) -> None:
         self._publisher = publisher
@@ -129,15 +129,15 @@ class _HintThread:
             try:
                 self._publisher.publish(hints)
             except Unavailable as error:
-                # The dispatcher announces again what nobody has taken.
+                # The dispatcher announces these jobs again.
                 _log.warning("hints_not_published", jobs=len(hints), reason=error.message)
-            except Exception:  # noqa: BLE001 - a defect must not end the thread that rings the bell for all who follow
+            except Exception:  # noqa: BLE001 - a defect must not end the thread
                 _log.exception("hints_not_published", jobs=len(hints))
             if is_last:
                 return
 
     def _gather(self, first: Hint) -> tuple[list[Hint], bool]:
-        """Return the hints that wait now, and whether the stop was among them."""
+        """Return the hints that wait now, and whether the thread shall stop after them."""
         hints = [first]
         try:
             while len(hints) < _MAX_HINTS:

@@ -1,7 +1,8 @@
-"""What is stored of a request so that it is known when it comes again: digests, and none from which it could be found.
+"""Digests of a request, which are stored to recognise it when it is sent again.
 
-With keys (``store.encryption.keyed_digests``) they are of the request as it was sent. Without, and where a policy has
-changed the request, only of what is stored of it. What earlier releases stored is still recognised.
+With digest keys (``store.encryption.keyed_digests``) the digest is of the request as it was sent. Without keys, if a
+policy has changed the request, the digest is of the changed request only: a plain digest would let a reader of the
+database guess the replaced text. Digests of earlier releases are still recognised.
 """
 
 import hashlib
@@ -21,24 +22,24 @@ MAX_KEY_CHARS = 255
 
 
 class RequestDigests:
-    """Makes the digests of requests and of callers' own names for things."""
+    """Makes the digests of requests and of names that callers choose."""
 
     def __init__(self, digests: Digests) -> None:
         self._digests = digests
 
     @property
     def is_keyed(self) -> bool:
-        """True if digests may be of what a policy takes out."""
+        """True if digests may contain text that a policy removes."""
         return self._digests.is_keyed
 
     def fingerprints(self, sent: str) -> list[str]:
-        """Return what a request is known by, of which the first is stored; ``sent`` is the digest of all its bytes."""
+        """Return the fingerprints of a request, the first of which is stored. ``sent``: the digest of all its bytes."""
         return [*self._digests.of("request", sent.encode()), sent]
 
     def idempotency(
         self, route: str, key: str | None, request: JobRequest, response: NewResponse | None
     ) -> Idempotency | None:
-        """Return the caller's key, with the digests of what came with it. Raises InvalidRequest."""
+        """Return the Idempotency-Key with the digests of its request. Raises InvalidRequest."""
         if key is None:
             return None
         if not 0 < len(key) <= MAX_KEY_CHARS:
@@ -46,22 +47,24 @@ class RequestDigests:
         asked = request.model_dump(mode="json")
         asked |= request.digest_fields()
         if response is not None:
-            # Not its input: the items got new ids, and are in the request as messages.
+            # Without the input: its items got new ids, and are in the request as messages.
             asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]
         body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
         first, *others = self._digests.of("body", body)
         return Idempotency(route, key, first, (*others, hashlib.sha256(body).hexdigest()))
 
     def name(self, policy: Policy, name: str, param: str) -> str:
-        """Return the caller's own name for something; if the policy takes something out of it a digest, or without
-        keys what the policy leaves. Raises InvalidRequest."""
+        """Return a name that the caller chose, as it may be stored. Raises InvalidRequest.
+
+        If the policy changes the name, that is a digest of it, or without digest keys the changed name.
+        """
         left = changed_by(policy, name, param)
         if left is None:
             return name
         return f"user_{self._names(name)[0]}" if self.is_keyed else left
 
     def key(self, policy: Policy, key: str, is_known: Callable[[str], bool]) -> str:
-        """Return an Idempotency-Key, or the digest of it that is known here or shall be. Raises InvalidRequest."""
+        """Return an Idempotency-Key as it is stored: if the policy changes it, its digest. Raises InvalidRequest."""
         param = "Idempotency-Key"
         if changed_by(policy, key, param) is None:
             return key

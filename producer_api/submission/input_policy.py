@@ -1,7 +1,7 @@
-"""A tenant's policy over what comes in: applied before anything of a request is stored.
+"""Applies a tenant's policy to a request before anything of it is stored.
 
-Every text of the input goes through it, and the metadata; of a response also the items that are kept to be shown again.
-All of them share one set of placeholders. What is stored, queued, counted and given to the model is what comes out.
+The policy sees every text of the input and the metadata; for the Responses API also the items that are stored. They
+share one set of placeholders. Only the changed request is stored, counted and given to the model.
 """
 
 import time
@@ -36,9 +36,9 @@ KEEP_S = 5.0
 """The longest time until a changed policy takes effect in every process."""
 
 _MAX_TENANTS = 10_000
-# What names a thing or says of what kind it is, and is no text of anybody's.
+# Fields that hold a name or a kind, not a text.
 _NAMES = frozenset(["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity"])
-# What they say where it is not the caller who chose the word.
+# Values of these fields that the protocol defines, not the caller.
 _PROTOCOL = (
     "assistant developer system tool user function function_call function_call_output message completed medium"
     " input_text output_text text json_object json_schema array boolean integer null number object string"
@@ -46,7 +46,7 @@ _PROTOCOL = (
     " maxLength minimum minItems minLength oneOf pattern properties required title type"
 )
 _OURS = frozenset(_PROTOCOL.split())
-# What has keys of the caller's own, whatever they are called.
+# Objects with keys that the caller chooses.
 _FREE = frozenset(["metadata", "variables"])
 _SHOWN_AGAIN = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")
 
@@ -62,14 +62,14 @@ class ActivePolicy:
 
     @cached_property
     def policy(self) -> Policy:
-        """The policy, compiled when it is first asked for, which may take a second. Raises Unavailable."""
+        """The policy, compiled at its first use, which may take a second. Raises Unavailable."""
         try:
             return compiled(PolicyDocument.model_validate(self._document), self._names_model)
         except MissingFinder as error:
             raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
 
 
-class PolicyCache:
+class ActivePolicies:
     """The policies in force, by tenant. Blocks on Postgres for those that are not cached."""
 
     def __init__(self, db: Database, *, names_model: str = "", clock: Callable[[], float] = time.monotonic) -> None:
@@ -104,9 +104,9 @@ class PolicyCache:
 
 
 def compiled(document: PolicyDocument, names_model: str) -> Policy:
-    """Return a policy that can be followed here: BadPattern and MissingFinder say why one cannot.
+    """Return a compiled policy. Raises BadPattern, and MissingFinder if a finder is not installed.
 
-    ``names_model`` is the setting.
+    ``names_model``: the folder of the model that finds names, empty if there is none.
     """
     finder = None
     if any(FOUND_BY_NAME.intersection(rule.kinds) for rule in document.rules):
@@ -120,7 +120,7 @@ def compiled(document: PolicyDocument, names_model: str) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutcome:
-    """What may be stored of a request. The vault holds the values of the placeholders in it."""
+    """A request as it may be stored. The vault has the values of its placeholders."""
 
     request: JobRequest
     response: NewResponse | None
@@ -131,10 +131,10 @@ class PolicyOutcome:
 def applied(
     policy: Policy, request: JobRequest, response: NewResponse | None = None, before: Vault | None = None
 ) -> PolicyOutcome:
-    """Return what may be stored of a request, which goes on from one whose vault was ``before``.
+    """Return the request as it may be stored. ``before``: the placeholders of the response that it continues.
 
-    Raises InvalidRequest with the rule's id if a rule blocks it, for what cannot be kept from telling too much, or for
-    what takes too long to look through.
+    Raises InvalidRequest if a rule blocks it (with the rule's id), if a field cannot be checked, or if the scan takes
+    too long.
     """
     _check_revealing(policy, request)
     with _in_time("input") as budget:
@@ -171,7 +171,7 @@ def _shown_again(response: NewResponse) -> dict[str, Any]:
 
 
 def guarded(policy: Policy, fields: dict[str, Any], param: str) -> dict[str, Any]:
-    """Return what may be stored of fields beside a request. Raises InvalidRequest as ``applied`` does."""
+    """Return fields beside a request as they may be stored. Raises InvalidRequest as ``applied`` does."""
     with _in_time(param) as budget:
         verdict = apply_input(policy, list(_texts(fields)), budget=budget)
     if verdict.blocked_by is not None:
@@ -181,8 +181,8 @@ def guarded(policy: Policy, fields: dict[str, Any], param: str) -> dict[str, Any
 
 
 def _blocked(rule: str, param: str) -> InvalidRequest:
-    told = f"the policy's rule {rule} does not let this input in"
-    return InvalidRequest(told, code="policy_blocked_input", param=param)
+    message = f"the policy's rule {rule} does not let this input in"
+    return InvalidRequest(message, code="policy_blocked_input", param=param)
 
 
 def _check_revealing(policy: Policy, request: JobRequest) -> None:
@@ -214,7 +214,7 @@ def _names_and_keys(given: Any, *, in_schema: bool = False) -> Iterator[str]:
 
 
 def check_fixed(policy: Policy, text: str, param: str) -> None:
-    """Raise InvalidRequest, with the rule's id, for what cannot have a placeholder and that the policy would change."""
+    """Raise InvalidRequest, with the rule's id, if the policy would change a text that cannot have a placeholder."""
     with _in_time(param) as budget:
         _check_fixed(policy, text, param, budget)
 
@@ -228,7 +228,7 @@ def _check_fixed(policy: Policy, text: str, param: str, budget: Budget) -> None:
 
 @contextmanager
 def _in_time(param: str) -> Iterator[Budget]:
-    """Give a budget for all texts of one request; raise InvalidRequest when it is used up."""
+    """Yield the scan budget for all texts of one request; raise InvalidRequest when it is used up."""
     try:
         yield Budget()
     except ScanTooLong as error:
@@ -236,7 +236,7 @@ def _in_time(param: str) -> Iterator[Budget]:
 
 
 def check_template(policy: Policy, template: dict[str, Any]) -> None:
-    """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would not leave as it is."""
+    """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would change."""
     texts = list(_texts(template))
     with _in_time("messages") as budget:
         verdict = apply_input(policy, texts, budget=budget)
@@ -253,7 +253,7 @@ def check_template(policy: Policy, template: dict[str, Any]) -> None:
 
 
 def changed_by(policy: Policy, name: str, param: str) -> str | None:
-    """Return what the policy leaves of the caller's own name for something, None if that is all of it.
+    """Return a name that the caller chose as the policy changes it, None if it does not.
 
     Raises InvalidRequest, with the rule's id, if a rule blocks it.
     """
@@ -266,9 +266,9 @@ def changed_by(policy: Policy, name: str, param: str) -> str | None:
 
 
 def pinned(found: ActivePolicy, done: PolicyOutcome, *, is_sealed: bool) -> PinnedPolicy | None:
-    """Return what a job says of its policy for those who see its output; None if there is nothing to say.
+    """Return the policy as it is stored with the job, None if it neither checks outputs nor has flagged the input.
 
-    ``is_sealed``: what is stored of a job is sealed. Raises Unavailable if values would have to be kept that are not.
+    ``is_sealed``: the payload of the job is encrypted. Raises Unavailable if values would be stored without encryption.
     """
     if not (found.policy.looks_at_outputs or done.flagged):
         return None
@@ -297,9 +297,9 @@ def _read(shape: Any, source: dict[str, Any]) -> Any:
     try:
         return shape.model_validate(source)
     except ValidationError:
-        # From None: the error carries the input.
-        told = "the input is too long once its values are replaced by placeholders"
-        raise InvalidRequest(told, param="input") from None
+        # From None, because the error contains the input.
+        message = "the input is too long once its values are replaced by placeholders"
+        raise InvalidRequest(message, param="input") from None
 
 
 def _has_tokens(source: Any) -> bool:
@@ -310,7 +310,7 @@ def _has_tokens(source: Any) -> bool:
 
 
 def _texts(given: Any, *, is_free: bool = False) -> Iterator[str]:
-    """Yield every text in a JSON value, but for names; where keys are the caller's own, the keys too and all values."""
+    """Yield every text in a JSON value except names. ``is_free``: the caller chose the keys, so they are texts too."""
     match given:
         case str():
             yield given
@@ -328,7 +328,7 @@ def _texts(given: Any, *, is_free: bool = False) -> Iterator[str]:
 
 
 def _refilled(given: Any, texts: Iterator[str], *, is_free: bool = False) -> Any:
-    """Return the JSON value with the next of ``texts`` for every text that ``_texts`` yields."""
+    """Return the JSON value with every text that ``_texts`` yields replaced by the next of ``texts``."""
     match given:
         case str():
             return next(texts)

@@ -1,6 +1,6 @@
-"""From a checked request and its model version to what is stored: the cost in tokens, and the payload for the worker.
+"""Prepares a checked request for its model version: counts its tokens and makes the payload for the worker.
 
-The same for every face and for a batch's lines. What is checked depends on the task (``prompts.tasks``). Blocks.
+It is the same for every route and for the lines of a batch. The checks depend on the task (``prompts.tasks``). Blocks.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ from store.tasks.generate import GenerateRequest
 from store.tasks.registry import JobRequest
 
 _CHARS_A_TOKEN = 4
-"""In a prompt with more characters for each token of the window the tokens are counted before anything else."""
+"""A prompt with more characters for each token of the context window is tokenized before any other check."""
 
 
 class _CatalogModel:
-    """A model version whose parts come from the catalog: an ``InputModel``."""
+    """A model version with its parts from the catalog: an ``InputModel``."""
 
     def __init__(self, catalog: ModelCatalog, version: ModelVersion, window: int) -> None:
         self._catalog = catalog
@@ -53,14 +53,14 @@ class _CatalogModel:
 
 
 class PromptPreparation:
-    """Prepares requests. ``presence`` knows what the workers can hold."""
+    """Prepares requests. ``live_processes`` has the KV capacity of the workers."""
 
     def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses) -> None:
         self._catalog = catalog
         self._live_processes = live_processes
 
     def prepare(self, request: JobRequest, version: ModelVersion, policy: PinnedPolicy | None) -> Prepared:
-        """Return what to store. Raises InvalidRequest, ModelLoadError, Unavailable."""
+        """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
         _check_task(request, version)
         return TASK_INPUTS[request.task].prepare(request, self._model(version), policy)
 
@@ -72,7 +72,7 @@ class PromptPreparation:
     def cut_to_length(self, request: JobRequest, version: ModelVersion) -> JobRequest:
         """Return the request, shortened if it is long and asks for that; raise InvalidRequest if it is too long.
 
-        Cheap, for what is done with every character of a request: one that is short for the window is not counted.
+        Called before the policy, which is slow on a long text. A text that is short for the window is not tokenized.
         """
         _check_task(request, version)
         model = self._model(version)
@@ -82,7 +82,7 @@ class PromptPreparation:
         return cut
 
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
-        """Return how many tokens the model would be given. Raises as ``prepare`` does."""
+        """Return the number of prompt tokens. Raises as ``prepare`` does."""
         return generate.count_tokens(request, self._model(version))
 
     def _model(self, version: ModelVersion) -> _CatalogModel:

@@ -1,9 +1,9 @@
-"""Whether there is room for one more job, and what is queued as this process knows it.
+"""Limits of queued jobs and tokens, for each tenant and for all together.
 
-Everything here refuses before acceptance; after a 202 nothing is refused for load. No submission waits for a count: a
-snapshot is read a few times a second, and what this process has accepted since is counted on top. So the bounds are
-kept exactly by one process, and by several up to what the others accept between two snapshots. While a sixteenth of
-every bound is not reached a snapshot serves for longer, since sixteen processes that think so do not reach the bound.
+Jobs are refused here before they are accepted; after a 202 no job is refused for load. A snapshot of the queue is read
+a few times a second, and the jobs that this process has accepted since are added. So one process keeps the limits
+exactly; several may exceed them by the jobs that the others accept between two snapshots. Below a sixteenth of every
+limit a snapshot is used for longer: up to sixteen such processes cannot reach the limit together.
 """
 
 import math
@@ -22,40 +22,40 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 
 KEEP_S = 0.25
-"""A snapshot is used for so long, or longer if reading one takes more than a twentieth of that."""
+"""A snapshot is used for this long, or longer if reading one takes more than a twentieth of that."""
 
 KEEP_FAR_S = 10.0
-"""The same while everything is far from its bound."""
+"""The same while every count is far below its limit."""
 
 LONGEST_RETRY_S = 120.0
 _RETRY_UNKNOWN_S = 5.0
 _SHARE_OF_TIME = 20
 _FAR = 16
-_EVERYONE = ""
+_ALL_TENANTS = ""
 
 Tally = defaultdict[str, Load]
 Store = Callable[[Sequence[NewJob]], Sequence[Accepted | Exception]]
 
 
 class QueueLimits:
-    """Counts what is queued, by tenant and in all, and keeps it within the bounds. Safe to use from many threads."""
+    """Counts queued jobs and tokens, and refuses jobs over the limits. Safe to use from many threads."""
 
     def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
         self._clock = clock
-        self._everyone = Load(settings.max_queued_jobs, settings.max_queued_tokens)
-        # Of a tenant for which no other limit of tokens was set.
+        self._of_all = Load(settings.max_queued_jobs, settings.max_queued_tokens)
+        # For a tenant without a token limit of its own.
         self._tenant = Load(settings.max_queued_jobs_per_tenant, settings.max_queued_tokens_per_tenant)
         self._lock = Lock()
         self._reading = Lock()
         self._backlog: Backlog | None = None
         self._until = -math.inf
         self._read_at = -math.inf
-        # Jobs on their way into Postgres, and those stored since the snapshot, or since the next one is being read.
+        # Jobs that are being stored; jobs stored since the snapshot; jobs stored since the next snapshot is being read.
         self._entering: Tally = defaultdict(Load)
         self._stored: Tally = defaultdict(Load)
         self._stored_later: Tally = defaultdict(Load)
-        self._told_until: defaultdict[str, float] = defaultdict(lambda: -math.inf)
+        self._retry_until: defaultdict[str, float] = defaultdict(lambda: -math.inf)
 
     def backlog(self) -> Backlog:
         """Return the snapshot, at most KEEP_S old. Blocks on Postgres when it is time for a new one."""
@@ -70,11 +70,11 @@ class QueueLimits:
             self._reading.release()
 
     def slack(self, tenant_id: str) -> int:
-        """Return how many more lines of batches may be queued: half of what may be is always left to others."""
+        """Return how many more lines of batches may be queued. They use at most half of each limit."""
         found = self.backlog()
         left = []
-        for whose, bound in ((tenant_id, self._tenant), (None, self._everyone)):
-            queued = found.queued(tenant_id=whose)
+        for owner, bound in ((tenant_id, self._tenant), (None, self._of_all)):
+            queued = found.queued(tenant_id=owner)
             left.append(bound.jobs // 2 - queued.jobs if queued.tokens < bound.tokens // 2 else 0)
         return max(0, min(left))
 
@@ -92,16 +92,17 @@ class QueueLimits:
         return found
 
     def place_of(self, job: Job) -> Place | None:
-        """Return where a queued job stands; None if it is not queued or too far back to count."""
+        """Return the position of a queued job; None if it is not queued, or too far back to count."""
         return None if job.state is not JobState.QUEUED else backlog.find_place(self._db, self.backlog(), job)
 
     def accept(
         self, jobs: Sequence[NewJob], store: Store, *, with_deadline: Container[str] = ()
     ) -> list[Accepted | Exception]:
-        """Store those jobs for which there is room, and which can start before a deadline that their owner set.
+        """Store the jobs that are within the limits and can start before their deadline; return an outcome for each.
 
-        ``with_deadline`` are the ids of those with one. The others' outcome is RateLimited (``queue_full``) or
-        InvalidRequest (``deadline_unreachable``). One whose Idempotency-Key was accepted before is not refused.
+        ``with_deadline``: the ids of jobs with a deadline that their owner set. A refused job's outcome is RateLimited
+        (``queue_full``) or InvalidRequest (``deadline_unreachable``). A job is not refused if its Idempotency-Key was
+        accepted before.
         """
         entered: set[str] = set()
         refused: dict[str, Exception] = {}
@@ -123,7 +124,7 @@ class QueueLimits:
         return [outcomes[job.id] for job in jobs]
 
     def _check_deadline(self, job: NewJob) -> None:
-        """Only a measured rate says that a deadline cannot be met; without one the job may try."""
+        """Raise InvalidRequest if the job cannot meet its deadline at the measured rate. Without a rate it may try."""
         wait_s = backlog.too_long_a_wait_s(self._db, self.backlog(), job)
         if wait_s is not None:
             raise InvalidRequest(
@@ -135,7 +136,7 @@ class QueueLimits:
 
     def _enter(self, job: NewJob) -> None:
         load, bound = Load(1, job.cost_tokens), self._bound_of(job)
-        if load.tokens > min(bound.tokens, self._everyone.tokens):
+        if load.tokens > min(bound.tokens, self._of_all.tokens):
             raise InvalidRequest(
                 f"prompt and max_tokens are {load.tokens} tokens together, more than may be queued: ask for fewer",
                 param="sampling.max_tokens",
@@ -146,7 +147,7 @@ class QueueLimits:
             _count(self._entering, job.tenant_id, load)
 
     def _far_from_full(self, tenant_id: str, load: Load, of_tenant: Load) -> Backlog | None:
-        """Return the snapshot at hand if it will do: it is not very old, and there is room for many more."""
+        """Return the current snapshot if it is not too old and every count is far below its limit."""
         found = self._backlog
         if found is None or self._clock() - self._read_at >= KEEP_FAR_S:
             return None
@@ -156,8 +157,8 @@ class QueueLimits:
         return found if is_far else None
 
     def _levels(self, found: Backlog, tenant_id: str, of_tenant: Load) -> Iterator[tuple[str, Load, Load]]:
-        """Yield whose bound, the bound and what is queued under it: the tenant's, then everybody's. Under the lock."""
-        for key, bound in ((tenant_id, of_tenant), (_EVERYONE, self._everyone)):
+        """Yield the key, the limit and the queued load, of the tenant and then of all. The lock must be held."""
+        for key, bound in ((tenant_id, of_tenant), (_ALL_TENANTS, self._of_all)):
             queued = found.queued(tenant_id=key or None)
             yield key, bound, queued + self._entering.get(key, Load()) + self._stored.get(key, Load())
 
@@ -176,31 +177,31 @@ class QueueLimits:
 
     def _refuse_over(self, found: Backlog, tenant_id: str, load: Load, of_tenant: Load) -> None:
         for key, bound, queued in self._levels(found, tenant_id, of_tenant):
-            whose = key or None
+            owner = key or None
             over = queued + load - bound
             if over.jobs > 0 or over.tokens > 0:
-                retry_after_s = self._retry_after_s(key, over, load, found.drain_rate(tenant_id=whose))
-                raise RateLimited(_full(queued, bound, over, whose), retry_after_s=retry_after_s, code="queue_full")
+                retry_after_s = self._retry_after_s(key, over, load, found.drain_rate(tenant_id=owner))
+                raise RateLimited(_full(queued, bound, over, owner), retry_after_s=retry_after_s, code="queue_full")
 
     def _retry_after_s(self, key: str, over: Load, load: Load, rate: Rate | None) -> float:
-        """Return when there will be room: each one refused is told a moment of its own, as fast as the queue drains."""
+        """Return when there will be room. Each refused caller gets a later time, as fast as the queue drains."""
         if rate is None:
             return _RETRY_UNKNOWN_S
         now = self._clock()
-        at = max(now + _time_for(over, rate), self._told_until[key] + _time_for(load, rate))
-        self._told_until[key] = min(at, now + LONGEST_RETRY_S)
-        return self._told_until[key] - now
+        at = max(now + _time_for(over, rate), self._retry_until[key] + _time_for(load, rate))
+        self._retry_until[key] = min(at, now + LONGEST_RETRY_S)
+        return self._retry_until[key] - now
 
 
 def _count(tally: Tally, tenant_id: str, load: Load) -> None:
-    for key in (tenant_id, _EVERYONE):
+    for key in (tenant_id, _ALL_TENANTS):
         tally[key] += load
         if not tally[key].jobs:
             del tally[key]
 
 
 def _time_for(load: Load, rate: Rate) -> float:
-    """Return the seconds in which that much is served."""
+    """Return the seconds until this load is served."""
     return max(_seconds(load.jobs, rate.jobs_per_s), _seconds(load.tokens, rate.tokens_per_s))
 
 

@@ -1,12 +1,12 @@
-"""Submits requests: each becomes a stored job, or is refused with nothing stored. All faces of the API use this.
+"""Submits requests: each becomes a stored job, or is refused with nothing stored. All routes that make jobs use this.
 
 Concurrent requests share a batch from the rate limits to the commit: one script call to Redis, one thread, one
 transaction. Each request has its own outcome. The checks run from cheap to expensive: rate limit, model, webhook
 address, prompt and context window, token limit, limits of the queue. Then the jobs are stored.
 
-A request that would delay the batch is prepared before it joins one: a retry, whose first job must be found; a long
-body; a model that is not loaded yet. A request that needs the tenant's policy or a new grammar is prepared in the
-tenant's own thread, so that the cost falls on that tenant.
+A request that would delay the batch is prepared before it joins one: a retry (its first job must be found); a long
+body; a model that is not loaded yet. A request that needs the policy of its tenant or a new grammar is prepared in the
+thread of that tenant, so that it delays no other tenant.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
 from producer_api.submission.enqueue import Enqueuer
 from producer_api.submission.idempotency import RequestDigests
-from producer_api.submission.input_policy import ActivePolicy, PolicyCache, applied, pinned
+from producer_api.submission.input_policy import ActivePolicies, ActivePolicy, applied, pinned
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.recent_tenants import RecentTenants
@@ -68,7 +68,7 @@ class Submissions:
         queue_limits: QueueLimits,
         enqueuer: Enqueuer,
         metrics: Metrics,
-        policies: PolicyCache,
+        policies: ActivePolicies,
         digests: RequestDigests,
         live_processes: LiveProcesses,
     ) -> None:
@@ -205,7 +205,7 @@ class Submissions:
             draft.policy = pinned(found, done, is_sealed=self._db.vault.is_on)
             self._guard_names(draft, found.policy)
             if not self._digests.is_keyed and (draft.request, draft.response) != sent:
-                # A plain digest of the sent text would let a reader of the database guess what was replaced.
+                # A plain digest of the sent text would let a reader of the database guess the replaced text.
                 draft.origin = replace(draft.origin, fingerprint="")
                 self._read_key(draft)
 

@@ -10,7 +10,7 @@ from producer_api.caches import ttl_cache
 from producer_api.caches.limit_cache import LimitCache
 from producer_api.caches.model_catalog import KEEP_S, ModelCatalog
 from producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
-from producer_api.submission.input_policy import PolicyCache
+from producer_api.submission.input_policy import ActivePolicies
 from store.db.database import Database
 from store.errors import Unavailable
 from store.registry import models
@@ -27,7 +27,7 @@ class Caches:
         self.now = 0.0
         self.catalog = ModelCatalog(db, clock=lambda: self.now)
         self.limits = LimitCache(settings, db, clock=lambda: self.now)
-        self.policies = PolicyCache(db, clock=lambda: self.now)
+        self.policies = ActivePolicies(db, clock=lambda: self.now)
         self.principal, self.model = principal, model
 
     def look(self) -> None:

@@ -12,7 +12,7 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from producer_api.runtime import Runtime
-from producer_api.submission.input_policy import KEEP_S, PolicyCache
+from producer_api.submission.input_policy import KEEP_S, ActivePolicies
 from store.audit import audit
 from store.db.database import Database
 from store.errors import InvalidRequest
@@ -283,7 +283,7 @@ def test_a_change_is_a_version_with_an_audit_row_and_ends_with_no_rules(
 
 def test_the_policy_of_the_model_goes_before_that_of_every_model(db: Database, api: httpx2.Client, tenant: str) -> None:
     now = [0.0]
-    book = PolicyCache(db, clock=lambda: now[0])
+    book = ActivePolicies(db, clock=lambda: now[0])
     assert book.policy_for(tenant, "tiny") is None
     put(api, RULES)
     put(api, RULES[1:], "tiny")

@@ -107,7 +107,7 @@ def test_patterns_that_are_too_much_together_are_refused_with_the_one_that_is(ap
 
 def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> None:
     async def run() -> None:
-        lanes = TenantThreads(4)
+        threads = TenantThreads(4)
         began: list[str] = []
         ends = {"first": threading.Event(), "second": threading.Event(), "third": threading.Event()}
 
@@ -115,11 +115,11 @@ def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> Non
             began.append(name)
             assert ends[name].wait(30)
 
-        first, second = (asyncio.create_task(lanes.run("a", lambda name=name: call(name))) for name in [*ends][:2])  # type: ignore[misc]
+        first, second = (asyncio.create_task(threads.run("a", lambda name=name: call(name))) for name in [*ends][:2])  # type: ignore[misc]
         await asyncio.sleep(0.05)
         ends["first"].set()
         await first
-        third = asyncio.create_task(lanes.run("a", lambda: call("third")))
+        third = asyncio.create_task(threads.run("a", lambda: call("third")))
         await asyncio.wait([third], timeout=0.2)
         assert "third" not in began
         for end in ends.values():
@@ -132,12 +132,12 @@ def test_a_tenant_has_one_call_at_a_time_though_some_wait_when_one_ends() -> Non
 
 def test_a_lane_is_forgotten_when_nobody_is_in_it() -> None:
     async def run() -> int:
-        lanes = TenantThreads(2)
+        threads = TenantThreads(2)
         order: list[int] = []
-        await asyncio.gather(*(lanes.run("a", lambda n=n: order.append(n)) for n in range(5)))  # type: ignore[misc]
+        await asyncio.gather(*(threads.run("a", lambda n=n: order.append(n)) for n in range(5)))  # type: ignore[misc]
         with pytest.raises(ZeroDivisionError):
-            await lanes.run("b", lambda: 1 / 0)
+            await threads.run("b", lambda: 1 / 0)
         assert order == [0, 1, 2, 3, 4]
-        return len(lanes._turns)
+        return len(threads._queues)
 
     assert asyncio.run(run()) == 0
