@@ -63,7 +63,7 @@ class EncodeState(RequestState):
 
     def row(self, index: int) -> EncodeRow:
         """Return an input as the encoder takes it."""
-        return EncodeRow(self.request.id, self.request.inputs[index], self.request.dimensions)
+        return EncodeRow(self.request.id, self.request.inputs[index], self.request.options, index)
 
     def result(self, reason: FinishReason, now: float) -> Encoded:
         """Return the result of a request that ends."""

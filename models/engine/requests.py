@@ -6,7 +6,7 @@ Every submitted request gets an outcome: a result (``Completion``, ``Encoded``),
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 RequestId: TypeAlias = Hashable
 """Names a request. The engine only compares ids and gives them back; a worker uses ``workers.runs.in_flight``'s."""
@@ -159,14 +159,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """Inputs to encode, each a whole sequence of tokens. ``dimensions`` None: all dimensions of the model.
+    """Inputs to encode, each a whole sequence of tokens.
 
+    The engine does not read ``options``: the encoder gets them with each row, and their type depends on the task.
     ``deadline`` and ``class_rank`` are as in ``EngineRequest``.
     """
 
     id: RequestId
     inputs: tuple[tuple[int, ...], ...]
-    dimensions: int | None = None
+    options: Any = None
     deadline: float | None = None
     class_rank: int = 0
 
@@ -178,11 +179,12 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRow:
-    """One input of a request, as the encoder takes it."""
+    """One input of a request, as the encoder takes it. ``index`` is its place in the request's inputs."""
 
     request_id: RequestId
     tokens: tuple[int, ...]
-    dimensions: int | None
+    options: Any
+    index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

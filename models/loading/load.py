@@ -6,6 +6,7 @@ Whatever is wrong with a model is a ModelLoadError of one sentence. Torch is imp
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from models.engine.runner import Encoder, Runner
 from models.families.model_folder import registered_folder
@@ -22,7 +23,7 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
 
     Raises ModelLoadError if the folder is missing, damaged, changed since it was registered, or not supported.
     """
-    if version.runner == "fake":
+    if version.is_fake:
         return FakeRunner(
             num_blocks=_num_fake_blocks(settings),
             block_tokens=settings.kv_block_tokens,
@@ -37,12 +38,18 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
 
 def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
     """Return the encoder of a version, as ``load_runner`` does a runner. Raises ModelLoadError."""
-    if version.runner == "fake-encoder":
+    if version.is_fake:
         return FakeEncoder(step_s=settings.fake_step_ms / 1000)
-    _calm_openmp()
+    folder = checked_folder(version)
     from models.runners.encoder import encoder_for  # noqa: PLC0415 - as above
 
-    return encoder_for(registered_folder(version), settings, dtype=version.dtype)
+    return encoder_for(folder, settings, dtype=version.dtype)
+
+
+def checked_folder(version: ModelVersion) -> Path:
+    """Return a version's folder before torch is imported to read it. Raises ModelLoadError as ``load_runner``."""
+    _calm_openmp()
+    return registered_folder(version)
 
 
 def _num_fake_blocks(settings: Settings) -> int:

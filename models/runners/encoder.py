@@ -37,20 +37,14 @@ class TorchEncoder:
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return each row's vector as little-endian float32, None where its numbers are not finite."""
         with errors_named():
-            ids, mask = self._padded([row.tokens for row in rows])
+            ids, mask = padded([row.tokens for row in rows], self._pad_id, self._device)
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             pooled = self._pool(hidden, mask)
-            vectors = [self._shaped(vector, row.dimensions) for vector, row in zip(pooled, rows, strict=True)]
+            vectors = [self._shaped(vector, row.options) for vector, row in zip(pooled, rows, strict=True)]
             finite = torch.stack([vector.isfinite().all() for vector in vectors]).tolist()
-            return [_bytes(vector) if is_finite else None for vector, is_finite in zip(vectors, finite, strict=True)]
-
-    def _padded(self, inputs: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids and mask, each (rows, longest)."""
-        longest = max(map(len, inputs))
-        ids = torch.tensor([[*tokens, *[self._pad_id] * (longest - len(tokens))] for tokens in inputs])
-        lengths = torch.tensor([len(tokens) for tokens in inputs])
-        mask = torch.arange(longest)[None] < lengths[:, None]
-        return ids.to(self._device), mask.long().to(self._device)
+            return [
+                float32_bytes(vector) if is_finite else None for vector, is_finite in zip(vectors, finite, strict=True)
+            ]
 
     def _pool(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Return (rows, width) of hidden states (rows, longest, width)."""
@@ -65,7 +59,17 @@ class TorchEncoder:
         return normalize(cut, dim=0) if self._embedder.normalise else cut
 
 
-def _bytes(vector: torch.Tensor) -> bytes:
+def padded(inputs: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the padded values and the mask of the values that are not padding, each (rows, longest)."""
+    longest = max(map(len, inputs))
+    values = torch.tensor([[*tokens, *[pad_id] * (longest - len(tokens))] for tokens in inputs])
+    lengths = torch.tensor([len(tokens) for tokens in inputs])
+    mask = torch.arange(longest)[None] < lengths[:, None]
+    return values.to(device), mask.long().to(device)
+
+
+def float32_bytes(vector: torch.Tensor) -> bytes:
+    """Return the numbers of a float32 vector, little-endian."""
     numbers = vector.cpu().contiguous().numpy()
     return (numbers if sys.byteorder == "little" else numbers.byteswap()).tobytes()
 
@@ -76,6 +80,18 @@ def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> Tor
     Raises ModelLoadError if weights are missing, pickled, or do not fit the configuration.
     """
     embedder = read_embedder(small_files(folder))
+    # No vector here goes through the pooler, which is for classifying: a folder may lack it.
+    model, device = read_model(AutoModel, folder, settings, dtype=dtype, unused="pooler.")
+    return TorchEncoder(model, embedder, device)
+
+
+def read_model(
+    auto: Any, folder: Path, settings: Settings, *, dtype: str, unused: str | None = None
+) -> tuple[Any, torch.device]:
+    """Return the model that one of transformers' ``Auto…`` classes makes of a folder, on its device, and the device.
+
+    The folder may lack tensors whose names begin with ``unused``. Raises ModelLoadError as ``encoder_for``.
+    """
     weight_files(folder)
     silence()
     if settings.torch_threads:
@@ -83,8 +99,8 @@ def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> Tor
     device = resolve_device(settings.device)
     name = settings.dtype if dtype == "auto" else dtype
     number_format = torch.float32 if name == "auto" else resolve_dtype(name, device)
-    model, found = read_original(AutoModel, folder, dtype=number_format)
-    # No vector here goes through the pooler, which is for classifying: a folder may lack it.
-    found["missing_keys"] = [key for key in found["missing_keys"] if not key.startswith("pooler.")]
+    model, found = read_original(auto, folder, dtype=number_format)
+    if unused is not None:
+        found["missing_keys"] = [key for key in found["missing_keys"] if not key.startswith(unused)]
     refuse_faults(folder, found)
-    return TorchEncoder(model.eval().requires_grad_(False).to(device), embedder, device)
+    return model.eval().requires_grad_(False).to(device), device

@@ -36,7 +36,7 @@ class FakeEncoder:
             self._fault(rows)
         if self._step_s:
             self._sleep(self._step_s)
-        return [fake_vector(row.tokens, row.dimensions) for row in rows]
+        return [fake_vector(row.tokens, row.options) for row in rows]
 
 
 def fake_vector(tokens: Sequence[int], dimensions: int | None = None) -> bytes:

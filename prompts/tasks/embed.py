@@ -73,7 +73,7 @@ def read_embedder(files: Mapping[str, bytes]) -> Embedder:
         raise ModelLoadError(f"{_PROMPTS}: a default prompt is not supported: let callers put it before their texts")
     width = _whole(config, "hidden_size", "dim")
     return Embedder(
-        context_window=min(_positions(config), length.get("max_seq_length") or 1 << 31),
+        context_window=min(num_positions(config), length.get("max_seq_length") or 1 << 31),
         width=width,
         pooling=_pooling(_object(files, _POOLING_FILE)) if names else Pooling.MEAN,
         normalise="Normalize" in names or not names,
@@ -179,8 +179,8 @@ def _pooling(config: Mapping[str, Any]) -> Pooling:
     return Pooling(found[0])
 
 
-def _positions(config: Mapping[str, Any]) -> int:
-    """Return how many positions the model has embeddings for."""
+def num_positions(config: Mapping[str, Any]) -> int:
+    """Return the number of tokens that a model of one of ``ENCODER_TYPES`` has position embeddings for."""
     positions = _whole(config, "max_position_embeddings")
     offset = int(config.get("pad_token_id") or 0) + 1 if config.get("model_type") in _OFFSET_TYPES else 0
     return positions - offset

@@ -83,14 +83,14 @@ def failure(future: Future[Encoded]) -> EngineError:
 def test_each_request_gets_its_own_vectors_in_its_inputs_order(start: Start) -> None:
     engine = start()
     asked = [
-        ask(f"r{n}", *[tuple(range(1, 2 + (n * 7 + m) % 50)) for m in range(n * 5 + 1)], dimensions=n or None)
+        ask(f"r{n}", *[tuple(range(1, 2 + (n * 7 + m) % 50)) for m in range(n * 5 + 1)], options=n or None)
         for n in range(8)
     ]
     futures = [engine.submit(one) for one in asked]
     for one, future in zip(asked, futures, strict=True):
         got = future.result(WAIT_S)
         assert got.finish_reason is FinishReason.STOP
-        assert got.vectors == tuple(fake_vector(tokens, one.dimensions) for tokens in one.inputs)
+        assert got.vectors == tuple(fake_vector(tokens, one.options) for tokens in one.inputs)
         assert got.num_tokens == one.num_tokens
     stats = engine.stats()
     assert (stats.completed, stats.failed, stats.running + stats.waiting) == (8, 0, 0)
