@@ -10,9 +10,6 @@ import socket
 import sys
 from functools import partial
 
-from models.loading.load import load_encoder, load_runner, with_encoder_faults, with_faults
-from prompts.tasks.embed import embedder_for
-from prompts.tokenizer import tokenizer_for
 from store import failpoints, interpreter
 from store.db.database import Database, check_schema
 from store.db.tls import check_transport
@@ -23,8 +20,10 @@ from store.logs import configure_logging
 from store.redis.connection import connect, ping
 from store.registry.models import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
+from workers.tasks.loaded_model import LoadedModel
+from workers.tasks.registry import MODEL_LOADERS
 from workers.worker_app import build_worker, drain_on_signals
-from workers.worker_runtime import Loaded, LoadedEncoder, LoadedModel, WorkerRuntime
+from workers.worker_runtime import WorkerRuntime
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     return run(settings, model, name=options.name, concurrency=options.concurrency)
 
 
-def load(settings: Settings, name: str) -> Loaded:
+def load(settings: Settings, name: str) -> LoadedModel:
     """Check both services and load the model of this name. Raises HeadraceError; takes no job."""
     db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
     client = connect(settings.redis_url)
@@ -53,19 +52,13 @@ def load(settings: Settings, name: str) -> Loaded:
         check_keys(db, open_vault(settings))
         ping(client)
         version = resolve(db, name)
-        read = partial(read_file, db)
-        tokenizer = tokenizer_for(version, read)
-        if version.task == "embed":
-            encoder = with_encoder_faults(load_encoder(version, settings), settings, tokenizer.decode)
-            return LoadedEncoder(version, encoder, tokenizer, embedder_for(version, read))
-        runner = with_faults(load_runner(version, settings), settings, tokenizer.decode)
-        return LoadedModel(version, runner, tokenizer)
+        return MODEL_LOADERS[version.task](version, settings, partial(read_file, db))
     finally:
         client.close()
         db.close()
 
 
-def run(settings: Settings, model: Loaded, *, name: str | None, concurrency: int | None) -> int:
+def run(settings: Settings, model: LoadedModel, *, name: str | None, concurrency: int | None) -> int:
     """Run jobs until a signal stops the worker; return the exit code."""
     hostname = f"{name or f'{model.version.model}-{os.getpid()}'}@{socket.gethostname()}"
     # More threads than slots, because a job holds its thread while its outcome is written.

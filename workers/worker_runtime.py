@@ -13,18 +13,12 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import CollectorRegistry
 
-from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.llm_engine import EngineConfig, LLMEngine
+from models.engine.protocol import AnyEngine
 from models.engine.requests import FinishReason
-from models.engine.runner import Encoder, Runner
-from prompts.detokenizer import Detokenizer
-from prompts.tasks.embed import Embedder
-from prompts.tokenizer import Tokenizer
 from store.db.database import Database
 from store.errors import HeadraceError
 from store.failpoints import failpoint
 from store.jobs.claims import Finish
-from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings
 from store.streams.stream_log import CancelListener
 from workers.celery.fast_lane import FastLane, num_spare
@@ -35,55 +29,20 @@ from workers.connections import Connections
 from workers.health import OK, HealthServer, postgres_check
 from workers.metrics import Counters, EngineCollector
 from workers.presence import PresenceReporter
-from workers.runs.checkpoint_recovery import CheckpointRecovery
 from workers.runs.claim_client import ClaimClient
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import Attempt, InFlightAttempts
-from workers.runs.job_runner import JobRunner, Work
+from workers.runs.job_runner import JobRunner
 from workers.runs.leases import LeaseKeeper
 from workers.runs.loop_waker import LoopWaker
 from workers.runs.outcome import Retry
-from workers.runs.output_policy import PolicyCache
 from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.embed import Encoding
-from workers.tasks.generate import Generating
+from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
 
 log = structlog.get_logger(__name__)
 
 GIVE_UP_S = 0.75
 """Time for the engine's step and for handing its jobs back. It is shorter than the grace time of a drain."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model version with its runner and tokenizer."""
-
-    version: ModelVersion
-    runner: Runner
-    tokenizer: Tokenizer
-
-    @property
-    def queue(self) -> str:
-        """The queue of this version."""
-        return queue_name(self.version.model, self.version.version)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedEncoder:
-    """A model version that makes vectors, with its encoder, tokenizer and embedder."""
-
-    version: ModelVersion
-    encoder: Encoder
-    tokenizer: Tokenizer
-    embedder: Embedder
-
-    @property
-    def queue(self) -> str:
-        """The queue of this version."""
-        return queue_name(self.version.model, self.version.version)
-
-
-Loaded = LoadedModel | LoadedEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +60,7 @@ class WorkerRuntime:
     def __init__(
         self,
         settings: Settings,
-        model: Loaded,
+        model: LoadedModel,
         *,
         owner: str,
         max_jobs: int,
@@ -275,30 +234,15 @@ class WorkerRuntime:
         self.hand_back(died=True)
         self._exit_now(EXIT_ENGINE_DEAD)
 
-    def _new_engine(self, settings: Settings) -> LLMEngine | EncodeEngine:
-        model, num_slots = self._model, settings.max_slots + num_spare(settings.max_slots)
-        on_room = self._waker.room_made
-
-        def on_failed(_error: BaseException) -> None:
-            self._check_engine.set()
-
-        if isinstance(model, LoadedEncoder):
-            return EncodeEngine(
-                model.encoder, EncodeConfig(num_slots, settings.encode_tokens), on_room=on_room, on_failed=on_failed
+    def _new_engine(self, settings: Settings) -> AnyEngine:
+        return self._model.new_engine(
+            EngineSetup(
+                settings,
+                settings.max_slots + num_spare(settings.max_slots),
+                on_deltas=self.frames.put_deltas,
+                on_room=self._waker.room_made,
+                on_failed=lambda _error: self._check_engine.set(),
             )
-        return LLMEngine(
-            model.runner,
-            lambda: Detokenizer(model.tokenizer),
-            EngineConfig(
-                num_slots,
-                settings.step_tokens,
-                speculation=settings.speculation == "auto",
-                stretch=settings.stretch,
-                deltas_per_s=settings.stream_deltas_per_s,
-            ),
-            on_deltas=self.frames.put_deltas,
-            on_room=on_room,
-            on_failed=on_failed,
         )
 
     def _is_taking(self) -> bool:
@@ -335,10 +279,13 @@ class WorkerRuntime:
         )
 
     def _new_job_runner(self) -> JobRunner:
+        context = WorkContext(
+            self.in_flight, self.admission, self.frames, self._connections.sealed_logs, self._connections.jobs
+        )
         return JobRunner(
             claim_client=self._claim_client,
             in_flight=self.in_flight,
-            work=self._new_work(),
+            work=self._model.new_work(self.engine, context),
             admission=self.admission,
             frames=self.frames,
             lease_s=self._lease_s,
@@ -356,28 +303,3 @@ class WorkerRuntime:
         )
         fast_lane = FastLane(self._connections.fast_lane_hints, self.admission, self.job_runner)
         return _Sources(poller, fast_lane, CancelListener(settings.redis_url, self.leases.cancel))
-
-    def _new_work(self) -> Work:
-        match self._model, self.engine:
-            case LoadedEncoder() as model, EncodeEngine() as engine:
-                return Encoding(
-                    in_flight=self.in_flight,
-                    engine=engine,
-                    admission=self.admission,
-                    frames=self.frames,
-                    tokenizer=model.tokenizer,
-                    embedder=model.embedder,
-                )
-            case LoadedModel() as model, LLMEngine() as engine:
-                return Generating(
-                    in_flight=self.in_flight,
-                    engine=engine,
-                    admission=self.admission,
-                    frames=self.frames,
-                    resumer=CheckpointRecovery(self._connections.sealed_logs),
-                    tokenizer=model.tokenizer,
-                    policies=PolicyCache(self._connections.jobs),
-                    context_window=min(model.version.context_window, model.runner.context_window),
-                )
-            case _:
-                raise AssertionError("an engine is made for the model's kind")

@@ -29,7 +29,8 @@ from store.settings import Settings
 from store.tenants import api_keys
 from tests.processes import WAIT_S, Process, StartProcess, python, wait_for
 from tests.roles import as_worker
-from workers.worker_runtime import LoadedModel, WorkerRuntime
+from workers.tasks.generate import GenerateModel
+from workers.worker_runtime import WorkerRuntime
 
 
 class Bench:
@@ -242,7 +243,7 @@ def start_host(settings: Settings, version: ModelVersion) -> Iterator[StartHost]
         exits: list[int] = []
         runtime = WorkerRuntime(
             settings.model_copy(update=settings_changes or {}),
-            LoadedModel(version, FakeRunner(**runner), ByteTokenizer()),
+            GenerateModel(version, FakeRunner(**runner), ByteTokenizer()),
             owner=f"runtime-{len(started)}",
             max_jobs=64,
             exit_now=exits.append,

@@ -1,3 +1,3 @@
-"""What a worker does for each kind of task: generate text, embed inputs.
+"""The work of each task: how its models are loaded, which engine runs them, and how a job becomes an outcome.
 
-What all tasks share is ``workers.runs``."""
+One module is one task, and ``registry`` lists them all. What all tasks share is in ``workers.runs``."""

@@ -9,11 +9,12 @@ Knows prompts, checkpoints and the engine; claims, leases and writing are ``work
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
-from models.engine.protocol import Engine
+from models.engine.llm_engine import EngineConfig, LLMEngine
+from models.engine.protocol import AnyEngine, Engine
 from models.engine.requests import (
     CheckpointMismatch,
     Completion,
@@ -22,13 +23,19 @@ from models.engine.requests import (
     Grammar,
     SamplingParams,
 )
+from models.engine.runner import Runner
+from models.loading.load import load_runner, with_faults
 from policy.budget import ScanTooLong
+from prompts.detokenizer import Detokenizer
 from prompts.prompt import build_prompt, fit
-from prompts.tokenizer import Tokenizer
+from prompts.tasks.task_inputs import ReadFile
+from prompts.tokenizer import Tokenizer, tokenizer_for
 from store.errors import Unavailable
 from store.jobs.claims import Finish
 from store.payloads.job_payload import read_payload
 from store.payloads.sampling_params import Sampling
+from store.registry.models import ModelVersion
+from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
 from store.tasks.generate import GeneratePayload
 from workers.runs import outcome
@@ -41,6 +48,7 @@ from workers.runs.outcome import Retry
 from workers.runs.output_filter import StreamFilter
 from workers.runs.output_policy import OutputRules, PolicyCache, output_rules
 from workers.runs.stream_publisher import FrameQueue
+from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +146,52 @@ class Generating:
             cache_salt=attempt.claim.tenant_id,
             class_rank=attempt.claim.class_rank,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateModel(LoadedModel):
+    """A model version that generates text, with its runner and tokenizer."""
+
+    version: ModelVersion
+    runner: Runner
+    tokenizer: Tokenizer
+
+    def new_engine(self, setup: EngineSetup) -> LLMEngine:
+        """Return an engine for language models."""
+        settings = setup.settings
+        return LLMEngine(
+            self.runner,
+            lambda: Detokenizer(self.tokenizer),
+            EngineConfig(
+                setup.num_slots,
+                settings.step_tokens,
+                speculation=settings.speculation == "auto",
+                stretch=settings.stretch,
+                deltas_per_s=settings.stream_deltas_per_s,
+            ),
+            on_deltas=setup.on_deltas,
+            on_room=setup.on_room,
+            on_failed=setup.on_failed,
+        )
+
+    def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
+        """Return the work for the jobs of this model."""
+        return Generating(
+            in_flight=context.in_flight,
+            engine=engine,
+            admission=context.admission,
+            frames=context.frames,
+            resumer=CheckpointRecovery(context.sealed_logs),
+            tokenizer=self.tokenizer,
+            policies=PolicyCache(context.db),
+            context_window=min(self.version.context_window, self.runner.context_window),
+        )
+
+
+def load_generate_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> GenerateModel:
+    """Load a model that generates text."""
+    tokenizer = tokenizer_for(version, read_file)
+    return GenerateModel(version, with_faults(load_runner(version, settings), settings, tokenizer.decode), tokenizer)
 
 
 def seeded(sampling: Sampling, job_id: str) -> Sampling:

@@ -37,7 +37,8 @@ from tests.workers.saying import PieceTokenizer, SayingRunner
 from tests.workers.test_continuing import Reader, answer, submit
 from tests.workers.test_continuing import api as api
 from workers.runs.output_filter import StreamFilter
-from workers.worker_runtime import LoadedModel, WorkerRuntime
+from workers.tasks.generate import GenerateModel
+from workers.worker_runtime import WorkerRuntime
 
 KEYS = {"encryption_keys": f"k1:{base64.b64encode(bytes(32)).decode()}"}
 NO_TITAN = {"id": "no-titan", "deny": {"phrases": ["project titan"]}, "action": "block", "stage": "output"}
@@ -130,7 +131,7 @@ def on_stage(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Ite
     tokenizer = PieceTokenizer()
     runner = SayingRunner(tokenizer)
     runtime = WorkerRuntime(
-        settings, LoadedModel(bench.version, runner, tokenizer), owner="w", max_jobs=64, exit_now=lambda _: None
+        settings, GenerateModel(bench.version, runner, tokenizer), owner="w", max_jobs=64, exit_now=lambda _: None
     )
     runtime.start()
     feeder = Feeder(bench, runtime)

@@ -31,7 +31,8 @@ from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench, Running, StartHost
 from tests.workers.runs.test_outcome import completion
 from workers.celery.watchdog import EXIT_ENGINE_DEAD
-from workers.worker_runtime import LoadedModel, WorkerRuntime
+from workers.tasks.generate import GenerateModel
+from workers.worker_runtime import WorkerRuntime
 
 
 def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:
@@ -276,7 +277,7 @@ def restartable(server_folder: Path, settings: Settings) -> Iterator[Restartable
     )
     own = settings.model_copy(update={"database_url": server.url, "lease_s": 6})
     exits: list[int] = []
-    model = LoadedModel(version, FakeRunner(step_s=0.01), ByteTokenizer())
+    model = GenerateModel(version, FakeRunner(step_s=0.01), ByteTokenizer())
     runtime = WorkerRuntime(own, model, owner="w1", max_jobs=64, exit_now=exits.append)
     runtime.start()
     bench = Bench(db, own, version)

@@ -1,0 +1,103 @@
+"""The work of every task that runs on an encoder: a job's inputs in, one vector for each out, as the outcome to write.
+
+Nothing is streamed, and nothing is kept of an attempt that ends early: the next attempt starts from the beginning.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models.engine.encoder_engine import EncodeConfig, EncodeEngine
+from models.engine.protocol import AnyEngine, Engine
+from models.engine.requests import Encoded, EncodeRequest, FinishReason
+from models.engine.runner import Encoder
+from store.jobs.claims import Claim, Finish
+from store.payloads.job_payload import JobErrorBody, Usage
+from store.registry.models import ModelVersion
+from store.schema.job_states import JobState
+from store.streams.checkpoints import Checkpoint
+from workers.runs.engine_client import EngineClient
+from workers.runs.in_flight import Attempt
+from workers.runs.outcome import STATES, Retry
+from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeJob:
+    """A job for an encoder: its inputs as tokens, the encoder's options, and what makes the output of the vectors."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    options: Any
+    output: Callable[[Sequence[bytes]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderModel(LoadedModel):
+    """A model version that is an encoder. A task's subclass reads the payloads of its jobs."""
+
+    version: ModelVersion
+    encoder: Encoder
+
+    @abstractmethod
+    def read(self, payload: Mapping[str, Any]) -> EncodeJob:
+        """Return the job of a stored payload. Raises InvalidRequest if it cannot be read or does not fit."""
+
+    def new_engine(self, setup: EngineSetup) -> EncodeEngine:
+        """Return an engine for encoders."""
+        config = EncodeConfig(setup.num_slots, setup.settings.encode_tokens)
+        return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
+
+    def new_work(self, engine: AnyEngine, context: WorkContext) -> "Encoding":
+        """Return the work for the jobs of this model."""
+        return Encoding(engine, context, self.read)
+
+
+class Encoding:
+    """Runs the jobs of one encoder. ``compute`` is called from many threads at once."""
+
+    def __init__(
+        self,
+        engine: Engine[EncodeRequest, Encoded],
+        context: WorkContext,
+        read: Callable[[Mapping[str, Any]], EncodeJob],
+    ) -> None:
+        self._engine = EngineClient(engine, context.admission, context.in_flight)
+        self._frames = context.frames
+        self._read = read
+
+    def compute(self, attempt: Attempt) -> Finish | Retry:
+        """Encode the job's inputs. Raises InvalidRequest for a payload that cannot be read or does not fit."""
+        job = self._read(attempt.claim.payload)
+        request = EncodeRequest(
+            attempt.id, job.inputs, job.options, attempt.deadline, class_rank=attempt.claim.class_rank
+        )
+        if attempt.epoch > 1:
+            self._frames.put_start(attempt.id, Checkpoint().continued_by(attempt.epoch))
+        encoded = self._engine.run(attempt, request, num_prompt=request.num_tokens, max_tokens=0)
+        return completed(attempt.claim, encoded, job.output)
+
+
+def completed(claim: Claim, encoded: Encoded, output: Callable[[Sequence[bytes]], dict[str, Any]]) -> Finish | Retry:
+    """Return the outcome of a request that the engine ended. One that was handed back is not charged."""
+    if encoded.finish_reason is FinishReason.HANDED_BACK:
+        return Retry("handed_back", "the attempt was handed back for another to begin anew", charge=False)
+    state = STATES[encoded.finish_reason]
+    late = JobErrorBody(
+        code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
+    )
+    spent = Usage(
+        input_tokens=encoded.num_tokens,
+        output_tokens=0,
+        queue_ms=claim.queued_s * 1000,
+        compute_ms=encoded.total_s * 1000,
+    )
+    return Finish(
+        job_id=claim.job_id,
+        epoch=claim.epoch,
+        state=state,
+        output=output(encoded.vectors) if state is JobState.SUCCEEDED else None,
+        error=late.model_dump() if state is JobState.EXPIRED else None,
+        usage=spent.model_dump(),
+        tenant_id=claim.tenant_id,
+    )

@@ -1,0 +1,63 @@
+"""The interface between the worker's runtime and a task: a loaded model makes the engine and the work of its task."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from models.engine.protocol import AnyEngine
+from models.engine.requests import Delta
+from prompts.tasks.task_inputs import ReadFile
+from store.db.database import Database
+from store.registry.models import ModelVersion, queue_name
+from store.settings import Settings
+from store.streams.fencing import SealedLogs
+from workers.runs.engine_admission import EngineAdmission
+from workers.runs.in_flight import InFlightAttempts
+from workers.runs.job_runner import Work
+from workers.runs.stream_publisher import FrameQueue
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSetup:
+    """The size of the engine and its callbacks, which are as in ``models.engine.protocol``."""
+
+    settings: Settings
+    num_slots: int
+    on_deltas: Callable[[Sequence[Delta]], None]
+    on_room: Callable[[], None]
+    on_failed: Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkContext:
+    """The parts of the worker that a task's work may use. ``db`` is the connection for jobs."""
+
+    in_flight: InFlightAttempts
+    admission: EngineAdmission
+    frames: FrameQueue
+    sealed_logs: SealedLogs
+    db: Database
+
+
+class LoadedModel(ABC):
+    """A model version whose weights and files are in memory. One subclass is one task."""
+
+    version: ModelVersion
+
+    @property
+    def queue(self) -> str:
+        """The queue of this version."""
+        return queue_name(self.version.model, self.version.version)
+
+    @abstractmethod
+    def new_engine(self, setup: EngineSetup) -> AnyEngine:
+        """Return the engine for the task's requests. It is not started."""
+
+    @abstractmethod
+    def new_work(self, engine: AnyEngine, context: WorkContext) -> Work:
+        """Return the work for the task's jobs. ``engine`` is what ``new_engine`` returned."""
+
+
+LoadModel: TypeAlias = Callable[[ModelVersion, Settings, ReadFile], LoadedModel]
+"""Loads a version's weights and files. Raises ModelLoadError."""

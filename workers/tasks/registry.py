@@ -1,0 +1,14 @@
+"""How each task's models are loaded. A new task is one more entry of ``MODEL_LOADERS``."""
+
+from collections.abc import Mapping
+
+from store.tasks.embed import EMBED
+from store.tasks.generate import GENERATE
+from workers.tasks.embed import load_embed_model
+from workers.tasks.generate import load_generate_model
+from workers.tasks.loaded_model import LoadModel
+
+MODEL_LOADERS: Mapping[str, LoadModel] = {
+    GENERATE.name: load_generate_model,
+    EMBED.name: load_embed_model,
+}
