@@ -1,8 +1,8 @@
-"""Flower on this broker, behind a guard: ``python -m workers.flower``. Never without a password, and only for reading.
+"""Flower on this broker, read-only and with a password: ``python -m workers.flower``.
 
-Started here rather than by ``celery flower``, which also takes its options from ``FLOWER_…`` variables and runs a
-``flowerconfig.py`` that lies in the working directory: either could open what is closed here. Flower reads Celery's
-events and statistics; it knows job ids, model versions and the codes of errors, no prompt and no output.
+It is not started by ``celery flower``, which also takes options from ``FLOWER_…`` variables and runs a
+``flowerconfig.py`` of the working directory: both could remove the restrictions. Flower reads Celery's events and
+statistics: job ids, model versions and error codes, no prompts and no outputs.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from store.settings import Settings, load_settings, require_services
 from store.stop_signals import on_stop_signals
 
 _READING = frozenset({"GET", "HEAD"})
-# Reads too, though it is a POST: its page loads the table of tasks by it.
+# A POST that only reads: Flower's page loads the table of tasks by it.
 _TABLE = "/tasks/datatable"
-# Says "OK" and nothing else, for whoever watches over the process.
+# Returns only "OK", for health probes.
 _OPEN = frozenset({"/healthcheck"})
-# What may be asked has no body, or the table's few columns.
+# Allowed requests have no body, or the few columns of the table.
 _MAX_BODY_BYTES = 64 << 10
 _MAX_HEADER_BYTES = 16 << 10
 _IDLE_S = 75
@@ -40,17 +40,17 @@ _CHALLENGE = {"WWW-Authenticate": 'Basic realm="headrace"'}
 
 
 class RefusalHandler(RequestHandler):
-    """Answers in place of Flower's handlers."""
+    """Refuses a request in place of Flower's handlers."""
 
     def initialize(self, status: int, headers: dict[str, str]) -> None:
-        """Remember the answer."""
+        """Set the answer."""
         self._answer = status, headers
 
     def check_xsrf_cookie(self) -> None:
-        """Nothing is going to be done that somebody could forge."""
+        """Do not check: a refusal changes nothing."""
 
     def prepare(self) -> None:
-        """Answer, whatever the method."""
+        """Answer every method."""
         status, headers = self._answer
         self.set_status(status)
         for name, value in headers.items():
@@ -59,7 +59,7 @@ class RefusalHandler(RequestHandler):
 
 
 class GuardedFlower(Flower):  # type: ignore[misc]  # it ships no annotations
-    """Flower whose every address asks for the password first and then knows reading alone, by no option of its own."""
+    """Flower that requires the password at every address and refuses writes, independently of its own options."""
 
     def __init__(self, credentials: str, **options: Any) -> None:
         super().__init__(**options)
@@ -77,7 +77,7 @@ class GuardedFlower(Flower):  # type: ignore[misc]  # it ships no annotations
         server.add_sockets(bind_sockets(port, address=host))
 
     def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
-        """Return Flower's handler, or one that refuses: 401 without the password, 405 for what is not reading."""
+        """Return Flower's handler, or one that refuses: 401 without the password, 405 for a write."""
         if request.path not in _OPEN and not self._may_enter(request.headers.get("Authorization", "")):
             refused = {"status": 401, "headers": _CHALLENGE}
         elif request.method not in _READING and (request.method, request.path) != ("POST", _TABLE):
@@ -92,7 +92,7 @@ class GuardedFlower(Flower):  # type: ignore[misc]  # it ships no annotations
             given = b64decode(encoded.strip(), validate=True)
         except (NotBase64, ValueError):
             given = b""
-        # Of the digests, so that neither the text nor its length shows in the time that it takes.
+        # Digests are compared, so that the duration reveals neither the text nor its length.
         return hmac.compare_digest(_digest(given), self._credentials) and scheme.lower() == "basic"
 
 
@@ -112,14 +112,14 @@ def credentials_of(settings: Settings) -> str:
 
 def _flower(settings: Settings, credentials: str) -> GuardedFlower:
     default_options.max_tasks = 5000
-    # Its own lock, behind ours; and what hides its buttons.
+    # Flower's own password check as a second one; read_only hides its buttons.
     default_options.basic_auth = [credentials]
     default_options.read_only = True
     return GuardedFlower(credentials, capp=celery_app(settings), options=default_options, **flower_settings)
 
 
 def main() -> int:
-    """Run Flower until it is stopped."""
+    """Run Flower until a signal stops it."""
     try:
         settings = require_services(load_settings(), only_redis=True)
         credentials = credentials_of(settings)

@@ -1,8 +1,8 @@
-"""The worker's own health and its metrics, on one port: ``/healthz``, ``/readyz`` and ``/metrics``.
+"""Health and metrics of a process, on one port: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-Whoever answers lives; ready is who can work, and that is asked anew at each request: does the engine step, may jobs be
-taken, does Postgres answer. The server's threads and the probe's connection are its own, so that neither a hung engine
-nor a pool in use can make the answer hang, or make it good.
+A process that answers is alive. It is ready if all checks pass, and they run at each request: does the engine make
+steps, may jobs be taken, does Postgres answer. The server has its own threads and the check its own connection, so a
+hung engine or an exhausted connection pool cannot delay or falsify the answer.
 """
 
 import socket
@@ -21,11 +21,11 @@ _IDLE_S = 10
 
 OK = "ok"
 Check = Callable[[], str]
-"""Returns ``ok``, or a sentence about what is wrong."""
+"""Returns ``ok``, or a sentence that describes the problem."""
 
 
-class Pulse:
-    """Whether a loop still turns: it beats, and the check fails when it has not for ``longest_s``."""
+class LoopHeartbeat:
+    """Checks that a loop still runs: it fails after ``longest_s`` without a beat."""
 
     def __init__(self, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._longest_s = longest_s
@@ -33,17 +33,17 @@ class Pulse:
         self._beat_at = clock()
 
     def beat(self) -> None:
-        """Note that it turned."""
+        """Note a turn of the loop."""
         self._beat_at = self._clock()
 
     def check(self) -> str:
-        """Return what health says of it."""
+        """Return ``ok``, or the problem."""
         age_s = self._clock() - self._beat_at
         return OK if age_s <= self._longest_s else f"the loop has not turned for {age_s:.0f} s"
 
 
 def postgres_check(db: Database) -> Check:
-    """Return the check that Postgres answers and has the schema of this version."""
+    """Return a check that Postgres answers and has the schema of this version."""
 
     def check() -> str:
         try:
@@ -56,20 +56,20 @@ def postgres_check(db: Database) -> Check:
 
 
 def readiness(checks: Mapping[str, Check]) -> tuple[int, dict[str, str]]:
-    """Return the status and what each check said."""
-    said = {name: check() for name, check in checks.items()}
-    is_ready = all(word == OK for word in said.values())
-    return (200 if is_ready else 503), {"status": "ready" if is_ready else "not ready", **said}
+    """Return the HTTP status and the result of each check."""
+    results = {name: check() for name, check in checks.items()}
+    is_ready = all(result == OK for result in results.values())
+    return (200 if is_ready else 503), {"status": "ready" if is_ready else "not ready", **results}
 
 
 class _Ipv6Server(ThreadingHTTPServer):
-    """The same on an IPv6 address."""
+    """A server on an IPv6 address."""
 
     address_family = socket.AF_INET6
 
 
 class HealthServer:
-    """Serves the three pages on a port of the address ``host``; on none if the port is 0."""
+    """Serves the three pages on a port of the address ``host``; serves nothing if the port is 0."""
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, checks: Mapping[str, Check]) -> None:
         self._host = host
@@ -79,7 +79,7 @@ class HealthServer:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Listen, and answer from threads of its own."""
+        """Listen, and answer on its own threads."""
         if self._port:
             kind = _Ipv6Server if ":" in self._host else ThreadingHTTPServer
             self._server = kind((self._host, self._port), _handler(self._page))
@@ -97,8 +97,8 @@ class HealthServer:
             case "/healthz":
                 return 200, "application/json", b'{"status":"ok"}'
             case "/readyz":
-                status, said = readiness(self._checks)
-                return status, "application/json", orjson.dumps(said)
+                status, results = readiness(self._checks)
+                return status, "application/json", orjson.dumps(results)
             case "/metrics":
                 return 200, CONTENT_TYPE_LATEST, generate_latest(self._registry)
             case _:
@@ -107,13 +107,13 @@ class HealthServer:
 
 def _handler(page: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Answers GET; says nothing in the log, and nothing of what it is made of."""
+        """Answers GET. It logs nothing, and its headers name no software version."""
 
-        # Who sends nothing does not keep a thread.
+        # A client that sends nothing must not keep a thread.
         timeout = _IDLE_S
 
         def version_string(self) -> str:
-            """Return what the header Server says."""
+            """Return the value of the header Server."""
             return "headrace"
 
         def do_GET(self) -> None:
@@ -126,6 +126,6 @@ def _handler(page: Callable[[str], tuple[int, str, bytes]]) -> type[BaseHTTPRequ
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Probes come every few seconds."""
+            """Log nothing: probes come every few seconds."""
 
     return Handler

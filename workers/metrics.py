@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus; ``health`` serves it. No label carries a job or a tenant."""
+"""A worker's metrics for Prometheus; ``health`` serves them. No label names a job or a tenant."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -35,7 +35,7 @@ COUNTERS = {
 
 
 class Counters:
-    """Counts of what happened to jobs in this process."""
+    """Counts outcomes of jobs in this process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.finished = Counter("headrace_jobs_finished", "outcomes stored", ["state"], registry=registry)
@@ -53,14 +53,14 @@ class Counters:
 
 
 class FrameCounts(Protocol):
-    """The counts that ``frames.FrameQueue`` keeps."""
+    """The counts of ``workers.runs.stream_publisher.FrameQueue``."""
 
     num_published: int
     num_dropped: int
 
 
 class EngineCollector(Collector):
-    """Reads the engine and the frame queue whenever Prometheus asks."""
+    """Reads the engine and the frame queue at each scrape."""
 
     def __init__(self, stats: Callable[[], EngineStats], frames: FrameCounts) -> None:
         self._stats = stats

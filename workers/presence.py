@@ -1,4 +1,4 @@
-"""Says that this worker lives, which queue it serves and how long a request it can hold, from a thread of its own."""
+"""Reports from its own thread that this worker is alive, its queue, and the longest request that it can run."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class PresenceReporter:
-    """One worker's row. ``is_taking``: False once it is stopping, from when on it serves nobody."""
+    """Keeps one worker's row up to date. ``is_taking`` returns False once the worker is stopping: then the row goes."""
 
     def __init__(self, db: Database, queue: str, capacity: int | None, *, is_taking: Callable[[], bool]) -> None:
         self._db = db
@@ -27,12 +27,12 @@ class PresenceReporter:
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Say so, and go on saying it: once this returns, the worker counts."""
+        """Report once, then periodically. When this returns, the worker is known."""
         self._beat()
         self._thread.start()
 
     def stop(self) -> None:
-        """Say that it ends, and end."""
+        """Remove the row, and end the thread."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)
@@ -40,15 +40,15 @@ class PresenceReporter:
     def _run(self) -> None:
         while not self._stopping.wait(BEAT_S) and self._is_taking():
             self._beat()
-        self._tell(lambda: presence.leave_worker(self._db, self._id))
+        self._try(lambda: presence.leave_worker(self._db, self._id))
 
     def _beat(self) -> None:
-        self._tell(lambda: presence.beat_worker(self._db, self._id, self._queue, self._capacity))
+        self._try(lambda: presence.beat_worker(self._db, self._id, self._queue, self._capacity))
 
-    def _tell(self, say: Callable[[], None]) -> None:
+    def _try(self, report: Callable[[], None]) -> None:
         try:
-            say()
+            report()
         except HeadraceError as error:
             log.debug("presence_not_told", reason=error.message)
-        except Exception:  # it must not end the thread: without it the worker would count as gone
+        except Exception:  # the thread must go on: without it the worker would count as gone
             log.exception("presence_not_told")

@@ -47,7 +47,7 @@ def ignore(*_: object) -> None:
 
 
 class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
-    """Implements ``models.engine.protocol.Engine``, for requests whose state is kept as ``StateT``."""
+    """Implements ``models.engine.protocol.Engine``. ``StateT`` is the state of an active request."""
 
     def __init__(
         self,
@@ -235,7 +235,7 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
 
 
 def failure_of(cause: Exception, what: str) -> EngineError:
-    """Return the error of a request whose ``what`` (step, pass) failed with ``cause``."""
+    """Return the error of a request. ``what`` (step, pass) failed with ``cause``."""
     kind = OutOfMemory if is_out_of_memory(cause) else StepFailed
     error = kind(f"the model's {what} failed ({type(cause).__name__}); the request may be tried again")
     error.__cause__ = cause

@@ -20,7 +20,7 @@ class Row:
     ``p % block_tokens``, and it covers ``start + len(tokens)``. Blocks that end at or before ``start`` may be shared
     with other requests and are only read. A decode row has one token; a prefill chunk has one or more. ``sample`` is
     True if the last of ``tokens`` is the newest of the request: its logits choose the next token. ``output`` are the
-    tokens generated so far, for penalties and for the seeded draw, whose n-th number depends on seed and n alone.
+    tokens generated so far, for penalties and for the seeded draw (its n-th number depends on seed and n alone).
 
     A decode row may have ``drafts`` after its one token: the last of ``tokens`` are then draft tokens to verify. Keys
     and values at the positions of rejected drafts are overwritten later.

@@ -1,7 +1,7 @@
 """A consumer without acknowledgements, for messages that may be lost: each message costs one call of Redis.
 
-A hint only says that a job waits; the dispatcher announces a job again whose hint is lost. So hints are taken without
-acknowledgement. This saves two of the three round trips that kombu makes for each message (into its list of
+A hint only announces a waiting job, and the dispatcher announces the job again if its hint is lost. So hints are taken
+without acknowledgement. This saves two of the three round trips that kombu makes for each message (into its list of
 unacknowledged messages, and out again), and no hint is delivered twice.
 
 Other messages in the queue, or in the worker's mailbox, are counted and dropped: kombu and Celery would end the worker,

@@ -1,8 +1,8 @@
 """Polls Postgres for jobs that come without a message: crash suspects, and all jobs while Redis is silent.
 
-Once a second it asks Postgres for waiting jobs. A crash suspect (a job whose worker died) is never announced. It runs
-in isolation, when no other job is in this process, so that a second crash harms no other job. Other jobs are claimed
-from Postgres while they wait, the engine has room, and no message comes.
+Once a second it asks Postgres for waiting jobs. A crash suspect (a job that ran when its worker died) is never
+announced. It runs in isolation, when no other job is in this process, so that a second crash harms no other job. Other
+jobs are claimed from Postgres while they wait, the engine has room, and no message comes.
 
     look ──suspects──▶ a gap, or the engine is reserved ──▶ run suspects one by one, in isolation ──▶ release
       └──others──▶ still waiting and no message for ``after_s`` ──▶ claim as many as there is room for

@@ -1,3 +1,4 @@
-"""The dispatcher: the one process that does what must happen although no caller asks for it.
+"""The dispatcher: one process with the periodic duties that no request triggers.
 
-Sending webhooks is ``workers.webhooks``."""
+Webhooks are ``workers.webhooks``.
+"""

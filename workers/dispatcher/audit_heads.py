@@ -1,4 +1,4 @@
-"""Telling the heads of the audit log, so that they are known outside of the database too: in the dispatcher's log."""
+"""Logs the heads of the audit chains, so that a copy exists outside of the database."""
 
 import structlog
 
@@ -10,16 +10,16 @@ log = structlog.get_logger(__name__)
 
 
 class AuditHeads:
-    """A duty: one line for each chain that has grown since it was last told of."""
+    """A duty: logs one line for each chain that has grown since its last line."""
 
     def __init__(self, db: Database, key: str) -> None:
         self._db = db
         self._key = key
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
-    def tell(self) -> None:
+    def log_heads(self) -> None:
         """Log the heads that have moved; ``headrace audit verify --head LOG`` reads them."""
         for head in export.heads(self._db):
-            if self._told.get(head.chain) != head.hash:
+            if self._logged.get(head.chain) != head.hash:
                 log.info(EVENT, **head_fields(head, self._key))
-                self._told[head.chain] = head.hash
+                self._logged[head.chain] = head.hash

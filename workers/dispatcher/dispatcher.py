@@ -1,8 +1,8 @@
-"""The dispatcher: what must happen although nobody asks for it. ``python -m workers.dispatcher``
+"""The dispatcher runs the periodic duties that no request triggers: ``python -m workers.dispatcher``.
 
-One process leads, a standby waits on a lock in Postgres. Each duty is a decision plus one statement, safe to run
-twice, and fails alone: it is logged in one line and tried again at its next turn. It never runs a model and never
-decides what a job's state means; that is ``store``'s.
+One process leads, a standby waits for a lock in Postgres. Each duty is a decision and one statement. It may safely run
+twice, and its failure does not affect other duties: the failure is logged in one line, and the duty is retried at its
+next turn. The dispatcher runs no model; the meaning of job states is ``store``'s.
 """
 
 import sys
@@ -38,7 +38,7 @@ from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
 from workers.dispatcher.queue_stats import QueueStats
 from workers.dispatcher.retention import RetentionThread
-from workers.health import HealthServer, Pulse
+from workers.health import HealthServer, LoopHeartbeat
 from workers.webhooks.sender import WebhookSender
 
 log = structlog.get_logger(__name__)
@@ -49,15 +49,15 @@ TOP_UP_S = 0.1
 COUNT_S = 0.25
 LEAD_S = 2.0
 SWEEP_ROWS = 500
-# The sender of webhooks is told of what is due; it looks for itself in case that this is wrong.
+# The webhook sender is notified when deliveries are due; it polls as well, in case a notification is lost.
 _SENDER_LOOKS_S = 1.0
-# What is due within this time is done at once, so that the process wakes up once for all of it.
+# Duties that are due within this time run at once, so that the process wakes up once for all of them.
 _TOGETHER_S = 0.05
 _STOP_S = 0.5
-# A duty may wait for Postgres; one that takes longer than this hangs, and whoever watches may start the process anew.
+# A duty may wait for Postgres. After this time it counts as hung, and a supervisor may restart the process.
 _LONGEST_TURN_S = 60.0
 _RETRY_S = 1.0
-# A long backlog is not counted to its end ten times a second.
+# A long backlog is counted only up to this many ready windows.
 _WINDOWS_COUNTED = 4
 
 
@@ -67,9 +67,9 @@ def num_to_announce(depth: QueueDepth, in_redis: int, window: int) -> int:
 
 
 def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: float) -> int:
-    """Return how many hints were lost and have room: announced long ago, in no worker's hands and not in Redis.
+    """Return how many lost hints fit: announced long ago, not claimed and not in Redis.
 
-    While Redis holds as many hints as there are announced jobs nothing was lost, however long they wait.
+    While Redis has as many hints as there are announced jobs, none was lost, however long they wait.
     """
     if depth.oldest_announced_s is None or depth.oldest_announced_s < reannounce_s:
         return 0
@@ -77,48 +77,49 @@ def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: f
 
 
 def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
-    """Return how many jobs of the batch class may join those that are announced or run.
+    """Return how many more jobs of the batch class may be announced.
 
-    They never have all the places of a worker, nor a line of hints before it: who comes with a better class finds
-    room at once.
+    Batch jobs never use all slots of a worker and never queue up as hints, so a job of a better class finds room at
+    once.
     """
     return max(0, most_a_worker * max(1, depth.num_workers) - depth.batch_under_way)
 
 
-class LeaseAmnesty:
-    """Whether Postgres was to be heard of lately. While it is not, no worker can renew: a lost lease then says nothing.
+class OutageGrace:
+    """Grace time after an outage of Postgres: a lease that expires because no worker could renew it is no crash.
 
-    Times are the monotonic clock's. To be told often, for it cannot tell a silence from not having asked.
+    Times are of the monotonic clock. ``answered`` must be called often: a long time without a call looks like an
+    outage.
     """
 
     def __init__(self, lease_s: float, sweep_s: float, now: float) -> None:
-        # A worker renews every third of a lease, so a shorter silence than this costs nobody a lease.
+        # A worker renews every third of a lease, so a shorter outage than this costs no lease.
         self._longest_s = lease_s / 2 + sweep_s
-        # Leases that were renewed at the last moment, by workers that had given up already, run out this much later.
-        self._pardon_s = lease_s + 2 * sweep_s
-        self._heard_at = now
-        self._pardoned_until = now
+        # A lease that was renewed just before the outage expires this much after it.
+        self._grace_s = lease_s + 2 * sweep_s
+        self._answered_at = now
+        self._grace_until = now
 
-    def heard(self, now: float) -> None:
+    def answered(self, now: float) -> None:
         """Note that Postgres answered."""
-        if now - self._heard_at > self._longest_s:
-            self._pardoned_until = now + self._pardon_s
-        self._heard_at = now
+        if now - self._answered_at > self._longest_s:
+            self._grace_until = now + self._grace_s
+        self._answered_at = now
 
     def refused(self, now: float) -> None:
-        """Note that Postgres answered and would not write, its disk being full: no lease was renewed then either."""
-        self._pardoned_until = now + self._pardon_s
+        """Note that Postgres refused writes, as with a full disk: then no lease was renewed either."""
+        self._grace_until = now + self._grace_s
 
     def blames(self, now: float) -> bool:
-        """True if a lease that has run out is its worker's fault."""
-        return now >= self._pardoned_until
+        """Return True if an expired lease is its worker's fault."""
+        return now >= self._grace_until
 
 
 @dataclass(slots=True)
 class Duty:
-    """Something to do every ``period_s`` seconds if it is needed then, or at once after ``run`` has returned True.
+    """A task that runs every ``period_s`` seconds if it is needed then, or at once after ``run`` has returned True.
 
-    ``run`` does a bounded piece and returns whether there may be more to do: the other duties have their turn between.
+    ``run`` does a batch and returns whether there may be more to do. The other duties run in between.
     """
 
     name: str
@@ -130,10 +131,10 @@ class Duty:
 
 
 class Dispatcher:
-    """The duties and the loop that runs them. ``stop`` may be called from a signal handler or another thread."""
+    """The duties and their loop. ``stop`` may be called from a signal handler or another thread."""
 
     def __init__(self, settings: Settings) -> None:
-        # Read here although the sender uses it: a malformed one must stop the process, not each attempt to lead.
+        # Checked here, although the sender uses it: a malformed setting must stop the process at its start.
         parse_networks(settings.webhook_allow_networks)
         self._settings = settings
         vault = open_vault(settings)
@@ -143,26 +144,26 @@ class Dispatcher:
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
         self._rota = Rota(settings.ageing_s)
         self._lately = Lately()
-        # A queue is of one model version, which has one task.
+        # By queue: a queue is of one model version, and that has one task.
         self._tasks: dict[str, str] = {}
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
-        self._hearing = LeaseAmnesty(settings.lease_s, settings.sweep_s, time.monotonic())
+        self._outage_grace = OutageGrace(settings.lease_s, settings.sweep_s, time.monotonic())
         self._stopping = threading.Event()
-        self.pulse = Pulse(_LONGEST_TURN_S)
+        self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
         self._counter = QueueStats(self._db)
         self._due = Due()
         self._sender: WebhookSender | None = None
-        self._lead_held: Leadership | None = None
+        self._leadership: Leadership | None = None
         self._look = Duty("look", LOOK_S, self.look)
         self._duties = (
-            Duty("check_lead", min(settings.sweep_s, LEAD_S), self._check_lead),
+            Duty("check_lead", min(settings.sweep_s, LEAD_S), self._check_leadership),
             Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
             self._look,
             Duty("top_up", TOP_UP_S, self.top_up, lambda: self._due.jobs),
             Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
             Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
             Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
-            Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).tell),
+            Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )
 
     def stop(self) -> None:
@@ -172,11 +173,11 @@ class Dispatcher:
     def run(self) -> None:
         """Lead, or wait to lead, until stopped. Raises SettingsError for a wrong encryption key."""
         while not self._stopping.is_set():
-            self.pulse.beat()
+            self.heartbeat.beat()
             try:
                 check_schema(self._db)
                 check_keys(self._db, self._db.vault)
-                self._hearing.heard(time.monotonic())
+                self._outage_grace.answered(time.monotonic())
                 with sweeps.leader_lock(self._db) as lead:
                     if lead:
                         self._lead(lead)
@@ -193,9 +194,9 @@ class Dispatcher:
         self._db.close()
 
     def _lead(self, lead: Leadership) -> None:
-        """Run the duties until stopped, or until the lead was lost or Postgres was away. Raises Unavailable."""
+        """Run the duties until stopped, or until the leadership is lost or Postgres is away. Raises Unavailable."""
         log.info("dispatcher.leading")
-        self._lead_held = lead
+        self._leadership = lead
         self._sender = sender = WebhookSender(self._db, self._settings, look_every_s=_SENDER_LOOKS_S)
         forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
         sender.start()
@@ -205,15 +206,15 @@ class Dispatcher:
                 next_due_at = self._run_due()
                 self._stopping.wait(max(0.0, next_due_at - time.monotonic()))
         finally:
-            self._sender = self._lead_held = None
+            self._sender = self._leadership = None
             forgetting.stop(_STOP_S)
             sender.stop(_STOP_S)
             log.info("dispatcher.stopped_leading")
 
     def _run_due(self) -> float:
-        """Run each duty that is due once; return when the next one is. Raises Unavailable if Postgres is away."""
+        """Run each due duty once; return when the next one is due. Raises Unavailable if Postgres is away."""
         for duty in self._duties:
-            self.pulse.beat()
+            self.heartbeat.beat()
             is_due = duty.due_at <= time.monotonic() + _TOGETHER_S and duty.is_needed()
             if is_due and not self._stopping.is_set():
                 has_more = self._run_one(duty)
@@ -234,7 +235,7 @@ class Dispatcher:
             if error.code == "database_unavailable":
                 raise
         except Exception:
-            # A defect in one duty must not take the others with it.
+            # A defect in one duty must not stop the others.
             log.exception("dispatcher.duty_failed", duty=duty.name)
             duty.is_failing = True
         else:
@@ -243,22 +244,22 @@ class Dispatcher:
             duty.is_failing = False
         return bool(has_more)
 
-    def _check_lead(self) -> None:
-        """Stop leading, by an error, once another may lead: the server ended the connection with the lock."""
-        if self._lead_held is not None:
-            self._lead_held.check()
+    def _check_leadership(self) -> None:
+        """Raise Unavailable if the server has ended the connection with the lock: another process may lead now."""
+        if self._leadership is not None:
+            self._leadership.check()
 
     def look(self) -> None:
-        """Find out what there is to do; that is all which is asked of Postgres while there is nothing."""
-        # If that fails, each duty finds out for itself.
+        """Ask Postgres which work is due: the only query while there is none."""
+        # If the query fails, all duties run.
         self._due = Due()
         self._due = due = look(self._db)
         self._look.period_s = LOOK_S if due.jobs or due.deliveries else IDLE_LOOK_S
         if due.deliveries and self._sender is not None:
-            self._sender.tell_due()
+            self._sender.notify_due()
 
     def notice_wipe(self) -> None:
-        """Let every queued job be announced again if Redis is new or was wiped."""
+        """Announce all queued jobs again if Redis is new or was wiped."""
         if not redis_generation(self._redis):
             return
         try:
@@ -269,7 +270,7 @@ class Dispatcher:
         log.info("dispatcher.redis_is_new", num_jobs=num_jobs)
 
     def top_up(self) -> None:
-        """Fill the queues' ready windows: with hints that were lost, then with jobs that wait in Postgres."""
+        """Fill the ready windows of the queues: first with lost hints, then with waiting jobs."""
         window = self._settings.ready_window
         for depth in dispatch_queries.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
             if depth.is_paused:
@@ -283,18 +284,18 @@ class Dispatcher:
             if num_new := num_to_announce(depth, in_redis, window):
                 most_batch = num_of_batch(depth, self._most_batch)
                 jobs = dispatch_queries.take_waiting(self._db, depth.queue, num_new, self._rota, most_batch=most_batch)
-                ahead = self._ahead(jobs) if in_redis else frozenset()
+                ahead = self._fast_lane(jobs) if in_redis else frozenset()
                 self._announce(depth.queue, jobs, "dispatcher.announced", ahead)
 
-    def _ahead(self, job_ids: list[str]) -> Set[str]:
-        """Return those of the jobs that need not stand in line behind the window."""
+    def _fast_lane(self, job_ids: list[str]) -> Set[str]:
+        """Return those jobs that may go ahead of the ready window."""
         entries = [
             entry for entry in read_entries(self._db, job_ids) if entry.class_rank != dispatch_queries.BATCH_RANK
         ]
         return within_share(self._db, entries, self._lately, are_announced=True) if entries else frozenset()
 
     def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
-        """Publish hints for jobs that were just marked as announced; what fails here is found to be lost later."""
+        """Publish hints for jobs that were just marked as announced. A hint that fails is announced again later."""
         if job_ids:
             model, _, version = queue.rpartition("@")
             if queue not in self._tasks:
@@ -304,15 +305,15 @@ class Dispatcher:
             log.debug(event, queue=queue, num_jobs=len(job_ids))
 
     def sweep_leases(self) -> bool:
-        """Take jobs back from workers that are gone, a piece of them; return whether there may be more."""
-        # Asked beforehand, or a silence that ends just now would be noticed after the leases that it cost.
+        """Requeue jobs with expired leases, in batches; return whether there may be more."""
+        # Before the sweep, so that an outage that ends now is noticed before its leases are swept.
         self._db.ping()
-        self._hearing.heard(time.monotonic())
-        blame = self._hearing.blames(time.monotonic())
+        self._outage_grace.answered(time.monotonic())
+        blame = self._outage_grace.blames(time.monotonic())
         try:
             swept = sweeps.sweep_leases(self._db, SWEEP_ROWS, blame=blame)
         except Unavailable:
-            self._hearing.refused(time.monotonic())
+            self._outage_grace.refused(time.monotonic())
             raise
         if swept.requeued or swept.ended:
             counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
@@ -321,7 +322,7 @@ class Dispatcher:
         return swept.num_jobs >= SWEEP_ROWS
 
     def expire_deadlines(self) -> bool:
-        """End jobs whose time is up, a piece of them; return whether there may be more."""
+        """End jobs after their deadlines, in batches; return whether there may be more."""
         expired = sweeps.expire_overdue(self._db, SWEEP_ROWS, grace_s=2 * self._settings.lease_s)
         if expired:
             log.info("dispatcher.expired", num_jobs=len(expired))
@@ -329,7 +330,7 @@ class Dispatcher:
         return len(expired) >= SWEEP_ROWS
 
     def _nudge(self, job_ids: Iterable[str]) -> None:
-        """Let open streams of these jobs end now instead of at their next look into Postgres."""
+        """End open streams of these jobs now, not at their next poll of Postgres."""
         if job_ids:
             self._streams.nudge(job_ids)
 
@@ -342,9 +343,9 @@ def main() -> int:
         check_transport(settings)
         failpoints.install(settings.failpoints)
         dispatcher = Dispatcher(settings)
-        # Of itself alone: to start it anew mends no Postgres.
+        # Only the loop is checked: a restart would not repair Postgres.
         health = HealthServer(
-            settings.health_host, settings.dispatcher_port, CollectorRegistry(), {"loop": dispatcher.pulse.check}
+            settings.health_host, settings.dispatcher_port, CollectorRegistry(), {"loop": dispatcher.heartbeat.check}
         )
         health.start()
     except (SettingsError, ValueError) as error:

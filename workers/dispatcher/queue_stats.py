@@ -1,8 +1,7 @@
-"""The dispatcher's count of the queues and of what tenants use: adds up what the triggers wrote down, and measures how
-fast jobs are started.
+"""Queue statistics: adds up the counters that triggers wrote, and measures the rate at which jobs are started.
 
-The meters live in this process: a dispatcher that takes over measures for a second before it writes a rate, and what
-its predecessor wrote is known until then. What it writes is read through ``store.scheduling.backlog``.
+The meters are in this process: a dispatcher that takes over measures for a second before it writes a rate; until then
+the rates of its predecessor stay. ``store.scheduling.backlog`` reads them.
 """
 
 import time
@@ -14,11 +13,11 @@ from store.scheduling.service_rate import RateMeter
 from store.tenants import quotas
 
 RECORD_S = 1.0
-"""Rates are written this often at most."""
+"""Least time between two writes of the rates, in seconds."""
 
 
 class QueueStats:
-    """Counts and measures every queue, by turns."""
+    """Counts and measures every queue."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
@@ -29,11 +28,11 @@ class QueueStats:
 
     @property
     def has_news(self) -> bool:
-        """True if there is something to write although nothing changes."""
+        """True if there are rates to write even without changes."""
         return bool(self._measured)
 
     def turn(self) -> None:
-        """Take in what changed since the last turn."""
+        """Process the changes since the last turn."""
         quotas.fold(self._db)
         for queue, interval in queues.fold(self._db).items():
             meter = self._meters.setdefault(queue, RateMeter(interval.at))

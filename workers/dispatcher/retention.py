@@ -1,8 +1,8 @@
-"""The dispatcher's thread that forgets: what the tenants' retention has let go, and rows that were kept long enough.
+"""The retention thread of the dispatcher: deletes content and rows at the end of their retention.
 
-A round goes through all that may be due, a bounded piece of each. A piece that comes back full has more to do and goes
-again after the others, so a round lasts as long as the backlog and no tenant waits for another's. It has a thread and
-transactions of its own: no other duty of the dispatcher waits for it. Rounds begin ``ROUND_S`` apart.
+A round takes each kind of data in batches. A full batch may have more to do and is repeated after the others, so a
+round lasts as long as the backlog, and no tenant waits for another's. The thread has its own transactions: no other
+duty of the dispatcher waits for it. Rounds begin ``ROUND_S`` apart.
 """
 
 import threading
@@ -27,28 +27,28 @@ log = structlog.get_logger(__name__)
 ROUND_S = 60.0
 ROWS = 500
 REST = 0.5
-"""Between two pieces the thread sleeps for so many times as long as the last one took: Postgres has others to serve."""
+"""Sleep this multiple of the last batch's duration, so that Postgres can serve others."""
 
-Piece = Callable[[], bool]
-"""Forgets at most ``ROWS`` rows of a kind, and returns whether there may be more."""
+Batch = Callable[[], bool]
+"""Deletes at most ``ROWS`` rows of a kind, and returns whether there may be more."""
 
 
 class RetentionThread:
-    """The thread. ``forget_streams`` takes jobs' streams out of Redis. ``start`` and ``stop`` may be called once."""
+    """The thread. ``forget_streams`` deletes jobs' streams in Redis. ``start`` and ``stop`` may be called once."""
 
     def __init__(self, db: Database, settings: Settings, forget_streams: Callable[[Iterable[str]], None]) -> None:
         self._db = db
         self._settings = settings
         self._forget_streams = forget_streams
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="forgetting", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     def start(self) -> None:
         """Begin the first round."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End after the piece at hand; wait at most so long for it."""
+        """End after the current batch; wait for it at most ``timeout_s``."""
         self._stopping.set()
         self._thread.join(timeout_s)
 
@@ -62,22 +62,22 @@ class RetentionThread:
             self._stopping.wait(max(0.0, next_round_at - time.monotonic()))
 
     def round(self) -> None:
-        """Forget all that is due now. Raises Unavailable if Postgres is away at its beginning."""
-        pieces = deque(self._pieces())
-        while pieces and not self._stopping.is_set():
-            piece = pieces.popleft()
+        """Delete all that is due now. Raises Unavailable if Postgres is away at the beginning."""
+        batches = deque(self._batches())
+        while batches and not self._stopping.is_set():
+            batch = batches.popleft()
             began_at = time.monotonic()
             try:
-                if piece():
-                    pieces.append(piece)
+                if batch():
+                    batches.append(batch)
             except Unavailable as error:
-                # It comes again with the next round, and holds up no other meanwhile.
+                # It is retried in the next round and delays no other batch.
                 log.warning("dispatcher.forgetting_failed", error=error.message)
             except Exception:
                 log.exception("dispatcher.forgetting_failed")
             self._stopping.wait(REST * (time.monotonic() - began_at))
 
-    def _pieces(self) -> Iterator[Piece]:
+    def _batches(self) -> Iterator[Batch]:
         settings = self._settings
         yield partial(self._forget, partial(retention.sweep_unwanted, self._db, ROWS))
         for tenant_id, holds in retention.read_all(self._db, retention.defaults(settings)).items():
@@ -94,7 +94,7 @@ class RetentionThread:
             try:
                 self._forget_streams(swept.job_ids)
             except Unavailable:
-                log.info("dispatcher.streams_left", num_jobs=len(swept.job_ids))  # Redis lets them go soon by itself
+                log.info("dispatcher.streams_left", num_jobs=len(swept.job_ids))  # they expire in Redis soon
         return swept.more
 
     def _purge(self) -> bool:

@@ -3,7 +3,7 @@
     epoch 1                          ──▶ empty, without a look-up
     the last attempt was handed back ──▶ its checkpoint in Postgres, which came with the claim
     the last attempt was lost        ──▶ its stream in Redis, which is sealed first
-    Redis does not answer in time    ──▶ the older checkpoint in Postgres; the start frame tells readers
+    Redis does not answer in time    ──▶ the older checkpoint in Postgres; the start frame informs readers
 
 The engine checks later whether the tokens make the texts.
 """

@@ -4,8 +4,8 @@ Room is the engine's free slots and KV blocks, minus the jobs that were taken bu
 size of a job is not known before its row is claimed, so the mean of the last jobs stands for it. Until the first job
 has reached the engine, jobs are taken one at a time.
 
-A crash suspect (a job whose worker died) runs in isolation: ``reserved`` closes the worker to new jobs until no other
-job is left, and ``alone`` runs the suspect. A message that kombu had asked for before waits meanwhile.
+A crash suspect (a job that ran when its worker died) runs in isolation: ``reserved`` closes the worker to new jobs
+until no other job is left, and ``alone`` runs the suspect. A message that kombu had asked for before waits meanwhile.
 
 Celery's side is a bootstep that wraps ``channel.qos.can_consume``, which kombu asks before each BRPOP. Celery's own
 ``worker_disable_prefetch`` uses the same hook.
@@ -83,7 +83,7 @@ class EngineAdmission:
 
     @property
     def num_taken(self) -> int:
-        """Taken messages whose thread is not free yet."""
+        """Taken messages that still use a thread."""
         with self._lock:
             return sum(self._count.values())
 

@@ -99,7 +99,7 @@ class InFlightAttempts:
                 self._forget(attempt.job_id)
 
     def drop(self, job_id: str, epoch: int) -> Attempt | None:
-        """Remove and return an attempt whose lease is lost; None if it is settling, gone or of another epoch."""
+        """Remove and return an attempt that has lost its lease; None if it is settling, gone or of another epoch."""
         with self._lock:
             attempt = self._attempts.get(job_id)
             if attempt is None or attempt.epoch != epoch or job_id in self._settling:

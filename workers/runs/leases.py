@@ -1,4 +1,4 @@
-"""Renews the leases of the jobs in flight, and stops the jobs that were cancelled or whose lease is lost.
+"""Renews the leases of the jobs in flight, and stops the jobs that were cancelled or have lost their lease.
 
 Leases are renewed only while the engine makes progress: a worker with a hung engine loses its jobs. A job without a
 lease stops computing, and this worker writes no outcome for it. Cancellation is a column that each renewal returns;

@@ -42,7 +42,8 @@ ANYTHING = frozenset({"worker_lost", "internal_error"})
 
 
 PROBATION_TOKENS = 8
-"""A job whose worker died once runs in isolation for this many tokens. If it survives, another job was the cause."""
+"""After its worker died once, a job runs in isolation for this many tokens. If it survives, another job was the
+cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def completed(
 
 
 def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
-    """Return the end of a job whose output is blocked by a rule. The generated tokens are charged."""
+    """Return the end of a job with an output that a rule blocks. The generated tokens are charged."""
     message = f"the policy's rule {rule} does not let this output out"
     error = BlockedBody(code="policy_blocked_output", message=message, attempt=claim.attempt, rule=rule)
     return replace(failed(claim, error.code, message), error=error.model_dump(), usage=used)

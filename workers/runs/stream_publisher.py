@@ -133,7 +133,7 @@ class FrameQueue:
             self._put([(attempt_id, Frame(*attempt_id, 0, None, checkpoint=start))])
 
     def put_end(self, attempt_id: AttemptId) -> None:
-        """Queue the end frame of an attempt whose outcome is stored, behind its deltas."""
+        """Queue the end frame of an attempt behind its deltas, after its outcome was stored."""
         with self._wake:
             seq = self._last_seq.pop(attempt_id, 0) + 1
             self._put([(attempt_id, Frame(*attempt_id, seq, None))])

@@ -1,8 +1,8 @@
-"""Sending webhooks as Standard Webhooks 1.0.0 says: the body, the signature, the retries, and the threads that do it.
+"""Sends webhooks by Standard Webhooks 1.0.0: the body, the signature, the retries, and the sender threads.
 
-The outbox is Postgres; what is due is taken from there with a lease, so a sender that dies loses nothing and a
-receiver may see an event twice, under the same ``webhook-id``. Who may be called is ``netguard``'s to say, and who is
-next ``receivers``'. A receiver's answer is never shown to the tenant beyond its status.
+The outbox is in Postgres. Due deliveries are taken with a lease, so a sender that dies loses none, and a receiver may
+get an event twice with the same ``webhook-id``. ``ssrf_guard`` decides which addresses may be called, and
+``receiver_fairness`` chooses the next delivery. The tenant sees only the status of a receiver's answer.
 """
 
 import random
@@ -31,22 +31,23 @@ from workers.webhooks.ssrf_guard import CallFailed, CallTimedOut, GuardedClient,
 log = structlog.get_logger(__name__)
 
 RETRY_S: tuple[float, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Waits after the first, second, … ninth failed try; the tenth is the last. 75 h 35 min together."""
+"""Waits after the first, second, … ninth failed attempt; the tenth is the last. 75 h 35 min together."""
 
 MAX_RETRY_AFTER_S = 86_400.0
 _JITTER = 0.1
-# Of a receiver, or of what stands before it: it has more to do than it can.
+# Statuses of an overloaded receiver, or of a proxy before it.
 _OVERLOADED = frozenset({429, 502, 503, 504})
 _POLL_S = 0.2
 _AFTER_ERROR_S = 1.0
-# Until it is looked whether another sender, or this one started anew, has the key of a receiver's secrets.
+# Pause of a receiver with secrets that this sender cannot decrypt: another sender, or a restart, may have the key.
 _LOCKED_S = 60.0
 _TAKE = 16
 _MAX_WAITING = 1024
 
 
 def body_of(delivery: Delivery) -> bytes:
-    """Return the event's JSON: thin, so that the receiver reads the job with its own key and sees its newest state."""
+    """Return the event's JSON. It has ids only: the receiver reads the job with its own key, and gets its newest
+    state."""
     return orjson.dumps(
         {
             "id": delivery.id,
@@ -60,7 +61,7 @@ def body_of(delivery: Delivery) -> bytes:
 
 
 def _named(delivery: Delivery) -> dict[str, str]:
-    """Return what ended, under the name that its owner knows it by."""
+    """Return the ended object as the API names it."""
     kind, _, end = delivery.type.partition(".")
     if kind == "response":
         return {"id": response_id(delivery.subject_id), "object": "response", "status": end}
@@ -70,7 +71,7 @@ def _named(delivery: Delivery) -> dict[str, str]:
 
 
 def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:
-    """Return the headers of a try at ``now`` (UTC), with a signature over id, time and body by each secret."""
+    """Return the headers of an attempt at ``now`` (UTC), with a signature over id, time and body for each secret."""
     signatures = (Webhook(secret).sign(delivery.id, now, body.decode()) for secret in delivery.secrets)
     return {
         "content-type": "application/json",
@@ -82,7 +83,7 @@ def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return the wait that a Retry-After header asks for, at most a day; None if there is none or it is unreadable."""
+    """Return the seconds of a Retry-After header, at most a day; None without a readable one."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdecimal():
         return min(float(value[:9]), MAX_RETRY_AFTER_S)
@@ -94,7 +95,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def retry_in_s(attempt: int, jitter: float, asked_s: float | None = None) -> float | None:
-    """Return when to try again after failed try number ``attempt``; None if that was the last.
+    """Return the wait in seconds after failed attempt number ``attempt``; None after the last.
 
     ``jitter`` is from 0 to 1. A Retry-After makes the wait longer, never shorter.
     """
@@ -106,7 +107,8 @@ def retry_in_s(attempt: int, jitter: float, asked_s: float | None = None) -> flo
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What came of a try. ``status`` is None if there was no answer; ``asked_s`` is what Retry-After said."""
+    """The result of an attempt. ``status`` is None without an answer; ``asked_s`` is the wait of a Retry-After
+    header."""
 
     status: int | None
     error: str | None
@@ -119,7 +121,7 @@ class DeliveryResult:
 
     @property
     def is_final(self) -> bool:
-        """True if the receiver wants no more."""
+        """True if the receiver wants no more events."""
         return self.status == GONE
 
     @property
@@ -129,7 +131,7 @@ class DeliveryResult:
 
 
 def judge(reply: Reply, now: datetime) -> DeliveryResult:
-    """Read an answer: 2xx is success; a redirect is a failure and never followed."""
+    """Return the result of an answer: 2xx is success; a redirect is a failure and not followed."""
     if 200 <= reply.status < 300:
         return DeliveryResult(reply.status, None)
     kind = "redirected, which is not followed" if 300 <= reply.status < 400 else "answered"
@@ -137,9 +139,9 @@ def judge(reply: Reply, now: datetime) -> DeliveryResult:
 
 
 class WebhookSender:
-    """Takes what is due and sends it, with threads of its own. Two senders on one database share the work.
+    """Takes due deliveries and sends them on its own threads. Two senders on one database share the work.
 
-    It looks for itself every ``look_every_s``, and at once when it is told that something is due.
+    It polls every ``look_every_s``, and at once after ``notify_due``.
     """
 
     def __init__(
@@ -147,15 +149,15 @@ class WebhookSender:
     ) -> None:
         self._db = db
         self._look_every_s = look_every_s
-        self._is_told = False
+        self._is_notified = False
         self._client = client or GuardedClient(settings)
         self._timeout_s = settings.webhook_timeout_s
         self._disable_after_s = settings.webhook_disable_after_s
         self._num_threads = settings.webhook_concurrency
         max_running = max(1, self._num_threads // 4)
-        # Long enough for a full lane before a slow receiver; after it a dead sender's deliveries come due again.
+        # Long enough for the full queue of a slow receiver. Afterwards the deliveries of a dead sender are due again.
         self._lease_s = settings.webhook_timeout_s * (_TAKE / max_running + 2)
-        self._lanes = ReceiverQueues(
+        self._queues = ReceiverQueues(
             max_running=max_running,
             max_of_tenant=max(1, self._num_threads // 2),
             max_together=self._num_threads - self._num_threads // 4,
@@ -166,23 +168,24 @@ class WebhookSender:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the threads; daemons, so that a receiver who does not answer cannot hold up the process's end."""
+        """Start the threads. They are daemons, so a receiver that does not answer cannot delay the end of the
+        process."""
         targets: list[Callable[[], None]] = [self._take_loop, *[self._send_loop] * self._num_threads]
         self._threads = [threading.Thread(target=target, name="webhooks", daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
 
-    def tell_due(self) -> None:
-        """Say that something is due."""
+    def notify_due(self) -> None:
+        """Poll now, because deliveries are due."""
         with self._changed:
-            self._is_told = True
+            self._is_notified = True
             self._changed.notify_all()
 
     def stop(self, timeout_s: float) -> None:
-        """Give back what was not tried. What is being sent then may end by itself, or comes due again later."""
+        """Give back the waiting deliveries. Running ones may still end, or are due again later."""
         with self._changed:
             self._is_stopping = True
-            untried = self._lanes.drop()
+            untried = self._queues.drop()
             self._changed.notify_all()
         self._give_back(untried, 0.0)
         end = time.monotonic() + timeout_s
@@ -195,7 +198,7 @@ class WebhookSender:
             silence_s = 0.0
             try:
                 with self._changed:
-                    full, self._is_told = self._full(), False
+                    full, self._is_notified = self._full(), False
                 pause_s = 0.0 if self._take() else _POLL_S
                 silence_s = self._look_every_s - _POLL_S if pause_s else 0.0
             except Unavailable as error:
@@ -209,35 +212,35 @@ class WebhookSender:
                 self._changed.wait_for(has_room, pause_s)
                 if silence_s > 0:
                     self._changed.wait_for(partial(self._has_news, has_room), silence_s)
-                self._changed.wait_for(lambda: self._is_stopping or self._lanes.num_waiting < _MAX_WAITING)
+                self._changed.wait_for(lambda: self._is_stopping or self._queues.num_waiting < _MAX_WAITING)
 
     def _has_room_since(self, full: frozenset[str]) -> bool:
-        """True if a lane or a tenant that was full is not any more, or the end has come."""
+        """Return True if a queue or a tenant that was full is not full any more, or when stopping."""
         return self._is_stopping or bool(full - self._full())
 
     def _has_news(self, has_room: Callable[[], bool]) -> bool:
-        return self._is_told or has_room()
+        return self._is_notified or has_room()
 
     def _full(self) -> frozenset[str]:
-        return self._lanes.full() | self._lanes.full_tenants()
+        return self._queues.full() | self._queues.full_tenants()
 
     def _take(self) -> int:
-        """Move what is due into the lanes that are not full; return how many deliveries that were."""
+        """Move due deliveries into queues that are not full; return their number."""
         with self._changed:
-            busy = self._lanes.full() | self._breaker.blocked(time.monotonic())
-            busy_tenants = self._lanes.full_tenants()
+            busy = self._queues.full() | self._breaker.blocked(time.monotonic())
+            busy_tenants = self._queues.full_tenants()
         taken = outbox.take_due(self._db, _TAKE, self._lease_s, busy=busy, busy_tenants=busy_tenants)
         now = time.monotonic()
         with self._changed:
             for delivery in taken:
                 if delivery.is_locked:
                     self._breaker.asked_to_wait(delivery.receiver, now, _LOCKED_S)
-            # While they were being taken, the end may have come, or a receiver may have been left alone.
+            # Meanwhile the sender may be stopping, or a receiver may have been paused.
             is_stopping, blocked = self._is_stopping, self._breaker.blocked(now)
             unwanted = [delivery for delivery in taken if is_stopping or delivery.receiver in blocked]
             for delivery in taken:
                 if delivery not in unwanted:
-                    self._lanes.add(delivery)
+                    self._queues.add(delivery)
             self._changed.notify_all()
         for delivery in unwanted:
             self._give_back([delivery], 0.0 if is_stopping else self._breaker.blocked_for_s(delivery.receiver, now))
@@ -252,10 +255,10 @@ class WebhookSender:
     def _send_loop(self) -> None:
         while True:
             with self._changed:
-                delivery = self._lanes.next()
+                delivery = self._queues.next()
                 while delivery is None and not self._is_stopping:
                     self._changed.wait()
-                    delivery = self._lanes.next()
+                    delivery = self._queues.next()
                 if delivery is None:
                     return
                 self._changed.notify_all()
@@ -272,14 +275,14 @@ class WebhookSender:
             self._learn(delivery, outcome)
             self._settle(delivery, outcome, tried)
         except Unavailable as error:
-            # It comes due again when its lease ends; the receiver may then see it twice.
+            # It is due again when its lease ends; the receiver may then get it twice.
             log.warning("webhook.settle_failed", delivery_id=delivery.id, error=error.message)
         except Exception:
-            # As above, but a defect: the thread must go on with the others.
+            # As above, but a defect: the thread must go on with other deliveries.
             log.exception("webhook.settle_failed", delivery_id=delivery.id)
         finally:
             with self._changed:
-                self._lanes.done(delivery)
+                self._queues.done(delivery)
                 self._changed.notify_all()
 
     def _try(self, delivery: Delivery, now: datetime) -> DeliveryResult:
@@ -292,7 +295,7 @@ class WebhookSender:
         except CallFailed as error:
             return DeliveryResult(None, str(error))
         except Exception:
-            # One delivery that cannot be sent must not end the thread that sends the others.
+            # A delivery that cannot be sent must not end the thread.
             log.exception("webhook.not_sent", delivery_id=delivery.id)
             return DeliveryResult(None, "could not be sent")
 
@@ -310,7 +313,7 @@ class WebhookSender:
                 self._breaker.asked_to_wait(receiver, now, outcome.asked_s)
             blocked_s = self._breaker.blocked_for_s(receiver, now)
             if blocked_s:
-                untried = self._lanes.drop(receiver)
+                untried = self._queues.drop(receiver)
         self._give_back(untried, blocked_s)
 
     def _settle(self, delivery: Delivery, outcome: DeliveryResult, tried: Tried) -> None:
@@ -320,7 +323,7 @@ class WebhookSender:
             outbox.delivered(self._db, delivery, tried)
             log.info("webhook.delivered", status=outcome.status, **fields)
             return
-        # Not a secret: it only keeps receivers' retries apart.
+        # Not a secret: it only spreads retries.
         jitter = random.random()  # noqa: S311
         wait_s = None if outcome.is_final else retry_in_s(delivery.attempt, jitter, outcome.asked_s)
         disabled = outbox.failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)

@@ -1,6 +1,6 @@
-"""HTTP POST to an address that a tenant chose, without letting the tenant choose what it reaches.
+"""HTTP POST to a URL of a tenant, protected against server-side request forgery (SSRF).
 
-The name is resolved once for each call, every address it has must be allowed (see ``store.webhooks.addresses``), and
+The name is resolved once for each call, all its addresses must be allowed (see ``store.webhooks.addresses``), and
 the connection goes to one of those addresses while Host, SNI and the certificate check keep the name. There are no
 proxies, no redirects and no kept connections; one deadline bounds the whole call however slowly the peer drips, and
 one number of bytes however fast it floods.
@@ -23,13 +23,13 @@ from store.webhooks.addresses import Network, is_allowed, parse_networks, split_
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_READ_BYTES = 256 * 1024
-"""Of a call, informational answers, heads and the framing of the body included."""
+"""Bytes of a whole call: informational answers, heads and the framing of the body included."""
 
 Resolve = Callable[[str, int], Sequence[str]]
 
 
 class CallFailed(Exception):
-    """No answer came; the message says why in words that may be shown to the tenant."""
+    """No answer came. The message gives the reason and may be shown to the tenant."""
 
 
 class CallTimedOut(CallFailed):
@@ -37,16 +37,16 @@ class CallTimedOut(CallFailed):
 
 
 class AnswerTooLong(CallFailed):
-    """The peer said more than anybody needs to read."""
+    """The answer is longer than the limit."""
 
 
 class AddressRefused(CallFailed):
-    """The URL or what it resolves to may not be called."""
+    """The URL, or an address of its name, may not be called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer's status and headers (names in lower case). Its body was read to a limit and dropped."""
+    """An answer's status and headers (names in lower case). Its body was read up to a limit and dropped."""
 
     status: int
     headers: Mapping[str, str]
@@ -68,7 +68,7 @@ class GuardedClient:
         self._ssl_context = ssl_context or httpcore2.default_ssl_context()
 
     def post(self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Reply:
-        """Send ``body`` and return the answer, whatever its status. Raises CallFailed."""
+        """Send ``body`` and return the answer, also an error status. Raises CallFailed."""
         try:
             split_url(url, allow_http=self._allow_http, exempt=self._exempt)
         except ValueError as error:
@@ -90,7 +90,7 @@ def _exchange(pool: httpcore2.ConnectionPool, url: str, headers: Mapping[str, st
     wire_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
     with pool.stream("POST", url, headers=wire_headers, content=body) as response:
         num_read = 0
-        # Its status counts, however much it says after that.
+        # Only the status counts: a body that is too long is no error.
         with suppress(AnswerTooLong):
             for chunk in response.iter_stream():
                 num_read += len(chunk)
@@ -101,7 +101,7 @@ def _exchange(pool: httpcore2.ConnectionPool, url: str, headers: Mapping[str, st
 
 
 def _reason(error: Exception) -> str:
-    """Name what went wrong without an address in it: what a name resolves to inside is not the tenant's to learn."""
+    """Return the reason without an address: the tenant must not learn internal addresses of a name."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ssl.SSLCertVerificationError):
@@ -117,13 +117,13 @@ def _reason(error: Exception) -> str:
 
 
 class _Deadline:
-    """A time that bounds a whole call, where the HTTP library has one time-out for each read."""
+    """A deadline for a whole call. The HTTP library has only a time-out for each read."""
 
     def __init__(self, timeout_s: float) -> None:
         self._end = time.monotonic() + timeout_s
 
     def left_s(self) -> float:
-        """Return the seconds that remain; raise TimeoutError if none do."""
+        """Return the remaining seconds. Raises TimeoutError after the deadline."""
         left_s = self._end - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
@@ -131,7 +131,7 @@ class _Deadline:
 
 
 class _GuardedBackend(httpcore2.NetworkBackend):
-    """Connects to allowed addresses only; the one way out for the pool that uses it."""
+    """Connects to allowed addresses only; all connections of the pool go through it."""
 
     def __init__(self, resolve: Resolve, exempt: Sequence[Network], deadline: _Deadline) -> None:
         self._resolve = resolve
@@ -170,16 +170,16 @@ class _GuardedBackend(httpcore2.NetworkBackend):
 
 
 def _in_time(resolve: Resolve, host: str, port: int, timeout_s: float) -> Sequence[str]:
-    """Resolve, and raise TimeoutError if that takes too long: who owns a name has the servers that are asked for it.
+    """Resolve a name within ``timeout_s``. Its name servers may be the tenant's, so they may be slow on purpose.
 
-    The look-up itself cannot be cut off; its thread ends when the resolver gives up.
+    Raises TimeoutError. The look-up itself cannot be cancelled; its thread ends when the resolver gives up.
     """
     found: Future[Sequence[str]] = Future()
 
     def ask() -> None:
         try:
             found.set_result(resolve(host, port))
-        except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+        except Exception as error:  # noqa: BLE001 - ``result`` raises it in the waiting thread
             found.set_exception(error)
 
     threading.Thread(target=ask, name="resolver", daemon=True).start()
@@ -187,7 +187,7 @@ def _in_time(resolve: Resolve, host: str, port: int, timeout_s: float) -> Sequen
 
 
 class _DeadlineStream(httpcore2.NetworkStream):
-    """A connection whose every operation ends with the call's deadline, and which reads so much and no more."""
+    """A connection with the call's deadline for every operation, and a limit of bytes to read."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
@@ -195,7 +195,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
         self._num_read = 0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read what is there. Raises AnswerTooLong."""
+        """Read available bytes. Raises AnswerTooLong."""
         if self._num_read >= MAX_READ_BYTES:
             raise AnswerTooLong("the answer is too long")
         data = self._stream.read(max_bytes, self._deadline.left_s())
@@ -203,7 +203,7 @@ class _DeadlineStream(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write everything."""
+        """Write all bytes."""
         self._stream.write(buffer, self._deadline.left_s())
 
     def close(self) -> None:
@@ -213,10 +213,10 @@ class _DeadlineStream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        """Shake hands with the name that was asked for, not the address."""
+        """Do the TLS handshake for the URL's name, not for the address."""
         stream = self._stream.start_tls(ssl_context, server_hostname, self._deadline.left_s())
         return _DeadlineStream(stream, self._deadline)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what the socket knows."""
+        """Return information about the socket."""
         return self._stream.get_extra_info(info)

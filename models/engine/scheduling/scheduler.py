@@ -203,8 +203,8 @@ class Scheduler:
     def _prefill_rows(self, candidates: Sequence[SequenceState], budget: int, background: int | None) -> list[Row]:
         """Share ``budget`` tokens among the candidates that are not decoding, in order.
 
-        Background requests get at most ``background`` of them. A request whose next block is filled by an earlier row
-        of this step waits, and adopts that block in the next step.
+        Background requests get at most ``background`` of them. If an earlier row of
+        this step fills the next block of a request, the request waits and adopts that block in the next step.
         """
         rows: list[Row] = []
         being_filled: set[bytes | None] = set()

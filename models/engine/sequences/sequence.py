@@ -158,7 +158,7 @@ class SequenceState(RequestState):
         )
 
     def completion(self, reason: FinishReason, now: float) -> Completion:
-        """Return the result of a request whose last delta was taken."""
+        """Return the result of a request; its last delta must be taken before."""
         started_at = now if self.started_at is None else self.started_at
         return Completion(
             request_id=self.id,

@@ -5,7 +5,7 @@ of acceptance is greater than its share of the pass's time, times the tokens tha
 learned from the passes (``StepCosts``), the chance from the request's earlier drafts. A draft can be accepted only if
 all drafts before it are.
 
-A request whose drafts are not worth their cost is tried with a single draft now and then, because it may begin to copy.
+When drafts are not worth their cost for a request, it gets a single draft now and then, because it may begin to copy.
 The pause between trials grows with each failure. No trial is made where even accepted drafts would gain little.
 """
 
@@ -40,7 +40,7 @@ class AcceptanceStatistics:
     def record(self, num_drafts: int, num_accepted: int, num_output: int) -> None:
         """Learn from a pass with drafts, made when ``num_output`` tokens were generated.
 
-        Drafts after the first rejected one say nothing.
+        Drafts after the first rejected one give no information.
         """
         self.accepted = _DECAY * self.accepted + num_accepted
         self.rejected = _DECAY * self.rejected + (num_accepted < num_drafts)

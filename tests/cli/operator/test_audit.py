@@ -205,10 +205,10 @@ def test_heads_are_taken_from_a_dispatchers_log_and_only_if_they_are_signed(
     register(db)
     duty, log = AuditHeads(db, "of-the-auditor"), tmp_path / "dispatcher.log"
     with structlog.testing.capture_logs() as told:
-        duty.tell()
-        duty.tell()
+        duty.log_heads()
+        duty.log_heads()
         pause(db, api_keys.find_tenant(db, "acme"), "tiny@1", actor="t")
-        duty.tell()
+        duty.log_heads()
     assert len(told) == 4, "what has not moved is not told again"
     lines = [orjson.dumps(line) for line in [{"event": "dispatcher.leading"}, *told]]
     log.write_bytes(b"\n".join(lines))

@@ -39,9 +39,9 @@ from store.tenants.api_keys import create_tenant
 from tests.processes import Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
-from workers.dispatcher.dispatcher import Dispatcher, LeaseAmnesty, num_of_batch, num_to_announce, num_to_repeat
+from workers.dispatcher.dispatcher import Dispatcher, OutageGrace, num_of_batch, num_to_announce, num_to_repeat
 from workers.dispatcher.retention import RetentionThread
-from workers.health import Pulse, readiness
+from workers.health import LoopHeartbeat, readiness
 
 ROOT = Path(__file__).parents[3]
 QUEUE = "tiny@1"
@@ -332,13 +332,13 @@ def test_jobs_of_a_dead_worker_are_queued_or_failed(
 
 
 def test_after_a_silence_of_postgres_lost_leases_are_nobodys_fault() -> None:
-    hearing = LeaseAmnesty(lease_s=10, sweep_s=2, now=100)
+    hearing = OutageGrace(lease_s=10, sweep_s=2, now=100)
     for now in (101, 103, 109):
-        hearing.heard(now)
+        hearing.answered(now)
         assert hearing.blames(now)
-    hearing.heard(117)  # eight seconds: more than a worker has left when it renews
+    hearing.answered(117)  # eight seconds: more than a worker has left when it renews
     assert not hearing.blames(117)
-    hearing.heard(119)
+    hearing.answered(119)
     assert not hearing.blames(130.9)  # a lease that was renewed at the last moment, and two sweeps
     assert hearing.blames(131)
 
@@ -678,7 +678,7 @@ def test_the_process_calls_webhooks_and_ends_when_told(
 
 def test_a_loop_that_no_longer_turns_is_not_ready() -> None:
     now = 0.0
-    pulse = Pulse(60, lambda: now)
+    pulse = LoopHeartbeat(60, lambda: now)
     now = 60.0
     assert readiness({"loop": pulse.check}) == (200, {"status": "ready", "loop": "ok"})
     now = 61.0

@@ -140,7 +140,7 @@ def test_a_sender_that_seldom_looks_sends_when_it_is_told(
         for _ in range(2):
             time.sleep(0.3)
             job_id = end_job(db, tenant, receiver.url("/hook"))
-            sender.tell_due()
+            sender.notify_due()
             wait_for(lambda job_id=job_id: only(db, tenant, job_id).state == "delivered", 5)
     finally:
         sender.stop(5)
