@@ -18,7 +18,7 @@ import transformers
 
 from benchmarks.workload import ChatJob, chat_jobs
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineRequest, SamplingParams
+from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.loading.load import load_runner
 from prompts.detokenizer import Detokenizer
@@ -63,7 +63,7 @@ def run_engine(runner: Runner, tokenizer: Tokenizer, requests: Sequence[EngineRe
     futures = [engine.submit(each) for each in requests]
     wait(futures)
     seconds = time.perf_counter() - start
-    done: list[Completion] = [future.result() for future in futures]
+    done: list[CompletionOutput] = [future.result() for future in futures]
     mean_batch = engine.stats().mean_batch
     engine.stop(5)
     return Round(

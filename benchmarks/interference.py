@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.engine.quiet import QUIET_CPUS, wait_until_quiet, watched
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
+from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
 from models.engine.runner import Runner
 from models.loading.torch_load import runner_for
 from store.settings import load_settings
@@ -113,7 +113,7 @@ def measure(runner: Runner, options: argparse.Namespace, *, stretch: float, arri
     return Round(watch.gaps(begin, end), firsts, tokens / (end - begin), others.cpus)
 
 
-def _arrive(engine: LLMEngine, options: argparse.Namespace) -> list[Completion]:
+def _arrive(engine: LLMEngine, options: argparse.Namespace) -> list[CompletionOutput]:
     """Submit a prompt every so often, and wait for those that came in time."""
     begin = time.perf_counter()
     futures = []

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.interference import VOCAB, Letters
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineRequest, SamplingParams
+from models.engine.requests import CompletionOutput, EngineRequest, SamplingParams
 from models.loading.torch_load import runner_for
 from models.runners.fake import FakeRunner
 from store.settings import load_settings
@@ -40,7 +40,7 @@ class Load:
     engine: LLMEngine
     draw: random.Random
     most_inside: int
-    inside: dict[str, Future[Completion]] = field(default_factory=dict)
+    inside: dict[str, Future[CompletionOutput]] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     num_submitted: int = 0
 
@@ -87,7 +87,7 @@ class Load:
             class_rank=draw.randrange(3),
         )
 
-    def _count(self, future: Future[Completion]) -> None:
+    def _count(self, future: Future[CompletionOutput]) -> None:
         if not future.done():
             self.outcomes["none"] += 1
         elif error := future.exception():

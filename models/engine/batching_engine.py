@@ -31,7 +31,7 @@ from models.engine.requests import (
     RequestInvalid,
     StepFailed,
 )
-from models.engine.sequences.request_state import RequestState
+from models.engine.sequences.active_request import ActiveRequest
 from models.engine.statistics import EngineCounters
 from models.engine.step_runner import is_out_of_memory
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 RequestT = TypeVar("RequestT", bound=EngineRequest | EncodeRequest)
 ResultT = TypeVar("ResultT")
-StateT = TypeVar("StateT", bound=RequestState)
+StateT = TypeVar("StateT", bound=ActiveRequest)
 
 
 def ignore(*_: object) -> None:

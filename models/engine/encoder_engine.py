@@ -27,7 +27,7 @@ from models.engine.requests import (
 )
 from models.engine.runner import Encoder, RunnerBroken
 from models.engine.scheduling.packing import PendingInputs, choose, pack
-from models.engine.sequences.request_state import RequestState
+from models.engine.sequences.active_request import ActiveRequest
 from models.engine.step_runner import MAX_PASSES
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class EncodeConfig:
     step_tokens: int = 4096
 
 
-class EncodeState(RequestState):
+class EncodeState(ActiveRequest):
     """An active request: its vectors so far, and the indices of the inputs without one, the longest first."""
 
     def __init__(self, request: EncodeRequest, now: float) -> None:

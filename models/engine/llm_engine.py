@@ -21,7 +21,7 @@ from models.engine.outbox import Outbox, call_out
 from models.engine.requests import (
     BACKGROUND_RANK,
     MAX_TOP_LOGPROBS,
-    Completion,
+    CompletionOutput,
     Delta,
     EngineError,
     EngineRequest,
@@ -67,7 +67,7 @@ class EngineConfig:
             raise ValueError(f"an engine needs slots, tokens, time for prompts beside streams, and to be heard: {self}")
 
 
-class LLMEngine(BatchingEngine[EngineRequest, Completion, SequenceState]):
+class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
     """Generates text for many requests together.
 
     ``on_deltas`` gets all new texts of a step in one call. The last text of a request that is cancelled or late comes
@@ -177,7 +177,7 @@ class LLMEngine(BatchingEngine[EngineRequest, Completion, SequenceState]):
                 else:
                     self._fail_rows(one.plan, one.error, outbox)
 
-    def _apply(self, plan: StepPlan, sampled: Sequence[Sampled], now: float, outbox: Outbox[Completion]) -> None:
+    def _apply(self, plan: StepPlan, sampled: Sequence[Sampled], now: float, outbox: Outbox[CompletionOutput]) -> None:
         self._counters.count_batch(len(plan.rows), sum(row.is_decode for row in plan.rows))
         self._counters.count_tokens(
             prompt=sum(len(row.request.prompt) for row in plan.rows if row.sample and not row.output)
@@ -195,7 +195,7 @@ class LLMEngine(BatchingEngine[EngineRequest, Completion, SequenceState]):
             self._counters.count_tokens(output=len(seq.output) - num_before)
 
     def _advance(
-        self, seq: SequenceState, take: Callable[[], FinishReason | None], now: float, outbox: Outbox[Completion]
+        self, seq: SequenceState, take: Callable[[], FinishReason | None], now: float, outbox: Outbox[CompletionOutput]
     ) -> None:
         """Advance one request by ``take``, and complete it if it ends. If its detokenizer raises, it fails alone."""
         try:
@@ -214,7 +214,7 @@ class LLMEngine(BatchingEngine[EngineRequest, Completion, SequenceState]):
                 self._lengths.record(len(seq.output))
             self._complete(seq, seq.completion(end, now), outbox)
 
-    def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox[Completion]) -> None:
+    def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox[CompletionOutput]) -> None:
         """Fail the requests of a pass that failed."""
         log.error("step_failed rows=%d tokens=%d", len(plan.rows), plan.num_tokens, exc_info=cause)
         for row in plan.rows:

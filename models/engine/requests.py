@@ -1,6 +1,7 @@
 """The values that go into an engine and come out of it: requests, deltas, results, errors, statistics.
 
-Every submitted request gets an outcome: a result (``Completion``, ``Encoded``), or an ``EngineError`` on its future.
+Every submitted request gets an outcome: a result (``CompletionOutput``, ``Encoded``), or an ``EngineError`` on its
+future.
 """
 
 from collections.abc import Hashable
@@ -62,7 +63,7 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprobs:
+class SampledLogprobs:
     """Natural logarithm of a token's probability, before penalties, masks, temperature, top-k and top-p.
 
     ``top_ids`` are the most likely tokens, best first, with ``top_logprobs``; the chosen token may be among them.
@@ -94,7 +95,7 @@ class EngineRequest:
     deadline: float | None = None
     emitted: tuple[int, ...] = ()
     emitted_deltas: tuple[str, ...] = ()
-    emitted_logprobs: tuple[TokenLogprobs, ...] = ()
+    emitted_logprobs: tuple[SampledLogprobs, ...] = ()
     pause_after: int | None = None
     cache_salt: str = ""
     class_rank: int = 0
@@ -112,7 +113,7 @@ class Delta:
     seq: int
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[SampledLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +125,11 @@ class EmittedOutput:
 
     deltas: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[SampledLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class CompletionOutput:
     """The result of a generation request. Times are seconds since the request was submitted.
 
     ``token_ids`` are all generated tokens, with the end-of-sequence token and the tokens of a stop string;
@@ -147,7 +148,7 @@ class Completion:
     first_token_s: float | None
     total_s: float
     delta_token_ids: tuple[tuple[int, ...], ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[SampledLogprobs, ...] = ()
     num_cached_tokens: int = 0
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.engine.requests import EncodeRow, EngineRequest, RequestId, TokenLogprobs
+from models.engine.requests import EncodeRow, EngineRequest, RequestId, SampledLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Sampled:
     token: int | None
     finite: bool = True
     accepted: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[SampledLogprobs, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -110,9 +110,9 @@ class Runner(Protocol):
     def run(self, plan: StepPlan) -> list[Sampled]:
         """Write the rows' keys and values, and return one Sampled for each row with ``sample``, in plan order.
 
-        A row whose logits are not finite always has one. The engine does not share the blocks of such a row; the runner
-        must clear them if their contents could affect the next owner. If ``run`` raises, it has written only at the
-        positions of the plan's tokens, so any part of the plan may run again. It may raise Interrupted after the
+        A row with logits that are not finite always has one. The engine does not share the blocks of such a row; the
+        runner must clear them if their contents could affect the next owner. If ``run`` raises, it has written only at
+        the positions of the plan's tokens, so any part of the plan may run again. It may raise Interrupted after the
         plan's flag was set, but need not check the flag.
         """
         ...

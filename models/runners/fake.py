@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 
-from models.engine.requests import EngineRequest, Grammar, RequestId, RequestInvalid, TokenLogprobs
+from models.engine.requests import EngineRequest, Grammar, RequestId, RequestInvalid, SampledLogprobs
 from models.engine.runner import Row, Sampled, StepPlan
 from prompts.grammar import Grammars, Matcher
 from store.errors import InvalidRequest
@@ -200,10 +200,10 @@ def next_token(prompt: Sequence[int], output: Sequence[int], *, ends: bool = Tru
     return EOS if ends and len(output) >= _natural_length(prompt) else ord(" ")
 
 
-def _certain(row: Row, token: int) -> tuple[TokenLogprobs, ...]:
+def _certain(row: Row, token: int) -> tuple[SampledLogprobs, ...]:
     """Return what a row that asks is told: no other token was possible."""
     count = row.request.sampling.logprobs
-    return () if count is None else (TokenLogprobs(0.0, (token,)[:count], (0.0,)[:count]),)
+    return () if count is None else (SampledLogprobs(0.0, (token,)[:count], (0.0,)[:count]),)
 
 
 def _histories(last: int, tokens: Sequence[int]) -> list[int]:

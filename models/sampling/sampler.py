@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.engine.requests import EngineRequest, RequestId, SamplingParams, TokenLogprobs
+from models.engine.requests import EngineRequest, RequestId, SampledLogprobs, SamplingParams
 from models.sampling.draws import draw, number
 from models.sampling.grammar_masks import GrammarMasks
 from models.sampling.logprobs import logprobs_of
@@ -29,7 +29,7 @@ class Choice:
 
     tokens: torch.Tensor
     is_sound: torch.Tensor
-    logprobs: Mapping[int, TokenLogprobs]
+    logprobs: Mapping[int, SampledLogprobs]
     stuck: frozenset[int]
 
 

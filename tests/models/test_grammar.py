@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineRequest, FinishReason, Grammar, GrammarStuck, RequestInvalid
+from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, Grammar, GrammarStuck, RequestInvalid
 from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(
     folder: Path, requests: Iterable[EngineRequest], runner: TorchRunner | None = None, *, step_tokens: int = 64
-) -> dict[str, Completion]:
+) -> dict[str, CompletionOutput]:
     tokenizer = load_tokenizer(small_files(folder))
     config = EngineConfig(max_slots=16, step_tokens=step_tokens)
     engine = LLMEngine(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason, Grammar
+from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason, Grammar
 from models.engine.runner import Row, StepPlan
 from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
@@ -44,7 +44,7 @@ class Letters:
 
 def run(
     runner: TorchRunner, requests: Iterable[EngineRequest], *, speculation: bool = True, max_slots: int = 4
-) -> tuple[dict[str, Completion], EngineStats]:
+) -> tuple[dict[str, CompletionOutput], EngineStats]:
     config = EngineConfig(max_slots=max_slots, step_tokens=64, speculation=speculation)
     # A pass takes the same whatever is in it, so that drafts pay: how many there are is not the machine's affair.
     engine = LLMEngine(runner, Letters, config, on_deltas=lambda deltas: None, clock=Ticking())
@@ -103,7 +103,7 @@ def asked() -> list[EngineRequest]:
     return [request(prompt, name, **kind) for name, prompt, kind in zip(KINDS, prompts, kinds, strict=True)]
 
 
-def check_same(found: Mapping[str, Completion], expected: Mapping[str, Completion]) -> None:
+def check_same(found: Mapping[str, CompletionOutput], expected: Mapping[str, CompletionOutput]) -> None:
     for name, done in found.items():
         plain = expected[name.partition(" at ")[0]]
         assert (done.token_ids, done.text) == (plain.token_ids, plain.text), name
@@ -115,7 +115,7 @@ def check_same(found: Mapping[str, Completion], expected: Mapping[str, Completio
 
 
 @pytest.fixture
-def plain(folder: Path, oracle: type[Oracle]) -> dict[str, Completion]:
+def plain(folder: Path, oracle: type[Oracle]) -> dict[str, CompletionOutput]:
     done, stats = run(runner_for(folder, SETTINGS), asked(), speculation=False)
     assert stats.drafted_tokens == 0
     oracle.answers = {name: each.token_ids for name, each in done.items()}
@@ -123,14 +123,16 @@ def plain(folder: Path, oracle: type[Oracle]) -> dict[str, Completion]:
 
 
 @pytest.mark.parametrize("max_slots", [1, 3, 8])
-def test_whatever_is_asked_the_tokens_are_the_same(folder: Path, plain: dict[str, Completion], max_slots: int) -> None:
+def test_whatever_is_asked_the_tokens_are_the_same(
+    folder: Path, plain: dict[str, CompletionOutput], max_slots: int
+) -> None:
     found, stats = run(runner_for(folder, SETTINGS), asked(), max_slots=max_slots)
     check_same(found, plain)
     assert stats.drafted_tokens > stats.accepted_tokens > 40
     assert stats.output_tokens == sum(len(each.token_ids) for each in plain.values())
 
 
-def test_stop_strings_end_it_where_they_would(folder: Path, plain: dict[str, Completion]) -> None:
+def test_stop_strings_end_it_where_they_would(folder: Path, plain: dict[str, CompletionOutput]) -> None:
     stops = [
         replace(each, sampling=replace(each.sampling, stop=(plain[each.id].text[9:11], plain[each.id].text + "x")))
         for each in asked()
@@ -142,7 +144,7 @@ def test_stop_strings_end_it_where_they_would(folder: Path, plain: dict[str, Com
     assert stats.accepted_tokens > 20
 
 
-def test_preempted_it_says_the_same(folder: Path, plain: dict[str, Completion]) -> None:
+def test_preempted_it_says_the_same(folder: Path, plain: dict[str, CompletionOutput]) -> None:
     small = SETTINGS.model_copy(update={"kv_pool_tokens": 160})
     found, stats = run(runner_for(folder, small), asked(), max_slots=8)
     check_same(found, plain)
@@ -150,7 +152,7 @@ def test_preempted_it_says_the_same(folder: Path, plain: dict[str, Completion]) 
     assert stats.accepted_tokens > 0
 
 
-def test_handed_back_anywhere_it_goes_on(folder: Path, plain: dict[str, Completion]) -> None:
+def test_handed_back_anywhere_it_goes_on(folder: Path, plain: dict[str, CompletionOutput]) -> None:
     runner = runner_for(folder, SETTINGS)
     cut = [
         replace(each, id=f"{each.id} at {num}", pause_after=num)

@@ -35,7 +35,7 @@ Afterwards the hint is dropped, and the dispatcher announces the job again."""
 
 MOMENT_S = 0.05
 LAST_TRIES = 20
-"""How often a stopping worker tries to give back a job whose row is locked. A renewal of leases locks the rows of all
+"""How often a stopping worker tries to give back a job with a locked row. A renewal of leases locks the rows of all
 jobs for a moment."""
 
 MAX_RELEASED_TOKENS = 65_536
@@ -173,7 +173,7 @@ class ClaimClient:
         """Write an outcome; False if this attempt does not own the job any more.
 
         Raises Unavailable if Postgres is still away at ``until()``, a reading of the monotonic clock: the sweeper has
-        taken the job by then. The sweeper cannot take a job whose row is locked, so with a locked row it retries for as
+        taken the job by then. The sweeper cannot take a job with a locked row, so for a locked row it retries for as
         long as the worker runs.
         """
         while True:
@@ -209,7 +209,7 @@ class ClaimClient:
     def release(self, attempts: Iterable[Attempt], *, charge: bool, crashed: bool = False) -> int:
         """Put jobs back into the queue; return how many were still owned. Raises Unavailable.
 
-        Jobs whose row is still locked after ``LAST_TRIES`` are left to the dispatcher.
+        Jobs with a row that is still locked after ``LAST_TRIES`` are left to the dispatcher.
         """
         given = [Release(one.job_id, one.epoch, charge=charge, crashed=crashed) for one in attempts]
         num_released = 0

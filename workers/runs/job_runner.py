@@ -6,8 +6,8 @@
       └─ not claimed: the message is dropped
 
 The task's part is in ``workers.tasks``. Every path ends in an outcome, or in a lease that expires so that another
-worker takes the job. No exception reaches Celery, whose logs and events would show its text. Prompts and outputs are in
-no log line.
+worker takes the job. No exception reaches Celery, because its logs and events would show the text. Prompts and outputs
+are in no log line.
 """
 
 import traceback

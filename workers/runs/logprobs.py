@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from models.engine.requests import TokenLogprobs
+from models.engine.requests import SampledLogprobs
 from store.payloads import logprobs as stored
 from store.payloads.logprobs import Logprobs
 
@@ -14,7 +14,7 @@ _DECIMALS = 6
 _LEAST = -9999.0
 
 
-def kept(token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> Logprobs:
+def kept(token_ids: Iterable[int], logprobs: Iterable[SampledLogprobs]) -> Logprobs:
     """Return the logprobs of consecutive tokens in the stored form."""
     return tuple(
         stored.TokenLogprobs(token_id, _number(one.logprob), _top(one))
@@ -22,7 +22,7 @@ def kept(token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs]) -> Logprob
     )
 
 
-def kept_by_delta(token_ids: Iterable[Sequence[int]], logprobs: Sequence[TokenLogprobs]) -> tuple[Logprobs, ...]:
+def kept_by_delta(token_ids: Iterable[Sequence[int]], logprobs: Sequence[SampledLogprobs]) -> tuple[Logprobs, ...]:
     """Return the stored form for each delta's tokens; empty without logprobs. There are at least as many as tokens."""
     if not logprobs:
         return ()
@@ -30,15 +30,15 @@ def kept_by_delta(token_ids: Iterable[Sequence[int]], logprobs: Sequence[TokenLo
     return tuple(kept(ids, [next(rest) for _ in ids]) for ids in token_ids)
 
 
-def emitted(groups: Iterable[Logprobs]) -> tuple[TokenLogprobs, ...]:
+def emitted(groups: Iterable[Logprobs]) -> tuple[SampledLogprobs, ...]:
     """Return stored logprobs in the engine's form."""
     return tuple(
-        TokenLogprobs(one.logprob, tuple(top_id for top_id, _ in one.top), tuple(value for _, value in one.top))
+        SampledLogprobs(one.logprob, tuple(top_id for top_id, _ in one.top), tuple(value for _, value in one.top))
         for one in chain.from_iterable(groups)
     )
 
 
-def _top(one: TokenLogprobs) -> tuple[tuple[int, float], ...]:
+def _top(one: SampledLogprobs) -> tuple[tuple[int, float], ...]:
     return tuple(zip(one.top_ids, map(_number, one.top_logprobs), strict=True))
 
 

@@ -1,7 +1,9 @@
 """Maps the result of a request in the engine to the outcome of its job: pure values in, the row to write out.
 
-    Completion stop | length ──▶ succeeded        Completion deadline    ──▶ expired, error deadline_exceeded
-    Completion cancelled     ──▶ cancelled        Completion handed back ──▶ Retry, not charged
+    stop | length            ──▶ succeeded
+    cancelled                ──▶ cancelled
+    deadline                 ──▶ expired, error deadline_exceeded
+    handed back              ──▶ Retry, not charged
     a policy's rule blocks   ──▶ failed, policy_blocked_output; the output is not kept
     error, retryable         ──▶ Retry while attempts are left
     engine died              ──▶ Retry: charged, and in isolation next time
@@ -16,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from models.engine.requests import Completion, EmittedOutput, EngineError, EngineStopped, FinishReason
+from models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
 from prompts.logprobs import spell
 from prompts.tokenizer import Tokenizer
 from prompts.tool_calls import read_answer
@@ -75,7 +77,7 @@ def is_on_probation(claim: Claim) -> bool:
 def completed(
     claim: Claim,
     payload: GeneratePayload,
-    completion: Completion,
+    completion: CompletionOutput,
     waited_s: float,
     start: Checkpoint,
     tokenizer: Tokenizer,
@@ -134,13 +136,13 @@ def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReaso
 
 
 def _spelled(
-    completion: Completion, logprobs: Sequence[Logprobs], tokenizer: Tokenizer
+    completion: CompletionOutput, logprobs: Sequence[Logprobs], tokenizer: Tokenizer
 ) -> tuple[TokenLogprob, ...] | None:
     """Return the logprobs as the API shows them: None without any, as for an answer without text."""
     return spell(tokenizer, chain.from_iterable(logprobs)) if completion.logprobs else None
 
 
-def _handed_back(claim: Claim, completion: Completion, start: Checkpoint) -> Retry:
+def _handed_back(claim: Claim, completion: CompletionOutput, start: Checkpoint) -> Retry:
     num_new = len(completion.token_ids) - len(start.tokens)
     return Retry(
         "handed_back",
@@ -158,7 +160,7 @@ def _checkpoint(progress: EmittedOutput | None, lineage: Lineage) -> Checkpoint 
     return Checkpoint(progress.deltas, progress.token_ids, lineage, logprobs)
 
 
-def usage(claim: Claim, completion: Completion, waited_s: float, start: Checkpoint) -> Usage:
+def usage(claim: Claim, completion: CompletionOutput, waited_s: float, start: Checkpoint) -> Usage:
     """Return the usage. The time of the first token is not known if an earlier attempt produced it."""
     before_s = claim.queued_s + waited_s
     first_s = None if start.deltas else completion.first_token_s

@@ -25,7 +25,7 @@ _MOST_KEPT = 64
 """Compiled versions: each may take tens of megabytes."""
 
 
-class PolicyCache:
+class CompiledPolicies:
     """The compiled versions that were used last. Thread-safe; reads a missing version from Postgres."""
 
     def __init__(self, db: Database) -> None:
@@ -89,8 +89,8 @@ def _counted(guard: GuardedOutput) -> tuple[PolicyHit, ...]:
     return tuple(map(PolicyHit.model_validate, counted(guard.hits)))
 
 
-def output_rules(cache: PolicyCache, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:
-    """Return the rules for a job's output, None if there are none. Raises as ``PolicyCache.get``."""
+def output_rules(cache: CompiledPolicies, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:
+    """Return the rules for a job's output, None if there are none. Raises as ``CompiledPolicies.get``."""
     if payload.policy is None:
         return None
     vault = Vault(counts=payload.policy.counts)

@@ -17,7 +17,7 @@ from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.protocol import AnyEngine, Engine
 from models.engine.requests import (
     CheckpointMismatch,
-    Completion,
+    CompletionOutput,
     EngineError,
     EngineRequest,
     Grammar,
@@ -46,7 +46,7 @@ from workers.runs.in_flight import Attempt, InFlightAttempts
 from workers.runs.logprobs import emitted
 from workers.runs.outcome import Retry
 from workers.runs.output_filter import StreamFilter
-from workers.runs.output_policy import OutputRules, PolicyCache, output_rules
+from workers.runs.output_policy import CompiledPolicies, OutputRules, output_rules
 from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
 
@@ -60,12 +60,12 @@ class Generating:
         self,
         *,
         in_flight: InFlightAttempts,
-        engine: Engine[EngineRequest, Completion],
+        engine: Engine[EngineRequest, CompletionOutput],
         admission: EngineAdmission,
         frames: FrameQueue,
         resumer: CheckpointRecovery,
         tokenizer: Tokenizer,
-        policies: PolicyCache,
+        policies: CompiledPolicies,
         context_window: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -183,7 +183,7 @@ class GenerateModel(LoadedModel):
             frames=context.frames,
             resumer=CheckpointRecovery(context.sealed_logs),
             tokenizer=self.tokenizer,
-            policies=PolicyCache(context.db),
+            policies=CompiledPolicies(context.db),
             context_window=min(self.version.context_window, self.runner.context_window),
         )
 

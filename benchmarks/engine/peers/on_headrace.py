@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, serve, submit_on_time
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, Delta, EngineRequest, SamplingParams
+from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
 from models.families.config import parse_config
 from models.families.model_folder import read_json, small_files
 from models.loading.torch_load import runner_for
@@ -55,7 +55,7 @@ class _Ours:
 
     def run(self, ask: Ask) -> Clock:
         """Compute the requests."""
-        engine, futures = self._engine, list[Future[Completion]]()
+        engine, futures = self._engine, list[Future[CompletionOutput]]()
         assert engine is not None
         clock = self._clock = Clock(ask.requests)
 
@@ -74,7 +74,7 @@ class _Ours:
             self._clock.note(delta.request_id, delta.token_ids)
 
 
-def _settle(clock: Clock, future: "Future[Completion]") -> None:
+def _settle(clock: Clock, future: "Future[CompletionOutput]") -> None:
     """Count the tokens that make no text of their own."""
     done = future.result()
     known = len(clock.outcomes[done.request_id].token_ids)

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 from models.engine.requests import (
     CheckpointMismatch,
-    Completion,
+    CompletionOutput,
     Delta,
     EmittedOutput,
     EngineRequest,
     FinishReason,
-    TokenLogprobs,
+    SampledLogprobs,
 )
 from models.engine.runner import Sampled
+from models.engine.sequences.active_request import ActiveRequest
 from models.engine.sequences.prefix_hash import BlockHasher, slice_of
-from models.engine.sequences.request_state import RequestState
 from models.engine.sequences.stop_strings import OutputText, TokenDecoder
 
 
-class SequenceState(RequestState):
+class SequenceState(ActiveRequest):
     """One generating request from submission to outcome.
 
         prompt + output = | in the KV cache (num_cached) | pending |
@@ -34,7 +34,7 @@ class SequenceState(RequestState):
         self.output: list[int] = []
         self.blocks: list[int] = []
         self.num_cached = 0
-        self.num_registered = 0  # leading blocks whose hashes the pool knows
+        self.num_registered = 0  # leading blocks that are registered in the pool
         self.num_found = 0  # prompt tokens that were in the prefix cache when the request began
         self.was_preempted = False
         self.order_key = 0, 0  # in the scheduler, lowest first
@@ -49,7 +49,7 @@ class SequenceState(RequestState):
         self._num_shown_tokens = 0
         self._num_text_tokens = 0  # output tokens up to the last one that produced text
         self.shown_at: float | None = None
-        self._logprobs: list[TokenLogprobs] = []  # one for each token of the output, if the request asks
+        self._logprobs: list[SampledLogprobs] = []  # one for each token of the output, if the request asks
         self._is_closed = False
         if request.emitted or request.emitted_deltas:
             self._replay()
@@ -100,7 +100,7 @@ class SequenceState(RequestState):
         if self.started_at is None:
             self.started_at = now
 
-    def add(self, token: int, now: float, logprobs: Sequence[TokenLogprobs] = ()) -> FinishReason | None:
+    def add(self, token: int, now: float, logprobs: Sequence[SampledLogprobs] = ()) -> FinishReason | None:
         """Append a sampled token, with its logprobs if the request asks for them.
 
         Returns why the request ends with this token, or None if it continues.
@@ -157,10 +157,10 @@ class SequenceState(RequestState):
             tuple(self._deltas), tuple(self._delta_tokens), tuple(self._logprobs[: self._num_shown_tokens])
         )
 
-    def completion(self, reason: FinishReason, now: float) -> Completion:
+    def completion(self, reason: FinishReason, now: float) -> CompletionOutput:
         """Return the result of a request; its last delta must be taken before."""
         started_at = now if self.started_at is None else self.started_at
-        return Completion(
+        return CompletionOutput(
             request_id=self.id,
             text="".join(self._deltas),
             token_ids=tuple(self.output),

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from models.engine.llm_engine import LLMEngine
-from models.engine.requests import Completion, EngineRequest, FinishReason, RequestId, SamplingParams
+from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, RequestId, SamplingParams
 from models.engine.runner import Sampled, StepPlan
 from models.engine.sequences.sequence import SequenceState
 from models.engine.sequences.stop_strings import TokenDecoder
@@ -117,7 +117,7 @@ def alone(request: EngineRequest) -> Expected:
     return Expected(bytes(tokens).decode(), tuple(tokens), FinishReason.LENGTH)
 
 
-def check_answers(requests: list[EngineRequest], futures: list[Future[Completion]]) -> None:
+def check_answers(requests: list[EngineRequest], futures: list[Future[CompletionOutput]]) -> None:
     for request, future in zip(requests, futures, strict=True):
         completion, expected = future.result(WAIT_S), alone(request)
         assert (completion.text, completion.token_ids, completion.finish_reason) == (

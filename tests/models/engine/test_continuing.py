@@ -11,7 +11,7 @@ import pytest
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
     CheckpointMismatch,
-    Completion,
+    CompletionOutput,
     Delta,
     EmittedOutput,
     EngineRequest,
@@ -35,7 +35,7 @@ class Says(FakeRunner):
         return Sampled(row.request.id, self._tokens[len(row.output)])
 
 
-def run(runner: FakeRunner, request: EngineRequest, deltas_per_s: float = inf) -> tuple[Completion, list[Delta]]:
+def run(runner: FakeRunner, request: EngineRequest, deltas_per_s: float = inf) -> tuple[CompletionOutput, list[Delta]]:
     """Run one request in an engine of its own, whose clock goes on by 10 ms whenever it is read."""
     deltas: list[Delta] = []
     config = EngineConfig(step_tokens=7, deltas_per_s=deltas_per_s)
@@ -204,7 +204,7 @@ def test_an_engine_that_stops_gives_out_what_it_had(end: Callable[[LLMEngine], N
     deltas: list[Delta] = []
     engine = LLMEngine(Watched(), Bytes, EngineConfig(), on_deltas=deltas.extend)
     request = ask(max_tokens=40, ignore_eos=True)
-    future: Future[Completion] = engine.submit(request)
+    future: Future[CompletionOutput] = engine.submit(request)
     for _ in range(5):
         step(engine)
     end(engine)

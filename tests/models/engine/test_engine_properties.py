@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
-    Completion,
+    CompletionOutput,
     Delta,
     EmittedOutput,
     EngineError,
@@ -69,7 +69,7 @@ class EngineMachine(RuleBasedStateMachine):
             clock=lambda: self.now + self.runner.elapsed,
         )
         self.requests: dict[str, EngineRequest] = {}
-        self.futures: dict[str, Future[Completion]] = {}
+        self.futures: dict[str, Future[CompletionOutput]] = {}
         self.outcomes: Counter[str] = Counter()
         self.cancelled: set[str] = set()
         self.handed_back: set[str] = set()
@@ -221,7 +221,7 @@ class EngineMachine(RuleBasedStateMachine):
             assert future.done() != (name in self.engine._active)
             assert self.outcomes[name] == future.done()
 
-    def check_outcome(self, name: str, future: Future[Completion]) -> None:
+    def check_outcome(self, name: str, future: Future[CompletionOutput]) -> None:
         error = future.exception(0)
         if error is None:
             self.check_completion(name, future.result(0))
@@ -239,7 +239,7 @@ class EngineMachine(RuleBasedStateMachine):
                 tuple(delta.token_ids for delta in self.deltas.get(name, [])),
             )
 
-    def check_completion(self, name: str, completion: Completion) -> None:
+    def check_completion(self, name: str, completion: CompletionOutput) -> None:
         expected = alone(self.requests[name])
         deltas = self.deltas.get(name, [])
         assert [delta.seq for delta in deltas] == list(range(1, len(deltas) + 1))

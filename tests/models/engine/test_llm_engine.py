@@ -11,7 +11,7 @@ import pytest
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import (
-    Completion,
+    CompletionOutput,
     Delta,
     EngineError,
     EngineRequest,
@@ -73,7 +73,7 @@ class Gate:
 def test_many_threads_submit_and_each_gets_its_own_answer(start: Start) -> None:
     engine = start(FakeRunner(num_blocks=40, block_tokens=4))
     requests = [ask(f"question {n}", max_tokens=60, ignore_eos=n % 2 == 0) for n in range(48)]
-    futures: dict[str, Future[Completion]] = {}
+    futures: dict[str, Future[CompletionOutput]] = {}
 
     def submit(mine: list[EngineRequest]) -> None:
         for request in mine:
@@ -213,7 +213,7 @@ class Crowd:
 
     def __init__(self, engine: LLMEngine) -> None:
         self.engine = engine
-        self.accepted: dict[str, tuple[EngineRequest, Future[Completion]]] = {}
+        self.accepted: dict[str, tuple[EngineRequest, Future[CompletionOutput]]] = {}
         self.outcomes: Counter[str] = Counter()
         self.threads = [threading.Thread(target=self.submit, args=(range(n, 200, 4),)) for n in range(4)]
         for thread in self.threads:
@@ -310,7 +310,7 @@ def test_an_engine_that_was_never_started_tells_everybody_too() -> None:
 
 def test_a_callback_may_submit_the_next_request(start: Start) -> None:
     engine = start(FakeRunner())
-    chained: Future[Completion] = Future()
+    chained: Future[CompletionOutput] = Future()
     request = ask("next", request_id="again")
 
     def submit_next(_: object) -> None:

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineError, EngineRequest, NumericalError, OutOfMemory, StepFailed
+from models.engine.requests import CompletionOutput, EngineError, EngineRequest, NumericalError, OutOfMemory, StepFailed
 from models.engine.runner import StepPlan
 from models.engine.step_runner import CALM_STEPS, MAX_PASSES
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
@@ -40,7 +40,7 @@ def engine_of(runner: Watched, *, max_slots: int = 32, clock: Clock | None = Non
     )
 
 
-def submit(engine: LLMEngine, requests: list[EngineRequest]) -> list[Future[Completion]]:
+def submit(engine: LLMEngine, requests: list[EngineRequest]) -> list[Future[CompletionOutput]]:
     return [engine.submit(request) for request in requests]
 
 

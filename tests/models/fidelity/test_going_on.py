@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineRequest, FinishReason
+from models.engine.requests import CompletionOutput, EngineRequest, FinishReason
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
@@ -32,7 +32,7 @@ class Syllables:
         return self._utf8.decode(b"", final=True)
 
 
-def completions(runner: TorchRunner, requests: Iterable[EngineRequest]) -> dict[str, Completion]:
+def completions(runner: TorchRunner, requests: Iterable[EngineRequest]) -> dict[str, CompletionOutput]:
     """Run requests together in a new engine."""
     engine = LLMEngine(runner, Syllables, EngineConfig(max_slots=24, step_tokens=48), on_deltas=lambda deltas: None)
     futures = [engine.submit(each) for each in requests]

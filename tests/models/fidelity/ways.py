@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import Completion, EngineRequest, EngineStats, FinishReason
+from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason
 from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
 from models.runners.torch_runner import TorchRunner
@@ -125,18 +125,18 @@ def _waves(requests: Sequence[EngineRequest], way: Way) -> list[list[EngineReque
     return [[*requests], *([replace(each, id=f"{each.id}, wave {n}") for each in requests] for n in later)]
 
 
-def _gone_on(request: EngineRequest, done: Completion) -> EngineRequest:
+def _gone_on(request: EngineRequest, done: CompletionOutput) -> EngineRequest:
     progress = done.progress
     return replace(request, emitted=tuple(chain(*progress.token_ids)), emitted_deltas=progress.deltas)
 
 
 def _in_one_engine(
     runner: TorchRunner, waves: Sequence[Sequence[EngineRequest]], way: Way, driven: Driven
-) -> list[Completion]:
+) -> list[CompletionOutput]:
     config = EngineConfig(max_slots=way.max_slots, step_tokens=way.step_tokens, speculation=way.speculation)
     # Where a pass takes the same whatever is in it, there are as many drafts as have room.
     engine = LLMEngine(runner, Letters, config, on_deltas=lambda deltas: None, clock=Ticking())
-    done: list[Completion] = []
+    done: list[CompletionOutput] = []
     try:
         for number, wave in enumerate(waves):
             # Before the start, so that all of a wave compete from the first step on.

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CheckpointMismatch, Completion, Delta, EngineRequest, RequestInvalid
+from models.engine.requests import CheckpointMismatch, CompletionOutput, Delta, EngineRequest, RequestInvalid
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings
@@ -54,7 +54,7 @@ def runner(model: PreTrainedModel, tmp_path: Path) -> TorchRunner:
     return runner_for(save(model, tmp_path), settings)
 
 
-def run(runner: TorchRunner, requests: Iterable[EngineRequest]) -> tuple[dict[str, Completion], list[Delta]]:
+def run(runner: TorchRunner, requests: Iterable[EngineRequest]) -> tuple[dict[str, CompletionOutput], list[Delta]]:
     deltas: list[Delta] = []
     engine = LLMEngine(runner, Letters, EngineConfig(max_slots=8, step_tokens=24), on_deltas=deltas.extend)
     futures = [engine.submit(each) for each in requests]

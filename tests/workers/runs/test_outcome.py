@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 
 from models.engine.requests import (
-    Completion,
+    CompletionOutput,
     EmittedOutput,
     EngineStopped,
     FinishReason,
     Grammar,
     NumericalError,
     OutOfMemory,
+    SampledLogprobs,
     StepFailed,
-    TokenLogprobs,
 )
 from prompts.tokenizer import ByteTokenizer
 from prompts.tool_calls import call_id
@@ -50,8 +50,8 @@ CLAIM = Claim(
 PAYLOAD = GeneratePayload(input=GenerateInput(prompt="x"), sampling=Sampling())
 
 
-def completion(reason: FinishReason) -> Completion:
-    return Completion(
+def completion(reason: FinishReason) -> CompletionOutput:
+    return CompletionOutput(
         request_id="job_1/4",
         text="the mill",
         token_ids=(1, 2, 3),
@@ -121,7 +121,7 @@ def test_a_completion_of_several_attempts_names_them_and_not_when_its_first_toke
 
 def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
     alternatives = ((0x68, 0x6F), (-0.25, -2.00000049))
-    found = [TokenLogprobs(-0.25, *alternatives), TokenLogprobs(-math.inf), TokenLogprobs(-0.5)]
+    found = [SampledLogprobs(-0.25, *alternatives), SampledLogprobs(-math.inf), SampledLogprobs(-0.5)]
     whole = replace(
         completion(FinishReason.STOP),
         text="h\ufffd",
@@ -138,7 +138,7 @@ def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
         stored.TokenLogprobs(256, -0.5),
     )
     assert finish.logprobs == ((first,), (half, end))
-    assert emitted(finish.logprobs)[0] == TokenLogprobs(-0.25, (0x68, 0x6F), (-0.25, -2.0))
+    assert emitted(finish.logprobs)[0] == SampledLogprobs(-0.25, (0x68, 0x6F), (-0.25, -2.0))
     top = [{"token": "h", "logprob": -0.25, "bytes": (0x68,)}, {"token": "o", "logprob": -2.0, "bytes": (0x6F,)}]
     assert (finish.output or {})["logprobs"] == (
         {**top[0], "top_logprobs": tuple(top)},

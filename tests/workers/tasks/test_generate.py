@@ -12,7 +12,7 @@ import pytest
 from cli.local.postgres import LocalPostgres
 from migrations.schema import upgrade
 from models.engine.requests import (
-    Completion,
+    CompletionOutput,
     FinishReason,
 )
 from models.engine.runner import Row, RunnerBroken, StepPlan
@@ -148,10 +148,10 @@ def test_a_text_that_postgres_cannot_hold_ends_its_job_all_the_same(bench: Bench
     engine = running.runtime.engine
     submit = engine.submit
 
-    def poisoned(request: Any) -> Future[Completion]:
+    def poisoned(request: Any) -> Future[CompletionOutput]:
         if not bytes(request.prompt).startswith(b"nul"):
             return submit(request)
-        future: Future[Completion] = Future()
+        future: Future[CompletionOutput] = Future()
         future.set_result(replace(completion(FinishReason.STOP), text="a\0b", deltas=("a\0b",)))
         return future
 
@@ -167,7 +167,7 @@ def test_an_unexpected_error_is_an_attempt_and_logs_no_text(
 ) -> None:
     running = start_host()
 
-    def broken(_request: Any) -> Future[Completion]:
+    def broken(_request: Any) -> Future[CompletionOutput]:
         raise KeyError("secret prompt")
 
     running.runtime.engine.submit = broken  # type: ignore[method-assign]  # a bug that nobody foresaw

@@ -3,7 +3,7 @@
 from models.engine.requests import EmittedOutput, EncodeRequest, EngineRequest, FinishReason, RequestId
 
 
-class RequestState:
+class ActiveRequest:
     """One request from its submission to its outcome. Times are readings of the engine's clock, in seconds."""
 
     request: EngineRequest | EncodeRequest
