@@ -7,6 +7,7 @@ parsed as special tokens, as the reference implementation does.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,6 +43,14 @@ _SPACE = "\u2581"
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts as one sequence of token ids; ``type_ids`` say for each token whether it is of the first or second."""
+
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+
+
 class Tokenizer(Protocol):
     """What prompts and detokenizers need of a tokenizer."""
 
@@ -51,6 +60,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
+        ...
+
+    def encode_pair(self, first: str, second: str) -> Pair:
+        """Return two texts as one sequence, with the special tokens that the model expects around a pair."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -116,6 +129,11 @@ class FileTokenizer:
         """Return the ids of ``text``; ``add_special`` adds what the model expects around a raw prompt."""
         return list(self._backend.encode(text, add_special_tokens=add_special).ids)
 
+    def encode_pair(self, first: str, second: str) -> Pair:
+        """Return two texts as one sequence, as the tokenizer's post-processor writes a pair."""
+        encoding = self._backend.encode(first, second)
+        return Pair(tuple(encoding.ids), tuple(encoding.type_ids))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ``ids`` without special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
@@ -176,6 +194,11 @@ class ByteTokenizer:
     def encode(self, text: str, add_special: bool) -> list[int]:
         """Return the bytes of ``text``; there are no special tokens to add."""
         return list(text.encode(errors="replace"))
+
+    def encode_pair(self, first: str, second: str) -> Pair:
+        """Return the bytes of both texts, one after the other."""
+        head, tail = self.encode(first, add_special=True), self.encode(second, add_special=True)
+        return Pair((*head, *tail), (0,) * len(head) + (1,) * len(tail))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of the bytes."""

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 
 from store.tasks.embed import EMBED
 from store.tasks.generate import GENERATE
+from store.tasks.rerank import RERANK
 from workers.tasks.embed import load_embed_model
 from workers.tasks.generate import load_generate_model
 from workers.tasks.loaded_model import LoadModel
+from workers.tasks.rerank import load_rerank_model
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,
     EMBED.name: load_embed_model,
+    RERANK.name: load_rerank_model,
 }
