@@ -40,6 +40,25 @@ from store.errors import HeadraceError
 from store.settings import Settings
 
 _LAYERS = (RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
+_ROUTES = (
+    job_routes,
+    stream_routes,
+    queue_routes,
+    dead_letter_routes,
+    prompt_routes,
+    moderation_routes,
+    file_routes,
+    batch_routes,
+    policy_routes,
+    model_routes,
+    usage_routes,
+    audit_routes,
+    limit_routes,
+    retention_routes,
+    webhook_routes,
+    key_routes,
+    health_routes,
+)
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.
@@ -71,6 +90,18 @@ class Application(FastAPI):
         await self._front(scope, receive, send)
 
 
+@asynccontextmanager
+async def _lifespan(runtime: Runtime, keeper: BatchKeeper, _app: FastAPI) -> AsyncIterator[None]:
+    await runtime.start()
+    keeper.start()
+    try:
+        yield
+    finally:
+        runtime.draining.set()
+        await run_in_threadpool(keeper.stop)
+        await runtime.stop()
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Return the application for these settings; connections are opened when it starts, not here."""
     runtime = Runtime(settings)
@@ -82,24 +113,12 @@ def create_app(settings: Settings) -> FastAPI:
         on_cancelled=partial(announce_cancelled, runtime),
     )
     with_docs = "docs" in settings.open_pages
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await runtime.start()
-        keeper.start()
-        try:
-            yield
-        finally:
-            runtime.draining.set()
-            await run_in_threadpool(keeper.stop)
-            await runtime.stop()
-
     app = Application(
         runtime,
         title="Headrace",
         version=version("headrace"),
         description=_DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, runtime, keeper),
         # FastAPI's page loads its scripts from another server. Ours is in ``pages``.
         docs_url=None,
         openapi_url="/openapi.json" if with_docs else None,
@@ -107,28 +126,10 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
     app.state.batch_keeper = keeper
-    task_routers = [router for task in TASK_ROUTES for router in task.routers]
-    other_routes = (
-        job_routes,
-        stream_routes,
-        queue_routes,
-        dead_letter_routes,
-        prompt_routes,
-        moderation_routes,
-        file_routes,
-        batch_routes,
-        policy_routes,
-        model_routes,
-        usage_routes,
-        audit_routes,
-        limit_routes,
-        retention_routes,
-        webhook_routes,
-        key_routes,
-        health_routes,
-    )
-    for router in (*task_routers, *(routes.router for routes in other_routes)):
+    for router in (router for task in TASK_ROUTES for router in task.routers):
         # The routes themselves: include_router builds each route again, for every application.
         app.router.routes.extend(router.routes)
+    for routes in _ROUTES:
+        app.router.routes.extend(routes.router.routes)
     app.router.routes.extend(pages.routes(with_docs=with_docs))
     return app

@@ -27,6 +27,7 @@ from producer_api.submission.input_policy import ActivePolicies
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.db.database import Database
+from store.encryption.vault import Vault
 from store.files.blob_storage import open_blobs
 from store.redis import connection as redis_store
 from store.redis.celery_queue import HintPublisher, celery_app
@@ -47,12 +48,30 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.draining = asyncio.Event()
+        self.metrics = Metrics()
+        self.refusal_log = RefusalLog()
+        self.health = Health(settings)
+        self.blobs = open_blobs(settings)
         vault = open_vault(settings)
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", vault=vault)
+        self._connect_redis(vault)
+        self.catalog = ModelCatalog(self.db)
+        self.reader = JobLoader(self.db)
+        self.live_processes = LiveProcesses(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
+        self.limits = LimitCache(settings, self.db)
+        self.policies = ActivePolicies(self.db, names_model=settings.names_model)
+        self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
+        limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.live_processes.num_alive)
+        self.rate_limits = RateLimits(self.limits, limiter)
+        self.streams = StreamLimits(self.limits)
+        self.lists = ListQueries(settings, self.rate_limits)
+        self._build_submissions(vault)
+
+    def _connect_redis(self, vault: Vault) -> None:
+        settings = self.settings
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
         self.redis_watch = redis_store.Watch(settings.redis_url)
         self.authenticator = Authenticator(self.db)
-        self.metrics = Metrics()
         self.hub = Hub(
             settings.redis_url,
             vault,
@@ -62,14 +81,9 @@ class Runtime:
         self.metrics.hub_connected.set_function(lambda: float(self.hub.is_connected))
         # For notifications alone, which carry no data.
         self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
-        self.catalog = ModelCatalog(self.db)
-        self.reader = JobLoader(self.db)
-        self.live_processes = LiveProcesses(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
-        self.limits = LimitCache(settings, self.db)
-        limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.live_processes.num_alive)
-        self.rate_limits = RateLimits(self.limits, limiter)
-        self.streams = StreamLimits(self.limits)
-        self.lists = ListQueries(settings, self.rate_limits)
+
+    def _build_submissions(self, vault: Vault) -> None:
+        settings = self.settings
         self.queue_limits = QueueLimits(settings, self.db)
         celery = celery_app(settings)
         self.enqueuer = Enqueuer(
@@ -79,10 +93,7 @@ class Runtime:
             self.redis_watch,
             ready_window=settings.ready_window,
         )
-        self.refusal_log = RefusalLog()
         self.digests = RequestDigests(open_digests(settings, vault))
-        self.policies = ActivePolicies(self.db, names_model=settings.names_model)
-        self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
         self.submissions = Submissions(
             settings,
             self.db,
@@ -95,8 +106,6 @@ class Runtime:
             digests=self.digests,
             live_processes=self.live_processes,
         )
-        self.blobs = open_blobs(settings)
-        self.health = Health(settings)
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""

@@ -35,7 +35,7 @@ _IDLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Call(Generic[T, R]):
+class _Waiter(Generic[T, R]):
     """One waiting caller. A thread waits at a queue, which costs half as much as an Event; a coroutine at a future."""
 
     item: T
@@ -70,7 +70,7 @@ class GroupCommit(Generic[T, R]):
         self._wait = wait
         self._ready = Condition(Lock())
         # Everything below is read and written under the lock of ``_ready``.
-        self._waiting: deque[_Call[T, R]] = deque()
+        self._waiting: deque[_Waiter[T, R]] = deque()
         self._has_thread = False
         self._is_idle = False
         self._has_urgent = False
@@ -80,7 +80,7 @@ class GroupCommit(Generic[T, R]):
     def join(self, item: T, *, urgent: bool = False) -> R:
         """Block until the batch with ``item`` has run; return the item's result or raise its error."""
         reply: SimpleQueue[R | BaseException] = SimpleQueue()
-        self._add(_Call(item, reply), urgent=urgent)
+        self._add(_Waiter(item, reply), urgent=urgent)
         self._wake()
         outcome = reply.get()
         if isinstance(outcome, BaseException):
@@ -91,12 +91,12 @@ class GroupCommit(Generic[T, R]):
         """Do what ``join`` does without blocking the event loop: a batch costs one hop to the thread and one back."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._add(_Call(item, future), urgent=urgent)
+        self._add(_Waiter(item, future), urgent=urgent)
         # After the other coroutines that are ready now, so that they share the batch.
         loop.call_soon(self._wake)
         return await future
 
-    def _add(self, call: _Call[T, R], *, urgent: bool) -> None:
+    def _add(self, call: _Waiter[T, R], *, urgent: bool) -> None:
         with self._ready:
             self._waiting.append(call)
             if urgent and (now := self._clock()) >= self._next_urgent_at:
@@ -119,7 +119,7 @@ class GroupCommit(Generic[T, R]):
         while batch := self._next_batch():
             _deliver(batch, self._outcomes([call.item for call in batch]))
 
-    def _next_batch(self) -> list[_Call[T, R]]:
+    def _next_batch(self) -> list[_Waiter[T, R]]:
         """Wait for the next batch and take it; return an empty list when the thread shall end."""
         with self._ready:
             self._is_idle = True
@@ -134,17 +134,17 @@ class GroupCommit(Generic[T, R]):
             self._next_at = self._clock() + self._pace_s
             return self._take()
 
-    def _take(self) -> list[_Call[T, R]]:
+    def _take(self) -> list[_Waiter[T, R]]:
         if self._fair_key is not None and len(self._waiting) > self._max_size:
             self._waiting = self._by_turns(self._fair_key)
         return [self._waiting.popleft() for _ in range(min(self._max_size, len(self._waiting)))]
 
-    def _by_turns(self, key_of: Callable[[T], str]) -> deque[_Call[T, R]]:
+    def _by_turns(self, key_of: Callable[[T], str]) -> deque[_Waiter[T, R]]:
         """Return the waiting calls in round-robin order of their keys."""
-        by_key: dict[str, deque[_Call[T, R]]] = {}
+        by_key: dict[str, deque[_Waiter[T, R]]] = {}
         for call in self._waiting:
             by_key.setdefault(key_of(call.item), deque()).append(call)
-        turns, ordered = deque(by_key.values()), deque[_Call[T, R]]()
+        turns, ordered = deque(by_key.values()), deque[_Waiter[T, R]]()
         while turns:
             calls = turns.popleft()
             ordered.append(calls.popleft())
@@ -194,7 +194,7 @@ def _check_length(items: Sequence[T], outcomes: Sequence[object]) -> None:
         raise ValueError(f"{len(outcomes)} outcomes for {len(items)} items")
 
 
-def _deliver(batch: Sequence[_Call[T, R]], outcomes: Sequence[R | BaseException]) -> None:
+def _deliver(batch: Sequence[_Waiter[T, R]], outcomes: Sequence[R | BaseException]) -> None:
     """Wake the callers: each thread at its queue, the coroutines of an event loop with one call into it."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[R], R | BaseException]]] = {}
     for call, shared in zip(batch, outcomes, strict=True):
