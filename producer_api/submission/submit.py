@@ -170,7 +170,7 @@ class Submissions:
         draft.version = self._catalog.resolve(draft.request.model)
         if draft.origin.is_retry and draft.idempotency is None:
             fingerprints = self._digests.fingerprints(draft.origin.fingerprint)
-            found = jobs.find_sent_before(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
+            found = jobs.find_duplicate(self._db, draft.principal.tenant_id, fingerprints, RETRY_WITHIN_S)
             if found is not None:
                 draft.outcome = self._receipt(draft, draft.version, found, replayed=True)
 

@@ -1,7 +1,7 @@
-"""Accepting jobs: one transaction for a wave of them, with idempotency keys and the announce decision.
+"""Accepts jobs: one transaction for a batch of them, with their idempotency keys and the decision to announce.
 
-``store.jobs.jobs`` is the door to it. Concurrent processes that bring the same key meet at the key's row: one inserts,
-the others wait for its commit and replay its job.
+Callers use it through ``store.jobs.jobs``. When concurrent processes bring the same idempotency key, one inserts the
+key's row; the others wait for that commit and replay its job.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,19 +18,20 @@ from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.jobs.responses import NewResponse
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.schema import tables
 from store.tenants import quotas
 from store.tenants.quotas import Want
 from store.tenants.tenant_limits import Held
 
-# A key can be purged between losing the race for it and reading the winner; then the job is simply inserted again.
+# A key can be purged after another job has won it and before that job's id is read. Then the job is inserted again.
 _ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """The caller's key on one route, and the fingerprint of the body that came with it.
+    """The caller's key on one route, and the fingerprint of the request's body.
 
-    ``also`` are fingerprints that the same body would have had under other keys for digests.
+    ``also``: the fingerprints of the same body under older digest keys.
     """
 
     route: str
@@ -43,11 +44,13 @@ class Idempotency:
 class NewJob:
     """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
 
-    ``announce`` asks for ``announced_at`` to be set at once; that is granted unless jobs of the queue wait already, or
-    at once if it ``goes_ahead`` of them.
-    ``response`` is what a job has beside its row that came as a response.
-    ``api_key_id``, ``project_id`` and ``user_id`` say whom the usage is counted for, beside the tenant. ``limits`` are
-    those that it must fit; without them it is let in.
+    ``announce`` asks for ``announced_at`` to be set at once. Postgres does so unless jobs of the queue wait already, or
+    in any case if the job ``goes_ahead``.
+    ``response``: the row of ``responses``, for a job of the Responses API.
+    ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
+    it does not fit ``limits``; None is no limit.
+
+    Every attribute with the name of a column of ``jobs`` is stored in that column.
     """
 
     id: str
@@ -75,12 +78,17 @@ class NewJob:
     limits: Held | None = None
     goes_ahead: bool = False
 
+    @property
+    def class_rank(self) -> int:
+        """The service class as a number; the lowest is served first."""
+        return CLASS_RANKS[self.service_class]
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The stored job: this one, or for a replay the one that the key made before.
+    """The stored job: this one, or for a replay the job that was accepted with the key before.
 
-    ``announced``: the caller shall publish its hint now. ``times`` are what the database wrote into a new row.
+    ``announced``: the caller shall publish its hint now. ``times``: the times in the new row; None for a replay.
     """
 
     job_id: str
@@ -91,7 +99,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedTimes:
-    """The columns of a new job that the database decides: with them nobody need read the row to know it."""
+    """The columns of a new job that the database sets. With them the caller need not read the row."""
 
     created_at: datetime
     deadline_at: datetime
@@ -100,16 +108,21 @@ class AcceptedTimes:
 
 IdempotencyRow = tuple[str, str, str]  # tenant, route, key
 
-# Keys are inserted in order, so that two waves with the same keys wait for each other in the same direction and cannot
-# deadlock. Of two jobs in one wave with the same key the older gets it. Nobody is announced past one who waits in the
-# same class or a better one.
-_ACCEPT = text("""
+# The columns that the statement below copies from a NewJob into its row. ``str``: SQLAlchemy's names are a subclass of
+# it, which the JSON encoder does not take.
+_COPIED = {str(column.name): str(column.type) for column in tables.jobs.columns if hasattr(NewJob, column.name)}
+_NAMES = ", ".join(_COPIED)
+_TYPED = ", ".join(f"{name} {sql_type}" for name, sql_type in _COPIED.items())
+
+# Store jobs with their keys, events and responses. Returns the jobs that are new.
+# Keys are inserted in order: two batches with the same keys wait for each other in the same direction and cannot
+# deadlock. Of two jobs with one key in the same batch the older wins it. A job is announced at once only if no job of
+# its class or a better one waits.
+_ACCEPT = text(f"""
 WITH incoming AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, tenant_id text, task text, model text, model_version int, queue text, class_rank smallint,
-        priority smallint, payload jsonb, input_tokens int, cost_tokens int, metadata jsonb, webhook jsonb,
-        max_attempts int, deadline_s float8, announce bool, route text, key text, key_fingerprint text,
-        fingerprint text, api_key_id text, project_id text, user_id text, response jsonb, goes_ahead bool)
+        {_TYPED}, deadline_s float8, announce bool, goes_ahead bool, route text, key text, key_fingerprint text,
+        response jsonb)
 ), new_keys AS (
     INSERT INTO idempotency_keys (tenant_id, route, key, fingerprint, job_id)
     SELECT tenant_id, route, key, key_fingerprint, id FROM incoming WHERE key IS NOT NULL
@@ -124,21 +137,14 @@ WITH incoming AS (
     )) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
-    INSERT INTO jobs (
-        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
-        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id, deadline_at, announced_at,
-        purge_when_ended)
-    SELECT
-        id, tenant_id, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens,
-        metadata, webhook, max_attempts, fingerprint, api_key_id, project_id, user_id,
-        now() + make_interval(secs => deadline_s),
-        CASE WHEN announced THEN now() END,
+    INSERT INTO jobs ({_NAMES}, deadline_at, announced_at, purge_when_ended)
+    SELECT {_NAMES}, now() + make_interval(secs => deadline_s), CASE WHEN announced THEN now() END,
         COALESCE(NOT CAST(response ->> 'is_stored' AS boolean), false)
     FROM fresh
     RETURNING id, created_at, deadline_at, announced_at
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'queued', 0 FROM created
-), answered AS (
+), new_responses AS (
     INSERT INTO responses (job_id, tenant_id, previous_id, is_stored, is_background, goes_on, input, request)
     SELECT
         id, tenant_id, response ->> 'previous_id', CAST(response ->> 'is_stored' AS boolean),
@@ -149,6 +155,7 @@ WITH incoming AS (
 SELECT id, created_at, deadline_at, announced_at FROM created
 """)
 
+# Find the stored jobs of idempotency keys.
 _HOLDERS = text("""
 SELECT held.tenant_id, held.route, held.key, held.fingerprint, held.job_id
 FROM idempotency_keys AS held
@@ -156,10 +163,9 @@ JOIN unnest(CAST(:tenants AS text[]), CAST(:routes AS text[]), CAST(:keys AS tex
     USING (tenant_id, route, key)
 """)
 
-
-# In the order of their ids, as every batch of rows is locked. One that came twice in a wave is one caller more only.
-# There is no counting past what the column holds: a key may be replayed more often than that in its time.
-_JOINED = text("""
+# Count one more caller of each replayed job, up to the largest value of the column. Rows are locked in the order of
+# their ids, as in every batch. A job that was replayed twice in one batch is counted once.
+_ADD_CALLERS = text("""
 WITH joined AS (SELECT id FROM jobs WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE)
 UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM joined WHERE jobs.id = joined.id
 """)
@@ -168,8 +174,8 @@ UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM joined WHERE jobs.id = 
 def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceError]:
     """Store the jobs in one transaction and return each one's outcome, in order.
 
-    A job whose key is known replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. One that
-    its limits do not let in gets what ``store.tenants.quotas`` says.
+    A job with a known key replays the stored job, or gets IdempotencyKeyReused if its fingerprint differs. A job over
+    its limits gets the error of ``store.tenants.quotas``.
     """
     with db.begin(tenant_ids={job.tenant_id for job in jobs}) as connection:
         outcomes = accept_within(connection, jobs, db.vault)
@@ -179,7 +185,7 @@ def accept(db: Database, jobs: Sequence[NewJob]) -> list[Accepted | HeadraceErro
 
 
 def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -> list[Accepted | HeadraceError]:
-    """Do what ``accept`` does in the caller's transaction."""
+    """Run ``accept`` in the caller's transaction."""
     outcomes: dict[str, Accepted | HeadraceError] = {**_refusals(connection, jobs)}
     for _ in range(_ROUNDS):
         missing = [job for job in jobs if job.id not in outcomes]
@@ -190,7 +196,7 @@ def accept_within(connection: Connection, jobs: Sequence[NewJob], vault: Vault) 
 
 
 def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, HeadraceError]:
-    """Return the errors of the jobs that do not fit their limits. One that was accepted before needs no room."""
+    """Return the errors of the jobs over their limits. A job that was accepted before is not counted again."""
     keyed = [job for job in jobs if job.limits is not None and job.idempotency is not None]
     known = _holders(connection, keyed) if keyed else {}
     wants = [
@@ -220,7 +226,7 @@ def _accept_once(connection: Connection, jobs: Sequence[NewJob], vault: Vault) -
         if (holder := holders.get(_key(job))) is not None:
             outcomes[job.id] = _replay(job, *holder)
     if replays:
-        connection.execute(_JOINED, {"ids": [found.job_id for found in outcomes.values() if _is_replay(found)]})
+        connection.execute(_ADD_CALLERS, {"ids": [found.job_id for found in outcomes.values() if _is_replay(found)]})
     return outcomes
 
 
@@ -250,30 +256,15 @@ def _key(job: NewJob) -> IdempotencyRow | None:
 def _row(job: NewJob, vault: Vault) -> dict[str, object]:
     idempotency = job.idempotency
     return {
+        **{name: getattr(job, name) for name in _COPIED},
         **seal_job(vault, job.tenant_id, job.id, {"payload": job.payload, "metadata": job.metadata}),
-        "id": job.id,
-        "tenant_id": job.tenant_id,
-        "task": job.task,
-        "model": job.model,
-        "model_version": job.model_version,
-        "queue": job.queue,
-        "class_rank": CLASS_RANKS[job.service_class],
-        "priority": job.priority,
-        "input_tokens": job.input_tokens,
-        "cost_tokens": job.cost_tokens,
-        "webhook": job.webhook,
-        "max_attempts": job.max_attempts,
         "deadline_s": job.deadline_s,
         "announce": job.announce,
+        "goes_ahead": job.goes_ahead,
         "route": idempotency and idempotency.route,
         "key": idempotency and idempotency.key,
         "key_fingerprint": idempotency and idempotency.fingerprint,
-        "fingerprint": job.fingerprint,
         "response": None if job.response is None else _response_row(job, job.response, vault),
-        "api_key_id": job.api_key_id,
-        "project_id": job.project_id,
-        "user_id": job.user_id,
-        "goes_ahead": job.goes_ahead,
     }
 
 

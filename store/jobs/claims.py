@@ -1,11 +1,11 @@
-"""The worker's side of a job: claim, renew, finish, release. Each is one statement for a whole batch of jobs.
+"""Jobs for the worker: claim, renew, finish, release. Each is one statement for a whole batch of jobs.
 
-Fencing: a claim raises the job's epoch, and every later write names the epoch it was given. A worker that was paused
-past its lease finds that its epoch matches no row: its write changes nothing, and the job's newer attempt is safe.
-Leases are counted by the database's clock.
+Fencing: a claim raises the job's epoch, and every later write names the epoch of its claim. The epoch of a worker that
+was paused past its lease matches no row: its write changes nothing, and the job's newer attempt is safe. Leases are
+counted by the database's clock.
 
-No statement waits for a row that another transaction has locked, for it would hold up all the others. It is skipped
-(``SKIP LOCKED``); ``store.jobs.unclaimed`` tells it from one that is not to be had.
+No statement waits for a row that another transaction has locked, because the whole batch would wait. Such a row is
+skipped (``SKIP LOCKED``); ``store.jobs.unclaimed`` finds out whether a job was skipped or is not available.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping, text
+from sqlalchemy import RowMapping
 
 from store.db.database import Database, dump_json
 from store.db.presence import GONE_AFTER_S
@@ -21,16 +21,8 @@ from store.encryption.encrypted_columns import open_columns, seal_columns, seal_
 from store.encryption.vault import Place, Vault
 from store.errors import CannotOpen, InvalidRequest
 from store.failpoints import failpoint
-from store.jobs.terminal import (
-    COMPLETED_AFTER,
-    CONCLUDED,
-    DEAD_LETTER_CODES,
-    ENDED,
-    ERROR_AFTER,
-    STATE_AFTER,
-    conclude,
-    verdict,
-)
+from store.jobs import claim_queries
+from store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from store.payloads.logprobs import Logprobs, groups_as_json
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage
@@ -42,10 +34,10 @@ _CHECKPOINT = ("deltas", "token_ids", "logprobs")
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Claim:
-    """A job that is ours under ``epoch`` until the lease runs out. ``remaining_s`` is the time to its deadline.
+    """A job that this worker holds under ``epoch`` until the lease runs out. ``remaining_s``: time to its deadline.
 
-    ``checkpoint`` is what an earlier attempt left when it was handed back. ``crashes`` is how many workers have died
-    with this job in their hands; a suspect must run alone in its process.
+    ``checkpoint``: what an earlier attempt had emitted when it was released. ``crashes``: the number of workers that
+    died while they ran this job. A suspect must run alone in its process.
     """
 
     job_id: str
@@ -67,10 +59,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """Which jobs are still ours, and which of those their owners want cancelled. The rest belongs to someone else.
+    """The jobs that this worker still holds (``held``), and those of them with a cancel request (``cancelled``).
 
-    ``renewed`` are those of ``held`` whose lease is longer now. The others were locked by another transaction: they are
-    ours until their lease runs out.
+    ``renewed``: the jobs of ``held`` with a new lease. The rows of the others were locked by another transaction; this
+    worker holds them until the old lease runs out.
     """
 
     held: frozenset[str]
@@ -80,10 +72,10 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How an attempt ended: a terminal ``state``, what it produced, and the whole text's deltas in order.
+    """The end of an attempt: a terminal ``state``, the output, and the deltas of the whole text in order.
 
-    ``lineage`` says which attempts the deltas came from; without one they are all this attempt's. ``logprobs`` are
-    those of each delta's tokens, none if the job does not ask. ``tenant_id`` is the claim's; what is sealed needs it.
+    ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
+    each delta; empty if the job does not ask for them. ``tenant_id``: the claim's, for encryption.
     """
 
     job_id: str
@@ -107,10 +99,10 @@ class Release:
     """An attempt that is given back unfinished.
 
     ``charge``: it counts as one of the job's attempts (its engine failed; a drain is not charged). ``crashed``: the
-    worker is dying, perhaps of this job, so it must run alone next time. ``cleared``: it ran alone for a while and
-    nothing happened, so it need not any more. ``checkpoint`` is everything emitted so far, if that is known for
-    certain; None keeps what is stored. ``tenant_id`` is the claim's; a checkpoint that is sealed needs it.
-    ``later``: it counts as announced just now, so that it is not announced again at once.
+    worker is dying, perhaps because of this job, so the job must run alone next time. ``cleared``: the job ran alone
+    for a while without a crash, so it is no suspect any more. ``checkpoint``: everything emitted so far, if that is
+    certain; None keeps the stored one. ``tenant_id``: the claim's, to encrypt the checkpoint. ``later``: mark the job
+    as announced now, so that it is not announced again at once.
     """
 
     job_id: str
@@ -123,50 +115,6 @@ class Release:
     later: bool = False
 
 
-# What is too long for this worker is left to one that can hold it, and taken, to be refused, where none that lives can.
-_IS_ELSEWHERES = """
-GREATEST(cost_tokens, input_tokens) > CAST(:capacity AS int) AND EXISTS (
-    SELECT FROM worker_processes AS other
-    WHERE other.queue = :queue AND other.seen_at > now() - make_interval(secs => :gone_after_s)
-        AND COALESCE(other.capacity_tokens >= GREATEST(jobs.cost_tokens, jobs.input_tokens), true))
-"""
-
-_PAUSED = "EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"
-
-# ``state || ''`` keeps Postgres from the indexes of queued jobs. While its statistics are those of an empty queue they
-# look cheaper than the primary key, and it would read a million jobs to find thirty.
-OPEN = f"""
-    SELECT id FROM jobs
-    WHERE id = ANY(CAST(:ids AS text[])) AND queue = :queue AND state || '' = 'queued' AND cancel_requested_at IS NULL
-        AND (deadline_at IS NULL OR deadline_at > now()) AND is_suspect = :suspects AND NOT {_PAUSED}
-        AND (CAST(:capacity AS int) IS NULL OR NOT ({_IS_ELSEWHERES}))
-"""
-
-_CLAIM = text(f"""
-WITH open AS (
-    {OPEN} FOR NO KEY UPDATE SKIP LOCKED
-), claimed AS (
-    UPDATE jobs SET
-        state = 'running', epoch = epoch + 1, attempt = attempt + 1, owner = :owner,
-        lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s),
-        started_at = COALESCE(started_at, clock_timestamp())
-    FROM open WHERE jobs.id = open.id AND jobs.state || '' = 'queued'
-    RETURNING jobs.*
-), charged AS (
-    INSERT INTO attempts (job_id, epoch, attempt, worker) SELECT id, epoch, attempt, owner FROM claimed
-), events AS (
-    INSERT INTO job_events (job_id, kind, epoch, detail)
-    SELECT id, 'started', epoch, jsonb_build_object('attempt', attempt, 'worker', owner) FROM claimed
-)
-SELECT
-    claimed.id AS job_id, tenant_id, class_rank, epoch, attempt, model, model_version, payload, input_tokens,
-    CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
-    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
-    crashes, is_suspect, to_jsonb(job_checkpoints) AS checkpoint
-FROM claimed LEFT JOIN job_checkpoints ON job_checkpoints.job_id = claimed.id
-""")
-
-
 def claim(
     db: Database,
     owner: str,
@@ -177,25 +125,25 @@ def claim(
     suspects: bool = False,
     capacity: int | None = None,
 ) -> dict[str, Claim]:
-    """Take those of the jobs that are queued, charging an attempt. Held, ended and overdue ones are simply absent.
+    """Claim the queued jobs among ``job_ids``, charging an attempt. Running, ended and overdue jobs are absent.
 
-    So are those whose row is locked. Either suspects are taken, which the caller runs alone, or the others. Of a paused
-    queue nothing is taken. A job of more tokens than ``capacity`` is left to another worker that lives and can hold it;
-    it is taken if there is none.
+    So are jobs with a locked row, and all jobs of a paused queue. ``suspects``: claim only suspects, which the caller
+    runs alone; otherwise only the other jobs. A job of more tokens than ``capacity`` is left to a live worker that can
+    hold it; it is claimed if there is none.
     """
     values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
     values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
     with db.autocommit() as connection:
-        rows = connection.execute(_CLAIM, values).mappings().all()
+        rows = connection.execute(claim_queries.CLAIM, values).mappings().all()
     if rows:
         failpoint("claim.done")
     return _opened(db, rows)
 
 
 def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
-    """Return the claims of these rows. One that this process cannot open goes back, for a worker that has the key.
+    """Return the claims of these rows. A job that cannot be decrypted is released, for a worker that has the key.
 
-    Not at once: where no worker has it, the job would go round as fast as it could.
+    It is released with ``later``: where no worker has the key it would otherwise be claimed again and again at once.
     """
     claims: dict[str, Claim] = {}
     for row in rows:
@@ -216,30 +164,12 @@ def _claimed(row: RowMapping, vault: Vault) -> Claim:
     return Claim(**{**row, "payload": payload, "checkpoint": Checkpoint.from_json(checkpoint)})
 
 
-# What is ours is read without a lock. A row that is locked is renewed in a later round.
-_RENEW = text("""
-WITH ours AS MATERIALIZED (
-    SELECT jobs.id, jobs.epoch, cancel_requested_at IS NOT NULL AS is_cancelled
-    FROM jobs JOIN unnest(CAST(:ids AS text[]), CAST(:epochs AS bigint[])) AS named(id, epoch) USING (id, epoch)
-    WHERE state = 'running' AND owner = :owner
-), free AS (
-    SELECT jobs.id, jobs.epoch FROM jobs JOIN ours USING (id, epoch)
-    WHERE state = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED
-), renewed AS (
-    UPDATE jobs SET lease_expires_at = clock_timestamp() + make_interval(secs => :lease_s)
-    FROM free WHERE jobs.id = free.id AND jobs.epoch = free.epoch AND jobs.state = 'running'
-    RETURNING jobs.id
-)
-SELECT ours.id, ours.is_cancelled, renewed.id IS NOT NULL AS is_renewed FROM ours LEFT JOIN renewed USING (id)
-""")
-
-
 def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> Renewal:
-    """Prolong the leases of the jobs held under these epochs; what is absent from ``held`` of the answer must stop."""
+    """Renew the leases of the jobs held under these epochs. A job absent from ``held`` of the result must stop."""
     failpoint("renew.before")
     values = {"owner": owner, "lease_s": float(lease_s), "ids": list(held), "epochs": list(held.values())}
     with db.autocommit() as connection:
-        rows = connection.execute(_RENEW, values).all()
+        rows = connection.execute(claim_queries.RENEW, values).all()
     return Renewal(
         held=frozenset(row.id for row in rows),
         renewed=frozenset(row.id for row in rows if row.is_renewed),
@@ -247,87 +177,22 @@ def renew(db: Database, owner: str, held: Mapping[str, int], lease_s: float) -> 
     )
 
 
-# The outcome and all that it leaves behind in one statement, which is a transaction by itself.
-_FINISH = text(f"""
-WITH done AS (
-    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb, num_deltas int,
-        lineage jsonb, logprobs jsonb)
-), held AS (
-    SELECT jobs.id
-    FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
-    FOR NO KEY UPDATE OF jobs SKIP LOCKED
-), ended AS (
-    UPDATE jobs SET
-        state = done.state, output = done.output, error = done.error, usage = done.usage,
-        completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL
-    FROM done JOIN held USING (id)
-    WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
-    RETURNING {ENDED}
-), streams AS (
-    INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage, logprobs)
-    SELECT id, done.epoch, done.deltas, done.num_deltas, done.lineage, done.logprobs
-    FROM done JOIN ended USING (id)
-    WHERE done.num_deltas > 0
-), {CONCLUDED}
-""")
-
-
 def finish(db: Database, finishes: Sequence[Finish]) -> set[str]:
-    """End the jobs and return the ids of those that ended; a stale epoch's result is refused, a locked row left out."""
+    """End the jobs; return the ids of those that ended. Stale epochs and locked rows are left out."""
     failpoint("finish.before")
     rows = list({finish.job_id: _row(finish, db.vault) for finish in reversed(finishes)}.values())
     values = {"rows": _encode(rows), "dead": list(DEAD_LETTER_CODES)}
     with db.autocommit() as connection:
-        ended = connection.execute(_FINISH, values).scalars().all()
+        ended = connection.execute(claim_queries.FINISH, values).scalars().all()
     failpoint("finish.committed")
     return set(ended)
 
 
-# Released for good reason (a drain) the attempt is not charged. A charged job that has no attempt left has failed, one
-# whose workers kept dying is poison, and one whose owner asked for its end has it.
-_RELEASE = text(f"""
-WITH given AS (
-    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
-        id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb, later bool)
-), held AS (
-    SELECT jobs.id FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
-    FOR NO KEY UPDATE OF jobs SKIP LOCKED
-), judged AS (
-    SELECT given.*, {verdict("given.charge", "given.crashed")} AS verdict
-    FROM given JOIN held USING (id) JOIN jobs USING (id)
-), let_go AS (
-    UPDATE jobs SET
-        state = {STATE_AFTER}, error = {ERROR_AFTER}, completed_at = {COMPLETED_AFTER},
-        attempt = attempt - CASE WHEN judged.charge THEN 0 ELSE 1 END,
-        crashes = crashes + CASE WHEN judged.crashed THEN 1 ELSE 0 END,
-        is_suspect = (is_suspect OR judged.crashed) AND NOT judged.cleared,
-        owner = NULL, lease_expires_at = NULL, announced_at = CASE WHEN later THEN now() END
-    FROM judged WHERE jobs.id = judged.id AND jobs.epoch = judged.epoch AND jobs.state = 'running'
-    RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint
-), kept AS (
-    INSERT INTO job_checkpoints (job_id, deltas, token_ids, lineage, logprobs)
-    SELECT id, checkpoint -> 'deltas', checkpoint -> 'token_ids', checkpoint -> 'lineage', checkpoint -> 'logprobs'
-    FROM let_go WHERE checkpoint IS NOT NULL AND state = 'queued'
-    ON CONFLICT (job_id) DO UPDATE SET
-        deltas = EXCLUDED.deltas, token_ids = EXCLUDED.token_ids, lineage = EXCLUDED.lineage,
-        logprobs = EXCLUDED.logprobs
-), closed AS (
-    UPDATE attempts SET ended_at = clock_timestamp(), outcome = 'released'
-    FROM let_go WHERE attempts.job_id = let_go.id AND attempts.epoch = let_go.epoch
-), events AS (
-    INSERT INTO job_events (job_id, kind, epoch, detail)
-    SELECT id, 'released', epoch, jsonb_build_object('charged', charge) FROM let_go
-)
-SELECT id, state FROM let_go
-""")
-
-
 def release(db: Database, releases: Sequence[Release]) -> set[str]:
-    """Hand jobs back to the queue; return the ids of those that went, not those whose row is locked."""
+    """Give jobs back to the queue; return their ids. Stale epochs and locked rows are left out."""
     rows = [_release_row(release, db.vault) for release in releases]
     with db.begin() as connection:
-        found = connection.execute(_RELEASE, {"rows": _encode(rows)}).all()
+        found = connection.execute(claim_queries.RELEASE, {"rows": _encode(rows)}).all()
         conclude(connection, [row.id for row in found if row.state != JobState.QUEUED])
     return {row.id for row in found}
 
@@ -349,16 +214,16 @@ def _release_row(release: Release, vault: Vault) -> dict[str, object]:
 
 
 def _row(finish: Finish, vault: Vault) -> dict[str, object]:
-    said = {
+    contents = {
         "output": finish.output,
         "error": finish.error,
         "deltas": list(finish.deltas),
         "logprobs": groups_as_json(finish.logprobs),
     }
     if vault.is_on:
-        said = _sealed(vault, finish, said)
+        contents = _sealed(vault, finish, contents)
     return {
-        **said,
+        **contents,
         "id": finish.job_id,
         "epoch": finish.epoch,
         "state": finish.state,
@@ -368,17 +233,17 @@ def _row(finish: Finish, vault: Vault) -> dict[str, object]:
     }
 
 
-def _sealed(vault: Vault, finish: Finish, said: dict[str, Any]) -> dict[str, Any]:
-    said = {name: _storable(value) for name, value in said.items()}
+def _sealed(vault: Vault, finish: Finish, contents: dict[str, Any]) -> dict[str, Any]:
+    contents = {name: _storable(value) for name, value in contents.items()}
     stream = Place(finish.tenant_id, "job_streams", "", finish.job_id)
     return {
-        **seal_job(vault, finish.tenant_id, finish.job_id, said),
-        **seal_columns(vault, stream, {"deltas": said["deltas"], "logprobs": said["logprobs"]}),
+        **seal_job(vault, finish.tenant_id, finish.job_id, contents),
+        **seal_columns(vault, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),
     }
 
 
 def _encode(rows: list[dict[str, object]]) -> str:
-    """Encode what a model produced. It may say what jsonb cannot hold; that must not keep its job from ending."""
+    """Encode a model's output. Characters that jsonb cannot hold are replaced, because the job must end anyway."""
     try:
         return dump_json(rows)
     except InvalidRequest:
@@ -386,7 +251,7 @@ def _encode(rows: list[dict[str, object]]) -> str:
 
 
 def _storable(value: object) -> object:
-    """Put U+FFFD in the place of U+0000 and ``?`` in that of half surrogate pairs."""
+    """Replace U+0000 by U+FFFD and half surrogate pairs by ``?``."""
     match value:
         case str():
             return value.replace("\0", "\ufffd").encode(errors="replace").decode()

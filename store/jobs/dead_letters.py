@@ -1,7 +1,7 @@
-"""Dead letters: jobs that failed because workers kept dying of them or their attempts ran out, kept for another try.
+"""Dead letters: jobs that failed because their workers kept dying or their attempts ran out, kept for a replay.
 
-``store.jobs.terminal`` writes a row when such a job ends. A replay is a new job, made by whoever calls; which one is
-noted here. Every statement carries the tenant.
+``store.jobs.terminal`` writes a row when such a job ends. A replay is a new job, which the caller makes; its id is
+recorded here. Every statement has a condition on the tenant.
 """
 
 from collections.abc import Collection
@@ -15,10 +15,41 @@ from store.db.database import Database
 from store.encryption.vault import Place
 from store.errors import NotFound
 
+_SELECT = """
+SELECT letter.job_id, letter.queue, letter.code, jobs.error,
+    jobs.attempt, jobs.crashes, letter.at, letter.replayed_as, letter.replayed_at
+FROM dead_letters AS letter JOIN jobs ON jobs.id = letter.job_id
+WHERE letter.tenant_id = :tenant_id"""
+
+_FILTERS = """
+    AND (CAST(:queue AS text) IS NULL OR letter.queue = :queue)
+    AND (CAST(:code AS text) IS NULL OR letter.code = :code)
+    AND (CAST(:replayed AS bool) IS NULL OR (letter.replayed_as IS NOT NULL) = :replayed)
+    AND (CAST(:models AS text[]) IS NULL OR jobs.model = ANY(CAST(:models AS text[])))"""
+
+# List dead letters, newest first.
+_NEWEST = text(f"""{_SELECT}{_FILTERS}
+    AND (CAST(:after AS text) IS NULL OR letter.job_id < :after)
+ORDER BY letter.job_id DESC LIMIT :limit""")
+
+# List dead letters, oldest first.
+_OLDEST = text(f"""{_SELECT}{_FILTERS}
+    AND (CAST(:after AS text) IS NULL OR letter.job_id > :after)
+ORDER BY letter.job_id LIMIT :limit""")
+
+# Read one dead letter.
+_GET = text(f"{_SELECT} AND letter.job_id = :job_id")
+
+# Record a replay, unless one is recorded.
+_REPLAYED = text("""
+UPDATE dead_letters SET replayed_as = :replayed_as, replayed_at = now()
+WHERE tenant_id = :tenant_id AND job_id = :job_id AND replayed_as IS NULL
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that is given up. ``replayed_as`` is the job that was made of it later, if one was."""
+    """A job that failed for good. ``replayed_as``: the new job of its replay, if it was replayed."""
 
     job_id: str
     queue: str
@@ -29,27 +60,6 @@ class DeadLetter:
     at: datetime
     replayed_as: str | None
     replayed_at: datetime | None
-
-
-_COLUMNS = """
-SELECT letter.job_id, letter.queue, letter.code, jobs.error,
-    jobs.attempt, jobs.crashes, letter.at, letter.replayed_as, letter.replayed_at
-FROM dead_letters AS letter JOIN jobs ON jobs.id = letter.job_id
-WHERE letter.tenant_id = :tenant_id"""
-
-_LIST = """
-    AND (CAST(:queue AS text) IS NULL OR letter.queue = :queue)
-    AND (CAST(:code AS text) IS NULL OR letter.code = :code)
-    AND (CAST(:replayed AS bool) IS NULL OR (letter.replayed_as IS NOT NULL) = :replayed)
-    AND (CAST(:models AS text[]) IS NULL OR jobs.model = ANY(CAST(:models AS text[])))"""
-
-_NEWEST = text(f"""{_COLUMNS}{_LIST}
-    AND (CAST(:after AS text) IS NULL OR letter.job_id < :after)
-ORDER BY letter.job_id DESC LIMIT :limit""")
-
-_OLDEST = text(f"""{_COLUMNS}{_LIST}
-    AND (CAST(:after AS text) IS NULL OR letter.job_id > :after)
-ORDER BY letter.job_id LIMIT :limit""")
 
 
 def list_dead_letters(
@@ -64,9 +74,9 @@ def list_dead_letters(
     after: str | None = None,
     descending: bool = True,
 ) -> list[DeadLetter]:
-    """Return at most ``limit`` dead letters by their jobs' age, newest first unless told otherwise.
+    """Return at most ``limit`` dead letters by the age of their jobs, newest first by default.
 
-    ``models`` None: whichever model they asked for.
+    ``models`` None: jobs of every model.
     """
     values: dict[str, object] = {"queue": queue, "code": code, "replayed": replayed, "limit": limit, "after": after}
     values["models"] = None if models is None else list(models)
@@ -75,11 +85,8 @@ def list_dead_letters(
         return [_letter(db, tenant_id, row) for row in rows]
 
 
-_GET = text(f"{_COLUMNS} AND letter.job_id = :job_id")
-
-
 def get_dead_letter(db: Database, tenant_id: str, job_id: str) -> DeadLetter:
-    """Return the dead letter; raise NotFound if this tenant has none by that id."""
+    """Return the dead letter; raise NotFound if the tenant has none for this job."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     if row is None:
@@ -93,14 +100,8 @@ def _letter(db: Database, tenant_id: str, row: RowMapping) -> DeadLetter:
     return DeadLetter(**shown, message=error.get("message", ""))
 
 
-_REPLAYED = text("""
-UPDATE dead_letters SET replayed_as = :replayed_as, replayed_at = now()
-WHERE tenant_id = :tenant_id AND job_id = :job_id AND replayed_as IS NULL
-""")
-
-
 def note_replay(db: Database, tenant_id: str, job_id: str, replayed_as: str, *, actor: str) -> None:
-    """Note which job was made of a dead letter; the first one noted stays."""
+    """Record the job that a dead letter was replayed as; the first one recorded stays."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "replayed_as": replayed_as}
     with db.begin(tenant_id=tenant_id) as connection:
         if connection.execute(_REPLAYED, values).rowcount:

@@ -1,6 +1,6 @@
-"""A job's row: what it holds, and the statement that reads it. ``store.jobs.jobs`` is the door to it."""
+"""A job's row as a value, and the statement that reads it. Callers use it through ``store.jobs.jobs``."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ _CLASSES = {rank: name for name, rank in CLASS_RANKS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The stored job. ``num_deltas`` is how many stream deltas are kept; 0 until the job has ended."""
+    """The stored job. ``num_deltas``: the number of stored stream deltas; 0 until the job has ended."""
 
     id: str
     tenant_id: str
@@ -60,49 +60,21 @@ class Job:
 
 def just_accepted(job: NewJob, times: AcceptedTimes) -> Job:
     """Return the row of a job that was accepted just now, without reading it."""
-    return Job(
-        id=job.id,
-        tenant_id=job.tenant_id,
-        task=job.task,
-        state=JobState.QUEUED,
-        model=job.model,
-        model_version=job.model_version,
-        queue=job.queue,
-        class_rank=CLASS_RANKS[job.service_class],
-        priority=job.priority,
-        payload=job.payload,
-        input_tokens=job.input_tokens,
-        metadata=job.metadata,
-        webhook=job.webhook,
-        epoch=0,
-        attempt=0,
-        max_attempts=job.max_attempts,
-        owner=None,
-        lease_expires_at=None,
-        announced_at=times.announced_at,
-        cancel_requested_at=None,
-        deadline_at=times.deadline_at,
-        created_at=times.created_at,
-        started_at=None,
-        completed_at=None,
-        output=None,
-        error=None,
-        usage=None,
-        output_purged_at=None,
-        num_deltas=0,
-    )
+    row: dict[str, Any] = dict.fromkeys(Job.__slots__)
+    row |= {name: getattr(job, name) for name in row if hasattr(NewJob, name)}
+    row |= {"state": JobState.QUEUED, "epoch": 0, "attempt": 0, "num_deltas": 0}
+    return Job(**{**row, **asdict(times)})
 
 
+# The columns of ``jobs`` that a Job has, and its output without the fields that may be megabytes each.
 _COLUMNS = [tables.jobs.c[name] for name in Job.__slots__ if name != "num_deltas"]
-
-
 _SHORT_OUTPUT = tables.jobs.c.output.op("-", return_type=JSONB)(literal(sorted(BULKY_OUTPUTS), ARRAY(Text))).label(
     "output"
 )
 
 
 def select_jobs(*, without_bulk: bool = False) -> Select[Any]:
-    """Return the statement that reads jobs' rows, of every tenant until it is told whose."""
+    """Return the statement that reads jobs' rows. The caller adds the condition on the tenant."""
     num_deltas = (
         select(tables.job_streams.c.num_deltas)
         .where(tables.job_streams.c.job_id == tables.jobs.c.id)

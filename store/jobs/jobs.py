@@ -1,4 +1,4 @@
-"""Jobs as their owner sees them: accept, read, list, follow, cancel. Every statement here carries the tenant.
+"""Jobs for the API: accept, read, list, follow, cancel. Every statement has a condition on the tenant.
 
 The worker's side is ``store.jobs.claims``, the dispatcher's ``store.jobs.sweeps``.
 """
@@ -35,7 +35,7 @@ __all__ = [
     "StoredStream",
     "TenantAndId",
     "accept",
-    "find_sent_before",
+    "find_duplicate",
     "get",
     "get_each",
     "get_many",
@@ -50,7 +50,73 @@ __all__ = [
 ]
 
 TenantAndId = tuple[str, str]
-"""A tenant and the id of a job that is looked for among that tenant's."""
+"""A tenant, and the id of a job to look for among the tenant's jobs."""
+
+
+# Find the newest job with one of these fingerprints and count one more caller of it. Cancelled jobs are left out: a
+# chat's job is cancelled when its caller disconnects, and the caller's retry needs a new job.
+_FIND_DUPLICATE = text("""
+WITH found AS (
+    SELECT id FROM jobs
+    WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
+        AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
+    ORDER BY id DESC LIMIT 1
+)
+UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM found
+WHERE jobs.id = found.id AND jobs.cancel_requested_at IS NULL
+RETURNING jobs.id
+""")
+
+# Read the events of a job, oldest first.
+_TIMELINE = text("""
+SELECT event.kind, event.epoch, event.at, event.detail
+FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
+ORDER BY event.id
+""")
+
+# Read the stored stream of an ended job.
+_STREAM = text("""
+SELECT stream.epoch, stream.deltas, stream.lineage, stream.logprobs
+FROM job_streams AS stream JOIN jobs ON jobs.id = stream.job_id
+WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
+""")
+
+# Cancel a queued job, or ask the worker of a running job to stop. One statement for both, because a worker may claim
+# or release the job at this moment.
+_CANCEL = text("""
+WITH asked AS (
+    UPDATE jobs SET
+        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
+        completed_at = CASE state WHEN 'queued' THEN now() END,
+        cancel_requested_at = COALESCE(cancel_requested_at, now())
+    WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
+    RETURNING id, state, epoch
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
+)
+SELECT state FROM asked
+""")
+
+# Subtract one caller. A count at its maximum stays, because the true number is not known; such a job runs to its end.
+_LEAVE = text("""
+UPDATE jobs SET callers = callers - CAST(callers < 32767 AS int)
+WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
+RETURNING callers
+""")
+
+# Find the jobs that existed and were purged: emptied rows, and deleted rows that the usage ledger still has.
+_PURGED = text("""
+SELECT asked.tenant_id, asked.id
+FROM unnest(CAST(:tenants AS varchar[]), CAST(:ids AS varchar[])) AS asked(tenant_id, id)
+WHERE EXISTS (
+    SELECT FROM jobs WHERE jobs.tenant_id = asked.tenant_id AND jobs.id = asked.id
+        AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
+) OR EXISTS (
+    SELECT FROM usage_ledger WHERE usage_ledger.tenant_id = asked.tenant_id AND job_id = asked.id
+        AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = asked.id)
+)
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +131,10 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class StoredStream:
-    """The deltas of the job, as its last attempt ended it; the first has sequence number 1.
+    """The deltas of an ended job. The first has sequence number 1.
 
-    ``lineage`` says which attempts they came from: see ``store.streams.checkpoints``. ``logprobs`` are those of each
-    delta's tokens, none if the job did not ask.
+    ``lineage``: the attempts that the deltas came from (``store.streams.checkpoints``). ``logprobs``: one group for
+    each delta; empty if the job did not ask for them.
     """
 
     epoch: int
@@ -78,13 +144,13 @@ class StoredStream:
 
 
 def get(db: Database, tenant_id: str, job_id: str) -> Job:
-    """Return the job; raise NotFound if this tenant has none by that id, Gone if it is no longer kept."""
+    """Return the job; raise NotFound if the tenant has no job with this id, Gone if it was purged."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return _get(connection, db.vault, tenant_id, job_id)
 
 
 def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
-    """Return those of the jobs that the tenant has and whose results are kept, in the order asked."""
+    """Return the jobs in the order of ``ids``, without those that the tenant does not have or that were purged."""
     found = get_each(db, [(tenant_id, job_id) for job_id in ids])
     for error in found.values():
         if isinstance(error, CannotOpen):
@@ -93,9 +159,9 @@ def get_many(db: Database, tenant_id: str, ids: Sequence[str]) -> list[Job]:
 
 
 def get_each(db: Database, pairs: Collection[TenantAndId]) -> dict[TenantAndId, Job | Gone | NotFound | CannotOpen]:
-    """Return for each tenant and job id the job, or why that tenant cannot have it.
+    """Return for each tenant and job id the job, or the error for that tenant.
 
-    It costs one query for the jobs of all tenants, and one more if some are missing.
+    Costs one query for the jobs of all tenants, and one more if some are missing.
     """
     if not pairs:
         return {}
@@ -107,7 +173,7 @@ def get_each(db: Database, pairs: Collection[TenantAndId]) -> dict[TenantAndId, 
         return {**found, **(_missing(connection, missing) if missing else {})}
 
 
-# An id has the time of the process that made it, and ``created_at`` is Postgres's.
+# An id contains the time of the process that made it; ``created_at`` is Postgres's time.
 _CLOCKS_APART = timedelta(hours=1)
 
 
@@ -124,10 +190,10 @@ def list_jobs(
     after: str | None = None,
     descending: bool = True,
 ) -> list[Job]:
-    """Return at most ``limit`` jobs by age, newest first unless told otherwise, beginning past the id ``after``.
+    """Return at most ``limit`` jobs by age, newest first by default, starting after the id ``after``.
 
-    The outputs lack the fields that may be megabytes each (``BULKY_OUTPUTS``): vectors, for example. Of a job whose
-    result is kept no longer only the row is shown.
+    The outputs lack the fields that may be megabytes each (``BULKY_OUTPUTS``), for example vectors. A purged job is
+    returned without its contents.
     """
     jobs = tables.jobs.c
     statement = (
@@ -151,41 +217,19 @@ def list_jobs(
         return [_without_bulk(job) for job in _read(connection, db.vault, statement)]
 
 
-# What its owner cancelled is over for him: a chat's job ends so when its caller hangs up, who then asks again.
-_SENT_BEFORE = text("""
-WITH found AS (
-    SELECT id FROM jobs
-    WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
-        AND created_at > now() - make_interval(secs => :within_s) AND cancel_requested_at IS NULL
-    ORDER BY id DESC LIMIT 1
-)
-UPDATE jobs SET callers = LEAST(callers + 1, 32767) FROM found
-WHERE jobs.id = found.id AND jobs.cancel_requested_at IS NULL
-RETURNING jobs.id
-""")
+def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
+    """Return the newest job with one of these fingerprints, made in the last ``within_s`` seconds and not cancelled.
 
-
-def find_sent_before(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> str | None:
-    """Return the newest job of one of these fingerprints, made in the last ``within_s`` seconds, that nobody cancelled.
-
-    Whoever asks is one more caller of it: see ``leave``.
+    The job is counted to have one more caller: see ``leave``.
     """
     values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        found: str | None = connection.execute(_SENT_BEFORE, values).scalar_one_or_none()
+        found: str | None = connection.execute(_FIND_DUPLICATE, values).scalar_one_or_none()
     return found
 
 
-_TIMELINE = text("""
-SELECT event.kind, event.epoch, event.at, event.detail
-FROM job_events AS event JOIN jobs ON jobs.id = event.job_id
-WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
-ORDER BY event.id
-""")
-
-
 def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
-    """Return what happened to the job, oldest first; raise NotFound if this tenant has none by that id."""
+    """Return the job's events, oldest first; raise NotFound if the tenant has no job with this id."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_TIMELINE, {"tenant_id": tenant_id, "job_id": job_id}).mappings().all()
         if not rows:
@@ -193,45 +237,22 @@ def timeline(db: Database, tenant_id: str, job_id: str) -> list[JobEvent]:
     return [JobEvent(**row) for row in rows]
 
 
-_STREAM = text("""
-SELECT stream.epoch, stream.deltas, stream.lineage, stream.logprobs
-FROM job_streams AS stream JOIN jobs ON jobs.id = stream.job_id
-WHERE jobs.tenant_id = :tenant_id AND jobs.id = :job_id
-""")
-
-
 def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | None:
-    """Return the kept stream, or None if the job has not ended, streamed nothing or is not this tenant's."""
+    """Return the stored stream; None if the job has not ended, streamed nothing or is not this tenant's."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_STREAM, {"tenant_id": tenant_id, "job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None
-    # A stream that was stored before there were lineages is its last attempt's alone.
+    # A stream without a lineage was stored by a release before lineages: all of it is from the last attempt.
     lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
     opened = open_columns(db.vault, Place(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
     return StoredStream(row["epoch"], opened["deltas"], lineage, read_groups(opened["logprobs"]))
 
 
-# One statement for both, so that a job which a worker claims or hands back at this moment is met in either state.
-_CANCEL = text("""
-WITH asked AS (
-    UPDATE jobs SET
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        completed_at = CASE state WHEN 'queued' THEN now() END,
-        cancel_requested_at = COALESCE(cancel_requested_at, now())
-    WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
-    RETURNING id, state, epoch
-), events AS (
-    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
-)
-SELECT state FROM asked
-""")
-
-
 def request_cancel(db: Database, tenant_id: str, job_id: str) -> Job:
-    """Cancel a queued job at once; ask the worker of a running one to stop.
+    """Cancel a queued job at once; ask the worker of a running job to stop.
 
-    Raises NotFound if this tenant has none by that id, Conflict if the job has ended.
+    Raises NotFound if the tenant has no job with this id, Conflict if the job has ended.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         return _cancel(connection, db.vault, tenant_id, job_id)
@@ -247,19 +268,11 @@ def _cancel(connection: Connection, vault: Vault, tenant_id: str, job_id: str) -
     return job
 
 
-# Of a job with more callers than are counted nobody knows who is the last: it runs to its end.
-_LEAVE = text("""
-UPDATE jobs SET callers = callers - CAST(callers < 32767 AS int)
-WHERE tenant_id = :tenant_id AND id = :job_id AND state IN ('queued', 'running')
-RETURNING callers
-""")
-
-
 def leave(db: Database, tenant_id: str, job_id: str) -> Job | None:
-    """Note that one who waited for the job has gone; cancel it and return it if that was the last one.
+    """Subtract one caller of the job; cancel the job and return it if that was the last one.
 
-    The row is held from one to the other, so that who comes meanwhile either is counted or finds it cancelled. Raises
-    as ``request_cancel`` does.
+    The row stays locked in between: a new caller is either counted before or finds the job cancelled. Raises as
+    ``request_cancel`` does.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         left = connection.execute(_LEAVE, {"tenant_id": tenant_id, "job_id": job_id}).scalar_one_or_none()
@@ -273,9 +286,9 @@ _ASKED = (
     .render_derived()
 )
 
-# Made once: making it, and finding what it was compiled to, cost a third of a read.
-# The ids are named beside the join too, so that the primary key finds the rows. A connection keeps the plan that it
-# made while the table was nearly empty, when it looked as cheap to read all the tenants' rows and join those.
+# Read jobs by tenant and id. Built once: building it for each call cost a third of a read.
+# The condition on the ids makes Postgres use the primary key. With the join alone, a connection may keep the plan that
+# it made while the table was nearly empty, which reads all rows of the tenants.
 _EACH = (
     select_jobs()
     .select_from(tables.jobs)
@@ -298,14 +311,14 @@ def _read(connection: Connection, vault: Vault, statement: Select[Any]) -> list[
 
 
 def _without_bulk(job: Job) -> Job:
-    """Take the bulky fields out of an output that was sealed, which the statement could not."""
+    """Take the bulky fields out of an output that was encrypted: the statement could not see them."""
     if job.output is None or BULKY_OUTPUTS.isdisjoint(job.output):
         return job
     return replace(job, output={name: value for name, value in job.output.items() if name not in BULKY_OUTPUTS})
 
 
 def _opened(row: Row, vault: Vault) -> Job | CannotOpen:
-    """Return the job, or the error of this one alone: those that were read with it are other callers'."""
+    """Return the job, or the error of this job alone: other jobs of the same query belong to other callers."""
     try:
         return job_of(row, vault)
     except CannotOpen as error:
@@ -313,31 +326,17 @@ def _opened(row: Row, vault: Vault) -> Job | CannotOpen:
 
 
 def why_missing(db: Database, tenant_id: str, job_id: str) -> Gone | NotFound:
-    """Return the error of a job that was not found: Gone if what is asked for is kept no longer."""
+    """Return the error of a job that was not found: Gone if it was purged, else NotFound."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return _why_missing(connection, tenant_id, job_id)
 
 
-# The ledger remembers those that were computed and whose rows are kept no longer.
-_WERE_THERE = text("""
-SELECT asked.tenant_id, asked.id
-FROM unnest(CAST(:tenants AS varchar[]), CAST(:ids AS varchar[])) AS asked(tenant_id, id)
-WHERE EXISTS (
-    SELECT FROM jobs WHERE jobs.tenant_id = asked.tenant_id AND jobs.id = asked.id
-        AND (input_purged_at IS NOT NULL OR output_purged_at IS NOT NULL)
-) OR EXISTS (
-    SELECT FROM usage_ledger WHERE usage_ledger.tenant_id = asked.tenant_id AND job_id = asked.id
-        AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = asked.id)
-)
-""")
-
-
 def _missing(connection: Connection, pairs: Sequence[TenantAndId]) -> dict[TenantAndId, Gone | NotFound]:
     values = {"tenants": [tenant_id for tenant_id, _ in pairs], "ids": [job_id for _, job_id in pairs]}
-    were_there = {(row.tenant_id, row.id) for row in connection.execute(_WERE_THERE, values)}
+    purged = {(row.tenant_id, row.id) for row in connection.execute(_PURGED, values)}
     return {
         (tenant_id, job_id): Gone(f"job {job_id} has ended, and its result is no longer kept")
-        if (tenant_id, job_id) in were_there
+        if (tenant_id, job_id) in purged
         else NotFound(f"no job {job_id}")
         for tenant_id, job_id in pairs
     }

@@ -1,7 +1,8 @@
-"""What a job that came as a response has beside its row: input items, what was asked, and whether it may be seen.
+"""The rows of the Responses API beside the jobs: input items, the request, and whether the response is visible.
 
-The row is written by ``store.jobs.acceptance`` in the statement that accepts the job, so neither is without the other.
-A response that was not to be stored, or was deleted, is not found. Every statement carries the tenant.
+``store.jobs.acceptance`` writes the row in the statement that accepts the job, so neither exists without the other. A
+response that was deleted, or was accepted with ``store: false``, is not found. Every statement has a condition on the
+tenant.
 """
 
 from dataclasses import dataclass
@@ -17,17 +18,45 @@ from store.errors import InvalidRequest, NotFound
 PREFIX = "resp_"
 _JOB_PREFIX = "job_"
 
-# Of the columns of ``ended`` in ``store.jobs.terminal``; ``store.schema.webhook_events`` lists the names.
+# The event of a row of ``ended`` in ``store.jobs.terminal``; ``store.schema.webhook_events`` lists the names.
 EVENT_TYPE = """'response.' || CASE
     WHEN ended.state = 'succeeded' AND ended.finish_reason = 'length' THEN 'incomplete'
     WHEN ended.state = 'succeeded' THEN 'completed' WHEN ended.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END"""
 
 
+# Read a visible response.
+_GET = text("""
+SELECT job_id, previous_id, is_stored, is_background, request FROM responses
+WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL
+    AND (is_stored OR :unstored)
+""")
+
+# Read the items of a response and of those before it, oldest first. Earlier responses may be deleted or hidden: the
+# later one still needs their items.
+_CHAIN = text("""
+WITH RECURSIVE chain AS (
+    SELECT job_id, previous_id, goes_on, input, 1 AS turn FROM responses
+    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
+    UNION ALL
+    SELECT before.job_id, before.previous_id, before.goes_on, before.input, turn + 1
+    FROM chain JOIN responses AS before
+        ON before.tenant_id = :tenant_id AND before.job_id = 'job_' || substr(chain.previous_id, 6)
+    WHERE chain.goes_on AND turn <= :most
+)
+SELECT job_id, goes_on, input FROM chain ORDER BY turn DESC
+""")
+
+# Find out whether the tenant deleted a response.
+_WAS_DELETED = text("""
+SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NOT NULL
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class NewResponse:
-    """What to store beside a new job. ``input`` are items as they are shown; ``request`` is what was asked.
+    """The row to store with a new job. ``input``: items as the API shows them; ``request``: the request's fields.
 
-    One that ``goes_on`` has those items alone that the response before it has not.
+    ``goes_on``: ``input`` has only the items that the previous response does not have.
     """
 
     previous_id: str | None
@@ -39,7 +68,7 @@ class NewResponse:
 
     @property
     def stored_input(self) -> Any:
-        """The column. That of one which goes on is no list, so that no release reads it as if it had all items."""
+        """The column. With ``goes_on`` it is no list, so that an older release does not read it as all items."""
         return {"items": self.input} if self.goes_on else self.input
 
 
@@ -55,33 +84,26 @@ class StoredResponse:
 
     @classmethod
     def of(cls, job_id: str, new: NewResponse) -> Self:
-        """Return the row of a response that was stored just now."""
+        """Return the row that was stored for ``new``."""
         return cls(job_id, new.previous_id, new.is_stored, new.is_background, new.request)
 
 
 def response_id(job_id: str) -> str:
-    """Return the id under which the job is known as a response."""
+    """Return the id of the job's response."""
     return PREFIX + job_id.removeprefix(_JOB_PREFIX)
 
 
 def job_id_of(response_id: str) -> str:
-    """Return the id of the response's job; raise NotFound for what cannot be a response's id."""
+    """Return the id of the response's job; raise NotFound if the format is wrong."""
     if not response_id.startswith(PREFIX):
         raise not_found(response_id)
     return _JOB_PREFIX + response_id.removeprefix(PREFIX)
 
 
-_GET = text("""
-SELECT job_id, previous_id, is_stored, is_background, request FROM responses
-WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL
-    AND (is_stored OR :unstored)
-""")
-
-
 def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) -> StoredResponse:
-    """Return the response of a job; raise NotFound if this tenant has none, or may not see it any more.
+    """Return the response of a job; raise NotFound if the tenant has none, or if it was deleted or is hidden.
 
-    ``unstored``: also one that was not to be stored, for the call that made it.
+    ``unstored``: also return a response with ``store: false``, for the request that made it.
     """
     values = {"tenant_id": tenant_id, "job_id": job_id, "unstored": unstored}
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -93,35 +115,21 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
 
 
 MAX_TURNS = 256
-"""Responses of one conversation."""
+"""The most responses of one conversation."""
 
 MAX_BYTES = 4 << 20
-"""Of all items of a conversation, as JSON."""
-
-# Of a response before another also what its owner deleted, or whose time is over: the later one goes on from its items.
-_INPUT = text("""
-WITH RECURSIVE chain AS (
-    SELECT job_id, previous_id, goes_on, input, 1 AS turn FROM responses
-    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
-    UNION ALL
-    SELECT before.job_id, before.previous_id, before.goes_on, before.input, turn + 1
-    FROM chain JOIN responses AS before
-        ON before.tenant_id = :tenant_id AND before.job_id = 'job_' || substr(chain.previous_id, 6)
-    WHERE chain.goes_on AND turn <= :most
-)
-SELECT job_id, goes_on, input FROM chain ORDER BY turn DESC
-""")
+"""The most bytes of all items of a conversation, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The items that an answer was generated from, oldest first, and of how many responses they are."""
+    """The items that an answer was generated from, oldest first, and the number of their responses."""
 
     items: list[dict[str, Any]]
     num_turns: int
 
     def check_room(self) -> None:
-        """Raise InvalidRequest if no further response may go on from it."""
+        """Raise InvalidRequest if the conversation is too long for one more response."""
         num_bytes = len(orjson.dumps(self.items))
         if self.num_turns < MAX_TURNS and num_bytes <= MAX_BYTES:
             return
@@ -134,10 +142,10 @@ class Conversation:
 
 
 def get_conversation(db: Database, tenant_id: str, job_id: str) -> Conversation:
-    """Return what the answer was generated from; raise NotFound as ``get`` does, and if a part of it is not kept."""
+    """Return the items of the answer; raise NotFound as ``get`` does, and if a part of them was purged."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "most": MAX_TURNS}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_INPUT, values).all()
+        rows = connection.execute(_CHAIN, values).all()
     if not rows:
         raise not_found(response_id(job_id))
     if rows[0].goes_on:
@@ -154,17 +162,12 @@ def get_input(db: Database, tenant_id: str, job_id: str) -> list[dict[str, Any]]
     return get_conversation(db, tenant_id, job_id).items
 
 
-_WAS_DELETED = text("""
-SELECT FROM responses WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NOT NULL
-""")
-
-
 def was_deleted(db: Database, tenant_id: str, job_id: str) -> bool:
-    """True if the tenant deleted the job's response, which is then not found; False if its time is over."""
+    """True if the tenant deleted the job's response; False if it is not found for another reason."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return connection.execute(_WAS_DELETED, {"tenant_id": tenant_id, "job_id": job_id}).first() is not None
 
 
 def not_found(response_id: str) -> NotFound:
-    """Return the error of a response that this tenant has not, or not any more."""
+    """Return the error of a response that the tenant does not have, or does not have any more."""
     return NotFound(f"no response {response_id[:80]}")

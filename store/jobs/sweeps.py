@@ -1,8 +1,7 @@
-"""The dispatcher's statements: what time does to jobs, and what to forget. Their order is
-``store.scheduling.dispatch_queries``'s.
+"""Jobs for the dispatcher: expired leases, passed deadlines, purges. (Order: ``store.scheduling.dispatch_queries``.)
 
-Each is safe to run twice and by two dispatchers at once: rows that another one holds are skipped, and every UPDATE
-names the state it leaves. All ages and deadlines are the database's.
+Each statement is safe to run twice and by two dispatchers at once: locked rows are skipped, and every UPDATE names the
+state that it leaves. All ages and deadlines are counted by the database's clock.
 """
 
 from contextlib import AbstractContextManager
@@ -16,30 +15,13 @@ from store.failpoints import failpoint
 from store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
 from store.schema.job_states import JobState
 
-# "head" + "race" in ASCII; any constant does that nothing else on the server locks.
+# "head" + "race" in ASCII. It may be any constant that no other program locks on this server.
 LEADER_LOCK = 0x68656164_72616365
 
 
-@dataclass(frozen=True, slots=True)
-class SweepResult:
-    """How many jobs of dead workers went back to the queue, ran out of attempts, or had been asked to stop.
-
-    ``ended`` are the jobs of the last two kinds: nobody else tells their followers.
-    """
-
-    requeued: int
-    failed: int
-    cancelled: int
-    ended: tuple[str, ...] = ()
-
-    @property
-    def num_jobs(self) -> int:
-        """How many jobs it took from their workers."""
-        return self.requeued + self.failed + self.cancelled
-
-
-# Whoever let a lease run out may have died of the job, so it is charged as a crash and runs alone next time.
-_LOST = text(f"""
+# Take jobs with an expired lease from their workers. The job may have killed the worker, so it is charged a crash and
+# runs alone next time.
+_TAKE_LOST = text(f"""
 WITH lost AS (
     SELECT id, {verdict(":blame", ":blame")} AS verdict FROM jobs
     WHERE state = 'running' AND lease_expires_at < now()
@@ -62,29 +44,9 @@ WITH lost AS (
 SELECT id, state FROM freed
 """)
 
-
-def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> SweepResult:
-    """Take jobs from workers whose lease ran out: back to the queue, or to their end if nothing is left to try.
-
-    Without ``blame`` nothing is charged, for leases that could not be renewed because Postgres itself was away.
-    """
-    with db.begin() as connection:
-        rows = connection.execute(_LOST, {"limit": limit, "blame": blame}).all()
-        if rows:
-            failpoint("sweep.midway")
-        ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
-        conclude(connection, ended)
-    states = [row.state for row in rows]
-    return SweepResult(
-        requeued=states.count(JobState.QUEUED),
-        failed=states.count(JobState.FAILED),
-        cancelled=states.count(JobState.CANCELLED),
-        ended=ended,
-    )
-
-
-# A running job is first its worker's to end, with what it has; the grace is for a worker that is hung.
-_OVERDUE = text("""
+# Expire jobs past their deadline. A worker ends its running jobs itself and keeps their output so far; the grace period
+# is for a worker that hangs.
+_EXPIRE = text("""
 WITH overdue AS (
     SELECT id FROM jobs
     WHERE state IN ('queued', 'running') AND deadline_at < now()
@@ -100,30 +62,20 @@ FROM overdue WHERE jobs.id = overdue.id AND jobs.state IN ('queued', 'running')
 RETURNING jobs.id
 """)
 
-
-def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> list[str]:
-    """Expire queued jobs past their deadline, and running ones past it by ``grace_s``; return their ids."""
-    with db.begin() as connection:
-        expired = connection.execute(_OVERDUE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
-        if expired:
-            failpoint("sweep.midway")
-        conclude(connection, expired)
-    return list(expired)
-
-
-# Only rows that ``store.retention.erasure`` has emptied: how long contents are kept is each tenant's own.
+# Delete old jobs that ``store.retention.erasure`` has emptied (each tenant has its own retention of contents), unless a
+# later response needs the items of this one.
 _PURGE_JOBS = text("""
 WITH old AS (
     SELECT id FROM jobs
     WHERE completed_at < now() - make_interval(secs => :ttl_s)
         AND input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL
-        -- A later response goes on from what this one said.
-        AND (SELECT count(*) FROM responses AS said WHERE said.job_id = jobs.id AND said.input <> '[]') = 0
+        AND (SELECT count(*) FROM responses AS kept WHERE kept.job_id = jobs.id AND kept.input <> '[]') = 0
     ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
 )
 DELETE FROM jobs USING old WHERE jobs.id = old.id
 """)
 
+# Delete old idempotency keys.
 _PURGE_KEYS = text("""
 WITH old AS (
     SELECT tenant_id, route, key FROM idempotency_keys WHERE created_at < now() - make_interval(secs => :ttl_s)
@@ -133,8 +85,7 @@ DELETE FROM idempotency_keys AS held USING old
 WHERE held.tenant_id = old.tenant_id AND held.route = old.route AND held.key = old.key
 """)
 
-
-# With them go their idempotency keys. Lines and words of these batches have gone before
+# Delete old batches, with their idempotency keys. Their lines and contents were deleted before
 # (``store.retention.retention``).
 _PURGE_BATCHES = text("""
 WITH old AS (
@@ -147,10 +98,58 @@ DELETE FROM batches USING old WHERE batches.id = old.id
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """Numbers of jobs of dead workers: requeued, failed without attempts left, cancelled on request.
+
+    ``ended``: the ids of the failed and cancelled jobs. The caller must end their streams.
+    """
+
+    requeued: int
+    failed: int
+    cancelled: int
+    ended: tuple[str, ...] = ()
+
+    @property
+    def num_jobs(self) -> int:
+        """All jobs that were taken from dead workers."""
+        return self.requeued + self.failed + self.cancelled
+
+
+def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> SweepResult:
+    """Take jobs with an expired lease from their workers: back to the queue, or ended if no attempt is left.
+
+    Without ``blame`` nothing is charged: the leases could not be renewed because Postgres itself was away.
+    """
+    with db.begin() as connection:
+        rows = connection.execute(_TAKE_LOST, {"limit": limit, "blame": blame}).all()
+        if rows:
+            failpoint("sweep.midway")
+        ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
+        conclude(connection, ended)
+    states = [row.state for row in rows]
+    return SweepResult(
+        requeued=states.count(JobState.QUEUED),
+        failed=states.count(JobState.FAILED),
+        cancelled=states.count(JobState.CANCELLED),
+        ended=ended,
+    )
+
+
+def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> list[str]:
+    """Expire queued jobs past their deadline, and running ones past it by ``grace_s``; return their ids."""
+    with db.begin() as connection:
+        expired = connection.execute(_EXPIRE, {"limit": limit, "grace_s": float(grace_s)}).scalars().all()
+        if expired:
+            failpoint("sweep.midway")
+        conclude(connection, expired)
+    return list(expired)
+
+
 def purge(db: Database, record_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:
     """Delete emptied jobs, emptied batches and idempotency keys past their time, at most ``limit`` of each.
 
-    Returns how many rows of the three went.
+    Returns the number of deleted rows.
     """
     record, keys = {"ttl_s": float(record_ttl_s)}, {"ttl_s": float(idempotency_ttl_s)}
     num_rows = 0

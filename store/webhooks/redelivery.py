@@ -12,7 +12,7 @@ from sqlalchemy import text
 from store.audit.audit import record
 from store.db.database import Database
 from store.ids import new_id
-from store.jobs.terminal import ENDED, SAID
+from store.jobs.terminal import ENDED, EVENTS_OF_ENDED
 from store.schema.batch_states import BatchStatus
 from store.schema.webhook_events import EVERY_EVENT, TEST
 from store.webhooks.delivery_log import AGAIN, DeliveryRecord, disabled, get_delivery
@@ -78,7 +78,7 @@ WITH ended AS (
         AND jobs.completed_at >= to_timestamp(:since_s)
         AND (CAST(:until_s AS float8) IS NULL OR jobs.completed_at < to_timestamp(CAST(:until_s AS float8)))
 ), said AS (
-    {SAID}
+    {EVENTS_OF_ENDED}
 ), happened AS (
     SELECT said.id AS job_id, NULL AS batch_id, said.type, ended.at FROM said JOIN ended USING (id)
     UNION ALL

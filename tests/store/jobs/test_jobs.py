@@ -18,7 +18,7 @@ from store.jobs.jobs import (
     Idempotency,
     NewJob,
     accept,
-    find_sent_before,
+    find_duplicate,
     get,
     get_each,
     get_many,
@@ -108,7 +108,7 @@ class TestAccept:
         query("UPDATE jobs SET callers = 32766 RETURNING id")
         for _ in range(3):
             assert accept(db, [again]) == [Accepted(first.id, replayed=True, announced=False)]
-            assert find_sent_before(db, tenant, "f", 60) == first.id
+            assert find_duplicate(db, tenant, "f", 60) == first.id
         # So many are not counted any more, so nobody is known to be the last one to leave.
         assert leave(db, tenant, first.id) is None
         assert get(db, tenant, first.id).state is JobState.QUEUED
