@@ -32,7 +32,7 @@ from store.jobs import claims
 from store.jobs.claims import Release
 from store.redis.connection import connect
 from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import Rota
+from store.scheduling.dispatch_queries import RoundRobin
 
 console = Console(stderr=True)
 Say = Callable[[str], None]
@@ -146,10 +146,10 @@ def measure(name: str, stack: Stack, services: Services, options: Options) -> Si
 
 def _claim_times(db: Database, num_waves: int) -> Iterator[float]:
     """Yield how long each wave took: choosing jobs in fair order, as a dispatcher, and claiming them, as a worker."""
-    rota = Rota()
+    round_robin = RoundRobin()
     for _ in range(num_waves):
         began = time.perf_counter()
-        chosen = dispatch_queries.take_waiting(db, QUEUE, _CLAIMED, rota)
+        chosen = dispatch_queries.take_waiting(db, QUEUE, _CLAIMED, round_robin)
         held = claims.claim(db, "bench-backlog", QUEUE, chosen, _LEASE_S)
         yield time.perf_counter() - began
         if len(held) != _CLAIMED:

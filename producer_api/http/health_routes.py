@@ -17,7 +17,7 @@ from producer_api.server.errors import Draining, ErrorBody, body_of, respond
 from producer_api.server.health import OK
 from producer_api.server.metrics import CONTENT_TYPE
 from store.errors import HeadraceError, Unavailable
-from store.scheduling.backlog import Share, read_backlog
+from store.scheduling.backlog import TenantBacklog, read_backlog
 
 router = APIRouter(tags=["health"])
 
@@ -70,7 +70,7 @@ def _require_open(page: str, runtime: Runtime) -> None:
         raise HTTPException(404)  # as if there were no such route
 
 
-def _shares(runtime: Runtime) -> tuple[Share, ...]:
+def _shares(runtime: Runtime) -> tuple[TenantBacklog, ...]:
     try:
         return read_backlog(runtime.db).shares
     except Unavailable as error:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from producer_api.http.views import rounded, seconds
 from store.jobs.jobs import Job, JobEvent
 from store.payloads.job_payload import PolicyHit, ServiceClass
-from store.scheduling.backlog import Place
+from store.scheduling.backlog import QueuePosition
 from store.schema.job_states import JobState
 from store.streams.stream_log import Cursor
 
@@ -132,7 +132,7 @@ class Timeline(BaseModel):
     attempts: list[AttemptObject]
 
 
-def job_object(job: Job, *, place: Place | None = None) -> JobObject:
+def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
     """Return the job as its owner sees it."""
     return JobObject(
         id=job.id,
@@ -161,7 +161,7 @@ def job_object(job: Job, *, place: Place | None = None) -> JobObject:
     )
 
 
-def _queue_place(job: Job, place: Place | None) -> QueuePlace:
+def _queue_place(job: Job, place: QueuePosition | None) -> QueuePlace:
     if place is None:
         return QueuePlace(name=job.queue)
     return QueuePlace(name=job.queue, position=place.position, estimated_start_at=seconds(place.starts_at))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from store.scheduling.backlog import Share
+from store.scheduling.backlog import TenantBacklog
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -47,7 +47,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def render(self, shares: Iterable[Share]) -> bytes:
+    def render(self, shares: Iterable[TenantBacklog]) -> bytes:
         """Return the exposition text."""
         self.queue_depth.clear()
         for share in shares:

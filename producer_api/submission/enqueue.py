@@ -16,11 +16,11 @@ from store.db.group_commit import isolated
 from store.errors import HeadraceError, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Accepted, NewJob
-from store.payloads.job_payload import CLASS_RANKS, ServiceClass
+from store.payloads.job_payload import ServiceClass
 from store.redis.celery_queue import Hint, HintPublisher
 from store.redis.connection import Watch
 from store.registry.models import shadow_name
-from store.scheduling.fair_share import Entry, Lately, within_share
+from store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
 
 _log = structlog.get_logger("producer_api")
 
@@ -41,8 +41,8 @@ class Enqueuer:
         self._depths = depths
         self._watch = watch
         self._ready_window = ready_window
-        self._lately = Lately()
-        self._sharing = Lock()  # ``Lately`` is for one thread
+        self._recent_running = RecentMaximum()
+        self._sharing = Lock()  # ``RecentMaximum`` is for one thread
         self._accept_isolated = isolated(self._accept)
         self._announcer = _HintThread(hints)
 
@@ -83,9 +83,9 @@ class Enqueuer:
         urgent = [job for job in new if _is_urgent(job)]
         if not urgent or self._watch.is_away:
             return set()
-        entries = [Entry(job.id, job.queue, job.tenant_id, CLASS_RANKS[job.service_class]) for job in urgent]
+        candidates = [LaneCandidate(job.id, job.queue, job.tenant_id, job.class_rank) for job in urgent]
         with self._sharing:
-            return within_share(self._db, entries, self._lately)
+            return within_share(self._db, candidates, self._recent_running)
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's ready window in Redis has room; without Redis the backlog waits in Postgres."""

@@ -16,7 +16,7 @@ from store.db.database import Database
 from store.errors import InvalidRequest, RateLimited
 from store.jobs.jobs import Accepted, Job, NewJob, is_known
 from store.scheduling import backlog
-from store.scheduling.backlog import Backlog, Load, Place
+from store.scheduling.backlog import Backlog, Load, QueuePosition
 from store.scheduling.service_rate import Rate
 from store.schema.job_states import JobState
 from store.settings import Settings
@@ -91,9 +91,9 @@ class QueueLimits:
             self._until = self._read_at + max(KEEP_S, _SHARE_OF_TIME * took_s)
         return found
 
-    def place_of(self, job: Job) -> Place | None:
+    def place_of(self, job: Job) -> QueuePosition | None:
         """Return the position of a queued job; None if it is not queued, or too far back to count."""
-        return None if job.state is not JobState.QUEUED else backlog.find_place(self._db, self.backlog(), job)
+        return None if job.state is not JobState.QUEUED else backlog.find_position(self._db, self.backlog(), job)
 
     def accept(
         self, jobs: Sequence[NewJob], store: Store, *, with_deadline: Container[str] = ()

@@ -1,3 +1,3 @@
-"""Which job is next: queues, backlog, fair order between tenants, and how fast queues are served.
+"""The order of jobs: queues, backlog, fair order between tenants, service rates.
 
 Claiming a job is ``store.jobs``."""

@@ -1,7 +1,7 @@
-"""Which jobs are next: the queues that have any, those to announce, and those a worker may claim directly.
+"""Dispatch queries: the queues with queued jobs, the jobs to announce, the jobs that a worker may claim directly.
 
-Safe for two dispatchers at once: rows that another one holds are skipped, and every UPDATE names the state it leaves.
-All ages are the database's.
+Safe for two dispatchers at once: locked rows are skipped, and every UPDATE names the state that it leaves. All ages are
+counted by the database's clock.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,54 +13,13 @@ from sqlalchemy import Connection, text
 from store.db.database import Database
 from store.db.row_security import after
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, Turns, choose
+from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
 
-# Counting further than this tells a dispatcher nothing and reads every row on the way.
+# The dispatcher needs no exact count above this, and counting reads every row.
 MAX_COUNTED = 100_000
 
 BATCH_RANK = CLASS_RANKS[ServiceClass.BATCH]
 
-
-@dataclass(frozen=True, slots=True)
-class QueueDepth:
-    """A queue with queued jobs: how many wait in Postgres and how many are announced, all counted to a limit."""
-
-    queue: str
-    waiting: int
-    announced: int
-    oldest_announced_s: float | None
-    is_paused: bool = False
-    # Of the batch class: how many are announced or run, and how many workers run jobs of any class.
-    batch_under_way: int = 0
-    num_workers: int = 0
-
-
-@dataclass(slots=True)
-class Rota:
-    """Whose turn it is in each queue. Whoever takes jobs keeps one; a new one begins with the first tenant."""
-
-    ageing_s: float = 60.0
-    turns: dict[str, Turns] = field(default_factory=dict)
-
-    def choose(self, queue: str, candidates: Iterable[Candidate], n: int) -> list[str]:
-        """Return the next ``n`` jobs and let their tenants' turns pass."""
-        turns = self.turns.get(queue, Turns())
-        chosen, self.turns[queue] = choose(candidates, n, turns, ageing_s=self.ageing_s)
-        return [job.id for job in chosen]
-
-
-BY_INDEX = """
-SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-    set_config('enable_sort', 'off', true)
-"""
-"""Lets the rest of the transaction read rows in the order of an index, one by one.
-
-While the statistics are still those of a table that was small a moment ago, reading and sorting it looks cheap. And
-where jobs come and go between two vacuums, an index is full of entries of rows that are gone. A scan that goes from
-entry to entry marks them, so that the next one passes over them; one that collects them first (a bitmap scan) does not,
-and reads them again each time.
-"""
-_BY_INDEX = text(BY_INDEX)
 
 _IS_WAITING = "jobs.queue = :queue AND state = 'queued' AND announced_at IS NULL AND NOT is_suspect"
 
@@ -71,35 +30,35 @@ _CANDIDATE = """
     CAST(extract(epoch FROM now() - jobs.created_at) AS float8) AS waited_s
 """
 
-# A line is what one tenant has in one class. They are found by skipping from tenant to tenant, beginning after the one
-# that was served last and going round once. Each gives a few of its first jobs, more than it is likely to have places
-# for, because a line with none left loses its credit. So what is read depends on ``n`` and not on how many wait. Those
-# that waited longest come on top.
+# Read the candidates for the next ``n`` turns of a queue. A flow is the jobs of one tenant in one class. An index skip
+# scan finds the flows from tenant to tenant, starting after the last served tenant and going round once. Each flow
+# gives a few of its first jobs, more than it is likely to have turns, because a flow without jobs loses its credit. So
+# the number of rows read depends on ``n`` and not on the backlog. The longest-waiting jobs are added.
 _CANDIDATES = text(f"""
-WITH RECURSIVE lines AS (
+WITH RECURSIVE flows AS (
     SELECT class_rank, last, last AS tenant_id, false AS is_second_time, 0 AS num
     FROM unnest(CAST(:ranks AS smallint[]), CAST(:last AS text[])) AS r(class_rank, last)
     UNION ALL
-    SELECT lines.class_rank, last, found.tenant_id, found.is_second_time, num + 1
-    FROM lines CROSS JOIN LATERAL (
-        (SELECT jobs.tenant_id, lines.is_second_time FROM jobs
-            WHERE {_IS_WAITING} AND jobs.class_rank = lines.class_rank AND jobs.tenant_id > lines.tenant_id
+    SELECT flows.class_rank, last, found.tenant_id, found.is_second_time, num + 1
+    FROM flows CROSS JOIN LATERAL (
+        (SELECT jobs.tenant_id, flows.is_second_time FROM jobs
+            WHERE {_IS_WAITING} AND jobs.class_rank = flows.class_rank AND jobs.tenant_id > flows.tenant_id
             ORDER BY jobs.tenant_id LIMIT 1)
         UNION ALL
         (SELECT jobs.tenant_id, true FROM jobs
-            WHERE {_IS_WAITING} AND jobs.class_rank = lines.class_rank AND NOT lines.is_second_time
+            WHERE {_IS_WAITING} AND jobs.class_rank = flows.class_rank AND NOT flows.is_second_time
             ORDER BY jobs.tenant_id LIMIT 1)
         LIMIT 1
     ) AS found
-    WHERE num < :most_lines AND NOT (found.is_second_time AND found.tenant_id > last)
+    WHERE num < :most_flows AND NOT (found.is_second_time AND found.tenant_id > last)
 ), heads AS (
     SELECT job.* FROM (
-        SELECT class_rank, tenant_id, count(*) OVER (PARTITION BY class_rank) AS num_lines FROM lines WHERE num > 0
-    ) AS line CROSS JOIN LATERAL (
+        SELECT class_rank, tenant_id, count(*) OVER (PARTITION BY class_rank) AS num_flows FROM flows WHERE num > 0
+    ) AS flow CROSS JOIN LATERAL (
         SELECT {_CANDIDATE} FROM jobs
-        WHERE {_IS_WAITING} AND jobs.class_rank = line.class_rank AND jobs.tenant_id = line.tenant_id
+        WHERE {_IS_WAITING} AND jobs.class_rank = flow.class_rank AND jobs.tenant_id = flow.tenant_id
             AND created_at <= now() - make_interval(secs => :older_than_s)
-        ORDER BY priority, deadline_at, id LIMIT 1 + LEAST(:n, GREATEST(2, 4 * :n / num_lines))
+        ORDER BY priority, deadline_at, id LIMIT 1 + LEAST(:n, GREATEST(2, 4 * :n / num_flows))
     ) AS job
 ), longest AS (
     SELECT {_CANDIDATE} FROM (
@@ -113,38 +72,8 @@ WITH RECURSIVE lines AS (
 SELECT * FROM (SELECT * FROM heads UNION SELECT * FROM longest) AS found
 WHERE NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
 """)
-_MOST_LINES = 256
-_MOST_LOOKED_AT = 4096
 
-
-def _next_waiting(
-    connection: Connection, queue: str, n: int, rota: Rota, older_than_s: float = 0.0, most_batch: int | None = None
-) -> list[str]:
-    last = rota.turns.get(queue, Turns()).last
-    values = {
-        "queue": queue,
-        "n": n,
-        "ranks": list(CLASS_RANKS.values()),
-        "last": [last.get(rank, "") for rank in CLASS_RANKS.values()],
-        "most_lines": min(_MOST_LINES, max(16, 2 * n)),
-        "older_than_s": float(older_than_s),
-        "ageing_s": rota.ageing_s,
-        "num_aged": n // AGED_EVERY + 1,
-        "most_looked_at": _MOST_LOOKED_AT,
-    }
-    connection.execute(_BY_INDEX)
-    rows = connection.execute(_CANDIDATES, values).mappings()
-    found = [Candidate(**row) for row in rows]
-    if most_batch is not None:
-        better = [job for job in found if job.class_rank < BATCH_RANK]
-        # The better classes come first, so of so many no more than ``most_batch`` are of the batch class, but for an
-        # old one that takes the place of a better.
-        n = min(n, len(better) + most_batch)
-        found = found if most_batch > 0 else better
-    return rota.choose(queue, found, n)
-
-
-# ``state || ''``: only the primary key shall be used, as in ``store.jobs.claims``. What is locked stays queued.
+# Mark waiting jobs as announced. ``state || ''``: see ``store.jobs.claim_queries``.
 _TAKE_WAITING = text("""
 WITH next AS (
     SELECT id FROM jobs
@@ -155,21 +84,7 @@ UPDATE jobs SET announced_at = clock_timestamp() FROM next WHERE jobs.id = next.
 RETURNING jobs.id
 """)
 
-
-def take_waiting(
-    db: Database, queue: str, n: int, rota: Rota | None = None, *, most_batch: int | None = None
-) -> list[str]:
-    """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them.
-
-    ``most_batch`` bounds those of the batch class among them. Of a paused queue nothing is taken; what another
-    dispatcher takes at this moment is left out.
-    """
-    with db.begin() as connection:
-        chosen = _next_waiting(connection, queue, n, rota or Rota(), most_batch=most_batch)
-        taken = set(connection.execute(_TAKE_WAITING, {"ids": chosen}).scalars()) if chosen else set()
-    return [job_id for job_id in chosen if job_id in taken]
-
-
+# Mark long announced jobs as announced again.
 _TAKE_STALE = text("""
 WITH stale AS (
     SELECT id, announced_at FROM jobs
@@ -182,15 +97,8 @@ WITH stale AS (
 SELECT id FROM taken ORDER BY announced_at, id
 """)
 
-
-def take_stale(db: Database, queue: str, older_than_s: float, n: int) -> list[str]:
-    """Return jobs that were announced long ago and nobody claimed, oldest first, to be announced again."""
-    values = {"queue": queue, "older_than_s": float(older_than_s), "n": n}
-    with db.autocommit() as connection:
-        return list(connection.execute(_TAKE_STALE, values).scalars())
-
-
-# The names are found by skipping through the index, so that a long queue costs no more than a short one.
+# Count the jobs of each queue. The names of the queues are found by an index skip scan, so the cost does not depend on
+# the lengths of the queues.
 _DEPTHS = text("""
 WITH RECURSIVE names AS (
     (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1)
@@ -222,59 +130,175 @@ FROM names CROSS JOIN LATERAL (
 ) AS running WHERE queue IS NOT NULL
 """)
 
-
-def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
-    """Return every queue that has queued jobs, counting to ``most``."""
-    values = {"most": most, "batch": BATCH_RANK}
-    with db.autocommit() as connection:
-        rows = after(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
-    return [QueueDepth(**row) for row in rows]
-
-
+# Make every announced job wait again.
 _FORGET = text("UPDATE jobs SET announced_at = NULL WHERE state = 'queued' AND announced_at IS NOT NULL")
-
-
-def forget_announcements(db: Database) -> int:
-    """Let every queued job wait for its announcement again, because the broker lost them; return how many."""
-    with db.autocommit() as connection:
-        return connection.execute(_FORGET).rowcount
-
-
-@dataclass(frozen=True, slots=True)
-class Claimable:
-    """Whether a queue has jobs to claim without a hint: suspects, which must run alone, and others."""
-
-    suspects: bool
-    others: bool
-
 
 _OPEN = """queue = :queue AND state = 'queued'
     AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)"""
 
+# Find out whether a queue has claimable jobs.
 _CLAIMABLE = text(f"""
 SELECT
     EXISTS (SELECT FROM jobs WHERE {_OPEN} AND is_suspect) AS suspects,
     EXISTS (SELECT FROM jobs WHERE {_OPEN} AND NOT is_suspect) AS others
 """)
 
-
-def claimable(db: Database, queue: str) -> Claimable:
-    """Say what ``claim_candidates`` would find, at the cost of an index entry or two: every idle worker asks."""
-    with db.autocommit() as connection:
-        row = connection.execute(_CLAIMABLE, {"queue": queue}).one()
-    return Claimable(suspects=row.suspects, others=row.others)
-
-
+# Count the running jobs of each worker of a queue.
 _LOADS = text("""
 SELECT owner, count(*) AS num_jobs, bool_or(is_suspect) AS is_alone FROM jobs
 WHERE state = 'running' AND queue = :queue AND lease_expires_at > now() GROUP BY owner
 """)
 
+# Try to become the one worker of the queue that drains itself for a suspect.
 _BECOME_CLOSER = text("SELECT pg_try_advisory_xact_lock(hashtextextended('headrace: runs alone in ' || :queue, 0))")
+
+# Find announced jobs that nothing has claimed: their hints may be lost.
+_UNCLAIMED = text("""
+SELECT id FROM jobs
+WHERE queue = :queue AND state = 'queued' AND announced_at <= now() - make_interval(secs => :older_than_s)
+    AND NOT is_suspect AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
+ORDER BY announced_at, id LIMIT :n
+""")
+
+# Find suspects in the order to run them.
+_SUSPECTS = text("""
+SELECT id FROM jobs
+WHERE queue = :queue AND state = 'queued' AND is_suspect AND created_at <= now() - make_interval(secs => :older_than_s)
+    AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
+ORDER BY class_rank, priority, deadline_at, id LIMIT :n
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """A queue with queued jobs: the numbers of waiting and of announced jobs, counted up to a limit."""
+
+    queue: str
+    waiting: int
+    announced: int
+    oldest_announced_s: float | None
+    is_paused: bool = False
+    # Announced or running jobs of the batch class.
+    batch_under_way: int = 0
+    # Workers that run jobs of any class.
+    num_workers: int = 0
+
+
+@dataclass(slots=True)
+class RoundRobin:
+    """The round-robin state of each queue. A dispatcher and each worker keep their own; a new one starts empty."""
+
+    ageing_s: float = 60.0
+    states: dict[str, RoundRobinState] = field(default_factory=dict)
+
+    def choose(self, queue: str, candidates: Iterable[Candidate], n: int) -> list[str]:
+        """Return the next ``n`` jobs and move the queue's state past them."""
+        state = self.states.get(queue, RoundRobinState())
+        chosen, self.states[queue] = choose(candidates, n, state, ageing_s=self.ageing_s)
+        return [job.id for job in chosen]
+
+
+BY_INDEX = """
+SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+    set_config('enable_sort', 'off', true)
+"""
+"""Makes the rest of the transaction read rows in the order of an index, one by one.
+
+While the statistics are still those of a small table, reading and sorting the whole table looks cheap. And between two
+vacuums an index has many entries of deleted rows. An index scan marks such entries, so the next scan passes over them;
+a bitmap scan does not, and reads them again each time.
+"""
+_BY_INDEX = text(BY_INDEX)
+
+
+_MOST_FLOWS = 256
+_MOST_LOOKED_AT = 4096
+
+
+def _next_waiting(
+    connection: Connection,
+    queue: str,
+    n: int,
+    round_robin: RoundRobin,
+    older_than_s: float = 0.0,
+    most_batch: int | None = None,
+) -> list[str]:
+    last = round_robin.states.get(queue, RoundRobinState()).last
+    values = {
+        "queue": queue,
+        "n": n,
+        "ranks": list(CLASS_RANKS.values()),
+        "last": [last.get(rank, "") for rank in CLASS_RANKS.values()],
+        "most_flows": min(_MOST_FLOWS, max(16, 2 * n)),
+        "older_than_s": float(older_than_s),
+        "ageing_s": round_robin.ageing_s,
+        "num_aged": n // AGED_EVERY + 1,
+        "most_looked_at": _MOST_LOOKED_AT,
+    }
+    connection.execute(_BY_INDEX)
+    rows = connection.execute(_CANDIDATES, values).mappings()
+    found = [Candidate(**row) for row in rows]
+    if most_batch is not None:
+        better = [job for job in found if job.class_rank < BATCH_RANK]
+        # The better classes come first. So at most ``most_batch`` of the chosen jobs are of the batch class, apart from
+        # a job that is chosen because it has waited longest.
+        n = min(n, len(better) + most_batch)
+        found = found if most_batch > 0 else better
+    return round_robin.choose(queue, found, n)
+
+
+def take_waiting(
+    db: Database, queue: str, n: int, round_robin: RoundRobin | None = None, *, most_batch: int | None = None
+) -> list[str]:
+    """Mark the next ``n`` waiting jobs as announced and return their ids, in the order to announce them.
+
+    ``most_batch`` bounds the jobs of the batch class among them. Nothing is taken from a paused queue. Jobs that
+    another dispatcher takes at this moment are left out.
+    """
+    with db.begin() as connection:
+        chosen = _next_waiting(connection, queue, n, round_robin or RoundRobin(), most_batch=most_batch)
+        taken = set(connection.execute(_TAKE_WAITING, {"ids": chosen}).scalars()) if chosen else set()
+    return [job_id for job_id in chosen if job_id in taken]
+
+
+def take_stale(db: Database, queue: str, older_than_s: float, n: int) -> list[str]:
+    """Return jobs that were announced long ago and are not claimed, oldest first, to be announced again."""
+    values = {"queue": queue, "older_than_s": float(older_than_s), "n": n}
+    with db.autocommit() as connection:
+        return list(connection.execute(_TAKE_STALE, values).scalars())
+
+
+def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
+    """Return every queue that has queued jobs, with numbers up to ``most``."""
+    values = {"most": most, "batch": BATCH_RANK}
+    with db.autocommit() as connection:
+        rows = after(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
+    return [QueueDepth(**row) for row in rows]
+
+
+def forget_announcements(db: Database) -> int:
+    """Make every queued job wait again, because the broker lost the hints; return the number of jobs."""
+    with db.autocommit() as connection:
+        return connection.execute(_FORGET).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Claimable:
+    """Whether a queue has jobs to claim without a hint: suspects, which must run alone, and other jobs."""
+
+    suspects: bool
+    others: bool
+
+
+def claimable(db: Database, queue: str) -> Claimable:
+    """Return whether ``claim_candidates`` would find jobs. Reads one or two index entries."""
+    with db.autocommit() as connection:
+        row = connection.execute(_CLAIMABLE, {"queue": queue}).one()
+    return Claimable(suspects=row.suspects, others=row.others)
 
 
 class Closer:
-    """The one worker of a queue that lets nobody in until a suspect can run alone in it. For one thread."""
+    """The one worker of a queue that takes no new jobs until a suspect can run alone in it. For one thread."""
 
     def __init__(self, connection: Connection, queue: str) -> None:
         self._connection = connection
@@ -283,17 +307,17 @@ class Closer:
     def is_needed(self) -> bool:
         """Return whether a suspect waits. Raises Unavailable.
 
-        To be asked every second or so: the transaction that makes this worker the closer ends when it stands still, so
-        that a process that was stopped does not stay the closer.
+        Call it about every second: Postgres ends the idle transaction that makes this worker the closer, so a process
+        that was stopped does not stay the closer.
         """
         return bool(self._connection.execute(_CLAIMABLE, {"queue": self._queue}).one().suspects)
 
 
 @contextmanager
 def closing(db: Database, queue: str, owner: str, *, heed_load: bool) -> Iterator[Closer | None]:
-    """Make ``owner`` the closer for the block; it is told None while another worker is, or runs a suspect.
+    """Make ``owner`` the closer for the block; yield None while another worker is the closer or runs a suspect.
 
-    ``heed_load``: also while another worker that renews its leases runs fewer jobs of the queue.
+    ``heed_load``: yield None also while another live worker runs fewer jobs of the queue.
     """
     with db.begin() as connection:
         loads = {row.owner: row for row in connection.execute(_LOADS, {"queue": queue})}
@@ -305,39 +329,29 @@ def closing(db: Database, queue: str, owner: str, *, heed_load: bool) -> Iterato
         yield Closer(connection, queue) if is_closer else None
 
 
-# What was announced long ago may have been lost on its way; only whoever claims it can tell.
-_UNCLAIMED = text("""
-SELECT id FROM jobs
-WHERE queue = :queue AND state = 'queued' AND announced_at <= now() - make_interval(secs => :older_than_s)
-    AND NOT is_suspect AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
-ORDER BY announced_at, id LIMIT :n
-""")
-
-_SUSPECTS = text("""
-SELECT id FROM jobs
-WHERE queue = :queue AND state = 'queued' AND is_suspect AND created_at <= now() - make_interval(secs => :older_than_s)
-    AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)
-ORDER BY class_rank, priority, deadline_at, id LIMIT :n
-""")
-
-
 def claim_candidates(
-    db: Database, queue: str, n: int, *, suspects: bool = False, older_than_s: float = 0.0, rota: Rota | None = None
+    db: Database,
+    queue: str,
+    n: int,
+    *,
+    suspects: bool = False,
+    older_than_s: float = 0.0,
+    round_robin: RoundRobin | None = None,
 ) -> list[str]:
     """Return at most ``n`` queued jobs that a worker may claim without a hint, in the order to claim them.
 
-    Either suspects or the others: what was announced at least ``older_than_s`` ago, then what was
-    accepted that long ago and waits. Nothing is taken: whoever claims a job first has it.
+    Either suspects, or other jobs: those announced at least ``older_than_s`` ago, then waiting jobs accepted that long
+    ago. The jobs are not reserved: the first worker that claims a job has it.
     """
     values = {"queue": queue, "n": n, "older_than_s": float(older_than_s)}
     with db.begin() as connection:
         found = list(connection.execute(_SUSPECTS if suspects else _UNCLAIMED, values).scalars())
         if not suspects and len(found) < n:
-            found += _next_waiting(connection, queue, n - len(found), rota or Rota(), older_than_s)
+            found += _next_waiting(connection, queue, n - len(found), round_robin or RoundRobin(), older_than_s)
     return found
 
 
 def task_of(db: Database, job_id: str) -> str:
-    """Return what a job that is there is for."""
+    """Return the task of a stored job."""
     with db.autocommit() as connection:
         return str(connection.execute(text("SELECT task FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one())

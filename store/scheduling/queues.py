@@ -1,9 +1,8 @@
-"""Queues as their owners see and steer them: counts, rates, pause and resume.
+"""Queues for the API and the operator: counts, rates, pause and resume.
 
-The counts are kept by triggers on ``jobs`` (migration 0002), which write a row for every statement that moves jobs in
-or out of the queue. ``fold`` adds those rows up; it is safe to run twice and by two at once, for a row is added to the
-totals by whoever deletes it. Knows nothing of the order within a queue: that is
-``store.scheduling.dispatch_queries``'s.
+Triggers on ``jobs`` keep the counts (migration 0002): each statement that moves jobs in or out of a queue inserts rows
+of ``queue_changes``. ``fold`` adds those rows to ``queue_totals``. Two processes may fold at once: the statement that
+deletes a row adds it. The order within a queue is ``store.scheduling.dispatch_queries``.
 """
 
 from collections.abc import Mapping
@@ -20,8 +19,8 @@ from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.backlog import Backlog, Load
 from store.scheduling.service_rate import Interval, Rate
 
-# ``before`` is read from the snapshot, in which nothing of this is added yet. Rows are added in the order of their key,
-# so that two that fold at once cannot deadlock.
+# Move changes into the totals; return what happened to each queue. ``num_before`` is read from the snapshot, before
+# this statement's changes. Rows are added in the order of their key, so that two concurrent folds cannot deadlock.
 _FOLD = text("""
 WITH taken AS (
     DELETE FROM queue_changes WHERE id IN (
@@ -48,23 +47,10 @@ SELECT queue, CAST(extract(epoch FROM clock_timestamp()) AS float8) AS at,
 FROM moved
 """)
 
-
-def fold(db: Database, most: int = 10_000) -> dict[str, Interval]:
-    """Add what changed to the totals; return what happened to each queue that changed."""
-    with db.autocommit() as connection:
-        rows = [dict(row) for row in connection.execute(_FOLD, {"most": most}).mappings()]
-    return {row.pop("queue"): Interval(**row) for row in rows}
-
-
+# Delete the totals of empty queues.
 _FORGET_EMPTY = text("DELETE FROM queue_totals WHERE jobs = 0 AND tokens = 0")
 
-
-def forget_empty(db: Database) -> int:
-    """Delete the totals that came to nothing; return how many."""
-    with db.autocommit() as connection:
-        return connection.execute(_FORGET_EMPTY).rowcount
-
-
+# Store measured service rates.
 _RECORD_RATES = text("""
 INSERT INTO queue_rates (queue, jobs_per_s, tokens_per_s, measured_at)
 SELECT queue, jobs_per_s, tokens_per_s, now()
@@ -75,43 +61,7 @@ ON CONFLICT (queue) DO UPDATE SET
     jobs_per_s = EXCLUDED.jobs_per_s, tokens_per_s = EXCLUDED.tokens_per_s, measured_at = EXCLUDED.measured_at
 """)
 
-
-def record_rates(db: Database, rates: Mapping[str, Rate]) -> None:
-    """Store how fast these queues were just measured to be served."""
-    if rates:
-        values = {
-            "queues": list(rates),
-            "jobs": [rate.jobs_per_s for rate in rates.values()],
-            "tokens": [rate.tokens_per_s for rate in rates.values()],
-        }
-        with db.autocommit() as connection:
-            connection.execute(_RECORD_RATES, values)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueView:
-    """A queue, or one tenant's share of it. ``oldest_age_s`` is None when nothing is queued, or not found quickly.
-
-    ``workers`` are those of the whole queue that live.
-    """
-
-    name: str
-    workers: int
-    running: int
-    by_class: dict[ServiceClass, Load]
-    announced: int
-    oldest_age_s: float | None
-    paused_at: datetime | None
-    paused_by: str | None
-    rate: Rate | None
-
-    @property
-    def queued(self) -> Load:
-        """All classes together."""
-        return sum(self.by_class.values(), Load())
-
-
-# A queue is there while its model version may be asked for, and as long as it has jobs or is paused.
+# List queues. A queue exists while its model version is not retired, while it has jobs, and while it is paused.
 _QUEUES = text("""
 WITH names AS (
     SELECT model || '@' || version AS queue FROM model_versions WHERE retired_at IS NULL
@@ -131,14 +81,88 @@ WHERE CAST(:name AS text) IS NULL OR queue = :name
 ORDER BY queue
 """)
 
-# A tenant's own oldest job is looked for among so many of the queue's oldest.
+# Find out whether a queue exists.
+_EXISTS = text("""
+SELECT EXISTS (SELECT FROM model_versions WHERE model || '@' || version = :queue)
+    OR EXISTS (SELECT FROM queue_counts WHERE queue = :queue AND jobs <> 0)
+    OR EXISTS (SELECT FROM queue_controls WHERE queue = :queue)
+""")
+
+# Pause a queue.
+_PAUSE = text("""
+INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, :actor) ON CONFLICT (queue) DO NOTHING RETURNING queue
+""")
+
+# Resume a queue.
+_RESUME = text("DELETE FROM queue_controls WHERE queue = :queue RETURNING queue")
+
+# Make the announced jobs of a queue wait again: workers dropped the hints of the paused queue.
+_LET_WAIT = text("""
+WITH hinted AS (
+    SELECT id FROM queue_lines WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL
+    ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE queue_lines SET announced_at = NULL FROM hinted WHERE queue_lines.id = hinted.id
+""")
+
+
+def fold(db: Database, most: int = 10_000) -> dict[str, Interval]:
+    """Add the changes to the totals; return the Interval of each queue that changed."""
+    with db.autocommit() as connection:
+        rows = [dict(row) for row in connection.execute(_FOLD, {"most": most}).mappings()]
+    return {row.pop("queue"): Interval(**row) for row in rows}
+
+
+def forget_empty(db: Database) -> int:
+    """Delete totals that are zero; return the number of rows."""
+    with db.autocommit() as connection:
+        return connection.execute(_FORGET_EMPTY).rowcount
+
+
+def record_rates(db: Database, rates: Mapping[str, Rate]) -> None:
+    """Store the service rates that were measured just now."""
+    if rates:
+        values = {
+            "queues": list(rates),
+            "jobs": [rate.jobs_per_s for rate in rates.values()],
+            "tokens": [rate.tokens_per_s for rate in rates.values()],
+        }
+        with db.autocommit() as connection:
+            connection.execute(_RECORD_RATES, values)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """A queue, or one tenant's share of it.
+
+    ``oldest_age_s`` is None if nothing is queued, or if the tenant's oldest job was not found quickly. ``workers``: the
+    live workers of the whole queue.
+    """
+
+    name: str
+    workers: int
+    running: int
+    by_class: dict[ServiceClass, Load]
+    announced: int
+    oldest_age_s: float | None
+    paused_at: datetime | None
+    paused_by: str | None
+    rate: Rate | None
+
+    @property
+    def queued(self) -> Load:
+        """All classes together."""
+        return sum(self.by_class.values(), Load())
+
+
+# A tenant's oldest job is searched among so many of the oldest jobs of the queue.
 _MOST_LOOKED_AT = 1_000
 
 
 def view_queues(db: Database, backlog: Backlog, *, tenant_id: str | None, name: str | None = None) -> list[QueueView]:
-    """Return every queue, or the one of that name, by name; of a tenant's key only that tenant's share.
+    """Return every queue, or the one with that name, sorted by name; with ``tenant_id`` only that tenant's share.
 
-    Raises NotFound if there is none of that name.
+    Raises NotFound if there is no queue with that name.
     """
     values = {"tenant_id": tenant_id, "name": name, "most": 1 if tenant_id is None else _MOST_LOOKED_AT}
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -170,30 +194,8 @@ def _by_class(backlog: Backlog, queue: str, tenant_id: str | None) -> dict[Servi
     }
 
 
-_EXISTS = text("""
-SELECT EXISTS (SELECT FROM model_versions WHERE model || '@' || version = :queue)
-    OR EXISTS (SELECT FROM queue_counts WHERE queue = :queue AND jobs <> 0)
-    OR EXISTS (SELECT FROM queue_controls WHERE queue = :queue)
-""")
-
-_PAUSE = text("""
-INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, :actor) ON CONFLICT (queue) DO NOTHING RETURNING queue
-""")
-
-_RESUME = text("DELETE FROM queue_controls WHERE queue = :queue RETURNING queue")
-
-# The hints of a paused queue were dropped by the workers that took them.
-_LET_WAIT = text("""
-WITH hinted AS (
-    SELECT id FROM queue_lines WHERE queue = :queue AND state = 'queued' AND announced_at IS NOT NULL
-    ORDER BY id FOR NO KEY UPDATE
-)
-UPDATE queue_lines SET announced_at = NULL FROM hinted WHERE queue_lines.id = hinted.id
-""")
-
-
 def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
-    """Let nothing of the queue start any more; what runs goes on, and jobs are still accepted.
+    """Start no more jobs of the queue. Running jobs go on, and jobs are still accepted.
 
     Pausing a paused queue changes nothing. Raises NotFound if there is no such queue.
     """
@@ -205,7 +207,7 @@ def pause(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
 
 
 def resume(db: Database, tenant_id: str, queue: str, *, actor: str) -> None:
-    """Let the queue's jobs start again. Raises NotFound if there is no such queue."""
+    """Start jobs of the queue again. Raises NotFound if there is no such queue."""
     with db.begin(tenant_id=tenant_id) as connection:
         if not connection.execute(_EXISTS, {"queue": queue}).scalar_one():
             raise _no_such_queue(queue)

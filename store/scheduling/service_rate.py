@@ -1,28 +1,28 @@
-"""How fast a queue is served: a meter of what workers start while jobs wait for them. Pure; the times are Postgres's.
+"""The service rate of a queue: the jobs and tokens that workers start in a second while jobs wait. Pure functions.
 
-A queue that runs dry says how much came, not how much could have been served. So only intervals count in which it
-never was empty: more was queued when the interval began than left during it. An interval ends with a start, so that a
-worker that starts one long job every ten seconds measures a tenth of a job a second, not nothing and then four.
+An empty queue measures the arrivals and not the capacity. So only intervals count in which the queue was never empty:
+more jobs were queued at the beginning than left during the interval. An interval ends with a start. So a worker that
+starts one long job every ten seconds measures 0.1 jobs a second, and not 0 and then 4. All times are Postgres's.
 """
 
 import math
 from dataclasses import dataclass
 
 HALF_LIFE_S = 15.0
-"""After this time a measurement counts half."""
+"""After this time a measurement has half its weight."""
 
 KNOWN_AFTER_S = 1.0
-"""So much time with jobs waiting must have been seen before there is a rate."""
+"""There is a rate once jobs have waited for this long in total."""
 
 KNOWN_FOR_S = 60.0
-"""A rate without a start for so long is no longer known: the workers may be gone."""
+"""A rate is unknown when no job has started for this long: the workers may be gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What happened to a queue up to the time ``at``: jobs queued before, jobs that left it, and those of them started.
+    """The events of a queue up to the time ``at``: jobs queued before, jobs that left it, and how many of them started.
 
-    It begins where the one before ended. Jobs that left without a start were cancelled or expired.
+    It begins at the end of the interval before. Jobs that left without a start were cancelled or expired.
     """
 
     at: float
@@ -34,7 +34,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What workers start in a second while jobs wait for them."""
+    """The jobs and tokens that workers start in a second while jobs wait."""
 
     jobs_per_s: float
     tokens_per_s: float
@@ -50,7 +50,7 @@ class RateMeter:
         self._tokens = 0.0
 
     def observe(self, interval: Interval) -> bool:
-        """Take in an interval; return whether it said something about the rate."""
+        """Add an interval; return whether it changed the rate."""
         busy_s = interval.at - self._since
         ran_dry = interval.num_left >= interval.num_before
         is_gap = busy_s > KNOWN_FOR_S
@@ -70,7 +70,7 @@ class RateMeter:
         self._tokens = self._tokens * kept + interval.started_tokens
 
     def rate(self) -> Rate | None:
-        """Return the rate; None until enough was seen."""
+        """Return the rate; None until there are enough measurements."""
         if self._busy_s < KNOWN_AFTER_S:
             return None
         return Rate(jobs_per_s=self._jobs / self._busy_s, tokens_per_s=self._tokens / self._busy_s)

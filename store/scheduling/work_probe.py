@@ -1,7 +1,7 @@
-"""Whether there is anything for a dispatcher to do, in one cheap statement: nearly always there is not.
+"""The work probe: one cheap statement that finds out whether the dispatcher has any work. Usually it has none.
 
-Each answer is the first entry of an index, so it costs the same however much there is. Knows no more than that there is
-something; what it is, whoever does it finds out.
+Each answer is the first entry of an index, so the cost does not depend on the amount of work. The probe only finds that
+there is work; the duty that does it reads the details.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from store.db.database import Database
 
-# Scalar subqueries: of an EXISTS the planner drops the order, and reads a table of dead rows from its beginning.
-_LOOK = text("""
+# Find the kinds of work. These are scalar subqueries, because the planner drops the ORDER BY of an EXISTS and then
+# reads a table full of dead rows from its beginning.
+_PROBE = text("""
 SELECT
     (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1) IS NOT NULL AS jobs,
     (SELECT id FROM queue_changes ORDER BY id LIMIT 1) IS NOT NULL
@@ -23,15 +24,15 @@ SELECT
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """What there is: jobs that are queued, changes that are not counted yet, deliveries whose time has come."""
+class PendingWork:
+    """Queued jobs, changes that are not folded into the totals yet, webhook deliveries that are due."""
 
     jobs: bool = True
     changes: bool = True
     deliveries: bool = True
 
 
-def look(db: Database) -> Due:
-    """Return what there is to do now."""
+def probe(db: Database) -> PendingWork:
+    """Return the kinds of work that there are now."""
     with db.autocommit() as connection:
-        return Due(**connection.execute(_LOOK).mappings().one())
+        return PendingWork(**connection.execute(_PROBE).mappings().one())

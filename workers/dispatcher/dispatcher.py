@@ -27,9 +27,9 @@ from store.redis.celery_queue import Hint, HintPublisher, celery_app
 from store.redis.connection import connect
 from store.registry.models import shadow_name
 from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import QueueDepth, Rota
-from store.scheduling.fair_share import Lately, read_entries, within_share
-from store.scheduling.work_probe import Due, look
+from store.scheduling.dispatch_queries import QueueDepth, RoundRobin
+from store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
+from store.scheduling.work_probe import PendingWork, probe
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.stop_signals import on_stop_signals
 from store.streams import stream_log
@@ -142,8 +142,8 @@ class Dispatcher:
         self._redis = connect(settings.redis_url, timeout_s=2.0)
         self._hints = HintPublisher(celery_app(settings))
         self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
-        self._rota = Rota(settings.ageing_s)
-        self._lately = Lately()
+        self._round_robin = RoundRobin(settings.ageing_s)
+        self._recent_running = RecentMaximum()
         # By queue: a queue is of one model version, and that has one task.
         self._tasks: dict[str, str] = {}
         self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
@@ -151,7 +151,7 @@ class Dispatcher:
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
         self._counter = QueueStats(self._db)
-        self._due = Due()
+        self._due = PendingWork()
         self._sender: WebhookSender | None = None
         self._leadership: Leadership | None = None
         self._look = Duty("look", LOOK_S, self.look)
@@ -252,8 +252,8 @@ class Dispatcher:
     def look(self) -> None:
         """Ask Postgres which work is due: the only query while there is none."""
         # If the query fails, all duties run.
-        self._due = Due()
-        self._due = due = look(self._db)
+        self._due = PendingWork()
+        self._due = due = probe(self._db)
         self._look.period_s = LOOK_S if due.jobs or due.deliveries else IDLE_LOOK_S
         if due.deliveries and self._sender is not None:
             self._sender.notify_due()
@@ -283,16 +283,18 @@ class Dispatcher:
                 in_redis += len(jobs)
             if num_new := num_to_announce(depth, in_redis, window):
                 most_batch = num_of_batch(depth, self._most_batch)
-                jobs = dispatch_queries.take_waiting(self._db, depth.queue, num_new, self._rota, most_batch=most_batch)
+                jobs = dispatch_queries.take_waiting(
+                    self._db, depth.queue, num_new, self._round_robin, most_batch=most_batch
+                )
                 ahead = self._fast_lane(jobs) if in_redis else frozenset()
                 self._announce(depth.queue, jobs, "dispatcher.announced", ahead)
 
     def _fast_lane(self, job_ids: list[str]) -> Set[str]:
         """Return those jobs that may go ahead of the ready window."""
         entries = [
-            entry for entry in read_entries(self._db, job_ids) if entry.class_rank != dispatch_queries.BATCH_RANK
+            entry for entry in read_candidates(self._db, job_ids) if entry.class_rank != dispatch_queries.BATCH_RANK
         ]
-        return within_share(self._db, entries, self._lately, are_announced=True) if entries else frozenset()
+        return within_share(self._db, entries, self._recent_running, are_announced=True) if entries else frozenset()
 
     def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
         """Publish hints for jobs that were just marked as announced. A hint that fails is announced again later."""

@@ -20,7 +20,7 @@ from store.jobs import claims, unclaimed
 from store.jobs.claims import Claim, Finish, Release, Renewal
 from store.jobs.unclaimed import RowLocked
 from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import Claimable, Closer, Rota
+from store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
 from store.tasks.registry import BULKY_OUTPUTS
 from workers.runs.in_flight import Attempt
 
@@ -75,7 +75,7 @@ class ClaimClient:
         # As in ``store.jobs.claims.claim``.
         self._capacity = capacity
         self._clock = clock
-        self._rota = Rota()
+        self._round_robin = RoundRobin()
         # One claim at a time, so that the claims in Postgres can be compared with those known here.
         self._claiming = threading.RLock()
         self._known: WeakValueDictionary[tuple[str, int], Claim] = WeakValueDictionary()
@@ -117,7 +117,7 @@ class ClaimClient:
 
     def claim_waiting(self, most: int) -> list[Attempt]:
         """Claim the next jobs of the queue without a message, at most ``most``. Raises Unavailable."""
-        job_ids = dispatch_queries.claim_candidates(self._db, self._queue, most, rota=self._rota)
+        job_ids = dispatch_queries.claim_candidates(self._db, self._queue, most, round_robin=self._round_robin)
         return self._claim_directly(job_ids, suspects=False)
 
     def claim_suspect(self) -> Attempt | None:

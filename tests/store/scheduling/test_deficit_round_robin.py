@@ -10,7 +10,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.scheduling.deficit_round_robin import AGED_EVERY, QUANTUM, Candidate, Turns, choose
+from store.scheduling.deficit_round_robin import AGED_EVERY, QUANTUM, Candidate, RoundRobinState, choose
 
 AGEING_S = 60.0
 BIGGEST = 3 * QUANTUM
@@ -42,7 +42,7 @@ def ids(jobs: Iterable[Candidate]) -> list[str]:
     return [job.id for job in jobs]
 
 
-def everything(jobs: Sequence[Candidate], turns: Turns = Turns()) -> list[str]:  # noqa: B008 - it is immutable
+def everything(jobs: Sequence[Candidate], turns: RoundRobinState = RoundRobinState()) -> list[str]:  # noqa: B008 - it is immutable
     return ids(choose(jobs, len(jobs), turns, ageing_s=AGEING_S)[0])
 
 
@@ -74,17 +74,19 @@ def test_it_is_deficit_round_robin_within_classes(jobs: list[Candidate]) -> None
 def test_everybody_has_exactly_one_place_whatever_order_they_came_in(
     jobs: list[Candidate], n: int, random: Random
 ) -> None:
-    chosen, _ = choose(jobs, n, Turns(), ageing_s=AGEING_S)
+    chosen, _ = choose(jobs, n, RoundRobinState(), ageing_s=AGEING_S)
     assert len(chosen) == min(n, len(jobs))
     assert sorted(everything(jobs)) == sorted(ids(jobs))
     shuffled = random.sample(jobs, len(jobs))
-    assert choose(shuffled, n, Turns(), ageing_s=AGEING_S) == choose(jobs, n, Turns(), ageing_s=AGEING_S)
+    assert choose(shuffled, n, RoundRobinState(), ageing_s=AGEING_S) == choose(
+        jobs, n, RoundRobinState(), ageing_s=AGEING_S
+    )
 
 
 @given(candidates, st.lists(st.integers(1, 5), min_size=1))
 def test_many_small_choices_give_the_order_of_one_big_one(jobs: list[Candidate], sizes: list[int]) -> None:
     young = [replace(job, waited_s=0.0) for job in jobs]
-    left, turns, order = list(young), Turns(), list[str]()
+    left, turns, order = list(young), RoundRobinState(), list[str]()
     for size in [*sizes, len(young)]:
         chosen, turns = choose(left, size, turns, ageing_s=AGEING_S)
         order += ids(chosen)
@@ -99,7 +101,7 @@ def test_many_small_choices_give_the_order_of_one_big_one(jobs: list[Candidate],
 )
 def test_tenants_that_always_wait_get_the_same_tokens(sizes: list[list[int]], windows: list[int]) -> None:
     """Each tenant's jobs have costs of its own, and its line is filled up after every choice."""
-    numbers, turns, served = count(), Turns(), dict.fromkeys(range(len(sizes)), 0)
+    numbers, turns, served = count(), RoundRobinState(), dict.fromkeys(range(len(sizes)), 0)
     lines: dict[int, list[Candidate]] = {tenant: [] for tenant in served}
     for n in windows:
         for tenant, line in lines.items():
@@ -115,9 +117,9 @@ def test_tenants_that_always_wait_get_the_same_tokens(sizes: list[list[int]], wi
 
 
 @given(st.integers(1, 40), st.integers(0, 100))
-def test_a_late_job_is_served_although_better_classes_never_end(num_late: int, num_places: int) -> None:
+def test_a_late_job_is_served_although_better_classes_never_end(num_late: int, num_turns: int) -> None:
     late = [job(n, rank=2, waited_s=AGEING_S + 1000 - n) for n in range(num_late)]
-    turns, numbers, order = Turns(num_places), count(1000), list[Candidate]()
+    turns, numbers, order = RoundRobinState(num_turns), count(1000), list[Candidate]()
     while len(order) < AGED_EVERY * num_late:
         online = [job(next(numbers), "ten_b", rank=0) for _ in range(5)]
         chosen, turns = choose([*late, *online], 3, turns, ageing_s=AGEING_S)
@@ -132,17 +134,17 @@ def test_a_late_job_is_served_although_better_classes_never_end(num_late: int, n
 def test_only_every_eighth_place_goes_to_age() -> None:
     late = [job(n, rank=2, waited_s=100) for n in range(20)]
     online = [job(100 + n, rank=0) for n in range(40)]
-    chosen, turns = choose([*late, *online], 16, Turns(), ageing_s=AGEING_S)
+    chosen, turns = choose([*late, *online], 16, RoundRobinState(), ageing_s=AGEING_S)
     assert [job.class_rank for job in chosen] == ([0] * 7 + [2]) * 2
-    chosen, _ = choose([*late, *online], 3, replace(turns, num_places=6), ageing_s=AGEING_S)
+    chosen, _ = choose([*late, *online], 3, replace(turns, num_turns=6), ageing_s=AGEING_S)
     assert [job.class_rank for job in chosen] == [0, 2, 0]
 
 
 def test_a_line_that_ran_empty_keeps_no_credit() -> None:
     """Else a tenant that comes now and then would save up for a burst."""
     small, big = job(0, cost=1), job(1, cost=2000)
-    _, turns = choose([small, big], 1, Turns(), ageing_s=AGEING_S)
-    assert turns.credit == {small.line: QUANTUM - 1}
+    _, turns = choose([small, big], 1, RoundRobinState(), ageing_s=AGEING_S)
+    assert turns.credit == {small.flow: QUANTUM - 1}
     _, turns = choose([big], 1, turns, ageing_s=AGEING_S)
     assert turns.credit == {}
 
@@ -162,7 +164,7 @@ def test_priority_then_deadline_then_age_within_a_tenant() -> None:
 
 def test_a_tenant_with_one_job_passes_a_tenant_with_a_thousand() -> None:
     many = [job(n, "ten_a", cost=2000) for n in range(1000)]
-    chosen, turns = choose(many, 3, Turns(), ageing_s=AGEING_S)
+    chosen, turns = choose(many, 3, RoundRobinState(), ageing_s=AGEING_S)
     newcomer = job(5000, "ten_b", cost=2000)
     left = [job for job in many if job not in chosen]
     assert "job_5000" in ids(choose([*left, newcomer], 2, turns, ageing_s=AGEING_S)[0])

@@ -12,7 +12,7 @@ from store.jobs.jobs import get
 from store.payloads.job_payload import ServiceClass
 from store.scheduling.dispatch_queries import (
     QueueDepth,
-    Rota,
+    RoundRobin,
     claim_candidates,
     forget_announcements,
     take_stale,
@@ -120,8 +120,8 @@ class TestFairOrder:
     ) -> None:
         many = [accept_one(announce=False, cost_tokens=1024) for _ in range(9)]
         few = [accept_one(announce=False, cost_tokens=2048, tenant_id=other_tenant) for _ in range(3)]
-        rota = Rota()
-        order = [job_id for _ in range(12) for job_id in take_waiting(db, QUEUE, 1, rota)]
+        round_robin = RoundRobin()
+        order = [job_id for _ in range(12) for job_id in take_waiting(db, QUEUE, 1, round_robin)]
         if tenant < other_tenant:
             assert order[:6] == [many[0], many[1], few[0], many[2], many[3], few[1]]
         else:
@@ -140,7 +140,7 @@ class TestFairOrder:
         query("UPDATE jobs SET created_at = now() - interval '2 min' WHERE id = :id", id=batch[2])
         query("UPDATE jobs SET created_at = now() - interval '1 min' WHERE id = :id", id=batch[1])
         online = [accept_one(announce=False, service_class=ServiceClass.INTERACTIVE) for _ in range(20)]
-        taken = take_waiting(db, QUEUE, 17, Rota(ageing_s=30))
+        taken = take_waiting(db, QUEUE, 17, RoundRobin(ageing_s=30))
         assert (taken[7], taken[15]) == (batch[2], batch[1])
         assert [job_id for job_id in taken if job_id not in batch] == online[:15]
 
@@ -154,8 +154,8 @@ class TestFairOrder:
     ) -> None:
         template = accept_one(announce=False)
         _multiply(query, template, num_tenants=600, num_jobs=600)
-        rota, taken = Rota(), list[str]()
-        while fresh := take_waiting(db, QUEUE, 200, rota):
+        round_robin, taken = RoundRobin(), list[str]()
+        while fresh := take_waiting(db, QUEUE, 200, round_robin):
             taken += fresh
         assert len(taken) == len(set(taken)) == 601
 
@@ -166,8 +166,8 @@ class TestFairOrder:
 
         def take() -> list[str]:
             barrier.wait(20)
-            rota = Rota()
-            return [job_id for _ in range(40) for job_id in take_waiting(db, QUEUE, 10, rota)]
+            round_robin = RoundRobin()
+            return [job_id for _ in range(40) for job_id in take_waiting(db, QUEUE, 10, round_robin)]
 
         with ThreadPoolExecutor(4) as pool:
             taken = [job_id for done in [pool.submit(take) for _ in range(4)] for job_id in done.result(60)]

@@ -11,7 +11,7 @@ from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.jobs import NewJob, accept
 from store.payloads.job_payload import ServiceClass
 from store.scheduling.dispatch_queries import waiting_queues
-from store.scheduling.fair_share import Entry, Lately, read_entries, within_share
+from store.scheduling.fair_share import LaneCandidate, RecentMaximum, read_candidates, within_share
 from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.store.making import MakeJob, Query
@@ -29,20 +29,24 @@ def flooded(db: Database, make_job: MakeJob) -> list[NewJob]:
     return jobs
 
 
-def entries(tenant_id: str, count: int, rank: int = 1) -> list[Entry]:
-    return [Entry(f"job_{number}", QUEUE, tenant_id, rank) for number in range(count)]
+def entries(tenant_id: str, count: int, rank: int = 1) -> list[LaneCandidate]:
+    return [LaneCandidate(f"job_{number}", QUEUE, tenant_id, rank) for number in range(count)]
 
 
 @pytest.mark.usefixtures("flooded")
 def test_another_tenants_jobs_go_ahead_up_to_its_even_share(
     db: Database, tenant: str, other_tenant: str, make_job: MakeJob
 ) -> None:
-    assert within_share(db, entries(tenant, 3), Lately()) == set(), "it has more than its share"
-    assert within_share(db, entries(other_tenant, 9), Lately()) == {"job_0", "job_1", "job_2", "job_3"}, "half of eight"
+    assert within_share(db, entries(tenant, 3), RecentMaximum()) == set(), "it has more than its share"
+    assert within_share(db, entries(other_tenant, 9), RecentMaximum()) == {"job_0", "job_1", "job_2", "job_3"}, (
+        "half of eight"
+    )
     accept(db, [make_job(tenant_id=other_tenant, goes_ahead=True) for _ in range(3)])
-    assert within_share(db, entries(other_tenant, 9), Lately()) == {"job_0"}, "three are announced"
-    third = [Entry("job_x", QUEUE, "ten_third", 1)]
-    assert within_share(db, [*entries(other_tenant, 1), *third], Lately()) == {"job_x"}, "a third of eight is two"
+    assert within_share(db, entries(other_tenant, 9), RecentMaximum()) == {"job_0"}, "three are announced"
+    third = [LaneCandidate("job_x", QUEUE, "ten_third", 1)]
+    assert within_share(db, [*entries(other_tenant, 1), *third], RecentMaximum()) == {"job_x"}, (
+        "a third of eight is two"
+    )
 
 
 @pytest.mark.usefixtures("flooded")
@@ -50,24 +54,24 @@ def test_the_announced_are_not_counted_twice(db: Database, other_tenant: str, ma
     jobs = [make_job(tenant_id=other_tenant, goes_ahead=True) for _ in range(6)]
     accept(db, jobs)
     ids = [job.id for job in jobs]
-    assert within_share(db, read_entries(db, ids), Lately(), are_announced=True) == set(ids[:4])
+    assert within_share(db, read_candidates(db, ids), RecentMaximum(), are_announced=True) == set(ids[:4])
 
 
 @pytest.mark.usefixtures("flooded")
 def test_a_better_class_is_not_overtaken(db: Database, tenant: str, other_tenant: str, make_job: MakeJob) -> None:
     accept(db, [make_job(announce=False, service_class=ServiceClass.INTERACTIVE)])
-    assert within_share(db, entries(other_tenant, 1), Lately()) == set()
-    assert within_share(db, entries(other_tenant, 1, rank=0), Lately()) == {"job_0"}
+    assert within_share(db, entries(other_tenant, 1), RecentMaximum()) == set()
+    assert within_share(db, entries(other_tenant, 1, rank=0), RecentMaximum()) == {"job_0"}
 
 
 def test_what_ran_a_moment_ago_counts_where_nothing_does_any_more(
     db: Database, flooded: list[NewJob], other_tenant: str
 ) -> None:
     now = 100.0
-    lately = Lately(clock=lambda: now)
+    lately = RecentMaximum(clock=lambda: now)
     assert within_share(db, entries(other_tenant, 5), lately) == {"job_0", "job_1", "job_2", "job_3"}
     assert len(release(db, [Release(job.id, 1) for job in flooded[:8]])) == 8
-    assert within_share(db, entries(other_tenant, 5), Lately()) == set()
+    assert within_share(db, entries(other_tenant, 5), RecentMaximum()) == set()
     assert within_share(db, entries(other_tenant, 5), lately) == {"job_0", "job_1", "job_2", "job_3"}
     now += 1.1
     assert within_share(db, entries(other_tenant, 5), lately) == set()
@@ -77,11 +81,11 @@ def test_alone_or_where_nothing_runs_nobody_goes_ahead(
     db: Database, tenant: str, other_tenant: str, make_job: MakeJob
 ) -> None:
     accept(db, [make_job() for _ in range(3)])
-    assert within_share(db, entries(other_tenant, 1), Lately()) == set()
+    assert within_share(db, entries(other_tenant, 1), RecentMaximum()) == set()
     ours = make_job()
     accept(db, [ours])
     claim(db, "w", QUEUE, [ours.id], 30)
-    assert within_share(db, entries(tenant, 1), Lately()) == set()
+    assert within_share(db, entries(tenant, 1), RecentMaximum()) == set()
 
 
 @pytest.mark.usefixtures("flooded")
@@ -128,7 +132,7 @@ def test_running_jobs_are_found_without_the_entries_of_those_that_ended(
         finish(db, [Finish(one.job_id, one.epoch, JobState.CANCELLED, None, None, None) for one in part])
     query("ANALYZE jobs")
     looks = {
-        "within_share": lambda: within_share(single, entries(tenant, 1), Lately()),
+        "within_share": lambda: within_share(single, entries(tenant, 1), RecentMaximum()),
         "waiting_queues": lambda: waiting_queues(single),
     }
     read = [blocks_read(single, looks[look]) for _ in range(4)]

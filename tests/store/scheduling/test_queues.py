@@ -15,7 +15,7 @@ from store.jobs.jobs import accept, get, request_cancel
 from store.jobs.sweeps import expire_overdue, sweep_leases
 from store.payloads.job_payload import ServiceClass
 from store.scheduling import backlog as backlogs
-from store.scheduling.backlog import Backlog, Load, Place, find_place, read_backlog, too_long_a_wait_s
+from store.scheduling.backlog import Backlog, Load, QueuePosition, find_position, read_backlog, too_long_a_wait_s
 from store.scheduling.dispatch_queries import take_waiting
 from store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues
 from store.scheduling.service_rate import KNOWN_FOR_S, Rate
@@ -206,7 +206,7 @@ class TestViews:
 
 def positions(db: Database, tenant: str, job_ids: list[str]) -> list[int | None]:
     backlog = read_backlog(db)
-    places = [find_place(db, backlog, get(db, tenant, job_id)) for job_id in job_ids]
+    places = [find_position(db, backlog, get(db, tenant, job_id)) for job_id in job_ids]
     return [place and place.position for place in places]
 
 
@@ -252,13 +252,13 @@ class TestPlaces:
     ) -> None:
         ids = [accept_one(announce=False, cost_tokens=100) for _ in range(4)]
 
-        def place() -> tuple[Backlog, Place]:
+        def place() -> tuple[Backlog, QueuePosition]:
             backlog = read_backlog(db)
-            found = find_place(db, backlog, get(db, tenant, ids[-1]))
+            found = find_position(db, backlog, get(db, tenant, ids[-1]))
             assert found is not None
             return backlog, found
 
-        assert place()[1] == Place(position=4, starts_at=None)
+        assert place()[1] == QueuePosition(position=4, starts_at=None)
         measure(db, 1.0, 10.0)
         backlog, found = place()
         assert found.starts_at is not None
