@@ -1,11 +1,11 @@
-"""``headrace audit``: the audit log as JSON lines, its heads, and whether it is what was written.
+"""``headrace audit``: export the audit log as JSON lines, print its heads, and verify its hash chains.
 
-Reads the database with DATABASE_URL, or that of the running stack; an exported file without any.
+Reads the database of DATABASE_URL, or of the running local stack. An exported file is verified without a database.
 """
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -28,17 +28,18 @@ from store.tenants.api_keys import find_tenant
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The audit log: export, verify, head.")
 
+# A row, or None for a line that is no row, and its position: rows or bytes from the start.
 Found = tuple[Row | None, int]
 
 TenantOption = Annotated[
-    str | None, typer.Option(help="Only this tenant's chain, by its name; `system`: what belongs to no tenant.")
+    str | None, typer.Option(help="Only this tenant's chain, by its name; `system`: entries without a tenant.")
 ]
 _SYSTEM = "system"
 
 
 @app.command("export")
 def export(tenant: TenantOption = None) -> None:
-    """Write the log to stdout, one row a line; `headrace audit verify FILE` reads it again."""
+    """Write the log to stdout, one row per line; `headrace audit verify FILE` verifies it."""
     db = database()
     try:
         for row in _rows(db, _chains(db, tenant)):
@@ -50,7 +51,7 @@ def export(tenant: TenantOption = None) -> None:
 
 @app.command("head")
 def head() -> None:
-    """Print where each chain stands, one a line, to be kept where the database's owner cannot change it."""
+    """Print the head of each chain, one per line. Keep them where the database's owner cannot change them."""
     key = load_settings().audit_head_key
     db = database()
     try:
@@ -65,13 +66,13 @@ def head() -> None:
 def verify(
     file: Annotated[Path | None, typer.Argument(help="An exported log; default: the database's.")] = None,
     head_file: Annotated[
-        Path | None, typer.Option("--head", help="What `headrace audit head` printed, or a dispatcher's log.")
+        Path | None, typer.Option("--head", help="The output of `headrace audit head`, or a dispatcher's log.")
     ] = None,
     tenant: TenantOption = None,
-    most: Annotated[int, typer.Option(help="Stop after this many findings.", min=1)] = 100,
+    most: Annotated[int, typer.Option(help="Stop after this number of findings.", min=1)] = 100,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether the log is what was written: exit 0, or name each row that is not and exit 1."""
+    """Verify the log: exit 0 if it is unchanged, else print the first broken link of each chain and exit 1."""
     heads = [] if head_file is None else _heads(head_file)
     report = _verify_database(heads, tenant, most) if file is None else _verify_file(file, heads, most)
     data = {"verified": report.is_good, "findings": report.findings, "summary": report.summary}
@@ -82,7 +83,7 @@ def verify(
 
 @dataclass(frozen=True)
 class _Report:
-    """What is wrong, a sentence each, and a last one on the whole."""
+    """The findings, one sentence each, and a summary."""
 
     findings: list[str]
     summary: str
@@ -93,17 +94,17 @@ def _verify_database(heads: list[Head], tenant: str | None, most: int) -> _Repor
     db = database()
     try:
         guards = [
-            f"the trigger {name} is gone or off: rows can be written that are not chained"
+            f"the trigger {name} is gone or off: the log is not protected"
             for name in audit_log.missing_guards(db)
         ]
-        # Before the rows: what is written meanwhile is more than they tell of, not less.
-        ends, chains = audit_log.ends(db), _chains(db, tenant)
+        # Read the heads before the rows: a row that is written meanwhile only makes its chain longer.
+        recorded, chains = audit_log.recorded_heads(db), _chains(db, tenant)
         if tenant is not None:
             names = {chain or _SYSTEM for chain in chains}
-            heads, ends = ([one for one in some if one.chain in names] for some in (heads, ends))
+            heads, recorded = ([one for one in some if one.chain in names] for some in (heads, recorded))
         num_rows = sum(one.seq for one in audit_log.heads(db))
         found = ((row, number) for number, row in enumerate(_rows(db, chains), start=1))
-        report = _verify(found, num_rows, heads, most, ends)
+        report = _verify(found, num_rows, heads, most, recorded)
         return _Report([*guards, *report.findings], report.summary, report.is_good and not guards)
     finally:
         db.close()
@@ -114,12 +115,14 @@ def _verify_file(file: Path, heads: list[Head], most: int) -> _Report:
         return _verify(_parsed(lines), file.stat().st_size, heads, most)
 
 
-def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int, ends: Sequence[Head] = ()) -> _Report:
-    """Read rows, each with how far it is of ``total``, and return what is wrong.
+def _verify(
+    found: Iterable[Found], total: int, heads: list[Head], most: int, recorded: Iterable[Head] = ()
+) -> _Report:
+    """Verify rows, of which the last has the position ``total``.
 
-    ``heads`` were kept elsewhere, ``ends`` beside the rows.
+    ``heads`` were kept elsewhere; ``recorded`` are those of the database.
     """
-    verifier = Verifier([*ends, *heads])
+    verifier = Verifier([*recorded, *heads])
     findings = list(islice(_findings(verifier, _shown(found, total)), most))
     if len(findings) == most:
         return _Report(findings, f"stopped after {most} findings: --most N shows more", is_good=False)
@@ -128,21 +131,21 @@ def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int, en
     read = f"{verifier.num_rows} rows of {verifier.num_chains} chains"
     if findings:
         return _Report(findings, f"{read}: {len(findings)} findings", is_good=False)
-    against = f"and agree with {len(heads)} heads" if heads else "(that no end is cut off, only a --head can tell)"
+    against = f"and agree with {len(heads)} heads" if heads else "(only a --head can show that no end is cut off)"
     return _Report([], f"{read} are as they were written {against}", is_good=True)
 
 
 def _findings(verifier: Verifier, found: Iterable[Found]) -> Iterator[str]:
     for row, where in found:
         if row is None:
-            yield f"the line that ends at byte {where} is not a JSON object, or says a field twice"
-        else:
-            yield from map(str, verifier.feed(row))
-    yield from map(str, verifier.end())
+            yield f"the line that ends at byte {where} is not a JSON object, or has a field twice"
+        elif (finding := verifier.check(row)) is not None:
+            yield str(finding)
+    yield from map(str, verifier.check_ends())
 
 
 def _shown(found: Iterable[Found], total: int) -> Iterator[Found]:
-    """Yield what is found, and show on a terminal how far it is."""
+    """Yield the rows, and show a progress bar on a terminal."""
     columns = (TextColumn("verifying"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("", total=total)
@@ -160,10 +163,10 @@ def _parsed(lines: BinaryIO) -> Iterator[Found]:
 
 
 def _row(line: bytes) -> Row | None:
-    """Return the object that a line is, None if it is none or has a field twice, which others may read otherwise."""
+    """Return the line's JSON object; None if it is no object, or has a field twice and so is ambiguous."""
     try:
         row = orjson.loads(line)
-        if canonical(row) != line.rstrip():  # as we do not write it
+        if canonical(row) != line.rstrip():  # an export of Headrace is always canonical
             json.loads(line, object_pairs_hook=_check_names)
     except (ValueError, TypeError, RecursionError):
         return None

@@ -1,9 +1,10 @@
-"""The audit log: who did what to which resource. Written in the transaction of the deed, so that neither is without
-the other. Knows no prompt and no secret: callers pass names and ids only, and of what was before and after a hash is
-kept, not the value.
+"""The audit log: the actor, the action and the resource of each change.
 
-Where a deed came from need not be handed down to here: the API binds each request's id and address to its context,
-which its threads inherit. Whoever binds nothing is named by the user and the host of the process.
+A row is written in the transaction of its change: both are committed, or neither. A row holds no prompt and no secret:
+callers pass names and ids only. The state before and after is stored as a hash.
+
+The API binds each request's id and address to the context, and its threads inherit them. Without a bound caller the
+address is the user and the host of the process.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ MAX_ADDRESS_CHARS = 255
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One deed. ``before_hash`` and ``after_hash``: SHA-256 in hex of what the resource was and became."""
+    """One action. ``before_hash`` and ``after_hash``: SHA-256 in hex of the resource's state before and after it."""
 
     id: int
     tenant_id: str | None
@@ -42,36 +43,37 @@ class AuditEntry:
     request_id: str | None
     address: str | None
     at: datetime
-    # Its place in the tenant's chain: see ``store.audit.hash_chain``.
+    # The place in the tenant's hash chain: see ``store.audit.hash_chain``.
     seq: int
     prev_hash: str
     hash: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Caller:
+class _RequestOrigin:
     request_id: str | None
     address: str | None
 
 
-_caller: ContextVar[_Caller | None] = ContextVar("headrace_audit_caller", default=None)
+_caller: ContextVar[_RequestOrigin | None] = ContextVar("headrace_audit_caller", default=None)
 
 
 def bind_caller(request_id: str, address: str | None) -> None:
-    """Let what is recorded in this context, and in the threads that it starts, carry the request and its address."""
-    _caller.set(_Caller(request_id, address))
+    """Set the request id and the address of the entries that this context, and its threads, will record."""
+    _caller.set(_RequestOrigin(request_id, address))
 
 
 @cache
 def _process_address() -> str:
-    """``user@host``: by the user's number, not by what the environment claims."""
+    """``user@host``: the user is looked up by its number, because environment variables can be set by the caller."""
     try:
         user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user need not be in the password file
+    except KeyError:  # a container's user may be missing in the password file
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
 
+# Adds one entry; a trigger fills in its place, time and hashes.
 _RECORD = text("""
 INSERT INTO audit_log (tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address)
 VALUES (
@@ -93,12 +95,12 @@ def record(
     after: object = None,
     address: str | None = None,
 ) -> None:
-    """Write one entry. ``tenant_id`` None is for what belongs to nobody, such as the model registry.
+    """Write one entry. ``tenant_id`` None: the resource belongs to no tenant, such as a model of the registry.
 
-    ``before`` and ``after`` are JSON values of which only the hash is stored; None: there was or is nothing. Request
-    and address are the context's unless they are given.
+    ``before`` and ``after`` are JSON values of which only the hash is stored; None: the resource did not exist. The
+    default request id and address are those of the context.
     """
-    caller = _caller.get() or _Caller(None, _process_address())
+    caller = _caller.get() or _RequestOrigin(None, _process_address())
     values = {
         "tenant_id": tenant_id,
         "actor": actor,
@@ -120,13 +122,13 @@ def hash_of(value: object) -> str | None:
     try:
         return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
     except orjson.JSONEncodeError:
-        # From None: the encoder's message may quote the value.
+        # Without the cause: the encoder's message may quote the value.
         raise InvalidRequest("a value cannot be hashed: it is not JSON") from None
 
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """Which entries: from a time on and before one, in Unix seconds; only these actions, actors, resources."""
+    """Conditions on entries: since a time, until a time (Unix seconds), and lists of actions, actors and resources."""
 
     since_s: int | None = None
     until_s: int | None = None
@@ -135,6 +137,7 @@ class EntryFilter:
     resources: Sequence[str] | None = None
 
 
+# One tenant's entries that meet the conditions; a condition that is NULL does not count.
 _ENTRIES = """
 SELECT
     id, tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address, at, seq, prev_hash,
@@ -162,9 +165,10 @@ def list_entries(
     older_than: int | None = None,
     newer_than: int | None = None,
 ) -> list[AuditEntry]:
-    """Return the tenant's newest entries, newest first, on this side of the ids that are given.
+    """Return a page of the tenant's entries, newest first.
 
-    With ``newer_than`` alone: those that come next to it, still newest first.
+    ``older_than`` and ``newer_than`` are ids of neighbouring pages. With ``newer_than`` alone the page is the one next
+    to that id.
     """
     values = asdict(only or EntryFilter()) | {"tenant_id": tenant_id, "limit": limit}
     is_backwards = newer_than is not None and older_than is None

@@ -1,6 +1,6 @@
-"""Heads of the audit chains as they are kept outside of the database: a line of JSON each, signed if there is a key.
+"""Heads of the audit chains in files outside the database: one line of JSON each, signed if there is a key.
 
-A line may as well be one of a dispatcher's log, which tells of every head that has moved. Reads no database.
+A dispatcher also logs each head that has changed, so its log can be read too. Reads no database.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ def head_fields(head: Head, key: str = "") -> dict[str, Any]:
 
 
 def read_heads(lines: Iterable[bytes], key: str = "") -> list[Head]:
-    """Return the heads that the lines tell of; events of a log that are no heads are passed over.
+    """Return the heads in the lines; other events of a log are skipped.
 
-    Raises InvalidRequest, which names the line, for one that is no head, or with a key for one that it did not sign.
+    Raises InvalidRequest, which names the line, for a line that is no head, or is not signed with the key.
     """
     heads = []
     for number, line in enumerate(lines, start=1):

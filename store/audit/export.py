@@ -1,7 +1,7 @@
-"""Whole chains of the audit log, for whoever verifies or exports them, and their heads.
+"""Reads whole chains of the audit log, to verify or export them, and their heads.
 
-A chain is read in pages, each by its own statement: the log only grows, so a long one needs no long transaction, and
-no more memory than a short one.
+Each page of a chain is read by its own statement. This is safe because the log only grows. A long chain therefore needs
+neither a long transaction nor more memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,23 +14,23 @@ from store.db.database import Database
 
 PAGE_ROWS = 2000
 
-# The fields of ``store.audit.hash_chain.FIELDS`` and the hash; the time as it is hashed.
+# A row with the fields of ``store.audit.hash_chain.FIELDS`` and the hash; the time is in the form that is hashed.
 _ROW = """
 SELECT
     action, actor, address, after_hash, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US"Z"') AS at,
     before_hash, detail, hash, id, prev_hash, request_id, resource, seq, tenant_id, version
 FROM audit_log WHERE """
 _MORE = " AND seq >= :seq AND (seq, id) > (:seq, :id) ORDER BY seq, id LIMIT :limit"
-# Only a log that has lost its constraints has such rows.
+# Rows without a place exist only if the table's constraints were removed.
 _NO_PLACE = " AND seq IS NULL ORDER BY id LIMIT :limit"
 
 _OF_TENANT = {part: text(f"{_ROW}tenant_id = :tenant_id{part}") for part in (_MORE, _NO_PLACE)}
-_OF_NOBODY = {part: text(f"{_ROW}tenant_id IS NULL{part}") for part in (_MORE, _NO_PLACE)}
+_OF_SYSTEM = {part: text(f"{_ROW}tenant_id IS NULL{part}") for part in (_MORE, _NO_PLACE)}
 
 
 def pages(db: Database, tenant_id: str | None) -> Iterator[list[Row]]:
-    """Yield the rows of a chain in its order, as they are hashed and exported; None: the chain ``system``."""
-    statements = _OF_NOBODY if tenant_id is None else _OF_TENANT
+    """Yield a chain's rows in order, in pages, in the form that is hashed and exported; None: the chain ``system``."""
+    statements = _OF_SYSTEM if tenant_id is None else _OF_TENANT
     values: dict[str, Any] = {"limit": PAGE_ROWS} | ({} if tenant_id is None else {"tenant_id": tenant_id})
     yield _page(db, tenant_id, statements[_NO_PLACE], values)
     values |= {"seq": -(1 << 62), "id": -(1 << 62)}
@@ -50,7 +50,7 @@ def rows(db: Database, tenant_id: str | None) -> Iterator[Row]:
         yield from page
 
 
-# One step in the index from each tenant to the next, however many rows they have.
+# All tenants with entries: one step in the index for each tenant, whatever the number of its rows.
 _TENANTS = """
 WITH RECURSIVE chains (tenant_id) AS (
     (SELECT tenant_id FROM audit_log WHERE tenant_id IS NOT NULL ORDER BY tenant_id LIMIT 1)
@@ -60,6 +60,7 @@ WITH RECURSIVE chains (tenant_id) AS (
 )
 """
 
+# The tenants that have a chain; NULL stands for the chain ``system``.
 _CHAINS = text(f"""{_TENANTS}
 SELECT tenant_id FROM chains WHERE tenant_id IS NOT NULL
 UNION ALL (SELECT NULL WHERE EXISTS (SELECT FROM audit_log WHERE tenant_id IS NULL))
@@ -67,11 +68,12 @@ UNION ALL (SELECT NULL WHERE EXISTS (SELECT FROM audit_log WHERE tenant_id IS NU
 
 
 def chains(db: Database) -> Sequence[str | None]:
-    """Return whose chains there are; None is the chain ``system``."""
+    """Return the tenants that have a chain; None is the chain ``system``."""
     with db.autocommit() as connection:
         return connection.execute(_CHAINS).scalars().all()
 
 
+# The newest row of each chain, and the time now.
 _HEADS = text(f"""{_TENANTS}
 SELECT newest.tenant_id, newest.seq, newest.hash, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
 FROM chains CROSS JOIN LATERAL (
@@ -85,33 +87,35 @@ UNION ALL (
 
 
 def heads(db: Database) -> list[Head]:
-    """Return where every chain stands."""
+    """Return the head of each chain, from the newest row in the log."""
     with db.autocommit() as connection:
         return [Head(chain_of(tenant), seq, digest, at) for tenant, seq, digest, at in connection.execute(_HEADS)]
 
 
-_ENDS = text("""
+# The newest row of each chain, as the trigger recorded it.
+_RECORDED_HEADS = text("""
 SELECT chain, seq, hash, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
 FROM audit_heads ORDER BY chain
 """)
 
 
-def ends(db: Database) -> list[Head]:
-    """Return where every chain ended when it was last written to, as the trigger noted it beside the log.
+def recorded_heads(db: Database) -> list[Head]:
+    """Return the head of each chain, as the trigger recorded it in ``audit_heads`` when the chain was last written.
 
-    Whoever cuts off an end and forgets these is found out without a head that was kept elsewhere.
+    They show that the end of a chain was cut off, even if no head was kept elsewhere.
     """
     with db.autocommit() as connection:
-        return [Head(*row) for row in connection.execute(_ENDS)]
+        return [Head(*row) for row in connection.execute(_RECORDED_HEADS)]
 
 
+# The triggers on the log, and whether they are on.
 _GUARDS = text("SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'audit_log'::regclass AND NOT tgisinternal")
-# O: for every session but those of replication, which copy rows as they are. A: for every session.
+# O: on, except in replication sessions, which copy rows unchanged. A: on in every session.
 _NEEDED = {"headrace_audit_chained": "O", "headrace_audit_append_only": "A"}
 
 
 def missing_guards(db: Database) -> list[str]:
-    """Return the names of the triggers that keep the log append-only and chained, as far as they are gone or off."""
+    """Return the names of the triggers that should keep the log append-only and chained, but are missing or off."""
     with db.autocommit() as connection:
         found = {row.tgname: row.tgenabled for row in connection.execute(_GUARDS)}
     return [name for name, state in _NEEDED.items() if found.get(name) != state]

@@ -77,17 +77,17 @@ def test_what_is_exported_is_verified_without_a_database(
     good = run("verify", log, "--head", heads)
     assert (good.exit_code, "agree with 3 heads" in good.stdout) == (0, True)
     alone = run("verify", acme)
-    assert (alone.exit_code, "only a --head can tell" in alone.stdout) == (0, True)
+    assert (alone.exit_code, "only a --head can show" in alone.stdout) == (0, True)
     bad = tmp_path / "bad.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     for forged, said in (
         ([*lines[:2], lines[2].replace(b"tests", b"nobody"), *lines[3:]], f"row {rows[2]['id']}: changed"),
-        (lines[:2] + lines[3:], f"is missing between row {rows[1]['id']} and row {rows[3]['id']}"),
-        (lines[:1] + lines[2:3] + lines[1:2] + lines[3:], "reordered"),
+        (lines[:2] + lines[3:], f"row {rows[3]['id']}: missing: place 3 is not between row {rows[1]['id']}"),
+        (lines[:1] + lines[2:3] + lines[1:2] + lines[3:], f"row {rows[2]['id']}: missing: place 2"),
         (lines[:3] + lines[4:], "place 4: cut"),
-        ([*lines, lines[2]], f"row {rows[2]['id']}: inserted"),
+        ([*lines, lines[2]], f"row {rows[2]['id']}: reordered"),
         ([*lines, lines[2][:50]], "is not a JSON object"),
-        ([*lines[:2], b'{"actor":"nobody",' + lines[2][1:], *lines[3:]], "says a field twice"),
+        ([*lines[:2], b'{"actor":"nobody",' + lines[2][1:], *lines[3:]], "has a field twice"),
     ):
         bad.write_bytes(b"".join(forged))
         result = run("verify", bad, "--head", heads)
@@ -131,7 +131,7 @@ def test_an_end_that_was_cut_off_is_noticed_without_a_head(run: Run, db: Databas
     # What is written later does not cover it up: it is chained to where the chain ended.
     api_keys.create_key(db, acme, "k", ["audit:read"], actor="tests")
     result = run("verify")
-    assert (result.exit_code, f"{acme}: place 3: missing: rows 3 to 4" in result.stdout) == (1, True)
+    assert (result.exit_code, ": missing: places 3 to 4" in result.stdout) == (1, True)
 
 
 def test_a_last_row_that_was_written_anew_is_noticed_without_a_head(run: Run, db: Database) -> None:
@@ -165,7 +165,7 @@ def test_the_documented_program_verifies_by_hand(run: Run, tmp_path: Path) -> No
         assert not verifies(bad)
 
 
-def test_what_was_done_to_the_table_is_named(run: Run, db: Database, tmp_path: Path) -> None:
+def test_changes_to_the_table_are_found(run: Run, db: Database, tmp_path: Path) -> None:
     heads = tmp_path / "heads.jsonl"
     heads.write_bytes(run("head").stdout_bytes)
     assert run("verify", "--head", heads, "--tenant", "acme").exit_code == 0
@@ -177,8 +177,9 @@ def test_what_was_done_to_the_table_is_named(run: Run, db: Database, tmp_path: P
         connection.execute(text("DELETE FROM audit_log WHERE id = :id"), {"id": last})
     result = run("verify", "--head", heads)
     assert result.exit_code == 1
-    for said in (f"row {before}: changed", ": cut", "headrace_audit_append_only is gone or off", "2 findings"):
-        assert said in result.stdout
+    # The same chain was also cut, but only its first broken link is reported.
+    for line in (f"row {before}: changed", "headrace_audit_append_only is gone or off", "1 findings"):
+        assert line in result.stdout
     stopped = run("verify", "--most", "1")
     assert (stopped.exit_code, "stopped after 1 findings" in stopped.stdout) == (1, True)
     with db.begin() as connection:
