@@ -94,8 +94,7 @@ def _verify_database(heads: list[Head], tenant: str | None, most: int) -> _Repor
     db = database()
     try:
         guards = [
-            f"the trigger {name} is gone or off: the log is not protected"
-            for name in audit_log.missing_guards(db)
+            f"the trigger {name} is gone or off: the log is not protected" for name in audit_log.missing_guards(db)
         ]
         # Read the heads before the rows: a row that is written meanwhile only makes its chain longer.
         recorded, chains = audit_log.recorded_heads(db), _chains(db, tenant)
@@ -115,9 +114,7 @@ def _verify_file(file: Path, heads: list[Head], most: int) -> _Report:
         return _verify(_parsed(lines), file.stat().st_size, heads, most)
 
 
-def _verify(
-    found: Iterable[Found], total: int, heads: list[Head], most: int, recorded: Iterable[Head] = ()
-) -> _Report:
+def _verify(found: Iterable[Found], total: int, heads: list[Head], most: int, recorded: Iterable[Head] = ()) -> _Report:
     """Verify rows, of which the last has the position ``total``.
 
     ``heads`` were kept elsewhere; ``recorded`` are those of the database.
