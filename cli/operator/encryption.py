@@ -131,7 +131,7 @@ def _look(db: Database, seen: _Seen, *, reseal: bool) -> Iterator[tuple[str, Cou
                 yield _STREAMS, stream_log.sealing_keys(client)
 
 
-def _pages(db: Database, target: Target, *, reseal: bool) -> Iterator[reencryption.Page]:
+def _pages(db: Database, target: Target, *, reseal: bool) -> Iterator[reencryption.KeyUsage]:
     return reencryption.pages(db, target, limit=_ROWS, reseal=reseal)
 
 

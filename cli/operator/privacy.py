@@ -60,7 +60,7 @@ def set_(
         raise InvalidRequest("name what to keep for how long, such as --outputs-days 3")
     with _database() as db:
         tenant_id = find_tenant(db, tenant)
-        now = retention.read_standing(db, retention.defaults(load_settings()), tenant_id).operator.given()
+        now = retention.read_retention(db, retention.defaults(load_settings()), tenant_id).operator.given()
         wanted = now | {name: _seconds(name, value) for name, value in named.items()}
         found = Retention(**{name: value for name, value in wanted.items() if value is not None})
         retention.set_retention(db, tenant_id, found, set_by=SetBy.OPERATOR, actor=_ACTOR)
@@ -84,9 +84,9 @@ def purge(
         done = found
         if yes:
             digests = open_digests(load_settings(), db.vault)
-            purges.note(db, scope, "contents.purging", found, digests=digests, actor=_PURGE)
+            purges.record_purge(db, scope, "contents.purging", found, digests=digests, actor=_PURGE)
             done = _purge(db, scope, found)
-            purges.note(db, scope, "contents.purged", done, digests=digests, actor=_PURGE)
+            purges.record_purge(db, scope, "contents.purged", done, digests=digests, actor=_PURGE)
     told = f"forgot {_counts(done)}" if yes else f"would forget {_counts(found)}: say --yes to do it"
     if found["live"]:
         told += f"\n{found['live']} jobs, or their batches, have not ended: cancel them, and purge again"
@@ -102,7 +102,7 @@ def _purge(db: Database, scope: Scope, found: dict[str, int]) -> dict[str, int]:
             bar = progress.add_task(kind, total=found[kind])
             after: str | None = ""
             while after is not None:
-                step = purges.step(db, kind, scope, after=after, limit=_ROWS)
+                step = purges.purge_step(db, kind, scope, after=after, limit=_ROWS)
                 _forget_streams(step.job_ids)
                 done[kind] += step.num
                 after = step.after
@@ -135,18 +135,18 @@ def _seconds(name: str, given: str) -> int | None:
 
 
 def _print(db: Database, tenant_id: str, *, as_json: bool) -> None:
-    standing = retention.read_standing(db, retention.defaults(load_settings()), tenant_id)
+    standing = retention.read_retention(db, retention.defaults(load_settings()), tenant_id)
     words = {"operator": standing.operator, "own": standing.own, "default": standing.default}
     lines = [tenant_id]
     for name in NAMES:
         said = [f"{whose} {_days(given[name])}" for whose, one in words.items() if name in (given := one.given())]
-        holds = standing.holds.given().get(name)
+        holds = standing.effective.given().get(name)
         beside = f" ({', '.join(said)})" if said else ""
         shown = "until they are deleted" if holds is None else f"{_days(holds)} days"
         lines.append(f"  {name.removesuffix('_s'):<12} {shown}{beside}")
     data = {
         "tenant": tenant_id,
-        "holds": standing.holds.given(),
+        "holds": standing.effective.given(),
         **{whose: one.given() for whose, one in words.items()},
     }
     show_found(data, "\n".join(lines), as_json=as_json)

@@ -25,7 +25,7 @@ from producer_api.server.errors import internal_error
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.batches import batch_steps
-from store.batches.batch_steps import Live, NoRoom, Progress, TakenLine
+from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.db.leader_election import Leadership
@@ -67,33 +67,33 @@ class Step(Enum):
     PUBLISH = auto()
 
 
-def due(progress: Progress) -> Step:
+def due(progress: BatchProgress) -> Step:
     """Return what is due. A batch whose window is over takes no more lines; their jobs end at the same deadline."""
     batch = progress.batch
     match batch.status:
         case BatchStatus.VALIDATING:
             return Step.PUBLISH if progress.remaining_s <= 0 else Step.VALIDATE
         case BatchStatus.IN_PROGRESS:
-            num_taken = batch.num_completed + batch.num_failed + progress.num_under_way
+            num_taken = batch.num_completed + batch.num_failed + progress.num_unfinished
             if num_taken < batch.num_total and progress.remaining_s > 0:
                 return Step.TAKE_LINES
-            return Step.WAIT if progress.num_under_way else Step.FINALIZE
+            return Step.WAIT if progress.num_unfinished else Step.FINALIZE
         case BatchStatus.CANCELLING:
-            return Step.CANCEL_JOBS if progress.num_under_way else Step.PUBLISH
+            return Step.CANCEL_JOBS if progress.num_unfinished else Step.PUBLISH
         case BatchStatus.FINALIZING:
             return Step.PUBLISH
         case _:
             return Step.WAIT
 
 
-def num_to_take(num_under_way: int, num_live: int, num_tenants: int, most_under_way: int) -> int:
+def num_to_take(num_unfinished: int, num_live: int, num_tenants: int, most_under_way: int) -> int:
     """Return how many lines a batch may take now.
 
     Tenants share what may be under way, and the ``num_live`` batches of a tenant its share; a new one always begins.
     """
     of_tenant = max(FEWEST_UNDER_WAY, most_under_way // max(1, num_tenants))
     share = max(1, of_tenant // max(1, num_live))
-    return max(0, min(LINES_A_TURN, share - num_under_way))
+    return max(0, min(LINES_A_TURN, share - num_unfinished))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class BatchKeeper:
     def _turn(self) -> float:
         """Do pieces of what is due, at least one for every tenant; return the shortest pause that makes sense now."""
         self._tidy()
-        found = batch_steps.live(self._db)
+        found = batch_steps.list_live(self._db)
         self._turns.keep(found)
         for batch_id in self._works.keys() - {batch.id for batch in found}:
             self._put_down(batch_id)
@@ -198,10 +198,10 @@ class BatchKeeper:
             return TURN_S
         return WAITING_S if found else IDLE_S
 
-    def _advance(self, batch: Live) -> bool:
+    def _advance(self, batch: LiveBatch) -> bool:
         """Do the next piece for a batch; return False if there was none, or it failed."""
         try:
-            progress = batch_steps.harvest(self._db, batch.tenant_id, batch.id)
+            progress = batch_steps.count_ended_lines(self._db, batch.tenant_id, batch.id)
             if self._do(due(progress), progress) is not Step.WAIT:
                 self._turns.worked(batch)
                 return True
@@ -217,11 +217,11 @@ class BatchKeeper:
             self._turns.failed(batch)
         return False
 
-    def _fail(self, batch: Live, error: HeadraceError) -> None:
+    def _fail(self, batch: LiveBatch, error: HeadraceError) -> None:
         _log.warning("batch_waits", batch_id=batch.id, reason=error.message)
         self._turns.failed(batch)
 
-    def _do(self, step: Step, progress: Progress) -> Step:
+    def _do(self, step: Step, progress: BatchProgress) -> Step:
         """Do a piece of a step; return WAIT if there was nothing to do."""
         batch = progress.batch
         match step:
@@ -263,11 +263,11 @@ class BatchKeeper:
             return validate(self._db, self._blobs, self._lines, self._settings, batch)
         return publish(self._db, self._blobs, self._settings, batch)
 
-    def _take_lines(self, progress: Progress) -> int:
+    def _take_lines(self, progress: BatchProgress) -> int:
         """Make the next lines jobs, as many as may be under way; return how many that were."""
         batch, turns = progress.batch, self._turns
         num_live, most_under_way = turns.num_live(batch.tenant_id), self._settings.batch_lines_under_way
-        most = num_to_take(progress.num_under_way, num_live, turns.num_tenants, most_under_way)
+        most = num_to_take(progress.num_unfinished, num_live, turns.num_tenants, most_under_way)
         most = min(most, self._queue_limits.slack(batch.tenant_id))
         if most <= 0 or batch.input_digest is None:
             return 0
@@ -279,14 +279,14 @@ class BatchKeeper:
         owner = self._lines.owner(batch)
         return self._store(batch, raw, [self._lines.take(batch, owner, line, progress.remaining_s) for line in raw])
 
-    def _store(self, batch: Batch, raw: Sequence[RawLine], taken: Sequence[TakenLine]) -> int:
+    def _store(self, batch: Batch, raw: Sequence[RawLine], taken: Sequence[ParsedLine]) -> int:
         """Store the lines, or as many of the first as can be; return how many that were."""
         while raw:
             try:
                 last = raw[-1]
-                batch_steps.take_lines(self._db, batch, taken, next_line=last.number + 1, next_offset=last.next_offset)
+                batch_steps.add_lines(self._db, batch, taken, next_line=last.number + 1, next_offset=last.next_offset)
                 break
-            except NoRoom as fewer:
+            except LinesOverLimit as fewer:
                 # The others wait for room in their tenant's limits, to the end of the batch's window.
                 num_lines = fewer.num_lines
             except InvalidRequest:

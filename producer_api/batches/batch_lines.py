@@ -9,7 +9,7 @@ from producer_api.batches.batch_input import LineRefused, RawLine, Request, cust
 from producer_api.server.errors import body_of, internal_error, status_of
 from producer_api.submission.input_policy import check_fixed, guarded
 from producer_api.submission.submit import Submissions
-from store.batches.batch_steps import TakenLine
+from store.batches.batch_steps import ParsedLine
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
@@ -63,7 +63,7 @@ class Lines:
         except InvalidRequest as error:
             return {"message": error.message, "param": error.param}
 
-    def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> TakenLine:
+    def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> ParsedLine:
         """Return the line as a job, or as what the route would have answered. Raises Unavailable."""
         try:
             request = self.read(batch, owner, line)
@@ -71,7 +71,7 @@ class Lines:
                 job = self._job(batch, owner, request, remaining_s)
             except HeadraceError as complaint:
                 raise request.wanted.complain(complaint) from complaint
-            return TakenLine(line.number, request.custom_id, job)
+            return ParsedLine(line.number, request.custom_id, job)
         except Unavailable:
             raise
         except LineRefused as refused:
@@ -88,7 +88,7 @@ class Lines:
         error.message, error.param = told_of["message"], told_of["param"]
         return _refused(line, error, line.name if is_unfit else custom_id_of(line))
 
-    def refuse(self, line: RawLine) -> TakenLine:
+    def refuse(self, line: RawLine) -> ParsedLine:
         """Return as refused a line of which something cannot be stored, found when that was tried."""
         return _refused(line, InvalidRequest("a value of the line cannot be stored"), line.name)
 
@@ -101,5 +101,5 @@ class Lines:
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_QUIET, fingerprint=None)
 
 
-def _refused(line: RawLine, error: HeadraceError, name: str) -> TakenLine:
-    return TakenLine(line.number, name, None, {"status_code": status_of(error), "body": body_of(error)})
+def _refused(line: RawLine, error: HeadraceError, name: str) -> ParsedLine:
+    return ParsedLine(line.number, name, None, {"status_code": status_of(error), "body": body_of(error)})

@@ -15,12 +15,12 @@ import orjson
 from producer_api.batches.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
 from producer_api.server.errors import body_of, internal_error, status_of
 from store.batches import batch_steps
-from store.batches.batch_steps import Results, StoredLine
+from store.batches.batch_steps import ResultFiles, StoredLine
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.errors import HeadraceError
 from store.files import files
-from store.files.blob_storage import Blobs, Draft
+from store.files.blob_storage import Blobs, BlobWriter
 from store.jobs import jobs
 from store.jobs.jobs import Job
 from store.schema.batch_states import BatchStatus
@@ -49,7 +49,7 @@ def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Gen
                     yield
         for draft in results.drafts:
             files.keep_content(db, draft)
-        batch_steps.end(db, batch, _end_of(batch, is_cut=is_cut), Results(results.output, results.errors))
+        batch_steps.end(db, batch, _end_of(batch, is_cut=is_cut), ResultFiles(results.output, results.errors))
     finally:
         for draft in results.drafts:
             draft.drop()
@@ -85,7 +85,7 @@ def _pieces(lines: Iterator[RawLine]) -> Iterator[list[RawLine]]:
 
 
 def _joined(db: Database, batch: Batch, lines: Sequence[RawLine]) -> Iterable[_Line]:
-    stored = {line.line: line for line in batch_steps.lines_between(db, batch, lines[0].number, lines[-1].number)}
+    stored = {line.line: line for line in batch_steps.list_lines(db, batch, lines[0].number, lines[-1].number)}
     ids = [line.job_id for line in stored.values() if line.job_id is not None]
     found: dict[str | None, Job] = {job.id: job for job in jobs.get_many(db, batch.tenant_id, ids)}
     for raw in lines:
@@ -98,11 +98,11 @@ class _Writer:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self.output: Draft | None = None
-        self.errors: Draft | None = None
+        self.output: BlobWriter | None = None
+        self.errors: BlobWriter | None = None
 
     @property
-    def drafts(self) -> list[Draft]:
+    def drafts(self) -> list[BlobWriter]:
         """Those that were begun."""
         return [draft for draft in (self.output, self.errors) if draft is not None]
 
@@ -129,7 +129,7 @@ class _Writer:
             result["response"] = {"status_code": status_code, "request_id": line.job.id, "body": body}
         self._draft(is_answered=is_answered).write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
 
-    def _draft(self, *, is_answered: bool) -> Draft:
+    def _draft(self, *, is_answered: bool) -> BlobWriter:
         if is_answered:
             self.output = self.output or self._blobs.create()
             return self.output

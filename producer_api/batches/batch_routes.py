@@ -99,7 +99,7 @@ async def create_batch(
 def _create(runtime: Runtime, principal: Principal, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:
     tenant_id = principal.tenant_id
     if is_retry and new.idempotency_key is None:
-        found = batches.find_sent_before(runtime.db, tenant_id, new.fingerprints, RETRY_WITHIN_S)
+        found = batches.find_duplicate(runtime.db, tenant_id, new.fingerprints, RETRY_WITHIN_S)
         if found is not None:
             return found
     file = files.get(runtime.db, tenant_id, body.input_file_id)

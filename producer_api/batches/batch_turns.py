@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from store.batches.batch_steps import Live
+from store.batches.batch_steps import LiveBatch
 
 WAITING_S = 0.1
 LONGEST_WAIT_S = 1.0
@@ -39,7 +39,7 @@ class Turns:
         # By tenant, then by batch.
         self._places: dict[str, dict[str, _Place]] = {}
 
-    def keep(self, live: Iterable[Live]) -> None:
+    def keep(self, live: Iterable[LiveBatch]) -> None:
         """Take in the batches that live; forget the others."""
         places: dict[str, dict[str, _Place]] = {}
         for batch in live:
@@ -56,32 +56,32 @@ class Turns:
         """Return how many live batches a tenant has."""
         return len(self._places.get(tenant_id, ()))
 
-    def round(self) -> list[Live]:
+    def round(self) -> list[LiveBatch]:
         """Return of each tenant the batch that is due for longest, if one is due."""
         now = self._clock()
         found = []
         for tenant_id, places in self._places.items():
             batch_id = min(places, key=lambda each: places[each].due_at)
             if places[batch_id].due_at <= now:
-                found.append(Live(batch_id, tenant_id))
+                found.append(LiveBatch(batch_id, tenant_id))
         return found
 
-    def worked(self, batch: Live) -> None:
+    def worked(self, batch: LiveBatch) -> None:
         """Note that a piece of work was done: there may be more, after the tenant's other batches."""
         self._put(batch, 0.0)
 
-    def waits(self, batch: Live) -> None:
+    def waits(self, batch: LiveBatch) -> None:
         """Note that nothing was due."""
         place = self._places[batch.tenant_id][batch.id]
         self._put(batch, _doubled(WAITING_S, place.num_waits, LONGEST_WAIT_S), num_waits=place.num_waits + 1)
 
-    def failed(self, batch: Live) -> None:
+    def failed(self, batch: LiveBatch) -> None:
         """Note that a step failed."""
         place = self._places[batch.tenant_id][batch.id]
         delay_s = _doubled(FAILED_S, place.num_failures, LONGEST_FAILED_S)
         self._put(batch, delay_s, num_failures=place.num_failures + 1)
 
-    def _put(self, batch: Live, delay_s: float, *, num_waits: int = 0, num_failures: int = 0) -> None:
+    def _put(self, batch: LiveBatch, delay_s: float, *, num_waits: int = 0, num_failures: int = 0) -> None:
         place = _Place(self._clock() + delay_s, num_waits, num_failures)
         self._places[batch.tenant_id][batch.id] = place
 

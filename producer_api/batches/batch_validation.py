@@ -41,7 +41,7 @@ def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch
     if check.errors:
         batch_steps.fail(db, batch, check.errors)
     else:
-        batch_steps.begin(db, batch.tenant_id, batch.id, num_total=num_lines, model=check.model)
+        batch_steps.start(db, batch.tenant_id, batch.id, num_total=num_lines, model=check.model)
 
 
 class _Check:

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from store.errors import InvalidRequest, TooLarge
-from store.files.blob_storage import Blobs, Draft
+from store.files.blob_storage import Blobs, BlobWriter
 
 if TYPE_CHECKING:
     # Not there at run time.
@@ -32,7 +32,7 @@ class Upload:
 
     fields: dict[str, str]
     filename: str
-    draft: Draft
+    draft: BlobWriter
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload
 class _Reader:
     """Feeds the parser and takes what it finds."""
 
-    def __init__(self, draft: Draft, boundary: bytes, most_bytes: int) -> None:
+    def __init__(self, draft: BlobWriter, boundary: bytes, most_bytes: int) -> None:
         self._draft = draft
         self._most_bytes = most_bytes
         self._parser = MultipartParser(boundary, self._callbacks())

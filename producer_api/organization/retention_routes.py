@@ -15,7 +15,7 @@ from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from store.payloads.strict_model import Body
 from store.retention import retention
-from store.retention.retention import DAY_S, LONGEST_S, Retention, Standing
+from store.retention.retention import DAY_S, LONGEST_S, LayeredRetention, Retention
 from store.tenants.api_keys import Principal
 from store.tenants.tenant_limits import SetBy
 
@@ -74,15 +74,15 @@ def _set(request: Request, runtime: Runtime, principal: Principal, body: Retenti
     return _look(runtime, principal.tenant_id)
 
 
-def _standing(runtime: Runtime, tenant_id: str) -> Standing:
-    return retention.read_standing(runtime.db, retention.defaults(runtime.settings), tenant_id)
+def _standing(runtime: Runtime, tenant_id: str) -> LayeredRetention:
+    return retention.read_retention(runtime.db, retention.defaults(runtime.settings), tenant_id)
 
 
 def _look(runtime: Runtime, tenant_id: str) -> RetentionObject:
     standing = _standing(runtime, tenant_id)
     return RetentionObject(
         id=tenant_id,
-        retention=_show(standing.holds),
+        retention=_show(standing.effective),
         operator=_show(standing.ceiling),
         own=_show(standing.own),
     )

@@ -150,7 +150,9 @@ async def recover(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: End
     """
 
     def queue() -> int:
-        holds = retention.read_standing(runtime.db, retention.defaults(runtime.settings), principal.tenant_id).holds
+        holds = retention.read_retention(
+            runtime.db, retention.defaults(runtime.settings), principal.tenant_id
+        ).effective
         return redelivery.recover(
             runtime.db,
             principal.tenant_id,

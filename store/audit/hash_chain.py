@@ -171,7 +171,7 @@ class Verifier:
         return self._chain(chain_of(tenant_id if tenant_id is None else str(tenant_id))).check(row)
 
     def check_ends(self) -> Iterator[Finding]:
-        """Yield the chains whose end was cut off. Call it after the last row."""
+        """Yield a finding for each chain that was cut off at its end. Call it after the last row."""
         for chain in self._chains.values():
             if (finding := chain.check_end()) is not None:
                 yield finding

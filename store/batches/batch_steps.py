@@ -1,7 +1,8 @@
-"""What moves batches on: each step is one transaction that names the state it leaves, so two keepers do no harm.
+"""State transitions of batches, each in one transaction.
 
-A line becomes a job in the transaction that moves the cursor past it, and its primary key is (batch, line): there is
-exactly one job a line, whoever dies when. Which step is due, and what a line means, is the keeper's to say.
+A transition names the state that it leaves, so two keepers cannot do it twice. A line becomes a job in the transaction
+that moves the cursor past it, and the primary key is (batch, line). So each line has exactly one job, even if a keeper
+dies. The batch keeper chooses the transition and parses the lines.
 """
 
 from collections.abc import Sequence
@@ -14,24 +15,24 @@ from sqlalchemy import Connection, text
 from store.batches.batches import COLUMNS, Batch, from_row
 from store.db.database import Database, dump_json
 from store.db.leader_election import Leadership, lead
-from store.encryption.vault import Place, Vault
+from store.encryption.vault import EncryptionContext, Vault
 from store.errors import HeadraceError
 from store.failpoints import failpoint
-from store.files.blob_storage import Draft
+from store.files.blob_storage import BlobWriter
 from store.files.files import Purpose, add
 from store.jobs.acceptance import NewJob, accept_within
 from store.jobs.terminal import conclude
 from store.schema.batch_states import BatchStatus
 
-# "batches!" in ASCII; any constant does that nothing else on the server locks.
+# "batches!" in ASCII; any constant that no other lock on the server uses.
 KEEPER_LOCK = 0x62617463_68657321
 KEEPER_SILENCE_S = 60.0
-"""A piece of a keeper's work may wait for a slow file storage."""
+"""The keeper reports at least this often. One piece of its work may wait for a slow file storage."""
 
 
 @dataclass(frozen=True, slots=True)
-class TakenLine:
-    """A line of the input on its way into the database: a job, or the answer that refuses it."""
+class ParsedLine:
+    """A parsed line of the input that is not stored yet: its job, or the error that refuses it."""
 
     line: int
     custom_id: str
@@ -41,7 +42,7 @@ class TakenLine:
 
 @dataclass(frozen=True, slots=True)
 class StoredLine:
-    """A line that was taken on."""
+    """A line in the database: the id of its job, or the error that refused it."""
 
     line: int
     custom_id: str
@@ -50,38 +51,39 @@ class StoredLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A live batch, how many of its lines are jobs that have not ended, and the time left in its window."""
+class BatchProgress:
+    """An unfinished batch, the number of its jobs that have not ended, and the time left in its window, in seconds."""
 
     batch: Batch
-    num_under_way: int
+    num_unfinished: int
     remaining_s: float
 
 
 def keeper_lock(db: Database) -> AbstractContextManager[Leadership | None]:
-    """Hold the keepers' lock for the block if it is free, see ``store.db.leader_election``."""
+    """Hold the batch keepers' lock in the block if it is free; see ``store.db.leader_election``."""
     return lead(db, KEEPER_LOCK, silence_s=KEEPER_SILENCE_S)
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
-    """A batch that has not ended, and whose it is."""
+class LiveBatch:
+    """A batch that has not ended, and its tenant."""
 
     id: str
     tenant_id: str
 
 
+# All batches that have not ended.
 _LIVE = text("SELECT id, tenant_id FROM live_batches ORDER BY id")
 
 
-def live(db: Database) -> list[Live]:
-    """Return the batches that have not ended, of every tenant, oldest first."""
+def list_live(db: Database) -> list[LiveBatch]:
+    """Return the batches of all tenants that have not ended, oldest first."""
     with db.autocommit() as connection:
-        return [Live(*row) for row in connection.execute(_LIVE)]
+        return [LiveBatch(*row) for row in connection.execute(_LIVE)]
 
 
-# Only lines that were under way are looked at: their partial index is as small as their number.
-_HARVEST = text("""
+# Counts the lines of ended jobs. A partial index holds the unfinished lines only.
+_COUNT_ENDED = text("""
 WITH ended AS (
     UPDATE batch_lines SET outcome = jobs.state
     FROM jobs
@@ -97,37 +99,41 @@ UPDATE batches SET
 WHERE id = :id AND EXISTS (SELECT FROM ended)
 """)
 
+# Locks the batch for the transaction.
 _LOCK = text("SELECT id FROM batches WHERE id = :id FOR NO KEY UPDATE")
 
+# The batch, its unfinished lines, and the time left in its window.
 _PROGRESS = text(f"""
 SELECT {COLUMNS},
-    (SELECT count(*) FROM batch_lines WHERE batch_id = batches.id AND outcome IS NULL) AS num_under_way,
+    (SELECT count(*) FROM batch_lines WHERE batch_id = batches.id AND outcome IS NULL) AS num_unfinished,
     CAST(extract(epoch FROM expires_at - now()) AS float8) AS remaining_s
 FROM batches WHERE id = :id
 """)
 
 
-def harvest(db: Database, tenant_id: str, batch_id: str) -> Progress:
-    """Count the lines whose jobs have ended since the last time, and return how the batch stands."""
+def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgress:
+    """Count the lines of jobs that have ended since the last call, and return the batch's progress."""
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, {"id": batch_id})
-        connection.execute(_HARVEST, {"id": batch_id})
+        connection.execute(_COUNT_ENDED, {"id": batch_id})
         row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
-    return Progress(from_row(row, db.vault), row["num_under_way"], row["remaining_s"])
+    return BatchProgress(from_row(row, db.vault), row["num_unfinished"], row["remaining_s"])
 
 
-_BEGIN = text("""
+# From validating to in_progress.
+_START = text("""
 UPDATE batches SET status = 'in_progress', in_progress_at = now(), num_total = :num_total, model = :model
 WHERE id = :id AND status = 'validating'
 """)
 
 
-def begin(db: Database, tenant_id: str, batch_id: str, *, num_total: int, model: str | None) -> None:
-    """Let a batch whose input is good make progress; nothing if it is not validating any more."""
+def start(db: Database, tenant_id: str, batch_id: str, *, num_total: int, model: str | None) -> None:
+    """Start a batch with valid input. Does nothing if the batch is not in ``validating``."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        connection.execute(_BEGIN, {"id": batch_id, "num_total": num_total, "model": model})
+        connection.execute(_START, {"id": batch_id, "num_total": num_total, "model": model})
 
 
+# From validating to failed.
 _FAIL = text("""
 UPDATE batches SET status = 'failed', failed_at = now(), errors = CAST(:errors AS jsonb)
 WHERE id = :id AND status = 'validating' RETURNING id
@@ -135,46 +141,50 @@ WHERE id = :id AND status = 'validating' RETURNING id
 
 
 def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
-    """End a batch whose input is not good."""
-    sealed = db.vault.seal(list(errors), Place(batch.tenant_id, "batches", "errors", batch.id))
+    """End a batch with invalid input, and store its errors."""
+    sealed = db.vault.seal(list(errors), EncryptionContext(batch.tenant_id, "batches", "errors", batch.id))
     with db.begin(tenant_id=batch.tenant_id) as connection:
         if connection.execute(_FAIL, {"id": batch.id, "errors": dump_json(sealed)}).scalar_one_or_none():
-            _tell(connection, batch.id)
+            _add_webhooks(connection, batch.id)
 
 
-# The cursor is compared with what the lines were read from: whoever comes second finds that it has moved.
-_MOVE = text("""
+# Moves the cursor past the lines, unless another keeper has already moved it.
+_MOVE_CURSOR = text("""
 UPDATE batches SET next_line = :next_line, next_offset = :next_offset, num_failed = num_failed + :num_refused
 WHERE id = :id AND status = 'in_progress' AND next_offset = :offset RETURNING id
 """)
 
-_TAKE = text("""
+# Stores the lines, with their jobs or their errors.
+_INSERT_LINES = text("""
 INSERT INTO batch_lines (batch_id, line, custom_id, job_id, refusal, outcome)
 SELECT :id, r.line, r.custom_id, r.job_id, r.refusal, CASE WHEN r.job_id IS NULL THEN 'refused' END
 FROM json_to_recordset(CAST(:rows AS json)) AS r(line int, custom_id text, job_id text, refusal jsonb)
 """)
 
 
-class NoRoom(Exception):
-    """The tenant's limits let in only the first ``num_lines`` of the lines; nothing was done."""
+class LinesOverLimit(Exception):
+    """The tenant's limits allow only the first ``num_lines`` of the lines. Nothing was stored."""
 
     def __init__(self, num_lines: int) -> None:
         super().__init__(num_lines)
         self.num_lines = num_lines
 
 
-def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_line: int, next_offset: int) -> bool:
-    """Make the lines jobs and move the cursor past them; False, with nothing done, if somebody else has, or if the
-    batch was cancelled. Raises NoRoom."""
-    jobs = [taken.job for taken in lines if taken.job is not None]
+def add_lines(db: Database, batch: Batch, lines: Sequence[ParsedLine], *, next_line: int, next_offset: int) -> bool:
+    """Make the lines jobs and move the cursor past them.
+
+    Returns False, with nothing stored, if another keeper has moved the cursor or the batch was cancelled. Raises
+    LinesOverLimit.
+    """
+    jobs = [parsed.job for parsed in lines if parsed.job is not None]
     rows = [
         {
-            "line": taken.line,
-            "custom_id": taken.custom_id,
-            "job_id": taken.job and taken.job.id,
-            "refusal": db.vault.seal(taken.refusal, _refusal(batch.tenant_id, batch.id, taken.line)),
+            "line": parsed.line,
+            "custom_id": parsed.custom_id,
+            "job_id": parsed.job and parsed.job.id,
+            "refusal": db.vault.seal(parsed.refusal, _refusal(batch.tenant_id, batch.id, parsed.line)),
         }
-        for taken in lines
+        for parsed in lines
     ]
     values = {
         "id": batch.id,
@@ -184,23 +194,23 @@ def take_lines(db: Database, batch: Batch, lines: Sequence[TakenLine], *, next_l
         "num_refused": len(lines) - len(jobs),
     }
     with db.begin(tenant_id=batch.tenant_id) as connection:
-        if connection.execute(_MOVE, values).scalar_one_or_none() is None:
+        if connection.execute(_MOVE_CURSOR, values).scalar_one_or_none() is None:
             return False
         if jobs:
             _accept(connection, lines, jobs, db.vault)
-        connection.execute(_TAKE, {"id": batch.id, "rows": dump_json(rows)})
+        connection.execute(_INSERT_LINES, {"id": batch.id, "rows": dump_json(rows)})
         failpoint("lines.before_commit")
     failpoint("lines.committed")
     return True
 
 
-def _accept(connection: Connection, lines: Sequence[TakenLine], jobs: Sequence[NewJob], vault: Vault) -> None:
+def _accept(connection: Connection, lines: Sequence[ParsedLine], jobs: Sequence[NewJob], vault: Vault) -> None:
     for job, outcome in zip(jobs, accept_within(connection, jobs, vault), strict=True):
         if isinstance(outcome, HeadraceError):
-            raise NoRoom(next(number for number, taken in enumerate(lines) if taken.job is job)) from outcome
+            raise LinesOverLimit(next(number for number, parsed in enumerate(lines) if parsed.job is job)) from outcome
 
 
-# As a single job's: a queued one has ended then, a running one is asked to.
+# Cancels queued jobs of the batch, and requests it of running ones.
 _CANCEL_JOBS = text("""
 WITH asked AS (
     UPDATE jobs SET
@@ -222,7 +232,10 @@ SELECT id, state FROM asked
 
 
 def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -> tuple[list[str], list[str]]:
-    """Cancel lines that are under way; return those whose workers must be told, and those that have ended by it."""
+    """Cancel unfinished jobs of the batch.
+
+    Returns the ids of running jobs, to notify their workers, and of queued jobs, which have now ended.
+    """
     with db.begin(tenant_id=tenant_id) as connection:
         rows = connection.execute(_CANCEL_JOBS, {"id": batch_id, "limit": limit}).all()
         ended = [row.id for row in rows if row.state == "cancelled"]
@@ -230,6 +243,7 @@ def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -
     return [row.id for row in rows if row.state != "cancelled"], ended
 
 
+# From in_progress to finalizing, if all jobs have ended.
 _FINALIZE = text("""
 UPDATE batches SET status = 'finalizing', finalizing_at = now()
 WHERE id = :id AND status = 'in_progress'
@@ -238,19 +252,20 @@ WHERE id = :id AND status = 'in_progress'
 
 
 def finalize(db: Database, tenant_id: str, batch_id: str) -> None:
-    """Begin to write the results of a batch none of whose lines is under way."""
+    """Move a batch to ``finalizing`` if all its jobs have ended."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         connection.execute(_FINALIZE, {"id": batch_id})
 
 
+# Stored lines of a range.
 _LINES = text("""
 SELECT line, custom_id, job_id, refusal FROM batch_lines
 WHERE batch_id = :id AND line >= :first AND line <= :last ORDER BY line
 """)
 
 
-def lines_between(db: Database, batch: Batch, first: int, last: int) -> list[StoredLine]:
-    """Return the lines from ``first`` to ``last`` that were taken on."""
+def list_lines(db: Database, batch: Batch, first: int, last: int) -> list[StoredLine]:
+    """Return the stored lines from ``first`` to ``last``, both included."""
     with db.autocommit(tenant_id=batch.tenant_id) as connection:
         rows = connection.execute(_LINES, {"id": batch.id, "first": first, "last": last}).mappings().all()
     return [
@@ -264,10 +279,11 @@ def lines_between(db: Database, batch: Batch, first: int, last: int) -> list[Sto
     ]
 
 
-def _refusal(tenant_id: str, batch_id: str, line: int) -> Place:
-    return Place(tenant_id, "batch_lines", "refusal", f"{batch_id}/{line}")
+def _refusal(tenant_id: str, batch_id: str, line: int) -> EncryptionContext:
+    return EncryptionContext(tenant_id, "batch_lines", "refusal", f"{batch_id}/{line}")
 
 
+# From the current status to a final one, with the result files.
 _END = text("""
 UPDATE batches SET
     status = CAST(:status AS varchar), output_file_id = :output_file_id, error_file_id = :error_file_id,
@@ -280,19 +296,19 @@ WHERE id = :id AND status = CAST(:leaving AS varchar) RETURNING id
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
-    """The two files of a batch that has ended, kept in the storage; None for one that would be empty."""
+class ResultFiles:
+    """The two result files of a batch, already in the storage; None for a file that would be empty."""
 
-    output: Draft | None = None
-    errors: Draft | None = None
-
-
-class _Late(Exception):
-    """Somebody else has ended the batch."""
+    output: BlobWriter | None = None
+    errors: BlobWriter | None = None
 
 
-def end(db: Database, batch: Batch, status: BatchStatus, results: Results) -> bool:
-    """End the batch with these results; False, with nothing written, if somebody else has."""
+class _AlreadyEnded(Exception):
+    """Another keeper has ended the batch."""
+
+
+def end(db: Database, batch: Batch, status: BatchStatus, results: ResultFiles) -> bool:
+    """End the batch with these results. Returns False, with nothing stored, if another keeper has ended it."""
     try:
         with db.begin(tenant_id=batch.tenant_id) as connection:
             ids = [
@@ -307,15 +323,15 @@ def end(db: Database, batch: Batch, status: BatchStatus, results: Results) -> bo
                 "error_file_id": ids[1],
             }
             if connection.execute(_END, values).scalar_one_or_none() is None:
-                raise _Late
-            _tell(connection, batch.id)
+                raise _AlreadyEnded
+            _add_webhooks(connection, batch.id)
             failpoint("results.before_commit")
-    except _Late:
+    except _AlreadyEnded:
         return False
     return True
 
 
-def _add_result(connection: Connection, batch: Batch, draft: Draft, kind: str) -> str:
+def _add_result(connection: Connection, batch: Batch, draft: BlobWriter, kind: str) -> str:
     filename = f"{batch.id}_{kind}.jsonl"
     made = add(
         connection,
@@ -328,7 +344,8 @@ def _add_result(connection: Connection, batch: Batch, draft: Draft, kind: str) -
     return made.id
 
 
-_TELL = text("""
+# Adds a delivery of the batch's event for each subscribed endpoint.
+_ADD_WEBHOOKS = text("""
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, batch_id, type)
 SELECT
     'evt_' || replace(gen_random_uuid()::text, '-', ''), batch.tenant_id, endpoint.id, endpoint.url, batch.id,
@@ -339,6 +356,6 @@ WHERE batch.id = :id AND endpoint.disabled_at IS NULL
 """)
 
 
-def _tell(connection: Connection, batch_id: str) -> None:
-    """Put the batch's end into the outbox of webhooks, in the transaction that ends it."""
-    connection.execute(_TELL, {"id": batch_id})
+def _add_webhooks(connection: Connection, batch_id: str) -> None:
+    """Add the event to the webhook outbox, in the transaction that ends the batch."""
+    connection.execute(_ADD_WEBHOOKS, {"id": batch_id})

@@ -1,6 +1,6 @@
-"""Batches as their owner sees them: make, look, list, cancel. Every statement here carries the tenant.
+"""Batches: create, read, list and cancel. Every statement is bound to one tenant.
 
-What moves a batch on is ``store.batches.batch_steps``.
+The state transitions of a running batch are in ``store.batches.batch_steps``.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.db.database import Database, dump_json
 from store.encryption.encrypted_columns import open_columns
-from store.encryption.vault import Place, Vault
+from store.encryption.vault import EncryptionContext, Vault
 from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
 from store.files.files import IS_KEPT, File
 from store.ids import new_id
@@ -22,7 +22,7 @@ from store.tenants.tenant_limits import Held
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The stored batch. ``next_line`` and ``next_offset`` are where its input has not become jobs yet."""
+    """A row of ``batches``. ``next_line`` and ``next_offset``: the first line of the input without a job yet."""
 
     id: str
     tenant_id: str
@@ -60,10 +60,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What a caller asks for. Of the request's ``fingerprints`` the first is stored.
+    """The request for a batch. Only the first of ``fingerprints`` is stored.
 
-    ``idempotency_key`` is the caller's. ``api_key_id`` and ``project_id`` say whom the usage is counted for. ``limits``
-    are those that it must fit.
+    The usage is counted for ``api_key_id`` and ``project_id``. ``limits`` are the limits of the tenant and of the key.
     """
 
     url: str
@@ -80,6 +79,7 @@ class NewBatch:
 
 COLUMNS = ", ".join(Batch.__slots__)
 
+# Stores a batch if its input file exists and its idempotency key is new.
 _INSERT = text(f"""
 WITH kept AS ({IS_KEPT})
 INSERT INTO batches (
@@ -93,12 +93,14 @@ ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
 RETURNING {COLUMNS}
 """)
 
+# The batch of an idempotency key.
 _OF_KEY = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND idempotency_key = :idempotency_key")
 
 
-# Nobody counts while another adds.
+# Locks the tenant's number of batches for the transaction.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.batches:' || :tenant_id, 0))")
 
+# Number of batches of the tenant and of one key that have not ended.
 _NUM_LIVE = text(f"""
 SELECT count(*) AS of_tenant, count(*) FILTER (WHERE api_key_id = :api_key_id) AS of_key FROM batches
 WHERE tenant_id = :tenant_id AND status IN ({", ".join(repr(str(one)) for one in BatchStatus if not one.is_terminal)})
@@ -108,20 +110,20 @@ _FULL_RETRY_S = 10.0
 
 
 def num_live(db: Database, tenant_id: str, key_id: str | None = None) -> int:
-    """Return how many batches of a tenant, or of one key of it, have not ended."""
+    """Return the number of batches of a tenant, or of one of its keys, that have not ended."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         counted = connection.execute(_NUM_LIVE, {"tenant_id": tenant_id, "api_key_id": key_id}).one()
     return int(counted.of_tenant if key_id is None else counted.of_key)
 
 
 def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
-    """Store the batch, or return the one that the same key made before.
+    """Store the batch, or return the batch that has the same idempotency key.
 
-    Raises RateLimited if its limits let no more live, IdempotencyKeyReused if the key came with another body, NotFound
-    if the file was deleted meanwhile.
+    Raises RateLimited if the limit of live batches is reached, IdempotencyKeyReused if that key was used with another
+    body, NotFound if the file was deleted.
     """
     batch_id = new_id("batch")
-    metadata = db.vault.seal(new.metadata, Place(tenant_id, "batches", "metadata", batch_id))
+    metadata = db.vault.seal(new.metadata, EncryptionContext(tenant_id, "batches", "metadata", batch_id))
     values = {
         "id": batch_id,
         "tenant_id": tenant_id,
@@ -154,28 +156,29 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
 
 
 def _check_live(connection: Connection, tenant_id: str, new: NewBatch) -> None:
-    """Raise RateLimited if there is one too many, with the one that was just stored."""
+    """Raise RateLimited if the batch that was just stored is over a limit."""
     found = connection.execute(_NUM_LIVE, {"tenant_id": tenant_id, "api_key_id": new.api_key_id}).one()
-    for whose, num, limits in (
+    for owner, num, limits in (
         ("this key", found.of_key, new.limits.key),
         ("your organization", found.of_tenant, new.limits.tenant),
     ):
         if limits.live_batches is not None and num > limits.live_batches:
             raise RateLimited(
-                f"{whose} has {num - 1} batches that have not ended, and {limits.live_batches} is the limit: put more"
+                f"{owner} has {num - 1} batches that have not ended, and {limits.live_batches} is the limit: put more"
                 " lines into one batch, or try again when one has ended",
                 retry_after_s=_FULL_RETRY_S,
             )
 
 
 def is_known(db: Database, tenant_id: str, idempotency_key: str) -> bool:
-    """Return whether a batch was made with this key."""
+    """Return True if a batch has this idempotency key."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         found = connection.execute(_OF_KEY, {"tenant_id": tenant_id, "idempotency_key": idempotency_key})
         return found.first() is not None
 
 
-_SENT_BEFORE = text(f"""
+# The newest recent batch with one of the fingerprints that was not cancelled.
+_DUPLICATE = text(f"""
 SELECT {COLUMNS} FROM batches
 WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
     AND created_at > now() - make_interval(secs => :within_s) AND cancelling_at IS NULL
@@ -183,19 +186,20 @@ ORDER BY id DESC LIMIT 1
 """)
 
 
-def find_sent_before(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> Batch | None:
-    """Return the newest batch of one of these fingerprints, made within ``within_s`` seconds, that nobody cancelled."""
+def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> Batch | None:
+    """Return the newest batch with one of these fingerprints, not cancelled, of the last ``within_s`` seconds."""
     values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        row = connection.execute(_SENT_BEFORE, values).mappings().one_or_none()
+        row = connection.execute(_DUPLICATE, values).mappings().one_or_none()
     return None if row is None else from_row(row, db.vault)
 
 
+# One batch.
 _GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
 
 
 def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
-    """Return the batch; raise NotFound if this tenant has none by that id."""
+    """Return the batch. Raises NotFound if this tenant has no batch with that id."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return _get(connection, db.vault, tenant_id, batch_id)
 
@@ -207,6 +211,7 @@ def _get(connection: Connection, vault: Vault, tenant_id: str, batch_id: str) ->
     return from_row(row, vault)
 
 
+# A page of batches, newest first.
 _LIST = text(f"""
 SELECT {COLUMNS} FROM batches
 WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
@@ -214,7 +219,7 @@ WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) O
 
 
 def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[Batch]:
-    """Return at most ``limit`` batches, newest first, beginning past the id ``after``."""
+    """Return at most ``limit`` batches, newest first, after the batch with the id ``after``."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_LIST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings()
         return [from_row(row, db.vault) for row in rows]
@@ -222,6 +227,7 @@ def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None 
 
 _MAY_BE_CANCELLED = [str(status) for status, following in NEXT.items() if BatchStatus.CANCELLING in following]
 
+# Requests the cancellation of a batch that can be cancelled.
 _CANCEL = text("""
 UPDATE batches SET status = 'cancelling', cancelling_at = now()
 WHERE tenant_id = :tenant_id AND id = :id AND status = ANY(CAST(:from AS text[]))
@@ -229,9 +235,9 @@ WHERE tenant_id = :tenant_id AND id = :id AND status = ANY(CAST(:from AS text[])
 
 
 def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
-    """Let no more lines begin and those under way be cancelled; what was done is published then.
+    """Request the cancellation of a batch: no more lines start, unfinished jobs are cancelled, results are published.
 
-    Raises NotFound, or Conflict if the batch is past that.
+    Raises NotFound, or Conflict if the batch cannot be cancelled any more.
     """
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": batch_id, "from": _MAY_BE_CANCELLED})
@@ -244,6 +250,8 @@ def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:
 
 
 def from_row(row: RowMapping, vault: Vault) -> Batch:
-    """Return the batch of a row with ``COLUMNS``."""
-    opened = open_columns(vault, Place(row["tenant_id"], "batches", "", row["id"]), row, "metadata", "errors")
+    """Return the batch in a row with ``COLUMNS``, decrypted."""
+    opened = open_columns(
+        vault, EncryptionContext(row["tenant_id"], "batches", "", row["id"]), row, "metadata", "errors"
+    )
     return Batch(**{**{name: opened[name] for name in Batch.__slots__}, "status": BatchStatus(row["status"])})

@@ -1,9 +1,9 @@
-"""Contents of files, sealed: a data key of its own for each, in chunks, so that any part can be read alone.
+"""Encrypted file contents: one data key for each, in chunks, so that any part can be read alone.
 
     header (2 bytes of length, JSON envelope: master key's id, wrapped data key) │ chunk 0 │ chunk 1 │ … │ last chunk
 
-A chunk's nonce is its number and whether it is the last one (STREAM, Hoang et al. 2015); the last one is also bound to
-the content's digest and is looked at first, so neither a content that was cut nor one under another's name opens.
+The nonce of a chunk is its number and a flag for the last chunk (STREAM, Hoang et al. 2015). The last chunk is also
+bound to the digest of the content and is read first. So a truncated or exchanged content cannot be opened.
 """
 
 import io
@@ -23,7 +23,7 @@ _LENGTH_BYTES = 2
 
 
 class SealedWriter:
-    """Seals what is written into ``out``; ``end`` writes the last chunk."""
+    """Encrypts written data into ``out``; ``end`` writes the last chunk."""
 
     def __init__(self, out: BinaryIO, vault: Vault) -> None:
         self._out = out
@@ -35,9 +35,9 @@ class SealedWriter:
         out.write(len(header).to_bytes(_LENGTH_BYTES, "big") + header)
 
     def write(self, data: bytes) -> None:
-        """Append; what fills no chunk waits for the rest."""
+        """Append data. An incomplete chunk stays in memory."""
         self._pending += data
-        # One chunk stays behind, for the last one is sealed as such.
+        # Keep one chunk: the last one is sealed with another nonce.
         while len(self._pending) > CHUNK_BYTES:
             chunk = bytes(self._pending[:CHUNK_BYTES])
             del self._pending[:CHUNK_BYTES]
@@ -45,14 +45,14 @@ class SealedWriter:
             self._number += 1
 
     def end(self, digest: str) -> None:
-        """Write what is left as the content's last chunk."""
+        """Write the rest as the last chunk."""
         nonce = _nonce(self._number, is_last=True)
         self._out.write(self._cipher.encrypt(nonce, bytes(self._pending), digest.encode()))
         self._pending.clear()
 
 
 class SealedReader(io.RawIOBase):
-    """The content of a sealed file, with ``seek``. Raises CannotOpen, at once or at a changed chunk."""
+    """Reads an encrypted content, with ``seek``. The constructor and ``read`` raise CannotOpen for a changed chunk."""
 
     def __init__(self, source: BinaryIO, vault: Vault, digest: str) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class SealedReader(io.RawIOBase):
 
 
 def read_header(source: BinaryIO, what: str) -> dict[str, str]:
-    """Return the envelope at the beginning of a sealed file; raise CannotOpen if there is none."""
+    """Return the envelope at the start of an encrypted file. Raises CannotOpen if there is none."""
     length = int.from_bytes(source.read(_LENGTH_BYTES), "big")
     try:
         envelope: dict[str, str] = orjson.loads(source.read(length))

@@ -1,8 +1,8 @@
-"""Keyed digests: by them what was sent before is recognised, and cannot be found by trying values out.
+"""Keyed digests (HMAC): they recognise repeated values, and cannot be reversed by trying out values.
 
-The keys are in no database (HEADRACE_DIGEST_KEYS, or derived from the encryption keys). Of several the first makes what
-is stored, and what is recognised may be of any. Without keys digests are plain: of what may be stored itself they tell
-nothing more, and of anything else none may be kept (``is_keyed``).
+The keys are in no database (HEADRACE_DIGEST_KEYS, or derived from the encryption keys). The digest of the first key is
+stored; a value is recognised by the digest of any key. Without keys the digests are plain SHA-256: they may be stored
+only of values that are stored anyway (``is_keyed``).
 """
 
 import hashlib
@@ -13,19 +13,19 @@ _HEX_CHARS = 32
 
 
 class Digests:
-    """Makes digests. Threads may share one."""
+    """Computes digests. Thread-safe."""
 
     def __init__(self, keys: Sequence[bytes] = ()) -> None:
         self._keys = tuple(keys)
 
     @property
     def is_keyed(self) -> bool:
-        """True if nobody without a key can tell what a digest is of."""
+        """True if a value cannot be found from its digest without a key."""
         return bool(self._keys)
 
     def of(self, purpose: str, value: bytes) -> list[str]:
-        """Return the digest of a value under each key, that to be stored first: 128 bits in hex."""
-        said = b"headrace %b\0%b" % (purpose.encode(), value)
+        """Return the digest of a value for each key, 128 bits in hex. The first one is to be stored."""
+        message = b"headrace %b\0%b" % (purpose.encode(), value)
         if not self._keys:
-            return [hashlib.sha256(said).hexdigest()[:_HEX_CHARS]]
-        return [hmac.digest(key, said, "sha256").hex()[:_HEX_CHARS] for key in self._keys]
+            return [hashlib.sha256(message).hexdigest()[:_HEX_CHARS]]
+        return [hmac.digest(key, message, "sha256").hex()[:_HEX_CHARS] for key in self._keys]

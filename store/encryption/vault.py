@@ -1,14 +1,14 @@
-"""Sealing what tenants say before it is stored: the one place that encrypts and decrypts payload columns and frames.
+"""Envelope encryption of payload columns and stream frames, before they are stored.
 
-A value gets a data key of its own, and the data key is wrapped by a master key (an envelope), so a new master key
-re-wraps data keys and leaves the values alone. AES-256-GCM both times:
+Each value is encrypted with its own data key, and the data key is wrapped by a master key. So a new master key only
+wraps the data keys again. Both use AES-256-GCM:
 
     master key "k2" ──wraps──▶ data key ──seals──▶ value          {"enc": {"k": "k2", "w": "…", "d": "…"}}
                                              ▲
                               associated data: tenant, table, column, row
 
-What was sealed for one place opens nowhere else. Of several master keys the first seals and all open; with none
-nothing is sealed, and whatever was stored unsealed stays readable in any case. Knows no table and no connection.
+A sealed value opens only with the encryption context that it was sealed with. The first of several master keys seals;
+all of them open. Without keys nothing is sealed. Values in plaintext can always be read.
 """
 
 import base64
@@ -37,15 +37,15 @@ ENVELOPE = "enc"
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _TEXT_MARK = "enc:"
 _FIELDS = frozenset({"k", "w", "d"})
-# U+0000 as orjson writes it, and not the six characters of its spelling. jsonb refuses it; so does a sealed value.
+# U+0000 as orjson writes it, but not an escaped backslash followed by u0000. jsonb refuses U+0000, so we do too.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _JOBS_CACHED = 4096
 _TOKEN_BYTES = 15
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value is stored; it opens nowhere else."""
+class EncryptionContext:
+    """The tenant, table, column and row of a value: the associated data of its encryption."""
 
     tenant_id: str
     table: str
@@ -57,16 +57,16 @@ class Place:
 
     @property
     def associated_data(self) -> bytes:
-        """The place as bytes, no two alike."""
+        """The context as bytes, different for every value."""
         return orjson.dumps([self.tenant_id, self.table, self.column, self.row_id])
 
-    def column_of(self, column: str) -> "Place":
-        """Return the place of another column of the same row."""
-        return Place(self.tenant_id, self.table, column, self.row_id)
+    def with_column(self, column: str) -> "EncryptionContext":
+        """Return the context of another column of the same row."""
+        return EncryptionContext(self.tenant_id, self.table, column, self.row_id)
 
 
 class Vault:
-    """Seals and opens under master keys. Threads may share one."""
+    """Encrypts (seals) and decrypts (opens) values with master keys. Thread-safe."""
 
     def __init__(self, keys: Mapping[str, bytes] = MappingProxyType({})) -> None:
         self._keys = dict(keys)
@@ -75,71 +75,71 @@ class Vault:
 
     @property
     def is_on(self) -> bool:
-        """True if what is stored from now on is sealed."""
+        """True if new values are sealed."""
         return bool(self._keys)
 
     @property
     def sealing_key(self) -> str:
-        """The id of the master key that seals; asking is an error while nothing seals."""
+        """The id of the master key that seals. Raises StopIteration if there is none."""
         return next(iter(self._keys))
 
     @property
     def key_ids(self) -> Sequence[str]:
-        """The ids of all master keys, the one that seals first."""
+        """The ids of all master keys; the first one seals."""
         return tuple(self._keys)
 
-    def seal(self, value: object, place: Place, *, outside: Iterable[str] = ()) -> Any:
-        """Return a JSON value sealed for its column; itself if nothing is sealed, or if it is empty.
+    def seal(self, value: object, context: EncryptionContext, *, outside: Iterable[str] = ()) -> Any:
+        """Return a JSON value sealed; the value itself if it is empty or there are no keys.
 
-        Of an object the fields named ``outside`` stay beside the envelope, where SQL can see them.
+        The fields of an object that are named in ``outside`` are copied beside the envelope, where SQL can read them.
         """
         if not value or not self._keys:
             return value
         seen = {name: value[name] for name in outside if name in value} if isinstance(value, Mapping) else {}
-        return {ENVELOPE: self._seal_bytes(_dump(value), place), **seen}
+        return {ENVELOPE: self._seal_bytes(_dump(value), context), **seen}
 
-    def open(self, stored: Any, place: Place) -> Any:
-        """Return what ``seal`` was given. Raises CannotOpen; what was never sealed comes back as it is."""
+    def open(self, stored: Any, context: EncryptionContext) -> Any:
+        """Return the value that was sealed; a value in plaintext is returned unchanged. Raises CannotOpen."""
         envelope = envelope_of(stored)
-        return stored if envelope is None else orjson.loads(self._open_bytes(envelope, place))
+        return stored if envelope is None else orjson.loads(self._open_bytes(envelope, context))
 
-    def seal_text(self, value: str, place: Place) -> str:
-        """As ``seal``, for a text column."""
+    def seal_text(self, value: str, context: EncryptionContext) -> str:
+        """Like ``seal``, for a text column."""
         if not self._keys:
             return value
-        return sealed_text(self._seal_bytes(value.encode(), place))
+        return sealed_text(self._seal_bytes(value.encode(), context))
 
-    def open_text(self, stored: str, place: Place) -> str:
-        """As ``open``, for a text column."""
+    def open_text(self, stored: str, context: EncryptionContext) -> str:
+        """Like ``open``, for a text column."""
         envelope = text_envelope_of(stored)
-        return stored if envelope is None else self._open_bytes(envelope, place).decode()
+        return stored if envelope is None else self._open_bytes(envelope, context).decode()
 
     def checks(self) -> dict[str, str]:
-        """Return for each master key what tells it from another of its id, and nothing else about it."""
+        """Return a check value for each master key, by id. It identifies the key and reveals nothing else about it."""
         return {key_id: self._check(key) for key_id, key in self._keys.items()}
 
     def digest_keys(self) -> list[bytes]:
-        """Return a key for digests, derived from each master key, that of the one that seals first."""
+        """Return a key for digests derived from each master key, in their order."""
         return [hmac.digest(key, b"headrace digests", hashlib.sha256) for key in self._keys.values()]
 
     def rewrap(self, envelope: Mapping[str, str], where: str) -> dict[str, str]:
-        """Return the envelope with its data key wrapped by the key that seals now. Raises CannotOpen."""
+        """Return the envelope with its data key wrapped by the current sealing key. Raises CannotOpen."""
         wrapped = self._wrap(self._unwrap(envelope, where))
         return {"k": self.sealing_key, "w": wrapped, "d": envelope["d"]}
 
     def tokens(self, tenant_id: str, pairs: Mapping[str, str]) -> dict[str, list[str]]:
-        """Return for each master key what stands for these pairs where they are searched for but not shown.
+        """Return search tokens of these pairs, by master key id.
 
-        Equal pairs of one tenant have equal tokens. Of 120 bits, so two different ones do not meet.
+        Equal pairs of one tenant have equal tokens. A token has 120 bits, so that collisions are negligible.
         """
         return {
             key_id: [self._token(key, tenant_id, *pair) for pair in pairs.items()] for key_id, key in self._keys.items()
         }
 
     def seal_frame(self, data: bytes, job_id: str, where: bytes) -> bytes:
-        """Seal a piece of a stream under a key of the job's own: key id, nonce and what is sealed, as bytes.
+        """Seal a frame of a stream with a key derived for the job. Returns key id, nonce and ciphertext as bytes.
 
-        Streams are short-lived and are not re-wrapped, so there is no data key in each piece.
+        Streams are short-lived and never re-encrypted, so a frame needs no data key.
         """
         key_id = self.sealing_key
         nonce = os.urandom(NONCE_BYTES)
@@ -147,7 +147,7 @@ class Vault:
         return b"".join((bytes([len(key_id)]), key_id.encode(), nonce, sealed))
 
     def open_frame(self, sealed: bytes, job_id: str, where: bytes) -> bytes:
-        """Return what ``seal_frame`` was given. Raises CannotOpen."""
+        """Return the frame that was sealed. Raises CannotOpen."""
         key_id, end = frame_key_id(sealed), 1 + sealed[0]
         nonce = sealed[end : end + NONCE_BYTES]
         try:
@@ -157,27 +157,27 @@ class Vault:
             raise _changed(f"the stream of {job_id}", key_id) from None
 
     def seal_key(self) -> tuple[bytes, dict[str, str]]:
-        """Return a new data key, for what is sealed elsewhere (a file), and the envelope that it is wrapped in."""
+        """Return a new data key, for a file, and its envelope."""
         key = AESGCM.generate_key(KEY_BYTES * 8)
         return key, {"k": self.sealing_key, "w": self._wrap(key)}
 
     def open_key(self, envelope: Mapping[str, str], where: str) -> bytes:
-        """Return the data key of ``seal_key``. Raises CannotOpen."""
+        """Return the data key in an envelope of ``seal_key``. Raises CannotOpen."""
         return self._unwrap(envelope, where)
 
-    def _seal_bytes(self, data: bytes, place: Place) -> dict[str, str]:
+    def _seal_bytes(self, data: bytes, context: EncryptionContext) -> dict[str, str]:
         key = AESGCM.generate_key(KEY_BYTES * 8)
         nonce = os.urandom(NONCE_BYTES)
-        sealed = nonce + AESGCM(key).encrypt(nonce, data, place.associated_data)
+        sealed = nonce + AESGCM(key).encrypt(nonce, data, context.associated_data)
         return {"k": self.sealing_key, "w": self._wrap(key), "d": base64.b64encode(sealed).decode()}
 
-    def _open_bytes(self, envelope: Mapping[str, str], place: Place) -> bytes:
-        key = self._unwrap(envelope, str(place))
+    def _open_bytes(self, envelope: Mapping[str, str], context: EncryptionContext) -> bytes:
+        key = self._unwrap(envelope, str(context))
         try:
             sealed = base64.b64decode(envelope["d"])
-            return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place.associated_data)
+            return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context.associated_data)
         except (InvalidTag, ValueError):
-            raise _changed(str(place), envelope["k"]) from None
+            raise _changed(str(context), envelope["k"]) from None
 
     def _wrap(self, key: bytes) -> str:
         nonce = os.urandom(NONCE_BYTES)
@@ -208,8 +208,8 @@ class Vault:
         return base64.b64encode(hmac.digest(key, b"headrace key check", hashlib.sha256)).decode()
 
     def _token(self, key: bytes, tenant_id: str, name: str, value: str) -> str:
-        said = orjson.dumps(["headrace token", tenant_id, name, value])
-        return base64.b64encode(hmac.digest(key, said, hashlib.sha256)[:_TOKEN_BYTES]).decode()
+        message = orjson.dumps(["headrace token", tenant_id, name, value])
+        return base64.b64encode(hmac.digest(key, message, hashlib.sha256)[:_TOKEN_BYTES]).decode()
 
 
 def _changed(where: str, key_id: str) -> CannotOpen:
@@ -220,14 +220,14 @@ def _changed(where: str, key_id: str) -> CannotOpen:
 
 
 def frame_key_id(sealed: bytes) -> str:
-    """Return the id of the key that a piece of a stream is sealed with."""
+    """Return the id of the key that a frame is sealed with."""
     return sealed[1 : 1 + sealed[0]].decode(errors="replace")
 
 
 def envelope_of(stored: object) -> dict[str, str] | None:
     """Return the envelope in a stored JSON value; None if it is not sealed.
 
-    No value of ours looks like one: metadata has only texts as values, and nothing else has a field of this name.
+    No plaintext value can look like an envelope: the values of metadata are texts, and no other value has this field.
     """
     if isinstance(stored, Mapping):
         envelope = stored.get(ENVELOPE)
@@ -237,7 +237,7 @@ def envelope_of(stored: object) -> dict[str, str] | None:
 
 
 def sealed_text(envelope: Mapping[str, str]) -> str:
-    """Return an envelope as a text column has it."""
+    """Return an envelope in the form of a text column."""
     return f"{_TEXT_MARK}{envelope['k']}:{envelope['w']}:{envelope['d']}"
 
 
@@ -251,7 +251,7 @@ def _dump(value: object) -> bytes:
     try:
         data = orjson.dumps(value)
     except orjson.JSONEncodeError:
-        # From None: the encoder's message may quote the text.
+        # Without the cause: the encoder's message may quote the text.
         raise InvalidRequest("a text is not valid Unicode, or a number is out of range") from None
     refuse_nul(data)
     return data
@@ -264,12 +264,12 @@ def refuse_nul(data: bytes) -> None:
 
 
 def has_nul(data: bytes) -> bool:
-    """True if a JSON text has U+0000 in one of its strings, which it spells ``\\u0000``."""
+    """True if a string in a JSON text contains U+0000, written as ``\\u0000``."""
     return b"\\u0000" in data and _NUL.search(data) is not None
 
 
 def parse_keys(text: str, setting: str) -> dict[str, bytes]:
-    """Read ``id:base64`` entries, divided by commas or lines. Raises SettingsError, which quotes no key."""
+    """Parse ``id:base64`` entries, separated by commas or lines. Raises SettingsError, which quotes no key."""
     keys: dict[str, bytes] = {}
     for number, entry in enumerate(filter(None, (part.strip() for part in re.split(r"[,\n]", text))), 1):
         key_id, colon, encoded = entry.partition(":")
@@ -278,7 +278,7 @@ def parse_keys(text: str, setting: str) -> dict[str, bytes]:
                 f"{setting}: entry {number} is not ID:KEY, with 1 to 32 letters, digits, - or _ as its id"
             )
         if key_id in keys:
-            raise SettingsError(f"{setting}: the id {key_id} is there twice")
+            raise SettingsError(f"{setting}: the id {key_id} is used twice")
         keys[key_id] = _key(encoded, f"{setting}: the key {key_id}")
     return keys
 
@@ -296,5 +296,5 @@ def _key(encoded: str, what: str) -> bytes:
 
 
 def new_key() -> str:
-    """Return a new master key, as the settings want it."""
+    """Return a new master key in base64, the form of the setting."""
     return base64.b64encode(os.urandom(KEY_BYTES)).decode()

@@ -38,7 +38,7 @@ _FORGOTTEN_S = 86_400.0
 class Blobs(Protocol):
     """A storage of contents. Everything blocks; Unavailable is raised while it is away."""
 
-    def create(self) -> "Draft":
+    def create(self) -> "BlobWriter":
         """Begin a new content; it is not there before it was kept."""
         ...
 
@@ -59,7 +59,7 @@ class Blobs(Protocol):
         ...
 
 
-class Draft:
+class BlobWriter:
     """A content that is being written. ``keep`` puts it in its place; ``drop`` removes it, kept or not begun.
 
     ``name`` is what it was kept as.
@@ -115,7 +115,7 @@ class FolderBlobs:
         self._folder = folder
         self._vault = vault or Vault()
 
-    def create(self) -> Draft:
+    def create(self) -> BlobWriter:
         """See ``Blobs``."""
         with _told_plainly():
             path = self._folder / "drafts" / uuid4().hex
@@ -138,7 +138,7 @@ class FolderBlobs:
             out.close()
             path.unlink(missing_ok=True)
 
-        return Draft(out, sync, move, drop, self._vault)
+        return BlobWriter(out, sync, move, drop, self._vault)
 
     def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
@@ -190,7 +190,7 @@ class ObjectBlobs:
             raise SettingsError(f"HEADRACE_FILES_URL: {error}") from error
         self._root = root.rstrip("/")
 
-    def create(self) -> Draft:
+    def create(self) -> BlobWriter:
         """See ``Blobs``."""
         place = f"{self._root}/drafts/{uuid4().hex}"
         with _told_plainly():
@@ -209,7 +209,7 @@ class ObjectBlobs:
             if self._fs.exists(place):
                 self._fs.rm_file(place)
 
-        return Draft(out, out.close, move, drop, self._vault)
+        return BlobWriter(out, out.close, move, drop, self._vault)
 
     def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""

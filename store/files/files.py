@@ -17,7 +17,7 @@ from sqlalchemy import Connection, RowMapping, text
 from store.audit.audit import record
 from store.db.database import Database
 from store.errors import NotFound, QuotaExceeded, Unavailable
-from store.files.blob_storage import Blobs, Draft
+from store.files.blob_storage import Blobs, BlobWriter
 from store.ids import new_id
 
 UNREFERENCED_S = 600.0
@@ -77,7 +77,7 @@ SELECT digest FROM found UNION ALL SELECT digest FROM made
 """)
 
 
-def keep_content(db: Database, draft: Draft) -> None:
+def keep_content(db: Database, draft: BlobWriter) -> None:
     """Put a content into the storage, there to be referred to within ``UNREFERENCED_S``. Raises Unavailable."""
     name = f"{draft.digest}.{uuid4().hex[:12]}"
     values = {"sha256": draft.digest, "name": name, "num_bytes": draft.num_bytes}
@@ -102,7 +102,7 @@ RETURNING {_COLUMNS}
 def add(
     connection: Connection,
     tenant_id: str,
-    draft: Draft,
+    draft: BlobWriter,
     *,
     filename: str,
     purpose: Purpose,
@@ -130,7 +130,7 @@ def add(
 def create(
     db: Database,
     tenant_id: str,
-    draft: Draft,
+    draft: BlobWriter,
     *,
     filename: str,
     purpose: Purpose,
@@ -156,7 +156,7 @@ _ONE_UPLOAD = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.file
 _STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_THERE}")
 
 
-def _check_room(connection: Connection, tenant_id: str, draft: Draft, most_bytes: int) -> None:
+def _check_room(connection: Connection, tenant_id: str, draft: BlobWriter, most_bytes: int) -> None:
     stored = connection.execute(_STORED, {"tenant_id": tenant_id}).scalar_one()
     if stored + draft.num_bytes > most_bytes:
         raise QuotaExceeded(

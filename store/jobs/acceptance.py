@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from store.db.database import Database, dump_json
 from store.encryption.encrypted_columns import seal_columns, seal_job
-from store.encryption.vault import Place, Vault
+from store.encryption.vault import EncryptionContext, Vault
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.jobs.responses import NewResponse
@@ -269,6 +269,6 @@ def _row(job: NewJob, vault: Vault) -> dict[str, object]:
 
 
 def _response_row(job: NewJob, response: NewResponse, vault: Vault) -> dict[str, object]:
-    place = Place(job.tenant_id, "responses", "", job.id)
+    place = EncryptionContext(job.tenant_id, "responses", "", job.id)
     sealed = seal_columns(vault, place, {"input": response.stored_input, "request": response.request})
     return {**asdict(response), **sealed}

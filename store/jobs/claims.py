@@ -18,7 +18,7 @@ from sqlalchemy import RowMapping
 from store.db.database import Database, dump_json
 from store.db.presence import GONE_AFTER_S
 from store.encryption.encrypted_columns import open_columns, seal_columns, seal_job
-from store.encryption.vault import Place, Vault
+from store.encryption.vault import EncryptionContext, Vault
 from store.errors import CannotOpen, InvalidRequest
 from store.failpoints import failpoint
 from store.jobs import claim_queries
@@ -156,10 +156,10 @@ def _opened(db: Database, rows: Sequence[RowMapping]) -> dict[str, Claim]:
 
 
 def _claimed(row: RowMapping, vault: Vault) -> Claim:
-    payload = vault.open(row["payload"], Place(row["tenant_id"], "jobs", "payload", row["job_id"]))
+    payload = vault.open(row["payload"], EncryptionContext(row["tenant_id"], "jobs", "payload", row["job_id"]))
     checkpoint = row["checkpoint"]
     if checkpoint is not None:
-        place = Place(row["tenant_id"], "job_checkpoints", "", row["job_id"])
+        place = EncryptionContext(row["tenant_id"], "job_checkpoints", "", row["job_id"])
         checkpoint = open_columns(vault, place, checkpoint, *_CHECKPOINT)
     return Claim(**{**row, "payload": payload, "checkpoint": Checkpoint.from_json(checkpoint)})
 
@@ -200,7 +200,7 @@ def release(db: Database, releases: Sequence[Release]) -> set[str]:
 def _release_row(release: Release, vault: Vault) -> dict[str, object]:
     checkpoint = None if release.checkpoint is None else release.checkpoint.as_json()
     if checkpoint is not None:
-        place = Place(release.tenant_id, "job_checkpoints", "", release.job_id)
+        place = EncryptionContext(release.tenant_id, "job_checkpoints", "", release.job_id)
         checkpoint |= seal_columns(vault, place, {name: checkpoint[name] for name in _CHECKPOINT if name in checkpoint})
     return {
         "id": release.job_id,
@@ -235,7 +235,7 @@ def _row(finish: Finish, vault: Vault) -> dict[str, object]:
 
 def _sealed(vault: Vault, finish: Finish, contents: dict[str, Any]) -> dict[str, Any]:
     contents = {name: _storable(value) for name, value in contents.items()}
-    stream = Place(finish.tenant_id, "job_streams", "", finish.job_id)
+    stream = EncryptionContext(finish.tenant_id, "job_streams", "", finish.job_id)
     return {
         **seal_job(vault, finish.tenant_id, finish.job_id, contents),
         **seal_columns(vault, stream, {"deltas": contents["deltas"], "logprobs": contents["logprobs"]}),

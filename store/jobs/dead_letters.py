@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping, text
 
 from store.audit.audit import record
 from store.db.database import Database
-from store.encryption.vault import Place
+from store.encryption.vault import EncryptionContext
 from store.errors import NotFound
 
 _SELECT = """
@@ -95,7 +95,7 @@ def get_dead_letter(db: Database, tenant_id: str, job_id: str) -> DeadLetter:
 
 
 def _letter(db: Database, tenant_id: str, row: RowMapping) -> DeadLetter:
-    error = db.vault.open(row["error"], Place(tenant_id, "jobs", "error", row["job_id"])) or {}
+    error = db.vault.open(row["error"], EncryptionContext(tenant_id, "jobs", "error", row["job_id"])) or {}
     shown = {name: value for name, value in row.items() if name != "error"}
     return DeadLetter(**shown, message=error.get("message", ""))
 

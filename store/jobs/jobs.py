@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store.db.database import Database
 from store.encryption.encrypted_columns import metadata_filters, open_columns
-from store.encryption.vault import Place, Vault
+from store.encryption.vault import EncryptionContext, Vault
 from store.errors import CannotOpen, Conflict, Gone, NotFound
 from store.ids import first_id
 from store.jobs.acceptance import Accepted, Idempotency, NewJob, accept, is_known
@@ -245,7 +245,7 @@ def stored_deltas(db: Database, tenant_id: str, job_id: str) -> StoredStream | N
         return None
     # A stream without a lineage was stored by a release before lineages: all of it is from the last attempt.
     lineage = lineage_from_json(row["lineage"]) or ((row["epoch"], 0),)
-    opened = open_columns(db.vault, Place(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
+    opened = open_columns(db.vault, EncryptionContext(tenant_id, "job_streams", "", job_id), row, "deltas", "logprobs")
     return StoredStream(row["epoch"], opened["deltas"], lineage, read_groups(opened["logprobs"]))
 
 

@@ -12,7 +12,7 @@ import orjson
 from sqlalchemy import text
 
 from store.db.database import Database
-from store.encryption.vault import Place
+from store.encryption.vault import EncryptionContext
 from store.errors import InvalidRequest, NotFound
 
 PREFIX = "resp_"
@@ -110,7 +110,7 @@ def get(db: Database, tenant_id: str, job_id: str, *, unstored: bool = False) ->
         row = connection.execute(_GET, values).mappings().one_or_none()
     if row is None:
         raise not_found(response_id(job_id))
-    request = db.vault.open(row["request"], Place(tenant_id, "responses", "request", job_id))
+    request = db.vault.open(row["request"], EncryptionContext(tenant_id, "responses", "request", job_id))
     return StoredResponse(**{**row, "request": request})
 
 
@@ -152,7 +152,7 @@ def get_conversation(db: Database, tenant_id: str, job_id: str) -> Conversation:
         raise NotFound(f"the beginning of the conversation of {response_id(job_id)} is no longer kept")
     items: list[dict[str, Any]] = []
     for row in rows:
-        opened = db.vault.open(row.input, Place(tenant_id, "responses", "input", row.job_id))
+        opened = db.vault.open(row.input, EncryptionContext(tenant_id, "responses", "input", row.job_id))
         items += opened["items"] if isinstance(opened, dict) else opened
     return Conversation(items, len(rows))
 

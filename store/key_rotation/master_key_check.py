@@ -1,7 +1,7 @@
-"""Whether the master keys are those that were seen here before: another key under a known id opens nothing.
+"""Check at process start that each master key id still names the same key.
 
-Said when a process starts, and not when it first meets a value that does not open. ``store.encryption.vault`` makes the
-check values, which are as good as random to whoever has not the key.
+Another key under a known id could decrypt nothing, and a process should fail at its start rather than at the first
+value that it cannot decrypt. ``store.encryption.vault`` computes the check values. They reveal nothing about the keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,19 @@ from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import NotFound, SettingsError
 
-_NOTE = text("INSERT INTO encryption_keys (id, check_value) VALUES (:id, :check_value) ON CONFLICT (id) DO NOTHING")
+# Records a key that is new.
+_ADD = text("INSERT INTO encryption_keys (id, check_value) VALUES (:id, :check_value) ON CONFLICT (id) DO NOTHING")
+# Ids of all recorded keys.
 _IDS = text("SELECT id FROM encryption_keys ORDER BY id")
+# Check values of recorded keys.
 _KNOWN = text("SELECT id, check_value FROM encryption_keys WHERE id = ANY(CAST(:ids AS text[]))")
 
 
 def check_keys(db: Database, vault: Vault) -> None:
-    """Note the keys that are new here.
+    """Record the check values of new keys.
 
-    Raises SettingsError for one whose id is known with another key, and if there is none although others were given
-    before: what this process stores would lie in the clear beside what is sealed.
+    Raises SettingsError if a known id has another key, or if no key is set although keys were used before: this process
+    would then store values in plaintext beside encrypted ones.
     """
     checks = vault.checks()
     with db.begin() as connection:
@@ -31,12 +34,12 @@ def check_keys(db: Database, vault: Vault) -> None:
             return
         known = _known(connection, checks)
         if known.keys() < checks.keys():
-            connection.execute(_NOTE, [{"id": key_id, "check_value": check} for key_id, check in checks.items()])
+            connection.execute(_ADD, [{"id": key_id, "check_value": check} for key_id, check in checks.items()])
             known = _known(connection, checks)
-        # Within the transaction: who is refused notes nothing.
+        # In the transaction, so that a process that is refused records nothing.
         for key_id, check in known.items():
             if check != checks[key_id]:
-                raise _another(key_id)
+                raise _other_key(key_id)
 
 
 def _known(connection: Connection, checks: Mapping[str, str]) -> dict[str, str]:
@@ -46,21 +49,21 @@ def _known(connection: Connection, checks: Mapping[str, str]) -> dict[str, str]:
 def _none_given(used: Sequence[str]) -> SettingsError:
     forgotten = " and ".join(f"`headrace encryption forget {key_id}`" for key_id in used)
     return SettingsError(
-        f"no encryption key was given, and what is stored here is sealed with {', '.join(map(repr, used))}: give the "
-        "keys that the other processes have by HEADRACE_ENCRYPTION_KEYS; if nothing is to be sealed any more, "
+        f"no encryption key is set, but the database has values sealed with {', '.join(map(repr, used))}: set "
+        "HEADRACE_ENCRYPTION_KEYS to the keys of the other processes; to stop encrypting, run "
         f"{forgotten}"
     )
 
 
-def _another(key_id: str) -> SettingsError:
+def _other_key(key_id: str) -> SettingsError:
     return SettingsError(
-        f"the encryption key {key_id!r} is another than the one of this id that was given before: give that one, or "
-        f"this one under an id of its own; if nothing needs the one before, `headrace encryption forget {key_id}`"
+        f"the encryption key {key_id!r} is another than the one of this id that was given before: set that one, or "
+        f"give the new key another id; if no value needs the old key, run `headrace encryption forget {key_id}`"
     )
 
 
 def forget_key(db: Database, key_id: str) -> None:
-    """Let the next process that starts say which key has this id. Raises NotFound."""
+    """Delete the check value of a key id, so that the id can get another key. Raises NotFound."""
     with db.begin() as connection:
         if not connection.execute(text("DELETE FROM encryption_keys WHERE id = :id"), {"id": key_id}).rowcount:
-            raise NotFound(f"no encryption key {key_id!r} was given before")
+            raise NotFound(f"no encryption key {key_id!r} is recorded")

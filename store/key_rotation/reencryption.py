@@ -1,8 +1,8 @@
-"""Which master keys what is stored was sealed under, and sealing it under the one that seals now.
+"""Re-encryption of stored values under the current master key, and counts of values by master key.
 
-Rows are looked at in the order of their keys, a page in each transaction: what was done stays done whoever dies, and
-the next run passes over it. Of a sealed value only its data key is wrapped anew; metadata is sealed anew with the
-tokens that it is searched by, and so is what was stored before there were keys. Contents of files are written anew.
+Rows are read in the order of their keys, one page in each transaction. Finished pages stay finished if the process
+dies, and the next run skips them. An encrypted value keeps its ciphertext: only its data key is wrapped again. Values
+in plaintext, and metadata with its search tokens, are encrypted again. Contents of files are written again.
 
     column ▸ {"enc": {"k": old, "w": …, "d": …}} ──rewrap──▶ {"enc": {"k": new, "w": …, "d": the same}}
 """
@@ -16,20 +16,20 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.db.database import Database, dump_json
 from store.encryption.encrypted_columns import OUTSIDE, seal_metadata
-from store.encryption.vault import ENVELOPE, Place, Vault, envelope_of, sealed_text, text_envelope_of
+from store.encryption.vault import ENVELOPE, EncryptionContext, Vault, envelope_of, sealed_text, text_envelope_of
 from store.errors import CannotOpen
 from store.files.blob_storage import Blobs, read_blocks
 
 PLAIN: Final = ""
-"""In the place of a key's id: not sealed."""
+"""Instead of a key id: the value is in plaintext."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A table with sealed columns, and how to find whose a row is. ``key`` names the row, in this order.
+    """A table with encrypted columns. ``key``: its primary key. ``tenant``: SQL for the tenant id of a row.
 
-    ``never_plain``: what is not sealed in these was not said by a tenant. ``sealed_for`` and ``sealed_as``: the table
-    and the column that a value was sealed for, where it is a copy. ``is_text``: the columns are texts, not JSON.
+    ``never_plain``: columns in which plaintext values are not from a tenant and stay as they are. ``sealed_for`` and
+    ``sealed_as``: the table and column in the encryption context of a copied value. ``is_text``: text, not JSON.
     """
 
     table: str
@@ -41,14 +41,14 @@ class Target:
     sealed_as: str = ""
     is_text: bool = False
 
-    def place_of(self, row: RowMapping, column: str) -> Place:
-        """Return where a value of the row is sealed for."""
+    def context_of(self, row: RowMapping, column: str) -> EncryptionContext:
+        """Return the encryption context of a value of the row."""
         names = self.key[:1] if self.sealed_for else self.key
         row_id = "/".join(str(row[name]) for name in names)
-        return Place(row["tenant_id_of"], self.sealed_for or self.table, self.sealed_as or column, row_id)
+        return EncryptionContext(row["tenant_id_of"], self.sealed_for or self.table, self.sealed_as or column, row_id)
 
     def key_id_of(self, column: str) -> str:
-        """Return the SQL for the id of the key that sealed a column: null if there is nothing to seal in it."""
+        """Return the SQL for the key id of a column: NULL if it has no value to encrypt, '' for plaintext."""
         if self.is_text:
             return f"""CASE
                 WHEN {column} LIKE 'enc:%' THEN split_part({column}, ':', 2)
@@ -83,8 +83,8 @@ TARGETS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """What was found in a page: how many values each key sealed, how many were sealed anew, and why others were not."""
+class KeyUsage:
+    """One page of a table: the number of values by key id, the number of re-encrypted ones, and errors of others."""
 
     num_rows: int
     found: Counter[str]
@@ -92,18 +92,18 @@ class Page:
     errors: tuple[str, ...] = ()
 
 
-def pages(db: Database, target: Target, *, limit: int, reseal: bool = False) -> Iterator[Page]:
-    """Go through a table, page by page; seal what another key sealed, or none, if that is asked for."""
+def pages(db: Database, target: Target, *, limit: int, reseal: bool = False) -> Iterator[KeyUsage]:
+    """Read a table page by page. With ``reseal``, re-encrypt values of other keys and values in plaintext."""
     after: tuple[Any, ...] | None = None
     more = True
     while more:
         with db.begin() as connection:
             values = {"limit": limit, **target.bound(after or ())}
-            rows = connection.execute(text(_look(target, first=after is None)), values).mappings().all()
+            rows = connection.execute(text(_page_sql(target, first=after is None)), values).mappings().all()
             found = Counter(row[column] for row in rows for column in target.columns if row[column] is not None)
             due = [row for row in rows if any(_is_due(db.vault, row[column]) for column in target.columns)]
             done, errors = _reseal(connection, db.vault, target, due) if reseal else (0, [])
-        yield Page(len(rows), found, done, tuple(errors))
+        yield KeyUsage(len(rows), found, done, tuple(errors))
         more = len(rows) == limit
         after = tuple(rows[-1][name] for name in target.key) if rows else None
 
@@ -112,8 +112,8 @@ def _is_due(vault: Vault, key_id: str | None) -> bool:
     return key_id is not None and vault.is_on and key_id != vault.sealing_key
 
 
-def _look(target: Target, *, first: bool) -> str:
-    """A page of keys, and for each column the id of the key that sealed it; null: there is nothing to seal."""
+def _page_sql(target: Target, *, first: bool) -> str:
+    """The SQL for a page of primary keys, and the key id of each column."""
     key = ", ".join(target.key)
     past = "" if first else f"WHERE ({key}) > ({', '.join(f':key_{n}' for n in range(len(target.key)))})"
     columns = ", ".join(map(target.key_id_of, target.columns))
@@ -121,20 +121,22 @@ def _look(target: Target, *, first: bool) -> str:
 
 
 def _reseal(connection: Connection, vault: Vault, target: Target, due: Sequence[RowMapping]) -> tuple[int, list[str]]:
-    """Seal the values of these rows anew; return how many, and what did not open. Each row is held while it is done."""
+    """Re-encrypt values of these rows, each row locked. Returns the number of values, and the errors of others."""
     where = " AND ".join(f"{name} = :key_{n}" for n, name in enumerate(target.key))
-    whose = f"{target.tenant} AS tenant_id_of"
-    read = text(f"SELECT *, {whose} FROM {target.table} WHERE {where} FOR NO KEY UPDATE OF {target.table}")
+    read = text(
+        f"SELECT *, {target.tenant} AS tenant_id_of FROM {target.table} WHERE {where}"
+        f" FOR NO KEY UPDATE OF {target.table}"
+    )
     done, errors = 0, []
     for seen in due:
         key = target.bound(tuple(seen[name] for name in target.key))
         row = connection.execute(read, key).mappings().one_or_none()
-        if row is None:  # it went meanwhile
+        if row is None:  # the row was deleted meanwhile
             continue
         changes: dict[str, Any] = {}
         for column in target.columns:
             try:
-                changes |= _sealed_anew(vault, target, row, column)
+                changes |= _resealed(vault, target, row, column)
             except CannotOpen as error:
                 errors.append(error.message)
         if changes:
@@ -146,37 +148,37 @@ def _reseal(connection: Connection, vault: Vault, target: Target, due: Sequence[
     return done, errors
 
 
-def _sealed_anew(vault: Vault, target: Target, row: RowMapping, column: str) -> dict[str, Any]:
-    """Return the column's new value, nothing if it is sealed as it should be."""
-    stored, place = row[column], target.place_of(row, column)
+def _resealed(vault: Vault, target: Target, row: RowMapping, column: str) -> dict[str, Any]:
+    """Return the column's new value; {} if the current key already encrypts it."""
+    stored, context = row[column], target.context_of(row, column)
     envelope = text_envelope_of(stored or "") if target.is_text else envelope_of(stored)
     if not stored or (envelope is None and column in target.never_plain):
         return {}
     if envelope is not None and envelope["k"] == vault.sealing_key:
         return {}
     if target.is_text:
-        return {column: _text_sealed_anew(vault, stored, envelope, place)}
+        return {column: _resealed_text(vault, stored, envelope, context)}
     if (target.table, column) == ("jobs", "metadata"):
-        return {column: seal_metadata(vault, vault.open(stored, place), place)}
+        return {column: seal_metadata(vault, vault.open(stored, context), context)}
     if envelope is None:
-        return {column: vault.seal(stored, place, outside=OUTSIDE.get(column, ()) if target.table == "jobs" else ())}
-    return {column: {**stored, ENVELOPE: vault.rewrap(envelope, str(place))}}
+        return {column: vault.seal(stored, context, outside=OUTSIDE.get(column, ()) if target.table == "jobs" else ())}
+    return {column: {**stored, ENVELOPE: vault.rewrap(envelope, str(context))}}
 
 
-def _text_sealed_anew(vault: Vault, stored: str, envelope: dict[str, str] | None, place: Place) -> str:
-    return vault.seal_text(stored, place) if envelope is None else sealed_text(vault.rewrap(envelope, str(place)))
+def _resealed_text(vault: Vault, stored: str, envelope: dict[str, str] | None, context: EncryptionContext) -> str:
+    return vault.seal_text(stored, context) if envelope is None else sealed_text(vault.rewrap(envelope, str(context)))
 
 
 def digests(db: Database) -> list[str]:
-    """Return the name of every content of the storage."""
+    """Return the digest of every content in the storage."""
     with db.autocommit() as connection:
         found = connection.execute(text("SELECT digest FROM blobs WHERE removed_at IS NULL ORDER BY digest"))
         return list(found.scalars())
 
 
 def reseal_file(db: Database, blobs: Blobs, digest: str) -> None:
-    """Seal a content anew, in the place of the old. Raises CannotOpen, Unavailable."""
-    with db.autocommit() as connection:  # so that it is not removed meanwhile
+    """Write a content again, encrypted with the current key. Raises CannotOpen, Unavailable."""
+    with db.autocommit() as connection:  # a recently touched content is not removed
         connection.execute(text("UPDATE blobs SET touched_at = now() WHERE digest = :digest"), {"digest": digest})
     draft = blobs.create()
     try:

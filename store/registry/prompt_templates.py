@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.audit.audit import record
 from store.db.database import Database, dump_json
-from store.encryption.vault import Place, Vault
+from store.encryption.vault import EncryptionContext, Vault
 from store.errors import Conflict, NotFound
 from store.ids import new_id
 
@@ -103,8 +103,8 @@ def _version(row: RowMapping, vault: Vault, tenant_id: str) -> PromptVersion:
     return PromptVersion(**{**row, "template": template})
 
 
-def _place(tenant_id: str, prompt_id: str, version: int) -> Place:
-    return Place(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
+def _place(tenant_id: str, prompt_id: str, version: int) -> EncryptionContext:
+    return EncryptionContext(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
 
 
 _SELECT = """

@@ -1,7 +1,7 @@
-"""Forgetting everything of a tenant, or of one of its users, at the operator's word: counted, then in bounded steps.
+"""Purge of all contents of a tenant, or of one of its users, by the operator: counted first, then in bounded steps.
 
-Of a user: the contents of the jobs that named it. Of a tenant also files, batches, and prompt templates. Jobs and
-batches that have not ended are left alone, and counted. Keys, policies, endpoints, usage and audit stay.
+For a user: the contents of the jobs with that ``user``. For a tenant also files, batches and prompt templates. Jobs and
+batches that have not ended are counted, not purged. Keys, policies, endpoints, usage and audit log stay.
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from sqlalchemy import text
 from store.audit.audit import record
 from store.db.database import Database
 from store.encryption.keyed_digests import Digests
-from store.retention.erasure import IS_NO_LIVE_LINE, empty
-from store.retention.retention import empty_batches
+from store.retention.erasure import NOT_IN_LIVE_BATCH, erase
+from store.retention.retention import erase_batches
 
 KINDS: Final = ("jobs", "files", "batches", "prompts")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose contents: a tenant's, perhaps only one user's (a request's ``user``), or only what came before a time."""
+    """The contents to purge: of a tenant, optionally only of one ``user``, or only those created before a time."""
 
     tenant_id: str
     user_id: str | None = None
     before: datetime | None = None
 
-    def told(self, digests: Digests) -> dict[str, Any]:
-        """Return it for the audit log, which is kept for ever: of the user only a keyed digest, without a key none."""
+    def audit_fields(self, digests: Digests) -> dict[str, Any]:
+        """Return the scope for the audit log, with a keyed digest of the user, or None without a key."""
         digest = None
         if self.user_id is not None and digests.is_keyed:
             digest = digests.of("name", self.user_id.encode())[0]
@@ -41,8 +41,8 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What a step forgot. ``after`` is where the next one goes on; None: there is nothing more."""
+class PurgeStep:
+    """The result of a step. ``after``: the start of the next step; None: nothing is left."""
 
     num: int
     after: str | None
@@ -55,76 +55,84 @@ _OF_ALL = "CAST(:user_id AS varchar) IS NULL"
 _LEFT = "(input_purged_at IS NULL OR output_purged_at IS NULL)"
 _OVER = "status IN ('failed', 'completed', 'expired', 'cancelled')"
 
+# Number of rows to purge of each kind, and of jobs that have not ended.
 _COUNT = text(f"""
 SELECT
     (SELECT count(*) FROM jobs
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND {_LEFT}
-            AND {IS_NO_LIVE_LINE}) AS jobs,
+            AND {NOT_IN_LIVE_BATCH}) AS jobs,
     (SELECT count(*) FROM files WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS files,
     (SELECT count(*) FROM batches
         WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL} AND purged_at IS NULL AND {_OVER}) AS batches,
     (SELECT count(*) FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS prompts,
     (SELECT count(*) FROM jobs
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE}
-            AND (completed_at IS NULL OR NOT {IS_NO_LIVE_LINE})) AS live
+            AND (completed_at IS NULL OR NOT {NOT_IN_LIVE_BATCH})) AS live
 """)
 
 
 def count(db: Database, scope: Scope) -> dict[str, int]:
-    """Return how many of each kind there are to forget, and as ``live`` how many jobs must end before that."""
+    """Return the number of rows to purge of each kind, and as ``live`` the number of jobs that have not ended."""
     with db.begin(tenant_id=scope.tenant_id) as connection:
-        connection.execute(text("SET LOCAL statement_timeout = '10min'"))  # it reads, and holds up nobody
+        connection.execute(
+            text("SET LOCAL statement_timeout = '10min'")
+        )  # it only reads, so it blocks no other transaction
         return dict(connection.execute(_COUNT, asdict(scope)).mappings().one())
 
 
-# By their ids, so that no step reads again what the steps before it have emptied.
+# Jobs to purge, in the order of their ids, so that no step reads the rows of earlier steps again.
 _JOBS = text(f"""
 SELECT id FROM jobs
 WHERE tenant_id = :tenant_id AND id > :after AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND {_LEFT}
-    AND {IS_NO_LIVE_LINE}
+    AND {NOT_IN_LIVE_BATCH}
 ORDER BY id LIMIT :limit FOR NO KEY UPDATE
 """)
 
+# The next batch to purge.
 _BATCHES = text(f"""
 SELECT id FROM batches
 WHERE tenant_id = :tenant_id AND {_BEFORE} AND purged_at IS NULL AND {_OVER}
 ORDER BY id LIMIT 1 FOR NO KEY UPDATE
 """)
 
+# Deletes files.
 _FILES = text(f"""
 DELETE FROM files WHERE id IN (
     SELECT id FROM files WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
 """)
 
+# Deletes prompt templates.
 _PROMPTS = text(f"""
 DELETE FROM prompts WHERE id IN (
     SELECT id FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
 """)
 
 
-def step(db: Database, kind: str, scope: Scope, *, after: str = "", limit: int) -> Step:
-    """Forget at most ``limit`` rows of a kind, in one transaction."""
+def purge_step(db: Database, kind: str, scope: Scope, *, after: str = "", limit: int) -> PurgeStep:
+    """Purge at most ``limit`` rows of a kind, in one transaction."""
     values = asdict(scope) | {"after": after, "limit": limit}
     if kind != "jobs" and scope.user_id is not None:
-        return Step(0, None)
+        return PurgeStep(0, None)
     with db.begin(tenant_id=scope.tenant_id) as connection:
         match kind:
             case "jobs":
                 ids = list(connection.execute(_JOBS, values).scalars())
-                empty(connection, ids)
-                return Step(len(ids), ids[-1] if ids else None, tuple(ids))
+                erase(connection, ids)
+                return PurgeStep(len(ids), ids[-1] if ids else None, tuple(ids))
             case "batches":
                 ids = list(connection.execute(_BATCHES, values).scalars())
-                num_rows = empty_batches(connection, ids, limit)
-                return Step(int(bool(ids) and num_rows < limit), "" if ids else None)
+                num_rows = erase_batches(connection, ids, limit)
+                return PurgeStep(int(bool(ids) and num_rows < limit), "" if ids else None)
             case "files":
                 num = connection.execute(_FILES, values).rowcount
             case _:
                 num = connection.execute(_PROMPTS, values).rowcount
-    return Step(num, "" if num == limit else None)
+    return PurgeStep(num, "" if num == limit else None)
 
 
-def note(db: Database, scope: Scope, action: str, detail: Mapping[str, int], *, digests: Digests, actor: str) -> None:
-    """Write into the audit log that a purge began (``contents.purging``) or was done (``contents.purged``)."""
+def record_purge(
+    db: Database, scope: Scope, action: str, detail: Mapping[str, int], *, digests: Digests, actor: str
+) -> None:
+    """Record in the audit log that a purge started (``contents.purging``) or ended (``contents.purged``)."""
     with db.begin(tenant_id=scope.tenant_id) as connection:
-        record(connection, scope.tenant_id, actor, action, scope.tenant_id, {**scope.told(digests), **detail})
+        record(connection, scope.tenant_id, actor, action, scope.tenant_id, {**scope.audit_fields(digests), **detail})

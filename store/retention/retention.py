@@ -1,13 +1,13 @@
-"""How long a tenant's contents are kept: defaults from the settings, set by the operator, shortened by the tenant.
+"""Retention of a tenant's contents: defaults from the settings, set by the operator, shortened by the tenant.
 
-    holds = the shorter of (operator's, or else the default) and (the tenant's own)
+    effective = the shorter of (the operator's value, or else the default) and (the tenant's own value)
 
-    inputs, outputs   of a job that has ended, counted from its end     (what each is: ``store.retention.erasure``)
-    deliveries        of webhooks that are settled, counted from the event
-    files             counted from when they came; None: until somebody deletes them
+    inputs, outputs   of a job, counted from its end                    (see ``store.retention.erasure``)
+    deliveries        of webhooks that are not pending, counted from the event
+    files             counted from their creation; None: until they are deleted
 
-``sweep`` forgets what is past its time, one tenant and a bounded number of rows at once, so that no lock is held for
-long; rows that somebody else holds are left for the next time.
+``sweep`` erases expired contents of one tenant, a bounded number of rows in each transaction, so that no lock is held
+for long. Rows that are locked by another transaction are left for the next sweep.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,13 +20,13 @@ from store.audit.audit import record
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.retention.erasure import (
-    IS_NO_LIVE_LINE,
-    IS_TOLD,
-    KEPT_AT_LEAST_S,
-    empty,
-    empty_both,
-    empty_inputs,
-    empty_outputs,
+    MIN_RETENTION_S,
+    NO_PENDING_DELIVERY,
+    NOT_IN_LIVE_BATCH,
+    erase,
+    erase_both,
+    erase_inputs,
+    erase_outputs,
 )
 from store.settings import Settings
 from store.tenants.tenant_limits import SetBy
@@ -37,7 +37,7 @@ LONGEST_S: Final = 36_500 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Seconds for which each kind of content is kept; None says nothing of it. 0 is as soon as may be."""
+    """Retention of each kind of content in seconds. None: not set. 0: as short as possible."""
 
     inputs_s: int | None = None
     outputs_s: int | None = None
@@ -52,17 +52,17 @@ class Retention:
                 )
 
     def given(self) -> dict[str, int]:
-        """Return those that say something."""
+        """Return the values that are set."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def shorter(self, other: "Retention") -> "Retention":
-        """Return the shorter of each."""
+        """Return the shorter of each two values."""
         ours = self.given()
         theirs = {name: min(ours.get(name, value), value) for name, value in other.given().items()}
         return Retention(**{**ours, **theirs})
 
-    def else_(self, default: "Retention") -> "Retention":
-        """Return these, with the default where they say nothing."""
+    def with_defaults(self, default: "Retention") -> "Retention":
+        """Return these values, and the default for those that are not set."""
         return Retention(**{**default.given(), **self.given()})
 
 
@@ -70,8 +70,8 @@ NAMES: Final = tuple(field.name for field in fields(Retention))
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Retention of a tenant: what holds, and whose word it is."""
+class LayeredRetention:
+    """Retention of a tenant, by source."""
 
     default: Retention
     operator: Retention
@@ -79,17 +79,17 @@ class Standing:
 
     @property
     def ceiling(self) -> Retention:
-        """What the operator allows."""
-        return self.operator.else_(self.default)
+        """The longest retention that the operator allows."""
+        return self.operator.with_defaults(self.default)
 
     @property
-    def holds(self) -> Retention:
-        """What holds."""
+    def effective(self) -> Retention:
+        """The retention that applies."""
         return self.ceiling.shorter(self.own)
 
 
 def defaults(settings: Settings) -> Retention:
-    """Return what holds for a tenant for which nobody has set anything."""
+    """Return the retention of a tenant without values of its own."""
     inputs_s = settings.result_ttl_s if settings.input_ttl_s is None else settings.input_ttl_s
     return Retention(
         inputs_s=round(inputs_s),
@@ -99,6 +99,7 @@ def defaults(settings: Settings) -> Retention:
     )
 
 
+# Retention that the operator and the tenants have set, of one tenant or of all.
 _READ = text("""
 SELECT tenants.id AS tenant_id, set_by, inputs_s, outputs_s, deliveries_s, files_s
 FROM tenants LEFT JOIN retention_overrides ON retention_overrides.tenant_id = tenants.id
@@ -106,36 +107,38 @@ WHERE CAST(:tenant_id AS varchar) IS NULL OR tenants.id = :tenant_id
 """)
 
 
-def read_standing(db: Database, default: Retention, tenant_id: str) -> Standing:
-    """Return the retention of a tenant."""
+def read_retention(db: Database, default: Retention, tenant_id: str) -> LayeredRetention:
+    """Return the retention of a tenant, by source."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_READ, {"tenant_id": tenant_id}).mappings().all()
-    return _standings(rows, default)[tenant_id]
+    return _by_tenant(rows, default)[tenant_id]
 
 
 def read_all(db: Database, default: Retention) -> dict[str, Retention]:
-    """Return what holds for each tenant."""
+    """Return the effective retention of each tenant."""
     with db.autocommit() as connection:
         rows = connection.execute(_READ, {"tenant_id": None}).mappings().all()
-    return {tenant_id: standing.holds for tenant_id, standing in _standings(rows, default).items()}
+    return {tenant_id: found.effective for tenant_id, found in _by_tenant(rows, default).items()}
 
 
-def _standings(rows: Iterable[Mapping[Any, Any]], default: Retention) -> dict[str, Standing]:
+def _by_tenant(rows: Iterable[Mapping[Any, Any]], default: Retention) -> dict[str, LayeredRetention]:
     found: dict[str, dict[str, Retention]] = {}
     for row in rows:
         found.setdefault(row["tenant_id"], {})[row["set_by"]] = Retention(**{name: row[name] for name in NAMES})
     nothing = Retention()
     return {
-        tenant_id: Standing(default, words.get(SetBy.OPERATOR, nothing), words.get(SetBy.TENANT, nothing))
-        for tenant_id, words in found.items()
+        tenant_id: LayeredRetention(default, values.get(SetBy.OPERATOR, nothing), values.get(SetBy.TENANT, nothing))
+        for tenant_id, values in found.items()
     }
 
 
+# The former values, locked.
 _BEFORE = text("""
 SELECT inputs_s, outputs_s, deliveries_s, files_s FROM retention_overrides
 WHERE tenant_id = :tenant_id AND set_by = :set_by FOR UPDATE
 """)
 
+# Stores new values.
 _SET = text("""
 INSERT INTO retention_overrides (tenant_id, set_by, inputs_s, outputs_s, deliveries_s, files_s)
 VALUES (:tenant_id, :set_by, :inputs_s, :outputs_s, :deliveries_s, :files_s)
@@ -148,9 +151,9 @@ ON CONFLICT (tenant_id, set_by) DO UPDATE SET
 def set_retention(
     db: Database, tenant_id: str, wanted: Retention, *, set_by: SetBy, actor: str, request_id: str | None = None
 ) -> None:
-    """Let this be the operator's, or the tenant's own, word on how long its contents are kept; it replaces the former.
+    """Set the operator's or the tenant's own retention; it replaces the former one.
 
-    What a tenant may set is the caller's to check (``check_shorter``).
+    The caller must check the values of a tenant with ``check_shorter``.
     """
     values: dict[str, Any] = {"tenant_id": tenant_id, "set_by": set_by}
     with db.begin(tenant_id=tenant_id) as connection:
@@ -163,7 +166,7 @@ def set_retention(
 
 
 def check_shorter(wanted: Retention, ceiling: Retention) -> None:
-    """Raise InvalidRequest if a tenant wants contents kept longer than the operator lets it."""
+    """Raise InvalidRequest if a tenant's value is longer than the operator allows."""
     allowed = ceiling.given()
     for name, value in wanted.given().items():
         if name in allowed and value > allowed[name]:
@@ -172,6 +175,7 @@ def check_shorter(wanted: Retention, ceiling: Retention) -> None:
             raise InvalidRequest(f"`{param}` may be {days:g} at most: ask the operator for more than that", param=param)
 
 
+# Jobs of a tenant with expired inputs or outputs.
 _DUE = """
 SELECT id FROM jobs
 WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND {kept}
@@ -179,10 +183,13 @@ WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND {kept}
 ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
 _INPUT_KEPT, _OUTPUT_KEPT = "input_purged_at IS NULL", "output_purged_at IS NULL"
-_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=IS_NO_LIVE_LINE))
-_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{IS_NO_LIVE_LINE} AND {IS_TOLD}"))
-_DUE_BOTH = text(_DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{IS_NO_LIVE_LINE} AND {IS_TOLD}"))
+_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=NOT_IN_LIVE_BATCH))
+_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}"))
+_DUE_BOTH = text(
+    _DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}")
+)
 
+# Deletes expired webhook deliveries that are not pending.
 _DUE_DELIVERIES = text("""
 DELETE FROM webhook_deliveries WHERE id IN (
     SELECT id FROM webhook_deliveries
@@ -190,7 +197,7 @@ DELETE FROM webhook_deliveries WHERE id IN (
     ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED)
 """)
 
-# Their contents are removed from the storage as those of deleted files are.
+# Deletes expired files. Their contents in the storage are removed later, as for files deleted by a request.
 _DUE_FILES = text("""
 DELETE FROM files WHERE id IN (
     SELECT id FROM files
@@ -200,6 +207,7 @@ DELETE FROM files WHERE id IN (
 
 _OVER = "COALESCE(completed_at, failed_at, expired_at, cancelled_at)"
 
+# Batches with expired outputs.
 _DUE_BATCHES = text(f"""
 SELECT id FROM batches
 WHERE tenant_id = :tenant_id AND purged_at IS NULL AND status IN ('failed', 'completed', 'expired', 'cancelled')
@@ -207,28 +215,30 @@ WHERE tenant_id = :tenant_id AND purged_at IS NULL AND status IN ('failed', 'com
 ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
+# Deletes lines of batches.
 _LINES = text("""
 DELETE FROM batch_lines WHERE (batch_id, line) IN (
     SELECT batch_id, line FROM batch_lines WHERE batch_id = ANY(CAST(:ids AS text[])) LIMIT :limit)
 """)
 
-_EMPTY_BATCHES = text("""
+# Erases the contents of batches that have no lines left.
+_ERASE_BATCHES = text("""
 UPDATE batches SET metadata = NULL, errors = NULL, fingerprint = NULL, purged_at = now()
 WHERE id = ANY(CAST(:ids AS text[]))
     AND NOT EXISTS (SELECT FROM batch_lines WHERE batch_lines.batch_id = batches.id)
 """)
 
 
-def empty_batches(connection: Connection, batch_ids: Iterable[str], limit: int) -> int:
-    """Forget what batches that have ended said, beside their files, at most ``limit`` lines; return how many went."""
+def erase_batches(connection: Connection, batch_ids: Iterable[str], limit: int) -> int:
+    """Erase the contents of ended batches, except their files, at most ``limit`` lines. Returns the number of rows."""
     ids = list(batch_ids)
     num_lines = connection.execute(_LINES, {"ids": ids, "limit": limit}).rowcount if ids else 0
-    return num_lines + (connection.execute(_EMPTY_BATCHES, {"ids": ids}).rowcount if ids else 0)
+    return num_lines + (connection.execute(_ERASE_BATCHES, {"ids": ids}).rowcount if ids else 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """What a step forgot. ``more``: there may be more to forget now. ``job_ids`` are those whose outputs went."""
+class SweepResult:
+    """Number of erased rows by kind. ``more``: more rows may be due. ``job_ids``: jobs of which outputs were erased."""
 
     num_inputs: int = 0
     num_outputs: int = 0
@@ -239,58 +249,59 @@ class Swept:
     more: bool = False
 
     def counts(self) -> dict[str, int]:
-        """Return how much it was of each kind."""
+        """Return the numbers by kind."""
         return {name: value for name, value in asdict(self).items() if name.startswith("num_")}
 
 
-def sweep(db: Database, tenant_id: str, holds: Retention, limit: int) -> Swept:
-    """Forget what one tenant's retention has let go, about ``limit`` rows of each kind, in a transaction a kind."""
+def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> SweepResult:
+    """Erase expired contents of one tenant: about ``limit`` rows of each kind, one transaction for each kind."""
 
     def values(ttl_s: int) -> dict[str, Any]:
         return {"tenant_id": tenant_id, "ttl_s": float(ttl_s), "limit": limit}
 
-    def take(due: TextClause, ttl_s: int, forget: Callable[[Connection, list[str]], int]) -> list[str]:
+    def erase_due(due: TextClause, ttl_s: int, erase: Callable[[Connection, list[str]], int]) -> list[str]:
         with db.begin(tenant_id=tenant_id) as connection:
-            ids = list(connection.execute(due, values(max(ttl_s, round(KEPT_AT_LEAST_S)))).scalars())
-            forget(connection, ids)
+            ids = list(connection.execute(due, values(max(ttl_s, round(MIN_RETENTION_S)))).scalars())
+            erase(connection, ids)
         return ids
 
     both: list[str] = []
     inputs: list[str] = []
     outputs: list[str] = []
     batch_rows = deliveries = files = 0
-    if holds.inputs_s is not None and holds.outputs_s is not None:
-        both = take(_DUE_BOTH, max(holds.inputs_s, holds.outputs_s), empty_both)
-    if holds.inputs_s is not None and len(both) < limit:
-        inputs = take(_DUE_INPUTS, holds.inputs_s, empty_inputs)
-    if holds.outputs_s is not None and len(both) < limit:
-        outputs = take(_DUE_OUTPUTS, holds.outputs_s, empty_outputs)
-    if holds.outputs_s is not None:
-        due = values(max(holds.outputs_s, round(KEPT_AT_LEAST_S)))
+    if effective.inputs_s is not None and effective.outputs_s is not None:
+        both = erase_due(_DUE_BOTH, max(effective.inputs_s, effective.outputs_s), erase_both)
+    if effective.inputs_s is not None and len(both) < limit:
+        inputs = erase_due(_DUE_INPUTS, effective.inputs_s, erase_inputs)
+    if effective.outputs_s is not None and len(both) < limit:
+        outputs = erase_due(_DUE_OUTPUTS, effective.outputs_s, erase_outputs)
+    if effective.outputs_s is not None:
+        due = values(max(effective.outputs_s, round(MIN_RETENTION_S)))
         with db.begin(tenant_id=tenant_id) as connection:
-            batch_rows = empty_batches(connection, connection.execute(_DUE_BATCHES, due).scalars(), limit)
-    if holds.deliveries_s is not None:
+            batch_rows = erase_batches(connection, connection.execute(_DUE_BATCHES, due).scalars(), limit)
+    if effective.deliveries_s is not None:
         with db.autocommit(tenant_id=tenant_id) as connection:
-            deliveries = connection.execute(_DUE_DELIVERIES, values(holds.deliveries_s)).rowcount
-    if holds.files_s is not None:
+            deliveries = connection.execute(_DUE_DELIVERIES, values(effective.deliveries_s)).rowcount
+    if effective.files_s is not None:
         with db.autocommit(tenant_id=tenant_id) as connection:
-            files = connection.execute(_DUE_FILES, values(holds.files_s)).rowcount
+            files = connection.execute(_DUE_FILES, values(effective.files_s)).rowcount
     counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows)
-    return Swept(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
+    return SweepResult(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
 
 
+# Ended jobs that are marked to be erased at their end.
 _DUE_WHEN_ENDED = text(f"""
 SELECT id FROM jobs
 WHERE purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL
-    AND completed_at < now() - make_interval(secs => :ttl_s) AND {IS_NO_LIVE_LINE} AND {IS_TOLD}
+    AND completed_at < now() - make_interval(secs => :ttl_s) AND {NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}
 ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 
-def sweep_unwanted(db: Database, limit: int) -> Swept:
-    """Forget jobs of all tenants that were deleted before they ended, or were not to be stored."""
+def sweep_marked(db: Database, limit: int) -> SweepResult:
+    """Erase ended jobs of all tenants that were deleted before they ended, or submitted with ``store: false``."""
     with db.begin() as connection:
-        due = {"ttl_s": KEPT_AT_LEAST_S, "limit": limit}
+        due = {"ttl_s": MIN_RETENTION_S, "limit": limit}
         ids = list(connection.execute(_DUE_WHEN_ENDED, due).scalars())
-        empty(connection, ids)
-    return Swept(num_inputs=len(ids), num_outputs=len(ids), job_ids=tuple(ids), more=len(ids) >= limit)
+        erase(connection, ids)
+    return SweepResult(num_inputs=len(ids), num_outputs=len(ids), job_ids=tuple(ids), more=len(ids) >= limit)

@@ -18,7 +18,7 @@ from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from store.ids import new_id
-from store.tenants.webhook_secrets import new_secret, place_of
+from store.tenants.webhook_secrets import new_secret, secret_context
 
 SCOPES: frozenset[str] = frozenset(
     {
@@ -125,7 +125,7 @@ def check_tenant_name(name: str) -> None:
 def _create_tenant(connection: Connection, vault: Vault, name: str, actor: str) -> str:
     check_tenant_name(name)
     new = new_id("ten")
-    values = {"id": new, "name": name, "secret": vault.seal_text(new_secret(), place_of(new))}
+    values = {"id": new, "name": name, "secret": vault.seal_text(new_secret(), secret_context(new))}
     tenant_id = connection.execute(_INSERT_TENANT, values).scalar_one_or_none()
     if tenant_id is None:
         raise InvalidRequest(f"there is a tenant {name!r} already", param="name")

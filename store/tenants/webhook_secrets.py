@@ -13,7 +13,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from store.audit.audit import record
 from store.db.database import Database
-from store.encryption.vault import Place
+from store.encryption.vault import EncryptionContext
 from store.errors import Conflict, NotFound
 
 DEFAULT_OVERLAP_S = 86_400
@@ -24,11 +24,11 @@ def new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
 
 
-def place_of(tenant_id: str, endpoint_id: str | None = None) -> Place:
+def secret_context(tenant_id: str, endpoint_id: str | None = None) -> EncryptionContext:
     """Return what an endpoint's secrets, or the tenant's, are sealed for."""
     if endpoint_id is None:
-        return Place(tenant_id, "webhook_secrets", "secret", tenant_id)
-    return Place(tenant_id, "webhook_endpoints", "secret", endpoint_id)
+        return EncryptionContext(tenant_id, "webhook_secrets", "secret", tenant_id)
+    return EncryptionContext(tenant_id, "webhook_endpoints", "secret", endpoint_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def get_webhook_secret(db: Database, tenant_id: str) -> TenantSecret:
     """Return the tenant's secret; raise NotFound if there is no such tenant, CannotOpen for a key that is missing."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = _row(connection, tenant_id)
-    return TenantSecret(db.vault.open_text(row["secret"], place_of(tenant_id)), row["old_secret_until"])
+    return TenantSecret(db.vault.open_text(row["secret"], secret_context(tenant_id)), row["old_secret_until"])
 
 
 # Without an overlap whatever was before ends at once, also while an earlier overlap lasts.
@@ -73,7 +73,7 @@ def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
     secret = new_secret()
-    sealed = db.vault.seal_text(secret, place_of(tenant_id))
+    sealed = db.vault.seal_text(secret, secret_context(tenant_id))
     values = {"tenant_id": tenant_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
         is_rotated = connection.execute(_ROTATE, values).scalar_one_or_none() is not None

@@ -17,7 +17,7 @@ from store.db.database import Database
 from store.errors import Conflict, NotFound
 from store.ids import new_id
 from store.schema.webhook_events import EVERY_EVENT, check_events
-from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, place_of
+from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, secret_context
 
 MAX_ENDPOINTS = 100
 """Of a tenant: each of them may be a row for each job that ends."""
@@ -66,7 +66,7 @@ def create_endpoint(
     """
     wanted = check_events(events)
     endpoint_id, secret = new_id("we"), new_secret()
-    sealed = db.vault.seal_text(secret, place_of(tenant_id, endpoint_id))
+    sealed = db.vault.seal_text(secret, secret_context(tenant_id, endpoint_id))
     values = {"id": endpoint_id, "tenant_id": tenant_id, "url": url, "secret": sealed, "events": wanted}
     with db.begin(tenant_id=tenant_id) as connection:
         row = connection.execute(_CREATE, values | {"most": MAX_ENDPOINTS}).mappings().one_or_none()
@@ -152,7 +152,7 @@ def rotate_secret(
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
     secret = new_secret()
-    sealed = db.vault.seal_text(secret, place_of(tenant_id, endpoint_id))
+    sealed = db.vault.seal_text(secret, secret_context(tenant_id, endpoint_id))
     values = {"tenant_id": tenant_id, "id": endpoint_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
         before = hold_endpoint(connection, tenant_id, endpoint_id)

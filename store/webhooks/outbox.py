@@ -22,7 +22,7 @@ from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import CannotOpen
 from store.schema.webhook_events import ENDPOINT_DISABLED, EVERY_EVENT
-from store.tenants.webhook_secrets import place_of
+from store.tenants.webhook_secrets import secret_context
 
 log = structlog.get_logger(__name__)
 
@@ -160,7 +160,7 @@ def take_due(
 
 
 def _delivery(row: RowMapping, vault: Vault) -> Delivery:
-    place = place_of(row["tenant_id"], row["endpoint_id"])
+    place = secret_context(row["tenant_id"], row["endpoint_id"])
     try:
         secrets = [vault.open_text(secret, place) for secret in row["secrets"] if secret]
     except CannotOpen as error:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from migrations.gaps import find_gaps
 from store.batches import batch_steps, batches
-from store.batches.batch_steps import TakenLine
+from store.batches.batch_steps import ParsedLine
 from store.batches.batches import NewBatch
 from store.db.database import Database
 from store.db.roles import API, OPERATOR, WORKER, is_bound
@@ -32,81 +32,81 @@ STORE = Path(__file__).parents[2] / "store"
 # Who may ask without naming a tenant, and why that is nobody's rows, or the system's own business.
 THE_SYSTEMS_OWN = {
     "nobody's tables": {
-        "db.Database.ping",
-        "db.check_schema",
+        "database.Database.ping",
+        "database.check_schema",
         "files.keep_content",
-        "key_checks.check_keys",
+        "master_key_check.check_keys",
         "presence.beat",
         "presence.beat_worker",
         "presence.leave",
         "presence.leave_worker",
         "presence.read_serving",
         "queues.record_rates",
-        "registry.get_version",
-        "registry.list_models",
-        "registry.read_file",
-        "registry.register_version",
-        "registry.resolve",
-        "registry.set_alias",
-        "registry.set_sampling",
+        "models.get_version",
+        "models.list_models",
+        "models.read_file",
+        "models.register_version",
+        "models.resolve",
+        "models.set_alias",
+        "models.set_sampling",
         "roles.can_log_in",
         "roles.is_bound",
         "usage.set_price",
-        "leadership.lead",
+        "leader_election.lead",
     },
     "views of revision 0014 that show what fair order counts, or what has ended or is referred to": {
         "backlog.read_backlog",
-        "batch_steps.live",
-        "even_shares.within_share",
+        "batch_steps.list_live",
+        "fair_share.within_share",
         "files.expire",
         "files.remove_unreferenced",
     },
-    "the function that finds whose a key is": {"keys.authenticate"},
+    "the function that finds whose a key is": {"api_keys.authenticate"},
     "workers, which run everybody's jobs": {
         "claims.claim",
         "claims.finish",
         "claims.release",
         "claims.renew",
-        "left_out.owned",
-        "left_out.still_open",
-        "left_out.still_running",
-        "ordering.claim_candidates",
-        "ordering.claimable",
-        "ordering.closing",
+        "unclaimed.owned",
+        "unclaimed.still_open",
+        "unclaimed.still_running",
+        "dispatch_queries.claim_candidates",
+        "dispatch_queries.claimable",
+        "dispatch_queries.closing",
     },
     "the dispatcher": {
-        "due.look",
-        "audit_log.heads",
-        "even_shares.read_entries",
-        "ordering.forget_announcements",
-        "ordering.take_stale",
-        "ordering.take_waiting",
-        "ordering.task_of",
-        "ordering.waiting_queues",
+        "work_probe.look",
+        "export.heads",
+        "fair_share.read_entries",
+        "dispatch_queries.forget_announcements",
+        "dispatch_queries.take_stale",
+        "dispatch_queries.take_waiting",
+        "dispatch_queries.task_of",
+        "dispatch_queries.waiting_queues",
         "queues.fold",
         "queues.forget_empty",
         "quotas.fold",
         "quotas.forget_empty",
         "retention.read_all",
-        "retention.sweep_unwanted",
+        "retention.sweep_marked",
         "sweeps.expire_overdue",
         "sweeps.purge",
         "sweeps.sweep_leases",
-        "webhooks.postpone",
-        "webhooks.take_due",
+        "outbox.postpone",
+        "outbox.take_due",
     },
     "the operator's commands": {
-        "audit_log.chains",
-        "audit_log.missing_guards",
-        "audit_log.ends",
-        "key_checks.forget_key",
-        "resealing.digests",
-        "resealing.reseal_file",
-        "resealing.pages",
-        "keys.bootstrap",
-        "keys.create_tenant",
-        "keys.find_tenant",
-        "keys.find_tenant_of_key",
+        "export.chains",
+        "export.missing_guards",
+        "export.recorded_heads",
+        "master_key_check.forget_key",
+        "reencryption.digests",
+        "reencryption.reseal_file",
+        "reencryption.pages",
+        "api_keys.bootstrap",
+        "api_keys.create_tenant",
+        "api_keys.find_tenant",
+        "api_keys.find_tenant_of_key",
         "tenants.list_tenants",
         "tenants.rename",
         "tenants.set_disabled",
@@ -132,7 +132,7 @@ def nameless(path: Path) -> Iterator[str]:
 
 
 def test_every_function_of_the_store_says_whose_rows_it_is_about() -> None:
-    found = {name for path in STORE.glob("*.py") for name in nameless(path)} - {"db.Database.begin"}
+    found = {name for path in STORE.rglob("*.py") for name in nameless(path)} - {"database.Database.begin"}
     known = {name for names in THE_SYSTEMS_OWN.values() for name in names}
     assert found - known == set(), "name the tenant (db.begin(tenant_id=…)), or say on the list why there is none"
     assert known - found == set(), "no longer there: strike it from the list"
@@ -172,7 +172,7 @@ def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> l
     request_cancel(api, tenant, job.id)
     batch = _batch(api, db, tenant, key.id)
     line = make_job()
-    batch_steps.take_lines(api, batch, [TakenLine(1, "one", line)], next_line=2, next_offset=9)
+    batch_steps.add_lines(api, batch, [ParsedLine(1, "one", line)], next_line=2, next_offset=9)
     return [
         "tenants", "api_keys", "limit_overrides", "policies", "prompts", "prompt_versions", "webhook_endpoints",
         "webhook_secrets", "webhook_deliveries", "jobs", "job_events", "job_terminal", "idempotency_keys", "responses",
@@ -196,7 +196,7 @@ def _batch(api: Database, db: Database, tenant: str, key_id: str, file_id: str =
         )
     new = NewBatch("/v1/chat/completions", "24h", 86_400.0, None, None, "f", None, key_id, None)
     batch = batches.create(api, tenant, new, files.get(api, tenant, file_id))
-    batch_steps.begin(api, tenant, batch.id, num_total=1, model="tiny")
+    batch_steps.start(api, tenant, batch.id, num_total=1, model="tiny")
     return batches.get(api, tenant, batch.id)
 
 

@@ -17,7 +17,7 @@ from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import sweeps
 from store.retention import retention
-from store.retention.retention import Swept
+from store.retention.retention import SweepResult
 from store.scheduling import queues
 from store.settings import Settings
 from store.tenants import quotas, usage
@@ -79,14 +79,14 @@ class RetentionThread:
 
     def _batches(self) -> Iterator[Batch]:
         settings = self._settings
-        yield partial(self._forget, partial(retention.sweep_unwanted, self._db, ROWS))
-        for tenant_id, holds in retention.read_all(self._db, retention.defaults(settings)).items():
-            yield partial(self._forget, partial(retention.sweep, self._db, tenant_id, holds, ROWS))
+        yield partial(self._forget, partial(retention.sweep_marked, self._db, ROWS))
+        for tenant_id, effective in retention.read_all(self._db, retention.defaults(settings)).items():
+            yield partial(self._forget, partial(retention.sweep, self._db, tenant_id, effective, ROWS))
             yield partial(self._add_up, tenant_id)
         yield self._purge
         yield self._forget_empty
 
-    def _forget(self, sweep: Callable[[], Swept]) -> bool:
+    def _forget(self, sweep: Callable[[], SweepResult]) -> bool:
         swept = sweep()
         counts = swept.counts()
         if any(counts.values()):

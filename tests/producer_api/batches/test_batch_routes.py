@@ -20,7 +20,7 @@ from producer_api.batches import batch_keeper
 from producer_api.batches.batch_keeper import Step, due, num_to_take
 from producer_api.batches.batch_turns import Turns
 from store.batches import batch_steps, batches
-from store.batches.batch_steps import Live, Progress, Results
+from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import InvalidRequest
@@ -367,20 +367,22 @@ def test_a_step_that_comes_too_late_changes_nothing(openai: OpenAI, worker: Scri
         tenant_id = connection.execute(text("SELECT tenant_id FROM batches")).scalar_one()
     now = batches.get(db, tenant_id, batch.id)
     before = batches.Batch(**{**{name: getattr(now, name) for name in now.__slots__}, "next_offset": 0})
-    assert not batch_steps.take_lines(db, before, [], next_line=9, next_offset=99)
+    assert not batch_steps.add_lines(db, before, [], next_line=9, next_offset=99)
     with worker.serve(say_the_prompt):
         wait_for(openai, batch, "completed")
     finalizing = batches.Batch(
         **{**{name: getattr(now, name) for name in now.__slots__}, "status": BatchStatus.FINALIZING}
     )
-    assert not batch_steps.end(db, finalizing, BatchStatus.EXPIRED, Results())
+    assert not batch_steps.end(db, finalizing, BatchStatus.EXPIRED, ResultFiles())
     assert openai.batches.retrieve(batch.id).status == "completed"
 
 
-def progress(status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9) -> Progress:
+def progress(
+    status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9
+) -> BatchProgress:
     fields: dict[str, Any] = dict.fromkeys(batches.Batch.__slots__)
     fields |= {"status": status, "num_completed": done, "num_failed": 0, "num_total": total}
-    return Progress(batches.Batch(**fields), under_way, left_s)
+    return BatchProgress(batches.Batch(**fields), under_way, left_s)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,7 @@ def progress(status: BatchStatus, *, done: int = 0, total: int = 10, under_way: 
         (progress(BatchStatus.COMPLETED), Step.WAIT),
     ],
 )
-def test_what_is_due(found: Progress, step: Step) -> None:
+def test_what_is_due(found: BatchProgress, step: Step) -> None:
     assert due(found) is step
 
 
@@ -415,8 +417,8 @@ def test_live_batches_share_what_may_be_under_way() -> None:
 def test_a_tenants_batch_waits_for_one_batch_of_each_other_tenant() -> None:
     now = 0.0
     turns = Turns(clock=lambda: now)
-    many = [Live(f"a{number}", "A") for number in range(5)]
-    turns.keep([*many, Live("b0", "B")])
+    many = [LiveBatch(f"a{number}", "A") for number in range(5)]
+    turns.keep([*many, LiveBatch("b0", "B")])
     seen = []
     for _ in range(6):
         now += 1e-3
@@ -424,16 +426,16 @@ def test_a_tenants_batch_waits_for_one_batch_of_each_other_tenant() -> None:
             seen.append(batch.id)
             turns.worked(batch)
     assert seen == ["a0", "b0", "a1", "b0", "a2", "b0", "a3", "b0", "a4", "b0", "a0", "b0"]
-    turns.keep([*many, Live("a5", "A")])
+    turns.keep([*many, LiveBatch("a5", "A")])
     assert [batch.id for batch in turns.round()] == ["a5"], "a new one is due at once"
 
 
 def test_a_batch_that_waits_or_fails_is_looked_at_less_and_less_often() -> None:
-    now, batch = 0.0, Live("a0", "A")
+    now, batch = 0.0, LiveBatch("a0", "A")
     turns = Turns(clock=lambda: now)
     turns.keep([batch])
 
-    def delay_after(note: Callable[[Live], None]) -> float:
+    def delay_after(note: Callable[[LiveBatch], None]) -> float:
         nonlocal now
         note(batch)
         began = now

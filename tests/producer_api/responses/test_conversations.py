@@ -55,7 +55,7 @@ def _stored(db: Database, response_id: str) -> Any:
 
 def _expire(db: Database, *response_ids: str) -> None:
     with db.begin() as connection:
-        erasure.empty(connection, [job_id_of(one) for one in response_ids])
+        erasure.erase(connection, [job_id_of(one) for one in response_ids])
 
 
 def test_each_turn_stores_what_is_new(talk: Talk, db: Database) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from store.db.database import Database
 from store.encryption.encrypted_files import SealedReader, SealedWriter
 from store.encryption.keyed_digests import Digests
-from store.encryption.vault import Place, Vault, new_key, parse_keys
+from store.encryption.vault import EncryptionContext, Vault, new_key, parse_keys
 from store.errors import CannotOpen, InvalidRequest, SettingsError
 from store.jobs import claims, jobs
 from store.schema.job_states import JobState
@@ -18,19 +18,19 @@ from store.settings import Settings, load_settings, open_vault
 from tests.store.making import MakeJob
 
 OLD, NEW = parse_keys(f"old:{new_key()},new:{new_key()}", "keys").items()
-PLACE = Place("tenant_a", "jobs", "payload", "job_1")
+PLACE = EncryptionContext("tenant_a", "jobs", "payload", "job_1")
 
 
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        Place("tenant_b", "jobs", "payload", "job_1"),
-        Place("tenant_a", "jobs", "output", "job_1"),
-        Place("tenant_a", "responses", "payload", "job_1"),
-        Place("tenant_a", "jobs", "payload", "job_2"),
+        EncryptionContext("tenant_b", "jobs", "payload", "job_1"),
+        EncryptionContext("tenant_a", "jobs", "output", "job_1"),
+        EncryptionContext("tenant_a", "responses", "payload", "job_1"),
+        EncryptionContext("tenant_a", "jobs", "payload", "job_2"),
     ],
 )
-def test_a_value_cannot_be_moved(elsewhere: Place) -> None:
+def test_a_value_cannot_be_moved(elsewhere: EncryptionContext) -> None:
     vault = Vault(dict([NEW]))
     sealed = vault.seal({"text": "secret"}, PLACE)
     assert vault.open(sealed, PLACE) == {"text": "secret"}
@@ -60,7 +60,7 @@ def test_another_key_of_the_same_id_is_an_error_and_no_garbage() -> None:
 # Written once with these keys, by the format that docs/privacy.md and the module describe: what is stored in databases
 # and on disks today must open for ever.
 KNOWN = Vault({"k2": bytes(range(32)), "k1": bytes(range(32, 64))})
-KNOWN_PLACE = Place("tnt_1", "jobs", "payload", "job_1")
+KNOWN_PLACE = EncryptionContext("tnt_1", "jobs", "payload", "job_1")
 KNOWN_ENVELOPE = {
     "k": "k2",
     "w": "e7XuHtBV5buP5rAJ7VrlElh0zNcOsw4XTjuer4lC3EehmkozXsKzgMBKmV2YlDC/DV8YD8JkSXgCFZ7e",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store.batches.batch_steps import Results, TakenLine, begin, finalize, harvest, take_lines
+from store.batches.batch_steps import ParsedLine, ResultFiles, add_lines, count_ended_lines, finalize, start
 from store.batches.batch_steps import end as end_batch
 from store.batches.batches import NewBatch
 from store.batches.batches import create as create_batch
@@ -20,8 +20,8 @@ from store.jobs.jobs import get, list_jobs, timeline
 from store.jobs.responses import NewResponse
 from store.jobs.sweeps import purge
 from store.retention import erasure, retention
-from store.retention.purge import Scope, count, step
-from store.retention.retention import DAY_S, Retention, read_all, read_standing, set_retention, sweep, sweep_unwanted
+from store.retention.purge import Scope, count, purge_step
+from store.retention.retention import DAY_S, Retention, read_all, read_retention, set_retention, sweep, sweep_marked
 from store.schema.batch_states import BatchStatus
 from store.schema.job_states import JobState
 from store.settings import Settings
@@ -152,9 +152,9 @@ class TestForgetting:
         for job_id in (unstored, stored):
             end(db, tenant, job_id)
         told(query)
-        assert sweep_unwanted(db, 10).num_outputs == 0
+        assert sweep_marked(db, 10).num_outputs == 0
         age(query, 61)
-        assert sweep_unwanted(db, 10).job_ids == (unstored,)
+        assert sweep_marked(db, 10).job_ids == (unstored,)
         assert query("SELECT id FROM jobs WHERE output IS NOT NULL") == [{"id": stored}]
         erasure.delete_response(db, tenant, stored, actor="tests")
         assert said() == {ASKED: [], ANSWERED: []}
@@ -168,7 +168,7 @@ class TestForgetting:
         assert said()[ASKED] == ["jobs"]
         finish(db, [Finish(job_id, claimed.epoch, JobState.SUCCEEDED, OUTPUT, None, None, [ANSWERED])])
         age(query, 61)
-        sweep_unwanted(db, 10)
+        sweep_marked(db, 10)
         assert said() == {ASKED: [], ANSWERED: []}
 
 
@@ -181,11 +181,11 @@ class TestFilesAndBatches:
         file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
         new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
         batch = create_batch(db, tenant, new, file)
-        begin(db, tenant, batch.id, num_total=3, model="tiny")
-        lines = [TakenLine(n, ASKED, None, {"status_code": 400, "body": ASKED}) for n in (1, 2)]
+        start(db, tenant, batch.id, num_total=3, model="tiny")
+        lines = [ParsedLine(n, ASKED, None, {"status_code": 400, "body": ASKED}) for n in (1, 2)]
         job = make_job(payload=CONTENTS["payload"])
-        live = harvest(db, tenant, batch.id).batch
-        assert take_lines(db, live, [*lines, TakenLine(3, ASKED, job)], next_line=4, next_offset=9)
+        live = count_ended_lines(db, tenant, batch.id).batch
+        assert add_lines(db, live, [*lines, ParsedLine(3, ASKED, job)], next_line=4, next_offset=9)
         end(db, tenant, job.id)
         query("UPDATE files SET created_at = created_at - interval '200 s'")
         age(query, 200)
@@ -194,9 +194,9 @@ class TestFilesAndBatches:
         assert contents_of(db, query) == [ASKED] * 4, "the batch still reads its lines"
         with pytest.raises(Conflict, match="line of batch_"):
             erasure.purge_job(db, tenant, job.id, actor="tests")
-        harvest(db, tenant, batch.id)
+        count_ended_lines(db, tenant, batch.id)
         finalize(db, tenant, batch.id)
-        assert end_batch(db, harvest(db, tenant, batch.id).batch, BatchStatus.COMPLETED, Results())
+        assert end_batch(db, count_ended_lines(db, tenant, batch.id).batch, BatchStatus.COMPLETED, ResultFiles())
         query("UPDATE batches SET completed_at = completed_at - interval '200 s'")
         swept = [sweep(db, tenant, Retention(100, 100), 2) for _ in range(3)]
         assert [one.num_batch_rows for one in swept] == [2, 2, 0]
@@ -238,8 +238,8 @@ class TestWhoseWord:
         operators = Retention(inputs_s=100, files_s=50)
         set_retention(db, tenant, operators, set_by=SetBy.OPERATOR, actor="tests")
         set_retention(db, tenant, Retention(inputs_s=200, outputs_s=10), set_by=SetBy.TENANT, actor="tests")
-        standing = read_standing(db, default, tenant)
-        assert standing.holds == read_all(db, default)[tenant] == Retention(100, 10, 30 * DAY_S, 50)
+        standing = read_retention(db, default, tenant)
+        assert standing.effective == read_all(db, default)[tenant] == Retention(100, 10, 30 * DAY_S, 50)
         with pytest.raises(InvalidRequest, match="ask the operator") as raised:
             retention.check_shorter(Retention(files_s=51), standing.ceiling)
         assert raised.value.param == "files_days"
@@ -252,7 +252,7 @@ class TestPurges:
     def purge(self, db: Database, scope: Scope, kind: str = "jobs") -> int:
         done, after = 0, ""
         while True:
-            found = step(db, kind, scope, after=after, limit=2)
+            found = purge_step(db, kind, scope, after=after, limit=2)
             done += found.num
             if found.after is None:
                 return done
@@ -289,15 +289,15 @@ class TestPurges:
         file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
         new = NewBatch("/v1/completions", "24h", 3600, {}, None, "one", "key", "key_1", None)
         batch_id = create_batch(db, tenant, new, file).id
-        begin(db, tenant, batch_id, num_total=1, model="tiny")
+        start(db, tenant, batch_id, num_total=1, model="tiny")
         job = make_job()
-        batch = harvest(db, tenant, batch_id).batch
-        assert take_lines(db, batch, [TakenLine(1, "a", job)], next_line=2, next_offset=9)
+        batch = count_ended_lines(db, tenant, batch_id).batch
+        assert add_lines(db, batch, [ParsedLine(1, "a", job)], next_line=2, next_offset=9)
         end(db, tenant, job.id)
         found = count(db, Scope(tenant))
         assert (found["jobs"], found["live"]) == (0, 1)
         assert self.purge(db, Scope(tenant)) == 0, "the batch still has to read it"
-        harvest(db, tenant, batch_id)
+        count_ended_lines(db, tenant, batch_id)
         finalize(db, tenant, batch_id)
-        assert end_batch(db, harvest(db, tenant, batch_id).batch, BatchStatus.COMPLETED, Results())
+        assert end_batch(db, count_ended_lines(db, tenant, batch_id).batch, BatchStatus.COMPLETED, ResultFiles())
         assert self.purge(db, Scope(tenant)) == 1

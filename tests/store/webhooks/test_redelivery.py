@@ -11,7 +11,7 @@ from store.errors import Conflict, InvalidRequest, NotFound
 from store.ids import new_id
 from store.jobs.jobs import request_cancel
 from store.jobs.responses import NewResponse
-from store.retention.erasure import empty_inputs
+from store.retention.erasure import erase_inputs
 from store.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
 from store.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
 from store.webhooks.outbox import Delivery, Tried, delivered, failed, take_due
@@ -211,7 +211,7 @@ class TestRecovering:
             self.end(db, tenant, accept_one, webhook=webhook) for webhook in ({"events": []}, None, None, None)
         )
         with db.begin() as connection:
-            empty_inputs(connection, [line, purged])
+            erase_inputs(connection, [line, purged])
         query("DELETE FROM webhook_deliveries")
         query("UPDATE jobs SET completed_at = now() - interval '2 days' WHERE id = :id", id=old)
         # Whether it was told of the older one is not known any more, if that is known for a day alone.
