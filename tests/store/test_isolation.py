@@ -75,9 +75,9 @@ THE_SYSTEMS_OWN = {
         "dispatch_queries.closing",
     },
     "the dispatcher": {
-        "work_probe.look",
+        "work_probe.probe",
         "export.heads",
-        "fair_share.read_entries",
+        "fair_share.read_candidates",
         "dispatch_queries.forget_announcements",
         "dispatch_queries.take_stale",
         "dispatch_queries.take_waiting",
