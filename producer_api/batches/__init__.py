@@ -1,3 +1,3 @@
-"""Batches: routes, reading and checking input files, and the keeper that turns lines into jobs and collects results.
+"""Batches: routes, input files, and the keeper thread that turns input lines into jobs and collects their results.
 
-The rows are ``store.batches``."""
+The tables and their queries are in ``store.batches``."""

@@ -1,8 +1,8 @@
-"""A batch's input, line by line: read from the storage in a bounded piece of memory, checked, and numbered from 1.
+"""Reads and parses a batch's input file line by line, in bounded memory. Lines are numbered from 1.
 
     {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {…}}
 
-Pure but for the reading. Blank lines are passed over; they count as lines all the same.
+Blank lines are skipped but counted in the line numbers.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,14 @@ from store.encryption.vault import has_nul
 from store.errors import HeadraceError, InvalidRequest
 
 MAX_ERRORS = 100
-"""So many errors of an input are told; the rest would say the same."""
+"""Most errors reported for one input file."""
 
 MAX_CUSTOM_ID_CHARS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
-    """A line that is not blank, and where the next one begins. ``text`` is None if it is over the limit."""
+    """A line that is not blank, and the offset of the next one. ``text`` is None if the line is over the limit."""
 
     number: int
     text: bytes | None
@@ -33,25 +33,25 @@ class RawLine:
 
     @property
     def cannot_be_stored(self) -> bool:
-        """True if U+0000 is anywhere in it, itself or as JSON spells it. Such a line fails alone, not its batch."""
+        """True if the line contains U+0000, raw or as a JSON escape. Only this line fails, not its batch."""
         return self.text is not None and (b"\0" in self.text or has_nul(self.text))
 
     @property
     def name(self) -> str:
-        """What the line is called in the database if its own id is not to stand there."""
+        """Name in the database where the custom id cannot be stored."""
         return f"line_{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A line that is a request of this batch."""
+    """A valid line, parsed."""
 
     custom_id: str
     wanted: ParsedRequest
 
 
 class LineRefused(Exception):
-    """A line is no request of this batch."""
+    """A line is not a valid request of this batch."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -60,12 +60,12 @@ class LineRefused(Exception):
         self.param = param
 
     def at(self, line: int) -> dict[str, Any]:
-        """Return the entry of the batch's ``errors``."""
+        """Return the entry for the batch's ``errors``."""
         return {"code": self.code, "message": self.message, "param": self.param, "line": line}
 
 
 def read_lines(content: BinaryIO, most_bytes: int, *, number: int = 1, offset: int = 0) -> Iterator[RawLine]:
-    """Yield the lines from ``offset`` on, where line ``number`` begins."""
+    """Yield the lines from ``offset``, where line ``number`` starts."""
     content.seek(offset)
     while text := content.readline(most_bytes + 1):
         size = len(text)
@@ -81,7 +81,7 @@ def read_lines(content: BinaryIO, most_bytes: int, *, number: int = 1, offset: i
 
 
 def read_request(line: RawLine, url: str, most_bytes: int) -> Request:
-    """Return what the line asks for; raise LineRefused, in the route's own words where it would refuse the body."""
+    """Parse the line. Raises LineRefused, with the route's own error where the route would refuse the body."""
     fields = _fields(line, most_bytes)
     custom_id = fields.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID_CHARS:
@@ -118,7 +118,7 @@ def _fields(line: RawLine, most_bytes: int) -> dict[str, Any]:
 
 
 def first_bytes(lines: Iterable[RawLine], most_bytes: int) -> Iterator[RawLine]:
-    """Yield the first of the lines, until they have so many bytes together; at least one."""
+    """Yield lines until their total size reaches ``most_bytes``; at least one."""
     num_bytes = 0
     for line in lines:
         yield line
@@ -128,19 +128,19 @@ def first_bytes(lines: Iterable[RawLine], most_bytes: int) -> Iterator[RawLine]:
 
 
 def custom_id_of(line: RawLine) -> str:
-    """Return the custom id of a line as it was given, or the line's name if it has none."""
+    """Return the line's custom id, or the line's name if it has none."""
     custom_id = _find(line, "custom_id")
     return custom_id if isinstance(custom_id, str) else line.name
 
 
 def model_of(line: RawLine) -> str:
-    """Return the model that a line names, "" if it names none that there could be."""
+    """Return the model that a line names, "" if it has no valid one."""
     model = _find(line, "body", "model")
     return model if isinstance(model, str) and "\0" not in model else ""
 
 
 def _find(line: RawLine, *path: str) -> object:
-    """Return what stands at a place of the line, None if nothing does."""
+    """Return the value at a JSON path of the line, None if there is none."""
     try:
         check_counts(line.text or b"")
         found = orjson.loads(line.text or b"")

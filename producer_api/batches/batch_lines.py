@@ -1,4 +1,4 @@
-"""Lines of a batch as jobs: what a line asks for, made a job of the batch class that ends with the batch's window."""
+"""Converts an input line of a batch into a job of the batch service class, with the batch's deadline."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,13 +20,13 @@ from store.tenants.api_keys import Principal, principal_of
 
 _log = structlog.get_logger("producer_api")
 
-# Nobody is told of a line's end but by the batch's.
-_QUIET = {"events": list[str]()}
+# No webhook per line: only the end of the batch sends an event.
+_NO_EVENTS = {"events": list[str]()}
 _SHORTEST_S = 0.001
 
 
-class Lines:
-    """Reads lines and makes jobs of them. Blocks on Postgres for a model's files."""
+class LineReader:
+    """Parses lines and creates jobs from them. Blocking: may query Postgres."""
 
     def __init__(self, settings: Settings, db: Database, submissions: Submissions) -> None:
         self._most_bytes = settings.max_body_bytes
@@ -34,11 +34,11 @@ class Lines:
         self._submissions = submissions
 
     def owner(self, batch: Batch) -> Principal:
-        """Return in whose name the lines become jobs. Raises Forbidden while the tenant is disabled."""
+        """Return the principal that owns the batch's jobs. Raises Forbidden while the tenant is disabled."""
         return principal_of(self._db, batch.tenant_id, batch.api_key_id)
 
     def read(self, batch: Batch, owner: Principal, line: RawLine) -> Request:
-        """Return what the line asks for; raise LineRefused, also for a model that is not there or not the key's."""
+        """Parse the line. Raises LineRefused, also for an unknown model or one that the key may not use."""
         request = read_request(line, batch.url, self._most_bytes)
         try:
             self._submissions.check_model(owner, request.wanted.job.model)
@@ -52,19 +52,19 @@ class Lines:
                 raise LineRefused(error.code, error.message, "custom_id") from error
         return request
 
-    def told(self, owner: Principal, line: RawLine, message: str, param: str | None) -> dict[str, Any]:
-        """Return what may be stored of a complaint about a line, which may quote it: its message and param."""
-        said = {"message": message, "param": param}
+    def policed_error(self, owner: Principal, line: RawLine, message: str, param: str | None) -> dict[str, Any]:
+        """Return ``message`` and ``param`` of an error after the input policy: both can quote the line's text."""
+        complaint = {"message": message, "param": param}
         found = self._submissions.policy_for(owner, model_of(line))
         if found is None:
-            return said
+            return complaint
         try:
-            return guarded(found.policy, said, "body")
+            return guarded(found.policy, complaint, "body")
         except InvalidRequest as error:
             return {"message": error.message, "param": error.param}
 
     def take(self, batch: Batch, owner: Principal, line: RawLine, remaining_s: float) -> ParsedLine:
-        """Return the line as a job, or as what the route would have answered. Raises Unavailable."""
+        """Return the line as a job, or with the error response of its route. Raises Unavailable."""
         try:
             request = self.read(batch, owner, line)
             try:
@@ -76,20 +76,20 @@ class Lines:
             raise
         except LineRefused as refused:
             cause = refused.__cause__
-            told = InvalidRequest(refused.message, code=refused.code, param=refused.param)
-            error: HeadraceError = cause if isinstance(cause, HeadraceError) else told
+            plain = InvalidRequest(refused.message, code=refused.code, param=refused.param)
+            error: HeadraceError = cause if isinstance(cause, HeadraceError) else plain
         except HeadraceError as refusal:
             error = refusal
         except Exception as defect:  # noqa: BLE001 - one line must not stop its batch
             error = internal_error(defect)
-        # Its own id is what a policy may have refused, one that was set after the batch was checked.
+        # A policy that was set after validation may refuse the custom id itself.
         is_unfit = error.param == "custom_id" or line.cannot_be_stored
-        told_of = self.told(owner, line, error.message, error.param)
-        error.message, error.param = told_of["message"], told_of["param"]
+        policed = self.policed_error(owner, line, error.message, error.param)
+        error.message, error.param = policed["message"], policed["param"]
         return _refused(line, error, line.name if is_unfit else custom_id_of(line))
 
     def refuse(self, line: RawLine) -> ParsedLine:
-        """Return as refused a line of which something cannot be stored, found when that was tried."""
+        """Return the line as refused, after Postgres has rejected one of its values."""
         return _refused(line, InvalidRequest("a value of the line cannot be stored"), line.name)
 
     def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:
@@ -98,7 +98,7 @@ class Lines:
         wanted = asked.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
         beside = request.wanted.response
         made = self._submissions.make_job(owner, wanted, project_id=batch.project_id, response=beside)
-        return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_QUIET, fingerprint=None)
+        return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_NO_EVENTS, fingerprint=None)
 
 
 def _refused(line: RawLine, error: HeadraceError, name: str) -> ParsedLine:

@@ -1,8 +1,8 @@
-"""What came of a batch, written in pieces: what was answered into the output file, everything else into the errors.
+"""Writes the result files of a batch in pieces: answers to the output file, everything else to the error file.
 
     {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}
 
-Every line of the input is in exactly one of the two files, in the input's order, whether it ever became a job or not.
+Each input line is in exactly one of the two files, in input order, also if it never became a job.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -28,59 +28,59 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 
 OK = 200
-_LINES_A_PIECE = 64
-_BYTES_A_PIECE = 1 << 20
+_LINES_PER_PIECE = 64
+_BYTES_PER_PIECE = 1 << 20
 
 _CANCELLED = {"code": "batch_cancelled", "message": "the batch was cancelled before this request was done"}
 _EXPIRED = {"code": "batch_expired", "message": "this request was not done within the completion window"}
 
 
 def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Generator[None]:
-    """Write both files and end the batch; a generator that pauses between pieces. Raises Unavailable."""
+    """Write both files and end the batch: a generator that pauses after each piece. Raises Unavailable."""
     results = _Writer(blobs)
-    is_cut = batch.status is BatchStatus.VALIDATING
+    is_unfinished = batch.status is BatchStatus.VALIDATING
     try:
         if batch.num_total and batch.input_digest is not None:
             with blobs.open(batch.input_digest) as content:
                 for lines in _pieces(read_lines(content, settings.max_body_bytes)):
                     for each in _joined(db, batch, lines):
-                        is_cut |= each.is_cut
+                        is_unfinished |= each.is_unfinished
                         results.write(each, batch, settings)
                     yield
         for draft in results.drafts:
             files.keep_content(db, draft)
-        batch_steps.end(db, batch, _end_of(batch, is_cut=is_cut), ResultFiles(results.output, results.errors))
+        batch_steps.end(db, batch, _end_of(batch, is_unfinished=is_unfinished), ResultFiles(results.output, results.errors))
     finally:
         for draft in results.drafts:
             draft.drop()
 
 
-def _end_of(batch: Batch, *, is_cut: bool) -> BatchStatus:
+def _end_of(batch: Batch, *, is_unfinished: bool) -> BatchStatus:
     if batch.status is BatchStatus.CANCELLING:
         return BatchStatus.CANCELLED
-    # A line may have had a shorter deadline of its own, which is not the batch's.
+    # A line can expire at a shorter deadline of its own, before the batch's.
     is_late = batch.finalizing_at is None or batch.finalizing_at >= batch.expires_at
-    return BatchStatus.EXPIRED if is_cut and is_late else BatchStatus.COMPLETED
+    return BatchStatus.EXPIRED if is_unfinished and is_late else BatchStatus.COMPLETED
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line of the input, what was stored of it if it was taken on, and its job if it became one."""
+    """An input line with its stored row and its job, where these exist."""
 
     raw: RawLine
     stored: StoredLine | None
     job: Job | None
 
     @property
-    def is_cut(self) -> bool:
-        """True if it was not done in time."""
+    def is_unfinished(self) -> bool:
+        """True if the line was not processed in time."""
         if self.stored is None:
             return True
         return self.job is not None and self.job.state is JobState.EXPIRED
 
 
 def _pieces(lines: Iterator[RawLine]) -> Iterator[list[RawLine]]:
-    while piece := list(first_bytes(islice(lines, _LINES_A_PIECE), _BYTES_A_PIECE)):
+    while piece := list(first_bytes(islice(lines, _LINES_PER_PIECE), _BYTES_PER_PIECE)):
         yield piece
 
 
@@ -94,7 +94,7 @@ def _joined(db: Database, batch: Batch, lines: Sequence[RawLine]) -> Iterable[_L
 
 
 class _Writer:
-    """The two files, each begun with its first line."""
+    """The two result files, each created with its first line."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -103,11 +103,11 @@ class _Writer:
 
     @property
     def drafts(self) -> list[BlobWriter]:
-        """Those that were begun."""
+        """The files that exist."""
         return [draft for draft in (self.output, self.errors) if draft is not None]
 
     def write(self, line: _Line, batch: Batch, settings: Settings) -> None:
-        """Write what came of a line."""
+        """Write the result of a line to its file."""
         custom_id = custom_id_of(line.raw)
         result: dict[str, Any] = {
             "id": f"batch_req_{batch.id.removeprefix('batch_')}_{line.raw.number}",
@@ -138,12 +138,12 @@ class _Writer:
 
 
 def _answer(raw: RawLine, job: Job, batch: Batch, settings: Settings) -> tuple[int, dict[str, Any]]:
-    """Return status and body as the route would have sent them."""
+    """Return the HTTP status and body that the route would send."""
     try:
         request = read_request(raw, batch.url, settings.max_body_bytes)
         return OK, request.wanted.answer(job)
     except HeadraceError as refusal:
         error = refusal
-    except Exception as defect:  # noqa: BLE001 - one line must not keep a batch from ending
+    except Exception as defect:  # noqa: BLE001 - one line must not prevent the end of the batch
         error = internal_error(defect)
     return status_of(error), body_of(error)

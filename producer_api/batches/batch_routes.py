@@ -1,4 +1,4 @@
-"""Batches of OpenAI's shape: make one of an uploaded file, look at it, list, cancel."""
+"""Routes of OpenAI's batches: create, retrieve, list, cancel."""
 
 import re
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ SHORTEST_S, LONGEST_S = 3600, 7 * 86_400
 
 
 class ExpiresAfter(Body):
-    """When a file made by the batch goes."""
+    """When a file that the batch creates is deleted."""
 
     anchor: str
     seconds: int
@@ -85,11 +85,11 @@ async def _batch_keeper(request: Request) -> BatchKeeper:
 KeeperOf = Annotated[BatchKeeper, Depends(_batch_keeper)]
 
 
-@router.post("", response_model=BatchObject, summary="Make a batch")
+@router.post("", response_model=BatchObject, summary="Create a batch")
 async def create_batch(
     runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf
 ) -> Response:
-    """Let every line of an uploaded file be answered within the window, in the slack under interactive work."""
+    """Run each line of an uploaded file within the completion window, at lower priority than interactive requests."""
     new = _new_batch(body, origin, principal.key_id, runtime.digests.fingerprints(origin.fingerprint))
     batch = await run_in_threadpool(_create, runtime, principal, body, new, is_retry=origin.is_retry)
     keeper.wake()
@@ -112,7 +112,7 @@ def _create(runtime: Runtime, principal: Principal, body: BatchRequest, new: New
 
 
 def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> NewBatch:
-    """Let the tenant's policy for every model replace what must not be stored, or refuse it."""
+    """Apply the tenant's policy for all models to the metadata: replace or refuse text that must not be stored."""
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     if found is None:
         return new
@@ -126,14 +126,14 @@ def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> N
         project_id = digests.name(found.policy, project_id, "OpenAI-Project")
     fingerprints = new.fingerprints
     if metadata != new.metadata and not digests.is_keyed:
-        # What was taken out could be found again from a plain digest of what was sent.
+        # A plain digest of the original request would make the removed text guessable.
         stored = [new.api_key_id, file_id, new.url, new.completion_window, metadata, new.output_ttl_s]
         fingerprints = digests.fingerprints(orjson.dumps(stored, option=orjson.OPT_SORT_KEYS).hex())[:1]
     return replace(new, metadata=metadata, idempotency_key=key, project_id=project_id, fingerprints=fingerprints)
 
 
 def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints: Sequence[str]) -> NewBatch:
-    """Return what is asked for; raise InvalidRequest, naming the field."""
+    """Validate the request; raise InvalidRequest that names the field."""
     if body.endpoint not in TASK_URLS:
         raise InvalidRequest(f"`endpoint` must be one of {', '.join(sorted(TASK_URLS))}", param="endpoint")
     key = origin.idempotency_key
@@ -171,7 +171,7 @@ async def list_batches(
     runtime: RuntimeOf,
     principal: JobsReader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
 ) -> Response:
     """Return the tenant's batches, newest first."""
 
@@ -181,15 +181,15 @@ async def list_batches(
     return JsonResponse(await runtime.lists.read(principal, read))
 
 
-@router.get("/{batch_id}", response_model=BatchObject, summary="Look at a batch")
+@router.get("/{batch_id}", response_model=BatchObject, summary="Retrieve a batch")
 async def get_batch(runtime: RuntimeOf, principal: JobsReader, batch_id: BatchId) -> Response:
-    """Return the batch as it is; its counts are a moment old at most."""
+    """Return the batch. Its counts can lag by about a second."""
     return JsonResponse(batch_object(await run_in_threadpool(batches.get, runtime.db, principal.tenant_id, batch_id)))
 
 
 @router.post("/{batch_id}/cancel", response_model=BatchObject, summary="Cancel a batch")
 async def cancel_batch(runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, batch_id: BatchId) -> Response:
-    """Cancel what was not done; what was is published as soon as nothing runs any more."""
+    """Cancel the remaining lines. The finished lines are published as soon as no job of the batch is running."""
     batch = await run_in_threadpool(batches.request_cancel, runtime.db, principal.tenant_id, batch_id)
     keeper.wake()
     return JsonResponse(batch_object(batch))

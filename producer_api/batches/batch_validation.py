@@ -1,28 +1,28 @@
-"""The check of a batch's input, in pieces: every line as the route would check it, and no custom id twice."""
+"""Validates a batch's input in pieces: each line as its route would, and that custom ids are unique."""
 
 from collections.abc import Generator
 from hashlib import blake2b
 from typing import Any
 
 from producer_api.batches.batch_input import MAX_ERRORS, LineRefused, RawLine, read_lines
-from producer_api.batches.batch_lines import Lines
+from producer_api.batches.batch_lines import LineReader
 from store.batches import batch_steps
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.files.blob_storage import Blobs
 from store.settings import Settings
 
-_LINES_A_PIECE = 128
-_BYTES_A_PIECE = 1 << 20
+_LINES_PER_PIECE = 128
+_BYTES_PER_PIECE = 1 << 20
 _DIGEST_BYTES = 12
 
 
-def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch: Batch) -> Generator[None]:
-    """Let the batch make progress or fail; a generator that pauses between pieces.
+def validate(db: Database, blobs: Blobs, lines: LineReader, settings: Settings, batch: Batch) -> Generator[None]:
+    """Validate all lines, then start or fail the batch: a generator that pauses after each piece.
 
     Raises Unavailable, and Forbidden while the tenant is disabled.
     """
-    check = _Check(batch, lines)
+    check = _InputValidator(batch, lines)
     num_lines = piece_at = 0
     if batch.input_digest is not None:
         with blobs.open(batch.input_digest) as content:
@@ -33,7 +33,7 @@ def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch
                 if len(check.errors) >= MAX_ERRORS or num_lines > settings.max_batch_lines:
                     break
                 check.look(line)
-                if num_lines % _LINES_A_PIECE == 0 or line.next_offset - piece_at >= _BYTES_A_PIECE:
+                if num_lines % _LINES_PER_PIECE == 0 or line.next_offset - piece_at >= _BYTES_PER_PIECE:
                     piece_at = line.next_offset
                     yield
     if not num_lines:
@@ -44,10 +44,10 @@ def validate(db: Database, blobs: Blobs, lines: Lines, settings: Settings, batch
         batch_steps.start(db, batch.tenant_id, batch.id, num_total=num_lines, model=check.model)
 
 
-class _Check:
-    """What is known of the lines so far. Custom ids are remembered as digests: a million take 100 MB."""
+class _InputValidator:
+    """State of the validation. Custom ids are kept as digests: a million take 100 MB."""
 
-    def __init__(self, batch: Batch, lines: Lines) -> None:
+    def __init__(self, batch: Batch, lines: LineReader) -> None:
         self._batch = batch
         self._lines = lines
         self._owner = lines.owner(batch)
@@ -56,14 +56,14 @@ class _Check:
         self.model: str | None = None
 
     def look(self, line: RawLine) -> None:
-        """Take a line in."""
+        """Validate one line."""
         if line.cannot_be_stored:
             return
         try:
             request = self._lines.read(self._batch, self._owner, line)
         except LineRefused as refused:
             error = refused.at(line.number)
-            self.errors.append(error | self._lines.told(self._owner, line, refused.message, refused.param))
+            self.errors.append(error | self._lines.policed_error(self._owner, line, refused.message, refused.param))
             return
         digest = blake2b(request.custom_id.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest()
         if digest in self._seen:
@@ -72,5 +72,5 @@ class _Check:
         self.model = self.model or request.wanted.job.model
 
     def add(self, code: str, message: str, line: int | None, param: str | None = None) -> None:
-        """Note an error."""
+        """Add an error."""
         self.errors.append({"code": code, "message": message, "param": param, "line": line})

@@ -1,4 +1,4 @@
-"""Files of OpenAI's shape: upload, look, list, read, delete. Their contents are the storage's."""
+"""Routes of OpenAI's files: upload, retrieve, list, download, delete. Contents are in the blob storage."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -65,7 +65,7 @@ _FORM = {
 
 @router.post("", response_model=FileObject, openapi_extra=_FORM, summary="Upload a file")
 async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWriter) -> Response:
-    """Store a file of at most `HEADRACE_MAX_FILE_BYTES` as it comes, while all have `HEADRACE_TENANT_STORED_BYTES`."""
+    """Store a file of at most `HEADRACE_MAX_FILE_BYTES`; a tenant has `HEADRACE_TENANT_STORED_BYTES` in total."""
     upload = await read_upload(request, runtime.blobs, runtime.settings.max_file_bytes)
     try:
         purpose, ttl_s = _purpose(upload), _life_s(upload.fields)
@@ -86,7 +86,7 @@ async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWrite
 
 
 def _filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
-    """Return the file's name as the tenant's policy for every model lets it be stored."""
+    """Return the file's name after the tenant's policy for all models."""
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     if found is None:
         return filename
@@ -101,7 +101,7 @@ def _purpose(upload: Upload) -> Purpose:
 
 
 def _life_s(fields: Mapping[str, str]) -> float | None:
-    """Return the life that ``expires_after`` asks for; None without one."""
+    """Return the lifetime in seconds from ``expires_after``; None without one."""
     anchor, asked = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
     if anchor is None and asked is None:
         return None
@@ -109,7 +109,7 @@ def _life_s(fields: Mapping[str, str]) -> float | None:
 
 
 def check_life_s(anchor: object, given_s: int | None, param: str) -> float:
-    """Return the seconds of an ``expires_after``; raise InvalidRequest unless it is one."""
+    """Return the seconds of an ``expires_after``; raise InvalidRequest if it is invalid."""
     if anchor != "created_at":
         raise InvalidRequest(f"`{param}.anchor` must be created_at", param=f"{param}.anchor")
     if given_s is None or not SHORTEST_LIFE_S <= given_s <= LONGEST_LIFE_S:
@@ -125,10 +125,10 @@ async def list_files(
     principal: JobsReader,
     purpose: Purpose | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
     order: Literal["desc", "asc"] = "desc",
 ) -> Response:
-    """Return the tenant's files, newest first unless told otherwise."""
+    """Return the tenant's files, newest first by default."""
 
     def read(db: Database) -> FileList:
         found = files.list_files(
@@ -144,9 +144,9 @@ async def list_files(
     return JsonResponse(await runtime.lists.read(principal, read))
 
 
-@router.get("/{file_id}", response_model=FileObject, summary="Look at a file")
+@router.get("/{file_id}", response_model=FileObject, summary="Retrieve a file")
 async def get_file(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -> Response:
-    """Return what is known of the file."""
+    """Return the file's metadata."""
     return JsonResponse(file_object(await _get(runtime, principal.tenant_id, file_id)))
 
 
@@ -154,13 +154,13 @@ async def get_file(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -
     "/{file_id}/content",
     response_class=Response,
     responses={200: {"description": "The file as it was uploaded", "content": {"application/octet-stream": {}}}},
-    summary="Read a file",
+    summary="Download a file",
 )
 async def get_content(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -> Response:
     """Return the file's content."""
     file = await _get(runtime, principal.tenant_id, file_id)
     blocks = read_blocks(runtime.blobs, file.digest)
-    # The first is read before anything is sent: a storage that is away is an error and no empty file.
+    # Read the first block before sending headers, so that a storage outage is an error, not an empty file.
     first = await run_in_threadpool(next, blocks, b"")
 
     async def content() -> AsyncIterator[bytes]:
@@ -177,7 +177,7 @@ async def get_content(runtime: RuntimeOf, principal: JobsReader, file_id: FileId
 
 @router.delete("/{file_id}", response_model=FileDeleted, summary="Delete a file")
 async def delete_file(runtime: RuntimeOf, principal: JobsWriter, file_id: FileId) -> Response:
-    """Remove the file; a batch that reads it goes on."""
+    """Delete the file. A batch that uses it continues."""
     await run_in_threadpool(files.delete, runtime.db, principal.tenant_id, file_id, actor=principal.key_id)
     return JsonResponse(FileDeleted(id=file_id))
 

@@ -1,4 +1,4 @@
-"""What callers see of files and batches: OpenAI's objects, as the models that also document them."""
+"""Response models of OpenAI's files and batches."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class FileList(BaseModel):
 
 
 class FileDeleted(BaseModel):
-    """What was removed."""
+    """The deleted file."""
 
     id: str
     object: Literal["file"] = "file"
@@ -44,7 +44,7 @@ class FileDeleted(BaseModel):
 
 
 class BatchError(BaseModel):
-    """What is wrong with a line of the input; `line` counts from 1."""
+    """An error in a line of the input; `line` counts from 1."""
 
     code: str
     message: str
@@ -60,7 +60,7 @@ class BatchErrors(BaseModel):
 
 
 class RequestCounts(BaseModel):
-    """How far a batch is; once it has ended, `completed` lines are in the output file and `failed` in the other."""
+    """Progress of a batch. At the end `completed` lines are in the output file, `failed` lines in the error file."""
 
     total: int
     completed: int
@@ -76,7 +76,7 @@ class BatchTokens(BaseModel):
 
 
 class BatchObject(BaseModel):
-    """A batch. Times are Unix seconds, and null until true."""
+    """A batch. Times are Unix seconds, null until the event happens."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -125,7 +125,7 @@ def file_object(file: File) -> FileObject:
 
 
 def file_list(found: Sequence[File], limit: int) -> FileList:
-    """Return a page of files, of which one more than ``limit`` was asked for."""
+    """Return a page of files, where ``found`` has up to ``limit + 1`` entries."""
     return FileList(**_page([file_object(file) for file in found], limit))
 
 
@@ -159,7 +159,7 @@ def batch_object(batch: Batch) -> BatchObject:
 
 
 def batch_list(found: Sequence[Batch], limit: int) -> BatchList:
-    """Return a page of batches, of which one more than ``limit`` was asked for."""
+    """Return a page of batches, where ``found`` has up to ``limit + 1`` entries."""
     return BatchList(**_page([batch_object(batch) for batch in found], limit))
 
 

@@ -1,7 +1,6 @@
-"""A multipart upload, read as it comes: fields are kept, the one file goes straight to the storage.
+"""Streams a multipart upload (RFC 7578): form fields are kept in memory, the file goes to storage block by block.
 
-Knows RFC 7578 through python-multipart's parser, and how much is too much. Whatever the file's size, one block of it is
-in memory.
+Parses with python-multipart and enforces size limits. Only one block of the file is in memory.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from store.errors import InvalidRequest, TooLarge
 from store.files.blob_storage import Blobs, BlobWriter
 
 if TYPE_CHECKING:
-    # Not there at run time.
+    # Does not exist at run time.
     from python_multipart.multipart import MultipartCallbacks
 
 _BLOCK_BYTES = 1 << 20
@@ -28,7 +27,7 @@ _MOST_HEADER_BYTES = 8 << 10
 
 @dataclass(slots=True)
 class Upload:
-    """What came: the form's fields, the file's name, and its content, which nobody has kept yet."""
+    """A parsed upload: the form fields, the file name, and the content as a draft."""
 
     fields: dict[str, str]
     filename: str
@@ -37,7 +36,7 @@ class Upload:
 
 @dataclass(slots=True)
 class _Part:
-    """The part under way."""
+    """The part being parsed."""
 
     headers: dict[str, bytes] = field(default_factory=dict)
     name: str = ""
@@ -46,16 +45,16 @@ class _Part:
 
 
 async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload:
-    """Read the body to its end. Whoever calls drops or keeps the draft.
+    """Read the whole body. The caller must keep or drop the draft.
 
-    Raises InvalidRequest for what is no multipart form with one ``file``, TooLarge, Unavailable (the storage).
+    Raises InvalidRequest unless it is a multipart form with one ``file``, TooLarge, Unavailable (the storage).
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not (boundary := options.get(b"boundary")):
         raise InvalidRequest("send the file as multipart/form-data, with the fields `file` and `purpose`")
     draft = await run_in_threadpool(blobs.create)
     try:
-        return await _Reader(draft, boundary, most_bytes).read(request)
+        return await _MultipartReader(draft, boundary, most_bytes).read(request)
     except BaseException as error:
         await run_in_threadpool(draft.drop)
         if isinstance(error, FormParserError):
@@ -63,8 +62,8 @@ async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload
         raise
 
 
-class _Reader:
-    """Feeds the parser and takes what it finds."""
+class _MultipartReader:
+    """Feeds the parser and collects fields and file content."""
 
     def __init__(self, draft: BlobWriter, boundary: bytes, most_bytes: int) -> None:
         self._draft = draft

@@ -1,3 +1,3 @@
-"""The native face: submit, read, list, cancel, stream and replay jobs; queues and models beside them.
+"""Routes of the native API: submit, read, list, cancel, stream and replay jobs; also queues and models.
 
-How a job is checked and stored is ``producer_api.submission``."""
+``producer_api.submission`` validates and stores a job."""

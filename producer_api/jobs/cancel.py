@@ -1,6 +1,6 @@
-"""Cancelling a job: Postgres decides, then Redis tells the worker and the readers at once.
+"""Cancels a job: a transaction in Postgres, then a Redis message to the worker and the streams.
 
-If Redis is away, the worker learns it with its next lease renewal and the readers at their next look into Postgres.
+Without Redis the worker sees the cancel at its next lease renewal, and streams at their next read from Postgres.
 """
 
 import asyncio
@@ -16,21 +16,21 @@ from store.jobs import jobs
 from store.jobs.jobs import Job
 from store.streams.stream_log import publish_cancel
 
-ASKS_AGAIN_WITHIN_S = 1.5
-"""The official client sends a request whose answer did not come again after half a second, and once more after one."""
+RETRY_GRACE_S = 1.5
+"""The official client retries an unanswered request after 0.5 s, and once more after 1 s."""
 
 _log = structlog.get_logger("producer_api")
 
 
 def cancel(runtime: Runtime, tenant_id: str, job_id: str) -> Job:
-    """Cancel the job or ask its worker to. Raises NotFound, Conflict (it has ended), Unavailable. Blocks."""
+    """Cancel the job or ask its worker to cancel it. Raises NotFound, Conflict (it has ended), Unavailable. Blocks."""
     job = jobs.request_cancel(runtime.db, tenant_id, job_id)
     _announce(runtime, job)
     return job
 
 
 def announce_cancelled(runtime: Runtime, running: Sequence[str], ended: Sequence[str]) -> None:
-    """Notify the workers of running jobs and the readers of ended ones. Without Redis both notice it later. Blocks."""
+    """Notify the workers of running jobs and the streams of ended ones. Without Redis both notice later. Blocks."""
     if runtime.redis_watch.is_away:
         return
     try:
@@ -49,21 +49,21 @@ def _announce(runtime: Runtime, job: Job) -> None:
         announce_cancelled(runtime, [job.id], [])
 
 
-def _leave(runtime: Runtime, job: Job) -> None:
+def _cancel_unless_awaited(runtime: Runtime, job: Job) -> None:
     if (cancelled := jobs.leave(runtime.db, job.tenant_id, job.id)) is not None:
         _announce(runtime, cancelled)
 
 
 async def abandon(runtime: Runtime, job: Job, *, after_s: float = 0.0) -> None:
-    """Cancel a job whose caller has left, unless another one waits for it; that it has ended meanwhile is as good.
+    """Cancel the job of a disconnected client, unless another client waits for it. An ended job is not an error.
 
-    ``after_s``: leave him time to ask again, which makes him another. A drain does not wait for that.
+    ``after_s``: first wait this long, so that the client can retry. A drain does not wait.
     """
     if after_s:
         with suppress(TimeoutError):
             await asyncio.wait_for(runtime.draining.wait(), after_s)
     try:
-        await run_in_threadpool(_leave, runtime, job)
+        await run_in_threadpool(_cancel_unless_awaited, runtime, job)
     except (Conflict, NotFound):
         return
     except HeadraceError as error:

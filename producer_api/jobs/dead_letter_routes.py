@@ -1,4 +1,4 @@
-"""Jobs that were given up, for whoever has mended the reason and wants them run again."""
+"""Routes of dead letters: list jobs that failed for good, and replay them after the cause is fixed."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.jobs.job_routes import JobId
-from producer_api.jobs.replay import Replay, replay, replay_many
+from producer_api.jobs.replay import ReplayedJob, replay, replay_many
 from producer_api.server.errors import DOCUMENTED
 from store.db.database import Database
 from store.jobs import dead_letters
@@ -24,22 +24,22 @@ Code = Literal["poison", "max_attempts_exceeded"]
 
 
 class DeadLetterObject(BaseModel):
-    """A job that is given up; its own object is at ``/v1/jobs/{id}``."""
+    """A dead-lettered job; its full object is at ``/v1/jobs/{id}``."""
 
     id: str = Field(description="the job's id")
     object: Literal["dead_letter"] = "dead_letter"
     queue: str
     code: str
     message: str
-    attempt: int = Field(description="attempts that were charged")
-    crashes: int = Field(description="workers that died with the job in their hands")
-    created_at: int = Field(description="when it was given up, Unix seconds")
-    replayed_as: str | None = Field(description="the job that was made of it")
+    attempt: int = Field(description="charged attempts")
+    crashes: int = Field(description="workers that crashed while they ran the job")
+    created_at: int = Field(description="when it was dead-lettered, Unix seconds")
+    replayed_as: str | None = Field(description="the job that its replay created")
     replayed_at: int | None
 
 
 class DeadLetterList(BaseModel):
-    """A page of dead letters; ask for the next with ``after=last_id``."""
+    """A page of dead letters; the next page is ``after=last_id``."""
 
     object: Literal["list"] = "list"
     data: list[DeadLetterObject]
@@ -49,16 +49,16 @@ class DeadLetterList(BaseModel):
 
 
 class ReplayObject(BaseModel):
-    """Which job was made of a dead letter."""
+    """The job that replays a dead letter."""
 
     id: str = Field(description="the dead letter's id")
     object: Literal["dead_letter.replay"] = "dead_letter.replay"
     job_id: str = Field(description="the new job")
-    replayed: bool = Field(description="an earlier call had made it")
+    replayed: bool = Field(description="an earlier call created it")
 
 
 class ReplayList(BaseModel):
-    """What was replayed; ``has_more``: more match, or the queue was full: call again."""
+    """The replayed dead letters. ``has_more``: call again, because more match or the queue was full."""
 
     object: Literal["list"] = "list"
     data: list[ReplayObject]
@@ -66,7 +66,7 @@ class ReplayList(BaseModel):
 
 
 class ReplayFilter(Strict):
-    """Which dead letters to replay: those that were not replayed yet, of one queue and code or of all."""
+    """Filter for dead letters not replayed yet: by queue and error code."""
 
     queue: str | None = None
     code: Code | None = None
@@ -81,7 +81,7 @@ async def list_dead_letters(
     code: Code | None = None,
     replayed: bool | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
     order: Literal["desc", "asc"] = "desc",
 ) -> Response:
     """Return the tenant's jobs that failed as `poison` or after their last attempt, newest first."""
@@ -112,7 +112,7 @@ async def list_dead_letters(
 
 @router.post("/replay", response_model=ReplayList, summary="Replay many dead letters")
 async def replay_dead_letters(runtime: RuntimeOf, principal: JobsWriter, body: ReplayFilter) -> Response:
-    """Make a new job of each that matches and was not replayed yet, oldest first."""
+    """Create a new job for each matching dead letter not replayed yet, oldest first."""
     done, has_more = await run_in_threadpool(
         replay_many, runtime, principal, queue=body.queue, code=body.code, limit=body.limit
     )
@@ -121,7 +121,7 @@ async def replay_dead_letters(runtime: RuntimeOf, principal: JobsWriter, body: R
 
 @router.post("/{job_id}/replay", status_code=202, response_model=ReplayObject, summary="Replay a dead letter")
 async def replay_dead_letter(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
-    """Make a new job of the same input, with attempts and a deadline of its own; a second call answers the same job."""
+    """Create a new job with the same input, new attempts and a new deadline. A second call returns the same job."""
     done = await run_in_threadpool(replay, runtime, principal, job_id)
     headers = {"Location": f"/v1/jobs/{done.job_id}", "X-Job-Id": done.job_id}
     if done.replayed:
@@ -129,7 +129,7 @@ async def replay_dead_letter(runtime: RuntimeOf, principal: JobsWriter, job_id: 
     return JsonResponse(_replay(done), status_code=202, headers=headers)
 
 
-def _replay(done: Replay) -> ReplayObject:
+def _replay(done: ReplayedJob) -> ReplayObject:
     return ReplayObject(id=done.dead_job_id, job_id=done.job_id, replayed=done.replayed)
 
 

@@ -1,8 +1,8 @@
-"""The requests that make nearly all of the load, taken past FastAPI's machinery: submit a job, look at it, follow it.
+"""Fast path around FastAPI for the three most frequent requests: submit a job, read a job, stream a job.
 
-Most of what such a request cost was the working out of what its route asks for. Here that is written out by hand, for
-requests in which nothing is unusual, and the same route functions are called. Whatever is unusual (another query, a
-missing scope, a body that is no JSON) goes on to FastAPI. What refuses has one text: ``errors.from_validation``.
+FastAPI's dependency resolution was most of the cost of these requests. Here the parameters of common requests are
+parsed by hand, and the same route functions are called. All other requests (another query, a missing scope, a body that
+is not JSON) go to FastAPI. Both paths make validation errors with ``errors.from_validation``.
 """
 
 import re
@@ -23,13 +23,13 @@ from store.tasks.registry import JobRequest
 
 _JOB_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 _ROUTES = {getattr(route, "name", ""): route for route in (*job_routes.router.routes, *stream_routes.router.routes)}
-_SUBMIT, _LOOK, _FOLLOW = _ROUTES["create_job"], _ROUTES["get_job"], _ROUTES["stream_events"]
+_SUBMIT, _GET_JOB, _STREAM = _ROUTES["create_job"], _ROUTES["get_job"], _ROUTES["stream_events"]
 _JOB = re.compile(r"/v1/jobs/([^/]+?)(/events)?")
 _WAIT = re.compile(rb"wait=(\d{1,4})")
 
 
 class FastRoutes:
-    """Answers these requests; passes on every other."""
+    """ASGI middleware: answers these requests and passes on all others."""
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
@@ -51,21 +51,21 @@ class FastRoutes:
         found = _JOB.fullmatch(request.scope["path"])
         if found is None or not may(request.state.principal, "jobs:read"):
             return None
-        return await (self._look if found[2] is None else self._follow)(request, found[1])
+        return await (self._get_job if found[2] is None else self._stream)(request, found[1])
 
-    async def _look(self, request: Request, job_id: str) -> Response | None:
+    async def _get_job(self, request: Request, job_id: str) -> Response | None:
         query = request.scope["query_string"]
         wait = _WAIT.fullmatch(query)
         if query and wait is None:
             return None
-        request.scope["route"] = _LOOK
+        request.scope["route"] = _GET_JOB
         wait_s = 0.0 if wait is None else float(wait[1])
         return await job_routes.get_job(request, self._runtime, request.state.principal, job_id, wait_s)
 
-    async def _follow(self, request: Request, job_id: str) -> Response | None:
+    async def _stream(self, request: Request, job_id: str) -> Response | None:
         if request.scope["query_string"]:
             return None
-        request.scope["route"] = _FOLLOW
+        request.scope["route"] = _STREAM
         last_id = request.headers.get("last-event-id")
         return await stream_routes.stream_events(request, self._runtime, request.state.principal, job_id, last_id)
 
@@ -80,7 +80,7 @@ class FastRoutes:
         except orjson.JSONDecodeError:
             return None
         except ValidationError as error:
-            # As FastAPI would, without making its complaints a second time.
+            # Same answer as FastAPI, without validating twice.
             request.scope["route"] = _SUBMIT
             complaints = error.errors(include_url=False, include_input=False)
             return respond(from_validation(complaints), request.scope)

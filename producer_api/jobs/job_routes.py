@@ -1,4 +1,4 @@
-"""The native face: submit, look, list, cancel, and what happened to a job."""
+"""Routes of jobs: submit, read, list, cancel, timeline, delete."""
 
 import re
 from contextlib import suppress
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictJsonRoute
 JobId = Annotated[str, Path(examples=["job_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
 
 _POLL_AFTER_S = "1"
-# A place costs a query of its own, and most jobs are served before anybody could make use of it.
+# The queue position costs a query, and most jobs start before a client can use it.
 _TOO_YOUNG_FOR_A_PLACE = timedelta(seconds=0.5)
 _EXAMPLES = {name: example for task in TASKS.values() for name, example in task.examples.items()}
 
@@ -49,12 +49,12 @@ async def create_job(
     origin: OriginOf,
     prefer: Annotated[str | None, Header(description="`wait=N` answers 200 if the job ends within N seconds")] = None,
 ) -> Response:
-    """Store a job and answer 202 with where to look for it; it is on disk then."""
+    """Store a job durably and answer 202 with its URL."""
     wait_s = _wait_of(prefer)
     receipt = await runtime.submissions.submit(principal, body, origin)
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     if wait_s is not None and not await runtime.streams.try_enter(request):
-        wait_s = None  # a preference, and the job is accepted: whoever has too many waits open gets its id at once
+        wait_s = None  # the job is accepted: a key over its limit of open waits gets the answer without waiting
     if wait_s is not None:
         job = await _wait(request, runtime, job, wait_s)
     has_ended = wait_s is not None and job.state.is_terminal
@@ -79,7 +79,7 @@ _WAIT = re.compile(r"wait=(\d{1,6})", re.IGNORECASE)
 
 
 def _wait_of(prefer: str | None) -> float | None:
-    """Return the seconds of ``Prefer: wait=N``; preferences that are not known are ignored, as RFC 7240 asks."""
+    """Return the seconds of ``Prefer: wait=N``; unknown preferences are ignored, as RFC 7240 asks."""
     for preference in (prefer or "").split(","):
         if (match := _WAIT.fullmatch(preference.strip())) is not None:
             return float(match[1])
@@ -96,7 +96,7 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]")
 
 
 def _metadata_filter(request: Request) -> dict[str, str]:
-    """Return the ``metadata[key]=value`` filters; raise InvalidRequest for a parameter that is no filter."""
+    """Return the ``metadata[key]=value`` filters; raise InvalidRequest for any other parameter."""
     wanted = {}
     for name, value in request.query_params.items():
         if (match := _METADATA.fullmatch(name)) is not None:
@@ -121,10 +121,10 @@ async def list_jobs(
     model: str | None = None,
     created_after: Annotated[int | None, Query(ge=0, lt=1 << 35, description="Unix seconds")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
     order: Literal["desc", "asc"] = "desc",
 ) -> Response:
-    """Return the tenant's jobs, newest first unless told otherwise; `metadata[key]=value` filters as well."""
+    """Return the tenant's jobs, newest first by default. `metadata[key]=value` is also a filter."""
     metadata = _metadata_filter(request)
 
     def read(db: Database) -> list[Job]:
@@ -145,15 +145,15 @@ async def list_jobs(
     return JsonResponse(job_views.job_list(await runtime.lists.read(principal, read), limit))
 
 
-@router.get("/{job_id}", response_model=JobObject, summary="Look at a job")
+@router.get("/{job_id}", response_model=JobObject, summary="Retrieve a job")
 async def get_job(
     request: Request,
     runtime: RuntimeOf,
     principal: JobsReader,
     job_id: JobId,
-    wait: Annotated[float, Query(ge=0, description="wait up to this many seconds, at most 60, for its end")] = 0,
+    wait: Annotated[float, Query(ge=0, description="seconds to wait for the end of the job, at most 60")] = 0,
 ) -> Response:
-    """Return the job as it is, or as it has become within ``wait`` seconds."""
+    """Return the job now, or when it has ended or after `wait` seconds."""
     job = await runtime.reader.get(principal.tenant_id, job_id)
     if wait > 0 and not job.state.is_terminal:
         await runtime.streams.enter(request)
@@ -170,27 +170,27 @@ async def get_job(
 
 @router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")
 async def cancel_job(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
-    """Cancel a queued job at once, a running one at its next step; partial output is kept."""
+    """Cancel a queued job immediately, a running job at its next decode step. Partial output is kept."""
     job = await run_in_threadpool(cancel.cancel, runtime, principal.tenant_id, job_id)
     return JsonResponse(job_views.job_object(job))
 
 
-@router.get("/{job_id}/timeline", response_model=Timeline, summary="What happened to a job")
+@router.get("/{job_id}/timeline", response_model=Timeline, summary="Retrieve a job's timeline")
 async def get_timeline(runtime: RuntimeOf, principal: JobsReader, job_id: JobId) -> Response:
     """Return the job's events, oldest first, and its attempts."""
     events = await run_in_threadpool(jobs.timeline, runtime.db, principal.tenant_id, job_id)
     return JsonResponse(job_views.timeline(job_id, events))
 
 
-@router.delete("/{job_id}", response_model=JobDeleted, summary="Forget a job's contents")
+@router.delete("/{job_id}", response_model=JobDeleted, summary="Delete a job's contents")
 async def delete_job(request: Request, runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
-    """Forget what an ended job was asked and what it answered, now; its row, usage and audit stay. Twice is as good."""
+    """Delete the input and output of an ended job now. Its row, usage and audit entries stay. Idempotent."""
     await run_in_threadpool(_delete, runtime, principal, job_id, request.state.request_id)
     return JsonResponse(JobDeleted(id=job_id))
 
 
 def _delete(runtime: Runtime, principal: Principal, job_id: str, request_id: str) -> None:
     erasure.purge_job(runtime.db, principal.tenant_id, job_id, actor=principal.key_id, request_id=request_id)
-    # Where Redis is away, its copy goes by itself some minutes after the last frame.
+    # Without Redis, its copy expires some minutes after the last frame.
     with suppress(Unavailable):
         stream_log.forget(runtime.redis, [job_id])

@@ -1,4 +1,4 @@
-"""The models that jobs can ask for."""
+"""Routes of the models that jobs can use."""
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
@@ -17,13 +17,13 @@ router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
 
 @router.get("", response_model=ModelList, summary="List models")
 async def list_models(runtime: RuntimeOf, principal: ModelsReader) -> Response:
-    """Return what a request with this key may say as `model`: each model's name, its aliases and its versions."""
+    """Return the values of `model` that this key may use: names, aliases and versions."""
     models = await run_in_threadpool(registry.list_models, runtime.db)
     allowed = [model for model in models if principal.models is None or model.name in principal.models]
     return JsonResponse(ModelList(data=[one for model in allowed for one in model_objects(model)]))
 
 
-@router.get("/{model:path}", response_model=ModelVersionObject, summary="Look at a model")
+@router.get("/{model:path}", response_model=ModelVersionObject, summary="Retrieve a model")
 async def get_model(runtime: RuntimeOf, principal: ModelsReader, model: str) -> Response:
     """Return the model and the version that ``name``, ``name@3`` or ``name@alias`` means now."""
     principal.check_model(model)

@@ -1,4 +1,4 @@
-"""Queues: how much waits, how fast it is served, and stopping one. Without ``queues:admin`` it is one's own share."""
+"""Routes of queues: backlog, throughput, pause and resume. Without ``queues:admin`` only the tenant's own share."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -27,7 +27,7 @@ async def list_queues(runtime: RuntimeOf, principal: JobsReader) -> Response:
     return JsonResponse(QueueList(data=await run_in_threadpool(_look, runtime, principal)))
 
 
-@router.get("/{name}", response_model=QueueObject, summary="Look at a queue")
+@router.get("/{name}", response_model=QueueObject, summary="Retrieve a queue")
 async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) -> Response:
     """Return one queue."""
     (found,) = await run_in_threadpool(_look, runtime, principal, name)
@@ -36,13 +36,13 @@ async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) 
 
 @router.post("/{name}/pause", response_model=QueueObject, summary="Pause a queue")
 async def pause_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
-    """Let no job of the queue start until it is resumed. What runs goes on, and jobs are still accepted."""
+    """Start no job of the queue until it is resumed. Running jobs continue, and new jobs are accepted."""
     return await _steer(queues.pause, runtime, principal, name)
 
 
 @router.post("/{name}/resume", response_model=QueueObject, summary="Resume a queue")
 async def resume_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
-    """Let the queue's jobs start again."""
+    """Start the queue's jobs again."""
     return await _steer(queues.resume, runtime, principal, name)
 
 

@@ -1,7 +1,7 @@
-"""Replaying a dead letter: a new job of the same payload, with attempts and a deadline of its own.
+"""Replays a dead letter: a new job with the same payload, new attempts and a new deadline.
 
-The new job is accepted under an Idempotency-Key made of the old one's id, so that callers who race, or come back after
-an answer was lost, get the same job. It blocks and is called in a thread.
+The new job has an idempotency key made from the old job's id, so that concurrent and repeated calls get the same job.
+Blocking: called in a thread.
 """
 
 from dataclasses import dataclass
@@ -17,39 +17,38 @@ _ROUTE = "POST /v1/dead_letters/{job_id}/replay"
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """The job that was made of a dead letter, now or by an earlier call."""
+class ReplayedJob:
+    """The job that replays a dead letter, created now or by an earlier call."""
 
     dead_job_id: str
     job_id: str
     replayed: bool
 
 
-def replay(runtime: Runtime, principal: Principal, job_id: str) -> Replay:
-    """Make a new job of a dead letter, once. Raises NotFound, Forbidden, Conflict, RateLimited, Unavailable."""
+def replay(runtime: Runtime, principal: Principal, job_id: str) -> ReplayedJob:
+    """Create a new job from a dead letter, once. Raises NotFound, Forbidden, Conflict, RateLimited, Unavailable."""
     letter = dead_letters.get_dead_letter(runtime.db, principal.tenant_id, job_id)
     principal.check_model(letter.queue)
     if letter.replayed_as is not None:
-        return Replay(job_id, letter.replayed_as, replayed=True)
+        return ReplayedJob(job_id, letter.replayed_as, replayed=True)
     dead = jobs.get(runtime.db, principal.tenant_id, job_id)
     _check_version(runtime, dead)
     runtime.rate_limits.spend_tokens(principal, dead.input_tokens)
-    (accepted,) = runtime.queue_limits.accept([_again(runtime, principal, dead)], runtime.enqueuer.accept)
+    (accepted,) = runtime.queue_limits.accept([_replay_job(runtime, principal, dead)], runtime.enqueuer.accept)
     if isinstance(accepted, Exception):
         raise accepted
     dead_letters.note_replay(runtime.db, principal.tenant_id, job_id, accepted.job_id, actor=principal.key_id)
     runtime.metrics.accepted.labels(dead.model, str(accepted.replayed).lower()).inc()
-    return Replay(job_id, accepted.job_id, accepted.replayed)
+    return ReplayedJob(job_id, accepted.job_id, accepted.replayed)
 
 
 def replay_many(
     runtime: Runtime, principal: Principal, *, queue: str | None, code: str | None, limit: int
-) -> tuple[list[Replay], bool]:
-    """Replay at most ``limit`` dead letters that were not, oldest first; return them, and whether more match.
+) -> tuple[list[ReplayedJob], bool]:
+    """ReplayedJob at most ``limit`` dead letters not replayed yet, oldest first; return them, and True if more match.
 
-    Those match whose model the key may use.
-    One whose model version is gone is passed over. What was done before a refusal for load is returned; RateLimited and
-    Unavailable are raised if that was nothing.
+    Only models that the key may use match. A dead letter of a removed model version is skipped. RateLimited and
+    Unavailable end the loop; they are raised only if nothing was replayed.
     """
     found = dead_letters.list_dead_letters(
         runtime.db,
@@ -61,10 +60,10 @@ def replay_many(
         limit=limit + 1,
         descending=False,
     )
-    done: list[Replay] = []
+    done: list[ReplayedJob] = []
     for number, letter in enumerate(found[:limit]):
         try:
-            if number:  # the first is the request itself, which is counted already
+            if number:  # the first is the HTTP request itself, already counted
                 runtime.rate_limits.spend_request(principal)
             done.append(replay(runtime, principal, letter.job_id))
         except Conflict:
@@ -80,10 +79,10 @@ def _check_version(runtime: Runtime, dead: Job) -> None:
     try:
         runtime.catalog.resolve(dead.queue)
     except NotFound as error:
-        raise Conflict(f"the model version that the job asked for is gone: {error.message}") from error
+        raise Conflict(f"the job's model version no longer exists: {error.message}") from error
 
 
-def _again(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:
+def _replay_job(runtime: Runtime, principal: Principal, dead: Job) -> NewJob:
     time_s = None if dead.deadline_at is None else (dead.deadline_at - dead.created_at).total_seconds()
     max_tokens = dead.payload.get("sampling", {}).get("max_tokens") or 0
     return NewJob(

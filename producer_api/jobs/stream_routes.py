@@ -1,4 +1,4 @@
-"""The native stream: a job's events as server-sent events, from any cursor, while it runs and after."""
+"""Route of the native stream: a job's events as server-sent events, from any cursor, also after its end."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -25,7 +25,7 @@ from producer_api.streaming.job_events import (
     follow,
     has_everything,
 )
-from producer_api.streaming.logprob_format import Spell, spelling_of
+from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
 from store.errors import InvalidRequest
 from store.streams.stream_log import Cursor
 
@@ -46,7 +46,7 @@ _EXAMPLE = (
         200: {"description": "The stream", "content": {"text/event-stream": {"example": _EXAMPLE}}},
         204: {"description": "The cursor is that of the last event: there is nothing more, do not reconnect"},
     },
-    summary="Follow a job",
+    summary="Stream a job",
 )
 async def stream_events(
     request: Request,
@@ -58,10 +58,10 @@ async def stream_events(
 ) -> Response:
     """Send `job.queued`, `job.started`, `job.delta`, ... and end with the terminal event, which carries the job.
 
-    A worker that is lost goes unnoticed: the next one continues the text. Where it cannot, because what had been sent
-    was not known to it, `job.restarted` says how many of the deltas so far still count (`kept`) and what text they are.
-    Of a job that asks for logprobs, `job.delta` has those of its tokens, as the chat's streams have them.
-    A connection that closes without a terminal event was cut; come back with the last id.
+    If a worker is lost, the next one continues the text. If it cannot, because not all sent deltas were saved,
+    `job.restarted` gives the number of deltas that are still valid (`kept`) and their text.
+    If the job requests logprobs, `job.delta` has those of its tokens, in the format of chat streams.
+    If the connection closes before the terminal event, reconnect with the last id.
     """
     after = _cursor(last_event_id or starting_after)
     job = await runtime.reader.get(principal.tenant_id, job_id)
@@ -70,7 +70,7 @@ async def stream_events(
     await runtime.streams.enter(request)
     events = follow(runtime, job, after)
     return EventStream(
-        _encoded(events, runtime.settings.stream_ping_s, await spelling_of(runtime, job)),
+        _encoded(events, runtime.settings.stream_ping_s, await logprob_formatter(runtime, job)),
         open_streams=runtime.metrics.streams_open,
         headers={"X-Job-Id": job.id, "X-Model-Version": str(job.model_version)},
     )
@@ -85,18 +85,18 @@ def _cursor(text: str | None) -> Cursor | None:
         raise InvalidRequest(str(error), param="Last-Event-ID") from error
 
 
-async def _encoded(events: Events, ping_s: float, spell: Spell | None) -> AsyncGenerator[bytes]:
+async def _encoded(events: Events, ping_s: float, format_logprobs: FormatLogprobs | None) -> AsyncGenerator[bytes]:
     heartbeat = Heartbeat(ping_s)
     async with aclosing(events):
         async for happened in events:
             if happened is not None:
                 heartbeat.beat()
-                yield _encode(happened, spell)
+                yield _encode(happened, format_logprobs)
             elif heartbeat.is_due():
                 yield PING
 
 
-def _encode(happened: Event, spell: Spell | None) -> bytes:
+def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
     cursor = str(happened.cursor)
     match happened:
         case Queued(job=job):
@@ -106,7 +106,7 @@ def _encode(happened: Event, spell: Spell | None) -> bytes:
         case Restarted(attempt=attempt, kept=kept, text=text):
             return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, "text": text})
         case TextPiece(text=text, logprobs=logprobs):
-            likely = {"logprobs": spell(logprobs)} if spell is not None and logprobs else {}
+            likely = {"logprobs": format_logprobs(logprobs)} if format_logprobs is not None and logprobs else {}
             return event("job.delta", cursor, {"text": text, **likely})
         case Ended(job=job):
             return event(f"job.{job.state}", cursor, job_object(job).model_dump(mode="json"))

@@ -1,3 +1,3 @@
 """OpenAI's chat, completions, embeddings and moderations: routes, requests and answers.
 
-Responses, batches and files have folders of their own."""
+Responses, batches and files have their own folders."""

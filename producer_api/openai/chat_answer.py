@@ -1,7 +1,6 @@
-"""Answers of OpenAI's chat completion shape, whole and in chunks.
+"""Builds chat completion answers, whole and as stream chunks, from a job.
 
-Knows how a job's end reads as a completion and how the text of a second attempt may go on where the first was cut.
-Knows no HTTP and reads nothing.
+Also removes from a stream the text that a second attempt repeats. No HTTP and no I/O.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +15,14 @@ from store.tasks.generate import GeneratePayload
 
 
 class Diverged(Exception):
-    """A new attempt's text does not begin with what was sent of the old one."""
+    """A new attempt's text does not start with the text that was already sent."""
 
 
-class Splice:
-    """The text sent so far, and a later attempt that did not keep all of it.
+class TextDeduplicator:
+    """Joins the texts of several attempts of a job into one stream without repetition.
 
-    OpenAI's stream cannot take text back. A greedy or seeded attempt says the same again, so what is already sent is
-    swallowed; as soon as the new text differs, ``Diverged`` is raised. Texts that differ are never glued.
+    OpenAI's stream cannot retract text. A greedy or seeded attempt generates the same text again; the part that was
+    already sent is dropped. ``Diverged`` is raised at the first difference, so different texts are never joined.
     """
 
     def __init__(self) -> None:
@@ -32,13 +31,13 @@ class Splice:
         self._is_repeating = False
 
     def restart(self, kept: str) -> str:
-        """A new attempt begins after ``kept``; return what of that is new. Raises Diverged."""
+        """Start a new attempt that kept the text ``kept``; return its part not yet sent. Raises Diverged."""
         self._again = ""
         self._is_repeating = bool(self._sent)
         return self.add(kept)
 
     def add(self, text: str) -> str:
-        """Take the attempt's next text and return what of it is new. Raises Diverged."""
+        """Add the attempt's next text; return its part not yet sent. Raises Diverged."""
         if not self._is_repeating:
             self._sent += text
             return text
@@ -53,20 +52,20 @@ class Splice:
         return new
 
     def finish(self) -> None:
-        """The attempt is complete. Raises Diverged if it is shorter than what was sent."""
+        """End the attempt. Raises Diverged if its text is shorter than the text already sent."""
         if self._is_repeating and self._again != self._sent:
             raise Diverged
 
 
 Entries = Sequence[Mapping[str, Any]]
-"""Logprobs of consecutive tokens, as OpenAI's chat has them: token, logprob, bytes, top_logprobs."""
+"""Logprobs of consecutive tokens in OpenAI's chat format: token, logprob, bytes, top_logprobs."""
 
 
 class Answer(Protocol):
-    """Builds the answer for one job, whole and in chunks, in the shape of one of OpenAI's routes."""
+    """Builds the answer for one job, whole and in chunks, in the format of one OpenAI route."""
 
     def whole(self, job: Job) -> dict[str, Any]:
-        """Return the answer of a job that has succeeded; raise JobUnanswered for any other."""
+        """Return the answer of a succeeded job; raise JobUnanswered for any other."""
         ...
 
     def opening(self) -> Sequence[dict[str, Any]]:
@@ -74,36 +73,36 @@ class Answer(Protocol):
         ...
 
     def pieces(self, text: str, entries: Entries = ()) -> Sequence[dict[str, Any]]:
-        """Return the chunks that the next text makes, with the logprobs of its tokens if the job asks."""
+        """Return the chunks for the next text, with the logprobs of its tokens if requested."""
         ...
 
     def closing(self, job: Job) -> Sequence[dict[str, Any]]:
-        """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
+        """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
         ...
 
 
-class SpliceTokens:
-    """How many tokens were sent, which a later attempt that says the same does not send again."""
+class TokenDeduplicator:
+    """Drops the logprobs that were already sent when a later attempt repeats its tokens."""
 
     def __init__(self) -> None:
         self._num_sent = 0
         self._at = 0
 
     def restart(self, kept: Logprobs) -> Logprobs:
-        """A new attempt begins after ``kept``; return what of that is new."""
+        """Start a new attempt that kept these tokens; return those not yet sent."""
         self._at = 0
         return self.add(kept)
 
     def add(self, logprobs: Logprobs) -> Logprobs:
-        """Take those of the attempt's next tokens and return what of them is new."""
+        """Add the attempt's next tokens; return those not yet sent."""
         new = logprobs[max(0, self._num_sent - self._at) :]
         self._at += len(logprobs)
         self._num_sent = max(self._num_sent, self._at)
         return new
 
 
-class Completion:
-    """Builds the answer for one job, whose id and version every part of it names."""
+class ChatAnswer:
+    """Builds the chat completion for one job."""
 
     def __init__(self, job: Job, *, with_usage: bool = False) -> None:
         self._job_id = job.id
@@ -116,7 +115,7 @@ class Completion:
         self._held: list[Mapping[str, Any]] = []
 
     def whole(self, job: Job) -> dict[str, Any]:
-        """Return the completion of a job that has succeeded; raise JobUnanswered for any other."""
+        """Return the completion of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
         message: dict[str, Any] = {"role": "assistant", "content": output["text"], "refusal": None}
         if "tool_calls" in output:
@@ -126,13 +125,13 @@ class Completion:
         return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """Return the first chunk: who speaks."""
+        """Return the first chunk, which names the role."""
         return [self._chunk({"role": "assistant", "content": "", "refusal": None}, None)]
 
     def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
-        """Return the chunks that the next text makes, with the logprobs of its tokens if the job asks.
+        """Return the chunks for the next text, with the logprobs of its tokens if requested.
 
-        Where the model may call tools, some text is held until it is certain that it is no call; so are its logprobs.
+        If the model may call tools, text that could be the start of a tool call is held back, with its logprobs.
         """
         if self._calls is None:
             return [self._chunk({"content": text}, None, entries or None)]
@@ -157,7 +156,7 @@ class Completion:
                 return {"tool_calls": [{"index": index, **named, "function": {"name": name, "arguments": arguments}}]}
 
     def closing(self, job: Job) -> list[dict[str, Any]]:
-        """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
+        """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
         finish_reason = answer_of(job)["finish_reason"]
         chunks = [] if self._calls is None else self._read(self._calls.finish())
         chunks.append(self._chunk({}, finish_reason, self._held or None))
@@ -177,7 +176,7 @@ class Completion:
 
 
 def answer_of(job: Job) -> dict[str, Any]:
-    """Return the output of a job that has succeeded; raise JobUnanswered that says why there is none."""
+    """Return the output of a succeeded job; raise JobUnanswered with the reason for any other."""
     if job.state is JobState.SUCCEEDED and job.output is not None:
         return job.output
     error = job.error or {}

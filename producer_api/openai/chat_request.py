@@ -1,4 +1,4 @@
-"""A chat completion request of OpenAI's shape, and what it means as a job; most of it is ``openai_request``'s."""
+"""The chat completion request and its conversion to a job. Shared fields are in ``text_request``."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -13,7 +13,7 @@ from store.tasks.generate import GenerateRequest
 
 
 class TextPart(Body):
-    """A piece of a message; only text is understood."""
+    """A part of a message; only text is supported."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -22,7 +22,7 @@ class TextPart(Body):
 
 
 class ChatToolCall(Body):
-    """A call that the assistant has made; what a client adds to it (an ``index``, say) passes."""
+    """A tool call that the assistant made. Extra fields from the client, such as ``index``, are ignored."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -44,7 +44,7 @@ class ChatTurn(Body):
 
 
 class ChatTool(Body):
-    """A tool that the model may use; only functions are known."""
+    """A tool that the model may use; only functions are supported."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -132,13 +132,13 @@ class ChatRequest(TextRequest):
     )
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="asks for `logprobs` to be true")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="needs `logprobs` to be true")
 
     @property
-    def most_tokens(self) -> tuple[str, int | None]:
-        """The field that says how many tokens the answer may have, and what it says."""
+    def token_limit(self) -> tuple[str, int | None]:
+        """Name and value of the field that limits the answer's tokens."""
         if self.max_completion_tokens is None:
-            return super().most_tokens
+            return super().token_limit
         return "max_completion_tokens", self.max_completion_tokens
 
 
@@ -147,7 +147,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 
 def to_job(chat: ChatRequest) -> GenerateRequest:
-    """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    """Return the job for the request; raise InvalidRequest that names the request's field."""
     return job_of(chat, _input(chat), _logprobs(chat))
 
 
@@ -179,7 +179,7 @@ def _logprobs(chat: ChatRequest) -> int | None:
     if chat.logprobs:
         return chat.top_logprobs or 0
     if chat.top_logprobs:
-        raise InvalidRequest("`top_logprobs` is for those who ask for `logprobs`: set it to true", param="top_logprobs")
+        raise InvalidRequest("`top_logprobs` needs `logprobs`: set it to true", param="top_logprobs")
     return None
 
 
@@ -210,7 +210,7 @@ def _tool_call(param: str, call: ChatToolCall) -> dict[str, Any]:
         raise unsupported(f"`{where}` {call.type[:40]!r} is not supported: only calls of functions are", where)
     if call.function is None:
         return {"id": call.id}
-    # Not what a client's helper adds for its program, as OpenAI's does with the parsed arguments.
+    # Drop fields that client libraries add, such as the parsed arguments of OpenAI's client.
     return {"id": call.id, "function": {name: call.function[name] for name in _CALL if name in call.function}}
 
 

@@ -1,4 +1,4 @@
-"""What completions look like, for the OpenAPI document alone: ``chat_answer`` and ``completion_answer`` make them."""
+"""Models of completions for the OpenAPI document only: ``chat_answer`` and ``completion_answer`` build the JSON."""
 
 from typing import Any, Literal
 
@@ -9,23 +9,23 @@ from store.tasks.generate import TokenLogprob
 
 
 class AnswerMessage(BaseModel):
-    """What the model said."""
+    """The message that the model generated."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
-    tool_calls: list[ToolCall] | None = Field(None, description="absent if there are none")
+    tool_calls: list[ToolCall] | None = Field(None, description="absent if the model called no tool")
 
 
 class AnswerLogprobs(BaseModel):
-    """How likely the model found each token of the answer: natural logarithms."""
+    """Log probabilities (natural logarithm) of the answer's tokens."""
 
     content: list[TokenLogprob]
     refusal: None = None
 
 
 class AnswerChoice(BaseModel):
-    """The one answer there is."""
+    """The only choice."""
 
     index: int
     message: AnswerMessage
@@ -34,13 +34,13 @@ class AnswerChoice(BaseModel):
 
 
 class PromptTokensDetails(BaseModel):
-    """Which of the prompt's tokens cost less."""
+    """Prompt tokens with reduced cost."""
 
-    cached_tokens: int = Field(description="found in the worker's prefix cache, not computed again")
+    cached_tokens: int = Field(description="tokens found in the worker's prefix cache")
 
 
 class AnswerUsage(BaseModel):
-    """How many tokens it took."""
+    """Token counts."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -49,27 +49,27 @@ class AnswerUsage(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """An answer to a conversation."""
+    """A chat completion."""
 
     id: str
     object: Literal["chat.completion"]
     created: int = Field(description="Unix seconds")
-    model: str = Field(description="the name and version that answered")
+    model: str = Field(description="name and version of the model that answered")
     choices: list[AnswerChoice]
     usage: AnswerUsage
 
 
 class TextLogprobs(BaseModel):
-    """How likely the model found each token of the text, in OpenAI's older shape: four lists of the same length."""
+    """Log probabilities of the text's tokens in OpenAI's older format: four lists of the same length."""
 
-    tokens: list[str] = Field(description="`bytes:` and the bytes for what is no whole character")
+    tokens: list[str] = Field(description="`bytes:` and the bytes of a token that is not valid UTF-8")
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
-    text_offset: list[int] = Field(description="in characters of this answer's text")
+    text_offset: list[int] = Field(description="offset in characters of the answer's text")
 
 
 class TextChoice(BaseModel):
-    """The one continuation there is."""
+    """The only choice."""
 
     index: int
     text: str
@@ -78,12 +78,12 @@ class TextChoice(BaseModel):
 
 
 class TextCompletion(BaseModel):
-    """A continuation of a prompt."""
+    """A text completion."""
 
     id: str
     object: Literal["text_completion"]
     created: int = Field(description="Unix seconds")
-    model: str = Field(description="the name and version that answered")
+    model: str = Field(description="name and version of the model that answered")
     choices: list[TextChoice]
     usage: AnswerUsage
 

@@ -1,4 +1,4 @@
-"""Answers of OpenAI's older text completion shape, whole and in chunks. Knows no HTTP and reads nothing."""
+"""Builds text completion answers, whole and as stream chunks, from a job. No HTTP and no I/O."""
 
 import codecs
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,10 @@ from producer_api.openai.chat_answer import Entries, answer_of, usage_of
 from store.jobs.jobs import Job
 
 
-class TextCompletion:
-    """Builds the answer for one job, whose id and version every part of it names.
+class CompletionAnswer:
+    """Builds the text completion for one job.
 
-    A token's ``text_offset`` counts the characters of the answer before it, so an answer's parts are built in order.
+    A token's ``text_offset`` counts the characters before it, so the chunks must be built in order.
     """
 
     def __init__(self, job: Job, *, with_usage: bool = False) -> None:
@@ -22,21 +22,21 @@ class TextCompletion:
         self._offsets = _Offsets()
 
     def whole(self, job: Job) -> dict[str, Any]:
-        """Return the completion of a job that has succeeded; raise JobUnanswered for any other."""
+        """Return the completion of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
         entries = output.get("logprobs")
         return {**self._answer(output["text"], entries, output["finish_reason"]), "usage": usage_of(job)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """Return nothing: the first chunk is one of text."""
+        """Return nothing: the first chunk has text."""
         return []
 
     def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
-        """Return a chunk of text, with the logprobs of its tokens if the job asks."""
+        """Return a chunk of text, with the logprobs of its tokens if requested."""
         return [self._chunk(self._answer(text, entries or None, None))]
 
     def closing(self, job: Job) -> list[dict[str, Any]]:
-        """Return the last chunks of a job that has succeeded; raise JobUnanswered for any other."""
+        """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
         chunks = [self._chunk(self._answer("", None, answer_of(job)["finish_reason"]))]
         if self._with_usage:
             chunks.append({**chunks[0], "choices": [], "usage": usage_of(job)})
@@ -60,7 +60,7 @@ class TextCompletion:
         return {
             "tokens": [_name(entry) for entry in entries],
             "token_logprobs": [entry["logprob"] for entry in entries],
-            # As OpenAI has it: the token that came is there too, whether or not it is among the likeliest.
+            # As in OpenAI's API, the sampled token is included even if it is not among the most likely ones.
             "top_logprobs": [
                 {_name(one): one["logprob"] for one in (*entry["top_logprobs"], entry)} for entry in entries
             ],
@@ -69,7 +69,7 @@ class TextCompletion:
 
 
 class _Offsets:
-    """Where tokens begin in the text; one that goes on with a half character begins behind what is whole."""
+    """Character offsets of tokens. A token inside a multi-byte character starts after the last whole character."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -82,7 +82,7 @@ class _Offsets:
 
 
 def _name(entry: Mapping[str, Any]) -> str:
-    """Return the token's text, or its bytes written out if they are no whole characters: several such differ."""
+    """Return the token's text, or its bytes in hex if they are not valid UTF-8, so that such tokens stay distinct."""
     own = bytes(entry["bytes"])
     try:
         return own.decode()

@@ -1,4 +1,4 @@
-"""A text completion request of OpenAI's older shape, and what it means as a job; a chat without a conversation."""
+"""The text completion request (OpenAI's older API) and its conversion to a job."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -31,15 +31,15 @@ class CompletionRequest(TextRequest):
     }
 
     prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(
-        description="a text or the ids of its tokens, alone or as a list of one"
+        description="a text or its token ids, alone or as a list with one entry"
     )
-    # OpenAI gives 16 tokens to those who do not say how many.
+    # OpenAI's default.
     max_tokens: int | None = 16
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 def to_job(completion: CompletionRequest) -> GenerateRequest:
-    """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    """Return the job for the request; raise InvalidRequest that names the request's field."""
     return job_of(completion, _source(completion.prompt), completion.logprobs)
 
 

@@ -1,7 +1,7 @@
-"""An embeddings request of OpenAI's shape, what it means as a job, and how the job's vectors are told.
+"""The embeddings request, its conversion to a job, and the answer with the job's vectors.
 
-Bounds live in ``store.tasks.embed`` and the model's files: a complaint about the job's field is renamed to the
-field that the caller sent. Knows no HTTP and reads nothing.
+The bounds of values are in ``store.tasks.embed`` and the model's files: a validation error on a job field is renamed to
+the field of the request. No HTTP and no I/O.
 """
 
 import re
@@ -52,17 +52,17 @@ class EmbeddingRequest(Body):
 
     model: str
     input: Input
-    dimensions: int | None = Field(None, description="fewer than the model's, where it was trained for that")
+    dimensions: int | None = Field(None, description="fewer than the model's, if the model was trained for that")
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = Field(None, description="your own user, for whom the usage is counted")
-    safety_identifier: str | None = Field(None, description="the newer name of `user`, and before it")
+    user: str | None = Field(None, description="your end user; usage can be grouped by it")
+    safety_identifier: str | None = Field(None, description="the newer name of `user`; wins over it")
     metadata: dict[str, str] | None = None
     service_tier: ServiceTier | None = None
     job: JobOptions | None = None
 
 
 def to_job(wanted: EmbeddingRequest) -> EmbedRequest:
-    """Return the job that the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+    """Return the job for the request; raise InvalidRequest that names the request's field."""
     refuse_near_misses(wanted)
     body = {
         "task": "embed",
@@ -81,7 +81,7 @@ def to_job(wanted: EmbeddingRequest) -> EmbedRequest:
 
 
 def _input(given: object) -> dict[str, object]:
-    """Return OpenAI's four shapes of ``input`` as the native one; raise InvalidRequest for any other."""
+    """Return OpenAI's four forms of ``input`` as the native one; raise InvalidRequest for any other."""
     if isinstance(given, str):
         return {"texts": [given]}
     if not isinstance(given, list) or not given:
@@ -95,9 +95,7 @@ def _input(given: object) -> dict[str, object]:
     for index, one in enumerate(given):
         if not isinstance(one, wanted) or (isinstance(one, list) and not _is_ids(one)):
             what = "text" if wanted is str else "list of token ids"
-            raise InvalidRequest(
-                f"`input[{index}]` must be a {what}, as the first is meant to be", param=f"input[{index}]"
-            )
+            raise InvalidRequest(f"`input[{index}]` must be a {what}, like the first entry", param=f"input[{index}]")
     return {"texts" if wanted is str else "token_ids": given}
 
 
@@ -110,7 +108,7 @@ _FIRST = re.compile(r"^input\[0\]")
 
 
 def as_sent(error: HeadraceError, wanted: EmbeddingRequest) -> HeadraceError:
-    """Let a complaint about a field of the job name the field of the request that it came from."""
+    """Rename the job field in an error to the request's field."""
     if error.param is None:
         return error
     name = f"job.{error.param}" if error.param.partition(".")[0] in JOB_FIELDS else _NATIVE.sub("input", error.param)
@@ -122,7 +120,7 @@ def as_sent(error: HeadraceError, wanted: EmbeddingRequest) -> HeadraceError:
 
 
 def whole(job: Job, encoding_format: Literal["float", "base64"]) -> dict[str, Any]:
-    """Return the vectors of a job that has succeeded; raise JobUnanswered for any other."""
+    """Return the vectors of a succeeded job; raise JobUnanswered for any other."""
     vectors = answer_of(job)["embeddings"]
     tokens = int((job.usage or {}).get("input_tokens", job.input_tokens))
     told = vectors if encoding_format == "base64" else [_numbers(vector) for vector in vectors]

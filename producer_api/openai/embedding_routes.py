@@ -1,4 +1,4 @@
-"""The OpenAI face: embeddings, answered by an ordinary job."""
+"""Route of OpenAI's embeddings. Each request is stored as a job."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, to_job, whole
 from producer_api.openai.embedding_views import EmbeddingList
 from producer_api.openai.job_options import is_kept
-from producer_api.openai.synchronous import Caller
+from producer_api.openai.synchronous import ClientConnection
 from producer_api.server.errors import DOCUMENTED
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
@@ -21,7 +21,7 @@ from store.jobs.jobs import Job
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
 
-@router.post("/embeddings", response_model=EmbeddingList, summary="Turn texts into vectors")
+@router.post("/embeddings", response_model=EmbeddingList, summary="Create embeddings")
 async def create_embeddings(
     request: Request,
     runtime: RuntimeOf,
@@ -29,9 +29,9 @@ async def create_embeddings(
     body: EmbeddingRequest,
     origin: OriginOf,
 ) -> Response:
-    """Store a job for the inputs and answer with a vector for each, in their order, when it has ended.
+    """Store a job for the inputs; when it has ended, answer with one vector per input, in order.
 
-    A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
+    If the client disconnects before the end, the job is cancelled, unless `job.on_disconnect` is `continue`.
     """
     wanted = to_job(body)
     await runtime.streams.enter(request)
@@ -41,14 +41,14 @@ async def create_embeddings(
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
-    ended = await Caller(runtime, job, is_kept=is_kept(body.job)).wait(request)
+    ended = await ClientConnection(runtime, job, is_kept=is_kept(body.job)).wait(request)
     if ended is None:
-        return Response()  # nobody reads it
+        return Response()  # the client is gone
     content = await run_in_threadpool(_rendered, ended, body)
     return Response(content, media_type="application/json", headers=headers)
 
 
 def _rendered(job: Job, body: EmbeddingRequest) -> bytes:
-    """Return the answer as JSON: not on the event loop, because a big one takes a while."""
+    """Return the answer as JSON. Runs in a thread, because a large answer takes long to encode."""
     answer: dict[str, Any] = whole(job, body.encoding_format)
     return orjson.dumps(answer)

@@ -1,4 +1,4 @@
-"""What OpenAI-shaped requests say of the job behind them, whatever its task: ``service_tier`` and the object `job`."""
+"""Options of the job behind an OpenAI request, for all tasks: ``service_tier`` and the object ``job``."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -13,7 +13,7 @@ ServiceTier = Literal["auto", "default", "priority", "flex"]
 
 JOB_FIELDS = ("priority", "deadline_ms", "max_attempts", "webhook")
 
-# Somebody waits for the answer, so without a word about it, it goes first.
+# The client waits for the answer, so the default is the fastest class.
 CLASSES: Mapping[ServiceTier | None, ServiceClass] = {
     None: ServiceClass.INTERACTIVE,
     "auto": ServiceClass.INTERACTIVE,
@@ -24,14 +24,14 @@ CLASSES: Mapping[ServiceTier | None, ServiceClass] = {
 
 
 class OnDisconnect(StrEnum):
-    """What becomes of the job when its caller leaves before the end."""
+    """What happens to the job when the client disconnects before the end."""
 
     CANCEL = "cancel"
     CONTINUE = "continue"
 
 
 class JobOptions(Strict):
-    """What OpenAI has no word for; the official client sends it with ``extra_body={"job": {...}}``."""
+    """Options that OpenAI's API lacks; the official client sends them with ``extra_body={"job": {...}}``."""
 
     priority: StrictInt | None = None
     deadline_ms: StrictInt | None = None
@@ -41,7 +41,7 @@ class JobOptions(Strict):
 
 
 def job_fields(options: JobOptions | None) -> dict[str, Any]:
-    """Return the fields of a native request that the object ``job`` gives."""
+    """Return the options as fields of a native job request."""
     if options is None:
         return {}
     given: Mapping[str, Any] = {name: getattr(options, name) for name in JOB_FIELDS}
@@ -49,5 +49,5 @@ def job_fields(options: JobOptions | None) -> dict[str, Any]:
 
 
 def is_kept(options: JobOptions | None) -> bool:
-    """Return True if the job goes on when its caller leaves before the end."""
+    """Return True if the job continues when the client disconnects."""
     return options is not None and options.on_disconnect is OnDisconnect.CONTINUE

@@ -1,4 +1,4 @@
-"""OpenAI's moderations: which categories a text belongs to, by the policy's classifier. Nothing is stored."""
+"""Route of OpenAI's moderations, answered by the policy's classifier. Nothing is stored."""
 
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ MAX_TEXTS = 128
 
 
 class ModerationPart(Body):
-    """A part of one input; only text is understood."""
+    """A part of one input; only text is supported."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -42,13 +42,13 @@ class ModerationRequest(Body):
     )
 
     input: str | list[str] | list[ModerationPart] = Field(
-        description="a text; several, each with a result of its own; or the parts of one"
+        description="a text, several texts with one result each, or the parts of one text"
     )
-    model: str = Field("omni-moderation-latest", description="the classifier's name, or one of OpenAI's")
+    model: str = Field("omni-moderation-latest", description="the classifier's name, or one of OpenAI's model names")
 
 
 class ModerationResult(BaseModel):
-    """What the classifier says of one text."""
+    """The classifier's result for one text."""
 
     flagged: bool
     categories: dict[str, bool]
@@ -57,7 +57,7 @@ class ModerationResult(BaseModel):
 
 
 class Moderation(BaseModel):
-    """What the classifier says. ``model`` is the one that really ran."""
+    """The classifier's results. ``model`` is the model that ran."""
 
     id: str
     model: str
@@ -66,7 +66,7 @@ class Moderation(BaseModel):
 
 @router.post("", response_model=Moderation, summary="Classify texts")
 async def create_moderation(principal: JobsWriter, body: ModerationRequest) -> Response:
-    """Say for each text which of OpenAI's categories it belongs to."""
+    """Return OpenAI's categories for each text."""
     if body.model not in _ALIASES and body.model != _CLASSIFIER.name:
         raise NotFound(
             f"no classifier of that name: use {_CLASSIFIER.name} or omni-moderation-latest",
@@ -81,7 +81,7 @@ async def create_moderation(principal: JobsWriter, body: ModerationRequest) -> R
 
 
 def _texts(given: str | list[str] | list[ModerationPart]) -> list[str]:
-    """Return the texts that have a result each. Raises InvalidRequest."""
+    """Return the texts, one per result. Raises InvalidRequest."""
     texts = [given] if isinstance(given, str) else [one for one in given if isinstance(one, str)]
     parts = [] if isinstance(given, str) else [one for one in given if isinstance(one, ModerationPart)]
     if parts:

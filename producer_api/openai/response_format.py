@@ -1,7 +1,7 @@
-"""What an answer must look like, as OpenAI and vLLM ask for it, and the grammar that it means.
+"""Structured outputs: OpenAI's ``response_format`` and vLLM's ``structured_outputs``, converted to a grammar.
 
-One way each: ``response_format`` for JSON, ``structured_outputs`` for what OpenAI has no word for. Whether a model can
-follow the grammar is found out with its tokenizer, when the job is submitted.
+``response_format`` is for JSON, ``structured_outputs`` also for regex, choice and grammar. The grammar is compiled with
+the model's tokenizer when the job is submitted; a grammar that does not compile is refused then.
 """
 
 import json
@@ -15,7 +15,7 @@ from store.payloads.strict_model import Body
 
 
 class JsonSchemaFormat(Body):
-    """A named schema. It is kept to the letter, whether or not ``strict`` asks for that."""
+    """A named schema. The answer always follows it strictly, with or without ``strict``."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -26,7 +26,7 @@ class JsonSchemaFormat(Body):
 
 
 class ResponseFormat(Body):
-    """Text, any JSON object, or JSON of a schema."""
+    """Text, any JSON object, or JSON that matches a schema."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -35,20 +35,20 @@ class ResponseFormat(Body):
 
 
 class StructuredOutputs(Body):
-    """What an answer must look like, as vLLM asks for it: exactly one of the four."""
+    """vLLM's constraint on the answer: exactly one of the four."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     json_: dict[str, Any] | StrictBool | str | None = Field(
-        None, alias="json", description="a JSON schema, or its text"
+        None, alias="json", description="a JSON schema, as an object or as text"
     )
-    regex: str | None = Field(None, description="as Rust's regex crate reads it")
+    regex: str | None = Field(None, description="in the syntax of Rust's regex crate")
     choice: tuple[str, ...] | None = Field(None, description="the answer is one of these")
     grammar: str | None = Field(None, description="a Lark grammar in llguidance's dialect")
 
 
 def grammar_of(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> GrammarSpec | None:
-    """Return the grammar that the request asks for, None for free text. Raises InvalidRequest."""
+    """Return the requested grammar, None for free text. Raises InvalidRequest."""
     by_format = None if response_format is None else _of_format(response_format)
     if structured is None:
         return by_format
@@ -61,9 +61,9 @@ def grammar_of(response_format: ResponseFormat | None, structured: StructuredOut
 
 
 def json_grammar(schema: dict[str, Any] | bool | str, param: str) -> GrammarSpec:
-    """Return the grammar of JSON that validates against the schema. Raises InvalidRequest if it is too long or deep."""
+    """Return the grammar of a JSON schema. Raises InvalidRequest if it is too long or too deeply nested."""
     try:
-        # In the schema's own order, which is that of the answer's properties.
+        # Keep the schema's key order: it is the order of properties in the answer.
         text = schema if isinstance(schema, str) else json.dumps(schema)
     except RecursionError:
         raise InvalidRequest(f"`{param}` is nested too deeply", code="invalid_json_schema", param=param) from None

@@ -1,7 +1,7 @@
-"""What OpenAI's requests for text have in common, and what it means as a job.
+"""Fields shared by OpenAI's chat and text completions, and their conversion to a job.
 
-A field whose silent loss would change the answer is refused; harmless unknown ones pass. Bounds live in
-``store.tasks.generate`` alone: a complaint about the job's field is renamed to the field that the caller sent.
+An unsupported field that would change the answer is refused; other unknown fields are ignored. The bounds of values are
+in ``store.tasks.generate``: a validation error on a job field is renamed to the field of the request.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,11 +30,11 @@ IsHarmless = Callable[[object], bool]
 
 
 def is_one_of(*harmless: object) -> IsHarmless:
-    """Return a test for the values of a field that ask for nothing; null is always one."""
+    """Return a predicate that accepts these values and null: values that have no effect on the answer."""
     return lambda value: value is None or value in harmless
 
 
-# Fields that change the answer and that nothing here can honour, with the values that ask for nothing.
+# Unsupported fields that would change the answer, with the values that have no effect.
 REFUSED: Mapping[str, IsHarmless] = {
     "n": is_one_of(1),
     "best_of": is_one_of(1),
@@ -53,7 +53,7 @@ REFUSED: Mapping[str, IsHarmless] = {
     "logits_processors": is_one_of([]),
     "echo": is_one_of(False),
 }
-# The older spelling of what can be had otherwise.
+# vLLM's old names of fields in ``structured_outputs``.
 _MOVED = {
     "guided_json": "json",
     "guided_regex": "regex",
@@ -80,30 +80,30 @@ class TextRequest(Body):
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = Field(None, description="an extension, as vLLM has it")
+    top_k: int | None = Field(None, description="an extension, same as in vLLM")
     seed: int | None = None
     stop: str | tuple[str, ...] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    repetition_penalty: float | None = Field(None, description="an extension, as vLLM has it")
-    ignore_eos: bool | None = Field(None, description="an extension, as vLLM has it")
+    repetition_penalty: float | None = Field(None, description="an extension, same as in vLLM")
+    ignore_eos: bool | None = Field(None, description="an extension, same as in vLLM")
     response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = Field(None, description="an extension, as vLLM has it")
+    structured_outputs: StructuredOutputs | None = Field(None, description="an extension, same as in vLLM")
     metadata: dict[str, str] | None = None
-    user: str | None = Field(None, description="your own user, for whom the usage is counted")
-    safety_identifier: str | None = Field(None, description="the newer name of `user`, and before it")
+    user: str | None = Field(None, description="your end user; usage can be grouped by it")
+    safety_identifier: str | None = Field(None, description="the newer name of `user`; wins over it")
     truncation: Truncation | None = None
     service_tier: ServiceTier | None = None
     job: JobOptions | None = None
 
     @property
     def wants_usage(self) -> bool:
-        """True if a stream shall end with the token counts."""
+        """True if a stream must end with the token counts."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
-    def most_tokens(self) -> tuple[str, int | None]:
-        """The field that says how many tokens the answer may have, and what it says."""
+    def token_limit(self) -> tuple[str, int | None]:
+        """Name and value of the field that limits the answer's tokens."""
         return "max_tokens", self.max_tokens
 
 
@@ -120,9 +120,9 @@ _SAMPLING = (
 
 
 def job_of(asked: TextRequest, source: Mapping[str, Any], logprobs: int | None) -> GenerateRequest:
-    """Return the job that the request asks for, with ``source`` as its input.
+    """Return the job for the request, with ``source`` as its input.
 
-    Raises InvalidRequest, naming the field as the caller spelled it.
+    Raises InvalidRequest that names the request's field.
     """
     _refuse_unsupported(asked)
     if asked.stream_options is not None and not asked.stream:
@@ -145,7 +145,7 @@ def job_of(asked: TextRequest, source: Mapping[str, Any], logprobs: int | None) 
 
 
 def unsupported(message: str, param: str) -> InvalidRequest:
-    """Return the refusal of a field that would change the answer."""
+    """Return the error for an unsupported field."""
     return InvalidRequest(message, code="unsupported_parameter", param=param)
 
 
@@ -161,14 +161,14 @@ def _refuse_unsupported(asked: TextRequest) -> None:
 
 def _sampling(asked: TextRequest) -> dict[str, Any]:
     given: dict[str, Any] = {name: getattr(asked, name) for name in _SAMPLING}
-    given["max_tokens"] = asked.most_tokens[1]
+    given["max_tokens"] = asked.token_limit[1]
     given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
     given["grammar"] = grammar_of(asked.response_format, asked.structured_outputs)
     return {name: value for name, value in given.items() if value is not None}
 
 
 def as_sent(error: HeadraceError, asked: TextRequest) -> HeadraceError:
-    """Let a complaint about a field of the job name the field of the request that it came from."""
+    """Rename the job field in an error to the request's field."""
     if error.param is None:
         return error
     name = _name_in_request(error.param, asked)
@@ -179,8 +179,8 @@ def as_sent(error: HeadraceError, asked: TextRequest) -> HeadraceError:
 
 def _name_in_request(param: str, asked: TextRequest) -> str:
     if param in ("sampling.max_tokens", "max_tokens"):
-        return asked.most_tokens[0]
-    if param == "sampling":  # the one rule about two of its fields
+        return asked.token_limit[0]
+    if param == "sampling":  # the only rule that involves two fields
         return "ignore_eos"
     if param in ("input", "input.token_ids"):
         return asked.input_field

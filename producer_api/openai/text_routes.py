@@ -1,4 +1,4 @@
-"""The OpenAI face: chat and text completions, whole or streamed, answered by an ordinary job."""
+"""Routes of OpenAI's chat and text completions, whole or streamed. Each request is stored as a job."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -6,15 +6,15 @@ from starlette.responses import Response
 
 from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.chat_answer import Answer, Completion
+from producer_api.openai.chat_answer import Answer, ChatAnswer
 from producer_api.openai.chat_request import ChatRequest
 from producer_api.openai.chat_request import to_job as chat_job
 from producer_api.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEXT_COMPLETION
-from producer_api.openai.completion_answer import TextCompletion
+from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
 from producer_api.openai.job_options import is_kept
-from producer_api.openai.synchronous import Call
+from producer_api.openai.synchronous import CompletionResponder
 from producer_api.openai.text_request import TextRequest, as_sent
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, r
     "/chat/completions",
     response_class=Response,
     responses=DOCUMENTED_COMPLETION,
-    summary="Answer a conversation",
+    summary="Create a chat completion",
 )
 async def create_chat_completion(
     request: Request,
@@ -40,20 +40,22 @@ async def create_chat_completion(
     body: ChatRequest,
     origin: OriginOf,
 ) -> Response:
-    """Store a job for the conversation and answer when it has ended, or stream it as it comes.
+    """Store a job for the conversation, and send the answer when the job has ended or stream it as it is generated.
 
-    A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
+    If the client disconnects before the end, the job is cancelled, unless `job.on_disconnect` is `continue`.
 
-    `response_format` and `structured_outputs` (`json`, `regex`, `choice` or `grammar`) say what the answer must look
-    like. One that ends by itself follows it; one that ends at the most tokens (`finish_reason` `length`) is only the
-    beginning of one that does. A schema that cannot be followed is refused with `invalid_json_schema`.
+    `response_format` and `structured_outputs` (`json`, `regex`, `choice` or `grammar`) constrain the answer. A complete
+    answer matches the constraint; an answer that stops at the token limit (`finish_reason` `length`) is only the
+    beginning of a match. A schema that is not supported is refused with `invalid_json_schema`.
     """
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, chat_job(body), origin)
-    return await _answer(request, runtime, job, body, Completion(job, with_usage=body.wants_usage), headers)
+    return await _answer(request, runtime, job, body, ChatAnswer(job, with_usage=body.wants_usage), headers)
 
 
-@router.post("/completions", response_class=Response, responses=DOCUMENTED_TEXT_COMPLETION, summary="Continue a text")
+@router.post(
+    "/completions", response_class=Response, responses=DOCUMENTED_TEXT_COMPLETION, summary="Create a text completion"
+)
 async def create_completion(
     request: Request,
     runtime: RuntimeOf,
@@ -61,16 +63,16 @@ async def create_completion(
     body: CompletionRequest,
     origin: OriginOf,
 ) -> Response:
-    """Continue a prompt as it stands, without a chat template; otherwise as for a conversation."""
+    """Continue the prompt without a chat template; otherwise the same as a chat completion."""
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, completion_job(body), origin)
-    return await _answer(request, runtime, job, body, TextCompletion(job, with_usage=body.wants_usage), headers)
+    return await _answer(request, runtime, job, body, CompletionAnswer(job, with_usage=body.wants_usage), headers)
 
 
 async def _submit(
     runtime: Runtime, principal: Principal, body: TextRequest, wanted: GenerateRequest, origin: Origin
 ) -> tuple[Job, dict[str, str]]:
-    """Return the job that was stored for the request, and the headers of its answer."""
+    """Store the job; return it and the headers of the answer."""
     try:
         receipt = await runtime.submissions.submit(principal, wanted, origin)
     except HeadraceError as error:
@@ -82,5 +84,5 @@ async def _submit(
 async def _answer(
     request: Request, runtime: Runtime, job: Job, body: TextRequest, answer: Answer, headers: dict[str, str]
 ) -> Response:
-    call = Call(runtime, job, answer, is_kept=is_kept(body.job))
+    call = CompletionResponder(runtime, job, answer, is_kept=is_kept(body.job))
     return call.stream(headers) if body.stream else await call.answer(request, headers)

@@ -1,3 +1,3 @@
-"""What an admin of a tenant manages: API keys, limits, usage, retention, policies, the audit log.
+"""Routes for a tenant's admin: API keys, limits, usage, retention, policies and the audit log.
 
-The operator's commands are ``cli.operator``."""
+The operator's commands are in ``cli.operator``."""

@@ -1,4 +1,4 @@
-"""The tenant's own audit log: OpenAI's list of events, and the whole chain as JSON lines that can be verified alone."""
+"""Routes of the tenant's audit log: OpenAI's list of events, and an export of the hash chain as JSON lines."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -26,18 +26,18 @@ def _time(name: str) -> object:
     return Query(alias=f"effective_at[{name}]", ge=0, lt=1 << 35, description="Unix seconds")
 
 
-async def _asked(
+async def _entry_filter(
     request: Request,
     event_types: Annotated[list[str], Query(description="only these types, such as `api_key.created`")] = [],  # noqa: B006
-    actor_ids: Annotated[list[str], Query(description="only of these keys, or of whoever else acted")] = [],  # noqa: B006
-    resource_ids: Annotated[list[str], Query(description="only about these")] = [],  # noqa: B006
+    actor_ids: Annotated[list[str], Query(description="only these actors: key ids, or `user@host` of a command")] = [],  # noqa: B006
+    resource_ids: Annotated[list[str], Query(description="only these resources")] = [],  # noqa: B006
     gt: Annotated[int | None, _time("gt")] = None,
     gte: Annotated[int | None, _time("gte")] = None,
     lt: Annotated[int | None, _time("lt")] = None,
     lte: Annotated[int | None, _time("lte")] = None,
 ) -> EntryFilter:
     def all_of(name: str, given: list[str]) -> list[str] | None:
-        # OpenAI's clients put brackets behind the name of a list.
+        # OpenAI's clients append brackets to the name of a list parameter.
         return [*given, *request.query_params.getlist(f"{name}[]")] or None
 
     since = [bound for bound in (gte, None if gt is None else gt + 1) if bound is not None]
@@ -55,12 +55,12 @@ async def _asked(
 async def list_audit_logs(
     runtime: RuntimeOf,
     principal: AuditReader,
-    only: Annotated[EntryFilter, Depends(_asked)],
+    only: Annotated[EntryFilter, Depends(_entry_filter)],
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
-    before: Annotated[str | None, Query(description="the first id of the page after")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
+    before: Annotated[str | None, Query(description="`first_id` of the next page")] = None,
 ) -> Response:
-    """Return what was changed in the tenant, by whom and from where, newest first."""
+    """Return the tenant's audit events with actor and address, newest first."""
     older_than, newer_than = entry_id(after, "after"), entry_id(before, "before")
 
     def read(db: Database) -> list[AuditEntry]:
@@ -69,7 +69,7 @@ async def list_audit_logs(
         )
 
     found = await runtime.lists.read(principal, read)
-    # Before a cursor the surplus one is the newest: the page is what is next to the cursor.
+    # Backwards from a cursor, the extra entry is the newest: the page must be next to the cursor.
     is_backwards = newer_than is not None and older_than is None
     page = found[-limit:] if is_backwards else found[:limit]
     return JsonResponse(event_page(page, has_more=len(found) > limit))
@@ -79,10 +79,10 @@ async def list_audit_logs(
     "/export",
     response_class=Response,
     summary="Export the audit log",
-    responses={200: {"content": {JSON_LINES: {}}, "description": "one row a line, oldest first"}},
+    responses={200: {"content": {JSON_LINES: {}}, "description": "one entry per line, oldest first"}},
 )
 async def export_audit_logs(runtime: RuntimeOf, principal: AuditReader) -> Response:
-    """Stream the tenant's whole chain, one row a line, as `headrace audit verify FILE` reads it."""
+    """Stream the tenant's whole hash chain, one entry per line, for `headrace audit verify FILE`."""
 
     def lines() -> Iterator[bytes]:
         for page in export.pages(runtime.db, principal.tenant_id):

@@ -1,4 +1,4 @@
-"""What callers see of the audit log: OpenAI's events, and each row's place in its chain. Reads nothing."""
+"""Response models of the audit log: OpenAI's events with their position in the hash chain. No I/O."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,20 +21,20 @@ class KeyActor(BaseModel):
 
 
 class SessionUser(BaseModel):
-    """Whoever acted without a key: a command, or the system itself."""
+    """An actor without a key: a command, or the system itself."""
 
     id: str
 
 
 class SessionActor(BaseModel):
-    """Where somebody without a key acted: `user@host`."""
+    """Where an actor without a key acted: `user@host`."""
 
     user: SessionUser
     ip_address: str | None
 
 
 class AuditActor(BaseModel):
-    """Who acted."""
+    """The actor."""
 
     type: Literal["api_key", "session"]
     api_key: KeyActor | None = None
@@ -42,7 +42,7 @@ class AuditActor(BaseModel):
 
 
 class ChainPlace(BaseModel):
-    """Where the event stands in the tenant's hash chain: see docs/audit.md."""
+    """Position of the event in the tenant's hash chain; see docs/audit.md."""
 
     seq: int
     prev_hash: str
@@ -50,8 +50,8 @@ class ChainPlace(BaseModel):
 
 
 class AuditEvent(BaseModel):
-    """One event. A field that is called as its `type` holds what it was about: `id`, and `data` where it was made, else
-    `changes_requested`."""
+    """One event. A field named like its `type` describes the resource: `id`, and `data` for a creation or
+    `changes_requested` for a change."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -62,13 +62,13 @@ class AuditEvent(BaseModel):
     actor: AuditActor
     ip_address: str | None = Field(description="of the caller, or `user@host` of a command")
     request_id: str | None
-    before_hash: str | None = Field(description="SHA-256 of what the resource was, as canonical JSON")
+    before_hash: str | None = Field(description="SHA-256 of the resource before the change, as canonical JSON")
     after_hash: str | None
     chain: ChainPlace
 
 
 class AuditEventList(BaseModel):
-    """A page of events, newest first; ask for the next with ``after=last_id``, for the one before with
+    """A page of events, newest first; the next page is ``after=last_id``, the previous one
     ``before=first_id``."""
 
     object: Literal["list"] = "list"
@@ -86,7 +86,7 @@ def event_page(entries: Sequence[AuditEntry], *, has_more: bool) -> AuditEventLi
 
 
 def entry_id(event_id: str | None, param: str) -> int | None:
-    """Return the row's number in an event's id; raise InvalidRequest for what is none."""
+    """Return the row's number in an event's id; raise InvalidRequest if it is not one."""
     if event_id is None:
         return None
     number = event_id.removeprefix(_ID_PREFIX)

@@ -1,4 +1,4 @@
-"""What callers say and see of API keys, as the models that also document them."""
+"""Request and response models of API keys."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,9 +15,9 @@ MOST_MODELS = 100
 LONGEST_LIFE_S = 10 * 365 * 86_400
 LONGEST_OVERLAP_S = 30 * 86_400
 
-Name = Annotated[str, Field(min_length=1, max_length=200, description="what to remember it by")]
+Name = Annotated[str, Field(min_length=1, max_length=200, description="a display name")]
 Scopes = Annotated[
-    list[str], Field(min_length=1, max_length=32, description=f"of {', '.join(sorted(SCOPES))}; `admin` has them all")
+    list[str], Field(min_length=1, max_length=32, description=f"of {', '.join(sorted(SCOPES))}; `admin` includes all")
 ]
 ModelName = Annotated[str, Field(min_length=1, max_length=128)]
 Models = Annotated[
@@ -25,17 +25,17 @@ Models = Annotated[
     Field(
         min_length=1,
         max_length=MOST_MODELS,
-        description="the models that it may ask for, each in every version; null: every model",
+        description="the models that the key may use, in all versions; null: all models",
     ),
 ]
 ExpiresInS = Annotated[
-    int | None, Field(ge=1, le=LONGEST_LIFE_S, description="ends so many seconds from now; instead of `expires_at`")
+    int | None, Field(ge=1, le=LONGEST_LIFE_S, description="expires after this many seconds; instead of `expires_at`")
 ]
-ExpiresAt = Annotated[int | None, Field(ge=1, lt=1 << 35, description="ends at this Unix time; null: never")]
+ExpiresAt = Annotated[int | None, Field(ge=1, lt=1 << 35, description="expires at this Unix time; null: never")]
 
 
 class _Ends(Strict):
-    """A body that may say when a key ends."""
+    """Request fields for the expiry of a key."""
 
     expires_in_s: ExpiresInS = None
     expires_at: ExpiresAt = None
@@ -48,7 +48,7 @@ class _Ends(Strict):
 
     @property
     def until(self) -> Until | Kept:
-        """When the key is to end, as the body says; KEPT if it says nothing."""
+        """The requested expiry; KEPT if the request has none."""
         if self.expires_in_s is not None:
             return float(self.expires_in_s)
         if self.expires_at is not None:
@@ -65,13 +65,13 @@ class KeyRequest(_Ends):
 
     @property
     def wanted(self) -> NewKey:
-        """The key that is asked for."""
+        """The requested key."""
         until = None if isinstance(self.until, Kept) else self.until
         return NewKey(self.name, frozenset(self.scopes), _set(self.models), until)
 
 
 class KeyPatch(_Ends):
-    """What is to be changed of a key; what is left out stays."""
+    """Changes of a key; fields left out stay unchanged."""
 
     name: Name | None = None
     scopes: Scopes | None = None
@@ -79,7 +79,7 @@ class KeyPatch(_Ends):
 
     @property
     def change(self) -> Change:
-        """What becomes of the key."""
+        """The requested change."""
         return Change(
             Kept.KEPT if self.name is None else self.name,
             Kept.KEPT if self.scopes is None else frozenset(self.scopes),
@@ -89,15 +89,15 @@ class KeyPatch(_Ends):
 
 
 class KeyRotation(_Ends):
-    """How a key is replaced. Without an end the new one has that of the old one."""
+    """Rotation of a key. By default the new key has the expiry of the old one."""
 
-    # Strict: false is no number of seconds.
+    # Strict: refuses ``false``.
     overlap_s: int = Field(
         DEFAULT_OVERLAP_S,
         ge=0,
         le=LONGEST_OVERLAP_S,
         strict=True,
-        description="how long the old key still works; 0: no longer",
+        description="how long the old key still works, in seconds; 0: it stops at once",
     )
 
 
@@ -109,16 +109,16 @@ class KeyObject(BaseModel):
     name: str
     redacted_value: str
     scopes: list[str]
-    models: list[str] | None = Field(description="null: every model")
+    models: list[str] | None = Field(description="null: all models")
     created_at: int
     expires_at: int | None
-    last_used_at: int | None = Field(description="to the minute")
+    last_used_at: int | None = Field(description="last use, to the minute")
     revoked_at: int | None
-    replaced_by: str | None = Field(description="the key that took its place when it was rotated")
+    replaced_by: str | None = Field(description="the key that replaced it in a rotation")
 
 
 class IssuedKeyObject(KeyObject):
-    """A key that was made just now. This answer is the only one that shows ``value``."""
+    """A new key. Only this answer shows ``value``."""
 
     value: str
 
@@ -130,7 +130,7 @@ class RotatedKeyObject(IssuedKeyObject):
 
 
 class KeyList(BaseModel):
-    """A page of keys; ask for the next with ``after=last_id``."""
+    """A page of keys; the next page is ``after=last_id``."""
 
     object: Literal["list"] = "list"
     data: list[KeyObject]
@@ -144,7 +144,7 @@ def _set(models: Sequence[str] | None) -> frozenset[str] | None:
 
 
 def key_object(key: ApiKey) -> KeyObject:
-    """Return the key as it is shown at any time."""
+    """Return the key without its plaintext."""
     return KeyObject(**_fields(key))
 
 
@@ -154,12 +154,12 @@ def issued_key_object(issued: IssuedKey) -> IssuedKeyObject:
 
 
 def rotated_key_object(old: ApiKey, issued: IssuedKey) -> RotatedKeyObject:
-    """Return a new key with its plaintext, and the one that it replaces without."""
+    """Return a new key with its plaintext, and the key that it replaces."""
     return RotatedKeyObject(**_fields(issued.key), value=issued.plaintext, replaces=key_object(old))
 
 
 def key_list(found: Sequence[ApiKey], limit: int) -> KeyList:
-    """Return a page of the keys found, which may be one more than fit on it."""
+    """Return a page of keys; ``found`` has up to ``limit + 1`` of them."""
     data = [key_object(key) for key in found[:limit]]
     return KeyList(
         data=data,

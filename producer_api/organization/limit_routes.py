@@ -1,6 +1,6 @@
-"""Limits: what holds for the organization and for each of its keys, whose word it is, and how much of it is used.
+"""Routes of limits: the effective limits of the organization and its keys, their source, and the current usage.
 
-With ``admin`` an organization may set lower ones for itself and its keys; more than the operator allows it cannot.
+With the scope ``admin`` an organization can set limits for itself and its keys, but not above the operator's.
 """
 
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ _Rate = Annotated[int, Field(ge=1, le=_MOST, strict=True)]
 
 
 class LimitValues(Body):
-    """Limits; null is none."""
+    """Limits; null: no limit."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"requests_per_minute": 60, "monthly_cost": 25}]}
@@ -46,51 +46,56 @@ class LimitValues(Body):
     concurrent_jobs: _Count | None = Field(None, description="queued or running")
     queued_tokens: _Count | None = Field(None, description="prompt and `max_tokens` of the queued jobs")
     monthly_cost: float | None = Field(
-        None, ge=0, le=_MOST, strict=True, allow_inf_nan=False, description=f"of a calendar month in UTC, in {CURRENCY}"
+        None,
+        ge=0,
+        le=_MOST,
+        strict=True,
+        allow_inf_nan=False,
+        description=f"per calendar month in UTC, in {CURRENCY}",
     )
     live_batches: _Count | None = Field(None, description="batches that have not ended")
-    concurrent_streams: _Count | None = Field(None, description="streams and waits that are open at one API process")
+    concurrent_streams: _Count | None = Field(None, description="open streams and waits per API process")
 
 
 class LimitsUsed(BaseModel):
-    """What is used now. Of a rate it is what would have to come back before all of it is there again."""
+    """Current usage. For a rate limit: the part of its bucket that is not refilled yet."""
 
-    requests: int | None = Field(description="null where no limit of requests holds")
-    input_tokens: int | None = Field(description="null where no limit of input tokens holds")
+    requests: int | None = Field(description="null without a limit of requests")
+    input_tokens: int | None = Field(description="null without a limit of input tokens")
     concurrent_jobs: int
     queued_tokens: int
-    cost: float = Field(description="spent this month")
-    reserved_cost: float = Field(description="what the jobs that are queued or running can cost at most")
+    cost: float = Field(description="cost of this month")
+    reserved_cost: float = Field(description="highest possible cost of the queued and running jobs")
     month_ends_at: int = Field(description="Unix seconds")
     live_batches: int
 
 
 class LimitsObject(BaseModel):
-    """Limits of an organization or a key: `limits` hold; they are the stricter of the operator's and its own."""
+    """Limits of an organization or a key: `limits` are effective, the lower of the operator's and its own."""
 
     object: Literal["organization.limits", "organization.api_key.limits"]
     id: str
     limits: LimitValues
-    operator: LimitValues = Field(description="set by the operator, or by default")
+    operator: LimitValues = Field(description="set by the operator, or the default")
     own: LimitValues = Field(description="set by the organization")
     used: LimitsUsed
 
 
-@router.get("/limits", response_model=LimitsObject, summary="Look at the organization's limits")
+@router.get("/limits", response_model=LimitsObject, summary="Retrieve the organization's limits")
 async def get_limits(runtime: RuntimeOf, principal: UsageReader) -> Response:
-    """Return what all keys of the organization together may use, and how much they do."""
+    """Return the limits and the usage of all keys of the organization together."""
     return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id, None))
 
 
 @router.put("/limits", response_model=LimitsObject, summary="Set the organization's own limits")
 async def put_limits(request: Request, runtime: RuntimeOf, principal: Admin, body: LimitValues) -> Response:
-    """Replace the limits that the organization sets itself; none may be over the operator's."""
+    """Replace the organization's own limits; none may be above the operator's."""
     return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, None, body))
 
 
-@router.get("/api_keys/{key_id}/limits", response_model=LimitsObject, summary="Look at a key's limits")
+@router.get("/api_keys/{key_id}/limits", response_model=LimitsObject, summary="Retrieve a key's limits")
 async def get_key_limits(runtime: RuntimeOf, principal: UsageReader, key_id: KeyId) -> Response:
-    """Return what one key may use, and how much it does. What the organization may use bounds it as well."""
+    """Return the limits and the usage of one key. The organization's limits also apply."""
     return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id, key_id))
 
 
@@ -98,7 +103,7 @@ async def get_key_limits(runtime: RuntimeOf, principal: UsageReader, key_id: Key
 async def put_key_limits(
     request: Request, runtime: RuntimeOf, principal: Admin, key_id: KeyId, body: LimitValues
 ) -> Response:
-    """Replace the limits that the organization sets one of its keys; none may be over the operator's."""
+    """Replace the limits of one key; none may be above the operator's."""
     return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, key_id, body))
 
 

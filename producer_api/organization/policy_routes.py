@@ -1,4 +1,4 @@
-"""A tenant's policies: what may reach its models. A change is a new version, and is in the audit log."""
+"""Routes of a tenant's content policies. Each change is a new version and an audit event."""
 
 from typing import Any, Literal
 
@@ -25,14 +25,14 @@ router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictJ
 
 
 class PolicyPut(Strict):
-    """A policy for one model, or for every model that has none of its own."""
+    """A policy for one model, or the default for all models without their own."""
 
     model: str | None = Field(None, min_length=1, max_length=200)
     document: PolicyDocument
 
 
 class PolicyObject(BaseModel):
-    """The newest version of a policy; ``model`` null is for every model that has none of its own."""
+    """The newest version of a policy. ``model`` null: the default for all models without their own."""
 
     object: Literal["policy"] = "policy"
     model: str | None
@@ -50,7 +50,7 @@ class PolicyList(BaseModel):
 
 @router.put("", response_model=PolicyObject, summary="Set a policy")
 async def put_policy(runtime: RuntimeOf, principal: ModelsAdmin, body: PolicyPut) -> Response:
-    """Store the next version of a policy. Every process follows it within five seconds; one without rules ends it."""
+    """Store the next version of a policy. All processes apply it within five seconds. No rules: the policy is off."""
 
     def put() -> StoredPolicy:
         _check(body.document, is_sealed=runtime.db.vault.is_on, names_model=runtime.settings.names_model)
@@ -69,12 +69,12 @@ async def list_policies(runtime: RuntimeOf, principal: ModelsAdmin) -> Response:
 
 
 def _check(document: PolicyDocument, *, is_sealed: bool, names_model: str) -> None:
-    """Raise InvalidRequest for a rule that would not be followed: a promise that is not kept is worse than none."""
+    """Raise InvalidRequest for a rule that this server cannot apply."""
     for number, rule in enumerate(document.rules):
         where = f"document.rules[{number}]"
         if rule.restore and not is_sealed:
             raise InvalidRequest(
-                f"`{where}.restore`: values are kept only sealed, and this server has no HEADRACE_ENCRYPTION_KEYS",
+                f"`{where}.restore`: values are stored only encrypted, and this server has no HEADRACE_ENCRYPTION_KEYS",
                 code="unsupported_parameter",
                 param=f"{where}.restore",
             )

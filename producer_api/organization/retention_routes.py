@@ -1,4 +1,4 @@
-"""Retention: how long the organization's contents are kept, whose word it is, and shortening it."""
+"""Routes of retention: the effective times, their source, and the organization's own shorter times."""
 
 from typing import Annotated, Literal
 
@@ -25,35 +25,35 @@ _Days = Annotated[float, Field(ge=0, le=LONGEST_S / DAY_S, strict=True, allow_in
 
 
 class RetentionValues(Body):
-    """Days for which contents are kept; null says nothing of them, 0 is as soon as may be."""
+    """Retention times in days. null: not set; 0: delete as soon as possible."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_extra={"examples": [{"inputs_days": 1, "outputs_days": 3}]}
     )
 
-    inputs_days: _Days | None = Field(None, description="what jobs were asked, after they have ended")
-    outputs_days: _Days | None = Field(None, description="what they answered, streams too")
-    deliveries_days: _Days | None = Field(None, description="settled deliveries of webhooks")
-    files_days: _Days | None = Field(None, description="files, after they came; null: until they are deleted")
+    inputs_days: _Days | None = Field(None, description="inputs of jobs, from the end of the job")
+    outputs_days: _Days | None = Field(None, description="outputs of jobs, including streams")
+    deliveries_days: _Days | None = Field(None, description="finished webhook deliveries")
+    files_days: _Days | None = Field(None, description="files, from the upload; null: until they are deleted")
 
 
 class RetentionObject(BaseModel):
-    """How long contents are kept: `retention` holds; it is the shorter of the operator's and the organization's own."""
+    """Retention: `retention` is effective, the shorter of the operator's and the organization's own."""
 
     object: Literal["organization.retention"] = "organization.retention"
     id: str
     retention: RetentionValues
-    operator: RetentionValues = Field(description="set by the operator, or by default")
+    operator: RetentionValues = Field(description="set by the operator, or the default")
     own: RetentionValues = Field(description="set by the organization")
 
 
-@router.get("/retention", response_model=RetentionObject, summary="Look at how long contents are kept")
+@router.get("/retention", response_model=RetentionObject, summary="Retrieve the retention times")
 async def get_retention(runtime: RuntimeOf, principal: JobsReader) -> Response:
-    """Return for how long the organization's contents are kept, and whose word that is."""
+    """Return the organization's retention times and their source."""
     return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id))
 
 
-@router.put("/retention", response_model=RetentionObject, summary="Keep contents for a shorter time")
+@router.put("/retention", response_model=RetentionObject, summary="Set shorter retention times")
 async def put_retention(request: Request, runtime: RuntimeOf, principal: Admin, body: RetentionValues) -> Response:
     """Replace the organization's own times; none may be longer than the operator's."""
     return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, body))

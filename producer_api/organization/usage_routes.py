@@ -1,6 +1,6 @@
-"""What a tenant used and what it cost, in time buckets, as OpenAI's organization routes show it.
+"""Routes of a tenant's usage and costs in time buckets, in the format of OpenAI's organization routes.
 
-Buckets lie on whole minutes, hours and days of UTC: a start inside one means the whole of it, and so does an end.
+Buckets are whole minutes, hours or days in UTC: a start or end inside a bucket includes the whole bucket.
 """
 
 import math
@@ -49,8 +49,8 @@ _BY_COST = {**_ALIKE, "line_item": Dimension.MODEL}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question for usage: which time, in which buckets, by what, and of whom."""
+class UsageQuery:
+    """Parameters of a usage query: time range, buckets, grouping and filters."""
 
     start_s: int
     end_s: int | None
@@ -61,7 +61,7 @@ class Asked:
     only: Mapping[Dimension, Sequence[Value]]
 
     def span(self, limits: Mapping[Width, tuple[int, int]], now_s: float) -> tuple[Span, str | None]:
-        """Return the buckets of the page that is asked for, and the name of the next if there is one."""
+        """Return the buckets of the requested page, and the name of the next page if there is one."""
         width_s = _WIDTHS_S[self.width]
         default, most = limits[self.width]
         limit = default if self.limit is None else self.limit
@@ -70,7 +70,7 @@ class Asked:
         end_s = math.ceil(now_s) if self.end_s is None else self.end_s
         first, last = self.start_s // width_s, math.ceil(end_s / width_s)
         if last <= first:
-            raise InvalidRequest("`end_time` must lie after `start_time`", param="end_time")
+            raise InvalidRequest("`end_time` must be after `start_time`", param="end_time")
         begin = first if self.page is None else self._page_begin(first, last)
         stop = min(begin + limit, last)
         return Span(begin * width_s, width_s, stop - begin), f"page_{stop * width_s}" if stop < last else None
@@ -79,29 +79,29 @@ class Asked:
         found = _PAGE.fullmatch(self.page or "")
         number, inside = divmod(int(found[1]), _WIDTHS_S[self.width]) if found else (-1, 0)
         if inside or not first <= number < last:
-            raise InvalidRequest("`page` is not a `next_page` of an answer to this question", param="page")
+            raise InvalidRequest("`page` is not a `next_page` of this query", param="page")
         return number
 
 
 def _lists(request: Request, **given: list[str]) -> dict[str, list[str]]:
-    """Return the lists, with what OpenAI's clients send: they put brackets behind such a name."""
+    """Return list parameters, including names with brackets, as OpenAI's clients send them."""
     sent = request.query_params
     return {name: [*values, *sent.getlist(f"{name}[]")] for name, values in given.items()}
 
 
-async def _asked(
+async def _usage_query(
     request: Request,
-    start_time: Annotated[int, Query(ge=0, lt=1 << 35, description="Unix seconds; the whole bucket that it is in")],
+    start_time: Annotated[int, Query(ge=0, lt=1 << 35, description="Unix seconds; its whole bucket is included")],
     end_time: Annotated[int | None, Query(ge=0, lt=1 << 35, description="exclusive; by default now")] = None,
     bucket_width: Width = "1d",
-    limit: Annotated[int | None, Query(ge=1, description="buckets a page")] = None,
-    page: Annotated[str | None, Query(description="`next_page` of the page before")] = None,
+    limit: Annotated[int | None, Query(ge=1, description="buckets per page")] = None,
+    page: Annotated[str | None, Query(description="`next_page` of the previous page")] = None,
     group_by: Annotated[list[str], Query(description="`project_id`, `user_id`, `api_key_id`, `model`, ...")] = [],  # noqa: B006
     models: Annotated[list[str], Query(description="a model's name, or one version's: `smollm2@1`")] = [],  # noqa: B006
-    project_ids: Annotated[list[str], Query(description="as requests named them in `OpenAI-Project`")] = [],  # noqa: B006
-    user_ids: Annotated[list[str], Query(description="as requests named them in `user`")] = [],  # noqa: B006
-    api_key_ids: Annotated[list[str], Query(description="the keys that asked")] = [],  # noqa: B006
-) -> Asked:
+    project_ids: Annotated[list[str], Query(description="values of `OpenAI-Project`")] = [],  # noqa: B006
+    user_ids: Annotated[list[str], Query(description="values of `user`")] = [],  # noqa: B006
+    api_key_ids: Annotated[list[str], Query(description="ids of the keys that submitted the jobs")] = [],  # noqa: B006
+) -> UsageQuery:
     lists = _lists(
         request,
         group_by=group_by,
@@ -111,36 +111,36 @@ async def _asked(
         api_key_ids=api_key_ids,
     )
     only = {dimension: lists[name] for name, dimension in _FILTERS.items() if lists[name]}
-    return Asked(start_time, end_time, bucket_width, limit, page, lists["group_by"], only)
+    return UsageQuery(start_time, end_time, bucket_width, limit, page, lists["group_by"], only)
 
 
-AskedOf = Annotated[Asked, Depends(_asked)]
+UsageQueryParams = Annotated[UsageQuery, Depends(_usage_query)]
 
 
 @router.get("/usage/completions", response_model=UsagePage, summary="Tokens of generated text")
-async def get_completions(runtime: RuntimeOf, principal: UsageReader, asked: AskedOf) -> Response:
-    """Return what the tenant's ended jobs used: of chats, completions, responses and jobs of the task `generate`."""
-    view = _View(_BY_COMPLETION, _LIMITS, usage_views.completions, only={Dimension.TASK: ["generate"]})
-    return await _answer(runtime, principal, asked, view)
+async def get_completions(runtime: RuntimeOf, principal: UsageReader, query: UsageQueryParams) -> Response:
+    """Return the usage of the tenant's ended jobs of the task `generate`: chats, completions, responses and jobs."""
+    report = _UsageReport(_BY_COMPLETION, _LIMITS, usage_views.completions, only={Dimension.TASK: ["generate"]})
+    return await _answer(runtime, principal, query, report)
 
 
 @router.get("/usage/embeddings", response_model=UsagePage, summary="Tokens of embeddings")
-async def get_embeddings(runtime: RuntimeOf, principal: UsageReader, asked: AskedOf) -> Response:
-    """Return what the tenant's ended jobs of the task `embed` used."""
-    view = _View(_BY_MODEL, _LIMITS, usage_views.embeddings, only={Dimension.TASK: ["embed"]})
-    return await _answer(runtime, principal, asked, view)
+async def get_embeddings(runtime: RuntimeOf, principal: UsageReader, query: UsageQueryParams) -> Response:
+    """Return the usage of the tenant's ended jobs of the task `embed`."""
+    report = _UsageReport(_BY_MODEL, _LIMITS, usage_views.embeddings, only={Dimension.TASK: ["embed"]})
+    return await _answer(runtime, principal, query, report)
 
 
-@router.get("/costs", response_model=UsagePage, summary="What it cost")
-async def get_costs(runtime: RuntimeOf, principal: UsageReader, asked: AskedOf) -> Response:
-    """Return what the tenant's ended jobs cost, each by the price of its model version when it ended."""
-    view = _View(_BY_COST, _COST_LIMITS, usage_views.costs)
-    return await _answer(runtime, principal, asked, view)
+@router.get("/costs", response_model=UsagePage, summary="Costs")
+async def get_costs(runtime: RuntimeOf, principal: UsageReader, query: UsageQueryParams) -> Response:
+    """Return the cost of the tenant's ended jobs, by the price of the model version when the job ended."""
+    report = _UsageReport(_BY_COST, _COST_LIMITS, usage_views.costs)
+    return await _answer(runtime, principal, query, report)
 
 
 @dataclass(frozen=True, slots=True)
-class _View:
-    """One route's way to show the ledger."""
+class _UsageReport:
+    """How one route reports the usage ledger."""
 
     dimensions: Mapping[str, Dimension]
     limits: Mapping[Width, tuple[int, int]]
@@ -148,15 +148,15 @@ class _View:
     only: Mapping[Dimension, Sequence[Value]] = field(default_factory=dict)
 
 
-async def _answer(runtime: Runtime, principal: Principal, asked: Asked, view: _View) -> Response:
-    by = _dimensions(asked.group_by, view.dimensions)
-    span, next_page = asked.span(view.limits, time.time())  # noqa: TID251 - a day begins by the calendar
-    only = {**asked.only, **view.only}
+async def _answer(runtime: Runtime, principal: Principal, query: UsageQuery, report: _UsageReport) -> Response:
+    by = _dimensions(query.group_by, report.dimensions)
+    span, next_page = query.span(report.limits, time.time())  # noqa: TID251 - buckets follow the calendar
+    only = {**query.only, **report.only}
 
     def read() -> list[Spent]:
         return usage.spent(runtime.db, principal.tenant_id, span, by=by, only=only)
 
-    return JsonResponse(usage_views.page(span, await run_in_threadpool(read), view.show, next_page))
+    return JsonResponse(usage_views.page(span, await run_in_threadpool(read), report.show, next_page))
 
 
 def _dimensions(names: Sequence[str], known: Mapping[str, Dimension]) -> list[Dimension]:

@@ -1,4 +1,4 @@
-"""What callers see of the usage ledger: OpenAI's pages of time buckets. Reads nothing."""
+"""Response models of usage: OpenAI's pages of time buckets. No I/O."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from store.tenants.usage import Dimension, Span, Spent
 
 CURRENCY = "usd"
 
-# The words of OpenAI's `service_tier` for our classes.
+# OpenAI's `service_tier` for each service class.
 _TIERS = {0: "priority", 1: "default", 2: "flex"}
 
 
 class _Grouped(BaseModel):
-    """By what a result was grouped: null where it was not asked for, or the request named none."""
+    """The values that a result is grouped by; null if not grouped by it, or if the request had no value."""
 
     project_id: str | None = None
     user_id: str | None = None
@@ -23,7 +23,7 @@ class _Grouped(BaseModel):
 
 
 class CompletionsResult(_Grouped):
-    """What generating text used."""
+    """Usage of text generation."""
 
     object: Literal["organization.usage.completions.result"] = "organization.usage.completions.result"
     input_tokens: int
@@ -36,7 +36,7 @@ class CompletionsResult(_Grouped):
 
 
 class EmbeddingsResult(_Grouped):
-    """What embedding used."""
+    """Usage of embeddings."""
 
     object: Literal["organization.usage.embeddings.result"] = "organization.usage.embeddings.result"
     input_tokens: int
@@ -52,7 +52,7 @@ class Amount(BaseModel):
 
 
 class CostsResult(_Grouped):
-    """What it cost, by the prices that held when each job ended."""
+    """Cost, by the prices at the end of each job."""
 
     object: Literal["organization.costs.result"] = "organization.costs.result"
     amount: Amount
@@ -63,7 +63,7 @@ Result = CompletionsResult | EmbeddingsResult | CostsResult
 
 
 class Bucket(BaseModel):
-    """A span of time, and what was used in it: nothing, one result, or one for each group."""
+    """A time bucket with its results: none, one, or one per group."""
 
     object: Literal["bucket"] = "bucket"
     start_time: int
@@ -72,7 +72,7 @@ class Bucket(BaseModel):
 
 
 class UsagePage(BaseModel):
-    """Buckets without a gap; ask for the next with ``page=next_page``."""
+    """Consecutive buckets; the next page is ``page=next_page``."""
 
     object: Literal["page"] = "page"
     data: list[Bucket]
@@ -81,7 +81,7 @@ class UsagePage(BaseModel):
 
 
 def completions(spent: Spent) -> CompletionsResult:
-    """Return what generating text used."""
+    """Return the usage of text generation."""
     return CompletionsResult(
         input_tokens=spent.input_tokens,
         input_cached_tokens=spent.cached_tokens,
@@ -92,12 +92,12 @@ def completions(spent: Spent) -> CompletionsResult:
 
 
 def embeddings(spent: Spent) -> EmbeddingsResult:
-    """Return what embedding used."""
+    """Return the usage of embeddings."""
     return EmbeddingsResult(input_tokens=spent.input_tokens, num_model_requests=spent.num_jobs, **_groups(spent))
 
 
 def costs(spent: Spent) -> CostsResult:
-    """Return what it cost."""
+    """Return the cost."""
     groups = _groups(spent)
     return CostsResult(amount=Amount(value=float(spent.cost)), line_item=groups.pop("model", None), **groups)
 
@@ -112,7 +112,7 @@ def _groups(spent: Spent) -> dict[str, Any]:
 
 
 def page(span: Span, found: Sequence[Spent], view: Callable[[Spent], Result], next_page: str | None) -> UsagePage:
-    """Return the span's buckets, each with what was found for it."""
+    """Return the buckets of the span with their results."""
     results: defaultdict[int, list[Result]] = defaultdict(list)
     for spent in found:
         results[spent.bucket].append(view(spent))

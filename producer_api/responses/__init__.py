@@ -1,3 +1,3 @@
 """OpenAI's Responses API and prompt templates: routes, requests, items, answers and events.
 
-The job under a response is made in ``producer_api.submission``."""
+The job behind a response is created by ``producer_api.submission``."""

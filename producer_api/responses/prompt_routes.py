@@ -1,4 +1,4 @@
-"""Prompt templates: made once, given new versions, and named in `prompt` of a response. A version never changes."""
+"""Routes of prompt templates, which a response request uses in `prompt`. A version never changes."""
 
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1/prompts", tags=["prompts"], route_class=StrictJso
 
 
 class NewPrompt(Template):
-    """A template and a name for people; it is found by its id."""
+    """A template and a display name; requests refer to the id."""
 
     name: str = Field("", max_length=200)
 
@@ -39,7 +39,7 @@ class PromptObject(Template):
 
 
 class PromptList(BaseModel):
-    """Prompts, or versions of one; ask for the next page with ``after=last_id``."""
+    """Prompts, or versions of one; the next page is ``after=last_id``."""
 
     object: Literal["list"] = "list"
     data: list[PromptObject]
@@ -65,7 +65,7 @@ def _list(found: list[PromptVersion], limit: int) -> PromptList:
     )
 
 
-@router.post("", status_code=201, response_model=PromptObject, summary="Make a prompt")
+@router.post("", status_code=201, response_model=PromptObject, summary="Create a prompt")
 async def create_prompt(runtime: RuntimeOf, principal: JobsWriter, body: NewPrompt) -> Response:
     """Store a template as version 1 of a new prompt. Every `{{name}}` in it must be declared in `variables`."""
     template = body.model_dump(mode="json", exclude={"name"})
@@ -79,7 +79,7 @@ async def create_prompt(runtime: RuntimeOf, principal: JobsWriter, body: NewProm
 
 
 def _check(runtime: Runtime, principal: Principal, template: dict[str, Any]) -> None:
-    """Raise InvalidRequest for what the tenant's policy for every model would not let be stored."""
+    """Raise InvalidRequest if the tenant's policy for all models forbids storing the template."""
     found = runtime.policies.policy_for(principal.tenant_id, EVERY_MODEL)
     if found is not None:
         check_template(found.policy, template)
@@ -90,7 +90,7 @@ async def list_prompts(
     runtime: RuntimeOf,
     principal: JobsReader,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
 ) -> Response:
     """Return the newest version of each prompt, newest prompt first."""
     found = await runtime.lists.read(
@@ -101,7 +101,7 @@ async def list_prompts(
 
 @router.post("/{prompt_id}/versions", status_code=201, response_model=PromptObject, summary="Add a version")
 async def add_version(runtime: RuntimeOf, principal: JobsWriter, prompt_id: str, body: Template) -> Response:
-    """Store the next version of a prompt. Requests that name no version get it from now on."""
+    """Store the next version of a prompt. It is now the default version."""
     template = body.model_dump(mode="json")
 
     def add() -> PromptVersion:

@@ -1,6 +1,6 @@
-"""Prompt templates: instructions and messages in which ``{{name}}`` stands for a value that a request brings.
+"""Prompt templates: instructions and messages with variables, written ``{{name}}``, filled from a request.
 
-Values are put in as they are and not looked at again: nothing in them is a placeholder. Knows no storage.
+Values are inserted literally: a ``{{name}}`` inside a value is not replaced. No I/O.
 """
 
 import re
@@ -21,14 +21,14 @@ VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]
 
 
 class TemplateMessage(Strict):
-    """A message before those that a request brings."""
+    """A message that precedes those of the request."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: TemplateText
 
 
 class Template(Strict):
-    """What a version of a prompt says. Every ``{{name}}`` in it is declared in ``variables``."""
+    """The content of a prompt version. Every ``{{name}}`` must be declared in ``variables``."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -52,17 +52,17 @@ class Template(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
-    """A template with its values in place; ``messages`` are (role, text)."""
+class FilledTemplate:
+    """A template after substitution; ``messages`` are (role, text)."""
 
     instructions: str | None
     messages: tuple[tuple[str, str], ...]
 
 
 def _check_size(texts: Sequence[str], values: Mapping[str, str]) -> None:
-    """Raise InvalidRequest for values that would make too much of a template, before they do."""
-    places = Counter(name for text in texts for name in _PLACEHOLDER.findall(text))
-    num_chars = sum(map(len, texts)) + sum(num * len(values[name]) for name, num in places.items())
+    """Raise InvalidRequest if the filled template would be too long."""
+    uses = Counter(name for text in texts for name in _PLACEHOLDER.findall(text))
+    num_chars = sum(map(len, texts)) + sum(num * len(values[name]) for name, num in uses.items())
     if num_chars > MAX_TEXT_CHARS:
         raise InvalidRequest(
             f"the prompt with its values has about {num_chars} characters, and {MAX_TEXT_CHARS} are accepted: send "
@@ -71,9 +71,8 @@ def _check_size(texts: Sequence[str], values: Mapping[str, str]) -> None:
         )
 
 
-def fill(stored: Mapping[str, Any], values: Mapping[str, str]) -> Filled:
-    """Put the values in; raise InvalidRequest unless they are exactly those that the template declares, or if the text
-    gets too long."""
+def fill(stored: Mapping[str, Any], values: Mapping[str, str]) -> FilledTemplate:
+    """Fill in the values; raise InvalidRequest if they do not match the variables or the text is too long."""
     template = Template.model_validate(stored)
     declared = set(template.variables)
     if missing := sorted(declared - values.keys()):
@@ -85,7 +84,7 @@ def fill(stored: Mapping[str, Any], values: Mapping[str, str]) -> Filled:
     def put(text: str) -> str:
         return _PLACEHOLDER.sub(lambda found: values[found[1]], text)
 
-    return Filled(
+    return FilledTemplate(
         instructions=None if template.instructions is None else put(template.instructions),
         messages=tuple((message.role, put(message.content)) for message in template.messages),
     )

@@ -1,9 +1,9 @@
-"""The response object of OpenAI's shape: a pure function of a job and of what is stored beside it.
+"""Builds OpenAI's response object: a pure function of a job and its stored response row.
 
 job         response                                                  job         response
-queued      queued, or in_progress once it was begun or is awaited    cancelled   cancelled
+queued      queued; in_progress if started or not in background      cancelled   cancelled
 running     in_progress                                               failed      failed
-succeeded   completed, or incomplete if it ran out of tokens          expired     failed, with job.status expired
+succeeded   completed; incomplete at the token limit                  expired     failed (job.status: expired)
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse, response_id
 from store.schema.job_states import JobState
 
-# The codes of OpenAI's own that say the same; what happened to the job is in ``job.error``.
+# OpenAI's codes for ours; the job's own error is in ``job.error``.
 _ERROR_CODES = {"policy_blocked_input": "invalid_prompt", "policy_blocked_output": "invalid_prompt"}
 
 
@@ -34,7 +34,7 @@ def status_of(job: Job, row: StoredResponse) -> str:
 
 
 def response_object(job: Job, row: StoredResponse) -> dict[str, Any]:
-    """Return the response as it is now."""
+    """Return the response in its current state."""
     status = status_of(job, row)
     ended = {
         "completed_at": seconds(job.completed_at) if status == "completed" else None,
@@ -47,8 +47,8 @@ def response_object(job: Job, row: StoredResponse) -> dict[str, Any]:
     return _shown(job, row, status) | ended | {"job": {"id": job.id, "version": job.model_version, **extension}}
 
 
-def begun_object(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
-    """Return the response as it was at its beginning, the same whenever it is asked for."""
+def initial_object(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
+    """Return the response as it was when created; always the same for one job."""
     nothing: dict[str, Any] = {
         "completed_at": None,
         "error": None,
@@ -72,7 +72,7 @@ def _shown(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
         "previous_response_id": row.previous_id,
         "store": row.is_stored,
         **row.request,
-        # What was used, where the request left it to the model's defaults.
+        # The model's defaults for values that the request left out.
         **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
     }
 

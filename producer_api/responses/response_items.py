@@ -1,12 +1,12 @@
-"""Items of OpenAI's Responses API: as callers send them, as they are stored and shown again, and as messages.
+"""Items of OpenAI's Responses API: parsed from requests, stored, and converted to chat messages.
 
-    what is sent            ──▶ stored, with an id        ──▶ the conversation that the model sees
+    request                 ──▶ stored, with an id        ──▶ messages for the model
     "hi"                        message                       user: hi
     message                     message                       role: its text
     function_call               function_call                 assistant, with its calls
     function_call_output        function_call_output          tool: the result of one call
 
-Only text and function calls are understood; whatever else would be lost is refused.
+Only text and function calls are supported; anything else is refused.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "f
 
 
 class ContentPart(Body):
-    """A piece of a message or of a function's result; only text is understood."""
+    """A part of a message or of a function's result; only text is supported."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -35,7 +35,7 @@ class ContentPart(Body):
 
 
 class InputItem(Body):
-    """Something of a conversation; without a ``type`` it is a message."""
+    """An item of a conversation; without a ``type`` it is a message."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -51,11 +51,11 @@ class InputItem(Body):
 Input = str | tuple[InputItem, ...]
 
 
-def read_items(asked: Input, param: str = "input") -> list[Item]:
-    """Return the items with ids of their own; raise InvalidRequest that names the first that is not understood."""
-    if isinstance(asked, str):
-        return [message("user", asked)]
-    return [_read(item, f"{param}[{index}]") for index, item in enumerate(asked)]
+def read_items(given: Input, param: str = "input") -> list[Item]:
+    """Return the items with new ids; raise InvalidRequest that names the first unsupported one."""
+    if isinstance(given, str):
+        return [message("user", given)]
+    return [_read(item, f"{param}[{index}]") for index, item in enumerate(given)]
 
 
 def message(role: str, text: str) -> Item:
@@ -115,29 +115,29 @@ def _unsupported(param: str, value: str, known: str) -> InvalidRequest:
 def messages_of(instructions: str | None, items: Sequence[Item]) -> list[dict[str, Any]]:
     """Return the conversation as messages of ``store.payloads.conversation``.
 
-    Instructions and system messages at the beginning are one message, because many chat templates take no second one.
+    Instructions and leading system messages are merged: many chat templates accept only one system message.
     """
     made: list[dict[str, Any]] = [] if instructions is None else [{"role": "system", "content": instructions}]
     for item in items:
-        said = _message(item)
-        if said is None:
+        turn = _message(item)
+        if turn is None:
             continue
         last = made[-1] if made else None
-        if last is not None and len(made) == 1 and last["role"] == said["role"] == "system":
-            last["content"] += f"\n\n{said['content']}"
-        elif last is not None and last["role"] == said["role"] == "assistant" and "tool_calls" in {**last, **said}:
-            _join(last, said)
+        if last is not None and len(made) == 1 and last["role"] == turn["role"] == "system":
+            last["content"] += f"\n\n{turn['content']}"
+        elif last is not None and last["role"] == turn["role"] == "assistant" and "tool_calls" in {**last, **turn}:
+            _join(last, turn)
         else:
-            made.append(said)
+            made.append(turn)
     return made
 
 
-def _join(last: dict[str, Any], said: dict[str, Any]) -> None:
-    """Make one turn of what the assistant said and what it called: results follow the turn with the calls."""
-    if "tool_calls" in said:
-        last.setdefault("tool_calls", []).extend(said["tool_calls"])
-    if "content" in said:
-        last["content"] = "\n".join(filter(None, [last.get("content"), said["content"]]))
+def _join(last: dict[str, Any], turn: dict[str, Any]) -> None:
+    """Merge the assistant's text and tool calls into one message: tool results must follow the calls."""
+    if "tool_calls" in turn:
+        last.setdefault("tool_calls", []).extend(turn["tool_calls"])
+    if "content" in turn:
+        last["content"] = "\n".join(filter(None, [last.get("content"), turn["content"]]))
 
 
 def _message(item: Item) -> dict[str, Any] | None:
@@ -150,5 +150,5 @@ def _message(item: Item) -> dict[str, Any] | None:
         case _:
             role = _ROLES[item["role"]]
             text = "".join(part["text"] for part in item["content"])
-            # An answer of nothing is no turn.
+            # An empty answer is dropped.
             return {"role": role, "content": text} if text or role != "assistant" else None

@@ -1,4 +1,4 @@
-"""The use cases of the Responses API: from a request and what it refers to to a job; and cancelling one."""
+"""Use cases of the Responses API: prepare a job from a request and the objects it refers to; cancel a response."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -7,10 +7,16 @@ from starlette.concurrency import run_in_threadpool
 
 from producer_api.jobs.cancel import cancel
 from producer_api.responses import prompt_template
-from producer_api.responses.prompt_template import Filled
+from producer_api.responses.prompt_template import FilledTemplate
 from producer_api.responses.response_items import ContentPart, Item
 from producer_api.responses.response_output import output_items
-from producer_api.responses.response_request import Before, PromptRef, ResponseRequest, Wanted, to_job
+from producer_api.responses.response_request import (
+    PreparedResponse,
+    PromptRef,
+    ResponseContext,
+    ResponseRequest,
+    to_job,
+)
 from producer_api.runtime import Runtime
 from producer_api.streaming.job_events import wait_until_ended
 from store.db.database import Database
@@ -22,14 +28,14 @@ from store.registry import prompt_templates
 from store.schema.job_states import JobState
 
 _CANCEL_WAIT_S = 2.0
-"""For how long a cancel waits for the worker's word, which comes with its next step."""
+"""How long a cancel waits for the worker, which reacts at its next decode step."""
 
 
 T = TypeVar("T")
 
 
 def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_id: str, response_id: str) -> T:
-    """Return what ``read`` finds of the response; raise Gone, not NotFound, if it is kept no longer. Blocks."""
+    """Return the result of ``read``; raise Gone, not NotFound, if the retention time is over. Blocks."""
     job_id = job_id_of(response_id)
     try:
         return read(db, tenant_id, job_id)
@@ -41,23 +47,23 @@ def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_
         raise
 
 
-def prepare(db: Database, tenant_id: str, asked: ResponseRequest) -> Wanted:
-    """Return the job that the request asks for, with what it refers to in place. Blocks.
+def prepare(db: Database, tenant_id: str, asked: ResponseRequest) -> PreparedResponse:
+    """Return the job for the request, with its previous responses and prompt template loaded. Blocks.
 
-    Raises InvalidRequest and, for an id that this tenant does not have, NotFound.
+    Raises InvalidRequest and, for an id that the tenant does not have, NotFound.
     """
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
     if asked.previous_response_id is not None:
         items, answer = _conversation(db, tenant_id, asked.previous_response_id)
     if asked.prompt is None:
-        return to_job(asked, Before(items, answer))
-    filled, version = _fill(db, tenant_id, asked.prompt)
-    return to_job(asked, Before(items, answer, filled, version))
+        return to_job(asked, ResponseContext(items, answer))
+    filled, version = _fill_template(db, tenant_id, asked.prompt)
+    return to_job(asked, ResponseContext(items, answer, filled, version))
 
 
 def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:
-    """Return the items of the response before, its own and all that it went on from, and those of its answer."""
+    """Return the items of the conversation up to the previous response, and the items of its answer."""
     try:
         before = read_response(responses.get_conversation, db, tenant_id, previous_id)
         job = jobs.get(db, tenant_id, job_id_of(previous_id))
@@ -66,13 +72,13 @@ def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Seque
     if job.state is not JobState.SUCCEEDED:
         what = f"is {job.state}: only" if job.state.is_terminal else "has not ended: wait for it,"
         raise InvalidRequest(
-            f"the response before {what} one with an answer can be continued", param="previous_response_id"
+            f"the previous response {what} one with an answer can be continued", param="previous_response_id"
         )
     before.check_room()
     return before.items, output_items(job)
 
 
-def _fill(db: Database, tenant_id: str, prompt: PromptRef) -> tuple[Filled, int]:
+def _fill_template(db: Database, tenant_id: str, prompt: PromptRef) -> tuple[FilledTemplate, int]:
     number = None if prompt.version is None else str(prompt.version)
     if number is not None and not (number.isascii() and number.isdecimal() and len(number) < 10):
         raise NotFound(f"no prompt {prompt.id[:80]} with a version {number[:20]}", param="prompt.version")
@@ -85,7 +91,7 @@ def _value(value: str | ContentPart, name: str) -> str:
     text = value if isinstance(value, str) else value.text
     if text is None:
         raise InvalidRequest(
-            f"`prompt.variables.{name[:64]}` is no text, and nothing else is supported",
+            f"`prompt.variables.{name[:64]}` is not a text: only text is supported",
             code="unsupported_parameter",
             param="prompt.variables",
         )
@@ -93,7 +99,7 @@ def _value(value: str | ContentPart, name: str) -> str:
 
 
 async def cancel_response(runtime: Runtime, job: Job) -> Job:
-    """Cancel a response's job and return it, ended if its worker answers at once; one that had ended is as it was."""
+    """Cancel a response's job and return it, ended if the worker reacts in time. An ended job is unchanged."""
     try:
         job = await run_in_threadpool(cancel, runtime, job.tenant_id, job.id)
     except Conflict:

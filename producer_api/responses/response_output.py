@@ -1,10 +1,10 @@
-"""What a model wrote, as output items of the Responses API: a pure function of its text, whole or as it comes.
+"""Converts the model's text to output items of the Responses API: a pure function, for whole or streamed text.
 
-An event of a stream is known by its number alone, and whoever comes back with one must get exactly what follows it:
-from another process, after a worker was lost, after Redis was. The pieces in which a text was computed are no base for
-that, since a second attempt may cut the same text elsewhere. So the text is cut anew, where only its characters say:
+A client reconnects with an event number and must get exactly the following events, also from another process or after
+the loss of a worker or of Redis. The generated deltas cannot be used for that, because a second attempt may split the
+same text at other places. So the text is split again, at places that depend only on its characters:
 
-    computed   Hel│lo wor│ld           another attempt   Hello │world
+    generated  Hel│lo wor│ld           another attempt   Hello │world
     sent       Hel│lo │wor│ld          sent              Hel│lo │wor│ld
 """
 
@@ -17,29 +17,29 @@ from store.jobs.jobs import Job
 from store.schema.job_states import JobState
 from store.tasks.generate import GeneratePayload
 
-_CUT_BYTES = 3
-"""A cut is as short as it can be with so many bytes of UTF-8: what is held back meanwhile is two letters at most."""
+_CHUNK_BYTES = 3
+"""A chunk ends as soon as it has this many bytes of UTF-8, so at most two letters are held back."""
 
 Item = dict[str, Any]
 
 
-class Cutter:
-    """Cuts a text that comes in any pieces, always at the same places."""
+class StableChunker:
+    """Splits a text into chunks at places that do not depend on the pieces in which it arrives."""
 
     def __init__(self) -> None:
         self._held = ""
         self._num_bytes = 0
 
     def add(self, text: str) -> Iterator[str]:
-        """Take the next piece and yield the cuts that it completes."""
+        """Add the next piece; yield the chunks that it completes."""
         for character in text:
             self._held += character
             self._num_bytes += len(character.encode(errors="surrogatepass"))
-            if self._num_bytes >= _CUT_BYTES:
+            if self._num_bytes >= _CHUNK_BYTES:
                 yield from self.rest()
 
     def rest(self) -> Iterator[str]:
-        """Yield what is held back: the text is complete."""
+        """Yield the rest at the end of the text."""
         if self._held:
             held, self._held, self._num_bytes = self._held, "", 0
             yield held
@@ -47,7 +47,7 @@ class Cutter:
 
 @dataclass(slots=True)
 class OutputItem:
-    """A message, or a call of a function if it has a ``call``; ``text`` is what it says, or its arguments."""
+    """A message with its ``text``, or, with a ``call``, a function call where ``text`` is the arguments."""
 
     id: str
     index: int
@@ -57,16 +57,16 @@ class OutputItem:
 
     @property
     def text(self) -> str:
-        """All of it so far."""
+        """The text so far."""
         return "".join(self.parts)
 
     def content(self) -> Item:
-        """Return a message's one part."""
+        """Return the only content part of a message."""
         likely = {} if self.logprobs is None else {"logprobs": self.logprobs}
         return {"type": "output_text", "text": self.text, "annotations": [], **likely}
 
     def as_json(self, status: str) -> Item:
-        """Return the item as it is shown; one that is just begun is empty."""
+        """Return the item as JSON. An item in progress has no content."""
         if self.call is not None:
             call_id, name = self.call
             shown = {"id": self.id, "type": "function_call", "status": status, "call_id": call_id, "name": name}
@@ -76,24 +76,24 @@ class OutputItem:
 
 
 class Output:
-    """The items of one answer: each ends where the next begins."""
+    """The items of one answer: each ends where the next starts."""
 
     def __init__(self, job: Job) -> None:
         self._job_id = job.id
-        self._cutter = Cutter()
+        self._chunker = StableChunker()
         has_tools = job.payload.get("tool_style") is not None
         self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
         self.items: list[OutputItem] = []
 
     def add(self, text: str) -> Iterator[tuple[OutputItem, str]]:
-        """Take the next text; yield an item and what is new of it, for an item that begins first an empty text."""
-        for cut in self._cutter.add(text):
-            yield from self._read(cut)
+        """Add text; yield (item, its new text). A new item is first yielded with an empty text."""
+        for chunk in self._chunker.add(text):
+            yield from self._read(chunk)
 
     def finish(self, job: Job) -> Iterator[tuple[OutputItem, str]]:
-        """Yield what was held back when the job ended; an answer that says nothing at all is a message of nothing."""
-        for cut in self._cutter.rest():
-            yield from self._read(cut)
+        """Yield the held-back text at the end of the job. An empty answer is one empty message."""
+        for chunk in self._chunker.rest():
+            yield from self._read(chunk)
         for piece in () if self._calls is None else self._calls.finish():
             yield from self._take(piece)
         if job.state is JobState.SUCCEEDED and not self.items:
@@ -101,14 +101,14 @@ class Output:
         if len(self.items) == 1 and self.items[0].call is None:
             self.items[0].logprobs = (job.output or {}).get("logprobs")
 
-    def _read(self, cut: str) -> Iterator[tuple[OutputItem, str]]:
-        for piece in (ContentPiece(cut),) if self._calls is None else self._calls.add(cut):
+    def _read(self, chunk: str) -> Iterator[tuple[OutputItem, str]]:
+        for piece in (ContentPiece(chunk),) if self._calls is None else self._calls.add(chunk):
             yield from self._take(piece)
 
     def _take(self, piece: Piece) -> Iterator[tuple[OutputItem, str]]:
         match piece:
             case ContentPiece(text):
-                yield from self._say(text)
+                yield from self._add_content(text)
             case CallPiece(index, name, arguments):
                 if name is not None:
                     yield self._begin("fc", (call_id(self._job_id, index), name)), ""
@@ -116,7 +116,7 @@ class Output:
                     self.items[-1].parts.append(arguments)
                     yield self.items[-1], arguments
 
-    def _say(self, text: str) -> Iterator[tuple[OutputItem, str]]:
+    def _add_content(self, text: str) -> Iterator[tuple[OutputItem, str]]:
         if not self.items or self.items[-1].call is not None:
             yield self._begin_message(), ""
         item = self.items[-1]
@@ -134,7 +134,7 @@ class Output:
 
 
 def output_items(job: Job) -> list[Item]:
-    """Return the items of a job that has ended; those of one that did not answer end where it was cut off."""
+    """Return the items of an ended job; those of an unfinished answer are partial."""
     if job.output is None:
         return []
     output = Output(job)
@@ -146,5 +146,5 @@ def output_items(job: Job) -> list[Item]:
 
 
 def last_status(job: Job) -> str:
-    """Return the status of the last item of a job that has ended: no other can have been cut off."""
+    """Return the status of the last item of an ended job: only the last can be incomplete."""
     return "completed" if (job.output or {}).get("finish_reason") in ("stop", "tool_calls") else "incomplete"

@@ -1,7 +1,7 @@
-"""A request of OpenAI's Responses API, and what it means as a job and beside it.
+"""The Responses API request, and its conversion to a job and a stored response row.
 
-A field whose silent loss would change the answer is refused; harmless unknown ones pass. Bounds live in
-``store.tasks.generate`` alone: a complaint about the job's field is renamed to the field that the caller sent.
+An unsupported field that would change the answer is refused; other unknown fields are ignored. The bounds of values are
+in ``store.tasks.generate``: a validation error on a job field is renamed to the field of the request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, is_
 from producer_api.openai.response_format import json_grammar
 from producer_api.openai.text_request import REFUSED, IsHarmless, is_one_of, unsupported
 from producer_api.openai.unknown_fields import refuse_near_misses
-from producer_api.responses.prompt_template import Filled
+from producer_api.responses.prompt_template import FilledTemplate
 from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
@@ -34,27 +34,27 @@ Includable = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 ]
-"""What more a caller may want to see. But for logprobs it is of things that no response here has."""
+"""Values of ``include``. All but logprobs refer to features that responses here never have."""
 
 
 StrictNumber = Annotated[float, Strict()]
-"""A number, and no text or truth value that could be taken for one."""
+"""A number; a string or boolean is refused."""
 
 
-class _Open(Body):
+class _LenientBody(Body):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class PromptRef(_Open):
-    """A version of a template, the newest if none is named, and the values of its variables."""
+class PromptRef(_LenientBody):
+    """A template, its version (default: the newest) and the values of its variables."""
 
     id: str
     version: str | StrictInt | None = None
     variables: dict[str, str | ContentPart] | None = None
 
 
-class TextFormat(_Open):
-    """Text, any JSON object, or JSON of a schema."""
+class TextFormat(_LenientBody):
+    """Text, any JSON object, or JSON that matches a schema."""
 
     type: str = "text"
     name: str | None = None
@@ -63,15 +63,15 @@ class TextFormat(_Open):
     description: str | None = None
 
 
-class TextConfig(_Open):
-    """What the answer's text must look like."""
+class TextConfig(_LenientBody):
+    """Format of the answer's text."""
 
     format: TextFormat | None = None
     verbosity: str | None = None
 
 
-class FunctionTool(_Open):
-    """A function that the model may ask for; nothing is run here."""
+class FunctionTool(_LenientBody):
+    """A function that the model may call. The server never runs it."""
 
     type: str
     name: str | None = None
@@ -80,7 +80,7 @@ class FunctionTool(_Open):
     strict: StrictBool | None = None
 
 
-class ResponseRequest(_Open):
+class ResponseRequest(_LenientBody):
     """The body of ``POST /v1/responses``."""
 
     model_config = ConfigDict(
@@ -122,17 +122,17 @@ class ResponseRequest(_Open):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    top_k: StrictInt | None = Field(None, description="an extension, as vLLM has it")
-    seed: StrictInt | None = Field(None, description="an extension, as the chat has it")
-    stop: str | tuple[str, ...] | None = Field(None, description="an extension, as the chat has it")
-    presence_penalty: StrictNumber | None = Field(None, description="an extension, as the chat has it")
-    frequency_penalty: StrictNumber | None = Field(None, description="an extension, as the chat has it")
-    repetition_penalty: StrictNumber | None = Field(None, description="an extension, as vLLM has it")
+    top_k: StrictInt | None = Field(None, description="an extension, same as in vLLM")
+    seed: StrictInt | None = Field(None, description="an extension, same as in chat completions")
+    stop: str | tuple[str, ...] | None = Field(None, description="an extension, same as in chat completions")
+    presence_penalty: StrictNumber | None = Field(None, description="an extension, same as in chat completions")
+    frequency_penalty: StrictNumber | None = Field(None, description="an extension, same as in chat completions")
+    repetition_penalty: StrictNumber | None = Field(None, description="an extension, same as in vLLM")
     job: JobOptions | None = None
 
     @property
     def is_kept(self) -> bool:
-        """True if the job goes on when its caller leaves."""
+        """True if the job continues when the client disconnects."""
         return bool(self.background) or is_kept(self.job)
 
 
@@ -155,41 +155,41 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "function_call": is_one_of("none", "auto"),
 }
 _SAMPLING = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty")
-# In the words of the answer, which says what was used.
+# The tier that the answer reports.
 _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default", ServiceClass.BATCH: "flex"}
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
-    """What the request refers to: the items of the responses before it, and its template, filled in.
+class ResponseContext:
+    """The objects that the request refers to: the conversation so far, and the filled prompt template.
 
-    ``answer`` are the items of the last answer, which no response has among its own yet.
+    ``answer``: the items of the previous answer, which are not yet part of ``items``.
     """
 
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
-    filled: Filled | None = None
+    filled: FilledTemplate | None = None
     prompt_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A job, and what to store beside it."""
+class PreparedResponse:
+    """A job, and the response row to store with it."""
 
     job: GenerateRequest
     response: NewResponse
 
 
-def to_job(asked: ResponseRequest, before: Before) -> Wanted:
-    """Return what the request asks for; raise InvalidRequest, naming the field as the caller spelled it."""
+def to_job(asked: ResponseRequest, context: ResponseContext) -> PreparedResponse:
+    """Return the job for the request; raise InvalidRequest that names the request's field."""
     _check(asked)
-    filled = before.filled
+    filled = context.filled
     instructions = asked.instructions if asked.instructions is not None or filled is None else filled.instructions
     given = [] if filled is None else [message(role, text) for role, text in filled.messages]
-    new = [*before.answer, *given, *([] if asked.input is None else read_items(asked.input))]
+    new = [*context.answer, *given, *([] if asked.input is None else read_items(asked.input))]
     body = {
         "model": asked.model,
-        "input": {"messages": messages_of(instructions or None, [*before.items, *new]), **_tools(asked)},
+        "input": {"messages": messages_of(instructions or None, [*context.items, *new]), **_tools(asked)},
         "sampling": _sampling(asked),
         "truncation": asked.truncation or Truncation.DISABLED,
         "service_class": _service_class(asked),
@@ -201,7 +201,7 @@ def to_job(asked: ResponseRequest, before: Before) -> Wanted:
         job = GenerateRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), asked) from error
-    return Wanted(job, _beside(asked, instructions, new, before.prompt_version))
+    return PreparedResponse(job, _new_response(asked, instructions, new, context.prompt_version))
 
 
 def _check(asked: ResponseRequest) -> None:
@@ -215,14 +215,14 @@ def _check(asked: ResponseRequest) -> None:
     if asked.stream_options is not None and not asked.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
     if asked.background and asked.store is False:
-        raise InvalidRequest("what runs in the background must be stored: leave out `store`", param="store")
+        raise InvalidRequest("a background response must be stored: leave out `store`", param="store")
     if asked.text is not None and asked.text.verbosity not in (None, "medium"):
-        raise unsupported("`text.verbosity` is not supported: say it in the instructions", "text.verbosity")
+        raise unsupported("`text.verbosity` is not supported: put it into the instructions", "text.verbosity")
 
 
 def _service_class(asked: ResponseRequest) -> ServiceClass:
     if asked.background and asked.service_tier in (None, "auto"):
-        return ServiceClass.STANDARD  # nobody waits
+        return ServiceClass.STANDARD  # no client waits for it
     return CLASSES["priority" if asked.service_tier == "fast" else asked.service_tier]
 
 
@@ -253,7 +253,7 @@ def _grammar(asked: ResponseRequest) -> GrammarSpec | None:
 
 
 def _tools(asked: ResponseRequest) -> dict[str, Any]:
-    """Return the tools in the chat's words."""
+    """Return the tools in the format of chat completions."""
     tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())]
     choice = asked.tool_choice
     if isinstance(choice, dict):
@@ -262,7 +262,7 @@ def _tools(asked: ResponseRequest) -> dict[str, Any]:
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     if not tools:
         if choice not in (None, "none", "auto"):
-            raise InvalidRequest("there is nothing to choose from: give `tools` as well", param="tool_choice")
+            raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
         return {}
     given = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": asked.parallel_tool_calls}
     return {name: value for name, value in given.items() if value is not None}
@@ -276,8 +276,8 @@ def _tool(tool: FunctionTool, param: str) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _known(asked: _Open, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True) -> dict[str, Any]:
-    """Return the fields that are known: what others are called is the caller's own text, and is not kept."""
+def _known(asked: _LenientBody, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True) -> dict[str, Any]:
+    """Return the known fields. Unknown field names are user text and must not be stored."""
     names = type(asked).model_fields.keys() - exclude
     return asked.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=exclude_none)
 
@@ -286,7 +286,7 @@ def _choice(asked: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
     return {name: asked[name] for name in ("type", "name") if name in asked} if isinstance(asked, dict) else asked
 
 
-def _beside(
+def _new_response(
     asked: ResponseRequest, instructions: str | None, items: list[Item], prompt_version: int | None
 ) -> NewResponse:
     prompt = None if asked.prompt is None else _known(asked.prompt, exclude_none=False)
@@ -332,7 +332,7 @@ _RENAMED = {
 
 
 def as_sent(error: HeadraceError, asked: ResponseRequest) -> HeadraceError:
-    """Let a complaint about a field of the job name the field of the request that it came from."""
+    """Rename the job field in an error to the request's field."""
     if error.param is not None:
         name = _name_in_request(error.param, asked)
         error.message = error.message.replace(f"`{error.param}`", f"`{name}`")

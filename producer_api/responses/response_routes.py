@@ -14,7 +14,7 @@ from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse, ObjectResponse
 from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.synchronous import Caller
+from producer_api.openai.synchronous import ClientConnection
 from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_jobs import cancel_response, prepare, read_response
 from producer_api.responses.response_request import Includable, ResponseRequest, as_sent
@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1/responses", tags=["openai"], route_class=StrictJs
 
 
 class _ResponseId(StringConvertor):
-    """Any segment but that of the route beside it, whose other methods are then not allowed rather than not found."""
+    """Any path segment but ``input_tokens``, so that GET on that route answers 405 instead of 404."""
 
     regex = "(?!input_tokens$)[^/]+"
 
@@ -41,11 +41,14 @@ class _ResponseId(StringConvertor):
 register_url_convertor("response_id", _ResponseId())
 
 ResponseId = Annotated[str, Path(examples=["resp_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
-Include = Annotated[list[Includable] | None, Query(alias="include[]", description="what was asked for is there anyway")]
+Include = Annotated[
+    list[Includable] | None,
+    Query(alias="include[]", description="has no effect"),
+]
 
 
 class InputItems(BaseModel):
-    """A page of the items that an answer was generated from; ask for the next with ``after=last_id``."""
+    """A page of a response's input items; the next page is ``after=last_id``."""
 
     object: Literal["list"] = "list"
     data: list[dict[str, Any]]
@@ -55,20 +58,20 @@ class InputItems(BaseModel):
 
 
 class InputTokens(BaseModel):
-    """How many tokens the model would be given."""
+    """Number of input tokens for the model."""
 
     object: Literal["response.input_tokens"] = "response.input_tokens"
     input_tokens: int
 
 
-@router.post("", response_class=Response, responses=DOCUMENTED_RESPONSE_OR_EVENTS, summary="Make a response")
+@router.post("", response_class=Response, responses=DOCUMENTED_RESPONSE_OR_EVENTS, summary="Create a response")
 async def create_response(
     request: Request, runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest, origin: OriginOf
 ) -> Response:
-    """Store a job for the request and answer when it has ended, stream its events, or with `background` answer at once.
+    """Store a job for the request. Answer when it has ended, stream its events, or answer at once with `background`.
 
-    A caller who leaves before the end cancels the job, unless it runs in the background or `job.on_disconnect` is
-    `continue`.
+    If the client disconnects before the end, the job is cancelled, unless it runs in the background or
+    `job.on_disconnect` is `continue`.
     """
     tenant_id = principal.tenant_id
     if body.stream or not body.background:
@@ -82,22 +85,22 @@ async def create_response(
     row = StoredResponse.of(job.id, wanted.response)
     if receipt.replayed:
         row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job.id, unstored=True)
-    caller = Caller(runtime, job, is_kept=body.is_kept)
+    connection = ClientConnection(runtime, job, is_kept=body.is_kept)
     headers = receipt.headers | _headers(job)
     if body.stream:
-        return caller.stream(read_events(runtime, job, row), headers)
+        return connection.stream(read_events(runtime, job, row), headers)
     if row.is_background:
         return ObjectResponse(response_object(job, row), headers=headers)
-    ended = await caller.wait(request)
+    ended = await connection.wait(request)
     if ended is None:
-        return Response()  # nobody reads it
+        return Response()  # the client is gone
     answer_of(ended)
     return ObjectResponse(response_object(ended, row), headers=headers)
 
 
 @router.post("/input_tokens", response_model=InputTokens, summary="Count a request's input tokens")
 async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: ResponseRequest) -> Response:
-    """Return how many tokens the same request would give the model; nothing is stored. It takes the same scope."""
+    """Return the number of input tokens of the request. Nothing is stored. Needs the same scope as the request."""
 
     def count() -> int:
         wanted = prepare(runtime.db, principal.tenant_id, body)
@@ -113,34 +116,34 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: Re
     "/{response_id:response_id}",
     response_class=Response,
     responses=DOCUMENTED_RESPONSE_OR_EVENTS,
-    summary="Look at a response, or follow it",
+    summary="Retrieve or stream a response",
 )
 async def get_response(
     request: Request,
     runtime: RuntimeOf,
     principal: JobsReader,
     response_id: ResponseId,
-    stream: Annotated[bool, Query(description="send its events instead")] = False,
+    stream: Annotated[bool, Query(description="send the events instead")] = False,
     starting_after: Annotated[int | None, Query(ge=0, lt=1 << 53, description="the number of the last event")] = None,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", description="the same")] = None,
     include: Include = None,
 ) -> Response:
-    """Return the response as it is now, or its events after a number, from any process and for as long as it is kept.
+    """Return the response in its current state, or stream its events after a given number, as long as it is kept.
 
-    A connection that closes without a terminal event was cut; come back with the number of the last event.
+    If the connection closes before the terminal event, reconnect with the number of the last event.
     """
     job, row = await _find(runtime, principal.tenant_id, response_id)
     if not stream:
         return ObjectResponse(response_object(job, row), headers=_headers(job))
     after = starting_after if last_event_id is None else _number(last_event_id)
     await runtime.streams.enter(request)
-    told = read_events(runtime, job, row, BEFORE_ALL if after is None else after)
-    return Caller(runtime, job, is_kept=True).stream(told, _headers(job))
+    events = read_events(runtime, job, row, BEFORE_ALL if after is None else after)
+    return ClientConnection(runtime, job, is_kept=True).stream(events, _headers(job))
 
 
 @router.delete("/{response_id:response_id}", response_model=Deleted, summary="Delete a response")
 async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
-    """Cancel the response if it has not ended, and forget what was asked and answered; its job's row stays."""
+    """Cancel the response if it has not ended, and delete its input and output. The job's row is kept."""
     job, _ = await _find(runtime, principal.tenant_id, response_id)
     if not job.state.is_terminal:
         await cancel_response(runtime, job)
@@ -155,10 +158,10 @@ async def delete_response(runtime: RuntimeOf, principal: JobsWriter, response_id
     summary="Cancel a response",
 )
 async def cancel(runtime: RuntimeOf, principal: JobsWriter, response_id: ResponseId) -> Response:
-    """Cancel a response that runs in the background; one that has ended is returned as it is."""
+    """Cancel a background response. A response that has ended is returned unchanged."""
     job, row = await _find(runtime, principal.tenant_id, response_id)
     if not row.is_background:
-        raise InvalidRequest("only a response with `background` can be cancelled: leave its connection instead")
+        raise InvalidRequest("only a `background` response can be cancelled: close the connection instead")
     return ObjectResponse(response_object(await cancel_response(runtime, job), row), headers=_headers(job))
 
 
@@ -171,10 +174,10 @@ async def list_input_items(
     response_id: ResponseId,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
     include: Include = None,
 ) -> Response:
-    """Return the items that the answer was generated from, those of the responses before it too, newest first."""
+    """Return the input items of the response, including those of previous responses, newest first by default."""
     items = await run_in_threadpool(read_response, responses.get_input, runtime.db, principal.tenant_id, response_id)
     return JsonResponse(_page(items if order == "asc" else items[::-1], limit, after))
 
@@ -184,7 +187,7 @@ def _page(items: Sequence[dict[str, Any]], limit: int, after: str | None) -> Inp
     if after is not None:
         ids = [item["id"] for item in items]
         if after not in ids:
-            raise InvalidRequest(f"{after[:80]!r} is no item of this response", param="after")
+            raise InvalidRequest(f"{after[:80]!r} is not an item of this response", param="after")
         start = ids.index(after) + 1
     page = list(items[start : start + limit])
     return InputItems(

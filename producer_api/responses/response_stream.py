@@ -1,19 +1,19 @@
-"""A response's events for one reader, from any number on, while it is generated and after.
+"""Streams a response's events to one client as server-sent events, during generation and afterwards.
 
-Every reader is told all of it, and gets what comes after the number that he has. Knows no HTTP but server-sent events.
+All events are rebuilt for each client; those up to its ``sequence_number`` are skipped.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 
-from producer_api.openai.chat_answer import Diverged, Splice, SpliceTokens
-from producer_api.responses.response_events import Event as Told
-from producer_api.responses.response_events import Narrator
+from producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
+from producer_api.responses.response_events import Event as ResponseEvent
+from producer_api.responses.response_events import ResponseEventBuilder
 from producer_api.runtime import Runtime
 from producer_api.server.errors import JobUnanswered
 from producer_api.server.sse import LINE_PING, Heartbeat, event
 from producer_api.streaming.job_events import Ended, Event, Restarted, Started, TextPiece, follow
-from producer_api.streaming.logprob_format import Spell, spelling_of
+from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.payloads.logprobs import Logprobs
@@ -25,12 +25,12 @@ BEFORE_ALL = -1
 async def read_events(
     runtime: Runtime, job: Job, row: StoredResponse, after: int = BEFORE_ALL
 ) -> AsyncGenerator[bytes]:
-    """Yield the events after number ``after``, and pings. Ends after the terminal one and not otherwise.
+    """Yield the events after number ``after``, and pings. Ends only after the terminal event.
 
-    Raises JobUnanswered if a second attempt says something else than was sent, Draining and Unavailable as ``follow``.
+    Raises JobUnanswered if a second attempt generates a different text, Draining and Unavailable as ``follow``.
     """
-    reader = _Reader(job, row, after, await spelling_of(runtime, job))
-    if opening := reader.opening():
+    encoder = _EventEncoder(job, row, after, await logprob_formatter(runtime, job))
+    if opening := encoder.opening():
         yield opening
     heartbeat = Heartbeat(runtime.settings.stream_ping_s)
     async with aclosing(follow(runtime, job)) as events:
@@ -38,74 +38,73 @@ async def read_events(
             if happened is None:
                 if heartbeat.is_due():
                     yield LINE_PING
-            elif told := reader.read(happened):
+            elif encoded := encoder.encode(happened):
                 heartbeat.beat()
-                yield told
+                yield encoded
 
 
-class _Reader:
-    """What one reader has, and what he gets for what happens."""
+class _EventEncoder:
+    """Encodes job events as response events for one client, and skips those that it already has."""
 
-    def __init__(self, job: Job, row: StoredResponse, after: int, spell: Spell | None) -> None:
+    def __init__(self, job: Job, row: StoredResponse, after: int, format_logprobs: FormatLogprobs | None) -> None:
         self._job = job
         self._after = after
-        self._spell = spell
-        self._narrator = Narrator(job, row)
-        self._splice = Splice()
-        self._tokens = SpliceTokens()
+        self._format_logprobs = format_logprobs
+        self._builder = ResponseEventBuilder(job, row)
+        self._text = TextDeduplicator()
+        self._tokens = TokenDeduplicator()
 
     def opening(self) -> bytes:
-        return self._encode(self._narrator.opening())
+        return self._encode(self._builder.opening())
 
-    def read(self, happened: Event) -> bytes:
-        """Return the events that this makes, as far as the reader lacks them. Raises JobUnanswered."""
+    def encode(self, happened: Event) -> bytes:
+        """Return the events that the client does not have yet. Raises JobUnanswered."""
         match happened:
             case Started():
-                return self._encode(self._narrator.started())
+                return self._encode(self._builder.started())
             case Restarted(text=text, logprobs=logprobs):
-                return self._say(self._splice.restart, text, self._tokens.restart(logprobs))
+                return self._add_text(self._text.restart, text, self._tokens.restart(logprobs))
             case TextPiece(text=text, logprobs=logprobs):
-                return self._say(self._splice.add, text, self._tokens.add(logprobs))
+                return self._add_text(self._text.add, text, self._tokens.add(logprobs))
             case Ended(job=job):
                 return self._end(job)
             case _:
                 return b""
 
-    def _say(self, splice: Callable[[str], str], text: str, logprobs: Logprobs) -> bytes:
+    def _add_text(self, deduplicate: Callable[[str], str], text: str, logprobs: Logprobs) -> bytes:
         try:
-            new = splice(text)
+            new = deduplicate(text)
         except Diverged:
             raise self._diverged() from None
-        entries = self._spell(logprobs) if self._spell is not None and logprobs else ()
-        return self._encode(self._narrator.say(new, entries))
+        entries = self._format_logprobs(logprobs) if self._format_logprobs is not None and logprobs else ()
+        return self._encode(self._builder.add_text(new, entries))
 
     def _end(self, job: Job) -> bytes:
-        is_told = True
+        is_text_complete = True
         try:
-            self._splice.finish()
+            self._text.finish()
         except Diverged:
             if job.state is JobState.SUCCEEDED:
                 raise self._diverged() from None
-            is_told = False
-        *before, last = self._narrator.end(job, is_told=is_told)
+            is_text_complete = False
+        *before, last = self._builder.end(job, is_text_complete=is_text_complete)
         if last["sequence_number"] < self._after or not _is_kept(job):
-            # What was sent was not all kept: whoever has more than there is now still learns how it ended.
+            # Not all sent events were kept. The last number must exceed the client's, so that it gets the final event.
             last["sequence_number"] = max(last["sequence_number"], self._after + 1)
         return self._encode([*before, last])
 
     def _diverged(self) -> JobUnanswered:
         return JobUnanswered(
-            "a worker was lost, and the next attempt says something else: read the response from its beginning",
+            "a worker was lost, and the next attempt generated a different text: read the response from the beginning",
             code="worker_lost",
             job_id=self._job.id,
         )
 
-    def _encode(self, told: Iterable[Told]) -> bytes:
-        return b"".join(
-            event(one["type"], str(one["sequence_number"]), one) for one in told if one["sequence_number"] > self._after
-        )
+    def _encode(self, events: Iterable[ResponseEvent]) -> bytes:
+        new = [each for each in events if each["sequence_number"] > self._after]
+        return b"".join(event(each["type"], str(each["sequence_number"]), each) for each in new)
 
 
 def _is_kept(job: Job) -> bool:
-    """True if the number of a job's last event is the same for all who read it: its text was kept."""
+    """True if the text was kept, so that the last event has the same number for all clients."""
     return job.output is not None or job.epoch == 0

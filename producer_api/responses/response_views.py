@@ -1,4 +1,4 @@
-"""What a response looks like, for the OpenAPI document alone: ``response_answer`` makes the real ones."""
+"""Models of a response for the OpenAPI document only: ``response_answer`` builds the JSON."""
 
 from typing import Any, Literal
 
@@ -6,14 +6,14 @@ from pydantic import BaseModel, Field
 
 
 class ResponseObject(BaseModel):
-    """An answer that outlives its connection. What was asked for stands in it as well."""
+    """A stored answer, with the parameters of its request."""
 
     id: str
     object: Literal["response"]
     created_at: int = Field(description="Unix seconds")
     status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     background: bool
-    model: str = Field(description="the name and version that answers")
+    model: str = Field(description="name and version of the model that answers")
     output: list[dict[str, Any]] = Field(description="messages and function calls")
     usage: dict[str, Any] | None
     error: dict[str, Any] | None

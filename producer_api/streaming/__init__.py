@@ -1,3 +1,3 @@
-"""A job's life as events for one reader, from any position.
+"""The events of one job for one subscriber, from any cursor.
 
-The frames come from ``store.streams``; each face gives the events its own form."""
+Frames come from ``store.streams``; each API encodes the events in its own format."""

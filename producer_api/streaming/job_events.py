@@ -1,14 +1,14 @@
-"""One job's life as events for a reader who may come late, or come back: exactly the events after the reader's cursor.
+"""The events of one job for a client that may connect late or reconnect: exactly the events after its cursor.
 
-While the job lives, deltas come from the hub; its states, and everything once it has ended, come from Postgres alone.
-Ids are cursors, how many deltas the reader has and as of which attempt. So a reader that was cut off at any of them and
-comes back gets the rest, byte for byte:
+While the job runs, text deltas come from the hub. Job states, and all events of an ended job, come from Postgres.
+An event id is a cursor, ``epoch-seq``: the attempt, and the number of deltas received. A client that reconnects with
+any event id gets the rest, byte for byte:
 
-    queued 0-0 │ started 1-0 │ text 1-1 … 1-7 │ worker lost, the next one goes on │ text 2-8 2-9 │ ended 2-10
-                                              │ it goes on after 5 │ restarted 2-5 │ text 2-6 2-7 │ ended 2-8
+    queued 0-0 │ started 1-0 │ text 1-1 … 1-7 │ worker lost, attempt 2 kept all 7 │ text 2-8 2-9 │ ended 2-10
+                                              │ attempt 2 kept 5  │ restarted 2-5 │ text 2-6 2-7 │ ended 2-8
 
-A new attempt's text follows an older one's only where the new one says that it kept what the reader has; otherwise
-``Restarted`` says how much of it counts. Knows no HTTP.
+A new attempt continues the old text only if it kept all deltas that the client has. Otherwise ``Restarted`` gives the
+number of deltas that are still valid. No HTTP.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, num_kept
 from store.streams.stream_log import Cursor, Frame
 
-# Postgres may be away for this long before a reader is cut off; text goes on meanwhile.
+# Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.
 _PATIENCE_S = 10.0
-_LOOK_AGAIN_S = 0.25
+_RELOAD_DELAY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first attempt that this reader sees began."""
+    """The first attempt that this client sees has started."""
 
     cursor: Cursor
     attempt: int
@@ -54,9 +54,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """Another attempt kept only the first ``kept`` of the deltas that the reader has.
+    """A new attempt kept only the first ``kept`` of the deltas that the client has.
 
-    Their text is ``text``, and ``logprobs`` those of their tokens if the job asks.
+    ``text`` is the text of these deltas, ``logprobs`` those of their tokens if requested.
     """
 
     cursor: Cursor
@@ -68,7 +68,7 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """The next piece of the answer, with the logprobs of its tokens if the job asks."""
+    """The next piece of the answer, with the logprobs of its tokens if requested."""
 
     cursor: Cursor
     text: str
@@ -77,7 +77,7 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The job's terminal state; nothing follows."""
+    """The job has ended. Always the last event."""
 
     cursor: Cursor
     job: Job
@@ -88,26 +88,26 @@ Events = AsyncGenerator[Event | None, None]
 
 
 def has_everything(job: Job, after: Cursor | None) -> bool:
-    """True if the cursor is the one of the job's terminal event.
+    """True if the cursor is that of the job's terminal event.
 
-    Without stored deltas that id may be a lost attempt's first delta as well; then the event is rather sent twice.
+    Without stored deltas the same id can be the first delta of a lost attempt; then the event is sent again.
     """
     return job.state.is_terminal and job.num_deltas > 0 and after == Cursor(job.epoch, job.num_deltas + 1)
 
 
 def follow(runtime: Runtime, job: Job, after: Cursor | None = None) -> Events:
-    """Yield the job's events after the cursor; None at least once a second while nothing happens.
+    """Yield the job's events after the cursor; None at least once per second without events.
 
-    Ends after ``Ended`` and not otherwise: raises Draining when this process stops, Unavailable when Postgres stays
-    away. Raises InvalidRequest at once for a cursor that no event of this job has.
+    Ends only after ``Ended``. Raises Draining when this process stops, Unavailable when Postgres is down for too long.
+    Raises InvalidRequest immediately for a cursor of no event of this job.
     """
     if after is not None and after.epoch > job.epoch:
         raise InvalidRequest(f"{after} is not an event id of this job", param="Last-Event-ID")
-    return _Reader(runtime, job, after).events()
+    return _JobEventReader(runtime, job, after).events()
 
 
-class _Reader:
-    """One reader: the job as last seen, and how many deltas the reader has as of which attempt."""
+class _JobEventReader:
+    """State of one subscription: the last job row read, and the client's cursor."""
 
     def __init__(self, runtime: Runtime, job: Job, after: Cursor | None) -> None:
         self._runtime = runtime
@@ -131,15 +131,15 @@ class _Reader:
                 yield happened
 
     def _enter(self) -> Iterator[Event]:
-        """Step into the attempt that the job row names, if the reader has been in none."""
+        """Start the attempt of the job row, if the client has seen no attempt yet."""
         job = self._job
-        # A queued job's last attempt is over, and one that was handed back uncharged may have none.
+        # The last attempt of a queued job is over; a job that was returned uncharged may have no attempt.
         if self._at.epoch == 0 < job.epoch and job.state is not JobState.QUEUED and job.attempt > 0:
             self._at = Cursor(job.epoch, 0)
             yield Started(self._at, job.attempt)
 
     async def _live(self) -> Events:
-        """Yield events until the job row says that it has ended, or the hub says that it should have."""
+        """Yield events until the job row is terminal, or until the hub's end frame arrives."""
         async with aclosing(self._runtime.hub.follow(self._job.id, self._hub_cursor())) as frames:
             async for frame in frames:
                 self._check_draining()
@@ -147,7 +147,7 @@ class _Reader:
                     yield self._piece(frame)
                     continue
                 if frame is None or frame.is_end or self._is_unknown(frame.epoch):
-                    await self._look()
+                    await self._reload()
                     for event in self._enter():
                         yield event
                 if self._job.state.is_terminal:
@@ -155,22 +155,22 @@ class _Reader:
                 if frame is None:
                     yield None
                 elif frame.is_end:
-                    # Sent after the commit, so this is Postgres being away for a moment.
-                    await asyncio.sleep(_LOOK_AGAIN_S)
+                    # The end frame is sent after the commit, so Postgres is unavailable for a moment.
+                    await asyncio.sleep(_RELOAD_DELAY_S)
                     return
                 else:
                     for event in self._take(frame):
                         yield event
 
     def _is_unknown(self, epoch: int) -> bool:
-        """True if only the job row says which attempt an epoch is.
+        """True if the job row must be read to map the epoch to an attempt.
 
-        The first epoch is the first attempt: nobody waits for a row, which may be a moment old, to read its first text.
+        Epoch 1 is always attempt 1, so the first text does not wait for the job row, which can be a moment old.
         """
         return epoch > max(self._at.epoch, 1)
 
     def _is_next(self, frame: Frame) -> bool:
-        """True for a delta that just follows what the reader has, as nearly all do."""
+        """True for a delta that directly follows the cursor, the usual case."""
         at = self._at
         return (
             frame.seq == at.seq + 1
@@ -181,15 +181,15 @@ class _Reader:
 
     @property
     def _first_epoch(self) -> int:
-        """The oldest attempt that is not over."""
+        """Epoch of the oldest attempt that is not over."""
         return self._job.epoch + (self._job.state is JobState.QUEUED)
 
     def _hub_cursor(self) -> Cursor:
-        """Frames of attempts that are over are of no use to anyone."""
+        """Where to start reading the hub: frames of attempts that are over are skipped."""
         return max(self._at, Cursor.before(self._first_epoch))
 
     def _take(self, frame: Frame) -> Iterator[Event]:
-        # The row may be older than what the reader has, where Postgres could not be read.
+        # The row can be older than the cursor if Postgres was unavailable.
         if frame.epoch < max(self._first_epoch, self._at.epoch):
             return
         if frame.checkpoint is not None:
@@ -202,14 +202,14 @@ class _Reader:
 
     def _piece(self, frame: Frame) -> TextPiece:
         self._at = frame.cursor
-        return TextPiece(self._at, self._put_back(frame.text or ""), frame.logprobs)
+        return TextPiece(self._at, self._restore(frame.text or ""), frame.logprobs)
 
     def _move(
         self, epoch: int, lineage: Lineage, deltas: Sequence[str], logprobs: Sequence[Logprobs] = ()
     ) -> Iterator[Event]:
-        """Bring the reader to the end of what an attempt has, from wherever it is."""
+        """Move the client from its cursor to the end of an attempt's deltas."""
         if self._at.epoch == 0:
-            # Text came, while Postgres is away and still says nothing of an attempt.
+            # Text arrived while Postgres is unavailable and the row has no attempt yet.
             self._at = Cursor(epoch, 0)
             yield Started(self._at, max(1, self._job.attempt))
         kept = num_kept(lineage, self._at.epoch, self._at.seq)
@@ -217,16 +217,16 @@ class _Reader:
         self._at = Cursor(epoch, kept)
         if is_less:
             known = tuple(chain.from_iterable(logprobs[:kept]))
-            yield Restarted(self._at, self._job.attempt, kept, self._put_back("".join(deltas[:kept])), known)
+            yield Restarted(self._at, self._job.attempt, kept, self._restore("".join(deltas[:kept])), known)
         for seq, text in enumerate(deltas[kept:], kept + 1):
             self._at = Cursor(epoch, seq)
-            yield TextPiece(self._at, self._put_back(text), logprobs[seq - 1] if logprobs else ())
+            yield TextPiece(self._at, self._restore(text), logprobs[seq - 1] if logprobs else ())
 
-    def _put_back(self, text: str) -> str:
+    def _restore(self, text: str) -> str:
         return text if self._restorer is None else self._restorer.text(text)
 
-    async def _look(self) -> None:
-        """Read the job row again; for a while it does not matter if that fails."""
+    async def _reload(self) -> None:
+        """Read the job row again. Failures are tolerated for ``_PATIENCE_S``."""
         try:
             self._job = await self._runtime.reader.get(self._job.tenant_id, self._job.id)
             self._seen_at = time.monotonic()
@@ -239,7 +239,7 @@ class _Reader:
             raise Draining("this server is stopping: connect again")
 
     async def _rest(self) -> Events:
-        """Yield what the reader lacks of a job that has ended, from Postgres."""
+        """Yield the remaining events of an ended job from Postgres."""
         job = self._job
         is_elsewhere = self._at.epoch < job.epoch
         if job.num_deltas and (is_elsewhere or self._at.seq < job.num_deltas):
@@ -248,30 +248,30 @@ class _Reader:
                 for event in self._move(stored.epoch, stored.lineage, stored.deltas, stored.logprobs):
                     yield event
         elif is_elsewhere and job.output is not None:
-            # The attempt that ended it said nothing at all.
+            # The last attempt generated no text.
             for event in self._move(job.epoch, ((job.epoch, 0),), ()):
                 yield event
-        # A lost attempt may have sent more than was stored; the last id is still the highest.
+        # A lost attempt may have sent more deltas than were stored; the last id must still be the highest.
         yield Ended(max(Cursor(job.epoch, job.num_deltas + 1), Cursor(self._at.epoch, self._at.seq + 1)), job)
 
 
 async def wait_until_ended(runtime: Runtime, job: Job, timeout_s: float) -> Job:
-    """Return the job once it has ended, or as it is after ``timeout_s`` or when this process stops."""
+    """Return the job when it has ended, after ``timeout_s``, or when this process stops."""
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while not (job.state.is_terminal or runtime.draining.is_set()):
-                job = await _until_news(runtime, job)
+                job = await _wait_for_change(runtime, job)
     return job if job.state.is_terminal else await runtime.reader.get(job.tenant_id, job.id)
 
 
-async def _until_news(runtime: Runtime, job: Job) -> Job:
-    """Follow the job to its end or to the moment when this process stops, and return its row."""
+async def _wait_for_change(runtime: Runtime, job: Job) -> Job:
+    """Wait until the job ends or this process stops; return its row."""
     async with aclosing(runtime.hub.follow(job.id)) as frames:
         async for frame in frames:
             if frame is None or frame.is_end:
                 job = await runtime.reader.get(job.tenant_id, job.id)
                 if job.state.is_terminal or runtime.draining.is_set():
                     return job
-    # The end frame came and Postgres does not show it: never so, unless it was promoted from a lagging standby.
-    await asyncio.sleep(_LOOK_AGAIN_S)
+    # The end frame arrived but the row is not terminal: possible only after failover to a lagging standby.
+    await asyncio.sleep(_RELOAD_DELAY_S)
     return job

@@ -1,4 +1,4 @@
-"""How the logprobs in a job's stream read: the model's own tokenizer says what each token spells."""
+"""Formats stored logprobs for the API: the model's tokenizer decodes each token id to its text."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,12 +10,12 @@ from prompts.logprobs import spell
 from store.jobs.jobs import Job
 from store.payloads.logprobs import TokenLogprobs
 
-Spell = Callable[[Iterable[TokenLogprobs]], list[dict[str, Any]]]
-"""From stored logprobs to entries of OpenAI's shape: token, logprob, bytes, top_logprobs."""
+FormatLogprobs = Callable[[Iterable[TokenLogprobs]], list[dict[str, Any]]]
+"""Converts stored logprobs to OpenAI's entries: token, logprob, bytes, top_logprobs."""
 
 
-async def spelling_of(runtime: Runtime, job: Job) -> Spell | None:
-    """Return the spelling of the job's model version; None for a job that asks for no logprobs."""
+async def logprob_formatter(runtime: Runtime, job: Job) -> FormatLogprobs | None:
+    """Return the formatter for the job's model version; None if the job does not request logprobs."""
     if job.payload.get("sampling", {}).get("logprobs") is None:
         return None
     tokenizer = await run_in_threadpool(lambda: runtime.catalog.tokenizer(runtime.catalog.resolve(job.queue)))

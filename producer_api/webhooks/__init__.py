@@ -1,3 +1,3 @@
-"""Webhook endpoints and deliveries: routes, and the objects that callers see.
+"""Routes and models of webhook endpoints and deliveries.
 
-The calls are made by ``workers.webhooks``."""
+``workers.webhooks`` sends the deliveries."""

@@ -1,4 +1,4 @@
-"""Where a tenant is called when its jobs end: endpoints, secrets, what became of each call, and what is sent again."""
+"""Routes of webhooks: endpoints, secrets, deliveries and redelivery."""
 
 from typing import Annotated, Literal
 
@@ -48,9 +48,9 @@ DeliveryId = Annotated[str, Path(examples=["evt_5b3f0c2a3b4d4d518e9a2b6c7d8e9f01
 _ENDPOINT = "/webhook_endpoints/{endpoint_id}"
 
 
-@router.post("/webhook_endpoints", status_code=201, response_model=EndpointObject, summary="Add an endpoint")
+@router.post("/webhook_endpoints", status_code=201, response_model=EndpointObject, summary="Create an endpoint")
 async def create_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, body: NewEndpoint) -> Response:
-    """Add a URL that is called for every job of the tenant. The answer is the only one that shows its secret."""
+    """Add a URL that receives events of all jobs of the tenant. Only this answer shows its secret."""
     check_url(body.url, runtime.settings, param="url")
     endpoint = await run_in_threadpool(
         webhook_endpoints.create_endpoint,
@@ -71,9 +71,9 @@ async def list_endpoints(runtime: RuntimeOf, principal: WebhooksAdmin) -> Respon
     return JsonResponse(EndpointList(data=[endpoint_object(endpoint) for endpoint in endpoints]))
 
 
-@router.get(_ENDPOINT, response_model=EndpointObject, summary="Look at an endpoint")
+@router.get(_ENDPOINT, response_model=EndpointObject, summary="Retrieve an endpoint")
 async def get_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
-    """Return an endpoint: what it wants, and whether and why it is disabled."""
+    """Return an endpoint: its events, and whether and why it is disabled."""
     found = await run_in_threadpool(webhook_endpoints.get_endpoint, runtime.db, principal.tenant_id, endpoint_id)
     return JsonResponse(endpoint_object(found))
 
@@ -82,7 +82,7 @@ async def get_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id
 async def update_endpoint(
     runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId, body: EndpointPatch
 ) -> Response:
-    """Change an endpoint's URL or events. What is still to be sent to it goes to the new URL."""
+    """Change an endpoint's URL or events. Pending deliveries go to the new URL."""
     if body.url is not None:
         check_url(body.url, runtime.settings, param="url")
     changed = await run_in_threadpool(
@@ -97,20 +97,20 @@ async def update_endpoint(
     return JsonResponse(endpoint_object(changed))
 
 
-@router.delete(_ENDPOINT, response_model=Deleted, summary="Remove an endpoint")
+@router.delete(_ENDPOINT, response_model=Deleted, summary="Delete an endpoint")
 async def delete_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
-    """Remove an endpoint and what was still to be sent to it."""
+    """Delete an endpoint and its pending deliveries."""
     await run_in_threadpool(
         webhook_endpoints.delete_endpoint, runtime.db, principal.tenant_id, endpoint_id, actor=principal.key_id
     )
     return JsonResponse(Deleted(id=endpoint_id, object="webhook_endpoint"))
 
 
-@router.post(f"{_ENDPOINT}/rotate_secret", response_model=EndpointObject, summary="Give an endpoint another secret")
+@router.post(f"{_ENDPOINT}/rotate_secret", response_model=EndpointObject, summary="Rotate an endpoint's secret")
 async def rotate_secret(
     runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId, body: SecretRotation | None = None
 ) -> Response:
-    """Make a new secret, which this answer alone shows; for `overlap_s`, a day if unsaid, the old one signs too."""
+    """Create a new secret, shown only in this answer. The old one also signs for `overlap_s`, by default a day."""
     rotated = await run_in_threadpool(
         webhook_endpoints.rotate_secret,
         runtime.db,
@@ -122,9 +122,9 @@ async def rotate_secret(
     return JsonResponse(endpoint_object(rotated, show_secret=True), headers=_NEVER_STORED)
 
 
-@router.post(f"{_ENDPOINT}/test", status_code=202, response_model=DeliveryObject, summary="Send an endpoint a test")
+@router.post(f"{_ENDPOINT}/test", status_code=202, response_model=DeliveryObject, summary="Send a test event")
 async def send_test(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
-    """Send a signed `webhook.test`, whatever the endpoint wants; its delivery is read like any other."""
+    """Send a signed `webhook.test`, independent of the endpoint's events; its delivery can be read like any other."""
     queued = await run_in_threadpool(
         redelivery.send_test, runtime.db, principal.tenant_id, endpoint_id, actor=principal.key_id
     )
@@ -133,20 +133,18 @@ async def send_test(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: E
 
 @router.post(f"{_ENDPOINT}/enable", response_model=EndpointObject, summary="Enable an endpoint")
 async def enable_endpoint(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId) -> Response:
-    """Call an endpoint again that was disabled. What it missed is sent only by `recover`."""
+    """Enable a disabled endpoint. Missed events are sent only by `recover`."""
     enabled = await run_in_threadpool(
         webhook_endpoints.enable_endpoint, runtime.db, principal.tenant_id, endpoint_id, actor=principal.key_id
     )
     return JsonResponse(endpoint_object(enabled))
 
 
-@router.post(
-    f"{_ENDPOINT}/recover", status_code=202, response_model=RecoveryObject, summary="Send an endpoint what it missed"
-)
+@router.post(f"{_ENDPOINT}/recover", status_code=202, response_model=RecoveryObject, summary="Send missed events")
 async def recover(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: EndpointId, body: Recovery) -> Response:
-    """Queue the events of a time range that were not delivered, of jobs and batches that are still kept.
+    """Queue the undelivered events of a time range, for jobs and batches that are still kept.
 
-    Asking again sends nothing twice: what is queued is not missed any more.
+    A repeated call queues no event twice.
     """
 
     def queue() -> int:
@@ -168,18 +166,18 @@ async def recover(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: End
     return JsonResponse(answer, status_code=202)
 
 
-@router.get("/webhook_secret", response_model=WebhookSecret, summary="The secret for URLs given with a job")
+@router.get("/webhook_secret", response_model=WebhookSecret, summary="Retrieve the secret for URLs of jobs")
 async def get_webhook_secret(runtime: RuntimeOf, principal: WebhooksAdmin) -> Response:
-    """Return the tenant's secret, with which calls to a job's own `webhook.url` are signed."""
+    """Return the tenant's secret, which signs calls to a job's own `webhook.url`."""
     found = await run_in_threadpool(webhook_secrets.get_webhook_secret, runtime.db, principal.tenant_id)
     return JsonResponse(secret_object(found), headers=_NEVER_STORED)
 
 
-@router.post("/webhook_secret/rotate", response_model=WebhookSecret, summary="Replace the secret for URLs of jobs")
+@router.post("/webhook_secret/rotate", response_model=WebhookSecret, summary="Rotate the secret for URLs of jobs")
 async def rotate_webhook_secret(
     runtime: RuntimeOf, principal: WebhooksAdmin, body: SecretRotation | None = None
 ) -> Response:
-    """Make a new secret for jobs' own URLs; the old one signs beside it for `overlap_s`, a day if unsaid."""
+    """Create a new secret for jobs' own URLs. The old one also signs for `overlap_s`, by default a day."""
     rotated = await run_in_threadpool(
         webhook_secrets.rotate_webhook_secret,
         runtime.db,
@@ -199,11 +197,11 @@ async def list_deliveries(
     status: Literal["pending", "delivered", "failed"] | None = None,
     type: Annotated[str | None, Query(description="such as `job.failed`")] = None,  # noqa: A002 - the field's name
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(description="`last_id` of the previous page")] = None,
 ) -> Response:
-    """Return the tenant's deliveries, newest first: all, or those of a job, an endpoint, a status or a type."""
+    """Return the tenant's deliveries, newest first, optionally filtered by job, endpoint, status or type."""
     if type is not None and type not in EVENT_TYPES | {TEST}:
-        raise InvalidRequest(f"there are no such events: use {', '.join(sorted(EVENT_TYPES | {TEST}))}", param="type")
+        raise InvalidRequest(f"unknown event type: use {', '.join(sorted(EVENT_TYPES | {TEST}))}", param="type")
     only = DeliveryFilter(job_id, endpoint_id, status, type)
     found = await runtime.lists.read(
         principal, lambda db: delivery_log.list_deliveries(db, principal.tenant_id, only, limit=limit + 1, after=after)
@@ -211,9 +209,9 @@ async def list_deliveries(
     return JsonResponse(delivery_list(found, limit))
 
 
-@router.get("/webhook_deliveries/{delivery_id}", response_model=DeliveryDetail, summary="Look at a delivery")
+@router.get("/webhook_deliveries/{delivery_id}", response_model=DeliveryDetail, summary="Retrieve a delivery")
 async def get_delivery(runtime: RuntimeOf, principal: WebhooksAdmin, delivery_id: DeliveryId) -> Response:
-    """Return a delivery and its last tries: when, how long, with which answer or error."""
+    """Return a delivery and its last tries: time, duration, and status or error."""
     found, tries = await run_in_threadpool(delivery_log.get_delivery, runtime.db, principal.tenant_id, delivery_id)
     return JsonResponse(delivery_detail(found, tries))
 
@@ -225,7 +223,7 @@ async def get_delivery(runtime: RuntimeOf, principal: WebhooksAdmin, delivery_id
     summary="Send a delivery again",
 )
 async def redeliver(runtime: RuntimeOf, principal: WebhooksAdmin, delivery_id: DeliveryId) -> Response:
-    """Send an event again now, under the same id, whatever became of it; it begins with ten new tries."""
+    """Send an event again now with the same id, in any state, with ten new tries."""
     queued = await run_in_threadpool(
         delivery_log.redeliver, runtime.db, principal.tenant_id, delivery_id, actor=principal.key_id
     )

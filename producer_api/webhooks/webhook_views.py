@@ -1,4 +1,4 @@
-"""What callers say and see of webhooks: endpoints, deliveries and secrets, as the models that also document them."""
+"""Request and response models of webhooks: endpoints, deliveries and secrets."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -22,7 +22,7 @@ Events = Annotated[
     Field(
         min_length=1,
         max_length=32,
-        description=f"of {', '.join(sorted(EVENT_TYPES))}; `{EVERY_EVENT}` means all",
+        description=f"of {', '.join(sorted(EVENT_TYPES))}; `{EVERY_EVENT}`: all",
         examples=[["response.completed", "response.failed"]],
     ),
 ]
@@ -33,40 +33,40 @@ _UnixTime = Annotated[int, Field(ge=0, lt=1 << 35, strict=True)]
 
 
 class NewEndpoint(Strict):
-    """A URL and the events it wants."""
+    """A URL and its events."""
 
     url: Url
     events: Events = (EVERY_EVENT,)
 
 
 class EndpointPatch(Strict):
-    """What is to be changed of an endpoint; what is left out stays."""
+    """Changes of an endpoint; fields left out stay unchanged."""
 
     url: Url | None = None
     events: Events | None = None
 
 
 class SecretRotation(Strict):
-    """How a secret is replaced."""
+    """Rotation of a secret."""
 
     overlap_s: int = Field(
         DEFAULT_OVERLAP_S,
         ge=0,
         le=LONGEST_OVERLAP_S,
         strict=True,
-        description="how long calls carry a signature by the old secret too; 0: no longer",
+        description="how long calls are also signed with the old secret, in seconds; 0: no longer",
     )
 
 
 class Recovery(Strict):
-    """Which events are to be sent again: those of a time range that were not delivered, oldest first."""
+    """Which events to send again: the undelivered ones of a time range, oldest first."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"since": 1795600000}]})
 
     since: _UnixTime = Field(description="Unix seconds")
     until: _UnixTime | None = Field(None, description="before this time; null: up to now")
     delivered_before: _UnixTime | None = Field(
-        None, description="also those that were delivered, but before this time: when what took them was lost, say"
+        None, description="also events delivered before this time, for example if the receiver lost them"
     )
     limit: int = Field(MOST_RECOVERED, ge=1, le=MOST_RECOVERED, strict=True)
 
@@ -78,7 +78,7 @@ class Recovery(Strict):
 
 
 class EndpointObject(BaseModel):
-    """A URL that is called when jobs end. ``secret`` is shown in the answer to what made it, and never again."""
+    """A URL that receives events. ``secret`` is shown only when it is created."""
 
     id: str
     object: Literal["webhook_endpoint"] = "webhook_endpoint"
@@ -87,10 +87,10 @@ class EndpointObject(BaseModel):
     created_at: int
     disabled_at: int | None
     disabled_reason: str | None = Field(
-        description="`gone`: it answered 410; `failing`: for days nothing was delivered"
+        description="`gone`: it answered 410; `failing`: no delivery succeeded for days"
     )
-    failing_since: int | None = Field(description="every try since then failed")
-    old_secret_expires_at: int | None = Field(description="until then calls are signed by the secret before too")
+    failing_since: int | None = Field(description="all tries since then failed")
+    old_secret_expires_at: int | None = Field(description="until then calls are also signed with the old secret")
     secret: str | None = None
 
 
@@ -102,7 +102,7 @@ class EndpointList(BaseModel):
 
 
 class Deleted(BaseModel):
-    """What was removed."""
+    """The deleted object."""
 
     id: str
     object: str
@@ -110,15 +110,15 @@ class Deleted(BaseModel):
 
 
 class WebhookSecret(BaseModel):
-    """The secret that signs calls to the URLs which jobs bring themselves."""
+    """The secret that signs calls to jobs' own URLs."""
 
     object: Literal["webhook_secret"] = "webhook_secret"
     secret: str
-    old_secret_expires_at: int | None = Field(description="until then calls are signed by the secret before too")
+    old_secret_expires_at: int | None = Field(description="until then calls are also signed with the old secret")
 
 
 class RecoveryObject(BaseModel):
-    """How many events are on their way now; ``has_more``: there may be others, so ask again."""
+    """Number of queued events. ``has_more``: call again, there may be more."""
 
     object: Literal["webhook_endpoint.recovery"] = "webhook_endpoint.recovery"
     endpoint_id: str
@@ -127,11 +127,11 @@ class RecoveryObject(BaseModel):
 
 
 class DeliveryObject(BaseModel):
-    """One event on its way to one URL: of a job, of a batch, or about an endpoint."""
+    """Delivery of one event to one URL. The event is about a job, a batch or an endpoint."""
 
-    id: str = Field(description="the event's, which calls carry as `webhook-id`")
+    id: str = Field(description="id of the event, sent as `webhook-id`")
     object: Literal["webhook_delivery"] = "webhook_delivery"
-    endpoint_id: str | None = Field(description="null for the URL that came with the job")
+    endpoint_id: str | None = Field(description="null for a job's own URL")
     url: str
     job_id: str | None
     batch_id: str | None
@@ -146,7 +146,7 @@ class DeliveryObject(BaseModel):
     delivered_at: int | None
 
 
-class AttemptObject(BaseModel):
+class DeliveryAttemptObject(BaseModel):
     """One try of a delivery."""
 
     attempt: int
@@ -159,11 +159,11 @@ class AttemptObject(BaseModel):
 class DeliveryDetail(DeliveryObject):
     """A delivery with its last tries, oldest first."""
 
-    tries: list[AttemptObject]
+    tries: list[DeliveryAttemptObject]
 
 
 class DeliveryList(BaseModel):
-    """A page of deliveries, newest first; ask for the next with ``after=last_id``."""
+    """A page of deliveries, newest first; the next page is ``after=last_id``."""
 
     object: Literal["list"] = "list"
     data: list[DeliveryObject]
@@ -173,7 +173,7 @@ class DeliveryList(BaseModel):
 
 
 def endpoint_object(endpoint: Endpoint, *, show_secret: bool = False) -> EndpointObject:
-    """Return the endpoint, with its secret only when that was just made."""
+    """Return the endpoint, with its secret only if ``show_secret``."""
     return EndpointObject(
         id=endpoint.id,
         url=endpoint.url,
@@ -200,7 +200,7 @@ def delivery_object(delivery: DeliveryRecord) -> DeliveryObject:
 def delivery_detail(delivery: DeliveryRecord, tries: Sequence[AttemptRecord]) -> DeliveryDetail:
     """Return the delivery with its tries."""
     shown = [
-        AttemptObject(
+        DeliveryAttemptObject(
             attempt=one.attempt, at=one.at.timestamp(), duration_ms=one.duration_ms, status=one.status, error=one.error
         )
         for one in tries
@@ -209,7 +209,7 @@ def delivery_detail(delivery: DeliveryRecord, tries: Sequence[AttemptRecord]) ->
 
 
 def delivery_list(found: Sequence[DeliveryRecord], limit: int) -> DeliveryList:
-    """Return a page of the deliveries found, which may be one more than fit on it."""
+    """Return a page of deliveries; ``found`` has up to ``limit + 1`` of them."""
     data = [delivery_object(delivery) for delivery in found[:limit]]
     return DeliveryList(
         data=data,
@@ -220,7 +220,7 @@ def delivery_list(found: Sequence[DeliveryRecord], limit: int) -> DeliveryList:
 
 
 def _fields(delivery: DeliveryRecord) -> dict[str, Any]:
-    """Return what is shown; when it is tried next is of interest only while it is pending."""
+    """Return the JSON fields. ``next_attempt_at`` is set only while the delivery is pending."""
     is_pending = delivery.state == "pending"
     return {
         "id": delivery.id,

@@ -17,10 +17,10 @@ from openai.types import Batch
 from sqlalchemy import Connection, text
 
 from producer_api.batches import batch_keeper
-from producer_api.batches.batch_keeper import Step, due, num_to_take
-from producer_api.batches.batch_turns import Turns
+from producer_api.batches.batch_keeper import BatchStep, next_step, num_to_take
+from producer_api.batches.batch_round_robin import BatchRoundRobin
 from store.batches import batch_steps, batches
-from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
+from store.batches.batch_steps import LiveBatch, BatchProgress, ResultFiles
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import InvalidRequest
@@ -377,9 +377,7 @@ def test_a_step_that_comes_too_late_changes_nothing(openai: OpenAI, worker: Scri
     assert openai.batches.retrieve(batch.id).status == "completed"
 
 
-def progress(
-    status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9
-) -> BatchProgress:
+def progress(status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9) -> BatchProgress:
     fields: dict[str, Any] = dict.fromkeys(batches.Batch.__slots__)
     fields |= {"status": status, "num_completed": done, "num_failed": 0, "num_total": total}
     return BatchProgress(batches.Batch(**fields), under_way, left_s)
@@ -388,35 +386,35 @@ def progress(
 @pytest.mark.parametrize(
     ("found", "step"),
     [
-        (progress(BatchStatus.VALIDATING), Step.VALIDATE),
-        (progress(BatchStatus.VALIDATING, left_s=0), Step.PUBLISH),
-        (progress(BatchStatus.IN_PROGRESS, done=3, under_way=6), Step.TAKE_LINES),
-        (progress(BatchStatus.IN_PROGRESS, done=4, under_way=6), Step.WAIT),
-        (progress(BatchStatus.IN_PROGRESS, done=3, under_way=6, left_s=0), Step.WAIT),
-        (progress(BatchStatus.IN_PROGRESS, done=3, left_s=0), Step.FINALIZE),
-        (progress(BatchStatus.IN_PROGRESS, done=10), Step.FINALIZE),
-        (progress(BatchStatus.FINALIZING, done=10), Step.PUBLISH),
-        (progress(BatchStatus.CANCELLING, under_way=1), Step.CANCEL_JOBS),
-        (progress(BatchStatus.CANCELLING), Step.PUBLISH),
-        (progress(BatchStatus.COMPLETED), Step.WAIT),
+        (progress(BatchStatus.VALIDATING), BatchStep.VALIDATE),
+        (progress(BatchStatus.VALIDATING, left_s=0), BatchStep.PUBLISH),
+        (progress(BatchStatus.IN_PROGRESS, done=3, under_way=6), BatchStep.TAKE_LINES),
+        (progress(BatchStatus.IN_PROGRESS, done=4, under_way=6), BatchStep.WAIT),
+        (progress(BatchStatus.IN_PROGRESS, done=3, under_way=6, left_s=0), BatchStep.WAIT),
+        (progress(BatchStatus.IN_PROGRESS, done=3, left_s=0), BatchStep.FINALIZE),
+        (progress(BatchStatus.IN_PROGRESS, done=10), BatchStep.FINALIZE),
+        (progress(BatchStatus.FINALIZING, done=10), BatchStep.PUBLISH),
+        (progress(BatchStatus.CANCELLING, under_way=1), BatchStep.CANCEL_JOBS),
+        (progress(BatchStatus.CANCELLING), BatchStep.PUBLISH),
+        (progress(BatchStatus.COMPLETED), BatchStep.WAIT),
     ],
 )
-def test_what_is_due(found: BatchProgress, step: Step) -> None:
-    assert due(found) is step
+def test_what_is_due(found: BatchProgress, step: BatchStep) -> None:
+    assert next_step(found) is step
 
 
 def test_live_batches_share_what_may_be_under_way() -> None:
-    assert num_to_take(0, 1, 1, 1024) == batch_keeper.LINES_A_TURN
+    assert num_to_take(0, 1, 1, 1024) == batch_keeper.MAX_LINES_PER_TURN
     assert num_to_take(1000, 1, 1, 1024) == 24
     assert num_to_take(300, 4, 1, 1024) == num_to_take(300, 1, 4, 1024) == 0
-    assert num_to_take(0, 1, 1000, 1024) == batch_keeper.FEWEST_UNDER_WAY, "a tenant's only one always begins"
+    assert num_to_take(0, 1, 1000, 1024) == batch_keeper.MIN_UNDER_WAY, "a tenant's only one always begins"
     assert num_to_take(0, 100, 2, 1024) == 5, "a tenant's many share what is its own"
     assert num_to_take(0, 5000, 2, 1024) == 1
 
 
 def test_a_tenants_batch_waits_for_one_batch_of_each_other_tenant() -> None:
     now = 0.0
-    turns = Turns(clock=lambda: now)
+    turns = BatchRoundRobin(clock=lambda: now)
     many = [LiveBatch(f"a{number}", "A") for number in range(5)]
     turns.keep([*many, LiveBatch("b0", "B")])
     seen = []
@@ -432,7 +430,7 @@ def test_a_tenants_batch_waits_for_one_batch_of_each_other_tenant() -> None:
 
 def test_a_batch_that_waits_or_fails_is_looked_at_less_and_less_often() -> None:
     now, batch = 0.0, LiveBatch("a0", "A")
-    turns = Turns(clock=lambda: now)
+    turns = BatchRoundRobin(clock=lambda: now)
     turns.keep([batch])
 
     def delay_after(note: Callable[[LiveBatch], None]) -> float:

@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer_api.openai.chat_answer import Diverged, Splice, SpliceTokens
+from producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
 from store.payloads.logprobs import TokenLogprobs
 
 Pieces = st.lists(st.text("ab", min_size=1, max_size=3), max_size=8)
 
 
-def _play(splice: Splice, pieces: list[str]) -> str:
+def _play(splice: TextDeduplicator, pieces: list[str]) -> str:
     return "".join(splice.add(piece) for piece in pieces)
 
 
 @given(first=Pieces, second=Pieces, num_kept=st.integers(0, 8))
 def test_a_reader_gets_the_second_attempts_text_or_an_error(first: list[str], second: list[str], num_kept: int) -> None:
-    splice = Splice()
+    splice = TextDeduplicator()
     sent = _play(splice, first)
     assert sent == "".join(first)
     whole = [*first[:num_kept], *second]
@@ -34,7 +34,7 @@ def test_a_reader_gets_the_second_attempts_text_or_an_error(first: list[str], se
 
 @given(attempts=st.lists(st.integers(0, 12), min_size=1, max_size=5), pieces=Pieces)
 def test_any_number_of_cut_attempts_say_it_once(attempts: list[int], pieces: list[str]) -> None:
-    splice = Splice()
+    splice = TextDeduplicator()
     sent = ""
     for num_pieces in attempts:
         sent += _play(splice, pieces[:num_pieces])
@@ -51,7 +51,7 @@ def test_any_number_of_cut_attempts_tell_each_token_once(attempts: list[tuple[in
     """Each attempt says so many of the deltas, and the next one keeps so many."""
     numbers = iter(range(sum(sizes)))
     deltas = [tuple(TokenLogprobs(next(numbers), 0.0) for _ in range(size)) for size in sizes]
-    splice, told = SpliceTokens(), []
+    splice, told = TokenDeduplicator(), []
     start = 0
     for num_said, num_kept in attempts:
         for delta in deltas[start:num_said]:
@@ -64,7 +64,7 @@ def test_any_number_of_cut_attempts_tell_each_token_once(attempts: list[tuple[in
 
 
 def test_a_difference_is_seen_at_its_first_character() -> None:
-    splice = Splice()
+    splice = TextDeduplicator()
     splice.add("water wheel")
     splice.restart("")
     assert splice.add("wat") == ""
@@ -73,7 +73,7 @@ def test_a_difference_is_seen_at_its_first_character() -> None:
 
 
 def test_a_second_attempt_may_not_be_shorter() -> None:
-    splice = Splice()
+    splice = TextDeduplicator()
     splice.add("water wheel")
     splice.restart("")
     splice.add("water")

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from producer_api.batches import batch_turns
+from producer_api.batches import batch_round_robin
 from store.audit.audit import list_entries
 from store.db.database import Database
 from store.registry.models import ModelVersion
@@ -309,15 +309,15 @@ def test_a_disabled_tenants_jobs_go_on_and_its_batches_wait(
 ) -> None:
     # The process goes on remembering the key, so that this can look in while the door is closed.
     monkeypatch.setattr(server.runtime.authenticator._kept, "_clock", lambda: 0.0)
-    monkeypatch.setattr(batch_turns, "LONGEST_FAILED_S", 0.05)
+    monkeypatch.setattr(batch_round_robin, "LONGEST_FAILED_S", 0.05)
     job_id = submit(api)
     tenants.set_disabled(db, "acme", disabled=True, actor="tests")
     line = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "x"}}
     file = openai.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
     made = openai.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
-    turns = server.app.state.batch_keeper._turns
+    turns = server.app.state.batch_keeper._round_robin
     wait_for(
-        lambda: any(place.num_failures for places in turns._places.values() for place in places.values()),
+        lambda: any(place.num_failures for places in turns._next_turns.values() for place in places.values()),
         "the keeper has put the batch off",
     )
     worker.succeed(worker.claim(job_id))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer_api.responses.response_answer import response_object
-from producer_api.responses.response_events import Narrator
-from producer_api.responses.response_output import Cutter
+from producer_api.responses.response_events import ResponseEventBuilder
+from producer_api.responses.response_output import StableChunker
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.schema.job_states import JobState
@@ -63,16 +63,16 @@ def ended(text: str, state: JobState = JobState.SUCCEEDED, finish_reason: str = 
 
 def told(job: Job, pieces: list[str], *, is_background: bool = False) -> list[dict[str, Any]]:
     row = StoredResponse(job.id, None, is_stored=True, is_background=is_background, request={})
-    narrator = Narrator(job, row)
+    narrator = ResponseEventBuilder(job, row)
     events = list(narrator.opening())
     for piece in pieces:
-        events += narrator.say(piece)
-    return [*events, *narrator.end(job, is_told=True)]
+        events += narrator.add_text(piece)
+    return [*events, *narrator.end(job, is_text_complete=True)]
 
 
 @given(TEXTS, st.lists(st.integers(0, 40)), st.lists(st.integers(0, 40)))
 def test_a_text_is_cut_at_the_same_places_however_it_comes(text: str, one: list[int], other: list[int]) -> None:
-    cutters = [Cutter(), Cutter()]
+    cutters = [StableChunker(), StableChunker()]
     cuts = [
         [cut for piece in pieces_of(text, places) for cut in cutter.add(piece)] + list(cutter.rest())
         for cutter, places in zip(cutters, (one, other), strict=True)
