@@ -57,13 +57,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("DATABASE_URL, REDIS_URL: processes that empty one database need each their own: -n 0")
 
 
-# Folders whose tests start stacks or compile kernels may take longer than the limit in pyproject.toml, and every test
-# with --full much longer.
+# Tests that start stacks or compile kernels may exceed the limit in pyproject.toml; all tests with --full much more.
 _LONG = ("e2e", "models", "reliability")
 _LONG_S, _FULL_S = 600, 3600
 
-# Whose files mostly wait, the longest first. Files that compute are put between them, so that the cores are neither
-# idle nor fought for, and none of these is left over when everything else has ended.
+# Folders with tests that mostly wait, the longest first. Compute-bound files run between them, to use the cores evenly
+# and to end at the same time.
 _WAITING = ("e2e", "cli", "reliability", "workers")
 
 
@@ -105,7 +104,7 @@ def start_process(tmp_path: Path) -> Iterator[StartProcess]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Stacks of tests do not show up where the verbs of whoever runs the tests look for a running stack."""
+    """Hide stacks of tests from the user's own CLI, which looks for a running stack."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         yield
@@ -155,7 +154,7 @@ def schema(services: Services) -> Iterator[Engine]:
 
 
 def empty_tables(connection: Connection) -> None:
-    """Delete every row, also of the audit log, which refuses that to everybody."""
+    """Delete all rows, also of the append-only audit log."""
     # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. In one block, and only where there
     # is something: most tests touch few tables, and there are thousands of tests.
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "audit_log"]
@@ -185,7 +184,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3_url(s3_server: str) -> str:
-    """A place in the bucket that nobody else uses."""
+    """A unique prefix in the bucket."""
     return f"{s3_server}/{uuid4().hex}"
 
 

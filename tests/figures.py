@@ -16,13 +16,13 @@ Report = Callable[..., None]
 
 @pytest.fixture
 def is_full(request: pytest.FixtureRequest) -> bool:
-    """True if the run shall be as large as the promise says, not as small as every day allows."""
+    """True if the run has the full size of the promise, not the small everyday size."""
     return bool(request.config.getoption("--full"))
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Report:
-    """Write a promise's figures: ``report("P1", seed=7, lost=0, …)``, also as a line to whoever runs with -s."""
+    """Write a promise's figures: ``report("P1", seed=7, lost=0, …)``, also printed with ``pytest -s``."""
     began = time.monotonic()
 
     def write(promise: str, *, seed: int, **figures: Any) -> None:

@@ -28,7 +28,7 @@ WAIT_S = 60.0
 """How long a test waits for what takes milliseconds on a quiet machine."""
 
 _LOOK_S = 0.02
-# What was told to end may take this long before it counts as left behind.
+# A process that was asked to stop may take this long before it counts as leaked.
 _ENDING_S = 2.0
 
 _FIRST_PORT, _NUM_PORTS = 11_000, 20_000
@@ -39,7 +39,7 @@ What = str | Callable[[], str]
 
 
 def wait_for(condition: Callable[[], T], what: What = "the condition", timeout_s: float = WAIT_S) -> T:
-    """Return the first true value of ``condition()``; fail, saying ``what`` did not happen, after ``timeout_s``."""
+    """Return the first true value of ``condition()``; fail after ``timeout_s`` with ``what`` in the message."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, _too_late(what, timeout_s)
@@ -61,9 +61,9 @@ def _too_late(what: What, timeout_s: float) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on and that the system gives to nobody meanwhile.
+    """Return a free port that the system does not assign to another process meanwhile.
 
-    Below the range from which it takes ports for those who ask for any; each process of tests begins somewhere else.
+    It is below the ephemeral port range; each test process starts at another port.
     """
     while True:
         number = _FIRST_PORT + next(_ports) % _NUM_PORTS
@@ -186,7 +186,7 @@ def none_left(spared: Callable[[], set[int]] = set) -> Iterator[None]:
     before = _children()
     yield
     started = {child for child in _children() - before if child.pid not in spared()}
-    # One that was told to end just now is not left.
+    # A process that was asked to stop just now is not leaked.
     _, left = psutil.wait_procs(started, timeout=_ENDING_S)
     commands = []
     for child in left:

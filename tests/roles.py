@@ -1,4 +1,4 @@
-"""Settings as each process has them: the database by its own role, as what is shipped runs it."""
+"""Settings of each process with its own database role, as in the shipped deployment."""
 
 from store.db.roles import API, WORKER, url_of
 from store.settings import Settings

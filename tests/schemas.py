@@ -155,7 +155,7 @@ class _Maker:
         return schema
 
     def _rare(self, depth: int) -> Schema:
-        """What is seldom used, and seldom supported."""
+        """Rarely used and rarely supported keywords."""
         part = self._object(depth)
         more: list[Schema] = [
             {"not": {"required": ["never"]}},

@@ -1,4 +1,4 @@
-"""Everything that Postgres and Redis hold, as text, with what is packed in it unpacked."""
+"""The whole content of Postgres and Redis as text, with packed values unpacked."""
 
 import base64
 import binascii
@@ -34,7 +34,7 @@ def everything_stored(db: Database, client: redis.Redis) -> str:
 
 
 def unpacked(held: str | bytes, layers: int = _LAYERS) -> Iterator[str]:
-    """Yield a text as it is, without JSON's escapes, and what is in it: base64, hex, zlib, gzip, one in another."""
+    """Yield a text raw, without JSON escapes, and decoded from nested base64, hex, zlib and gzip."""
     if isinstance(held, bytes):
         with suppress(zlib.error):
             held = zlib.decompressobj(_ZLIB_OR_GZIP).decompress(held)

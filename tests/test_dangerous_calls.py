@@ -1,6 +1,6 @@
-"""No statement of ours unpickles, evaluates, asks a shell, or lets a model bring code.
+"""No product code unpickles, evaluates, runs a shell, or loads code from a model.
 
-Ruff's rules (S, and the banned APIs) say most of this in `make check`; here nothing can be excused by a comment.
+Ruff's rules (S, and banned APIs) check most of this in `make check`; this test cannot be silenced by a comment.
 """
 
 import ast

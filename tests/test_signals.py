@@ -1,4 +1,4 @@
-"""Every process ends when it is told to at the worst moment: in a callback in which Python drops what is raised."""
+"""Each process stops on a signal at the worst moment: in a callback in which Python drops exceptions."""
 
 import signal
 from collections.abc import Iterator, Mapping

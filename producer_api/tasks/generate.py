@@ -5,16 +5,16 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from producer_api.openai import text_routes
-from producer_api.openai.chat_answer import Answer, Completion, answer_of
+from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
 from producer_api.openai.chat_request import ChatRequest
 from producer_api.openai.chat_request import to_job as chat_job
-from producer_api.openai.completion_answer import TextCompletion
+from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
 from producer_api.openai.text_request import TextRequest, as_sent, unsupported
 from producer_api.responses import response_routes
 from producer_api.responses.response_answer import response_object
-from producer_api.responses.response_request import Before, ResponseRequest
+from producer_api.responses.response_request import ResponseContext, ResponseRequest
 from producer_api.responses.response_request import as_sent as response_as_sent
 from producer_api.responses.response_request import to_job as response_job
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
@@ -40,7 +40,7 @@ def _response(body: Mapping[str, Any]) -> ParsedRequest:
     for name in ("previous_response_id", "prompt"):
         if getattr(asked, name) is not None:
             raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
-    made = response_job(asked, Before())
+    made = response_job(asked, ResponseContext())
     beside = replace(made.response, request={**made.response.request, "service_tier": "flex"})
 
     def answer(job: Job) -> dict[str, Any]:
@@ -54,8 +54,8 @@ GENERATE_ROUTES = TaskRoutes(
     GENERATE,
     (text_routes.router, response_routes.router),
     {
-        "/v1/chat/completions": _text(ChatRequest, chat_job, Completion),
-        "/v1/completions": _text(CompletionRequest, completion_job, TextCompletion),
+        "/v1/chat/completions": _text(ChatRequest, chat_job, ChatAnswer),
+        "/v1/completions": _text(CompletionRequest, completion_job, CompletionAnswer),
         "/v1/responses": _response,
     },
 )

@@ -1,4 +1,4 @@
-"""The backlog benchmark holds the longer queue to what it says."""
+"""The backlog benchmark checks its bounds for the longer queue."""
 
 from dataclasses import replace
 

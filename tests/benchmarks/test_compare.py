@@ -1,4 +1,4 @@
-"""The comparison's judge and schedule, which must be right before anything that they say is."""
+"""The judge and the schedule of the comparison benchmark."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The queue benchmark's client, against a server that answers as told, and the goals that it is held to."""
+"""The queue benchmark's client, against a scripted server, and its goals."""
 
 import asyncio
 import json

@@ -21,7 +21,7 @@ console = Console(stderr=True)
 
 
 def main() -> int:
-    """Run what was asked for; return the exit code."""
+    """Run the requested part; return the exit code."""
     options = _arguments()
     if not options.private_mounts:
         _enter_private_namespace()
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def say(sentence: str) -> None:
-    """Tell whoever watches."""
+    """Print progress."""
     console.print(sentence, style="dim", markup=False, highlight=False)
 
 

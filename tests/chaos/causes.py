@@ -1,8 +1,8 @@
-"""Who took a worker from a job: a stroke of the nemesis, or a job that kills whatever runs it.
+"""Why a job lost its worker: a fault that the nemesis injected, or a poison job that kills its worker.
 
-Three deaths make a job poison, and no system can tell whose fault they were: a worker that is cut off from Postgres for
-longer than a lease looks dead as well. So a job that asked for nothing bad may be condemned by three different strokes
-of the nemesis; by less it may not, and by one poison job only once.
+Three worker deaths make a job poison, whatever the cause: a worker that is cut off from Postgres for longer than a
+lease also looks dead. So a normal job may fail as poison after three different injected faults, but not after fewer,
+and each poison job counts only once.
 """
 
 from collections import defaultdict

@@ -1,7 +1,7 @@
-"""Were the promises kept? A pure function of a run's history; nobody else's word is taken for anything.
+"""Checks the promises of the product: a pure function of the recorded history of a run.
 
-Each rule finds violations and says each in one line. A rule that looked at nothing is not a pass: a run in which the
-nemesis killed nothing, or that refused no stale write although it should have, is broken by that alone.
+Each rule reports its violations, one line each. A rule that checked nothing does not pass: a run without any kill, or
+without a refused stale write where one was expected, is a failure.
 """
 
 from collections import Counter, defaultdict
@@ -44,7 +44,7 @@ def check(history: History, *, needs_kills: bool = True, needs_stale: bool = Tru
 
 
 def count_kills(history: History) -> Counter[str]:
-    """Count processes that died without a chance to say so, by kind; what a signal did not end is not counted."""
+    """Count the processes that were killed by a signal, by kind."""
     kills: Counter[str] = Counter()
     for event in history.of_nemesis("exit"):
         if event["code"] == -9:
@@ -79,7 +79,7 @@ def stuck(history: History) -> Iterator[str]:
 
 
 def duplicate_terminal(history: History) -> Iterator[str]:
-    """A job ends once, and everybody heard of the same end."""
+    """A job ends once, and all clients saw the same end."""
     told = defaultdict(set)
     for event in history.of_client("seen"):
         told[event["job"]].add(event["status"])
@@ -95,7 +95,7 @@ def duplicate_terminal(history: History) -> Iterator[str]:
 
 
 def miscounted(history: History) -> Iterator[str]:
-    """The ledger counts what each job used, once, and nothing for one that nobody computed."""
+    """The ledger counts the usage of each job once, and nothing for a job that never ran."""
     for job in history.jobs:
         if job.billed != job.used:
             yield f"{job.id} used {job.used} and the ledger says {job.billed}"
@@ -148,7 +148,7 @@ def wrong_output(history: History) -> Iterator[str]:
 
 
 def poison(history: History) -> Iterator[str]:
-    """A job that kills workers fails ``poison`` after at most three of them; nobody else does, unless struck thrice."""
+    """A job that kills workers fails as ``poison`` after at most three; another job only after three faults."""
     marks = _marks(history)
     causes = Causes(history, frozenset(job.id for job in history.jobs if marks.get(job.prompt) in POISONOUS))
     by_old = {one.job for one in history.attempts if one.worker.startswith("old-")}
@@ -165,7 +165,7 @@ def poison(history: History) -> Iterator[str]:
 
 
 def innocents(history: History) -> Iterator[str]:
-    """Whoever asked for nothing bad does not fail."""
+    """A normal job does not fail."""
     marks = _marks(history)
     for job in history.jobs:
         if job.state == "failed" and marks.get(job.prompt) is None and job.code != "poison":
@@ -200,7 +200,7 @@ def expired_early(history: History) -> Iterator[str]:
 
 
 def cancels(history: History) -> Iterator[str]:
-    """Who was told that a queued job is cancelled finds it cancelled; nobody else's job is."""
+    """A job reported as cancelled while queued is cancelled; no other job is."""
     states = {job.id: job for job in history.jobs}
     asked = {event["n"] for event in history.of_client("order") if event["cancel_after_s"] is not None}
     for event in history.of_client("cancel"):
@@ -214,7 +214,7 @@ def cancels(history: History) -> Iterator[str]:
 
 
 def webhooks(history: History) -> Iterator[str]:
-    """Every end of a job with a receiver is delivered, signed, under one id, and says what the job is."""
+    """The end of each job with a receiver is delivered, signed, with one id and the job's content."""
     wanted = _receivers(history)
     calls = defaultdict(list)
     for event in history.hooks:

@@ -1,7 +1,7 @@
 """A small Headrace of real processes: APIs, workers, dispatchers, Postgres, Valkey, each pair joined by a fault proxy.
 
-Knows how to start, find, signal and restart them; whoever ends is started again, as an orchestrator would. Everything
-here happens on one thread, the one that lives longest, because the kernel ends our children with it.
+It starts, finds, signals and restarts them; an ended process is started again, as by an orchestrator. All of this runs
+on one thread, the one that lives longest, because the kernel kills the children when their parent thread ends.
 """
 
 import os
@@ -136,7 +136,7 @@ class Cluster:
     # -- starting -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything and return when every API says that it is ready and every worker serves."""
+        """Start everything; return when all APIs are ready and all workers serve."""
         self.postgres.start()
         self.valkey.start()
         self._prepare()
@@ -268,7 +268,7 @@ class Cluster:
     # -- keeping alive ------------------------------------------------------------------------------------------------
 
     def tend(self) -> None:
-        """Note who has ended and start again whoever has been gone for a moment. Call often."""
+        """Record ended processes and restart them after a moment. Call often."""
         now = time.monotonic()
         for member in self.members:
             if member.child is None:
@@ -369,7 +369,7 @@ def _keep(folder: Path, target: Path | None) -> None:
 
 
 def mount_tmpfs(folder: Path, num_bytes: int) -> bool:
-    """Mount a small file system of our own; say whether it worked. Only for a process whose mounts nobody shares."""
+    """Mount a small file system; return True on success. Needs a private mount namespace."""
     folder.mkdir(parents=True, exist_ok=True)
     return _mount("-t", "tmpfs", "-o", f"size={num_bytes},mode=0755", "chaos", str(folder))
 

@@ -45,7 +45,7 @@ class Faults:
         self._old_root = unpack_old_release(cluster.folder / "old")
 
     def carry(self, strike: Strike) -> Iterator[None]:
-        """Carry out a strike; what cannot be done on this machine is said in the journal, never passed over."""
+        """Inject a fault. A fault that is impossible on this machine is recorded in the journal."""
         name = strike.fault
         verb, _, kind = name.partition("_")
         if verb in {"kill", "pause", "term"} and kind in OURS:
@@ -288,7 +288,7 @@ class Faults:
         yield from hold(strike.for_s)
         self._cluster.limit_disk(is_full=False)
 
-    # -- what both have -----------------------------------------------------------------------------------------------
+    # -- common to both -----------------------------------------------------------------------------------------------
 
     def _kill_server(self, name: str) -> None:
         pids = self._cluster.server_pids(name)

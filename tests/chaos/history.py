@@ -1,6 +1,6 @@
-"""What is known of a run once it is over: the client log, the receiver's log, the nemesis's journal and the tables.
+"""History of a finished run: the client log, the receiver's log, the nemesis's journal and the tables.
 
-Reads with its own SQL and its own types; imports nothing of the product, so that no defect of it can hide itself here.
+Uses its own SQL and types and imports no product code, so that a product defect cannot hide itself.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from tests.chaos.journal import Json, read_journal
 
 @dataclass(frozen=True)
 class Job:
-    """A row of ``jobs``, with what else the tables say of it. Times are Unix seconds."""
+    """A row of ``jobs``, with data of other tables. Times are Unix seconds."""
 
     id: str
     state: str
@@ -141,7 +141,7 @@ def _job(row: dict[str, Any]) -> Job:
 
 
 def count_log_events(logs: Sequence[Path]) -> Counter[str]:
-    """Count the log lines whose event the checker cares for."""
+    """Count the log events that the checker uses."""
     counts: Counter[str] = Counter()
     for log in logs:
         for event in read_journal_lines(log):

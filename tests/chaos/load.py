@@ -1,7 +1,7 @@
 """Customers: submissions with idempotency keys and retries, streams, long polls, cancels, deadlines, webhooks.
 
-Everything a customer was told goes into the client log, in the customer's words, and nothing else is believed later.
-Knows the public HTTP interface only. What is asked is a pure function of the seed (``orders``).
+Every answer goes into the client log, as the customer received it; the checker uses only that. Uses only the public
+HTTP API. The requests are a pure function of the seed (``orders``).
 """
 
 import asyncio
@@ -310,7 +310,7 @@ def _code(response: httpx2.Response) -> str | None:
 
 
 class LoadThread:
-    """Customers on a thread of their own, beside whoever breaks things."""
+    """Customers on their own thread, beside the fault injection."""
 
     def __init__(self, load: Load, wanted: Iterator[Order], rate: float) -> None:
         self.load = load

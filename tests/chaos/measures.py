@@ -26,14 +26,14 @@ def recovery(history: History) -> Json:
         for one in history.attempts
         if one.outcome == "released" and one.ended_at and one.ended_at > (asked := asked_at.get(one.pid, 1e12))
     ]
-    # Only a kill may cost an attempt: whoever is asked to end gives its jobs back.
+    # Only a kill may cost an attempt: a worker that stops on request returns its jobs.
     charged = [one for one in history.attempts if one.outcome == "worker_lost" and one.pid not in killed]
     return {
         "kill_to_queue_s": spread([to_queue for to_queue, _ in back]),
         "kill_to_run_s": spread([to_run for _, to_run in back if to_run is not None]),
         "term_to_released_s": spread(released),
         "charged_without_a_kill": len(charged),
-        # Everybody is patient and asks for nothing bad, so a job that did not succeed is an error of ours as well.
+        # All requests are valid and without a deadline, so a job that did not succeed is also a product error.
         "user_errors": len(history.of_client("refused"))
         + len(history.of_client("gave_up"))
         + sum(job.state != "succeeded" for job in history.jobs),
@@ -70,7 +70,7 @@ def phases(history: History) -> Json:
 
 
 def streams(history: History) -> Json:
-    """P10: how many streams ended, over how many connections, and how often one said that it began again."""
+    """P10: number of ended streams, of their connections, and of ``restarted`` events."""
     events = history.of_client("stream")
     readings = [read_stream(event["events"]) for event in events]
     return {

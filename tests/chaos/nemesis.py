@@ -1,8 +1,7 @@
-"""What is broken when: a pure function of the seed, and the loop that carries it out.
+"""The schedule of faults, a pure function of the seed, and the loop that injects them.
 
-Two lanes run side by side, one that strikes our processes and one that strikes what they stand on, so that faults meet
-in combinations which nobody wrote down. Within a lane one fault ends before the next begins. How a fault is done is
-``faults``' to know.
+Two lanes run in parallel, one for our processes and one for their infrastructure, so that faults overlap in random
+combinations. Within a lane one fault ends before the next starts. ``faults`` implements each fault.
 """
 
 import random
@@ -136,7 +135,7 @@ class Nemesis:
         return sum(map(len, self._waiting.values()))
 
     def turn(self) -> None:
-        """Begin what is due, go on with what is under way."""
+        """Start due faults, continue running ones."""
         now = self._clock() - self._began
         for lane, waiting in self._waiting.items():
             if lane not in self._under_way and waiting and waiting[0].at_s <= now:

@@ -25,7 +25,7 @@ from tests.chaos.soak import Run, Say, database_of, running, soak
 
 @dataclass(frozen=True)
 class Ask:
-    """What was asked for on the command line. ``scale`` shortens a row for a first look; figures need 1."""
+    """Options of the command line. ``scale`` shortens a row for a first look; published figures need 1."""
 
     seed: int
     say: Say
@@ -112,7 +112,7 @@ def p5(ask: Ask) -> tuple[Json, Findings]:
 
 
 def patient(wanted: Iterator[Order]) -> Iterator[Order]:
-    """Nobody cancels and nobody is in a hurry: whatever then fails is our fault."""
+    """Load without cancels and deadlines: each failure is a product error."""
     return (replace(one, cancel_after_s=None, deadline_ms=None) for one in wanted)
 
 
@@ -127,8 +127,8 @@ _CONDEMNED = "SELECT split_part(owner, ':', 2) FROM jobs WHERE state = 'running'
 def may_die(run: Run) -> list[Member]:
     """Wait for workers that serve and have no job whose workers died twice, and return them.
 
-    A third death makes a job poison, whoever killed the worker: nobody can tell, and three is what P6 promises. Here it
-    is asked how soon a job goes on.
+    A third worker death makes a job poison, whatever the cause, as P6 promises. This row measures how soon a job
+    continues.
     """
     while True:
         with psycopg.connect(**database_of(run.cluster)) as connection:  # type: ignore[arg-type]
@@ -153,7 +153,7 @@ def restart_together(run: Run, members: list[Member]) -> None:
 
 
 def judge(findings: Findings, name: str, value: float | None, most: float) -> None:
-    """Break the promise if a figure is missing or above what was promised."""
+    """Fail the promise if a figure is missing or above its bound."""
     if value is None:
         findings.violations[name] = ["nothing was measured"]
     elif value > most:
@@ -258,7 +258,7 @@ MAX_QUEUED = 200
 
 
 def p13(ask: Ask) -> tuple[Json, Findings]:
-    """Ten times what can be computed, for a minute: refused before acceptance, and what was accepted ends."""
+    """Ten times the capacity for a minute: the excess is refused, and all accepted jobs end."""
     settings = {**SHORT_TIMES, "MAX_QUEUED_JOBS": str(MAX_QUEUED), "FAKE_STEP_MS": "10", "MAX_SLOTS": "4"}
     shape = replace(ask.shape, apis=1, workers=1, dispatchers=1, settings=settings)
     with running("P13", seed=ask.seed, say=ask.say, shape=shape) as run:

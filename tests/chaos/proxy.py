@@ -1,11 +1,11 @@
-"""A TCP proxy between two processes that does to their connection what networks do.
+"""A TCP proxy between two processes that simulates network faults.
 
-Knows bytes and one server's address; knows no protocol. Every proxy of a run lives on one event loop in a thread of its
-own, so a slow client of ours cannot slow a connection by accident.
+Independent of the protocol. All proxies of a run share one event loop in their own thread, so a slow client cannot slow
+a connection by accident.
 
     pass       as they come                      delay      each chunk waits ``delay_s``
     slow       at ``slow_bytes_per_s``           half_open  accepted and swallowed; nothing comes back
-    cut        everything closed, nobody new     reset      everything reset once, then as they come
+    cut        all closed, none accepted         reset      all reset once, then as they come
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class FaultProxy:
         await self.reset()
 
     async def set_mode(self, mode: Mode) -> None:
-        """Change what happens to bytes from now on; ``cut`` also closes what is open."""
+        """Change the mode from now on; ``cut`` also closes open connections."""
         swallowed = self._mode is Mode.HALF_OPEN and mode is not Mode.HALF_OPEN
         self._mode = mode
         if mode is Mode.CUT or swallowed:

@@ -18,7 +18,7 @@ _BACK_S = 30.0
 
 
 def cut_everywhere(seed: int, numbers: Iterator[int]) -> Iterator[Order]:
-    """Orders whose streams are cut after every single event, or after a random number of them."""
+    """Orders with streams that are cut after each event, or after a random number of events."""
     rng = random.Random(seed)
     for n in numbers:
         yield Order(
@@ -62,7 +62,7 @@ def _held(run: Run) -> dict[str, int]:
 
 
 async def _open_and_leave(run: Run, num_readers: int) -> dict[str, int]:
-    """Let readers come, all at once, to jobs that run for long, and go; return what was held while they were there."""
+    """Connect many readers at once to long jobs and disconnect them; return the resources held meanwhile."""
     limits = httpx2.Limits(max_connections=num_readers + 50)
     tenant = run.cluster.tenants[0]
     headers = {"Authorization": f"Bearer {tenant.key}"}

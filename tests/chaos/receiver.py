@@ -32,7 +32,7 @@ def signature_of(secret: str, event_id: str, timestamp: str, body: bytes) -> str
 
 
 class Receiver:
-    """Answers as the path says: ok, 500, 301, 410, 429, rst, slow (drips for ever), flaky (fails each event once)."""
+    """Answers by path: ok, 500, 301, 410, 429, rst, slow (drips for ever), flaky (fails each event once)."""
 
     def __init__(self, journal: Journal, secrets: list[str]) -> None:
         self._journal = journal

@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 class Run:
-    """A cluster with customers. Made by ``running``; whoever breaks things calls ``turn`` or ``wait`` all the while."""
+    """A cluster with customers, created by ``running``. Fault injection must call ``turn`` or ``wait`` regularly."""
 
     def __init__(self, cluster: Cluster, seed: int, say: Say, hook_base: str) -> None:
         self.cluster = cluster
@@ -58,7 +58,7 @@ class Run:
         return self.load
 
     def turn(self) -> None:
-        """Keep the processes alive, and say now and then how it goes."""
+        """Keep the processes alive, and print progress at intervals."""
         self.cluster.tend()
         if self.load is not None and time.monotonic() - self._told_at > _SAY_EVERY_S:
             self._told_at = time.monotonic()
@@ -72,7 +72,7 @@ class Run:
             self.turn()
 
     def finish(self, quiet_s: float = QUIET_S) -> History:
-        """Let nobody in any more, wait until everything has ended, and read what there is to know."""
+        """Stop the load, wait until all jobs have ended, and read the history."""
         wait_for_the_end(self, quiet_s)
         self.history = read_history(self.cluster.folder, database_of(self.cluster))
         return self.history
@@ -85,7 +85,7 @@ class Run:
 
 @contextmanager
 def running(name: str, *, seed: int, say: Say, shape: Shape) -> Iterator[Run]:
-    """Yield a run whose cluster serves and whose webhook receiver listens; logs are left in build/chaos/``name``."""
+    """Yield a run with a serving cluster and a webhook receiver; logs stay in build/chaos/``name``."""
     began = time.monotonic()
     with running_cluster(shape, keep_logs=ROOT / "build" / "chaos" / name) as cluster:
         run = Run(cluster, seed, say, start_receiver(cluster))

@@ -1,7 +1,7 @@
-"""What a reader of one job's stream made of it: the text in their hands at the end, and every rule that was broken.
+"""Replays one job's stream as a client sees it: the final text, and each violated rule.
 
-id <epoch>-<seq>: deltas count on by one, whichever attempt they come from, until ``job.restarted`` says how many
-of them still count and what text those are
+id <epoch>-<seq>: delta numbers increase by one across attempts, until ``job.restarted`` gives the number of deltas
+that are still valid, and their text
 """
 
 from collections.abc import Sequence

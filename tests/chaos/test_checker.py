@@ -1,4 +1,4 @@
-"""The checker finds what it is there to find: each kind of damage, in a history made by hand."""
+"""The checker finds each kind of violation in a handwritten history."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def seen(status: str) -> list[Json]:
 
 
 def bare(job: Job, wanted: Order = ORDER, **changes: Any) -> History:
-    """A history in which nobody followed the job."""
+    """A history without a stream reader."""
     client = [{"t": 100.0, "kind": "order", **asdict(wanted)}, {"kind": "accepted", "n": 1, "job": "job_1"}]
     return history(job, **({"client": client, "hooks": []} | changes))
 

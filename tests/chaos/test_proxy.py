@@ -1,4 +1,4 @@
-"""The proxy does to a connection what its mode says, and nothing when it should not."""
+"""The proxy applies its mode to a connection, and nothing else."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""The receiver believes nobody, answers as its paths say, and writes down what it did."""
+"""The receiver verifies signatures, answers according to its path, and logs its answers."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ BODY = json.dumps({"id": "evt_1", "type": "job.succeeded", "data": {"id": "job_1
 
 
 def signed(secret: str) -> dict[str, str]:
-    """The headers of the library that everybody uses."""
+    """Headers made by the standard library for webhooks."""
     now = datetime.now(UTC)
     signature = Webhook(secret).sign("evt_1", now, BODY.decode())
     return {"webhook-id": "evt_1", "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": signature}

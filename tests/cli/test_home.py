@@ -1,4 +1,4 @@
-"""The folder of a stack: one holder, private files, and no trust in what was left behind."""
+"""The folder of a stack: one owner, private files, and no trust in stale files."""
 
 import socket
 import stat
@@ -144,7 +144,7 @@ def test_without_a_runtime_folder_it_is_one_in_the_temporary_folder(
         (folder,) = tmp_path.glob("headrace-*")
         assert stat.S_IMODE(folder.stat().st_mode) == PRIVATE
         assert find_home(Settings()).path == home.path
-    # Taken by somebody else's file, there is no pointer and no error.
+    # If another user's file has the name, there is no pointer and no error.
     folder.rmdir()
     folder.touch()
     with home.locked(), home.pointed_to():

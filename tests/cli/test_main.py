@@ -1,4 +1,4 @@
-"""Whatever is wrong is said in one line, with an exit code, before anything is started."""
+"""Each error is one line with an exit code, before any process starts."""
 
 import subprocess
 import sys

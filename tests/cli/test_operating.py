@@ -41,7 +41,7 @@ class Verb:
 
 @pytest.fixture
 def operator(settings: Settings, db: Database) -> Iterator[tuple[list[str], Verb]]:
-    """Two jobs that were given up, and whoever runs verbs."""
+    """Two dead-lettered jobs, and a runner of verbs."""
     register_version(
         db,
         model="tiny",

@@ -1,4 +1,4 @@
-"""What ``headrace up --model`` takes, and what it says to do where it cannot."""
+"""Inputs of ``headrace up --model``, and its advice for unsupported ones."""
 
 import shutil
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_folder_is_registered_under_its_name_and_a_registered_name_is_found(
     monkeypatch.chdir(tmp_path)
     found = [ensure(db, settings, tmp_path, asked) for asked in (str(mine), "./mine", "mine", "mine@1")]
     assert {(version.model, version.version, version.source) for version in found} == {("mine", 1, str(mine))}
-    # Other files make another version, which the name alone does not mean: the worker is told which.
+    # Other files make another version, so the worker gets the version, not only the name.
     (mine / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.5}')
     second = ensure(db, settings, tmp_path, "./mine")
     assert second.version == 2

@@ -18,7 +18,7 @@ from tests.cli.test_main import headrace
 
 ROOT = Path(__file__).parents[2]
 
-# Processes, and verbs whose output is JSON lines, or the words of a migration.
+# Processes, and verbs that print JSON lines or migration output.
 WITHOUT_JSON = {"up", "demo", "api", "worker", "dispatcher", "audit export", "audit head"}
 
 

@@ -32,7 +32,7 @@ IN_THE_WAY = ("cli", "migrations", "models", "policy", "producer_api", "prompts"
 # On a machine that does three such things at once, the first start also compiles every module of its programs.
 START_S = 180.0
 
-# Of the environment, what is not for every process.
+# Environment variables that only some processes get.
 SECRET = "sesame"
 
 pytestmark = pytest.mark.timeout(600)

@@ -141,7 +141,7 @@ def _environments(wanted: list[Client], found: list[Found]) -> Iterator[tuple[st
 
 
 def _play(client: Client, command: list[str], env: Mapping[str, str]) -> Iterator[Found]:
-    """Run a programme; yield what it says about each feature as it says it, and last if it did not end well."""
+    """Run a program; yield its report per feature as it appears, and last an error if it failed."""
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stderr=errors, text=True) as program:
             assert program.stdout is not None

@@ -39,7 +39,7 @@ def cutting(api_url: str) -> Iterator[str]:
             self.wfile.write(answer.content)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the runner's table does."""
+            """Log nothing: the runner prints a table."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,6 +1,6 @@
-"""Environments for other people's clients, one each under ``build/clients``: made once, by ordinary pip and npm.
+"""Environments for third-party clients, one each under ``build/clients``, created once with pip or npm.
 
-What goes into one is said by its file in ``requirements``; a changed file makes the environment anew.
+Each has a file in ``requirements``; a changed file recreates the environment.
 """
 
 import shutil

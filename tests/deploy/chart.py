@@ -1,7 +1,7 @@
 """Renders the chart's small subset of Helm's template language, so that it can be parsed where no Helm is.
 
 Knows .Values, .Release.Name, quote, add, toYaml with nindent, and if/end on a line of their own; anything else is an
-error, which keeps the templates within what was checked.
+error, which keeps the templates within the tested subset.
 """
 
 import json

@@ -304,7 +304,7 @@ def test_what_a_worker_compiles_has_a_place_to_lie(container: str) -> None:
     """On a read-only root the kernels would not be built, and torch, which is slower, would do the work unnoticed."""
     place = "/var/lib/headrace/native"
     if container == "compose":
-        # A volume, since Docker's tmpfs may not hold what is run.
+        # A volume, since Docker's tmpfs may be mounted noexec.
         assert f"native:{place}" in _compose()["worker"]["volumes"]
         assert any(place in rest for instruction, rest in _dockerfile("Dockerfile.worker") if instruction == "RUN")
     else:

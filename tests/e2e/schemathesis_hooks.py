@@ -1,4 +1,4 @@
-"""What Schemathesis is told beyond the OpenAPI document; the command loads it by its name in the configuration."""
+"""Hooks for Schemathesis in addition to the OpenAPI document; loaded by name from the configuration."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""What tenants say, and what models answer, is nowhere but where docs/privacy.md says; sealed, it is not even there.
+"""Inputs and outputs are stored only where docs/privacy.md allows it; with encryption, not even there in plain text.
 
-A whole stack of real processes is told unique words in every place that takes content, on every path: success, failure,
-cancel, out of memory, an engine that dies, streams, batches, responses, webhooks, and refusals. Then everything that
-those processes wrote is read.
+A stack of real processes gets unique words in every field that takes content, on every path: success, failure, cancel,
+out of memory, an engine crash, streams, batches, responses, webhooks, and refusals. Then all that the processes wrote
+is searched for these words.
 """
 
 import json
@@ -34,7 +34,7 @@ FLOWER_PAGES = ("/", "/workers", "/tasks", "/broker", "/metrics", "/api/workers?
 
 
 class Words:
-    """Words that nobody else says, by what they are told as."""
+    """Unique words, by the field that carries them."""
 
     def __init__(self) -> None:
         self._said: dict[str, str] = {}
@@ -49,7 +49,7 @@ class Words:
         self._said[kind] = said
 
     def found_in(self, data: str) -> set[str]:
-        """Return the kinds of what the data says: as it is, or as tokens, which are bytes here."""
+        """Return the kinds of words found in the data, as text or as tokens, which are bytes here."""
         return {kind for kind, word in self._said.items() if any(form in data for form in _forms(word))}
 
 
@@ -67,7 +67,7 @@ class Client:
     words: Words
 
     def job(self, kind: str, *, fault: str = "", **fields: Any) -> str:
-        """Submit a job that says something in each of its fields."""
+        """Submit a job with a unique word in each field."""
         words = self.words
         body = {
             "model": "fake",
@@ -97,7 +97,7 @@ def _turn(role: str, content: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Told:
-    """A stack that was told everything, and the words."""
+    """A stack that has processed all words, and the words."""
 
     stack: Stack
     home: Home
@@ -109,7 +109,7 @@ class Told:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "told" in metafunc.fixturenames:
-        # What is sealed cannot be found in a log either, so the plain stack is the one that shows leaks.
+        # Encrypted content cannot be found in a log either, so only the stack without encryption shows leaks.
         kinds = ["plain", "sealed"] if metafunc.config.getoption("--full") else ["plain"]
         metafunc.parametrize("told", kinds, indirect=True, scope="module")
 
@@ -191,7 +191,7 @@ def _jobs(client: Client) -> None:
     with client.api.stream("GET", f"/v1/jobs/{long}/events") as events:
         deltas = (line for line in events.iter_lines() if line == "event: job.delta")
         for _ in zip(range(60), deltas, strict=False):
-            pass  # until it has said enough to be recognised
+            pass  # until its output is long enough to be recognised
     client.api.post(f"/v1/jobs/{long}/cancel").raise_for_status()
     cancelled = client.ended(long)
     words.heard("partial output", cancelled["output"]["text"][:40])

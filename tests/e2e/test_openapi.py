@@ -47,7 +47,7 @@ def stack() -> Iterator[Stack]:
             yield stack
 
 
-# What is as good as said by another route: the same body, or the same code.
+# Routes that another route covers: the same body, or the same code.
 SAID_ELSEWHERE = "^/v1/(jobs|completions|organization/(costs|usage/embeddings))$"
 
 
@@ -67,7 +67,7 @@ def _configuration(stack: Stack, *, is_full: bool) -> str:
         "response_id": client.responses.create(model="fake", input="x", background=True).id,
     }
     lines = [f'"path.{name}" = "{value}"' for name, value in known.items()]
-    # It would set itself limits under which it could say nothing more.
+    # The fuzzer could set limits that block all further requests.
     lines += ["[[operations]]", "include-path = '/v1/organization/limits'", "include-method = 'PUT'", "enabled = false"]
     if not is_full:
         lines += ["[[operations]]", f"include-path-regex = '{SAID_ELSEWHERE}'", "phases.coverage.enabled = false"]

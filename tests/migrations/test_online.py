@@ -1,7 +1,7 @@
-"""No revision makes the running release wait: with full tables, nothing takes long while others wait for a lock.
+"""No migration blocks the running release: with full tables, no long operation runs under a blocking lock.
 
-Not measured in seconds, which say little on a busy machine. For each statement of a revision Postgres itself tells
-which tables its transaction locks against readers or writers, and how many pages of big tables it read meanwhile.
+Not measured in seconds, because the machine may be busy. For each statement of a revision Postgres reports which tables
+its transaction locks against readers or writers, and how many pages of large tables it reads meanwhile.
 """
 
 import re
@@ -117,7 +117,7 @@ _LOCK_TIMEOUT = "SELECT extract(epoch FROM current_setting('lock_timeout')::inte
 
 
 class Audit:
-    """What is wrong with the statements that SQLAlchemy executed."""
+    """Violations in the statements that SQLAlchemy executed."""
 
     def __init__(self) -> None:
         self.findings: list[str] = []

@@ -65,7 +65,7 @@ def scores(drawn_cases: list[Case]) -> dict[str, Score]:
 
 
 def main() -> None:
-    """Print recall, and what is found that is none, by kind; with ``--show`` the texts too."""
+    """Print recall and false positives by kind; with ``--show`` also the texts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--part", choices=("tuned", "held", *LINES, ORDINARY), default="held")

@@ -1,9 +1,9 @@
-"""``python -m tests.policy.splits [--full]``: nothing leaks, wherever a stream is cut.
+"""``python -m tests.policy.splits [--full]``: no value leaks at any split of a stream.
 
-Every marked text of both sets, as it stands and disguised (characters that cannot be seen inside the values, full-width
-signs, escapes of JSON), goes through guards that redact, mask and block: in two pieces at every place, in three, and
-character by character. What has left is at every moment a beginning of what the whole text becomes, and no marked
-value is in that. Without ``--full`` a part of the texts and of the places is drawn by the seed.
+Each marked text of both sets, plain and disguised (invisible characters inside the values, full-width characters, JSON
+escapes), goes through guards that redact, mask and block: in two pieces at every position, in three, and character by
+character. The output is always a prefix of the output for the whole text, and has no marked value. Without ``--full``
+the seed selects a part of the texts and positions.
 """
 
 import argparse

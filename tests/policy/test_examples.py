@@ -1,7 +1,7 @@
-"""One right and one wrong example for each recogniser, by name: none may lose its check, its words or its pattern.
+"""One positive and one negative example for each recogniser, so that none loses its checksum, context or pattern.
 
-In the right one the number stands in braces. The wrong one differs in a check digit where there is one, else in what
-makes the number believed. Most numbers are published examples or belong to nobody.
+In the positive one the number is in braces. The negative one has a wrong check digit, or, without one, lacks the
+context words. Most numbers are published examples or unassigned.
 """
 
 import pytest

@@ -59,7 +59,7 @@ def test_wherever_a_text_is_cut_the_outcome_is_that_of_the_whole(text: str, seed
 
 @pytest.mark.parametrize("case", [case for case in shipped() if case.marked][::7], ids=lambda case: case.text[:30])
 def test_nothing_of_what_is_forbidden_leaves_before_the_verdict(case: Any) -> None:
-    """Character by character: what has left is always clean, as far as the whole text is."""
+    """Character by character: the output is always as clean as that of the whole text."""
     text = f"First {case.text} last"
     clean = apply_output(REDACT, text).text
     stream = output_stream(REDACT)

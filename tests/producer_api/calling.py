@@ -1,4 +1,4 @@
-"""How the tests call the API: bodies, server-sent events, and a look at what was stored."""
+"""How the tests call the API: bodies, server-sent events, and reading stored rows."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A server, keys for two tenants, a fake model and a worker that does what the test says."""
+"""A server, keys for two tenants, a fake model and a worker controlled by the test."""
 
 from collections.abc import Callable, Iterator
 
@@ -51,7 +51,7 @@ def encoder(db: Database) -> ModelVersion:
 
 @pytest.fixture
 def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Followers are woken by what is published alone. Ask for it with ``usefixtures``: before the server starts."""
+    """Streams wake up only on published frames. Use with ``usefixtures``, before the server starts."""
     monkeypatch.setattr("store.streams.hub._TICK_S", 3600.0)
 
 

@@ -1,8 +1,7 @@
-"""Requests that no sane client sends, by a seed: for every route of the OpenAPI document, broken in one or more ways.
+"""Malformed requests from a seed: for every route of the OpenAPI document, broken in one or more ways.
 
-A case is the bytes of one request. Most begin as a good request made from the route's schema; then the body, the
-headers, the path, the query, the method or the framing is spoilt. Knows no answer: what one may look like is the
-test's to say.
+A case is the bytes of one request. Most start as a valid request made from the route's schema; then the body, headers,
+path, query, method or framing is corrupted. The test decides which answers are allowed.
 """
 
 import json
@@ -303,7 +302,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Case:
-    """The bytes to send; ``name`` says what is wrong with them, ``must_answer`` that the server can read them."""
+    """The bytes to send; ``name`` describes the defect. ``must_answer``: the server can parse the request."""
 
     name: str
     data: bytes

@@ -1,7 +1,7 @@
-"""A worker whose every step the test decides: it claims, says and ends jobs through the store, as a real one does.
+"""A worker controlled step by step by the test: it claims, streams and ends jobs through the store, like a real one.
 
-By hand (``claim``, ``say``, ``succeed``, ...) for tests that look between the steps; ``serve`` answers every job by a
-function of its payload for tests that only want answers.
+``claim``, ``say``, ``succeed`` and others are single steps; ``serve`` answers every job with a function of its payload,
+for tests that only need answers.
 """
 
 import threading
@@ -33,7 +33,7 @@ Answer = Callable[[dict[str, Any]], Sequence[str]]
 
 @dataclass
 class Attempt:
-    """A claimed job, what was said so far, and by which attempts."""
+    """A claimed job, its text so far, and the attempts of this text."""
 
     claim: Claim
     said: list[str] = field(default_factory=list)
@@ -73,7 +73,7 @@ class ScriptedWorker:
         return Attempt(found[job_id])
 
     def go_on(self, earlier: Attempt, num_kept: int, *, announce: bool = True) -> Attempt:
-        """Take a free job again and keep the first deltas of an earlier attempt; readers are told by a start frame."""
+        """Take a free job again and keep the first deltas of an earlier attempt; a start frame notifies the readers."""
         attempt = self.claim(earlier.claim.job_id)
         kept = earlier.said[:num_kept]
         tokens = tuple((number,) for number in range(num_kept))
@@ -101,7 +101,7 @@ class ScriptedWorker:
         attempt.said += texts
 
     def succeed(self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True) -> None:
-        """End the job with what was said."""
+        """End the job with the text so far."""
         output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
         if attempt.claim.payload.get("tool_style") is not None:
             output = _read(attempt.claim, output["text"], finish_reason)

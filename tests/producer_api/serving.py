@@ -38,7 +38,7 @@ class ApiServer:
         httpx2.get(f"{self.url}/healthz", timeout=20).raise_for_status()
 
     def drain(self) -> None:
-        """Do what the process does first when it is told to stop."""
+        """Run the process's first action on a stop signal."""
         self.runtime.draining.set()
 
     def stop(self) -> None:

@@ -53,7 +53,7 @@ def _read(connection: socket.socket, *, to_the_end: bool) -> bytes:
 
 
 def complaint(case: Case, found: bytes) -> str | None:
-    """Return what is wrong with the answer."""
+    """Return the violations in the answer."""
     if not found:
         return "no answer" if case.must_answer else None
     head, _, body = found.partition(b"\r\n\r\n")
@@ -64,7 +64,7 @@ def complaint(case: Case, found: bytes) -> str | None:
     if status < 400 or case.data.startswith(b"HEAD"):
         return None if status < 500 else f"{status}"
     if not is_json:
-        # The server's own words for what is no HTTP.
+        # The server's own answer to data that is not HTTP.
         return None if status == 400 and not case.must_answer else f"{status} without the error's shape: {body[:80]!r}"
     error = json.loads(body)["error"]
     if not ({"message", "type", "param", "code"} <= set(error) and error["message"] and error["code"]):

@@ -1,4 +1,4 @@
-"""Redis stopped, frozen, read-only or full: jobs are accepted and read as always, and nobody waits for Redis."""
+"""Redis stopped, frozen, read-only or full: jobs are accepted and read as usual, and no request waits for Redis."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def server(settings: Settings, model: ModelVersion, valkey: LocalValkey) -> Iter
 
 @contextmanager
 def stopped(valkey: LocalValkey) -> Iterator[None]:
-    """Nobody listens."""
+    """No process listens."""
     valkey.stop()
     yield
     valkey.start()
@@ -54,7 +54,7 @@ def stopped(valkey: LocalValkey) -> Iterator[None]:
 
 @contextmanager
 def frozen(valkey: LocalValkey) -> Iterator[None]:
-    """It listens and says nothing, as over a cut line."""
+    """It listens and never answers, like a broken connection."""
     assert valkey.child is not None
     os.kill(valkey.child.pid, signal.SIGSTOP)
     yield
@@ -63,7 +63,7 @@ def frozen(valkey: LocalValkey) -> Iterator[None]:
 
 @contextmanager
 def read_only(valkey: LocalValkey) -> Iterator[None]:
-    """It was made the replica of nobody."""
+    """It is the replica of a missing server."""
     with connect(valkey.url) as client:
         client.replicaof("127.0.0.1", "1")
         yield
@@ -88,7 +88,7 @@ def test_submit_and_poll_go_on_and_wait_for_nothing(
 ) -> None:
     api.post("/v1/jobs", json=PROMPT).raise_for_status()
     with outage(valkey):
-        # Whoever comes first may meet the time-out.
+        # The first request may run into the timeout.
         first, _ = timed(lambda: api.post("/v1/jobs", json=PROMPT))
         assert first.status_code == 202
         all_took_s = []
@@ -112,7 +112,7 @@ def test_submit_and_poll_go_on_and_wait_for_nothing(
         return jobs.get(db, tenant, job_id).announced_at is not None
 
     for job in api.get("/v1/jobs", params={"status": "queued"}).json()["data"]:
-        succeed(db, job["id"])  # so that nobody waits before it
+        succeed(db, job["id"])  # so that no request waits before it
     wait_for(is_announced, "its hint goes to Redis again", 15)
 
 

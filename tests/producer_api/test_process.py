@@ -31,7 +31,7 @@ def start(start_process: StartProcess) -> Start:
 
 
 def _refused(process: Process) -> str:
-    """Return what a process that cannot start says on its way out."""
+    """Return the last output of a process that cannot start."""
     assert process.wait_exit() == 1
     lines = process.log().strip().splitlines()
     assert len(lines) == 1, lines
@@ -75,7 +75,7 @@ def test_a_stop_cuts_streams_and_ends_polls(settings: Settings, key: str, worker
         with streaming(api, job_id) as stream:
             stream.until("job.delta")
             assert is_connected.wait(30)
-            time.sleep(0.5)  # nobody is told that a poll has begun
+            time.sleep(0.5)  # the start of a poll is not observable
             told_at = time.monotonic()
             process.signal(signal.SIGTERM)
             with pytest.raises(httpx2.RemoteProtocolError):

@@ -1,4 +1,4 @@
-"""Grammars: what may come next, and what is refused before anybody waits for it."""
+"""Grammars: the allowed next tokens, and the grammars that are refused at submission."""
 
 import json
 import resource

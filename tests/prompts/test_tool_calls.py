@@ -1,4 +1,4 @@
-"""Tool calls in texts: what is one, what is none, and that it does not matter how the text is cut."""
+"""Parsing of tool calls, independent of how the text is split."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What a model is held to: every answer that the grammar allows is read as calls whose arguments validate."""
+"""Every answer that the tool grammar allows parses as calls with valid arguments."""
 
 import random
 from enum import StrEnum
@@ -51,7 +51,7 @@ TOOLS = [
 
 
 class Babbler:
-    """A model that says anything that a grammar allows, token by token."""
+    """A model that generates any tokens that a grammar allows."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self._tokenizer = load_tokenizer(files)

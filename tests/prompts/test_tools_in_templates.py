@@ -65,7 +65,7 @@ def render(source: str, messages: list[dict[str, Any]] = ROUND) -> str:
         (LLAMA3, ToolStyle.LLAMA3),
         (SILENT, ToolStyle.JSON),
         (ALTERNATING, ToolStyle.JSON),
-        # Shows the tools and hides the calls; writes calls and shows no tools; a way of writing that nobody reads.
+        # Shows tools but no calls; shows calls but no tools; an unknown call format.
         ("{{ tools }}{% for m in messages %}{{ m.content }}{% endfor %}", ToolStyle.JSON),
         (HERMES.replace("{%- if tools %}", "{%- if false %}"), ToolStyle.JSON),
         (HERMES.replace('{"name": "', "<function=").replace('", "arguments": ', ">"), ToolStyle.JSON),

@@ -18,7 +18,7 @@ __all__ = ["Report", "is_full", "make_job", "report", "tenant"]
 
 @pytest.fixture(scope="session")
 def databases(services: Services) -> Iterator[Databases]:
-    """A new database on the session's server for whoever asks."""
+    """Create a new database on the session's server."""
     server = create_engine(parse_url(services.database_url), pool_size=2)
     databases = Databases(server, services.redis_url)
     yield databases

@@ -1,4 +1,4 @@
-"""Jobs whose answer is known beforehand, and what must be true of each once it has ended, whatever happened to it."""
+"""Jobs with a known answer, and the invariants of each ended job, whatever fault happened."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ TERMINAL = tuple(state for state in JobState if state.is_terminal)
 
 
 def answer(prompt: str, max_tokens: int) -> str:
-    """What the model without weights says, computed here token by token."""
+    """The output of the model without weights, computed here token by token."""
     asked, said = list(prompt.encode()), list[int]()
     while len(said) < max_tokens:
         said.append(next_token(asked, said, ends=False))
@@ -20,7 +20,7 @@ def answer(prompt: str, max_tokens: int) -> str:
 
 
 def check_answer(job: Job, prompt: str, max_tokens: int) -> None:
-    """The job succeeded and says what it would have said on a quiet day."""
+    """The job succeeded with the same output as without faults."""
     assert job.state is JobState.SUCCEEDED, (job.id, job.state, job.error, job.attempt)
     assert job.output is not None
     assert job.output["text"] == answer(prompt, max_tokens), job.id
@@ -38,10 +38,9 @@ def check_stream(seen: Seen, job: Job) -> None:
 
 
 def check_ended_once(stack: Stack, job_ids: Sequence[str]) -> dict[str, int]:
-    """Every job has one terminal row, of its last attempt, one event that says so, and no open attempt; and the ledger
-    counts what it used, once.
+    """Each job has one terminal row of its last attempt, one terminal event, no open attempt, and one ledger entry.
 
-    Returns how many there were that had not, as figures for a report.
+    Returns the number of violations, as figures for a report.
     """
     rows = stack.query(
         """

@@ -117,7 +117,7 @@ class Model:
         return held
 
     def renew(self, owner: str, held: Mapping[str, int]) -> tuple[set[str], set[str]]:
-        """Prolong the leases; return whose are still ours, and which of those are not wanted any more."""
+        """Renew the leases; return the jobs still leased, and which of these are cancelled."""
         ours = {job_id for job_id, epoch in held.items() if self.is_ours(job_id, epoch)}
         ours = {job_id for job_id in ours if self.jobs[job_id].owner == owner}
         for job_id in ours:
@@ -155,14 +155,14 @@ class Model:
         return True
 
     def sweep(self) -> None:
-        """Take jobs from workers whose lease is over."""
+        """Take jobs from workers with an expired lease."""
         for row in self.jobs.values():
             if row.lease_at is not None and row.lease_at < self.now:
                 self.judge(row, charge=True, crashed=True)
                 row.crashes, row.is_suspect = row.crashes + 1, True
 
     def expire(self) -> set[str]:
-        """End what is past its deadline, running jobs a while later."""
+        """End jobs past their deadline, running jobs after a grace period."""
         late = {
             job_id
             for job_id, row in self.jobs.items()
@@ -174,7 +174,7 @@ class Model:
         return late
 
     def waiting(self) -> set[str]:
-        """Queued jobs that nobody has announced and that a hint may announce."""
+        """Queued jobs without a hint that may get one."""
         return {
             job_id
             for job_id, row in self.jobs.items()
@@ -182,7 +182,7 @@ class Model:
         }
 
     def stale(self) -> set[str]:
-        """Queued jobs whose announcement is so old that its hint must be lost."""
+        """Queued jobs with a hint so old that it must be lost."""
         return {
             job_id
             for job_id, row in self.jobs.items()
@@ -229,7 +229,7 @@ class Model:
         return row.state is JobState.RUNNING and row.epoch == epoch
 
     def judge(self, row: Row, *, charge: bool, crashed: bool) -> None:
-        """Decide what becomes of a job whose attempt ended without an outcome; ``crashes`` is counted by the caller."""
+        """Decide the next state of a job after an attempt without an outcome; the caller counts ``crashes``."""
         if row.is_cancel_wanted:
             self.end(row, JobState.CANCELLED)
         elif crashed and row.crashes + 1 >= MAX_CRASHES:

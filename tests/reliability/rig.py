@@ -1,7 +1,7 @@
-"""Real processes of the product under a keeper, on a database of their own: what the tests of faults are made of.
+"""Real processes of the product under a supervisor, with their own database, for the fault tests.
 
-A keeper does what an operator's does: whoever ended is started again (without the fault it was armed with, unless the
-test gives another), and whoever stands still goes on after a pause that is longer than a lease. It knows no test.
+The supervisor restarts an ended process (without its armed fault, unless the test gives another), and continues a
+stopped process after a pause longer than a lease.
 """
 
 import json
@@ -86,7 +86,7 @@ class Kept:
         return self
 
     def wait_ready(self, num_lives: int = 1) -> "Kept":
-        """Wait until it has said ``num_lives`` times that it is ready."""
+        """Wait for its ``num_lives``-th ready event."""
         wait_for(lambda: len(self.events(self._ready)) >= num_lives, lambda: f"{self._ready} in {self.log()[-3000:]}")
         return self
 

@@ -104,7 +104,7 @@ class Statements:
             return {row["id"]: _row(row) for row in connection.execute(_ROWS).mappings()}
 
     def recorded_ends(self) -> dict[str, str]:
-        """What the terminal table says, job by job; its key keeps a second end out."""
+        """The terminal table by job; its key prevents a second end."""
         with self._db.begin() as connection:
             return {row.job_id: row.state for row in connection.execute(text("SELECT job_id, state FROM job_terminal"))}
 
@@ -124,7 +124,7 @@ class Statements:
         return {(row.job_id, row.epoch): row.open for row in rows}
 
     def dead_letters(self) -> set[str]:
-        """Whom the dead letters name."""
+        """The jobs in the dead letters."""
         with self._db.begin() as connection:
             return set(connection.execute(text("SELECT job_id FROM dead_letters")).scalars())
 

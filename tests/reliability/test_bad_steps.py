@@ -24,7 +24,7 @@ def test_a_bad_row_fails_alone(stack: Stack, fault: str, code: str) -> None:
     assert spoiled.state is JobState.FAILED
     assert (spoiled.error or {})["code"] == code
     for prompt, job in zip(prompts, neighbours, strict=True):
-        # What it says without the bad row, token for token.
+        # The output without the bad row, token for token.
         check_answer(job, prompt, NUM_TOKENS)
     assert {job.attempt for job in neighbours} == {1}, "nobody else paid with an attempt"
     check_ended_once(stack, [*ids, bad])

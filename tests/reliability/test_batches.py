@@ -44,13 +44,13 @@ def test_every_line_is_answered_once_whoever_is_killed(stack: Stack, is_full: bo
     killed = {name: len(kept.exits) for name, kept in (("api", api), ("worker", worker), ("dispatcher", dispatcher))}
     report("B1", seed=0, lines=num_lines, output_lines=len(output), jobs=len(jobs), kills=killed, **figures)
     assert killed["api"] == len(api_points)
-    # A short batch may be over before everybody has died twice.
+    # A short batch may end before each process was killed twice.
     assert min(killed["worker"], killed["dispatcher"]) >= (2 if is_full else 1)
     client.close()
 
 
 def run_batch(client: Client, num_lines: int) -> dict[str, Any]:
-    """Upload, submit and wait to the end, asking again whenever nobody answers."""
+    """Upload, submit and wait for the end, with retries while the API is down."""
     asked = [
         {
             "custom_id": f"line {number}",

@@ -59,7 +59,7 @@ def test_p8_one_end_each(databases: Databases, folder: Path, is_full: bool, repo
 
 
 def race(stack: Stack, client: Client, ids: list[str]) -> list[int]:
-    """Cancel each job at some moment between its start and its likely end; return what the API said."""
+    """Cancel each job at a random time between its start and its likely end; return the API's answers."""
 
     def cancel(numbered: tuple[int, str]) -> int:
         number, job_id = numbered
@@ -116,6 +116,6 @@ def engine(port: int) -> dict[str, int]:
 
 
 def is_empty(port: int) -> bool:
-    """True if nobody is inside and every block is free."""
+    """True if no request is in the engine and all blocks are free."""
     now = engine(port)
     return now["running"] == now["waiting"] == 0 and now["free_blocks"] == now["total_blocks"] > 0

@@ -83,7 +83,7 @@ def test_p9_a_workers_clock_decides_nothing(stack: Stack, report: Report, off_s:
 
 
 def another_clock(off_s: int) -> dict[str, str]:
-    """The environment of a process whose wall clock is wrong; the monotonic one is not a matter of belief."""
+    """The environment of a process with a wrong wall clock; its monotonic clock is right."""
     spec: Any = importlib.util.find_spec("libfaketime")
     library = Path(spec.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
     return {"LD_PRELOAD": str(library), "FAKETIME": f"{off_s:+d}s", "DONT_FAKE_MONOTONIC": "1"}

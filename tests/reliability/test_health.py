@@ -1,4 +1,4 @@
-"""P12: a worker whose engine stands still or turns for ever is not ready within ``max_step_s``, and soon ends."""
+"""P12: a worker with a stuck or endlessly looping engine is not ready within ``max_step_s``, and soon ends."""
 
 import threading
 import time

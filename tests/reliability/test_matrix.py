@@ -1,8 +1,8 @@
-"""Every failpoint, in the process that passes it, killed, stopped for longer than a lease, or raising there.
+"""Each failpoint with each fault: the process is killed, stopped for longer than a lease, or gets an exception there.
 
-Whatever the fault, every job ends once and with the right answer, its stream is whole, and the process is either well
-or was started again. A cell has a model, a queue and the process under test of its own, so that many run side by side;
-those whose fault is the dispatcher's, of which there is one to a database, have a database of their own.
+With any fault, each job ends once with the right answer, its stream is complete, and the process is healthy or was
+restarted. A cell has its own model, queue and process under test, so that many run in parallel. Cells with a fault in
+the dispatcher, of which each database has one, have their own database.
 """
 
 import signal
@@ -171,7 +171,7 @@ def strike_api(stack: Stack, cell: Cell) -> None:
 
 
 def run_jobs(stack: Stack, client: Client, cell: Cell, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Submit, follow every stream, and hold what came against what had to come."""
+    """Submit, follow each stream, and compare it with the expected one."""
     # A drain gives jobs that are nearly done the time to end.
     num_tokens = 3 * NUM_TOKENS if cell.point == "drain.midway" else NUM_TOKENS
     prompts = {f"{cell} {number}": number for number in range(NUM_JOBS)}
@@ -210,7 +210,7 @@ def strike_dispatcher(stack: Stack, cell: Cell) -> None:
 
 
 def check_told(stack: Stack, receiver: Receiver) -> None:
-    """Every job's receiver was told, and it is known; the one that was told when the fault struck perhaps twice."""
+    """Each job's webhook was delivered and recorded; the one in progress during the fault may be delivered twice."""
     pending = "SELECT FROM webhook_deliveries WHERE state <> 'delivered'"
     wait_for(lambda: not stack.query(pending), "every webhook is known to be delivered")
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == NUM_JOBS

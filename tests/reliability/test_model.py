@@ -161,7 +161,7 @@ class System(RuleBasedStateMachine):
 
     @rule(number=WORKERS, n=st.integers(1, 2))
     def claim_directly(self, number: int, n: int) -> None:
-        """With Redis silent, a worker takes what has waited long."""
+        """Without hints from Redis, a worker polls for old jobs."""
         worker = self.awake(number)
         if worker is not None and not worker.is_alone:
             found = self.store.candidates(n, suspects=False, older_than_s=STALE_S)
@@ -181,7 +181,7 @@ class System(RuleBasedStateMachine):
 
     @rule(number=WORKERS)
     def renew(self, number: int) -> None:
-        """A worker drops what is not its own any more, and ends what is not wanted."""
+        """A worker drops jobs that it lost, and ends cancelled ones."""
         worker = self.busy(number)
         if worker is None:
             return
@@ -212,7 +212,7 @@ class System(RuleBasedStateMachine):
 
     @rule(number=WORKERS, how=st.sampled_from(["SIGKILL", "SIGKILL", "SIGTERM", "engine"]))
     def end_process(self, number: int, how: str) -> None:
-        """kill -9 says nothing; a drain gives everything back uncharged; one whose engine died, as crashed."""
+        """kill -9 reports nothing; a drain returns all jobs uncharged; an engine crash returns them as crashed."""
         worker = self.workers[number]
         if how == "SIGTERM" and not worker.is_paused:
             self.give_back([GivenBack(i, one.epoch, checkpoint=one.emitted) for i, one in worker.held.items()])
@@ -334,7 +334,7 @@ class System(RuleBasedStateMachine):
             assert row.attempt <= row.max_attempts
 
     def teardown(self) -> None:
-        """Faults cease: within a few rounds of everybody doing their duty, every job has ended."""
+        """After the faults: within a few rounds of all processes, every job has ended."""
         for worker in self.workers:
             worker.is_paused = False
         for _ in range(ROUNDS_TO_END):

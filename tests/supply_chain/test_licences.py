@@ -1,4 +1,4 @@
-"""The list of licences is that of what is locked, and has nothing that is not permitted."""
+"""The list of licences matches the locked packages, and all licences are permitted."""
 
 import re
 

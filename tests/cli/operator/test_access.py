@@ -1,5 +1,4 @@
-"""``headrace keys`` and ``headrace tenants``, in this process: what they are with a process of their own is asked of
-others in ``test_main``."""
+"""``headrace keys`` and ``headrace tenants``, run in this process. ``test_main`` runs other verbs in a subprocess."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ Verb = Callable[..., str]
 
 @pytest.fixture
 def verb(settings: Settings, tmp_path: Path, db: Database) -> Verb:
-    """Run ``headrace`` with these words; return what it prints, or raise what it says in one line."""
+    """Run ``headrace`` with these arguments; return its output, or raise its error line."""
     env = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url, "HEADRACE_HOME": str(tmp_path)}
 
     def run(*words: str) -> str:

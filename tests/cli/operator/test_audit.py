@@ -128,7 +128,7 @@ def test_an_end_that_was_cut_off_is_noticed_without_a_head(run: Run, db: Databas
     assert (result.exit_code, f"{acme}: place 3: cut" in result.stdout) == (1, True)
     assert globex not in result.stdout
     assert run("verify", "--tenant", "globex").exit_code == 0
-    # What is written later does not cover it up: it is chained to where the chain ended.
+    # Later entries do not hide it: they are chained to the end of the chain.
     api_keys.create_key(db, acme, "k", ["audit:read"], actor="tests")
     result = run("verify")
     assert (result.exit_code, ": missing: places 3 to 4" in result.stdout) == (1, True)

@@ -37,7 +37,7 @@ class City(BaseModel):
 
 @tool
 def weather(city: str) -> str:
-    """Tell the weather in a city."""
+    """Return the weather in a city."""
     return f"It rains in {city}."
 
 

@@ -86,7 +86,7 @@ def structured() -> None:
 
 @feature("tools")
 def tools() -> None:
-    # The tool leaves the choice to the model, and so small a one may not call: what counts is that the request works.
+    # The model may choose not to call the tool: only the request must work.
     assert said(*ASK, "--functions", str(folder / "tools.py"), "How is the weather in Paris?").strip()
 
 

@@ -36,7 +36,7 @@ class City(BaseModel):
 
 
 class Weather(BaseModel):
-    """Tell the weather in a city."""
+    """Return the weather in a city."""
 
     city: str = Field(max_length=40)
 
@@ -174,7 +174,7 @@ def logprobs() -> None:
     for token in tokens:
         assert len(token.top_logprobs) == 3
         assert sum(math.exp(top.logprob) for top in token.top_logprobs) <= 1.001
-        # Greedy: what was chosen is the likeliest.
+        # Greedy: the sampled token is the most likely one.
         assert token.logprob == max(top.logprob for top in token.top_logprobs)
     streamed = client.chat.completions.create(**ASKED, logprobs=True, stream=True)
     pieces = [

@@ -71,7 +71,7 @@ def jobs_of(run: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def wait_until_cancelled(run: dict[str, str]) -> None:
-    """Wait for the one job that carries this metadata to stop, cancelled, before it had said all it was asked for."""
+    """Wait until the job with this metadata is cancelled before the end of its output."""
     deadline = time.monotonic() + 20
     while True:
         (job,) = jobs_of(run)

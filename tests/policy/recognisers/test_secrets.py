@@ -1,4 +1,4 @@
-"""Secrets in the forms in which they are met: said, quoted, cut off, and longer than anybody thinks."""
+"""Secrets in their usual forms: plain, quoted, truncated, and very long."""
 
 import base64
 import json

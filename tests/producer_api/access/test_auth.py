@@ -1,4 +1,4 @@
-"""Who may call what: every route under /v1/ against every kind of key, and nobody meets another tenant's things."""
+"""Authorization of every route under /v1/ with every kind of key, and isolation between tenants."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _ORDER = ("get", "post", "put", "patch", "delete")
 
 @dataclass(frozen=True)
 class Operation:
-    """A method of a path, and the scopes that the OpenAPI document says it needs."""
+    """A method of a path, and the scopes that it needs according to the OpenAPI document."""
 
     method: str
     path: str
@@ -176,7 +176,7 @@ def _batch(api: httpx2.Client, _: Database) -> str:
 
 
 def _delivery(api: httpx2.Client, _: Database) -> str:
-    """An event that the job's own URL is told: an endpoint would be removed before it."""
+    """An event for the job's own URL: an endpoint would be deleted before it."""
     job_id = submit(api, webhook={"url": "https://hooks.example.com/own"})
     api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
     return str(api.get("/v1/webhook_deliveries", params={"job_id": job_id}).json()["data"][0]["id"])

@@ -1,4 +1,4 @@
-"""What is refused before acceptance: too often, too much, too many."""
+"""Requests refused by rate limits: requests, tokens and concurrent jobs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

@@ -1,4 +1,4 @@
-"""Batches by the official client, on a server whose jobs a scripted worker answers."""
+"""Batches by the official client, on a server with a scripted worker."""
 
 import base64
 import json
@@ -113,7 +113,7 @@ def test_a_batch_from_upload_to_output(
             text("SELECT class_rank, api_key_id LIKE 'key%', count(*) FROM jobs GROUP BY 1, 2")
         ).all()
     assert [tuple(row) for row in jobs] == [(2, True, 149)], "one job a line, of the batch class, counted for the key"
-    # Of a hundred and fifty ends one is told: the batch's.
+    # Of 151 ends only one sends an event: the batch's.
     (event,) = take_due(db, 10, 60)
     assert (event.type, event.subject_id, event.status) == ("batch.completed", made.id, "completed")
 

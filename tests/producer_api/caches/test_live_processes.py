@@ -1,4 +1,4 @@
-"""What a submission says when no worker serves its model version, and how long a request the workers can hold."""
+"""Submissions without a worker for their model version, and the longest request that the workers can hold."""
 
 from collections.abc import Iterator
 
@@ -84,7 +84,7 @@ def test_by_a_setting_it_is_refused_before_anything_is_stored(
 
 
 def test_what_was_heard_long_ago_of_workers_is_not_believed(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While Postgres does not answer nobody is refused for a worker that may have started since."""
+    """While Postgres is down no request is refused for a missing worker, which may have started since."""
     now = 100.0
     heard = LiveProcesses(db, clock=lambda: now)
     assert heard.is_unserved("tiny@1")
@@ -121,7 +121,7 @@ def test_a_request_is_as_long_as_the_largest_worker_can_hold(
         found = server.runtime.live_processes.serving(QUEUE)
         return found is not None and found.capacity == tokens
 
-    # "hello" is 5 tokens to the fake model. Nobody knows of a worker: the model's window counts.
+    # "hello" is 5 tokens for the fake model. No worker is known: the model's context window counts.
     assert api.post("/v1/jobs", json=prompt(CONTEXT_WINDOW - 5)).status_code == 202
     presence.beat_worker(db, "small", QUEUE, 64)
     wait_for(lambda: capacity_is(64), "the small worker is known")

@@ -1,4 +1,4 @@
-"""The OpenAPI document says of every field and parameter what it is, and of every body how one looks."""
+"""The OpenAPI document describes every field and parameter, and has an example for every body."""
 
 import json
 from collections.abc import Iterator

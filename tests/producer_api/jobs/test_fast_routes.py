@@ -1,4 +1,4 @@
-"""The short way through the API answers as the long one does, and is taken for what is usual."""
+"""The fast path answers the same as FastAPI's routes, and is used for common requests."""
 
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -39,7 +39,7 @@ def ended_job(api: httpx2.Client) -> str:
 
 
 def told(response: httpx2.Response) -> tuple[int, set[str], dict[str, Any]]:
-    """What an answer says beside ids, times, what is left of a limit, and the place in the queue, which comes later."""
+    """An answer without ids, times, remaining limits, and the queue position, which comes later."""
     body = response.json()
     body.pop("queue", None)
     for name in ("id", "created_at", "expires_at", "links"):

@@ -142,7 +142,7 @@ def test_a_full_queue_says_when_there_will_be_room(settings: Settings, key: str,
             refused = [client.post("/v1/jobs", json=PROMPT) for _ in range(4)]
             assert [response.status_code for response in refused] == [429] * 4
             waits = [int(response.headers["retry-after-ms"]) for response in refused]
-            # One place is free every two seconds, and each who was refused is told another.
+            # One place becomes free every two seconds, so each refused request gets another Retry-After.
             assert all(abs(wait - (n + 1) * 2000) < 1500 for n, wait in enumerate(waits)), waits
             for _ in range(70):
                 last = client.post("/v1/jobs", json=PROMPT)

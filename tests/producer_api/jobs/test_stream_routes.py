@@ -144,7 +144,7 @@ def test_a_worker_that_is_lost_goes_unnoticed(api: httpx2.Client, worker: Script
         second = worker.go_on(first, 2)
         worker.say(first, "from the grave")
         worker.say(second, "c")
-        # An id says as of which attempt its reader has the text, so it must be here before there is a third.
+        # An event id names the attempt of the text, so it must arrive before the third attempt.
         assert [stream.next().id for _ in range(2)] == ["1-2", "2-3"]
         worker.hand_back(second, charge=True)
         third = worker.go_on(second, 3)

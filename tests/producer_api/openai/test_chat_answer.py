@@ -48,7 +48,7 @@ def test_any_number_of_cut_attempts_say_it_once(attempts: list[int], pieces: lis
     attempts=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=5), sizes=st.lists(st.integers(1, 3))
 )
 def test_any_number_of_cut_attempts_tell_each_token_once(attempts: list[tuple[int, int]], sizes: list[int]) -> None:
-    """Each attempt says so many of the deltas, and the next one keeps so many."""
+    """Each attempt sends some of the deltas, and the next one keeps some of these."""
     numbers = iter(range(sum(sizes)))
     deltas = [tuple(TokenLogprobs(next(numbers), 0.0) for _ in range(size)) for size in sizes]
     splice, told = TokenDeduplicator(), []

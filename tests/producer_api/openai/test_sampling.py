@@ -41,7 +41,7 @@ def model(db: Database) -> ModelVersion:
 
 @pytest.fixture
 def stored(db: Database, tenant: str) -> Callable[[httpx2.Response], dict[str, Any]]:
-    """What is stored of the sampling of the job that a response tells of."""
+    """The stored sampling parameters of the job behind a response."""
 
     def read(answer: httpx2.Response) -> dict[str, Any]:
         assert answer.is_success, answer.text

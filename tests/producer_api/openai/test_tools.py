@@ -32,7 +32,7 @@ CLOCK: Any = {"type": "function", "function": {"name": "now", "description": "Th
 TOOLS = [WEATHER, CLOCK]
 QUESTION: Any = [{"role": "user", "content": "Is it warm in Oslo?"}]
 
-# What a model of each style writes; the fake is one whose template knows no tools.
+# A model's output in each style; the fake model has a template without tools.
 SAID = {
     "hermes": '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>',
     "llama3": '{"name": "get_weather", "parameters": {"city": "Oslo"}}',

@@ -29,7 +29,7 @@ SECRET = "xyzzy-do-not-tell"
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever changes things, with every scope."""
+    """A caller with all scopes."""
 
     api: httpx2.Client
     db: Database
@@ -75,7 +75,7 @@ KEY = {"name": "ci", "scopes": ["jobs:read"]}
 TEMPLATE = {"instructions": f"Say {SECRET}."}
 RULES = {"rules": [{"id": "r", "kinds": ["email"], "action": "redact", "stage": "input"}]}
 
-# What each is to leave behind, and a call that does it.
+# The audit entry of each route, and a call that makes it.
 Call = Callable[[Caller], httpx2.Response]
 AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ("post", KEYS): ("api_key.created", lambda c: c.api.post(KEYS, json=KEY)),

@@ -1,4 +1,4 @@
-"""Limits of tenants and keys as they are set, shown and felt: who may raise them, what a refusal says, what is left."""
+"""Limits of tenants and keys: set, read and enforced; rights to raise them, refusals, and the remaining amount."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""What is stored of a conversation: each turn's own items, for as long as something goes on from them."""
+"""Storage of a conversation: each turn's own items, as long as a later response continues them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.stored import everything_stored
 
 
 class Talk:
-    """A conversation with a model that says ``answer N``."""
+    """A conversation with a model that answers ``answer N``."""
 
     def __init__(self, api: httpx2.Client, worker: ScriptedWorker) -> None:
         self.ids: list[str] = []
@@ -25,7 +25,7 @@ class Talk:
         self._api, self._worker = api, worker
 
     def ask(self, said: str, after: str | None = None) -> httpx2.Response:
-        """Take the next turn; its id and what was said are noted if it is taken."""
+        """Send the next turn; if accepted, record its id and texts."""
         previous = after or (self.ids[-1] if self.ids else None)
         body = {"model": "tiny", "input": said, "previous_response_id": previous, "truncation": "auto"}
         answer = f"answer {len(self.ids)}"

@@ -131,7 +131,7 @@ class TestWhole:
         assert found.error is not None
         assert found.error.message == {"failed": "no memory left", "expired": "out of time"}[how]
         assert found.to_dict()["job"]["status"] == how
-        # Its text is kept nowhere, yet whoever comes back with a number of it learns how it ended.
+        # Its text is not stored, but a client that reconnects with a number still gets the final event.
         for number in range(len(received)):
             late = rest(openai, response.id, number)
             assert [event.sequence_number for event in late] == list(range(number + 1, number + 1 + len(late)))
@@ -191,7 +191,7 @@ class TestStreams:
         worker.say(attempt, *PIECES[:3])
         while text_of(received) != "The water 流れる":
             received.append(next(events))
-        # While it runs, from what Redis has.
+        # While it runs, from Redis.
         for event in received:
             late = iter(there.responses.retrieve(response_id, stream=True, starting_after=event.sequence_number))
             for expected in received[event.sequence_number + 1 :]:
@@ -200,7 +200,7 @@ class TestStreams:
         worker.succeed(attempt)
         received += events
         assert kinds(received) == ["created", "queued", *ORDER[1:], *ENDING]
-        # Afterwards, from what Postgres has.
+        # Afterwards, from Postgres.
         redis_client.flushall()
         for number in [None, *range(len(received))]:
             late = rest(there if number is None or number % 2 else here, response_id, number)
@@ -223,7 +223,7 @@ class TestStreams:
         if is_wiped:
             redis_client.flushall()
         worker.hand_back(first, charge=True)
-        # The next one knows little or nothing of what was sent, says the same and cuts it elsewhere.
+        # The next attempt kept little or nothing of the sent text, repeats it and splits it at other places.
         second = worker.claim(first.claim.job_id) if is_wiped else worker.go_on(first, 1)
         already = "" if is_wiped else PIECES[0]
         worker.say(second, *TEXT.removeprefix(already))

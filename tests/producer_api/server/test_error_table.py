@@ -24,7 +24,7 @@ NEVER_AGAIN = {"x-should-retry": "false"}
 
 @dataclass(frozen=True)
 class Row:
-    """What an error must be like. ``has_wait``: it says when to come back."""
+    """Expected properties of an error. ``has_wait``: it has a retry time."""
 
     status: int
     type: str
@@ -71,7 +71,7 @@ def check(response: httpx2.Response, code: str) -> None:
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a good key, one without a scope, one of a disabled tenant, and an expired result."""
+    """Clients with a valid key, a key without a scope, a disabled tenant's key, and an expired result."""
 
     good: httpx2.Client
     poor: httpx2.Client

@@ -76,7 +76,7 @@ def test_every_openai_route_is_documented_whole(api: httpx2.Client, subtests: py
 
 @pytest.fixture
 def wide(db: Database, model: ModelVersion) -> str:
-    """A model whose context window takes a tool's description, which is a token a byte."""
+    """A model with a context window that fits a tool's description, at one token per byte."""
     fields = {"runner": "fake", "source": "fake:wide", "digest": "1" * 64, "dtype": "float32", "files": {}}
     register_version(db, model="wide", context_window=8192, actor="tests", **fields)
     return "wide"

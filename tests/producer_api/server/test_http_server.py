@@ -1,4 +1,4 @@
-"""What anybody may do to the port: heads without end, slow heads and bodies, upgrades; and what answers carry."""
+"""Hostile connections: endless or slow headers and bodies, upgrades; and the headers of answers."""
 
 import json
 import socket
@@ -52,7 +52,7 @@ def _refusal(answer: bytes) -> tuple[int, str]:
 
 
 def _endless(pieces: Iterator[bytes], server: ApiServer) -> tuple[bytes, int]:
-    """Send until the server has had enough; return what it said and how much was sent."""
+    """Send until the server closes; return its answer and the number of bytes sent."""
     num_bytes = 0
     with _connect(server) as connection:
         try:
@@ -104,7 +104,7 @@ def test_half_a_head_does_not_end_the_response_before_it(hasty: ApiServer, api: 
         with _connect(hasty) as connection:
             connection.sendall(poll.encode() + rest)
             first, separator, second = _rest(connection).partition(b"}HTTP/1.1 ")
-            if after is None:  # what is no HTTP ends the connection, and nothing is put into another's answer
+            if after is None:  # data that is not HTTP closes the connection, and does not get into another answer
                 assert b"400" not in first
                 assert not separator
                 continue

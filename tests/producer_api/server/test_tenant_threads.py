@@ -67,7 +67,7 @@ def test_a_text_that_takes_too_long_does_not_pass(
     under_policy(api, DENY)
     monkeypatch.setattr("producer_api.submission.input_policy.Budget", lambda: Budget(0.0, a_character=0.0))
     monkeypatch.setattr("policy.scanning._WINDOW", 8)
-    monkeypatch.setattr("policy.budget._SHORT", 100)  # of what is shorter the time of every eighth is taken
+    monkeypatch.setattr("policy.budget._SHORT", 100)  # of shorter calls, every eighth is timed
     response = api.post("/v1/jobs", json=ASK | {"input": {"prompt": "ab" * 50}})
     error = error_of(response)
     assert (response.status_code, error["code"], error["param"]) == (400, "policy_scan_too_long", "input")

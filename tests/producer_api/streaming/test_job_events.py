@@ -67,7 +67,7 @@ class JobRow:
 
 @st.composite
 def stories(draw: st.DrawFn) -> Story:
-    """Attempts that go on from some of what the one before them said, or begin anew."""
+    """Attempts that continue from a part of the previous text, or start again."""
     ends: list[Checkpoint] = []
     frames: list[Frame] = []
     for epoch in range(1, draw(st.integers(1, 3)) + 1):
@@ -126,7 +126,7 @@ async def read(runtime: Runtime, job: Job, after: Cursor | None = None) -> list[
 
 
 def check_events(events: list[Event], after: Cursor, deltas: list[str]) -> list[str]:
-    """Follow as a client would, from the cursor and the deltas that it came with; return what it has at the end."""
+    """Follow like a client, from a cursor and its deltas; return the client's final text."""
     at = after
     for event in events:
         match event:

@@ -1,4 +1,4 @@
-"""Small requests that once made the server do much: bodies of many parts, and what is refused for nothing."""
+"""Small requests that once caused much work: bodies with many parts, and cheap refusals."""
 
 import json
 import re
@@ -123,7 +123,7 @@ def test_what_stands_in_texts_is_not_counted() -> None:
     texts = ["[{:," * (MOST_VALUES + 1), '"[' * (MOST_CONTAINERS + 1), "\\", '\\"', 'a\\\\"', ""]
     for text in texts:
         check_counts(json.dumps({"a": text, "b": [text, text]}).encode())
-    # A text without an end, whose every quote could begin another.
+    # An unterminated string in which each quote could start another.
     with pytest.raises(InvalidRequest):
         check_counts(b"[" * (MOST_CONTAINERS + 1) + b'"\\' * 400_000)
     check_counts(b'"\\' * 400_000)

@@ -1,4 +1,4 @@
-"""What is stored so that a request is known again, and what could be found from it."""
+"""The stored fingerprints of requests, and the content that could be guessed from them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How old a count of what is queued may be, which decides whether there is room for one more job."""
+"""The highest age of the cached queue count that decides whether a job is accepted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from store.settings import Settings
 
 @pytest.fixture
 def num_counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each time that what is queued was counted."""
+    """One entry per count of the queue."""
     counts: list[int] = []
 
     def counted(db: Database) -> Backlog:

@@ -47,7 +47,7 @@ def post_all(api: httpx2.Client, bodies: list[dict[str, Any]]) -> list[httpx2.Re
 
 
 def known(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a model that nobody knows count as loaded, so that it shares the wave."""
+    """Treat an unknown model as loaded, so that it shares the wave."""
     monkeypatch.setattr(server.runtime.catalog, "is_loaded", lambda _name, **_: True)
 
 

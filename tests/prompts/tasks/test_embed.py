@@ -1,4 +1,4 @@
-"""What an encoder's folder says, and what of it cannot run; which inputs are refused, and how they are named."""
+"""The files of an encoder model, unsupported variants, and the error of each refused input."""
 
 import json
 from typing import Any
