@@ -249,7 +249,7 @@ async def test_a_revoked_key_works_for_ten_seconds_at_most(db: Database, tenant:
 
 
 async def test_a_tenant_that_is_disabled_is_forgotten_at_once(db: Database, tenant: str, other_key: str) -> None:
-    """All its keys, by the word that other processes hear of it, and nobody else's."""
+    """A change message from another process drops the tenant's keys, and no other's."""
     ring = Authenticator(db, clock=lambda: 0.0)
     of_tenant = [api_keys.create_key(db, tenant, name, api_keys.SCOPES, actor="tests") for name in ("one", "two")]
     for each in (*of_tenant, other_key):
