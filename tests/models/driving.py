@@ -1,4 +1,4 @@
-"""Requests through the real engine, and what the reference says to the same prompts."""
+"""Requests through the real engine, and the reference's outputs for the same prompts."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,6 @@
-"""Tiny models of architectures that run through transformers' own code, as ``tiny`` has them of the fast path's.
+"""Tiny models of architectures that run through transformers' own code; ``tiny`` has those of the fast path.
 
-Random weights from a fixed seed, wide enough that answers use many tokens: a model that always says the same proves
-little.
+Random weights from a fixed seed, wide enough that answers use many different tokens.
 """
 
 from collections.abc import Mapping
@@ -95,7 +94,7 @@ def configuration(model_type: str, options: Mapping[str, object]) -> PretrainedC
 
 
 def build_other(model_type: str, **changes: object) -> PreTrainedModel:
-    """Return a supported model whose every weight matters, with the attention that its authors wrote."""
+    """Return a supported model in which every weight matters, with its own attention code."""
     torch.manual_seed(1234)
     config = configuration(model_type, {**SUPPORTED[model_type], **changes})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()

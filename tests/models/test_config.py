@@ -1,4 +1,4 @@
-"""What config.json may say, and that nothing which changes an answer is ignored."""
+"""Supported values of config.json; no value that changes an answer is ignored."""
 
 import pytest
 

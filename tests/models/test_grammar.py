@@ -1,4 +1,4 @@
-"""Every finished answer follows its grammar, whatever the model would rather say, and the neighbours notice nothing."""
+"""Every finished answer follows its grammar with any model, and other requests in the batch are not affected."""
 
 import json
 import random

@@ -1,6 +1,6 @@
-"""Schemas of every kind that people write: refused with a reason, or every answer that ends by itself validates.
+"""Schemas of all common kinds: refused with a reason, or every complete answer validates.
 
-``--full`` asks for a thousand, as the promise says.
+``--full`` runs a thousand, as promised.
 """
 
 import json

@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class Letters:
-    """A detokenizer whose letters are tokens."""
+    """A detokenizer with one letter per token."""
 
     def add(self, token_id: int) -> str:
         return chr(0x100 + token_id)
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Oracle(Speculation):
-    """Guesses what it was told, with a mistake in every third guess or so."""
+    """Proposes the given text, with a mistake in about every third token."""
 
     answers: Mapping[str, Sequence[int]] = {}
     randomly = random.Random(5)
@@ -205,7 +205,7 @@ def test_every_family_repeats_itself_as_the_reference_does(name: str, tmp_path: 
 
 
 class Markov:
-    """A model whose next token depends on the last one alone, so that every text is full of what was there before."""
+    """A model in which the next token depends only on the last one, so that each text repeats itself."""
 
     def __init__(self, num_tokens: int) -> None:
         self.config = type("Config", (), {"vocab_size": num_tokens, "windows": (None,)})()
@@ -268,7 +268,7 @@ def test_drafts_that_hold_are_told_apart_from_the_rest() -> None:
 
 
 def test_what_breaks_behind_a_wrong_guess_breaks_nothing() -> None:
-    """Token 5 gives logits that are no numbers; it is guessed, and never said."""
+    """Token 5 gives NaN logits; it is proposed but never generated."""
     model = Markov(6)
     model.scores[:, 5] = -9.0
     runner = markov_runner(model)

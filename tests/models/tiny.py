@@ -76,7 +76,7 @@ MODELS: Mapping[str, Callable[[], PreTrainedModel]] = {
 
 
 def build(name: str) -> PreTrainedModel:
-    """Return a model whose every weight matters: norms and biases are random too, and wide enough to avoid ties."""
+    """Return a model in which every weight matters: norms and biases are random too, and wide enough to avoid ties."""
     torch.manual_seed(1234)
     model = MODELS[name]().eval()
     with torch.no_grad():

@@ -1,5 +1,5 @@
-"""The two walls between tenants: every function of the store names whose rows it is about, and Postgres holds the API's
-role to that, also where a statement forgets to ask."""
+"""Tenant isolation on two levels: every store function names its tenant, and row security in Postgres enforces it for
+the API's role, also for a statement without a tenant filter."""
 
 import ast
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from tests.store.making import MakeJob, Query
 
 STORE = Path(__file__).parents[2] / "store"
 
-# Who may ask without naming a tenant, and why that is nobody's rows, or the system's own business.
+# Functions without a tenant, each with its reason: no tenant's rows, or a task of the system.
 THE_SYSTEMS_OWN = {
     "nobody's tables": {
         "database.Database.ping",
@@ -115,7 +115,7 @@ THE_SYSTEMS_OWN = {
 
 
 def nameless(path: Path) -> Iterator[str]:
-    """Yield the functions of a module that take a connection without saying for whom."""
+    """Yield the functions of a module that take a connection but no tenant."""
     module = path.stem
 
     def visit(node: ast.AST, names: tuple[str, ...]) -> Iterator[str]:
@@ -203,7 +203,7 @@ def _batch(api: Database, db: Database, tenant: str, key_id: str, file_id: str =
 def test_without_a_name_or_with_another_the_apis_role_sees_and_changes_nothing(
     api: Database, query: Query, belongings: list[str], other_tenant: str
 ) -> None:
-    """As a statement whose WHERE was forgotten, or that somebody else wrote into ours."""
+    """Like a statement without its WHERE, or an injected one."""
     for table in belongings:
         rows = {repr(row) for row in query(f"SELECT * FROM {table}")}
         own = {repr(row) for row in query(f"SELECT * FROM {table}") if other_tenant in repr(row)}

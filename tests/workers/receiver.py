@@ -1,4 +1,4 @@
-"""A webhook receiver: a real HTTP server that answers as told and keeps what it was sent."""
+"""A webhook receiver: a real HTTP server with scripted answers that records its calls."""
 
 import ssl
 import threading
@@ -20,7 +20,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to say. ``drip`` bytes are sent one each 50 ms instead; ``endless`` is a body without an end."""
+    """The answer. ``drip``: one byte each 50 ms; ``endless``: a body without an end."""
 
     status: int = 204
     headers: dict[str, str] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Receiver:
         return f"{self._scheme}://{host}:{self._server.server_port}{path}"
 
     def wait_calls(self, count: int, path: str = "", timeout_s: float = 20.0) -> list[Call]:
-        """Wait until that many calls came whose path begins with ``path``."""
+        """Wait for that many calls with a path that starts with ``path``."""
 
         def matching() -> list[Call]:
             return [call for call in self.calls if call.path.startswith(path)]

@@ -1,4 +1,4 @@
-"""A model that says what a test wants, in the pieces that the test wants: every token is a piece of text."""
+"""A scripted model: the test gives the pieces of its output, one per token."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ class PieceTokenizer(ByteTokenizer):
 
 
 class SayingRunner(FakeRunner):
-    """Answers a prompt in which ``(say N)`` stands with the N-th script."""
+    """Answers a prompt that contains ``(say N)`` with the N-th script."""
 
     def __init__(self, tokenizer: PieceTokenizer, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ class SayingRunner(FakeRunner):
         self._scripts: list[list[int]] = []
 
     def script(self, pieces: Sequence[str]) -> str:
-        """Return what a prompt must say for an answer of these pieces."""
+        """Return the prompt text that selects an answer of these pieces."""
         self._scripts.append([*map(self._tokenizer.token, pieces), EOS])
         return f"(say {len(self._scripts) - 1})"
 

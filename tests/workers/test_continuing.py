@@ -1,4 +1,4 @@
-"""A worker goes in the middle of an answer and another one goes on: what a client sees of it, and what is stored."""
+"""A worker stops in the middle of an answer and another one continues it: the client's view, and the stored rows."""
 
 import json
 import signal

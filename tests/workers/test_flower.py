@@ -99,7 +99,7 @@ def test_the_tasks_page_loads_its_table_and_shows_how_jobs_ended(
 
     secret = "the heron waits under the third arch"
     start_worker(lease_s=2)
-    # A worker says what it does once Flower has asked for it, which is every few seconds.
+    # A worker reports its tasks when Flower asks, every few seconds.
     wait_for(lambda: bench.wait_ended(bench.submit(1)) and len(rows()) > 0, "Flower hears of tasks", timeout_s=30)
     (running,) = bench.submit(1, sampling={"max_tokens": 8000})
     wait_for(lambda: bench.job(running).state is JobState.RUNNING, "one runs")

@@ -95,14 +95,14 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
 
 
 def accept(bench: Bench, count: int, **changes: object) -> list[str]:
-    """Store jobs whose hints never come."""
+    """Store jobs without hints."""
     new = [bench.new_job(**changes) for _ in range(count)]
     jobs.accept(bench.db, new)
     return [job.id for job in new]
 
 
 def can_ring(bench: Bench) -> bool:
-    """Say whether Redis is back also for those who let it rest after a failure."""
+    """Return True if Redis is back, also for clients that back off after a failure."""
     try:
         bench.publisher.depth(bench.queue)
     except Unavailable:

@@ -104,7 +104,7 @@ def dispatching(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def supervised_worker(settings: Settings, log: Path, changes: dict[str, object]) -> Iterator[list[str]]:
-    """A worker that is started again whenever it dies, as ``headrace up`` does; yields what the supervisor said."""
+    """A worker that is restarted when it dies, as by ``headrace up``; yields the supervisor's output."""
     said: list[str] = []
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A worker says that it lives and what it can hold, and leaves what is too long for it to one that can hold it."""
+"""A worker announces itself and its capacity, and leaves jobs that are too long to workers with more."""
 
 from store.db import presence
 from store.db.presence import Serving

@@ -80,7 +80,7 @@ def test_everything_happens_and_nothing_twice(
 
 
 def accept(bench: Bench, count: int, **changes: object) -> list[str]:
-    """Store jobs that nobody announces."""
+    """Store jobs without hints."""
     new = [bench.new_job(announce=False, **changes) for _ in range(count)]
     jobs.accept(bench.db, new)
     return [job.id for job in new]

@@ -349,6 +349,6 @@ def test_a_metrics_port(bench: Bench, start_worker: StartWorker) -> None:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         body = response.read().decode()
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.2", port), timeout=5):
-        pass  # another address of this machine: it listens where it is told to, and that is nowhere else
+        pass  # another address of this machine: it listens only on the configured one
     assert 'headrace_jobs_finished_total{state="succeeded"} 3.0' in body
     assert "headrace_engine_output_tokens_total 48.0" in body

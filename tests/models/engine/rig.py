@@ -103,7 +103,7 @@ class Expected:
 
 
 def alone(request: EngineRequest) -> Expected:
-    """Return what the fake model says to the prompt when nothing else runs, without any engine."""
+    """Return the fake model's output for the prompt alone, without an engine."""
     sampling = request.sampling
     tokens: list[int] = []
     while len(tokens) < sampling.max_tokens:
@@ -129,7 +129,7 @@ def check_answers(requests: list[EngineRequest], futures: list[Future[Completion
 
 @dataclass
 class Watched(FakeRunner):
-    """A fake that keeps its plans, remembers what broke the contract, and fails when it is told to."""
+    """A fake that records plans and contract violations, and fails on request."""
 
     num_blocks: int = 64
     block_tokens: int = 4
@@ -175,12 +175,12 @@ class Watched(FakeRunner):
 
 
 def step(engine: LLMEngine) -> None:
-    """Make an engine whose thread was not started do one step here."""
+    """Run one step of an engine without a thread, in this thread."""
     engine._step()
 
 
 def step_until_idle(engine: LLMEngine, limit: int = 5000) -> int:
-    """Step until nobody is inside, and return the number of steps."""
+    """Step until the engine is empty; return the number of steps."""
     for num_steps in range(limit):
         if not engine._active:
             return num_steps

@@ -71,7 +71,7 @@ def run_by_the_gate(engine: LLMEngine, requests: list[EngineRequest]) -> list[in
 
 
 def test_requests_that_name_no_limit_fill_the_pool_and_are_hardly_ever_preempted() -> None:
-    """Outputs of 8 to 128 tokens, none of which says so: three at a time if each were given all that it may use."""
+    """Outputs of 8 to 128 tokens, not declared: only three would fit if each reserved its maximum."""
     engine = engine_of(num_blocks=1024)
     teach(engine, 30)
     requests = [ask(f"question {n}", max_tokens=MAX_TOKENS, salt=str(n)) for n in range(400)]

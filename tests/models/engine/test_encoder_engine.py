@@ -41,7 +41,7 @@ class Gate:
 
 
 class Start:
-    """Starts engines whose threads are gone when the test ends."""
+    """Start engines and stop their threads at the end of the test."""
 
     def __init__(self) -> None:
         self.engines: list[EncodeEngine] = []

@@ -36,7 +36,7 @@ SALTS = st.sampled_from(["one tenant", "another"])
 
 
 class EngineMachine(RuleBasedStateMachine):
-    """Requests by id, what became of each, and what was promised to it."""
+    """Requests by id, with their results and expected properties."""
 
     @initialize(
         num_blocks=st.integers(8, 24),
@@ -136,7 +136,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.check_step(plans, inside)
 
     def check_step(self, plans: list[StepPlan], inside: list[str]) -> None:
-        """A step is one pass, or several if one failed or there was little memory lately; what failed is run again."""
+        """A step is one pass, or several after a failure or low memory; failed parts run again."""
         step_tokens = {row.request.id: len(row.tokens) for plan in plans for row in plan.rows}
         rows = list(step_tokens)
         assert sum(step_tokens.values()) <= self.config.step_tokens
@@ -202,7 +202,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_overtakes(self) -> None:
-        """The oldest of all comes before everybody; in each class the older are served before the younger."""
+        """The oldest request is first of all; within each class older requests are served first."""
         arrivals = {name: number for number, name in enumerate(self.engine._active)}
         running, waiting = (
             [(seq.request.class_rank, arrivals[seq.id]) for seq in lives if arrivals[seq.id]]
@@ -298,7 +298,7 @@ TestStoppingMachine.settings = settings(max_examples=15, stateful_step_count=25,
 
 
 def test_output_is_the_same_alone_and_in_any_batch() -> None:
-    """A pool far too small for the load: everybody is preempted, some many times."""
+    """A pool far too small for the load: all requests are preempted, some many times."""
     runner = Watched(num_blocks=24, block_tokens=4)
     engine = LLMEngine(runner, Bytes, EngineConfig(max_slots=12, step_tokens=9), on_deltas=lambda deltas: None)
     requests = [ask(f"prompt {n}" * (1 + n % 4), max_tokens=40, ignore_eos=n % 3 == 0) for n in range(40)]

@@ -1,4 +1,4 @@
-"""A step in which nobody is waited for ends early for somebody who comes; nobody's answer changes by it."""
+"""An interruptible step ends early when a request arrives, without a change of any answer."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from tests.models.engine.rig import WAIT_S, Bytes, ask, check_answers
 
 
 class Lasting(FakeRunner):
-    """A fake whose interruptible steps last until they are interrupted, while it is told so."""
+    """A fake with interruptible steps that last until they are interrupted, while enabled."""
 
     def __init__(self) -> None:
         super().__init__(num_blocks=64, block_tokens=4, context_window=256)
@@ -85,7 +85,7 @@ def test_a_step_that_somebody_waits_for_is_not_interrupted(engine: LLMEngine, ru
 
 
 class Cramped(FakeRunner):
-    """A fake with memory for one row a pass, whose second pass into a step is interrupted once."""
+    """A fake with memory for one row per pass; the second pass of a step is interrupted once."""
 
     def __init__(self) -> None:
         super().__init__(num_blocks=64, block_tokens=4, context_window=256)

@@ -30,7 +30,7 @@ Start = Callable[..., LLMEngine]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start engines whose threads are gone when the test ends."""
+    """Start engines and stop their threads at the end of the test."""
     engines: list[LLMEngine] = []
 
     def start_one(
@@ -152,7 +152,7 @@ def test_a_row_whose_step_fails_when_it_is_alone_fails(
 
 
 class Wrong(FakeRunner):
-    """Answers for a request that nobody asked about."""
+    """Returns a result for an unknown request."""
 
     def run(self, plan: StepPlan) -> list[Sampled]:
         return [Sampled("somebody", 65) for _ in super().run(plan)]

@@ -1,4 +1,4 @@
-"""Architectures without a fast path: what is read, packed and refused. That they answer rightly, fidelity/ shows."""
+"""Architectures without a fast path: loading, packing and refusals. fidelity/ tests their outputs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What transformers' code is asked before any weights are read, and what is refused by its answers."""
+"""The probe of transformers' code before weights are loaded, and its refusals."""
 
 import json
 from pathlib import Path

@@ -20,7 +20,7 @@ def tiny_runner(folder: Path) -> TorchRunner:
 
 
 class Syllables:
-    """A detokenizer whose characters span tokens, with all that is no UTF-8 in between."""
+    """A detokenizer with characters that span tokens, and invalid UTF-8 in between."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")

@@ -28,7 +28,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All formats, but of the slow test of what is drawn one only, unless with ``--full``."""
+    """All formats; without ``--full`` only one for the slow sampling test."""
     if "dtype" in metafunc.fixturenames:
         metafunc.parametrize("dtype", DTYPES)
     if "drawn_dtype" in metafunc.fixturenames:
@@ -60,7 +60,7 @@ class Desk:
         return Row(request([1], name), tokens, start, blocks, (), sample=True)
 
     def mates(self, count: int) -> list[Row]:
-        """Prompts of all lengths, and single tokens as of decoding, whose context is whatever the cache holds there."""
+        """Prompts of all lengths, and single decode tokens with any cached context."""
         sizes = [self._draw.choice([1, 1, 3, 17, 50]) for _ in range(count)]
         return [
             self.row(f"mate {n}", size, start=self._draw.choice([0, 5, 90]) if size == 1 else 0)

@@ -1,4 +1,4 @@
-"""Chats that begin alike and go on from one another's answers: what was found in the cache changes no token."""
+"""Chats with shared prefixes that continue each other's answers: a cache hit changes no token."""
 
 from pathlib import Path
 

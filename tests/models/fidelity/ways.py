@@ -58,7 +58,7 @@ def mixed_prompts(vocab: int, count: int = 10, longest: int = 90) -> dict[str, l
 
 
 class Letters:
-    """A detokenizer whose letters are tokens, so that an answer can be handed over anywhere."""
+    """A detokenizer with one letter per token, so that an answer can be handed over anywhere."""
 
     def add(self, token_id: int) -> str:
         return chr(0x100 + token_id % 0xD000)
@@ -68,9 +68,9 @@ class Letters:
 
 
 def guessing(answers: Mapping[str, Sequence[int]]) -> type[Speculation]:
-    """Return a Speculation that knows the answers to prompts by name, and is mistaken in some of its guesses.
+    """Return a Speculation that knows the answers by prompt name and makes some wrong guesses.
 
-    Random models seldom say what the text before suggests.
+    Random models rarely repeat the previous text, so prompt lookup alone would rarely guess right.
     """
 
     class Guesses(Speculation):

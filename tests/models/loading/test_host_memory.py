@@ -1,4 +1,4 @@
-"""Free memory as a machine, a control group of either version and a container say it."""
+"""Free memory as reported by the machine, cgroup v1 and v2, and a container."""
 
 from pathlib import Path
 

@@ -51,7 +51,7 @@ def version(source: Path, digest: str, runner: str = "torch", dtype: str = "auto
 
 
 def refusal(folder: Path, digest: str | None = None) -> str:
-    """Return what loading says; by default the damage is registered, so that only the loader can find it."""
+    """Return the error of loading; by default the damage is registered, so that only the loader can find it."""
     with pytest.raises(ModelLoadError) as caught:
         load_runner(version(folder, digest or folder_digest(folder)), SETTINGS)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The measure itself: zero for the same model, and what transformers' own logits say for another."""
+"""The quality measure: zero for the same model, and equal to that of transformers' logits for another."""
 
 import math
 from pathlib import Path

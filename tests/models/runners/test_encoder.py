@@ -64,7 +64,7 @@ FAMILIES = {
 
 
 def build(family: str, folder: Path, **files: object) -> Path:
-    """Write a random model, wide enough that what is beside an input would show."""
+    """Write a random model, wide enough to show an influence between inputs."""
     torch.manual_seed(7)
     model: PreTrainedModel = FAMILIES[family]().eval()
     with torch.no_grad():
@@ -92,7 +92,7 @@ def encode(
 
 @torch.inference_mode()
 def reference(folder: Path, tokens: Sequence[tuple[int, ...]], *, cls: bool = False) -> list[list[float]]:
-    """What transformers' own model says of each input alone, without padding or a mask."""
+    """The output of transformers' own model for each input alone, without padding or a mask."""
     model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
     states = [model(input_ids=torch.tensor([one])).last_hidden_state[0] for one in tokens]
     pooled = [state[0] if cls else state.mean(0) for state in states]

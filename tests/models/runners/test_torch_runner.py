@@ -18,7 +18,7 @@ from tests.models.driving import NoText, generate, random_prompts, request, run_
 from tests.models.tiny import VOCAB, build, save
 
 POISON = 7
-"""The token whose embedding is not a number in the poisoned model."""
+"""The token with a NaN embedding in the poisoned model."""
 
 SETTINGS = Settings(device="cpu", dtype="float32", kv_pool_tokens=1024, kv_block_tokens=8)
 
@@ -30,7 +30,7 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture
 def runner(model: PreTrainedModel, tmp_path: Path) -> TorchRunner:
-    """A runner of a model whose embedding of ``POISON`` is NaN; a poisoned prompt breaks its own numbers only."""
+    """A runner of a model with a NaN embedding of ``POISON``; a poisoned prompt breaks only its own logits."""
     poisoned = build("llama")
     with torch.no_grad():
         poisoned.model.embed_tokens.weight[POISON] = torch.nan

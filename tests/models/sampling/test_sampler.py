@@ -55,7 +55,7 @@ CUTS = [
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("vocab", [50, 3000])
 def test_a_sweep_of_numbers_draws_the_reference_distribution(vocab: int, cut: dict[str, float]) -> None:
-    """Inverse transform: evenly spread numbers must pick each token as often as its probability says."""
+    """Inverse transform: evenly spread numbers must pick each token in proportion to its probability."""
     params = SamplingParams(max_tokens=1, **({"temperature": 1.0} | cut))  # type: ignore[arg-type]
     logits = torch.randn(vocab, generator=torch.Generator().manual_seed(3)) * 3
     expected = reference_distribution(logits, params)

@@ -1,4 +1,4 @@
-"""Whose rows a statement may touch: what Postgres is told, and that no connection keeps it."""
+"""Row security: the tenant is set per transaction, and no connection keeps it."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from store.settings import Settings
 
 @pytest.fixture
 def single(settings: Settings) -> Iterator[Database]:
-    """A pool of one connection, so that everybody gets the same."""
+    """A pool with one connection, so that all users share it."""
     database = Database(settings.database_url, pool_size=1, application_name="single")
     yield database
     database.close()

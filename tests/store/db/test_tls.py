@@ -1,4 +1,4 @@
-"""TLS to Postgres and Redis: what is refused before anything is opened, and that the drivers verify whom they reach."""
+"""TLS to Postgres and Redis: configurations refused at start, and verification of server certificates."""
 
 import asyncio
 from collections.abc import Iterator

@@ -33,7 +33,7 @@ def tenant(sealing: Database) -> str:
 
 
 def due(db: Database) -> dict[str, Delivery]:
-    """What is due, by its URL; it stays due."""
+    """Due deliveries by URL; they stay due."""
     return {delivery.url: delivery for delivery in take_due(db, 10, 0)}
 
 

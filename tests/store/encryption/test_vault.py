@@ -1,4 +1,4 @@
-"""What is sealed opens in its own place, under any key that was given, and nowhere else."""
+"""Encrypted values decrypt only in their own place, with any configured key."""
 
 import io
 
@@ -124,7 +124,7 @@ def test_a_sealed_file_is_what_its_format_says() -> None:
 
 
 def _chunks(key: bytes, content: bytes, digest: str) -> bytes:
-    """Chunks of 64 KiB, each under its number in 11 bytes and one that says whether it is the last."""
+    """Chunks of 64 KiB, each with its number in 11 bytes and a byte that marks the last."""
     parts = [content[at : at + 65536] for at in range(0, len(content), 65536)]
     cipher, last = AESGCM(key), len(parts) - 1
     return b"".join(

@@ -239,7 +239,7 @@ class TestWebhookOutbox:
 
 
 def test_a_job_that_has_ended_is_not_taken_for_one_that_is_locked(db: Database, accept_one: AcceptOne) -> None:
-    """Whoever lost the answer to its finish would write it again and again."""
+    """A worker that lost the answer to its finish would retry it for ever."""
     job_id, running = accept_one(), accept_one()
     held = take(db, job_id, running)
     assert finish(db, [success(held[job_id])]) == {job_id}
@@ -309,7 +309,7 @@ class TestRelease:
     def test_a_job_that_ends_by_it_leaves_nothing_to_go_on_from(
         self, db: Database, accept_one: AcceptOne, query: Query
     ) -> None:
-        """What was emitted is the tenant's text, which nothing would forget."""
+        """Emitted text is the tenant's content, which retention would not delete there."""
         job_id = accept_one(max_attempts=2)
         emitted = Checkpoint(("said",), ((1,),), ((1, 0),))
         for epoch, left in ((1, [{"job_id": job_id}]), (2, [])):

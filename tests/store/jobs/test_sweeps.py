@@ -166,7 +166,7 @@ class TestDeadlines:
 class TestPurging:
     @pytest.fixture
     def end(self, db: Database, tenant: str) -> Callable[[str], None]:
-        """End a job and forget what it said."""
+        """End a job and delete its output."""
 
         def end_and_empty(job_id: str) -> None:
             end(db, job_id)

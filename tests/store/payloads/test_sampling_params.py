@@ -1,4 +1,4 @@
-"""What is set for a model version: read from the model's own file and from the operator's words."""
+"""Sampling defaults of a model version, from the model's file and the operator's settings."""
 
 from typing import Any
 

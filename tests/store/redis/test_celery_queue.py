@@ -76,7 +76,7 @@ def test_a_message_says_what_celery_would_have_said(app: Celery, redis_client: r
     assert ours.pop("properties").keys() <= theirs["properties"].keys()
     assert ours.pop("headers").items() <= theirs["headers"].items()
     assert ours.items() <= theirs.items()
-    # What we leave out says nothing (no time, no group, no stamps) beside who sent it, which nobody asks.
+    # The omitted headers are empty (no time, group or stamps), except the sender, which is not used.
     left_out = theirs["headers"].keys() - json.loads(encode(hint))["headers"].keys() - {"origin"}
     assert not any(value for name in left_out if (value := theirs["headers"][name]) != [None, None])
 

@@ -1,4 +1,4 @@
-"""GCRA on a real Redis and in memory: what fits, what is refused, for how long."""
+"""GCRA on a real Redis and in memory: accepted, refused, and the retry time."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""What a tenant's retention lets go is gone from every column, and only that; what is still needed stays."""
+"""Expired content is deleted from every column, and only that; content still needed stays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +53,7 @@ EVERYTHING = Retention(0, 0, 0, 0)
 
 @pytest.fixture
 def said(query: Query) -> Callable[[], dict[str, list[str]]]:
-    """Where, in all that is stored of jobs, something of them is said."""
+    """All columns that can contain content of jobs."""
 
     def look() -> dict[str, list[str]]:
         dump = {table: str(query(f"SELECT row_to_json({table})::text AS row FROM {table}")) for table in TABLES}
@@ -225,7 +225,7 @@ class TestFilesAndBatches:
 
 
 def contents_of(db: Database, query: Query) -> list[str]:
-    """Return the word as often as the batch and its lines, jobs among them, say it."""
+    """Return the word once per occurrence in the batch, its lines and their jobs."""
     told = query("SELECT batches::text AS row FROM batches UNION ALL SELECT batch_lines::text FROM batch_lines")
     jobs = query("SELECT payload::text AS row FROM jobs")
     return [ASKED for row in (*told, *jobs) if ASKED in row["row"]][:4]

@@ -1,4 +1,4 @@
-"""Who may go ahead of the ready window, by what everybody has under way."""
+"""Jobs that may overtake the ready window, by the running jobs of all tenants."""
 
 from collections.abc import Callable
 from random import Random

@@ -1,4 +1,4 @@
-"""Counts of what is queued, against counting; pause and resume; positions and waits."""
+"""Queue counters compared with a real count; pause and resume; positions and waits."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

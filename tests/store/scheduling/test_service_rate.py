@@ -1,4 +1,4 @@
-"""The meter against queues whose true speed is known."""
+"""The service rate estimate on queues with a known speed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Taking over a lost attempt's log: nothing is added to it any more, and what is certain in it is found."""
+"""Takeover of a lost attempt's log: no further appends, and its durable part is found."""
 
 import random
 from dataclasses import replace
@@ -165,9 +165,9 @@ def test_a_reader_keeps_what_every_later_attempt_kept(lineage: Lineage, epoch: i
 def test_whatever_redis_loses_no_reader_keeps_a_delta_that_is_void(
     seed: int, logs: SealedLogs, publisher: StreamPublisher, redis_client: redis.Redis
 ) -> None:
-    """Attempts that die anywhere, readers that stand anywhere, a Redis that is wiped, is away or loses its newest.
+    """Attempts that die anywhere, readers at any cursor, a Redis that is wiped, down or loses its newest entries.
 
-    Each reader's text is followed by what ``num_kept`` tells it to keep. A splice would show as a difference.
+    Each reader keeps ``num_kept`` deltas and continues. Wrongly joined texts would show as a difference.
     """
     dice = random.Random(seed)
     stored: Checkpoint | None = None

@@ -371,7 +371,7 @@ async def test_a_connection_that_answers_nothing_is_replaced(
     try:
         await until(lambda: subscriptions(redis_client))
         (before,) = subscriptions(redis_client)
-        # For half a second the server reads no command and sends no message; then it serves everybody.
+        # For half a second the server reads no command and sends no message; then it serves all clients.
         redis_client.client_pause(500)
         await until(lambda: [client["id"] for client in subscriptions(redis_client)] not in ([], [before["id"]]))
         publisher.publish(answer("a", 1, 3))

@@ -24,7 +24,7 @@ NONE = Limits()
 
 @pytest.fixture
 def priced(db: Database) -> None:
-    """A version whose tokens cost one each: a million a million."""
+    """A version with a price of one per token."""
     register_version(
         db,
         model="tiny",

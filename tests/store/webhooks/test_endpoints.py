@@ -117,7 +117,7 @@ def test_both_secrets_sign_until_the_overlap_ends(
         return {delivery.endpoint_id is None: delivery.secrets for delivery in take_due(db, 10, 0)}
 
     assert secrets() == {False: (rotated.secret, made.secret), True: (mine.secret, first.secret)}
-    # A second rotation would end what was promised to last; without an overlap it is asked for.
+    # A second rotation would end the promised overlap early; without an overlap that is intended.
     for rotate in (
         lambda: rotate_secret(db, tenant, made.id, overlap_s=1, actor="mia"),
         lambda: rotate_webhook_secret(db, tenant, overlap_s=1, actor="mia"),

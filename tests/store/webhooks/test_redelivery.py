@@ -1,4 +1,4 @@
-"""What is read of deliveries, and what is sent again: one, a test, and all that an endpoint missed."""
+"""Reading deliveries, and redelivery: of one, of a test, and of all that an endpoint missed."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ def give_up(db: Database, delivery: Delivery, tried: Tried = FAILED) -> None:
 class TestReading:
     @pytest.fixture
     def jobs(self, db: Database, tenant: str, endpoint: Endpoint, accept_one: AcceptOne) -> list[str]:
-        """Jobs whose ends the endpoint is told, the first also at a URL of its own, in the order of their ends."""
+        """Jobs with a delivery to the endpoint, the first also to its own URL, in the order of their ends."""
         ids = [accept_one(webhook={"url": f"{URL}/own"}), accept_one(), accept_one()]
         for job_id in ids:
             request_cancel(db, tenant, job_id)
@@ -90,7 +90,7 @@ class TestRedelivering:
                 assert take_due(db, 1, 0) == []
         again = redeliver(db, tenant, first.id, actor="mia")
         assert (again.id, again.state, again.attempts, again.delivered_at) == (first.id, "pending", 9, None)
-        # What is under way meanwhile and fails must not give up what was asked for just now.
+        # A delivery in progress that fails must not end the one just requested.
         give_up(db, first)
         (second,) = take_due(db, 1, 0)
         assert (second.id, second.attempt, second.num_tries) == (first.id, 1, 10)
@@ -191,7 +191,7 @@ class TestRecovering:
             for one in take_due(db, 10, 60):
                 assert (one.subject_id, one.attempt, one.num_tries) == (lost, 1, 2)
                 delivered(db, one, TOOK_IT)
-        # What is not in the outbox at all, by the same range.
+        # Events that are not in the outbox, in the same range.
         delete_endpoint(db, tenant, endpoint.id, actor="mia")
         other = create_endpoint(db, tenant, url=URL, actor="mia")
         assert recover(db, tenant, other.id, range_, told_s=None, limit=10, actor="mia") == 1
@@ -214,7 +214,7 @@ class TestRecovering:
             erase_inputs(connection, [line, purged])
         query("DELETE FROM webhook_deliveries")
         query("UPDATE jobs SET completed_at = now() - interval '2 days' WHERE id = :id", id=old)
-        # Whether it was told of the older one is not known any more, if that is known for a day alone.
+        # With a retention of one day the delivery of the older event is not known any more.
         assert recover(db, tenant, endpoint.id, ALWAYS, told_s=86_400, limit=10, actor="mia") == 1
         assert [row.job_id for row in list_deliveries(db, tenant)] == [told]
         assert recover(db, tenant, endpoint.id, ALWAYS, told_s=3 * 86_400, limit=10, actor="mia") == 1

@@ -1,4 +1,4 @@
-"""Hints that go ahead find a place although a flood has taken all that there are for everybody."""
+"""Hints of the fast lane find a free slot although a flood uses all common slots."""
 
 import redis
 
@@ -13,7 +13,7 @@ QUEUE = "tiny@1"
 
 
 class Jobs:
-    """Runs jobs by remembering them; they stay until told to end."""
+    """Records jobs; they run until the test ends them."""
 
     def __init__(self, admission: EngineAdmission) -> None:
         self._admission = admission

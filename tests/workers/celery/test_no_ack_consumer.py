@@ -88,14 +88,14 @@ def test_taking_a_hint_leaves_nothing_in_redis(settings: Settings, redis_client:
                 connection.drain_events(timeout=5)
     publisher.close()
     assert taken == ["job_0", "job_1", "job_2"]
-    # With acknowledgements a connection that ends puts back what was not acknowledged.
+    # With acknowledgements a closed connection requeues unacknowledged messages.
     assert not redis_client.keys("unacked*")
     assert redis_client.llen(QUEUE) == 0
 
 
 @pytest.fixture
 def junk_dropped(start_worker: Callable[..., Process]) -> Iterator[Callable[[], int]]:
-    """Start a worker, and tell how much it has dropped."""
+    """Start a worker; return the number of dropped messages."""
     port = free_port("127.0.0.1", 0)
     worker = start_worker(worker_metrics_port=port, lease_s=30)
 

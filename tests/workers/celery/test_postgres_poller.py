@@ -56,7 +56,7 @@ class TestSilence:
 
 @dataclass
 class Recorder:
-    """An executor whose jobs last until the test says so."""
+    """An executor with jobs that run until the test ends them."""
 
     may_end: threading.Event = field(default_factory=threading.Event)
     running: list[Attempt] = field(default_factory=list)

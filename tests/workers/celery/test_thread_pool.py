@@ -23,7 +23,7 @@ from workers.runs.outcome import Retry
 
 
 class FakeProcess:
-    """A process around the pool: remembers what it was asked for."""
+    """A process around the pool that records requests."""
 
     def __init__(self, drain_s: float) -> None:
         self.admission = EngineAdmission(EngineStub(), max_jobs=10, max_slots=10)
@@ -160,7 +160,7 @@ def test_the_event_loop_turns_in_a_drain(pool: EnginePool, process: FakeProcess,
 
 
 def test_timers_fire_in_a_drain(pool: EnginePool, process: FakeProcess, hub: Hub) -> None:
-    """The hook: ``hub.fire_timers`` runs what is due."""
+    """The hook: ``hub.fire_timers`` runs due timers."""
     beaten = threading.Event()
     hub.call_later(0.01, beaten.set)
     process.drain = Drain(10)

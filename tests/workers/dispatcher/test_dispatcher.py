@@ -273,12 +273,12 @@ def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submi
     dispatcher.top_up()
     redis_client.delete(QUEUE)
     dispatcher.top_up()
-    assert hinted(redis_client) == []  # too early to tell
+    assert hinted(redis_client) == []  # too early to decide
     wait_for(lambda: dispatcher.top_up() or hinted(redis_client), "announced again")
     assert hinted(redis_client) == jobs
     time.sleep(0.3)
     dispatcher.top_up()
-    assert hinted(redis_client) == jobs  # they are all there, however long nobody takes them
+    assert hinted(redis_client) == jobs  # they all stay, however long no worker takes them
 
 
 def test_hints_that_are_announced_again_take_their_room_in_the_window(
@@ -323,7 +323,7 @@ def test_jobs_of_a_dead_worker_are_queued_or_failed(
     dispatcher.sweep_leases()
     dispatcher.top_up()
     assert read(again[0]).state is JobState.QUEUED
-    assert hinted(redis_client) == []  # whoever runs it next must be alone, and takes it without a hint
+    assert hinted(redis_client) == []  # its next worker must run it alone, and takes it without a hint
     assert claim_candidates(db, QUEUE, 5, suspects=True) == again
     failed = read(spent[0])
     assert failed.state is JobState.FAILED

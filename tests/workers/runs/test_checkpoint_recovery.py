@@ -1,4 +1,4 @@
-"""Where an attempt begins, whatever is known of the one before it and whatever Redis says."""
+"""Start position of an attempt for any state of the previous attempt and of Redis."""
 
 import socket
 import time

@@ -177,7 +177,7 @@ def test_the_event_loop_is_woken_from_another_thread() -> None:
 
 
 class TestAlone:
-    """A job that may be what killed its worker runs with nobody beside it."""
+    """A crash suspect runs alone."""
 
     def test_the_door_is_shut_and_whoever_is_in_may_end(self) -> None:
         engine = Blocks(100)

@@ -29,7 +29,7 @@ LEASE_S = 30.0
 
 @dataclass
 class StubEngine(EngineStub):
-    """An engine that says what it is told to say and remembers whom it was to cancel."""
+    """An engine with scripted output that records cancelled requests."""
 
     steps: int = 0
     running: int = 1

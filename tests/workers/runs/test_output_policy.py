@@ -1,4 +1,4 @@
-"""Nothing that a policy takes out of an answer leaves the worker, however the model cuts it and whoever asks."""
+"""Text removed by a policy never leaves the worker, for any split of the output and any client."""
 
 import base64
 import json
@@ -50,7 +50,7 @@ ASK: Any = {"type": "function", "function": {"name": "mail", "parameters": {"typ
 
 @dataclass
 class Stage:
-    """A server, and a worker whose model says what it is told to."""
+    """A server, and a worker with a scripted model."""
 
     bench: Bench
     runtime: WorkerRuntime
@@ -122,7 +122,7 @@ def stage(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Iterat
 
 @pytest.fixture
 def sealed(bench: Bench, settings: Settings, redis_client: redis.Redis) -> Iterator[Stage]:
-    """The same where what is stored is sealed."""
+    """The same with encryption of stored content."""
     yield from on_stage(bench, settings.model_copy(update=KEYS), redis_client)
 
 
@@ -228,7 +228,7 @@ def test_frames_have_numbers_without_holes_however_much_is_held_back() -> None:
 
 
 def test_values_are_put_back_for_the_caller_alone(sealed: Stage) -> None:
-    """Placeholders are cut across pieces; what is stored has neither them nor the values in the clear."""
+    """Placeholders are split across pieces; stored content has neither placeholders nor plain values."""
     stage = sealed
     stage.rule(RESTORE)
     pieces = ["I wrote to <", "EMA", "IL_1", ">", " and not to <EMAIL_2>."]

@@ -82,7 +82,7 @@ def test_in_the_engine_a_better_class_goes_first(bench: Bench, start_host: Start
 
 
 def test_a_job_without_a_seed_has_one_of_its_own_in_every_attempt(bench: Bench, start_host: StartHost) -> None:
-    """So a second attempt says what the lost one said."""
+    """So a second attempt generates the same text as the lost one."""
     seen: dict[str, list[int | None]] = {}
 
     def fault(plan: StepPlan) -> None:
@@ -155,7 +155,7 @@ def test_a_text_that_postgres_cannot_hold_ends_its_job_all_the_same(bench: Bench
         future.set_result(replace(completion(FinishReason.STOP), text="a\0b", deltas=("a\0b",)))
         return future
 
-    engine.submit = poisoned  # type: ignore[method-assign]  # the fake cannot say U+0000
+    engine.submit = poisoned  # type: ignore[method-assign]  # the fake cannot generate U+0000
     bad, good = bench.submit(prompt="nul")[0], bench.submit(prompt="good")[0]
     running.run_to_end(bad, good)
     assert (bench.job(bad).state, bench.job(good).state) == (JobState.SUCCEEDED, JobState.SUCCEEDED)
@@ -170,7 +170,7 @@ def test_an_unexpected_error_is_an_attempt_and_logs_no_text(
     def broken(_request: Any) -> Future[CompletionOutput]:
         raise KeyError("secret prompt")
 
-    running.runtime.engine.submit = broken  # type: ignore[method-assign]  # a bug that nobody foresaw
+    running.runtime.engine.submit = broken  # type: ignore[method-assign]  # an unexpected bug
     (job_id,) = bench.submit(max_attempts=1)
     running.run_to_end(job_id)
     job = bench.job(job_id)
@@ -186,7 +186,7 @@ def test_a_stale_outcome_is_refused_counted_and_has_no_end_frame(bench: Bench, s
     bench.wait_state(job_id, JobState.RUNNING)
     assert claims.release(bench.db, [Release(job_id, 1)]) == {job_id}
     newer = claims.claim(bench.db, "other", bench.queue, [job_id], 60)[job_id]
-    running.runtime.leases.stop()  # nobody tells this worker that the job is not its own any more
+    running.runtime.leases.stop()  # this worker is not notified that it lost the job
     ends: list[tuple[str, int]] = []
     running.runtime.frames.put_end = lambda *end: ends.append(end)  # type: ignore[method-assign]  # watched
     future.result(30)

@@ -293,7 +293,7 @@ def test_an_overloaded_receiver_is_left_alone_for_a_while(
     receiver.wait_calls(1, "/busy")
     wait_for(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 1)
     wait_for(lambda: only_of(db, tenant, endpoints[0].id).last_status == 502)
-    # Another endpoint on the same host, of the same tenant, is told as ever.
+    # Another endpoint on the same host, of the same tenant, still gets its events.
     job_id = end_job(db, tenant, None)
     wait_for(lambda: len(list_deliveries(db, tenant, DeliveryFilter(state="delivered"))) == 2)
     waiting = [row for row in list_deliveries(db, tenant, DeliveryFilter(job_id=job_id)) if row.state == "pending"]
@@ -356,7 +356,7 @@ def test_an_address_that_is_not_public_is_never_called(
 
 
 def test_slow_receivers_delay_nobody(db: Database, tenant: str, receiver: Receiver, sender: WebhookSender) -> None:
-    """A hundred events of a tenant whose receiver answers nothing, before one of another tenant."""
+    """A hundred events of a tenant with a silent receiver, before one of another tenant."""
     slow = [end_job(db, tenant, receiver.url(f"/slow/{index}")) for index in range(100)]
     receiver.wait_calls(4, "/slow")
     other = create_tenant(db, new_id("tenant"))
@@ -367,12 +367,12 @@ def test_slow_receivers_delay_nobody(db: Database, tenant: str, receiver: Receiv
     # No more than a quarter of the senders ever wait for the slow one, and after three time-outs it is left alone.
     wait_for(lambda: sum(only(db, tenant, job_id).last_error is not None for job_id in slow) >= 4)
     assert len(receiver.wait_calls(4, "/slow")) <= 6
-    # What was in hand was put back without counting a try.
+    # Deliveries in progress were put back without counting a try.
     assert {only(db, tenant, job_id).attempts for job_id in slow} == {0, 1}
 
 
 class Hanging:
-    """A client whose calls are answered at once by the quick receiver, and by no other before the test's end."""
+    """A client for which only the quick receiver answers before the end of the test."""
 
     def __init__(self) -> None:
         self.ended = threading.Event()
@@ -439,7 +439,7 @@ def test_what_a_dead_sender_had_in_hand_comes_due_again(
 ) -> None:
     sender.stop(5)
     job_id = end_job(db, tenant, receiver.url())
-    # A sender takes it, the receiver answers 2xx, the sender dies before it says so.
+    # A sender takes it, the receiver answers 2xx, the sender dies before it records that.
     (taken,) = take_due(db, 10, lease_s=0.2)
     assert take_due(db, 10, lease_s=0.2) == []
     successor = WebhookSender(db, _reaching(receiver))

@@ -86,7 +86,7 @@ def test_a_name_with_any_address_that_is_not_public_is_refused(receiver: Receive
 
 
 def test_a_name_is_resolved_once_for_a_call_and_again_for_the_next(receiver: Receiver) -> None:
-    """DNS rebinding: what was checked is what is connected to, and a later answer is checked as well."""
+    """DNS rebinding: the checked address is the connected one, and a later answer is checked as well."""
     names = Names(["127.0.0.1"], ["10.0.0.1"])
     client = GuardedClient(OPEN, resolve=names)
     assert post(client, receiver.url(host="rebind.example.com")) == 204
@@ -147,7 +147,7 @@ def test_an_endless_answer_is_read_to_a_limit(receiver: Receiver) -> None:
 
 
 def test_nothing_is_waited_for_beyond_the_limit_of_a_body() -> None:
-    """What was said of a longer body up to the limit is an answer, though the rest never comes."""
+    """The first part of a longer body, up to the limit, is an answer even if the rest never arrives."""
     let_go = threading.Event()
 
     def begin(connection: socket.socket) -> None:
@@ -206,7 +206,7 @@ def test_an_answer_that_never_ends_is_left(beginning: bytes, again: bytes, error
 
 @contextmanager
 def answering(say: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Serve one call with what ``say`` does once the request is there; yield the URL."""
+    """Serve one call: run ``say`` when the request has arrived; yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

@@ -1,4 +1,4 @@
-"""The pool never gives a block to two unasked, never loses one, and finds what was named until it is needed."""
+"""The pool never shares a block by mistake, never loses one, and finds cached blocks until they are evicted."""
 
 import pytest
 from hypothesis import settings

@@ -1,4 +1,4 @@
-"""What is expected of an output: all that it may have, until there is something to learn from."""
+"""Estimated output lengths: the maximum, until there are samples to learn from."""
 
 from statistics import fmean
 

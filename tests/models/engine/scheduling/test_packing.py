@@ -1,4 +1,4 @@
-"""Which inputs an encoder computes next, and which together: everybody's turn comes, and passes hold little padding."""
+"""Packing of an encoder's inputs into passes: no input starves, and passes have little padding."""
 
 from hypothesis import given
 from hypothesis import strategies as st

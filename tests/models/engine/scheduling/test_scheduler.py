@@ -9,7 +9,7 @@ from tests.models.engine.rig import ask, seq
 
 
 class Bench:
-    """A scheduler with a model that says "a" to everything."""
+    """A scheduler with a model that always answers "a"."""
 
     def __init__(
         self,
@@ -290,10 +290,10 @@ def test_the_background_sits_out_while_somebody_waits_for_a_first_token() -> Non
     bench.add("prompt", 20, class_rank=2)
     assert bench.step() == [("oldest", 1), ("decoding", 1), ("prompt", 14)]
     bench.add("person", 18)
-    # Two chunks, and nobody beside them but the oldest, who never stops.
+    # Two chunks, beside only the oldest request, which never stops.
     assert bench.step() == [("oldest", 1), ("person", 15)]
     assert bench.step() == [("oldest", 1), ("person", 3)]
-    # From the first token on everybody takes part, and nothing that was computed was lost.
+    # From the first token on all requests run, and no computed token is lost.
     assert bench.step() == [("oldest", 1), ("person", 1), ("decoding", 1), ("prompt", 6)]
     assert bench.scheduler.num_preempted == 0
 
@@ -316,6 +316,6 @@ def test_the_oldest_of_the_background_does_not_hold_up_a_prompt() -> None:
     assert bench.step() == [("oldest", 3)]
     bench.add("person", 50)
     assert bench.step() == [("oldest", 1), ("person", 50)]
-    # Somebody's own stream is another matter.
+    # A seeded request has its own random stream.
     bench.add("next", 50)
     assert bench.step() == [("oldest", 1), ("person", 1), ("next", FEWEST_TOKENS)]

@@ -1,4 +1,4 @@
-"""One request alone: when it ends, and what is shown of it."""
+"""A single request: its end, and its visible text."""
 
 import pytest
 

@@ -18,7 +18,7 @@ def pieces(draw: st.DrawFn) -> list[str]:
 
 
 def run(pieces: list[str], stops: list[str]) -> tuple[StopFilter, list[str]]:
-    """Feed all pieces, and return what was shown after each, the flush last."""
+    """Feed all pieces; return the text shown after each, the flush last."""
     stop_filter = StopFilter(stops)
     return stop_filter, [*(stop_filter.feed(piece) for piece in pieces), stop_filter.flush()]
 
