@@ -149,7 +149,7 @@ class DeliveryObject(BaseModel):
 class DeliveryAttemptObject(BaseModel):
     """One try of a delivery."""
 
-    attempt: int
+    attempt: int = Field(description="number of the try, from 1")
     at: float = Field(description="Unix seconds, with fractions")
     duration_ms: int
     status: int | None = Field(description="null if there was no answer")
