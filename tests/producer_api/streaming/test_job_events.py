@@ -152,7 +152,7 @@ def check_events(events: list[Event], after: Cursor, deltas: list[str]) -> list[
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_events, "_LOOK_AGAIN_S", 0)
+    monkeypatch.setattr(job_events, "_RELOAD_DELAY_S", 0)
 
 
 @given(story=stories(), data=st.data())
