@@ -25,7 +25,7 @@ from producer_api.server.errors import internal_error
 from producer_api.submission.queue_limits import QueueLimits
 from producer_api.submission.submit import Submissions
 from store.batches import batch_steps
-from store.batches.batch_steps import LiveBatch, LinesOverLimit, BatchProgress, ParsedLine
+from store.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
 from store.batches.batches import Batch
 from store.db.database import Database
 from store.db.leader_election import Leadership

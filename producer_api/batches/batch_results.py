@@ -49,7 +49,9 @@ def publish(db: Database, blobs: Blobs, settings: Settings, batch: Batch) -> Gen
                     yield
         for draft in results.drafts:
             files.keep_content(db, draft)
-        batch_steps.end(db, batch, _end_of(batch, is_unfinished=is_unfinished), ResultFiles(results.output, results.errors))
+        batch_steps.end(
+            db, batch, _end_of(batch, is_unfinished=is_unfinished), ResultFiles(results.output, results.errors)
+        )
     finally:
         for draft in results.drafts:
             draft.drop()

@@ -20,7 +20,7 @@ from producer_api.batches import batch_keeper
 from producer_api.batches.batch_keeper import BatchStep, next_step, num_to_take
 from producer_api.batches.batch_round_robin import BatchRoundRobin
 from store.batches import batch_steps, batches
-from store.batches.batch_steps import LiveBatch, BatchProgress, ResultFiles
+from store.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
 from store.db.database import Database
 from store.encryption.vault import Vault
 from store.errors import InvalidRequest
@@ -377,7 +377,9 @@ def test_a_step_that_comes_too_late_changes_nothing(openai: OpenAI, worker: Scri
     assert openai.batches.retrieve(batch.id).status == "completed"
 
 
-def progress(status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9) -> BatchProgress:
+def progress(
+    status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9
+) -> BatchProgress:
     fields: dict[str, Any] = dict.fromkeys(batches.Batch.__slots__)
     fields |= {"status": status, "num_completed": done, "num_failed": 0, "num_total": total}
     return BatchProgress(batches.Batch(**fields), under_way, left_s)
