@@ -1,0 +1,60 @@
+"""What docs/extending.md promises: its files and names exist, and a forgotten line of a registry is found."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from models.engine.requests import EngineStats, SamplingParams
+from producer_api.tasks.registry import TASK_ROUTES, TASK_URLS
+from prompts.tasks.registry import TASK_INPUTS
+from store.payloads.sampling_params import Sampling, SamplingDefaults
+from store.schema.webhook_events import EVENT_TYPES
+from store.tasks.registry import TASKS
+from workers.metrics import COUNTERS, GAUGES
+from workers.tasks.registry import MODEL_LOADERS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+
+
+def test_every_file_and_name_of_the_walks_exists() -> None:
+    for path, names in re.findall(r"`([\w/]+/[\w/.]*)`(?: \(((?:`\w+`(?:, )?)+)\))?", PAGE):
+        if "NAME" in path:
+            continue
+        assert (ROOT / path).exists(), path
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), f"{path} has no {name}"
+
+
+def test_every_task_has_its_part_in_each_registry() -> None:
+    assert set(TASK_INPUTS) == set(TASKS)
+    assert {routes.spec.name for routes in TASK_ROUTES} == set(TASKS)
+    assert set(MODEL_LOADERS) == set(TASKS)
+    assert set(TASK_URLS) <= {url for task in TASKS.values() for url in task.urls}
+
+
+def test_every_module_of_a_task_is_in_the_registries() -> None:
+    for side in ("prompts", "producer_api", "workers"):
+        assert set(TASKS) <= {path.stem for path in (ROOT / side / "tasks").glob("*.py")}, side
+    assert {path.stem for path in (ROOT / "store" / "tasks").glob("*.py")} == {
+        *TASKS,
+        "__init__",
+        "registry",
+        "task_spec",
+    }
+
+
+def test_every_sampling_parameter_reaches_the_engine() -> None:
+    ours = {field.name for field in fields(SamplingParams)}
+    assert set(Sampling.model_fields) == ours
+    assert set(SamplingDefaults.model_fields) <= set(Sampling.model_fields)
+
+
+def test_every_statistic_of_the_engine_is_a_metric() -> None:
+    numbers = {field.name for field in fields(EngineStats)} - {"recent_batches"}
+    assert numbers == GAUGES.keys() | COUNTERS.keys()
+
+
+def test_every_webhook_event_is_documented() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "webhooks.md").read_text(), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([\w.]+)`", row)} >= EVENT_TYPES
