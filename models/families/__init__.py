@@ -1,3 +1,3 @@
-"""Model architectures, one file a family, and what is read of a model folder.
+"""Model architectures: a registry, one module a family, and the reading of model folders.
 
-How a pass is batched and cached is ``models.tensors``."""
+Batches, attention and the KV cache are in ``models.tensors``."""

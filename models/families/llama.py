@@ -1,141 +1,162 @@
-"""The Llama family's pass: SmolLM2, Llama, Mistral, Qwen2 and Qwen3 are one architecture with a few options.
+"""The Llama family: Llama, SmolLM2, Mistral, Qwen2 and Qwen3 are one architecture with a few options.
 
-Knows the architecture and its tensors' names. Scheduling, sampling and the cache's bookkeeping are elsewhere.
+Reads ``config.json`` without torch; the forward pass is ``llama_torch``, or ``models.native.llama`` on the CPU kernels.
+An unknown option that would change the output is an error. It is never ignored.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn.functional import embedding, rms_norm, silu
+from models.families.model_config import UnsupportedArchitecture
+from store.errors import ModelLoadError
 
-from models.families.config import LlamaConfig
-from models.families.rope import RopeTable, rotate_
-from models.families.safetensors_reader import Weights
-from models.tensors.attention import attend
-from models.tensors.batch import Batch
-from models.tensors.kv_cache import KvCache
-from models.tensors.linear import Linear, make_linear
-from models.tensors.precision import activation_dtype
+if TYPE_CHECKING:
+    import torch
+
+    from models.families.llama_torch import LlamaModel
+
+NATIVE = "models.native.llama"
+ROPE_TYPES = ("default", "linear", "llama3")
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """One decoder layer. ``query_norm`` and ``key_norm`` are Qwen3's, else None."""
+class Rope:
+    """Rotary position embedding: the base, and the scaling of its frequencies for long contexts."""
 
-    attention_norm: torch.Tensor
-    qkv: Linear
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
-    out: Linear
-    mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    theta: float
+    type: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
 
 
-class _Reader:
-    """Reads tensors by name in one number format onto one device."""
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """The sizes of a model. ``windows`` has one entry a layer: its sliding window in tokens, or None."""
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
-        self._weights = weights
-        self._dtype = dtype
-        self._device = device
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    context_window: int
+    rope: Rope
+    tie_embeddings: bool
+    windows: tuple[int | None, ...]
 
-    def tensor(self, name: str, *shape: int) -> torch.Tensor:
-        # A copy: a tensor of the file that is kept keeps the whole file in memory.
-        return self._weights.get(name, shape).to(self._device, activation_dtype(self._dtype), copy=True)
-
-    def tensor_if_there(self, name: str, *shape: int) -> torch.Tensor | None:
-        return self.tensor(name, *shape) if name in self._weights else None
-
-    def linear(self, num_in: int, sizes: Mapping[str, int]) -> Linear:
-        """Return the modules named in ``sizes``, each with its output size, side by side as one."""
-        weights = [self._weights.get(f"{module}.weight", (size, num_in)) for module, size in sizes.items()]
-        biases = [
-            self._weights.get(f"{module}.bias", (size,)) if f"{module}.bias" in self._weights else None
-            for module, size in sizes.items()
-        ]
-        return make_linear(weights, biases, self._dtype, self._device)
+    @property
+    def num_layers(self) -> int:
+        """The number of decoder layers."""
+        return len(self.windows)
 
 
-def _read_layer(read: _Reader, config: LlamaConfig, index: int) -> _Layer:
-    prefix = f"model.layers.{index}"
-    attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
-    hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
-    all_heads, kv_heads = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    qkv = {f"{attention}.q_proj": all_heads, f"{attention}.k_proj": kv_heads, f"{attention}.v_proj": kv_heads}
-    return _Layer(
-        attention_norm=read.tensor(f"{prefix}.input_layernorm.weight", hidden),
-        qkv=read.linear(hidden, qkv),
-        query_norm=read.tensor_if_there(f"{attention}.q_norm.weight", head_dim),
-        key_norm=read.tensor_if_there(f"{attention}.k_norm.weight", head_dim),
-        out=read.linear(all_heads, {f"{attention}.o_proj": hidden}),
-        mlp_norm=read.tensor(f"{prefix}.post_attention_layernorm.weight", hidden),
-        gate_up=read.linear(hidden, {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}),
-        down=read.linear(inner, {f"{mlp}.down_proj": hidden}),
+def _positive(raw: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = raw.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelLoadError(f"config.json: {name} must be a positive whole number, not {value!r}")
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str, default: float) -> float:
+    value = raw.get(name, default)
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ModelLoadError(f"config.json: {name} must be a positive number, not {value!r}")
+    return float(value)
+
+
+def _rope(raw: Mapping[str, Any]) -> Rope:
+    """Read both formats: one object ``rope_parameters``, or ``rope_theta`` beside ``rope_scaling``."""
+    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise ModelLoadError(f"config.json: rope parameters must be an object, not {scaling!r}")
+    theta = _number({"rope_theta": scaling.get("rope_theta", raw.get("rope_theta", 10_000.0))}, "rope_theta", 10_000.0)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in ROPE_TYPES or scaling.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedArchitecture(
+            f"config.json: rope type {kind!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
+        )
+    if kind == "default":
+        return Rope(theta)
+    return Rope(
+        theta,
+        kind,
+        factor=_number(scaling, "factor", 1.0),
+        low_freq_factor=_number(scaling, "low_freq_factor", 1.0),
+        high_freq_factor=_number(scaling, "high_freq_factor", 4.0),
+        original_context=_positive(scaling, "original_max_position_embeddings", 8192),
     )
 
 
-class LlamaModel:
-    """The weights and the pass. Shapes: n tokens enter, (n, hidden_size) comes out; ``logits`` are float32."""
+def _windows(raw: Mapping[str, Any], model_type: str, num_layers: int) -> tuple[int | None, ...]:
+    """Return the sliding window of each layer. Mistral has one in all layers, Qwen in listed layers, Llama none."""
+    if model_type == "llama" or raw.get("sliding_window") is None:
+        return (None,) * num_layers
+    span = _positive(raw, "sliding_window")
+    if model_type == "mistral":
+        return (span,) * num_layers
+    if not raw.get("use_sliding_window", False):
+        return (None,) * num_layers
+    first = raw.get("max_window_layers", 28)
+    kinds = raw.get("layer_types") or [
+        "sliding_attention" if layer >= first else "full_attention" for layer in range(num_layers)
+    ]
+    if len(kinds) != num_layers or not set(kinds) <= {"sliding_attention", "full_attention"}:
+        raise ModelLoadError("config.json: layer_types must name sliding_attention or full_attention for every layer")
+    return tuple(span if kind == "sliding_attention" else None for kind in kinds)
 
-    def __init__(
-        self,
-        config: LlamaConfig,
-        weights: Weights,
-        *,
-        context: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        on_layer: Callable[[int], None] = lambda index: None,
-    ) -> None:
-        """Read the weights layer by layer; ``context`` is the highest number of positions that will be asked for.
 
-        Raises ModelLoadError if a tensor is missing or has another shape than the configuration says.
-        """
-        read = _Reader(weights, dtype, device)
-        self.config = config
-        self._rope = RopeTable(config.rope, config.head_dim, context, activation_dtype(dtype), device)
-        self._embedding = read.tensor("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
-        self._layers = []
-        for index in range(config.num_layers):
-            self._layers.append(_read_layer(read, config, index))
-            on_layer(index)
-        self._norm = read.tensor("model.norm.weight", config.hidden_size)
-        # Some tied checkpoints store the head again; the embedding is what the reference uses.
-        head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
-        self._head = read.linear(config.hidden_size, {head: config.vocab_size})
+def parse_config(raw: Mapping[str, Any]) -> LlamaConfig:
+    """Return the configuration in ``config.json``, with a ``model_type`` one of this family.
 
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
-        """Run the batch's tokens through all layers, storing their keys and values; return the hidden states."""
-        hidden = embedding(batch.tokens, self._embedding)
-        cos, sin = self._rope.cos[batch.positions], self._rope.sin[batch.positions]
-        for index, layer in enumerate(self._layers):
-            qkv = self._query_key_value(layer, hidden, cos, sin)
-            span = self.config.windows[index]
-            hidden = hidden + layer.out(attend(qkv, self.config.num_heads, batch, cache, index, span))
-            gate, up = layer.gate_up(self._normed(hidden, layer.mlp_norm)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(silu(gate).mul_(up))
-        return hidden
+    Raises UnsupportedArchitecture for an option that this family does not support, and ModelLoadError for a setting
+    that is wrong or not supported anywhere, each with one sentence.
+    """
+    model_type = raw["model_type"]
+    if raw.get("hidden_act", "silu") != "silu":
+        raise UnsupportedArchitecture(
+            f"config.json: hidden_act {raw['hidden_act']!r} is not supported; supported: silu"
+        )
+    if raw.get("quantization_config"):
+        raise ModelLoadError("config.json: quantised weights are not supported; give float weights")
+    hidden = _positive(raw, "hidden_size")
+    heads = _positive(raw, "num_attention_heads")
+    kv_heads = _positive(raw, "num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise ModelLoadError(f"config.json: {heads} attention heads cannot share {kv_heads} key-value heads")
+    return LlamaConfig(
+        vocab_size=_positive(raw, "vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=_positive(raw, "intermediate_size"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=_positive(raw, "head_dim", 128 if model_type == "qwen3" else hidden // heads),
+        rms_norm_eps=_number(raw, "rms_norm_eps", 1e-6),
+        context_window=_positive(raw, "max_position_embeddings", 2048),
+        rope=_rope(raw),
+        tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        windows=_windows(raw, model_type, _positive(raw, "num_hidden_layers")),
+    )
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the vocabulary's scores for hidden states (n, hidden_size)."""
-        return self._head(self._normed(hidden, self._norm)).float()
 
-    def _normed(self, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(hidden, weight.shape, weight, self.config.rms_norm_eps)
+def read_config(folder: Path, raw: Mapping[str, Any]) -> LlamaConfig:
+    """Return the configuration. As ``registry.Family.read_config``."""
+    del folder
+    return parse_config(raw)
 
-    def _query_key_value(
-        self, layer: _Layer, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
-        """Return (n, heads + 2 * kv_heads, head_dim), the queries and keys turned by their positions."""
-        config = self.config
-        flat = layer.qkv(self._normed(hidden, layer.attention_norm))
-        qkv = flat.view(hidden.shape[0], -1, config.head_dim)
-        turned = qkv[:, : config.num_heads + config.num_kv_heads]
-        if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = turned[:, : config.num_heads], turned[:, config.num_heads :]
-            query.copy_(self._normed(query, layer.query_norm))
-            key.copy_(self._normed(key, layer.key_norm))
-        rotate_(turned, cos, sin)
-        return qkv
+
+def load(
+    folder: Path, config: LlamaConfig, *, context: int, dtype: "torch.dtype", device: "torch.device"
+) -> "LlamaModel":
+    """Return the model on torch. As ``registry.Family.load``."""
+    from models.families.llama_torch import LlamaModel  # noqa: PLC0415 - torch takes seconds to import
+    from models.families.safetensors_reader import Weights  # noqa: PLC0415 - as above
+
+    with Weights(folder) as weights:
+        return LlamaModel(config, weights, context=context, dtype=dtype, device=device)

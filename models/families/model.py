@@ -1,63 +1,76 @@
-"""What the runner needs of a model, whatever computes it: a batch laid out, hidden states, and scores of them."""
+"""The interfaces between the runner and a model: batch builder, KV cache, forward pass and logits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from models.engine.runner import Row, StepPlan
-from models.families.geometry import Geometry
+from models.families.model_config import ModelConfig
 
 
-class Batch(Protocol):
-    """One pass. ``rows`` are the plan's in the pass's order, and ``ends`` the index of each one's last token."""
+class ForwardBatch(Protocol):
+    """The input of one forward pass."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The plan's rows."""
+        """The rows of the plan, in the order of the pass."""
         ...
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The index of each row's last token."""
+        """The index of the last token of each row, in the pass."""
         ...
 
 
 class BatchBuilder(Protocol):
-    """Lays out plans for one model and cache."""
+    """Builds the batches of one model and cache."""
 
     def build(self, plan: StepPlan) -> Any:
-        """Return the batch of a plan, in the form that the model reads."""
+        """Return the batch of a plan, in the format of the model."""
         ...
 
     def send(self, values: Sequence[int]) -> torch.Tensor:
-        """Return host numbers as a tensor on the model's device, without waiting for it."""
+        """Return a tensor of these numbers on the device of the model. Does not wait for the device."""
         ...
 
 
 class Cache(Protocol):
-    """Keys and values of every layer, in blocks that the scheduler hands out."""
+    """Keys and values of every layer, in blocks that the scheduler allocates."""
 
     num_blocks: int
     block_tokens: int
 
     def clear(self, blocks: torch.Tensor) -> None:
-        """Wipe blocks in every layer."""
+        """Set blocks to zero in every layer."""
         ...
 
 
 class CausalModel(Protocol):
-    """The weights and the pass. A row's results depend on its request's tokens alone, not on its batch mates."""
+    """The weights and the forward pass. The results of a row depend on its own tokens only, not on the batch."""
+
+    has_fast_int8: bool
+    """True if int8 weights run faster than bfloat16 here."""
 
     @property
-    def config(self) -> Geometry:
-        """The sizes that the cache and the batches are made for."""
+    def config(self) -> ModelConfig:
+        """The configuration of the model."""
         ...
 
     def forward(self, batch: Any, cache: Any) -> torch.Tensor:
-        """Run a batch's tokens, storing their keys and values; return the hidden states, a row for each token."""
+        """Run the tokens of a batch and store their keys and values. Return the hidden states, one row a token."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the vocabulary's scores for hidden states, (n, vocab_size) in float32."""
+        """Return the logits of hidden states, (n, vocab_size) in float32."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model with its KV cache and its batch builder."""
+
+    model: CausalModel
+    cache: Cache
+    batch_builder: BatchBuilder

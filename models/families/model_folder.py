@@ -1,7 +1,6 @@
-"""A model folder: which files it has, what they are called together (the digest), and what the registry stores of it.
+"""A model folder: its files, its digest, and the facts that the registry stores. No tensors.
 
-Knows nothing of tensors. Pickled weights are refused, because loading them runs code; names in an index and links may
-not leave the folder.
+Pickled weights are refused, because loading them runs code. File names in an index and links must stay in the folder.
 """
 
 import hashlib
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.families.geometry import read_geometry
+from models.families.registry import read_architecture
 from prompts.tasks.registry import inputs_of_folder
 from prompts.tasks.task_inputs import TaskInputs
 from prompts.tokenizer import TOKENIZER_FILES, load_tokenizer
@@ -37,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _plain_name(name: object) -> str:
-    """Return a shard's name from an index; one that leaves the folder is refused."""
+    """Return the name of a shard. Raises ModelLoadError if it points outside the folder."""
     if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
         raise ModelLoadError(f"{INDEX_FILE} names {name!r}, which is no safetensors file of its folder")
     return name
@@ -64,8 +63,8 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelLoadError(f"{folder} has no {', '.join(missing)}")
 
 
-def _refuse_strays(folder: Path) -> None:
-    """Raise ModelLoadError for a link to what lies elsewhere, where it can be changed or is no file of a model."""
+def _refuse_outside_links(folder: Path) -> None:
+    """Raise ModelLoadError for a link out of the folder: its target can change, or may not belong to a model."""
     home = folder.resolve()
     for path in folder.iterdir():
         if path.is_symlink() and not path.resolve().is_relative_to(home):
@@ -74,7 +73,7 @@ def _refuse_strays(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What the registry needs to know of a folder; ``files`` are the small ones that an API reads, by name."""
+    """The facts that the registry stores of a folder. ``files`` are the small files that the API reads, by name."""
 
     runner: str
     digest: str
@@ -83,24 +82,24 @@ class ModelFiles:
 
 
 def task_inputs(folder: Path) -> TaskInputs[Any]:
-    """Return the inputs of the task that the folder's model serves. Raises ModelLoadError without a ``config.json``."""
+    """Return the inputs of the task of the model. Raises ModelLoadError without a ``config.json``."""
     return inputs_of_folder(read_json(folder / "config.json"))
 
 
 def _small_names(folder: Path) -> tuple[str, ...]:
-    """Return which of the tokenizer's and the configuration's files the folder has."""
+    """Return the names of the tokenizer and configuration files in the folder."""
     has_config = (folder / "config.json").is_file()
     known = (*TOKENIZER_FILES, *(task_inputs(folder).folder_files if has_config else ()))
     return tuple(name for name in known if (folder / name).is_file())
 
 
 def small_files(folder: Path) -> dict[str, bytes]:
-    """Return the tokenizer's and the configuration's files of a model folder, by name."""
+    """Return the tokenizer and configuration files of a model folder, by name."""
     return {name: (folder / name).read_bytes() for name in _small_names(folder)}
 
 
 def folder_digest(folder: Path) -> str:
-    """Return the SHA-256 over the names and digests of a folder's weights, configuration and tokenizer files.
+    """Return the SHA-256 over the names and digests of the weight, configuration and tokenizer files.
 
     Raises ModelLoadError if the weights are missing, pickled or unreadable.
     """
@@ -122,19 +121,19 @@ def _file_digest(path: Path) -> str:
 def describe(folder: Path) -> ModelFiles:
     """Read a model folder for registration.
 
-    Raises ModelLoadError, with one sentence, if a file is missing or the model is of a family that cannot run here.
+    Raises ModelLoadError, with one sentence, if a file is missing or the model cannot run here.
     """
     if not folder.is_dir():
         raise ModelLoadError(f"{folder} is not a folder")
-    _refuse_strays(folder)
+    _refuse_outside_links(folder)
     config = read_json(folder / "config.json")
     files = small_files(folder)
     task = inputs_of_folder(config)
     if task.folder_window is not None:
         vocab_size, context_window = config.get("vocab_size", 0), task.folder_window(files)
     else:
-        geometry = read_geometry(folder, config)
-        vocab_size, context_window = geometry.vocab_size, geometry.context_window
+        model = read_architecture(folder, config).config
+        vocab_size, context_window = model.vocab_size, model.context_window
     num_tokens = load_tokenizer(files).vocab_size
     if num_tokens > vocab_size:
         raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
@@ -146,7 +145,7 @@ def registered_folder(version: ModelVersion) -> Path:
     folder = Path(version.source)
     if not folder.is_dir():
         raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
-    _refuse_strays(folder)
+    _refuse_outside_links(folder)
     if folder_digest(folder) != version.digest:
         raise ModelLoadError(
             f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "

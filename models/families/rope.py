@@ -1,14 +1,14 @@
-"""Rotary position embedding (Su et al. 2021), with the linear and the Llama 3 stretching of its frequencies."""
+"""Rotary position embedding (Su et al. 2021), with the linear and the Llama 3 scaling of its frequencies."""
 
 import math
 
 import torch
 
-from models.families.config import Rope
+from models.families.llama import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
-    """Return the angle a position adds, in radians, for each pair of dimensions: (head_dim / 2,)."""
+    """Return the angle per position, in radians, for each pair of dimensions: (head_dim / 2,)."""
     plain = 1.0 / (rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.float) / head_dim))
     if rope.type == "linear":
         return plain / rope.factor
@@ -18,17 +18,17 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> torch.Tensor:
 
 
 def _llama3(plain: torch.Tensor, rope: Rope) -> torch.Tensor:
-    """Slow down long waves by ``factor``, leave short ones alone, and blend between (Llama 3.1)."""
+    """Divide low frequencies by ``factor``, keep high ones, and interpolate between them (Llama 3.1)."""
     wavelength = 2 * math.pi / plain
-    turns = rope.original_context / wavelength
-    blend = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
+    rotations = rope.original_context / wavelength
+    blend = ((rotations - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
     return (1 - blend) * plain / rope.factor + blend * plain
 
 
 class RopeTable:
-    """Cosines and sines of every position, (context, 1, head_dim), so that a step only looks them up.
+    """Cosines and sines of every position, (context, 1, head_dim), computed once.
 
-    The sine's sign is folded in, so that rotating is ``x * cos + swap_halves(x) * sin``.
+    The first half of the sines is negated, so that the rotation is ``x * cos + swap_halves(x) * sin``.
     """
 
     def __init__(self, rope: Rope, head_dim: int, context: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -38,7 +38,7 @@ class RopeTable:
 
 
 def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Turn ``heads`` (n, heads, head_dim) in place by their positions' angles, each (n, 1, head_dim)."""
+    """Rotate ``heads`` (n, heads, head_dim) in place by ``cos`` and ``sin`` of the positions, (n, 1, head_dim)."""
     half = heads.shape[-1] // 2
     swapped = torch.cat((heads[..., half:], heads[..., :half]), dim=-1)
     heads.mul_(cos).addcmul_(swapped, sin)

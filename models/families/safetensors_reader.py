@@ -1,7 +1,4 @@
-"""A model folder's weights: safetensors only, memory-mapped, one tensor at a time.
-
-Knows names and shapes, not what the tensors mean.
-"""
+"""Reads the weights of a model folder: safetensors only, memory-mapped, one tensor at a time."""
 
 from pathlib import Path
 from types import TracebackType
@@ -15,18 +12,18 @@ from store.errors import ModelLoadError
 
 
 class Weights:
-    """The tensors of a model folder by name. A context manager: the files stay mapped while it is open."""
+    """The tensors of a model folder by name. A context manager that keeps the files mapped."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._homes: dict[str, Any] = {}  # the library has no annotations
+        self._files: dict[str, Any] = {}  # by tensor name; the library has no annotations
         for path in weight_files(folder):
             try:
                 opened: Any = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise ModelLoadError(f"{path} is not a safetensors file: {error}") from error
             names = opened.keys()
-            self._homes.update(dict.fromkeys(names, opened))
+            self._files.update(dict.fromkeys(names, opened))
 
     def __enter__(self) -> Self:
         return self
@@ -34,19 +31,19 @@ class Weights:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._homes.clear()
+        self._files.clear()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._homes
+        return name in self._files
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Return a tensor, backed by the file's pages until it is copied.
+        """Return a tensor that is backed by the file until it is copied.
 
-        Raises ModelLoadError if it is missing or its shape is not the one that the configuration asks for.
+        Raises ModelLoadError if it is missing or has another shape than ``shape``.
         """
-        if name not in self._homes:
+        if name not in self._files:
             raise ModelLoadError(f"{self.folder} has no tensor {name}")
-        tensor: torch.Tensor = self._homes[name].get_tensor(name)
+        tensor: torch.Tensor = self._files[name].get_tensor(name)
         if tuple(tensor.shape) != shape:
             raise ModelLoadError(f"tensor {name} has shape {tuple(tensor.shape)}, config.json asks for {shape}")
         return tensor

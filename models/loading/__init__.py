@@ -1,3 +1,3 @@
-"""From a registered version to a runner: weights, number format, memory for the cache, checks of quality.
+"""From a registered version to a runner: weights, number format, size of the KV cache, quality checks.
 
-Architectures are ``models.families``."""
+Architectures are in ``models.families``."""

@@ -1,7 +1,7 @@
-"""GGUF to a Hugging Face folder: float32 safetensors, configuration, tokenizer. Needed once a model, never by a worker.
+"""Converts a GGUF file to a Hugging Face folder: float32 safetensors, configuration, tokenizer. Workers never do this.
 
-Knows the ``llama`` architecture of GGUF, whose query and key rows are stored in another order than transformers' (the
-rotary pairs are interleaved). The tokenizer is converted by transformers.
+Supports the ``llama`` architecture of GGUF. GGUF stores query and key rows in another order than transformers: the
+rotary pairs are interleaved. transformers converts the tokenizer.
 """
 
 import json
@@ -39,7 +39,7 @@ _IN_LAYER = {
 
 
 def convert(source: Path, folder: Path, on_tensor: Callable[[int, int], None]) -> None:
-    """Write the model in the GGUF file ``source`` into ``folder``; ``on_tensor`` hears (done, total).
+    """Write the model in the GGUF file ``source`` into ``folder``; ``on_tensor`` is called with (done, total).
 
     Raises ModelLoadError if the file is of another architecture.
     """
@@ -60,9 +60,9 @@ def convert(source: Path, folder: Path, on_tensor: Callable[[int, int], None]) -
 
 
 def _header(named: Mapping[str, gguf.ReaderTensor]) -> bytes:
-    """Return the head of a safetensors file: the length of a JSON object, and the object that says what lies where.
+    """Return the header of a safetensors file: the length of a JSON object, and the object with the tensor offsets.
 
-    Written by hand because the library's writer wants all tensors in memory, twice.
+    The writer of the library is not used, because it needs all tensors in memory twice.
     """
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -112,7 +112,7 @@ def _config(reader: gguf.GGUFReader) -> dict[str, Any]:
 
 
 def _hf_name(name: str) -> str:
-    """Return transformers' name of a tensor: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
+    """Return the name in transformers: ``blk.3.attn_q.weight`` is ``model.layers.3.self_attn.q_proj.weight``."""
     if name in _TOP_LEVEL:
         return _TOP_LEVEL[name]
     parts = name.split(".")
@@ -131,5 +131,5 @@ def _values(tensor: gguf.ReaderTensor, name: str, config: dict[str, Any]) -> Arr
 
 
 def _restore_order(rows: Array, num_heads: int) -> Array:
-    """Undo the interleaving of each head's two halves: (heads * head_dim, in) both ways."""
+    """Undo the interleaving of the two halves of each head. Input and result are (heads * head_dim, in)."""
     return rows.reshape(num_heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)

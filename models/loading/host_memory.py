@@ -1,7 +1,6 @@
-"""How much memory this process may still take: what the machine has free, and what its control group leaves of that.
+"""The memory that this process may still allocate: the free memory of the machine, within the cgroup limits.
 
-Linux only, from /proc and /sys; elsewhere nothing is known, which is None. Page cache that the kernel can drop at once
-counts as free, in a control group too.
+Linux only, from /proc and /sys; None on other systems. Page cache that the kernel can drop counts as free.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ _V2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:
-    """Return how many bytes are free for this process; ``root`` is where the system's files lie."""
+    """Return the number of free bytes for this process. ``root`` is the folder with ``proc`` and ``sys``."""
     free = _available(root / "proc/meminfo")
     if free is None:
         return None
@@ -28,7 +27,7 @@ def _available(meminfo: Path) -> int | None:
 
 
 def _left_by_groups(root: Path) -> Iterator[int]:
-    """Yield what is left in the group of this process and in each group around it, as far as they have limits."""
+    """Yield the bytes left in the cgroup of this process and in each of its parents that has a limit."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -37,7 +36,7 @@ def _left_by_groups(root: Path) -> Iterator[int]:
             home, names = root / "sys/fs/cgroup/memory", _V1
         else:
             continue
-        # Inside a container the path is often that of the host, and its own group is mounted as the home.
+        # In a container the path is often that of the host, and the own cgroup is mounted at the root.
         groups = [home]
         for part in Path(path).parts[1:]:
             groups.append(groups[-1] / part)
@@ -56,7 +55,7 @@ def _left(group: Path, limit_name: str, usage_name: str, droppable_name: str) ->
 
 
 def _number(path: Path) -> int | None:
-    """Return the number in a file; None if there is no file, or no limit."""
+    """Return the number in a file, or None if there is no file or no limit."""
     text = "".join(_lines(path)).strip()
     return int(text) if text.isdecimal() else None
 

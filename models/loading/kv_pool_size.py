@@ -1,8 +1,8 @@
-"""How many KV blocks a model gets: as many as the setting says, or a share of the memory that is free when it loads.
+"""The number of KV blocks of a model: the setting, or a share of the memory that is free when the model is loaded.
 
-    free memory = | weights | headroom | share ▸ the pool | the rest ▸ everybody else |
+    free memory = | weights | headroom | share ▸ KV blocks | rest ▸ other processes |
 
-The weights are counted before they are read: a pool is sized once, and what it may hold bounds the context.
+The size of the weights is estimated before they are read, because the number of blocks limits the context window.
 """
 
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from models.families.geometry import Geometry
+from models.families.model_config import ModelConfig
 from models.families.model_folder import weight_files
 from models.loading.host_memory import free_bytes
 from models.tensors.precision import activation_dtype
@@ -20,16 +20,16 @@ from store.settings import Settings
 log = logging.getLogger(__name__)
 
 HEADROOM = 512 << 20
-"""Bytes for what a step needs beside weights and cache: activations, logits, the interpreter."""
+"""Bytes for the memory of a step beside weights and KV cache: activations, logits, the interpreter."""
 
 SHARES = {"cpu": 0.5, "cuda": 0.9}
-"""Of what is left after weights and headroom. A machine's memory has other users, a device's usually has none."""
+"""The share of the memory left after weights and headroom. Other processes use host memory, rarely GPU memory."""
 
 
-def num_blocks(folder: Path, config: Geometry, settings: Settings, dtype: torch.dtype, device: torch.device) -> int:
-    """Return the size of the pool for the model in ``folder`` with weights of ``dtype``.
+def num_blocks(folder: Path, config: ModelConfig, settings: Settings, dtype: torch.dtype, device: torch.device) -> int:
+    """Return the number of KV blocks for the model in ``folder`` with weights of ``dtype``.
 
-    Raises ModelLoadError if the setting is ``auto`` and too little memory is free, or it is not known how much is.
+    Raises ModelLoadError if the setting is ``auto`` and too little memory is free, or the free memory is not known.
     """
     if settings.kv_pool_tokens != "auto":
         return settings.kv_pool_tokens // settings.kv_block_tokens
@@ -38,7 +38,7 @@ def num_blocks(folder: Path, config: Geometry, settings: Settings, dtype: torch.
         raise ModelLoadError("how much memory is free is not known here; set HEADRACE_KV_POOL_TOKENS to a number")
     left = free - _weight_bytes(folder, dtype) - HEADROOM
     block_bytes = settings.kv_block_tokens * token_bytes(config, dtype)
-    # More than every slot can fill with a whole context serves nobody.
+    # More blocks than all slots with a full context are never used.
     most = -(-config.context_window // settings.kv_block_tokens) * settings.max_slots
     found = min(most, int(left * SHARES.get(device.type, 0.5)) // block_bytes)
     if found < 1:
@@ -47,8 +47,8 @@ def num_blocks(folder: Path, config: Geometry, settings: Settings, dtype: torch.
     return found
 
 
-def token_bytes(config: Geometry, dtype: torch.dtype) -> int:
-    """Return how many bytes the keys and values of one token take, beside weights of ``dtype``."""
+def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of the keys and values of one token, if the weights have ``dtype``."""
     return config.num_layers * 2 * config.num_kv_heads * config.head_dim * activation_dtype(dtype).itemsize
 
 
@@ -57,5 +57,5 @@ def _free(device: torch.device) -> int | None:
 
 
 def _weight_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """Return what the weights may take: the files, twice that where they are made wider than two bytes."""
+    """Return an upper estimate of the weights in memory: the file size, doubled for formats wider than two bytes."""
     return sum(path.stat().st_size for path in weight_files(folder)) * max(2, dtype.itemsize) // 2

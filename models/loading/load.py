@@ -1,6 +1,6 @@
-"""From a registered version to a runner that is ready: the one door to the weights.
+"""Loads a registered model version into a runner or an encoder. Workers load models only through this module.
 
-Whatever is wrong with a model is a ModelLoadError of one sentence. Torch is imported only for a version that needs it.
+Every fault of a model is a ModelLoadError of one sentence. Torch is imported only for a version that needs it.
 """
 
 import os
@@ -19,7 +19,7 @@ from store.settings import Settings
 
 
 def load_runner(version: ModelVersion, settings: Settings) -> Runner:
-    """Return the runner of a version, its weights checked against the registered digest and read.
+    """Return the runner of a version. Checks the files against the registered digest and reads the weights.
 
     Raises ModelLoadError if the folder is missing, damaged, changed since it was registered, or not supported.
     """
@@ -30,14 +30,14 @@ def load_runner(version: ModelVersion, settings: Settings) -> Runner:
             context_window=version.context_window,
             step_s=settings.fake_step_ms / 1000,
         )
-    _calm_openmp()
+    _limit_openmp_spinning()
     from models.loading.torch_load import load_torch  # noqa: PLC0415 - a worker of the fake has no torch
 
     return load_torch(version, settings)
 
 
 def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
-    """Return the encoder of a version, as ``load_runner`` does a runner. Raises ModelLoadError."""
+    """Return the encoder of a version. As ``load_runner``. Raises ModelLoadError."""
     if version.is_fake:
         return FakeEncoder(step_s=settings.fake_step_ms / 1000)
     folder = checked_folder(version)
@@ -47,36 +47,36 @@ def load_encoder(version: ModelVersion, settings: Settings) -> Encoder:
 
 
 def checked_folder(version: ModelVersion) -> Path:
-    """Return a version's folder before torch is imported to read it. Raises ModelLoadError as ``load_runner``."""
-    _calm_openmp()
+    """Return the folder of a version, before torch is imported. Raises ModelLoadError as ``load_runner``."""
+    _limit_openmp_spinning()
     return registered_folder(version)
 
 
 def _num_fake_blocks(settings: Settings) -> int:
-    """The fake's pool costs next to nothing; it has the default size where it is to be chosen."""
+    """Return the number of KV blocks of the fake model. ``auto`` is the default size, because they cost little."""
     default: int = Settings.model_fields["kv_pool_tokens"].default
     tokens = default if settings.kv_pool_tokens == "auto" else settings.kv_pool_tokens
     return tokens // settings.kv_block_tokens
 
 
-def _calm_openmp() -> None:
-    """Let OpenMP's threads sleep when they have waited for some tens of microseconds, unless somebody set it otherwise.
+def _limit_openmp_spinning() -> None:
+    """Let OpenMP threads sleep after some tens of microseconds of waiting, unless GOMP_SPINCOUNT is set already.
 
-    Before torch is imported, when GNU's library reads it. By default they spin for milliseconds, which takes the CPU
-    from the other threads and processes of a machine, and from the thread that is waited for.
+    Must run before torch is imported, because GNU's OpenMP reads it then. By default, OpenMP threads spin for
+    milliseconds and take CPU time from other threads, including the thread that they wait for.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # noqa: TID251 - another library's setting, not one of ours
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # noqa: TID251 - a setting of another library
 
 
 def with_faults(runner: Runner, settings: Settings, decode: Callable[[Sequence[int]], str]) -> Runner:
-    """Return ``runner``, or one around it that fails where a test's settings ask for it; ``decode`` reads a prompt."""
+    """Return ``runner``, with faults if the settings of a test enable them. ``decode`` turns a prompt into text."""
     if not (settings.model_faults or settings.failpoints):
         return runner
     return FaultyRunner(runner, _marks(settings), decode=decode, midway=partial(failpoint, "batch.midway"))
 
 
 def with_encoder_faults(encoder: Encoder, settings: Settings, decode: Callable[[Sequence[int]], str]) -> Encoder:
-    """Return ``encoder``, or one around it that fails, as ``with_faults``."""
+    """Return ``encoder``, wrapped with faults if the settings enable them. As ``with_faults``."""
     if not (settings.model_faults or settings.failpoints):
         return encoder
     return FaultyEncoder(encoder, _marks(settings), decode=decode, midway=partial(failpoint, "batch.midway"))

@@ -1,7 +1,7 @@
-"""Which number formats are faithful enough to a model, measured once for its files, and which one ``auto`` means.
+"""The quality gate for number formats: which formats are close enough to float32, and which one ``auto`` means.
 
-A report lies in the home folder under the digest of the model's files and the meaning of int8. Knows what is good
-enough, and what is faster; how the distance is measured is ``models.loading.quality``'s.
+Each model is measured once. The report is in the home folder, under the digest of the model files and the name of the
+int8 scheme. ``models.loading.quality`` does the measurement.
 """
 
 import json
@@ -12,34 +12,33 @@ from models.families.model_folder import folder_digest, small_files
 from models.loading.quality import Quality, measure_all
 from models.loading.quality_texts import TEXTS
 from models.loading.torch_load import runner_for
-from models.native.llama import NativeLlama
 from models.tensors.quantised import SCHEME
 from prompts.tokenizer import load_tokenizer
 from store.errors import ModelLoadError
 from store.settings import Settings
 
-MOST_KL = 0.012
-LEAST_TOP1 = 0.94
+MAX_KL = 0.012
+MIN_TOP1 = 0.94
 FASTEST_FIRST = ("int8", "bfloat16")
 
-Report = dict[str, Quality]
-"""The distance to float32 of each format in ``FASTEST_FIRST`` that runs fast on this machine."""
+QualityReport = dict[str, Quality]
+"""The distance to float32 of each format in ``FASTEST_FIRST`` that is fast on this machine."""
 
 
 def passes(quality: Quality) -> bool:
     """Return True if a format is close enough to float32."""
-    return quality.kl <= MOST_KL and quality.top1 >= LEAST_TOP1
+    return quality.kl <= MAX_KL and quality.top1 >= MIN_TOP1
 
 
-def measure(folder: Path, settings: Settings) -> Report:
-    """Measure a model folder's formats against float32 (about a minute), and keep the report.
+def measure(folder: Path, settings: Settings) -> QualityReport:
+    """Measure the formats of a model against float32 (about a minute), and store the report.
 
     Raises ModelLoadError if the model cannot be loaded.
     """
     tokenizer = load_tokenizer(small_files(folder))
     texts = [tokenizer.encode(text, add_special=True) for text in TEXTS]
     reference = runner_for(folder, settings, dtype="float32")
-    names = [name for name in FASTEST_FIRST if name != "int8" or isinstance(reference.model, NativeLlama)]
+    names = [name for name in FASTEST_FIRST if name != "int8" or reference.model.has_fast_int8]
     candidates = [runner_for(folder, settings, dtype=name) for name in names]
     report = dict(zip(names, measure_all(reference, candidates, texts), strict=True))
     path = _path(folder, settings)
@@ -48,8 +47,8 @@ def measure(folder: Path, settings: Settings) -> Report:
     return report
 
 
-def read_report(folder: Path, settings: Settings) -> Report | None:
-    """Return what was measured of these files on this machine, or None."""
+def read_report(folder: Path, settings: Settings) -> QualityReport | None:
+    """Return the report of these files on this machine, or None."""
     try:
         found = json.loads(_path(folder, settings).read_text())
         return {name: Quality(**values) for name, values in found.items()}
@@ -57,8 +56,8 @@ def read_report(folder: Path, settings: Settings) -> Report | None:
         return None
 
 
-def choose(report: Report) -> tuple[str, str]:
-    """Return what ``auto`` means for a model that was measured, and why."""
+def choose(report: QualityReport) -> tuple[str, str]:
+    """Return the format that ``auto`` means for a measured model, and the reason."""
     for name in FASTEST_FIRST:
         if name in report and passes(report[name]):
             return name, f"the fastest that passes: {describe(report[name])}"
@@ -66,7 +65,7 @@ def choose(report: Report) -> tuple[str, str]:
 
 
 def require(dtype: str, folder: Path, settings: Settings) -> None:
-    """Raise ModelLoadError if ``dtype`` is a format behind the gate and does not pass; measures if nobody has."""
+    """Raise ModelLoadError if ``dtype`` must pass the gate and does not. Measures the model if there is no report."""
     if dtype != "int8":
         return
     report = read_report(folder, settings) or measure(folder, settings)
@@ -79,8 +78,8 @@ def require(dtype: str, folder: Path, settings: Settings) -> None:
 
 
 def describe(quality: Quality) -> str:
-    """Return a distance in words, beside what is allowed."""
-    return f"KL {quality.kl:.4f} of at most {MOST_KL}, top-1 agreement {quality.top1:.3f} of at least {LEAST_TOP1}"
+    """Return a distance as text, with its limit."""
+    return f"KL {quality.kl:.4f} of at most {MAX_KL}, top-1 agreement {quality.top1:.3f} of at least {MIN_TOP1}"
 
 
 def _path(folder: Path, settings: Settings) -> Path:

@@ -1,7 +1,7 @@
-"""How far a version of a model is from its reference: perplexity, divergence and agreement over given texts.
+"""Measures the distance of a model version from its reference: perplexity, KL divergence and top-1 agreement on texts.
 
-Both versions read the same tokens (teacher forcing), so that one early difference is not counted again and again.
-Knows runners and tokens; what is good enough is for others to say.
+Both versions read the same tokens (teacher forcing), so that one early difference is not counted many times. The limits
+are in ``models.loading.precision_gate``.
 """
 
 import math
@@ -15,8 +15,10 @@ from models.runners.torch_runner import TorchRunner
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """``kl`` is the mean Kullback-Leibler divergence from the reference's next-token distribution, in nats; ``top1`` is
-    the share of positions where both have the same likeliest token. All are means over ``num_tokens`` predictions.
+    """The distance of a version from its reference. All values are means over ``num_tokens`` predictions.
+
+    ``kl`` is the Kullback-Leibler divergence from the next-token distribution of the reference, in nats. ``top1`` is
+    the share of positions where both have the same most likely token.
     """
 
     perplexity: float
@@ -35,7 +37,7 @@ class _Sums:
     num_tokens: int = field(default=0)
 
     def add(self, expected: torch.Tensor, found: torch.Tensor, following: torch.Tensor) -> None:
-        """Count predictions: log-probabilities (n, vocab) of both versions, and the tokens (n,) that followed."""
+        """Add predictions: the log-probabilities (n, vocab) of both versions, and the next tokens (n,)."""
         self.surprise -= found.gather(1, following[:, None]).sum(dtype=torch.double).item()
         self.divergence += (expected.exp() * (expected - found)).sum(dtype=torch.double).item()
         self.agreeing += int((expected.argmax(-1) == found.argmax(-1)).sum())
@@ -48,9 +50,9 @@ class _Sums:
 
 
 def measure_quality(reference: TorchRunner, candidate: TorchRunner, texts: Sequence[Sequence[int]]) -> Quality:
-    """Compare two runners of one vocabulary that serve no request now; each text needs two tokens or more.
+    """Compare two runners of the same vocabulary, without requests. Each text needs two tokens or more.
 
-    Raises ValueError if there is nothing to predict, or a text is longer than either runner can hold.
+    Raises ValueError if a text has fewer tokens, or is too long for a runner.
     """
     return measure_all(reference, [candidate], texts)[0]
 
@@ -73,5 +75,5 @@ def measure_all(
 
 
 def _predictions(runner: TorchRunner, text: Sequence[int]) -> torch.Tensor:
-    """Return the log-probabilities of what follows each token but the last, (n - 1, vocab)."""
+    """Return the log-probabilities after each token except the last, (n - 1, vocab)."""
     return runner.score(text)[:-1].log_softmax(dim=-1)

@@ -1,6 +1,6 @@
-"""The texts that versions of a model are compared on: prose, dialogue, code, data and three languages, all our own.
+"""The texts for the quality measurement: prose, dialogue, code, data and three languages, written for this project.
 
-Some 5,000 tokens in all. A change here changes every published figure.
+About 5,000 tokens in all. A change here changes every published figure.
 """
 
 TEXTS = (

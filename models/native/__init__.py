@@ -1,3 +1,3 @@
-"""The fast path of the Llama family on the CPU: C++ kernels, compiled once on the machine that runs them.
+"""The Llama family on the CPU: C++ kernels, compiled once on the machine that runs them.
 
-The same architecture on torch is ``models.families.llama``."""
+The same architecture on torch is ``models.families.llama_torch``."""

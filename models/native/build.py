@@ -1,7 +1,7 @@
-"""Compile the kernels for this CPU, once, into a folder; without a compiler there is none, and torch does the work.
+"""Compile the kernels for this CPU, once, into a folder. Without a compiler, models run on torch.
 
-The library's name holds a digest of the sources, the flags, the compiler and the CPU's features, so a folder that is
-shared by different machines serves each its own. ``python -m models.native.build`` builds ahead of time.
+The file name has a digest of the sources, the flags, the compiler and the CPU features. So different machines can share
+a folder. ``python -m models.native.build FOLDER`` compiles ahead of time.
 """
 
 import hashlib
@@ -16,19 +16,18 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
 _COMPILERS = ("g++", "c++", "clang++")
-# No products and sums made one by the compiler's choice: the kernels say where, so that a row's bits depend on nothing.
+# The compiler must not fuse multiply and add: only the kernels do, so that the bits of a row never depend on the batch.
 _ARITHMETIC = ("-fno-math-errno", "-ffp-contract=off")
 _FLAGS = ("-std=c++20", "-O3", "-march=native", *_ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
 _TIMEOUT_S = 300
 
 
 class BuildFailed(Exception):
-    """The kernels cannot be compiled here; the message is one sentence that says why."""
+    """The kernels cannot be compiled here. The message is one sentence with the reason."""
 
 
 def build(folder: Path) -> Path:
-    """Return the library in ``folder``, compiling it first (about ten seconds, with a line on stderr) if it is not
-    there.
+    """Return the library in ``folder``. If it is missing, compile it: about ten seconds, with a line on stderr.
 
     Raises BuildFailed.
     """
@@ -49,7 +48,7 @@ def _digest(compiler: str) -> str:
 
 
 def _cpu_features() -> str:
-    """Return what the system says of the CPU's instruction sets; machines that differ in them never share a library."""
+    """Return the instruction sets of the CPU, so that machines with different ones do not share a library."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -65,12 +64,12 @@ def _compile(compiler: str, library: Path) -> None:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
-            command = [compiler, *_FLAGS, "-o", str(made), str(SOURCES / "pass.cpp")]
+            command = [compiler, *_FLAGS, "-o", str(made), str(SOURCES / "forward.cpp")]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
             if done.returncode:
-                said = done.stderr.strip().splitlines() or ["it said nothing"]
-                raise BuildFailed(f"{compiler} failed: {said[0]}")
-            # Whole or not at all, and whoever else compiles at the same time makes the same.
+                lines = done.stderr.strip().splitlines() or ["it printed nothing"]
+                raise BuildFailed(f"{compiler} failed: {lines[0]}")
+            # Atomic. Another process that compiles at the same time makes the same file.
             os.replace(made, library)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildFailed(f"the kernels cannot be built in {library.parent}: {error}") from error

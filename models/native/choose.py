@@ -1,13 +1,17 @@
-"""Whether the kernels run a model here: they are there, switched on, and cover it. Else torch does, and says so."""
+"""Decide if the CPU kernels run a model. If not, the family's torch code runs it, and the reason is logged."""
 
 import logging
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 
-from models.families.config import LlamaConfig
-from models.families.geometry import Geometry
+from models.families.model import LoadedModel
+from models.families.model_config import ModelConfig
+from models.families.registry import Architecture
 from models.native.build import BuildFailed, build
 from models.native.layout import PAGE
 from models.native.library import Kernels
@@ -15,18 +19,42 @@ from store.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_FORMATS = (torch.float32, torch.bfloat16, torch.int8)
-_MOST_HEAD_DIM = 256
+_DTYPES = (torch.float32, torch.bfloat16, torch.int8)
+_MAX_HEAD_DIM = 256
 
 
-def kernels_for(config: Geometry, settings: Settings, dtype: torch.dtype, device: torch.device) -> Kernels | None:
-    """Return the kernels if they are to run this model, else None; what is in their way is logged."""
-    if device.type != "cpu" or settings.native_kernels == "off" or not isinstance(config, LlamaConfig):
+class NativeFamily(Protocol):
+    """The interface of a module that loads one family for the CPU kernels (``Family.NATIVE``)."""
+
+    def load(
+        self,
+        kernels: Kernels,
+        config: Any,
+        folder: Path,
+        *,
+        num_blocks: int,
+        block_tokens: int,
+        context: int,
+        dtype: torch.dtype,
+    ) -> LoadedModel:
+        """Read and pack the weights in ``folder``, and return the model with its KV cache. Raises ModelLoadError."""
+        ...
+
+
+def native_loader(
+    architecture: Architecture, settings: Settings, dtype: torch.dtype, device: torch.device
+) -> Callable[..., LoadedModel] | None:
+    """Return ``NativeFamily.load`` for this model, with the arguments that are known here, or None.
+
+    The caller gives ``folder``, ``num_blocks`` and ``context``.
+    """
+    config, module = architecture.config, architecture.family.NATIVE
+    if device.type != "cpu" or settings.native_kernels == "off" or module is None:
         return None
-    if dtype not in _FORMATS:
-        log.warning("kernels_unused reason=%s", f"they know no {dtype}")
+    if dtype not in _DTYPES:
+        log.warning("kernels_unused reason=%s", f"they do not support {dtype}")
         return None
-    if not covers(config, settings.kv_block_tokens):
+    if not supports(config, settings.kv_block_tokens):
         log.warning("kernels_unused reason=%s", f"head_dim {config.head_dim}, blocks of {settings.kv_block_tokens}")
         return None
     try:
@@ -34,14 +62,15 @@ def kernels_for(config: Geometry, settings: Settings, dtype: torch.dtype, device
     except BuildFailed as error:
         log.warning("kernels_unused reason=%s", error)
         return None
-    log.info("kernels_used for=%s", kernels.kind)
-    return kernels
+    log.info("kernels_used for=%s", kernels.isa)
+    family = cast(NativeFamily, import_module(module))
+    return partial(family.load, kernels, config, block_tokens=settings.kv_block_tokens, dtype=dtype)
 
 
-def covers(config: Geometry, block_tokens: int) -> bool:
-    """Return True if the kernels' pages and vectors fit these sizes."""
+def supports(config: ModelConfig, block_tokens: int) -> bool:
+    """Return True if the kernels support this head size and block size."""
     head_dim = config.head_dim
-    return block_tokens % PAGE == 0 and head_dim % (2 * PAGE) == 0 and head_dim <= _MOST_HEAD_DIM
+    return block_tokens % PAGE == 0 and head_dim % (2 * PAGE) == 0 and head_dim <= _MAX_HEAD_DIM
 
 
 @cache

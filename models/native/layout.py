@@ -1,7 +1,4 @@
-"""Weights in the layouts that the kernels read (drawn in ``src/linear.h``). Knows shapes, not what is multiplied.
-
-All of it is plain torch on the CPU, done once when a model is loaded.
-"""
+"""Packs weights into the layouts of the kernels, which ``src/linear.h`` shows. Runs once, when a model is loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +16,7 @@ _FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One linear layer: ``weight`` in panels, ``scales`` for int8, ``bias`` padded to the panels or None."""
+    """One linear layer: ``weight`` in panels, ``scales`` for int8 or None, ``bias`` padded to the panels or None."""
 
     weight: torch.Tensor
     scales: torch.Tensor | None
@@ -29,22 +26,22 @@ class Packed:
 
     @property
     def format(self) -> int:
-        """The kernels' number for the weight's type."""
+        """The number of the weight format, as ``Format`` in ``src/linear.h``."""
         return _FORMATS[self.weight.dtype]
 
-    def moved(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> "Packed":
-        """Return the layer with its tensors where ``copy`` puts them."""
+    def copied(self, copy: Callable[[torch.Tensor], torch.Tensor]) -> "Packed":
+        """Return the layer with copies of its tensors."""
         scales, bias = (None if each is None else copy(each) for each in (self.scales, self.bias))
         return replace(self, weight=copy(self.weight), scales=scales, bias=bias)
 
 
 def round_up(count: int, multiple: int) -> int:
-    """Return the next multiple at or above ``count``."""
+    """Return ``count`` rounded up to a multiple."""
     return -(-count // multiple) * multiple
 
 
 def pack(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> Packed:
-    """Return ``weight`` (out, in) and ``bias`` (out,) for the kernels, in float32, bfloat16 or int8."""
+    """Pack ``weight`` (out, in) and ``bias`` (out,) as float32, bfloat16 or int8."""
     outputs, inputs = weight.shape
     padded_outputs, padded_inputs = round_up(outputs, PANEL), round_up(inputs, GROUP)
     whole = pad(weight.float(), (0, padded_inputs - inputs, 0, padded_outputs - outputs))
@@ -63,14 +60,14 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) ->
 
 
 def _interleave(panels: torch.Tensor, *, block: int, together: int) -> torch.Tensor:
-    """Cut each panel's inputs into blocks, and lay ``together`` inputs of each of 16 outputs side by side."""
+    """Cut the inputs of each panel into blocks, and interleave groups of ``together`` inputs of each of 16 outputs."""
     count, _, inputs = panels.shape
     cut = panels.view(count, 2, 16, inputs // block, block // together, together)
     return cut.permute(0, 3, 1, 4, 2, 5).contiguous()
 
 
-def gates_and_ups(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Return (out, in) rows in which every 16 gates are followed by their 16 ups, padded to whole panels."""
+def interleave_gate_up(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Interleave the rows of both (out, in) in blocks of 16: 16 gates, then their 16 ups. Pads to whole panels."""
     missing = round_up(gate.shape[0], PAGE) - gate.shape[0]
     widths = (0,) * (2 * gate.dim() - 1) + (missing,)
     both = torch.stack([pad(part, widths).view(-1, PAGE, *part.shape[1:]) for part in (gate, up)], dim=1)

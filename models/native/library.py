@@ -1,4 +1,4 @@
-"""The compiled kernels as typed functions. The structs mirror those of ``src/pass.cpp`` and ``src/linear.h``."""
+"""ctypes bindings of the compiled kernels. The structs mirror those of ``src/forward.cpp`` and ``src/linear.h``."""
 
 import ctypes
 from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int64, c_void_p
@@ -11,10 +11,10 @@ from models.native.layout import Packed
 _VERSION = 3
 
 NO_MEMORY, INTERRUPTED = 1, 2
-"""What a pass may come to instead of 0, its end."""
+"""Results of a pass that did not finish; 0 is success."""
 
 
-class Linear(Structure):
+class LinearStruct(Structure):
     """A packed linear layer."""
 
     _fields_ = (
@@ -27,8 +27,8 @@ class Linear(Structure):
     )
 
     @classmethod
-    def of(cls, packed: Packed) -> "Linear":
-        """Point at a packed layer, which must outlive this."""
+    def of(cls, packed: Packed) -> "LinearStruct":
+        """Return a struct that points to a packed layer, which must outlive it."""
         address = pointer_of
         return cls(
             address(packed.weight),
@@ -40,24 +40,24 @@ class Linear(Structure):
         )
 
 
-class Layer(Structure):
+class LayerStruct(Structure):
     """One decoder layer."""
 
     _fields_ = (
         ("attention_norm", c_void_p),
-        ("qkv", Linear),
+        ("qkv", LinearStruct),
         ("query_norm", c_void_p),
         ("key_norm", c_void_p),
-        ("out", Linear),
+        ("out", LinearStruct),
         ("mlp_norm", c_void_p),
-        ("gate_up", Linear),
-        ("down", Linear),
+        ("gate_up", LinearStruct),
+        ("down", LinearStruct),
         ("window", c_int64),
     )
 
 
-class Model(Structure):
-    """The sizes, the layers and the head."""
+class ModelStruct(Structure):
+    """The sizes, the layers and the output head."""
 
     _fields_ = (
         ("num_layers", c_int64),
@@ -72,20 +72,20 @@ class Model(Structure):
         ("cosines", c_void_p),
         ("sines", c_void_p),
         ("cache_format", c_int64),
-        ("layers", POINTER(Layer)),
+        ("layers", POINTER(LayerStruct)),
         ("norm", c_void_p),
-        ("head", Linear),
+        ("head", LinearStruct),
     )
 
 
-class Pass(Structure):
-    """What one pass reads and writes. ``spans`` are four int64 each: first row, rows, first position, page table."""
+class PassStruct(Structure):
+    """Input and output of one pass. A sequence is four int64: first row, rows, first position, page table."""
 
     _fields_ = (
         ("num_tokens", c_int64),
-        ("num_spans", c_int64),
+        ("num_sequences", c_int64),
         ("tokens", c_void_p),
-        ("spans", c_void_p),
+        ("sequences", c_void_p),
         ("hidden", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
@@ -95,7 +95,7 @@ class Pass(Structure):
 
 
 def pointer_of(tensor: torch.Tensor | None) -> int | None:
-    """Return the address of a tensor's numbers; it must be contiguous and outlive the pointer."""
+    """Return the address of a tensor's data. The tensor must be contiguous and outlive the pointer."""
     if tensor is None:
         return None
     if not tensor.is_contiguous():
@@ -104,20 +104,20 @@ def pointer_of(tensor: torch.Tensor | None) -> int | None:
 
 
 class Kernels:
-    """The library's functions. A call lets other Python threads run meanwhile."""
+    """The functions of the library. A call releases the GIL."""
 
     def __init__(self, path: Path) -> None:
-        """Load a library. Raises OSError if it is none, or one of another version of the sources."""
+        """Load a library. Raises OSError if it is not one, or was built from another version of the sources."""
         self._library = ctypes.CDLL(str(path))
         self._declare("headrace_version", c_int64)
         if self._library.headrace_version() != _VERSION:
             raise OSError(f"{path} was built from other sources")
-        self._declare("headrace_kind", c_char_p)
+        self._declare("headrace_isa", c_char_p)
         self._declare("headrace_open", c_void_p)
         self._declare("headrace_close", None, c_void_p)
-        self._declare("headrace_layers", c_int, POINTER(Model), POINTER(Pass), c_void_p)
-        self._declare("headrace_logits", None, POINTER(Model), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
-        self._declare("headrace_linear", None, POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64)
+        self._declare("headrace_layers", c_int, POINTER(ModelStruct), POINTER(PassStruct), c_void_p)
+        self._declare("headrace_logits", None, POINTER(ModelStruct), c_void_p, c_void_p, c_int64, c_void_p, c_void_p)
+        self._declare("headrace_linear", None, POINTER(LinearStruct), c_void_p, c_int64, c_void_p, c_int64)
         self.open = self._library.headrace_open
         self.close = self._library.headrace_close
         self.layers = self._library.headrace_layers
@@ -128,15 +128,15 @@ class Kernels:
         function.restype, function.argtypes = result, arguments
 
     @property
-    def kind(self) -> str:
-        """The instruction set that they were compiled for and may use."""
-        name: bytes = self._library.headrace_kind()
+    def isa(self) -> str:
+        """The instruction set that the kernels use on this machine."""
+        name: bytes = self._library.headrace_isa()
         return name.decode()
 
     def linear(self, packed: Packed, rows: torch.Tensor, threads: int) -> torch.Tensor:
-        """Return float32 ``rows`` (n, in) times one packed layer, (n, padded out)."""
+        """Return the product of ``rows`` (n, in) and one packed layer, float32 (n, padded out)."""
         padded = torch.nn.functional.pad(rows.float(), (0, packed.inputs - rows.shape[1])).contiguous()
         result = torch.empty(len(rows), packed.panels * 32)
-        layer = Linear.of(packed)
+        layer = LinearStruct.of(packed)
         self._library.headrace_linear(layer, pointer_of(padded), len(rows), pointer_of(result), threads)
         return result

@@ -1,28 +1,39 @@
-"""The Llama family's pass by the kernels: the same weights and answers as ``models.families.llama``, one call a step.
+"""The Llama family on the CPU kernels: one call a step, with the results of ``models.families.llama_torch``.
 
-Holds the packed weights and the pages of the cache; the arithmetic is in ``src``.
+Owns the packed weights and the pages of the KV cache. The arithmetic is in ``src``.
 """
 
 import ctypes
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
-from models.families.config import LlamaConfig
+from models.families.llama import LlamaConfig
+from models.families.model import LoadedModel
 from models.families.rope import inverse_frequencies
 from models.families.safetensors_reader import Weights
-from models.native.layout import PAGE, Packed, gates_and_ups, pack, round_up
-from models.native.library import INTERRUPTED, NO_MEMORY, Kernels, Layer, Linear, Model, Pass, pointer_of
+from models.native.layout import PAGE, Packed, interleave_gate_up, pack, round_up
+from models.native.library import (
+    INTERRUPTED,
+    NO_MEMORY,
+    Kernels,
+    LayerStruct,
+    LinearStruct,
+    ModelStruct,
+    PassStruct,
+    pointer_of,
+)
 from models.tensors.huge_pages import Arena, zeros
 from models.tensors.precision import activation_dtype
 from models.tensors.quantised import GROUP
 
 
-class PagedCache:
-    """Keys and values of every layer in pages of 16 tokens (drawn in ``src/attention.h``)."""
+class NativeKvCache:
+    """Keys and values of every layer in pages of 16 tokens. The layout is in ``src/kv_pages.h``."""
 
     def __init__(self, config: LlamaConfig, *, num_blocks: int, block_tokens: int, dtype: torch.dtype) -> None:
         self.num_blocks = num_blocks
@@ -35,46 +46,49 @@ class PagedCache:
         self.values = zeros(config.num_layers * self.num_pages * page, dtype).view(shape)
 
     def clear(self, blocks: torch.Tensor) -> None:
-        """Wipe blocks in every layer."""
+        """Set blocks to zero in every layer."""
         self.keys[:, blocks] = 0
         self.values[:, blocks] = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NativeBatch:
-    """One pass: ``rows`` in order, ``ends`` the index of each one's last token. Arrays are read by the kernels."""
+    """The input of one pass: the rows in order, and ``ends``, the index of the last token of each row.
+
+    The kernels read the arrays: ``sequences`` holds four numbers a row, as ``library.PassStruct``.
+    """
 
     rows: tuple[Row, ...]
     ends: tuple[int, ...]
     tokens: "array[int]"
-    spans: "array[int]"
+    sequences: "array[int]"
     pages: "array[int]"
     interrupt: Interrupt | None = None
 
 
-class NativeBatches:
-    """Makes batches for one number of pages a block."""
+class NativeBatchBuilder:
+    """Builds batches. A block of the KV cache has ``pages_per_block`` pages."""
 
     def __init__(self, pages_per_block: int) -> None:
         self._pages_per_block = pages_per_block
 
     def build(self, plan: StepPlan) -> NativeBatch:
-        """Lay out a plan's rows in their order."""
-        tokens, pages, spans, ends = array("q"), array("i"), array("q"), []
+        """Return the batch of a plan, with the rows in the order of the plan."""
+        tokens, pages, sequences, ends = array("q"), array("i"), array("q"), []
         offsets = []
         for row in plan.rows:
-            spans.extend((len(tokens), len(row.tokens), row.start, 0))
+            sequences.extend((len(tokens), len(row.tokens), row.start, 0))
             offsets.append(len(pages))
             tokens.extend(row.tokens)
             pages.extend(self._pages_of(row))
             ends.append(len(tokens) - 1)
         address = pages.buffer_info()[0]
         for index, offset in enumerate(offsets):
-            spans[4 * index + 3] = address + offset * pages.itemsize
-        return NativeBatch(plan.rows, tuple(ends), tokens, spans, pages, plan.interrupt)
+            sequences[4 * index + 3] = address + offset * pages.itemsize
+        return NativeBatch(plan.rows, tuple(ends), tokens, sequences, pages, plan.interrupt)
 
     def send(self, values: Sequence[int]) -> torch.Tensor:
-        """Return numbers as a tensor."""
+        """Return a tensor of these numbers."""
         return torch.tensor(values, dtype=torch.long)
 
     def _pages_of(self, row: Row) -> Sequence[int]:
@@ -85,7 +99,9 @@ class NativeBatches:
 
 
 class NativeLlama:
-    """The weights and the pass. Shapes: n tokens enter, (n, padded hidden) float32 comes out; logits are float32."""
+    """The weights and the forward pass: n tokens in, hidden states (n, padded hidden) and logits out, both float32."""
+
+    has_fast_int8 = True
 
     def __init__(
         self,
@@ -97,9 +113,9 @@ class NativeLlama:
         dtype: torch.dtype,
         on_layer: Callable[[int], None] = lambda index: None,
     ) -> None:
-        """Read and pack the weights layer by layer; ``dtype`` is float32, bfloat16 or int8.
+        """Read and pack the weights layer by layer. ``dtype`` is float32, bfloat16 or int8.
 
-        Raises ModelLoadError if a tensor is missing or has another shape than the configuration says.
+        Raises ModelLoadError if a tensor is missing or has a shape that does not match the configuration.
         """
         self.config = config
         self.cache_dtype = activation_dtype(dtype)
@@ -108,7 +124,7 @@ class NativeLlama:
         self._dtype = dtype
         self._kept: list[torch.Tensor | Packed] = []
         self._arena = Arena()
-        self._layers = (Layer * config.num_layers)()
+        self._layers = (LayerStruct * config.num_layers)()
         for index in range(config.num_layers):
             self._layers[index] = self._read_layer(index)
             on_layer(index)
@@ -117,24 +133,24 @@ class NativeLlama:
         del self._weights
 
     def __del__(self) -> None:
-        """Free the kernels' scratch memory."""
+        """Free the scratch memory of the kernels."""
         if hasattr(self, "_space"):
             self._kernels.close(self._space)
 
-    def forward(self, batch: NativeBatch, cache: PagedCache) -> torch.Tensor:
-        """Run the batch's tokens through all layers, storing their keys and values; return the hidden states.
+    def forward(self, batch: NativeBatch, cache: NativeKvCache) -> torch.Tensor:
+        """Run the tokens of a batch through all layers and store their keys and values. Return the hidden states.
 
-        Raises IndexError for a token that is not in the vocabulary, and MemoryError, before anything is written, and
+        Raises IndexError for a token outside the vocabulary and MemoryError, both before it writes anything, and
         Interrupted after one of the layers.
         """
         if not 0 <= min(batch.tokens) <= max(batch.tokens) < self.config.vocab_size:
             raise IndexError(f"a token is not in the vocabulary of {self.config.vocab_size}")
         hidden = torch.empty(len(batch.tokens), round_up(self.config.hidden_size, GROUP))
-        step = Pass(
+        step = PassStruct(
             len(batch.tokens),
             len(batch.rows),
             batch.tokens.buffer_info()[0],
-            batch.spans.buffer_info()[0],
+            batch.sequences.buffer_info()[0],
             hidden.data_ptr(),
             cache.keys.data_ptr(),
             cache.values.data_ptr(),
@@ -150,15 +166,17 @@ class NativeLlama:
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the vocabulary's scores for hidden states (n, padded hidden)."""
+        """Return the logits of hidden states (n, padded hidden)."""
         rows = hidden.contiguous()
-        picked = torch.arange(len(rows))
+        selected = torch.arange(len(rows))
         scores = torch.empty(len(rows), self._model.head.panels * 32)
-        self._kernels.logits(self._model, rows.data_ptr(), picked.data_ptr(), len(rows), scores.data_ptr(), self._space)
+        self._kernels.logits(
+            self._model, rows.data_ptr(), selected.data_ptr(), len(rows), scores.data_ptr(), self._space
+        )
         return scores[:, : self.config.vocab_size]
 
     def _keep(self, tensor: torch.Tensor | None) -> int | None:
-        """Return the address of a tensor that lives as long as the model."""
+        """Copy a tensor into the arena, where it lives as long as the model, and return its address."""
         if tensor is None:
             return None
         kept = self._arena.copy(tensor)
@@ -166,37 +184,37 @@ class NativeLlama:
         return pointer_of(kept)
 
     def _tensor(self, name: str, *shape: int) -> torch.Tensor:
-        # A copy: a tensor of the file that is kept keeps the whole file in memory.
+        # A copy, because a tensor that is backed by the file keeps the whole file in memory.
         return self._weights.get(name, shape).to(torch.float, copy=True).contiguous()
 
-    def _tensor_if_there(self, name: str, *shape: int) -> torch.Tensor | None:
+    def _optional_tensor(self, name: str, *shape: int) -> torch.Tensor | None:
         return self._tensor(name, *shape) if name in self._weights else None
 
-    def _linear(self, num_in: int, sizes: Mapping[str, int], *, gated: bool = False) -> Linear:
-        """Return the modules named in ``sizes``, each with its output size, as one; a missing bias counts as zeros."""
+    def _linear(self, num_in: int, sizes: Mapping[str, int], *, gated: bool = False) -> LinearStruct:
+        """Return the modules in ``sizes`` (name: output size) as one linear layer. A missing bias counts as zeros."""
         weights = [self._weights.get(f"{module}.weight", (size, num_in)).float() for module, size in sizes.items()]
-        biases = [self._tensor_if_there(f"{module}.bias", size) for module, size in sizes.items()]
-        join = (lambda parts: gates_and_ups(*parts)) if gated else torch.cat
+        biases = [self._optional_tensor(f"{module}.bias", size) for module, size in sizes.items()]
+        join = (lambda parts: interleave_gate_up(*parts)) if gated else torch.cat
         bias = None
         if any(each is not None for each in biases):
             filled = zip(biases, sizes.values(), strict=True)
             bias = join([torch.zeros(size) if each is None else each for each, size in filled])
         packed = pack(join(weights), bias, self._dtype)
-        kept = packed.moved(self._arena.copy)
+        kept = packed.copied(self._arena.copy)
         self._kept.append(kept)
-        return Linear.of(kept)
+        return LinearStruct.of(kept)
 
-    def _read_layer(self, index: int) -> Layer:
+    def _read_layer(self, index: int) -> LayerStruct:
         config, prefix = self.config, f"model.layers.{index}"
         attention, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
         hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
         all_heads, kv_heads = config.num_heads * head_dim, config.num_kv_heads * head_dim
         qkv = {f"{attention}.q_proj": all_heads, f"{attention}.k_proj": kv_heads, f"{attention}.v_proj": kv_heads}
-        return Layer(
+        return LayerStruct(
             self._keep(self._tensor(f"{prefix}.input_layernorm.weight", hidden)),
             self._linear(hidden, qkv),
-            self._keep(self._tensor_if_there(f"{attention}.q_norm.weight", head_dim)),
-            self._keep(self._tensor_if_there(f"{attention}.k_norm.weight", head_dim)),
+            self._keep(self._optional_tensor(f"{attention}.q_norm.weight", head_dim)),
+            self._keep(self._optional_tensor(f"{attention}.k_norm.weight", head_dim)),
             self._linear(all_heads, {f"{attention}.o_proj": hidden}),
             self._keep(self._tensor(f"{prefix}.post_attention_layernorm.weight", hidden)),
             self._linear(hidden, {f"{mlp}.gate_proj": inner, f"{mlp}.up_proj": inner}, gated=True),
@@ -205,21 +223,21 @@ class NativeLlama:
         )
 
     def _embedding(self) -> int | None:
-        """Return the table's address, or None where the head holds the same numbers: once is enough."""
+        """Return the address of the embedding table, or None if the output head holds the same numbers."""
         config = self.config
         if config.tie_embeddings and self._dtype == self.cache_dtype:
             return None
         table = self._weights.get("model.embed_tokens.weight", (config.vocab_size, config.hidden_size))
         return self._keep(table.to(self.cache_dtype, copy=True).contiguous())
 
-    def _read_model(self, context: int) -> Model:
+    def _read_model(self, context: int) -> ModelStruct:
         config = self.config
         angles = torch.outer(
             torch.arange(context, dtype=torch.float), inverse_frequencies(config.rope, config.head_dim)
         )
-        # Some tied checkpoints store the head again; the embedding is what the reference uses.
+        # Some checkpoints with tied embeddings store the head too. The reference uses the embedding.
         head = "model.embed_tokens" if config.tie_embeddings else "lm_head"
-        return Model(
+        return ModelStruct(
             config.num_layers,
             config.hidden_size,
             config.num_heads,
@@ -232,7 +250,24 @@ class NativeLlama:
             self._keep(angles.cos()),
             self._keep(angles.sin()),
             0 if self.cache_dtype == torch.float32 else 1,
-            ctypes.cast(self._layers, ctypes.POINTER(Layer)),
+            ctypes.cast(self._layers, ctypes.POINTER(LayerStruct)),
             self._keep(self._tensor("model.norm.weight", config.hidden_size)),
             self._linear(config.hidden_size, {head: config.vocab_size}),
         )
+
+
+def load(
+    kernels: Kernels,
+    config: LlamaConfig,
+    folder: Path,
+    *,
+    num_blocks: int,
+    block_tokens: int,
+    context: int,
+    dtype: torch.dtype,
+) -> LoadedModel:
+    """Read and pack the weights in ``folder``. As ``models.native.choose.NativeFamily.load``."""
+    cache = NativeKvCache(config, num_blocks=num_blocks, block_tokens=block_tokens, dtype=activation_dtype(dtype))
+    with Weights(folder) as weights:
+        model = NativeLlama(kernels, config, weights, context=context, dtype=dtype)
+    return LoadedModel(model, cache, NativeBatchBuilder(cache.pages_per_block))

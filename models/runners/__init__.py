@@ -1,3 +1,3 @@
-"""What the engine runs a step with: torch models, encoders, the fake models of the tests, and injected faults.
+"""The runners that compute a step for the engine: torch models, encoders, fake models for tests, injected faults.
 
 The protocol is ``models.engine.runner``."""

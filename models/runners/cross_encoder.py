@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files
 from models.runners.encoder import float32_bytes, padded, read_model
-from models.runners.torch_runner import errors_named
+from models.runners.torch_runner import translate_torch_errors
 from prompts.tasks.rerank import Activation, CrossEncoderSettings, read_settings
 from store.settings import Settings
 
@@ -35,7 +35,7 @@ class TorchCrossEncoder:
     @torch.inference_mode()
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return each row's score as little-endian float32, None where it is not finite."""
-        with errors_named():
+        with translate_torch_errors():
             ids, mask = padded([row.tokens for row in rows], self._pad_id, self._device)
             types: dict[str, torch.Tensor] = {}
             if self._has_types:

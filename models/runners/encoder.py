@@ -1,7 +1,6 @@
-"""The Encoder on torch: rows of token ids in, one pass of transformers' own model, one vector a row out.
+"""The Encoder on torch: rows of token ids in, one pass of a transformers model, one embedding a row out.
 
-Rows are padded to the longest and masked. Knows pooling and normalising; what a model was made for says its
-``prompts.tasks.embed.Embedder``.
+Rows are padded to the longest row and masked. ``prompts.tasks.embed.Embedder`` gives the pooling and the normalisation.
 """
 
 import sys
@@ -15,16 +14,16 @@ from transformers import AutoModel
 
 from models.engine.requests import EncodeRow
 from models.families.model_folder import small_files, weight_files
-from models.families.original import read_original, refuse_faults
-from models.families.probe import silence
-from models.runners.torch_runner import errors_named
+from models.families.transformers_probe import silence
+from models.families.transformers_reader import read_with_transformers, refuse_faults
+from models.runners.torch_runner import translate_torch_errors
 from models.tensors.precision import resolve_device, resolve_dtype
 from prompts.tasks.embed import Embedder, Pooling, read_embedder
 from store.settings import Settings
 
 
 class TorchEncoder:
-    """Computes vectors with one model on one device."""
+    """Computes embeddings with one model on one device."""
 
     def __init__(self, model: Any, embedder: Embedder, device: torch.device) -> None:
         self.context_window = embedder.context_window
@@ -36,7 +35,7 @@ class TorchEncoder:
     @torch.inference_mode()
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
         """Return each row's vector as little-endian float32, None where its numbers are not finite."""
-        with errors_named():
+        with translate_torch_errors():
             ids, mask = padded([row.tokens for row in rows], self._pad_id, self._device)
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
             pooled = self._pool(hidden, mask)
@@ -51,7 +50,7 @@ class TorchEncoder:
         if self._embedder.pooling is Pooling.CLS:
             return hidden[:, 0]
         weights = mask[:, :, None].to(hidden.dtype)
-        # A hidden state of padding must not reach the sum even if it is not finite, which 0 times it would not be.
+        # masked_fill, because 0 times a NaN or infinite hidden state of padding would not be 0.
         return hidden.masked_fill(weights == 0, 0.0).sum(1) / weights.sum(1)
 
     def _shaped(self, vector: torch.Tensor, dimensions: int | None) -> torch.Tensor:
@@ -75,7 +74,7 @@ def float32_bytes(vector: torch.Tensor) -> bytes:
 
 
 def encoder_for(folder: Path, settings: Settings, *, dtype: str = "auto") -> TorchEncoder:
-    """Return an encoder for an unregistered model folder. ``dtype`` goes before the setting; ``auto`` is float32.
+    """Return an encoder for an unregistered model folder. ``dtype`` overrides the setting. ``auto`` is float32.
 
     Raises ModelLoadError if weights are missing, pickled, or do not fit the configuration.
     """
@@ -99,7 +98,7 @@ def read_model(
     device = resolve_device(settings.device)
     name = settings.dtype if dtype == "auto" else dtype
     number_format = torch.float32 if name == "auto" else resolve_dtype(name, device)
-    model, found = read_original(auto, folder, dtype=number_format)
+    model, found = read_with_transformers(auto, folder, dtype=number_format)
     if unused is not None:
         found["missing_keys"] = [key for key in found["missing_keys"] if not key.startswith(unused)]
     refuse_faults(folder, found)

@@ -1,10 +1,10 @@
-"""A language model without weights: deterministic English words, and a runner that distrusts its scheduler.
+"""A language model without weights: deterministic English words, and a runner that verifies the scheduler.
 
-It ships with the product (demonstrations, load tests, tests without torch). Its KV cache holds the tokens themselves,
-and every next token is read back from there through the request's block table. Beside each token lies its history, a
-number that depends on all tokens before it and on the request's salt, as keys and values depend on what they were
-computed with. So a schedule that loses or mixes up a block, or shares one that it may not share, cannot give the right
-text; and what a plan promises is checked the slow, obvious way first.
+It ships with the product, for demonstrations, load tests and tests without torch. Its KV cache holds the tokens. Every
+next token is computed from the tokens in the cache, read through the block table of the request. The cache also holds a
+history for each token: a hash of all tokens before it and of the cache salt, as real keys and values depend on both. So
+the text is wrong if the scheduler loses a block, confuses two blocks, or shares a block that it must not share. The
+runner also checks the rules of each plan before it runs the plan.
 """
 
 import time
@@ -30,7 +30,7 @@ _VOCABULARY = (
 _WORDS = tuple(word.encode() for word in _VOCABULARY.split())
 
 
-_NAN = -1  # the history of what was computed from numbers that are not finite
+_NAN = -1  # the history of a token that was computed from NaN
 
 
 class PlanError(AssertionError):
@@ -38,12 +38,12 @@ class PlanError(AssertionError):
 
 
 class FakeRunner:
-    """A ``Runner`` over bytes: words until a length that the prompt decides, then the end of the sequence.
+    """A ``Runner`` over bytes: words up to a length that depends on the prompt, then the end of the sequence.
 
-    Within a grammar it says the shortest that comes to its mind.
+    With a grammar it generates a short text that the grammar accepts.
 
-    A step takes ``step_s``. ``fault`` sees each plan before it is computed and may raise what a device would;
-    ``is_finite`` says False for a row whose logits are to be NaN.
+    A step takes ``step_s``. ``fault`` gets each plan before it is computed and may raise the error of a device.
+    ``is_finite`` returns False for a row with logits of NaN.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FakeRunner:
         self._matchers: dict[RequestId, Matcher] = {}
 
     def run(self, plan: StepPlan) -> list[Sampled]:
-        """Check the plan, write its tokens into the cache, and continue each row that asks for it.
+        """Check the plan, write its tokens into the cache, and return the next token of each row with ``sample``.
 
         Raises PlanError if the plan breaks the contract.
         """
@@ -86,11 +86,11 @@ class FakeRunner:
         broken = {row.request.id for row in plan.rows if self._is_finite is not None and not self._is_finite(row)}
         for row in plan.rows:
             self._write(row, is_finite=row.request.id not in broken)
-        told = [row for row in plan.rows if row.sample or row.request.id in broken]
-        return [_nothing(row) if row.request.id in broken else self._sample(row) for row in told]
+        reported = [row for row in plan.rows if row.sample or row.request.id in broken]
+        return [_not_finite(row) if row.request.id in broken else self._sample(row) for row in reported]
 
     def check(self, request: EngineRequest) -> None:
-        """Raise RequestInvalid if the request's grammar cannot be followed."""
+        """Raise RequestInvalid if the grammar of the request cannot be followed."""
         grammar = request.sampling.grammar
         try:
             if grammar is not None:
@@ -99,14 +99,14 @@ class FakeRunner:
             raise RequestInvalid(error.message) from error
 
     def forget(self, request_id: RequestId) -> None:
-        """Drop what is known of a request that has ended."""
+        """Drop the state of a request that has ended."""
         self._histories.pop(request_id, None)
         self._matchers.pop(request_id, None)
 
     def _write(self, row: Row, *, is_finite: bool) -> None:
         end = row.start + len(row.tokens)
         history = self._history(row, end - len(row.drafts))
-        # What a guess leaves behind depends on the guesses before it, and is nobody's history yet.
+        # The histories of drafts depend on earlier drafts. They are not part of the request's history yet.
         history += _histories(history[-1], row.drafts)
         for position, token in enumerate(row.tokens, row.start):
             block, offset = row.blocks[position // self.block_tokens], position % self.block_tokens
@@ -114,12 +114,12 @@ class FakeRunner:
             self._written[block][offset] = history[position] if is_finite else _NAN
 
     def _read(self, cache: list[list[int]], row: Row, end: int) -> list[int]:
-        """Return what ``cache`` holds at the row's positions before ``end``."""
-        held = [value for block in row.blocks for value in cache[block]]
-        return held[:end]
+        """Return the values in ``cache`` for the positions of a row before ``end``."""
+        values = [value for block in row.blocks for value in cache[block]]
+        return values[:end]
 
     def _history(self, row: Row, end: int) -> list[int]:
-        """Return the histories of the row's positions before ``end``."""
+        """Return the histories of the positions of a row before ``end``."""
         known = self._histories.setdefault(row.request.id, [])
         if len(known) < end:
             last = known[-1] if known else hash(row.request.cache_salt)
@@ -127,16 +127,16 @@ class FakeRunner:
         return known[:end]
 
     def _sample(self, row: Row) -> Sampled:
-        """Say the token after the newest one, and go on as long as the drafts say the same."""
+        """Return the next token, and the following ones as long as the drafts are equal to them."""
         num_known = row.start + len(row.tokens) - len(row.drafts)
         tokens = self._read(self._cache, row, num_known + len(row.drafts))
-        said: list[int] = []
+        chosen: list[int] = []
         for num_drafts in range(len(row.drafts) + 1):
-            said.append(self._next(row, tokens[: num_known + num_drafts]))
-            if said != tokens[num_known : num_known + len(said)]:
+            chosen.append(self._next(row, tokens[: num_known + num_drafts]))
+            if chosen != tokens[num_known : num_known + len(chosen)]:
                 break
-        logprobs = tuple(each for token in said for each in _certain(row, token))
-        return Sampled(row.request.id, said[-1], accepted=tuple(said[:-1]), logprobs=logprobs)
+        logprobs = tuple(each for token in chosen for each in _certain(row, token))
+        return Sampled(row.request.id, chosen[-1], accepted=tuple(chosen[:-1]), logprobs=logprobs)
 
     def _next(self, row: Row, tokens: Sequence[int]) -> int:
         num_prompt = len(row.request.prompt)
@@ -146,14 +146,14 @@ class FakeRunner:
         return next_token(prompt, output, ends=not row.request.sampling.ignore_eos)
 
     def _next_within(self, grammar: Grammar, request_id: RequestId, output: Sequence[int]) -> int:
-        """Say what the grammar allows, and what comes to its end if it may."""
+        """Return a token that the grammar allows. The end of the sequence is preferred."""
         matcher = self._matchers.get(request_id)
         if matcher is None:
             matcher = self._matchers[request_id] = self._grammars.matcher(grammar.kind, grammar.text)
         matcher.follow(output)
         bits = int.from_bytes(matcher.masks()[0], "little")
         allowed = [token for token in range(EOS + 1) if bits >> token & 1]
-        # Inside of a string a bracket ends nothing.
+        # In a string, a bracket closes nothing.
         ends = (EOS, *(b'"' if ord("~") in allowed else b'}]"'))
         return next((end for end in ends if end in allowed), allowed[len(output) * 7 % len(allowed)])
 
@@ -166,7 +166,7 @@ class FakeRunner:
             self._check_row(row)
 
     def _check_sharing(self, plan: StepPlan) -> None:
-        """A block of several rows lies in each of them before what the row writes."""
+        """Check that no row writes to a block that is in the block table of another row."""
         owners = Counter(block for row in plan.rows for block in row.blocks)
         if len(owners) == sum(owners.values()):
             return
@@ -192,7 +192,7 @@ class FakeRunner:
 
 
 def next_token(prompt: Sequence[int], output: Sequence[int], *, ends: bool = True) -> int:
-    """Return the token after ``prompt`` and ``output``, a function of these alone; ``ends`` lets the sequence end."""
+    """Return the token after ``prompt`` and ``output``, a function of these only. ``ends`` allows the end token."""
     begun = bytes(output).rsplit(b" ", 1)[-1]
     word = _WORDS[_hash(prompt, output[: len(output) - len(begun)]) % len(_WORDS)]
     if len(begun) < len(word):
@@ -201,13 +201,13 @@ def next_token(prompt: Sequence[int], output: Sequence[int], *, ends: bool = Tru
 
 
 def _certain(row: Row, token: int) -> tuple[SampledLogprobs, ...]:
-    """Return what a row that asks is told: no other token was possible."""
+    """Return the logprobs for a row that requests them: the token has probability 1."""
     count = row.request.sampling.logprobs
     return () if count is None else (SampledLogprobs(0.0, (token,)[:count], (0.0,)[:count]),)
 
 
 def _histories(last: int, tokens: Sequence[int]) -> list[int]:
-    """Return the histories of ``tokens``, when that of the token before them is ``last``."""
+    """Return the histories of ``tokens``. ``last`` is the history of the token before them."""
     found = []
     for token in tokens:
         last = hash((last, token))
@@ -226,7 +226,7 @@ def _hash(*parts: Sequence[int]) -> int:
     return int.from_bytes(digest.digest())
 
 
-def _nothing(row: Row) -> Sampled:
+def _not_finite(row: Row) -> Sampled:
     return Sampled(row.request.id, None, finite=False)
 
 

@@ -1,6 +1,6 @@
-"""An encoder without weights: a vector is a function of the input's tokens alone, so equal inputs have equal vectors.
+"""An encoder without weights: an embedding is a hash of the input tokens, so equal inputs have equal embeddings.
 
-It ships with the product beside ``models.runners.fake``, for what has to run without torch.
+It ships with the product, as ``models.runners.fake``, for demonstrations and tests without torch.
 """
 
 import struct
@@ -15,7 +15,7 @@ from prompts.tasks.embed import FAKE
 
 
 class FakeEncoder:
-    """An ``Encoder`` over bytes. A pass takes ``step_s``; ``fault`` sees its rows and may raise what a device would."""
+    """An ``Encoder`` over bytes. A pass takes ``step_s``. ``fault`` gets its rows and may raise a device error."""
 
     context_window = FAKE.context_window
 
@@ -31,7 +31,7 @@ class FakeEncoder:
         self._fault = fault
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return each row's vector."""
+        """Return the embedding of each row."""
         if self._fault is not None:
             self._fault(rows)
         if self._step_s:
@@ -40,7 +40,7 @@ class FakeEncoder:
 
 
 def fake_vector(tokens: Sequence[int], dimensions: int | None = None) -> bytes:
-    """Return the vector of an input: unit length, little-endian float32."""
+    """Return the embedding of an input: unit length, little-endian float32."""
     digest = blake2b(array("q", tokens).tobytes(), digest_size=FAKE.width).digest()
     numbers = [byte - 127.5 for byte in digest][:dimensions]
     norm = sqrt(sum(number * number for number in numbers))

@@ -1,8 +1,7 @@
-"""A runner that fails where a prompt asks for it: what a device, a driver or a bad weight does, when a test wants it.
+"""Fault injection: a runner that fails if a prompt contains a mark, as a device, a driver or a bad weight may fail.
 
-Wraps any ``Runner``, or any ``Encoder``. A fault strikes in each step that a request takes part in whose prompt
-contains the fault's mark, so it follows the request from worker to worker, as a poison job does. Never there unless a
-test's settings ask for it.
+Wraps any ``Runner`` or ``Encoder``. The fault happens in each step with a request that has the mark in its prompt. So
+it follows the request from worker to worker, as a poison job does. Active only if the settings of a test enable it.
 """
 
 import os
@@ -17,20 +16,20 @@ EXIT_CODE = 86
 
 
 class Fault(StrEnum):
-    """What a marked prompt does to its step. ``NAN`` meets its own row alone."""
+    """The effect of a marked prompt on its step. ``NAN`` affects only its own row."""
 
-    EXIT = "exit"  # the process is gone, without a word
+    EXIT = "exit"  # the process exits without a message
     RAISE = "raise"
     OOM = "oom"
     NAN = "nan"
-    HANG = "hang"  # waits for ever
-    SPIN = "spin"  # computes for ever
+    HANG = "hang"  # waits forever
+    SPIN = "spin"  # computes forever
 
 
 class FaultyRunner:
-    """``runner`` with faults. ``marks`` are the faults by the text that asks for them; ``decode`` reads a prompt.
+    """``runner`` with faults. ``marks`` maps the text of a mark to its fault. ``decode`` turns a prompt into text.
 
-    ``midway`` is called in each step, when it is computed and nobody knows yet.
+    ``midway`` is called in each step, after it is computed and before its result is returned.
     """
 
     def __init__(
@@ -55,31 +54,31 @@ class FaultyRunner:
         self._found: dict[RequestId, frozenset[Fault]] = {}
 
     def run(self, plan: StepPlan) -> list[Sampled]:
-        """Fail as the rows' prompts ask, or run the step."""
-        asked = {row.request.id: self._faults_of(row) for row in plan.rows}
-        _fail(frozenset().union(*asked.values()), self._exit_now)
+        """Run the step, or fail as the prompts of its rows request."""
+        requested = {row.request.id: self._faults_of(row) for row in plan.rows}
+        _fail(frozenset().union(*requested.values()), self._exit_now)
         sampled = self._runner.run(plan)
         self._midway()
-        return [_spoiled(one) if Fault.NAN in asked[one.request_id] else one for one in sampled]
+        return [_with_nan(one) if Fault.NAN in requested[one.request_id] else one for one in sampled]
 
     def check(self, request: EngineRequest) -> None:
-        """Ask the runner."""
+        """Check the request with the wrapped runner."""
         self._runner.check(request)
 
     def forget(self, request_id: RequestId) -> None:
-        """Drop whatever is kept for a request that has ended."""
+        """Drop the state of a request that has ended."""
         self._found.pop(request_id, None)
         self._runner.forget(request_id)
 
     def _faults_of(self, row: Row) -> frozenset[Fault]:
         request = row.request
         if request.id not in self._found:
-            self._found[request.id] = _asked(self._marks, self._decode(request.prompt))
+            self._found[request.id] = _requested_faults(self._marks, self._decode(request.prompt))
         return self._found[request.id]
 
 
 class FaultyEncoder:
-    """``encoder`` with faults, as ``FaultyRunner``; a fault strikes in each pass with an input that asks for it."""
+    """``encoder`` with faults, as ``FaultyRunner``. A fault happens in each pass with an input that has its mark."""
 
     def __init__(
         self,
@@ -98,15 +97,15 @@ class FaultyEncoder:
         self._exit_now = exit_now
 
     def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Fail as the inputs ask, or run the pass."""
-        asked = [_asked(self._marks, self._decode(row.tokens)) for row in rows]
-        _fail(frozenset().union(*asked), self._exit_now)
+        """Run the pass, or fail as its inputs request."""
+        requested = [_requested_faults(self._marks, self._decode(row.tokens)) for row in rows]
+        _fail(frozenset().union(*requested), self._exit_now)
         vectors = self._encoder.run(rows)
         self._midway()
-        return [None if Fault.NAN in faults else vector for vector, faults in zip(vectors, asked, strict=True)]
+        return [None if Fault.NAN in faults else vector for vector, faults in zip(vectors, requested, strict=True)]
 
 
-def _asked(marks: Mapping[str, Fault], text: str) -> frozenset[Fault]:
+def _requested_faults(marks: Mapping[str, Fault], text: str) -> frozenset[Fault]:
     return frozenset(fault for mark, fault in marks.items() if mark in text)
 
 
@@ -123,5 +122,5 @@ def _fail(faults: frozenset[Fault], exit_now: Callable[[int], object]) -> None:
         raise RuntimeError("a prompt asked for it")
 
 
-def _spoiled(sampled: Sampled) -> Sampled:
+def _with_nan(sampled: Sampled) -> Sampled:
     return Sampled(sampled.request_id, None, finite=False)

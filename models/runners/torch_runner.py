@@ -1,7 +1,7 @@
-"""The Runner on torch: a plan in, one pass of the model over all its rows, one token per sampled row out.
+"""The Runner on torch: a plan in, one forward pass over all its rows, one token for each sampled row out.
 
-Owns the weights, the cache's tensors and the sampling state. A request whose numbers stop being finite is reported so
-from then on, and its blocks are wiped, so that the others never see what it wrote.
+Owns the weights, the KV cache and the sampling state. If a request gets NaN or infinite numbers, the runner reports it
+in this and all later steps and clears its blocks, so that no other request reads them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,26 +12,26 @@ import torch
 
 from models.engine.requests import EngineRequest, RequestId, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.model import Batch, BatchBuilder, Cache, CausalModel
-from models.sampling.sample_positions import num_accepted, places_of
+from models.families.model import CausalModel, ForwardBatch, LoadedModel
+from models.sampling.sample_positions import num_accepted, sample_positions
 from models.sampling.sampler import Choice, Sampler
 from prompts.grammar import Grammars
 
 _SPARE_TOKENS = {"cpu": 16, "cuda": 64}
-"""Below these the weights' way to the processor takes most of a pass's time, not the arithmetic."""
+"""Up to this number of tokens, a pass is bound by memory bandwidth, not by arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What a pass made of each row, in the pass's order."""
+class _StepResult:
+    """The result of a pass: the sampled tokens by request, and the rows with NaN or infinite numbers."""
 
     sampled: dict[RequestId, Sampled]
     broken: tuple[Row, ...]
 
 
 @contextmanager
-def errors_named() -> Iterator[None]:
-    """Give torch's errors the types that the engine knows: what no later step survives, and lack of memory."""
+def translate_torch_errors() -> Iterator[None]:
+    """Translate errors of torch: RunnerBroken for a failed device, MemoryError for lack of memory."""
     try:
         yield
     except torch.AcceleratorError as error:
@@ -47,10 +47,8 @@ class TorchRunner:
 
     def __init__(
         self,
-        model: CausalModel,
-        cache: Cache,
+        loaded: LoadedModel,
         *,
-        batches: BatchBuilder,
         context_window: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
@@ -58,81 +56,83 @@ class TorchRunner:
     ) -> None:
         self.context_window = context_window
         self.eos_token_ids = eos_token_ids
-        self.num_blocks = cache.num_blocks
-        self.block_tokens = cache.block_tokens
+        self.num_blocks = loaded.cache.num_blocks
+        self.block_tokens = loaded.cache.block_tokens
         self.spare_tokens = _SPARE_TOKENS.get(device.type, 0)
-        self._model = model
-        self._cache = cache
-        self._batches = batches
-        self._sampler = Sampler(model.config.vocab_size, device, grammars)
+        self._model = loaded.model
+        self._cache = loaded.cache
+        self._batch_builder = loaded.batch_builder
+        self._sampler = Sampler(loaded.model.config.vocab_size, device, grammars)
         self._broken: set[RequestId] = set()
 
     @property
     def model(self) -> CausalModel:
-        """The weights and the pass."""
+        """The weights and the forward pass."""
         return self._model
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> list[Sampled]:
-        """Write the rows' keys and values, and return one Sampled for each row with ``sample`` or that broke."""
+        """Write the keys and values of the rows. Return a Sampled for rows with ``sample`` or non-finite numbers."""
         if not plan.rows:
             return []
-        with errors_named():
-            outcome = self._compute(self._batches.build(plan))
-            self._contain(outcome.broken)
-        told = (row.request.id for row in plan.rows if row.sample or row.request.id in self._broken)
-        return [self._sampled(request_id, outcome) for request_id in told]
+        with translate_torch_errors():
+            result = self._compute(self._batch_builder.build(plan))
+            self._contain(result.broken)
+        reported = (row.request.id for row in plan.rows if row.sample or row.request.id in self._broken)
+        return [self._sampled(request_id, result) for request_id in reported]
 
     @torch.inference_mode()
     def score(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Return the logits after each of ``tokens``, (n, vocab) in float32, in one pass that overwrites the cache.
+        """Return the logits after each of ``tokens``, (n, vocab) in float32. One pass, which overwrites the KV cache.
 
-        For a runner that serves no request now. Raises ValueError if the tokens do not fit.
+        Only for a runner without requests. Raises ValueError if the tokens do not fit.
         """
         if not 0 < len(tokens) <= min(self.context_window, self.num_blocks * self.block_tokens):
             raise ValueError(f"{len(tokens)} tokens do not fit a context of {self.context_window} in this cache")
         request = EngineRequest("score", tuple(tokens), SamplingParams(max_tokens=1))
         blocks = range(-(-len(tokens) // self.block_tokens))
         plan = StepPlan((Row(request, tokens, 0, blocks, (), sample=False),))
-        with errors_named():
-            return self._model.logits(self._model.forward(self._batches.build(plan), self._cache))
+        with translate_torch_errors():
+            return self._model.logits(self._model.forward(self._batch_builder.build(plan), self._cache))
 
     def check(self, request: EngineRequest) -> None:
-        """Raise RequestInvalid for a grammar that no answer of this model could follow."""
+        """Raise RequestInvalid for a grammar that this model cannot follow."""
         self._sampler.check(request)
 
     def forget(self, request_id: RequestId) -> None:
-        """Drop whatever is kept for a request that has ended."""
+        """Drop the state of a request that has ended."""
         self._broken.discard(request_id)
         self._sampler.forget(request_id)
 
-    def _sampled(self, request_id: RequestId, outcome: _Outcome) -> Sampled:
+    def _sampled(self, request_id: RequestId, result: _StepResult) -> Sampled:
         if request_id in self._broken:
             return Sampled(request_id, None, finite=False)
-        return outcome.sampled[request_id]
+        return result.sampled[request_id]
 
-    def _compute(self, batch: Batch) -> _Outcome:
+    def _compute(self, batch: ForwardBatch) -> _StepResult:
         hidden = self._model.forward(batch, self._cache)
-        # One number a token, NaN or infinite if any of its values is.
+        # The sum of a hidden state is NaN or infinite if any of its values is.
         is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
         rows = [row for row in batch.rows if row.sample]
         if not rows:
-            return _Outcome({}, self._broken_rows(batch, is_finite.tolist(), {}))
-        places = places_of(rows)
+            return _StepResult({}, self._broken_rows(batch, is_finite.tolist(), {}))
+        positions = sample_positions(rows)
         ends = {row.request.id: end for row, end in zip(batch.rows, batch.ends, strict=True)}
-        picked = self._batches.send(
-            [ends[place.row.request.id] - len(place.row.drafts) + place.num_drafts for place in places]
+        picked = self._batch_builder.send(
+            [ends[each.row.request.id] - len(each.row.drafts) + each.num_drafts for each in positions]
         )
-        choice = self._sampler.sample(self._model.logits(hidden[picked]), places)
-        # Together, because each answer that the host reads is a wait for the device.
+        choice = self._sampler.sample(self._model.logits(hidden[picked]), positions)
+        # In one transfer, because each read by the host waits for the device.
         values = torch.cat((choice.tokens, choice.is_sound, is_finite)).tolist()
-        tokens, is_sound = values[: len(places)], values[len(places) : 2 * len(places)]
+        tokens, is_sound = values[: len(positions)], values[len(positions) : 2 * len(positions)]
         sampled = _by_request(rows, tokens, is_sound, choice)
-        broken = self._broken_rows(batch, values[2 * len(places) :], sampled)
-        return _Outcome(sampled, broken)
+        broken = self._broken_rows(batch, values[2 * len(positions) :], sampled)
+        return _StepResult(sampled, broken)
 
     @staticmethod
-    def _broken_rows(batch: Batch, is_finite: Sequence[int], sampled: Mapping[RequestId, Sampled]) -> tuple[Row, ...]:
+    def _broken_rows(
+        batch: ForwardBatch, is_finite: Sequence[int], sampled: Mapping[RequestId, Sampled]
+    ) -> tuple[Row, ...]:
         unsound = {one.request_id for one in sampled.values() if not one.finite}
         if all(is_finite) and not unsound:
             return ()
@@ -145,15 +145,15 @@ class TorchRunner:
     def _contain(self, broken: tuple[Row, ...]) -> None:
         for row in broken:
             self._broken.add(row.request.id)
-            # Its own alone: the blocks before are finite, and may be shared.
+            # Only blocks that this step wrote: earlier ones are finite and may be shared.
             first = row.start // self.block_tokens
-            self._cache.clear(self._batches.send(row.blocks[first:]))
+            self._cache.clear(self._batch_builder.send(row.blocks[first:]))
 
 
 def _by_request(
     rows: Sequence[Row], tokens: Sequence[int], is_sound: Sequence[int], choice: Choice
 ) -> dict[RequestId, Sampled]:
-    """Cut what was chosen at the places into rows, each up to the first draft that does not hold."""
+    """Split the tokens of the sample positions into rows, each up to its first rejected draft."""
     sampled = {}
     first = 0
     for row in rows:

@@ -1,3 +1,3 @@
-"""From logits to tokens: penalties, grammar masks, draws, logprobs, for a whole batch at once.
+"""From logits to tokens, for a whole batch at once: penalties, grammar masks, sampling, logprobs.
 
-The parameters of a request are ``store.payloads.sampling_params``."""
+The parameters of a request are in ``store.payloads.sampling_params``."""

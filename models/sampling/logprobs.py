@@ -1,7 +1,7 @@
-"""How likely the model finds tokens, for the requests that ask: log-softmax of its own logits, a few of the likeliest.
+"""Logprobs of the sampled token and of the most likely tokens, for requests that ask for them.
 
-The logits are the model's, before penalties, masks, temperature and cuts, as vLLM's default ("raw") and OpenAI report
-them: what a request asks of the choice does not change what the model thinks.
+They are the log-softmax of the logits of the model, before penalties, masks, temperature, top-k and top-p, as vLLM's
+default ("raw") and OpenAI report them.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from models.engine.requests import SampledLogprobs
 
 
 def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[SampledLogprobs]:
-    """Return for each row of ``logits`` (rows, vocab) how likely its token (rows,) is, and its ``counts`` likeliest."""
+    """Return the logprobs of the token and the ``counts`` most likely ones of each row. Logits are (rows, vocab)."""
     log_total = logits.logsumexp(dim=-1, keepdim=True)
     chosen = (logits.gather(1, tokens[:, None]) - log_total)[:, 0].tolist()
     top = logits.topk(min(max(counts), logits.shape[1]), dim=-1)

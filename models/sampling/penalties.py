@@ -1,8 +1,7 @@
-"""Repetition, presence and frequency penalties: logits that depend on the tokens so far.
+"""Repetition, presence and frequency penalties on logits, by the tokens of the request so far.
 
-Only the logits of tokens that a request has seen are touched, so the cost grows with its text and not with the
-vocabulary. The counts stay on the host and go to the device in one piece a step; requests without penalties are not
-counted.
+Only the logits of tokens in the text of a request change. So the cost depends on the text, not on the vocabulary. The
+counts are on the host and copied to the device once a step. Requests without penalties are not counted.
 """
 
 from collections.abc import Sequence
@@ -10,28 +9,28 @@ from collections.abc import Sequence
 import torch
 
 from models.engine.requests import EngineRequest, RequestId
-from models.sampling.sample_positions import Place
+from models.sampling.sample_positions import SamplePosition
 
 
-class _Counts:
-    """How often each token of one request's text was produced, and whether it stood in the prompt.
+class _TokenCounts:
+    """The number of times that each token of one request was generated, and whether it is in the prompt.
 
-    ``tokens``, ``produced`` and ``in_prompt`` have one entry for each different token, ``size`` of them.
+    ``tokens``, ``produced`` and ``in_prompt`` have one entry for each distinct token; ``size`` is their number.
     """
 
     def __init__(self, request: EngineRequest) -> None:
         prompt = dict.fromkeys(request.prompt)
-        room = len(prompt) + request.sampling.max_tokens
+        capacity = len(prompt) + request.sampling.max_tokens
         self.size = len(prompt)
-        self.tokens = torch.zeros(room, dtype=torch.long)
+        self.tokens = torch.zeros(capacity, dtype=torch.long)
         self.tokens[: self.size] = torch.tensor(list(prompt))
-        self.produced = torch.zeros(room)
-        self.in_prompt = torch.arange(room) < self.size
+        self.produced = torch.zeros(capacity)
+        self.in_prompt = torch.arange(capacity) < self.size
         self.num_counted = 0
         self._slots = {token: slot for slot, token in enumerate(prompt)}
 
     def follow(self, output: Sequence[int]) -> None:
-        """Count the tokens that are new since the last step."""
+        """Count the tokens since the last call."""
         for token in output[self.num_counted :]:
             slot = self._slots.setdefault(token, self.size)
             if slot == self.size:
@@ -40,11 +39,11 @@ class _Counts:
             self.produced[slot] += 1
         self.num_counted = len(output)
 
-    def after(self, drafts: Sequence[int]) -> "_Counts":
-        """Return the counts if ``drafts`` are counted too."""
+    def after(self, drafts: Sequence[int]) -> "_TokenCounts":
+        """Return counts that include ``drafts``."""
         if not drafts:
             return self
-        copy = object.__new__(_Counts)
+        copy = object.__new__(_TokenCounts)
         copy.size, copy.num_counted, copy._slots = self.size, 0, dict(self._slots)
         copy.tokens, copy.produced, copy.in_prompt = self.tokens.clone(), self.produced.clone(), self.in_prompt
         copy.follow(drafts)
@@ -52,27 +51,27 @@ class _Counts:
 
 
 class Penalties:
-    """Applies penalties. Keeps token counts until they are forgotten."""
+    """Applies penalties. Keeps the token counts of a request until ``forget``."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._counts: dict[RequestId, _Counts] = {}
+        self._counts: dict[RequestId, _TokenCounts] = {}
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def forget(self, request_id: RequestId) -> None:
-        """Drop what is kept for a request."""
+        """Drop the state of a request."""
         self._counts.pop(request_id, None)
 
-    def apply_(self, logits: torch.Tensor, indices: Sequence[int], places: Sequence[Place]) -> None:
-        """Change the rows ``indices`` of logits (n, vocab) as their ``places`` ask, all of which have penalties.
+    def apply_(self, logits: torch.Tensor, indices: Sequence[int], positions: Sequence[SamplePosition]) -> None:
+        """Apply the penalties of ``positions`` to the rows ``indices`` of logits (n, vocab), in place.
 
-        Repetition (Keskar et al. 2019) counts the prompt; presence and frequency (OpenAI) count produced tokens only.
+        Repetition (Keskar et al. 2019) counts the prompt too. Presence and frequency (OpenAI) count the output only.
         """
-        counts = [self._count(place).after(place.drafts) for place in places]
+        counts = [self._count(position).after(position.drafts) for position in positions]
         sizes = torch.tensor([each.size for each in counts])
-        asked = [place.row.request.sampling for place in places]
+        asked = [position.row.request.sampling for position in positions]
         params = [(each.repetition_penalty, each.presence_penalty, each.frequency_penalty) for each in asked]
         repetition, presence, frequency = self._send(torch.tensor(params).repeat_interleave(sizes, dim=0)).unbind(1)
         where = (
@@ -86,11 +85,11 @@ class Penalties:
         found = torch.where(in_prompt | (produced > 0), repeated, found)
         logits[where] = found - presence * (produced > 0) - frequency * produced
 
-    def _count(self, place: Place) -> _Counts:
-        row = place.row
+    def _count(self, position: SamplePosition) -> _TokenCounts:
+        row = position.row
         counts = self._counts.get(row.request.id)
         if counts is None or counts.num_counted > len(row.output):
-            counts = self._counts[row.request.id] = _Counts(row.request)
+            counts = self._counts[row.request.id] = _TokenCounts(row.request)
         counts.follow(row.output)
         return counts
 

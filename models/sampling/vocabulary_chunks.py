@@ -1,8 +1,8 @@
-"""The vocabulary in chunks: one vectorised pass over all logits leaves a number a chunk, and one chunk is looked into.
+"""The vocabulary in chunks: reduce each chunk to one number, choose a chunk, and search only in that chunk.
 
     | 512 | 512 | ... | rest |   ── reduce ──▶   (rows, chunks)   ── choose ──▶   one chunk of each row, (rows, 512)
 
-On a CPU a plain sum or maximum is an order faster than a running sum or a maximum with its index.
+On a CPU, a plain sum or maximum is about ten times as fast as a cumulative sum or a maximum with its index.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ CHUNK = 512
 
 
 def reduced(values: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Return (rows, chunks) of values (rows, vocab), with ``reduce`` over the last dimension."""
+    """Reduce each chunk of values (rows, vocab) with ``reduce`` over the last dimension. Return (rows, chunks)."""
     rows, vocab = values.shape
     whole = vocab - vocab % CHUNK
     parts = [reduce(values[:, :whole].view(rows, -1, CHUNK))] if whole else []
@@ -23,7 +23,7 @@ def reduced(values: torch.Tensor, reduce: Callable[[torch.Tensor], torch.Tensor]
 
 
 def inside(values: torch.Tensor, chunk: torch.Tensor, filler: float) -> torch.Tensor:
-    """Return the values of each row's ``chunk`` (rows,), (rows, CHUNK), with ``filler`` beyond the vocabulary."""
+    """Return the values in ``chunk`` (rows,) of each row, (rows, CHUNK), with ``filler`` beyond the vocabulary."""
     members = chunk[:, None] * CHUNK + torch.arange(CHUNK, device=values.device)
     vocab = values.shape[1]
     found = values.gather(1, members.clamp(max=vocab - 1))
@@ -31,5 +31,5 @@ def inside(values: torch.Tensor, chunk: torch.Tensor, filler: float) -> torch.Te
 
 
 def rows_of(values: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
-    """Return some rows, in order; all of them are not copied."""
+    """Return the rows ``indices``. ``indices`` must be sorted; if it has all rows, nothing is copied."""
     return values if len(indices) == len(values) else values[indices]

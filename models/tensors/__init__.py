@@ -1,3 +1,3 @@
-"""The tensors under every architecture: batch layout, paged attention, KV cache, linear layers, number formats.
+"""Tensor code that all architectures share: batch layout, paged attention, KV cache, linear layers, number formats.
 
-No architecture is in here."""
+Architectures are in ``models.families``."""

@@ -1,4 +1,4 @@
-"""Attention of one layer over the paged cache: decode rows in padded groups, prefill chunks one by one.
+"""Attention of one layer over the paged KV cache: decode rows in padded groups, prefill chunks one by one.
 
 Grouped-query heads (Ainslie et al. 2023): ``heads / kv_heads`` query heads share one key-value head.
 """
@@ -9,72 +9,82 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from models.tensors.batch import Batch, Chunk, Group
 from models.tensors.kv_cache import KvCache
+from models.tensors.torch_batch import DecodeGroup, PrefillChunk, TorchBatch
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """How a query scores a key: their product times ``scale`` (None: 1 / sqrt(head_dim)), squashed by a tanh to stay
-    within ``softcap`` (Gemma 2; None: as it is).
+class ScoreOptions:
+    """The attention score of a query and a key: their product times ``scale`` (None: 1 / sqrt(head_dim)).
+
+    ``softcap`` limits the score by a tanh (Gemma 2); None is no limit.
     """
 
     scale: float | None = None
     softcap: float | None = None
 
 
-PLAIN = Scores()
+DEFAULT_SCORES = ScoreOptions()
 
 
 def attend(
     qkv: torch.Tensor,
     num_heads: int,
-    batch: Batch,
+    batch: TorchBatch,
     cache: KvCache,
     layer: int,
-    span: int | None,
-    scores: Scores = PLAIN,
+    window: int | None,
+    scores: ScoreOptions = DEFAULT_SCORES,
 ) -> torch.Tensor:
-    """Store the pass's keys and values, and return what each token's query heads find, (n, num_heads * head_dim).
+    """Store the keys and values of the pass, and return the attention output, (n, num_heads * head_dim).
 
-    ``qkv`` is (n, num_heads + 2 * kv_heads, head_dim): queries and keys already turned by their positions.
+    ``qkv`` is (n, num_heads + 2 * kv_heads, head_dim), with rotated queries and keys.
     """
     query = qkv[:, :num_heads]
     cache.write(layer, batch.slots, qkv[:, num_heads:])
     found = torch.empty_like(query, memory_format=torch.contiguous_format)
     for group in batch.groups:
-        found[group.first : group.last] = _decode(query[group.first : group.last], group, cache, layer, span, scores)
+        found[group.first : group.last] = _decode(query[group.first : group.last], group, cache, layer, window, scores)
     for chunk in batch.chunks:
         part = qkv[chunk.first : chunk.last]
-        found[chunk.first : chunk.last] = _prefill(part, num_heads, chunk, cache, layer, span, scores)
+        found[chunk.first : chunk.last] = _prefill(part, num_heads, chunk, cache, layer, window, scores)
     return found.view(found.shape[0], -1)
 
 
 def _decode(
-    query: torch.Tensor, group: Group, cache: KvCache, layer: int, span: int | None, scores: Scores
+    query: torch.Tensor, group: DecodeGroup, cache: KvCache, layer: int, window: int | None, scores: ScoreOptions
 ) -> torch.Tensor:
-    """One token a row: the query heads that share a key-value head are the rows of one small product."""
+    """Attend with one token a row: the query heads that share a key-value head are the rows of one small product."""
     rows, _, head_dim = query.shape
     keys, values = cache.gather(layer, group.blocks, rows)
     shared = query.reshape(rows, keys.shape[1], -1, head_dim)
-    return _weigh(shared, keys, values, group.masks[span], scores).reshape(query.shape)
+    return _weigh(shared, keys, values, group.masks[window], scores).reshape(query.shape)
 
 
 def _prefill(
-    qkv: torch.Tensor, num_heads: int, chunk: Chunk, cache: KvCache, layer: int, span: int | None, scores: Scores
+    qkv: torch.Tensor,
+    num_heads: int,
+    chunk: PrefillChunk,
+    cache: KvCache,
+    layer: int,
+    window: int | None,
+    scores: ScoreOptions,
 ) -> torch.Tensor:
     query = qkv[:, :num_heads].transpose(0, 1)[None]
     if chunk.start == 0:
         keys, values = qkv[:, num_heads:].transpose(0, 1)[None].chunk(2, dim=1)
     else:
         keys, values = (part[:, :, : chunk.start + qkv.shape[0]] for part in cache.gather(layer, chunk.blocks, 1))
-    return _weigh(query, keys, values, chunk.masks[span], scores)[0].transpose(0, 1)
+    return _weigh(query, keys, values, chunk.masks[window], scores)[0].transpose(0, 1)
 
 
 def _weigh(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scores: Scores
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scores: ScoreOptions
 ) -> torch.Tensor:
-    """Return the values' means weighted by the scores: (rows, heads, tokens, head_dim) of each; no mask is causal."""
+    """Return the values weighted by the softmax of the scores. All are (rows, heads, tokens, head_dim).
+
+    Without a mask, attention is causal.
+    """
     shares = query.shape[1] != keys.shape[1]
     if scores.softcap is None:
         return scaled_dot_product_attention(

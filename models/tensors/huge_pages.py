@@ -1,8 +1,8 @@
-"""Memory on the CPU for what is read whole in every step: weights, keys and values.
+"""Huge pages for CPU memory that every step reads: weights, keys and values.
 
-In pages of 4 kB a pass over 256 MB looks up 65,536 addresses, and finds none of them remembered after a pause. In huge
-pages (Linux, where ``/sys/kernel/mm/transparent_hugepage/enabled`` is ``madvise`` or ``always``) it is 128. Elsewhere,
-or when no memory is left in one piece, the pages are ordinary ones and all else is the same.
+A pass over 256 MB needs 65,536 address translations with pages of 4 kB, and 128 with huge pages of 2 MB. They need
+Linux with ``/sys/kernel/mm/transparent_hugepage/enabled`` set to ``madvise`` or ``always``. Otherwise, or if memory is
+fragmented, the system uses ordinary pages and nothing else changes.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ import torch
 
 _HUGE = 2 << 20
 _CHUNK = 16 * _HUGE
-_LINE = 64  # bytes of a cache line: what the kernels' loads are aligned to
+_LINE = 64  # bytes of a cache line; the kernels load aligned
 
 
 def zeros(num_values: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return (num_values,) zeros that take memory when they are first written."""
+    """Return (num_values,) zeros. Memory is allocated at the first write."""
     num_bytes = num_values * dtype.itemsize
-    # Private: what is shared between processes gets no huge pages.
+    # Private, because shared mappings get no huge pages.
     mapped = mmap.mmap(-1, num_bytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them
@@ -30,14 +30,14 @@ def zeros(num_values: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 class Arena:
-    """Keeps tensors one behind the other, so that small ones share huge pages too. All live as long as the last."""
+    """Allocates tensors one after another, so that small ones share huge pages. All live as long as the last one."""
 
     def __init__(self) -> None:
         self._chunk = torch.empty(0, dtype=torch.uint8)
         self._used = 0
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a contiguous copy of a tensor on the CPU, in the arena's memory."""
+        """Return a contiguous copy of a CPU tensor, in the memory of the arena."""
         num_bytes = tensor.numel() * tensor.dtype.itemsize
         begin = math.ceil(self._used / _LINE) * _LINE
         if begin + num_bytes > len(self._chunk):

@@ -1,13 +1,13 @@
-"""The paged key-value cache: one tensor a layer, cut into blocks that the scheduler hands out.
+"""The paged KV cache: one tensor a layer, cut into blocks that the scheduler allocates.
 
 ::
 
     layer[block] = | token 0: K heads, V heads | token 1: K heads, V heads | ... block_tokens
 
-Keys and values of a token lie side by side, so that writing a step and gathering a request's blocks are one operation
-each. Who owns a block is the scheduler's knowledge. Kept here: every number in the pool is finite. A block may be read
-past its owner's last token (the mask hides that), and a NaN is not hidden by a weight of zero; so ``clear`` must wipe
-what a broken request wrote before its blocks go to another.
+Keys and values of a token are adjacent, so that writing a step and gathering the blocks of a request are one operation
+each. The scheduler knows which request owns a block. Invariant: every number in the cache is finite. Attention reads a
+block beyond the last token of its owner, with a weight of zero, and zero times NaN is NaN. So ``clear`` must erase the
+blocks of a failed request before another request gets them.
 """
 
 import torch
@@ -16,7 +16,7 @@ from models.tensors.huge_pages import zeros
 
 
 def _zeros(num_values: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """On the CPU, pages that the system zeroes when they are first used: an idle pool costs no memory."""
+    """Return zeros. On the CPU, memory is allocated at the first write, so an unused cache costs no memory."""
     if device.type != "cpu":
         return torch.zeros(num_values, dtype=dtype, device=device)
     return zeros(num_values, dtype)
@@ -53,13 +53,13 @@ class KvCache:
     def gather(self, layer: int, blocks: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return keys and values of ``blocks`` (num_rows * width,), each (num_rows, kv_heads, tokens, head_dim).
 
-        The tokens of a row are its ``width`` blocks in order; the result is a copy.
+        The tokens of a row are its ``width`` blocks in order. The result is a copy.
         """
         found = self._by_block[layer].index_select(0, blocks).view(num_rows, -1, *self._token_shape)
         keys, values = found.transpose(1, 2).split(self._num_kv_heads, dim=1)
         return keys, values
 
     def clear(self, blocks: torch.Tensor) -> None:
-        """Wipe blocks in every layer."""
+        """Set blocks to zero in every layer."""
         for layer in self._by_block:
             layer.index_fill_(0, blocks, 0)

@@ -1,7 +1,7 @@
-"""Linear layers for inference: weights repacked once for the CPU's matrix kernels, plain elsewhere.
+"""Linear layers for inference: on the CPU, weights are packed once for its matrix kernels.
 
-oneDNN multiplies few rows by a pre-blocked weight up to three times as fast as by a plain one. The two operators that
-do so are private to torch, so they are tried once and left alone where they are missing or wrong.
+oneDNN multiplies few rows by a packed weight up to three times as fast as by an unpacked one. The two operators are
+private to torch. So they are tested once, and not used if they are missing or wrong.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from models.tensors.quantised import RoundedLinear
 Linear = Callable[[torch.Tensor], torch.Tensor]
 """Rows (n, in) to rows (n, out)."""
 
-_ROWS_HINT = 32  # the number of rows that the blocking is chosen for: a decode batch
+_ROWS_HINT = 32  # the packing is chosen for this number of rows: a decode batch
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
@@ -35,7 +35,7 @@ def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
 
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Return True if this build and CPU multiply packed weights of this type, and rightly."""
+    """Return True if this build of torch multiplies packed weights of this type correctly on this CPU."""
     weight = torch.linspace(-1, 1, 48 * 32).view(48, 32).to(dtype)
     rows = torch.linspace(-1, 1, 3 * 32).view(3, 32).to(dtype)
     bias = torch.ones(48, dtype=dtype)
@@ -61,9 +61,9 @@ def _join_biases(
 def make_linear(
     weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None], dtype: torch.dtype, device: torch.device
 ) -> Linear:
-    """Return one linear layer for ``weights`` (each (out, in)) side by side, so that one product serves them all.
+    """Return one linear layer for all ``weights``, each (out, in). Its output is their outputs side by side.
 
-    A missing bias among present ones counts as zeros. int8 is for the CPU.
+    If some biases are None, they count as zeros. int8 is for the CPU only.
     """
     if dtype == torch.int8:
         return RoundedLinear(torch.cat(list(weights)), _join_biases(weights, biases, torch.float32, device))

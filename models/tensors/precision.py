@@ -1,4 +1,4 @@
-"""Which device and number format a model runs on. Knows torch's names for them and nothing of models."""
+"""Resolves the settings for device and number format to torch's types."""
 
 import torch
 
@@ -8,9 +8,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for a setting: ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device for a setting. ``auto`` is CUDA if the machine has it, else the CPU.
 
-    Raises ModelLoadError for a name that torch does not know or a CUDA device that is not there.
+    Raises ModelLoadError for an unknown name or a missing CUDA device.
     """
     has_cuda = torch.cuda.is_available()
     if name == "auto":
@@ -27,9 +27,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the number format of the weights for a setting; ``auto`` is bfloat16.
+    """Return the number format of the weights for a setting. ``auto`` is bfloat16.
 
-    int8 means 8-bit linear layers with scales for groups of 64 numbers; everything else is bfloat16 then. Raises
+    int8 means linear layers of 8 bits with a scale for each 64 numbers, and bfloat16 for everything else. Raises
     ModelLoadError for a name that is not supported.
     """
     if name == "auto":
@@ -42,5 +42,5 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def activation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the format of embeddings and of the KV cache beside weights of ``dtype``."""
+    """Return the format of embeddings and of the KV cache, if the weights have ``dtype``."""
     return torch.bfloat16 if dtype == torch.int8 else dtype

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.engine.requests import Grammar
-from models.families.llama import LlamaModel
+from models.families.llama_torch import LlamaModel
 from models.loading.torch_load import runner_for
 from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request, run_all

@@ -17,12 +17,13 @@ from models.engine.requests import CompletionOutput, EngineRequest, EngineStats,
 from models.engine.runner import Row, StepPlan
 from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
+from models.families.model import LoadedModel
 from models.loading.torch_load import runner_for
 from models.native.llama import NativeLlama
 from models.runners.torch_runner import TorchRunner
 from models.sampling.sample_positions import num_accepted
-from models.tensors.batch import Batch, BatchBuilder
 from models.tensors.kv_cache import KvCache
+from models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
 from store.settings import Settings
 from tests.models.driving import count_near_ties, random_prompts, request
 from tests.models.engine.rig import Ticking
@@ -211,7 +212,7 @@ class Markov:
         self.config = type("Config", (), {"vocab_size": num_tokens, "windows": (None,)})()
         self.scores = torch.randn(num_tokens, num_tokens, generator=torch.Generator().manual_seed(6)) * 1.5
 
-    def forward(self, batch: Batch, cache: KvCache) -> torch.Tensor:
+    def forward(self, batch: TorchBatch, cache: KvCache) -> torch.Tensor:
         return torch.nn.functional.one_hot(batch.tokens, len(self.scores)).float()
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -222,10 +223,9 @@ def markov_runner(model: Markov) -> TorchRunner:
     cache = KvCache(
         num_layers=1, num_blocks=256, block_tokens=8, num_kv_heads=1, head_dim=2, dtype=torch.float32, device=CPU
     )
-    batches = BatchBuilder(block_tokens=8, spans=(None,), device=CPU)
-    return TorchRunner(
-        cast(Any, model), cache, batches=batches, context_window=512, eos_token_ids=frozenset(), device=CPU
-    )
+    builder = TorchBatchBuilder(block_tokens=8, windows=(None,), device=CPU)
+    loaded = LoadedModel(cast(Any, model), cache, builder)
+    return TorchRunner(loaded, context_window=512, eos_token_ids=frozenset(), device=CPU)
 
 
 @pytest.mark.parametrize("cut", [{}, {"temperature": 0.7}, {"top_k": 3, "temperature": 1.5}])

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from benchmarks.engine.peers.wire import Ask, Clock, Loaded, Request, serve, submit_on_time
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
-from models.families.config import parse_config
+from models.families.llama import parse_config
 from models.families.model_folder import read_json, small_files
 from models.loading.torch_load import runner_for
 from prompts.detokenizer import Detokenizer

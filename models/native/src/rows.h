@@ -1,17 +1,17 @@
-// Rows of activations: buffers, the formats that linear layers read, and the normalisation before them.
+// Rows of activations: buffers, the number formats that linear layers read, and RMS normalisation.
 #pragma once
 
 #include <cmath>
 #include <vector>
 
-#include "lanes.h"
+#include "simd.h"
 #include "linear.h"
 
 namespace headrace {
 
 inline int64_t padded(int64_t count) { return (count + kGroup - 1) / kGroup * kGroup; }
 
-// A buffer of rows that any linear layer may read. New memory is zero, and with it the padding.
+// A buffer of rows in any format of a linear layer. New memory is zero, so the padding is too.
 class RowBuffer {
  public:
   void fit(int64_t rows, int64_t inputs) {
@@ -32,50 +32,51 @@ class RowBuffer {
   int64_t stride_ = 0;
 };
 
-// A row in 8 bits, each group spread first, as the weights are: an outlier would take the scale from the other 63, and
-// Hadamard's matrix shares it among all. (It is orthogonal, so products stay what they were; models/tensors/quantised.py.)
+// Quantises a row to 8 bits. Each group of 64 passes a Hadamard transform first, as the weights did: it spreads an
+// outlier, which would otherwise set the scale for the other 63. The transform is orthogonal, so products do not change
+// (models/tensors/quantised.py).
 inline void quantise_row(const float* row, const Rows& rows, int64_t index) {
-  using Group = Memory<Fitting<float, kGroup>::type>;
+  using Group = Unaligned<VecOf<float, kGroup>::type>;
   const int64_t groups = rows.stride / kGroup;
   int8_t* to = rows.row<int8_t>(index);
   for (int64_t group = 0; group < groups; group++, row += kGroup, to += kGroup) {
     float from[kGroup];
-    Group::store(from, hadamard(Group::load(row)) * 0.125f);  // of length one: 1 / sqrt(64)
-    Lanes most = {};
-    for (int i = 0; i < kGroup; i += kLanes) most = larger(most, absolute(load(from + i)));
-    const float scale = largest(most) / 127.0f;
+    Group::store(from, hadamard(Group::load(row)) * 0.125f);  // normalised: 1 / sqrt(64)
+    Floats most = {};
+    for (int i = 0; i < kGroup; i += kLanes) most = elementwise_max(most, absolute(load(from + i)));
+    const float scale = reduce_max(most) / 127.0f;
     const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    IntLanes total = {};
+    Ints total = {};
     for (int i = 0; i < kGroup; i += kLanes) {
-      const IntLanes whole = nearest(load(from + i) * inverse);
+      const Ints whole = round_to_int(load(from + i) * inverse);
       store(to + i, whole);
       total += whole;
     }
     rows.scales[index * groups + group] = scale;
-    rows.sums[index * groups + group] = sum(total);
+    rows.sums[index * groups + group] = reduce_add(total);
   }
 }
 
-// Writes a row of floats, padding included, in the format that the next linear layer reads.
+// Writes a row of floats, padding included, in the format of the next linear layer.
 inline void write_row(Format format, const float* from, const Rows& rows, int64_t index) {
   if (format == Format::kInt8) return quantise_row(from, rows, index);
   for (int64_t i = 0; i < rows.stride; i += kLanes) {
     if (format == Format::kBFloat16)
-      store(rows.row<Factor>(index) + i, load(from + i));
+      store(rows.row<Bf16Operand>(index) + i, load(from + i));
     else
       store(rows.row<float>(index) + i, load(from + i));
   }
 }
 
-// Root mean square of `count` numbers, in an order of its own.
+// 1 / root mean square of `count` numbers. The order of the additions is fixed.
 inline float inverse_rms(const float* from, int64_t count, double eps) {
-  Lanes squares = {};
+  Floats squares = {};
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    const Lanes x = load(from + i);
+    const Floats x = load(from + i);
     squares = multiply_add(x, x, squares);
   }
-  float total = sum(squares);
+  float total = reduce_add(squares);
   for (; i < count; i++) total += from[i] * from[i];
   return 1.0f / std::sqrt(total / count + (float)eps);
 }

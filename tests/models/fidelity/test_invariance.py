@@ -70,7 +70,7 @@ class Desk:
     @torch.inference_mode()
     def compute(self, rows: Sequence[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the hidden states of the row called "mine", and the scores after its last token."""
-        batch = self._runner._batches.build(StepPlan(tuple(rows)))
+        batch = self._runner._batch_builder.build(StepPlan(tuple(rows)))
         hidden = self._runner._model.forward(batch, self._runner._cache)
         logits = self._runner._model.logits(hidden[list(batch.ends)])
         at = next(n for n, row in enumerate(batch.rows) if row.request.id == "mine")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.families.geometry import Geometry, read_geometry
+from models.families.model_config import ModelConfig
 from models.families.model_folder import read_json
+from models.families.registry import read_architecture
 from models.loading import kv_pool_size
 from models.loading.kv_pool_size import HEADROOM, num_blocks, token_bytes
 from models.loading.load import load_runner
@@ -28,9 +29,9 @@ def folder(tmp_path: Path) -> Path:
 
 def blocks(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, free: int | None, settings: Settings = AUTO
-) -> tuple[int, Geometry]:
+) -> tuple[int, ModelConfig]:
     monkeypatch.setattr(kv_pool_size, "free_bytes", lambda: free)
-    config = read_geometry(folder, read_json(folder / "config.json"))
+    config = read_architecture(folder, read_json(folder / "config.json")).config
     return num_blocks(folder, config, settings, torch.float32, CPU), config
 
 
@@ -39,7 +40,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def test_half_of_what_the_weights_and_the_headroom_leave(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = read_geometry(folder, read_json(folder / "config.json"))
+    config = read_architecture(folder, read_json(folder / "config.json")).config
     block = AUTO.kv_block_tokens * token_bytes(config, torch.float32)
     free = weight_bytes(folder) + HEADROOM + 2 * 5 * block
     assert blocks(folder, monkeypatch, free=free)[0] == 5
@@ -61,7 +62,7 @@ def test_a_number_is_a_number_whatever_is_free(folder: Path, monkeypatch: pytest
 
 
 def test_keys_and_values_are_counted_as_wide_as_they_are_stored(folder: Path) -> None:
-    config = read_geometry(folder, read_json(folder / "config.json"))
+    config = read_architecture(folder, read_json(folder / "config.json")).config
     width = config.num_layers * 2 * config.num_kv_heads * config.head_dim
     widths = [token_bytes(config, dtype) // width for dtype in (torch.float32, torch.bfloat16, torch.int8)]
     assert widths == [4, 2, 2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.families.llama import LlamaModel
+from models.families.llama_torch import LlamaModel
 from models.families.model_folder import describe, folder_digest
 from models.loading.load import load_runner
 from models.runners.fake import FakeRunner

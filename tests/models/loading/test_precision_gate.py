@@ -24,7 +24,7 @@ FAR = Quality(perplexity=18.7, kl=0.05, top1=0.88, num_tokens=5000)
         ({"int8": FAR, "bfloat16": FAR}, "float32"),
     ],
 )
-def test_auto_is_the_fastest_that_passes(report: precision_gate.Report, dtype: str) -> None:
+def test_auto_is_the_fastest_that_passes(report: precision_gate.QualityReport, dtype: str) -> None:
     assert precision_gate.choose(report)[0] == dtype
 
 

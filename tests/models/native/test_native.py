@@ -20,7 +20,7 @@ from models.native.layout import pack
 from models.native.library import Kernels
 from models.native.llama import NativeLlama
 from models.runners.torch_runner import TorchRunner
-from models.tensors.quantised import rounded
+from models.tensors.quantised import round_to_int8
 from store.settings import Settings
 from tests.models import tiny
 from tests.models.driving import count_near_ties, random_prompts, request, run_all
@@ -61,7 +61,7 @@ def compute(runner: TorchRunner, *parts: tuple[Sequence[int], int, Sequence[int]
         for index, (tokens, start, blocks) in enumerate(parts)
     )
     with torch.inference_mode():
-        batch = runner._batches.build(StepPlan(rows))
+        batch = runner._batch_builder.build(StepPlan(rows))
         hidden = runner._model.forward(batch, runner._cache)
         end = next(end for row, end in zip(batch.rows, batch.ends, strict=True) if row.request.id == "r0")
         return runner._model.logits(hidden[[end]])[0]
@@ -79,7 +79,7 @@ def test_an_interrupted_pass_leaves_nothing_that_changes_the_next(folder: Path) 
     expected = compute(runner, (tokens, 0, range(3)))
     interrupt = Interrupt()
     rows = (Row(request(range(600), "r0"), tokens[::-1], 0, range(3), (), sample=True),)
-    batch = runner._batches.build(StepPlan(rows, interrupt))
+    batch = runner._batch_builder.build(StepPlan(rows, interrupt))
     with torch.inference_mode():
         whole = runner._model.forward(batch, runner._cache)
         interrupt.set()
@@ -101,7 +101,7 @@ def test_a_linear_layer_multiplies_and_no_row_depends_on_another(
     packed = pack(weight, bias, dtype)
     together = kernels.linear(packed, rows, threads=2)[:, :size_out]
     if dtype == torch.int8:
-        expected = rounded(rows).double() @ rounded(weight).double().T + bias
+        expected = round_to_int8(rows).double() @ round_to_int8(weight).double().T + bias
     else:
         expected = rows.to(dtype).double() @ weight.to(dtype).double().T + bias
     assert ((together - expected).norm() / expected.norm()).item() < 1e-5
@@ -253,7 +253,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("cpu", _CPUS.get(platform.machine(), ("native",)))
 def test_the_compiler_takes_the_source_for_other_cpus(cpu: str) -> None:
-    command = [str(_COMPILER), *_FLAGS, f"-march={cpu}", "-fsyntax-only", str(SOURCES / "pass.cpp")]
+    command = [str(_COMPILER), *_FLAGS, f"-march={cpu}", "-fsyntax-only", str(SOURCES / "forward.cpp")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[:2000]
 
@@ -272,7 +272,7 @@ def test_older_instruction_sets_keep_the_same_promises(
     for march in marches:
         monkeypatch.setattr("models.native.build._FLAGS", (*_FLAGS, f"-march={march}"))
         older = Kernels(build(tmp_path))
-        assert older.kind in {"AVX2", "AVX-512", "AVX-512 BF16"}
+        assert older.isa in {"AVX2", "AVX-512", "AVX-512 BF16"}
         monkeypatch.setattr(choose, "_kernels", lambda _, older=older: older)
         check_promises(folder)
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import NumericalError
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.llama import LlamaModel
+from models.families.llama_torch import LlamaModel
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
 from store.settings import Settings

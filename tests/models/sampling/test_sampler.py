@@ -13,7 +13,7 @@ from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row
 from models.loading.torch_load import runner_for
 from models.sampling.draws import draw, uniform
-from models.sampling.sample_positions import Place
+from models.sampling.sample_positions import SamplePosition
 from models.sampling.sampler import Sampler, highest_of
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
@@ -22,9 +22,9 @@ from tests.models.tiny import VOCAB, build, save
 CPU = torch.device("cpu")
 
 
-def row(prompt: list[int], output: list[int], request_id: str = "r", **sampling: object) -> Place:
+def row(prompt: list[int], output: list[int], request_id: str = "r", **sampling: object) -> SamplePosition:
     params = SamplingParams(**({"max_tokens": 99} | sampling))  # type: ignore[arg-type]
-    return Place(Row(EngineRequest(request_id, tuple(prompt), params), [0], 0, [0], output, sample=True), 0)
+    return SamplePosition(Row(EngineRequest(request_id, tuple(prompt), params), [0], 0, [0], output, sample=True), 0)
 
 
 def reference_distribution(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:

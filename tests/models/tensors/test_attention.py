@@ -8,9 +8,9 @@ import torch
 
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
-from models.tensors.attention import PLAIN, Scores, attend
-from models.tensors.batch import BatchBuilder
+from models.tensors.attention import DEFAULT_SCORES, ScoreOptions, attend
 from models.tensors.kv_cache import KvCache
+from models.tensors.torch_batch import TorchBatchBuilder
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, DIM, BLOCK = 6, 2, 8, 4
@@ -23,7 +23,7 @@ def cache() -> KvCache:
     )  # fmt: skip
 
 
-def slow(qkv: torch.Tensor, span: int | None, scores: Scores) -> torch.Tensor:
+def slow(qkv: torch.Tensor, span: int | None, scores: ScoreOptions) -> torch.Tensor:
     """(tokens, heads + 2 * kv_heads, dim) of one request's whole text to (tokens, heads * dim)."""
     num_tokens = qkv.shape[0]
     found = torch.zeros(num_tokens, HEADS, DIM)
@@ -43,16 +43,16 @@ def slow(qkv: torch.Tensor, span: int | None, scores: Scores) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("span", "scores"),
     [
-        (None, PLAIN),
-        (1, PLAIN),
-        (5, PLAIN),
-        (1000, PLAIN),
-        (None, Scores(scale=0.2)),
-        (5, Scores(softcap=1.5)),
-        (None, Scores(scale=1.0, softcap=2.0)),
+        (None, DEFAULT_SCORES),
+        (1, DEFAULT_SCORES),
+        (5, DEFAULT_SCORES),
+        (1000, DEFAULT_SCORES),
+        (None, ScoreOptions(scale=0.2)),
+        (5, ScoreOptions(softcap=1.5)),
+        (None, ScoreOptions(scale=1.0, softcap=2.0)),
     ],
 )
-def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, scores: Scores) -> None:
+def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, scores: ScoreOptions) -> None:
     """Requests of 1 to 60 tokens enter in chunks of random sizes, with blocks in random order."""
     draw = random.Random(6)
     lengths = [1, 2, 60, 41, 40, 39, 17, 8, 4, 3, 25, 33]
@@ -64,7 +64,7 @@ def test_any_schedule_gives_what_looking_at_every_pair_gives(span: int | None, s
     blocks = [[free.pop() for _ in range(-(-length // BLOCK))] for length in lengths]
     params = SamplingParams(max_tokens=1)
     requests = [EngineRequest(str(n), tuple(range(length)), params) for n, length in enumerate(lengths)]
-    builder = BatchBuilder(block_tokens=BLOCK, spans=[span], device=CPU)
+    builder = TorchBatchBuilder(block_tokens=BLOCK, windows=[span], device=CPU)
     store, done = cache(), [0] * len(lengths)
     found = [torch.empty(length, HEADS * DIM) for length in lengths]
     while any(count < length for count, length in zip(done, lengths, strict=True)):
@@ -94,7 +94,7 @@ def test_rows_of_very_different_context_are_not_padded_to_the_longest() -> None:
         Row(EngineRequest(str(n), (1,), params), [1], start, list(range(100)), [], sample=True)
         for n, start in enumerate(starts)
     ]
-    groups = BatchBuilder(block_tokens=BLOCK, spans=[None], device=CPU).build(StepPlan(tuple(rows))).groups
+    groups = TorchBatchBuilder(block_tokens=BLOCK, windows=[None], device=CPU).build(StepPlan(tuple(rows))).groups
     padded = sum(len(group.blocks) for group in groups)
     needed = sum(start // BLOCK + 1 for start in starts)
     assert padded < 1.3 * needed

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.families import generic
-from models.families.config import LlamaConfig
-from models.families.generic import GenericModel
-from models.families.geometry import read_geometry
+from models.families import transformers_model
+from models.families.llama import LlamaConfig
 from models.families.model_folder import read_json
+from models.families.registry import read_architecture
+from models.families.transformers_model import TransformersModel
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
-from models.tensors.attention import PLAIN
+from models.tensors.attention import DEFAULT_SCORES
 from store.errors import ModelLoadError
 from store.settings import Settings
 from tests.models.driving import random_prompts
@@ -38,33 +38,33 @@ def test_bfloat16_is_close(model_type: str, tmp_path: Path) -> None:
 def test_a_llama_with_an_option_that_the_fast_path_lacks_is_no_error(tmp_path: Path) -> None:
     folder = save(build_other("llama"), tmp_path)
     raw = read_json(folder / "config.json")
-    assert not isinstance(read_geometry(folder, raw), LlamaConfig)
+    assert not isinstance(read_architecture(folder, raw).config, LlamaConfig)
     (folder / "config.json").write_text(json.dumps(raw | {"rope_parameters": {"rope_type": "default"}}))
-    assert isinstance(read_geometry(folder, read_json(folder / "config.json")), LlamaConfig)
+    assert isinstance(read_architecture(folder, read_json(folder / "config.json")).config, LlamaConfig)
 
 
 def test_linear_layers_are_packed_and_their_plain_weights_dropped(tmp_path: Path) -> None:
     runner = runner_of(save(build_other("starcoder2"), tmp_path))
-    assert isinstance(runner._model, GenericModel)
+    assert isinstance(runner._model, TransformersModel)
     assert not [each for each in runner._model._original.modules() if type(each) is nn.Linear]
 
 
 def test_an_attention_that_is_not_the_models_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a new version of transformers hands over something that ours does not look at."""
     folder = save(build_other("granite"), tmp_path)
-    monkeypatch.setattr(generic, "Scores", lambda scale, softcap: PLAIN)
+    monkeypatch.setattr(transformers_model, "ScoreOptions", lambda scale, softcap: DEFAULT_SCORES)
     with pytest.raises(ModelLoadError, match=r"cannot run over the paged cache: its logits are [0-9.]+% off"):
         runner_of(folder)
 
 
 def test_positions_that_are_not_heeded_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(build_other("gpt2"), tmp_path)
-    hidden = generic._Decoder.hidden
+    hidden = transformers_model._Decoder.hidden
 
     def counting_from_zero(self: object, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return hidden(self, tokens, torch.arange(len(tokens)))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(generic._Decoder, "hidden", counting_from_zero)
+    monkeypatch.setattr(transformers_model._Decoder, "hidden", counting_from_zero)
     with pytest.raises(ModelLoadError, match="its logits are"):
         runner_of(folder)
 

@@ -1,4 +1,4 @@
-"""A model as transformers itself reads it from a folder: safetensors only, no code of the folder's, nothing fetched."""
+"""Reads a model folder with transformers: safetensors only, no code from the folder, no downloads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 from store.errors import ModelLoadError
 
 
-def read_original(
+def read_with_transformers(
     auto: Any, folder: Path, *, dtype: torch.dtype, attention: str | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the model that a class of transformers' ``Auto…`` makes of a folder, and what it found there.
+    """Return the model that an ``Auto…`` class of transformers reads, and the loading report of transformers.
 
-    ``attention`` is transformers' name of one; without it the architecture's best. Raises ModelLoadError if it cannot
-    be read, MemoryError or torch's OutOfMemoryError if it does not fit.
+    ``attention`` is the name of an attention implementation; None chooses the best of the architecture. Raises
+    ModelLoadError if the model cannot be read, MemoryError or torch's OutOfMemoryError if it does not fit.
     """
     try:
         original, found = auto.from_pretrained(
@@ -25,18 +25,18 @@ def read_original(
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
-            ignore_mismatched_sizes=True,  # they are told below, by name
+            ignore_mismatched_sizes=True,  # refuse_faults names them
             output_loading_info=True,
         )
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the library raises whatever its parts do
+    except Exception as error:  # the library raises errors of any type
         raise ModelLoadError(f"{folder} cannot be read by transformers: {error}") from error
     return original, found
 
 
 def refuse_faults(folder: Path, found: Mapping[str, Any]) -> None:
-    """Raise for weights that transformers would make up; those that it has no use for are no fault."""
+    """Raise ModelLoadError for weights that transformers would initialise at random. Unused weights are allowed."""
     if found["missing_keys"]:
         raise ModelLoadError(f"{folder} has no tensor {min(found['missing_keys'])}")
     for name, has, asked in sorted(found["mismatched_keys"]):

@@ -1,15 +1,15 @@
-// The cache's pages: 16 tokens of one layer, and the products with them.
+// Pages of the KV cache, 16 tokens of one layer each, and the products with them.
 //
 //   float32    keys[page][kv head][head_dim][16 tokens]           values[page][kv head][16 tokens][head_dim]
 //   bfloat16   keys[page][kv head][head_dim / 2][16 tokens][2]    values[page][kv head][8][head_dim][2 tokens]
 //
-// So 16 scores, or 16 dimensions of a value, grow side by side, and nothing is added up across lanes; pairs are what
-// the CPU's bfloat16 instructions multiply.
+// So 16 scores, or 16 dimensions of a value, are summed in parallel, with no reduction across lanes. The bfloat16
+// instructions of the CPU multiply pairs.
 #pragma once
 
-#include "lanes.h"
-#include "pairs.h"
-#include "tiles.h"
+#include "simd.h"
+#include "bf16_dot.h"
+#include "amx.h"
 
 namespace headrace {
 
@@ -18,7 +18,7 @@ constexpr int kPage = 16;
 struct PageShape {
   int64_t kv_heads, head_dim;
 
-  // Where a head of a page begins, in numbers.
+  // The offset of one head of one page, in numbers.
   int64_t offset(int64_t page, int64_t kv_head) const { return (page * kv_heads + kv_head) * head_dim * kPage; }
 };
 
@@ -51,13 +51,13 @@ inline void store_value(const float* head, int64_t head_dim, int64_t token, BFlo
   }
 }
 
-// Scores of R queries with N pages: `scores` is [R][stride].
+// Scores of R queries for N pages. `scores` is [R][stride].
 template <int R, int N>
 void score_pages(const float* queries, const float* const* keys, int64_t head_dim, float* scores, int64_t stride) {
-  Lanes sums[R][N] = {};
+  Floats sums[R][N] = {};
   for (int64_t d = 0; d < head_dim; d++) {
     for (int n = 0; n < N; n++) {
-      const Lanes key = load(keys[n] + d * kPage);
+      const Floats key = load(keys[n] + d * kPage);
       for (int r = 0; r < R; r++) sums[r][n] = multiply_add(queries[r * head_dim + d], key, sums[r][n]);
     }
   }
@@ -66,29 +66,30 @@ void score_pages(const float* queries, const float* const* keys, int64_t head_di
 }
 
 template <int R, int N>
-void score_pages(const Factor* queries, const BFloat16* const* keys, int64_t head_dim, float* scores, int64_t stride) {
-  Lanes sums[R][N] = {};
+void score_pages(const Bf16Operand* queries, const BFloat16* const* keys, int64_t head_dim, float* scores,
+                 int64_t stride) {
+  Floats sums[R][N] = {};
   for (int64_t d = 0; d < head_dim; d += 2) {
     for (int n = 0; n < N; n++) {
-      const Pairs key(keys[n] + d * kPage);
-      for (int r = 0; r < R; r++) sums[r][n] = add_products(sums[r][n], queries + r * head_dim + d, key);
+      const Bf16Pairs key(keys[n] + d * kPage);
+      for (int r = 0; r < R; r++) sums[r][n] = dot_add(sums[r][n], queries + r * head_dim + d, key);
     }
   }
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) store(scores + r * stride + n * kPage, sums[r][n]);
 }
 
-// Adds the values of a round's tokens, by weight, for dimensions `d` up to `d + 16 * N`: `found` is [R][head_dim].
+// Adds the weighted values of a round's tokens, for dimensions `d` up to `d + 16 * N`. `found` is [R][head_dim].
 template <int R, int N>
-void add_values(const float* weights, int64_t stride, const float* const* values, int64_t tokens, int64_t head_dim,
-                int64_t d, float* found) {
-  Lanes sums[R][N];
+void add_weighted_values(const float* weights, int64_t stride, const float* const* values, int64_t tokens,
+                         int64_t head_dim, int64_t d, float* found) {
+  Floats sums[R][N];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) sums[r][n] = load(found + r * head_dim + d + n * kLanes);
   for (int64_t t = 0; t < tokens; t++) {
     const float* from = values[t / kPage] + t % kPage * head_dim + d;
     for (int n = 0; n < N; n++) {
-      const Lanes value = load(from + n * kLanes);
+      const Floats value = load(from + n * kLanes);
       for (int r = 0; r < R; r++) sums[r][n] = multiply_add(weights[r * stride + t], value, sums[r][n]);
     }
   }
@@ -97,16 +98,16 @@ void add_values(const float* weights, int64_t stride, const float* const* values
 }
 
 template <int R, int N>
-void add_values(const Factor* weights, int64_t stride, const BFloat16* const* values, int64_t tokens,
-                int64_t head_dim, int64_t d, float* found) {
-  Lanes sums[R][N];
+void add_weighted_values(const Bf16Operand* weights, int64_t stride, const BFloat16* const* values, int64_t tokens,
+                         int64_t head_dim, int64_t d, float* found) {
+  Floats sums[R][N];
   for (int r = 0; r < R; r++)
     for (int n = 0; n < N; n++) sums[r][n] = load(found + r * head_dim + d + n * kLanes);
   for (int64_t t = 0; t < tokens; t += 2) {
     const BFloat16* from = values[t / kPage] + (t % kPage * head_dim + d * 2);
     for (int n = 0; n < N; n++) {
-      const Pairs value(from + n * 2 * kLanes);
-      for (int r = 0; r < R; r++) sums[r][n] = add_products(sums[r][n], weights + r * stride + t, value);
+      const Bf16Pairs value(from + n * 2 * kLanes);
+      for (int r = 0; r < R; r++) sums[r][n] = dot_add(sums[r][n], weights + r * stride + t, value);
     }
   }
   for (int r = 0; r < R; r++)
@@ -114,9 +115,9 @@ void add_values(const Factor* weights, int64_t stride, const BFloat16* const* va
 }
 
 #ifdef HEADRACE_AMX
-// The same on tiles, for 16 queries: `queries` [16][head_dim], `scores` [16][stride].
-inline void tile_scores(const BFloat16* queries, const BFloat16* const* keys, int64_t pages, int64_t head_dim,
-                        float* scores, int64_t stride) {
+// The same on AMX tiles, for 16 queries: `queries` is [16][head_dim], `scores` is [16][stride].
+inline void amx_scores(const BFloat16* queries, const BFloat16* const* keys, int64_t pages, int64_t head_dim,
+                       float* scores, int64_t stride) {
   for (int64_t n = 0; n < pages; n += 2) {
     const bool is_pair = n + 1 < pages;
     _tile_zero(0);
@@ -135,10 +136,10 @@ inline void tile_scores(const BFloat16* queries, const BFloat16* const* keys, in
   }
 }
 
-// 16 or 64 dimensions of all pages of a round.
+// 16 * N dimensions of all pages of a round.
 template <int N>
-void tile_values_at(const BFloat16* weights, int64_t stride, const BFloat16* const* values, int64_t pages,
-                    int64_t head_dim, int64_t d, float* found) {
+void amx_weighted_values_at(const BFloat16* weights, int64_t stride, const BFloat16* const* values, int64_t pages,
+                            int64_t head_dim, int64_t d, float* found) {
   _tile_loadd(0, found + d, head_dim * 4);
   if constexpr (N == 4) {
     _tile_loadd(1, found + d + 16, head_dim * 4);
@@ -167,11 +168,11 @@ void tile_values_at(const BFloat16* weights, int64_t stride, const BFloat16* con
   }
 }
 
-inline void tile_values(const BFloat16* weights, int64_t stride, const BFloat16* const* values, int64_t pages,
-                        int64_t head_dim, float* found) {
+inline void amx_weighted_values(const BFloat16* weights, int64_t stride, const BFloat16* const* values, int64_t pages,
+                                int64_t head_dim, float* found) {
   int64_t d = 0;
-  for (; d + 64 <= head_dim; d += 64) tile_values_at<4>(weights, stride, values, pages, head_dim, d, found);
-  for (; d < head_dim; d += 16) tile_values_at<1>(weights, stride, values, pages, head_dim, d, found);
+  for (; d + 64 <= head_dim; d += 64) amx_weighted_values_at<4>(weights, stride, values, pages, head_dim, d, found);
+  for (; d < head_dim; d += 16) amx_weighted_values_at<1>(weights, stride, values, pages, head_dim, d, found);
 }
 #endif
 

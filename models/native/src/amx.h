@@ -1,4 +1,4 @@
-// Intel's AMX: products of 16 rows with tiles of weights. Only compiled where the CPU has it, used where Linux allows it.
+// Matrix products on Intel AMX tiles. Compiled only if the CPU has AMX, used only if Linux permits it.
 #pragma once
 
 #if defined(__AVX512F__)
@@ -13,15 +13,15 @@
 
 #include <cstdint>
 
-#include "lanes.h"
+#include "simd.h"
 
 namespace headrace {
 
-constexpr int kTileRows = 16;  // buffers of rows are padded to a multiple; what the padding gives is thrown away
+constexpr int kTileRows = 16;  // row buffers are padded to a multiple; results of padding rows are ignored
 
 #ifdef HEADRACE_AMX
 
-inline bool has_tiles() {
+inline bool has_amx() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return granted;
@@ -33,27 +33,27 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// Eight tiles of 16 rows of 64 bytes, for the calling thread until it asks for others.
-inline void tiles_for_linear() {
+// Configures eight tiles of 16 rows of 64 bytes for the calling thread.
+inline void configure_tiles_for_linear() {
   const TileConfig config;
-  if (has_tiles()) _tile_loadconfig(&config);
+  if (has_amx()) _tile_loadconfig(&config);
 }
 
-// As above, but tile 4 holds the weights of one page's 16 tokens, and tile 7 their values, 8 pairs.
-inline void tiles_for_attention() {
+// As above, but tile 4 holds the softmax weights of the 16 tokens of a page, and tile 7 their values in 8 pairs.
+inline void configure_tiles_for_attention() {
   TileConfig config;
   config.row_bytes[4] = 32;
   config.rows[7] = 8;
-  if (has_tiles()) _tile_loadconfig(&config);
+  if (has_amx()) _tile_loadconfig(&config);
 }
 
 inline void release_tiles() {
-  if (has_tiles()) _tile_release();
+  if (has_amx()) _tile_release();
 }
 
-// T * 16 rows times a panel of 32 outputs; `out` is [T * 16][32].
+// T * 16 rows times a panel of 32 outputs. `out` is [T * 16][32].
 template <int T>
-void tile_product(const BFloat16* rows, int64_t stride, const BFloat16* panel, int64_t inputs, float* out) {
+void amx_gemm_bf16(const BFloat16* rows, int64_t stride, const BFloat16* panel, int64_t inputs, float* out) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -79,8 +79,8 @@ void tile_product(const BFloat16* rows, int64_t stride, const BFloat16* panel, i
   }
 }
 
-// 64 inputs of 16 rows times 64 x 32 weights, exact; `whole` is [16][32].
-inline void tile_group(const int8_t* rows, int64_t stride, const int8_t* block, int32_t* whole) {
+// 64 inputs of 16 rows times 64 x 32 weights, in exact integers. `whole` is [16][32].
+inline void amx_gemm_int8_group(const int8_t* rows, int64_t stride, const int8_t* block, int32_t* whole) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_loadd(4, rows, stride);
@@ -94,9 +94,9 @@ inline void tile_group(const int8_t* rows, int64_t stride, const int8_t* block, 
 
 #else
 
-inline bool has_tiles() { return false; }
-inline void tiles_for_linear() {}
-inline void tiles_for_attention() {}
+inline bool has_amx() { return false; }
+inline void configure_tiles_for_linear() {}
+inline void configure_tiles_for_attention() {}
 inline void release_tiles() {}
 
 #endif

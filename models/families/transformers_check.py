@@ -1,7 +1,7 @@
-"""The last word on whether an architecture runs rightly over the paged cache: its own numbers beside ours.
+"""Checks a transformers model on the paged KV cache: compares its logits with those of the unchanged model.
 
-A short text goes through the original at once, and through the paged pass in chunks and single tokens beside another
-text. What the probe cannot see in the code (positions that are ignored, a state of its own) is a difference here.
+The unchanged model reads a short text at once. The paged pass reads it in chunks and single tokens, in a batch with
+another text. Faults that the probe cannot see in the code (ignored positions, other state) show here as a difference.
 """
 
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ import torch
 
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
-from models.families.generic import GenericModel
-from models.tensors.batch import Batch, BatchBuilder
+from models.families.transformers_model import TransformersModel
 from models.tensors.kv_cache import KvCache
+from models.tensors.torch_batch import TorchBatch, TorchBatchBuilder
 from store.errors import ModelLoadError
 
 _BLOCK_TOKENS = 4
 _STEPS = ((5, 7), (9, 1), (1, 1), (1, 6), (8, 1))
-"""How many tokens of the two texts enter in each step."""
+"""The number of tokens of the two texts in each step."""
 
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
-"""The greatest difference, relative to the logits' own spread, that rounding explains."""
+"""The greatest difference that rounding explains, relative to the spread of the logits."""
 
 
 @torch.inference_mode()
-def page_checked(model: GenericModel, *, dtype: torch.dtype, device: torch.device) -> GenericModel:
-    """Put the paged attention into a model and return it.
+def page_checked(model: TransformersModel, *, dtype: torch.dtype, device: torch.device) -> TransformersModel:
+    """Replace the attention of a model by paged attention, and return the model.
 
-    Raises ModelLoadError if its numbers are not the original's any more.
+    Raises ModelLoadError if its logits change by more than rounding.
     """
     lengths = [sum(step[n] for step in _STEPS) for n in (0, 1)]
     draw = torch.Generator().manual_seed(0)
     texts = [torch.randint(model.config.vocab_size, (length,), generator=draw).tolist() for length in lengths]
-    expected = [model.original_logits(torch.tensor(text, device=device)) for text in texts]
+    expected = [model.reference_logits(torch.tensor(text, device=device)) for text in texts]
     model.page()
     try:
         found = _paged_logits(model, texts, dtype, device)
@@ -41,7 +41,7 @@ def page_checked(model: GenericModel, *, dtype: torch.dtype, device: torch.devic
     for ours, theirs in zip(found, expected, strict=True):
         spread = theirs - theirs.mean(dim=-1, keepdim=True)
         off = ((ours - theirs).norm() / spread.norm()).item()
-        if not off < _TOLERANCE[dtype]:  # NaN is no agreement
+        if not off < _TOLERANCE[dtype]:  # also True for NaN
             raise ModelLoadError(
                 f"this architecture cannot run over the paged cache: its logits are {off:.1%} off the original's"
             )
@@ -49,9 +49,9 @@ def page_checked(model: GenericModel, *, dtype: torch.dtype, device: torch.devic
 
 
 def _paged_logits(
-    model: GenericModel, texts: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
+    model: TransformersModel, texts: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
 ) -> list[torch.Tensor]:
-    """Return what the paged pass says after each token of the texts, which enter as ``_STEPS`` says."""
+    """Return the logits of the paged pass after each token of the texts, in the steps of ``_STEPS``."""
     config = model.config
     width = -(-max(map(len, texts)) // _BLOCK_TOKENS)
     cache = KvCache(
@@ -63,7 +63,7 @@ def _paged_logits(
         dtype=dtype,
         device=device,
     )
-    builder = BatchBuilder(block_tokens=_BLOCK_TOKENS, spans=config.windows, device=device)
+    builder = TorchBatchBuilder(block_tokens=_BLOCK_TOKENS, windows=config.windows, device=device)
     requests = [EngineRequest(str(n), tuple(text), SamplingParams(max_tokens=1)) for n, text in enumerate(texts)]
     found: list[list[torch.Tensor]] = [[] for _ in texts]
     done = [0] * len(texts)
@@ -71,15 +71,15 @@ def _paged_logits(
         rows = []
         for n, size in enumerate(sizes):
             blocks = range(n, len(texts) * width, len(texts))
-            entering = texts[n][done[n] : done[n] + size]
-            rows.append(Row(requests[n], entering, done[n], blocks, (), sample=False))
+            tokens = texts[n][done[n] : done[n] + size]
+            rows.append(Row(requests[n], tokens, done[n], blocks, (), sample=False))
             done[n] += size
         batch = builder.build(StepPlan(tuple(rows)))
-        _share_out(model.logits(model.forward(batch, cache)), batch, found)
+        _append_logits(model.logits(model.forward(batch, cache)), batch, found)
     return [torch.cat(parts) for parts in found]
 
 
-def _share_out(logits: torch.Tensor, batch: Batch, found: list[list[torch.Tensor]]) -> None:
-    """Give each text the rows of a pass that are its own."""
+def _append_logits(logits: torch.Tensor, batch: TorchBatch, found: list[list[torch.Tensor]]) -> None:
+    """Append the logits of a pass to the text that they belong to."""
     for row, end in zip(batch.rows, batch.ends, strict=True):
         found[int(str(row.request.id))].append(logits[end + 1 - len(row.tokens) : end + 1])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.families.config import Rope, parse_config
+from models.families.llama import Rope, parse_config
 from store.errors import ModelLoadError
 
 LLAMA = {
@@ -61,11 +61,6 @@ def test_attention_spans(changes: dict[str, object], windows: tuple[int | None, 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {"model_type": "gpt_bigcode"},
-            "model_type 'gpt_bigcode' is not supported; supported: llama, mistral, qwen2, qwen3",
-        ),
-        ({"model_type": None}, "model_type None is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope"),

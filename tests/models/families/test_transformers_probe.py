@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from models.families.model_folder import read_json
-from models.families.probe import GenericGeometry, probe
+from models.families.transformers_probe import ProbedConfig, probe
 from store.errors import ModelLoadError
 from tests.models.others import REFUSED, SUPPORTED, save_configuration
 
 
-def look(folder: Path) -> GenericGeometry:
+def look(folder: Path) -> ProbedConfig:
     return probe(folder, read_json(folder / "config.json"))
 
 

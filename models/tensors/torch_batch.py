@@ -1,11 +1,11 @@
-"""A step's plan as the tensors that the model's pass needs, made once a step and used by every layer.
+"""The tensors of one forward pass, built once a step from the plan and used by every layer.
 
-Rows are laid out again: single tokens first, longest context first, then chunks::
+Rows are sorted: single tokens first, by falling context length, then prefill chunks::
 
     | decode group 0 | decode group 1 | ... | chunk 0 | chunk 1 | ...
 
-Decode rows of similar context share a group, padded to its longest; chunks go one by one. Knows block tables and
-masks, and nothing of weights or heads. All tensors are built on the host and sent without waiting for the device.
+Decode rows of similar context length form a group, padded to its longest. Chunks are computed one by one. Holds block
+tables and masks, no weights or heads. Tensors are built on the host and copied without waiting for the device.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,15 +16,15 @@ import torch
 from models.engine.runner import Row, StepPlan
 
 Masks = dict[int | None, torch.Tensor | None]
-"""What attention may see, for each attention span (``LlamaConfig.windows``); None means plain causal."""
+"""The attention mask for each sliding window (``ModelConfig.windows``). None is the plain causal mask."""
 
-_GROUP_SHRINK = 1.5  # a decode row starts a new group when the group's padding would be this many times its context
-_MAX_GROUPS = 4  # each costs a few operations a layer
+_GROUP_SHRINK = 1.5  # a decode row starts a new group if padding would make its context this many times longer
+_MAX_GROUPS = 4  # each group costs a few operations in each layer
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Decode rows ``first`` up to ``last`` of the pass. Blocks are (rows * width,), masks (rows, 1, 1, tokens)."""
+class DecodeGroup:
+    """Decode rows ``first`` to ``last - 1`` of the pass. Blocks are (rows * width,), masks (rows, 1, 1, tokens)."""
 
     first: int
     last: int
@@ -33,8 +33,8 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Tokens ``first`` up to ``last`` of the pass: consecutive tokens of one request, from position ``start`` on.
+class PrefillChunk:
+    """Tokens ``first`` to ``last - 1`` of the pass: consecutive tokens of one request, from position ``start`` on.
 
     ``blocks`` (width,) hold its context of ``start + last - first`` tokens; masks are (tokens, context).
     """
@@ -47,28 +47,28 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """One pass. ``rows`` are the plan's in the pass's order, and ``ends`` the index of each one's last token."""
+class TorchBatch:
+    """The input of one pass: the rows in the order of the pass, and ``ends``, the index of the last token of each."""
 
     rows: tuple[Row, ...]
     ends: tuple[int, ...]
     tokens: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
-    groups: tuple[Group, ...]
-    chunks: tuple[Chunk, ...]
+    groups: tuple[DecodeGroup, ...]
+    chunks: tuple[PrefillChunk, ...]
 
 
-class BatchBuilder:
-    """Makes batches for one cache geometry, device and set of attention spans."""
+class TorchBatchBuilder:
+    """Builds batches for one block size, device and set of sliding windows."""
 
-    def __init__(self, *, block_tokens: int, spans: Iterable[int | None], device: torch.device) -> None:
+    def __init__(self, *, block_tokens: int, windows: Iterable[int | None], device: torch.device) -> None:
         self._block_tokens = block_tokens
-        self._spans = tuple(set(spans))
+        self._windows = tuple(set(windows))
         self._device = device
 
-    def build(self, plan: StepPlan) -> Batch:
-        """Lay out a plan's rows."""
+    def build(self, plan: StepPlan) -> TorchBatch:
+        """Return the batch of a plan."""
         singles = [row for row in plan.rows if len(row.tokens) == 1]
         singles.sort(key=lambda row: row.start, reverse=True)
         longer = [row for row in plan.rows if len(row.tokens) > 1]
@@ -78,7 +78,7 @@ class BatchBuilder:
         for row in rows:
             total += len(row.tokens)
             ends.append(total - 1)
-        return Batch(
+        return TorchBatch(
             rows=rows,
             ends=tuple(ends),
             tokens=self.send([token for row in rows for token in row.tokens]),
@@ -92,7 +92,7 @@ class BatchBuilder:
         )
 
     def send(self, values: Sequence[int]) -> torch.Tensor:
-        """Return host numbers as a tensor on the device, without waiting for it."""
+        """Return a tensor of these numbers on the device. Does not wait for the device."""
         return self._move(torch.tensor(values, dtype=torch.long))
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -106,11 +106,11 @@ class BatchBuilder:
         return [row.blocks[position // size] * size + position % size for position in positions]
 
     def _width(self, row: Row) -> int:
-        """How many blocks hold the row's context, this step's tokens included."""
+        """Return the number of blocks that hold the context of a row, including the tokens of this step."""
         return -(-(row.start + len(row.tokens)) // self._block_tokens)
 
-    def _groups(self, singles: Sequence[Row]) -> tuple[Group, ...]:
-        """Cut the rows, longest first, where padding to the group's longest would waste too much."""
+    def _groups(self, singles: Sequence[Row]) -> tuple[DecodeGroup, ...]:
+        """Split the rows, longest first, into groups, so that padding does not waste too much."""
         cuts = [0]
         for index, row in enumerate(singles):
             longest = self._width(singles[cuts[-1]])
@@ -119,33 +119,33 @@ class BatchBuilder:
         pairs = zip(cuts, [*cuts[1:], len(singles)], strict=True)
         return tuple(self._group(singles[first:last], first) for first, last in pairs if last > first)
 
-    def _group(self, rows: Sequence[Row], first: int) -> Group:
+    def _group(self, rows: Sequence[Row], first: int) -> DecodeGroup:
         width = self._width(rows[0])
         blocks: list[int] = []
         for row in rows:
             own = list(row.blocks[: self._width(row)])
-            # Padded with a block of its own: another request's might hold NaN in this very step.
+            # Padded with a block of the same request: a block of another request may get NaN in this step.
             blocks += own + own[:1] * (width - len(own))
         positions = torch.tensor([[row.start] for row in rows])
         context = torch.arange(width * self._block_tokens)[None]
-        seen = {span: self._visible(positions, context, span)[:, None, None] for span in self._spans}
-        masks: Masks = {span: self._move(mask) for span, mask in seen.items()}
-        return Group(first, first + len(rows), self.send(blocks), masks)
+        seen = {window: self._visible(positions, context, window)[:, None, None] for window in self._windows}
+        masks: Masks = {window: self._move(mask) for window, mask in seen.items()}
+        return DecodeGroup(first, first + len(rows), self.send(blocks), masks)
 
-    def _chunk(self, row: Row, first: int) -> Chunk:
+    def _chunk(self, row: Row, first: int) -> PrefillChunk:
         end = row.start + len(row.tokens)
         blocks = self.send(row.blocks[: self._width(row)])
         masks: Masks = {}
-        for span in self._spans:
-            if row.start == 0 and (span is None or end <= span):
-                masks[span] = None
+        for window in self._windows:
+            if row.start == 0 and (window is None or end <= window):
+                masks[window] = None
             else:
                 positions = torch.arange(row.start, end)[:, None]
-                masks[span] = self._move(self._visible(positions, torch.arange(end)[None], span))
-        return Chunk(first, first + len(row.tokens), row.start, blocks, masks)
+                masks[window] = self._move(self._visible(positions, torch.arange(end)[None], window))
+        return PrefillChunk(first, first + len(row.tokens), row.start, blocks, masks)
 
     @staticmethod
-    def _visible(positions: torch.Tensor, context: torch.Tensor, span: int | None) -> torch.Tensor:
-        """Return True where a token at ``positions`` may see the one at ``context``: not later, not beyond its span."""
+    def _visible(positions: torch.Tensor, context: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Return True where a token at ``positions`` sees the token at ``context``: not later, and in the window."""
         seen = context <= positions
-        return seen if span is None else seen & (context > positions - span)
+        return seen if window is None else seen & (context > positions - window)

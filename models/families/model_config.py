@@ -1,0 +1,34 @@
+"""The sizes of a causal model that the code outside its family needs: context, vocabulary, KV cache, attention windows.
+
+Imports neither torch nor transformers, so that the API can read it.
+"""
+
+from typing import Protocol
+
+from store.errors import ModelLoadError
+
+
+class UnsupportedArchitecture(ModelLoadError):
+    """The family does not support this model. The transformers fallback may."""
+
+
+class ModelConfig(Protocol):
+    """The sizes of a causal model. ``windows`` has one entry a layer: its sliding window in tokens, or None."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_window(self) -> int: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def windows(self) -> tuple[int | None, ...]: ...

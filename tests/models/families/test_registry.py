@@ -1,0 +1,27 @@
+"""Which module computes an architecture."""
+
+from pathlib import Path
+
+import pytest
+
+from models.families.model_config import UnsupportedArchitecture
+from models.families.registry import FALLBACK, FAMILIES, family_module, read_architecture
+from tests.models.families.test_llama import LLAMA
+
+
+@pytest.mark.parametrize("model_type", ["gpt_bigcode", None, ["llama"]])
+def test_an_unregistered_architecture_names_the_registered_ones(model_type: object) -> None:
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        family_module(model_type)
+    assert str(caught.value) == f"model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_registered_architecture_is_read_by_its_family(model_type: str) -> None:
+    found = read_architecture(Path(), LLAMA | {"model_type": model_type})
+    assert found.family.__name__ == FAMILIES[model_type]  # type: ignore[attr-defined]
+    assert found.config.num_layers == LLAMA["num_hidden_layers"]
+
+
+def test_the_fallback_is_none_of_the_families() -> None:
+    assert FALLBACK not in FAMILIES.values()
