@@ -23,7 +23,7 @@ namespace headrace {
 
 constexpr int kMaxThreads = 256;
 
-#ifdef __linux__
+#if defined(__linux__) && !defined(HEADRACE_UNPINNED)  // the flag is for benchmarks/cpu_affinity.py
 
 class CpuAffinity {
  public:
