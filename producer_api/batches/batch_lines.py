@@ -93,11 +93,11 @@ class LineReader:
         return _refused(line, InvalidRequest("a value of the line cannot be stored"), line.name)
 
     def _job(self, batch: Batch, owner: Principal, request: Request, remaining_s: float) -> NewJob:
-        asked = request.wanted.job
-        own_s = remaining_s if asked.deadline_ms is None else min(remaining_s, asked.deadline_ms / 1000)
-        wanted = asked.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
-        beside = request.wanted.response
-        made = self._submissions.make_job(owner, wanted, project_id=batch.project_id, response=beside)
+        request_job = request.wanted.job
+        own_s = remaining_s if request_job.deadline_ms is None else min(remaining_s, request_job.deadline_ms / 1000)
+        batch_job = request_job.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
+        response = request.wanted.response
+        made = self._submissions.make_job(owner, batch_job, project_id=batch.project_id, response=response)
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_NO_EVENTS, fingerprint=None)
 
 

@@ -107,11 +107,11 @@ def _create(runtime: Runtime, principal: Principal, body: BatchRequest, new: New
         raise InvalidRequest(
             f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
         )
-    new = replace(_guarded(runtime, tenant_id, new, file.id), limits=runtime.rate_limits.held_by(principal))
+    new = replace(_apply_policy(runtime, tenant_id, new, file.id), limits=runtime.rate_limits.held_by(principal))
     return batches.create(runtime.db, tenant_id, new, file)
 
 
-def _guarded(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> NewBatch:
+def _apply_policy(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> NewBatch:
     """Apply the tenant's policy for all models to the metadata: replace or refuse text that must not be stored."""
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     if found is None:

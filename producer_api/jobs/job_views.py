@@ -1,6 +1,6 @@
-"""The job object, its timeline, and lists of jobs, as the API shows them.
+"""Response models of jobs, timelines and job lists. No I/O.
 
-Times are Unix seconds, and null until the event has happened. Reads nothing: it turns stored values into answers.
+Times are Unix seconds, null until the event happens.
 """
 
 from collections.abc import Sequence
@@ -17,30 +17,30 @@ from store.streams.stream_log import Cursor
 
 
 class QueuePlace(BaseModel):
-    """Where the job waits or waited; ``position`` 1 is the next to start, null when it is not known or not queued."""
+    """The job's queue. ``position`` 1 starts next; null if not queued or not known."""
 
     name: str
     position: int | None = None
     estimated_start_at: int | None = Field(
-        None, description="by the rate at which jobs were lately started; null while that is not known"
+        None, description="estimate from the recent rate of job starts; null if not known"
     )
 
 
 class UsageObject(BaseModel):
-    """What the job cost."""
+    """Tokens and cost of the job."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
-    cached_tokens: int = Field(0, description="of the input: found in the worker's prefix cache, not computed again")
+    cached_tokens: int = Field(0, description="input tokens found in the worker's prefix cache")
     queue_ms: float | None = None
     first_token_ms: float | None = Field(None, description="from acceptance to the first token")
     compute_ms: float | None = None
-    cost: float | None = Field(None, description="by the price of the model version; null if it has none")
+    cost: float | None = Field(None, description="at the price of the model version; null if it has none")
 
 
 class Links(BaseModel):
-    """Where to go from here."""
+    """Related URLs."""
 
     self: str
     events: str
@@ -49,7 +49,7 @@ class Links(BaseModel):
 
 
 class JobPolicy(BaseModel):
-    """The version of the tenant's policy that the job is under, and what its rules said of the input they let in."""
+    """The version of the tenant's policy for this job, and the matches of its rules in the accepted input."""
 
     model: str | None
     version: int
@@ -75,18 +75,18 @@ class JobObject(BaseModel):
     queue: QueuePlace
     attempt: int
     max_attempts: int
-    last_event_id: str | None = Field(description="id of the terminal event, null until there is one")
+    last_event_id: str | None = Field(description="id of the terminal event; null before the end")
     output: dict[str, Any] | None
     error: dict[str, Any] | None
     usage: UsageObject | None
     metadata: dict[str, str]
-    purged_at: int | None = Field(None, description="since when its output is no longer kept")
-    policy: JobPolicy | None = Field(None, description="null if it says nothing of answers and flagged nothing")
+    purged_at: int | None = Field(None, description="when the output was deleted")
+    policy: JobPolicy | None = Field(None, description="null if the policy has no output rules and flagged nothing")
     links: Links
 
 
 class JobList(BaseModel):
-    """A page of jobs; ask for the next with ``after=last_id``."""
+    """A page of jobs; the next page is ``after=last_id``."""
 
     object: Literal["list"] = "list"
     data: list[JobObject]
@@ -96,7 +96,7 @@ class JobList(BaseModel):
 
 
 class JobDeleted(BaseModel):
-    """A job whose contents were forgotten."""
+    """A job with deleted contents."""
 
     id: str
     object: Literal["job"] = "job"
@@ -104,11 +104,11 @@ class JobDeleted(BaseModel):
 
 
 class TimelineEntry(BaseModel):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     kind: str
     at: float = Field(description="Unix seconds, with fractions")
-    epoch: int = Field(description="which claim of the job this belongs to, 0 before the first")
+    epoch: int = Field(description="number of the claim, 0 before the first")
     detail: dict[str, Any]
 
 
@@ -124,7 +124,7 @@ class AttemptObject(BaseModel):
 
 
 class Timeline(BaseModel):
-    """Everything that happened to a job, oldest first, and its attempts."""
+    """All events of a job, oldest first, and its attempts."""
 
     object: Literal["job.timeline"] = "job.timeline"
     job_id: str
@@ -133,7 +133,7 @@ class Timeline(BaseModel):
 
 
 def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
-    """Return the job as its owner sees it."""
+    """Return the job object."""
     return JobObject(
         id=job.id,
         task=job.task,
@@ -194,7 +194,7 @@ def _usage(job: Job) -> UsageObject | None:
 
 
 def job_list(found: Sequence[Job], limit: int) -> JobList:
-    """Return a page; ``found`` has one job more than ``limit`` if there is a next page."""
+    """Return a page of jobs; ``found`` has up to ``limit + 1`` of them."""
     page = [job_object(job) for job in found[:limit]]
     return JobList(
         data=page,
@@ -205,7 +205,7 @@ def job_list(found: Sequence[Job], limit: int) -> JobList:
 
 
 def timeline(job_id: str, events: Sequence[JobEvent]) -> Timeline:
-    """Return the job's events and, put together from them, its attempts."""
+    """Return the job's events, and its attempts built from them."""
     entries = [TimelineEntry(kind=e.kind, at=e.at.timestamp(), epoch=e.epoch, detail=e.detail) for e in events]
     started = [entry for entry in entries if entry.kind == "started"]
     return Timeline(job_id=job_id, events=entries, attempts=[_attempt(entry, entries) for entry in started])

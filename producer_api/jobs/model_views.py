@@ -1,4 +1,4 @@
-"""Models, as the API shows them: in the shape of OpenAI, with versions and aliases."""
+"""Response models of models: OpenAI's format, with versions and aliases."""
 
 from typing import Literal
 
@@ -10,40 +10,40 @@ from store.tasks.registry import TASKS
 
 
 class ModelObject(BaseModel):
-    """What a model string means, as OpenAI shows a model, with the model's versions and aliases."""
+    """A model in OpenAI's format, with its versions and aliases."""
 
-    id: str = Field(description="what a request says as `model`: `name`, `name@alias` or `name@3`")
+    id: str = Field(description="value of `model` in requests: `name`, `name@alias` or `name@3`")
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "headrace"
-    task: str = Field(description=f"what jobs ask of it: {' or '.join(f'`{name}`' for name in TASKS)}")
-    version: int = Field(description="the one that the id means now")
+    task: str = Field(description=f"its task: {' or '.join(f'`{name}`' for name in TASKS)}")
+    version: int = Field(description="the version that the id means now")
     aliases: dict[str, int]
     versions: list[int]
 
 
 class ModelVersionObject(ModelObject):
-    """What a model string means, and what is known of that version."""
+    """A model with the properties of the version that its id means."""
 
     context_window: int
     dtype: str
     digest: str
     sampling: SamplingDefaults | None = Field(
         None,
-        description="how tokens are chosen where a request does not say: by the version's record, else by the model's "
-        "generation_config.json; null fields are as in the reference; null for models that make vectors",
+        description="sampling defaults: from the version's record, else from the model's "
+        "generation_config.json; null fields have the API's defaults; null for models without text output",
     )
 
 
 class ModelList(BaseModel):
-    """Every model by its name, its aliases and its versions."""
+    """All models by name, alias and version."""
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
 
 
 def model_objects(model: ModelSummary) -> list[ModelObject]:
-    """Return the model under each string that means one of its versions: its name, its aliases, its versions."""
+    """Return the model once per string that means one of its versions: name, aliases, versions."""
     aliases = {f"{model.name}@{alias}": version for alias, version in sorted(model.aliases.items())}
     versions = {f"{model.name}@{version}": version for version in model.versions}
     default = model.aliases.get(DEFAULT_ALIAS)
@@ -53,7 +53,7 @@ def model_objects(model: ModelSummary) -> list[ModelObject]:
 
 
 def model_object(model: ModelSummary, name: str, version: int) -> ModelObject:
-    """Return the model as OpenAI shows it, under a string that means one of its versions."""
+    """Return the model in OpenAI's format, with this string as its id."""
     return ModelObject(
         id=name,
         created=int(model.created_at.timestamp()),

@@ -24,35 +24,35 @@ QueueName = Annotated[str, Path(examples=["smollm2@1"])]
 @router.get("", response_model=QueueList, summary="List queues")
 async def list_queues(runtime: RuntimeOf, principal: JobsReader) -> Response:
     """Return every queue, by name."""
-    return JsonResponse(QueueList(data=await run_in_threadpool(_look, runtime, principal)))
+    return JsonResponse(QueueList(data=await run_in_threadpool(_read_queues, runtime, principal)))
 
 
 @router.get("/{name}", response_model=QueueObject, summary="Retrieve a queue")
 async def get_queue(runtime: RuntimeOf, principal: JobsReader, name: QueueName) -> Response:
     """Return one queue."""
-    (found,) = await run_in_threadpool(_look, runtime, principal, name)
+    (found,) = await run_in_threadpool(_read_queues, runtime, principal, name)
     return JsonResponse(found)
 
 
 @router.post("/{name}/pause", response_model=QueueObject, summary="Pause a queue")
 async def pause_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
     """Start no job of the queue until it is resumed. Running jobs continue, and new jobs are accepted."""
-    return await _steer(queues.pause, runtime, principal, name)
+    return await _change_queue(queues.pause, runtime, principal, name)
 
 
 @router.post("/{name}/resume", response_model=QueueObject, summary="Resume a queue")
 async def resume_queue(runtime: RuntimeOf, principal: QueuesAdmin, name: QueueName) -> Response:
     """Start the queue's jobs again."""
-    return await _steer(queues.resume, runtime, principal, name)
+    return await _change_queue(queues.resume, runtime, principal, name)
 
 
-async def _steer(change: Callable[..., None], runtime: Runtime, principal: Principal, name: str) -> Response:
+async def _change_queue(change: Callable[..., None], runtime: Runtime, principal: Principal, name: str) -> Response:
     await run_in_threadpool(change, runtime.db, principal.tenant_id, name, actor=principal.key_id)
-    (found,) = await run_in_threadpool(_look, runtime, principal, name)
+    (found,) = await run_in_threadpool(_read_queues, runtime, principal, name)
     return JsonResponse(found)
 
 
-def _look(runtime: Runtime, principal: Principal, name: str | None = None) -> list[QueueObject]:
+def _read_queues(runtime: Runtime, principal: Principal, name: str | None = None) -> list[QueueObject]:
     sees_all = bool(principal.scopes & {"queues:admin", "admin"})
     tenant_id = None if sees_all else principal.tenant_id
     found = queues.view_queues(runtime.db, backlog.read_backlog(runtime.db), tenant_id=tenant_id, name=name)

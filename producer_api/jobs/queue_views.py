@@ -1,4 +1,4 @@
-"""Queues, as the API shows them."""
+"""Response models of queues."""
 
 from dataclasses import asdict
 from typing import Literal
@@ -12,35 +12,35 @@ from store.scheduling.queues import QueueView
 
 
 class LoadObject(BaseModel):
-    """Jobs, and their tokens: prompt and `max_tokens` together."""
+    """Number of jobs, and their tokens (prompt and `max_tokens`)."""
 
     jobs: int
     tokens: int
 
 
 class RateObject(BaseModel):
-    """What workers started in a second while jobs waited for them, lately."""
+    """Recent rate at which workers started waiting jobs, per second."""
 
     jobs_per_s: float
     tokens_per_s: float
 
 
 class QueueObject(BaseModel):
-    """A queue, which is named for its model version, or one tenant's share of it."""
+    """A queue, named after its model version, or one tenant's share of it."""
 
     name: str
     object: Literal["queue"] = "queue"
-    share: Literal["all", "own"] = Field(description="of everybody for keys with queues:admin, else the tenant's own")
+    share: Literal["all", "own"] = Field(description="`all` for keys with queues:admin, else the tenant's `own` share")
     workers: int = Field(
-        description="that serve the queue now, for every tenant; with 0, its jobs wait for one to start"
+        description="workers that serve the queue now, for all tenants; with 0 its jobs wait for a worker"
     )
-    running: int = Field(description="jobs that a worker runs now")
+    running: int = Field(description="running jobs")
     queued: LoadObject
     by_class: dict[ServiceClass, LoadObject]
-    announced: int = Field(description="queued jobs that are on their way to a worker")
-    oldest_age_s: float | None = Field(description="null if nothing is queued, or the oldest was not found quickly")
+    announced: int = Field(description="queued jobs already announced to the workers")
+    oldest_age_s: float | None = Field(description="age of the oldest queued job; null if none or not known")
     paused_at: int | None
-    rate: RateObject | None = Field(description="of the whole queue; null while it is not known")
+    rate: RateObject | None = Field(description="rate of the whole queue; null if not known")
 
 
 class QueueList(BaseModel):

@@ -64,7 +64,7 @@ Entries = Sequence[Mapping[str, Any]]
 class Answer(Protocol):
     """Builds the answer for one job, whole and in chunks, in the format of one OpenAI route."""
 
-    def whole(self, job: Job) -> dict[str, Any]:
+    def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the answer of a succeeded job; raise JobUnanswered for any other."""
         ...
 
@@ -114,7 +114,7 @@ class ChatAnswer:
         self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
         self._held: list[Mapping[str, Any]] = []
 
-    def whole(self, job: Job) -> dict[str, Any]:
+    def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the completion of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
         message: dict[str, Any] = {"role": "assistant", "content": output["text"], "refusal": None}

@@ -21,7 +21,7 @@ class CompletionAnswer:
         self._with_usage = with_usage
         self._offsets = _Offsets()
 
-    def whole(self, job: Job) -> dict[str, Any]:
+    def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the completion of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
         entries = output.get("logprobs")

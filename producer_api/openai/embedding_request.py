@@ -61,23 +61,23 @@ class EmbeddingRequest(Body):
     job: JobOptions | None = None
 
 
-def to_job(wanted: EmbeddingRequest) -> EmbedRequest:
+def to_job(request: EmbeddingRequest) -> EmbedRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
-    refuse_near_misses(wanted)
+    refuse_near_misses(request)
     body = {
         "task": "embed",
-        "model": wanted.model,
-        "input": _input(wanted.input),
-        "dimensions": wanted.dimensions,
-        "service_class": CLASSES[wanted.service_tier],
-        "metadata": wanted.metadata or {},
-        "user": wanted.safety_identifier or wanted.user or None,
-        **job_fields(wanted.job),
+        "model": request.model,
+        "input": _input(request.input),
+        "dimensions": request.dimensions,
+        "service_class": CLASSES[request.service_tier],
+        "metadata": request.metadata or {},
+        "user": request.safety_identifier or request.user or None,
+        **job_fields(request.job),
     }
     try:
         return EmbedRequest.model_validate(body)
     except ValidationError as error:
-        raise as_sent(from_validation(error.errors(include_input=False)), wanted) from error
+        raise as_sent(from_validation(error.errors(include_input=False)), request) from error
 
 
 def _input(given: object) -> dict[str, object]:
@@ -91,12 +91,12 @@ def _input(given: object) -> dict[str, object]:
         )
     if _is_ids(given):
         return {"token_ids": [given]}
-    wanted = str if isinstance(given[0], str) else list
+    request = str if isinstance(given[0], str) else list
     for index, one in enumerate(given):
-        if not isinstance(one, wanted) or (isinstance(one, list) and not _is_ids(one)):
-            what = "text" if wanted is str else "list of token ids"
+        if not isinstance(one, request) or (isinstance(one, list) and not _is_ids(one)):
+            what = "text" if request is str else "list of token ids"
             raise InvalidRequest(f"`input[{index}]` must be a {what}, like the first entry", param=f"input[{index}]")
-    return {"texts" if wanted is str else "token_ids": given}
+    return {"texts" if request is str else "token_ids": given}
 
 
 def _is_ids(given: list[object]) -> bool:
@@ -107,19 +107,19 @@ _NATIVE = re.compile(r"input\.(?:texts|token_ids)")
 _FIRST = re.compile(r"^input\[0\]")
 
 
-def as_sent(error: HeadraceError, wanted: EmbeddingRequest) -> HeadraceError:
+def as_sent(error: HeadraceError, request: EmbeddingRequest) -> HeadraceError:
     """Rename the job field in an error to the request's field."""
     if error.param is None:
         return error
     name = f"job.{error.param}" if error.param.partition(".")[0] in JOB_FIELDS else _NATIVE.sub("input", error.param)
-    if isinstance(wanted.input, str) or (isinstance(wanted.input, list) and _is_ids(wanted.input)):
+    if isinstance(request.input, str) or (isinstance(request.input, list) and _is_ids(request.input)):
         name = _FIRST.sub("input", name)
     error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
     error.param = name
     return error
 
 
-def whole(job: Job, encoding_format: Literal["float", "base64"]) -> dict[str, Any]:
+def embeddings_answer(job: Job, encoding_format: Literal["float", "base64"]) -> dict[str, Any]:
     """Return the vectors of a succeeded job; raise JobUnanswered for any other."""
     vectors = answer_of(job)["embeddings"]
     tokens = int((job.usage or {}).get("input_tokens", job.input_tokens))

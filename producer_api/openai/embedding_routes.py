@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
-from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, to_job, whole
+from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
 from producer_api.openai.embedding_views import EmbeddingList
 from producer_api.openai.job_options import is_kept
 from producer_api.openai.synchronous import ClientConnection
@@ -44,11 +44,11 @@ async def create_embeddings(
     ended = await ClientConnection(runtime, job, is_kept=is_kept(body.job)).wait(request)
     if ended is None:
         return Response()  # the client is gone
-    content = await run_in_threadpool(_rendered, ended, body)
+    content = await run_in_threadpool(_encode, ended, body)
     return Response(content, media_type="application/json", headers=headers)
 
 
-def _rendered(job: Job, body: EmbeddingRequest) -> bytes:
+def _encode(job: Job, body: EmbeddingRequest) -> bytes:
     """Return the answer as JSON. Runs in a thread, because a large answer takes long to encode."""
-    answer: dict[str, Any] = whole(job, body.encoding_format)
+    answer: dict[str, Any] = embeddings_answer(job, body.encoding_format)
     return orjson.dumps(answer)

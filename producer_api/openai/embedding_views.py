@@ -1,4 +1,4 @@
-"""Embeddings, as OpenAI shows them."""
+"""Response models of embeddings in OpenAI's format."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class EmbeddingObject(BaseModel):
-    """One input's vector: numbers, or with `encoding_format` base64 their little-endian float32 in base64."""
+    """The vector of one input: numbers, or base64 of little-endian float32 with `encoding_format` base64."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -14,14 +14,14 @@ class EmbeddingObject(BaseModel):
 
 
 class EmbeddingUsage(BaseModel):
-    """What the vectors cost."""
+    """Token counts."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(BaseModel):
-    """A vector for each input, in the inputs' order."""
+    """One vector per input, in order."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingObject]

@@ -93,7 +93,7 @@ class CompletionResponder:
         job = await self._connection.wait(request)
         if job is None:
             return Response()  # the client is gone
-        return ObjectResponse(self._answer.whole(job), headers=headers)
+        return ObjectResponse(self._answer.full_answer(job), headers=headers)
 
     def stream(self, headers: dict[str, str]) -> Response:
         """Return the answer as a stream of chunks."""

@@ -119,29 +119,29 @@ _SAMPLING = (
 )
 
 
-def job_of(asked: TextRequest, source: Mapping[str, Any], logprobs: int | None) -> GenerateRequest:
+def job_of(request: TextRequest, source: Mapping[str, Any], logprobs: int | None) -> GenerateRequest:
     """Return the job for the request, with ``source`` as its input.
 
     Raises InvalidRequest that names the request's field.
     """
-    _refuse_unsupported(asked)
-    if asked.stream_options is not None and not asked.stream:
+    _refuse_unsupported(request)
+    if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
     body = {
-        "model": asked.model,
+        "model": request.model,
         "input": source,
-        "sampling": _sampling(asked) | {"logprobs": logprobs},
-        "service_class": CLASSES[asked.service_tier],
-        "truncation": asked.truncation or Truncation.DISABLED,
-        "metadata": asked.metadata or {},
-        "user": asked.safety_identifier or asked.user or None,
-        **job_fields(asked.job),
+        "sampling": _sampling(request) | {"logprobs": logprobs},
+        "service_class": CLASSES[request.service_tier],
+        "truncation": request.truncation or Truncation.DISABLED,
+        "metadata": request.metadata or {},
+        "user": request.safety_identifier or request.user or None,
+        **job_fields(request.job),
     }
     try:
         return GenerateRequest.model_validate(body)
     except ValidationError as error:
         complaint = from_validation(error.errors(include_input=False))
-        raise as_sent(complaint, asked) from error
+        raise as_sent(complaint, request) from error
 
 
 def unsupported(message: str, param: str) -> InvalidRequest:
@@ -149,43 +149,43 @@ def unsupported(message: str, param: str) -> InvalidRequest:
     return InvalidRequest(message, code="unsupported_parameter", param=param)
 
 
-def _refuse_unsupported(asked: TextRequest) -> None:
-    for name, value in (asked.model_extra or {}).items():
-        is_harmless = asked.refused.get(name)
+def _refuse_unsupported(request: TextRequest) -> None:
+    for name, value in (request.model_extra or {}).items():
+        is_harmless = request.refused.get(name)
         if is_harmless is not None and not is_harmless(value):
             raise unsupported(f"`{name}` is not supported: {_INSTEAD.get(name, 'leave it out')}", name)
         if name in _MOVED and value is not None:
             raise unsupported(f"`{name}` is not supported: send `structured_outputs.{_MOVED[name]}`", name)
-    refuse_near_misses(asked, {*asked.refused, *_MOVED})
+    refuse_near_misses(request, {*request.refused, *_MOVED})
 
 
-def _sampling(asked: TextRequest) -> dict[str, Any]:
-    given: dict[str, Any] = {name: getattr(asked, name) for name in _SAMPLING}
-    given["max_tokens"] = asked.token_limit[1]
-    given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
-    given["grammar"] = grammar_of(asked.response_format, asked.structured_outputs)
-    return {name: value for name, value in given.items() if value is not None}
+def _sampling(request: TextRequest) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(request, name) for name in _SAMPLING}
+    values["max_tokens"] = request.token_limit[1]
+    values["stop"] = (request.stop,) if isinstance(request.stop, str) else request.stop
+    values["grammar"] = grammar_of(request.response_format, request.structured_outputs)
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def as_sent(error: HeadraceError, asked: TextRequest) -> HeadraceError:
+def as_sent(error: HeadraceError, request: TextRequest) -> HeadraceError:
     """Rename the job field in an error to the request's field."""
     if error.param is None:
         return error
-    name = _name_in_request(error.param, asked)
+    name = _name_in_request(error.param, request)
     error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
     error.param = name
     return error
 
 
-def _name_in_request(param: str, asked: TextRequest) -> str:
+def _name_in_request(param: str, request: TextRequest) -> str:
     if param in ("sampling.max_tokens", "max_tokens"):
-        return asked.token_limit[0]
+        return request.token_limit[0]
     if param == "sampling":  # the only rule that involves two fields
         return "ignore_eos"
     if param in ("input", "input.token_ids"):
-        return asked.input_field
+        return request.input_field
     if param.startswith("sampling.grammar"):
-        return "response_format" if asked.structured_outputs is None else "structured_outputs"
+        return "response_format" if request.structured_outputs is None else "structured_outputs"
     if param.partition(".")[0] in JOB_FIELDS:
         return f"job.{param}"
     return param.removeprefix("sampling.").removeprefix("input.")

@@ -31,15 +31,15 @@ def _plain(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
-def refuse_near_misses(asked: BaseModel, skip: Container[str] = ()) -> None:
+def refuse_near_misses(request: BaseModel, skip: Container[str] = ()) -> None:
     """Raise InvalidRequest for an unknown field with a name close to a known one.
 
     ``skip``: names that are checked elsewhere.
     """
-    unknown = [name for name, value in (asked.model_extra or {}).items() if value is not None and name not in skip]
+    unknown = [name for name, value in (request.model_extra or {}).items() if value is not None and name not in skip]
     if len(unknown) > MOST_UNKNOWN:
         raise InvalidRequest(f"{len(unknown)} unknown fields: at most {MOST_UNKNOWN} are accepted")
-    known = tuple(type(asked).model_fields)
+    known = tuple(type(request).model_fields)
     for name in unknown:
         meant = _closest_field(known, name) if len(name) <= _LONGEST else None
         if meant is not None:

@@ -84,19 +84,19 @@ class LimitsObject(BaseModel):
 @router.get("/limits", response_model=LimitsObject, summary="Retrieve the organization's limits")
 async def get_limits(runtime: RuntimeOf, principal: UsageReader) -> Response:
     """Return the limits and the usage of all keys of the organization together."""
-    return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id, None))
+    return JsonResponse(await run_in_threadpool(_limits_object, runtime, principal.tenant_id, None))
 
 
 @router.put("/limits", response_model=LimitsObject, summary="Set the organization's own limits")
 async def put_limits(request: Request, runtime: RuntimeOf, principal: Admin, body: LimitValues) -> Response:
     """Replace the organization's own limits; none may be above the operator's."""
-    return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, None, body))
+    return JsonResponse(await run_in_threadpool(_set_limits, request, runtime, principal, None, body))
 
 
 @router.get("/api_keys/{key_id}/limits", response_model=LimitsObject, summary="Retrieve a key's limits")
 async def get_key_limits(runtime: RuntimeOf, principal: UsageReader, key_id: KeyId) -> Response:
     """Return the limits and the usage of one key. The organization's limits also apply."""
-    return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id, key_id))
+    return JsonResponse(await run_in_threadpool(_limits_object, runtime, principal.tenant_id, key_id))
 
 
 @router.put("/api_keys/{key_id}/limits", response_model=LimitsObject, summary="Set a key's limits")
@@ -104,7 +104,7 @@ async def put_key_limits(
     request: Request, runtime: RuntimeOf, principal: Admin, key_id: KeyId, body: LimitValues
 ) -> Response:
     """Replace the limits of one key; none may be above the operator's."""
-    return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, key_id, body))
+    return JsonResponse(await run_in_threadpool(_set_limits, request, runtime, principal, key_id, body))
 
 
 def _standing(runtime: Runtime, tenant_id: str, key_id: str | None) -> Standing:
@@ -113,10 +113,10 @@ def _standing(runtime: Runtime, tenant_id: str, key_id: str | None) -> Standing:
     return tenant_limits.read_standings(runtime.db, runtime.settings, [(tenant_id, key_id)])[(tenant_id, key_id)]
 
 
-def _set(
+def _set_limits(
     request: Request, runtime: Runtime, principal: Principal, key_id: str | None, body: LimitValues
 ) -> LimitsObject:
-    wanted = _read(body)
+    wanted = _limits_of(body)
     tenant_limits.check_lower(wanted, _standing(runtime, principal.tenant_id, key_id).ceiling)
     tenant_limits.set_limits(
         runtime.db,
@@ -128,19 +128,19 @@ def _set(
         request_id=request.state.request_id,
     )
     runtime.limits.forget()
-    return _look(runtime, principal.tenant_id, key_id)
+    return _limits_object(runtime, principal.tenant_id, key_id)
 
 
-def _look(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
+def _limits_object(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
     standing = _standing(runtime, tenant_id, key_id)
     usage = quotas.usage_of(runtime.db, tenant_id, key_id or "")
     requests, tokens = runtime.rate_limits.used(key_id or tenant_id, standing.holds)
     return LimitsObject(
         object="organization.api_key.limits" if key_id else "organization.limits",
         id=key_id or tenant_id,
-        limits=_show(standing.holds),
-        operator=_show(standing.ceiling),
-        own=_show(standing.own),
+        limits=_limit_values(standing.holds),
+        operator=_limit_values(standing.ceiling),
+        own=_limit_values(standing.own),
         used=LimitsUsed(
             requests=requests,
             input_tokens=tokens,
@@ -154,11 +154,11 @@ def _look(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
     )
 
 
-def _read(body: LimitValues) -> Limits:
+def _limits_of(body: LimitValues) -> Limits:
     cost = None if body.monthly_cost is None else Decimal(repr(body.monthly_cost))
     return Limits(**(body.model_dump() | {"monthly_cost": cost}))
 
 
-def _show(limits: Limits) -> LimitValues:
+def _limit_values(limits: Limits) -> LimitValues:
     cost = None if limits.monthly_cost is None else float(limits.monthly_cost)
     return LimitValues.model_validate(limits.given() | {"monthly_cost": cost})

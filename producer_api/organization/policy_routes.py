@@ -58,14 +58,14 @@ async def put_policy(runtime: RuntimeOf, principal: ModelsAdmin, body: PolicyPut
         model = body.model or EVERY_MODEL
         return policies.put(runtime.db, principal.tenant_id, model, {"rules": [], **document}, principal.key_id)
 
-    return JsonResponse(_shown(await run_in_threadpool(put)))
+    return JsonResponse(_policy_object(await run_in_threadpool(put)))
 
 
 @router.get("", response_model=PolicyList, summary="List policies")
 async def list_policies(runtime: RuntimeOf, principal: ModelsAdmin) -> Response:
     """Return the newest version of each of the tenant's policies."""
     found = await run_in_threadpool(policies.list_policies, runtime.db, principal.tenant_id)
-    return JsonResponse(PolicyList(data=[_shown(one) for one in found]))
+    return JsonResponse(PolicyList(data=[_policy_object(one) for one in found]))
 
 
 def _check(document: PolicyDocument, *, is_sealed: bool, names_model: str) -> None:
@@ -85,7 +85,7 @@ def _check(document: PolicyDocument, *, is_sealed: bool, names_model: str) -> No
         raise InvalidRequest(str(error), param="document") from None
 
 
-def _shown(stored: StoredPolicy) -> PolicyObject:
+def _policy_object(stored: StoredPolicy) -> PolicyObject:
     return PolicyObject(
         model=stored.model or None,
         version=stored.version,

@@ -50,16 +50,16 @@ class RetentionObject(BaseModel):
 @router.get("/retention", response_model=RetentionObject, summary="Retrieve the retention times")
 async def get_retention(runtime: RuntimeOf, principal: JobsReader) -> Response:
     """Return the organization's retention times and their source."""
-    return JsonResponse(await run_in_threadpool(_look, runtime, principal.tenant_id))
+    return JsonResponse(await run_in_threadpool(_retention_object, runtime, principal.tenant_id))
 
 
 @router.put("/retention", response_model=RetentionObject, summary="Set shorter retention times")
 async def put_retention(request: Request, runtime: RuntimeOf, principal: Admin, body: RetentionValues) -> Response:
     """Replace the organization's own times; none may be longer than the operator's."""
-    return JsonResponse(await run_in_threadpool(_set, request, runtime, principal, body))
+    return JsonResponse(await run_in_threadpool(_set_retention, request, runtime, principal, body))
 
 
-def _set(request: Request, runtime: Runtime, principal: Principal, body: RetentionValues) -> RetentionObject:
+def _set_retention(request: Request, runtime: Runtime, principal: Principal, body: RetentionValues) -> RetentionObject:
     days: dict[str, float] = body.model_dump(exclude_none=True)
     wanted = Retention(**{name.replace("_days", "_s"): round(value * DAY_S) for name, value in days.items()})
     retention.check_shorter(wanted, _standing(runtime, principal.tenant_id).ceiling)
@@ -71,22 +71,22 @@ def _set(request: Request, runtime: Runtime, principal: Principal, body: Retenti
         actor=principal.key_id,
         request_id=request.state.request_id,
     )
-    return _look(runtime, principal.tenant_id)
+    return _retention_object(runtime, principal.tenant_id)
 
 
 def _standing(runtime: Runtime, tenant_id: str) -> LayeredRetention:
     return retention.read_retention(runtime.db, retention.defaults(runtime.settings), tenant_id)
 
 
-def _look(runtime: Runtime, tenant_id: str) -> RetentionObject:
+def _retention_object(runtime: Runtime, tenant_id: str) -> RetentionObject:
     standing = _standing(runtime, tenant_id)
     return RetentionObject(
         id=tenant_id,
-        retention=_show(standing.effective),
-        operator=_show(standing.ceiling),
-        own=_show(standing.own),
+        retention=_retention_values(standing.effective),
+        operator=_retention_values(standing.ceiling),
+        own=_retention_values(standing.own),
     )
 
 
-def _show(found: Retention) -> RetentionValues:
+def _retention_values(found: Retention) -> RetentionValues:
     return RetentionValues(**{name.replace("_s", "_days"): value / DAY_S for name, value in found.given().items()})

@@ -48,14 +48,14 @@ class PromptList(BaseModel):
     has_more: bool
 
 
-def _shown(found: PromptVersion) -> PromptObject:
+def _prompt_object(found: PromptVersion) -> PromptObject:
     created_at = seconds(found.created_at)
     fixed = {"id": found.id, "name": found.name, "version": found.version, "created_at": created_at}
     return PromptObject.model_validate(found.template | fixed)
 
 
-def _list(found: list[PromptVersion], limit: int) -> PromptList:
-    data = [_shown(one) for one in found[:limit]]
+def _prompt_list(found: list[PromptVersion], limit: int) -> PromptList:
+    data = [_prompt_object(one) for one in found[:limit]]
     ids = [one.id for one in data]
     return PromptList(
         data=data,
@@ -75,7 +75,7 @@ async def create_prompt(runtime: RuntimeOf, principal: JobsWriter, body: NewProm
         tenant_id, actor = principal.tenant_id, principal.key_id
         return prompt_templates.create(runtime.db, tenant_id, name=body.name, template=template, actor=actor)
 
-    return JsonResponse(_shown(await run_in_threadpool(create)), status_code=201)
+    return JsonResponse(_prompt_object(await run_in_threadpool(create)), status_code=201)
 
 
 def _check(runtime: Runtime, principal: Principal, template: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ async def list_prompts(
     found = await runtime.lists.read(
         principal, lambda db: prompt_templates.list_prompts(db, principal.tenant_id, limit=limit + 1, after=after)
     )
-    return JsonResponse(_list(list(found), limit))
+    return JsonResponse(_prompt_list(list(found), limit))
 
 
 @router.post("/{prompt_id}/versions", status_code=201, response_model=PromptObject, summary="Add a version")
@@ -109,11 +109,11 @@ async def add_version(runtime: RuntimeOf, principal: JobsWriter, prompt_id: str,
         tenant_id, actor = principal.tenant_id, principal.key_id
         return prompt_templates.add_version(runtime.db, tenant_id, prompt_id, template=template, actor=actor)
 
-    return JsonResponse(_shown(await run_in_threadpool(add)), status_code=201)
+    return JsonResponse(_prompt_object(await run_in_threadpool(add)), status_code=201)
 
 
 @router.get("/{prompt_id}/versions", response_model=PromptList, summary="List a prompt's versions")
 async def list_versions(runtime: RuntimeOf, principal: JobsReader, prompt_id: str) -> Response:
     """Return every version of a prompt, oldest first."""
     found = await run_in_threadpool(prompt_templates.list_versions, runtime.db, principal.tenant_id, prompt_id)
-    return JsonResponse(_list(list(found), len(found)))
+    return JsonResponse(_prompt_list(list(found), len(found)))

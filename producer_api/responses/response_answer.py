@@ -44,7 +44,7 @@ def response_object(job: Job, row: StoredResponse) -> dict[str, Any]:
         "usage": _usage(job),
     }
     extension = {"status": job.state, "attempt": job.attempt, "error": job.error}
-    return _shown(job, row, status) | ended | {"job": {"id": job.id, "version": job.model_version, **extension}}
+    return _common_fields(job, row, status) | ended | {"job": {"id": job.id, "version": job.model_version, **extension}}
 
 
 def initial_object(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def initial_object(job: Job, row: StoredResponse, status: str) -> dict[str, Any]
         "output": [],
         "usage": None,
     }
-    return _shown(job, row, status) | nothing
+    return _common_fields(job, row, status) | nothing
 
 
-def _shown(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
+def _common_fields(job: Job, row: StoredResponse, status: str) -> dict[str, Any]:
     sampling = (job.payload or {}).get("sampling", {})
     return {
         "id": response_id(job.id),

@@ -47,19 +47,19 @@ def read_response(read: Callable[[Database, str, str], T], db: Database, tenant_
         raise
 
 
-def prepare(db: Database, tenant_id: str, asked: ResponseRequest) -> PreparedResponse:
+def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedResponse:
     """Return the job for the request, with its previous responses and prompt template loaded. Blocks.
 
     Raises InvalidRequest and, for an id that the tenant does not have, NotFound.
     """
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
-    if asked.previous_response_id is not None:
-        items, answer = _conversation(db, tenant_id, asked.previous_response_id)
-    if asked.prompt is None:
-        return to_job(asked, ResponseContext(items, answer))
-    filled, version = _fill_template(db, tenant_id, asked.prompt)
-    return to_job(asked, ResponseContext(items, answer, filled, version))
+    if request.previous_response_id is not None:
+        items, answer = _conversation(db, tenant_id, request.previous_response_id)
+    if request.prompt is None:
+        return to_job(request, ResponseContext(items, answer))
+    filled, version = _fill_template(db, tenant_id, request.prompt)
+    return to_job(request, ResponseContext(items, answer, filled, version))
 
 
 def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:

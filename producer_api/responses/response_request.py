@@ -180,71 +180,71 @@ class PreparedResponse:
     response: NewResponse
 
 
-def to_job(asked: ResponseRequest, context: ResponseContext) -> PreparedResponse:
+def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedResponse:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
-    _check(asked)
+    _check(request)
     filled = context.filled
-    instructions = asked.instructions if asked.instructions is not None or filled is None else filled.instructions
+    instructions = request.instructions if request.instructions is not None or filled is None else filled.instructions
     given = [] if filled is None else [message(role, text) for role, text in filled.messages]
-    new = [*context.answer, *given, *([] if asked.input is None else read_items(asked.input))]
+    new = [*context.answer, *given, *([] if request.input is None else read_items(request.input))]
     body = {
-        "model": asked.model,
-        "input": {"messages": messages_of(instructions or None, [*context.items, *new]), **_tools(asked)},
-        "sampling": _sampling(asked),
-        "truncation": asked.truncation or Truncation.DISABLED,
-        "service_class": _service_class(asked),
-        "metadata": asked.metadata or {},
-        "user": asked.safety_identifier or asked.user or None,
-        **job_fields(asked.job),
+        "model": request.model,
+        "input": {"messages": messages_of(instructions or None, [*context.items, *new]), **_tools(request)},
+        "sampling": _sampling(request),
+        "truncation": request.truncation or Truncation.DISABLED,
+        "service_class": _service_class(request),
+        "metadata": request.metadata or {},
+        "user": request.safety_identifier or request.user or None,
+        **job_fields(request.job),
     }
     try:
         job = GenerateRequest.model_validate(body)
     except ValidationError as error:
-        raise as_sent(from_validation(error.errors(include_input=False)), asked) from error
-    return PreparedResponse(job, _new_response(asked, instructions, new, context.prompt_version))
+        raise as_sent(from_validation(error.errors(include_input=False)), request) from error
+    return PreparedResponse(job, _new_response(request, instructions, new, context.prompt_version))
 
 
-def _check(asked: ResponseRequest) -> None:
-    for name, value in (asked.model_extra or {}).items():
+def _check(request: ResponseRequest) -> None:
+    for name, value in (request.model_extra or {}).items():
         is_harmless = _REFUSED.get(name)
         if is_harmless is not None and not is_harmless(value):
             raise unsupported(f"`{name}` is not supported: leave it out", name)
-    refuse_near_misses(asked, _REFUSED)
-    if asked.input is None and asked.prompt is None and asked.previous_response_id is None:
+    refuse_near_misses(request, _REFUSED)
+    if request.input is None and request.prompt is None and request.previous_response_id is None:
         raise InvalidRequest("`input` is required", param="input")
-    if asked.stream_options is not None and not asked.stream:
+    if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true", param="stream_options")
-    if asked.background and asked.store is False:
+    if request.background and request.store is False:
         raise InvalidRequest("a background response must be stored: leave out `store`", param="store")
-    if asked.text is not None and asked.text.verbosity not in (None, "medium"):
+    if request.text is not None and request.text.verbosity not in (None, "medium"):
         raise unsupported("`text.verbosity` is not supported: put it into the instructions", "text.verbosity")
 
 
-def _service_class(asked: ResponseRequest) -> ServiceClass:
-    if asked.background and asked.service_tier in (None, "auto"):
+def _service_class(request: ResponseRequest) -> ServiceClass:
+    if request.background and request.service_tier in (None, "auto"):
         return ServiceClass.STANDARD  # no client waits for it
-    return CLASSES["priority" if asked.service_tier == "fast" else asked.service_tier]
+    return CLASSES["priority" if request.service_tier == "fast" else request.service_tier]
 
 
-def _sampling(asked: ResponseRequest) -> dict[str, Any]:
-    given: dict[str, Any] = {name: getattr(asked, name) for name in _SAMPLING}
-    given["max_tokens"] = asked.max_output_tokens
-    given["stop"] = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
-    given["grammar"] = _grammar(asked)
-    if asked.top_logprobs or "message.output_text.logprobs" in (asked.include or ()):
-        given["logprobs"] = asked.top_logprobs or 0
+def _sampling(request: ResponseRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {name: getattr(request, name) for name in _SAMPLING}
+    given["max_tokens"] = request.max_output_tokens
+    given["stop"] = (request.stop,) if isinstance(request.stop, str) else request.stop
+    given["grammar"] = _grammar(request)
+    if request.top_logprobs or "message.output_text.logprobs" in (request.include or ()):
+        given["logprobs"] = request.top_logprobs or 0
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _grammar(asked: ResponseRequest) -> GrammarSpec | None:
-    wanted = None if asked.text is None else asked.text.format
-    match "text" if wanted is None else wanted.type:
+def _grammar(request: ResponseRequest) -> GrammarSpec | None:
+    text_format = None if request.text is None else request.text.format
+    match "text" if text_format is None else text_format.type:
         case "text":
             return None
         case "json_object":
             return json_grammar({"type": "object"}, "text.format")
-        case "json_schema" if wanted is not None and wanted.schema_ is not None:
-            return json_grammar(wanted.schema_, "text.format.schema")
+        case "json_schema" if text_format is not None and text_format.schema_ is not None:
+            return json_grammar(text_format.schema_, "text.format.schema")
         case "json_schema":
             raise InvalidRequest("`text.format.schema` is required", param="text.format.schema")
         case other:
@@ -252,10 +252,10 @@ def _grammar(asked: ResponseRequest) -> GrammarSpec | None:
             raise unsupported(f"`text.format.type` {other[:40]!r} is not supported: {known}", "text.format.type")
 
 
-def _tools(asked: ResponseRequest) -> dict[str, Any]:
+def _tools(request: ResponseRequest) -> dict[str, Any]:
     """Return the tools in the format of chat completions."""
-    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(asked.tools or ())]
-    choice = asked.tool_choice
+    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())]
+    choice = request.tool_choice
     if isinstance(choice, dict):
         if choice.get("type") != "function":
             raise unsupported("`tool_choice` is a mode or a function: other tools are not supported", "tool_choice")
@@ -264,7 +264,7 @@ def _tools(asked: ResponseRequest) -> dict[str, Any]:
         if choice not in (None, "none", "auto"):
             raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
         return {}
-    given = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": asked.parallel_tool_calls}
+    given = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": request.parallel_tool_calls}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -276,48 +276,52 @@ def _tool(tool: FunctionTool, param: str) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _known(asked: _LenientBody, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True) -> dict[str, Any]:
+def _known_fields(
+    request: _LenientBody, *, exclude: frozenset[str] = frozenset(), exclude_none: bool = True
+) -> dict[str, Any]:
     """Return the known fields. Unknown field names are user text and must not be stored."""
-    names = type(asked).model_fields.keys() - exclude
-    return asked.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=exclude_none)
+    names = type(request).model_fields.keys() - exclude
+    return request.model_dump(mode="json", by_alias=True, include=set(names), exclude_none=exclude_none)
 
 
-def _choice(asked: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    return {name: asked[name] for name in ("type", "name") if name in asked} if isinstance(asked, dict) else asked
+def _known_choice(request: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    return (
+        {name: request[name] for name in ("type", "name") if name in request} if isinstance(request, dict) else request
+    )
 
 
 def _new_response(
-    asked: ResponseRequest, instructions: str | None, items: list[Item], prompt_version: int | None
+    request: ResponseRequest, instructions: str | None, items: list[Item], prompt_version: int | None
 ) -> NewResponse:
-    prompt = None if asked.prompt is None else _known(asked.prompt, exclude_none=False)
-    text = {} if asked.text is None else _known(asked.text, exclude=frozenset(["format"]))
-    if asked.text is not None and asked.text.format is not None:
-        text["format"] = _known(asked.text.format)
-    request = {
+    prompt = None if request.prompt is None else _known_fields(request.prompt, exclude_none=False)
+    text = {} if request.text is None else _known_fields(request.text, exclude=frozenset(["format"]))
+    if request.text is not None and request.text.format is not None:
+        text["format"] = _known_fields(request.text.format)
+    stored = {
         "instructions": instructions,
-        "max_output_tokens": asked.max_output_tokens,
-        "parallel_tool_calls": asked.parallel_tool_calls is not False,
+        "max_output_tokens": request.max_output_tokens,
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
         "prompt": None if prompt is None else prompt | {"version": str(prompt_version)},
-        "prompt_cache_key": asked.prompt_cache_key,
+        "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": None, "summary": None},
-        "safety_identifier": asked.safety_identifier,
-        "service_tier": _TIERS[_service_class(asked)],
-        "temperature": 1.0 if asked.temperature is None else asked.temperature,
+        "safety_identifier": request.safety_identifier,
+        "service_tier": _TIERS[_service_class(request)],
+        "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": {"format": {"type": "text"}} | text,
-        "tool_choice": _choice(asked.tool_choice) or "auto",
-        "tools": [_known(tool, exclude_none=False) for tool in asked.tools or ()],
-        "top_logprobs": asked.top_logprobs or 0,
-        "top_p": 1.0 if asked.top_p is None else asked.top_p,
-        "truncation": asked.truncation or Truncation.DISABLED,
-        "user": asked.user,
+        "tool_choice": _known_choice(request.tool_choice) or "auto",
+        "tools": [_known_fields(tool, exclude_none=False) for tool in request.tools or ()],
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "truncation": request.truncation or Truncation.DISABLED,
+        "user": request.user,
     }
     return NewResponse(
-        previous_id=asked.previous_response_id,
-        is_stored=asked.store is not False,
-        is_background=bool(asked.background),
+        previous_id=request.previous_response_id,
+        is_stored=request.store is not False,
+        is_background=bool(request.background),
         input=items,
-        request=request,
-        goes_on=asked.previous_response_id is not None,
+        request=stored,
+        goes_on=request.previous_response_id is not None,
     )
 
 
@@ -331,17 +335,17 @@ _RENAMED = {
 }
 
 
-def as_sent(error: HeadraceError, asked: ResponseRequest) -> HeadraceError:
+def as_sent(error: HeadraceError, request: ResponseRequest) -> HeadraceError:
     """Rename the job field in an error to the request's field."""
     if error.param is not None:
-        name = _name_in_request(error.param, asked)
+        name = _name_in_request(error.param, request)
         error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
         error.message = error.message.replace("`max_tokens`", "`max_output_tokens`")
         error.param = name
     return error
 
 
-def _name_in_request(param: str, asked: ResponseRequest) -> str:
+def _name_in_request(param: str, request: ResponseRequest) -> str:
     if param in _RENAMED:
         return _RENAMED[param]
     if param.startswith("input.tools"):
@@ -349,7 +353,7 @@ def _name_in_request(param: str, asked: ResponseRequest) -> str:
     if param.startswith("sampling.grammar"):
         return "text.format"
     if param.startswith("input"):
-        return "input" if asked.input is not None else "previous_response_id"
+        return "input" if request.input is not None else "previous_response_id"
     if param.partition(".")[0] in JOB_FIELDS:
         return f"job.{param}"
     return param.removeprefix("sampling.")

@@ -76,13 +76,13 @@ async def create_response(
     tenant_id = principal.tenant_id
     if body.stream or not body.background:
         await runtime.streams.enter(request)
-    wanted = await run_in_threadpool(prepare, runtime.db, tenant_id, body)
+    prepared = await run_in_threadpool(prepare, runtime.db, tenant_id, body)
     try:
-        receipt = await runtime.submissions.submit(principal, wanted.job, origin, wanted.response)
+        receipt = await runtime.submissions.submit(principal, prepared.job, origin, prepared.response)
     except HeadraceError as error:
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(tenant_id, receipt.job_id)
-    row = StoredResponse.of(job.id, wanted.response)
+    row = StoredResponse.of(job.id, prepared.response)
     if receipt.replayed:
         row = await run_in_threadpool(responses.get, runtime.db, tenant_id, job.id, unstored=True)
     connection = ClientConnection(runtime, job, is_kept=body.is_kept)
@@ -103,8 +103,8 @@ async def count_input_tokens(runtime: RuntimeOf, principal: JobsWriter, body: Re
     """Return the number of input tokens of the request. Nothing is stored. Needs the same scope as the request."""
 
     def count() -> int:
-        wanted = prepare(runtime.db, principal.tenant_id, body)
-        return runtime.submissions.count_tokens(principal, wanted.job)
+        prepared = prepare(runtime.db, principal.tenant_id, body)
+        return runtime.submissions.count_tokens(principal, prepared.job)
 
     try:
         return JsonResponse(InputTokens(input_tokens=await run_in_threadpool(count)))

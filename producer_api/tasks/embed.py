@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from producer_api.openai import embedding_routes
-from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, to_job, whole
+from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from store.tasks.embed import EMBED
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
-    asked = EmbeddingRequest.model_validate(body)
+    request = EmbeddingRequest.model_validate(body)
     return ParsedRequest(
-        to_job(asked), lambda job: whole(job, asked.encoding_format), lambda error: as_sent(error, asked)
+        to_job(request),
+        lambda job: embeddings_answer(job, request.encoding_format),
+        lambda error: as_sent(error, request),
     )
 
 

@@ -22,32 +22,36 @@ from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.tasks.generate import GENERATE, GenerateRequest
 
-Asked = TypeVar("Asked", bound=TextRequest)
+RequestType = TypeVar("RequestType", bound=TextRequest)
 
 
-def _text(shape: type[Asked], to_job: Callable[[Asked], GenerateRequest], answer: Callable[[Job], Answer]) -> ParseBody:
+def _text(
+    shape: type[RequestType], to_job: Callable[[RequestType], GenerateRequest], answer: Callable[[Job], Answer]
+) -> ParseBody:
     """Return the reader of a request for text."""
 
     def parse(body: Mapping[str, Any]) -> ParsedRequest:
-        asked = shape.model_validate(body)
-        return ParsedRequest(to_job(asked), lambda job: answer(job).whole(job), lambda error: as_sent(error, asked))
+        request = shape.model_validate(body)
+        return ParsedRequest(
+            to_job(request), lambda job: answer(job).full_answer(job), lambda error: as_sent(error, request)
+        )
 
     return parse
 
 
 def _response(body: Mapping[str, Any]) -> ParsedRequest:
-    asked = ResponseRequest.model_validate(body)
+    request = ResponseRequest.model_validate(body)
     for name in ("previous_response_id", "prompt"):
-        if getattr(asked, name) is not None:
+        if getattr(request, name) is not None:
             raise unsupported(f"`{name}` is not supported in a batch: send what it stands for", name)
-    made = response_job(asked, ResponseContext())
-    beside = replace(made.response, request={**made.response.request, "service_tier": "flex"})
+    prepared = response_job(request, ResponseContext())
+    response = replace(prepared.response, request={**prepared.response.request, "service_tier": "flex"})
 
     def answer(job: Job) -> dict[str, Any]:
         answer_of(job)
-        return response_object(job, StoredResponse.of(job.id, beside))
+        return response_object(job, StoredResponse.of(job.id, response))
 
-    return ParsedRequest(made.job, answer, lambda error: response_as_sent(error, asked), beside)
+    return ParsedRequest(prepared.job, answer, lambda error: response_as_sent(error, request), response)
 
 
 GENERATE_ROUTES = TaskRoutes(

@@ -133,7 +133,7 @@ def as_sent(error: HeadraceError, _asked: RerankBody) -> HeadraceError:
     return error
 
 
-def whole(job: Job, asked: RerankBody) -> dict[str, Any]:
+def rerank_answer(job: Job, asked: RerankBody) -> dict[str, Any]:
     """Return the answer of a job that has succeeded; raise JobUnanswered for any other.
 
     Documents are those that the model was given: where a policy has replaced values, they have its placeholders.
@@ -172,12 +172,12 @@ async def rerank(
     ended = await ClientConnection(runtime, job, is_kept=is_kept(body.job)).wait(request)
     if ended is None:
         return Response()  # the caller has left
-    return ObjectResponse(whole(ended, body), headers=headers)
+    return ObjectResponse(rerank_answer(ended, body), headers=headers)
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
     asked = RerankBody.model_validate(body)
-    return ParsedRequest(to_job(asked), lambda job: whole(job, asked), lambda error: as_sent(error, asked))
+    return ParsedRequest(to_job(asked), lambda job: rerank_answer(job, asked), lambda error: as_sent(error, asked))
 
 
 RERANK_ROUTES = TaskRoutes(RERANK, (router,), {"/v1/rerank": _parse})
