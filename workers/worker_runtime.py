@@ -145,7 +145,7 @@ class WorkerRuntime:
         return self.job_runner.run(job_id)
 
     def revoke(self, task_id: str) -> None:
-        """Cancel the job of a task that Celery was told to terminate; a task's id is its job's."""
+        """Cancel the job of a task that Celery terminates. The id of a task is the id of its job."""
         self.leases.cancel(task_id)
 
     def end_revoked(self, job_id: str) -> None:

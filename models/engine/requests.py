@@ -180,7 +180,7 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRow:
-    """One input of a request, as the encoder takes it. ``index`` is its place in the request's inputs."""
+    """One input of a request, as the encoder takes it. ``index`` is its position among the request's inputs."""
 
     request_id: RequestId
     tokens: tuple[int, ...]

@@ -23,7 +23,7 @@ from store.tenants import api_keys
 from tests.models.runners.test_encoder import MOST_APART, apart, build, reference
 from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.serving import serving
-from tests.workers.conftest import Bell, Bench, worker_command, worker_environment
+from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
 
 TEXTS = ["a mill on the river", "x", "bread and water and oil", "on"]
 
@@ -93,8 +93,8 @@ def test_a_caller_gets_its_vectors_although_the_worker_dies(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:
     bench = Bench(db, settings, register(db, "vectors", "fake-encoder", "auto", actor="tests"))
-    bell = Bell(bench)
-    bell.start()
+    duties = Duties(bench)
+    duties.start()
     texts = [f"{n} {'x' * 4000}" for n in range(100)]  # a pass each, 20 ms
     with ThreadPoolExecutor(1) as caller, calling(settings, db, bench.tenant_id) as client:
         with worker(start_process, settings, "vectors", fake_step_ms=20) as first:
@@ -104,7 +104,7 @@ def test_a_caller_gets_its_vectors_although_the_worker_dies(
             first.wait_exit()
         with worker(start_process, settings, "vectors"):
             answer = asked.result(30)
-    bell.stop()
+    duties.stop()
     expected = [struct.unpack("<4f", fake_vector(list(text.encode()), 4)) for text in texts]
     assert vectors(answer) == expected
     (job,) = bench.query("SELECT state, attempt, crashes FROM jobs")

@@ -1,4 +1,4 @@
-"""A registered fake model, jobs for it, a worker process to run them, and what a dispatcher does in the background."""
+"""A registered fake model, jobs for it, a worker process that runs them, and the duties of a dispatcher."""
 
 import os
 import threading
@@ -34,7 +34,7 @@ from workers.worker_runtime import WorkerRuntime
 
 
 class Bench:
-    """The submitting side: accepts jobs, rings the bell, looks at what became of them."""
+    """The submitting side: accepts jobs, publishes hints, reads the outcomes."""
 
     def __init__(self, db: Database, settings: Settings, version: ModelVersion) -> None:
         self.db = db
@@ -80,10 +80,10 @@ class Bench:
         for outcome in jobs.accept(self.db, new):
             assert isinstance(outcome, jobs.Accepted)
         ids = [job.id for job in new]
-        self.ring(ids)
+        self.publish_hints(ids)
         return ids
 
-    def ring(self, job_ids: Sequence[str]) -> None:
+    def publish_hints(self, job_ids: Sequence[str]) -> None:
         """Publish hints."""
         shadow = shadow_name(self.version.task, self.version.model, self.version.version)
         self.publisher.publish([Hint(job_id, self.queue, shadow) for job_id in job_ids])
@@ -119,11 +119,11 @@ class Bench:
         self.publisher.close()
 
 
-class Bell(threading.Thread):
-    """Does what a dispatcher does for jobs: expired leases, deadlines, waiting and stale announcements."""
+class Duties(threading.Thread):
+    """Does the duties of a dispatcher for jobs: expired leases, deadlines, waiting and stale announcements."""
 
     def __init__(self, bench: Bench) -> None:
-        super().__init__(name="bell", daemon=True)
+        super().__init__(name="dispatcher-duties", daemon=True)
         self._bench = bench
         self._stopped = threading.Event()
         self.requeued = 0
@@ -137,8 +137,8 @@ class Bell(threading.Thread):
     def _turn(self) -> None:
         bench = self._bench
         self.requeued += sweeps.sweep_leases(bench.db).requeued
-        bench.ring(dispatch_queries.take_waiting(bench.db, bench.queue, 256))
-        bench.ring(dispatch_queries.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
+        bench.publish_hints(dispatch_queries.take_waiting(bench.db, bench.queue, 256))
+        bench.publish_hints(dispatch_queries.take_stale(bench.db, bench.queue, bench.settings.reannounce_s, 256))
 
     def stop(self) -> None:
         """End the thread."""
@@ -191,12 +191,12 @@ def bench(db: Database, settings: Settings, version: ModelVersion) -> Iterator[B
 
 
 @pytest.fixture
-def bell(bench: Bench) -> Iterator[Bell]:
+def duties(bench: Bench) -> Iterator[Duties]:
     """A dispatcher's work on jobs, in the background."""
-    bell = Bell(bench)
-    bell.start()
-    yield bell
-    bell.stop()
+    duties = Duties(bench)
+    duties.start()
+    yield duties
+    duties.stop()
 
 
 StartWorker = Callable[..., Process]

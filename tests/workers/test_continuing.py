@@ -20,7 +20,7 @@ from tests.processes import wait_for
 from tests.producer_api.calling import Sse, parse
 from tests.producer_api.serving import serving
 
-from .conftest import Bell, Bench, StartWorker
+from .conftest import Bench, Duties, StartWorker
 
 PROMPT = "tell me of the mill"
 NUM_TOKENS = 260
@@ -114,7 +114,9 @@ def check_logprobs(bench: Bench, job_id: str, events: list[Sse]) -> None:
     assert all(one["top_logprobs"] == [{name: one[name] for name in ("token", "logprob", "bytes")}] for one in told)
 
 
-def test_a_killed_worker_leaves_no_gap(bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker) -> None:
+def test_a_killed_worker_leaves_no_gap(
+    bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
+) -> None:
     worker = start_worker(fake_step_ms=10)
     job_id = submit(api, logprobs=1)
     reader = Reader().read(api, "GET", f"/v1/jobs/{job_id}/events")
@@ -137,7 +139,11 @@ def test_a_killed_worker_leaves_no_gap(bench: Bench, bell: Bell, api: httpx2.Cli
 
 
 def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
-    bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker, redis_client: redis.Redis
+    bench: Bench,
+    duties: Duties,
+    api: httpx2.Client,
+    start_worker: StartWorker,
+    redis_client: redis.Redis,
 ) -> None:
     worker = start_worker(fake_step_ms=10, drain_s=0.3)
     job_id = submit(api, logprobs=1)
@@ -159,7 +165,11 @@ def test_a_drained_worker_hands_on_what_it_had_even_if_redis_forgets(
 
 
 def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(
-    bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker, redis_client: redis.Redis
+    bench: Bench,
+    duties: Duties,
+    api: httpx2.Client,
+    start_worker: StartWorker,
+    redis_client: redis.Redis,
 ) -> None:
     worker = start_worker(fake_step_ms=10)
     job_id = submit(api)
@@ -179,7 +189,7 @@ def test_where_the_tail_is_lost_with_the_worker_the_reader_is_told(
 
 
 def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
-    bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker
+    bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker(fake_step_ms=10)
     body = {
@@ -204,7 +214,7 @@ def test_a_chat_stream_goes_on_as_if_nothing_had_happened(
 
 
 def test_a_worker_that_was_paused_adds_nothing_to_what_the_next_one_took_over(
-    bench: Bench, bell: Bell, api: httpx2.Client, start_worker: StartWorker
+    bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
     worker = start_worker(fake_step_ms=10)
     job_id = submit(api)

@@ -107,7 +107,7 @@ def test_the_tasks_page_loads_its_table_and_shows_how_jobs_ended(
     good, bad, gone = (bench.new_job(prompt=secret, sampling=sampling) for sampling in ({}, {"max_tokens": 9000}, {}))
     jobs.accept(bench.db, [good, bad, gone])
     jobs.request_cancel(bench.db, bench.tenant_id, gone.id)
-    bench.ring([good.id, bad.id, gone.id])
+    bench.publish_hints([good.id, bad.id, gone.id])
     ids = [good.id, bad.id, gone.id, running]
     bench.wait_ended(ids)
     wait_for(lambda: {rows().get(n, {}).get("state") for n in ids} == {"SUCCESS", "FAILURE", "REVOKED"}, "Flower hears")

@@ -26,7 +26,7 @@ from tests.folders import reachable_folder
 from tests.processes import Process, none_left, wait_for
 from tests.roles import ROLE_PASSWORD
 
-from .conftest import Bell, Bench, StartWorker
+from .conftest import Bench, Duties, StartWorker
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def can_ring(bench: Bench) -> bool:
 
 
 def test_jobs_finish_while_redis_is_dead_also_those_that_come_then(
-    servers: Servers, bench: Bench, bell: Bell, start_worker: StartWorker
+    servers: Servers, bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
     running = bench.submit(8, sampling={"max_tokens": 150})
@@ -130,7 +130,7 @@ def test_jobs_finish_while_redis_is_dead_also_those_that_come_then(
 
 
 def test_a_restart_of_both_servers_loses_nothing(
-    servers: Servers, bench: Bench, bell: Bell, start_worker: StartWorker
+    servers: Servers, bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
     worker = start_worker()
     ids = bench.submit(100, sampling={"max_tokens": 30})

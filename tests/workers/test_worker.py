@@ -1,6 +1,6 @@
 """A real worker process on a real Postgres and Redis, through everything that may happen to it."""
 
-import pickle  # noqa: TID251 - what must be refused
+import pickle  # noqa: TID251 - pickled messages must be refused
 import signal
 import socket
 import time
@@ -19,13 +19,13 @@ from store.schema.job_states import JobState
 from store.streams import stream_log
 from tests.processes import WAIT_S, wait_for
 
-from .conftest import Bell, Bench, StartWorker
+from .conftest import Bench, Duties, StartWorker
 
 SLOW = {"max_tokens": 1900}
 """A job of ten seconds at a step of 5 ms; eight of them fit into the KV pool."""
 
 
-def test_two_hundred_jobs_end_once_each(bench: Bench, bell: Bell, start_worker: StartWorker) -> None:
+def test_two_hundred_jobs_end_once_each(bench: Bench, duties: Duties, start_worker: StartWorker) -> None:
     ids = bench.submit(200)
     start_worker()
     ended = bench.wait_ended(ids)
@@ -57,7 +57,7 @@ def test_frames_and_the_end_reach_redis(bench: Bench, redis_client: redis.Redis,
 
 
 @pytest.mark.parametrize("version", ["fake", "fake-encoder"], indirect=True)
-def test_kill_9_in_the_middle_and_a_restart(bench: Bench, bell: Bell, start_worker: StartWorker) -> None:
+def test_kill_9_in_the_middle_and_a_restart(bench: Bench, duties: Duties, start_worker: StartWorker) -> None:
     worker = start_worker(fake_step_ms=10)
     # Long enough for an encoder that each is a pass of its own; generating takes a step for each token anyway.
     ids = bench.submit(200, **{"prompt": "x" * 3000} if bench.version.task == "embed" else {})
@@ -69,7 +69,7 @@ def test_kill_9_in_the_middle_and_a_restart(bench: Bench, bell: Bell, start_work
     ended = bench.wait_ended(ids)
     assert {job.state for job in ended} == {JobState.SUCCEEDED}
     assert {job.attempt for job in ended} == {1, 2}, "the killed worker's jobs were charged an attempt"
-    assert bell.requeued > 0
+    assert duties.requeued > 0
 
 
 def test_sigterm_hands_back_in_time_without_charging(bench: Bench, start_worker: StartWorker) -> None:
@@ -159,7 +159,7 @@ def test_a_revoke_before_the_start_ends_the_job_too(bench: Bench, start_worker: 
     jobs.accept(bench.db, [new])
     bench.app.control.revoke(new.id)
     wait_for(lambda: new.id in _revoked(bench), "the worker knows of the revoke")
-    bench.ring([new.id])
+    bench.publish_hints([new.id])
     (job,) = bench.wait_ended([new.id], timeout_s=10)
     assert job.state is JobState.CANCELLED
     assert worker.exit_code is None
@@ -178,7 +178,7 @@ def test_poison_fails_alone(bench: Bench, start_worker: StartWorker) -> None:
     unfit = bench.new_job(sampling={"max_tokens": 8191}, prompt=secret)
     jobs.accept(bench.db, [unreadable, too_long, unfit])
     innocents = bench.submit(8)
-    bench.ring([unreadable.id, too_long.id, unfit.id])
+    bench.publish_hints([unreadable.id, too_long.id, unfit.id])
     ended = bench.wait_ended([*innocents, unreadable.id, too_long.id, unfit.id])
     by_id = {job.id: job for job in ended}
     assert {by_id[job_id].state for job_id in innocents} == {JobState.SUCCEEDED}
@@ -192,10 +192,10 @@ def test_duplicate_and_stale_hints_are_harmless(bench: Bench, start_worker: Star
     start_worker()
     ids = bench.submit(20)
     for _ in range(5):
-        bench.ring(ids)
-    bench.ring(["job_that_never_was"])
+        bench.publish_hints(ids)
+    bench.publish_hints(["job_that_never_was"])
     ended = bench.wait_ended(ids)
-    bench.ring(ids)
+    bench.publish_hints(ids)
     wait_for(lambda: bench.publisher.depth(bench.queue) == 0, "every hint was taken")
     assert {(job.state, job.attempt) for job in ended} == {(JobState.SUCCEEDED, 1)}
     (row,) = bench.query("SELECT count(*) AS runs FROM attempts")
@@ -217,7 +217,7 @@ def test_a_worker_takes_what_its_engine_holds_and_no_more(bench: Bench, start_wo
 
 
 def test_a_flushed_redis_loses_no_job(
-    bench: Bench, bell: Bell, redis_client: redis.Redis, start_worker: StartWorker
+    bench: Bench, duties: Duties, redis_client: redis.Redis, start_worker: StartWorker
 ) -> None:
     start_worker(fake_step_ms=5)
     ids = bench.submit(150)
@@ -229,7 +229,7 @@ def test_a_flushed_redis_loses_no_job(
 
 
 def test_a_paused_worker_cannot_overwrite_the_newer_attempt(
-    bench: Bench, bell: Bell, start_worker: StartWorker
+    bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:
     paused = start_worker("--name", "paused", fake_step_ms=10, lease_s=1)
     (job_id,) = bench.submit(sampling={"max_tokens": 100})

@@ -1,9 +1,9 @@
-"""Generating: a job's payload in, the engine's text out, as the outcome to write.
+"""The work of the task ``generate``: a job's payload in, the engine's text out, as the outcome to write.
 
-    payload, prompt, where to go on ──▶ engine ──▶ outcome
-                                          └─ handed back or engine at fault: a Retry with what was emitted
+    payload, prompt, checkpoint ──▶ engine ──▶ outcome
+                                      └─ handed back or engine failure: a Retry with the output so far
 
-Knows prompts, checkpoints and the engine; claims, leases and writing are ``workers.runs.job_runner``'s.
+Claims, leases and writing are ``workers.runs.job_runner``'s.
 """
 
 import hashlib
@@ -63,7 +63,7 @@ class Generating:
         engine: Engine[EngineRequest, CompletionOutput],
         admission: EngineAdmission,
         frames: FrameQueue,
-        resumer: CheckpointRecovery,
+        recovery: CheckpointRecovery,
         tokenizer: Tokenizer,
         policies: CompiledPolicies,
         context_window: int,
@@ -71,7 +71,7 @@ class Generating:
     ) -> None:
         self._engine = EngineClient(engine, admission, in_flight)
         self._frames = frames
-        self._resumer = resumer
+        self._recovery = recovery
         self._tokenizer = tokenizer
         self._policies = policies
         self._context_window = context_window
@@ -86,7 +86,7 @@ class Generating:
             return outcome.again(attempt.claim, error.code, error.message)
         is_guarded = rules is not None and rules.holds_back
         verdict = self._generate(attempt, payload, rules, is_guarded=is_guarded)
-        # What a guarded attempt has said is kept nowhere as the model said it: another one begins anew.
+        # The model's own text of a guarded attempt must not be stored, so the next attempt starts anew.
         return replace(verdict, checkpoint=None) if is_guarded and isinstance(verdict, Retry) else verdict
 
     def _generate(
@@ -112,11 +112,11 @@ class Generating:
     def _begin(
         self, attempt: Attempt, payload: GeneratePayload, *, is_guarded: bool
     ) -> tuple[EngineRequest, Checkpoint]:
-        """Return the request and where it starts, which readers are told if this is not the job's first attempt."""
+        """Return the request and its checkpoint. After the first attempt a start frame informs readers of it."""
         request = self._request(attempt, payload)
         if attempt.epoch == 1:
             return request, Checkpoint(lineage=((1, 0),))
-        known = Checkpoint() if is_guarded else self._resumer.checkpoint(attempt.claim)
+        known = Checkpoint() if is_guarded else self._recovery.checkpoint(attempt.claim)
         start = known.continued_by(attempt.epoch)
         if start.deltas:
             continued = replace(
@@ -181,7 +181,7 @@ class GenerateModel(LoadedModel):
             engine=engine,
             admission=context.admission,
             frames=context.frames,
-            resumer=CheckpointRecovery(context.sealed_logs),
+            recovery=CheckpointRecovery(context.sealed_logs),
             tokenizer=self.tokenizer,
             policies=CompiledPolicies(context.db),
             context_window=min(self.version.context_window, self.runner.context_window),
@@ -195,9 +195,9 @@ def load_generate_model(version: ModelVersion, settings: Settings, read_file: Re
 
 
 def seeded(sampling: Sampling, job_id: str) -> Sampling:
-    """Return the sampling with a seed: the job's own where none was asked for.
+    """Return the sampling parameters with a seed; without one in the request it is derived from the job's id.
 
-    So an attempt that has to begin again says what the lost one said, and readers have nothing to take back.
+    So an attempt that starts anew generates the same text as the lost one, and readers keep theirs.
     """
     if sampling.seed is not None:
         return sampling
@@ -206,7 +206,7 @@ def seeded(sampling: Sampling, job_id: str) -> Sampling:
 
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
-    """Return the engine's spelling of a request's sampling."""
+    """Return the sampling parameters in the engine's form."""
     plain = sampling.model_dump(exclude={"max_tokens", "stop", "grammar"})
     grammar = None if sampling.grammar is None else Grammar(sampling.grammar.kind.value, sampling.grammar.text)
     return SamplingParams(**plain, stop=sampling.stop, max_tokens=max_tokens, grammar=grammar)

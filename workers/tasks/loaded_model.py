@@ -41,7 +41,7 @@ class WorkContext:
 
 
 class LoadedModel(ABC):
-    """A model version whose weights and files are in memory. One subclass is one task."""
+    """A model version with its weights and files in memory. One subclass is one task."""
 
     version: ModelVersion
 

@@ -1,6 +1,6 @@
 """Speculative decoding: drafts tokens for requests while drafting increases the tokens per second.
 
-A pass gives each request one token, and one more for each accepted draft. So a draft is worth its place if its chance
+A pass gives each request one token, and one more for each accepted draft. So a draft is worth its cost if its chance
 of acceptance is greater than its share of the pass's time, times the tokens that the pass gives anyway. The share is
 learned from the passes (``StepCosts``), the chance from the request's earlier drafts. A draft can be accepted only if
 all drafts before it are.

@@ -87,7 +87,7 @@ def seq(request: EngineRequest, detokenizer: TokenDecoder | None = None) -> Sequ
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str | None:
-    """Return what precedes the first stop string to be complete, reading letter by letter; None without one."""
+    """Return the text before the first complete stop string, letter by letter; None without one."""
     for end in range(1, len(text) + 1):
         for stop in sorted(stops, key=len, reverse=True):
             if text[:end].endswith(stop):
@@ -167,7 +167,7 @@ class Watched(FakeRunner):
 
     def _fail(self, plan: StepPlan) -> None:
         for row in plan.rows if self.failures else ():
-            for position in range(row.start, row.start + len(row.tokens)):  # what a pass that failed may leave behind
+            for position in range(row.start, row.start + len(row.tokens)):  # a failed pass may leave this behind
                 block, offset = row.blocks[position // self.block_tokens], position % self.block_tokens
                 self._cache[block][offset] = self._written[block][offset] = -2
         if self.failures:
@@ -185,4 +185,4 @@ def step_until_idle(engine: LLMEngine, limit: int = 5000) -> int:
         if not engine._active:
             return num_steps
         step(engine)
-    raise AssertionError(f"{len(engine._active)} requests still inside after {limit} steps")
+    raise AssertionError(f"{len(engine._active)} requests still active after {limit} steps")

@@ -36,7 +36,7 @@ class Says(FakeRunner):
 
 
 def run(runner: FakeRunner, request: EngineRequest, deltas_per_s: float = inf) -> tuple[CompletionOutput, list[Delta]]:
-    """Run one request in an engine of its own, whose clock goes on by 10 ms whenever it is read."""
+    """Run one request in its own engine, with a clock that advances by 10 ms at each reading."""
     deltas: list[Delta] = []
     config = EngineConfig(step_tokens=7, deltas_per_s=deltas_per_s)
     ticks = itertools.count()

@@ -20,7 +20,7 @@ class Jobs:
         self.ran: list[str] = []
 
     def run(self, job_id: str, *, urgent: bool = False) -> None:
-        assert urgent, "who goes ahead waits for nobody to share a claim with"
+        assert urgent, "a claim of the fast lane does not wait for others"
         self._admission.entered(1, 1)
         self.ran.append(job_id)
         wait_for(lambda: self._admission.is_closed, "the test ends")

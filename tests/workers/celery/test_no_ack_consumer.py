@@ -76,7 +76,7 @@ def test_taking_a_hint_leaves_nothing_in_redis(settings: Settings, redis_client:
     def on_message(message: Any) -> None:
         assert redis_client.exists("unacked", "unacked_index") == 0
         calls = redis_client.info("stats")["total_commands_processed"]
-        message.ack_log_error(None, ())  # what Celery calls
+        message.ack_log_error(None, ())  # as Celery calls it
         assert redis_client.info("stats")["total_commands_processed"] == calls + 1, "no command but this INFO"
         taken.append(message.headers["id"])
 
@@ -116,7 +116,7 @@ def test_junk_in_the_queue_costs_no_worker_its_life(
     for number, junk in enumerate(JUNK):
         redis_client.lpush(bench.queue, junk)
         if number % 20 == 0:
-            bench.ring(bench.submit())
+            bench.publish_hints(bench.submit())
     redis_client.lpush(ahead_list(bench.queue), *JUNK)
     (last,) = bench.submit()
     bench.wait_state(last, JobState.SUCCEEDED)

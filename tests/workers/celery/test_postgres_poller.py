@@ -1,4 +1,4 @@
-"""Claiming without a message: when it begins, when it ends, and who runs alone."""
+"""Polling Postgres: when it begins, when it ends, and suspects in isolation."""
 
 import threading
 import time
@@ -152,11 +152,11 @@ def messages(admission: EngineAdmission) -> Iterator[None]:
     """Let a message come every now and then."""
     stopped = threading.Event()
 
-    def ring() -> None:
+    def take_messages() -> None:
         while not stopped.wait(0.1):
             admission.give_back(admission.take())
 
-    thread = threading.Thread(target=ring)
+    thread = threading.Thread(target=take_messages)
     thread.start()
     yield
     stopped.set()

@@ -142,7 +142,7 @@ def test_info_is_plain_scalars(pool: EnginePool) -> None:
 
 
 def test_the_event_loop_turns_in_a_drain(pool: EnginePool, process: FakeProcess, hub: Hub) -> None:
-    """The hook: ``hub._pop_ready`` gives what ``call_soon`` took."""
+    """The hook: ``hub._pop_ready`` returns the callbacks of ``call_soon``."""
     acknowledged = threading.Event()
 
     def target() -> None:

@@ -1,4 +1,4 @@
-"""Leases: renewed while the engine moves, and what happens to the jobs of those that are not."""
+"""Leases: renewed while the engine makes progress; a job without a lease stops."""
 
 import threading
 from collections.abc import Iterator, Mapping

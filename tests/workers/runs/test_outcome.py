@@ -1,4 +1,4 @@
-"""What a run in the engine means for its job: states, retries, probation; and what of a payload reaches the engine."""
+"""The outcome of a job by its result in the engine: states, retries, probation; and the request of a payload."""
 
 import math
 from dataclasses import replace

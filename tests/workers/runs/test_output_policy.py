@@ -32,8 +32,8 @@ from tests.processes import wait_for
 from tests.producer_api.calling import error_of, parse
 from tests.producer_api.serving import serving
 from tests.stored import everything_stored
-from tests.workers.conftest import Bell, Bench, StartWorker
-from tests.workers.saying import PieceTokenizer, SayingRunner
+from tests.workers.conftest import Bench, Duties, StartWorker
+from tests.workers.scripted_model import PieceTokenizer, SayingRunner
 from tests.workers.test_continuing import Reader, answer, submit
 from tests.workers.test_continuing import api as api
 from workers.runs.output_filter import StreamFilter
@@ -344,7 +344,7 @@ def test_a_batchs_answers_are_guarded_and_keep_their_placeholders(sealed: Stage)
 
 def test_an_attempt_after_a_lost_one_begins_anew_and_nobody_notices(
     bench: Bench,
-    bell: Bell,
+    duties: Duties,
     api: httpx2.Client,
     start_worker: StartWorker,
     redis_client: redis.Redis,

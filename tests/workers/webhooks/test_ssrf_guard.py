@@ -1,4 +1,4 @@
-"""The guarded client against real sockets: what it reaches, what it never reaches, how long it can be held."""
+"""The guarded client against real sockets: allowed and refused addresses, and the time limit of a call."""
 
 import gzip
 import socket

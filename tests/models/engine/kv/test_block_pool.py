@@ -14,7 +14,7 @@ def chain(word: str) -> list[bytes]:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Owners with tables of blocks; a slow model knows what each block holds and when it was let go."""
+    """Owners with block tables; a slow model knows the content of each block and when it was freed."""
 
     @initialize(num_blocks=st.integers(1, 12))
     def begin(self, num_blocks: int) -> None:

@@ -1,4 +1,4 @@
-"""Single decisions of the scheduler: who runs, in which order, and who gives way."""
+"""Single decisions of the scheduler: which requests run, in which order, and which are preempted."""
 
 from models.engine.kv.block_pool import BlockPool
 from models.engine.runner import StepPlan
@@ -27,7 +27,7 @@ class Bench:
         self.inside: dict[str, SequenceState] = {}
 
     def add(self, name: str, num_prompt: int, *, salt: str | None = None, class_rank: int = 0) -> SequenceState:
-        """All prompts are alike; requests of one salt share what they can, and without one a request is on its own."""
+        """All prompts are alike. Requests of one salt share blocks; without a salt a request shares none."""
         request = ask("p" * num_prompt, request_id=name, max_tokens=100, salt=salt or name, class_rank=class_rank)
         self.inside[name] = seq(request)
         self.scheduler.add(self.inside[name])

@@ -13,7 +13,7 @@ STEP_S = 0.02
 
 
 def shown_by(num_streams: int, num_steps: int, deltas_per_s: float) -> list[tuple[float, Delta]]:
-    """Return what so many streams show in so many steps, and when."""
+    """Return the deltas of each stream over a number of steps, with their times."""
     clock, shown = Clock(0.0), list[tuple[float, Delta]]()
 
     def note(deltas: list[Delta]) -> None:

@@ -46,7 +46,7 @@ class Pass:
 
 @dataclass
 class Noted(Watched):
-    """Notes what each plan was when it ran: a row's output grows afterwards."""
+    """Records each plan when it runs, because a row's output grows afterwards."""
 
     passes: list[Pass] = field(default_factory=list)
 
@@ -115,7 +115,7 @@ def test_logprobs_come_for_each_token() -> None:
 
 
 def test_nobody_is_preempted_for_a_guess() -> None:
-    """The pool holds what the requests need and not one block more."""
+    """The pool has exactly the blocks that the requests need."""
     requests = requests_of(4)
     needed = sum(-(-(len(each.prompt) + len(alone(each).token_ids)) // 4) for each in requests)
     runner = Watched(spare_tokens=16, num_blocks=needed + 4)
