@@ -28,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from models.catalog import fetch
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
-from models.engine.requests import Encoded, EncodeRequest
+from models.engine.requests import EncodeOutput, EncodeRequest
 from models.families.model_folder import small_files
 from models.loading.quality_texts import TEXTS
 from models.runners.encoder import encoder_for
@@ -97,8 +97,8 @@ class Ours:
 
     def single(self, texts: Sequence[str]) -> torch.Tensor:
         """A request for each text."""
-        futures: list[Future[Encoded]] = []
-        running: set[Future[Encoded]] = set()
+        futures: list[Future[EncodeOutput]] = []
+        running: set[Future[EncodeOutput]] = set()
         for number, text in enumerate(texts):
             if len(running) == self._slots:
                 running = set(wait(running, return_when=FIRST_COMPLETED).not_done)
@@ -106,12 +106,12 @@ class Ours:
             running.add(futures[-1])
         return self._read(futures)
 
-    def _submit(self, name: str, texts: Sequence[str]) -> Future[Encoded]:
+    def _submit(self, name: str, texts: Sequence[str]) -> Future[EncodeOutput]:
         inputs = embed_inputs(self._tokenizer, self._embedder, EmbedInput(texts=tuple(texts)))
         return self.engine.submit(EncodeRequest(name, inputs))
 
     @staticmethod
-    def _read(futures: Sequence[Future[Encoded]]) -> torch.Tensor:
+    def _read(futures: Sequence[Future[EncodeOutput]]) -> torch.Tensor:
         vectors = [vector for future in futures for vector in future.result().vectors]
         return torch.stack([torch.frombuffer(bytearray(vector), dtype=torch.float32) for vector in vectors])
 

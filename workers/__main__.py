@@ -20,8 +20,8 @@ from store.logs import configure_logging
 from store.redis.connection import connect, ping
 from store.registry.models import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
-from workers.tasks.loaded_model import LoadedModel
 from workers.tasks.registry import MODEL_LOADERS
+from workers.tasks.task_model import TaskModel
 from workers.worker_app import build_worker, drain_on_signals
 from workers.worker_runtime import WorkerRuntime
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     return run(settings, model, name=options.name, concurrency=options.concurrency)
 
 
-def load(settings: Settings, name: str) -> LoadedModel:
+def load(settings: Settings, name: str) -> TaskModel:
     """Check both services and load the model of this name. Raises HeadraceError; takes no job."""
     db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
     client = connect(settings.redis_url)
@@ -58,7 +58,7 @@ def load(settings: Settings, name: str) -> LoadedModel:
         db.close()
 
 
-def run(settings: Settings, model: LoadedModel, *, name: str | None, concurrency: int | None) -> int:
+def run(settings: Settings, model: TaskModel, *, name: str | None, concurrency: int | None) -> int:
     """Run jobs until a signal stops the worker; return the exit code."""
     hostname = f"{name or f'{model.version.model}-{os.getpid()}'}@{socket.gethostname()}"
     # More threads than slots, because a job holds its thread while its outcome is written.

@@ -37,7 +37,7 @@ from workers.runs.leases import LeaseKeeper
 from workers.runs.loop_waker import LoopWaker
 from workers.runs.outcome import Retry
 from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class WorkerRuntime:
     def __init__(
         self,
         settings: Settings,
-        model: LoadedModel,
+        model: TaskModel,
         *,
         owner: str,
         max_jobs: int,

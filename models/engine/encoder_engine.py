@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from models.engine.batching_engine import BatchingEngine, failure_of, ignore
 from models.engine.requests import (
-    Encoded,
+    EncodeOutput,
     EncodeRequest,
     EncodeRow,
     EngineError,
@@ -65,17 +65,17 @@ class EncodeState(ActiveRequest):
         """Return an input as the encoder takes it."""
         return EncodeRow(self.request.id, self.request.inputs[index], self.request.options, index)
 
-    def result(self, reason: FinishReason, now: float) -> Encoded:
+    def result(self, reason: FinishReason, now: float) -> EncodeOutput:
         """Return the result of a request that ends."""
         vectors = tuple(self.vectors) if reason is FinishReason.STOP else ()
-        return Encoded(self.request.id, vectors, reason, self.num_tokens, now - self.submitted_at)
+        return EncodeOutput(self.request.id, vectors, reason, self.num_tokens, now - self.submitted_at)
 
 
 Plan = list[tuple[EncodeState, int]]
 """The inputs of a step: each with its request and its index there."""
 
 
-class EncodeEngine(BatchingEngine[EncodeRequest, Encoded, EncodeState]):
+class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
     """Batches the inputs of many requests on one encoder."""
 
     def __init__(

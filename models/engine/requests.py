@@ -1,6 +1,6 @@
 """The values that go into an engine and come out of it: requests, deltas, results, errors, statistics.
 
-Every submitted request gets an outcome: a result (``CompletionOutput``, ``Encoded``), or an ``EngineError`` on its
+Every submitted request gets an outcome: a result (``CompletionOutput``, ``EncodeOutput``), or an ``EngineError`` on its
 future.
 """
 
@@ -189,7 +189,7 @@ class EncodeRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodeOutput:
     """The result of an encode request. Times are seconds since the request was submitted.
 
     ``vectors`` has one vector for each input (little-endian float32) if the reason is STOP, otherwise it is empty.

@@ -10,7 +10,7 @@ from typing import Any
 
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.protocol import AnyEngine, Engine
-from models.engine.requests import Encoded, EncodeRequest, FinishReason
+from models.engine.requests import EncodeOutput, EncodeRequest, FinishReason
 from models.engine.runner import Encoder
 from store.jobs.claims import Claim, Finish
 from store.payloads.job_payload import JobErrorBody, Usage
@@ -20,7 +20,7 @@ from store.streams.checkpoints import Checkpoint
 from workers.runs.engine_client import EngineClient
 from workers.runs.in_flight import Attempt
 from workers.runs.outcome import STATES, Retry
-from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class EncodeJob:
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderModel(LoadedModel):
+class EncoderModel(TaskModel):
     """A model version that is an encoder. A task's subclass reads the payloads of its jobs."""
 
     version: ModelVersion
@@ -58,7 +58,7 @@ class Encoding:
 
     def __init__(
         self,
-        engine: Engine[EncodeRequest, Encoded],
+        engine: Engine[EncodeRequest, EncodeOutput],
         context: WorkContext,
         read: Callable[[Mapping[str, Any]], EncodeJob],
     ) -> None:
@@ -78,7 +78,9 @@ class Encoding:
         return completed(attempt.claim, encoded, job.output)
 
 
-def completed(claim: Claim, encoded: Encoded, output: Callable[[Sequence[bytes]], dict[str, Any]]) -> Finish | Retry:
+def completed(
+    claim: Claim, encoded: EncodeOutput, output: Callable[[Sequence[bytes]], dict[str, Any]]
+) -> Finish | Retry:
     """Return the outcome of a request that the engine ended. One that was handed back is not charged."""
     if encoded.finish_reason is FinishReason.HANDED_BACK:
         return Retry("handed_back", "the attempt was handed back for another to begin anew", charge=False)

@@ -48,7 +48,7 @@ from workers.runs.outcome import Retry
 from workers.runs.output_filter import StreamFilter
 from workers.runs.output_policy import CompiledPolicies, OutputRules, output_rules
 from workers.runs.stream_publisher import FrameQueue
-from workers.tasks.loaded_model import EngineSetup, LoadedModel, WorkContext
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +149,7 @@ class Generating:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateModel(LoadedModel):
+class GenerateModel(TaskModel):
     """A model version that generates text, with its runner and tokenizer."""
 
     version: ModelVersion

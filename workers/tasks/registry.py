@@ -7,8 +7,8 @@ from store.tasks.generate import GENERATE
 from store.tasks.rerank import RERANK
 from workers.tasks.embed import load_embed_model
 from workers.tasks.generate import load_generate_model
-from workers.tasks.loaded_model import LoadModel
 from workers.tasks.rerank import load_rerank_model
+from workers.tasks.task_model import LoadModel
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,

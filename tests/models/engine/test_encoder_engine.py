@@ -8,7 +8,7 @@ import pytest
 
 from models.engine.encoder_engine import EncodeConfig, EncodeEngine
 from models.engine.requests import (
-    Encoded,
+    EncodeOutput,
     EncodeRequest,
     EncodeRow,
     EngineError,
@@ -74,7 +74,7 @@ def raising(error: Exception) -> Fault:
     return fault
 
 
-def failure(future: Future[Encoded]) -> EngineError:
+def failure(future: Future[EncodeOutput]) -> EngineError:
     error = future.exception(WAIT_S)
     assert isinstance(error, EngineError)
     return error

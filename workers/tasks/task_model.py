@@ -40,7 +40,7 @@ class WorkContext:
     db: Database
 
 
-class LoadedModel(ABC):
+class TaskModel(ABC):
     """A model version with its weights and files in memory. One subclass is one task."""
 
     version: ModelVersion
@@ -59,5 +59,5 @@ class LoadedModel(ABC):
         """Return the work for the task's jobs. ``engine`` is what ``new_engine`` returned."""
 
 
-LoadModel: TypeAlias = Callable[[ModelVersion, Settings, ReadFile], LoadedModel]
+LoadModel: TypeAlias = Callable[[ModelVersion, Settings, ReadFile], TaskModel]
 """Loads a version's weights and files. Raises ModelLoadError."""
