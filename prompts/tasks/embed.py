@@ -1,8 +1,8 @@
-"""What an encoder's folder says about texts and vectors: how long an input may be, how its tokens become one vector,
-how short that may be cut. And from a request's inputs to the ids that enter the model.
+"""Requests for vectors: the token ids of each input.
 
-Reads the files of sentence-transformers where the folder has them; without them a vector is the mean over the tokens,
-normalised. What would change the vectors and is not understood is refused. API and worker count with the same code.
+Also the settings in an encoder's folder: the longest input, the pooling of tokens into one vector, and the shorter
+vectors. They are read from the files of sentence-transformers. Without these files a vector is the normalised mean over
+the tokens. A setting that would change the vectors and is not known here is refused.
 """
 
 import json
@@ -26,12 +26,12 @@ _POOLING_FILE = f"{_POOLING}/config.json"
 _LENGTH = "sentence_bert_config.json"
 _PROMPTS = "config_sentence_transformers.json"
 EMBEDDER_FILES = (_MODULES, _POOLING_FILE, _LENGTH, _PROMPTS)
-"""What sentence-transformers keeps beside a model; none of them must exist."""
+"""The files of sentence-transformers beside a model. A folder may lack all of them."""
 
-# Their position embeddings begin after the padding token's.
+# The first position embedding of these types comes after that of the padding token.
 _OFFSET_TYPES = ("roberta", "xlm-roberta", "camembert", "mpnet")
 ENCODER_TYPES = (*_OFFSET_TYPES, "bert", "distilbert", "electra", "albert")
-"""The ``model_type`` of what is an encoder here."""
+"""The values of ``model_type`` that are encoders here."""
 
 
 class Pooling(StrEnum):
@@ -64,7 +64,7 @@ def is_encoder(config: Mapping[str, Any]) -> bool:
 
 
 def read_embedder(files: Mapping[str, bytes]) -> Embedder:
-    """Return what an encoder's files say, by name. Raises ModelLoadError, with one sentence, for what cannot run."""
+    """Return the settings in an encoder's files, by name. Raises ModelLoadError for a model that cannot run."""
     config = _object(files, "config.json")
     length = _object(files, _LENGTH)
     names = _modules(files)
@@ -83,7 +83,7 @@ def read_embedder(files: Mapping[str, bytes]) -> Embedder:
 
 
 def embedder_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> Embedder:
-    """Return what is known of a registered encoder; ``read_file`` returns a stored file's bytes by its digest."""
+    """Return the settings of a registered encoder; ``read_file`` returns a stored file's bytes by its digest."""
     if version.is_fake:
         return FAKE
     wanted = {name: digest for name, digest in version.files.items() if name in ("config.json", *EMBEDDER_FILES)}
@@ -93,8 +93,8 @@ def embedder_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> 
 def embed_inputs(tokenizer: Tokenizer, embedder: Embedder, source: EmbedInput) -> tuple[tuple[int, ...], ...]:
     """Return each input's token ids.
 
-    Raises InvalidRequest that names the first input which has no tokens, has an id that is none of the vocabulary's,
-    or is longer than the model's context window (code ``context_length_exceeded``).
+    Raises InvalidRequest with the first input that has no tokens, has an id outside the vocabulary, or is longer than
+    the model's context window (code ``context_length_exceeded``).
     """
     if source.texts is not None:
         return tuple(_of_text(tokenizer, embedder, text, f"input.texts[{i}]") for i, text in enumerate(source.texts))
@@ -139,7 +139,7 @@ def _fitting(ids: Sequence[int], embedder: Embedder, param: str) -> tuple[int, .
         raise InvalidRequest(f"`{param}` has no tokens: there is nothing to embed", param=param)
     if len(ids) > embedder.context_window:
         raise InvalidRequest(
-            # OpenAI's own first words, as in ``prompts.prompt.fit``.
+            # OpenAI's message begins with the same words, as in ``prompts.prompt.fit``.
             f"this model's maximum context length is {embedder.context_window} tokens, `{param}` has {len(ids)}: "
             "shorten it",
             code="context_length_exceeded",
@@ -149,7 +149,7 @@ def _fitting(ids: Sequence[int], embedder: Embedder, param: str) -> tuple[int, .
 
 
 def _modules(files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Return the names of the modules that a vector goes through, none if the folder does not say."""
+    """Return the names of the modules that compute a vector; none if the folder has no list of them."""
     found = _json(files, _MODULES, list)
     kinds = [(str(one.get("type", "")).rpartition(".")[2], one.get("path")) for one in found if isinstance(one, dict)]
     names = tuple(kind for kind, _ in kinds)
@@ -163,7 +163,7 @@ def _modules(files: Mapping[str, bytes]) -> tuple[str, ...]:
 
 
 def _pooling(config: Mapping[str, Any]) -> Pooling:
-    """Return the one way of pooling that is on, in the words of older and of newer files."""
+    """Return the pooling that is switched on, as older or newer files name it."""
     said = config.get("pooling_mode")
     modes = {name.removeprefix("pooling_mode_") for name, value in config.items() if value is True}
     modes -= {"include_prompt"}
@@ -187,7 +187,7 @@ def num_positions(config: Mapping[str, Any]) -> int:
 
 
 def _shorter(config: Mapping[str, Any], width: int) -> range | tuple[int, ...]:
-    """Return the shorter vectors that the model was trained for, in the words that vLLM reads too."""
+    """Return the shorter vectors that the model was trained for, from the fields that vLLM reads too."""
     listed = config.get("matryoshka_dimensions")
     if listed:
         if not isinstance(listed, list) or not all(isinstance(one, int) and 0 < one <= width for one in listed):
@@ -199,7 +199,7 @@ def _shorter(config: Mapping[str, Any], width: int) -> range | tuple[int, ...]:
 
 
 def _whole(config: Mapping[str, Any], *names: str) -> int:
-    """Return the number under the first of the names that is there."""
+    """Return the value of the first field that the configuration has."""
     value = next((config[name] for name in names if name in config), None)
     if not isinstance(value, int) or value < 1:
         raise ModelLoadError(f"config.json: {names[0]} must be a positive whole number, not {value!r}")
@@ -211,7 +211,7 @@ def _object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 
 
 def _json(files: Mapping[str, bytes], name: str, kind: type) -> Any:
-    """Return a file's JSON of a kind, an empty one if the file is not there."""
+    """Return a file's JSON object or array, an empty one if the file is not there."""
     if name not in files:
         return kind()
     try:
@@ -224,7 +224,7 @@ def _json(files: Mapping[str, bytes], name: str, kind: type) -> Any:
 
 
 def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | None) -> Prepared:
-    """Return what to store. A policy has nothing to change in vectors."""
+    """Return the payload and the cost. A policy changes nothing in vectors."""
     embedder: Embedder = model.settings
     check_dimensions(embedder, request.dimensions)
     inputs = embed_inputs(model.tokenizer, embedder, request.input)

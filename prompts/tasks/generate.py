@@ -9,7 +9,7 @@ from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, Gener
 
 
 def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
-    """Return what to store, with ``max_tokens`` made a number."""
+    """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
     source = _source(request, model)
     num_tokens = len(build_prompt(model.tokenizer, source))
     max_tokens = _fit(model, num_tokens, request.sampling.max_tokens)

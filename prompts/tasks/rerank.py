@@ -1,7 +1,7 @@
 """Requests for relevance scores: each document becomes one pair with the query, as the tokenizer writes pairs.
 
-Also what a cross-encoder's folder says of itself: how long a pair may be, and which function makes a score of its
-number. That is the rule of sentence-transformers' CrossEncoder.
+Also the settings in a cross-encoder's folder: the longest pair, and the function that makes a score of the model's
+number. They are read as sentence-transformers' CrossEncoder reads them.
 """
 
 import json
@@ -35,7 +35,7 @@ class Activation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderSettings:
-    """What a cross-encoder's files say. ``context_window`` is in tokens of a pair."""
+    """The settings of a cross-encoder. ``context_window`` is in tokens of a pair."""
 
     context_window: int
     activation: Activation = Activation.SIGMOID
@@ -49,7 +49,7 @@ def is_cross_encoder(config: Mapping[str, Any]) -> bool:
 
 
 def read_settings(files: Files) -> CrossEncoderSettings:
-    """Return what the files of a cross-encoder's folder say. Raises ModelLoadError for what cannot run."""
+    """Return the settings in a cross-encoder's folder. Raises ModelLoadError for one that cannot run."""
     try:
         config = json.loads(files["config.json"])
     except (KeyError, ValueError) as error:
@@ -67,8 +67,8 @@ def settings_for(version: "ModelVersion", read_file: ReadFile) -> CrossEncoderSe
 def rerank_pairs(tokenizer: Tokenizer, settings: CrossEncoderSettings, source: RerankInput) -> tuple[Pair, ...]:
     """Return the pair of each document. Nothing is cut.
 
-    Raises InvalidRequest that names the first document whose pair is longer than the model's context window (code
-    ``context_length_exceeded``), or the query if there is no place for any document beside it.
+    Raises InvalidRequest that names the first document with a pair over the model's context window (code
+    ``context_length_exceeded``), or the query if it leaves no place for a document.
     """
     longest = settings.context_window
     num_query = len(tokenizer.encode(source.query, add_special=False))
@@ -84,7 +84,7 @@ def rerank_pairs(tokenizer: Tokenizer, settings: CrossEncoderSettings, source: R
 
 
 def prepare(request: RerankRequest, model: InputModel, _policy: PinnedPolicy | None) -> Prepared:
-    """Return what to store. A policy has nothing to change in scores."""
+    """Return the payload and the cost. A policy changes nothing in scores."""
     pairs = rerank_pairs(model.tokenizer, model.settings, request.input)
     return Prepared(RerankPayload(input=request.input, top_n=request.top_n), sum(len(pair.ids) for pair in pairs))
 

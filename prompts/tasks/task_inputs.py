@@ -22,7 +22,7 @@ ReadFile: TypeAlias = Callable[[str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is stored of a request, and its cost: the tokens of the input and the most tokens that it may generate."""
+    """The payload to store, and the cost: the tokens of the input, and the most tokens that may be generated."""
 
     payload: Strict
     num_tokens: int
@@ -65,7 +65,7 @@ class TaskInputs(Generic[RequestT]):
 
     ``prepare`` checks a request against the model. It raises InvalidRequest, ModelLoadError, Unavailable.
     ``cut_to_length`` is called for long requests before a policy reads them: it returns the request, shortened if the
-    request allows that, or raises InvalidRequest. ``is_quick`` is False for a request whose preparation may take long.
+    request allows that, or raises InvalidRequest. ``is_quick`` is False if the preparation may take long.
     ``read_settings`` reads what the task needs of a version's files, once for each version.
     """
 

@@ -18,9 +18,9 @@ Dimensions = Annotated[
 
 
 class EmbedInput(Strict):
-    """What is embedded: texts, or token ids of the model's own vocabulary; exactly one of the two.
+    """The inputs to embed: texts, or token ids of the model's own vocabulary; exactly one of the two.
 
-    Token ids are taken as they are: the special tokens that the model expects around a text are the caller's to give.
+    Token ids are taken as they are: the caller gives the special tokens that the model expects around a text.
     """
 
     texts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MAX_EMBED_INPUTS)] | None = None
@@ -49,7 +49,7 @@ class EmbedRequest(JobOrder):
 
 
 class EmbedOutput(Strict):
-    """What an embed job produced: for each input a vector of ``dimensions`` numbers, float32, little-endian, base64."""
+    """The output of an embed job: for each input a vector of ``dimensions`` numbers, float32, little-endian, base64."""
 
     embeddings: tuple[str, ...]
     dimensions: int

@@ -29,7 +29,7 @@ from store.tasks.task_spec import TaskSpec
 
 
 class GenerateInput(Strict):
-    """What the model is given: a conversation for its chat template, or a raw prompt as text or as token ids.
+    """The input of the model: a conversation for its chat template, or a raw prompt as text or as token ids.
 
     Exactly one of the three. ``tools`` go with a conversation. ``tool_choice`` is ``auto`` if it is not given;
     ``parallel_tool_calls`` false keeps the answer to one call.
@@ -90,7 +90,7 @@ class GenerateInput(Strict):
 
 
 class Truncation(StrEnum):
-    """What becomes of a conversation that leaves no room for an answer in the context window."""
+    """The treatment of a conversation that leaves no room for an answer in the context window."""
 
     DISABLED = "disabled"  # it is refused
     AUTO = "auto"  # its oldest turns are left out
@@ -130,8 +130,8 @@ class ToolStyle(StrEnum):
 class GeneratePayload(Strict):
     """The part of a request that the worker needs, as stored in the job row.
 
-    ``tool_style`` is how this model version writes calls, if there are tools that it may call. ``policy`` is there if
-    it has something to say of outputs.
+    ``tool_style`` is the format in which this model version writes calls; None if it may call no tools. ``policy`` is
+    None if no rule applies to the output.
     """
 
     input: GenerateInput
@@ -141,9 +141,9 @@ class GeneratePayload(Strict):
 
 
 class TopLogprob(Strict):
-    """A token that could have come, and the natural logarithm of its probability. ``bytes`` are its own.
+    """A possible token, and the natural logarithm of its probability. ``bytes`` are the token's own.
 
-    ``token`` is its text, with U+FFFD for bytes that are half a character.
+    ``token`` is its text, with U+FFFD for a part of a character.
     """
 
     token: str
@@ -152,17 +152,17 @@ class TopLogprob(Strict):
 
 
 class TokenLogprob(TopLogprob):
-    """The token that came, and the likeliest ones in its place, best first; it may be among them."""
+    """The chosen token, and the likeliest tokens in its place, the best first; it may be one of them."""
 
     top_logprobs: tuple[TopLogprob, ...] = ()
 
 
 class GenerateOutput(Strict):
-    """What a generate job produced. ``text`` is complete; it is kept for a cancelled job too, as far as it came.
+    """The output of a generate job. ``text`` is complete; a cancelled job has the text up to then.
 
-    If the model called tools, ``text`` is all that it wrote, ``content`` what is left of it beside the calls.
-    ``logprobs`` are there if the job asked: of each token of the text, not of the one that ended it. ``policy`` is what
-    rules found, ``text`` what they left.
+    If the model called tools, ``text`` has the calls too, and ``content`` is the text without them. ``logprobs``, if
+    the job asked for them, are of each token of the text, without the token that ended it. ``policy`` lists the
+    findings of rules; ``text`` is the text after the rules.
     """
 
     text: str

@@ -46,7 +46,7 @@ class RerankResult(Strict):
 
 
 class RerankOutput(Strict):
-    """What a rerank job produced: the results by falling score, at most ``top_n``."""
+    """The output of a rerank job: the results by falling score, at most ``top_n``."""
 
     results: tuple[RerankResult, ...]
 

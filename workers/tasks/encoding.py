@@ -48,12 +48,12 @@ class EncoderModel(TaskModel):
         config = EncodeConfig(setup.num_slots, setup.settings.encode_tokens)
         return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
-    def new_work(self, engine: AnyEngine, context: WorkContext) -> "Encoding":
+    def new_work(self, engine: AnyEngine, context: WorkContext) -> "EncodeWork":
         """Return the work for the jobs of this model."""
-        return Encoding(engine, context, self.read)
+        return EncodeWork(engine, context, self.read)
 
 
-class Encoding:
+class EncodeWork:
     """Runs the jobs of one encoder. ``compute`` is called from many threads at once."""
 
     def __init__(
