@@ -183,7 +183,7 @@ def test_an_error_of_ours_is_logged_without_its_values(
     def explode(*_: object) -> None:
         raise RuntimeError("a-secret-prompt")
 
-    monkeypatch.setattr("producer_api.submission.prompt_preparation.build_prompt", explode)
+    monkeypatch.setattr("prompts.tasks.generate.build_prompt", explode)
     with structlog.testing.capture_logs() as logs:
         response = api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": "a-secret-prompt"}})
     error = error_of(response)
