@@ -61,7 +61,7 @@ class Runtime:
         self.limits = LimitCache(settings, self.db)
         self.policies = ActivePolicies(self.db, names_model=settings.names_model)
         self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
-        limiter = Limiter(self.redis, watch=self.redis_watch, num_processes=self.live_processes.num_alive)
+        limiter = Limiter(self.redis, breaker=self.redis_breaker, num_processes=self.live_processes.num_alive)
         self.rate_limits = RateLimits(self.limits, limiter)
         self.streams = StreamLimits(self.limits)
         self.lists = ListQueries(settings, self.rate_limits)
@@ -70,7 +70,7 @@ class Runtime:
     def _connect_redis(self, vault: Vault) -> None:
         settings = self.settings
         self.redis = redis_store.connect(settings.redis_url, timeout_s=_REDIS_TIMEOUT_S, retries=0)
-        self.redis_watch = redis_store.Watch(settings.redis_url)
+        self.redis_breaker = redis_store.CircuitBreaker(settings.redis_url)
         self.authenticator = Authenticator(self.db)
         self.hub = Hub(
             settings.redis_url,
@@ -90,7 +90,7 @@ class Runtime:
             self.db,
             HintPublisher(celery),
             HintPublisher(celery),
-            self.redis_watch,
+            self.redis_breaker,
             ready_window=settings.ready_window,
         )
         self.digests = RequestDigests(open_digests(settings, vault))
@@ -110,7 +110,7 @@ class Runtime:
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""
         anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
-        self.redis_watch.start()
+        self.redis_breaker.start()
         self.live_processes.start()
         self.enqueuer.start()
         self.refresher.start()
@@ -126,7 +126,7 @@ class Runtime:
         self.refresher.stop()
         self.enqueuer.stop()
         self.live_processes.stop()
-        self.redis_watch.stop()
+        self.redis_breaker.stop()
         self.health.close()
         self.redis.close()
         self.lists.close()

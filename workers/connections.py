@@ -6,7 +6,7 @@ from store.db.database import Database
 from store.redis.celery_queue import AheadHints
 from store.redis.connection import connect
 from store.settings import Settings, open_vault
-from store.streams.fencing import SealedLogs
+from store.streams.fencing import FencedLogs
 from store.streams.stream_log import StreamPublisher
 from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
 
@@ -34,7 +34,7 @@ class Connections:
         self.publisher = StreamPublisher(
             self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, vault=vault
         )
-        self.sealed_logs = SealedLogs(
+        self.fenced_logs = FencedLogs(
             settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
         )
         self.fast_lane_hints = AheadHints(settings.redis_url, queue, on_junk)

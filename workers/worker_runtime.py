@@ -280,7 +280,7 @@ class WorkerRuntime:
 
     def _new_job_runner(self) -> JobRunner:
         context = WorkContext(
-            self.in_flight, self.admission, self.frames, self._connections.sealed_logs, self._connections.jobs
+            self.in_flight, self.admission, self.frames, self._connections.fenced_logs, self._connections.jobs
         )
         return JobRunner(
             claim_client=self._claim_client,

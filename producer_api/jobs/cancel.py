@@ -31,7 +31,7 @@ def cancel(runtime: Runtime, tenant_id: str, job_id: str) -> Job:
 
 def announce_cancelled(runtime: Runtime, running: Sequence[str], ended: Sequence[str]) -> None:
     """Notify the workers of running jobs and the streams of ended ones. Without Redis both notice later. Blocks."""
-    if runtime.redis_watch.is_away:
+    if runtime.redis_breaker.is_away:
         return
     try:
         if ended:
@@ -39,7 +39,7 @@ def announce_cancelled(runtime: Runtime, running: Sequence[str], ended: Sequence
         for job_id in running:
             publish_cancel(runtime.redis, job_id)
     except Unavailable:
-        runtime.redis_watch.failed()
+        runtime.redis_breaker.failed()
 
 
 def _announce(runtime: Runtime, job: Job) -> None:

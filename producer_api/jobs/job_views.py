@@ -13,7 +13,7 @@ from store.jobs.jobs import Job, JobEvent
 from store.payloads.job_payload import PolicyHit, ServiceClass
 from store.scheduling.backlog import QueuePosition
 from store.schema.job_states import JobState
-from store.streams.stream_log import Cursor
+from store.streams.stream_log import StreamCursor
 
 
 class QueuePlace(BaseModel):
@@ -150,7 +150,7 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         queue=_queue_place(job, place),
         attempt=job.attempt,
         max_attempts=job.max_attempts,
-        last_event_id=str(Cursor(job.epoch, job.num_deltas + 1)) if job.state.is_terminal else None,
+        last_event_id=str(StreamCursor(job.epoch, job.num_deltas + 1)) if job.state.is_terminal else None,
         output=job.output,
         error=job.error,
         usage=_usage(job),

@@ -27,7 +27,7 @@ from producer_api.streaming.job_events import (
 )
 from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
 from store.errors import InvalidRequest
-from store.streams.stream_log import Cursor
+from store.streams.stream_log import StreamCursor
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DOCUMENTED)
 
@@ -76,11 +76,11 @@ async def stream_events(
     )
 
 
-def _cursor(text: str | None) -> Cursor | None:
+def _cursor(text: str | None) -> StreamCursor | None:
     if not text:
         return None
     try:
-        return Cursor.parse(text)
+        return StreamCursor.parse(text)
     except ValueError as error:
         raise InvalidRequest(str(error), param="Last-Event-ID") from error
 

@@ -120,9 +120,9 @@ async def _invalidate(runtime: Runtime, key_id: str) -> None:
     Without Redis the other caches expire after ten seconds.
     """
     runtime.authenticator.forget(key_id)
-    if runtime.redis_watch.is_away:
+    if runtime.redis_breaker.is_away:
         return
     try:
         await run_in_threadpool(publish_change, runtime.redis, key_id)
     except Unavailable:
-        runtime.redis_watch.failed()
+        runtime.redis_breaker.failed()

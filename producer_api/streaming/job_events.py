@@ -29,7 +29,7 @@ from store.jobs.jobs import Job
 from store.payloads.logprobs import Logprobs
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, num_kept
-from store.streams.stream_log import Cursor, Frame
+from store.streams.stream_log import Frame, StreamCursor
 
 # Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.
 _PATIENCE_S = 10.0
@@ -40,7 +40,7 @@ _RELOAD_DELAY_S = 0.25
 class Queued:
     """The job was accepted."""
 
-    cursor: Cursor
+    cursor: StreamCursor
     job: Job
 
 
@@ -48,7 +48,7 @@ class Queued:
 class Started:
     """The first attempt that this client sees has started."""
 
-    cursor: Cursor
+    cursor: StreamCursor
     attempt: int
 
 
@@ -59,7 +59,7 @@ class Restarted:
     ``text`` is the text of these deltas, ``logprobs`` those of their tokens if requested.
     """
 
-    cursor: Cursor
+    cursor: StreamCursor
     attempt: int
     kept: int
     text: str
@@ -70,7 +70,7 @@ class Restarted:
 class TextPiece:
     """The next piece of the answer, with the logprobs of its tokens if requested."""
 
-    cursor: Cursor
+    cursor: StreamCursor
     text: str
     logprobs: Logprobs = ()
 
@@ -79,7 +79,7 @@ class TextPiece:
 class Ended:
     """The job has ended. Always the last event."""
 
-    cursor: Cursor
+    cursor: StreamCursor
     job: Job
 
 
@@ -87,15 +87,15 @@ Event = Queued | Started | Restarted | TextPiece | Ended
 Events = AsyncGenerator[Event | None, None]
 
 
-def has_everything(job: Job, after: Cursor | None) -> bool:
+def has_everything(job: Job, after: StreamCursor | None) -> bool:
     """True if the cursor is that of the job's terminal event.
 
     Without stored deltas the same id can be the first delta of a lost attempt; then the event is sent again.
     """
-    return job.state.is_terminal and job.num_deltas > 0 and after == Cursor(job.epoch, job.num_deltas + 1)
+    return job.state.is_terminal and job.num_deltas > 0 and after == StreamCursor(job.epoch, job.num_deltas + 1)
 
 
-def follow(runtime: Runtime, job: Job, after: Cursor | None = None) -> Events:
+def follow(runtime: Runtime, job: Job, after: StreamCursor | None = None) -> Events:
     """Yield the job's events after the cursor; None at least once per second without events.
 
     Ends only after ``Ended``. Raises Draining when this process stops, Unavailable when Postgres is down for too long.
@@ -109,11 +109,11 @@ def follow(runtime: Runtime, job: Job, after: Cursor | None = None) -> Events:
 class _JobEventReader:
     """State of one subscription: the last job row read, and the client's cursor."""
 
-    def __init__(self, runtime: Runtime, job: Job, after: Cursor | None) -> None:
+    def __init__(self, runtime: Runtime, job: Job, after: StreamCursor | None) -> None:
         self._runtime = runtime
         self._job = job
         self._is_new = after is None
-        self._at = after or Cursor()
+        self._at = after or StreamCursor()
         self._seen_at = time.monotonic()
         self._restorer = restorer_of(job)
 
@@ -135,7 +135,7 @@ class _JobEventReader:
         job = self._job
         # The last attempt of a queued job is over; a job that was returned uncharged may have no attempt.
         if self._at.epoch == 0 < job.epoch and job.state is not JobState.QUEUED and job.attempt > 0:
-            self._at = Cursor(job.epoch, 0)
+            self._at = StreamCursor(job.epoch, 0)
             yield Started(self._at, job.attempt)
 
     async def _live(self) -> Events:
@@ -184,9 +184,9 @@ class _JobEventReader:
         """Epoch of the oldest attempt that is not over."""
         return self._job.epoch + (self._job.state is JobState.QUEUED)
 
-    def _hub_cursor(self) -> Cursor:
+    def _hub_cursor(self) -> StreamCursor:
         """Where to start reading the hub: frames of attempts that are over are skipped."""
-        return max(self._at, Cursor.before(self._first_epoch))
+        return max(self._at, StreamCursor.before(self._first_epoch))
 
     def _take(self, frame: Frame) -> Iterator[Event]:
         # The row can be older than the cursor if Postgres was unavailable.
@@ -210,16 +210,16 @@ class _JobEventReader:
         """Move the client from its cursor to the end of an attempt's deltas."""
         if self._at.epoch == 0:
             # Text arrived while Postgres is unavailable and the row has no attempt yet.
-            self._at = Cursor(epoch, 0)
+            self._at = StreamCursor(epoch, 0)
             yield Started(self._at, max(1, self._job.attempt))
         kept = num_kept(lineage, self._at.epoch, self._at.seq)
         is_less = kept < self._at.seq
-        self._at = Cursor(epoch, kept)
+        self._at = StreamCursor(epoch, kept)
         if is_less:
             known = tuple(chain.from_iterable(logprobs[:kept]))
             yield Restarted(self._at, self._job.attempt, kept, self._restore("".join(deltas[:kept])), known)
         for seq, text in enumerate(deltas[kept:], kept + 1):
-            self._at = Cursor(epoch, seq)
+            self._at = StreamCursor(epoch, seq)
             yield TextPiece(self._at, self._restore(text), logprobs[seq - 1] if logprobs else ())
 
     def _restore(self, text: str) -> str:
@@ -252,7 +252,9 @@ class _JobEventReader:
             for event in self._move(job.epoch, ((job.epoch, 0),), ()):
                 yield event
         # A lost attempt may have sent more deltas than were stored; the last id must still be the highest.
-        yield Ended(max(Cursor(job.epoch, job.num_deltas + 1), Cursor(self._at.epoch, self._at.seq + 1)), job)
+        yield Ended(
+            max(StreamCursor(job.epoch, job.num_deltas + 1), StreamCursor(self._at.epoch, self._at.seq + 1)), job
+        )
 
 
 async def wait_until_ended(runtime: Runtime, job: Job, timeout_s: float) -> Job:

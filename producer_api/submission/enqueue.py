@@ -18,7 +18,7 @@ from store.jobs import jobs
 from store.jobs.jobs import Accepted, NewJob
 from store.payloads.job_payload import ServiceClass
 from store.redis.celery_queue import Hint, HintPublisher
-from store.redis.connection import Watch
+from store.redis.connection import CircuitBreaker
 from store.registry.models import shadow_name
 from store.scheduling.fair_share import LaneCandidate, RecentMaximum, within_share
 
@@ -35,11 +35,11 @@ class Enqueuer:
     """
 
     def __init__(
-        self, db: Database, depths: HintPublisher, hints: HintPublisher, watch: Watch, *, ready_window: int
+        self, db: Database, depths: HintPublisher, hints: HintPublisher, breaker: CircuitBreaker, *, ready_window: int
     ) -> None:
         self._db = db
         self._depths = depths
-        self._watch = watch
+        self._breaker = breaker
         self._ready_window = ready_window
         self._recent_running = RecentMaximum()
         self._sharing = Lock()  # ``RecentMaximum`` is for one thread
@@ -81,7 +81,7 @@ class Enqueuer:
     def _ahead(self, new: Sequence[NewJob]) -> set[str]:
         """Return the jobs of tenants that have fewer jobs under way than their fair share."""
         urgent = [job for job in new if _is_urgent(job)]
-        if not urgent or self._watch.is_away:
+        if not urgent or self._breaker.is_away:
             return set()
         candidates = [LaneCandidate(job.id, job.queue, job.tenant_id, job.class_rank) for job in urgent]
         with self._sharing:
@@ -89,12 +89,12 @@ class Enqueuer:
 
     def _has_room(self, queue: str) -> bool:
         """True if the queue's ready window in Redis has room; without Redis the backlog waits in Postgres."""
-        if self._watch.is_away:
+        if self._breaker.is_away:
             return False
         try:
             return self._depths.depth(queue) < self._ready_window
         except Unavailable:
-            self._watch.failed()
+            self._breaker.failed()
             return False
 
 

@@ -1,7 +1,6 @@
-"""The way to Postgres: a pool, transactions, and one sentence when the server is away.
+"""The connection pool of Postgres, transactions, and the translation of driver errors.
 
-Knows connection settings and which driver errors mean "not available" and which mean "this value cannot be stored".
-Knows no statement beyond the schema check; those live beside the thing they change.
+There is no statement here apart from the schema check; the statements stand in the modules of their subjects.
 """
 
 import select
@@ -35,8 +34,8 @@ POOL_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 3.0
-"""A client that stops answering in a transaction (SIGSTOP, a cut cable) must not keep row locks for longer: a worker
-cannot renew the lease of a job whose row is locked. The server ends its session."""
+"""The server ends the session of a client that is silent in a transaction for so long (SIGSTOP, a cut cable). Otherwise
+its row locks would keep workers from renewing leases."""
 
 _AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
@@ -44,9 +43,8 @@ _AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 class Database:
     """A pool of connections to one Postgres. Connects at the first use, and again after the server was away.
 
-    ``vault`` is what the statements beside the tables seal payload columns with. A statement that waits
-    ``lock_timeout_s`` for a lock fails, and one that takes ``statement_timeout_s``; so does a transaction in which this
-    side does nothing for ``idle_timeout_s``.
+    ``vault`` encrypts the payload columns. A statement fails if it waits ``lock_timeout_s`` for a lock or takes
+    ``statement_timeout_s``. A transaction fails if the client is silent in it for ``idle_timeout_s``.
     """
 
     def __init__(
@@ -79,30 +77,30 @@ class Database:
     def begin(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
         """Run a transaction: committed at the end of the block, rolled back if it raises.
 
-        ``tenant_id``: whose rows it may touch, or ``tenant_ids`` where it is for several; without, it is for nobody's,
-        and the API's role sees none then. That costs no round trip.
+        ``tenant_id`` or ``tenant_ids``: the tenants that the transaction may see. Without one, the API's role sees no
+        rows of tenants. Setting them costs no round trip.
 
         Raises Unavailable if Postgres cannot be reached or gave up waiting (StatementTimeout: on a statement),
         InvalidRequest if it refuses a value.
         """
-        with _told_plainly(), self._engine.begin() as connection:
-            yield row_security.speak_for(connection, tenant_id, tenant_ids)
+        with _translated_errors(), self._engine.begin() as connection:
+            yield row_security.with_tenants(connection, tenant_id, tenant_ids)
 
     @contextmanager
     def autocommit(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
         """Hold a connection on which each statement commits by itself: one round trip instead of three.
 
-        For single statements, and for what belongs to a session, such as an advisory lock. The tenants are as
-        ``begin``'s, and it raises as that does.
+        For single statements, and for the state of a session such as an advisory lock. Tenants and errors: see
+        ``begin``.
         """
-        with _told_plainly(), self._engine.connect() as connection:
+        with _translated_errors(), self._engine.connect() as connection:
             speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield row_security.speak_for(speaking, tenant_id, tenant_ids)
+            yield row_security.with_tenants(speaking, tenant_id, tenant_ids)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Hold a connection whose transactions the block begins and ends, as migrations do. It raises as ``begin``."""
-        with _told_plainly(), self._engine.connect() as connection:
+        """Hold a connection; the block begins and ends its transactions, as migrations do. Errors: see ``begin``."""
+        with _translated_errors(), self._engine.connect() as connection:
             yield connection
 
     def ping(self) -> None:
@@ -138,9 +136,9 @@ def dump_json(value: object) -> str:
 
 
 def check_schema(db: Database) -> None:
-    """Raise Unavailable unless the schema is at the revision this code was written for, or a later one.
+    """Raise Unavailable unless the schema is at this code's revision or a later one.
 
-    A later one is fine: migrations keep working with the code that runs while they are applied.
+    A later revision is fine, because every migration works with the release that runs while it is applied.
     """
     with db.begin() as connection:
         exists = connection.execute(text("SELECT to_regclass('alembic_version') IS NOT NULL")).scalar_one()
@@ -173,7 +171,7 @@ def _connect_args(
         "application_name": application_name,
         "connect_timeout": CONNECT_TIMEOUT_S,
         "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
-        # A peer that vanished without a FIN is noticed within half a minute.
+        # Detects a peer that vanished without a FIN within half a minute.
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -186,7 +184,7 @@ def _prepare(connection: Any, _record: object) -> None:
 
 
 def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
-    """Notice a server that closed an idle connection, without a round trip: nothing may wait to be read on it."""
+    """Refuse an idle connection that the server has closed. No round trip: a closed socket is readable."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     if poll.poll(0):
@@ -194,7 +192,7 @@ def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except DataError:

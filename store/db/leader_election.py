@@ -1,9 +1,8 @@
-"""One leader among several processes: the one whose session holds an advisory lock of Postgres.
+"""Leader election: the process with an advisory lock of Postgres is the leader.
 
-The lock belongs to a connection of its own, so it is free when that process or its connection dies. The leader must
-show that it is alive: the server ends the session of one that was silent for ``SILENCE_S``, such as a stopped process,
-whose connection would stay open. A leader that lost its lock may still be at work on something, so everything that
-leaders do is safe beside another one's.
+The lock belongs to a connection of its own, so it is free when the process or its connection dies. The connection of a
+stopped process stays open; so the server ends the session of a leader that was silent for ``SILENCE_S``. A leader that
+lost its lock may still finish a piece of work, so all work of leaders must be safe with two leaders at once.
 """
 
 import time
@@ -21,6 +20,7 @@ SILENCE_S = 15.0
 
 _CHECK_S = 1.0
 
+# Find out whether this session holds the lock.
 _HOLDS = text("""
 SELECT EXISTS (
     SELECT FROM pg_locks
@@ -30,7 +30,7 @@ SELECT EXISTS (
 
 
 class Leadership:
-    """The lead, from one thread. ``check`` is to be called more often than every ``SILENCE_S`` seconds."""
+    """The held lock. For one thread, which must call ``check`` more often than every ``SILENCE_S`` seconds."""
 
     def __init__(self, connection: Connection, key: int) -> None:
         self._connection = connection
@@ -38,7 +38,7 @@ class Leadership:
         self._checked_at = time.monotonic()
 
     def check(self) -> None:
-        """Raise Unavailable if the lead was lost. It asks Postgres at most once a second."""
+        """Raise Unavailable if the lock was lost. Queries Postgres at most once a second."""
         if time.monotonic() - self._checked_at < _CHECK_S:
             return
         try:
@@ -52,7 +52,7 @@ class Leadership:
 
 @contextmanager
 def lead(db: Database, key: int, *, silence_s: float = SILENCE_S) -> Iterator[Leadership | None]:
-    """Hold the lock ``key`` for the block if it is free; the block gets None if it is not. Raises Unavailable."""
+    """Hold the lock ``key`` for the block; yield None if another session holds it. Raises Unavailable."""
     with db.autocommit() as connection:
         if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar_one():
             yield None
@@ -63,6 +63,6 @@ def lead(db: Database, key: int, *, silence_s: float = SILENCE_S) -> Iterator[Le
             yield Leadership(connection, key)
         finally:
             if not connection.invalidated:
-                with suppress(DBAPIError):  # a connection that broke has taken its lock along
+                with suppress(DBAPIError):  # a broken connection has released its lock
                     connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
                     connection.execute(text("RESET idle_session_timeout"))

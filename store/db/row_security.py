@@ -1,8 +1,7 @@
-"""Whose rows a statement may touch: the tenant that a transaction is for, told to Postgres in the same round trip.
+"""Row-level security: sets the tenants of a transaction in the same round trip as its first statement.
 
-Postgres holds the tenant, or several with commas between them, in the setting ``headrace.tenant``, which the policies
-of its tables compare with. It is set for one transaction and gone with it, so a connection that goes back to the pool
-keeps nobody's name.
+The setting ``headrace.tenant`` has the ids of the tenants, separated by commas; the policies of the tables compare
+``tenant_id`` with it. It lasts for one transaction, so a connection in the pool has no tenant.
 
     autocommit:  [ set tenant ▸ statement ]   [ set tenant ▸ statement ]        one message to the server each
     begin:       [ BEGIN ▸ set tenant ▸ first statement ]  second …  COMMIT
@@ -19,8 +18,8 @@ _SET = "SELECT set_config('headrace.tenant', %s, true)"
 
 
 @dataclass(slots=True)
-class _First:
-    """What Postgres is told before other statements. ``is_due``: before the next one."""
+class _Setting:
+    """A statement that is sent before other statements. ``is_due``: before the next one."""
 
     statement: str
     parameters: tuple[str, ...]
@@ -28,27 +27,27 @@ class _First:
     is_due: bool = True
 
 
-def speak_for(connection: Connection, tenant_id: str | None, tenant_ids: Collection[str] = ()) -> Connection:
-    """Let the statements of a connection that was just taken from the pool be these tenants'; without any: nobody's."""
+def with_tenants(connection: Connection, tenant_id: str | None, tenant_ids: Collection[str] = ()) -> Connection:
+    """Set the tenants of a connection that was just taken from the pool. Without tenants nothing is set."""
     names = [*tenant_ids] if tenant_id is None else [tenant_id, *tenant_ids]
     if not names:
         return connection
     if any("," in name for name in names):
         raise ValueError("a tenant's id has no comma: it would be two")
-    return after(connection, _SET, ",".join(names))
+    return with_setting(connection, _SET, ",".join(names))
 
 
-def after(connection: Connection, setting: str, *parameters: str) -> Connection:
-    """Let a statement that sets something for one transaction go before those of the connection, in the same message.
+def with_setting(connection: Connection, setting: str, *parameters: str) -> Connection:
+    """Send ``setting``, which sets something for one transaction, before the first statement, in the same message.
 
-    Outside of a transaction it goes before each of them. There is one such statement: another takes its place.
+    With autocommit it is sent before each statement. A connection has one such setting: a new one replaces it.
     """
     each = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-    return connection.execution_options(**{_OPTION: _First(setting, parameters, each_statement=each)})
+    return connection.execution_options(**{_OPTION: _Setting(setting, parameters, each_statement=each)})
 
 
 def install(engine: Engine) -> None:
-    """Let the connections of an engine heed ``speak_for``."""
+    """Install the event handlers that send the settings of ``with_setting``."""
     event.listen(engine, "do_execute", _execute)
     event.listen(engine, "do_executemany", _execute_many)
 
@@ -62,12 +61,12 @@ def _execute_many(cursor: Any, statement: str, parameters: Any, context: Any) ->
 
 
 def _preceded(cursor: Any, context: Any, execute: Callable[[], object]) -> bool:
-    """Execute after what must be said first, if that is due now; else return False: nothing was done."""
-    first: _First | None = context.execution_options.get(_OPTION)
+    """Execute after the setting, if it is due; otherwise return False: nothing was done."""
+    first: _Setting | None = context.execution_options.get(_OPTION)
     if first is None or not first.is_due:
         return False
     first.is_due = first.each_statement
-    # A pipeline is one message, and outside of a transaction it is one by itself.
+    # A pipeline is one message, and with autocommit one transaction.
     with cursor.connection.pipeline(), cursor.connection.cursor() as before:
         before.execute(first.statement, first.parameters)
         execute()

@@ -1,8 +1,8 @@
-"""Whether what goes to Postgres and Redis is encrypted, and to whom: read from their addresses, before any is opened.
+"""Checks the TLS options in the addresses of Postgres and Redis before a connection is opened.
 
-Both drivers take TLS from the address: ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey`` of Postgres's, and of a
-``rediss://`` address ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs``, ``ssl_check_hostname``. A
-word that a driver would pass over, or a file that it would miss only while it connects, is refused here.
+Both drivers read TLS options from the address: ``sslmode``, ``sslrootcert``, ``sslcert``, ``sslkey`` for Postgres;
+``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs``, ``ssl_check_hostname`` with ``rediss://``. An
+option that a driver would ignore, or a file that is missing, is refused here.
 """
 
 import os
@@ -26,8 +26,8 @@ _VERIFYING: Final = frozenset({"required", "cert_required"})
 
 
 def check_transport(settings: Settings) -> None:
-    """Warn, or with ``HEADRACE_REQUIRE_TLS=on`` raise SettingsError, if a service on another host could be overheard or
-    another be taken for it. Raises SettingsError for a TLS option that is unknown or names a file that is not there."""
+    """Warn if the connection to another host is not encrypted and verified; with ``HEADRACE_REQUIRE_TLS=on`` raise
+    SettingsError. Raises SettingsError for an unknown TLS option, and for one that names a missing file."""
     to_postgres = _postgres(settings.database_url) if settings.database_url else None
     weak = [found for found in (to_postgres, _redis(settings.redis_url)) if found]
     if weak and settings.require_tls == "on":
@@ -67,6 +67,6 @@ def _redis(address: str) -> str | None:
 def _check_files(variable: str, query: Mapping[str, str], names: tuple[str, ...]) -> None:
     for name in names:
         path = query.get(name)
-        # "system" is the word for the CAs that the machine trusts.
+        # "system" stands for the CAs that the machine trusts.
         if path and path != "system" and not os.access(path, os.R_OK):
             raise SettingsError(f"{variable}: {name}: cannot read {path}")

@@ -1,6 +1,6 @@
-"""How Headrace opens Redis, and how the one REDIS_URL is spelled for Celery.
+"""Redis clients with their time-outs, the circuit breaker, and the broker URL for Celery.
 
-Knows time-outs and addresses. It does not know what is kept there: see ``queue``, ``streams`` and ``limits``.
+The data in Redis is described in ``store.redis.celery_queue``, ``store.redis.rate_limiter`` and ``store.streams``.
 """
 
 import threading
@@ -28,14 +28,14 @@ _PING_AGAIN_S = 0.25
 Result = TypeVar("Result")
 
 AWAY = (redis.RedisError, OSError)
-"""What a call may raise when Redis is away, full, read-only or still loading."""
+"""The exceptions of a call while Redis is away, full, read-only or still loading."""
 
 
 def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S, retries: int = 1) -> redis.Redis:
     """Return a client that connects when first used; a dropped connection is replaced once, then the error is raised.
 
-    ``timeout_s`` bounds connecting and each reply; None waits for ever, which a subscribing connection must. A silent
-    server costs a multiple of it, unless ``retries`` is 0: for callers who can do without an answer.
+    ``timeout_s`` bounds connecting and each reply; None waits for ever, as a subscription must. A silent server costs a
+    multiple of it, unless ``retries`` is 0.
     """
     options: dict[str, Any] = {"socket_timeout": timeout_s, "retry": Retry(NoBackoff(), retries)}
     return redis.Redis.from_url(url, **options, **_connection_options(url, timeout_s))
@@ -44,9 +44,9 @@ def connect(url: str, *, timeout_s: float | None = SOCKET_TIMEOUT_S, retries: in
 def connect_async(url: str, *, blocking: bool) -> redis.asyncio.Redis:
     """Return an asyncio client.
 
-    With ``blocking`` it is for a subscription: no reply time-out (redis-py's own is 5 s), no reconnecting, and no
-    health checks, whose answers redis-py hides from the reader. Without, it is for short commands over a small pool
-    whose callers wait a while for a free connection.
+    With ``blocking`` it is for a subscription: no reply time-out (redis-py's default is 5 s), no reconnecting, and no
+    health checks, because redis-py hides their answers from the reader. Otherwise it is for short commands over a small
+    pool, in which callers wait for a free connection.
     """
     timeout_s = None if blocking else ASYNC_TIMEOUT_S
     options: dict[str, Any] = {"socket_timeout": timeout_s, **_connection_options(url, timeout_s)}
@@ -83,15 +83,15 @@ def _connection_options(url: str, timeout_s: float | None) -> dict[str, Any]:
 
 def ping(client: redis.Redis) -> None:
     """Raise Unavailable with one line that names the address if Redis does not answer."""
-    with told_plainly(client):
+    with translated_errors(client):
         client.ping()
 
 
-class Watch:
-    """Whether Redis answers, for callers who have a way without it.
+class CircuitBreaker:
+    """A circuit breaker for callers that can do without Redis.
 
-    After a ``failed`` nobody asks Redis but this, from a thread of its own, until it answers a ping: so an outage, or
-    a server that is there and says nothing, holds up those callers who meet it first and nobody after them.
+    After ``failed`` callers stay away from Redis until it answers a ping, which a thread sends. So an outage, or a
+    server that hangs, delays only the callers that meet it first.
     """
 
     def __init__(self, url: str) -> None:
@@ -102,15 +102,15 @@ class Watch:
 
     @property
     def is_away(self) -> bool:
-        """True from a failure until an answer."""
+        """True from a failure until Redis answers a ping."""
         return self._failed.is_set()
 
     def failed(self) -> None:
-        """Note that somebody got no answer."""
+        """Record that a call got no answer."""
         self._failed.set()
 
     def start(self) -> None:
-        """Start watching."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -136,8 +136,8 @@ class Watch:
 
 
 @contextmanager
-def told_plainly(client: redis.Redis) -> Iterator[None]:
-    """Turn whatever goes wrong with Redis in the block into Unavailable."""
+def translated_errors(client: redis.Redis) -> Iterator[None]:
+    """Raise Unavailable for every Redis error in the block."""
     try:
         yield
     except AWAY as error:
@@ -145,23 +145,23 @@ def told_plainly(client: redis.Redis) -> Iterator[None]:
 
 
 def address(client: redis.Redis) -> str:
-    """Return where the client connects to, without its password."""
+    """Return the address of the client, without its password."""
     where = client.connection_pool.connection_kwargs
     return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
 
 
 def unavailable(error: Exception, where: str | None = None) -> Unavailable:
-    """Return the error that callers meet when Redis is away."""
+    """Return the error for callers while Redis is away."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     place = f" at {where}" if where else ""
     return Unavailable(f"Redis{place} cannot be reached: {reason}", code="redis_unavailable")
 
 
 def broker_url(redis_url: str) -> str:
-    """Return Celery's spelling of a redis-py URL.
+    """Return a redis-py URL in Celery's format.
 
     ``unix:///p.sock?db=2`` becomes ``redis+socket:///p.sock?virtual_host=2``; a database in the query becomes a path;
-    ``rediss://`` gets certificate verification spelled out, without which kombu connects in the clear.
+    ``rediss://`` gets an explicit certificate verification: without it kombu connects unencrypted.
     """
     parts = urlsplit(redis_url)
     query = dict(parse_qsl(parts.query))

@@ -1,16 +1,16 @@
-"""The word, by Redis, that a key or a tenant has changed: whoever remembers principals looks them up again.
+"""Notices through Redis that a key or a tenant has changed, so that the API processes drop it from their caches.
 
-A lost word costs only time, because nobody remembers for long.
+A lost notice costs only time, because the caches expire soon.
 """
 
 import redis
 
-from store.redis.connection import told_plainly
+from store.redis.connection import translated_errors
 
 KEYS_CHANNEL = "headrace:keys"
 
 
 def publish_change(client: redis.Redis, changed_id: str) -> None:
-    """Name a key or a tenant that has changed. Raises Unavailable if Redis is away."""
-    with told_plainly(client):
+    """Publish the id of a key or a tenant that has changed. Raises Unavailable if Redis is away."""
+    with translated_errors(client):
         client.publish(KEYS_CHANNEL, changed_id)

@@ -1,8 +1,8 @@
 """Rate limits with a cost per request, shared by every API process through one Redis script.
 
-The algorithm is GCRA: one number per key, no window edges. While Redis is away each process limits on its own, at its
-share of half the rate, so that all of them together let in less than the limit: losing Redis neither opens the door nor
-shuts it. Until then each remembers how full it last saw a limit to be, and goes on from there.
+The algorithm is GCRA: one number per key, no window edges. While Redis is away each process limits by itself, at its
+share of half the rate. So all processes together admit less than the limit, and an outage of Redis neither removes the
+limits nor refuses everything. Each process starts from the state of the limits that it saw last in Redis.
 """
 
 import math
@@ -15,11 +15,11 @@ from threading import Lock
 
 import redis
 
-from store.redis.connection import AWAY, Watch
+from store.redis.connection import AWAY, CircuitBreaker
 
 _SCRIPT = Path(__file__).with_name("gcra.lua")
 FALLBACK_SHARE = 0.5
-"""Of a limit, what all processes together let in while Redis is away."""
+"""The part of a limit that all processes together admit while Redis is away."""
 
 _FALLBACK_KEYS = 10_000
 _PAUSE_AFTER_FAILURE_S = 1.0
@@ -43,9 +43,9 @@ _NEVER = Decision(allowed=False, remaining=0, retry_after_s=math.inf, reset_s=0.
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """``cost`` units of ``key`` that somebody wants; at most ``burst`` may be spent at once, by default a minute's.
+    """A request for ``cost`` units of ``key``; at most ``burst`` units are spent at once, by default those of a minute.
 
-    A cost of 0 asks how much there is.
+    A cost of 0 reads the remaining units.
     """
 
     key: str
@@ -55,31 +55,31 @@ class Spend:
 
     @property
     def most(self) -> int:
-        """Units that may be spent at once."""
+        """The most units that are spent at once."""
         return self.burst or self.per_minute
 
 
 Group = Sequence[Spend]
-"""What one request spends, of different keys: all of it, or nothing if one of them does not fit."""
+"""The spends of one request, of different keys: all of them, or none if one does not fit."""
 
 
 class Limiter:
-    """Checks limits. Safe to use from many threads; never raises for a Redis that is away.
+    """Checks limits. Safe to use from many threads; raises nothing while Redis is away.
 
-    It asks again a second after a failure, and not before ``watch``, if there is one, has had an answer.
-    ``num_processes`` says how many there are like this one.
+    It tries Redis again a second after a failure, and only while ``breaker`` is closed. ``num_processes`` returns the
+    number of processes that share the limits.
     """
 
     def __init__(
         self,
         client: redis.Redis,
         *,
-        watch: Watch | None = None,
+        breaker: CircuitBreaker | None = None,
         num_processes: Callable[[], int] = lambda: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._script = client.register_script(_SCRIPT.read_text())
-        self._watch = watch
+        self._breaker = breaker
         self._num_processes = num_processes
         self._clock = clock
         self._paused_until = -math.inf
@@ -90,13 +90,13 @@ class Limiter:
         return self.check_all([Spend(key, per_minute, cost, burst)])[0]
 
     def check_all(self, spends: Sequence[Spend]) -> list[Decision]:
-        """Decide on each, in order and each by itself, with one question to Redis."""
+        """Decide on each spend by itself, in order, with one call to Redis."""
         return [decision for (decision,) in self.check_groups([[spend] for spend in spends])]
 
     def check_groups(self, groups: Sequence[Group]) -> list[list[Decision]]:
-        """Decide on each group, in order, with one question to Redis.
+        """Decide on each group, in order, with one call to Redis.
 
-        A group is spent if all its decisions allow it; what is refused is told by those that do not.
+        A group is spent if all its decisions allow it; otherwise the decisions that refuse show the reasons.
         """
         possible = [group for group in groups if group and all(spend.cost <= spend.most for spend in group)]
         decisions = iter(self._decide(possible) if possible else ())
@@ -115,12 +115,12 @@ class Limiter:
         return [self._local.check(group, share) for group in groups]
 
     def _is_away(self) -> bool:
-        return self._clock() < self._paused_until or (self._watch is not None and self._watch.is_away)
+        return self._clock() < self._paused_until or (self._breaker is not None and self._breaker.is_away)
 
     def _note_failure(self) -> None:
         self._paused_until = self._clock() + _PAUSE_AFTER_FAILURE_S
-        if self._watch is not None:
-            self._watch.failed()
+        if self._breaker is not None:
+            self._breaker.failed()
 
     def _shared(self, groups: Sequence[Group]) -> list[list[Decision]]:
         spends = [(number, spend) for number, group in enumerate(groups) for spend in group]
@@ -139,7 +139,7 @@ def _decision(allowed: int, remaining: int, retry_us: int, reset_us: int) -> Dec
 
 
 class _LocalLimiter:
-    """The same algorithm in this process's memory; the keys that were idle longest are forgotten first."""
+    """The same algorithm in this process's memory; the keys that were idle longest are dropped first."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -147,7 +147,7 @@ class _LocalLimiter:
         self._arrivals: OrderedDict[str, float] = OrderedDict()
 
     def note(self, seen: Sequence[tuple[str, float]]) -> None:
-        """Take over how long shared limits will need to be whole again: this process's shares of them need as long."""
+        """Copy the reset times of shared limits: this process's shares of them need as long to be full again."""
         with self._lock:
             now = self._clock()
             for key, reset_s in seen:
@@ -187,7 +187,10 @@ class _LocalLimiter:
 
 
 def _burst(spend: Spend, share: float) -> float:
-    """Return what one process may let in at once. A cost over its share fits an idle process still, for a limit of few
-    would otherwise be none, if as much for every process is not more than the limit."""
+    """Return the most that one process admits at once.
+
+    A cost above the process's share still fits while the process is idle, because a small limit would otherwise refuse
+    everything. It must not be more than the limit allows all processes together.
+    """
     burst = spend.most * share
     return max(burst, spend.cost) if spend.cost * FALLBACK_SHARE <= burst else burst

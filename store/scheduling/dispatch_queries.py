@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, text
 
 from store.db.database import Database
-from store.db.row_security import after
+from store.db.row_security import with_setting
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
 
@@ -272,7 +272,7 @@ def waiting_queues(db: Database, most: int = MAX_COUNTED) -> list[QueueDepth]:
     """Return every queue that has queued jobs, with numbers up to ``most``."""
     values = {"most": most, "batch": BATCH_RANK}
     with db.autocommit() as connection:
-        rows = after(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
+        rows = with_setting(connection, BY_INDEX).execute(_DEPTHS, values).mappings().all()
     return [QueueDepth(**row) for row in rows]
 
 

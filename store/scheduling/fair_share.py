@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from store.db.database import Database
-from store.db.row_security import after
+from store.db.row_security import with_setting
 from store.scheduling.dispatch_queries import BY_INDEX
 
 _RECENT_S = 1.0
@@ -101,7 +101,7 @@ def within_share(
     found: dict[str, dict[str, InFlight]] = {queue: {} for queue in queues}
     ranks: dict[str, list[int]] = {queue: [] for queue in queues}
     with db.autocommit() as autocommitting:
-        connection = after(autocommitting, BY_INDEX)
+        connection = with_setting(autocommitting, BY_INDEX)
         rows = [*connection.execute(_IN_FLIGHT, {"queues": queues})]
         for row in rows:
             found[row.queue][row.tenant_id] = InFlight(row.running, row.total)

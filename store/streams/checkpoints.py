@@ -1,4 +1,4 @@
-"""How an attempt goes on where another one stopped: what was emitted so far, and which attempts it came from.
+"""Checkpoints: the deltas that were emitted so far and their attempts, so that another attempt can continue there.
 
 A job's text is a list of deltas, counted from 1. An attempt (epoch) either begins at the beginning or continues after
 the first ``base`` deltas of the text before it:
@@ -7,9 +7,9 @@ the first ``base`` deltas of the text before it:
     epoch 2             └─▶ 6 7 8 ╳ lost     lineage (1, 0) (2, 5)      deltas 6 and 7 of epoch 1 are void
     epoch 3   1 2 3 …                        lineage (3, 0)             nothing before epoch 3 counts
 
-A reader who has ``seq`` deltas as of ``epoch`` keeps them if every later attempt kept them. If ``epoch`` is not in the
-lineage, nobody who is knows what it said, and nothing of it is kept. Pure values: knows neither Redis, where a running
-attempt's deltas are, nor Postgres, where a handed-back one leaves them.
+A reader with ``seq`` deltas of ``epoch`` keeps them if every later attempt kept them. If ``epoch`` is not in the
+lineage, its deltas are unknown to the newest attempt and none are kept. Pure values: the deltas of a running attempt
+are in Redis, those of a released attempt in Postgres.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ Lineage = tuple[tuple[int, int], ...]
 
 
 def num_kept(lineage: Lineage, epoch: int, seq: int) -> int:
-    """Return how many of the ``seq`` deltas that a reader has, as of ``epoch``, the newest attempt has kept."""
+    """Return how many of a reader's first ``seq`` deltas of ``epoch`` the newest attempt has kept."""
     if epoch not in (known for known, _ in lineage):
         return 0
     return min([seq, *(base for later, base in lineage if later > epoch)])
@@ -31,10 +31,10 @@ def num_kept(lineage: Lineage, epoch: int, seq: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything that attempts have emitted of a job: one text and its token ids for each delta.
+    """Everything that attempts have emitted of a job: a text and its token ids for each delta.
 
-    ``deltas[i]`` came from ``token_ids[i]``; tokens whose text was not certain yet are in no delta and not here.
-    ``logprobs[i]`` are those of the same tokens; of a job that does not ask there are none.
+    ``deltas[i]`` came from ``token_ids[i]``. Tokens without a certain text yet are not included. ``logprobs[i]`` are of
+    the same tokens; ``logprobs`` is empty if the job does not ask for them.
     """
 
     deltas: tuple[str, ...] = ()
@@ -48,12 +48,12 @@ class Checkpoint:
 
     @property
     def num_deltas(self) -> int:
-        """How many deltas there are: the ``base`` of an attempt that continues here."""
+        """The number of deltas: the ``base`` of an attempt that continues here."""
         return len(self.deltas)
 
     @property
     def epoch(self) -> int:
-        """The last attempt that is known to have had a part in this; 0 if none had."""
+        """The last attempt that is known to have added deltas; 0 if there is none."""
         return self.lineage[-1][0] if self.lineage else 0
 
     @property
@@ -62,13 +62,13 @@ class Checkpoint:
         return tuple(token for group in self.token_ids for token in group)
 
     def continued_by(self, epoch: int) -> "Checkpoint":
-        """Return the start of an attempt that goes on from here, or begins anew if nothing was emitted."""
+        """Return the start of an attempt that continues here, or begins anew if nothing was emitted."""
         lineage = (*self.lineage, (epoch, self.num_deltas)) if self.deltas else ((epoch, 0),)
         return replace(self, lineage=lineage)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any] | None) -> Self | None:
-        """Read what ``as_json`` wrote; None stays None."""
+        """Read the result of ``as_json``; None stays None."""
         if stored is None:
             return None
         return cls(

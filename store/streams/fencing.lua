@@ -1,6 +1,6 @@
--- Closes a job's replay log for every attempt before the caller's, and returns what is in it.
+-- Closes a job's replay log for every attempt before the caller's, and returns its entries.
 -- KEYS[1] is the log. ARGV: the highest id that an older attempt could have, seconds to keep the log.
--- The entry is there only to raise the log's last id, which stays when it is deleted.
+-- The added entry only raises the log's last id, which stays when the entry is deleted.
 local added = redis.pcall('XADD', KEYS[1], ARGV[1], 'k', 'x')
 if type(added) == 'table' and added.err then
   if not string.find(added.err, 'equal or smaller', 1, true) then

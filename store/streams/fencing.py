@@ -1,7 +1,7 @@
-"""Taking over the log of an attempt that was lost: what it has emitted, and nothing more from now on.
+"""Fencing: closes the replay log of a lost attempt and recovers what the attempt has emitted.
 
-A worker that was only paused would go on writing. So its log is sealed first, and read in the same call: what the next
-attempt goes on from is what readers can have seen. Knows the log's frames and no tables; see ``streams`` for the log.
+A worker that was only paused would go on writing. So one call closes the log for older attempts and reads it: the next
+attempt continues from the deltas that readers can have seen. The log is described in ``store.streams.stream_log``.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from typing import Any
 
 from store.encryption.vault import Vault
 from store.payloads.logprobs import Logprobs
-from store.redis.connection import connect, told_plainly
+from store.redis.connection import connect, translated_errors
 from store.streams.checkpoints import Checkpoint, Lineage
-from store.streams.stream_log import Cursor, Frame, read_frame, stream_key
+from store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _SCRIPT = Path(__file__).with_suffix(".lua")
 
 
-class SealedLogs:
-    """Seals logs, over a connection of its own for each: that is rare, and a kept one might be dead.
+class FencedLogs:
+    """Fences logs. It opens a connection for each call, because calls are rare and a kept connection might be dead.
 
     Raises Unavailable if Redis is away or does not answer within ``timeout_s``, CannotOpen for a key that is missing.
     """
@@ -30,10 +30,12 @@ class SealedLogs:
         self._timeout_s = timeout_s
         self._script = _SCRIPT.read_text()
 
-    def seal(self, job_id: str, epoch: int) -> list[Frame]:
-        """Let no attempt before ``epoch`` append to the job's log any more, and return what they have."""
-        with connect(self._url, timeout_s=self._timeout_s, retries=0) as client, told_plainly(client):
-            entries: Any = client.eval(self._script, 1, stream_key(job_id), str(Cursor.before(epoch)), str(self._ttl_s))
+    def fence(self, job_id: str, epoch: int) -> list[Frame]:
+        """Close the job's log for attempts before ``epoch`` and return their frames."""
+        with connect(self._url, timeout_s=self._timeout_s, retries=0) as client, translated_errors(client):
+            entries: Any = client.eval(
+                self._script, 1, stream_key(job_id), str(StreamCursor.before(epoch)), str(self._ttl_s)
+            )
         frames = (_frame(job_id, entry_id, fields, self._vault) for entry_id, fields in entries)
         return [frame for frame in frames if frame.epoch < epoch]
 
@@ -44,18 +46,18 @@ def _frame(job_id: str, entry_id: bytes, flat: list[bytes], vault: Vault) -> Fra
 
 
 def recover(frames: Iterable[Frame]) -> Checkpoint:
-    """Return what is certain to be emitted by the attempts that wrote these frames, as far as no frame is missing.
+    """Return what the attempts have certainly emitted: the frames up to the first missing one.
 
-    What an attempt emitted after a hole is void: nobody can go on from it.
+    Frames of an attempt after a missing one are void, because no attempt can continue from them.
     """
-    known = _Known()
+    recovery = _Recovery()
     for frame in frames:
-        known.take(frame)
-    return known.checkpoint()
+        recovery.take(frame)
+    return recovery.checkpoint()
 
 
-class _Known:
-    """The text up to the last frame that followed without a hole."""
+class _Recovery:
+    """The text up to the last frame before a missing one."""
 
     def __init__(self) -> None:
         self._deltas: list[str] = []
@@ -64,7 +66,7 @@ class _Known:
         self._lineage: Lineage = ()
 
     def take(self, frame: Frame) -> None:
-        """Take in the log's next frame, if it leads on."""
+        """Add the log's next frame, if it continues the text."""
         if frame.checkpoint is not None:
             self._begin(frame.checkpoint)
         elif frame.text is not None and frame.token_ids:
@@ -90,6 +92,6 @@ class _Known:
 
 
 def newest(stored: Checkpoint | None, recovered: Checkpoint | None) -> Checkpoint:
-    """Return the one that is of the later attempt, or longer if both are of one; an empty one if there is none."""
+    """Return the checkpoint of the later attempt, or the longer one of the same attempt; empty if none."""
     found = [one for one in (stored, recovered) if one is not None and one.deltas]
     return max(found, key=lambda one: (one.epoch, one.num_deltas), default=Checkpoint())

@@ -1,13 +1,13 @@
-"""The reading side of token streams: one pub/sub connection per API process, fanned out to every follower.
+"""Reads token streams: one pub/sub connection per API process, fanned out to every follower.
 
-A follower subscribes, waits until Redis has confirmed it, reads the replay log from its cursor, then lives on what is
-published. Pub/sub only wakes it: whatever might have been missed (a hole, a full queue, a lost connection) is read
-from the log again, and what the log no longer has is never skipped. The hub knows nothing of jobs or HTTP.
+A follower subscribes, waits until Redis has confirmed it, reads the replay log from its cursor, and then receives the
+published frames. Frames that might be missing (a gap, a full queue, a lost connection) are read from the log again. A
+gap that the log cannot fill is never skipped. There are no jobs and no HTTP here.
 
-A message or an entry that cannot be read is passed over, and after a failure of any kind the hub connects again: one
-connection serves all followers, so nothing that comes by it may end it.
+A message or an entry that cannot be read is skipped, and after any failure the hub connects again: one connection
+serves all followers, so no message may end it.
 
-    follow ──SUBSCRIBE, confirmed──▶ read the log ──▶ live frames ──hole, overflow, reconnect──▶ read the log …
+    follow ──SUBSCRIBE, confirmed──▶ read the log ──▶ live frames ──gap, overflow, reconnect──▶ read the log …
                                                           └── end frame ──▶ stop
 """
 
@@ -26,7 +26,7 @@ from store.encryption.vault import Vault
 from store.errors import CannotOpen
 from store.redis.connection import AWAY, connect_async
 from store.redis.key_notices import KEYS_CHANNEL
-from store.streams.stream_log import Cursor, Frame, read_frame, stream_key
+from store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _log = structlog.get_logger(__name__)
 
@@ -39,13 +39,13 @@ _ANSWER_S = 2.0
 _TICK_S = 1.0
 # A confirmed subscription loses nothing, so the log is read again only now and then, in case that is wrong.
 _REREAD_EVERY_TICKS = 5
-_TELL_AGAIN_S = 10.0
+_LOG_AGAIN_S = 10.0
 _QUEUE_FRAMES = 256
 _PAGE = 512
 
 
 class HubError(StrEnum):
-    """What went wrong: a published message or a log's entry cannot be read, or the subscription was lost or failed."""
+    """The kinds of error: an unreadable message, an unreadable log entry, a lost or failed subscription."""
 
     MESSAGE = "message"
     LOG_ENTRY = "log_entry"
@@ -53,17 +53,17 @@ class HubError(StrEnum):
 
 
 class _Follower:
-    """One reader's inbox: frames, None as a wake-up, and whether the log must be read before going on."""
+    """The inbox of one reader: frames, None as a wake-up, and whether the log must be read first."""
 
     def __init__(self) -> None:
         self.is_behind = True
-        # Whether the reader was given something since the last tick.
+        # Whether the reader has received a frame since the last tick.
         self.was_served = False
         self._inbox: deque[Frame | None] = deque()
-        self._arrival: asyncio.Future[None] | None = None  # what the reader sleeps by while the inbox is empty
+        self._arrival: asyncio.Future[None] | None = None  # the reader waits for it while the inbox is empty
 
     def deliver(self, frame: Frame | None) -> None:
-        """Hand over a frame; a reader who is too slow reads the log instead, and delays nobody."""
+        """Deliver a frame. A reader that is too slow reads the log instead and does not delay the others."""
         if len(self._inbox) >= _QUEUE_FRAMES:
             self.is_behind = True
             return
@@ -78,7 +78,7 @@ class _Follower:
             self._wake()
 
     def tick(self) -> None:
-        """Wake a reader whom nothing was given since the last tick."""
+        """Wake the reader if it has received nothing since the last tick."""
         if self.was_served:
             self.was_served = False
         else:
@@ -89,7 +89,7 @@ class _Follower:
             self.deliver(None)
 
     async def next(self) -> Frame | None:
-        """Return what comes next; None for a wake-up."""
+        """Wait for the next frame; None is a wake-up."""
         while not self._inbox:
             self._arrival = asyncio.get_running_loop().create_future()
             try:
@@ -107,7 +107,7 @@ class _Channel:
         self.confirmed = asyncio.Event()
 
     def confirm(self) -> None:
-        """Record that nothing published from now on is missed; what was published before is in the log."""
+        """Record that nothing published from now on is missed; earlier frames are in the log."""
         self.confirmed.set()
         for follower in self.followers:
             follower.mark_behind()
@@ -116,8 +116,8 @@ class _Channel:
 class Hub:
     """Follows any number of jobs over one subscription. ``start`` and ``stop`` are called in the event loop.
 
-    ``on_key_changed`` is called, in the event loop, with what ``store.redis.key_notices`` publishes; ``on_error`` with
-    each error that the hub has met and gone on from.
+    ``on_key_changed`` is called in the event loop with the ids that ``store.redis.key_notices`` publishes; ``on_error``
+    with the kind of each error that the hub has recovered from.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ class Hub:
         self._vault = vault or Vault()
         self._on_key_changed = on_key_changed
         self._on_error = on_error
-        self._told_at: dict[HubError, float] = {}
+        self._logged_at: dict[HubError, float] = {}
         self._subscriber = connect_async(redis_url, blocking=True)
         self._reader = connect_async(redis_url, blocking=False)
         self._channels: dict[str, _Channel] = {}
         # SUBSCRIBEs sent and not yet answered; only the answer to the newest one means that nothing is missed.
         self._unanswered: Counter[str] = Counter()
-        # Set only while connected: a SUBSCRIBE sent earlier would open a second connection, which nobody reads.
+        # Set only while connected: a SUBSCRIBE sent earlier would open a second connection without a reader.
         self._pubsub: PubSub | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._commands: set[asyncio.Future[Any]] = set()
@@ -150,7 +150,7 @@ class Hub:
         ]
 
     async def stop(self) -> None:
-        """Close the connections; followers that are still inside get None until they leave."""
+        """Close the connections; remaining followers receive None until they leave."""
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -162,42 +162,42 @@ class Hub:
 
     @property
     def num_channels(self) -> int:
-        """How many jobs are being followed."""
+        """The number of followed jobs."""
         return len(self._channels)
 
     @property
     def is_connected(self) -> bool:
-        """True while what is published is heard. Without, followers read the log at every tick."""
+        """True while published frames are received. Otherwise followers read the log at every tick."""
         return _is_connected(self._pubsub)
 
-    async def follow(self, job_id: str, after: Cursor | None = None) -> AsyncGenerator[Frame | None]:
+    async def follow(self, job_id: str, after: StreamCursor | None = None) -> AsyncGenerator[Frame | None]:
         """Yield the job's frames after the cursor, in order and without a gap, ending with its end frame.
 
-        The start of a newer attempt comes before its deltas, and after none that it does not have itself.
-        None is yielded about once a second while nothing can be, to all who wait at the same moment, and when someone
-        says that the job has changed: the caller then looks into Postgres, which also has what a capped or wiped log
-        has lost. After a frame it is more than one second and less than two.
+        The start of a newer attempt comes before its deltas, and after no delta that it lacks.
+        While there is no frame, None is yielded about once a second, to all waiting followers at the same moment, and
+        when a notice comes that the job has changed. The caller then reads Postgres, which also has the frames that a
+        capped or wiped log has lost. The first None comes one to two seconds after a frame.
         """
         name = stream_key(job_id)
         follower = _Follower()
         channel = await self._join(name, follower)
         try:
-            async with aclosing(self._frames(job_id, channel, follower, after or Cursor())) as frames:
+            async with aclosing(self._frames(job_id, channel, follower, after or StreamCursor())) as frames:
                 async for frame in frames:
                     yield frame
         finally:
             await self._leave(name, follower)
 
     async def _frames(
-        self, job_id: str, channel: _Channel, follower: _Follower, cursor: Cursor
+        self, job_id: str, channel: _Channel, follower: _Follower, cursor: StreamCursor
     ) -> AsyncGenerator[Frame | None]:
         num_ticks = 0
-        hole: Cursor | None = None  # where the log was read because of a hole; once, since it is either there or lost
+        gap: StreamCursor | None = None  # where the log was read because of a gap; only once for each gap
         came_with = cursor
         while True:
             if follower.is_behind:
                 follower.is_behind = False
-                # The reader may have come back in the middle of what its attempt's start carries.
+                # The reader may have returned in the middle of the deltas that its attempt's start carries.
                 start = f"{cursor.epoch}-0" if cursor == came_with else f"({cursor}"
                 for frame in await self._read_log(job_id, start, cursor):
                     cursor, follower.was_served = frame.cursor, True
@@ -215,13 +215,13 @@ class Hub:
                 yield live
                 if live.is_end:
                     return
-            elif live.cursor > cursor and cursor != hole:
-                follower.is_behind, hole = True, cursor
+            elif live.cursor > cursor and cursor != gap:
+                follower.is_behind, gap = True, cursor
 
-    async def _read_log(self, job_id: str, start: str, cursor: Cursor) -> list[Frame]:
-        """Return what the log can add after the cursor; nothing if Redis is away, since a later tick asks again.
+    async def _read_log(self, job_id: str, start: str, cursor: StreamCursor) -> list[Frame]:
+        """Return the log's frames after the cursor; none if Redis is away, because a later tick reads again.
 
-        An attempt's start makes whatever other attempts wrote before it superfluous.
+        An attempt's start replaces all frames of other attempts before it.
         """
         frames: list[Frame] = []
         with suppress(TimeoutError, *AWAY):
@@ -242,12 +242,12 @@ class Hub:
         return frames
 
     def _read_entry(self, job_id: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Frame | None:
-        """Return the frame of a log's entry, None if it is none. Raises CannotOpen."""
+        """Return the frame of a log entry; None if the entry is unreadable. Raises CannotOpen."""
         try:
             return read_frame(job_id, entry_id, fields[b"k"], fields[b"t"], vault=self._vault)
         except CannotOpen:
             raise
-        except Exception as error:  # noqa: BLE001 - what lies in Redis may be anything; readers go on without it
+        except Exception as error:  # noqa: BLE001 - Redis may contain anything; readers go on without it
             self._note(HubError.LOG_ENTRY, error, job_id=job_id)
             return None
 
@@ -262,7 +262,7 @@ class Hub:
             async with asyncio.timeout(_ANSWER_S):
                 await channel.confirmed.wait()
         except TimeoutError:
-            pass  # Redis is away: the log is read at every tick until the subscription stands
+            pass  # Redis is away: the log is read at every tick until the subscription is confirmed
         except BaseException:
             await self._leave(name, follower)
             raise
@@ -278,16 +278,16 @@ class Hub:
                     await self._whole(self._pubsub.unsubscribe(name))
 
     async def _subscribe(self, *names: str) -> None:
-        """Ask for these channels if connected; if not, the connection asks for every followed one when it stands."""
+        """Subscribe to these channels if connected; otherwise the next connection subscribes to all followed ones."""
         if names and _is_connected(self._pubsub):
             self._unanswered.update(names)
             with suppress(*AWAY):
                 await self._whole(self._pubsub.subscribe(*names))
 
     async def _whole(self, command: Awaitable[T]) -> T:
-        """Await a command that goes on if the waiter is cancelled.
+        """Await a command that goes on if the waiting task is cancelled.
 
-        redis-py may swallow a cancellation that reaches it, and leak the connection; a follower leaves at any moment.
+        redis-py may swallow a cancellation and leak the connection, and a follower may leave at any moment.
         """
         task = asyncio.ensure_future(command)
         self._commands.add(task)
@@ -297,11 +297,11 @@ class Hub:
     def _forget(self, task: asyncio.Future[Any]) -> None:
         self._commands.discard(task)
         if not task.cancelled():
-            # Looked at, so that asyncio does not report the failure of a command whose waiter has left.
+            # Read the exception, so that asyncio does not report it after the waiting task has left.
             task.exception()
 
     async def _tick(self) -> None:
-        """Wake those who wait, together: what they then ask of Postgres is one query, and nobody needs a timer."""
+        """Wake all waiting followers together: their reads of Postgres become one query, and they need no timers."""
         while True:
             await asyncio.sleep(_TICK_S)
             for channel in self._channels.values():
@@ -322,11 +322,11 @@ class Hub:
             await asyncio.sleep(_RECONNECT_S)
 
     def _note(self, what: HubError, error: Exception, **where: str) -> None:
-        """Count an error, and log it unless the same was logged a moment ago. The log never has what was read."""
+        """Count an error, and log it unless the same was logged a moment ago. The log never contains the message."""
         self._on_error(what)
         now = asyncio.get_running_loop().time()
-        if now - self._told_at.get(what, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
-            self._told_at[what] = now
+        if now - self._logged_at.get(what, -_LOG_AGAIN_S) >= _LOG_AGAIN_S:
+            self._logged_at[what] = now
             _log.warning("hub_error", what=what, error=type(error).__name__, **where)
 
     async def _open(self, pubsub: PubSub) -> None:
@@ -336,13 +336,13 @@ class Hub:
         self._unanswered = Counter(asked)
         await pubsub.subscribe(_KEEPALIVE_CHANNEL, KEYS_CHANNEL, *asked)
         self._pubsub = pubsub
-        # While that was under way some came and some left.
+        # Followers may have come and left meanwhile.
         await self._subscribe(*(self._channels.keys() - asked))
         if gone := asked - self._channels.keys():
             await pubsub.unsubscribe(*gone)
 
     async def _listen(self, pubsub: PubSub) -> None:
-        """Deliver messages until the connection fails, or is silent and does not answer a PING either."""
+        """Deliver messages until the connection fails, or does not answer a PING."""
         is_pinged = False
         while _is_connected(pubsub):
             message = await pubsub.get_message(timeout=_PING_AFTER_S)
@@ -375,9 +375,9 @@ class Hub:
                 follower.deliver(frame)
 
     def _parse(self, name: str, data: bytes) -> Frame | None:
-        """Read what was published: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers.
+        """Parse a message: ``<epoch>-<seq> <kind><text>``, or nothing, which only wakes the followers.
 
-        A frame that does not open, or is none, wakes them as well: reading the log, each is told why, or what it was.
+        A frame that is unreadable or cannot be decrypted wakes them as well: they find it, or the error, in the log.
         """
         if not data:
             return None
@@ -386,11 +386,11 @@ class Hub:
             return read_frame(name.removeprefix(stream_key("")), entry_id, rest[:1], rest[1:], vault=self._vault)
         except CannotOpen:
             return None
-        except Exception as error:  # noqa: BLE001 - whoever may write to Redis may publish anything
+        except Exception as error:  # noqa: BLE001 - any Redis client may publish anything
             self._note(HubError.MESSAGE, error)
             return None
 
 
 def _is_connected(pubsub: PubSub | None) -> TypeGuard[PubSub]:
-    """False also if redis-py would open a new socket at the next command; only ``Hub`` does that, in one place."""
+    """Return False also if redis-py would open a new socket at the next command: only ``Hub._run`` connects."""
     return pubsub is not None and pubsub.connection is not None and pubsub.connection.is_connected

@@ -1,15 +1,15 @@
-"""Token streams through Redis: what a frame is, and the writing side.
+"""The replay log of a token stream in Redis: its frames, and how they are written.
 
 Every frame is appended to its job's replay log and published on the channel of the same name. The log's entry id is
-``<epoch>-<seq>``, so Redis itself refuses a frame of an older attempt and a frame that was sent before:
+``<epoch>-<seq>``, so Redis itself refuses a frame of an older attempt and a repeated frame:
 
     1-1  1-2  1-3  1-4 ╳   2-0 start after 1-4   2-5  2-6  2-7 end
 
 With encryption on, text and tokens are sealed for their entry (``store.encryption.vault``) and the kind is a capital
 letter.
 
-The reading side is ``hub``, and the next attempt's is ``sealing``. A log is capped, and goes a minute after its job's
-end: the whole answer is in Postgres by then.
+``store.streams.hub`` reads the log for followers, ``store.streams.fencing`` for the next attempt. A log is capped, and
+expires a minute after its job's end: the whole answer is in Postgres by then.
 """
 
 import json
@@ -26,27 +26,27 @@ from store.encryption.vault import Vault, frame_key_id
 from store.failpoints import failpoint
 from store.ids import new_id
 from store.payloads.logprobs import Logprobs, read_logprobs
-from store.redis.connection import AWAY, connect, told_plainly
+from store.redis.connection import AWAY, connect, translated_errors
 from store.streams.checkpoints import Checkpoint
 
 CANCEL_CHANNEL = "headrace:cancel"
-GENERATION_KEY = "headrace:epoch"
+GENERATION_KEY = "headrace:generation"
 
 ENDED_S = 60
-"""A log is kept for so long after its job's end, at most: everything is in Postgres by then."""
+"""A log expires at the latest this long after its job's end."""
 
 HIGHEST_SEQ = 2**64 - 1
-"""What Redis allows in an id."""
+"""The highest number that Redis allows in an id."""
 
-# What sets the sealed token ids of an entry apart from its text.
+# A suffix that makes the encryption of the token ids differ from that of the text of the same entry.
 _IDS = b"/ids"
 _SCRIPT = Path(__file__).with_suffix(".lua")
 _RECONNECT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Cursor:
-    """A place in a job's stream: frames are counted from 1 within an epoch (an attempt). Written ``<epoch>-<seq>``."""
+class StreamCursor:
+    """A position in a job's stream. Frames count from 1 within an epoch (an attempt). Written ``<epoch>-<seq>``."""
 
     epoch: int = 0
     seq: int = 0
@@ -62,17 +62,17 @@ class Cursor:
 
     @classmethod
     def before(cls, epoch: int) -> Self:
-        """Return the last position before everything of ``epoch``."""
+        """Return the last position before ``epoch``."""
         return cls(epoch - 1, HIGHEST_SEQ)
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.seq}"
 
     def leads_to(self, frame: "Frame") -> bool:
-        """True if ``frame`` follows with nothing missing: the next of this attempt, a newer attempt's first, or an end.
+        """Return whether ``frame`` follows without a gap: the next frame, a newer attempt's first one, or an end.
 
-        An attempt's start carries all that was emitted before it, so it follows whatever is missing; an end carries no
-        text, and its reader looks into Postgres, where all of it is.
+        An attempt's start carries all deltas before it, so it always follows. An end carries no text; its reader then
+        reads the whole answer from Postgres.
         """
         if frame.cursor <= self:
             return False
@@ -85,10 +85,10 @@ class Cursor:
 class Frame:
     """A piece of a job's answer.
 
-    ``text`` and the ``token_ids`` that it came from are a delta, with their ``logprobs`` if the job asks; deltas are
-    counted from 1, through all attempts that go on from one another. ``checkpoint`` is an attempt's start, with ``seq``
-    0: the deltas that it goes on from, and the attempts that they came from, itself the last. A frame with neither is
-    the end of the stream: look into Postgres for what came of the job. Its ``seq`` is one above the last delta's.
+    A delta has ``text`` and its ``token_ids``, and ``logprobs`` if the job asks for them. Deltas count from 1, through
+    all attempts that continue one another. An attempt's start has a ``checkpoint`` and ``seq`` 0: the deltas that it
+    continues and their attempts, itself the last. A frame with neither is the end of the stream: the outcome is in
+    Postgres. Its ``seq`` is one above the last delta's.
     """
 
     job_id: str
@@ -105,9 +105,9 @@ class Frame:
         return f"{self.epoch}-{self.seq}"
 
     @property
-    def cursor(self) -> Cursor:
+    def cursor(self) -> StreamCursor:
         """The position just after this frame."""
-        return Cursor(self.epoch, self.seq if self.checkpoint is None else self.checkpoint.num_deltas)
+        return StreamCursor(self.epoch, self.seq if self.checkpoint is None else self.checkpoint.num_deltas)
 
     @property
     def is_end(self) -> bool:
@@ -115,21 +115,21 @@ class Frame:
         return self.text is None and self.checkpoint is None
 
     def as_args(self) -> tuple[str, str, str, str]:
-        """Return id, kind, text and tokens as they are kept."""
+        """Return id, kind, text and tokens as they are stored."""
         if self.checkpoint is not None:
             return self.entry_id, "s", json.dumps(self.checkpoint.as_json(), separators=(",", ":")), ""
         if self.text is None:
             return self.entry_id, "e", "", ""
         tokens = ",".join(map(str, self.token_ids))
         if self.logprobs:
-            # Inside the text, which readers get, where the token ids are for the log alone.
+            # Inside the text, because readers receive only the text; the token ids are only in the log.
             inside = [self.text, [one.as_json() for one in self.logprobs]]
             return self.entry_id, "p", json.dumps(inside, separators=(",", ":")), tokens
         return self.entry_id, "d", self.text, tokens
 
 
 def _sealed(frame: Frame, vault: Vault) -> tuple[str, str, str | bytes, str | bytes]:
-    """Return id, kind, text and tokens as they are kept, sealed if the vault is on."""
+    """Return id, kind, text and tokens as they are stored, encrypted if the vault is on."""
     entry_id, kind, text, tokens = frame.as_args()
     if not vault.is_on:
         return entry_id, kind, text, tokens
@@ -145,21 +145,21 @@ def _sealed(frame: Frame, vault: Vault) -> tuple[str, str, str | bytes, str | by
 def read_frame(
     job_id: str, entry_id: bytes, kind: bytes, text: bytes, tokens: bytes = b"", *, vault: Vault | None = None
 ) -> Frame:
-    """Return the frame that was published. Raises CannotOpen if it is sealed and does not open."""
+    """Return the frame of a log entry or a message. Raises CannotOpen if it cannot be decrypted."""
     if kind.isupper():
         vault = vault or Vault()
         kind = kind.lower()
         text = vault.open_frame(text, job_id, entry_id) if text else text
         tokens = vault.open_frame(tokens, job_id, entry_id + _IDS) if tokens else tokens
-    cursor = Cursor.parse(entry_id.decode())
+    cursor = StreamCursor.parse(entry_id.decode())
     match kind:
         case b"s":
             return Frame(job_id, cursor.epoch, 0, None, checkpoint=Checkpoint.from_json(json.loads(text)))
         case b"e":
             return Frame(job_id, cursor.epoch, cursor.seq, None)
         case b"p":
-            said, rows = json.loads(text)
-            return Frame(job_id, cursor.epoch, cursor.seq, said, _ids(tokens), logprobs=read_logprobs(rows))
+            delta, rows = json.loads(text)
+            return Frame(job_id, cursor.epoch, cursor.seq, delta, _ids(tokens), logprobs=read_logprobs(rows))
         case _:
             return Frame(job_id, cursor.epoch, cursor.seq, text.decode(), _ids(tokens))
 
@@ -185,24 +185,24 @@ class StreamPublisher:
         self._ended_s = min(ttl_s, ENDED_S)
 
     def publish(self, frames: Sequence[Frame]) -> int:
-        """Append and announce the frames in order; return how many were accepted, the rest being stale or repeated."""
+        """Append and publish the frames in order; return how many were accepted. Stale and repeated ones are not."""
         if not frames:
             return 0
         args: list[str | bytes | int] = [self._maxlen, self._ttl_s, self._ended_s]
         for frame in frames:
             args += _sealed(frame, self._vault)
-        with told_plainly(self._client):
+        with translated_errors(self._client):
             accepted = int(self._script(keys=[stream_key(frame.job_id) for frame in frames], args=args))
         failpoint("stream.published")
         return accepted
 
     def nudge(self, job_ids: Iterable[str]) -> None:
-        """Wake these jobs' followers without a frame, so that they look into Postgres now.
+        """Wake these jobs' followers without a frame, so that they read Postgres now.
 
-        For an end that no engine made: a job that was cancelled while queued, expired, or failed by the sweeper. Their
-        logs go soon after.
+        For jobs that ended without an engine: cancelled while queued, expired, or failed by a sweep. Their logs expire
+        soon after.
         """
-        with told_plainly(self._client), self._client.pipeline(transaction=False) as pipe:
+        with translated_errors(self._client), self._client.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.publish(stream_key(job_id), "")
                 pipe.expire(stream_key(job_id), self._ended_s)
@@ -210,9 +210,9 @@ class StreamPublisher:
 
 
 def sealing_keys(client: redis.Redis) -> Counter[str]:
-    """Return the ids of the keys that the logs' oldest frames are sealed with, and of how many logs each is."""
+    """Return the ids of the keys that encrypted the logs' oldest frames, with the number of logs of each."""
     found: Counter[str] = Counter()
-    with told_plainly(client):
+    with translated_errors(client):
         for key in client.scan_iter(match=stream_key("*"), count=1000):
             entries: Any = client.xrange(key, count=2)
             texts = [fields[b"t"] for _, fields in entries if fields.get(b"k", b"").isupper() and fields.get(b"t")]
@@ -222,35 +222,35 @@ def sealing_keys(client: redis.Redis) -> Counter[str]:
 
 
 def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:
-    """Remove these jobs' replay logs, which would otherwise go some time after their last frame."""
+    """Remove these jobs' replay logs before they expire."""
     if keys := [stream_key(job_id) for job_id in job_ids]:
-        with told_plainly(client):
+        with translated_errors(client):
             client.unlink(*keys)
 
 
-def redis_generation(client: redis.Redis) -> bool:
-    """Return True if Redis is new or was wiped since this was last called: every hint in it is then gone.
+def start_generation(client: redis.Redis) -> bool:
+    """Return True if Redis is new or was wiped since the last call: it has lost every hint.
 
     Raises Unavailable if Redis is away.
     """
-    with told_plainly(client):
+    with translated_errors(client):
         return bool(client.set(GENERATION_KEY, new_id("gen"), nx=True))
 
 
 def forget_generation(client: redis.Redis) -> None:
-    """Make the next ``redis_generation`` return True again, because what this one calls for could not be done."""
-    with told_plainly(client):
+    """Make the next ``start_generation`` return True again, because the caller failed to restore the hints."""
+    with translated_errors(client):
         client.delete(GENERATION_KEY)
 
 
 def publish_cancel(client: redis.Redis, job_id: str) -> None:
-    """Tell every worker that a job's cancellation was requested; a lost message only costs a lease renewal's time."""
-    with told_plainly(client):
+    """Notify every worker of a job's cancel request. A lost message costs only the time to the next lease renewal."""
+    with translated_errors(client):
         client.publish(CANCEL_CHANNEL, job_id)
 
 
 class CancelListener:
-    """A thread that calls ``on_cancel(job_id)`` for each cancel that is published, and outlives a dead Redis."""
+    """A thread that calls ``on_cancel(job_id)`` for each published cancel. It reconnects after an outage of Redis."""
 
     def __init__(self, url: str, on_cancel: Callable[[str], None]) -> None:
         self._client = connect(url, timeout_s=None)
@@ -288,5 +288,5 @@ class CancelListener:
                 if message["type"] == "subscribe":
                     self.subscribed.set()
                 elif message["type"] == "message":
-                    # Anybody may publish anything: what is no text is the id of no job here.
+                    # Any client may publish anything: bytes that are no text are the id of no job here.
                     self._on_cancel(message["data"].decode(errors="replace"))

@@ -15,7 +15,7 @@ from cli.local.valkey import LocalValkey
 from store.db.database import Database
 from store.jobs import jobs
 from store.jobs.claims import Finish, claim, finish
-from store.redis.connection import Watch, connect
+from store.redis.connection import CircuitBreaker, connect
 from store.registry.models import ModelVersion
 from store.schema.job_states import JobState
 from store.settings import Settings
@@ -130,7 +130,7 @@ def succeed(db: Database, job_id: str) -> None:
 
 
 def test_the_watch_notices_the_way_back(valkey: LocalValkey) -> None:
-    watch = Watch(valkey.url)
+    watch = CircuitBreaker(valkey.url)
     watch.start()
     try:
         assert not watch.is_away

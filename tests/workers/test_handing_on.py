@@ -10,7 +10,7 @@ from store.jobs import claims, jobs
 from store.jobs.claims import Release
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
-from store.streams.fencing import SealedLogs
+from store.streams.fencing import FencedLogs
 from store.streams.stream_log import Frame
 from workers.runs.claim_client import parts
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_does_not_fit_its_tokens_is_left_and_readers_are_told(
     running.run_to_end(job_id)
     assert bench.job(job_id).state is JobState.SUCCEEDED
     assert running.runtime.frames.flush(10)
-    frames = SealedLogs(bench.settings.redis_url, ttl_s=60, timeout_s=10).seal(job_id, 3)
+    frames = FencedLogs(bench.settings.redis_url, ttl_s=60, timeout_s=10).fence(job_id, 3)
     assert frames[0] == Frame(job_id, 2, 0, None, checkpoint=Checkpoint(lineage=((2, 0),)))
     stored = jobs.stored_deltas(bench.db, bench.tenant_id, job_id)
     assert stored is not None

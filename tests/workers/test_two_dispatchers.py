@@ -15,7 +15,7 @@ from store.jobs import jobs
 from store.jobs.claims import Finish, claim, finish
 from store.schema.job_states import JobState
 from store.settings import Settings
-from store.streams.stream_log import redis_generation
+from store.streams.stream_log import start_generation
 from tests.processes import wait_for
 from workers.dispatcher.dispatcher import Dispatcher
 
@@ -63,7 +63,7 @@ def test_everything_happens_and_nothing_twice(
         accept(bench, 60, webhook=hook),
     )
     claim(bench.db, "mortal", bench.queue, lost, 0.01)
-    redis_generation(redis_client)  # a Redis that both know
+    start_generation(redis_client)  # a Redis that both know
     request.getfixturevalue("both_lead")
     hints = serve(bench, redis_client, waiting)
     ended = bench.wait_ended([*lost, *overdue, *waiting])

@@ -33,7 +33,7 @@ from store.scheduling.work_probe import PendingWork, probe
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.stop_signals import on_stop_signals
 from store.streams import stream_log
-from store.streams.stream_log import StreamPublisher, forget_generation, redis_generation
+from store.streams.stream_log import StreamPublisher, forget_generation, start_generation
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
 from workers.dispatcher.queue_stats import QueueStats
@@ -260,7 +260,7 @@ class Dispatcher:
 
     def notice_wipe(self) -> None:
         """Announce all queued jobs again if Redis is new or was wiped."""
-        if not redis_generation(self._redis):
+        if not start_generation(self._redis):
             return
         try:
             num_jobs = dispatch_queries.forget_announcements(self._db)

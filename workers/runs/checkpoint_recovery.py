@@ -16,7 +16,7 @@ import structlog
 from store.errors import CannotOpen, Unavailable
 from store.jobs.claims import Claim
 from store.streams.checkpoints import Checkpoint
-from store.streams.fencing import SealedLogs, newest, recover
+from store.streams.fencing import FencedLogs, newest, recover
 from workers.runs.stream_publisher import CircuitBreaker
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ SEAL_TIMEOUT_S = 0.75
 class CheckpointRecovery:
     """Called from many threads at once."""
 
-    def __init__(self, logs: SealedLogs, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, logs: FencedLogs, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs = logs
         self._breaker = CircuitBreaker(1.0, 5.0, clock)
 
@@ -45,7 +45,7 @@ class CheckpointRecovery:
         if self._breaker.is_open:
             return None
         try:
-            frames = self._logs.seal(claim.job_id, claim.epoch)
+            frames = self._logs.fence(claim.job_id, claim.epoch)
         except CannotOpen as error:
             log.error("log_not_opened", job_id=claim.job_id, epoch=claim.epoch, error=error.message)
             return None

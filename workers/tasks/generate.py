@@ -181,7 +181,7 @@ class GenerateModel(TaskModel):
             engine=engine,
             admission=context.admission,
             frames=context.frames,
-            recovery=CheckpointRecovery(context.sealed_logs),
+            recovery=CheckpointRecovery(context.fenced_logs),
             tokenizer=self.tokenizer,
             policies=CompiledPolicies(context.db),
             context_window=min(self.version.context_window, self.runner.context_window),

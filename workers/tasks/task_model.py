@@ -11,7 +11,7 @@ from prompts.tasks.task_inputs import ReadFile
 from store.db.database import Database
 from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings
-from store.streams.fencing import SealedLogs
+from store.streams.fencing import FencedLogs
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import InFlightAttempts
 from workers.runs.job_runner import Work
@@ -36,7 +36,7 @@ class WorkContext:
     in_flight: InFlightAttempts
     admission: EngineAdmission
     frames: FrameQueue
-    sealed_logs: SealedLogs
+    fenced_logs: FencedLogs
     db: Database
 
 

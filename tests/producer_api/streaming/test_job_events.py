@@ -18,7 +18,7 @@ from store.jobs import jobs
 from store.jobs.jobs import Job, StoredStream
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
-from store.streams.stream_log import Cursor, Frame
+from store.streams.stream_log import Frame, StreamCursor
 
 JOB_ID = "job_1"
 AWAY = "away"
@@ -90,7 +90,7 @@ class Hub:
     def __init__(self, frames: Sequence[Frame | None]) -> None:
         self._frames = iter(frames)
 
-    async def follow(self, _job_id: str, _after: Cursor) -> AsyncGenerator[Frame | None]:
+    async def follow(self, _job_id: str, _after: StreamCursor) -> AsyncGenerator[Frame | None]:
         for frame in self._frames:
             yield frame
         while True:
@@ -121,17 +121,17 @@ def runtime_of(story: Story, frames: Sequence[Frame | None], looks: Sequence[Job
     return cast(Runtime, SimpleNamespace(**parts))
 
 
-async def read(runtime: Runtime, job: Job, after: Cursor | None = None) -> list[Event]:
+async def read(runtime: Runtime, job: Job, after: StreamCursor | None = None) -> list[Event]:
     return [event async for event in follow(runtime, job, after) if event is not None]
 
 
-def check_events(events: list[Event], after: Cursor, deltas: list[str]) -> list[str]:
+def check_events(events: list[Event], after: StreamCursor, deltas: list[str]) -> list[str]:
     """Follow like a client, from a cursor and its deltas; return the client's final text."""
     at = after
     for event in events:
         match event:
             case Queued():
-                assert event.cursor == at == Cursor()
+                assert event.cursor == at == StreamCursor()
             case Started():
                 assert event.cursor > at
                 assert (event.cursor.seq, deltas) == (0, [])
@@ -168,7 +168,7 @@ def test_no_delta_but_the_next_whoever_is_away(story: Story, data: st.DataObject
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(jobs, "stored_deltas", lambda *_: stored(story))
         events = asyncio.run(read(runtime_of(story, frames, rows), queued))
-    assert check_events(events, Cursor(), []) == list(last.deltas)
+    assert check_events(events, StreamCursor(), []) == list(last.deltas)
 
 
 @given(story=stories(), data=st.data())
@@ -177,7 +177,7 @@ def test_nor_for_a_reader_who_comes_back(story: Story, data: st.DataObject) -> N
     epoch = data.draw(st.integers(1, len(story.ends)), "epoch")
     had = list(story.ends[epoch - 1].deltas)
     had = had[: data.draw(st.integers(0, len(had)), "seq")]
-    after = Cursor(epoch, len(had))
+    after = StreamCursor(epoch, len(had))
     rows: list[Job | str] = [AWAY] * data.draw(st.integers(0, 12), "looks")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(jobs, "stored_deltas", lambda *_: stored(story))

@@ -10,8 +10,8 @@ from store.errors import Unavailable
 from store.payloads.logprobs import TokenLogprobs
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint, Lineage, num_kept
-from store.streams.fencing import SealedLogs, newest, recover
-from store.streams.stream_log import Cursor, Frame, StreamPublisher, stream_key
+from store.streams.fencing import FencedLogs, newest, recover
+from store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def publisher(redis_client: redis.Redis) -> StreamPublisher:
 
 
 @pytest.fixture
-def logs(settings: Settings) -> SealedLogs:
-    return SealedLogs(settings.redis_url, ttl_s=60, timeout_s=5)
+def logs(settings: Settings) -> FencedLogs:
+    return FencedLogs(settings.redis_url, ttl_s=60, timeout_s=5)
 
 
 def delta(epoch: int, seq: int) -> Frame:
@@ -41,44 +41,44 @@ def texts(*spans: tuple[int, int, int]) -> tuple[str, ...]:
 
 
 def test_a_sealed_log_takes_nothing_of_older_attempts_and_all_of_the_next(
-    publisher: StreamPublisher, logs: SealedLogs, redis_client: redis.Redis
+    publisher: StreamPublisher, logs: FencedLogs, redis_client: redis.Redis
 ) -> None:
     publisher.publish(deltas(1, 1, 3))
-    assert logs.seal("a", 2) == deltas(1, 1, 3)
+    assert logs.fence("a", 2) == deltas(1, 1, 3)
     assert publisher.publish([delta(1, 4), Frame("a", 1, 5, None)]) == 0
     first = start(recover(deltas(1, 1, 3)), 2)
     assert publisher.publish([first, delta(2, 4)]) == 2
     assert 0 < redis_client.ttl(stream_key("a")) <= 60
-    assert logs.seal("a", 3) == [*deltas(1, 1, 3), first, delta(2, 4)]
+    assert logs.fence("a", 3) == [*deltas(1, 1, 3), first, delta(2, 4)]
     assert publisher.publish([delta(2, 5)]) == 0
 
 
 def test_a_log_that_was_never_written_or_was_wiped_is_sealed_too(
-    publisher: StreamPublisher, logs: SealedLogs, redis_client: redis.Redis
+    publisher: StreamPublisher, logs: FencedLogs, redis_client: redis.Redis
 ) -> None:
-    assert logs.seal("a", 3) == []
+    assert logs.fence("a", 3) == []
     assert publisher.publish([delta(2, 9)]) == 0
     assert 0 < redis_client.ttl(stream_key("a")) <= 60
     redis_client.flushall()
     assert publisher.publish([delta(3, 9)]) == 1, "an empty Redis knows no better"
-    assert logs.seal("a", 4) == [delta(3, 9)]
+    assert logs.fence("a", 4) == [delta(3, 9)]
 
 
-def test_sealing_twice_or_too_late_changes_nothing(publisher: StreamPublisher, logs: SealedLogs) -> None:
+def test_sealing_twice_or_too_late_changes_nothing(publisher: StreamPublisher, logs: FencedLogs) -> None:
     publisher.publish(deltas(1, 1, 2))
-    assert logs.seal("a", 4) == logs.seal("a", 4) == deltas(1, 1, 2)
+    assert logs.fence("a", 4) == logs.fence("a", 4) == deltas(1, 1, 2)
     publisher.publish([delta(4, 1)])
-    assert logs.seal("a", 4) == deltas(1, 1, 2), "one's own frames are not an earlier attempt's"
-    assert logs.seal("a", 3) == deltas(1, 1, 2)
+    assert logs.fence("a", 4) == deltas(1, 1, 2), "one's own frames are not an earlier attempt's"
+    assert logs.fence("a", 3) == deltas(1, 1, 2)
     assert publisher.publish([delta(4, 2)]) == 1
 
 
-def test_a_redis_that_cannot_be_written_to_seals_nothing(logs: SealedLogs, redis_client: redis.Redis) -> None:
+def test_a_redis_that_cannot_be_written_to_seals_nothing(logs: FencedLogs, redis_client: redis.Redis) -> None:
     redis_client.set(stream_key("a"), "not a stream")
     with pytest.raises(Unavailable, match="WRONGTYPE"):
-        logs.seal("a", 2)
+        logs.fence("a", 2)
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 cannot be reached"):
-        SealedLogs("redis://127.0.0.1:1/0", ttl_s=1, timeout_s=5).seal("a", 2)
+        FencedLogs("redis://127.0.0.1:1/0", ttl_s=1, timeout_s=5).fence("a", 2)
 
 
 ONE = Checkpoint(texts((1, 1, 5)), tuple((1, seq) for seq in range(1, 6)), ((1, 0),))
@@ -112,7 +112,7 @@ def test_only_what_follows_without_a_hole_is_certain(
     assert recovered.token_ids == tuple(tuple(map(int, text.replace("é", " ").split())) for text in found)
 
 
-def test_frames_come_back_from_the_log_as_they_went_in(publisher: StreamPublisher, logs: SealedLogs) -> None:
+def test_frames_come_back_from_the_log_as_they_went_in(publisher: StreamPublisher, logs: FencedLogs) -> None:
     frames = [
         Frame("a", 1, 1, "", (256,)),
         Frame("a", 1, 2, "d\n\x00 é🦆", (0, 31_999, 7)),
@@ -123,13 +123,13 @@ def test_frames_come_back_from_the_log_as_they_went_in(publisher: StreamPublishe
         Frame("a", 3, 7, None),
     ]
     assert publisher.publish(frames) == 7
-    assert logs.seal("a", 4) == frames
+    assert logs.fence("a", 4) == frames
     assert [frame.cursor for frame in frames[2:]] == [
-        Cursor(2, 5),
-        Cursor(2, 6),
-        Cursor(3, 5),
-        Cursor(3, 6),
-        Cursor(3, 7),
+        StreamCursor(2, 5),
+        StreamCursor(2, 6),
+        StreamCursor(3, 5),
+        StreamCursor(3, 6),
+        StreamCursor(3, 7),
     ]
     assert recover(frames).logprobs == (*LIKELY.logprobs, frames[5].logprobs)
     assert recover(frames[:4]).logprobs == ()
@@ -163,7 +163,7 @@ def test_a_reader_keeps_what_every_later_attempt_kept(lineage: Lineage, epoch: i
 
 @pytest.mark.parametrize("seed", range(30))
 def test_whatever_redis_loses_no_reader_keeps_a_delta_that_is_void(
-    seed: int, logs: SealedLogs, publisher: StreamPublisher, redis_client: redis.Redis
+    seed: int, logs: FencedLogs, publisher: StreamPublisher, redis_client: redis.Redis
 ) -> None:
     """Attempts that die anywhere, readers at any cursor, a Redis that is wiped, down or loses its newest entries.
 
@@ -174,7 +174,7 @@ def test_whatever_redis_loses_no_reader_keeps_a_delta_that_is_void(
     readers: list[tuple[int, tuple[str, ...]]] = []
     for epoch in range(1, 8):
         is_away = epoch > 1 and dice.random() < 0.3
-        recovered = None if is_away or epoch == 1 else recover(logs.seal("a", epoch))
+        recovered = None if is_away or epoch == 1 else recover(logs.fence("a", epoch))
         now = newest(stored, recovered).continued_by(epoch)
         sent = [Frame("a", epoch, 0, None, checkpoint=now)] if epoch > 1 else []
         said = list(now.deltas)

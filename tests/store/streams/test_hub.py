@@ -13,7 +13,7 @@ import redis
 from store.redis.key_notices import KEYS_CHANNEL
 from store.settings import Settings
 from store.streams.hub import Hub, HubError
-from store.streams.stream_log import Cursor, Frame, StreamPublisher, stream_key
+from store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
 from tests.processes import until
 
 PATIENCE_S = 20.0
@@ -33,7 +33,7 @@ def publisher(redis_client: redis.Redis) -> StreamPublisher:
     return StreamPublisher(redis_client, maxlen=10_000, ttl_s=60)
 
 
-async def collect(hub: Hub, job_id: str, after: Cursor | None = None, *, limit: int | None = None) -> list[Frame]:
+async def collect(hub: Hub, job_id: str, after: StreamCursor | None = None, *, limit: int | None = None) -> list[Frame]:
     """Read a stream to its end, or ``limit`` frames of it."""
     frames: list[Frame] = []
     async with asyncio.timeout(PATIENCE_S), aclosing(hub.follow(job_id, after)) as stream:
@@ -81,7 +81,7 @@ async def test_a_finished_stream_is_replayed(hub: Hub, publisher: StreamPublishe
 async def test_a_stream_is_resumed_at_every_position(hub: Hub, publisher: StreamPublisher) -> None:
     publisher.publish(answer("a", 1, 30))
     for seq in range(31):
-        assert await collect(hub, "a", Cursor(1, seq)) == answer("a", 1, 30)[seq:]
+        assert await collect(hub, "a", StreamCursor(1, seq)) == answer("a", 1, 30)[seq:]
 
 
 async def test_hundreds_follow_over_one_connection_with_late_joins_drops_and_a_cut(

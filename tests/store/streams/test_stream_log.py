@@ -13,12 +13,12 @@ from store.settings import Settings
 from store.streams.stream_log import (
     CANCEL_CHANNEL,
     CancelListener,
-    Cursor,
     Frame,
+    StreamCursor,
     StreamPublisher,
     forget_generation,
     publish_cancel,
-    redis_generation,
+    start_generation,
     stream_key,
 )
 
@@ -130,42 +130,44 @@ def test_a_redis_that_is_away_is_told_in_one_line() -> None:
 )
 def test_a_cursor_that_is_not_one_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a stream position"):
-        Cursor.parse(text)
+        StreamCursor.parse(text)
 
 
 def test_cursors_are_read_written_and_ordered() -> None:
-    assert str(Cursor.parse("12-345")) == "12-345"
-    assert Cursor(1, 99) < Cursor(2, 1) < Cursor(2, 2)
+    assert str(StreamCursor.parse("12-345")) == "12-345"
+    assert StreamCursor(1, 99) < StreamCursor(2, 1) < StreamCursor(2, 2)
 
 
 @pytest.mark.parametrize(
     ("cursor", "frame", "leads"),
     [
-        (Cursor(), Frame("a", 1, 1, "x"), True),
-        (Cursor(), Frame("a", 3, 1, "x"), True),
-        (Cursor(), Frame("a", 1, 2, "x"), False),
-        (Cursor(1, 4), Frame("a", 1, 5, "x"), True),
-        (Cursor(1, 4), Frame("a", 1, 4, "x"), False),
-        (Cursor(1, 4), Frame("a", 1, 6, "x"), False),
-        (Cursor(1, 4), Frame("a", 2, 1, "x"), True),
-        (Cursor(1, 4), Frame("a", 2, 2, "x"), False),
-        (Cursor(2, 4), Frame("a", 1, 5, "x"), False),
-        (Cursor(1, 4), Frame("a", 1, 9, None), True),
-        (Cursor(1, 4), Frame("a", 2, 9, None), True),
-        (Cursor(2, 4), Frame("a", 1, 9, None), False),
+        (StreamCursor(), Frame("a", 1, 1, "x"), True),
+        (StreamCursor(), Frame("a", 3, 1, "x"), True),
+        (StreamCursor(), Frame("a", 1, 2, "x"), False),
+        (StreamCursor(1, 4), Frame("a", 1, 5, "x"), True),
+        (StreamCursor(1, 4), Frame("a", 1, 4, "x"), False),
+        (StreamCursor(1, 4), Frame("a", 1, 6, "x"), False),
+        (StreamCursor(1, 4), Frame("a", 2, 1, "x"), True),
+        (StreamCursor(1, 4), Frame("a", 2, 2, "x"), False),
+        (StreamCursor(2, 4), Frame("a", 1, 5, "x"), False),
+        (StreamCursor(1, 4), Frame("a", 1, 9, None), True),
+        (StreamCursor(1, 4), Frame("a", 2, 9, None), True),
+        (StreamCursor(2, 4), Frame("a", 1, 9, None), False),
     ],
 )
-def test_a_cursor_leads_to_the_next_frame_a_newer_attempt_or_an_end(cursor: Cursor, frame: Frame, leads: bool) -> None:
+def test_a_cursor_leads_to_the_next_frame_a_newer_attempt_or_an_end(
+    cursor: StreamCursor, frame: Frame, leads: bool
+) -> None:
     assert cursor.leads_to(frame) is leads
 
 
 def test_a_new_or_wiped_redis_is_noticed_once(redis_client: redis.Redis) -> None:
-    assert redis_generation(redis_client)
-    assert not redis_generation(redis_client)
+    assert start_generation(redis_client)
+    assert not start_generation(redis_client)
     redis_client.flushdb()
-    assert redis_generation(redis_client)
+    assert start_generation(redis_client)
     forget_generation(redis_client)
-    assert redis_generation(redis_client)
+    assert start_generation(redis_client)
 
 
 def test_a_cancel_reaches_a_listener_also_after_its_connection_was_cut(

@@ -9,7 +9,7 @@ import pytest
 from store.errors import Unavailable
 from store.jobs.claims import Release
 from store.streams.checkpoints import Checkpoint
-from store.streams.fencing import SealedLogs
+from store.streams.fencing import FencedLogs
 from store.streams.stream_log import Frame
 from tests.workers.runs.test_outcome import CLAIM
 from workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S, CheckpointRecovery
@@ -23,7 +23,7 @@ class Logs:
         self.is_away = is_away
         self.num_asked = 0
 
-    def seal(self, job_id: str, epoch: int) -> list[Frame]:
+    def fence(self, job_id: str, epoch: int) -> list[Frame]:
         self.num_asked += 1
         if self.is_away:
             raise Unavailable("away")
@@ -70,7 +70,7 @@ def test_a_redis_that_is_away_is_asked_once_in_a_while() -> None:
 def test_a_redis_that_does_not_answer_delays_a_job_by_little() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        resumer = CheckpointRecovery(SealedLogs(url, ttl_s=1, timeout_s=SEAL_TIMEOUT_S))
+        resumer = CheckpointRecovery(FencedLogs(url, ttl_s=1, timeout_s=SEAL_TIMEOUT_S))
         began = time.monotonic()
         assert resumer.checkpoint(CLAIM) == Checkpoint()
         assert SEAL_TIMEOUT_S <= time.monotonic() - began < 2 * SEAL_TIMEOUT_S
