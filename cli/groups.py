@@ -1,4 +1,4 @@
-"""Two kinds of command groups: one whose parts are imported when they are used, one that shows its list by itself."""
+"""Two kinds of command groups: lazy ones, imported when used, and ones that list by default."""
 
 import importlib
 import signal
@@ -12,9 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 
 @dataclass(frozen=True)
 class Node:
-    """A command or a group: ``module:name`` of a function or of a Typer, and what its parent's help says of it.
+    """A command or a group: ``module:name`` of a function or of a Typer, and its line in the parent's help.
 
-    ``parts`` instead of ``where`` make a group of nodes. ``panel`` is the heading that it stands under.
+    ``parts`` instead of ``where`` make a group of nodes. ``panel``: its heading in the help.
     """
 
     help: str
@@ -42,17 +42,17 @@ class Node:
 
 
 def noun(told: str) -> typer.Typer:
-    """Return an empty group of commands, of which the first one added is to list or show."""
+    """Return an empty group of commands. Its first command is the default, and must only list or show."""
     return typer.Typer(cls=NounGroup, help=told, add_completion=False)
 
 
 class NounGroup(TyperGroup):
-    """A group that, named alone or with options alone, runs its first command, which only shows."""
+    """A group that runs its first command if none is named; that command only shows."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the first command's name before options that are not the group's own."""
+        """Insert the first command's name before options that are not the group's."""
         is_alone = not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx))
-        # A shell that completes words wants the commands.
+        # Shell completion asks for the commands.
         if is_alone and not ctx.resilient_parsing:
             args = [self.list_commands(ctx)[0], *args]
         return super().parse_args(ctx, args)
@@ -68,7 +68,7 @@ class LazyGroup(TyperGroup):
         return list(self.nodes)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a stand-in that knows its help, or None."""
+        """Return a placeholder with its help, or None."""
         node = self.nodes.get(cmd_name)
         return node and TyperCommand(name=cmd_name, help=node.help, rich_help_panel=node.panel)
 

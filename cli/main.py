@@ -1,7 +1,7 @@
-"""The ``headrace`` command as a process: runs the command tree, and says in one line what a caller can meet.
+"""The ``headrace`` command as a process: runs the command tree, and prints expected errors as one line.
 
-Imports nothing before ``main`` runs, and while the command is imported Ctrl-C ends the process as the system does: it
-leaves no trace, and Python would drop an exception that comes in a callback of an import.
+Nothing is imported before ``main`` runs. While the command is imported, Ctrl-C ends the process directly: Python would
+drop an exception in a callback of an import.
 
 Exit codes: 0 done, 1 refused, failed or unreachable, 2 wrong usage or settings, 130 interrupted.
 """
@@ -20,7 +20,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        # The user sees one line for an error that the user can mend; every other error is raised again.
+        # One line for errors that the user can correct; other errors are raised again.
         message, code = _plainly(error)
         if message is None:
             raise
@@ -30,12 +30,12 @@ def main() -> None:
 
 # Postgres's insufficient_privilege.
 _NOT_ALLOWED = "42501"
-# What the extras bring; of anything else a missing module is a defect.
+# Modules of the extras; any other missing module is a defect.
 _OF_EXTRAS = {"fastapi", "uvicorn", "multipart", "torch", "transformers", "safetensors", "flower", "gguf"}
 
 
 def _plainly(error: Exception) -> tuple[str | None, int]:
-    """Return an error's sentence, None for a defect, and the exit code."""
+    """Return an error's message (None for a defect) and the exit code."""
     errors = importlib.import_module("store.errors")
     if isinstance(error, errors.HeadraceError):
         return error.message, 2 if isinstance(error, errors.SettingsError) else 1

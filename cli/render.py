@@ -1,4 +1,4 @@
-"""How what verbs find is printed: for people, or as JSON. Knows the fields of the API's objects; talks to nobody."""
+"""Output of the commands: tables and text for people, or JSON."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,11 @@ from rich.text import Text
 
 Json = dict[str, Any]
 
-# Into a file or a pipe nothing is cut: whoever reads it there has no window.
+# Nothing is truncated in a file or a pipe, which has no width.
 _NO_WINDOW = 250
 
 
-# Without markup: names that callers chose are printed as they are.
+# Without markup: names chosen by callers are printed unchanged.
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _NO_WINDOW)
 err = Console(stderr=True, highlight=False, markup=False)
 
@@ -34,7 +34,7 @@ COLOURS = {
 
 
 def show(data: Any, told: RenderableType, *, as_json: bool) -> None:
-    """Print what a verb found: ``data`` as JSON, else what is told of it."""
+    """Print the result of a command: ``data`` as JSON, else the text or table."""
     if as_json:
         out.print_json(data=data, default=str)
     else:
@@ -42,28 +42,28 @@ def show(data: Any, told: RenderableType, *, as_json: bool) -> None:
 
 
 def print_line(data: Any) -> None:
-    """Print one JSON object on a line of its own, at once: an event of a stream."""
+    """Print one JSON object on its own line at once: an event of a stream."""
     write_text(orjson.dumps(data).decode() + "\n")
 
 
 def say(sentence: str) -> None:
-    """Tell what happens, on stderr."""
+    """Print progress on stderr."""
     err.print(Text.assemble(("· ", "dim"), sentence), soft_wrap=True)
 
 
 def warn(sentence: str) -> None:
-    """Tell what the caller should know, on stderr."""
+    """Print a warning on stderr."""
     err.print(Text.assemble(("! ", "yellow"), sentence), soft_wrap=True)
 
 
 def say_stack(home: str | None) -> None:
-    """Tell that a verb speaks to the running stack in this folder; None: to what the settings name."""
+    """Print the folder of the running stack that a command uses; None: the settings name a server."""
     if home is not None:
         err.print(f"· the stack in {home}", style="dim", soft_wrap=True)
 
 
 def table(*columns: str, rows: Iterable[Sequence[RenderableType]], no_wrap: bool = False) -> Table:
-    """A table as every verb prints it."""
+    """A table in the style of all commands."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         made.add_column(column, no_wrap=no_wrap)
@@ -73,7 +73,7 @@ def table(*columns: str, rows: Iterable[Sequence[RenderableType]], no_wrap: bool
 
 
 def write_text(text: str) -> None:
-    """Write a model's words as they are, at once."""
+    """Write a model's text unchanged, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -84,7 +84,7 @@ def status_text(status: str) -> Text:
 
 
 def summary(job: Json) -> str:
-    """One line on how a job went."""
+    """One line with the result of a job."""
     parts = [f"{job['id']} {job['status']}"]
     usage = job.get("usage")
     if usage:
@@ -99,7 +99,7 @@ def summary(job: Json) -> str:
 
 
 def jobs_table(jobs: Sequence[Json]) -> Table:
-    """The newest jobs, one a row."""
+    """The newest jobs, one per row."""
     columns = ("job", "status", "model", "created", "tokens", "queued", "computed")
     return table(*columns, rows=map(_job_row, jobs), no_wrap=True)
 
@@ -118,7 +118,7 @@ def _job_row(job: Json) -> Sequence[RenderableType]:
 
 
 def job_page(job: Json) -> Text:
-    """All that people want to know of one job, its answer last."""
+    """The details of one job, its answer last."""
     place, usage = job["queue"], job.get("usage") or {}
     facts: dict[str, str | Text] = {
         "job": Text.assemble(job["id"], " ", status_text(job["status"])),
@@ -143,7 +143,7 @@ def job_page(job: Json) -> Text:
 
 
 def queues_table(queues: Sequence[Json]) -> Table:
-    """What waits and runs in each queue, one a row."""
+    """Waiting and running jobs of each queue, one per row."""
     columns = ("queue", "workers", "running", "queued", "interactive/standard/batch", "oldest", "started a second")
     return table(*columns, "paused", rows=map(_queue_row, queues), no_wrap=True)
 
@@ -163,7 +163,7 @@ def _queue_row(queue: Json) -> Sequence[RenderableType]:
 
 
 def dead_letters_table(letters: Sequence[Json]) -> Table:
-    """Jobs that were given up, one a row."""
+    """Dead letters, one per row."""
     rows = (
         (one["id"], one["queue"], one["code"], str(one["crashes"]), ago(one["created_at"]), one["replayed_as"] or "")
         for one in letters
@@ -172,12 +172,12 @@ def dead_letters_table(letters: Sequence[Json]) -> Table:
 
 
 def replays_table(replays: Sequence[Json]) -> Table:
-    """Which new job came of which that was given up."""
+    """The new job of each dead letter."""
     return table("dead letter", "new job", rows=((one["id"], one["job_id"]) for one in replays), no_wrap=True)
 
 
 def models_table(models: Sequence[Json]) -> Table:
-    """The models, one a row."""
+    """The models, one per row."""
     rows = (
         (
             model["id"],
@@ -190,7 +190,7 @@ def models_table(models: Sequence[Json]) -> Table:
 
 
 def endpoints_table(endpoints: Sequence[Json]) -> Table:
-    """Webhook endpoints, one a row."""
+    """Webhook endpoints, one per row."""
     rows = (
         (
             one["id"],
@@ -205,7 +205,7 @@ def endpoints_table(endpoints: Sequence[Json]) -> Table:
 
 
 def deliveries_table(deliveries: Sequence[Json]) -> Table:
-    """Webhook deliveries, one a row."""
+    """Webhook deliveries, one per row."""
     rows = (
         (
             one["id"],
@@ -222,7 +222,7 @@ def deliveries_table(deliveries: Sequence[Json]) -> Table:
 
 
 def tries_table(tries: Sequence[Json]) -> Table:
-    """The tries of a delivery, one a row."""
+    """The attempts of a delivery, one per row."""
     rows = (
         (
             str(one["attempt"]),
@@ -241,7 +241,7 @@ def _ms(value: float | None) -> str:
 
 
 def ago(created_at: float) -> str:
-    """How long ago a Unix time was."""
+    """Time since a Unix time."""
     seconds = max(0.0, (datetime.now(UTC) - datetime.fromtimestamp(created_at, UTC)).total_seconds())
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:

@@ -1,6 +1,6 @@
 """The whole command tree. Each part is imported when it is used, so that a short verb starts quickly.
 
-A group's name alone lists or shows; what is done every day has a short form at the top.
+The name of a group alone lists or shows. Frequent commands have a short form at the top level.
 """
 
 from importlib.metadata import version
@@ -33,7 +33,7 @@ _MODELS = {
 _QUEUES = {
     "list": Node("Show what waits and runs in each queue.", "cli.client.verbs:list_queues"),
     "pause": Node("Let no job of a queue start.", "cli.client.verbs:pause"),
-    "resume": Node("Let a queue's jobs start again.", "cli.client.verbs:resume"),
+    "resume": Node("Resume a queue.", "cli.client.verbs:resume"),
 }
 _MIGRATE = {
     "upgrade": Node("Bring the database to this version's schema.", "cli.operator.processes:upgrade"),

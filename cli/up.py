@@ -39,7 +39,7 @@ def up(
 
 
 def _run(stack: Stack) -> None:
-    """Keep the stack's processes running until it is to stop."""
+    """Supervise the stack's processes until it must stop."""
     _show(stack)
     try:
         while True:
@@ -50,7 +50,7 @@ def _run(stack: Stack) -> None:
 
 
 def example(api_url: str, api_key: str, model: ModelVersion) -> str:
-    """Return a command that asks this model for what it is for."""
+    """Return an example command for this model's task."""
     task = model.spec
     if task.url_example is not None:
         body = json.dumps({"model": model.model, **task.url_example})
@@ -62,7 +62,7 @@ def example(api_url: str, api_key: str, model: ModelVersion) -> str:
 
 
 def _show(stack: Stack) -> None:
-    """Print what people need, on stdout."""
+    """Print the addresses and an example on stdout."""
     of_each_task = {model.task: model for model in reversed(stack.models)}
     lines = [
         ("API", f"{stack.api_url}  (docs at /docs)"),

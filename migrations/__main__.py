@@ -1,4 +1,4 @@
-"""``python -m migrations [upgrade | roles | check | history | new MESSAGE]``: upgrade the schema, or look at it."""
+"""``python -m migrations [upgrade | roles | check | history | new MESSAGE]``: upgrade or inspect the schema."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ _VARIABLES = {API: "API", WORKER: "WORKER", OPERATOR: "OPERATOR"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command against DATABASE_URL; say what is wrong in one line and return 1 if it cannot be done."""
+    """Run one command against DATABASE_URL. Returns 1, with a one-line error, if it fails."""
     asked = _parser().parse_args(arguments)
     try:
         settings = load_settings()
@@ -63,7 +63,7 @@ def _upgrade(db: Database) -> str:
 
 
 def _let_in(given: Mapping[str, str]) -> list[str]:
-    """Say who may log in, and of whom the server may ask a password that was not given."""
+    """Return lines on the roles that can log in, and on roles without a password."""
     lines = [f"{role} may log in with the password given" for role in ROLES if role in given]
     if without := [role for role in ROLES if role not in given]:
         names = ", ".join(f"HEADRACE_{_VARIABLES[role]}_DATABASE_PASSWORD" for role in without)
@@ -75,7 +75,7 @@ def _let_in(given: Mapping[str, str]) -> list[str]:
 
 
 def passwords(settings: Settings) -> dict[str, str]:
-    """Return the passwords of the roles that were given one."""
+    """Return the passwords of the roles that have one in the settings."""
     given = {
         API: settings.api_database_password,
         WORKER: settings.worker_database_password,

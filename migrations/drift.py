@@ -1,7 +1,7 @@
-"""Drift: does the migrated schema say the same as ``store.schema.tables``?
+"""Schema drift: differences between the migrated schema and ``store.schema.tables``.
 
-The tables are created beside the real ones, in a schema that is rolled back, and Postgres describes both. So whatever
-Postgres can describe is compared: types, defaults, checks, foreign keys, partial indexes.
+The tables are created beside the real ones, in a schema that is rolled back, and Postgres describes both. This compares
+types, defaults, checks, foreign keys and partial indexes.
 """
 
 from sqlalchemy import Connection, MetaData, text
@@ -34,7 +34,7 @@ SELECT replace(indexdef, ' ON ' || schemaname || '.', ' ON ') FROM pg_indexes WH
 
 
 def find_drift(db: Database, metadata: MetaData = declared) -> list[str]:
-    """Return what differs, one thing a line: ``+`` is missing in the database, ``-`` is missing in the tables."""
+    """Return one line for each difference: ``+`` is missing in the database, ``-`` is missing in the tables."""
     with db.begin() as connection:
         schema = connection.execute(text("SELECT current_schema()")).scalar_one()
         migrated = _describe(connection, schema)

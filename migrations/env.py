@@ -1,4 +1,4 @@
-"""Alembic's entry: run the revisions on the connection that ``migrations.schema`` hands over. It opens none itself."""
+"""Alembic's entry point: runs the revisions on the connection of ``migrations.schema``. It opens none itself."""
 
 from alembic import context
 

@@ -1,6 +1,6 @@
-"""Gaps in the walls between tenants: tables that row-level security forgets, and roles that may do too much or nothing.
+"""Gaps in tenant isolation: tables without row-level security, and roles with too many rights or none.
 
-A table is a tenant's if it has ``tenant_id``, or refers to a table that is; ``tenants`` is too.
+A table belongs to tenants if it has ``tenant_id``, or refers to such a table; ``tenants`` does too.
 """
 
 from sqlalchemy import Connection, text
@@ -54,7 +54,7 @@ WHERE is_granted ORDER BY 1
 
 
 def find_gaps(connection: Connection) -> list[str]:
-    """Return a line for each gap, none if the walls are whole; for a schema of before there were any, say so."""
+    """Return one line for each gap. For a schema before row-level security there is one line that reports this."""
     roles = {"roles": [API, WORKER, OPERATOR]}
     known = text("SELECT count(*) FROM pg_roles WHERE rolname = ANY(CAST(:roles AS text[]))")
     if connection.execute(known, roles).scalar_one() < len(roles["roles"]):

@@ -1,11 +1,11 @@
-"""Row-level security and grants, for revisions: which roles may do what with which rows of a table.
+"""Row-level security and grants, for revisions: the rights of roles on the rows of a table.
 
-    headrace_api        sees and writes the rows of the tenants that its transaction names, and of nobody without one
-    headrace_worker     workers and dispatcher: every tenant's rows, no API keys
-    headrace_operator   the operator's commands: every tenant's rows
+    headrace_api        reads and writes rows of the tenants that its transaction names; without a tenant no rows
+    headrace_worker     workers and dispatcher: rows of all tenants, no API keys
+    headrace_operator   the operator's commands: rows of all tenants
 
-Each revision that makes a table calls ``isolate``, ``isolate_by_parent`` or ``share``; ``python -m migrations check``
-fails for a table without. What they do is part of those revisions: it is not changed, another is added beside it.
+Each revision that creates a table calls ``isolate``, ``isolate_by_parent`` or ``share``; ``python -m migrations check``
+fails for other tables. These functions are part of released revisions: do not change them, add new ones.
 """
 
 from typing import Final
@@ -17,12 +17,12 @@ from store.db.roles import API, OPERATOR, ROLES, WORKER
 READ: Final = "SELECT"
 CHANGE: Final = "SELECT, INSERT, UPDATE, DELETE"
 
-# Made once for each statement, not for each row: a subquery that depends on no row.
+# Evaluated once for each statement, not for each row, because the subquery depends on no row.
 _SPEAKS_FOR = "((SELECT string_to_array(current_setting('headrace.tenant', true), ','))::text[])"
 
 
 def isolate(table: str, *, api: str, worker: str = CHANGE, operator: str = CHANGE, column: str = "tenant_id") -> None:
-    """Let the rows of a table be those of the tenant in ``column``; the others are what each role is granted."""
+    """Isolate the rows of a table by the tenant in ``column``. The other arguments are the grants of each role."""
     _bind(table, f"{column} = ANY ({_SPEAKS_FOR})")
     _grant(table, api, worker, operator)
 
@@ -30,26 +30,26 @@ def isolate(table: str, *, api: str, worker: str = CHANGE, operator: str = CHANG
 def isolate_by_parent(
     table: str, parent: str, *, key: str, api: str, worker: str = CHANGE, operator: str = CHANGE
 ) -> None:
-    """Let the rows of a table belong to whoever the row of ``parent`` belongs to that ``key`` names by its id."""
+    """Isolate the rows of a table by the tenant of the ``parent`` row with the id in ``key``."""
     _bind(table, f"EXISTS (SELECT FROM {parent} WHERE {parent}.id = {table}.{key})")
     _grant(table, api, worker, operator)
 
 
 def share(table: str, *, api: str, worker: str, operator: str = CHANGE) -> None:
-    """Let a table be nobody's in particular: each role does with it what it is granted."""
+    """Grant roles rights on a table that has no tenants."""
     _grant(table, api, worker, operator)
 
 
 def expose(view: str, select: str, *, api: str, worker: str = "", operator: str = "") -> None:
-    """Make a view through which a role sees, of every tenant's rows, these columns alone. It reads as its owner."""
+    """Create a view for a role of these columns of all tenants' rows. The view reads with its owner's rights."""
     op.execute(f"CREATE VIEW {view} AS {select}")
     _grant(view, api, worker, operator)
 
 
 def make_roles() -> None:
-    """Make those roles that are not there, without a way to log in.
+    """Create missing roles, without login.
 
-    They belong to the whole server: another database's migration may make them at this moment.
+    Roles belong to the whole server, so the migration of another database may create them at the same time.
     """
     for role in ROLES:
         op.execute(_MAKE_ROLE.format(role=role))
@@ -70,7 +70,7 @@ END $$
 
 
 def _bind(table: str, whose: str) -> None:
-    # Not FORCE: the owner is who migrates, checks foreign keys and reads for the views; no process is the owner.
+    # Not FORCE: the owner migrates, checks foreign keys and reads for the views; no process runs as the owner.
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     op.execute(f"CREATE POLICY headrace_tenant ON {table} TO {API} USING ({whose})")
     op.execute(f"CREATE POLICY headrace_every_tenant ON {table} TO {WORKER}, {OPERATOR} USING (true)")

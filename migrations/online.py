@@ -1,8 +1,8 @@
-"""Changes to big tables that hold up no reader and no writer, for revisions. The rules are in ``docs/migrations.md``.
+"""Online changes of big tables, for revisions: they block no reader and no writer. Rules: ``docs/migrations.md``.
 
-A step here ends the transaction before it, because Postgres does these things only outside of one. So a revision calls
-them first, and what else it changes is one transaction with the mark that it was applied. Each step can be run again:
-a revision that was broken off begins anew.
+Each step ends the current transaction, because Postgres allows these changes only outside of one. So a revision calls
+them first; its other changes and the record of the revision are one transaction. All steps can be repeated, so an
+interrupted revision can start again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ def add_index(
     where: str | None = None,
     nulls_not_distinct: bool = False,
 ) -> None:
-    """Build an index beside readers and writers of the table. One of this name stays, unless it is half built."""
+    """Build an index concurrently. An existing index of this name stays, unless it is invalid."""
     is_whole = op.get_bind().execute(_IS_WHOLE, {"name": name}).scalar_one_or_none()
     if is_whole:
         return
@@ -41,15 +41,15 @@ def add_index(
 
 
 def drop_index(name: str) -> None:
-    """Remove an index, if it is there, once no statement uses it any more."""
+    """Drop an index concurrently, if it exists."""
     with _outside_a_transaction(), _waiting():
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
 
 def add_constraint(table: str, name: str, definition: str) -> None:
-    """Add a check or a foreign key, written as in SQL: for new rows at once, then for the old ones without a lock.
+    """Add a check or a foreign key, written as SQL: for new rows at once, then validated for old rows without a lock.
 
-    Fails if an old row breaks it; the constraint stays then, not validated, and the revision can be run again.
+    If an old row violates it, this fails; the constraint stays without validation, and the revision can be repeated.
     """
     with _outside_a_transaction():
         op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
@@ -69,7 +69,7 @@ def _outside_a_transaction() -> Iterator[None]:
 
 @contextmanager
 def _waiting() -> Iterator[None]:
-    """Wait for older transactions as long as it takes: nobody waits behind these statements."""
+    """Wait for older transactions without a timeout: no other statement waits behind these."""
     limit = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar_one()
     op.execute("SET lock_timeout = 0")
     try:

@@ -1,4 +1,4 @@
-"""Letting the roles log in. The revisions make them without a way to, because a password is no part of a schema."""
+"""Login of the database roles. Revisions create them without login, because a password is not part of a schema."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from store.db.roles import ROLES
 
 
 def let_in(db: Database, passwords: Mapping[str, str]) -> None:
-    """Let every role log in, with these passwords; one without keeps what it has. Safe to run again.
+    """Let all roles log in, with these passwords; a role without one keeps its password. Can be repeated.
 
-    A role that never had a password gets in only where the server asks for none: a socket of its own machine.
+    A role that never had a password can log in only where the server asks for none: at a local socket.
     """
     with db.begin() as connection:
         for role in ROLES:
@@ -21,7 +21,7 @@ def let_in(db: Database, passwords: Mapping[str, str]) -> None:
                 connection.exec_driver_sql(_verified_by(connection, role, password))
 
 
-# Only what changes: to alter a role needs rights that a later run may not have.
+# Only changes: altering a role needs rights that a later run may lack.
 _LET_IN = """
 DO $$ BEGIN
     IF NOT (SELECT rolcanlogin FROM pg_roles WHERE rolname = '{role}') THEN ALTER ROLE {role} LOGIN; END IF;
@@ -30,7 +30,7 @@ END $$
 
 
 def _verified_by(connection: Connection, role: str, password: str) -> str:
-    """Return the statement that sets a password: as its verifier, so that no log of the server has the password."""
+    """Return the statement that sets a password as its SCRAM verifier, so that no server log has the password."""
     driver: Any = connection.connection.driver_connection
     verifier = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
     return f"ALTER ROLE {role} PASSWORD '{verifier}'"

@@ -1,7 +1,7 @@
-"""Bringing the schema to the newest revision, and the history of revisions. Knows Alembic; configured here, in code.
+"""Upgrades the schema to the newest revision, and lists revisions. Alembic is configured here, in code.
 
-Two migrators at once are safe: the later one waits for an advisory lock, and finds nothing left to do. DDL gives up
-after a second of waiting for a table, because the running application waits behind it, and tries again after a pause.
+Concurrent migrations are safe: the later one waits for an advisory lock and finds nothing left to do. DDL waits at most
+a second for a table, because the running application waits behind it, and tries again after a pause.
 """
 
 import time
@@ -18,10 +18,10 @@ from sqlalchemy import Connection, text
 from store.db.database import Database
 from store.errors import Unavailable
 
-# "migrate!" in ASCII; any constant does that nothing else on the server locks.
+# "migrate!" in ASCII; any constant that no other lock on the server uses.
 MIGRATION_LOCK = 0x6D696772_61746521
 PATIENCE_S = 120.0
-"""For so long a migrator waits for another one, and tries again to get the locks on tables."""
+"""Time limit for waiting for another migration, and for repeated attempts to lock tables."""
 DDL_LOCK_TIMEOUT = "1s"
 _PAUSE_S = 0.5
 # lock_not_available, deadlock_detected
@@ -29,10 +29,10 @@ _NOT_LOCKED = frozenset({"55P03", "40P01"})
 
 
 def upgrade(db: Database, revision: str = "head") -> str | None:
-    """Apply what is missing, and return the revision the schema was at before (None: empty).
+    """Apply missing revisions, and return the former revision (None: empty schema).
 
-    Each revision is applied as a whole, or can be run again if it has steps of ``migrations.online``. Raises
-    Unavailable if Postgres is away, or if a lock could not be had in time; the revisions before that one stay.
+    A revision is applied completely, or can be repeated if it has steps of ``migrations.online``. Raises Unavailable if
+    Postgres does not answer, or if a lock was not available in time; earlier revisions stay applied.
     """
     with _our_turn(db):
         with db.begin() as connection:
@@ -42,13 +42,13 @@ def upgrade(db: Database, revision: str = "head") -> str | None:
 
 
 def downgrade(db: Database, revision: str) -> None:
-    """Take revisions back down to ``revision``; ``base`` is the empty schema."""
+    """Downgrade to ``revision``; ``base`` is the empty schema."""
     with _our_turn(db):
         _patiently(db, lambda connection: command.downgrade(_config(connection), revision))
 
 
 def write_revision(db: Database, message: str) -> Path:
-    """Write the next file under ``versions/`` from how the tables differ from the migrated schema; return its path."""
+    """Write a new revision in ``versions/`` from the differences of tables and schema, and return its path."""
     next_id = f"{int(head()) + 1:04}"
     with _connection(db) as connection:
         command.revision(_config(connection), message, autogenerate=True, rev_id=next_id)
@@ -56,17 +56,17 @@ def write_revision(db: Database, message: str) -> Path:
 
 
 def current(connection: Connection) -> str | None:
-    """Return the revision the schema is at, None for an empty one."""
+    """Return the revision of the schema; None for an empty one."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def head() -> str:
-    """Return the newest revision there is a file for."""
+    """Return the newest revision in ``versions/``."""
     return _scripts().get_current_head() or ""
 
 
 def history(db: Database) -> list[str]:
-    """Return a line for each revision, oldest first, saying which are applied."""
+    """Return one line for each revision, oldest first, with a mark for those that are applied."""
     with db.begin() as connection:
         at = current(connection) or ""
     scripts = reversed(list(_scripts().walk_revisions()))
@@ -75,10 +75,10 @@ def history(db: Database) -> list[str]:
 
 @contextmanager
 def _our_turn(db: Database) -> Iterator[None]:
-    """Hold the migrators' lock on a connection of its own, which a dying process gives back.
+    """Hold the migration lock on a separate connection; it is released if the process dies.
 
-    Asked for again and again: a statement that waits for it would hold a snapshot, and the migrator that has the lock
-    may build an index that waits for old snapshots to end.
+    The lock is polled: a statement that waits for it would hold a snapshot, and the other migration may build an index
+    that waits for old snapshots to end.
     """
     with db.autocommit() as connection:
         deadline = time.monotonic() + PATIENCE_S
@@ -93,7 +93,7 @@ def _our_turn(db: Database) -> Iterator[None]:
 
 
 def _patiently(db: Database, run: Callable[[Connection], None]) -> None:
-    """Run until each lock on a table was free within ``DDL_LOCK_TIMEOUT``; between tries others get their turn."""
+    """Repeat until all table locks were available within ``DDL_LOCK_TIMEOUT``; others run between attempts."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -112,10 +112,10 @@ def _was_not_locked(error: Unavailable) -> bool:
 
 @contextmanager
 def _connection(db: Database) -> Iterator[Connection]:
-    """Hold a connection outside of a transaction, for Alembic to begin one for each revision."""
+    """Hold a connection without a transaction; Alembic starts one for each revision."""
     with db.connection() as connection:
         connection.execute(text("SELECT set_config('lock_timeout', :limit, false)"), {"limit": DDL_LOCK_TIMEOUT})
-        connection.execute(text("SET statement_timeout = 0"))  # an index on a big table takes its time
+        connection.execute(text("SET statement_timeout = 0"))  # an index on a big table takes long
         connection.commit()
         try:
             yield connection

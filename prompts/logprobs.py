@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from prompts.tokenizer import Tokenizer
-from store.payloads.logprobs import TokenLogprobs
+from store.payloads.logprobs import LogprobRow
 from store.tasks.generate import TokenLogprob, TopLogprob
 
 
-def spell(tokenizer: Tokenizer, logprobs: Iterable[TokenLogprobs]) -> tuple[TokenLogprob, ...]:
+def spell(tokenizer: Tokenizer, logprobs: Iterable[LogprobRow]) -> tuple[TokenLogprob, ...]:
     """Return one entry for each token that is part of the text: end-of-sequence and other special tokens are not.
 
     Joined, the entries' bytes are the text's, but for what a stop string cut off its last token and the space before

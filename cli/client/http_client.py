@@ -1,7 +1,4 @@
-"""Speaks Headrace's HTTP API for the verbs: one method a route, one-line errors, streams that survive a reconnect.
-
-Knows routes and the error body's shape; knows nothing of terminals.
-"""
+"""HTTP client of Headrace's API: one method for each route, one-line errors, streams that reconnect."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
@@ -23,7 +20,7 @@ _WAIT_S = 30
 _RECONNECTS = 30
 
 RECONNECT_S = 1.0
-"""The pause before a broken stream is asked for again."""
+"""Pause before the reconnect of a broken stream."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,10 @@ class Event:
 
 
 class Client:
-    """One API and one key. Every method raises HeadraceError with the server's sentence, or Unavailable.
+    """A client of one API with one key. Every method raises HeadraceError with the server's message, or Unavailable.
 
-    ``on_warning`` gets the sentence of an answer that is good but has one, as for a job whose model has no worker.
-    Raises SettingsError if ``base_url`` is no address.
+    ``on_warning`` gets the warnings of successful answers, such as one for a model without a worker. Raises
+    SettingsError if ``base_url`` is not a URL.
     """
 
     def __init__(self, base_url: str, api_key: str, on_warning: Callable[[str], None] = lambda _sentence: None) -> None:
@@ -65,16 +62,16 @@ class Client:
         self._http.close()
 
     def submit(self, body: Json, idempotency_key: str | None = None) -> Json:
-        """Hand in a job and return it as accepted."""
+        """Submit a job and return it."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._call("POST", "/v1/jobs", _JOB, json=body, headers=headers)
 
     def job(self, job_id: str, wait_s: float = 0) -> Json:
-        """Return a job, after at most ``wait_s`` if it has not ended."""
+        """Return a job; wait for its end for at most ``wait_s``."""
         return self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}", _JOB, params={"wait": wait_s} if wait_s else {})
 
     def wait(self, job_id: str) -> Json:
-        """Return the job once it has ended."""
+        """Wait for the job's end and return it."""
         while (job := self.job(job_id, wait_s=_WAIT_S))["status"] not in TERMINAL:
             pass
         return job
@@ -85,46 +82,46 @@ class Client:
         return list(self._call("GET", "/v1/jobs", {"data"}, params=params)["data"])
 
     def timeline(self, job_id: str) -> list[Json]:
-        """Return what happened to a job, oldest first."""
+        """Return the events of a job, oldest first."""
         return list(self._call("GET", f"/v1/jobs/{quote(job_id, safe='')}/timeline", {"events"})["events"])
 
     def cancel(self, job_id: str) -> Json:
-        """Ask for a job's end and return it."""
+        """Request a job's cancellation and return it."""
         return self._call("POST", f"/v1/jobs/{quote(job_id, safe='')}/cancel", _JOB)
 
     def dead_letters(self, **filters: str | int | None) -> list[Json]:
-        """Return the newest jobs that were given up and match."""
+        """Return the newest matching dead letters."""
         params = {name: value for name, value in filters.items() if value is not None}
         return list(self._call("GET", "/v1/dead_letters", {"data"}, params=params)["data"])
 
     def replay_dead_letters(self, **filters: str | int | None) -> list[Json]:
-        """Make a new job of each dead letter that matches and was not replayed; return which job came of which."""
+        """Replay matching dead letters that were not replayed yet. Returns the new job of each."""
         body = {name: value for name, value in filters.items() if value is not None}
         return list(self._call("POST", "/v1/dead_letters/replay", {"data"}, json=body)["data"])
 
     def queues(self) -> list[Json]:
-        """Return what waits in each queue."""
+        """Return the statistics of the queues."""
         return list(self._call("GET", "/v1/queues", {"data"})["data"])
 
     def pause_queue(self, name: str) -> Json:
-        """Let no job of a queue start, and return the queue."""
+        """Pause a queue and return it."""
         return self._call("POST", f"/v1/queues/{quote(name, safe='')}/pause", {"name"})
 
     def resume_queue(self, name: str) -> Json:
-        """Let a queue's jobs start again, and return the queue."""
+        """Resume a queue and return it."""
         return self._call("POST", f"/v1/queues/{quote(name, safe='')}/resume", {"name"})
 
     def models(self) -> list[Json]:
-        """Return the models that can be asked for, once each: not under their aliases and versions as well."""
+        """Return the models, without entries for their aliases and versions."""
         found = self._call("GET", "/v1/models", {"data"})["data"]
         return [model for model in found if "@" not in str(model["id"])]
 
     def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
-        """Register a URL for these events; the answer carries the signing secret."""
+        """Register a URL for these events. The answer has the signing secret."""
         return self._call("POST", "/v1/webhook_endpoints", {"id", "secret"}, json={"url": url, "events": events})
 
     def delete_webhook_endpoint(self, endpoint_id: str) -> None:
-        """Forget a URL and what waits to be sent to it."""
+        """Delete an endpoint and its deliveries."""
         self._call("DELETE", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}", {"id"})
 
     def webhook_endpoints(self) -> list[Json]:
@@ -132,15 +129,15 @@ class Client:
         return list(self._call("GET", "/v1/webhook_endpoints", {"data"})["data"])
 
     def test_webhook_endpoint(self, endpoint_id: str) -> Json:
-        """Have a test sent to an endpoint, and return its delivery."""
+        """Send a test event to an endpoint, and return its delivery."""
         return self._call("POST", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}/test", {"id"})
 
     def enable_webhook_endpoint(self, endpoint_id: str) -> Json:
-        """Have an endpoint called again, and return it."""
+        """Enable an endpoint and return it."""
         return self._call("POST", f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}/enable", {"id"})
 
     def recover_webhook_endpoint(self, endpoint_id: str, since: int) -> int:
-        """Have all that an endpoint missed since a time (Unix seconds) sent to it; return how many events that is."""
+        """Send the events that an endpoint missed since a time (Unix seconds). Returns their number."""
         path, num_queued = f"/v1/webhook_endpoints/{quote(endpoint_id, safe='')}/recover", 0
         while True:
             answer = self._call("POST", path, {"queued", "has_more"}, json={"since": since})
@@ -154,15 +151,15 @@ class Client:
         return list(self._call("GET", "/v1/webhook_deliveries", {"data"}, params=params)["data"])
 
     def webhook_delivery(self, delivery_id: str) -> Json:
-        """Return a delivery with its tries."""
+        """Return a delivery with its attempts."""
         return self._call("GET", f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}", {"id", "tries"})
 
     def redeliver(self, delivery_id: str) -> Json:
-        """Have an event sent again, and return its delivery."""
+        """Send a delivery again and return it."""
         return self._call("POST", f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}/redeliver", {"id"})
 
     def follow(self, job_id: str) -> Iterator[Event]:
-        """Yield the job's events up to its terminal one, each once, over as many connections as it takes."""
+        """Yield the job's events up to the final one, each once. Reconnects if necessary."""
         last_id = ""
         for _ in range(_RECONNECTS):
             try:
@@ -172,7 +169,7 @@ class Client:
                     if event.is_terminal:
                         return
             except (httpx2.TransportError, Unavailable):
-                pass  # also when it ended without a terminal event: the job goes on without us
+                pass  # the connection ended before the final event; the job continues
             time.sleep(RECONNECT_S)
         raise Unavailable(f"the stream of {job_id} broke off {_RECONNECTS} times")
 
@@ -186,7 +183,7 @@ class Client:
             yield from parse_events(response.iter_lines())
 
     def _call(self, method: str, path: str, expected: Set[str], **options: Any) -> Json:
-        """Return the answer's body, which has at least the ``expected`` fields."""
+        """Return the body of the answer, with at least the ``expected`` fields."""
         try:
             response = self._http.request(method, path, **options)
         except httpx2.TransportError as error:
@@ -206,7 +203,7 @@ class Client:
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Read server-sent events as the WHATWG specification says, as far as Headrace uses it."""
+    """Parse server-sent events (WHATWG), as far as Headrace uses them."""
     fields: dict[str, list[str]] = {}
     for line in lines:
         if line.startswith(":"):
@@ -231,7 +228,7 @@ def _host(base_url: str) -> str:
 
 
 def _error(response: httpx2.Response) -> HeadraceError:
-    """The error that the server's answer describes."""
+    """Return the error in the server's answer."""
     try:
         body: Mapping[str, Any] = orjson.loads(response.content)["error"]
         message, code = str(body["message"]), body.get("code")

@@ -1,6 +1,6 @@
-"""The verbs that speak to a running Headrace: jobs, queues, dead letters, models.
+"""Commands for a running Headrace: jobs, queues, dead letters, models.
 
-They find it by HEADRACE_API_URL and HEADRACE_API_KEY, else by what the running stack wrote down (``cli.local.home``).
+They use HEADRACE_API_URL and HEADRACE_API_KEY, else the connection data of the running stack (``cli.local.home``).
 """
 
 import sys
@@ -25,10 +25,10 @@ LimitOption = Annotated[int, typer.Option(min=1, max=100, help="At most so many.
 
 
 def connect() -> Client:
-    """Return a client for the configured API; raise SettingsError if no key is known."""
+    """Return a client for the configured API. Raises SettingsError if there is no key."""
     settings = load_settings()
     if settings.api_url:
-        # A local stack's key is not shown to another server.
+        # The key of a local stack is never sent to another server.
         if not settings.api_key:
             raise SettingsError("no API key: HEADRACE_API_URL needs HEADRACE_API_KEY beside it")
         return Client(settings.api_url, settings.api_key, on_warning=warn)
@@ -57,7 +57,7 @@ def submit(
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hand in a prompt and print the job's id, or with --wait or --stream its answer; exit 1 if the job fails.
+    """Submit a prompt and print the job's id, or with --wait or --stream its answer; exit 1 if the job fails.
 
     With --stream and --json each event is a line: {"id", "event", "data"}.
     """
@@ -86,14 +86,14 @@ def submit(
 
 
 def show_job(job: JobArgument, as_json: JsonOption = False) -> None:
-    """Show a job: its state, place, times, tokens, error and answer."""
+    """Show a job: state, position, times, tokens, error and answer."""
     with connect() as client:
         found = client.job(job)
     show(found, render.job_page(found), as_json=as_json)
 
 
 def watch(job: JobArgument, as_json: JsonOption = False) -> None:
-    """Print a job's answer as it comes, from its beginning; exit 1 if it fails. With --json each event is a line."""
+    """Print a job's answer while it is generated; exit 1 if it fails. With --json each event is a line."""
     with connect() as client:
         _stream(client, job, as_json=as_json)
 
@@ -111,7 +111,7 @@ def list_jobs(
 
 
 def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
-    """End a job: at once while it waits, at the next step while it runs."""
+    """Cancel a job: at once while it waits, at the next step while it runs."""
     with connect() as client:
         cancelled = client.cancel(job)
     asked = "cancellation requested" if cancelled["status"] == "running" else cancelled["status"]
@@ -126,13 +126,13 @@ def list_queues(as_json: JsonOption = False) -> None:
 
 
 def pause(queue: QueueArgument, as_json: JsonOption = False) -> None:
-    """Let no job of a queue start until it is resumed; what runs goes on."""
+    """Start no more jobs of a queue until it is resumed. Running jobs continue."""
     with connect() as client:
         show(client.pause_queue(queue), f"{queue} is paused", as_json=as_json)
 
 
 def resume(queue: QueueArgument, as_json: JsonOption = False) -> None:
-    """Let a queue's jobs start again."""
+    """Resume a queue."""
     with connect() as client:
         show(client.resume_queue(queue), f"{queue} goes on", as_json=as_json)
 
@@ -140,7 +140,7 @@ def resume(queue: QueueArgument, as_json: JsonOption = False) -> None:
 def list_dead_letters(
     queue: QueueOption = None, code: CodeOption = None, limit: LimitOption = 20, as_json: JsonOption = False
 ) -> None:
-    """List the jobs that were given up, newest first."""
+    """List the dead letters (jobs that failed for good), newest first."""
     with connect() as client:
         found = client.dead_letters(queue=queue, code=code, limit=limit)
     show(found, render.dead_letters_table(found) if found else "no dead letters", as_json=as_json)
@@ -149,7 +149,7 @@ def list_dead_letters(
 def replay(
     queue: QueueOption = None, code: CodeOption = None, limit: LimitOption = 20, as_json: JsonOption = False
 ) -> None:
-    """Run those that were given up and not replayed yet again, as new jobs, oldest first."""
+    """Replay dead letters that were not replayed yet, as new jobs, oldest first."""
     with connect() as client:
         found = client.replay_dead_letters(queue=queue, code=code, limit=limit)
     show(found, render.replays_table(found) if found else "nothing to replay", as_json=as_json)
@@ -175,7 +175,7 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def _only_model(client: Client) -> str:
-    """Return the only model, or the only one that a worker serves; raise InvalidRequest if neither is one."""
+    """Return the only model, or the only one with a worker. Raises InvalidRequest if there are several."""
     names = [str(model["id"]) for model in client.models()]
     if len(names) > 1:
         served = {queue["name"].rpartition("@")[0] for queue in client.queues() if queue.get("workers")}
@@ -187,7 +187,7 @@ def _only_model(client: Client) -> str:
 
 
 def _stream(client: Client, job_id: str, *, as_json: bool) -> None:
-    """Print deltas as they come. An attempt that did not keep all of them begins a new line, with what it kept."""
+    """Print deltas. An attempt that did not keep all of them starts a new line with the kept ones."""
     with waiting(client, job_id) as has_begun:
         for event in client.follow(job_id):
             if event.name not in {"job.queued", "job.started"}:
@@ -215,7 +215,7 @@ def _show_answer(job: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _conclude(job: dict[str, Any], *, quiet: bool = False) -> None:
-    """Say on stderr how a job went; exit 1 unless it succeeded."""
+    """Print the result of a job on stderr; exit 1 unless it succeeded."""
     if not quiet:
         render.err.print(render.summary(job), style="dim", soft_wrap=True)
     if job["status"] != "succeeded":

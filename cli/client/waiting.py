@@ -1,4 +1,4 @@
-"""Tells on stderr what a job waits for while a verb waits for the job, and how to come back to it."""
+"""Prints the reason of a job's wait on stderr, and how to return to the job."""
 
 import threading
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ _LONGEST_S = 30.0
 
 @contextmanager
 def waiting(client: Client, job_id: str) -> Iterator[threading.Event]:
-    """Tell what the job waits for until the event that is yielded is set, which a verb does when the answer begins.
+    """Print the reason of the job's wait until the yielded event is set, when the answer starts.
 
-    Ctrl-C ends the verb with 130, and says that the job goes on and how to come back to it.
+    Ctrl-C ends the command with 130, and prints that the job continues and how to return to it.
     """
     has_begun = threading.Event()
-    # A daemon: an API that does not answer must not keep the verb from ending.
+    # A daemon thread: an API that does not answer must not delay the end of the command.
     thread = threading.Thread(target=_tell, args=(client, job_id, has_begun), name="waiting", daemon=True)
     thread.start()
     try:
@@ -36,7 +36,7 @@ def waiting(client: Client, job_id: str) -> Iterator[threading.Event]:
 
 
 def _tell(client: Client, job_id: str, has_begun: threading.Event) -> None:
-    """Say what the job waits for, at growing intervals and only if that has changed."""
+    """Print the reason of the wait, at growing intervals, and only if it has changed."""
     said, pause_s = "", _FIRST_S
     while not has_begun.wait(pause_s):
         pause_s = min(_LONGEST_S, pause_s * 2)
@@ -46,14 +46,14 @@ def _tell(client: Client, job_id: str, has_begun: threading.Event) -> None:
                 return
             reason = what_for(job, client.queues())
         except (HeadraceError, RuntimeError):
-            continue  # the API is away, or the verb has closed the client: the verb itself says so
+            continue  # the API does not answer, or the client is closed: the command reports it
         if reason != said and not has_begun.is_set():
             say(f"{job_id} is queued: {reason}")
             said = reason
 
 
 def what_for(job: dict[str, Any], queues: list[dict[str, Any]]) -> str:
-    """Return what a queued job waits for."""
+    """Return the reason of a queued job's wait."""
     name, position = job["queue"]["name"], job["queue"].get("position")
     queue = next((queue for queue in queues if queue["name"] == name), None)
     if queue and queue["paused_at"]:

@@ -1,4 +1,4 @@
-"""``headrace webhooks``: endpoints, what became of each call, and what is sent again. They speak to the API."""
+"""``headrace webhooks``: endpoints, deliveries, redelivery. These commands use the API."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -20,7 +20,7 @@ DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="A del
 
 @app.command()
 def endpoints(as_json: JsonOption = False) -> None:
-    """List the endpoints, with why one is disabled."""
+    """List the endpoints, with the reason if one is disabled."""
     with connect() as client:
         found = client.webhook_endpoints()
     show(found, render.endpoints_table(found) if found else "no webhook endpoints", as_json=as_json)
@@ -42,7 +42,7 @@ def deliveries(
 
 @app.command()
 def delivery(delivery: DeliveryArgument, as_json: JsonOption = False) -> None:
-    """Show every try of a delivery: when, how long, with which answer or error."""
+    """Show the attempts of a delivery: time, duration, answer or error."""
     with connect() as client:
         found = client.webhook_delivery(delivery)
     head = f"{found['id']} {found['type']} {found['status']} {found['url']}"
@@ -52,7 +52,7 @@ def delivery(delivery: DeliveryArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def redeliver(delivery: DeliveryArgument, as_json: JsonOption = False) -> None:
-    """Send an event again now, under the same id."""
+    """Send an event again now, with the same id."""
     with connect() as client:
         found = client.redeliver(delivery)
     show(found, f"{delivery} is on its way again", as_json=as_json)
@@ -68,7 +68,7 @@ def send_test(endpoint: EndpointArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def enable(endpoint: EndpointArgument, as_json: JsonOption = False) -> None:
-    """Call an endpoint again that was disabled; `recover` sends what it missed."""
+    """Enable an endpoint that was disabled; `recover` sends the events that it missed."""
     with connect() as client:
         found = client.enable_webhook_endpoint(endpoint)
     show(found, f"{endpoint} enabled", as_json=as_json)
@@ -80,7 +80,7 @@ def recover(
     since: Annotated[str, typer.Option(help="From this time on, such as 2026-11-26T12:00 (UTC).")],
     as_json: JsonOption = False,
 ) -> None:
-    """Send an endpoint the events that it missed since a time, as far as their jobs are kept."""
+    """Send an endpoint the events that it missed since a time, as far as their jobs are stored."""
     with connect() as client:
         num_queued = client.recover_webhook_endpoint(endpoint, _seconds(since))
     show({"queued": num_queued}, f"{num_queued} events are on their way", as_json=as_json)

@@ -1,4 +1,4 @@
-"""Draws what happened in a burst: a bar a job on a common time axis, and how full the batch was."""
+"""Charts of a burst: a bar for each job on a common time axis, and the size of the batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _LABEL = 30
 
 @dataclass(frozen=True)
 class Span:
-    """One job's times, in seconds on an axis that all jobs of the burst share."""
+    """The times of one job, in seconds on the common axis."""
 
     label: str
     note: str

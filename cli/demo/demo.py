@@ -1,7 +1,7 @@
-"""``headrace demo``: the whole path once, on real parts, told as it happens, ending by itself.
+"""``headrace demo``: a burst of jobs through a real stack, with comments.
 
-A burst of chat jobs of different lengths goes through one model in one batch; one of them is streamed here while the
-others run beside it; their end comes back as signed webhooks. Exit code 0 means that every part was seen to work.
+Chat jobs of different lengths run in one batch of one model. One of them is streamed here while the others run. Their
+ends arrive as signed webhooks. Exit code 0 means that all parts worked.
 """
 
 import os
@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 _WEBHOOKS_S = 20.0
 
-# The demo's own receiver listens on this machine, without TLS; a stack started by `headrace up` refuses both.
+# The demo's receiver is on this machine and without TLS; a stack started by `headrace up` refuses both.
 _SETTINGS = {"HEADRACE_WEBHOOK_ALLOW_HTTP": "true", "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
 
 _STREAMED = ("Tell me a short story about a miller.", 112)
@@ -62,7 +62,7 @@ def demo(
     hear_stop_signals()
     with running_stack(settings, [model], say, _SETTINGS) as stack:
         say(f"ready after {time.monotonic() - began:.1f} s")
-        # On a thread, since it waits on HTTP calls that no signal interrupts; when the API stops, they fail.
+        # On a thread, because signals do not interrupt HTTP calls; they fail when the API stops.
         run_until_stopped(lambda: _run(stack, model, began))
         _show_addresses(stack)
         say("stopping: API, worker, dispatcher, Flower, Valkey, PostgreSQL")
@@ -84,7 +84,7 @@ def _run(stack: Stack, model: str, began: float) -> None:
 
 
 def _burst(client: Client, model: str, began: float) -> list[Json]:
-    """Submit every job at once, stream the first, and return all of them as they ended."""
+    """Submit all jobs at once, stream the first, and return all of them after their end."""
     with ThreadPoolExecutor(len(_BESIDE) + 1) as pool:
         streamed = _submit(client, model, *_STREAMED)
         beside = [pool.submit(_submit, client, model, prompt, size) for prompt, size in _BESIDE]
@@ -116,7 +116,7 @@ def _stream(client: Client, job_id: str, began: float) -> None:
 
 
 def _show_jobs(client: Client, jobs: Sequence[Json]) -> None:
-    """Draw every job's stored timeline on one axis, which begins when the first was accepted."""
+    """Draw the stored timelines of all jobs on one axis, which starts when the first was accepted."""
     timelines = [client.timeline(job["id"]) for job in jobs]
     origin = min(events[0]["at"] for events in timelines)
     spans = [_span(job, events, origin) for job, events in zip(jobs, timelines, strict=True)]
@@ -148,7 +148,7 @@ def _show_occupancy(occupancy: Occupancy) -> None:
 
 
 def _check(jobs: Sequence[Json], receiver: Receiver) -> None:
-    """Raise Unavailable unless every job succeeded and every end came back as a webhook with a good signature."""
+    """Raise Unavailable unless all jobs succeeded and all webhooks arrived with valid signatures."""
     failed = [job for job in jobs if job["status"] != "succeeded"]
     if failed:
         raise Unavailable(f"{len(failed)} of {len(jobs)} jobs did not succeed, first: {render.summary(failed[0])}")

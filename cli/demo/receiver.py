@@ -1,4 +1,4 @@
-"""A webhook receiver for the demo: checks each signature as a customer's would and remembers which jobs ended."""
+"""A webhook receiver for the demo: verifies signatures and collects the ids of ended jobs."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ _MAX_BYTES = 64 * 1024
 
 
 class Receiver:
-    """What arrived so far. It refuses everything until it knows whom to ``trust``."""
+    """The jobs of received events. All events are refused until ``trust`` was called."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -23,11 +23,11 @@ class Receiver:
         self._changed = threading.Condition()
 
     def trust(self, secret: str) -> None:
-        """Accept what is signed with ``secret``."""
+        """Accept events signed with ``secret``."""
         self._verifier = Webhook(secret)
 
     def take(self, body: bytes, headers: dict[str, str]) -> bool:
-        """Note the job of a well signed event; return False for any other."""
+        """Record the job of an event with a valid signature. Returns False for other events."""
         with self._changed:
             try:
                 if self._verifier is None:
@@ -41,7 +41,7 @@ class Receiver:
             return True
 
     def wait_for(self, jobs: Collection[str], timeout_s: float) -> set[str]:
-        """Return the jobs that were heard of, as soon as all of ``jobs`` are, or after ``timeout_s``."""
+        """Wait for events of all ``jobs``, for at most ``timeout_s``. Returns the jobs of received events."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             self._changed.wait_for(lambda: self._jobs.issuperset(jobs), deadline - time.monotonic())
@@ -62,7 +62,7 @@ def running_receiver() -> Iterator[Receiver]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """The demo tells what arrived, in its own words."""
+            """No log lines: the demo prints its own."""
 
     server.RequestHandlerClass = Handler
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="receiver")

@@ -1,4 +1,4 @@
-"""Watches a worker's batch while it works, by reading its metrics a few times a second."""
+"""Samples the size of a worker's batch from its metrics, a few times a second."""
 
 import threading
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ _PREFIX = "headrace_engine_"
 
 @dataclass
 class Occupancy:
-    """How many jobs were in the batch at each sample; ``peak`` and ``mean`` are the engine's own counts, per step."""
+    """Number of jobs in the batch at each sample. ``peak`` and ``mean`` are the engine's counts per step."""
 
     running: list[int] = field(default_factory=list)
     peak: int = 0
     mean: float = 0.0
 
     def add(self, gauges: dict[str, float]) -> None:
-        """Note one reading."""
+        """Record one sample."""
         self.running.append(int(gauges.get("running", 0)))
         self.peak = int(gauges.get("peak_batch", self.peak))
         self.mean = gauges.get("mean_batch", self.mean)
@@ -45,7 +45,7 @@ def _sample(http: httpx2.Client, url: str, occupancy: Occupancy, done: threading
         try:
             page = http.get(url).text
         except httpx2.TransportError:
-            continue  # the picture misses a column; the jobs tell whether the worker is well
+            continue  # the chart lacks a column; failures of the worker show in the jobs
         occupancy.add(read_gauges(page))
 
 

@@ -1,6 +1,6 @@
-"""Runs a command with DATABASE_URL and REDIS_URL of services that live as long as it: ``python -m cli.local COMMAND…``.
+"""Runs a command with temporary services in DATABASE_URL and REDIS_URL: ``python -m cli.local COMMAND…``.
 
-For checks that need a real database and may leave nothing behind.
+For checks that need a real database and must leave nothing behind.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from store.settings import child_environment
 def main(argv: list[str]) -> int:
     """Start the services, run ``argv``, stop them, and return its exit code."""
     folder = Path(tempfile.mkdtemp(prefix="hr-"))
-    folder.chmod(0o711)  # as root, PostgreSQL runs as nobody and must get in
+    folder.chmod(0o711)  # as root, PostgreSQL runs as another user and must be able to enter
     try:
         postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
         valkey = LocalValkey(folder / "kv", folder / "valkey.log")

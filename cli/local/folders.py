@@ -1,7 +1,7 @@
-"""Where the local stack keeps its things: who may reach a folder and how long a socket's path may be.
+"""Folders of the local stack: their permissions, and the length of socket paths.
 
-As root the servers run as ``nobody``, who must be able to walk to the data and to the sockets. No existing folder's
-mode is ever changed; if the way is barred, another place is used.
+If Headrace runs as root, the servers run as an unprivileged user, which must have access to the data and the sockets.
+The mode of an existing folder is never changed; if it denies access, another folder is used.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 
 def unprivileged_user() -> pwd.struct_passwd | None:
-    """The user that PostgreSQL drops to when we are root, else None: it refuses to run as root."""
+    """The user of PostgreSQL if this process is root, else None. PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None
     try:
@@ -30,9 +30,9 @@ def unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def private_folder(path: Path, owner: pwd.struct_passwd | None) -> Path:
-    """Make ``path`` if need be and return it; only ``owner`` (None: ourselves) may look inside.
+    """Create ``path`` if it does not exist, and return it. Only ``owner`` (None: this user) has access.
 
-    Raises Unavailable if it exists and belongs to somebody else, as in a shared ``/tmp`` it might.
+    Raises Unavailable if it belongs to another user, which is possible in a shared ``/tmp``.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if owner and path.stat().st_uid == os.geteuid():
@@ -47,9 +47,9 @@ def private_folder(path: Path, owner: pwd.struct_passwd | None) -> Path:
 
 
 def reachable_folder(path: Path, owner: pwd.struct_passwd | None) -> Path:
-    """Return ``path`` as a private folder, or the folder that stands in for it if ``owner`` cannot walk to ``path``.
+    """Return ``path`` as a private folder, or a substitute if ``owner`` has no access to its parents.
 
-    The stand-in lies under /var/lib and ``path`` becomes a link to it, so that the same one is found next time.
+    The substitute is in /var/lib, and ``path`` becomes a link to it, so that the next start finds it.
     """
     if path.is_symlink():
         return private_folder(path.resolve(), owner)

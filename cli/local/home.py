@@ -1,8 +1,8 @@
-"""The folder that holds one local stack: what lies where, who may use it, and what a client verb can learn from it.
+"""The home folder of one local stack: its files, its lock, and the connection data for client commands.
 
-Knows files only. A stack holds the folder's lock for as long as it lives; the kernel lets go of it when the process
-ends, however that happens. While it serves, a pointer to the folder lies in the user's runtime folder, so that verbs
-find it from anywhere. A pointer is trusted only where nobody else can have left it, and only while the lock is held.
+A stack holds the folder's lock while it runs; the kernel releases it when the process ends. While the stack serves, a
+pointer to the folder is in the user's runtime folder, so that commands find it from any folder. A pointer is trusted
+only in a folder that other users cannot write to, and only while the lock is held.
 """
 
 import fcntl
@@ -23,10 +23,10 @@ from store.settings import Settings, runtime_folder
 
 
 class StackRecord(BaseModel):
-    """What a running stack tells the verbs of other terminals."""
+    """Connection data of a running stack for commands in other terminals."""
 
     pid: int = Field(default_factory=os.getpid)
-    # Whose tables they are; with roles, each process logs in to it as its own (``store.db.roles``).
+    # The owner of the tables; with roles, each process logs in to it as its own (``store.db.roles``).
     database_url: str
     has_roles: bool = False
     redis_url: str
@@ -36,14 +36,14 @@ class StackRecord(BaseModel):
 
 
 class Home:
-    """One HEADRACE_HOME."""
+    """One home folder (HEADRACE_HOME)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
 
     @property
     def models(self) -> Path:
-        """Where fetched and converted models lie, one folder each."""
+        """Folder of fetched and converted models."""
         return self.path / "models"
 
     def log(self, name: str) -> Path:
@@ -52,7 +52,7 @@ class Home:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; raise Unavailable if another stack does."""
+        """Lock the folder. Raises Unavailable if another stack has locked it."""
         try:
             (self.path / "logs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -78,23 +78,23 @@ class Home:
         return False
 
     def record(self) -> StackRecord | None:
-        """What the stack that runs, or ran last, wrote down."""
+        """Connection data of the stack that runs or ran last."""
         try:
             return StackRecord.model_validate_json((self.path / "stack.json").read_bytes())
         except (OSError, ValidationError):
             return None
 
     def running(self) -> StackRecord | None:
-        """What the stack that runs now wrote down; None if none runs."""
+        """Connection data of the running stack; None if none runs."""
         return self.record() if self.is_locked() else None
 
     def write_record(self, record: StackRecord) -> None:
-        """Leave word for the verbs. Private, because a given DATABASE_URL may hold a password."""
+        """Write the connection data for commands, in a private file: DATABASE_URL may contain a password."""
         self._write_private("stack.json", record.model_dump_json())
 
     @contextmanager
     def pointed_to(self) -> Iterator[None]:
-        """Let verbs find this stack from any folder, for the time of the block, if there is a folder for pointers."""
+        """Write a pointer to this stack for the time of the block, if there is a folder for pointers."""
         pointer = None
         with suppress(OSError, Unavailable):
             folder = _pointers_of_ours()
@@ -110,15 +110,15 @@ class Home:
                 pointer.unlink(missing_ok=True)
 
     def api_key(self) -> str | None:
-        """The key of the stack's own tenant, for the verbs."""
+        """The API key of the stack's tenant, for commands."""
         return self._read("api-key")
 
     def write_api_key(self, key: str) -> None:
-        """Keep the key; it is shown once and stored nowhere else."""
+        """Store the key. It is shown once and stored nowhere else."""
         self._write_private("api-key", key)
 
     def flower_password(self) -> str:
-        """The password of Flower's page, made at the first call."""
+        """The password of Flower's page, created at the first call."""
         password = self._read("flower-password")
         if password is None:
             password = secrets.token_urlsafe(12)
@@ -141,7 +141,7 @@ class Home:
 
 
 def find_home(settings: Settings) -> Home:
-    """Return the home of the stack that the settings mean: HEADRACE_HOME, else the one here, else the one that runs.
+    """Return the home of the selected stack: HEADRACE_HOME, else the one in this folder, else the running one.
 
     Raises SettingsError if several run elsewhere.
     """
@@ -156,18 +156,18 @@ def find_home(settings: Settings) -> Home:
 
 
 def _pointer_folders() -> list[Path]:
-    """Where pointers may lie: in the runtime folder that the system made, else in the folder for temporary files."""
+    """Folders for pointers: the user's runtime folder, else one in the folder for temporary files."""
     return [runtime_folder() / "headrace", Path(tempfile.gettempdir()) / f"headrace-{os.geteuid()}"]
 
 
 def _pointers_of_ours() -> Path:
-    """Return the first folder that can be used, made if need be. Raises Unavailable or OSError if none can."""
+    """Return the first usable folder, and create it if necessary. Raises Unavailable or OSError if there is none."""
     given, made = _pointer_folders()
     return private_folder(given if _is_private(given.parent) else made, None)
 
 
 def _is_private(folder: Path) -> bool:
-    """True for a folder, no link, of this user's in which nobody else can write."""
+    """True for a folder (no link) of this user that no other user can write to."""
     try:
         found = folder.lstat()
     except OSError:
@@ -182,7 +182,7 @@ def _pointed_to(folder: Path) -> Iterator[Home]:
 
 
 def _home_of(pointer: Path) -> Home | None:
-    """Return the folder that a pointer names, if it is there and this user's."""
+    """Return the folder that a pointer names, if it exists and belongs to this user."""
     try:
         path = Path(os.fsdecode(pointer.read_bytes()))
         is_ours = path.is_absolute() and path.stat().st_uid == os.geteuid()

@@ -1,7 +1,7 @@
-"""A real PostgreSQL on a folder of ours, without root, ports or Docker.
+"""A PostgreSQL server with its own data folder, without root, ports or Docker.
 
-Knows where its binaries may lie, how a data folder is made and checked, and when the server answers. Does not know
-the schema. The server listens on a Unix socket only, which nobody but its owner (and root) can open.
+Finds the binaries, creates and checks the data folder, and waits until the server answers. The server listens only on a
+Unix socket, which only its owner (and root) can open. The schema is not handled here.
 """
 
 import importlib.metadata
@@ -24,9 +24,9 @@ _SOCKET = ".s.PGSQL.5432"
 # Not the caller's environment: PGPORT, PGDATA or a locale in it would change what the server does.
 _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 FORMER_S = 10.0
-"""How long a server of a killed parent may take to shut down."""
+"""Maximum time for the shutdown of a server after its parent was killed."""
 
-# The first with a locale of its own, which is the same on every system.
+# The first version with a built-in locale, which is the same on every system.
 _OLDEST = 17
 
 _SHARED_CACHE = Path("/var/cache/headrace")
@@ -37,7 +37,7 @@ _WHEELS = (
 
 
 class LocalPostgres:
-    """PostgreSQL with its data in ``folder``. ``start`` and ``stop`` may follow one another any number of times."""
+    """PostgreSQL with its data in ``folder``. It can be started and stopped repeatedly."""
 
     name = "PostgreSQL"
 
@@ -51,18 +51,18 @@ class LocalPostgres:
 
     @property
     def url(self) -> str:
-        """The address, as DATABASE_URL spells it."""
+        """The address, in the form of DATABASE_URL."""
         return f"postgresql+psycopg://app@/postgres?host={self._sockets}"
 
     @property
     def child(self) -> Child | None:
-        """The server, once started; it may have ended by itself since."""
+        """The server process after ``start``; it may have ended."""
         return self._child
 
     def start(self, timeout_s: float = 60.0) -> None:
-        """Make the data folder if there is none, start the server and return when it answers.
+        """Create the data folder if there is none, start the server and wait until it answers.
 
-        Raises Unavailable with one sentence if the folder is another major version's or in use, or the start fails.
+        Raises Unavailable if the folder is in use or of another major version, or if the start fails.
         """
         data = self._folder / "data"
         if not (data / "PG_VERSION").exists():
@@ -74,9 +74,9 @@ class LocalPostgres:
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
-            # A commit is one call instead of two: write and wait until it is on disk.
+            # One system call for each commit instead of two: write, and wait for the disk.
             "wal_sync_method": "open_datasync",
-            # Without details: those of a refused row quote it.
+            # Without details, because they quote refused rows.
             "log_error_verbosity": "terse",
         }
         argv: list[str | Path] = [self._bin / "postgres", "-D", data, "-p", "5432"]
@@ -97,13 +97,13 @@ class LocalPostgres:
         self._wait_until_ready(self._child, timeout_s)
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """Shut down in order: sessions are cut, everything committed is on disk."""
+        """Shut down cleanly: sessions are ended, and all commits are on disk."""
         if self._child is not None:
             self._child.stop(timeout_s)
             self._child = None
 
     def _init(self, data: Path) -> None:
-        """Make the data folder under another name first, so that an interrupted run leaves nothing half made."""
+        """Create the data folder under a temporary name, so that an interrupted run leaves no incomplete folder."""
         if (major := self._major()) < _OLDEST:
             raise Unavailable(
                 f"the PostgreSQL {major} in {self._bin} is too old for a database of its own, which needs {_OLDEST}: "
@@ -136,13 +136,13 @@ class LocalPostgres:
             )
 
     def _major(self) -> int:
-        """The server's major version; 0 if it does not say."""
+        """The server's major version; 0 if unknown."""
         found = re.search(r"\d+", self._run(self._bin / "postgres", "--version").stdout)
         return int(found.group()) if found else 0
 
     def _wait_until_ready(self, child: Child, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        # A user and a database that exist, or every question leaves a FATAL line in the log.
+        # An existing user and database, because other questions would leave FATAL lines in the log.
         asked = ("-q", "-h", self._sockets, "-p", "5432", "-U", "app", "-d", "postgres")
         while self._run(self._bin / "pg_isready", *asked).returncode != 0:
             if child.exit_code is not None:
@@ -170,7 +170,7 @@ class LocalPostgres:
 def find_binaries() -> Path:
     """Return the folder with ``initdb`` and ``postgres``: from a wheel, else the system's.
 
-    Raises Unavailable that says how to get one.
+    Raises Unavailable, with advice for the installation.
     """
     for package, distribution, folder in _WHEELS:
         spec = importlib.util.find_spec(package)
@@ -193,22 +193,22 @@ def _readable(installed: Path, version: str) -> Path:
         _SHARED_CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=_SHARED_CACHE))
         draft.chmod(0o755)
-        # The programs look for their libraries in the sibling folder.
+        # The programs load their libraries from the sibling folder.
         for part in (installed, installed.with_name(installed.name + ".libs")):
             if part.exists():
                 shutil.copytree(part, draft / part.name, ignore=shutil.ignore_patterns("__pycache__"))
         try:
             draft.rename(cache)
-        except OSError:  # another process was quicker; its copy is as good
+        except OSError:  # another process has made the same copy
             shutil.rmtree(draft)
     return cache / installed.name
 
 
 def _wait_for_former(data: Path, timeout_s: float) -> None:
-    """Wait until a server that is still on ``data`` has ended; raise Unavailable if it does not.
+    """Wait until an earlier server on ``data`` has ended. Raises Unavailable if it does not end.
 
-    After a kill of our parent it needs a moment to shut down. A pid file whose number now belongs to another program,
-    as after a reboot, is removed: the server itself would refuse to start.
+    After a kill of its parent a server needs a moment to shut down. A pid file with the number of another program, as
+    after a reboot, is removed, because PostgreSQL would refuse to start.
     """
     pid_file = data / "postmaster.pid"
     deadline = time.monotonic() + timeout_s
@@ -229,7 +229,7 @@ def _server_on(pid_file: Path) -> int | None:
         os.kill(pid, 0)
         folder = working_folder(pid)
     except PermissionError:
-        return None  # somebody else's process, so not this server: the number was given out again
+        return None  # a process of another user, so the number was reused
     except (OSError, ValueError, IndexError):
         return None
     return pid if folder is None or folder == pid_file.parent.resolve() else None

@@ -1,6 +1,6 @@
-"""What must be there before the processes start: the schema, an API key, and the model's files and registration.
+"""Preparation before the processes start: the schema, an API key, the model's files and its registration.
 
-Each step is done once and found done the next time, without starting Python again, so that a second start is quick.
+A step that is already done is skipped without starting another Python process, so that the next start is quick.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,15 +17,15 @@ from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, bootstr
 Say = Callable[[str], None]
 
 CATALOGUE = ("minilm", "smollm2")
-"""What ``models.catalog`` fetches, which is not imported here."""
+"""Models that ``models.catalog`` can fetch. It is not imported here."""
 
 _WITHOUT_FILES = ("fake", "fake-encoder")
 
 
 def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say, *, with_roles: bool) -> None:
-    """Bring the schema to this version, and let the processes' roles log in if they are to.
+    """Upgrade the schema, and let the processes' roles log in if they are used.
 
-    Raises Unavailable with the migration's last words if it fails.
+    Raises Unavailable with the last line of the migration if it fails.
     """
     if is_migrated(db) and (not with_roles or can_log_in(db)):
         return
@@ -34,13 +34,13 @@ def migrate(db: Database, home: Home, env: Mapping[str, str], say: Say, *, with_
 
 
 def ensure_key(db: Database, home: Home) -> str:
-    """Return a key of the default tenant that is good now, and keep it in the home."""
+    """Return a valid key of the default tenant, and store it in the home folder."""
     kept = home.api_key()
     if kept:
         try:
             authenticate(db, kept)
         except Unauthenticated:
-            pass  # the database is another one, or the key was revoked
+            pass  # another database, or the key was revoked
         else:
             return kept
     key = bootstrap(db) or create_key(db, find_tenant(db, DEFAULT_TENANT), "local stack", SCOPES, actor="headrace up")
@@ -49,10 +49,10 @@ def ensure_key(db: Database, home: Home) -> str:
 
 
 def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], say: Say) -> ModelVersion:
-    """Return the model version that is asked for, registered.
+    """Return the requested model version, and register it if necessary.
 
-    ``asked`` is a registered name, a name of the catalogue, whose files are fetched first, or a model's folder, which
-    is registered under its own name. Raises Unavailable, with what to do next, if it is none or that fails.
+    ``asked``: a registered name, a name of the catalogue (its files are fetched), or a model's folder (it is registered
+    under its own name). Raises Unavailable, with advice, if it is none of these or if a step fails.
     """
     if not _is_path(asked) and (usable := _usable(db, asked)) is not None:
         return usable
@@ -60,7 +60,7 @@ def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], s
         return _register(db, asked, asked, env, home, say)
     if asked in CATALOGUE and not _is_path(asked):
         say(f"fetching {asked} (once)")
-        # To the terminal: it draws a progress bar.
+        # To the terminal, because it draws a progress bar.
         _run_module("models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
         return _register(db, asked, str(home.models / asked), env, home, say)
     folder = Path(asked).expanduser()
@@ -71,7 +71,7 @@ def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], s
 
 def _register(db: Database, name: str, source: str, env: Mapping[str, str], home: Home, say: Say) -> ModelVersion:
     said = _run_module("models.catalog", ["register", name, source], env, home.log("models"))
-    # The last thing it prints is NAME@VERSION, which need not be the version that the name alone means.
+    # Its last line is NAME@VERSION; NAME alone may mean another version.
     version = resolve(db, said.split()[-1])
     say(f"model {name} registered")
     return version
@@ -82,7 +82,7 @@ def _is_path(asked: str) -> bool:
 
 
 def _unknown(asked: str) -> str:
-    """Say what to do for a model that is neither registered, nor in the catalogue, nor a folder."""
+    """Return the error for a model that is neither registered, nor in the catalogue, nor a folder."""
     if _is_path(asked):
         return f"there is no folder {asked}: `hf download ORG/NAME --local-dir {asked}` fetches a model into one"
     name = asked.rpartition("/")[2].partition("@")[0]
@@ -95,7 +95,7 @@ def _unknown(asked: str) -> str:
 
 
 def _usable(db: Database, name: str) -> ModelVersion | None:
-    """Return the registered version if its files are there, None if it is not registered or can be fetched again."""
+    """Return the registered version if its files exist; None if it is not registered or can be fetched again."""
     try:
         version = resolve(db, name)
     except NotFound:
@@ -111,7 +111,7 @@ def _usable(db: Database, name: str) -> ModelVersion | None:
 
 
 def _run_module(module: str, arguments: list[str], env: Mapping[str, str], log: Path | None) -> str:
-    """Run one of our modules and return what it wrote to the log. Raises Unavailable with its last words."""
+    """Run a module of Headrace and return its new log lines. Raises Unavailable with its last line."""
     before = log.stat().st_size if log and log.exists() else 0
     exit_code = run_step([*PYTHON, module, *arguments], env, log)
     said = log.read_bytes()[before:].decode(errors="replace") if log else ""

@@ -1,8 +1,7 @@
-"""A child process that cannot outlive its parent.
+"""A child process that cannot outlive its parent: start it, ask it to end, and kill it after a timeout.
 
-Knows how to start one, how to ask it to end and how to insist. Does not know what the child does, nor in which order a
-stack stops. A child gets its own session, so that Ctrl-C in the terminal reaches the parent alone, and on Linux the
-kernel signals it when the parent dies, however that happens.
+A child has its own session, so that Ctrl-C in the terminal reaches only the parent. On Linux the kernel signals the
+child when the parent dies.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from pathlib import Path
 from cli.local.stopping import wait_for_end
 
 PYTHON = (sys.executable, "-P", "-m")
-"""What runs a module of ours: without the current folder on the path, in which the user may have a ``models.py``."""
+"""Runs a module of Headrace without the current folder on the path, which may contain a ``models.py``."""
 
 _MAX_LOG_BYTES = 32 << 20
 _PR_SET_PDEATHSIG = 1
@@ -28,10 +27,10 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Command:
-    """What to run and how it wants to be ended.
+    """A command to run, and its signals.
 
-    ``on_parent_death`` is what the kernel sends if the parent is killed; ``on_stop`` is what ``Child.stop`` sends.
-    ``env`` None means the parent's; ``user`` None means the parent's.
+    ``on_parent_death``: the signal of the kernel when the parent dies. ``on_stop``: the signal of ``Child.stop``.
+    ``env`` None and ``user`` None: those of the parent.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Command:
 
 
 class Child:
-    """One running process. Start it from a thread that lives as long as it: the death signal is tied to the thread."""
+    """One running process. The thread that starts it must live as long: the death signal depends on the thread."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -77,14 +76,14 @@ class Child:
         return self._process.poll()
 
     def log_tail(self, max_bytes: int = 4000) -> str:
-        """The end of what this process, not an earlier one, wrote to its log."""
+        """The last log lines of this process, without those of earlier ones."""
         with self.command.log.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_start, size - max_bytes))
             return log.read().decode(errors="replace").strip()
 
     def stop(self, timeout_s: float = 10.0) -> int:
-        """Ask it to end, insist after ``timeout_s``, and return the exit code."""
+        """Ask it to end, kill it after ``timeout_s``, and return the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(self.command.on_stop)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -92,16 +91,16 @@ class Child:
         return self.kill()
 
     def kill(self) -> int:
-        """End it and whatever it started in its session, now."""
+        """Kill it and all processes of its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
 
 
 def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | None) -> int:
-    """Run a program to its end and return its exit code. Its words go to ``log``; None: its progress to the terminal.
+    """Run a program and return its exit code. Its output goes to ``log``; None: to the terminal.
 
-    It shares our process group, so Ctrl-C reaches it too. Raises KeyboardInterrupt when we are asked to stop.
+    It shares this process group, so Ctrl-C reaches it too. Raises KeyboardInterrupt if this process is asked to stop.
     """
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("ab")) if log else None
@@ -116,41 +115,41 @@ def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | Non
         try:
             return wait_for_end(process)
         finally:
-            # To one that has ended it is nothing.
+            # No effect on a process that has ended.
             process.kill()
             process.wait()
 
 
 def last_line(text: str) -> str:
-    """The line of a log that most likely says why a process ended."""
+    """The log line with the most likely reason of a process's end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     telling = [line for line in lines if "FATAL" in line or "error" in line.lower()]
     return (telling or lines or ["it said nothing"])[-1]
 
 
 def _start_log(log: Path) -> None:
-    """Make the log's folder, and begin a new log if the old one has grown; one old one is kept."""
+    """Create the log's folder, and start a new log if the old one is large; one old log is kept."""
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _die_with_parent(sent: signal.Signals) -> Callable[[], None]:
-    """Return what the new process runs before its program. After the change of user, which would clear the setting."""
+    """Return the function that runs in the child before its program, after the change of user, which would reset it."""
     parent = os.getpid()
 
     def arrange() -> None:
         if _LIBC is None:
             return
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(sent), 0, 0, 0)
-        if os.getppid() != parent:  # it died between the fork and this line
+        if os.getppid() != parent:  # the parent died between the fork and this line
             os._exit(1)
 
     return arrange
 
 
 def working_folder(pid: int) -> Path | None:
-    """The current folder of a process, or None where the system does not tell."""
+    """The current folder of a process; None if it is unknown."""
     try:
         return Path(f"/proc/{pid}/cwd").readlink()
     except OSError:
@@ -158,7 +157,7 @@ def working_folder(pid: int) -> Path | None:
 
 
 def descendants(pid: int) -> set[int]:
-    """Every live process below ``pid``, however deep. Empty where there is no /proc."""
+    """All live descendants of ``pid``. Empty without /proc."""
     parents = _parents()
     found, frontier = set[int](), {pid}
     while frontier:
@@ -168,12 +167,12 @@ def descendants(pid: int) -> set[int]:
 
 
 def still_alive(pids: Iterable[int]) -> set[int]:
-    """Those of ``pids`` that have not ended, whoever is their parent now."""
+    """Those of ``pids`` that have not ended, even with another parent."""
     return set(pids) & _parents().keys()
 
 
 def _parents() -> dict[int, int]:
-    """The parent of every live process; one that only waits to be reaped has ended."""
+    """The parent of each live process, without zombies."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

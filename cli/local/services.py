@@ -1,7 +1,4 @@
-"""Postgres and Redis for a stack: the ones whose addresses are given, or our own.
-
-Knows nothing of what is put into them.
-"""
+"""Postgres and Redis for a stack: those of the given addresses, or embedded ones."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +16,9 @@ from store.settings import Settings
 
 @dataclass(frozen=True)
 class Services:
-    """Where both listen, and those of them that are our children.
+    """The addresses of both services, and the embedded ones among them.
 
-    ``has_roles``: the database is ours, so that each process has a role of its own in it.
+    ``has_roles``: the database is embedded, so each process has its own role in it.
     """
 
     database_url: str
@@ -30,15 +27,15 @@ class Services:
     has_roles: bool
 
     def url_of(self, role: str) -> str:
-        """Return the database as a process of that role logs in to it."""
+        """Return the database's address for the role of a process."""
         return url_of(self.database_url, role) if self.has_roles else self.database_url
 
 
 @contextmanager
 def running_services(settings: Settings, home: Home, say: Callable[[str], None]) -> Iterator[Services]:
-    """Yield services that answer; on leaving, the ones started here are stopped, Valkey first.
+    """Yield running services. At the end the embedded ones are stopped, Valkey first.
 
-    Raises Unavailable with one sentence if a given address does not answer or a server does not start.
+    Raises Unavailable if a given address does not answer or a server does not start.
     """
     with ExitStack() as stack:
         database_url, redis_url, servers = settings.database_url, settings.redis_url, list[Supervised]()

@@ -1,7 +1,7 @@
-"""The whole of Headrace on one machine: services, schema, key, model, and the four kinds of processes.
+"""A complete Headrace stack on one machine: services, schema, key, model, and four kinds of processes.
 
-Knows what is started with which settings and in which order it ends: API, workers (which drain), dispatcher, Flower,
-Valkey, PostgreSQL. How processes are kept alive is the supervisor's, how they are killed with us is the kernel's.
+Defines the settings of each process and the order of their end: API, workers (they drain), dispatcher, Flower, Valkey,
+PostgreSQL. The supervisor restarts processes; the kernel ends them if this process dies.
 """
 
 import importlib.util
@@ -31,13 +31,13 @@ Say = Callable[[str], None]
 _FLOWER = "flower"
 _FLOWER_USER = "headrace"
 _OF_LOCAL = ("uvicorn", "fastapi", "torch", "flower")
-# A first start imports torch from a cold disk and reads the model.
+# The first start imports torch from a cold disk and reads the model.
 _READY_S = 180.0
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack that serves, and what people need to use it."""
+    """A running stack, and its addresses and key."""
 
     api_url: str
     api_key: str
@@ -60,10 +60,10 @@ class _Ports:
 def running_stack(
     settings: Settings, models: Sequence[str], say: Say, changes: Mapping[str, str] | None = None
 ) -> Iterator[Stack]:
-    """Yield a stack whose every process is ready; on leaving everything that was started is stopped, in order.
+    """Yield a stack with all processes ready. At the end everything that was started is stopped, in order.
 
-    ``changes`` are settings for the processes on top of ours. Raises Unavailable with one sentence if something
-    cannot be started; what had been started by then is stopped.
+    ``changes``: additional settings of the processes. Raises Unavailable if a part cannot be started; the parts that
+    were started are stopped then.
     """
     check_installed()
     home = Home(settings.home)
@@ -85,7 +85,7 @@ def running_stack(
         flower, *others = programs = _programs(settings, names, home, _as_roles(services, env), ports)
         for program in programs:
             cleanup.callback(program.stop)
-        # Flower asks the workers who they are once, when it starts: so after them, though it ends before the servers.
+        # Flower starts after the workers, because it asks for their names only once. It ends before the servers.
         for group in (others, [flower]):
             for program in group:
                 program.start()
@@ -107,7 +107,7 @@ def running_stack(
 
 
 def check_installed() -> None:
-    """Raise Unavailable if this installation lacks what the processes import."""
+    """Raise Unavailable if this installation lacks modules of the processes."""
     missing = [name for name in _OF_LOCAL if importlib.util.find_spec(name) is None]
     if missing:
         raise Unavailable(
@@ -120,7 +120,7 @@ def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str,
     """Return the environments of the API, of the workers and the dispatcher, and of Flower, which gets Redis alone."""
     api = {**env, "DATABASE_URL": services.url_of(API)}
     if not services.has_roles:
-        # Whoever gives an address gives a user with it: to bind that one is his.
+        # A given address includes a user; its rights are managed by the operator.
         api.setdefault("HEADRACE_ROW_SECURITY", "off")
     flower = {**redis_environment(), "REDIS_URL": services.redis_url, "PYTHONUNBUFFERED": "1"}
     return {API: api, WORKER: {**env, "DATABASE_URL": services.url_of(WORKER)}, _FLOWER: flower}
@@ -129,7 +129,7 @@ def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str,
 def _prepare(
     services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say, vault: Vault
 ) -> tuple[str, tuple[ModelVersion, ...]]:
-    """Migrate and register the models; return an API key and what the models are."""
+    """Migrate the database and register the models. Returns an API key and the versions."""
     db = Database(services.database_url, pool_size=1, application_name="headrace up", vault=vault)
     try:
         migrate(db, home, env, say, with_roles=services.has_roles)
@@ -141,7 +141,7 @@ def _prepare(
 
 
 def served_as(asked: str, version: ModelVersion) -> str:
-    """Return what a worker is to serve: the name that was given, or the version that a folder became."""
+    """Return the model of a worker: the given name, or the version that was registered for a folder."""
     return asked if asked.partition("@")[0] == version.model else f"{version.model}@{version.version}"
 
 
@@ -158,7 +158,7 @@ def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
 def _programs(
     settings: Settings, models: Sequence[str], home: Home, envs: Mapping[str, Mapping[str, str]], ports: _Ports
 ) -> list[Program]:
-    """Every process of ours, in the reverse of the order it ends in."""
+    """All processes of the stack, in the reverse order of their end."""
 
     def program(
         name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
@@ -178,7 +178,7 @@ def _programs(
         program(
             "worker" if len(models) == 1 else f"worker-{model.replace('/', '_')}",
             ["workers", "--model", model],
-            # Served once the model is loaded and every thread runs.
+            # The page exists once the model is loaded and all threads run.
             _answers(f"http://127.0.0.1:{port}/metrics"),
             stop_s=settings.drain_s + 10,
             HEADRACE_WORKER_METRICS_PORT=str(port),
@@ -198,7 +198,7 @@ def _programs(
 def _answers(url: str) -> Callable[[Child], bool]:
     def ask(_child: Child) -> bool:
         try:
-            # Past any proxy of the environment: the address is this machine's.
+            # Without proxies of the environment: the address is on this machine.
             return httpx2.get(url, timeout=2, trust_env=False).status_code == httpx2.codes.OK
         except httpx2.TransportError:
             return False

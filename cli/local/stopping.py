@@ -1,7 +1,8 @@
-"""Whether this process was asked to stop, and waits that end then.
+"""Waits that end when a signal asks this process to stop.
 
-Signals only set a flag (``store.stop_signals``); what may take long looks at it and raises KeyboardInterrupt, here and
-not in a handler, so that it is raised in code that expects it. Nothing that ends a stack looks: stopping is bounded.
+Signals only set a flag (``store.stop_signals``). Long operations check it and raise KeyboardInterrupt here, not in a
+signal handler, so that the exception occurs only in code that expects it. The shutdown does not check the flag, because
+it is bounded.
 """
 
 import signal
@@ -19,7 +20,7 @@ _LOOK_S = 0.1
 
 
 def hear_stop_signals() -> None:
-    """Note Ctrl-C, SIGTERM and a closed terminal from now on, in place of being interrupted by them."""
+    """From now on Ctrl-C, SIGTERM and a closed terminal set the flag instead of interrupting the process."""
     on_stop_signals(_asked.set, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
@@ -30,22 +31,22 @@ def stop_if_asked() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Wait; raise KeyboardInterrupt as soon as a signal asks to stop."""
+    """Wait. Raises KeyboardInterrupt as soon as a signal asks to stop."""
     _asked.wait(seconds)
     stop_if_asked()
 
 
 def wait_for_end(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a process; raise KeyboardInterrupt as soon as a signal asks to stop."""
+    """Return the exit code of a process. Raises KeyboardInterrupt as soon as a signal asks to stop."""
     while (code := process.poll()) is None:
         pause(_LOOK_S)
     return code
 
 
 def run_until_stopped(work: Callable[[], T]) -> T:
-    """Return what ``work`` returns, run on a thread; raise KeyboardInterrupt as soon as a signal asks to stop.
+    """Run ``work`` on a thread and return its result. Raises KeyboardInterrupt as soon as a signal asks to stop.
 
-    The thread may then go on until what it talks to is gone.
+    The thread may then continue until its connections fail.
     """
     results: list[T] = []
     errors: list[BaseException] = []

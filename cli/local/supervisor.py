@@ -1,7 +1,7 @@
-"""Keeps a stack's processes running: waits until they serve, starts again what ended, stops them in order.
+"""Supervises the processes of a stack: waits until they are ready, restarts them, stops them in order.
 
-Knows no process by name. Whoever ends before it ever served is not started again, because its reason (a model that
-cannot be loaded, a port) would be the same the next time; its last words become the error.
+A process that ends before it was ready is not restarted, because its reason (a model that cannot be loaded, a port)
+would be the same again. Its last log line becomes the error.
 """
 
 import time
@@ -19,29 +19,29 @@ _STEADY_S = 60.0
 
 
 class Supervised(Protocol):
-    """A process that can be started again: one of the servers or a ``Program``."""
+    """A process that can be restarted: a server or a ``Program``."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         ...
 
     @property
     def child(self) -> Child | None:
-        """The process, once started."""
+        """The process after ``start``."""
         ...
 
     def start(self) -> None:
-        """Start it, again if need be."""
+        """Start it, or restart it."""
         ...
 
     def stop(self) -> None:
-        """End it if it runs."""
+        """Stop it if it runs."""
         ...
 
 
 class Program:
-    """One of our own processes. ``is_ready`` is asked until it says yes; ``stop_s`` is how long it may take to end."""
+    """A process of Headrace. ``is_ready`` is polled until it is true; ``stop_s``: time limit for its end."""
 
     def __init__(self, command: Command, is_ready: Callable[[Child], bool], stop_s: float = 10.0) -> None:
         self.name = command.name
@@ -52,7 +52,7 @@ class Program:
 
     @property
     def child(self) -> Child | None:
-        """The process, once started; it may have ended by itself since."""
+        """The process after ``start``; it may have ended."""
         return self._child
 
     def start(self) -> None:
@@ -60,13 +60,13 @@ class Program:
         self._child = Child(self._command)
 
     def stop(self) -> None:
-        """Ask it to end, insist when its time is over."""
+        """Ask it to end, and kill it after its time limit."""
         if self._child is not None:
             self._child.stop(self._stop_s)
             self._child = None
 
     def is_ready(self) -> bool:
-        """True once it serves; raises Unavailable with its last words if it ended instead."""
+        """True once it is ready. Raises Unavailable with its last log line if it has ended."""
         if self._child is None:
             return False
         if self._child.exit_code is not None:
@@ -78,7 +78,7 @@ class Program:
 
 @dataclass
 class _Watched:
-    """A process with its recent history. ``retry_at`` is when it is started again, None while it runs."""
+    """A process with its restarts. ``retry_at``: time of the next start, None while it runs."""
 
     process: Supervised
     started_at: float
@@ -87,7 +87,7 @@ class _Watched:
 
 
 class Supervisor:
-    """Watches processes that are running and ready. ``say`` gets a sentence whenever one ended or came back."""
+    """Watches processes that were ready. ``say`` gets a message when one has ended or was restarted."""
 
     def __init__(
         self, processes: Sequence[Supervised], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -97,7 +97,7 @@ class Supervisor:
         self._clock = clock
 
     def tend(self) -> None:
-        """Look at every process once: note who ended, start who has waited long enough."""
+        """Check all processes once: record those that ended, restart those that are due."""
         now = self._clock()
         for watched in self._watched:
             if watched.retry_at is None:
@@ -113,7 +113,7 @@ class Supervisor:
             watched.pause_s = _FIRST_PAUSE_S
         watched.retry_at = now + watched.pause_s
         how = _how(child.exit_code)
-        # Who was killed had no time to say why: the last line of its log is about something else.
+        # A killed process logged no reason; its last log line is about something else.
         why = f": {last_line(child.log_tail())}" if child.exit_code >= 0 else ""
         self._say(f"{watched.process.name} ended ({how}){why}; again in {watched.pause_s:.0f} s")
         watched.pause_s = min(_LONGEST_PAUSE_S, watched.pause_s * 2)
@@ -131,7 +131,7 @@ class Supervisor:
 
 
 def wait_until_ready(programs: Sequence[Program], timeout_s: float) -> None:
-    """Return when all of them serve; raise Unavailable as soon as one has ended, or when the time is over.
+    """Wait until all of them are ready. Raises Unavailable if one has ended or the time is over.
 
     Raises KeyboardInterrupt as soon as this process is asked to stop.
     """

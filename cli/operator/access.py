@@ -1,7 +1,7 @@
-"""``headrace keys`` and ``headrace tenants``: who may come in. They need the database, not the API.
+"""``headrace keys`` and ``headrace tenants``: administration of keys and tenants in the database, without the API.
 
-This is the operator's way: whoever can reach the database may make tenants, and keys of any of them. A tenant's own
-admins have ``/v1/organization/api_keys``.
+These commands are for the operator: access to the database is enough. Admins of a tenant use
+``/v1/organization/api_keys``.
 """
 
 from collections.abc import Iterator
@@ -55,10 +55,10 @@ def create(
     days: Days = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key and print it, the only time it is shown."""
+    """Create a key and print it; it is shown only once."""
     wanted = NewKey(name, frozenset(scope or SCOPES), frozenset(model) if model else None, _seconds(days))
     with _database() as db:
-        issued = api_key_admin.create(db, _tenant(db, tenant), wanted, actor=_KEYS, giver=None)
+        issued = api_key_admin.create(db, _tenant(db, tenant), wanted, actor=_KEYS, grantor=None)
     _show_issued(issued, as_json=as_json)
 
 
@@ -71,9 +71,9 @@ def rotate(
     days: Days = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a new key with the same rights; the old one still works for a day, or as long as you say."""
+    """Print a new key with the same rights; the old one still works for a day, or for --overlap."""
     key_id = _key_id(key)
-    until = api_key_admin.Kept.KEPT if days is None else _seconds(days)
+    until = api_key_admin.Unchanged.UNCHANGED if days is None else _seconds(days)
     with _database() as db:
         _, issued = api_key_admin.rotate(
             db,
@@ -82,7 +82,7 @@ def rotate(
             overlap_s=round(overlap_hours * 3600),
             until=until,
             actor=_KEYS,
-            giver=None,
+            grantor=None,
         )
     _tell(key_id)
     _show_issued(issued, as_json=as_json)
@@ -90,10 +90,10 @@ def rotate(
 
 @keys.command("revoke")
 def revoke(key: KeyArgument, as_json: JsonOption = False) -> None:
-    """End a key: within ten seconds in every process, at once in those that hear of it by Redis."""
+    """End a key: at once in all processes that are connected to Redis, else within ten seconds."""
     key_id = _key_id(key)
     with _database() as db:
-        api_key_admin.revoke(db, find_tenant_of_key(db, key_id), key_id, actor=_KEYS, giver=None)
+        api_key_admin.revoke(db, find_tenant_of_key(db, key_id), key_id, actor=_KEYS, grantor=None)
     _tell(key_id)
     show({"id": key_id, "revoked": True}, f"{key_id} revoked", as_json=as_json)
 
@@ -120,7 +120,7 @@ def list_tenants(as_json: JsonOption = False) -> None:
 
 @tenants_app.command("create")
 def create_tenant_(name: TenantArgument, as_json: JsonOption = False) -> None:
-    """Make a tenant; its first key is made by `headrace keys create --tenant NAME`."""
+    """Create a tenant; create its first key with `headrace keys create --tenant NAME`."""
     with _database() as db:
         tenant_id = create_tenant(db, name, actor=_TENANTS)
     show({"id": tenant_id, "name": name}, tenant_id, as_json=as_json)
@@ -132,7 +132,7 @@ def rename(
     new_name: Annotated[str, typer.Argument(help="Its new name.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Give a tenant another name; its id, keys and jobs stay."""
+    """Rename a tenant; its id, keys and jobs stay."""
     with _database() as db:
         tenant_id = tenants.rename(db, name, new_name, actor=_TENANTS)
     show({"id": tenant_id, "name": new_name}, f"{name} is {new_name} now", as_json=as_json)
@@ -140,13 +140,13 @@ def rename(
 
 @tenants_app.command("disable")
 def disable(name: TenantArgument, as_json: JsonOption = False) -> None:
-    """Refuse a tenant's keys until it is enabled. Jobs that were accepted go on; the lines of its batches wait."""
+    """Refuse a tenant's keys until it is enabled. Accepted jobs continue; lines of its batches wait."""
     _set_disabled(name, disabled=True, as_json=as_json)
 
 
 @tenants_app.command("enable")
 def enable(name: TenantArgument, as_json: JsonOption = False) -> None:
-    """Let a tenant's keys work again."""
+    """Enable a tenant: its keys work again."""
     _set_disabled(name, disabled=False, as_json=as_json)
 
 
@@ -168,7 +168,7 @@ def _database() -> Iterator[Database]:
 
 
 def _tell(changed_id: str) -> None:
-    """Let API processes look again at once; without Redis they do within ten seconds."""
+    """Make API processes refresh their caches at once; without Redis they do it within ten seconds."""
     url = located(load_settings()).get("REDIS_URL")
     if url:
         client = connect(url, timeout_s=1.0, retries=0)
@@ -178,7 +178,7 @@ def _tell(changed_id: str) -> None:
 
 
 def _tenant(db: Database, name: str) -> str:
-    """The tenant's id; the default one is made if need be, any other must exist."""
+    """The tenant's id; the default tenant is created if necessary, others must exist."""
     try:
         return find_tenant(db, name)
     except NotFound:
@@ -200,7 +200,7 @@ def _show_issued(issued: IssuedKey, *, as_json: bool) -> None:
 
 
 def _key_fields(key: ApiKey) -> dict[str, object]:
-    """Return the key as `/v1/organization/api_keys` shows it."""
+    """Return the key in the form of `/v1/organization/api_keys`."""
     return {
         "id": key.id,
         "name": key.name,

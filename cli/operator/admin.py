@@ -1,6 +1,6 @@
-"""The way to the database for the verbs that need it rather than the API, prices, and the processes themselves.
+"""Database access for the operator's commands, prices, and starting of processes.
 
-DATABASE_URL and REDIS_URL say where; without them, the stack that runs (``cli.local.home``).
+The services are those of DATABASE_URL and REDIS_URL, else of the running stack (``cli.local.home``).
 """
 
 import runpy
@@ -23,10 +23,10 @@ from store.tenants.usage import Price, set_price
 
 
 def located(settings: Settings, role: str | None = OPERATOR) -> dict[str, str]:
-    """Return the environment variables that say where the services are, as far as they are known.
+    """Return the environment variables with the known addresses of the services.
 
-    Given addresses are taken as they are; without any it is the running stack's, and into a database of the stack's
-    own goes the ``role``; None is its owner.
+    Without given addresses they are those of the running stack. In an embedded database the user is ``role``; None: the
+    owner.
     """
     if settings.database_url or settings.redis_url:
         given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url}
@@ -43,7 +43,7 @@ _ROLES = {"producer_api": API, "workers": WORKER, "workers.dispatcher": WORKER, 
 
 
 def run_module(module: str, *arguments: str) -> NoReturn:
-    """Become ``python -m module``: in this process, so that signals and exit codes are its own."""
+    """Replace this process by ``python -m module``, so that signals and exit codes are those of the module."""
     settings = load_settings()
     where = located(settings, _ROLES.get(module, OPERATOR))
     say_stack(where.get("HEADRACE_HOME"))
@@ -62,7 +62,7 @@ def price(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set what jobs of a model version cost from now on; those that have ended keep their cost."""
+    """Set the price of a model version. The cost of ended jobs does not change."""
     db = database()
     try:
         version = resolve(db, model)
@@ -83,9 +83,8 @@ def _amount(given: str) -> Decimal:
 
 
 def database(*, keys_checked: bool = True) -> Database:
-    """The configured database, or that of the stack that runs; raise SettingsError if there is neither.
-
-    With other encryption keys than were given before, too, unless ``keys_checked`` is False.
+    """The configured database, or that of the running stack. Raises SettingsError if there is neither, or if the
+    encryption keys differ from the recorded ones, unless ``keys_checked`` is False.
     """
     settings = load_settings()
     where = located(settings)

@@ -1,6 +1,6 @@
-"""``headrace encryption``: making a master key, which keys what is stored needs, and sealing it under the newest.
+"""``headrace encryption``: create master keys, list the keys in use, and re-encrypt with the newest key.
 
-Needs the database, the storage of files, and the keys as the processes have them; Redis only to look at streams.
+Needs the database, the blob storage and the keys of the processes; Redis only to count streams.
 """
 
 import sys
@@ -36,7 +36,7 @@ _ERRORS_SHOWN = 5
 
 @dataclass
 class _Seen:
-    """What was found: for each key its values by place, and what was sealed anew or could not be opened."""
+    """Number of values by key and table, number of re-encrypted values, and errors."""
 
     found: dict[str, Counter[str]] = field(default_factory=dict)
     num_resealed: int = 0
@@ -49,7 +49,7 @@ class _Seen:
 
 @app.command("status")
 def status(as_json: JsonOption = False) -> None:
-    """Count what each key has sealed, and say which keys are still needed; exit 1 if one is missing."""
+    """Count the values of each key, and show the keys that are still needed; exit 1 if one is missing."""
     db = database()
     try:
         seen = _Seen()
@@ -64,14 +64,14 @@ def status(as_json: JsonOption = False) -> None:
 
 @app.command("new-key")
 def new_key(as_json: JsonOption = False) -> None:
-    """Print a new master key, to be given an id and put into HEADRACE_ENCRYPTION_KEYS or the key file."""
+    """Print a new master key, for HEADRACE_ENCRYPTION_KEYS or the key file, where it needs an id."""
     key = encryption.new_key()
     show({"key": key}, key, as_json=as_json)
 
 
 @app.command("rotate")
 def rotate(as_json: JsonOption = False) -> None:
-    """Seal all that older keys sealed, or none, under the first key; it may be stopped and run again at any time."""
+    """Re-encrypt values of older keys, and values in plaintext, with the first key. Can be stopped and repeated."""
     db = database()
     try:
         if not db.vault.is_on:
@@ -95,7 +95,7 @@ def rotate(as_json: JsonOption = False) -> None:
 
 @app.command("forget")
 def forget(key_id: Annotated[str, typer.Argument(help="The id of a master key.")], as_json: JsonOption = False) -> None:
-    """Let an id be given to another key: what the one before has sealed does not open without it."""
+    """Let an id be used for another key. Values of the old key cannot be decrypted without it."""
     db = database(keys_checked=False)
     try:
         forget_key(db, key_id)
@@ -106,7 +106,7 @@ def forget(key_id: Annotated[str, typer.Argument(help="The id of a master key.")
 
 
 def _look(db: Database, seen: _Seen, *, reseal: bool) -> Iterator[tuple[str, Counter[str]]]:
-    """Go through everything that is sealed; yield what each place has, a piece at a time."""
+    """Read all encrypted values in pages; yield the findings of each page."""
     verb = "sealing" if reseal else "looking at"
     with Progress(
         TextColumn(verb + " {task.description}: {task.completed:,.0f}"), console=err, disable=not err.is_terminal
@@ -166,7 +166,7 @@ def _complain(seen: _Seen) -> None:
 
 
 def _state(vault: Vault, key_id: str, places: Counter[str]) -> str:
-    """Say whether a key is needed."""
+    """Return the status of a key."""
     if key_id == PLAIN:
         return "not sealed: run `headrace encryption rotate`" if vault.is_on else "not sealed"
     if vault.is_on and key_id == vault.sealing_key:

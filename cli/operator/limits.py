@@ -1,4 +1,4 @@
-"""The operator's word on limits: set them for a tenant or a key, and show what holds and how much is used."""
+"""Limits set by the operator for a tenant or a key, and their usage."""
 
 from decimal import Decimal, InvalidOperation
 from typing import Annotated
@@ -17,18 +17,18 @@ from store.tenants.api_keys import DEFAULT_TENANT, find_tenant
 from store.tenants.quotas import usage_of
 from store.tenants.tenant_limits import (
     NAMES,
+    LayeredLimits,
     Limits,
     SetBy,
-    Standing,
     check_key,
     key_defaults,
-    read_standings,
+    read_limits,
     set_limits,
 )
 
 limits = noun("Limits of tenants and keys.")
 
-TenantOption = Annotated[str, typer.Option(help="Whose limits.")]
+TenantOption = Annotated[str, typer.Option(help="Tenant with these limits.")]
 KeyOption = Annotated[str | None, typer.Option(help="Of this key (key_…) alone; otherwise of all keys together.")]
 
 _HELP = "A number; 'default' lets the settings decide."
@@ -36,7 +36,7 @@ _HELP = "A number; 'default' lets the settings decide."
 
 @limits.command("show")
 def show(tenant: TenantOption = DEFAULT_TENANT, key: KeyOption = None, as_json: JsonOption = False) -> None:
-    """Show what holds for a tenant or a key, and how much of it is used."""
+    """Show the limits of a tenant or a key, and their usage."""
     db = database()
     try:
         tenant_id = find_tenant(db, tenant)
@@ -60,7 +60,7 @@ def set_(
     concurrent_streams: Annotated[str | None, typer.Option(help=f"Streams and waits, at one API. {_HELP}")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set what a tenant or a key may use; limits that are not named stay as they are."""
+    """Set limits of a tenant or a key; limits that are not named do not change."""
     given = (
         requests_per_minute,
         input_tokens_per_minute,
@@ -77,7 +77,7 @@ def set_(
     try:
         tenant_id = find_tenant(db, tenant)
         whose = (tenant_id, key)
-        now = read_standings(db, load_settings(), [whose])[whose].operator.given()
+        now = read_limits(db, load_settings(), [whose])[whose].operator.given()
         wanted = now | {name: _amount(name, value) for name, value in named.items()}
         found = Limits(**{name: value for name, value in wanted.items() if value is not None})  # type: ignore[arg-type]
         set_limits(db, tenant_id, key, found, set_by=SetBy.OPERATOR, actor="headrace limits")
@@ -97,7 +97,7 @@ def _amount(name: str, given: str) -> int | Decimal | None:
 
 def _print(db: Database, tenant_id: str, key: str | None, *, as_json: bool) -> None:
     settings = load_settings()
-    standing = read_standings(db, settings, [(tenant_id, key)])[(tenant_id, key)]
+    standing = read_limits(db, settings, [(tenant_id, key)])[(tenant_id, key)]
     usage, batches = usage_of(db, tenant_id, key or ""), num_live(db, tenant_id, key)
     used = {
         "concurrent_jobs": str(usage.jobs),
@@ -105,14 +105,14 @@ def _print(db: Database, tenant_id: str, key: str | None, *, as_json: bool) -> N
         "live_batches": str(batches),
         "monthly_cost": f"{money(usage.spent)} spent, {money(usage.reserved)} reserved",
     }
-    # What holds for all keys together says nothing of what each of them may.
+    # The limits of a tenant do not include the default limits of each key.
     each = {} if key else key_defaults(settings).given()
     lines = [_line(name, standing, each.get(name), used.get(name)) for name in NAMES]
     words = {"default": standing.default, "operator": standing.operator, "own": standing.own}
     data = {
         "tenant": tenant_id,
         "key": key,
-        "holds": standing.holds.given(),
+        "holds": standing.effective.given(),
         **{whose: limits.given() for whose, limits in words.items()},
         "default_of_each_key": each,
         "used": {
@@ -126,13 +126,13 @@ def _print(db: Database, tenant_id: str, key: str | None, *, as_json: bool) -> N
     show_found(data, "\n".join([key or tenant_id, *lines]), as_json=as_json)
 
 
-def _line(name: str, standing: Standing, of_each_key: int | Decimal | None, used: str | None) -> str:
+def _line(name: str, standing: LayeredLimits, of_each_key: int | Decimal | None, used: str | None) -> str:
     words = [
         f"{whose} {found[name]}"
         for whose, limit in (("operator", standing.operator), ("own", standing.own), ("default", standing.default))
         if name in (found := limit.given())
     ]
-    holds = standing.holds.given().get(name)
+    holds = standing.effective.given().get(name)
     told = "no limit" if holds is None else str(holds)
     if of_each_key is not None:
         told = f"{told} for all keys together" if holds is None else told
@@ -142,7 +142,7 @@ def _line(name: str, standing: Standing, of_each_key: int | Decimal | None, used
 
 
 def money(amount: Decimal) -> str:
-    """An amount as people read it: to a millionth, without zeros at its end."""
+    """An amount with at most six decimals, without trailing zeros."""
     rounded = amount.quantize(Decimal("0.000001"))
     if amount and not rounded:
         return "less than 0.000001"

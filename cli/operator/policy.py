@@ -1,4 +1,4 @@
-"""``headrace policy``: what a policy does to sample texts, and how well the recognisers do on the texts that ship.
+"""``headrace policy``: apply a policy to sample texts, and evaluate the recognisers on the included texts.
 
 Needs no server.
 """
@@ -46,7 +46,7 @@ def try_out(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show each text beside what a policy makes of it, as an input and as an output."""
+    """Show each text and the result of a policy, as an input and as an output."""
     rules = Policy(_EVERYTHING if policy is None else _document(policy))
     try:
         check_size(rules.document)
@@ -120,7 +120,7 @@ def _read(file: Path) -> str:
 
 @app.command("evaluate")
 def evaluate_recognisers(as_json: JsonOption = False) -> None:
-    """Print precision and recall of every recogniser; exit 1 if one is under 0.95 on texts it was not tuned on."""
+    """Print precision and recall of each recogniser; exit 1 if one is below 0.95 on the held-out texts."""
     first = shipped()
     sets = {
         "tuned": [case for case in first if not case.is_held_out],

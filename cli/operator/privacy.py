@@ -1,6 +1,6 @@
-"""``headrace retention``: how long tenants' contents are kept, and forgetting them now.
+"""``headrace retention``: the retention of a tenant's contents, and purging them now.
 
-They need the database, not the API.
+Needs the database, not the API.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ _DAYS = "Days, fractions too; 0: as soon as may be; 'default' lets the settings 
 
 @app.command("show")
 def show(tenant: TenantOption = DEFAULT_TENANT, as_json: JsonOption = False) -> None:
-    """Show how long a tenant's contents are kept, and whose word that is."""
+    """Show the retention of a tenant, by source."""
     with _database() as db:
         _print(db, find_tenant(db, tenant), as_json=as_json)
 
@@ -53,7 +53,7 @@ def set_(
     files_days: Annotated[str | None, typer.Option(help=f"Files. {_DAYS}")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set how long a tenant's contents are kept; kinds that are not named stay as they are."""
+    """Set the retention of a tenant; kinds that are not named do not change."""
     given = zip(NAMES, (inputs_days, outputs_days, deliveries_days, files_days), strict=True)
     named = {name: value for name, value in given if value is not None}
     if not named:
@@ -77,7 +77,7 @@ def purge(
     yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise it is only counted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget what a tenant or one of its users said and was answered; rows, usage and audit stay."""
+    """Erase the inputs and outputs of a tenant or of one of its users; rows, usage and audit log stay."""
     with _database() as db:
         scope = Scope(find_tenant(db, tenant), user, None if before is None else before.replace(tzinfo=UTC))
         found = purges.count(db, scope)
@@ -111,7 +111,7 @@ def _purge(db: Database, scope: Scope, found: dict[str, int]) -> dict[str, int]:
 
 
 def _forget_streams(job_ids: tuple[str, ...]) -> None:
-    """Take the jobs' streams out of Redis too; one that cannot be reached lets them go by itself after some minutes."""
+    """Remove the jobs' streams from Redis too. Without a connection they expire after some minutes."""
     url = located(load_settings()).get("REDIS_URL")
     if url and job_ids:
         client = connect(url, timeout_s=1.0, retries=0)

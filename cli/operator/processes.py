@@ -1,4 +1,4 @@
-"""The verbs that become another of Headrace's programs: the processes, the migrations, the catalogue of models."""
+"""Commands that run another program of Headrace: processes, migrations, the model catalogue."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ _AS_JSON = {True: ["--json"], False: []}
 
 
 def api() -> None:
-    """Run the API alone: DATABASE_URL, REDIS_URL and HEADRACE_API_PORT say where; by default the running stack's."""
+    """Run only the API, with DATABASE_URL, REDIS_URL and HEADRACE_API_PORT, or those of the running stack."""
     _become("producer_api")
 
 
@@ -25,18 +25,18 @@ def worker(
         str | None, typer.Option(help="Node name in Flower; by default the model's name and the process id.")
     ] = None,
 ) -> None:
-    """Run one worker alone, for one model version: DATABASE_URL and REDIS_URL, or the running stack's."""
+    """Run one worker for one model version, with DATABASE_URL and REDIS_URL, or those of the running stack."""
     given = {"--model": model, "--concurrency": concurrency, "--name": name}
     _become("workers", *(str(word) for pair in given.items() if pair[1] is not None for word in pair))
 
 
 def dispatcher() -> None:
-    """Run the dispatcher alone: DATABASE_URL and REDIS_URL, or the running stack's. A second one waits as a standby."""
+    """Run a dispatcher, with DATABASE_URL and REDIS_URL, or those of the running stack. A second one is a standby."""
     _become("workers.dispatcher")
 
 
 def upgrade() -> None:
-    """Bring the database at DATABASE_URL to this version's schema; it may be in use meanwhile."""
+    """Upgrade the schema of the database at DATABASE_URL; it may be in use."""
     _become("migrations", "upgrade")
 
 
@@ -47,12 +47,12 @@ def roles() -> None:
 
 
 def history() -> None:
-    """List the revisions, and which of them are applied."""
+    """List the revisions, with a mark for those that are applied."""
     _become("migrations", "history")
 
 
 def check() -> None:
-    """Compare the schema with the code's tables, and find tables without walls between tenants; exit 1 then."""
+    """Compare the schema with the code's tables, and check tenant isolation; exit 1 for a difference."""
     _become("migrations", "check")
 
 
@@ -80,12 +80,12 @@ def register(
 def measure(
     source: Annotated[Path, typer.Argument(help="A folder in the Hugging Face layout.")], as_json: JsonOption = False
 ) -> None:
-    """Measure how far bfloat16 and int8 are from float32 for a model, which decides what auto means for it."""
+    """Measure the error of bfloat16 and int8 against float32 for a model; it decides the dtype `auto`."""
     _become("models.catalog", "measure", str(source), *_AS_JSON[as_json])
 
 
 def _become(module: str, *arguments: str) -> NoReturn:
-    # The program imports for a second or more before it hears signals itself.
+    # The program needs a second or more for its imports, before it handles signals.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from cli.operator.admin import run_module  # noqa: PLC0415 - brings SQLAlchemy, which help does not need

@@ -12,7 +12,7 @@ from producer_api.caches.limit_cache import LimitCache
 from store.errors import HeadraceError, InvalidRequest, RateLimited
 from store.redis.rate_limiter import Decision, Limiter, Spend
 from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import Held, Limits
+from store.tenants.tenant_limits import Limits, RequestLimits
 
 Headers = dict[str, str]
 
@@ -40,7 +40,7 @@ class RateLimits:
         self._limits = limits
         self._limiter = limiter
 
-    def held_by(self, principal: Principal) -> Held:
+    def held_by(self, principal: Principal) -> RequestLimits:
         """Return the limits that hold for the key."""
         (held,) = self._limits.held_by([principal])
         return held

@@ -7,7 +7,7 @@ from producer_api.caches.ttl_cache import LoadingCache
 from store.db.database import Database
 from store.settings import Settings
 from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import Held, read_standings
+from store.tenants.tenant_limits import RequestLimits, read_limits
 
 KEEP_S = 2.0
 """The longest time until a changed limit takes effect in every process."""
@@ -23,16 +23,16 @@ class LimitCache:
     def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._db = db
-        self._kept: LoadingCache[_TenantAndKey, Held] = LoadingCache(
+        self._kept: LoadingCache[_TenantAndKey, RequestLimits] = LoadingCache(
             self._read, ttl_s=KEEP_S, max_size=_MAX_KEYS, clock=clock
         )
 
-    def held_by(self, principals: Sequence[Principal]) -> list[Held]:
+    def held_by(self, principals: Sequence[Principal]) -> list[RequestLimits]:
         """Return the limits of each key. Blocks on Postgres for those that are not cached, with one query for all."""
         found = self._kept.get_all([_key(principal) for principal in principals])
         return [found[_key(principal)] for principal in principals]
 
-    def cached(self, principal: Principal) -> Held | None:
+    def cached(self, principal: Principal) -> RequestLimits | None:
         """Return the limits of a key if they are cached. Blocks on nothing."""
         return self._kept.fresh(_key(principal))
 
@@ -44,9 +44,9 @@ class LimitCache:
         """Drop everything, because a limit was changed in this process."""
         self._kept.forget()
 
-    def _read(self, keys: Sequence[_TenantAndKey]) -> dict[_TenantAndKey, Held]:
-        found = read_standings(self._db, self._settings, {*keys, *((tenant_id, None) for tenant_id, _ in keys)})
-        return {key: Held(found[(key[0], None)].holds, found[key].holds) for key in keys}
+    def _read(self, keys: Sequence[_TenantAndKey]) -> dict[_TenantAndKey, RequestLimits]:
+        found = read_limits(self._db, self._settings, {*keys, *((tenant_id, None) for tenant_id, _ in keys)})
+        return {key: RequestLimits(found[(key[0], None)].effective, found[key].effective) for key in keys}
 
 
 def _key(principal: Principal) -> _TenantAndKey:

@@ -42,7 +42,7 @@ async def create_key(runtime: RuntimeOf, principal: Admin, body: KeyRequest) -> 
     """Create a key with at most the rights of the key that creates it. Only this answer shows its `value`."""
     issued = await run_in_threadpool(
         lambda: api_key_admin.create(
-            runtime.db, principal.tenant_id, body.wanted, actor=principal.key_id, giver=principal.key_id
+            runtime.db, principal.tenant_id, body.wanted, actor=principal.key_id, grantor=principal.key_id
         )
     )
     return JsonResponse(issued_key_object(issued), status_code=201, headers=_NEVER_STORED)
@@ -74,7 +74,7 @@ async def update_key(runtime: RuntimeOf, principal: Admin, key_id: KeyId, body: 
     """Change a key's name, scopes, models or expiry. All processes apply it within ten seconds."""
     changed = await run_in_threadpool(
         lambda: api_key_admin.update(
-            runtime.db, principal.tenant_id, key_id, body.change, actor=principal.key_id, giver=principal.key_id
+            runtime.db, principal.tenant_id, key_id, body.change, actor=principal.key_id, grantor=principal.key_id
         )
     )
     await _invalidate(runtime, key_id)
@@ -94,7 +94,7 @@ async def rotate_key(runtime: RuntimeOf, principal: Admin, key_id: KeyId, body: 
             overlap_s=asked.overlap_s,
             until=asked.until,
             actor=principal.key_id,
-            giver=principal.key_id,
+            grantor=principal.key_id,
         )
 
     old, issued = await run_in_threadpool(rotate)
@@ -107,7 +107,7 @@ async def revoke_key(runtime: RuntimeOf, principal: Admin, key_id: KeyId) -> Res
     """Revoke a key permanently: at once in this process, within ten seconds in all others. It stays in the list."""
     await run_in_threadpool(
         lambda: api_key_admin.revoke(
-            runtime.db, principal.tenant_id, key_id, actor=principal.key_id, giver=principal.key_id
+            runtime.db, principal.tenant_id, key_id, actor=principal.key_id, grantor=principal.key_id
         )
     )
     await _invalidate(runtime, key_id)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from producer_api.http.views import seconds
 from store.payloads.strict_model import Strict
-from store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, Change, IssuedKey, Kept, NewKey, Until
+from store.tenants.api_key_admin import DEFAULT_OVERLAP_S, ApiKey, IssuedKey, KeyChange, NewKey, Unchanged, Until
 from store.tenants.api_keys import SCOPES
 
 MOST_MODELS = 100
@@ -47,13 +47,13 @@ class _Ends(Strict):
         return self
 
     @property
-    def until(self) -> Until | Kept:
-        """The requested expiry; KEPT if the request has none."""
+    def until(self) -> Until | Unchanged:
+        """The requested expiry; UNCHANGED if the request has none."""
         if self.expires_in_s is not None:
             return float(self.expires_in_s)
         if self.expires_at is not None:
             return datetime.fromtimestamp(self.expires_at, UTC)
-        return None if "expires_at" in self.model_fields_set else Kept.KEPT
+        return None if "expires_at" in self.model_fields_set else Unchanged.UNCHANGED
 
 
 class KeyRequest(_Ends):
@@ -66,7 +66,7 @@ class KeyRequest(_Ends):
     @property
     def wanted(self) -> NewKey:
         """The requested key."""
-        until = None if isinstance(self.until, Kept) else self.until
+        until = None if isinstance(self.until, Unchanged) else self.until
         return NewKey(self.name, frozenset(self.scopes), _set(self.models), until)
 
 
@@ -78,12 +78,12 @@ class KeyPatch(_Ends):
     models: Models = None
 
     @property
-    def change(self) -> Change:
+    def change(self) -> KeyChange:
         """The requested change."""
-        return Change(
-            Kept.KEPT if self.name is None else self.name,
-            Kept.KEPT if self.scopes is None else frozenset(self.scopes),
-            _set(self.models) if "models" in self.model_fields_set else Kept.KEPT,
+        return KeyChange(
+            Unchanged.UNCHANGED if self.name is None else self.name,
+            Unchanged.UNCHANGED if self.scopes is None else frozenset(self.scopes),
+            _set(self.models) if "models" in self.model_fields_set else Unchanged.UNCHANGED,
             self.until,
         )
 

@@ -23,7 +23,7 @@ from store.batches import batches
 from store.payloads.strict_model import Body
 from store.tenants import quotas, tenant_limits
 from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import Limits, SetBy, Standing
+from store.tenants.tenant_limits import LayeredLimits, Limits, SetBy
 
 router = APIRouter(prefix="/v1/organization", tags=["limits"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -107,10 +107,10 @@ async def put_key_limits(
     return JsonResponse(await run_in_threadpool(_set_limits, request, runtime, principal, key_id, body))
 
 
-def _standing(runtime: Runtime, tenant_id: str, key_id: str | None) -> Standing:
+def _standing(runtime: Runtime, tenant_id: str, key_id: str | None) -> LayeredLimits:
     if key_id is not None:
         tenant_limits.check_key(runtime.db, tenant_id, key_id)
-    return tenant_limits.read_standings(runtime.db, runtime.settings, [(tenant_id, key_id)])[(tenant_id, key_id)]
+    return tenant_limits.read_limits(runtime.db, runtime.settings, [(tenant_id, key_id)])[(tenant_id, key_id)]
 
 
 def _set_limits(
@@ -134,11 +134,11 @@ def _set_limits(
 def _limits_object(runtime: Runtime, tenant_id: str, key_id: str | None) -> LimitsObject:
     standing = _standing(runtime, tenant_id, key_id)
     usage = quotas.usage_of(runtime.db, tenant_id, key_id or "")
-    requests, tokens = runtime.rate_limits.used(key_id or tenant_id, standing.holds)
+    requests, tokens = runtime.rate_limits.used(key_id or tenant_id, standing.effective)
     return LimitsObject(
         object="organization.api_key.limits" if key_id else "organization.limits",
         id=key_id or tenant_id,
-        limits=_limit_values(standing.holds),
+        limits=_limit_values(standing.effective),
         operator=_limit_values(standing.ceiling),
         own=_limit_values(standing.own),
         used=LimitsUsed(

@@ -25,7 +25,7 @@ from producer_api.server.errors import DOCUMENTED
 from store.errors import InvalidRequest
 from store.tenants import usage
 from store.tenants.api_keys import Principal
-from store.tenants.usage import Dimension, Span, Spent, Value
+from store.tenants.usage import Dimension, TimeBuckets, UsageGroup, Value
 
 router = APIRouter(prefix="/v1/organization", tags=["usage"], responses=DOCUMENTED)
 
@@ -60,7 +60,7 @@ class UsageQuery:
     group_by: Sequence[str]
     only: Mapping[Dimension, Sequence[Value]]
 
-    def span(self, limits: Mapping[Width, tuple[int, int]], now_s: float) -> tuple[Span, str | None]:
+    def span(self, limits: Mapping[Width, tuple[int, int]], now_s: float) -> tuple[TimeBuckets, str | None]:
         """Return the buckets of the requested page, and the name of the next page if there is one."""
         width_s = _WIDTHS_S[self.width]
         default, most = limits[self.width]
@@ -73,7 +73,7 @@ class UsageQuery:
             raise InvalidRequest("`end_time` must be after `start_time`", param="end_time")
         begin = first if self.page is None else self._page_begin(first, last)
         stop = min(begin + limit, last)
-        return Span(begin * width_s, width_s, stop - begin), f"page_{stop * width_s}" if stop < last else None
+        return TimeBuckets(begin * width_s, width_s, stop - begin), f"page_{stop * width_s}" if stop < last else None
 
     def _page_begin(self, first: int, last: int) -> int:
         found = _PAGE.fullmatch(self.page or "")
@@ -144,7 +144,7 @@ class _UsageReport:
 
     dimensions: Mapping[str, Dimension]
     limits: Mapping[Width, tuple[int, int]]
-    show: Callable[[Spent], Result]
+    show: Callable[[UsageGroup], Result]
     only: Mapping[Dimension, Sequence[Value]] = field(default_factory=dict)
 
 
@@ -153,8 +153,8 @@ async def _answer(runtime: Runtime, principal: Principal, query: UsageQuery, rep
     span, next_page = query.span(report.limits, time.time())  # noqa: TID251 - buckets follow the calendar
     only = {**query.only, **report.only}
 
-    def read() -> list[Spent]:
-        return usage.spent(runtime.db, principal.tenant_id, span, by=by, only=only)
+    def read() -> list[UsageGroup]:
+        return usage.usage_by(runtime.db, principal.tenant_id, span, by=by, only=only)
 
     return JsonResponse(usage_views.page(span, await run_in_threadpool(read), report.show, next_page))
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from store.tenants.usage import Dimension, Span, Spent
+from store.tenants.usage import Dimension, TimeBuckets, UsageGroup
 
 CURRENCY = "usd"
 
@@ -80,7 +80,7 @@ class UsagePage(BaseModel):
     next_page: str | None
 
 
-def completions(spent: Spent) -> CompletionsResult:
+def completions(spent: UsageGroup) -> CompletionsResult:
     """Return the usage of text generation."""
     return CompletionsResult(
         input_tokens=spent.input_tokens,
@@ -91,18 +91,18 @@ def completions(spent: Spent) -> CompletionsResult:
     )
 
 
-def embeddings(spent: Spent) -> EmbeddingsResult:
+def embeddings(spent: UsageGroup) -> EmbeddingsResult:
     """Return the usage of embeddings."""
     return EmbeddingsResult(input_tokens=spent.input_tokens, num_model_requests=spent.num_jobs, **_groups(spent))
 
 
-def costs(spent: Spent) -> CostsResult:
+def costs(spent: UsageGroup) -> CostsResult:
     """Return the cost."""
     groups = _groups(spent)
     return CostsResult(amount=Amount(value=float(spent.cost)), line_item=groups.pop("model", None), **groups)
 
 
-def _groups(spent: Spent) -> dict[str, Any]:
+def _groups(spent: UsageGroup) -> dict[str, Any]:
     groups: dict[str, Any] = {str(name): value for name, value in spent.by.items()}
     if Dimension.CLASS_RANK in spent.by:
         groups["service_tier"] = _TIERS[groups.pop("class_rank")]
@@ -111,7 +111,9 @@ def _groups(spent: Spent) -> dict[str, Any]:
     return groups
 
 
-def page(span: Span, found: Sequence[Spent], view: Callable[[Spent], Result], next_page: str | None) -> UsagePage:
+def page(
+    span: TimeBuckets, found: Sequence[UsageGroup], view: Callable[[UsageGroup], Result], next_page: str | None
+) -> UsagePage:
     """Return the buckets of the span with their results."""
     results: defaultdict[int, list[Result]] = defaultdict(list)
     for spent in found:

@@ -8,9 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from producer_api.runtime import Runtime
 from prompts.logprobs import spell
 from store.jobs.jobs import Job
-from store.payloads.logprobs import TokenLogprobs
+from store.payloads.logprobs import LogprobRow
 
-FormatLogprobs = Callable[[Iterable[TokenLogprobs]], list[dict[str, Any]]]
+FormatLogprobs = Callable[[Iterable[LogprobRow]], list[dict[str, Any]]]
 """Converts stored logprobs to OpenAI's entries: token, logprob, bytes, top_logprobs."""
 
 

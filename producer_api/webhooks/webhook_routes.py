@@ -37,7 +37,7 @@ from store.webhooks import delivery_log, redelivery
 from store.webhooks import endpoints as webhook_endpoints
 from store.webhooks.addresses import check_url
 from store.webhooks.delivery_log import DeliveryFilter
-from store.webhooks.redelivery import Missed
+from store.webhooks.redelivery import MissedEvents
 
 router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -155,8 +155,8 @@ async def recover(runtime: RuntimeOf, principal: WebhooksAdmin, endpoint_id: End
             runtime.db,
             principal.tenant_id,
             endpoint_id,
-            Missed(body.since, body.until, body.delivered_before),
-            told_s=holds.deliveries_s,
+            MissedEvents(body.since, body.until, body.delivered_before),
+            kept_s=holds.deliveries_s,
             limit=body.limit,
             actor=principal.key_id,
         )

@@ -17,7 +17,7 @@ from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
 from store.files.files import IS_KEPT, File
 from store.ids import new_id
 from store.schema.batch_states import NEXT, BatchStatus
-from store.tenants.tenant_limits import Held
+from store.tenants.tenant_limits import RequestLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class NewBatch:
     idempotency_key: str | None
     api_key_id: str
     project_id: str | None
-    limits: Held = field(default_factory=Held)
+    limits: RequestLimits = field(default_factory=RequestLimits)
 
 
 COLUMNS = ", ".join(Batch.__slots__)

@@ -1,13 +1,11 @@
-"""Where contents of files lie, in a folder or in any storage that fsspec knows.
+"""Blob storage for the contents of files: a folder, or any storage that fsspec supports.
 
-    drafts/<random>         being written; a process that dies leaves one behind, which ``sweep`` removes a day later
-    sha256/ab/abcdef…       complete, for it was put there by one rename, and never changed again
-    sha256/ab/abcdef….sealed   the same, sealed (``store.encryption.encrypted_files``), as all are that come while there
-    is a key
+    drafts/<random>            being written; ``sweep`` removes the draft of a dead process after a day
+    sha256/ab/abcdef…          complete: renamed into path once, and never changed
+    sha256/ab/abcdef….sealed   the same, encrypted (``store.encryption.encrypted_files``), if there are keys
 
-``store.files.files`` gives the names, knows what refers to them, and gives none a second time: so a removal that comes
-late, or twice, removes nothing that came meanwhile. A name begins with the content's digest and is bound to what is
-sealed.
+``store.files.files`` chooses the names and knows their references. A name is never reused, so a late or repeated
+removal cannot remove a newer content. A name starts with the content's digest, and encryption is bound to it.
 """
 
 import hashlib
@@ -32,37 +30,37 @@ T = TypeVar("T")
 _SEALED = ".sealed"
 
 _BLOCK_BYTES = 1 << 20
-_FORGOTTEN_S = 86_400.0
+_ABANDONED_S = 86_400.0
 
 
 class Blobs(Protocol):
-    """A storage of contents. Everything blocks; Unavailable is raised while it is away."""
+    """A blob storage. All calls block, and raise Unavailable if the storage does not answer."""
 
     def create(self) -> "BlobWriter":
-        """Begin a new content; it is not there before it was kept."""
+        """Start a new content. It is visible only after ``keep``."""
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """Open a content for reading, with ``seek``; raise Unavailable if it is not there."""
+        """Open a content for reading, with ``seek``. Raises Unavailable if it does not exist."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a content; that it is not there is as good."""
+        """Remove a content, if it exists."""
         ...
 
     def sweep(self) -> None:
-        """Remove what was begun more than a day ago and never kept."""
+        """Remove drafts older than a day."""
         ...
 
     def sealed_by(self, name: str) -> str | None:
-        """Return the id of the master key that a content is sealed under, None if it is not sealed."""
+        """Return the id of the master key of a content, or None if it is not encrypted."""
         ...
 
 
 class BlobWriter:
-    """A content that is being written. ``keep`` puts it in its place; ``drop`` removes it, kept or not begun.
+    """Writes a content. ``keep`` stores it under a name; ``drop`` removes the draft.
 
-    ``name`` is what it was kept as.
+    ``name`` is set by ``keep``.
     """
 
     def __init__(
@@ -83,19 +81,19 @@ class BlobWriter:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what was written so far, in hex."""
+        """SHA-256 of the data written so far, in hex."""
         return self._sha256.hexdigest()
 
     def write(self, data: bytes) -> None:
         """Append."""
-        with _told_plainly():
+        with _as_unavailable():
             self._out.write(data)
         self._sha256.update(data)
         self.num_bytes += len(data)
 
     def keep(self, name: str) -> None:
-        """Put the content there under this name; it is on disk then."""
-        with _told_plainly():
+        """Store the content under this name, durably."""
+        with _as_unavailable():
             if isinstance(self._out, SealedWriter):
                 self._out.end(name)
             self._sync()
@@ -103,13 +101,13 @@ class BlobWriter:
         self.name = name
 
     def drop(self) -> None:
-        """Forget what was written, unless it was kept."""
+        """Remove the draft, unless it was kept."""
         with suppress(OSError):
             self._drop()
 
 
 class FolderBlobs:
-    """Contents in a folder, perhaps one that several machines share."""
+    """Contents in a folder, which several machines may share."""
 
     def __init__(self, folder: Path, vault: Vault | None = None) -> None:
         self._folder = folder
@@ -117,7 +115,7 @@ class FolderBlobs:
 
     def create(self) -> BlobWriter:
         """See ``Blobs``."""
-        with _told_plainly():
+        with _as_unavailable():
             path = self._folder / "drafts" / uuid4().hex
             path.parent.mkdir(parents=True, exist_ok=True)
             out = path.open("wb")
@@ -142,13 +140,13 @@ class FolderBlobs:
 
     def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
-        with _told_plainly():
+        with _as_unavailable():
             path = self._found(name)
             return _opened(path.open("rb"), self._vault, name, is_sealed=path.suffix == _SEALED)
 
     def sealed_by(self, name: str) -> str | None:
         """See ``Blobs``."""
-        with _told_plainly():
+        with _as_unavailable():
             path = self._found(name)
             if path.suffix != _SEALED:
                 return None
@@ -157,16 +155,16 @@ class FolderBlobs:
 
     def remove(self, name: str) -> None:
         """See ``Blobs``."""
-        with _told_plainly():
+        with _as_unavailable():
             for path in self._paths(name):
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
-        with _told_plainly():
+        with _as_unavailable():
             for path in (self._folder / "drafts").glob("*"):
-                with suppress(FileNotFoundError):  # kept or dropped at this moment
-                    if _is_forgotten(path.stat().st_mtime):
+                with suppress(FileNotFoundError):  # kept or dropped meanwhile
+                    if _is_abandoned(path.stat().st_mtime):
                         path.unlink()
 
     def _found(self, name: str) -> Path:
@@ -174,13 +172,13 @@ class FolderBlobs:
         return first if first.exists() else second
 
     def _paths(self, name: str) -> tuple[Path, Path]:
-        """Return where a content is put now, and where it lies if it came when there were keys, or were none."""
+        """Return the current path of a content, and the path it has if it was stored with keys (or without)."""
         plain = self._folder / "sha256" / name[:2] / name
         return _in_order(self._vault, plain, plain.with_name(f"{name}{_SEALED}"))
 
 
 class ObjectBlobs:
-    """Contents in a storage of fsspec's, such as ``s3://bucket/prefix``, which shows an object whole or not at all."""
+    """Contents in an fsspec storage, such as ``s3://bucket/prefix``, in which an object appears completely or not."""
 
     def __init__(self, url: str, vault: Vault | None = None) -> None:
         self._vault = vault or Vault()
@@ -192,68 +190,68 @@ class ObjectBlobs:
 
     def create(self) -> BlobWriter:
         """See ``Blobs``."""
-        place = f"{self._root}/drafts/{uuid4().hex}"
-        with _told_plainly():
+        path = f"{self._root}/drafts/{uuid4().hex}"
+        with _as_unavailable():
             self._fs.makedirs(f"{self._root}/drafts", exist_ok=True)
-            out = self._fs.open(place, "wb")
+            out = self._fs.open(path, "wb")
 
         def move(name: str) -> None:
-            target, other = self._places(name)
+            target, other = self._paths(name)
             self._fs.makedirs(f"{self._root}/sha256/{name[:2]}", exist_ok=True)
-            self._fs.mv(place, target)
+            self._fs.mv(path, target)
             with suppress(FileNotFoundError):
                 self._fs.rm_file(other)
 
         def drop() -> None:
             out.close()
-            if self._fs.exists(place):
-                self._fs.rm_file(place)
+            if self._fs.exists(path):
+                self._fs.rm_file(path)
 
         return BlobWriter(out, out.close, move, drop, self._vault)
 
     def open(self, name: str) -> BinaryIO:
         """See ``Blobs``."""
-        with _told_plainly():
-            place = self._found(name)
-            # What fsspec opens cannot read at most so much of a line.
-            content = io.BufferedReader(self._fs.open(place, "rb"))
-            return _opened(content, self._vault, name, is_sealed=place.endswith(_SEALED))
+        with _as_unavailable():
+            path = self._found(name)
+            # A buffered reader, because files of fsspec have no ``readline`` with a limit.
+            content = io.BufferedReader(self._fs.open(path, "rb"))
+            return _opened(content, self._vault, name, is_sealed=path.endswith(_SEALED))
 
     def sealed_by(self, name: str) -> str | None:
         """See ``Blobs``."""
-        with _told_plainly():
-            place = self._found(name)
-            if not place.endswith(_SEALED):
+        with _as_unavailable():
+            path = self._found(name)
+            if not path.endswith(_SEALED):
                 return None
-            with self._fs.open(place, "rb") as content:
+            with self._fs.open(path, "rb") as content:
                 return read_header(content, name)["k"]
 
     def remove(self, name: str) -> None:
         """See ``Blobs``."""
-        for place in self._places(name):
-            with _told_plainly(), suppress(FileNotFoundError):
-                self._fs.rm_file(place)
+        for path in self._paths(name):
+            with _as_unavailable(), suppress(FileNotFoundError):
+                self._fs.rm_file(path)
 
     def sweep(self) -> None:
         """See ``Blobs``."""
-        with _told_plainly():
-            self._fs.invalidate_cache()  # or it shows what was there when it was first asked
-            for place in self._fs.glob(f"{self._root}/drafts/*"):
-                with suppress(FileNotFoundError):  # kept or dropped at this moment
-                    if _is_forgotten(float(self._fs.modified(place).timestamp())):
-                        self._fs.rm_file(place)
+        with _as_unavailable():
+            self._fs.invalidate_cache()  # otherwise it returns the first listing again
+            for path in self._fs.glob(f"{self._root}/drafts/*"):
+                with suppress(FileNotFoundError):  # kept or dropped meanwhile
+                    if _is_abandoned(float(self._fs.modified(path).timestamp())):
+                        self._fs.rm_file(path)
 
     def _found(self, name: str) -> str:
-        first, second = self._places(name)
+        first, second = self._paths(name)
         return first if self._fs.exists(first) else second
 
-    def _places(self, name: str) -> tuple[str, str]:
+    def _paths(self, name: str) -> tuple[str, str]:
         plain = f"{self._root}/sha256/{name[:2]}/{name}"
         return _in_order(self._vault, plain, f"{plain}{_SEALED}")
 
 
 def open_blobs(settings: Settings) -> Blobs:
-    """Return the storage that the settings name; raise SettingsError if there is no such kind, or for bad keys."""
+    """Return the storage of the settings. Raises SettingsError for an unknown kind, or for malformed keys."""
     vault = open_vault(settings)
     if settings.files_url:
         return ObjectBlobs(settings.files_url, vault)
@@ -261,10 +259,10 @@ def open_blobs(settings: Settings) -> Blobs:
 
 
 def read_blocks(blobs: Blobs, name: str) -> Iterator[bytes]:
-    """Yield a content piece by piece. Raises Unavailable."""
+    """Yield a content in blocks. Raises Unavailable."""
     with blobs.open(name) as content:
         while True:
-            with _told_plainly():
+            with _as_unavailable():
                 block = content.read(_BLOCK_BYTES)
             if not block:
                 return
@@ -286,7 +284,7 @@ def _opened(content: BinaryIO, vault: Vault, name: str, *, is_sealed: bool) -> B
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last: the folder's entry is data of the folder."""
+    """Make a rename durable: the name is data of the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -294,13 +292,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _is_forgotten(modified_at: float) -> bool:
-    # Of files, whose times are the wall clock's; nothing else is compared with it.
-    return modified_at < time.time() - _FORGOTTEN_S  # noqa: TID251
+def _is_abandoned(modified_at: float) -> bool:
+    # Times of files are those of the wall clock.
+    return modified_at < time.time() - _ABANDONED_S  # noqa: TID251
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _as_unavailable() -> Iterator[None]:
     try:
         yield
     except CannotOpen:

@@ -1,9 +1,9 @@
-"""A tenant's files: names for contents of the storage. Several may name the same content, also of several tenants.
+"""Files of a tenant: names for contents in the blob storage. Several files, also of several tenants, may share one.
 
-A content is removed only when nothing refers to it. To refer to one takes three steps, each safe to die after: its row
-is touched, the content is put in place, the reference is written. ``remove_unreferenced`` marks contents that were not
-touched for longer than that can take; from then on nothing can refer to them. Then it removes them. That may come late,
-or twice, since nothing has their names again: the same content gets another name when it comes after that.
+A content is removed only if nothing refers to it. A new reference takes three steps, and a process may die after each:
+touch the row of the content, store the content, write the reference. ``remove_unreferenced`` marks contents that were
+not touched for longer than these steps can take. A marked content gets no new references and is then removed. The
+removal may be late or repeated, because names are not reused: the same content gets another name afterwards.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from store.files.blob_storage import Blobs, BlobWriter
 from store.ids import new_id
 
 UNREFERENCED_S = 600.0
-"""A content that nothing refers to is removed when it was not touched for so long."""
+"""A content without references is removed if it was not touched for this long."""
 
 
 class Purpose(StrEnum):
-    """What a file is for; ``batch_output`` is ours to make."""
+    """Purpose of a file. Only Headrace creates ``batch_output``."""
 
     BATCH = "batch"
     BATCH_OUTPUT = "batch_output"
@@ -41,12 +41,12 @@ class Purpose(StrEnum):
 UPLOADED = frozenset(
     {Purpose.BATCH, Purpose.USER_DATA, Purpose.ASSISTANTS, Purpose.VISION, Purpose.FINE_TUNE, Purpose.EVALS}
 )
-"""The purposes that a caller may give."""
+"""The purposes that an upload may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file as its owner sees it, and where its content lies."""
+    """A file, and the name of its content."""
 
     id: str
     tenant_id: str
@@ -59,9 +59,9 @@ class File:
 
 
 _COLUMNS = "id, tenant_id, digest, num_bytes, filename, purpose, created_at, expires_at"
-_IS_THERE = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
+_IS_CURRENT = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
 
-# The row of the same content that is there, or a new one. A removal that has the row meanwhile is waited for.
+# Touches the row of an equal content, or adds one. Waits for a removal that has locked the row.
 _TOUCH = text("""
 WITH found AS (
     UPDATE blobs SET touched_at = now()
@@ -78,7 +78,7 @@ SELECT digest FROM found UNION ALL SELECT digest FROM made
 
 
 def keep_content(db: Database, draft: BlobWriter) -> None:
-    """Put a content into the storage, there to be referred to within ``UNREFERENCED_S``. Raises Unavailable."""
+    """Store a content. A reference must be written within ``UNREFERENCED_S``. Raises Unavailable."""
     name = f"{draft.digest}.{uuid4().hex[:12]}"
     values = {"sha256": draft.digest, "name": name, "num_bytes": draft.num_bytes}
     with db.autocommit() as connection:
@@ -87,8 +87,9 @@ def keep_content(db: Database, draft: BlobWriter) -> None:
 
 
 IS_KEPT = "SELECT digest FROM blobs WHERE digest = :digest AND removed_at IS NULL FOR SHARE"
-"""Finds a content that may be referred to, and keeps it from being removed until the transaction has ended."""
+"""Finds a content that is not marked for removal, and locks it against removal for the transaction."""
 
+# Adds a file, if its content is not marked for removal.
 _INSERT = text(f"""
 WITH kept AS ({IS_KEPT})
 INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, expires_at)
@@ -108,9 +109,9 @@ def add(
     purpose: Purpose,
     ttl_s: float | None = None,
 ) -> File:
-    """Write a reference to a content that was kept, in the caller's transaction; it expires ``ttl_s`` from now.
+    """Add a file for a stored content in the caller's transaction. The file expires in ``ttl_s`` seconds.
 
-    Raises Unavailable if it was kept too long ago.
+    Raises Unavailable if the content was removed meanwhile.
     """
     values = {
         "id": new_id("file"),
@@ -137,26 +138,27 @@ def create(
     most_bytes: int,
     ttl_s: float | None = None,
 ) -> File:
-    """Keep a content and name it, unless the tenant's files would then have over ``most_bytes`` together.
+    """Store a content and add a file for it, unless the tenant's files would exceed ``most_bytes`` together.
 
     Raises QuotaExceeded, Unavailable.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        _check_room(connection, tenant_id, draft, most_bytes)
-    keep_content(db, draft)  # on no transaction's time: the storage may be slow
+        _check_quota(connection, tenant_id, draft, most_bytes)
+    keep_content(db, draft)  # outside of a transaction: the storage may be slow
     with db.begin(tenant_id=tenant_id) as connection:
-        connection.execute(_ONE_UPLOAD, {"tenant_id": tenant_id})
-        _check_room(connection, tenant_id, draft, most_bytes)
+        connection.execute(_LOCK_UPLOADS, {"tenant_id": tenant_id})
+        _check_quota(connection, tenant_id, draft, most_bytes)
         return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
 
 
-# To the end of the transaction: of two uploads of a tenant the second counts the first.
-_ONE_UPLOAD = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
+# Locks the tenant's uploads for the transaction, so that concurrent uploads are counted.
+_LOCK_UPLOADS = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
 
-_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_THERE}")
+# Size of the tenant's files.
+_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_CURRENT}")
 
 
-def _check_room(connection: Connection, tenant_id: str, draft: BlobWriter, most_bytes: int) -> None:
+def _check_quota(connection: Connection, tenant_id: str, draft: BlobWriter, most_bytes: int) -> None:
     stored = connection.execute(_STORED, {"tenant_id": tenant_id}).scalar_one()
     if stored + draft.num_bytes > most_bytes:
         raise QuotaExceeded(
@@ -165,11 +167,12 @@ def _check_room(connection: Connection, tenant_id: str, draft: BlobWriter, most_
         )
 
 
-_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_THERE}")
+# One file that has not expired.
+_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_CURRENT}")
 
 
 def get(db: Database, tenant_id: str, file_id: str) -> File:
-    """Return the file; raise NotFound if this tenant has none by that id, or it has expired."""
+    """Return the file. Raises NotFound if this tenant has no such file, or it has expired."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_GET, {"id": file_id, "tenant_id": tenant_id}).mappings().one_or_none()
     if row is None:
@@ -177,14 +180,15 @@ def get(db: Database, tenant_id: str, file_id: str) -> File:
     return _file(row)
 
 
+# A page of files.
 _LIST = """
 SELECT {columns} FROM files
 WHERE {is_there} AND (CAST(:purpose AS text) IS NULL OR purpose = :purpose)
     AND (CAST(:after AS text) IS NULL OR id {past} :after)
 ORDER BY id {order} LIMIT :limit
 """
-_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_THERE, past="<", order="DESC"))
-_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_THERE, past=">", order="ASC"))
+_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past="<", order="DESC"))
+_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past=">", order="ASC"))
 
 
 def list_files(
@@ -196,18 +200,19 @@ def list_files(
     after: str | None = None,
     descending: bool = True,
 ) -> Sequence[File]:
-    """Return at most ``limit`` files by age, newest first unless told otherwise, beginning past the id ``after``."""
+    """Return at most ``limit`` files by age, newest first by default, after the id ``after``."""
     values = {"tenant_id": tenant_id, "purpose": purpose, "after": after, "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
         found = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings()
         return [_file(row) for row in found]
 
 
+# Deletes a file.
 _DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING purpose")
 
 
 def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
-    """Remove the name; the content goes when nothing else refers to it. Raises NotFound."""
+    """Delete a file. Its content is removed later, if nothing else refers to it. Raises NotFound."""
     with db.begin(tenant_id=tenant_id) as connection:
         purpose = connection.execute(_DELETE, {"id": file_id, "tenant_id": tenant_id}).scalar_one_or_none()
         if purpose is None:
@@ -215,39 +220,43 @@ def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
         record(connection, tenant_id, actor, "file.deleted", file_id, {"purpose": purpose})
 
 
+# Deletes expired files.
 _EXPIRE = text("""
 DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
 """)
 
-# First the rows are locked, then it is asked again whether anything refers to them: a reference may have been written
-# between the first look and the lock, and holds the row until it can be seen.
+# Locks contents without references. ``_MARK`` checks the references again after the lock, because one may have been
+# written before it; that transaction holds the row until its reference is visible.
 _UNREFERENCED = text("""
 SELECT digest FROM blobs
 WHERE removed_at IS NULL AND touched_at < now() - make_interval(secs => :older_than_s)
     AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
 ORDER BY touched_at LIMIT :limit FOR UPDATE SKIP LOCKED
 """)
+# Marks contents for removal.
 _MARK = text("""
 UPDATE blobs SET removed_at = now()
 WHERE digest = ANY(CAST(:digests AS text[]))
     AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
 """)
+# Marked contents.
 _MARKED = text("SELECT digest FROM blobs WHERE removed_at IS NOT NULL ORDER BY removed_at LIMIT :limit")
 
-_FORGET_BATCHES = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
-_FORGET = text("DELETE FROM blobs WHERE digest = :digest")
+# Delete the references of ended batches to a removed content, and its row.
+_DELETE_INPUTS = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
+_DELETE_CONTENT = text("DELETE FROM blobs WHERE digest = :digest")
 
 
 def expire(db: Database, limit: int = 1000) -> int:
-    """Remove the names whose time is over, at most ``limit``; return how many."""
+    """Delete at most ``limit`` expired files. Returns their number."""
     with db.autocommit() as connection:
         return connection.execute(_EXPIRE, {"limit": limit}).rowcount
 
 
 def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNREFERENCED_S, limit: int = 100) -> int:
-    """Remove contents that nothing refers to from the storage, at most ``limit``; return how many.
+    """Remove at most ``limit`` contents without references from the storage. Returns their number.
 
-    No lock is held while the storage is asked, which may be slow. Raises Unavailable; the rest is for the next time.
+    No lock is held during calls to the storage, which may be slow. Raises Unavailable; the next call continues.
     """
     with db.begin() as connection:
         due = {"older_than_s": older_than_s, "limit": limit}
@@ -258,8 +267,8 @@ def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNR
     for digest in marked:
         blobs.remove(digest)
         with db.begin() as connection:
-            connection.execute(_FORGET_BATCHES, {"digest": digest})
-            connection.execute(_FORGET, {"digest": digest})
+            connection.execute(_DELETE_INPUTS, {"digest": digest})
+            connection.execute(_DELETE_CONTENT, {"digest": digest})
     return len(marked)
 
 

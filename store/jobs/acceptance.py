@@ -20,8 +20,8 @@ from store.jobs.responses import NewResponse
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema import tables
 from store.tenants import quotas
-from store.tenants.quotas import Want
-from store.tenants.tenant_limits import Held
+from store.tenants.quotas import QuotaRequest
+from store.tenants.tenant_limits import RequestLimits
 
 # A key can be purged after another job has won it and before that job's id is read. Then the job is inserted again.
 _ROUNDS = 3
@@ -75,7 +75,7 @@ class NewJob:
     api_key_id: str | None = None
     project_id: str | None = None
     user_id: str | None = None
-    limits: Held | None = None
+    limits: RequestLimits | None = None
     goes_ahead: bool = False
 
     @property
@@ -200,7 +200,9 @@ def _refusals(connection: Connection, jobs: Sequence[NewJob]) -> dict[str, Headr
     keyed = [job for job in jobs if job.limits is not None and job.idempotency is not None]
     known = _holders(connection, keyed) if keyed else {}
     wants = [
-        Want(job.id, job.tenant_id, job.api_key_id or "", job.queue, job.input_tokens, job.cost_tokens, job.limits)
+        QuotaRequest(
+            job.id, job.tenant_id, job.api_key_id or "", job.queue, job.input_tokens, job.cost_tokens, job.limits
+        )
         for job in jobs
         if job.limits is not None and _key(job) not in known
     ]

@@ -1,6 +1,6 @@
-"""A conversation as typed data: who says what, which tools there are, which calls of them were made and answered.
+"""A conversation as typed data: messages, tools, tool calls and their results.
 
-Bounds that need no model are checked here, at the edge. Knows nothing of templates or of how a model writes a call.
+Limits that need no model are checked here. Chat templates and the syntax of tool calls are in ``prompts``.
 """
 
 import json
@@ -20,7 +20,7 @@ MAX_SCHEMA_LEVELS = 64
 
 
 class Role(StrEnum):
-    """Who says a chat message."""
+    """Author of a chat message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -34,14 +34,14 @@ ParticipantName = Annotated[str, StringConstraints(pattern=r"^[^\s<|\\/>]{1,64}$
 
 
 class FunctionCall(Strict):
-    """A function and its arguments: the text of a JSON object, though a model may have written it badly."""
+    """A function and its arguments: the text of a JSON object, which may be malformed if a model wrote it."""
 
     name: FunctionName
     arguments: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)]
 
 
 class ToolCall(Strict):
-    """What the model asks the caller to run; the answer is a message of role ``tool`` with this id."""
+    """A call that the model asks the caller to run. Its result is a message of role ``tool`` with this id."""
 
     id: ToolCallId
     type: Literal["function"] = "function"
@@ -49,7 +49,7 @@ class ToolCall(Strict):
 
 
 class ChatMessage(Strict):
-    """One turn of a conversation. An assistant's may be tool calls alone; a tool's is the result of one call."""
+    """One message. The assistant's may have only tool calls; a tool's is the result of one call."""
 
     role: Role
     name: ParticipantName | None = None
@@ -59,7 +59,7 @@ class ChatMessage(Strict):
 
     @field_validator("content")
     @classmethod
-    def _says_something(cls, content: str | None, info: ValidationInfo) -> str | None:
+    def _is_not_empty(cls, content: str | None, info: ValidationInfo) -> str | None:
         if info.data.get("tool_calls") is not None:
             return content or None
         if content is None:
@@ -78,9 +78,9 @@ class ChatMessage(Strict):
 
 
 class FunctionSpec(Strict):
-    """A function that the model may ask for. ``parameters`` is the JSON Schema of an object, by default an empty one.
+    """A function that the model may call. ``parameters``: JSON Schema of an object, by default an empty one.
 
-    With ``strict`` what the model writes is held to the schema wherever it can be; a forced call always is.
+    With ``strict`` the arguments are constrained to the schema where this is possible. A forced call always is.
     """
 
     name: FunctionName
@@ -113,7 +113,7 @@ class Tool(Strict):
 
 
 class ToolChoiceMode(StrEnum):
-    """Whether the model calls tools: never, if it wants to, or in any case."""
+    """Whether the model calls tools: never, if it decides to, or always."""
 
     NONE = "none"
     AUTO = "auto"

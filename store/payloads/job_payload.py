@@ -1,8 +1,8 @@
-"""The parts of a job's request, payload and output that every task has.
+"""The fields of a job's request, payload and output that all tasks share.
 
-The fields of one task are in ``store.tasks``. Bounds that need no model (lengths, ranges, counts) are checked here, at
-the edge; the context window needs the model's tokenizer and is checked by ``prompts.tasks``. Unknown fields are
-refused, because a sampling field that is silently dropped changes the answer.
+The fields of one task are in ``store.tasks``. Limits that need no model (lengths, ranges, counts) are checked here. The
+context window needs the tokenizer and is checked by ``prompts.tasks``. Unknown fields are refused, because a sampling
+parameter that is silently ignored would change the answer.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ WebhookUrl = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
 
 class WebhookSpec(Strict):
-    """Where to send this job's terminal event, beside the tenant's endpoints; only if it is one of ``events``."""
+    """A URL for this job's final event, beside the tenant's endpoints; only for these ``events``."""
 
     url: WebhookUrl
     events: Annotated[tuple[str, ...], Field(min_length=1, max_length=len(JOB_EVENTS))] | None = Field(
@@ -38,7 +38,7 @@ class WebhookSpec(Strict):
 
 
 class ServiceClass(StrEnum):
-    """Who goes first when there is a backlog."""
+    """Service class: the order of jobs in a backlog."""
 
     INTERACTIVE = "interactive"
     STANDARD = "standard"
@@ -46,7 +46,7 @@ class ServiceClass(StrEnum):
 
 
 CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceClass.BATCH: 2}
-"""The class as it is stored and sorted: a lower rank is served first."""
+"""The stored rank of a class; a lower rank is served first."""
 
 
 class JobOrder(Strict):
@@ -66,20 +66,20 @@ class JobOrder(Strict):
     input: Strict
 
     def fixed_texts(self) -> tuple[str, ...]:
-        """Return the texts beside the input that cannot hold a placeholder: a policy may only refuse them."""
+        """Return texts beside the input that cannot contain a placeholder; a policy can only refuse them."""
         return ()
 
     def revealing_field(self) -> str | None:
-        """Return the field that asks for parts of the output which a policy cannot change, None if there is none."""
+        """Return the field that requests parts of the output that a policy cannot change, or None."""
         return None
 
     def digest_fields(self) -> dict[str, Any]:
-        """Return what two equal requests must also have in common, beside what their JSON form shows."""
+        """Return additional fields that equal requests share but their JSON form does not show."""
         return {}
 
 
 class PolicyHit(Strict):
-    """What a rule of the tenant's policy found in a text, and how often: never what it was."""
+    """The matches of a policy rule in a text: kind and number, never the matched text."""
 
     rule: str
     kind: str
@@ -88,11 +88,11 @@ class PolicyHit(Strict):
 
 
 class PinnedPolicy(Strict):
-    """The version of the tenant's policy that the job's output is under, whatever comes after.
+    """The policy version for the job's output, fixed when the job was accepted.
 
-    ``model`` is as in ``store.registry.policies``; ``flagged`` is what rules said of the input they let in. ``counts``
-    are the numbers of placeholders that stand in it, by kind; ``vault`` what they are turned back into for whoever
-    reads the answer: it is there only where payloads are sealed.
+    ``model``: as in ``store.registry.policies``. ``flagged``: hits in the input that did not block it. ``counts``:
+    number of placeholders in the input, by kind. ``vault``: the original texts, to restore them in the answer; only if
+    payloads are encrypted.
     """
 
     model: str
@@ -103,9 +103,9 @@ class PinnedPolicy(Strict):
 
 
 class Usage(Strict):
-    """What the job cost: tokens, time between acceptance and start, and time in the engine.
+    """Tokens of the job, time from acceptance to start, and time in the engine.
 
-    ``cached_tokens`` of the input were found in the worker's prefix cache and not computed again.
+    ``cached_tokens``: input tokens found in the worker's prefix cache.
     """
 
     input_tokens: int
@@ -122,7 +122,7 @@ class Usage(Strict):
 
 
 class JobErrorBody(Strict):
-    """Why a job failed, as its owner sees it."""
+    """The error of a failed job."""
 
     code: str
     message: str
@@ -131,7 +131,7 @@ class JobErrorBody(Strict):
 
 
 class BlockedBody(JobErrorBody):
-    """Why a job failed that a rule of the tenant's policy ended."""
+    """The error of a job that was blocked by a rule of the tenant's policy."""
 
     rule: str
 
@@ -140,7 +140,7 @@ P = TypeVar("P", bound=Strict)
 
 
 def read_payload(kind: type[P], stored: Mapping[str, Any]) -> P:
-    """Read a job's payload column. Raises InvalidRequest that names the fields and quotes no value."""
+    """Parse a job's payload column. Raises InvalidRequest, which names the fields and quotes no value."""
     try:
         return kind.model_validate(stored)
     except ValidationError as error:

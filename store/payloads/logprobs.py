@@ -1,7 +1,7 @@
-"""How likely a model found the tokens of an answer, as that travels and is kept: ids and numbers, never texts.
+"""Log probabilities of tokens in their stored form: token ids and numbers, no texts.
 
-A row of JSON is ``[token id, logprob, [[id, logprob], ...]]``, the likeliest tokens last, best first. What the ids
-spell is known to ``prompts.logprobs``.
+A row of JSON is ``[token id, logprob, [[id, logprob], ...]]``; the list has the most likely tokens, best first.
+``prompts.logprobs`` turns ids into texts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,8 +10,8 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """A token, the natural logarithm of its probability, and the same of the likeliest tokens in its place."""
+class LogprobRow:
+    """A token, the natural logarithm of its probability, and the same for the most likely tokens at its position."""
 
     token_id: int
     logprob: float
@@ -19,7 +19,7 @@ class TokenLogprobs:
 
     @classmethod
     def from_json(cls, row: Sequence[Any]) -> Self:
-        """Read what ``as_json`` wrote."""
+        """Parse the form of ``as_json``."""
         token_id, logprob, top = row
         return cls(token_id, logprob, tuple((top_id, top_logprob) for top_id, top_logprob in top))
 
@@ -28,20 +28,20 @@ class TokenLogprobs:
         return [self.token_id, self.logprob, [list(one) for one in self.top]]
 
 
-Logprobs = tuple[TokenLogprobs, ...]
-"""Those of consecutive tokens; empty where nobody asked."""
+Logprobs = tuple[LogprobRow, ...]
+"""Rows of consecutive tokens; empty if they were not requested."""
 
 
 def read_logprobs(rows: Iterable[Sequence[Any]]) -> Logprobs:
     """Read the rows of consecutive tokens."""
-    return tuple(TokenLogprobs.from_json(row) for row in rows)
+    return tuple(LogprobRow.from_json(row) for row in rows)
 
 
 def read_groups(groups: Iterable[Iterable[Sequence[Any]]] | None) -> tuple[Logprobs, ...]:
-    """Read the rows of each delta's tokens; nothing stays nothing."""
+    """Parse the rows of each delta; None becomes ()."""
     return tuple(read_logprobs(rows) for rows in groups or ())
 
 
 def groups_as_json(groups: Iterable[Logprobs]) -> list[list[list[Any]]] | None:
-    """Return the rows of each delta's tokens as plain JSON values, None if there are none."""
+    """Return the rows of each delta as plain JSON values; None if there are no deltas."""
     return [[one.as_json() for one in group] for group in groups] or None

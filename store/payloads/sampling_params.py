@@ -1,9 +1,9 @@
-"""How tokens are chosen: what a request may say of it, and what is set for a model version where it does not say.
+"""Sampling parameters of requests, and their defaults for each model version.
 
-    the request ▸ the version's record, set by the operator ▸ the model's own generation_config.json ▸ as ``Sampling``
+    the request ▸ defaults of the version, set by the operator ▸ the model's generation_config.json ▸ ``Sampling``
 
-Each field goes by itself: the first of these that gives it decides. Only the API resolves them, when it accepts a job,
-and stores the result in the job's payload, so that every attempt uses the same.
+For each field the first of these that sets it is used. The API resolves them when it accepts a job and stores the
+result in the job's payload, so that all attempts use the same values.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class SamplingDefaults(Strict):
-    """What is set for a version; null where the next in the order decides."""
+    """Defaults of a model version; null: not set."""
 
     temperature: Temperature | None = Field(None, description="0 is greedy")
     top_p: TopP | None = Field(None, description="1 is off")
@@ -42,41 +42,41 @@ class SamplingDefaults(Strict):
         return self.model_dump(exclude_none=True)
 
     def under(self, better: Self) -> Self:
-        """Return these, and where ``better`` sets a field its value."""
+        """Return these defaults, overridden by the fields that ``better`` sets."""
         return self.model_copy(update=better.given())
 
 
 class GrammarKind(StrEnum):
-    """How a grammar's text is written."""
+    """Syntax of a grammar."""
 
     JSON_SCHEMA = "json_schema"
-    REGEX = "regex"  # as Rust's regex crate reads it: no look-around, no back-references
-    LARK = "lark"  # llguidance's own dialect
+    REGEX = "regex"  # of Rust's regex crate: no look-around, no back-references
+    LARK = "lark"  # llguidance's dialect
     CHOICE = "choice"  # a JSON array of the texts to choose from
 
 
 class GrammarSpec(Strict):
-    """What the answer must look like. That it can be followed by the model is checked with ``prompts.grammar``."""
+    """A grammar for the answer. ``prompts.grammar`` checks that the model can follow it."""
 
     kind: GrammarKind
     text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_GRAMMAR_CHARS)]
 
 
 def _set_by_model(schema: dict[str, Any]) -> None:
-    """Show no default: a client that is made from the schema would send it, and override the model's."""
+    """Remove the default from the schema: a generated client would send it and override the model's default."""
     schema.pop("default", None)
 
 
 class Sampling(Strict):
-    """How tokens are chosen. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
+    """Sampling parameters. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 are off.
 
-    What a request leaves out of temperature, top_p, top_k and the penalties is what is set for the model version; the
-    values here are those where nothing is (``store.payloads.sampling_params``).
+    Defaults of temperature, top_p, top_k and the penalties are those of the model version. The defaults here are used
+    if the version sets none (``store.payloads.sampling_params``).
 
-    ``max_tokens`` None means: what is left of the model's context window, at most 1,024.
+    ``max_tokens`` None: the rest of the model's context window, at most 1,024.
     Penalties are those of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
-    ``logprobs`` asks how likely the model found each token, beside so many of the likeliest. With a ``grammar`` an
-    answer that ends by itself follows it; one that ends at ``max_tokens`` is the beginning of one that does.
+    ``logprobs``: return the log probability of each token, and of this number of most likely tokens. With a ``grammar``
+    an answer follows it; an answer that ends at ``max_tokens`` is a prefix of one that does.
     """
 
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
@@ -98,21 +98,21 @@ class Sampling(Strict):
             raise ValueError("an answer that follows a grammar ends with it: leave out `ignore_eos`")
         return self
 
-    def spelled_out(self) -> list[str]:
-        """Return the fields that were given with the very value that they have where nothing is set for a model.
+    def explicit_defaults(self) -> list[str]:
+        """Return the fields that the request sets to their default.
 
-        Such a request is not the one that leaves them out, although all their values are the same.
+        Such a request differs from one that leaves them out: there the defaults of the model version are used.
         """
         blank = {name: Sampling.model_fields[name].default for name in SamplingDefaults.model_fields}
         return sorted(n for n, value in blank.items() if n in self.model_fields_set and getattr(self, n) == value)
 
     def with_defaults(self, defaults: SamplingDefaults) -> Self:
-        """Return this with the version's defaults for what the request left out."""
+        """Return the parameters with the version's defaults for fields that the request left out."""
         return self.model_copy(update={n: v for n, v in defaults.given().items() if n not in self.model_fields_set})
 
 
 def parse_defaults(text: str) -> SamplingDefaults:
-    """Read ``temperature=0.2,top_p=0.9``; the empty text sets nothing. Raises InvalidRequest that names the field."""
+    """Parse ``temperature=0.2,top_p=0.9``; the empty text is empty. Raises InvalidRequest, which names the field."""
     given = dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
     known = ", ".join(SamplingDefaults.model_fields)
     for name, value in given.items():
@@ -121,15 +121,15 @@ def parse_defaults(text: str) -> SamplingDefaults:
         try:
             SamplingDefaults.model_validate({name: value})
         except ValidationError as error:
-            told = error.errors(include_url=False)[0]["msg"]
-            raise InvalidRequest(f"{name}={value}: {told[:1].lower()}{told[1:]}", param="sampling") from None
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise InvalidRequest(f"{name}={value}: {reason[:1].lower()}{reason[1:]}", param="sampling") from None
     return SamplingDefaults.model_validate(given)
 
 
 def read_generation(generation: Mapping[str, Any]) -> SamplingDefaults:
-    """Return what a ``generation_config.json`` sets. ``do_sample`` false means greedy.
+    """Return the defaults of a ``generation_config.json``. ``do_sample`` false means greedy.
 
-    A value that is out of the range in which a request may give it is left out, as are fields that are not known here.
+    Unknown fields, and values out of the range of requests, are left out.
     """
     defaults = SamplingDefaults()
     for name in SamplingDefaults.model_fields:

@@ -1,5 +1,4 @@
-"""What every body that a caller sends is made of, and what every stored body is made of besides: no unknown fields,
-nothing that changes, texts of a bounded length."""
+"""Base models of request bodies and stored bodies: no unknown fields, immutable, texts of limited length."""
 
 from typing import Annotated, Any
 
@@ -10,12 +9,12 @@ MAX_TEXT_CHARS = 1_000_000
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT_CHARS)]
 
 _MANY = frozenset({"list", "tuple", "set", "frozenset", "dict"})
-# Of a schema: what is no schema, and may look like one.
+# Fields of a schema that are no schemas but may look like one.
 _NO_SCHEMAS = frozenset({"metadata", "default", "config", "serialization"})
 
 
 def _fail_fast(schema: Any) -> None:
-    """Let every list and mapping in pydantic's schema fail at its first wrong item."""
+    """Make all lists and mappings in pydantic's schema fail at their first invalid item."""
     if isinstance(schema, list | tuple):
         for part in schema:
             _fail_fast(part)
@@ -24,23 +23,23 @@ def _fail_fast(schema: Any) -> None:
             schema["fail_fast"] = True
         for name, part in schema.items():
             if name == "fields" and isinstance(part, dict):
-                _fail_fast(list(part.values()))  # its keys are names of the model's own
+                _fail_fast(list(part.values()))  # its keys are field names, not keywords
             elif name not in _NO_SCHEMAS:
                 _fail_fast(part)
 
 
 class Body(BaseModel):
-    """A body that is refused at the first wrong item of each list: a long list makes one complaint and not many."""
+    """A body with one validation error for each list: its first invalid item, not all of them."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return pydantic's own schema, changed in this alone."""
+        """Return pydantic's schema with fail-fast lists."""
         schema = handler(source)
         _fail_fast(schema)
         return schema
 
 
 class Strict(Body):
-    """A frozen body that refuses fields it does not know."""
+    """An immutable body that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

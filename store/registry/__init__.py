@@ -1,3 +1,3 @@
-"""What is registered by name and version: models with their aliases, policies, and prompt templates.
+"""Registries of named versions: models with their aliases, policies, and prompt templates.
 
-What a policy or a template contains is not interpreted here."""
+The contents of policies and templates are not interpreted here."""

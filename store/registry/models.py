@@ -1,6 +1,6 @@
-"""The model registry: names, immutable versions, movable aliases, and the small files an API needs of a version.
+"""The model registry: names, immutable versions, movable aliases, and the small files that the API needs.
 
-Knows what a model string means (``name``, ``name@3``, ``name@alias``) and how queues are called. Knows no weights.
+It resolves model strings (``name``, ``name@3``, ``name@alias``) and names queues. It stores no weights.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from store.tasks.task_spec import TaskSpec
 
 DEFAULT_ALIAS = "default"
 
-# Nothing takes it for a path; should somebody ever do, it leads nowhere.
+# A model name is not used as a path. If it were, it could not leave a folder.
 _NAME = re.compile(r"(?!.*(?:\.\.|//|/\.|/$))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One immutable version. ``files`` maps a file's name to its digest for ``read_file``.
+    """One immutable version. ``files`` maps the name of a file to its digest for ``read_file``.
 
-    ``sampling`` is what the operator set for it, which may change; jobs that were accepted before keep theirs.
+    ``sampling``: defaults set by the operator. They may change; accepted jobs keep their values.
     """
 
     model: str
@@ -81,22 +81,27 @@ def shadow_name(task: str, model: str, version: int) -> str:
     return f"{task}:{model}@{version}"
 
 
+# Adds files, unless they exist.
 _INSERT_FILES = text("""
 INSERT INTO model_files (digest, content)
 SELECT digest, content FROM unnest(CAST(:digests AS text[]), CAST(:contents AS bytea[])) AS f(digest, content)
 ORDER BY digest
-ON CONFLICT (digest) DO NOTHING  -- named by its own digest: what is there is the same
+ON CONFLICT (digest) DO NOTHING  -- the same digest means the same content
 """)
 
+# Adds a model, unless it exists.
 _INSERT_MODEL = text("INSERT INTO models (name, task) VALUES (:name, :task) ON CONFLICT (name) DO NOTHING")
 
+# Locks a model.
 _LOCK_MODEL = text("SELECT task FROM models WHERE name = :name FOR UPDATE")
 
+# A version with the same digest and dtype.
 _SAME_VERSION = text("""
 SELECT version FROM model_versions
 WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS NULL
 """)
 
+# Adds the next version.
 _INSERT_VERSION = text("""
 INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files)
 SELECT
@@ -119,7 +124,7 @@ def register_version(
     files: Mapping[str, bytes],
     actor: str,
 ) -> ModelVersion:
-    """Add a version, or return the one that has this digest and dtype already; the first gets the alias ``default``."""
+    """Add a version, or return the version with this digest and dtype. The first one gets the alias ``default``."""
     if not _NAME.fullmatch(model):
         raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -141,13 +146,14 @@ def register_version(
 
 
 def _lock_model(connection: Connection, model: str, task: str) -> None:
-    """Make the model if it is new and hold its row, so that version numbers are given one at a time."""
+    """Add the model if it is new, and lock its row, so that version numbers are assigned one at a time."""
     connection.execute(_INSERT_MODEL, {"name": model, "task": task})
     known = connection.execute(_LOCK_MODEL, {"name": model}).scalar_one()
     if known != task:
         raise InvalidRequest(f"model {model} is for the task {known}, not {task}", param="task")
 
 
+# The version that a model string names.
 _RESOLVE = text("""
 SELECT version.*, model_sampling.sampling FROM model_versions AS version
 LEFT JOIN model_sampling USING (model, version)
@@ -158,7 +164,7 @@ WHERE version.model = :model AND version.retired_at IS NULL
 
 
 def resolve(db: Database, name: str) -> ModelVersion:
-    """Return the version that a model string names; raise NotFound, which lists the known names, if there is none."""
+    """Return the version that a model string names. Raises NotFound, which lists the known names."""
     model, _, reference = name.partition("@")
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 10 else None
     values = {"model": model, "reference": reference or DEFAULT_ALIAS, "number": number}
@@ -169,6 +175,7 @@ def resolve(db: Database, name: str) -> ModelVersion:
     return _read_version(row)
 
 
+# All models, with aliases and versions.
 _LIST = text("""
 SELECT
     name, task, created_at,
@@ -181,14 +188,14 @@ FROM models ORDER BY name
 
 
 def list_models(db: Database) -> list[ModelSummary]:
-    """Return every model by name."""
+    """Return all models, by name."""
     with db.autocommit() as connection:
         rows = connection.execute(_LIST).mappings().all()
     return [ModelSummary(**row) for row in rows]
 
 
 def get_version(db: Database, model: str, version: int) -> ModelVersion:
-    """Return one version, retired or not; raise NotFound if it never was."""
+    """Return one version, retired or not. Raises NotFound if it never existed."""
     with db.autocommit() as connection:
         return _version(connection, model, version)
 
@@ -200,32 +207,34 @@ ON CONFLICT (model, version) DO UPDATE SET sampling = excluded.sampling, updated
 
 
 def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefaults, actor: str) -> ModelVersion:
-    """Set how a version's tokens are chosen where a request does not say; return it. Raises NotFound.
+    """Set a version's sampling defaults, and return it. Raises NotFound.
 
-    It replaces what was set before, and holds for jobs that are accepted from now on.
+    They replace the former ones, and apply to jobs that are accepted from now on.
     """
     after = sampling.given()
     with db.begin() as connection:
         before = _version(connection, model, version).sampling.given()
         connection.execute(_SET_SAMPLING, {"model": model, "version": version, "sampling": dump_json(after)})
         name = queue_name(model, version)
-        # As texts: the canonical form of the audit log has no fractions.
+        # As texts, because the canonical form of the audit log has no fractions.
         detail = {field: str(value) for field, value in after.items()}
         record(connection, None, actor, "model.sampling_set", name, detail, before=before, after=after)
         return _version(connection, model, version)
 
 
+# Sets an alias.
 _POINT = text("""
 INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at = now()
 """)
 
 
+# The version of an alias, locked.
 _POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
 
 
 def set_alias(db: Database, model: str, alias: str, version: int, actor: str) -> None:
-    """Let ``model@alias`` mean this version from now on; raise NotFound if it is not there or retired."""
+    """Set ``model@alias`` to this version. Raises NotFound if the version does not exist or is retired."""
     if not _ALIAS.fullmatch(alias):
         raise InvalidRequest(
             f"an alias begins with a letter, then letters, digits and . _ -, not {alias!r}", param="alias"
@@ -244,7 +253,7 @@ def _point(connection: Connection, model: str, alias: str, version: int) -> None
 
 
 def read_file(db: Database, digest: str) -> bytes:
-    """Return a stored file; raise NotFound if no version brought one with this digest."""
+    """Return a stored file. Raises NotFound if no file has this digest."""
     with db.autocommit() as connection:
         content = connection.execute(
             text("SELECT content FROM model_files WHERE digest = :digest"), {"digest": digest}
@@ -265,7 +274,7 @@ def _version(connection: Connection, model: str, version: int) -> ModelVersion:
     return _read_version(row)
 
 
-# Not every column: a later release may add some.
+# Only known columns: a later release may add columns.
 _FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 

@@ -1,4 +1,4 @@
-"""Policies of a tenant, by model: numbered versions that never change. Knows nothing of what is in them."""
+"""Policies of a tenant, by model, as numbered immutable versions. Their documents are not interpreted here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ EVERY_MODEL = ""
 MAX_MODELS = 100
 MAX_VERSIONS = 10_000
 MAX_BYTES = 64 << 20
-"""Of a tenant, its policies' versions together, as they are stored."""
+"""Maximum stored size of all policy versions of a tenant."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """One version of a policy. ``model`` EVERY_MODEL is for every model that has none of its own."""
+    """One version of a policy. ``model`` EVERY_MODEL: for all models without their own policy."""
 
     model: str
     version: int
@@ -30,16 +30,19 @@ class StoredPolicy:
     created_at: datetime
 
 
-# Two who set a policy at once get two numbers: the tenant's row is what they wait for.
-# Not the tenant's row: who serves a tenant may not change it.
+# Locks the tenant's policies for the transaction, so that versions get different numbers. The database role of the API
+# may not lock the tenant's row.
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.policies ' || :tenant_id, 0))")
+# The newest version of a policy.
 _BEFORE = text("""
 SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model ORDER BY version DESC LIMIT 1
 """)
-_HELD = text("""
+# Number of policies and of versions, and their size.
+_STORED = text("""
 SELECT count(DISTINCT model), count(*), coalesce(sum(pg_column_size(document)), 0)
 FROM policies WHERE tenant_id = :tenant_id
 """)
+# Adds the next version.
 _PUT = text("""
 INSERT INTO policies (tenant_id, model, version, document)
 SELECT CAST(:tenant_id AS text), CAST(:model AS text), coalesce(max(version), 0) + 1, CAST(:document AS jsonb)
@@ -49,15 +52,15 @@ RETURNING model, version, document, created_at
 
 
 def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], actor: str) -> StoredPolicy:
-    """Store the next version of a tenant's policy for a model, with an audit row that tells the two by hashes.
+    """Store the next version of a tenant's policy for a model, with an audit entry of the hashes of both versions.
 
-    Raises Conflict if there are as many as may be.
+    Raises Conflict if the maximum is reached.
     """
     values = {"tenant_id": tenant_id, "model": model}
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, values)
         before = connection.execute(_BEFORE, values).scalar_one_or_none()
-        _check_room(*connection.execute(_HELD, values).one(), is_new=before is None)
+        _check_limits(*connection.execute(_STORED, values).one(), is_new=before is None)
         row = connection.execute(_PUT, values | {"document": dump_json(document)}).mappings().one()
         detail = {"version": row["version"]}
         resource = f"policy:{model or '*'}"
@@ -65,7 +68,7 @@ def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], acto
     return StoredPolicy(**row)
 
 
-def _check_room(models: int, versions: int, num_bytes: int, *, is_new: bool) -> None:
+def _check_limits(models: int, versions: int, num_bytes: int, *, is_new: bool) -> None:
     if is_new and models >= MAX_MODELS:
         raise Conflict(f"{MAX_MODELS} models have a policy, which is the most: let one policy hold for every model")
     if versions >= MAX_VERSIONS or num_bytes >= MAX_BYTES:
@@ -75,6 +78,7 @@ def _check_room(models: int, versions: int, num_bytes: int, *, is_new: bool) -> 
         )
 
 
+# The newest version for each model.
 _NEWEST = text("""
 SELECT DISTINCT ON (model) model, version, document, created_at
 FROM policies WHERE tenant_id = :tenant_id ORDER BY model, version DESC
@@ -88,11 +92,12 @@ def list_policies(db: Database, tenant_id: str) -> Sequence[StoredPolicy]:
     return [StoredPolicy(**row) for row in rows]
 
 
+# One version.
 _VERSION = text("SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model AND version = :version")
 
 
 def get_version(db: Database, tenant_id: str, model: str, version: int) -> dict[str, Any]:
-    """Return a version's document, in force or not; raise NotFound if this tenant has none by that number."""
+    """Return the document of a version, newest or not. Raises NotFound if this tenant has no such version."""
     values = {"tenant_id": tenant_id, "model": model, "version": version}
     with db.autocommit(tenant_id=tenant_id) as connection:
         document: dict[str, Any] | None = connection.execute(_VERSION, values).scalar_one_or_none()

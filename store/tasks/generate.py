@@ -115,8 +115,8 @@ class GenerateRequest(JobOrder):
 
     def digest_fields(self) -> dict[str, Any]:
         """Return the sampling fields that the request spells out although they have their default value."""
-        spelled_out = self.sampling.spelled_out()
-        return {"spelled_out": spelled_out} if spelled_out else {}
+        explicit_defaults = self.sampling.explicit_defaults()
+        return {"explicit_defaults": explicit_defaults} if explicit_defaults else {}
 
 
 class ToolStyle(StrEnum):

@@ -1,13 +1,13 @@
-"""Keys as their tenant's admins see and change them: look, make, narrow, rotate, revoke.
+"""Administration of API keys: list, create, update, rotate, revoke.
 
-Whoever changes keys does so with a key, the *giver*, or is the operator (giver None). What holds for givers:
+Keys are changed with another key, the *grantor*, or by the operator (grantor None). Rules for grantors:
 
-* A key gives no right that it does not have itself: no model, no scope, no later end, and no way round the limits that
-  the operator has set it. Its rights are read in the transaction, so one that was revoked a moment ago makes no keys,
-  however long API processes may remember it.
-* The tenant keeps an admin: see ``ADMIN_LEFT_FOR``.
+* A key grants no right that it lacks: no model, no scope and no later end. A new key also gets the operator's limits of
+  its grantor. The grantor's rights are read in the transaction, so a key that was just revoked creates no keys, even
+  while API processes still have it in their caches.
+* The tenant keeps an admin key: see ``ADMIN_LEFT_FOR``.
 
-Every change holds a lock of the tenant's, so that two admins who revoke each other at once do it one after the other.
+Every change takes a lock of the tenant, so that two admins cannot revoke each other at the same time.
 """
 
 from collections.abc import Iterable
@@ -25,29 +25,28 @@ from store.tenants.api_keys import Rights, check_rights, insert_key
 from store.tenants.tenant_limits import SetBy, copy_limits
 
 ADMIN_LEFT_FOR = timedelta(days=7)
-"""What a giver takes from an admin key must leave another one with the same rights for this long, or as long as that
-one would have lasted."""
+"""After a change of an admin key another key must have the same rights for this long, or as long as the changed one."""
 
 MAX_KEYS = 1000
-"""Of a tenant, in force at once; the operator may make more."""
+"""Maximum number of a tenant's keys in force; the operator may create more."""
 
 DEFAULT_OVERLAP_S = 86_400
-"""How long a key still works after it was rotated, unless told otherwise."""
+"""Default time for which a rotated key still works."""
 
 
-class Kept(Enum):
-    """What is not to be changed."""
+class Unchanged(Enum):
+    """Marks a field of a change that keeps its value."""
 
-    KEPT = auto()
+    UNCHANGED = auto()
 
 
 Until = datetime | float | None
-"""When a key ends: a time, seconds from now by the database's clock, or never."""
+"""End of a key: a time, seconds from now by the database's clock, or None for never."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A stored key. ``replaced_by`` is the one that took its place when it was rotated."""
+    """A stored key. ``replaced_by``: the key that replaced it in a rotation."""
 
     id: str
     name: str
@@ -58,19 +57,19 @@ class ApiKey:
     revoked_at: datetime | None
 
     def is_in_force(self, now: datetime) -> bool:
-        """True if it opens anything at that time."""
+        """True if the key is valid at that time."""
         expires_at = self.rights.expires_at
         return self.revoked_at is None and (expires_at is None or expires_at > now)
 
-    def told(self) -> dict[str, Any]:
-        """Return what the audit log compares."""
+    def audit_fields(self) -> dict[str, Any]:
+        """Return the fields that the audit log hashes before and after a change."""
         revoked = None if self.revoked_at is None else self.revoked_at.isoformat()
-        return {"name": self.name, **self.rights.told(), "replaced_by": self.replaced_by, "revoked_at": revoked}
+        return {"name": self.name, **self.rights.audit_fields(), "replaced_by": self.replaced_by, "revoked_at": revoked}
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that is asked for."""
+    """The request for a key."""
 
     name: str
     scopes: frozenset[str]
@@ -79,26 +78,26 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What is to become of a key."""
+class KeyChange:
+    """A change of a key."""
 
-    name: str | Kept = Kept.KEPT
-    scopes: frozenset[str] | Kept = Kept.KEPT
-    models: frozenset[str] | Kept | None = Kept.KEPT
-    until: Until | Kept = Kept.KEPT
+    name: str | Unchanged = Unchanged.UNCHANGED
+    scopes: frozenset[str] | Unchanged = Unchanged.UNCHANGED
+    models: frozenset[str] | Unchanged | None = Unchanged.UNCHANGED
+    until: Until | Unchanged = Unchanged.UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A key that was made just now. ``plaintext`` is known only here."""
+    """A key that was just created. ``plaintext`` is not stored."""
 
     key: ApiKey
     plaintext: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Hand:
-    """Who changes keys, and when. ``rights`` None: the operator, who may give everything."""
+class _Grantor:
+    """The actor of a change, its time and its rights. ``rights`` None: the operator, who may grant everything."""
 
     tenant_id: str
     now: datetime
@@ -112,7 +111,7 @@ def covers(holder: Rights, wanted: Rights) -> bool:
 
 
 def _lacking(holder: Rights, wanted: Rights) -> Forbidden | None:
-    """Return what the holder lacks, as the error for whoever wants to give it."""
+    """Return the error for a right that the holder lacks, or None."""
     if "admin" not in holder.scopes and (missing := sorted(wanted.scopes - holder.scopes)):
         return Forbidden(f"a key gives no scope that it lacks: this one lacks {', '.join(missing)}", param="scopes")
     if holder.models is not None and (wanted.models is None or wanted.models - holder.models):
@@ -128,6 +127,7 @@ def _lacking(holder: Rights, wanted: Rights) -> Forbidden | None:
 
 _COLUMNS = "id, name, scopes, models, replaced_by, created_at, expires_at, last_used_at, revoked_at"
 
+# A page of keys, newest first.
 _LIST = text(f"""
 SELECT {_COLUMNS} FROM api_keys
 WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
@@ -135,34 +135,33 @@ WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) O
 
 
 def list_keys(db: Database, tenant_id: str, *, limit: int | None, after: str | None = None) -> list[ApiKey]:
-    """Return at most ``limit`` keys, newest first, beginning past the id ``after``; None: all of them.
-
-    Those that have ended are among them.
-    """
+    """Return at most ``limit`` keys (None: all), newest first, after the id ``after``, including ended keys."""
     values = {"tenant_id": tenant_id, "limit": limit, "after": after}
     with db.autocommit(tenant_id=tenant_id) as connection:
         return [_key(row) for row in connection.execute(_LIST, values).mappings()]
 
 
+# One key.
 _GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND id = :id")
 
 
 def get_key(db: Database, tenant_id: str, key_id: str) -> ApiKey:
-    """Return the key; raise NotFound if this tenant has none by that id."""
+    """Return the key. Raises NotFound if this tenant has no key with that id."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return _get(connection, tenant_id, key_id)
 
 
-def create(db: Database, tenant_id: str, new: NewKey, *, actor: str, giver: str | None) -> IssuedKey:
-    """Make a key. Raises InvalidRequest, Forbidden if the giver lacks a right, Unauthenticated if it has ended."""
+def create(db: Database, tenant_id: str, new: NewKey, *, actor: str, grantor: str | None) -> IssuedKey:
+    """Create a key. Raises InvalidRequest, Forbidden if the grantor lacks a right, Unauthenticated if it has ended."""
     with db.begin(tenant_id=tenant_id) as connection:
-        hand = _begin(connection, tenant_id, actor, giver)
-        issued = _issue(connection, hand, new.name, Rights(new.scopes, new.models, _end(new.until, hand.now)))
-        if giver is not None:
-            copy_limits(connection, tenant_id, giver, issued.key.id, [SetBy.OPERATOR])
+        by = _begin(connection, tenant_id, actor, grantor)
+        issued = _issue(connection, by, new.name, Rights(new.scopes, new.models, _end(new.until, by.now)))
+        if grantor is not None:
+            copy_limits(connection, tenant_id, grantor, issued.key.id, [SetBy.OPERATOR])
         return issued
 
 
+# Changes name, rights and end of a key.
 _UPDATE = text("""
 UPDATE api_keys SET name = :name, scopes = CAST(:scopes AS varchar[]), models = CAST(:models AS varchar[]),
     expires_at = :expires_at
@@ -170,28 +169,29 @@ WHERE tenant_id = :tenant_id AND id = :id
 """)
 
 
-def update(db: Database, tenant_id: str, key_id: str, change: Change, *, actor: str, giver: str | None) -> ApiKey:
-    """Change a key in force and return it; API processes follow as they do when one is revoked.
+def update(db: Database, tenant_id: str, key_id: str, change: KeyChange, *, actor: str, grantor: str | None) -> ApiKey:
+    """Change a key in force and return it. API processes see the change when their caches are refreshed.
 
-    Raises as ``create`` does, NotFound, and Conflict if the tenant would be left without an admin.
+    Raises the errors of ``create``, NotFound, and Conflict if the tenant would have no admin key.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        hand = _begin(connection, tenant_id, actor, giver)
-        before = _get_in_force(connection, hand, key_id)
+        by = _begin(connection, tenant_id, actor, grantor)
+        before = _get_in_force(connection, by, key_id)
         rights = Rights(
-            before.rights.scopes if isinstance(change.scopes, Kept) else change.scopes,
-            before.rights.models if isinstance(change.models, Kept) else change.models,
-            before.rights.expires_at if isinstance(change.until, Kept) else _end(change.until, hand.now),
+            before.rights.scopes if isinstance(change.scopes, Unchanged) else change.scopes,
+            before.rights.models if isinstance(change.models, Unchanged) else change.models,
+            before.rights.expires_at if isinstance(change.until, Unchanged) else _end(change.until, by.now),
         )
-        name = before.name if isinstance(change.name, Kept) else change.name
+        name = before.name if isinstance(change.name, Unchanged) else change.name
         if rights != before.rights:
             check_rights(rights)
-            _check_gives(hand, rights)
-        values = {"tenant_id": tenant_id, "id": key_id, **rights.told(), "expires_at": rights.expires_at}
+            _check_grants(by, rights)
+        values = {"tenant_id": tenant_id, "id": key_id, **rights.audit_fields(), "expires_at": rights.expires_at}
         connection.execute(_UPDATE, values | {"name": name})
-        return _changed(connection, hand, "api_key.updated", before, {"name": name, **rights.told()})
+        return _changed(connection, by, "api_key.updated", before, {"name": name, **rights.audit_fields()})
 
 
+# Ends a rotated key, at once or after the overlap.
 _REPLACE = text("""
 UPDATE api_keys SET replaced_by = :replaced_by,
     revoked_at = CASE WHEN :overlap_s = 0 THEN now() ELSE revoked_at END,
@@ -207,54 +207,55 @@ def rotate(
     key_id: str,
     *,
     overlap_s: int = DEFAULT_OVERLAP_S,
-    until: Until | Kept = Kept.KEPT,
+    until: Until | Unchanged = Unchanged.UNCHANGED,
     actor: str,
-    giver: str | None,
+    grantor: str | None,
 ) -> tuple[ApiKey, IssuedKey]:
-    """Make a key with the same name, rights and limits, and let the old one end after ``overlap_s``; return both.
+    """Create a key with the same name, rights and limits. The old one ends after ``overlap_s``. Returns both.
 
-    Raises as ``update`` does, and Conflict if the key was rotated before.
+    Raises the errors of ``update``, and Conflict if the key was rotated before.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        hand = _begin(connection, tenant_id, actor, giver)
-        before = _get_in_force(connection, hand, key_id)
+        by = _begin(connection, tenant_id, actor, grantor)
+        before = _get_in_force(connection, by, key_id)
         if before.replaced_by is not None:
             raise Conflict(f"{key_id} was rotated before: its successor is {before.replaced_by}", code="key_rotated")
         rights = before.rights
-        if not isinstance(until, Kept):
-            rights = replace(rights, expires_at=_end(until, hand.now))
-        issued = _issue(connection, hand, before.name, rights)
+        if not isinstance(until, Unchanged):
+            rights = replace(rights, expires_at=_end(until, by.now))
+        issued = _issue(connection, by, before.name, rights)
         copy_limits(connection, tenant_id, key_id, issued.key.id, SetBy)
         values = {"tenant_id": tenant_id, "id": key_id, "replaced_by": issued.key.id, "overlap_s": float(overlap_s)}
         connection.execute(_REPLACE, values)
         detail = {"replaced_by": issued.key.id, "overlap_s": overlap_s}
-        return _changed(connection, hand, "api_key.rotated", before, detail), issued
+        return _changed(connection, by, "api_key.rotated", before, detail), issued
 
 
+# Ends a key at once.
 _REVOKE = text("UPDATE api_keys SET revoked_at = now() WHERE tenant_id = :tenant_id AND id = :id")
 
 
-def revoke(db: Database, tenant_id: str, key_id: str, *, actor: str, giver: str | None) -> ApiKey:
-    """End a key at once. Raises NotFound if none such is in force, Conflict if no admin would be left."""
+def revoke(db: Database, tenant_id: str, key_id: str, *, actor: str, grantor: str | None) -> ApiKey:
+    """End a key at once. Raises NotFound if it is not in force, Conflict if the tenant would have no admin key."""
     with db.begin(tenant_id=tenant_id) as connection:
-        hand = _begin(connection, tenant_id, actor, giver)
-        before = _get_in_force(connection, hand, key_id)
+        by = _begin(connection, tenant_id, actor, grantor)
+        before = _get_in_force(connection, by, key_id)
         connection.execute(_REVOKE, {"tenant_id": tenant_id, "id": key_id})
-        return _changed(connection, hand, "api_key.revoked", before, {})
+        return _changed(connection, by, "api_key.revoked", before, {})
 
 
-# Not the tenant's row: who serves a tenant may not change it.
-_HOLD = text("SELECT now() FROM pg_advisory_xact_lock(hashtextextended('headrace.keys.' || :tenant_id, 0))")
+# Locks the tenant's keys for the transaction. The database role of the API may not lock the tenant's row.
+_LOCK = text("SELECT now() FROM pg_advisory_xact_lock(hashtextextended('headrace.keys.' || :tenant_id, 0))")
 
 
-def _begin(connection: Connection, tenant_id: str, actor: str, giver: str | None) -> _Hand:
-    now = connection.execute(_HOLD, {"tenant_id": tenant_id}).scalar_one()
-    if giver is None:
-        return _Hand(tenant_id, now, actor, None)
-    key = _get(connection, tenant_id, giver)
+def _begin(connection: Connection, tenant_id: str, actor: str, grantor: str | None) -> _Grantor:
+    now = connection.execute(_LOCK, {"tenant_id": tenant_id}).scalar_one()
+    if grantor is None:
+        return _Grantor(tenant_id, now, actor, None)
+    key = _get(connection, tenant_id, grantor)
     if not key.is_in_force(now):
         raise Unauthenticated("the API key is not valid: it was never issued, was revoked or has expired")
-    return _Hand(tenant_id, now, actor, key.rights)
+    return _Grantor(tenant_id, now, actor, key.rights)
 
 
 def _end(until: Until, now: datetime) -> datetime | None:
@@ -267,37 +268,38 @@ def _end(until: Until, now: datetime) -> datetime | None:
     return end
 
 
+# Number of the tenant's keys in force.
 _IN_FORCE = text("""
 SELECT count(*) FROM api_keys
 WHERE tenant_id = :tenant_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """)
 
 
-def _issue(connection: Connection, hand: _Hand, name: str, rights: Rights) -> IssuedKey:
+def _issue(connection: Connection, by: _Grantor, name: str, rights: Rights) -> IssuedKey:
     check_rights(rights)
-    _check_gives(hand, rights)
-    if hand.rights is not None:
-        num_keys = connection.execute(_IN_FORCE, {"tenant_id": hand.tenant_id}).scalar_one()
+    _check_grants(by, rights)
+    if by.rights is not None:
+        num_keys = connection.execute(_IN_FORCE, {"tenant_id": by.tenant_id}).scalar_one()
         if num_keys >= MAX_KEYS:
             raise Conflict(f"{MAX_KEYS} keys are in force, which is the most: revoke one that is not needed")
-    key_id, plaintext = insert_key(connection, hand.tenant_id, name, rights, hand.actor)
-    return IssuedKey(_get(connection, hand.tenant_id, key_id), plaintext)
+    key_id, plaintext = insert_key(connection, by.tenant_id, name, rights, by.actor)
+    return IssuedKey(_get(connection, by.tenant_id, key_id), plaintext)
 
 
-def _check_gives(hand: _Hand, wanted: Rights) -> None:
-    lacking = None if hand.rights is None else _lacking(hand.rights, wanted)
+def _check_grants(by: _Grantor, wanted: Rights) -> None:
+    lacking = None if by.rights is None else _lacking(by.rights, wanted)
     if lacking is not None:
         raise lacking
 
 
-def _changed(connection: Connection, hand: _Hand, action: str, before: ApiKey, detail: dict[str, Any]) -> ApiKey:
-    """Record a change that was made and return the key as it is now; raise Conflict if it took the last admin."""
-    after = _get(connection, hand.tenant_id, before.id)
-    if hand.rights is not None and "admin" in before.rights.scopes:
-        keys = connection.execute(_LIST, {"tenant_id": hand.tenant_id, "limit": None, "after": None}).mappings()
-        _check_admin_left(before.rights, map(_key, keys), hand.now)
-    told = before.told(), after.told()
-    record(connection, hand.tenant_id, hand.actor, action, before.id, detail, before=told[0], after=told[1])
+def _changed(connection: Connection, by: _Grantor, action: str, before: ApiKey, detail: dict[str, Any]) -> ApiKey:
+    """Record a change and return the changed key. Raises Conflict if the tenant has no admin key any more."""
+    after = _get(connection, by.tenant_id, before.id)
+    if by.rights is not None and "admin" in before.rights.scopes:
+        keys = connection.execute(_LIST, {"tenant_id": by.tenant_id, "limit": None, "after": None}).mappings()
+        _check_admin_left(before.rights, map(_key, keys), by.now)
+    fields = before.audit_fields(), after.audit_fields()
+    record(connection, by.tenant_id, by.actor, action, before.id, detail, before=fields[0], after=fields[1])
     return after
 
 
@@ -319,9 +321,9 @@ def _get(connection: Connection, tenant_id: str, key_id: str) -> ApiKey:
     return _key(row)
 
 
-def _get_in_force(connection: Connection, hand: _Hand, key_id: str) -> ApiKey:
-    key = _get(connection, hand.tenant_id, key_id)
-    if not key.is_in_force(hand.now):
+def _get_in_force(connection: Connection, by: _Grantor, key_id: str) -> ApiKey:
+    key = _get(connection, by.tenant_id, key_id)
+    if not key.is_in_force(by.now):
         raise NotFound(f"no API key {key_id} in force")
     return key
 

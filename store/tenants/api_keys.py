@@ -1,6 +1,6 @@
-"""Tenants and their API keys. A key is shown once, when it is made; the database holds a hash of it.
+"""Tenants and their API keys. A key is shown once, when it is created; the database stores its hash.
 
-The secret is 32 random bytes, so a plain SHA-256 is enough: there is nothing to guess that a slow hash would protect.
+The secret is 32 random bytes, so SHA-256 is enough: a slow hash protects only secrets that can be guessed.
 """
 
 import hashlib
@@ -38,20 +38,20 @@ DEFAULT_TENANT = "default"
 _LONGEST_TENANT = 100
 _PREFIX = "hr"
 _KEY_ID_PREFIX = "key"
-# Compared against when a key is unknown, so that this takes as long as a wrong secret.
-_NOBODY = bytes(32)
+# The hash to compare with if a key is unknown, so that the check takes the same time.
+_NO_HASH = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What a key may do, which models it may ask for by name (None: every one), and until when (None: for ever)."""
+    """Scopes of a key, the names of its allowed models (None: all), and its end (None: never)."""
 
     scopes: frozenset[str]
     models: frozenset[str] | None = None
     expires_at: datetime | None = None
 
-    def told(self) -> dict[str, Any]:
-        """Return them as JSON, for the audit log."""
+    def audit_fields(self) -> dict[str, Any]:
+        """Return the rights for the audit log, as JSON."""
         return {
             "scopes": sorted(self.scopes),
             "models": None if self.models is None else sorted(self.models),
@@ -61,7 +61,7 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling and what the key may do. ``models`` are the names that it may ask for; None: every model."""
+    """The tenant and the key of a request, with the key's scopes and allowed models (None: all)."""
 
     tenant_id: str
     key_id: str
@@ -69,7 +69,7 @@ class Principal:
     models: frozenset[str] | None = None
 
     def check_model(self, name: str) -> None:
-        """Raise Forbidden if the key may not ask for what a model string (``name``, ``name@3``) names."""
+        """Raise Forbidden if the key may not use a model, given as ``name`` or ``name@3``."""
         if self.models is not None and base_model(name) not in self.models:
             known = ", ".join(sorted(self.models)) or "no model"
             raise Forbidden(
@@ -80,10 +80,11 @@ class Principal:
 
 
 def base_model(name: str) -> str:
-    """Return the model's own name of ``name``, ``name@3``, ``name@alias`` or ``name:adapter``."""
+    """Return the name in ``name``, ``name@3``, ``name@alias`` or ``name:adapter``."""
     return name.partition("@")[0].partition(":")[0]
 
 
+# Adds a tenant, unless its name is taken.
 _INSERT_TENANT = text("""
 INSERT INTO tenants (id, name, webhook_secret) VALUES (:id, :name, :secret)
 ON CONFLICT (name) DO NOTHING RETURNING id
@@ -91,13 +92,13 @@ ON CONFLICT (name) DO NOTHING RETURNING id
 
 
 def create_tenant(db: Database, name: str, *, actor: str = "system") -> str:
-    """Add a tenant and return its id; raise InvalidRequest if the name is taken or is none."""
+    """Add a tenant and return its id. Raises InvalidRequest if the name is taken or invalid."""
     with db.begin() as connection:
         return _create_tenant(connection, db.vault, name, actor)
 
 
 def find_tenant(db: Database, name: str) -> str:
-    """Return the id of a tenant; raise NotFound if there is none by that name."""
+    """Return the id of a tenant. Raises NotFound if no tenant has this name."""
     with db.begin() as connection:
         found = connection.execute(text("SELECT id FROM tenants WHERE name = :name"), {"name": name})
         tenant_id = found.scalar_one_or_none()
@@ -107,7 +108,7 @@ def find_tenant(db: Database, name: str) -> str:
 
 
 def find_tenant_of_key(db: Database, key_id: str) -> str:
-    """Return the id of the tenant that a key belongs to, ended or not; raise NotFound if there is no such key."""
+    """Return the id of a key's tenant, also for a key that has ended. Raises NotFound if there is no such key."""
     with db.begin() as connection:
         found = connection.execute(text("SELECT tenant_id FROM api_keys WHERE id = :id"), {"id": key_id})
         tenant_id = found.scalar_one_or_none()
@@ -117,7 +118,7 @@ def find_tenant_of_key(db: Database, key_id: str) -> str:
 
 
 def check_tenant_name(name: str) -> None:
-    """Raise InvalidRequest for a name that cannot be told from others on a screen."""
+    """Raise InvalidRequest for a name that is too long, or looks like another one on a screen."""
     if not 0 < len(name) <= _LONGEST_TENANT or not name.isprintable() or name != name.strip():
         raise InvalidRequest(f"a tenant's name has 1 to {_LONGEST_TENANT} printable characters", param="name")
 
@@ -133,6 +134,7 @@ def _create_tenant(connection: Connection, vault: Vault, name: str, actor: str) 
     return str(tenant_id)
 
 
+# Adds a key.
 _INSERT_KEY = text("""
 INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, models, expires_at)
 VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), CAST(:models AS varchar[]), :expires_at)
@@ -149,7 +151,7 @@ def create_key(
     expires_s: float | None = None,
     actor: str,
 ) -> str:
-    """Make a key and return its plaintext ``hr_<id>_<secret>``, the only time it is known."""
+    """Create a key and return its plaintext ``hr_<id>_<secret>``, which is not stored."""
     with db.begin(tenant_id=tenant_id) as connection:
         expires_at = None
         if expires_s is not None:
@@ -159,18 +161,18 @@ def create_key(
 
 
 def insert_key(connection: Connection, tenant_id: str, name: str, rights: Rights, actor: str) -> tuple[str, str]:
-    """Make a key; return its id and its plaintext. Raises InvalidRequest for rights that there are none of."""
+    """Create a key; return its id and its plaintext. Raises InvalidRequest for invalid rights."""
     check_rights(rights)
     key_id, secret = new_id(_KEY_ID_PREFIX), secrets.token_urlsafe(32)
     values = {"id": key_id, "tenant_id": tenant_id, "name": name, "hash": _hash(secret)}
-    told = {"name": name, **rights.told()}
-    connection.execute(_INSERT_KEY, values | told | {"expires_at": rights.expires_at})
-    record(connection, tenant_id, actor, "api_key.created", key_id, told, after=told)
+    fields = {"name": name, **rights.audit_fields()}
+    connection.execute(_INSERT_KEY, values | fields | {"expires_at": rights.expires_at})
+    record(connection, tenant_id, actor, "api_key.created", key_id, fields, after=fields)
     return key_id, f"{_PREFIX}_{key_id.removeprefix(f'{_KEY_ID_PREFIX}_')}_{secret}"
 
 
 def check_rights(rights: Rights) -> None:
-    """Raise InvalidRequest for a scope that is none, for no scope or model at all, and for a model with a version."""
+    """Raise InvalidRequest for an unknown scope, for no scope or no model, and for a model with a version."""
     if unknown := sorted(rights.scopes - SCOPES):
         raise InvalidRequest(f"unknown scopes: {', '.join(unknown)}: use {', '.join(sorted(SCOPES))}", param="scopes")
     if not rights.scopes:
@@ -182,20 +184,20 @@ def check_rights(rights: Rights) -> None:
             raise InvalidRequest(f"a model's name without a version, such as smollm2, not {name!r}", param="models")
 
 
-# The tenant is not known before, so this is a function that reads as the schema's owner (revision 0014).
+# The key, its tenant and its hash. The tenant is not known yet, so a function of the schema's owner reads it (0014).
 _FIND = text("SELECT * FROM headrace_find_key(:id)")
 
-# Whoever holds the row at this moment is not waited for.
-_NOTE_USE = text("""
+# Records the minute of the key's last use, without waiting for a locked row.
+_RECORD_USE = text("""
 UPDATE api_keys SET last_used_at = date_trunc('minute', now())
 WHERE id = (SELECT id FROM api_keys WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
 """)
 
 
 def authenticate(db: Database, plaintext: str) -> Principal:
-    """Return whose key this is, and note, once a minute at most, that it was used.
+    """Return the principal of a key, and record its use, at most once a minute.
 
-    Raises Unauthenticated, always in the same words, if it is not a good one, and Forbidden if its tenant is disabled.
+    Raises Unauthenticated, always with the same message, if the key is not valid; Forbidden if its tenant is disabled.
     """
     prefix, _, rest = plaintext.partition("_")
     name, _, secret = rest.partition("_")
@@ -204,16 +206,17 @@ def authenticate(db: Database, plaintext: str) -> Principal:
     if prefix == _PREFIX and name.isascii() and name.isalnum():
         with db.autocommit() as connection:
             row = connection.execute(_FIND, {"id": key_id}).one_or_none()
-    is_right = hmac.compare_digest(_hash(secret), _NOBODY if row is None else bytes(row.secret_hash))
+    is_right = hmac.compare_digest(_hash(secret), _NO_HASH if row is None else bytes(row.secret_hash))
     if row is None or not is_right:
         raise Unauthenticated("the API key is not valid: it was never issued, was revoked or has expired")
     principal = _principal(row, key_id)
     if row.is_use_to_note:
         with db.autocommit(tenant_id=row.tenant_id) as connection:
-            connection.execute(_NOTE_USE, {"id": key_id})
+            connection.execute(_RECORD_USE, {"id": key_id})
     return principal
 
 
+# The rights of a key, also of one that has ended.
 _RIGHTS = text("""
 SELECT key.tenant_id, key.scopes, key.models, tenants.disabled_at IS NOT NULL AS is_disabled
 FROM api_keys AS key JOIN tenants ON tenants.id = key.tenant_id
@@ -222,9 +225,9 @@ WHERE key.id = :id AND key.tenant_id = :tenant_id
 
 
 def principal_of(db: Database, tenant_id: str, key_id: str) -> Principal:
-    """Return in whose name a key's accepted work goes on, whether or not the key itself is still in force.
+    """Return the principal for work that was accepted with a key, also if the key has ended meanwhile.
 
-    Raises NotFound if the tenant never had it, Forbidden if the tenant is disabled.
+    Raises NotFound if the tenant never had this key, Forbidden if the tenant is disabled.
     """
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_RIGHTS, {"id": key_id, "tenant_id": tenant_id}).one_or_none()
@@ -241,9 +244,9 @@ def _principal(row: Row[Any], key_id: str) -> Principal:
 
 
 def bootstrap(db: Database) -> str | None:
-    """Make the first key, with every scope, for the tenant ``default``; return None if there is a key already."""
+    """Create the first key, with every scope, for the tenant ``default``. Returns None if any key exists."""
     with db.begin() as connection:
-        # Held to the end of the transaction: two processes that start together make one key.
+        # A lock for the transaction: two processes that start together create only one key.
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('headrace.keys.bootstrap'))"))
         if connection.execute(text("SELECT EXISTS (SELECT FROM api_keys)")).scalar_one():
             return None
@@ -253,5 +256,5 @@ def bootstrap(db: Database) -> str | None:
 
 
 def _hash(secret: str) -> bytes:
-    # A header may carry bytes that are no Unicode text; such a secret is merely wrong.
+    # A header may contain bytes that are not Unicode text. Such a secret is only wrong, not an error.
     return hashlib.sha256(secret.encode(errors="surrogateescape")).digest()

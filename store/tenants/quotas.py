@@ -1,15 +1,15 @@
-"""Limits that are kept exactly however many processes accept jobs: jobs at once, queued tokens, a month's cost.
+"""Exact limits across all API processes: concurrent jobs, queued tokens, and the cost of a month.
 
-What is used is read from counts that triggers keep (``store.schema.limit_tables``), in the transaction that adds to it.
-Near a limit that is done under a lock of the tenant's, held to the commit, so nobody counts while another adds. Far
-from it nobody locks: a process that stops in the middle would otherwise hold up the tenant's requests everywhere.
+Usage is read from counters that triggers keep (``store.schema.limit_tables``), in the transaction that adds jobs. Near
+a limit the transaction takes a lock of the tenant until its commit, so that no other transaction adds jobs meanwhile.
+Far from a limit no lock is taken, because a process that stops would block all requests of the tenant.
 
-    used = what is open or was spent, as committed     ┐
-    wave = what this transaction has let in before     ├─ used + wave + wanted <= limit, of the key and of the tenant
-    wanted                                             ┘
+    used      open jobs and spent money, committed      ┐
+    accepted  jobs accepted in this transaction         ├─ used + accepted + wanted <= limit, of key and tenant
+    wanted    this job                                  ┘
 
-A month's cost counts what was spent and what every open job can still cost by the prices of now: its prompt and its
-``max_tokens``. So it is overshot only by a price that is raised while jobs are open, or a limit that is lowered.
+The cost of a month is the spent money, and the most that each open job can still cost by current prices: its prompt and
+its ``max_tokens``. It exceeds a limit only if a price is raised, or the limit lowered, while jobs are open.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ from sqlalchemy import Connection, text
 
 from store.db.database import Database
 from store.errors import HeadraceError, InvalidRequest, QuotaExceeded, RateLimited
-from store.tenants.tenant_limits import Held, Limits
+from store.tenants.tenant_limits import Limits, RequestLimits
 
 NEAR_JOBS: Final = 4096
 NEAR_TOKENS: Final = 16_000_000
-"""Where less than this is left the lock is taken: what sixteen processes can have under way at once."""
+"""The lock is taken if less than this is left. Sixteen processes cannot add more than this at the same time."""
 
 _RETRY_S: Final = 2.0
 
@@ -36,8 +36,8 @@ _MOST_FOLDS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What a tenant, or a key, uses: open jobs, tokens of the queued ones, and money."""
+class QuotaUsage:
+    """Usage of a tenant or a key: open jobs, tokens of queued jobs, money reserved by open jobs, money spent."""
 
     jobs: int = 0
     queued_tokens: int = 0
@@ -46,11 +46,11 @@ class Usage:
 
     @property
     def cost(self) -> Decimal:
-        """What was spent this month and what is open may still cost."""
+        """Money spent this month, and the most that open jobs can still cost."""
         return self.spent + self.reserved
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
+    def __add__(self, other: "QuotaUsage") -> "QuotaUsage":
+        return QuotaUsage(
             self.jobs + other.jobs,
             self.queued_tokens + other.queued_tokens,
             self.reserved + other.reserved,
@@ -59,8 +59,8 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """A job that wants in."""
+class QuotaRequest:
+    """A new job, as far as limits are concerned."""
 
     job_id: str
     tenant_id: str
@@ -68,14 +68,14 @@ class Want:
     queue: str
     input_tokens: int
     cost_tokens: int
-    held: Held
+    limits: RequestLimits
 
 
-Whose = tuple[str, str]
-"""A tenant and one of its keys, or no key for all of it."""
+QuotaOwner = tuple[str, str]
+"""A tenant id and a key id; the key "": the tenant as a whole."""
 
 
-# Summed before it is priced: there may be many changes of one queue.
+# Usage of tenants and their keys. Changes are summed before they are priced, because a queue may have many.
 _USED = text("""
 WITH counted AS (
     SELECT tenant_id, api_key_id, queue, jobs, queued_tokens, input_tokens, output_tokens FROM open_totals
@@ -107,38 +107,40 @@ GROUP BY tenant_id, api_key_id
 """)
 
 
-def read_usage(connection: Connection, tenants: Sequence[str]) -> dict[Whose, Usage]:
-    """Return what each tenant and each of its keys uses; whoever uses nothing is absent."""
-    found: dict[Whose, Usage] = {}
+def read_usage(connection: Connection, tenants: Sequence[str]) -> dict[QuotaOwner, QuotaUsage]:
+    """Return the usage of each tenant and of each of its keys. Without usage there is no entry."""
+    found: dict[QuotaOwner, QuotaUsage] = {}
     for row in connection.execute(_USED, {"tenants": list(tenants)}):
-        usage = Usage(row.jobs, row.queued_tokens, Decimal(row.reserved), Decimal(row.spent))
-        for whose in {(row.tenant_id, row.api_key_id), (row.tenant_id, "")}:
-            found[whose] = found.get(whose, Usage()) + usage
+        usage = QuotaUsage(row.jobs, row.queued_tokens, Decimal(row.reserved), Decimal(row.spent))
+        for owner in {(row.tenant_id, row.api_key_id), (row.tenant_id, "")}:
+            found[owner] = found.get(owner, QuotaUsage()) + usage
     return found
 
 
-def usage_of(db: Database, tenant_id: str, key_id: str = "") -> Usage:
-    """Return what a tenant, or one key of it, uses now."""
+def usage_of(db: Database, tenant_id: str, key_id: str = "") -> QuotaUsage:
+    """Return the current usage of a tenant, or of one of its keys."""
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return read_usage(connection, [tenant_id]).get((tenant_id, key_id), Usage())
+        return read_usage(connection, [tenant_id]).get((tenant_id, key_id), QuotaUsage())
 
 
+# Locks the tenants' quotas for the transaction, in a fixed order against deadlocks.
 _LOCK = text("""
 SELECT pg_advisory_xact_lock(hashtextextended('headrace.quota:' || tenant, 0))
 FROM (SELECT tenant FROM unnest(CAST(:tenants AS text[])) AS tenant ORDER BY tenant) AS ordered
 """)
 
+# Prices of queues; the prompt at its higher price.
 _PRICES = text("""
 SELECT model || '@' || version AS queue, GREATEST(input, cached_input) AS input, output FROM model_prices
 WHERE model || '@' || version = ANY(CAST(:queues AS text[]))
 """)
 
 
-def refusals(connection: Connection, wants: Sequence[Want]) -> dict[str, HeadraceError]:
-    """Return the errors of those jobs that do not fit, by id, in the transaction in which the others are stored.
+def refusals(connection: Connection, wants: Sequence[QuotaRequest]) -> dict[str, HeadraceError]:
+    """Return errors by job id for the jobs over a limit. Call it in the transaction that stores the others.
 
-    A job's queue is full of its owner's (``queue_full``), it has too many at once (``rate_limit_exceeded``), or the
-    month's money is spent (QuotaExceeded).
+    Errors: too many queued tokens (``queue_full``), too many concurrent jobs (``rate_limit_exceeded``), the cost of
+    the month (QuotaExceeded).
     """
     tenants = sorted({want.tenant_id for want in wants})
     if not tenants:
@@ -147,59 +149,61 @@ def refusals(connection: Connection, wants: Sequence[Want]) -> dict[str, Headrac
     near = sorted({want.tenant_id for want in wants if _is_near(want, used)})
     if near:
         connection.execute(_LOCK, {"tenants": near})
-        used = {whose: usage for whose, usage in used.items() if whose[0] not in near} | read_usage(connection, near)
+        used = {owner: usage for owner, usage in used.items() if owner[0] not in near} | read_usage(connection, near)
     is_priced = any(limits.monthly_cost is not None for want in wants for _, limits in _limits_of(want))
     prices = _prices(connection, wants) if is_priced else {}
     return _decide(wants, used, prices)
 
 
 def _decide(
-    wants: Sequence[Want], used: dict[Whose, Usage], prices: Mapping[str, tuple[Decimal, Decimal]]
+    wants: Sequence[QuotaRequest], used: dict[QuotaOwner, QuotaUsage], prices: Mapping[str, tuple[Decimal, Decimal]]
 ) -> dict[str, HeadraceError]:
     refused: dict[str, HeadraceError] = {}
     for want in wants:
-        more = Usage(1, max(want.cost_tokens, want.input_tokens), _cost(want, prices))
-        for whose, limits in _limits_of(want):
-            error = over(limits, used.get(whose, Usage()), more, "this key" if whose[1] else "your organization")
+        more = QuotaUsage(1, max(want.cost_tokens, want.input_tokens), _cost(want, prices))
+        for owner, limits in _limits_of(want):
+            error = check_quota(
+                limits, used.get(owner, QuotaUsage()), more, "this key" if owner[1] else "your organization"
+            )
             if error is not None:
                 refused[want.job_id] = error
                 break
         else:
-            for whose, _ in _limits_of(want):
-                used[whose] = used.get(whose, Usage()) + more
+            for owner, _ in _limits_of(want):
+                used[owner] = used.get(owner, QuotaUsage()) + more
     return refused
 
 
-def over(limits: Limits, used: Usage, more: Usage, whose: str) -> HeadraceError | None:
-    """Return why ``more`` does not fit, or None if it does."""
+def check_quota(limits: Limits, used: QuotaUsage, more: QuotaUsage, owner: str) -> HeadraceError | None:
+    """Return the error if ``used`` and ``more`` exceed a limit, else None. ``owner`` is for the message."""
     if limits.concurrent_jobs is not None and used.jobs + more.jobs > limits.concurrent_jobs:
         return RateLimited(
-            f"{whose} has {used.jobs} jobs queued or running, and {limits.concurrent_jobs} is the limit of jobs at"
+            f"{owner} has {used.jobs} jobs queued or running, and {limits.concurrent_jobs} is the limit of jobs at"
             " once: try again when some have ended",
             retry_after_s=_RETRY_S,
         )
     if limits.queued_tokens is not None and more.queued_tokens > limits.queued_tokens:
         return InvalidRequest(
-            f"prompt and max_tokens are {more.queued_tokens} tokens together, and {whose} may have"
+            f"prompt and max_tokens are {more.queued_tokens} tokens together, and {owner} may have"
             f" {limits.queued_tokens} queued: ask for fewer",
             param="sampling.max_tokens",
         )
     if limits.queued_tokens is not None and used.queued_tokens + more.queued_tokens > limits.queued_tokens:
         return RateLimited(
-            f"{whose} has {used.queued_tokens} tokens queued, this job has {more.queued_tokens}, and"
+            f"{owner} has {used.queued_tokens} tokens queued, this job has {more.queued_tokens}, and"
             f" {limits.queued_tokens} is the limit: try again when some have been started",
             retry_after_s=_RETRY_S,
             code="queue_full",
         )
     if limits.monthly_cost is not None and used.cost + more.cost > limits.monthly_cost:
-        return QuotaExceeded(_spent(limits.monthly_cost, used, more, whose))
+        return QuotaExceeded(_spent(limits.monthly_cost, used, more, owner))
     return None
 
 
-def _spent(limit: Decimal, used: Usage, more: Usage, whose: str) -> str:
+def _spent(limit: Decimal, used: QuotaUsage, more: QuotaUsage, owner: str) -> str:
     reset = month_end(datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return (
-        f"{whose} has spent {_money(used.spent)} of {_money(limit)} this month, its open jobs may cost"
+        f"{owner} has spent {_money(used.spent)} of {_money(limit)} this month, its open jobs may cost"
         f" {_money(used.reserved)} more and this one {_money(more.cost)}: ask for fewer tokens, wait for {reset}, when"
         " the next month begins, or have the limit raised"
     )
@@ -210,19 +214,19 @@ def _money(amount: Decimal) -> str:
 
 
 def month_end(now: datetime) -> datetime:
-    """Return when the month of ``now``, a time in UTC, is over."""
+    """Return the end of the month of ``now``, in UTC."""
     year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)
     return datetime(year, month, 1, tzinfo=UTC)
 
 
-def _limits_of(want: Want) -> Iterator[tuple[Whose, Limits]]:
-    yield (want.tenant_id, want.key_id), want.held.key
-    yield (want.tenant_id, ""), want.held.tenant
+def _limits_of(want: QuotaRequest) -> Iterator[tuple[QuotaOwner, Limits]]:
+    yield (want.tenant_id, want.key_id), want.limits.key
+    yield (want.tenant_id, ""), want.limits.tenant
 
 
-def _is_near(want: Want, used: Mapping[Whose, Usage]) -> bool:
-    for whose, limits in _limits_of(want):
-        found = used.get(whose, Usage())
+def _is_near(want: QuotaRequest, used: Mapping[QuotaOwner, QuotaUsage]) -> bool:
+    for owner, limits in _limits_of(want):
+        found = used.get(owner, QuotaUsage())
         if limits.monthly_cost is not None:
             return True
         if limits.concurrent_jobs is not None and limits.concurrent_jobs - found.jobs < NEAR_JOBS:
@@ -232,43 +236,45 @@ def _is_near(want: Want, used: Mapping[Whose, Usage]) -> bool:
     return False
 
 
-def _prices(connection: Connection, wants: Sequence[Want]) -> dict[str, tuple[Decimal, Decimal]]:
+def _prices(connection: Connection, wants: Sequence[QuotaRequest]) -> dict[str, tuple[Decimal, Decimal]]:
     rows = connection.execute(_PRICES, {"queues": sorted({want.queue for want in wants})})
     return {row.queue: (Decimal(row.input), Decimal(row.output)) for row in rows}
 
 
-def _cost(want: Want, prices: Mapping[str, tuple[Decimal, Decimal]]) -> Decimal:
+def _cost(want: QuotaRequest, prices: Mapping[str, tuple[Decimal, Decimal]]) -> Decimal:
     """Return the most that the job can cost."""
     of_input, of_output = prices.get(want.queue, (Decimal(0), Decimal(0)))
     num_output = max(want.cost_tokens - want.input_tokens, 0)
     return (want.input_tokens * of_input + num_output * of_output) / 1_000_000
 
 
+# Adds changes to the totals, if enough of them wait.
 _FOLD = text("SELECT headrace_fold_limits(:past, :most)")
 
-_FORGET_EMPTY = text("DELETE FROM open_totals WHERE jobs = 0 AND queued_tokens = 0 AND input_tokens = 0")
+# Deletes totals that are zero.
+_DELETE_ZERO = text("DELETE FROM open_totals WHERE jobs = 0 AND queued_tokens = 0 AND input_tokens = 0")
 
 
 def fold(db: Database, most: int = FOLD_MOST, *, past: int = 0) -> int:
-    """Add what changed to the totals, if more than ``past`` changes wait; return how many that were, at most ``most``.
+    """Add at most ``most`` changes to the totals, if more than ``past`` changes wait. Returns their number.
 
-    Safe to run twice and by two at once: a change is added by the statement that deletes it.
+    Safe to repeat and to run concurrently: one statement deletes a change and adds it.
     """
     with db.autocommit() as connection:
         return int(connection.execute(_FOLD, {"past": past, "most": most}).scalar_one())
 
 
 def fold_for_the_dispatcher(db: Database) -> None:
-    """Do what no dispatcher does now: while one runs, so many changes never wait.
+    """Fold changes if no dispatcher does it. While a dispatcher runs, so many changes never wait.
 
-    Each accepting process calls it every few seconds, for it is they who read what waits.
+    Each API process calls it every few seconds, because it must read all waiting changes.
     """
     for _ in range(_MOST_FOLDS):
         if fold(db, past=FOLD_PAST) < FOLD_MOST:
             return
 
 
-def forget_empty(db: Database) -> int:
-    """Delete the totals that came to nothing; return how many."""
+def delete_zero_totals(db: Database) -> int:
+    """Delete totals that are zero. Returns their number."""
     with db.autocommit() as connection:
-        return connection.execute(_FORGET_EMPTY).rowcount
+        return connection.execute(_DELETE_ZERO).rowcount

@@ -1,10 +1,10 @@
-"""What tenants and their keys may use: limits with defaults from the settings, set by the operator or the tenant.
+"""Limits of tenants and of their keys: defaults from the settings, set by the operator or the tenant.
 
-    tenant's limit = the stricter of (operator's, or else the default) and (the tenant's own)
-    key's limit    = the stricter of (operator's, or else the default) and (the tenant's own)
+    tenant's limit = the stricter of (the operator's value, or else the default) and (the tenant's own value)
+    key's limit    = the stricter of (the operator's value, or else the default) and (the tenant's own value)
 
-A request must fit both. So a tenant can make its limits lower and never raise them: that is the operator's. Knows
-nothing of how much is used: that is ``store.tenants.quotas``', and for rates ``store.redis.rate_limiter``'.
+A request must fit both limits. A tenant can lower its limits; only the operator can raise them. Usage is counted in
+``store.tenants.quotas``, and rates in ``store.redis.rate_limiter``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ _MOST: Final = 1 << 53
 
 
 class SetBy(StrEnum):
-    """Whose word a limit is."""
+    """Source of a limit."""
 
     OPERATOR = "operator"
     TENANT = "tenant"
@@ -32,9 +32,12 @@ class SetBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much may be used; None is no limit. ``concurrent_jobs`` are queued or running, ``queued_tokens`` prompt and
-    ``max_tokens`` of the queued ones, ``monthly_cost`` of a calendar month in UTC in the currency of the prices,
-    ``live_batches`` those that have not ended, ``concurrent_streams`` streams and waits at one API process."""
+    """Limits of a tenant or a key; None is no limit.
+
+    ``concurrent_jobs``: jobs that are queued or running. ``queued_tokens``: prompt tokens and ``max_tokens`` of queued
+    jobs. ``monthly_cost``: per calendar month in UTC, in the currency of the prices. ``live_batches``: batches that
+    have not ended. ``concurrent_streams``: streams and waiting requests at one API process.
+    """
 
     requests_per_minute: int | None = None
     input_tokens_per_minute: int | None = None
@@ -52,17 +55,17 @@ class Limits:
                 raise InvalidRequest(f"{name} is at least 1: revoke the key to let nothing in", param=name)
 
     def given(self) -> dict[str, int | Decimal]:
-        """Return those that are limits."""
+        """Return the limits that are set."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def stricter(self, other: "Limits") -> "Limits":
-        """Return the lower of each."""
+        """Return the lower of each two limits."""
         ours, theirs = self.given(), other.given()
         lower: dict[str, Any] = {name: min(ours.get(name, value), value) for name, value in theirs.items()}
         return Limits(**{**ours, **lower})
 
-    def else_(self, default: "Limits") -> "Limits":
-        """Return these, with the default where there is none."""
+    def with_defaults(self, default: "Limits") -> "Limits":
+        """Return these limits, and the default for those that are not set."""
         found: dict[str, Any] = {**default.given(), **self.given()}
         return Limits(**found)
 
@@ -72,16 +75,16 @@ _COLUMNS: Final = ", ".join(NAMES)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """The limits that hold for requests with one key: the tenant's, which all its keys share, and the key's own."""
+class RequestLimits:
+    """The limits of a request: those of the tenant, shared by all its keys, and those of the key."""
 
     tenant: Limits = Limits()
     key: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Limits of a tenant or a key: what holds, and whose word it is."""
+class LayeredLimits:
+    """Limits of a tenant or a key, by source."""
 
     default: Limits
     operator: Limits
@@ -89,17 +92,17 @@ class Standing:
 
     @property
     def ceiling(self) -> Limits:
-        """What the operator allows."""
-        return self.operator.else_(self.default)
+        """The highest limits that the operator allows."""
+        return self.operator.with_defaults(self.default)
 
     @property
-    def holds(self) -> Limits:
-        """What holds."""
+    def effective(self) -> Limits:
+        """The limits that apply."""
         return self.ceiling.stricter(self.own)
 
 
 def tenant_defaults(settings: Settings) -> Limits:
-    """Return what holds for a tenant for which the operator has set nothing."""
+    """Return the limits of a tenant without limits set by the operator."""
     return Limits(
         requests_per_minute=settings.tenant_requests_per_minute,
         input_tokens_per_minute=settings.tenant_tokens_per_minute,
@@ -112,7 +115,7 @@ def tenant_defaults(settings: Settings) -> Limits:
 
 
 def key_defaults(settings: Settings) -> Limits:
-    """Return what holds for a key for which the operator has set nothing."""
+    """Return the limits of a key without limits set by the operator."""
     return Limits(
         requests_per_minute=settings.requests_per_minute,
         input_tokens_per_minute=settings.tokens_per_minute,
@@ -124,18 +127,19 @@ def key_defaults(settings: Settings) -> Limits:
     )
 
 
+# Limits that were set for tenants and keys.
 _READ = text(f"""
 SELECT tenant_id, api_key_id, set_by, {_COLUMNS} FROM limit_overrides
 WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
     AND (api_key_id IS NULL OR api_key_id = ANY(CAST(:keys AS varchar[])))
 """)
 
-Whose = tuple[str, str | None]
-"""A tenant, or one of its keys."""
+LimitOwner = tuple[str, str | None]
+"""A tenant id and a key id; the key None: the tenant as a whole."""
 
 
-def read_standings(db: Database, settings: Settings, keys: Iterable[Whose]) -> dict[Whose, Standing]:
-    """Return the limits of each tenant or key that is asked for."""
+def read_limits(db: Database, settings: Settings, keys: Iterable[LimitOwner]) -> dict[LimitOwner, LayeredLimits]:
+    """Return the limits of each of these tenants or keys, by source."""
     asked = set(keys)
     tenants = sorted({tenant for tenant, _ in asked})
     values = {"tenants": tenants, "keys": [key for _, key in asked if key]}
@@ -143,7 +147,7 @@ def read_standings(db: Database, settings: Settings, keys: Iterable[Whose]) -> d
         rows = connection.execute(_READ, values).mappings().all()
     found = {(row["tenant_id"], row["api_key_id"], row["set_by"]): _limits(row) for row in rows}
     return {
-        (tenant, key): Standing(
+        (tenant, key): LayeredLimits(
             key_defaults(settings) if key else tenant_defaults(settings),
             found.get((tenant, key, SetBy.OPERATOR), Limits()),
             found.get((tenant, key, SetBy.TENANT), Limits()),
@@ -156,13 +160,14 @@ def _limits(row: Mapping[Any, Any]) -> Limits:
     return Limits(**{name: row[name] for name in NAMES})
 
 
+# Whether the tenant has this key and it is not revoked.
 _EXISTS = text("""
 SELECT EXISTS (SELECT FROM api_keys WHERE tenant_id = :tenant_id AND id = :api_key_id AND revoked_at IS NULL)
 """)
 
 
 def check_key(db: Database, tenant_id: str, key_id: str) -> None:
-    """Raise NotFound if the tenant has no such key in force."""
+    """Raise NotFound if the tenant has no such key, or it is revoked."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         _check_key(connection, tenant_id, key_id)
 
@@ -172,6 +177,7 @@ def _check_key(connection: Connection, tenant_id: str, key_id: str) -> None:
         raise NotFound(f"no API key {key_id[:64]} in force", param="key_id")
 
 
+# Stores new limits.
 _SET = text(f"""
 INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
 VALUES (:tenant_id, :api_key_id, :set_by, {", ".join(f":{name}" for name in NAMES)})
@@ -179,6 +185,7 @@ ON CONFLICT (tenant_id, api_key_id, set_by) DO UPDATE SET
     {", ".join(f"{name} = EXCLUDED.{name}" for name in NAMES)}, updated_at = now()
 """)
 
+# The former limits, locked.
 _BEFORE = text(f"""
 SELECT {_COLUMNS} FROM limit_overrides
 WHERE tenant_id = :tenant_id AND api_key_id IS NOT DISTINCT FROM :api_key_id AND set_by = :set_by FOR UPDATE
@@ -195,9 +202,9 @@ def set_limits(
     actor: str,
     request_id: str | None = None,
 ) -> None:
-    """Let these be what the operator, or the tenant itself, allows the tenant, or one key of it.
+    """Set the operator's or the tenant's own limits for the tenant, or for one of its keys.
 
-    Raises NotFound if the tenant has no such key. What the tenant may set is the caller's to check (``check_lower``).
+    Raises NotFound if the tenant has no such key. The caller must check limits of a tenant with ``check_lower``.
     """
     values: dict[str, Any] = {"tenant_id": tenant_id, "api_key_id": key_id, "set_by": set_by}
     with db.begin(tenant_id=tenant_id) as connection:
@@ -205,13 +212,14 @@ def set_limits(
             _check_key(connection, tenant_id, key_id)
         row = connection.execute(_BEFORE, values).mappings().one_or_none()
         connection.execute(_SET, values | asdict(limits))
-        before = None if row is None else _told(_limits(row))
-        after = _told(limits)
+        before = None if row is None else _audit_fields(_limits(row))
+        after = _audit_fields(limits)
         detail = {"set_by": set_by, "before": before, "after": after}
         resource = key_id or tenant_id
         record(connection, tenant_id, actor, "limits.set", resource, detail, request_id, before=before, after=after)
 
 
+# Copies the limits of a key to another one.
 _COPY = text(f"""
 INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
 SELECT tenant_id, :target, set_by, {_COLUMNS} FROM limit_overrides
@@ -220,13 +228,13 @@ WHERE tenant_id = :tenant_id AND api_key_id = :source AND set_by = ANY(CAST(:set
 
 
 def copy_limits(connection: Connection, tenant_id: str, source: str, target: str, set_by: Iterable[SetBy]) -> None:
-    """Let a new key have what was set for another one, by these."""
+    """Copy the limits that these sources have set for a key to a new key."""
     values = {"tenant_id": tenant_id, "source": source, "target": target, "set_by": [str(one) for one in set_by]}
     connection.execute(_COPY, values)
 
 
 def check_lower(wanted: Limits, ceiling: Limits) -> None:
-    """Raise InvalidRequest if a tenant asks for more than the operator allows."""
+    """Raise InvalidRequest if a limit is higher than the operator allows."""
     allowed = ceiling.given()
     for name, value in wanted.given().items():
         if name in allowed and value > allowed[name]:
@@ -235,6 +243,6 @@ def check_lower(wanted: Limits, ceiling: Limits) -> None:
             )
 
 
-def _told(limits: Limits) -> dict[str, int | str]:
-    """For the audit log: money as text, so that nothing of it is lost."""
+def _audit_fields(limits: Limits) -> dict[str, int | str]:
+    """Return the limits for the audit log, with exact amounts as text."""
     return {name: str(value) if isinstance(value, Decimal) else value for name, value in limits.given().items()}

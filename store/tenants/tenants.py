@@ -1,8 +1,7 @@
-"""Tenants as the operator sees and changes them. They are made in ``store.tenants.api_keys``, with the first key.
+"""List, rename, disable and enable tenants. They are created in ``store.tenants.api_keys``, with the first key.
 
-A tenant that is disabled is refused at the door: its keys open nothing. What was accepted before goes on to its end,
-with its webhooks, but for the lines of batches that are not jobs yet: they wait. Nothing is lost, and enabling the
-tenant lets everything go on.
+All keys of a disabled tenant are refused. Jobs that were accepted before run to their end and send their webhooks.
+Batches start no more lines until the tenant is enabled again. Nothing is lost.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from store.tenants.api_keys import check_tenant_name
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant, and how many of its keys are in force."""
+    """A tenant, and the number of its keys that are in force."""
 
     id: str
     name: str
@@ -28,6 +27,7 @@ class Tenant:
     num_keys: int
 
 
+# All tenants, with the number of their keys in force.
 _LIST = text("""
 SELECT id, name, created_at, disabled_at, (
     SELECT count(*) FROM api_keys WHERE tenant_id = tenants.id AND revoked_at IS NULL
@@ -43,17 +43,18 @@ def list_tenants(db: Database) -> list[Tenant]:
         return [Tenant(**row) for row in connection.execute(_LIST).mappings()]
 
 
-_HOLD = text("SELECT id, disabled_at FROM tenants WHERE name = :name FOR NO KEY UPDATE")
+# A tenant by its name, locked.
+_LOCK = text("SELECT id, disabled_at FROM tenants WHERE name = :name FOR NO KEY UPDATE")
 
 
 def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:
-    """Give a tenant another name and return its id, which stays.
+    """Rename a tenant and return its id, which does not change.
 
     Raises NotFound, and InvalidRequest if the name is taken.
     """
     check_tenant_name(new_name)
     with db.begin() as connection:
-        tenant = _hold(connection, name)
+        tenant = _lock(connection, name)
         try:
             values = {"id": tenant.id, "name": new_name}
             connection.execute(text("UPDATE tenants SET name = :name WHERE id = :id"), values)
@@ -64,15 +65,16 @@ def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:
     return str(tenant.id)
 
 
+# Disables a tenant, or enables it.
 _SET_DISABLED = text("""
 UPDATE tenants SET disabled_at = CASE WHEN :disabled THEN COALESCE(disabled_at, now()) END WHERE id = :id
 """)
 
 
 def set_disabled(db: Database, name: str, *, disabled: bool, actor: str) -> str:
-    """Close a tenant's door, or open it again, and return its id; it may be so already. Raises NotFound."""
+    """Disable a tenant, or enable it, and return its id. Does nothing if it already is. Raises NotFound."""
     with db.begin() as connection:
-        tenant = _hold(connection, name)
+        tenant = _lock(connection, name)
         if (tenant.disabled_at is not None) != disabled:
             connection.execute(_SET_DISABLED, {"id": tenant.id, "disabled": disabled})
             action = "tenant.disabled" if disabled else "tenant.enabled"
@@ -81,8 +83,8 @@ def set_disabled(db: Database, name: str, *, disabled: bool, actor: str) -> str:
     return str(tenant.id)
 
 
-def _hold(connection: Connection, name: str) -> Row[tuple[str, datetime | None]]:
-    row = connection.execute(_HOLD, {"name": name}).one_or_none()
+def _lock(connection: Connection, name: str) -> Row[tuple[str, datetime | None]]:
+    row = connection.execute(_LOCK, {"name": name}).one_or_none()
     if row is None:
         raise NotFound(f"no tenant {name!r}", param="tenant")
     return row

@@ -1,7 +1,7 @@
-"""What tenants used and what it cost, by time and by whatever they count by; and the prices of model versions.
+"""Usage and cost of tenants by time and by dimension, and the prices of model versions.
 
-Reads the ledger, whose rows the database writes in the transaction that ends a job, and the totals of days into which
-its old rows are added up. Knows no API's words.
+Reads the usage ledger, which a trigger writes in the transaction that ends a job, and the daily totals into which old
+rows of the ledger are rolled up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema.usage_tables import usage_days, usage_ledger
 
 DETAIL_S = 7 * 86_400.0
-"""So long after the record of its job goes, a job's line in the ledger is added to its day's total."""
+"""Seconds between the deletion of a job's row and the roll-up of its line in the ledger into the day's total."""
 
 
 class Dimension(StrEnum):
-    """What usage can be counted by and narrowed to. ``model`` is a version's name, such as ``smollm2@1``."""
+    """Dimensions to group usage by and to filter it by. ``model`` is the name of a version, such as ``smollm2@1``."""
 
     TASK = "task"
     MODEL = "model"
@@ -55,8 +55,8 @@ Value = str | int | bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """``num_buckets`` spans of ``width_s`` seconds, the first beginning at ``start_s`` in Unix seconds."""
+class TimeBuckets:
+    """``num_buckets`` intervals of ``width_s`` seconds; the first one starts at ``start_s``, in Unix seconds."""
 
     start_s: int
     width_s: int
@@ -64,13 +64,13 @@ class Span:
 
     @property
     def end_s(self) -> int:
-        """Where the last one ends."""
+        """End of the last interval, in Unix seconds."""
         return self.start_s + self.width_s * self.num_buckets
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """What the jobs of one bucket used that are alike in ``by``. ``cost`` leaves out those that had no price."""
+class UsageGroup:
+    """Usage of the jobs of one bucket with the same values ``by``. ``cost``: of the jobs that had a price."""
 
     bucket: int
     by: Mapping[Dimension, Value]
@@ -81,28 +81,28 @@ class Spent:
     cost: Decimal
 
 
-def spent(
+def usage_by(
     db: Database,
     tenant_id: str,
-    span: Span,
+    buckets: TimeBuckets,
     *,
     by: Sequence[Dimension] = (),
     only: Mapping[Dimension, Sequence[Value]] = MappingProxyType({}),
-) -> list[Spent]:
-    """Return what was used, by bucket and by ``by``; buckets in which nothing was are absent.
+) -> list[UsageGroup]:
+    """Return usage by bucket and by the dimensions ``by``. Empty buckets are left out.
 
-    A model among ``only`` may be named without its version, which means all of them. What was added up by the day is in
-    the bucket in which that day begins, in UTC.
+    A model in ``only`` without a version means all its versions. A daily total is in the bucket in which its day
+    starts, in UTC.
     """
     at_s = extract("epoch", _LEDGER.at)
-    bucket = cast(func.floor((at_s - span.start_s) / span.width_s), BigInteger).label("bucket")
+    bucket = cast(func.floor((at_s - buckets.start_s) / buckets.width_s), BigInteger).label("bucket")
     columns = [_EXPRESSIONS[name].label(f"by_{name}") for name in by]
     sums = [func.sum(_LEDGER[name]).label(name) for name in ("input_tokens", "cached_tokens", "output_tokens")]
     cost = func.coalesce(func.sum(_LEDGER.cost), 0).label("cost")
     statement = (
         select(bucket, *columns, func.sum(_LEDGER.num_jobs).label("num_jobs"), *sums, cost)
         .where(_LEDGER.tenant_id == tenant_id)
-        .where(_LEDGER.at >= func.to_timestamp(span.start_s), _LEDGER.at < func.to_timestamp(span.end_s))
+        .where(_LEDGER.at >= func.to_timestamp(buckets.start_s), _LEDGER.at < func.to_timestamp(buckets.end_s))
         .where(*(_is_among(name, values) for name, values in only.items()))
         .group_by(bucket, *columns)
         .order_by(bucket, *columns)
@@ -110,7 +110,7 @@ def spent(
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(statement).mappings().all()
     return [
-        Spent(
+        UsageGroup(
             bucket=row["bucket"],
             by={name: row[f"by_{name}"] for name in by},
             num_jobs=int(row["num_jobs"]),
@@ -128,22 +128,23 @@ def _is_among(name: Dimension, values: Sequence[Value]) -> ColumnElement[bool]:
     return or_(found, _LEDGER.model.in_(values)) if name is Dimension.MODEL else found
 
 
-_ADD_UP = text("SELECT headrace_add_up_usage(:tenant_id, :older_than_s, :limit)")
+# Rolls old rows of the ledger up into daily totals.
+_ROLL_UP = text("SELECT headrace_add_up_usage(:tenant_id, :older_than_s, :limit)")
 
 
-def add_up(db: Database, tenant_id: str, older_than_s: float, limit: int) -> int:
-    """Add old lines of a tenant's ledger to their days' totals, at most ``limit``; return how many.
+def roll_up(db: Database, tenant_id: str, older_than_s: float, limit: int) -> int:
+    """Roll up at most ``limit`` lines of a tenant's ledger into daily totals. Returns their number.
 
-    Those of days that ended over ``older_than_s`` seconds ago, which is a day at least.
+    Only days that ended more than ``older_than_s`` seconds ago are rolled up. The minimum is one day.
     """
     values = {"tenant_id": tenant_id, "older_than_s": float(older_than_s), "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        return int(connection.execute(_ADD_UP, values).scalar_one())
+        return int(connection.execute(_ROLL_UP, values).scalar_one())
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a million tokens cost: of a prompt, of that part of it that was cached, and of an answer."""
+    """Price of a million tokens: of the prompt, of its cached part, and of the output."""
 
     input: Decimal
     cached_input: Decimal
@@ -155,6 +156,7 @@ class Price:
                 raise InvalidRequest(f"a price is a number from 0 up, not {amount}", param="price")
 
 
+# Stores a price, if the model version exists.
 _SET_PRICE = text("""
 INSERT INTO model_prices (model, version, input, cached_input, output)
 SELECT model, version, :input, :cached_input, :output FROM model_versions WHERE model = :model AND version = :version
@@ -164,15 +166,16 @@ RETURNING version
 """)
 
 
+# The former price, locked.
 _OLD_PRICE = text("""
 SELECT input, cached_input, output FROM model_prices WHERE model = :model AND version = :version FOR UPDATE
 """)
 
 
 def set_price(db: Database, model: str, version: int, price: Price, *, actor: str) -> None:
-    """Let jobs of a model version cost this from now on; raise NotFound if there is no such version.
+    """Set the price of a model version. Raises NotFound if there is no such version.
 
-    A job costs what is the price when it ends; what has ended keeps its cost.
+    A job has the price of the time when it ends. The cost of ended jobs does not change.
     """
     amounts = {"input": price.input, "cached_input": price.cached_input, "output": price.output}
     with db.begin() as connection:
@@ -181,10 +184,10 @@ def set_price(db: Database, model: str, version: int, price: Price, *, actor: st
         found = connection.execute(_SET_PRICE, of | amounts).scalar_one_or_none()
         if found is None:
             raise NotFound(f"no model {model}@{version}", code="model_not_found", param="model")
-        before, after = None if old is None else _told(dict(old)), _told(amounts)
+        before, after = None if old is None else _audit_fields(dict(old)), _audit_fields(amounts)
         record(connection, None, actor, "model.priced", f"{model}@{version}", after, before=before, after=after)
 
 
-def _told(amounts: Mapping[str, Decimal]) -> dict[str, str]:
-    """Return amounts as text, 0.5 and 0.50 alike."""
+def _audit_fields(amounts: Mapping[str, Decimal]) -> dict[str, str]:
+    """Return amounts as text in normal form: 0.5 and 0.50 are equal."""
     return {name: f"{amount.normalize():f}" for name, amount in amounts.items()}

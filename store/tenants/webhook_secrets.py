@@ -1,7 +1,7 @@
-"""The secrets that sign webhooks: how they are made, and the tenant's, which signs calls to jobs' own URLs.
+"""Secrets that sign webhooks: creating them, and the tenant's secret, which signs calls to the URLs of jobs.
 
-A rotated secret signs on beside the new one for as long as its owner asked, so that receivers can follow one by one.
-Where it was stored first it is sealed for, so a rotation moves what is sealed as it is.
+After a rotation the old secret signs beside the new one for a chosen time, so that receivers can change one by one.
+A rotation copies the old secret in its encrypted form, so its encryption context is that of its first column.
 """
 
 import base64
@@ -20,12 +20,12 @@ DEFAULT_OVERLAP_S = 86_400
 
 
 def new_secret() -> str:
-    """Return a signing secret as Standard Webhooks 1.0.0 writes them; 48 bytes need no padding in base64."""
+    """Return a new signing secret in the form of Standard Webhooks 1.0.0. 48 bytes need no padding in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
 
 
 def secret_context(tenant_id: str, endpoint_id: str | None = None) -> EncryptionContext:
-    """Return what an endpoint's secrets, or the tenant's, are sealed for."""
+    """Return the encryption context of the secrets of an endpoint, or of the tenant."""
     if endpoint_id is None:
         return EncryptionContext(tenant_id, "webhook_secrets", "secret", tenant_id)
     return EncryptionContext(tenant_id, "webhook_endpoints", "secret", endpoint_id)
@@ -33,12 +33,13 @@ def secret_context(tenant_id: str, endpoint_id: str | None = None) -> Encryption
 
 @dataclass(frozen=True, slots=True)
 class TenantSecret:
-    """What signs the webhooks of URLs given with a job, and until when the one before it does so too."""
+    """The secret for webhook URLs that came with a job, and the time until which the old secret signs too."""
 
     secret: str = field(repr=False)
     old_secret_until: datetime | None
 
 
+# The tenant's current secret, and the end of the overlap.
 _GET = text("""
 SELECT COALESCE(rotated.secret, tenants.webhook_secret) AS secret,
     CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret_until END AS old_secret_until
@@ -47,13 +48,13 @@ FROM tenants LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = tenants
 
 
 def get_webhook_secret(db: Database, tenant_id: str) -> TenantSecret:
-    """Return the tenant's secret; raise NotFound if there is no such tenant, CannotOpen for a key that is missing."""
+    """Return the tenant's secret. Raises NotFound, and CannotOpen if its encryption key is missing."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = _row(connection, tenant_id)
     return TenantSecret(db.vault.open_text(row["secret"], secret_context(tenant_id)), row["old_secret_until"])
 
 
-# Without an overlap whatever was before ends at once, also while an earlier overlap lasts.
+# Stores a new secret. Without an overlap all older secrets end at once, even during an earlier overlap.
 _ROTATE = text("""
 INSERT INTO webhook_secrets AS rotated (tenant_id, secret, old_secret, old_secret_until)
 SELECT id, :secret, CASE WHEN :overlap_s > 0 THEN webhook_secret END,
@@ -68,7 +69,7 @@ RETURNING tenant_id
 
 
 def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor: str) -> TenantSecret:
-    """Make a new secret and return it; the old one signs on for ``overlap_s``.
+    """Create a new secret and return it. The old one signs too for ``overlap_s`` seconds.
 
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
@@ -85,7 +86,7 @@ def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor
 
 
 def overlapping(until: datetime | None) -> Conflict:
-    """Return the refusal of a rotation that would end a secret before the time that was promised for it."""
+    """Return the error for a rotation during an earlier overlap."""
     end = "" if until is None else f" until {until:%Y-%m-%d %H:%M:%S} UTC"
     return Conflict(
         f"the secret before this one still signs{end}: rotate after that, or with `overlap_s` 0 to end both now",

@@ -1,8 +1,8 @@
-"""Which addresses Headrace may call on a tenant's behalf: rules alone, nothing is looked up or connected here.
+"""Rules for the addresses that webhooks may call (against SSRF). This module resolves and connects nothing.
 
-The list is the project's own. The standard library's ``is_global`` is not a guard: on Python 3.11 it lets through
-192.0.0.192 and forms of private IPv4 addresses inside IPv6 ones. For IPv6 only the global unicast block is open, less
-what is reserved inside it, so every other form (mapped, compatible, NAT64, unique local, link local) is refused.
+The standard library's ``is_global`` is not sufficient: on Python 3.11 it accepts 192.0.0.192 and some private IPv4
+addresses inside IPv6 ones. For IPv6 only the global unicast block is allowed, without its reserved parts. So all other
+forms (mapped, compatible, NAT64, unique local, link local) are refused.
 """
 
 import re
@@ -64,7 +64,7 @@ _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 
 @lru_cache(maxsize=8)
 def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
-    """Read CIDRs; raise SettingsError that names the one that is malformed."""
+    """Parse CIDRs. Raises SettingsError, which names the malformed one."""
     try:
         return tuple(ip_network(network) for network in networks)
     except ValueError as error:
@@ -72,7 +72,7 @@ def parse_networks(networks: tuple[str, ...]) -> tuple[Network, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """True if the address is one that anybody on the Internet may call, whatever network this machine is in."""
+    """True if the address is public on the Internet."""
     if isinstance(address, IPv4Address):
         return not any(address in block for block in _DENIED_V4)
     if address not in _OPEN_V6 or (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP:
@@ -81,7 +81,7 @@ def is_public(address: Address) -> bool:
 
 
 def is_allowed(text: str, exempt: Sequence[Network] = ()) -> bool:
-    """True if this address, as the resolver writes it, is public or in one of the exempt networks."""
+    """True if the address, in the resolver's text form, is public or in one of the exempt networks."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -92,9 +92,9 @@ def is_allowed(text: str, exempt: Sequence[Network] = ()) -> bool:
 
 
 def check_url(url: str, settings: Settings, *, param: str = "webhook.url") -> None:
-    """Raise InvalidRequest if this URL can be refused without a look-up.
+    """Raise InvalidRequest if this URL can be refused without resolving its name.
 
-    Its name is resolved, and every address checked again, each time it is called; see ``workers.webhooks.ssrf_guard``.
+    At each call ``workers.webhooks.ssrf_guard`` resolves the name and checks every address again.
     """
     try:
         split_url(url, allow_http=settings.webhook_allow_http, exempt=parse_networks(settings.webhook_allow_networks))
@@ -103,7 +103,7 @@ def check_url(url: str, settings: Settings, *, param: str = "webhook.url") -> No
 
 
 def split_url(url: str, *, allow_http: bool, exempt: Sequence[Network]) -> SplitResult:
-    """Return the URL's parts. Raises ValueError with a reason for people if it may not be called."""
+    """Return the URL's parts. Raises ValueError, with a readable reason, if the URL is not allowed."""
     if len(url) > MAX_URL_CHARS:
         raise ValueError(f"longer than {MAX_URL_CHARS} characters")
     if not _VISIBLE_ASCII.fullmatch(url) or "\\" in url:
@@ -130,7 +130,7 @@ def _check_host(host: str, exempt: Sequence[Network], *, is_bracketed: bool) -> 
         raise ValueError("has no valid host name")
     labels = host.rstrip(".").lower().split(".")
     if _NUMERIC_LABEL.fullmatch(labels[-1]):
-        # Resolvers read 2130706433, 0x7f.1 and 0177.0.0.1 as addresses; nobody needs them.
+        # Resolvers accept 2130706433, 0x7f.1 and 0177.0.0.1 as addresses.
         raise ValueError("write an address as four decimal numbers")
     if labels[-1] == "localhost" and not is_allowed("127.0.0.1", exempt):
         raise ValueError("the address is not public")

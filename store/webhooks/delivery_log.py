@@ -1,4 +1,4 @@
-"""What became of webhooks, as their owner sees it: deliveries with their tries, and one that is sent again."""
+"""The delivery log of webhooks for their owner: deliveries with their attempts, and redelivery."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,7 +12,7 @@ from store.errors import Conflict, InvalidRequest, NotFound
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRecord:
-    """A delivery as its owner sees it; ``state`` is pending, delivered or failed, ``url`` where its endpoint is now."""
+    """A delivery. ``state``: pending, delivered or failed. ``url``: the current URL of its endpoint."""
 
     id: str
     endpoint_id: str | None
@@ -32,7 +32,7 @@ class DeliveryRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One try. ``status`` is None if there was no answer, ``error`` is None if it was delivered."""
+    """One attempt. ``status``: HTTP status, None without an answer. ``error``: None if delivered."""
 
     attempt: int
     at: datetime
@@ -43,7 +43,7 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries: of one job, to one endpoint, in one state, of one type."""
+    """Conditions on deliveries: job, endpoint, state, event type."""
 
     job_id: str | None = None
     endpoint_id: str | None = None
@@ -51,12 +51,14 @@ class DeliveryFilter:
     type: str | None = None
 
 
+# A delivery, with the current URL of its endpoint.
 _COLUMNS = """
     delivery.id, endpoint_id, COALESCE(endpoint.url, delivery.url) AS url, job_id, batch_id, about_endpoint_id, type,
     state, attempts, next_attempt_at, last_status, last_error, delivery.created_at, delivered_at
 FROM webhook_deliveries AS delivery LEFT JOIN webhook_endpoints AS endpoint ON endpoint.id = delivery.endpoint_id
 WHERE delivery.tenant_id = :tenant_id"""
 
+# A page of deliveries, newest first.
 _LIST = text(f"""
 SELECT {_COLUMNS}
     AND (CAST(:job_id AS text) IS NULL OR job_id = :job_id)
@@ -71,9 +73,9 @@ ORDER BY delivery.created_at DESC, delivery.id DESC LIMIT :limit
 def list_deliveries(
     db: Database, tenant_id: str, only: DeliveryFilter | None = None, *, limit: int = 100, after: str | None = None
 ) -> list[DeliveryRecord]:
-    """Return the tenant's newest deliveries, newest first, beginning past the id ``after``.
+    """Return the tenant's deliveries, newest first, after the id ``after``.
 
-    Raises InvalidRequest if ``after`` is none of its deliveries.
+    Raises InvalidRequest if ``after`` is not one of its deliveries.
     """
     values = asdict(only or DeliveryFilter()) | {"tenant_id": tenant_id, "limit": limit, "after": after}
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -89,8 +91,10 @@ def _after(connection: Connection, tenant_id: str, delivery_id: str) -> datetime
         raise InvalidRequest(f"{error.message}: begin again without `after`", param="after") from None
 
 
+# One delivery.
 _GET = text(f"SELECT {_COLUMNS} AND delivery.id = :id")
 
+# The attempts of a delivery, oldest first.
 _ATTEMPTS = text("""
 SELECT attempt, at, duration_ms, status, error FROM webhook_attempts
 WHERE tenant_id = :tenant_id AND delivery_id = :id ORDER BY id
@@ -98,7 +102,7 @@ WHERE tenant_id = :tenant_id AND delivery_id = :id ORDER BY id
 
 
 def get_delivery(db: Database, tenant_id: str, delivery_id: str) -> tuple[DeliveryRecord, list[AttemptRecord]]:
-    """Return a delivery and its last tries, oldest first; raise NotFound if the tenant has none by that id."""
+    """Return a delivery and its last attempts, oldest first. Raises NotFound if the tenant has no such delivery."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         found = _get(connection, tenant_id, delivery_id)
         tries = connection.execute(_ATTEMPTS, {"tenant_id": tenant_id, "id": delivery_id}).mappings().all()
@@ -112,11 +116,12 @@ def _get(connection: Connection, tenant_id: str, delivery_id: str) -> DeliveryRe
     return DeliveryRecord(**row)
 
 
-AGAIN = "state = 'pending', attempts_before = attempts, next_attempt_at = now(), delivered_at = NULL"
-"""What becomes of a delivery that is asked for again: it begins the schedule anew, now, under the id that it has."""
+RESTARTED = "state = 'pending', attempts_before = attempts, next_attempt_at = now(), delivered_at = NULL"
+"""Assignments for a redelivery: the schedule starts again now, with the same id."""
 
+# Restarts a delivery, unless its endpoint is disabled.
 _REDELIVER = text(f"""
-UPDATE webhook_deliveries AS delivery SET {AGAIN}
+UPDATE webhook_deliveries AS delivery SET {RESTARTED}
 WHERE tenant_id = :tenant_id AND id = :id AND NOT EXISTS (
     SELECT FROM webhook_endpoints WHERE id = delivery.endpoint_id AND disabled_at IS NOT NULL)
 RETURNING id
@@ -124,7 +129,7 @@ RETURNING id
 
 
 def redeliver(db: Database, tenant_id: str, delivery_id: str, *, actor: str) -> DeliveryRecord:
-    """Send a delivery again, whatever became of it, under the same id; return it.
+    """Send a delivery again with the same id, in any state. Returns it.
 
     Raises NotFound, and Conflict if its endpoint is disabled.
     """
@@ -139,7 +144,7 @@ def redeliver(db: Database, tenant_id: str, delivery_id: str, *, actor: str) -> 
 
 
 def disabled(endpoint_id: str) -> Conflict:
-    """Return the refusal to send something to an endpoint that is disabled."""
+    """Return the error for a disabled endpoint."""
     return Conflict(
         f"{endpoint_id} is disabled: enable it first, by POST /v1/webhook_endpoints/{endpoint_id}/enable",
         code="endpoint_disabled",

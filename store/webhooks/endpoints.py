@@ -1,7 +1,7 @@
-"""A tenant's webhook endpoints: made, looked at, changed, given another secret, enabled again, removed.
+"""Webhook endpoints of a tenant: create, read, update, rotate secrets, enable, delete.
 
-Disabling one is the outbox's (``store.webhooks.outbox``), which sees it fail. An endpoint that is disabled is told
-nothing; what was still to be sent to it fails when its next try is due, and can be recovered.
+The outbox (``store.webhooks.outbox``) disables an endpoint that keeps failing. A disabled endpoint gets no deliveries:
+its pending ones fail at their next attempt, and can be recovered later.
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ from store.schema.webhook_events import EVERY_EVENT, check_events
 from store.tenants.webhook_secrets import DEFAULT_OVERLAP_S, new_secret, overlapping, secret_context
 
 MAX_ENDPOINTS = 100
-"""Of a tenant: each of them may be a row for each job that ends."""
+"""Maximum number of a tenant. The end of a job may write a row for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A URL of a tenant that wants events of these types; ``*`` means all.
+    """A URL of a tenant that is subscribed to events of these types; ``*`` means all.
 
-    ``secret`` is there only where it was just made. ``disabled_reason`` is gone (it answered 410) or failing;
-    ``failing_since``: every try since then failed.
+    ``secret`` is set only when it was just created. ``disabled_reason``: "gone" (it answered 410) or "failing".
+    ``failing_since``: all attempts since then failed.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Endpoint:
 _COLUMNS = """id, tenant_id, url, events, created_at, disabled_at, disabled_reason, failing_since,
     CASE WHEN old_secret_until > now() THEN old_secret_until END AS old_secret_until"""
 
+# Adds an endpoint, unless the tenant has the URL or the maximum number.
 _CREATE = text(f"""
 INSERT INTO webhook_endpoints (id, tenant_id, url, secret, events)
 SELECT :id, CAST(:tenant_id AS varchar), :url, :secret, CAST(:events AS varchar[])
@@ -54,6 +55,7 @@ ON CONFLICT (tenant_id, url) DO NOTHING
 RETURNING {_COLUMNS}
 """)
 
+# Whether the tenant has an endpoint with the URL.
 _HAS_URL = text("SELECT EXISTS (SELECT FROM webhook_endpoints WHERE tenant_id = :tenant_id AND url = :url)")
 
 
@@ -62,7 +64,7 @@ def create_endpoint(
 ) -> Endpoint:
     """Add an endpoint with a new secret.
 
-    Raises InvalidRequest for an unknown event, Conflict if the URL is there or there are as many as may be.
+    Raises InvalidRequest for an unknown event, Conflict if the URL exists or the maximum number is reached.
     """
     wanted = check_events(events)
     endpoint_id, secret = new_id("we"), new_secret()
@@ -78,6 +80,7 @@ def create_endpoint(
     return replace(_endpoint(row), secret=secret)
 
 
+# The tenant's endpoints.
 _LIST = text(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id")
 
 
@@ -87,21 +90,23 @@ def list_endpoints(db: Database, tenant_id: str) -> list[Endpoint]:
         return [_endpoint(row) for row in connection.execute(_LIST, {"tenant_id": tenant_id}).mappings()]
 
 
+# One endpoint.
 _GET = f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id"
 
 
 def get_endpoint(db: Database, tenant_id: str, endpoint_id: str) -> Endpoint:
-    """Return the endpoint; raise NotFound if the tenant has none by that id."""
+    """Return the endpoint. Raises NotFound if the tenant has no such endpoint."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return _found(connection.execute(text(_GET), {"tenant_id": tenant_id, "id": endpoint_id}), endpoint_id)
 
 
-def hold_endpoint(connection: Connection, tenant_id: str, endpoint_id: str) -> Endpoint:
-    """Return the endpoint, and let nobody else change it in this transaction. Raises NotFound."""
+def lock_endpoint(connection: Connection, tenant_id: str, endpoint_id: str) -> Endpoint:
+    """Return the endpoint, locked for this transaction. Raises NotFound."""
     values = {"tenant_id": tenant_id, "id": endpoint_id}
     return _found(connection.execute(text(f"{_GET} FOR NO KEY UPDATE"), values), endpoint_id)
 
 
+# Changes URL and events.
 _UPDATE = text(f"""
 UPDATE webhook_endpoints SET url = :url, events = CAST(:events AS varchar[])
 WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
@@ -117,25 +122,26 @@ def update_endpoint(
     events: Iterable[str] | None = None,
     actor: str,
 ) -> Endpoint:
-    """Change where an endpoint is, or what it wants. What is still to be sent to it goes to the new URL.
+    """Change an endpoint's URL or its events. Pending deliveries go to the new URL.
 
     Raises NotFound, InvalidRequest for an unknown event, Conflict if another endpoint has the URL.
     """
     wanted = None if events is None else check_events(events)
     with db.begin(tenant_id=tenant_id) as connection:
-        before = hold_endpoint(connection, tenant_id, endpoint_id)
+        before = lock_endpoint(connection, tenant_id, endpoint_id)
         events = before.events if wanted is None else wanted
         values = {"tenant_id": tenant_id, "id": endpoint_id, "url": url or before.url, "events": list(events)}
         try:
             row = connection.execute(_UPDATE, values).mappings().one()
         except IntegrityError:
-            # From None: the driver's message quotes the URL, which may hold a token.
+            # Without the cause: the driver's message quotes the URL, which may contain a token.
             raise _taken() from None
         after = _endpoint(row)
-        _note(connection, actor, "webhook_endpoint.updated", before, after, {"events": list(after.events)})
+        _record_change(connection, actor, "webhook_endpoint.updated", before, after, {"events": list(after.events)})
     return after
 
 
+# Stores a new secret, and keeps the old one for the overlap.
 _ROTATE = text(f"""
 UPDATE webhook_endpoints SET secret = :secret,
     old_secret = CASE WHEN :overlap_s > 0 THEN secret END,
@@ -147,7 +153,7 @@ WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
 def rotate_secret(
     db: Database, tenant_id: str, endpoint_id: str, *, overlap_s: int = DEFAULT_OVERLAP_S, actor: str
 ) -> Endpoint:
-    """Give an endpoint a new secret; the old one signs on for ``overlap_s``.
+    """Create a new secret for an endpoint. The old one signs too for ``overlap_s`` seconds.
 
     Raises NotFound, and Conflict while an earlier overlap lasts, unless ``overlap_s`` is 0.
     """
@@ -155,7 +161,7 @@ def rotate_secret(
     sealed = db.vault.seal_text(secret, secret_context(tenant_id, endpoint_id))
     values = {"tenant_id": tenant_id, "id": endpoint_id, "secret": sealed, "overlap_s": float(overlap_s)}
     with db.begin(tenant_id=tenant_id) as connection:
-        before = hold_endpoint(connection, tenant_id, endpoint_id)
+        before = lock_endpoint(connection, tenant_id, endpoint_id)
         if overlap_s and before.old_secret_until is not None:
             raise overlapping(before.old_secret_until)
         after = _endpoint(connection.execute(_ROTATE, values).mappings().one())
@@ -163,6 +169,7 @@ def rotate_secret(
     return replace(after, secret=secret)
 
 
+# Enables an endpoint and clears its failures.
 _ENABLE = text(f"""
 UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, last_failed_at = NULL
 WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
@@ -170,22 +177,23 @@ WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
 
 
 def enable_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> Endpoint:
-    """Tell an endpoint of events again, from now on; one that is not disabled stays as it is. Raises NotFound."""
+    """Enable an endpoint: it gets events from now on. Does nothing if it is enabled. Raises NotFound."""
     with db.begin(tenant_id=tenant_id) as connection:
-        before = hold_endpoint(connection, tenant_id, endpoint_id)
+        before = lock_endpoint(connection, tenant_id, endpoint_id)
         if before.disabled_at is None:
             return before
         values = {"tenant_id": tenant_id, "id": endpoint_id}
         after = _endpoint(connection.execute(_ENABLE, values).mappings().one())
-        _note(connection, actor, "webhook_endpoint.enabled", before, after, {"was": before.disabled_reason})
+        _record_change(connection, actor, "webhook_endpoint.enabled", before, after, {"was": before.disabled_reason})
     return after
 
 
+# Deletes an endpoint; its deliveries are deleted by the foreign key.
 _DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id RETURNING id")
 
 
 def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> None:
-    """Remove an endpoint and its deliveries; raise NotFound if the tenant has none by that id."""
+    """Delete an endpoint and its deliveries. Raises NotFound if the tenant has no such endpoint."""
     with db.begin(tenant_id=tenant_id) as connection:
         values = {"tenant_id": tenant_id, "id": endpoint_id}
         if connection.execute(_DELETE, values).scalar_one_or_none() is None:
@@ -208,13 +216,13 @@ def _endpoint(row: RowMapping) -> Endpoint:
     return Endpoint(**{**row, "events": tuple(row["events"])})
 
 
-def _note(
+def _record_change(
     connection: Connection, actor: str, action: str, before: Endpoint, after: Endpoint, detail: dict[str, object]
 ) -> None:
-    told = (_told(before), _told(after))
-    record(connection, before.tenant_id, actor, action, before.id, detail, before=told[0], after=told[1])
+    fields = (_audit_fields(before), _audit_fields(after))
+    record(connection, before.tenant_id, actor, action, before.id, detail, before=fields[0], after=fields[1])
 
 
-def _told(endpoint: Endpoint) -> dict[str, object]:
-    """Return what the audit log compares, by hashes: a URL may hold a token."""
+def _audit_fields(endpoint: Endpoint) -> dict[str, object]:
+    """Return the fields that the audit log stores as hashes, because a URL may contain a token."""
     return {"url": endpoint.url, "events": endpoint.events, "disabled": endpoint.disabled_reason}

@@ -1,11 +1,11 @@
-"""The outbox of webhooks: deliveries that are due are handed out, and settled with what came of each try.
+"""The webhook outbox: it hands out deliveries that are due, and records the result of each attempt.
 
-They are written by ``store.jobs.terminal`` in the transaction that ends a job, and by ``store.batches.batch_steps``.
-Sending, signing and the schedule of retries are the sender's. An endpoint that is gone, or that has failed for days, is
-disabled here.
+``store.jobs.terminal`` writes deliveries in the transaction that ends a job, ``store.batches.batch_steps`` in that of a
+batch. The sender (``workers.webhooks``) sends, signs and schedules retries. This module disables an endpoint that
+answers 410 Gone or has failed for days.
 
     pending ──▶ delivered
-       │  ▲        │         asked for again: ``store.webhooks.delivery_log``, ``store.webhooks.redelivery``
+       │  ▲        │         redelivery: ``store.webhooks.delivery_log``, ``store.webhooks.redelivery``
        ▼  └────────┤
     failed ────────┘
 """
@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 GONE = 410
 
 ATTEMPTS_KEPT = 30
-"""Of a delivery, its last ones: three rounds of ten."""
+"""Number of attempts stored for a delivery: the last three rounds of ten."""
 
 _ACTOR = "dispatcher"
 
@@ -38,10 +38,10 @@ _ACTOR = "dispatcher"
 class Delivery:
     """One event to send to one URL.
 
-    ``subject_id`` is of the job, batch or endpoint that it tells of, and ``status`` says how that ended, if it did.
-    ``secrets`` sign it, the newest first. ``attempt`` is 1 at the first try and after it was asked for again;
-    ``num_tries`` counts them all, this one included. ``is_refused``: its endpoint was disabled meanwhile.
-    ``is_locked``: its secrets are sealed with a key that this process was not given; there are none then.
+    ``subject_id``: the job, batch or endpoint of the event; ``status``: its final state, if it has one. ``secrets``
+    sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after a redelivery; ``num_tries`` is
+    the number of all attempts including this one. ``is_refused``: the endpoint is disabled. ``is_locked``: this
+    process lacks the encryption key of the secrets, so ``secrets`` is empty.
     """
 
     id: str
@@ -60,13 +60,13 @@ class Delivery:
 
     @property
     def receiver(self) -> str:
-        """Who is to take it, under the name by which ``take_due`` passes it over: an endpoint, or a tenant's host."""
+        """The receiver's name in ``take_due``: the tenant, and the endpoint or the host of the URL."""
         return f"{self.tenant_id} {self.endpoint_id or self.url.split('/', 3)[2].lower()}"
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """What came of a try. ``status`` is None if there was no answer, ``error`` is None if it was delivered."""
+class AttemptResult:
+    """The result of an attempt. ``status``: HTTP status, None without an answer. ``error``: None if delivered."""
 
     at: datetime
     duration_ms: int
@@ -74,13 +74,14 @@ class Tried:
     error: str | None
 
 
-# As its index has it (revision 0016).
+# The receiver of a delivery, as in its index (revision 0016).
 _RECEIVER = "(tenant_id || ' ' || COALESCE(endpoint_id, lower(split_part(url, '/', 3))))"
 
-# Of the longest due; where all of these are for busy receivers, the others are sought by receiver. Enough for a few
-# senders that look at once, and so few that the planner takes them from the index whatever it knows of the table.
+# Number of oldest deliveries to look at first. If all of them are for busy receivers, the search goes by receiver.
+# Enough for a few concurrent senders, and so few that the planner always uses the index.
 LOOKED_AT = 64
 
+# Deliveries that have been due for longest, without busy receivers.
 _LONGEST_DUE = f"""
 WITH found AS (
     SELECT id FROM (
@@ -90,7 +91,7 @@ WITH found AS (
     WHERE tenant_id <> ALL(CAST(:busy_tenants AS text[])) AND receiver <> ALL(CAST(:busy AS text[]))
 """
 
-# One step in the index from each receiver to the next, however much is due to them.
+# Due deliveries of each receiver that is not busy. One index step for each receiver, whatever their number of rows.
 _BY_RECEIVER = f"""
 WITH RECURSIVE receivers (receiver) AS (
     (SELECT {_RECEIVER} FROM webhook_deliveries WHERE state = 'pending' ORDER BY 1 LIMIT 1)
@@ -109,7 +110,7 @@ WITH RECURSIVE receivers (receiver) AS (
         AND receivers.receiver <> ALL(CAST(:busy AS text[]))
 """
 
-# Taking a delivery moves it into the future: if its sender dies, it comes due again by itself.
+# Takes the deliveries that were found: their next attempt moves into the future. If the sender dies, they are due then.
 _TAKE = """
 ), due AS (
     SELECT id, next_attempt_at FROM webhook_deliveries
@@ -147,9 +148,9 @@ _TAKE_LONGEST_DUE, _TAKE_BY_RECEIVER = (text(found + _TAKE) for found in (_LONGE
 def take_due(
     db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = (), busy_tenants: Iterable[str] = ()
 ) -> list[Delivery]:
-    """Take deliveries that are due, longest due first; each comes due again in ``lease_s`` unless it is settled.
+    """Take due deliveries, oldest first. Each is due again in ``lease_s`` unless its attempt is recorded.
 
-    Those for ``busy`` receivers and those of ``busy_tenants`` stay where they are.
+    Deliveries for ``busy`` receivers and of ``busy_tenants`` are not taken.
     """
     values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy), "busy_tenants": list(busy_tenants)}
     with db.autocommit() as connection:
@@ -160,48 +161,49 @@ def take_due(
 
 
 def _delivery(row: RowMapping, vault: Vault) -> Delivery:
-    place = secret_context(row["tenant_id"], row["endpoint_id"])
+    context = secret_context(row["tenant_id"], row["endpoint_id"])
     try:
-        secrets = [vault.open_text(secret, place) for secret in row["secrets"] if secret]
+        secrets = [vault.open_text(secret, context) for secret in row["secrets"] if secret]
     except CannotOpen as error:
         log.error("webhook.secret_not_opened", delivery_id=row["id"], error=error.message)
         return Delivery(**{**row, "secrets": ()}, is_locked=True)
     return Delivery(**{**row, "secrets": tuple(secrets)})
 
 
-_NOTED = """
+# Part of the statements below: stores the attempt and deletes old ones.
+_ATTEMPT_STORED = """
 tried AS (
     INSERT INTO webhook_attempts (tenant_id, delivery_id, attempt, at, duration_ms, status, error)
     SELECT tenant_id, id, :num_tries, :at, :duration_ms, CAST(:status AS int), CAST(:error AS text) FROM settled
-), forgotten AS (
+), deleted AS (
     DELETE FROM webhook_attempts WHERE delivery_id = :id AND attempt <= :num_tries - :kept
 )
 """
 
+# Records a delivery that succeeded, and clears the failures of its endpoint.
 _DELIVERED = text(f"""
 WITH settled AS (
     UPDATE webhook_deliveries
     SET state = 'delivered', delivered_at = now(), last_status = :status, last_error = NULL
     WHERE id = :id AND state = 'pending'
     RETURNING id, tenant_id
-), {_NOTED}
+), {_ATTEMPT_STORED}
 UPDATE webhook_endpoints SET failing_since = NULL, last_failed_at = NULL
 WHERE id = :endpoint_id AND failing_since IS NOT NULL
 """)
 
 
-def delivered(db: Database, delivery: Delivery, tried: Tried) -> None:
-    """Settle a delivery that the receiver took."""
+def record_delivered(db: Database, delivery: Delivery, result: AttemptResult) -> None:
+    """Record a delivery that the receiver accepted."""
     with db.autocommit(tenant_id=delivery.tenant_id) as connection:
-        connection.execute(_DELIVERED, _values(delivery, tried))
+        connection.execute(_DELIVERED, _values(delivery, result))
 
 
-# Only the try that was taken last has a say: another one may be on its way by now, or have been asked for.
-_LAST = """id = :id AND state = 'pending' AND attempts = :num_tries AND attempts - attempts_before = :attempt"""
+# Only the newest attempt may change the delivery: a later one may be running, or a redelivery was requested.
+_IS_NEWEST = """id = :id AND state = 'pending' AND attempts = :num_tries AND attempts - attempts_before = :attempt"""
 
-# The endpoint is locked before the delivery, as by ``recover`` and the removal of an endpoint. In the other order two
-# of them could wait for each other.
-# What failed once, long ago, and was not tried in between, has not failed ever since.
+# Records a failed attempt. Locks the endpoint before the delivery, like ``recover`` and the removal of an endpoint: the
+# other order could deadlock. An endpoint without an attempt since an old failure has not been failing since then.
 _FAILED = text(f"""
 WITH endpoint AS MATERIALIZED (
     SELECT id FROM webhook_endpoints WHERE id = :endpoint_id FOR NO KEY UPDATE
@@ -210,9 +212,9 @@ WITH endpoint AS MATERIALIZED (
         state = CASE WHEN CAST(:retry_in_s AS float8) IS NULL THEN 'failed' ELSE 'pending' END,
         next_attempt_at = COALESCE(now() + make_interval(secs => CAST(:retry_in_s AS float8)), next_attempt_at),
         last_status = CAST(:status AS int), last_error = CAST(:error AS text)
-    WHERE (SELECT count(*) FROM endpoint) >= 0 AND {_LAST}
+    WHERE (SELECT count(*) FROM endpoint) >= 0 AND {_IS_NEWEST}
     RETURNING id, tenant_id, endpoint_id
-), {_NOTED}
+), {_ATTEMPT_STORED}
 UPDATE webhook_endpoints AS failing SET
     failing_since = CASE
         WHEN last_failed_at > now() - make_interval(secs => :patience_s) THEN COALESCE(failing_since, now())
@@ -223,33 +225,35 @@ RETURNING failing.id, failing.failing_since < now() - make_interval(secs => :pat
 """)
 
 
-def failed(
-    db: Database, delivery: Delivery, tried: Tried, *, retry_in_s: float | None, patience_s: float
+def record_failed(
+    db: Database, delivery: Delivery, result: AttemptResult, *, retry_in_s: float | None, patience_s: float
 ) -> str | None:
-    """Note a failed try: it comes due again in ``retry_in_s``, or is given up if that is None.
+    """Record a failed attempt. The next one is due in ``retry_in_s``; None: the delivery has failed.
 
-    Its endpoint is disabled if it answered 410 Gone, or if nothing but failures came of it for ``patience_s``; then the
+    The endpoint is disabled if it answered 410 Gone, or if all attempts of ``patience_s`` seconds failed. Then the
     reason is returned.
     """
-    values = _values(delivery, tried) | {
+    values = _values(delivery, result) | {
         "attempt": delivery.attempt,
         "retry_in_s": retry_in_s,
         "patience_s": float(patience_s),
     }
     with db.begin(tenant_id=delivery.tenant_id) as connection:
         endpoint = connection.execute(_FAILED, values).one_or_none()
-        if endpoint is None or not (tried.status == GONE or endpoint.is_over):
+        if endpoint is None or not (result.status == GONE or endpoint.is_over):
             return None
-        reason = "gone" if tried.status == GONE else "failing"
+        reason = "gone" if result.status == GONE else "failing"
         return reason if _disable(connection, delivery.tenant_id, endpoint.id, reason) else None
 
 
+# Disables an endpoint.
 _DISABLE = text("""
 UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = :reason
 WHERE tenant_id = :tenant_id AND id = :id AND disabled_at IS NULL RETURNING id
 """)
 
-_TELL_OTHERS = text(f"""
+# Adds deliveries of the event to the tenant's other endpoints.
+_NOTIFY_OTHERS = text(f"""
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, about_endpoint_id, type)
 SELECT 'evt_' || replace(gen_random_uuid()::text, '-', ''), other.tenant_id, other.id, other.url, disabled.id,
     '{ENDPOINT_DISABLED}'
@@ -260,30 +264,32 @@ WHERE tenant_id = :tenant_id AND disabled.id = :id AND other.disabled_at IS NULL
 
 
 def _disable(connection: Connection, tenant_id: str, endpoint_id: str, reason: str) -> bool:
-    """Disable an endpoint and tell its owner; return False if it was disabled already."""
+    """Disable an endpoint, and send the event to the tenant's other ones. Returns False if it was disabled already."""
     values = {"tenant_id": tenant_id, "id": endpoint_id}
     if connection.execute(_DISABLE, values | {"reason": reason}).scalar_one_or_none() is None:
         return False
-    connection.execute(_TELL_OTHERS, values)
+    connection.execute(_NOTIFY_OTHERS, values)
     record(connection, tenant_id, _ACTOR, "webhook_endpoint.disabled", endpoint_id, {"reason": reason})
     return True
 
 
+# Fails a delivery to a disabled endpoint.
 _REFUSED = text(f"""
 UPDATE webhook_deliveries SET
     state = 'failed', attempts = attempts - 1, last_status = NULL, last_error = 'the endpoint is disabled'
-WHERE {_LAST}
+WHERE {_IS_NEWEST}
     AND EXISTS (SELECT FROM webhook_endpoints WHERE id = endpoint_id AND disabled_at IS NOT NULL)
 """)
 
 
-def refused(db: Database, delivery: Delivery) -> None:
-    """Give up a delivery to an endpoint that is disabled; it was not tried. If it is enabled by now, it comes again."""
+def record_refused(db: Database, delivery: Delivery) -> None:
+    """Fail a delivery that was not attempted, if its endpoint is still disabled."""
     values = {"id": delivery.id, "num_tries": delivery.num_tries, "attempt": delivery.attempt}
     with db.autocommit(tenant_id=delivery.tenant_id) as connection:
         connection.execute(_REFUSED, values)
 
 
+# Returns deliveries that were taken and not attempted.
 _POSTPONE = text("""
 UPDATE webhook_deliveries
 SET attempts = attempts - 1, next_attempt_at = clock_timestamp() + make_interval(secs => :by_s)
@@ -292,20 +298,20 @@ WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > attemp
 
 
 def postpone(db: Database, delivery_ids: Sequence[str], by_s: float) -> None:
-    """Give deliveries back that were taken and not tried; they come due in ``by_s`` and no try is counted."""
+    """Return deliveries that were taken and not attempted. They are due in ``by_s``; no attempt is counted."""
     if delivery_ids:
         with db.autocommit() as connection:
             connection.execute(_POSTPONE, {"ids": list(delivery_ids), "by_s": float(by_s)})
 
 
-def _values(delivery: Delivery, tried: Tried) -> dict[str, object]:
+def _values(delivery: Delivery, result: AttemptResult) -> dict[str, object]:
     return {
         "id": delivery.id,
         "endpoint_id": delivery.endpoint_id,
         "num_tries": delivery.num_tries,
         "kept": ATTEMPTS_KEPT,
-        "at": tried.at,
-        "duration_ms": tried.duration_ms,
-        "status": tried.status,
-        "error": tried.error,
+        "at": result.at,
+        "duration_ms": result.duration_ms,
+        "status": result.status,
+        "error": result.error,
     }

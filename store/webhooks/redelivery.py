@@ -1,8 +1,8 @@
-"""What an endpoint's owner has sent to it on request: a test, and the events that it missed.
+"""Deliveries on request: a test event, and the events that an endpoint missed.
 
-Events are found where they happened, in jobs and batches, not only in the outbox: while an endpoint was disabled, or
-was not there yet, nothing was written for it. So what can be recovered is what is still kept; and of what happened so
-long ago that its deliveries may be gone (``store.retention.retention``), nobody can say that it was not delivered.
+Missed events are found in jobs and batches, not only in the outbox: no delivery is written for an endpoint that is
+disabled or does not exist yet. So events can be recovered as long as their jobs are stored. Events older than the
+retention of deliveries (``store.retention.retention``) are left out, because their delivery cannot be checked.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ from store.ids import new_id
 from store.jobs.terminal import ENDED, EVENTS_OF_ENDED
 from store.schema.batch_states import BatchStatus
 from store.schema.webhook_events import EVERY_EVENT, TEST
-from store.webhooks.delivery_log import AGAIN, DeliveryRecord, disabled, get_delivery
-from store.webhooks.endpoints import hold_endpoint
+from store.webhooks.delivery_log import RESTARTED, DeliveryRecord, disabled, get_delivery
+from store.webhooks.endpoints import lock_endpoint
 
-# An event's row is a little older than the end that it tells of.
+# The row of an event may be older than the end of its job by this much.
 _MARGIN_S = 60.0
 
-_ENDS_OF_BATCHES = ", ".join(f"'{status}'" for status in BatchStatus if status.is_terminal)
+_BATCH_ENDS = ", ".join(f"'{status}'" for status in BatchStatus if status.is_terminal)
 
+# Adds a test delivery.
 _TEST = text("""
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, about_endpoint_id, type)
 VALUES (:id, :tenant_id, CAST(:endpoint_id AS varchar), :url, CAST(:endpoint_id AS varchar), :type)
@@ -30,13 +31,13 @@ VALUES (:id, :tenant_id, CAST(:endpoint_id AS varchar), :url, CAST(:endpoint_id 
 
 
 def send_test(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> DeliveryRecord:
-    """Queue a ``webhook.test`` for an endpoint, whatever events it wants; return its delivery.
+    """Queue a ``webhook.test`` for an endpoint, even if it is not subscribed to it. Returns the delivery.
 
     Raises NotFound, and Conflict if the endpoint is disabled.
     """
     delivery_id = new_id("evt")
     with db.begin(tenant_id=tenant_id) as connection:
-        endpoint = hold_endpoint(connection, tenant_id, endpoint_id)
+        endpoint = lock_endpoint(connection, tenant_id, endpoint_id)
         if endpoint.disabled_at is not None:
             raise disabled(endpoint_id)
         values = {"id": delivery_id, "tenant_id": tenant_id, "endpoint_id": endpoint_id, "url": endpoint.url}
@@ -46,11 +47,11 @@ def send_test(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """Which events to send again: those of a time range, in Unix seconds, that were not delivered.
+class MissedEvents:
+    """Selects events to send again: those of a time range, in Unix seconds, that were not delivered.
 
-    ``until_s`` None: up to now. With ``delivered_before_s`` also those that were delivered, but before that time; so
-    asking again sends nothing a second time.
+    ``until_s`` None: until now. With ``delivered_before_s`` also events delivered before that time, so that repeating
+    the request sends nothing twice.
     """
 
     since_s: int
@@ -58,9 +59,9 @@ class Missed:
     delivered_before_s: int | None = None
 
 
-# Its tests are of no use to anybody later.
-_AGAIN = text(f"""
-UPDATE webhook_deliveries SET {AGAIN} WHERE id IN (
+# Restarts failed deliveries of the range, except test events.
+_RESTART = text(f"""
+UPDATE webhook_deliveries SET {RESTARTED} WHERE id IN (
     SELECT id FROM webhook_deliveries
     WHERE endpoint_id = :endpoint_id AND tenant_id = :tenant_id AND type <> :test
         AND created_at >= to_timestamp(:since_s)
@@ -71,6 +72,7 @@ UPDATE webhook_deliveries SET {AGAIN} WHERE id IN (
 )
 """)
 
+# Adds deliveries for events of the range that have none.
 _MISSING = text(f"""
 WITH ended AS (
     SELECT {ENDED}, jobs.completed_at AS at FROM jobs
@@ -83,19 +85,19 @@ WITH ended AS (
     SELECT said.id AS job_id, NULL AS batch_id, said.type, ended.at FROM said JOIN ended USING (id)
     UNION ALL
     SELECT NULL, id, 'batch.' || status, COALESCE(completed_at, failed_at, expired_at, cancelled_at)
-    FROM batches WHERE tenant_id = :tenant_id AND purged_at IS NULL AND status IN ({_ENDS_OF_BATCHES})
+    FROM batches WHERE tenant_id = :tenant_id AND purged_at IS NULL AND status IN ({_BATCH_ENDS})
 ), missing AS (
     SELECT endpoint.tenant_id, endpoint.id AS endpoint_id, endpoint.url, happened.*
     FROM happened JOIN webhook_endpoints AS endpoint ON endpoint.id = :endpoint_id AND tenant_id = :tenant_id
-    WHERE at >= GREATEST(to_timestamp(:since_s), now() - make_interval(secs => CAST(:told_s AS float8)))
+    WHERE at >= GREATEST(to_timestamp(:since_s), now() - make_interval(secs => CAST(:kept_s AS float8)))
         AND (CAST(:until_s AS float8) IS NULL OR at < to_timestamp(CAST(:until_s AS float8)))
         AND endpoint.events && ARRAY[type, '{EVERY_EVENT}']::varchar[]
         AND NOT EXISTS (
-            SELECT FROM webhook_deliveries AS told WHERE told.job_id = happened.job_id AND told.type = happened.type
-                AND (told.endpoint_id = endpoint.id OR told.url = endpoint.url))
+            SELECT FROM webhook_deliveries AS sent WHERE sent.job_id = happened.job_id AND sent.type = happened.type
+                AND (sent.endpoint_id = endpoint.id OR sent.url = endpoint.url))
         AND NOT EXISTS (
-            SELECT FROM webhook_deliveries AS told WHERE told.batch_id = happened.batch_id AND told.type = happened.type
-                AND (told.endpoint_id = endpoint.id OR told.url = endpoint.url))
+            SELECT FROM webhook_deliveries AS sent WHERE sent.batch_id = happened.batch_id AND sent.type = happened.type
+                AND (sent.endpoint_id = endpoint.id OR sent.url = endpoint.url))
     ORDER BY at LIMIT :limit
 )
 INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, job_id, batch_id, type, created_at)
@@ -106,16 +108,22 @@ ON CONFLICT DO NOTHING
 
 
 def recover(
-    db: Database, tenant_id: str, endpoint_id: str, missed: Missed, *, told_s: float | None, limit: int, actor: str
+    db: Database,
+    tenant_id: str,
+    endpoint_id: str,
+    missed: MissedEvents,
+    *,
+    kept_s: float | None,
+    limit: int,
+    actor: str,
 ) -> int:
-    """Queue an endpoint's missed events, the oldest first, at most ``limit``; return how many were.
+    """Queue an endpoint's missed events, oldest first, at most ``limit``. Returns their number.
 
-    ``told_s``: for how many seconds deliveries are kept that are settled; None: for ever.
-    What is queued is not missed any more, so asking again goes on where this stopped. Raises NotFound, and Conflict if
-    the endpoint is disabled.
+    ``kept_s``: retention of finished deliveries in seconds; None: for ever. A queued event is not missed any more, so a
+    repeated call continues after it. Raises NotFound, and Conflict if the endpoint is disabled.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        endpoint = hold_endpoint(connection, tenant_id, endpoint_id)
+        endpoint = lock_endpoint(connection, tenant_id, endpoint_id)
         if endpoint.disabled_at is not None:
             raise disabled(endpoint_id)
         values = {
@@ -125,9 +133,9 @@ def recover(
             "until_s": missed.until_s,
             "delivered_before_s": missed.delivered_before_s,
             "test": TEST,
-            "told_s": None if told_s is None else max(0.0, told_s - _MARGIN_S),
+            "kept_s": None if kept_s is None else max(0.0, kept_s - _MARGIN_S),
         }
-        num_queued = connection.execute(_AGAIN, values | {"limit": limit}).rowcount
+        num_queued = connection.execute(_RESTART, values | {"limit": limit}).rowcount
         if num_queued < limit:
             num_queued += connection.execute(_MISSING, values | {"limit": limit - num_queued}).rowcount
         detail = {"since": missed.since_s, "until": missed.until_s, "num_queued": num_queued}

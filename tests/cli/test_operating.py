@@ -18,7 +18,7 @@ from store.registry.models import register_version
 from store.settings import Settings, child_environment
 from store.tenants import api_keys
 from store.webhooks.endpoints import create_endpoint
-from store.webhooks.outbox import Tried, failed, take_due
+from store.webhooks.outbox import AttemptResult, record_failed, take_due
 from tests.processes import StartProcess
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.serving import serving
@@ -88,8 +88,8 @@ def test_webhooks_are_shown_tried_and_sent_again(operator: tuple[list[str], Verb
     assert verb("webhooks", "recover", endpoint.id, "--since", "2026-01-01").startswith("2 events")
     (delivery,) = orjson.loads(verb("webhooks", "deliveries", "--job", exhausted, "--json"))
     (taken,) = (each for each in take_due(db, 10, 60) if each.id == delivery["id"])
-    gone = Tried(datetime.now(UTC), 5, 410, "answered 410")
-    failed(db, taken, gone, retry_in_s=None, patience_s=60)
+    gone = AttemptResult(datetime.now(UTC), 5, 410, "answered 410")
+    record_failed(db, taken, gone, retry_in_s=None, patience_s=60)
     assert "answered 410" in verb("webhooks", "delivery", delivery["id"])
     assert "gone, " in verb("webhooks", "endpoints")
     with pytest.raises(subprocess.CalledProcessError) as refused:

@@ -20,7 +20,7 @@ from prompts.tokenizer import ByteTokenizer
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release
 from store.jobs.unclaimed import still_open, still_running
-from store.payloads.logprobs import Logprobs, TokenLogprobs
+from store.payloads.logprobs import LogprobRow, Logprobs
 from store.scheduling import dispatch_queries
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage
@@ -45,7 +45,7 @@ class Attempt:
         if count is None:
             return [() for _ in texts]
         return [
-            tuple(TokenLogprobs(byte, -0.25, ((byte, -0.25), (256, -1.5))[:count]) for byte in text.encode())
+            tuple(LogprobRow(byte, -0.25, ((byte, -0.25), (256, -1.5))[:count]) for byte in text.encode())
             for text in texts
         ]
 

@@ -11,7 +11,7 @@ from prompts.logprobs import spell
 from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, tokenizer_for
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.logprobs import TokenLogprobs
+from store.payloads.logprobs import LogprobRow
 from store.registry.models import ModelVersion
 
 CONVERSATIONS = [
@@ -183,7 +183,7 @@ def test_logprobs_are_spelled_for_the_tokens_of_the_text(smollm2_files: dict[str
     tokenizer = load_tokenizer(smollm2_files)
     (duck, *more) = tokenizer.encode("🦆 a", add_special=False)
     end = min(tokenizer.eos_token_ids)
-    rows = [TokenLogprobs(duck, -0.5, ((end, -0.25), (duck, -0.5))), *(TokenLogprobs(one, 0.0) for one in (*more, end))]
+    rows = [LogprobRow(duck, -0.5, ((end, -0.25), (duck, -0.5))), *(LogprobRow(one, 0.0) for one in (*more, end))]
     found = spell(tokenizer, rows)
     assert b"".join(bytes(one.bytes) for one in found).decode() == "🦆 a"
     assert [top.token for top in found[0].top_logprobs] == ["<|im_end|>", found[0].token]

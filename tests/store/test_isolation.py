@@ -86,7 +86,7 @@ THE_SYSTEMS_OWN = {
         "queues.fold",
         "queues.forget_empty",
         "quotas.fold",
-        "quotas.forget_empty",
+        "quotas.delete_zero_totals",
         "retention.read_all",
         "retention.sweep_marked",
         "sweeps.expire_overdue",
@@ -157,7 +157,7 @@ def worker(settings: Settings) -> Iterator[Database]:
 def belongings(api: Database, db: Database, tenant: str, make_job: MakeJob) -> list[str]:
     """Something of a tenant's in every table that the API writes, by the API's role; return the tables."""
     key = api_key_admin.create(
-        db, tenant, api_key_admin.NewKey("k", frozenset({"admin"})), actor="tests", giver=None
+        db, tenant, api_key_admin.NewKey("k", frozenset({"admin"})), actor="tests", grantor=None
     ).key
     tenant_limits.set_limits(
         api, tenant, key.id, tenant_limits.Limits(), set_by=tenant_limits.SetBy.TENANT, actor="tests"

@@ -106,8 +106,8 @@ class RetentionThread:
 
     def _forget_empty(self) -> bool:
         queues.forget_empty(self._db)
-        quotas.forget_empty(self._db)
+        quotas.delete_zero_totals(self._db)
         return False
 
     def _add_up(self, tenant_id: str) -> bool:
-        return usage.add_up(self._db, tenant_id, self._settings.record_ttl_s + usage.DETAIL_S, ROWS) >= ROWS
+        return usage.roll_up(self._db, tenant_id, self._settings.record_ttl_s + usage.DETAIL_S, ROWS) >= ROWS

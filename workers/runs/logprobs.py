@@ -17,7 +17,7 @@ _LEAST = -9999.0
 def kept(token_ids: Iterable[int], logprobs: Iterable[SampledLogprobs]) -> Logprobs:
     """Return the logprobs of consecutive tokens in the stored form."""
     return tuple(
-        stored.TokenLogprobs(token_id, _number(one.logprob), _top(one))
+        stored.LogprobRow(token_id, _number(one.logprob), _top(one))
         for token_id, one in zip(token_ids, logprobs, strict=True)
     )
 

@@ -24,7 +24,7 @@ from store.failpoints import failpoint
 from store.jobs.responses import response_id
 from store.settings import Settings
 from store.webhooks import outbox
-from store.webhooks.outbox import GONE, Delivery, Tried
+from store.webhooks.outbox import GONE, AttemptResult, Delivery
 from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.ssrf_guard import CallFailed, CallTimedOut, GuardedClient, Reply
 
@@ -267,11 +267,11 @@ class WebhookSender:
     def _deliver(self, delivery: Delivery) -> None:
         try:
             if delivery.is_refused:
-                outbox.refused(self._db, delivery)
+                outbox.record_refused(self._db, delivery)
                 return
             now, start = datetime.now(UTC), time.monotonic()
             outcome = self._try(delivery, now)
-            tried = Tried(now, round((time.monotonic() - start) * 1000), outcome.status, outcome.error)
+            tried = AttemptResult(now, round((time.monotonic() - start) * 1000), outcome.status, outcome.error)
             self._learn(delivery, outcome)
             self._settle(delivery, outcome, tried)
         except Unavailable as error:
@@ -316,17 +316,17 @@ class WebhookSender:
                 untried = self._queues.drop(receiver)
         self._give_back(untried, blocked_s)
 
-    def _settle(self, delivery: Delivery, outcome: DeliveryResult, tried: Tried) -> None:
+    def _settle(self, delivery: Delivery, outcome: DeliveryResult, tried: AttemptResult) -> None:
         fields = {"delivery_id": delivery.id, "subject_id": delivery.subject_id, "attempt": delivery.attempt}
         if outcome.is_delivered and outcome.status is not None:
             failpoint("webhook.accepted")
-            outbox.delivered(self._db, delivery, tried)
+            outbox.record_delivered(self._db, delivery, tried)
             log.info("webhook.delivered", status=outcome.status, **fields)
             return
         # Not a secret: it only spreads retries.
         jitter = random.random()  # noqa: S311
         wait_s = None if outcome.is_final else retry_in_s(delivery.attempt, jitter, outcome.asked_s)
-        disabled = outbox.failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)
+        disabled = outbox.record_failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)
         log.info("webhook.failed", status=outcome.status, error=outcome.error, retry_in_s=wait_s, **fields)
         if disabled:
             log.warning("webhook.endpoint_disabled", endpoint_id=delivery.endpoint_id, reason=disabled)

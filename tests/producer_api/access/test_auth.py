@@ -92,7 +92,7 @@ def test_no_route_answers_without_a_good_key(
     server: ApiServer, make_client: MakeClient, db: Database, tenant: str, key: str, subtests: pytest.Subtests
 ) -> None:
     revoked = api_keys.create_key(db, tenant, "gone", api_keys.SCOPES, actor="tests")
-    api_key_admin.revoke(db, tenant, "key_" + revoked.split("_")[1], actor="tests", giver=None)
+    api_key_admin.revoke(db, tenant, "key_" + revoked.split("_")[1], actor="tests", grantor=None)
     closed = api_keys.create_tenant(db, "closed")
     of_disabled = api_keys.create_key(db, closed, "all", api_keys.SCOPES, actor="tests")
     tenants.set_disabled(db, "closed", disabled=True, actor="tests")
@@ -239,7 +239,7 @@ async def test_a_revoked_key_works_for_ten_seconds_at_most(db: Database, tenant:
     now = 0.0
     ring = Authenticator(db, clock=lambda: now)
     principal = await ring.principal(f"Bearer {key}")
-    api_key_admin.revoke(db, tenant, principal.key_id, actor="tests", giver=None)
+    api_key_admin.revoke(db, tenant, principal.key_id, actor="tests", grantor=None)
     now = KEEP_S - 0.001
     assert await ring.principal(f"bearer {key}") == principal
     now = KEEP_S

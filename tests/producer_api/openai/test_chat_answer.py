@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
-from store.payloads.logprobs import TokenLogprobs
+from store.payloads.logprobs import LogprobRow
 
 Pieces = st.lists(st.text("ab", min_size=1, max_size=3), max_size=8)
 
@@ -50,7 +50,7 @@ def test_any_number_of_cut_attempts_say_it_once(attempts: list[int], pieces: lis
 def test_any_number_of_cut_attempts_tell_each_token_once(attempts: list[tuple[int, int]], sizes: list[int]) -> None:
     """Each attempt sends some of the deltas, and the next one keeps some of these."""
     numbers = iter(range(sum(sizes)))
-    deltas = [tuple(TokenLogprobs(next(numbers), 0.0) for _ in range(size)) for size in sizes]
+    deltas = [tuple(LogprobRow(next(numbers), 0.0) for _ in range(size)) for size in sizes]
     splice, told = TokenDeduplicator(), []
     start = 0
     for num_said, num_kept in attempts:

@@ -133,7 +133,7 @@ def test_a_key_that_was_revoked_a_moment_ago_makes_no_keys(
     second = make(admin, scopes=["admin"])
     client = make_client(second["value"])
     assert client.get(KEYS).is_success
-    api_key_admin.revoke(db, tenant, second["id"], actor="operator", giver=None)
+    api_key_admin.revoke(db, tenant, second["id"], actor="operator", grantor=None)
     # The process has not heard of it and remembers the principal.
     assert client.get(KEYS).is_success
     assert refusal(client.post(KEYS, json={"name": "x", "scopes": ["admin"]}))[:2] == (401, "invalid_api_key")

@@ -135,7 +135,7 @@ def test_usage_says_the_same_once_it_was_added_up_by_the_day(
     before = told()
     assert any(bucket["results"] for bucket in before[0]["data"])
     dispatchers = Database(as_worker(settings).database_url, pool_size=1, application_name="tests")
-    steps = [usage.add_up(dispatchers, tenant, 0, limit=1) for _ in range(5)]
+    steps = [usage.roll_up(dispatchers, tenant, 0, limit=1) for _ in range(5)]
     dispatchers.close()
     assert steps == [1, 1, 1, 1, 0], "today's and yesterday's stay as they are"
     assert told() == before

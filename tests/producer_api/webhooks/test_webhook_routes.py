@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from store.db.database import Database
-from store.webhooks.outbox import Tried, delivered, failed, take_due
+from store.webhooks.outbox import AttemptResult, record_delivered, record_failed, take_due
 from tests.producer_api.calling import error_of, submit
 from tests.producer_api.conftest import MakeClient
 
@@ -129,11 +129,11 @@ def test_a_delivery_shows_its_tries_and_is_sent_again(api: httpx2.Client, db: Da
     job_id = ended(api, webhook={"url": URL})
     for status, error in ((500, "answered 500"), (200, None)):
         (delivery,) = take_due(db, 1, 0)
-        tried = Tried(NOW, 1500, status, error)
+        tried = AttemptResult(NOW, 1500, status, error)
         if error:
-            failed(db, delivery, tried, retry_in_s=0, patience_s=1)
+            record_failed(db, delivery, tried, retry_in_s=0, patience_s=1)
         else:
-            delivered(db, delivery, tried)
+            record_delivered(db, delivery, tried)
     path = f"{DELIVERIES}/{delivery.id}"
     shown = api.get(path).json()
     assert (shown["job_id"], shown["status"], shown["attempts"]) == (job_id, "delivered", 2)
@@ -152,7 +152,7 @@ def test_an_endpoint_that_is_gone_is_enabled_tested_and_told_what_it_missed(api:
     path = f"{HOOKS}/{endpoint}"
     first = ended(api)
     (delivery,) = take_due(db, 1, 60)
-    failed(db, delivery, Tried(NOW, 5, 410, "answered 410"), retry_in_s=None, patience_s=60)
+    record_failed(db, delivery, AttemptResult(NOW, 5, 410, "answered 410"), retry_in_s=None, patience_s=60)
     missed = ended(api)
     shown = api.get(path).json()
     assert (shown["disabled_reason"], shown["disabled_at"] is None) == ("gone", False)

@@ -12,7 +12,7 @@ from store.jobs.jobs import get, request_cancel, stored_deltas, timeline
 from store.jobs.sweeps import sweep_leases
 from store.jobs.unclaimed import still_running
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
-from store.payloads.logprobs import TokenLogprobs
+from store.payloads.logprobs import LogprobRow
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
 from store.webhooks.endpoints import create_endpoint
@@ -300,7 +300,7 @@ class TestRelease:
     ) -> None:
         job_id = accept_one()
         for epoch in (1, 2):
-            likely = (TokenLogprobs(epoch, -0.5, ()),)
+            likely = (LogprobRow(epoch, -0.5, ()),)
             emitted = Checkpoint(("said",) * epoch, ((epoch,),) * epoch, ((epoch, 0),), (likely,) * epoch)
             take(db, job_id)
             assert release(db, [Release(job_id, epoch, checkpoint=emitted)]) == {job_id}

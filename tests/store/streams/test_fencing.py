@@ -7,7 +7,7 @@ import pytest
 import redis
 
 from store.errors import Unavailable
-from store.payloads.logprobs import TokenLogprobs
+from store.payloads.logprobs import LogprobRow
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint, Lineage, num_kept
 from store.streams.fencing import FencedLogs, newest, recover
@@ -82,7 +82,7 @@ def test_a_redis_that_cannot_be_written_to_seals_nothing(logs: FencedLogs, redis
 
 
 ONE = Checkpoint(texts((1, 1, 5)), tuple((1, seq) for seq in range(1, 6)), ((1, 0),))
-LIKELY = replace(ONE, logprobs=tuple((TokenLogprobs(token, -1.5), TokenLogprobs(1, 0.0)) for token in range(5)))
+LIKELY = replace(ONE, logprobs=tuple((LogprobRow(token, -1.5), LogprobRow(1, 0.0)) for token in range(5)))
 HANDED_BACK = Checkpoint(ONE.deltas[:2], ONE.token_ids[:2], ((1, 0),))
 
 
@@ -119,7 +119,7 @@ def test_frames_come_back_from_the_log_as_they_went_in(publisher: StreamPublishe
         start(ONE, 2),
         Frame("a", 2, 6, "x", (1,)),
         start(LIKELY, 3),
-        Frame("a", 3, 6, "p\n\x00 é🦆", (7,), logprobs=(TokenLogprobs(7, -0.25, ((3, -0.125), (7, -0.25))),)),
+        Frame("a", 3, 6, "p\n\x00 é🦆", (7,), logprobs=(LogprobRow(7, -0.25, ((3, -0.125), (7, -0.25))),)),
         Frame("a", 3, 7, None),
     ]
     assert publisher.publish(frames) == 7

@@ -35,7 +35,7 @@ def test_the_secret_is_not_stored_and_not_on_record(db: Database, tenant: str, q
 
 def test_whatever_is_wrong_with_a_key_the_answer_is_the_same(db: Database, tenant: str, query: Query) -> None:
     good, revoked, expired = (create_key(db, tenant, name, ["jobs:read"], actor="t") for name in "abc")
-    api_key_admin.revoke(db, tenant, authenticate(db, revoked).key_id, actor="t", giver=None)
+    api_key_admin.revoke(db, tenant, authenticate(db, revoked).key_id, actor="t", grantor=None)
     query("UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE name = 'c'")
     head, key_id, secret = good.split("_", 2)
     wrong = [
@@ -75,11 +75,11 @@ def test_only_its_tenant_revokes_a_key_and_only_once(db: Database, tenant: str, 
     plaintext = create_key(db, tenant, "ci", ["jobs:read"], actor="t")
     key_id = authenticate(db, plaintext).key_id
     with pytest.raises(NotFound):
-        api_key_admin.revoke(db, other_tenant, key_id, actor="t", giver=None)
+        api_key_admin.revoke(db, other_tenant, key_id, actor="t", grantor=None)
     authenticate(db, plaintext)
-    api_key_admin.revoke(db, tenant, key_id, actor="t", giver=None)
+    api_key_admin.revoke(db, tenant, key_id, actor="t", grantor=None)
     with pytest.raises(NotFound):
-        api_key_admin.revoke(db, tenant, key_id, actor="t", giver=None)
+        api_key_admin.revoke(db, tenant, key_id, actor="t", grantor=None)
     assert [entry.action for entry in list_entries(db, tenant)] == [
         "api_key.revoked",
         "api_key.created",
@@ -111,9 +111,9 @@ def test_its_use_is_noted_once_a_minute(db: Database, tenant: str, query: Query)
 def test_two_admins_who_revoke_each_other_leave_one(db: Database, tenant: str, query: Query) -> None:
     ids = [authenticate(db, create_key(db, tenant, name, ["admin"], actor="t")).key_id for name in "ab"]
 
-    def revoke(giver: str, other: str) -> str:
+    def revoke(grantor: str, other: str) -> str:
         try:
-            api_key_admin.revoke(db, tenant, other, actor=giver, giver=giver)
+            api_key_admin.revoke(db, tenant, other, actor=grantor, grantor=grantor)
         except (Conflict, Unauthenticated) as refused:
             return refused.code
         return "revoked"

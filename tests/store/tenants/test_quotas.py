@@ -14,8 +14,8 @@ from store.registry.models import register_version
 from store.schema.job_states import JobState
 from store.settings import Settings
 from store.tenants import quotas
-from store.tenants.quotas import Usage
-from store.tenants.tenant_limits import Held, Limits
+from store.tenants.quotas import QuotaUsage
+from store.tenants.tenant_limits import Limits, RequestLimits
 from store.tenants.usage import Price, set_price
 from tests.store.making import MakeJob
 
@@ -48,19 +48,19 @@ def end(db: Database, job_id: str, *, num_input: int, num_output: int) -> None:
 @pytest.mark.parametrize(
     ("held", "num_fitting"),
     [
-        (Held(Limits(concurrent_jobs=7), NONE), 7),
-        (Held(NONE, Limits(concurrent_jobs=5)), 5),
-        (Held(Limits(concurrent_jobs=9), Limits(concurrent_jobs=6)), 6),
-        (Held(Limits(queued_tokens=120), NONE), 12),
-        (Held(Limits(queued_tokens=1000), Limits(queued_tokens=99)), 9),
-        (Held(Limits(monthly_cost=Decimal(110)), NONE), 11),
-        (Held(Limits(monthly_cost=Decimal(500)), Limits(monthly_cost=Decimal(89))), 8),
-        (Held(Limits(concurrent_jobs=quotas.NEAR_JOBS + 100), NONE), 40),
+        (RequestLimits(Limits(concurrent_jobs=7), NONE), 7),
+        (RequestLimits(NONE, Limits(concurrent_jobs=5)), 5),
+        (RequestLimits(Limits(concurrent_jobs=9), Limits(concurrent_jobs=6)), 6),
+        (RequestLimits(Limits(queued_tokens=120), NONE), 12),
+        (RequestLimits(Limits(queued_tokens=1000), Limits(queued_tokens=99)), 9),
+        (RequestLimits(Limits(monthly_cost=Decimal(110)), NONE), 11),
+        (RequestLimits(Limits(monthly_cost=Decimal(500)), Limits(monthly_cost=Decimal(89))), 8),
+        (RequestLimits(Limits(concurrent_jobs=quotas.NEAR_JOBS + 100), NONE), 40),
     ],
 )
 @pytest.mark.usefixtures("priced")
 def test_processes_that_accept_at_once_let_in_what_fits_and_not_one_more(
-    settings: Settings, make_job: MakeJob, held: Held, num_fitting: int
+    settings: Settings, make_job: MakeJob, held: RequestLimits, num_fitting: int
 ) -> None:
     databases = [Database(settings.database_url, pool_size=1, application_name="tests") for _ in range(4)]
     outcomes: list[object] = []
@@ -87,22 +87,22 @@ def test_what_is_used_follows_a_jobs_life_whether_it_is_added_up_or_not(
 ) -> None:
     jobs = [make_job(input_tokens=4, cost_tokens=10, api_key_id=key) for key in ("key_a", "key_a", "key_b")]
     accept(db, jobs)
-    assert quotas.usage_of(db, tenant) == Usage(3, 30, Decimal(30), Decimal(0))
+    assert quotas.usage_of(db, tenant) == QuotaUsage(3, 30, Decimal(30), Decimal(0))
     quotas.fold(db)
-    assert quotas.usage_of(db, tenant, "key_a") == Usage(2, 20, Decimal(20), Decimal(0))
+    assert quotas.usage_of(db, tenant, "key_a") == QuotaUsage(2, 20, Decimal(20), Decimal(0))
     claim(db, "w", "tiny@1", [jobs[0].id], 30)
-    assert quotas.usage_of(db, tenant, "key_a") == Usage(2, 10, Decimal(20), Decimal(0)), "it runs: queued no more"
+    assert quotas.usage_of(db, tenant, "key_a") == QuotaUsage(2, 10, Decimal(20), Decimal(0)), "it runs: queued no more"
     end(db, jobs[1].id, num_input=4, num_output=3)
     for _ in range(2):
-        assert quotas.usage_of(db, tenant, "key_a") == Usage(1, 0, Decimal(10), Decimal(7)), "it cost what it used"
-        assert quotas.usage_of(db, tenant) == Usage(2, 10, Decimal(20), Decimal(7))
+        assert quotas.usage_of(db, tenant, "key_a") == QuotaUsage(1, 0, Decimal(10), Decimal(7)), "it cost what it used"
+        assert quotas.usage_of(db, tenant) == QuotaUsage(2, 10, Decimal(20), Decimal(7))
         quotas.fold(db)
     later = make_job(input_tokens=4, cost_tokens=10, api_key_id="key_a")
     accept(db, [later])
     end(db, later.id, num_input=4, num_output=1)
     quotas.fold(db)
     assert quotas.usage_of(db, tenant, "key_a").spent == 7 + 5, "it is added to what was added up before"
-    assert quotas.forget_empty(db) == 0
+    assert quotas.delete_zero_totals(db) == 0
 
 
 @pytest.mark.usefixtures("priced")
@@ -110,7 +110,7 @@ def test_a_prompt_is_reserved_at_the_dearer_of_its_two_prices(db: Database, tena
     """Whether it will be found in a cache is not known; the month's cost may not be overshot either way."""
     for price in (Price(Decimal(10**6), Decimal(3 * 10**6), Decimal(10**6)), Price(*map(Decimal, (3e6, 1e6, 1e6)))):
         set_price(db, "tiny", 1, price, actor="tests")
-        held = Held(Limits(monthly_cost=Decimal(18 + 17)), NONE)
+        held = RequestLimits(Limits(monthly_cost=Decimal(18 + 17)), NONE)
         wave = [make_job(input_tokens=4, cost_tokens=10, limits=held) for _ in range(2)]
         fits, refused = accept(db, wave)
         assert isinstance(fits, Accepted)
@@ -121,7 +121,7 @@ def test_a_prompt_is_reserved_at_the_dearer_of_its_two_prices(db: Database, tena
 
 @pytest.mark.usefixtures("priced")
 def test_a_month_is_over_when_it_is_over(db: Database, tenant: str, make_job: MakeJob) -> None:
-    held = Held(Limits(monthly_cost=Decimal(10)), NONE)
+    held = RequestLimits(Limits(monthly_cost=Decimal(10)), NONE)
     first, second, third = (make_job(input_tokens=4, cost_tokens=10, limits=held) for _ in range(3))
     accept(db, [first])
     end(db, first.id, num_input=4, num_output=5)
@@ -136,7 +136,7 @@ def test_a_month_is_over_when_it_is_over(db: Database, tenant: str, make_job: Ma
 
 
 def test_a_replay_needs_no_room_and_a_job_that_never_fits_is_told_so(db: Database, make_job: MakeJob) -> None:
-    held = Held(Limits(concurrent_jobs=1), Limits(queued_tokens=20))
+    held = RequestLimits(Limits(concurrent_jobs=1), Limits(queued_tokens=20))
 
     def keyed(name: str, **more: object) -> object:
         job = make_job(cost_tokens=10, limits=held, idempotency=Idempotency("r", name, "f"), **more)
@@ -147,12 +147,12 @@ def test_a_replay_needs_no_room_and_a_job_that_never_fits_is_told_so(db: Databas
     assert isinstance(again, Accepted)
     assert again.replayed
     assert isinstance(other, RateLimited)
-    (refused,) = accept(db, [make_job(cost_tokens=21, limits=Held(NONE, Limits(queued_tokens=20)))])
+    (refused,) = accept(db, [make_job(cost_tokens=21, limits=RequestLimits(NONE, Limits(queued_tokens=20)))])
     assert isinstance(refused, InvalidRequest)
 
 
 def test_one_tenants_jobs_are_no_other_tenants(db: Database, other_tenant: str, make_job: MakeJob) -> None:
-    held = Held(Limits(concurrent_jobs=1), NONE)
+    held = RequestLimits(Limits(concurrent_jobs=1), NONE)
     ours, theirs, more = make_job(limits=held), make_job(limits=held, tenant_id=other_tenant), make_job(limits=held)
     outcomes = accept(db, [ours, theirs, more])
     assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True, True, False]

@@ -17,8 +17,17 @@ from store.tenants.api_keys import create_tenant
 from store.tenants.webhook_secrets import get_webhook_secret
 from store.webhooks import outbox as webhooks
 from store.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
-from store.webhooks.endpoints import create_endpoint, enable_endpoint, get_endpoint, hold_endpoint
-from store.webhooks.outbox import ATTEMPTS_KEPT, Delivery, Tried, delivered, failed, postpone, refused, take_due
+from store.webhooks.endpoints import create_endpoint, enable_endpoint, get_endpoint, lock_endpoint
+from store.webhooks.outbox import (
+    ATTEMPTS_KEPT,
+    AttemptResult,
+    Delivery,
+    postpone,
+    record_delivered,
+    record_failed,
+    record_refused,
+    take_due,
+)
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"
@@ -26,12 +35,12 @@ DAY_S = 86_400.0
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
 
-def tried(status: int | None = 200, error: str | None = None) -> Tried:
-    return Tried(NOW, 12, status, error)
+def tried(status: int | None = 200, error: str | None = None) -> AttemptResult:
+    return AttemptResult(NOW, 12, status, error)
 
 
 def fail(db: Database, delivery: Delivery, status: int | None = 500, retry_in_s: float | None = 300) -> str | None:
-    return failed(db, delivery, tried(status, f"answered {status}"), retry_in_s=retry_in_s, patience_s=5 * DAY_S)
+    return record_failed(db, delivery, tried(status, f"answered {status}"), retry_in_s=retry_in_s, patience_s=5 * DAY_S)
 
 
 def of_job(db: Database, tenant: str, job_id: str) -> list[DeliveryRecord]:
@@ -141,7 +150,7 @@ class TestWhatAJobsOwnUrlIsTold:
 class TestSettling:
     def test_a_delivered_one_is_done(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
-        delivered(db, delivery, tried(204))
+        record_delivered(db, delivery, tried(204))
         assert delivery.id not in {other.id for other in take_due(db, 10, 0)}
         row, tries = get_delivery(db, tenant, delivery.id)
         assert (row.state, row.attempts, row.last_status, row.last_error) == ("delivered", 1, 204, None)
@@ -169,14 +178,14 @@ class TestSettling:
 
     def test_the_last_failed_try_gives_up(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
-        failed(db, delivery, tried(None, "connection refused"), retry_in_s=None, patience_s=DAY_S)
+        record_failed(db, delivery, tried(None, "connection refused"), retry_in_s=None, patience_s=DAY_S)
         (row,) = of_job(db, tenant, delivery.subject_id)
         assert (row.state, row.last_status, row.last_error) == ("failed", None, "connection refused")
         assert delivery.id not in {other.id for other in take_due(db, 10, 0)}
 
     def test_what_is_settled_stays_settled(self, db: Database, tenant: str, outbox: list[str]) -> None:
         delivery = take_due(db, 1, 0)[0]
-        delivered(db, delivery, tried())
+        record_delivered(db, delivery, tried())
         fail(db, delivery, retry_in_s=0)
         assert [row.state for row in of_job(db, tenant, delivery.subject_id)] == ["delivered"]
 
@@ -185,7 +194,7 @@ class TestSettling:
         (taken_over,) = [other for other in take_due(db, 10, 60) if other.id == slow.id]
         fail(db, slow, retry_in_s=None)
         assert of_job(db, tenant, slow.subject_id)[0].state == "pending"
-        delivered(db, taken_over, tried())
+        record_delivered(db, taken_over, tried())
         assert of_job(db, tenant, slow.subject_id)[0].state == "delivered"
 
     def test_only_the_last_tries_are_kept(self, db: Database, tenant: str, outbox: list[str], query: Query) -> None:
@@ -261,14 +270,14 @@ class TestDisabling:
 
         def settle() -> None:
             if is_delivered:
-                delivered(db, again, tried())
+                record_delivered(db, again, tried())
             else:
                 fail(db, again, retry_in_s=0)
 
         waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         with ThreadPoolExecutor(1) as threads:
             with db.begin() as connection:
-                hold_endpoint(connection, tenant, due.endpoint_id or "")
+                lock_endpoint(connection, tenant, due.endpoint_id or "")
                 settled = threads.submit(settle)
                 while not query(waiting):
                     assert not settled.done()
@@ -284,7 +293,7 @@ class TestDisabling:
         assert fail(db, due, retry_in_s=0) is None
         query("UPDATE webhook_endpoints SET failing_since = failing_since - interval '30 days'")
         if between == "a success":
-            delivered(db, due, tried())
+            record_delivered(db, due, tried())
             query("UPDATE webhook_deliveries SET state = 'pending'")
         else:
             query("UPDATE webhook_endpoints SET last_failed_at = last_failed_at - interval '30 days'")
@@ -301,9 +310,9 @@ class TestDisabling:
         fail(db, due, 410, retry_in_s=None)
         first, second = (each for each in take_due(db, 10, 60) if each.endpoint_id == due.endpoint_id)
         assert first.is_refused
-        refused(db, first)
+        record_refused(db, first)
         row, tries = get_delivery(db, tenant, first.id)
         assert (row.state, row.attempts, row.last_error, tries) == ("failed", 0, "the endpoint is disabled", [])
         enable_endpoint(db, tenant, due.endpoint_id or "", actor="mia")
-        refused(db, second)
+        record_refused(db, second)
         assert get_delivery(db, tenant, second.id)[0].state == "pending"

@@ -14,15 +14,15 @@ from store.jobs.responses import NewResponse
 from store.retention.erasure import erase_inputs
 from store.webhooks.delivery_log import DeliveryFilter, get_delivery, list_deliveries, redeliver
 from store.webhooks.endpoints import Endpoint, create_endpoint, delete_endpoint, enable_endpoint
-from store.webhooks.outbox import Delivery, Tried, delivered, failed, take_due
-from store.webhooks.redelivery import Missed, recover, send_test
+from store.webhooks.outbox import AttemptResult, Delivery, record_delivered, record_failed, take_due
+from store.webhooks.redelivery import MissedEvents, recover, send_test
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"
-TOOK_IT = Tried(datetime(2026, 11, 26, tzinfo=UTC), 3, 200, None)
+TOOK_IT = AttemptResult(datetime(2026, 11, 26, tzinfo=UTC), 3, 200, None)
 FAILED = replace(TOOK_IT, status=500, error="answered 500")
 GONE = replace(TOOK_IT, status=410, error="answered 410")
-ALWAYS = Missed(0)
+ALWAYS = MissedEvents(0)
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def endpoint(db: Database, tenant: str) -> Endpoint:
     return create_endpoint(db, tenant, url=URL, events=["job.cancelled", "batch.completed"], actor="mia")
 
 
-def give_up(db: Database, delivery: Delivery, tried: Tried = FAILED) -> None:
-    failed(db, delivery, tried, retry_in_s=None, patience_s=86_400)
+def give_up(db: Database, delivery: Delivery, tried: AttemptResult = FAILED) -> None:
+    record_failed(db, delivery, tried, retry_in_s=None, patience_s=86_400)
 
 
 class TestReading:
@@ -54,7 +54,7 @@ class TestReading:
         ]
         assert pages == [row.id for row in everything]
         assert list_deliveries(db, tenant, after=everything[-1].id) == []
-        delivered(db, take_due(db, 1, 60)[0], TOOK_IT)
+        record_delivered(db, take_due(db, 1, 60)[0], TOOK_IT)
         for only, num in (
             (DeliveryFilter(job_id=jobs[0]), 2),
             (DeliveryFilter(endpoint_id=endpoint.id), 3),
@@ -83,7 +83,7 @@ class TestRedelivering:
         (first,) = take_due(db, 1, 3600)
         match end:
             case "delivered":
-                delivered(db, first, TOOK_IT)
+                record_delivered(db, first, TOOK_IT)
             case "failed":
                 give_up(db, first)
             case _:
@@ -125,7 +125,7 @@ def test_a_test_is_sent_whatever_the_endpoint_wants(
     with pytest.raises(Conflict):
         send_test(db, tenant, endpoint.id, actor="mia")
     with pytest.raises(Conflict):
-        recover(db, tenant, endpoint.id, ALWAYS, told_s=None, limit=10, actor="mia")
+        recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=10, actor="mia")
 
 
 class TestRecovering:
@@ -138,7 +138,7 @@ class TestRecovering:
         self, db: Database, tenant: str, other_tenant: str, endpoint: Endpoint, accept_one: AcceptOne, query: Query
     ) -> None:
         took, failing, waiting = (self.end(db, tenant, accept_one) for _ in range(3))
-        delivered(db, take_due(db, 1, 60)[0], TOOK_IT)
+        record_delivered(db, take_due(db, 1, 60)[0], TOOK_IT)
         give_up(db, take_due(db, 1, 60)[0], GONE)
         (under_way,) = take_due(db, 1, 3600)
         # While it is disabled nothing is written for it.
@@ -152,7 +152,7 @@ class TestRecovering:
         enable_endpoint(db, tenant, endpoint.id, actor="mia")
 
         for num, expected in ((2, 2), (2, 2), (2, 0)):
-            assert recover(db, tenant, endpoint.id, ALWAYS, told_s=None, limit=num, actor="mia") == expected
+            assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=num, actor="mia") == expected
         due = take_due(db, 20, 60)
         assert {(one.type, one.subject_id) for one in due} == {
             ("job.cancelled", failing),
@@ -165,8 +165,8 @@ class TestRecovering:
         (row,) = query("SELECT completed_at FROM jobs WHERE id = :id", id=unheard[0])
         assert next(one.created_at for one in due if one.subject_id == unheard[0]) == row["completed_at"]
         for one in due:
-            delivered(db, one, TOOK_IT)
-        assert recover(db, tenant, endpoint.id, ALWAYS, told_s=None, limit=10, actor="mia") == 0
+            record_delivered(db, one, TOOK_IT)
+        assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=10, actor="mia") == 0
         assert get_delivery(db, tenant, _id_of(db, tenant, took))[0].attempts == 1
         entry = list_entries(db, tenant)[0]
         assert (entry.action, entry.detail["num_queued"]) == ("webhook_endpoint.recovered", 0)
@@ -180,21 +180,21 @@ class TestRecovering:
             query(f"UPDATE jobs SET completed_at = {at} WHERE id = :id", id=job_id)
             query(f"UPDATE webhook_deliveries SET created_at = {at} WHERE job_id = :id", id=job_id)
         for one in take_due(db, 10, 60):
-            delivered(db, one, TOOK_IT)
+            record_delivered(db, one, TOOK_IT)
         query("UPDATE webhook_deliveries SET delivered_at = created_at")
         now = int(datetime.now(UTC).timestamp())
-        range_ = Missed(now - 6 * 3600, now - 4 * 3600)
-        assert recover(db, tenant, endpoint.id, range_, told_s=None, limit=10, actor="mia") == 0
+        range_ = MissedEvents(now - 6 * 3600, now - 4 * 3600)
+        assert recover(db, tenant, endpoint.id, range_, kept_s=None, limit=10, actor="mia") == 0
         for expected in (1, 0):
             asked = replace(range_, delivered_before_s=now - 60)
-            assert recover(db, tenant, endpoint.id, asked, told_s=None, limit=10, actor="mia") == expected
+            assert recover(db, tenant, endpoint.id, asked, kept_s=None, limit=10, actor="mia") == expected
             for one in take_due(db, 10, 60):
                 assert (one.subject_id, one.attempt, one.num_tries) == (lost, 1, 2)
-                delivered(db, one, TOOK_IT)
+                record_delivered(db, one, TOOK_IT)
         # Events that are not in the outbox, in the same range.
         delete_endpoint(db, tenant, endpoint.id, actor="mia")
         other = create_endpoint(db, tenant, url=URL, actor="mia")
-        assert recover(db, tenant, other.id, range_, told_s=None, limit=10, actor="mia") == 1
+        assert recover(db, tenant, other.id, range_, kept_s=None, limit=10, actor="mia") == 1
         assert [row.job_id for row in list_deliveries(db, tenant)] == [lost]
 
     def test_a_url_that_was_told_as_the_jobs_own_is_not_told_again(
@@ -202,7 +202,7 @@ class TestRecovering:
     ) -> None:
         self.end(db, tenant, accept_one, webhook={"url": URL})
         endpoint = create_endpoint(db, tenant, url=URL, actor="mia")
-        assert recover(db, tenant, endpoint.id, ALWAYS, told_s=None, limit=10, actor="mia") == 0
+        assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=10, actor="mia") == 0
 
     def test_of_what_is_not_kept_nothing_is_told_again(
         self, db: Database, tenant: str, endpoint: Endpoint, accept_one: AcceptOne, query: Query
@@ -215,14 +215,14 @@ class TestRecovering:
         query("DELETE FROM webhook_deliveries")
         query("UPDATE jobs SET completed_at = now() - interval '2 days' WHERE id = :id", id=old)
         # With a retention of one day the delivery of the older event is not known any more.
-        assert recover(db, tenant, endpoint.id, ALWAYS, told_s=86_400, limit=10, actor="mia") == 1
+        assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=86_400, limit=10, actor="mia") == 1
         assert [row.job_id for row in list_deliveries(db, tenant)] == [told]
-        assert recover(db, tenant, endpoint.id, ALWAYS, told_s=3 * 86_400, limit=10, actor="mia") == 1
+        assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=3 * 86_400, limit=10, actor="mia") == 1
         assert {row.job_id for row in list_deliveries(db, tenant)} == {told, old}
 
     def test_only_its_tenant_recovers_it(self, db: Database, other_tenant: str, endpoint: Endpoint) -> None:
         with pytest.raises(NotFound):
-            recover(db, other_tenant, endpoint.id, ALWAYS, told_s=None, limit=10, actor="eve")
+            recover(db, other_tenant, endpoint.id, ALWAYS, kept_s=None, limit=10, actor="eve")
 
 
 def _id_of(db: Database, tenant: str, job_id: str) -> str:

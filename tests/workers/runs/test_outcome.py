@@ -133,9 +133,9 @@ def test_logprobs_are_kept_by_delta_and_spelled_for_the_whole_text() -> None:
     finish = outcome.completed(CLAIM, PAYLOAD, whole, 0.125, START, ByteTokenizer())
     assert isinstance(finish, Finish)
     first, half, end = (
-        stored.TokenLogprobs(0x68, -0.25, ((0x68, -0.25), (0x6F, -2.0))),
-        stored.TokenLogprobs(0xC3, -9999.0),
-        stored.TokenLogprobs(256, -0.5),
+        stored.LogprobRow(0x68, -0.25, ((0x68, -0.25), (0x6F, -2.0))),
+        stored.LogprobRow(0xC3, -9999.0),
+        stored.LogprobRow(256, -0.5),
     )
     assert finish.logprobs == ((first,), (half, end))
     assert emitted(finish.logprobs)[0] == SampledLogprobs(-0.25, (0x68, 0x6F), (-0.25, -2.0))
