@@ -15,30 +15,30 @@ _TENANTS, _OPERATING, _PROCESSES = "Tenants", "Operating", "Processes"
 
 _JOB = {
     "list": Node("List the newest jobs.", "cli.client.verbs:list_jobs"),
-    "submit": Node("Hand in a prompt.", "cli.client.verbs:submit"),
+    "submit": Node("Submit a prompt.", "cli.client.verbs:submit"),
     "show": Node("Show a job: its state, times and answer.", "cli.client.verbs:show_job"),
-    "watch": Node("Print a job's answer as it comes.", "cli.client.verbs:watch"),
-    "cancel": Node("End a job.", "cli.client.verbs:cancel"),
+    "watch": Node("Print a job's answer while it is generated.", "cli.client.verbs:watch"),
+    "cancel": Node("Cancel a job.", "cli.client.verbs:cancel"),
 }
 _DEAD_LETTERS = {
-    "list": Node("List the jobs that were given up.", "cli.client.verbs:list_dead_letters"),
-    "replay": Node("Run them again as new jobs.", "cli.client.verbs:replay"),
+    "list": Node("List the dead letters (jobs that failed for good).", "cli.client.verbs:list_dead_letters"),
+    "replay": Node("Replay dead letters as new jobs.", "cli.client.verbs:replay"),
 }
 _MODELS = {
     "list": Node("List the models.", "cli.client.verbs:list_models"),
     "register": Node("Register a model's files as its next version.", "cli.operator.processes:register"),
-    "measure": Node("Measure how far bfloat16 and int8 are from float32.", "cli.operator.processes:measure"),
-    "price": Node("Set what jobs of a model version cost.", "cli.operator.admin:price"),
+    "measure": Node("Measure the error of bfloat16 and int8.", "cli.operator.processes:measure"),
+    "price": Node("Set the price of a model version.", "cli.operator.admin:price"),
 }
 _QUEUES = {
-    "list": Node("Show what waits and runs in each queue.", "cli.client.verbs:list_queues"),
-    "pause": Node("Let no job of a queue start.", "cli.client.verbs:pause"),
+    "list": Node("Show waiting and running jobs of each queue.", "cli.client.verbs:list_queues"),
+    "pause": Node("Pause a queue.", "cli.client.verbs:pause"),
     "resume": Node("Resume a queue.", "cli.client.verbs:resume"),
 }
 _MIGRATE = {
-    "upgrade": Node("Bring the database to this version's schema.", "cli.operator.processes:upgrade"),
+    "upgrade": Node("Upgrade the database schema.", "cli.operator.processes:upgrade"),
     "roles": Node("The same, and let the processes' roles log in.", "cli.operator.processes:roles"),
-    "history": Node("List the revisions, and which are applied.", "cli.operator.processes:history"),
+    "history": Node("List the revisions.", "cli.operator.processes:history"),
     "check": Node("Compare the schema with the code's tables.", "cli.operator.processes:check"),
 }
 
@@ -49,34 +49,32 @@ def _of(panel: str, node: Node) -> Node:
 
 TREE = {
     "up": Node("Run everything on this machine until Ctrl-C.", "cli.up:up", panel=_HERE),
-    "demo": Node("Show the whole path at work on this machine, and end.", "cli.demo.demo:demo", panel=_HERE),
+    "demo": Node("Run a burst of jobs on this machine as a demonstration.", "cli.demo.demo:demo", panel=_HERE),
     "submit": _of(_JOBS, _JOB["submit"]),
     "watch": _of(_JOBS, _JOB["watch"]),
     "show": _of(_JOBS, _JOB["show"]),
     "cancel": _of(_JOBS, _JOB["cancel"]),
     "jobs": Node("Jobs: list, submit, show, watch, cancel.", parts=_JOB, panel=_JOBS),
-    "dead-letters": Node("Jobs that were given up: list, replay.", parts=_DEAD_LETTERS, panel=_JOBS),
+    "dead-letters": Node("Dead letters: list, replay.", parts=_DEAD_LETTERS, panel=_JOBS),
     "models": Node("Models: list, register, measure, price.", parts=_MODELS, panel=_SERVING),
     "register": _of(_SERVING, _MODELS["register"]),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
-    "webhooks": Node(
-        "Webhooks: endpoints, deliveries, and what is sent again.", "cli.client.webhooks:app", panel=_SERVING
-    ),
+    "webhooks": Node("Webhooks: endpoints, deliveries, redelivery.", "cli.client.webhooks:app", panel=_SERVING),
     "tenants": Node(
         "Tenants: list, create, rename, disable, enable.", "cli.operator.access:tenants_app", panel=_TENANTS
     ),
     "keys": Node("API keys: list, create, rotate, revoke.", "cli.operator.access:keys", panel=_TENANTS),
     "limits": Node("Limits of tenants and keys: show, set.", "cli.operator.limits:limits", panel=_TENANTS),
-    "retention": Node("How long contents are kept: show, set, purge.", "cli.operator.privacy:app", panel=_TENANTS),
+    "retention": Node("Retention of contents: show, set, purge.", "cli.operator.privacy:app", panel=_TENANTS),
     "policy": Node("Try policies out: test, evaluate.", "cli.operator.policy:app", panel=_TENANTS),
     "audit": Node("The audit log: export, verify, head.", "cli.operator.audit:app", panel=_OPERATING),
     "encryption": Node(
         "Master keys: status, new-key, rotate, forget.", "cli.operator.encryption:app", panel=_OPERATING
     ),
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
-    "api": Node("Run the API alone.", "cli.operator.processes:api", panel=_PROCESSES),
-    "worker": Node("Run one worker alone.", "cli.operator.processes:worker", panel=_PROCESSES),
-    "dispatcher": Node("Run the dispatcher alone.", "cli.operator.processes:dispatcher", panel=_PROCESSES),
+    "api": Node("Run only the API.", "cli.operator.processes:api", panel=_PROCESSES),
+    "worker": Node("Run one worker.", "cli.operator.processes:worker", panel=_PROCESSES),
+    "dispatcher": Node("Run a dispatcher.", "cli.operator.processes:dispatcher", panel=_PROCESSES),
 }
 
 
@@ -101,5 +99,5 @@ def headrace(
 ) -> None:
     """Asynchronous inference: a thin API, a queue, workers that batch continuously.
 
-    A group named alone lists or shows: `headrace keys` is `headrace keys list`.
+    The name of a group alone lists or shows: `headrace keys` is `headrace keys list`.
     """
