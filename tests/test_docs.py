@@ -68,3 +68,17 @@ def test_the_reference_of_jobs_names_every_field_of_the_body() -> None:
     shapes = (GenerateRequest, GenerateInput, Sampling, EmbedRequest, EmbedInput)
     fields = {name for shape in shapes for name in shape.model_fields} - {"texts"}
     assert rows == fields
+
+
+def test_each_term_of_the_glossary_is_in_the_module_that_it_names() -> None:
+    rows = re.findall(
+        r"^\| ([^|]+?) \| [^|]+ \| `([^`]+)` \|$", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) > 50
+    assert len({term for term, _ in rows}) == len(rows), "a term stands twice"
+
+    def plain(text: str) -> str:
+        return re.sub(r"[-_\s]+", " ", text.lower())
+
+    missing = [term for term, path in rows if plain(term) not in plain(path + " " + (ROOT / path).read_text())]
+    assert missing == []
