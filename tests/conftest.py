@@ -1,4 +1,4 @@
-"""What every test may ask for: real services, settings that name them, a clean database, a flushed Redis.
+"""Fixtures for all tests: real services, settings for them, an empty database, an empty Redis.
 
 One PostgreSQL and one Valkey run for the whole session (with ``-n``, for each of its processes), with the durability
 settings of production: from wheels, or with ``--containers`` as the images that ``deploy/compose.yaml`` names.
@@ -33,7 +33,7 @@ from tests.roles import ROLE_PASSWORD
 
 @dataclass(frozen=True)
 class Services:
-    """Where the two servers of this session listen."""
+    """Addresses of the two servers of this session."""
 
     database_url: str
     redis_url: str
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Of every property a few dozen examples, always the same; with --full as many as Hypothesis takes, and new ones.
+    # Few, fixed examples per property; with --full Hypothesis's own number of random ones.
     hypothesis.settings.register_profile("ci", max_examples=40, derandomize=True, deadline=None)
     if not config.option.full:
         hypothesis.settings.load_profile("ci")
@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (path for path in folders if folders[path] in _WAITING), key=lambda path: _WAITING.index(folders[path])
     )
     computing = [path for path in folders if folders[path] not in _WAITING]
-    # Those that wait take longer, so they come a little closer together: both kinds are to end at the same time.
+    # Waiting tests take longer, so they are spaced more closely: both kinds should end at the same time.
     places = {path: 0.7 * number / len(waiting) for number, path in enumerate(waiting)}
     places |= {path: number / len(computing) for number, path in enumerate(computing)}
     items.sort(key=lambda item: places[item.path])
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End what a test leaves running, and fail this test: it would disturb others, which then fail in its place.
+    """Kill processes that a test leaves running, and fail this test instead of the next ones.
 
     Services of the session and of a module are started before it.
     """
@@ -112,7 +112,7 @@ def _own_runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture
 def server_folder() -> Iterator[Path]:
-    """Where a test keeps a server of its own, one that it may stop."""
+    """A folder for a server of the test's own, which the test may stop."""
     with reachable_folder() as folder:
         yield folder
 
@@ -120,7 +120,7 @@ def server_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def services(request: pytest.FixtureRequest) -> Iterator[Services]:
     if request.config.getoption("--containers"):
-        # Imported only when asked for: it looks for Docker.
+        # Imported on demand: it looks for Docker.
         with importlib.import_module("tests.containers").running_containers() as (database_url, redis_url):
             yield Services(database_url, redis_url)
         return
@@ -155,11 +155,11 @@ def schema(services: Services) -> Iterator[Engine]:
 
 def empty_tables(connection: Connection) -> None:
     """Delete all rows, also of the append-only audit log."""
-    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. In one block, and only where there
-    # is something: most tests touch few tables, and there are thousands of tests.
+    # DELETE, not TRUNCATE: with real fsync it is ten times faster on small tables. One block, and only tables with
+    # rows: most of the thousands of tests use few tables.
     tables = [table.name for table in reversed(metadata.sorted_tables) if table.name != "audit_log"]
     deletes = "\n".join(f"IF EXISTS (SELECT FROM {table}) THEN DELETE FROM {table}; END IF;" for table in tables)
-    # The trigger is left as the migrations made it: a test looks at that.
+    # The trigger stays as the migrations made it: a test checks that.
     block = f"""DO $$
         DECLARE how text := CASE WHEN EXISTS (
             SELECT FROM pg_trigger WHERE tgname = 'headrace_audit_append_only' AND tgenabled = 'A'
@@ -177,7 +177,7 @@ def empty_tables(connection: Connection) -> None:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The URL of a bucket on an S3 server of this session's."""
-    # Imported only when asked for: it installs.
+    # Imported on demand: it installs the server.
     with importlib.import_module("tests.store.s3").running_s3() as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""Folders for tests that start servers of their own."""
+"""Folders for tests that start their own servers."""
 
 import shutil
 import tempfile
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def reachable_folder() -> Iterator[Path]:
-    """A short folder of its own that PostgreSQL's user can walk to, which it cannot into pytest's as root."""
+    """A folder with a short path that PostgreSQL's user can reach; as root it cannot reach pytest's folders."""
     folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
     folder.chmod(0o755)
     try:

@@ -1,4 +1,4 @@
-"""Child processes of tests, and waiting for what happens in them: one starter and one wait for every test.
+"""Starts child processes for tests, and waits for conditions.
 
 A ``Process`` writes stdout and stderr to one file, so that no pipe can fill up and no reader can miss a line. The
 kernel ends it when the test process dies; the fixture ``no_process_is_left`` fails a test that leaves one running.
@@ -25,7 +25,7 @@ from prompts import grammar_trial
 ROOT = Path(__file__).parents[1]
 
 WAIT_S = 60.0
-"""How long a test waits for what takes milliseconds on a quiet machine."""
+"""How long a test waits for events that take milliseconds on an idle machine."""
 
 _LOOK_S = 0.02
 # A process that was asked to stop may take this long before it counts as leaked.
@@ -139,7 +139,7 @@ class Process:
         return self.exit_code or 0
 
     def stop(self) -> None:
-        """End it, whatever state it is in, with whatever it started in its session."""
+        """Kill it in any state, with all processes of its session."""
         if self.exit_code is None:
             self._child.kill()
 
@@ -150,7 +150,7 @@ StartProcess = Callable[..., Process]
 
 @contextmanager
 def processes(folder: Path) -> Iterator[StartProcess]:
-    """Yield a function that starts processes with their logs in ``folder``; those that still run are ended."""
+    """Yield a function that starts processes with their logs in ``folder``; those still running at the end are killed."""
     started: list[Process] = []
 
     def start(argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Process:
@@ -165,9 +165,9 @@ def processes(folder: Path) -> Iterator[StartProcess]:
 
 
 def _children() -> set[psutil.Process]:
-    """Return the running children of this process; one that has ended and was not waited for is none.
+    """Return the running children of this process, without zombies.
 
-    Nor is the one that tries grammars: code under test starts it once for this process, and it ends with this process.
+    Also without the process that compiles grammars, which starts once and ends with this process.
     """
     found = set()
     for child in psutil.Process().children():
@@ -179,7 +179,7 @@ def _children() -> set[psutil.Process]:
 
 @contextmanager
 def none_left(spared: Callable[[], set[int]] = set) -> Iterator[None]:
-    """End children that were started in the block and still run after it, with their descendants, and fail the test.
+    """Kill children started in the block that still run after it, with their descendants, and fail the test.
 
     ``spared`` returns the process ids of servers that a test may start again and leave running.
     """

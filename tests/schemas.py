@@ -1,7 +1,6 @@
-"""Random JSON schemas that use of JSON Schema whatever people do, in the words of drafts 7 to 2020-12.
+"""Random JSON schemas with all common keywords of drafts 7 to 2020-12.
 
-Some cannot be followed, because the vocabulary is not supported or because nothing satisfies them: those are to be
-refused. A seed gives the same schemas everywhere.
+Some have unsupported keywords or cannot be satisfied: these must be refused. A seed gives the same schemas everywhere.
 """
 
 import random

@@ -59,7 +59,7 @@ def _decoded(found: str) -> bytes:
 
 
 def _value(client: redis.Redis, key: bytes) -> Any:
-    # Not DUMP, which packs what it can.
+    # Not DUMP, which compresses values.
     readers: dict[bytes, Callable[[], Any]] = {
         b"string": lambda: client.get(key),
         b"list": lambda: client.lrange(key, 0, -1),

@@ -21,7 +21,7 @@ PICKLING_ARRAYS = {"np.load", "numpy.load"}
 
 
 def _name(node: ast.expr) -> str:
-    """Dotted, as it is written."""
+    """Return the dotted name in the source."""
     if isinstance(node, ast.Attribute):
         return f"{_name(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
@@ -50,7 +50,7 @@ def _of_a_call(call: ast.Call) -> Iterator[str]:
 
 
 def dangers(source: str) -> list[str]:
-    """What a program does that it may not, by line."""
+    """Return forbidden calls of a module, by line."""
     found = []
     for node in ast.walk(ast.parse(source)):
         said = [f"imports {name}" for name in _imports(node) & UNPICKLING]

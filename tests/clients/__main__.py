@@ -1,8 +1,7 @@
-"""``make clients``: programs written with other people's clients, against a live stack on SmolLM2 and MiniLM.
+"""``make clients``: programs that use third-party clients, against a live stack on SmolLM2 and MiniLM.
 
-Each client has an environment of its own under ``build/clients``, made once; a program switches its base URL and
-nothing else. Prints which feature works through which client, what went wrong with those that do not, and exits 1 if
-one does not.
+Each client has its own environment under ``build/clients``, created once; a program changes only the base URL. Prints
+the features that work with each client, the errors of the others, and exits 1 if there is an error.
 """
 
 import argparse
@@ -38,7 +37,7 @@ if not console.is_terminal:
 
 @dataclass(frozen=True)
 class Found:
-    """Whether a feature works through a client; ``error`` is None if it does."""
+    """Result of a feature with a client; ``error`` is None if it works."""
 
     client: str
     feature: str
@@ -48,8 +47,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Client:
-    """A client: the commands of its programmes, and that of its quick start in the README, all made with its
-    environment's folder or interpreter."""
+    """A client: the commands of its programs and of its quick start in the README, built from its environment's
+    folder or interpreter."""
 
     name: str
     prepare: Callable[[Say], Path]
@@ -62,7 +61,7 @@ def _python(*programs: str) -> Callable[[Path], list[list[str]]]:
 
 
 def _node(folder: Path) -> list[list[str]]:
-    # A module finds its packages by where it lies.
+    # Node resolves packages from the module's own folder.
     return [["node", shutil.copy(_PROGRAMS / "openai_node.mjs", folder)]]
 
 
@@ -155,7 +154,7 @@ def _play(client: Client, command: list[str], env: Mapping[str, str]) -> Iterato
 
 def _quick_start(client: Client, command: list[str], env: Mapping[str, str]) -> Iterator[Found]:
     """Run the README's block; it must print something."""
-    # It names address and key itself, so none may come from outside.
+    # The block sets address and key itself, so the environment must not.
     bare = {name: value for name, value in env.items() if not name.startswith("OPENAI_")}
     began = time.monotonic()
     done = subprocess.run(command, env=bare, capture_output=True, text=True, timeout=_PROGRAM_S, check=False)

@@ -1,6 +1,6 @@
-"""A server in front of the server that cuts the first try of every POST, after its answer was made.
+"""A proxy that closes the connection of the first try of every POST, after the server has answered.
 
-The client sees a broken connection and tries again by itself, as it does in any network; the job exists by then.
+The client sees a broken connection and retries; the job exists by then.
 """
 
 import threading
@@ -15,7 +15,7 @@ _WITHOUT = frozenset({"host", "connection", "content-length", "transfer-encoding
 
 @contextmanager
 def cutting(api_url: str) -> Iterator[str]:
-    """Yield the address of a server that passes requests on to ``api_url`` and loses the first answer to each body."""
+    """Yield the address of a proxy for ``api_url`` that drops the first answer to each body."""
     seen: set[bytes] = set()
     lock = threading.Lock()
 

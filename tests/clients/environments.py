@@ -29,7 +29,7 @@ def python_with(name: str, say: Say) -> Path:
 
 
 def node_modules(say: Say) -> Path:
-    """Return the folder in which Node finds the packages of ``package.json``. Raises CannotInstall."""
+    """Return the folder with Node's packages of ``package.json``. Raises CannotInstall."""
     folder, wanted = FOLDER.absolute() / "node", _REQUIREMENTS / "package.json"
     stamp = _stamp(folder, wanted)
     if not stamp.exists():

@@ -1,4 +1,4 @@
-"""A local stack on the real model, as the tests of this folder and other people's clients see it."""
+"""A local stack on the real model, for the tests of this folder and for third-party clients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ class Running:
 
     @property
     def client(self) -> OpenAI:
-        """The official client, with no retries to hide anything."""
+        """The official client without retries, so that errors show."""
         return OpenAI(base_url=f"{self.stack.api_url}/v1", api_key=self.stack.api_key, max_retries=0)
 
     def flower(self, path: str) -> httpx2.Response:
@@ -41,9 +41,9 @@ class Running:
 def running_smollm2(
     changes: Mapping[str, str], say: Callable[[str], None] = lambda _: None, beside: Sequence[str] = ()
 ) -> Iterator[Running]:
-    """Yield a stack in a folder of its own, with the model and the kernels that the checkout has or gets now.
+    """Yield a stack in its own folder, with the real model and kernels, prepared if missing.
 
-    ``changes`` are settings for its processes, ``beside`` other models of the catalog that it serves.
+    ``changes``: settings for its processes; ``beside``: other catalog models that it also serves.
     """
     models = REPOSITORY / ".headrace" / "models"
     for name in ("smollm2", *beside):

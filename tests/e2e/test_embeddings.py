@@ -1,4 +1,4 @@
-"""The official client, a live server, a real worker process: vectors in every spelling, and past a worker's death."""
+"""The official client, a live server, a real worker process: vectors in all formats, also after a worker's death."""
 
 import signal
 import struct
@@ -30,7 +30,7 @@ TEXTS = ["a mill on the river", "x", "bread and water and oil", "on"]
 
 @contextmanager
 def calling(settings: Settings, db: Database, tenant_id: str) -> Iterator[OpenAI]:
-    """The official client of a live server, with no retries to hide anything."""
+    """The official client of a live server, without retries, so that errors show."""
     key = api_keys.create_key(db, tenant_id, "tests", api_keys.SCOPES - {"admin"}, actor="tests")
     with serving(settings) as server, OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0) as client:
         yield client
@@ -58,7 +58,7 @@ def test_the_official_client_gets_the_models_vectors(
     with calling(settings, db, api_keys.create_tenant(db, "acme")) as client:
         create = client.embeddings.create
         with worker(start_process, settings, "org/vectors", device="cpu"):
-            found = create(model="org/vectors", input=TEXTS)  # it asks for base64, and reads that
+            found = create(model="org/vectors", input=TEXTS)  # the client requests base64 and decodes it
             plain = create(model="org/vectors@1", input=TEXTS, encoding_format="float")
             packed = create(model="org/vectors", input=TEXTS, encoding_format="base64")
             by_ids = create(model="org/vectors@default", input=[list(one) for one in ids])
@@ -85,7 +85,7 @@ def test_the_official_client_gets_the_models_vectors(
 
 
 def vectors(answer: CreateEmbeddingResponse) -> list[tuple[float, ...]]:
-    """The answer's vectors, as float32 holds them."""
+    """The answer's vectors, rounded to float32."""
     return [tuple(one.embedding) for one in answer.data]
 
 
@@ -95,7 +95,7 @@ def test_a_caller_gets_its_vectors_although_the_worker_dies(
     bench = Bench(db, settings, register(db, "vectors", "fake-encoder", "auto", actor="tests"))
     duties = Duties(bench)
     duties.start()
-    texts = [f"{n} {'x' * 4000}" for n in range(100)]  # a pass each, 20 ms
+    texts = [f"{n} {'x' * 4000}" for n in range(100)]  # one pass each, 20 ms
     with ThreadPoolExecutor(1) as caller, calling(settings, db, bench.tenant_id) as client:
         with worker(start_process, settings, "vectors", fake_step_ms=20) as first:
             asked = caller.submit(client.embeddings.create, model="vectors", input=texts, dimensions=4)

@@ -44,7 +44,7 @@ class Words:
         return f"{word}{fault}"
 
     def heard(self, kind: str, said: str) -> None:
-        """Note something that the stack itself has made up, and must keep to itself."""
+        """Add a secret that the stack itself created and must not leak."""
         assert len(said) >= 16, said
         self._said[kind] = said
 
@@ -60,7 +60,7 @@ def _forms(word: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Client:
-    """A tenant's program."""
+    """A client program of a tenant."""
 
     api: httpx2.Client
     stack: Stack

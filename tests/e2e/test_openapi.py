@@ -1,4 +1,4 @@
-"""Every route of the OpenAPI document, called with whatever Schemathesis makes of its description."""
+"""Every route of the OpenAPI document, called by Schemathesis with requests generated from its schema."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.e2e.running import REPOSITORY
 from tests.folders import reachable_folder
 from tests.processes import free_port
 
-# Not "positive_data_acceptance": whether a body that fits the schema is accepted depends on which models there are.
+# Without "positive_data_acceptance": a valid body may name a model that does not exist.
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -28,7 +28,7 @@ CHECKS = (
     "ignored_auth",
     "use_after_free",
 )
-# A call that waits for its answer is to get one, however much was asked for; no limit is to be met.
+# Every waiting call must get an answer, however long the output; no limit may be reached.
 CHANGES = {
     "HEADRACE_FAKE_STEP_MS": "0",
     "HEADRACE_DRAIN_S": "0.5",
@@ -40,7 +40,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    """Every process, on the models without weights."""
+    """All processes, with the models without weights."""
     with reachable_folder() as folder:
         settings = Settings(home=folder, api_port=0, flower_port=free_port())
         with running_stack(settings, ["fake", "fake-encoder"], lambda _: None, CHANGES) as stack:
@@ -52,7 +52,7 @@ SAID_ELSEWHERE = "^/v1/(jobs|completions|organization/(costs|usage/embeddings))$
 
 
 def _configuration(stack: Stack, *, is_full: bool) -> str:
-    """Return a configuration that names the hooks, and things that there are for the paths that name one."""
+    """Return a configuration with the hooks, and with ids of existing objects for path parameters."""
     client = OpenAI(base_url=f"{stack.api_url}/v1", api_key=stack.api_key)
     answer = client.chat.completions.with_raw_response.create(model="fake", messages=[{"role": "user", "content": "x"}])
     line = b'{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "fake", "prompt": "x"}}\n'

@@ -113,7 +113,7 @@ def test_a_forced_call_validates_and_its_result_is_answered(running: Running) ->
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault" in metafunc.fixturenames:
-        # CI breaks the fake's stacks alone (tests/reliability, make chaos): there it takes seconds.
+        # CI injects faults only with the fake model (tests/reliability, make chaos): there it takes seconds.
         faults = [("kill-worker", 32, 0), ("flush-redis", 32, 0)] if metafunc.config.getoption("--full") else []
         metafunc.parametrize(("fault", "jobs", "check"), [("none", 8, 8), *faults])
 
@@ -121,7 +121,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_mixed_jobs_each_end_once_whatever_breaks(
     running: Running, pytestconfig: pytest.Config, fault: str, jobs: int, check: int
 ) -> None:
-    # The reference computes one at a time, and for as long as all the rest of this folder takes.
+    # The reference runs one request at a time, and takes as long as the rest of this folder.
     check = check if pytestconfig.getoption("--full") else check // 4
     args = argparse.Namespace(jobs=jobs, concurrency=16, fault=fault, check=check)
     report = trial.run(running.stack, running.record, running.home, args)
@@ -139,7 +139,7 @@ def test_flower_shows_engine_statistics_and_tasks_by_model_version(running: Runn
     assert any(pool["model version"] == "smollm2@1" and pool["engine steps"] > 0 for pool in live)
     deadline = time.monotonic() + 60
     while not (tasks := running.flower("/api/tasks?limit=5").json()):
-        # Flower asks for events every five seconds; until then a worker sends none.
+        # Flower enables events every five seconds; before that a worker sends none.
         assert time.monotonic() < deadline, "Flower shows no task"
         running.client.chat.completions.create(model="smollm2", messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
     assert {task["name"] for task in tasks.values()} == {"generate:smollm2@1"}
@@ -158,7 +158,7 @@ def test_metrics_count_what_was_accepted(running: Running) -> None:
 
 
 def here(text: str, running: Running) -> str:
-    """A block with this stack's address and key."""
+    """A README block with this stack's address and key."""
     return readme.here(text, running.stack.api_url, running.stack.api_key)
 
 

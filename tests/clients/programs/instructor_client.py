@@ -1,4 +1,4 @@
-"""instructor: pydantic models out of answers, in each of its ways to ask for them."""
+"""instructor: pydantic models from answers, in each of its modes."""
 
 import asyncio
 from typing import Literal

@@ -1,6 +1,6 @@
-"""For the programmes beside it: names their features, runs one after the other, and looks at the jobs behind them.
+"""Helpers of the programs in this folder: register features, run them in order, check the jobs behind them.
 
-Knows nothing but the standard library and what every OpenAI client knows: OPENAI_BASE_URL and OPENAI_API_KEY.
+Uses only the standard library and the environment of every OpenAI client: OPENAI_BASE_URL and OPENAI_API_KEY.
 """
 
 import inspect
@@ -23,13 +23,13 @@ TOO_LONG = "water " * 12_000
 
 BASE_URL = os.environ["OPENAI_BASE_URL"]
 CUTTING_URL = os.environ["CUTTING_BASE_URL"]
-"""The same server behind one that loses the first answer to every request."""
+"""The same server behind a proxy that drops the first answer to every request."""
 
 _features: list[tuple[str, Callable[[], Any]]] = []
 
 
 def feature(name: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Make a function, plain or async, the proof of a feature; it fails by raising."""
+    """Register a function, plain or async, as the test of a feature; an exception is a failure."""
 
     def note(proof: Callable[[], Any]) -> Callable[[], Any]:
         _features.append((name, proof))
@@ -56,12 +56,12 @@ def main(run_async: Callable[[Any], object]) -> None:
 
 
 def new_run() -> dict[str, str]:
-    """Metadata by which a job can be found again."""
+    """Metadata that identifies a job."""
     return {"run": uuid.uuid4().hex}
 
 
 def jobs_of(run: dict[str, str]) -> list[dict[str, Any]]:
-    """The jobs that carry this metadata."""
+    """The jobs with this metadata."""
     query = urllib.parse.urlencode({f"metadata[{name}]": value for name, value in run.items()})
     request = urllib.request.Request(
         f"{BASE_URL}/jobs?{query}", headers={"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
@@ -83,5 +83,5 @@ def wait_until_cancelled(run: dict[str, str]) -> None:
 
 
 def assert_one_job_succeeded(run: dict[str, str]) -> None:
-    """A request that was sent again made no second job."""
+    """A retried request created no second job."""
     assert [job["status"] for job in jobs_of(run)] == ["succeeded"], jobs_of(run)

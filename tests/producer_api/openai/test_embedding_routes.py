@@ -111,10 +111,11 @@ def test_who_leaves_before_the_end_cancels_the_job(
     wait_for(lambda: [job.state for job in jobs.list_jobs(db, tenant)] == [JobState.CANCELLED], "the job ends")
 
 
-def test_the_document_has_both_tasks_and_all_shapes_of_input(settings: Settings) -> None:
+def test_the_document_has_all_tasks_and_all_shapes_of_input(settings: Settings) -> None:
     document = json.loads(json.dumps(create_app(settings).openapi()))
     body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     schemas = document["components"]["schemas"]
-    assert {option["$ref"].rpartition("/")[2] for option in body["oneOf"]} == {"GenerateRequest", "EmbedRequest"}
+    tasks = {option["$ref"].rpartition("/")[2] for option in body["oneOf"]}
+    assert tasks == {"GenerateRequest", "EmbedRequest", "RerankRequest"}
     assert len(schemas["EmbeddingRequest"]["properties"]["input"]["anyOf"]) == 4
     assert "EmbeddingList" in schemas
