@@ -150,7 +150,7 @@ StartProcess = Callable[..., Process]
 
 @contextmanager
 def processes(folder: Path) -> Iterator[StartProcess]:
-    """Yield a function that starts processes with their logs in ``folder``; those still running at the end are killed."""
+    """Yield a function that starts processes with their logs in ``folder`` and kills those still running at the end."""
     started: list[Process] = []
 
     def start(argv: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Process:
