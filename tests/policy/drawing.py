@@ -4,7 +4,7 @@ Each text is a value that is made (keys in vendors' forms, addresses, numbers wi
 in which such values are met, or a negative that only looks alike. There are two families, with forms of values,
 surroundings and negatives of their own: the recognisers may be tuned on one, whatever the seed, and not on the other.
 Five more families are lines of a file (``lines``), third to seventh, and one holds ordinary texts only. Each
-was measured before its misses were mended, see docs/policy.md.
+was measured before its misses were fixed: see benchmarks/results/2026-11-27-recognisers-unseen.md.
 """
 
 import argparse
