@@ -83,27 +83,15 @@ class WorkerRuntime:
         self.engine = self._new_engine(settings)
         self._registry.register(EngineCollector(self.engine.stats, self.frames))
         self.in_flight = InFlightAttempts()
-        self.admission = EngineAdmission(
-            self.engine,
-            max_jobs=max_jobs,
-            max_slots=settings.max_slots,
-            num_spare=num_spare(settings.max_slots),
-            waker=self._waker,
-        )
+        self.admission = self._new_admission(max_jobs)
         self._claim_client = self._new_claim_client(self._connections.jobs)
-        self.leases = LeaseKeeper(
-            self._new_claim_client(self._connections.leases), self.in_flight, self.engine, lease_s=settings.lease_s
-        )
+        self.leases = self._new_lease_keeper()
         self.job_runner = self._new_job_runner()
         self._sources = self._new_sources(settings)
         self.drain = Drain(settings.drain_s)
-        self._watchdog = EngineWatchdog(
-            self.engine, max_step_s=settings.max_step_s, on_dead=self._fail, check_now=self._check_engine
-        )
+        self._watchdog = self._new_watchdog(settings.max_step_s)
         self._drain_keeper = self._new_drain_keeper()
-        self._presence = PresenceReporter(
-            self._connections.health, model.queue, self.engine.capacity_tokens, is_taking=self._is_taking
-        )
+        self._presence = self._new_presence()
         self._health = self._new_health(settings)
 
     def start(self) -> None:
@@ -245,6 +233,22 @@ class WorkerRuntime:
             )
         )
 
+    def _new_admission(self, max_jobs: int) -> EngineAdmission:
+        return EngineAdmission(
+            self.engine,
+            max_jobs=max_jobs,
+            max_slots=self._max_slots,
+            num_spare=num_spare(self._max_slots),
+            waker=self._waker,
+        )
+
+    def _new_watchdog(self, max_step_s: float) -> EngineWatchdog:
+        return EngineWatchdog(self.engine, max_step_s=max_step_s, on_dead=self._fail, check_now=self._check_engine)
+
+    def _new_presence(self) -> PresenceReporter:
+        capacity = self.engine.capacity_tokens
+        return PresenceReporter(self._connections.health, self._model.queue, capacity, is_taking=self._is_taking)
+
     def _is_taking(self) -> bool:
         return not (self._stopping.is_set() or self.drain.requested.is_set())
 
@@ -277,6 +281,10 @@ class WorkerRuntime:
             stopping=self._stopping,
             capacity=self.engine.capacity_tokens,
         )
+
+    def _new_lease_keeper(self) -> LeaseKeeper:
+        claim_client = self._new_claim_client(self._connections.leases)
+        return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s)
 
     def _new_job_runner(self) -> JobRunner:
         context = WorkContext(

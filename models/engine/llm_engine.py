@@ -64,7 +64,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         """Raise ValueError for a configuration in which nothing could run."""
         if self.max_slots < 1 or self.step_tokens < 1 or self.stretch <= 1 or self.deltas_per_s <= 0:
-            raise ValueError(f"an engine needs slots, tokens, time for prompts beside streams, and to be heard: {self}")
+            raise ValueError(f"an engine needs max_slots, step_tokens and deltas_per_s > 0, stretch > 1: {self}")
 
 
 class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):

@@ -102,21 +102,23 @@ def completed(
     output = answer(payload, claim.job_id, filtered.text, completion.finish_reason)
     likely = _spelled(completion, logprobs, tokenizer)
     output = output.model_copy(update={"logprobs": likely, "policy": filtered.hits or None})
-    late = JobErrorBody(
-        code="deadline_exceeded", message="the deadline passed while the job ran", attempt=claim.attempt
-    )
     return Finish(
         job_id=claim.job_id,
         epoch=claim.epoch,
         state=state,
         output=output.model_dump(exclude_none=True),
-        error=late.model_dump() if state is JobState.EXPIRED else None,
+        error=_expiry_error(claim) if state is JobState.EXPIRED else None,
         usage=used,
         deltas=filtered.pieces,
         lineage=start.lineage,
         logprobs=logprobs,
         tenant_id=claim.tenant_id,
     )
+
+
+def _expiry_error(claim: Claim) -> dict[str, Any]:
+    message = "the deadline passed while the job ran"
+    return JobErrorBody(code="deadline_exceeded", message=message, attempt=claim.attempt).model_dump()
 
 
 def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
