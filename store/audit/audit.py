@@ -58,6 +58,35 @@ class _RequestOrigin:
 _caller: ContextVar[_RequestOrigin | None] = ContextVar("headrace_audit_caller", default=None)
 
 
+# Adds one entry; a trigger fills in its place, time and hashes.
+_RECORD = text("""
+INSERT INTO audit_log (tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address)
+VALUES (
+    :tenant_id, :actor, :action, :resource, CAST(:detail AS jsonb), :before_hash, :after_hash, :request_id, :address
+)
+""")
+
+# One tenant's entries that meet the conditions; a condition that is NULL does not count.
+_ENTRIES = """
+SELECT
+    id, tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address, at, seq, prev_hash,
+    hash
+FROM audit_log
+WHERE tenant_id = :tenant_id
+    AND (CAST(:since_s AS float8) IS NULL OR at >= to_timestamp(:since_s))
+    AND (CAST(:until_s AS float8) IS NULL OR at < to_timestamp(:until_s))
+    AND (CAST(:actions AS text[]) IS NULL OR action = ANY(:actions))
+    AND (CAST(:actors AS text[]) IS NULL OR actor = ANY(:actors))
+    AND (CAST(:resources AS text[]) IS NULL OR resource = ANY(:resources))
+    AND (CAST(:older_than AS bigint) IS NULL OR id < :older_than)
+    AND (CAST(:newer_than AS bigint) IS NULL OR id > :newer_than)
+"""
+
+_NEWEST = text(f"{_ENTRIES} ORDER BY id DESC LIMIT :limit")
+
+_OLDEST = text(f"{_ENTRIES} ORDER BY id LIMIT :limit")
+
+
 def bind_caller(request_id: str, address: str | None) -> None:
     """Set the request id and the address of the entries that this context, and its threads, will record."""
     _caller.set(_RequestOrigin(request_id, address))
@@ -71,15 +100,6 @@ def _process_address() -> str:
     except KeyError:  # a container's user may be missing in the password file
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
-
-
-# Adds one entry; a trigger fills in its place, time and hashes.
-_RECORD = text("""
-INSERT INTO audit_log (tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address)
-VALUES (
-    :tenant_id, :actor, :action, :resource, CAST(:detail AS jsonb), :before_hash, :after_hash, :request_id, :address
-)
-""")
 
 
 def record(
@@ -135,25 +155,6 @@ class EntryFilter:
     actions: Sequence[str] | None = None
     actors: Sequence[str] | None = None
     resources: Sequence[str] | None = None
-
-
-# One tenant's entries that meet the conditions; a condition that is NULL does not count.
-_ENTRIES = """
-SELECT
-    id, tenant_id, actor, action, resource, detail, before_hash, after_hash, request_id, address, at, seq, prev_hash,
-    hash
-FROM audit_log
-WHERE tenant_id = :tenant_id
-    AND (CAST(:since_s AS float8) IS NULL OR at >= to_timestamp(:since_s))
-    AND (CAST(:until_s AS float8) IS NULL OR at < to_timestamp(:until_s))
-    AND (CAST(:actions AS text[]) IS NULL OR action = ANY(:actions))
-    AND (CAST(:actors AS text[]) IS NULL OR actor = ANY(:actors))
-    AND (CAST(:resources AS text[]) IS NULL OR resource = ANY(:resources))
-    AND (CAST(:older_than AS bigint) IS NULL OR id < :older_than)
-    AND (CAST(:newer_than AS bigint) IS NULL OR id > :newer_than)
-"""
-_NEWEST = text(f"{_ENTRIES} ORDER BY id DESC LIMIT :limit")
-_OLDEST = text(f"{_ENTRIES} ORDER BY id LIMIT :limit")
 
 
 def list_entries(

@@ -28,6 +28,44 @@ _OF_TENANT = {part: text(f"{_ROW}tenant_id = :tenant_id{part}") for part in (_MO
 _OF_SYSTEM = {part: text(f"{_ROW}tenant_id IS NULL{part}") for part in (_MORE, _NO_PLACE)}
 
 
+# All tenants with entries: one step in the index for each tenant, whatever the number of its rows.
+_TENANTS = """
+WITH RECURSIVE chains (tenant_id) AS (
+    (SELECT tenant_id FROM audit_log WHERE tenant_id IS NOT NULL ORDER BY tenant_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT tenant_id FROM audit_log WHERE tenant_id > chains.tenant_id ORDER BY tenant_id LIMIT 1)
+    FROM chains WHERE chains.tenant_id IS NOT NULL
+)
+"""
+
+# The tenants that have a chain; NULL stands for the chain ``system``.
+_CHAINS = text(f"""{_TENANTS}
+SELECT tenant_id FROM chains WHERE tenant_id IS NOT NULL
+UNION ALL (SELECT NULL WHERE EXISTS (SELECT FROM audit_log WHERE tenant_id IS NULL))
+""")
+
+# The newest row of each chain, and the time now.
+_HEADS = text(f"""{_TENANTS}
+SELECT newest.tenant_id, newest.seq, newest.hash, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
+FROM chains CROSS JOIN LATERAL (
+    SELECT tenant_id, seq, hash FROM audit_log WHERE tenant_id = chains.tenant_id ORDER BY seq DESC LIMIT 1
+) AS newest
+UNION ALL (
+    SELECT tenant_id, seq, hash, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
+    FROM audit_log WHERE tenant_id IS NULL ORDER BY seq DESC LIMIT 1
+)
+""")
+
+# The newest row of each chain, as the trigger recorded it.
+_RECORDED_HEADS = text("""
+SELECT chain, seq, hash, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
+FROM audit_heads ORDER BY chain
+""")
+
+# The triggers on the log, and whether they are on.
+_GUARDS = text("SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'audit_log'::regclass AND NOT tgisinternal")
+
+
 def pages(db: Database, tenant_id: str | None) -> Iterator[list[Row]]:
     """Yield a chain's rows in order, in pages, in the form that is hashed and exported; None: the chain ``system``."""
     statements = _OF_SYSTEM if tenant_id is None else _OF_TENANT
@@ -50,53 +88,16 @@ def rows(db: Database, tenant_id: str | None) -> Iterator[Row]:
         yield from page
 
 
-# All tenants with entries: one step in the index for each tenant, whatever the number of its rows.
-_TENANTS = """
-WITH RECURSIVE chains (tenant_id) AS (
-    (SELECT tenant_id FROM audit_log WHERE tenant_id IS NOT NULL ORDER BY tenant_id LIMIT 1)
-    UNION ALL
-    SELECT (SELECT tenant_id FROM audit_log WHERE tenant_id > chains.tenant_id ORDER BY tenant_id LIMIT 1)
-    FROM chains WHERE chains.tenant_id IS NOT NULL
-)
-"""
-
-# The tenants that have a chain; NULL stands for the chain ``system``.
-_CHAINS = text(f"""{_TENANTS}
-SELECT tenant_id FROM chains WHERE tenant_id IS NOT NULL
-UNION ALL (SELECT NULL WHERE EXISTS (SELECT FROM audit_log WHERE tenant_id IS NULL))
-""")
-
-
 def chains(db: Database) -> Sequence[str | None]:
     """Return the tenants that have a chain; None is the chain ``system``."""
     with db.autocommit() as connection:
         return connection.execute(_CHAINS).scalars().all()
 
 
-# The newest row of each chain, and the time now.
-_HEADS = text(f"""{_TENANTS}
-SELECT newest.tenant_id, newest.seq, newest.hash, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
-FROM chains CROSS JOIN LATERAL (
-    SELECT tenant_id, seq, hash FROM audit_log WHERE tenant_id = chains.tenant_id ORDER BY seq DESC LIMIT 1
-) AS newest
-UNION ALL (
-    SELECT tenant_id, seq, hash, to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
-    FROM audit_log WHERE tenant_id IS NULL ORDER BY seq DESC LIMIT 1
-)
-""")
-
-
 def heads(db: Database) -> list[Head]:
     """Return the head of each chain, from the newest row in the log."""
     with db.autocommit() as connection:
         return [Head(chain_of(tenant), seq, digest, at) for tenant, seq, digest, at in connection.execute(_HEADS)]
-
-
-# The newest row of each chain, as the trigger recorded it.
-_RECORDED_HEADS = text("""
-SELECT chain, seq, hash, to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS"Z"')
-FROM audit_heads ORDER BY chain
-""")
 
 
 def recorded_heads(db: Database) -> list[Head]:
@@ -108,8 +109,6 @@ def recorded_heads(db: Database) -> list[Head]:
         return [Head(*row) for row in connection.execute(_RECORDED_HEADS)]
 
 
-# The triggers on the log, and whether they are on.
-_GUARDS = text("SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'audit_log'::regclass AND NOT tgisinternal")
 # O: on, except in replication sessions, which copy rows unchanged. A: on in every session.
 _NEEDED = {"headrace_audit_chained": "O", "headrace_audit_append_only": "A"}
 

@@ -59,28 +59,8 @@ class BatchProgress:
     remaining_s: float
 
 
-def keeper_lock(db: Database) -> AbstractContextManager[Leadership | None]:
-    """Hold the batch keepers' lock in the block if it is free; see ``store.db.leader_election``."""
-    return lead(db, KEEPER_LOCK, silence_s=KEEPER_SILENCE_S)
-
-
-@dataclass(frozen=True, slots=True)
-class LiveBatch:
-    """A batch that has not ended, and its tenant."""
-
-    id: str
-    tenant_id: str
-
-
 # All batches that have not ended.
 _LIVE = text("SELECT id, tenant_id FROM live_batches ORDER BY id")
-
-
-def list_live(db: Database) -> list[LiveBatch]:
-    """Return the batches of all tenants that have not ended, oldest first."""
-    with db.autocommit() as connection:
-        return [LiveBatch(*row) for row in connection.execute(_LIVE)]
-
 
 # Counts the lines of ended jobs. A partial index holds the unfinished lines only.
 _COUNT_ENDED = text("""
@@ -110,43 +90,17 @@ SELECT {COLUMNS},
 FROM batches WHERE id = :id
 """)
 
-
-def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgress:
-    """Count the lines of jobs that have ended since the last call, and return the batch's progress."""
-    with db.begin(tenant_id=tenant_id) as connection:
-        connection.execute(_LOCK, {"id": batch_id})
-        connection.execute(_COUNT_ENDED, {"id": batch_id})
-        row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
-    return BatchProgress(from_row(row, db.vault), row["num_unfinished"], row["remaining_s"])
-
-
 # From validating to in_progress.
 _START = text("""
 UPDATE batches SET status = 'in_progress', in_progress_at = now(), num_total = :num_total, model = :model
 WHERE id = :id AND status = 'validating'
 """)
 
-
-def start(db: Database, tenant_id: str, batch_id: str, *, num_total: int, model: str | None) -> None:
-    """Start a batch with valid input. Does nothing if the batch is not in ``validating``."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        connection.execute(_START, {"id": batch_id, "num_total": num_total, "model": model})
-
-
 # From validating to failed.
 _FAIL = text("""
 UPDATE batches SET status = 'failed', failed_at = now(), errors = CAST(:errors AS jsonb)
 WHERE id = :id AND status = 'validating' RETURNING id
 """)
-
-
-def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
-    """End a batch with invalid input, and store its errors."""
-    sealed = db.vault.seal(list(errors), EncryptionContext(batch.tenant_id, "batches", "errors", batch.id))
-    with db.begin(tenant_id=batch.tenant_id) as connection:
-        if connection.execute(_FAIL, {"id": batch.id, "errors": dump_json(sealed)}).scalar_one_or_none():
-            _add_webhooks(connection, batch.id)
-
 
 # Moves the cursor past the lines, unless another keeper has already moved it.
 _MOVE_CURSOR = text("""
@@ -160,6 +114,103 @@ INSERT INTO batch_lines (batch_id, line, custom_id, job_id, refusal, outcome)
 SELECT :id, r.line, r.custom_id, r.job_id, r.refusal, CASE WHEN r.job_id IS NULL THEN 'refused' END
 FROM json_to_recordset(CAST(:rows AS json)) AS r(line int, custom_id text, job_id text, refusal jsonb)
 """)
+
+# Cancels queued jobs of the batch, and requests it of running ones.
+_CANCEL_JOBS = text("""
+WITH asked AS (
+    UPDATE jobs SET
+        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
+        completed_at = CASE state WHEN 'queued' THEN now() END,
+        cancel_requested_at = now()
+    WHERE id IN (
+            SELECT jobs.id FROM batch_lines JOIN jobs ON jobs.id = batch_lines.job_id
+            WHERE batch_id = :id AND outcome IS NULL AND cancel_requested_at IS NULL
+                AND state IN ('queued', 'running')
+            ORDER BY jobs.id LIMIT :limit FOR NO KEY UPDATE OF jobs)
+        AND state IN ('queued', 'running')
+    RETURNING id, state, epoch
+), events AS (
+    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
+)
+SELECT id, state FROM asked
+""")
+
+# From in_progress to finalizing, if all jobs have ended.
+_FINALIZE = text("""
+UPDATE batches SET status = 'finalizing', finalizing_at = now()
+WHERE id = :id AND status = 'in_progress'
+    AND NOT EXISTS (SELECT FROM batch_lines WHERE batch_id = :id AND outcome IS NULL)
+""")
+
+# Stored lines of a range.
+_LINES = text("""
+SELECT line, custom_id, job_id, refusal FROM batch_lines
+WHERE batch_id = :id AND line >= :first AND line <= :last ORDER BY line
+""")
+
+# From the current status to a final one, with the result files.
+_END = text("""
+UPDATE batches SET
+    status = CAST(:status AS varchar), output_file_id = :output_file_id, error_file_id = :error_file_id,
+    num_failed = num_total - num_completed,
+    completed_at = CASE WHEN :status = 'completed' THEN now() END,
+    expired_at = CASE WHEN :status = 'expired' THEN now() END,
+    cancelled_at = CASE WHEN :status = 'cancelled' THEN now() END
+WHERE id = :id AND status = CAST(:leaving AS varchar) RETURNING id
+""")
+
+# Adds a delivery of the batch's event for each subscribed endpoint.
+_ADD_WEBHOOKS = text("""
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, batch_id, type)
+SELECT
+    'evt_' || replace(gen_random_uuid()::text, '-', ''), batch.tenant_id, endpoint.id, endpoint.url, batch.id,
+    'batch.' || batch.status
+FROM batches AS batch JOIN webhook_endpoints AS endpoint ON endpoint.tenant_id = batch.tenant_id
+WHERE batch.id = :id AND endpoint.disabled_at IS NULL
+    AND endpoint.events && ARRAY['batch.' || batch.status, '*']::varchar[]
+""")
+
+
+def keeper_lock(db: Database) -> AbstractContextManager[Leadership | None]:
+    """Hold the batch keepers' lock in the block if it is free; see ``store.db.leader_election``."""
+    return lead(db, KEEPER_LOCK, silence_s=KEEPER_SILENCE_S)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBatch:
+    """A batch that has not ended, and its tenant."""
+
+    id: str
+    tenant_id: str
+
+
+def list_live(db: Database) -> list[LiveBatch]:
+    """Return the batches of all tenants that have not ended, oldest first."""
+    with db.autocommit() as connection:
+        return [LiveBatch(*row) for row in connection.execute(_LIVE)]
+
+
+def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgress:
+    """Count the lines of jobs that have ended since the last call, and return the batch's progress."""
+    with db.begin(tenant_id=tenant_id) as connection:
+        connection.execute(_LOCK, {"id": batch_id})
+        connection.execute(_COUNT_ENDED, {"id": batch_id})
+        row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
+    return BatchProgress(from_row(row, db.vault), row["num_unfinished"], row["remaining_s"])
+
+
+def start(db: Database, tenant_id: str, batch_id: str, *, num_total: int, model: str | None) -> None:
+    """Start a batch with valid input. Does nothing if the batch is not in ``validating``."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        connection.execute(_START, {"id": batch_id, "num_total": num_total, "model": model})
+
+
+def fail(db: Database, batch: Batch, errors: Sequence[dict[str, Any]]) -> None:
+    """End a batch with invalid input, and store its errors."""
+    sealed = db.vault.seal(list(errors), EncryptionContext(batch.tenant_id, "batches", "errors", batch.id))
+    with db.begin(tenant_id=batch.tenant_id) as connection:
+        if connection.execute(_FAIL, {"id": batch.id, "errors": dump_json(sealed)}).scalar_one_or_none():
+            _add_webhooks(connection, batch.id)
 
 
 class LinesOverLimit(Exception):
@@ -210,27 +261,6 @@ def _accept(connection: Connection, lines: Sequence[ParsedLine], jobs: Sequence[
             raise LinesOverLimit(next(number for number, parsed in enumerate(lines) if parsed.job is job)) from outcome
 
 
-# Cancels queued jobs of the batch, and requests it of running ones.
-_CANCEL_JOBS = text("""
-WITH asked AS (
-    UPDATE jobs SET
-        state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END,
-        completed_at = CASE state WHEN 'queued' THEN now() END,
-        cancel_requested_at = now()
-    WHERE id IN (
-            SELECT jobs.id FROM batch_lines JOIN jobs ON jobs.id = batch_lines.job_id
-            WHERE batch_id = :id AND outcome IS NULL AND cancel_requested_at IS NULL
-                AND state IN ('queued', 'running')
-            ORDER BY jobs.id LIMIT :limit FOR NO KEY UPDATE OF jobs)
-        AND state IN ('queued', 'running')
-    RETURNING id, state, epoch
-), events AS (
-    INSERT INTO job_events (job_id, kind, epoch) SELECT id, 'cancel_requested', epoch FROM asked
-)
-SELECT id, state FROM asked
-""")
-
-
 def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -> tuple[list[str], list[str]]:
     """Cancel unfinished jobs of the batch.
 
@@ -243,25 +273,10 @@ def cancel_jobs(db: Database, tenant_id: str, batch_id: str, limit: int = 500) -
     return [row.id for row in rows if row.state != "cancelled"], ended
 
 
-# From in_progress to finalizing, if all jobs have ended.
-_FINALIZE = text("""
-UPDATE batches SET status = 'finalizing', finalizing_at = now()
-WHERE id = :id AND status = 'in_progress'
-    AND NOT EXISTS (SELECT FROM batch_lines WHERE batch_id = :id AND outcome IS NULL)
-""")
-
-
 def finalize(db: Database, tenant_id: str, batch_id: str) -> None:
     """Move a batch to ``finalizing`` if all its jobs have ended."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         connection.execute(_FINALIZE, {"id": batch_id})
-
-
-# Stored lines of a range.
-_LINES = text("""
-SELECT line, custom_id, job_id, refusal FROM batch_lines
-WHERE batch_id = :id AND line >= :first AND line <= :last ORDER BY line
-""")
 
 
 def list_lines(db: Database, batch: Batch, first: int, last: int) -> list[StoredLine]:
@@ -281,18 +296,6 @@ def list_lines(db: Database, batch: Batch, first: int, last: int) -> list[Stored
 
 def _refusal(tenant_id: str, batch_id: str, line: int) -> EncryptionContext:
     return EncryptionContext(tenant_id, "batch_lines", "refusal", f"{batch_id}/{line}")
-
-
-# From the current status to a final one, with the result files.
-_END = text("""
-UPDATE batches SET
-    status = CAST(:status AS varchar), output_file_id = :output_file_id, error_file_id = :error_file_id,
-    num_failed = num_total - num_completed,
-    completed_at = CASE WHEN :status = 'completed' THEN now() END,
-    expired_at = CASE WHEN :status = 'expired' THEN now() END,
-    cancelled_at = CASE WHEN :status = 'cancelled' THEN now() END
-WHERE id = :id AND status = CAST(:leaving AS varchar) RETURNING id
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,18 +345,6 @@ def _add_result(connection: Connection, batch: Batch, draft: BlobWriter, kind: s
         ttl_s=None if batch.output_ttl_s is None else float(batch.output_ttl_s),
     )
     return made.id
-
-
-# Adds a delivery of the batch's event for each subscribed endpoint.
-_ADD_WEBHOOKS = text("""
-INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, batch_id, type)
-SELECT
-    'evt_' || replace(gen_random_uuid()::text, '-', ''), batch.tenant_id, endpoint.id, endpoint.url, batch.id,
-    'batch.' || batch.status
-FROM batches AS batch JOIN webhook_endpoints AS endpoint ON endpoint.tenant_id = batch.tenant_id
-WHERE batch.id = :id AND endpoint.disabled_at IS NULL
-    AND endpoint.events && ARRAY['batch.' || batch.status, '*']::varchar[]
-""")
 
 
 def _add_webhooks(connection: Connection, batch_id: str) -> None:

@@ -109,6 +109,30 @@ WHERE tenant_id = :tenant_id AND status IN ({", ".join(repr(str(one)) for one in
 _FULL_RETRY_S = 10.0
 
 
+# The newest recent batch with one of the fingerprints that was not cancelled.
+_DUPLICATE = text(f"""
+SELECT {COLUMNS} FROM batches
+WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
+    AND created_at > now() - make_interval(secs => :within_s) AND cancelling_at IS NULL
+ORDER BY id DESC LIMIT 1
+""")
+
+# One batch.
+_GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
+
+# A page of batches, newest first.
+_LIST = text(f"""
+SELECT {COLUMNS} FROM batches
+WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
+""")
+
+# Requests the cancellation of a batch that can be cancelled.
+_CANCEL = text("""
+UPDATE batches SET status = 'cancelling', cancelling_at = now()
+WHERE tenant_id = :tenant_id AND id = :id AND status = ANY(CAST(:from AS text[]))
+""")
+
+
 def num_live(db: Database, tenant_id: str, key_id: str | None = None) -> int:
     """Return the number of batches of a tenant, or of one of its keys, that have not ended."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -177,25 +201,12 @@ def is_known(db: Database, tenant_id: str, idempotency_key: str) -> bool:
         return found.first() is not None
 
 
-# The newest recent batch with one of the fingerprints that was not cancelled.
-_DUPLICATE = text(f"""
-SELECT {COLUMNS} FROM batches
-WHERE tenant_id = :tenant_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
-    AND created_at > now() - make_interval(secs => :within_s) AND cancelling_at IS NULL
-ORDER BY id DESC LIMIT 1
-""")
-
-
 def find_duplicate(db: Database, tenant_id: str, fingerprints: Sequence[str], within_s: float) -> Batch | None:
     """Return the newest batch with one of these fingerprints, not cancelled, of the last ``within_s`` seconds."""
     values = {"tenant_id": tenant_id, "fingerprints": list(fingerprints), "within_s": within_s}
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = connection.execute(_DUPLICATE, values).mappings().one_or_none()
     return None if row is None else from_row(row, db.vault)
-
-
-# One batch.
-_GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
 
 
 def get(db: Database, tenant_id: str, batch_id: str) -> Batch:
@@ -211,13 +222,6 @@ def _get(connection: Connection, vault: Vault, tenant_id: str, batch_id: str) ->
     return from_row(row, vault)
 
 
-# A page of batches, newest first.
-_LIST = text(f"""
-SELECT {COLUMNS} FROM batches
-WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
-""")
-
-
 def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[Batch]:
     """Return at most ``limit`` batches, newest first, after the batch with the id ``after``."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -226,12 +230,6 @@ def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None 
 
 
 _MAY_BE_CANCELLED = [str(status) for status, following in NEXT.items() if BatchStatus.CANCELLING in following]
-
-# Requests the cancellation of a batch that can be cancelled.
-_CANCEL = text("""
-UPDATE batches SET status = 'cancelling', cancelling_at = now()
-WHERE tenant_id = :tenant_id AND id = :id AND status = ANY(CAST(:from AS text[]))
-""")
 
 
 def request_cancel(db: Database, tenant_id: str, batch_id: str) -> Batch:

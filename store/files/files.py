@@ -77,15 +77,6 @@ SELECT digest FROM found UNION ALL SELECT digest FROM made
 """)
 
 
-def keep_content(db: Database, draft: BlobWriter) -> None:
-    """Store a content. A reference must be written within ``UNREFERENCED_S``. Raises Unavailable."""
-    name = f"{draft.digest}.{uuid4().hex[:12]}"
-    values = {"sha256": draft.digest, "name": name, "num_bytes": draft.num_bytes}
-    with db.autocommit() as connection:
-        name = connection.execute(_TOUCH, values).scalar_one()
-    draft.keep(name)
-
-
 IS_KEPT = "SELECT digest FROM blobs WHERE digest = :digest AND removed_at IS NULL FOR SHARE"
 """Finds a content that is not marked for removal, and locks it against removal for the transaction."""
 
@@ -98,6 +89,64 @@ SELECT
 FROM kept
 RETURNING {_COLUMNS}
 """)
+
+# Locks the tenant's uploads for the transaction, so that concurrent uploads are counted.
+_LOCK_UPLOADS = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
+
+# Size of the tenant's files.
+_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_CURRENT}")
+
+# One file that has not expired.
+_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_CURRENT}")
+
+# A page of files.
+_LIST = """
+SELECT {columns} FROM files
+WHERE {is_there} AND (CAST(:purpose AS text) IS NULL OR purpose = :purpose)
+    AND (CAST(:after AS text) IS NULL OR id {past} :after)
+ORDER BY id {order} LIMIT :limit
+"""
+
+# Deletes a file.
+_DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING purpose")
+
+# Deletes expired files.
+_EXPIRE = text("""
+DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
+""")
+
+# Locks contents without references. ``_MARK`` checks the references again after the lock, because one may have been
+# written before it; that transaction holds the row until its reference is visible.
+_UNREFERENCED = text("""
+SELECT digest FROM blobs
+WHERE removed_at IS NULL AND touched_at < now() - make_interval(secs => :older_than_s)
+    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
+ORDER BY touched_at LIMIT :limit FOR UPDATE SKIP LOCKED
+""")
+
+# Marks contents for removal.
+_MARK = text("""
+UPDATE blobs SET removed_at = now()
+WHERE digest = ANY(CAST(:digests AS text[]))
+    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
+""")
+
+# Marked contents.
+_MARKED = text("SELECT digest FROM blobs WHERE removed_at IS NOT NULL ORDER BY removed_at LIMIT :limit")
+
+# Delete the references of ended batches to a removed content, and its row.
+_DELETE_INPUTS = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
+
+_DELETE_CONTENT = text("DELETE FROM blobs WHERE digest = :digest")
+
+
+def keep_content(db: Database, draft: BlobWriter) -> None:
+    """Store a content. A reference must be written within ``UNREFERENCED_S``. Raises Unavailable."""
+    name = f"{draft.digest}.{uuid4().hex[:12]}"
+    values = {"sha256": draft.digest, "name": name, "num_bytes": draft.num_bytes}
+    with db.autocommit() as connection:
+        name = connection.execute(_TOUCH, values).scalar_one()
+    draft.keep(name)
 
 
 def add(
@@ -151,13 +200,6 @@ def create(
         return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
 
 
-# Locks the tenant's uploads for the transaction, so that concurrent uploads are counted.
-_LOCK_UPLOADS = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
-
-# Size of the tenant's files.
-_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_CURRENT}")
-
-
 def _check_quota(connection: Connection, tenant_id: str, draft: BlobWriter, most_bytes: int) -> None:
     stored = connection.execute(_STORED, {"tenant_id": tenant_id}).scalar_one()
     if stored + draft.num_bytes > most_bytes:
@@ -165,10 +207,6 @@ def _check_quota(connection: Connection, tenant_id: str, draft: BlobWriter, most
             f"this organization's files have {stored} bytes of the {most_bytes} that they may have, and this one has "
             f"{draft.num_bytes}: delete some first"
         )
-
-
-# One file that has not expired.
-_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_CURRENT}")
 
 
 def get(db: Database, tenant_id: str, file_id: str) -> File:
@@ -180,13 +218,6 @@ def get(db: Database, tenant_id: str, file_id: str) -> File:
     return _file(row)
 
 
-# A page of files.
-_LIST = """
-SELECT {columns} FROM files
-WHERE {is_there} AND (CAST(:purpose AS text) IS NULL OR purpose = :purpose)
-    AND (CAST(:after AS text) IS NULL OR id {past} :after)
-ORDER BY id {order} LIMIT :limit
-"""
 _NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past="<", order="DESC"))
 _OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past=">", order="ASC"))
 
@@ -207,10 +238,6 @@ def list_files(
         return [_file(row) for row in found]
 
 
-# Deletes a file.
-_DELETE = text("DELETE FROM files WHERE id = :id AND tenant_id = :tenant_id RETURNING purpose")
-
-
 def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
     """Delete a file. Its content is removed later, if nothing else refers to it. Raises NotFound."""
     with db.begin(tenant_id=tenant_id) as connection:
@@ -218,33 +245,6 @@ def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
         if purpose is None:
             raise NotFound(f"no file {file_id}")
         record(connection, tenant_id, actor, "file.deleted", file_id, {"purpose": purpose})
-
-
-# Deletes expired files.
-_EXPIRE = text("""
-DELETE FROM expired_files WHERE id IN (SELECT id FROM expired_files ORDER BY expires_at LIMIT :limit)
-""")
-
-# Locks contents without references. ``_MARK`` checks the references again after the lock, because one may have been
-# written before it; that transaction holds the row until its reference is visible.
-_UNREFERENCED = text("""
-SELECT digest FROM blobs
-WHERE removed_at IS NULL AND touched_at < now() - make_interval(secs => :older_than_s)
-    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
-ORDER BY touched_at LIMIT :limit FOR UPDATE SKIP LOCKED
-""")
-# Marks contents for removal.
-_MARK = text("""
-UPDATE blobs SET removed_at = now()
-WHERE digest = ANY(CAST(:digests AS text[]))
-    AND NOT EXISTS (SELECT FROM blob_references AS referring WHERE referring.digest = blobs.digest)
-""")
-# Marked contents.
-_MARKED = text("SELECT digest FROM blobs WHERE removed_at IS NOT NULL ORDER BY removed_at LIMIT :limit")
-
-# Delete the references of ended batches to a removed content, and its row.
-_DELETE_INPUTS = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_digest = :digest")
-_DELETE_CONTENT = text("DELETE FROM blobs WHERE digest = :digest")
 
 
 def expire(db: Database, limit: int = 1000) -> int:

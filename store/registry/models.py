@@ -71,16 +71,6 @@ class ModelSummary:
     versions: list[int]
 
 
-def queue_name(model: str, version: int) -> str:
-    """Return the Celery queue of a model version."""
-    return f"{model}@{version}"
-
-
-def shadow_name(task: str, model: str, version: int) -> str:
-    """Return the name under which a job's Celery task is shown."""
-    return f"{task}:{model}@{version}"
-
-
 # Adds files, unless they exist.
 _INSERT_FILES = text("""
 INSERT INTO model_files (digest, content)
@@ -110,6 +100,50 @@ SELECT
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
+
+# The version that a model string names.
+_RESOLVE = text("""
+SELECT version.*, model_sampling.sampling FROM model_versions AS version
+LEFT JOIN model_sampling USING (model, version)
+LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
+WHERE version.model = :model AND version.retired_at IS NULL
+    AND version.version = COALESCE(aliases.version, CAST(:number AS int))
+""")
+
+# All models, with aliases and versions.
+_LIST = text("""
+SELECT
+    name, task, created_at,
+    (SELECT COALESCE(jsonb_object_agg(alias, version), '{}') FROM aliases WHERE model = models.name) AS aliases,
+    ARRAY(
+        SELECT version FROM model_versions WHERE model = models.name AND retired_at IS NULL ORDER BY version DESC
+    ) AS versions
+FROM models ORDER BY name
+""")
+
+_SET_SAMPLING = text("""
+INSERT INTO model_sampling (model, version, sampling) VALUES (:model, :version, CAST(:sampling AS jsonb))
+ON CONFLICT (model, version) DO UPDATE SET sampling = excluded.sampling, updated_at = now()
+""")
+
+# Sets an alias.
+_POINT = text("""
+INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
+ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at = now()
+""")
+
+# The version of an alias, locked.
+_POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
+
+
+def queue_name(model: str, version: int) -> str:
+    """Return the Celery queue of a model version."""
+    return f"{model}@{version}"
+
+
+def shadow_name(task: str, model: str, version: int) -> str:
+    """Return the name under which a job's Celery task is shown."""
+    return f"{task}:{model}@{version}"
 
 
 def register_version(
@@ -153,16 +187,6 @@ def _lock_model(connection: Connection, model: str, task: str) -> None:
         raise InvalidRequest(f"model {model} is for the task {known}, not {task}", param="task")
 
 
-# The version that a model string names.
-_RESOLVE = text("""
-SELECT version.*, model_sampling.sampling FROM model_versions AS version
-LEFT JOIN model_sampling USING (model, version)
-LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
-WHERE version.model = :model AND version.retired_at IS NULL
-    AND version.version = COALESCE(aliases.version, CAST(:number AS int))
-""")
-
-
 def resolve(db: Database, name: str) -> ModelVersion:
     """Return the version that a model string names. Raises NotFound, which lists the known names."""
     model, _, reference = name.partition("@")
@@ -173,18 +197,6 @@ def resolve(db: Database, name: str) -> ModelVersion:
         if row is None:
             raise _unknown(connection, name)
     return _read_version(row)
-
-
-# All models, with aliases and versions.
-_LIST = text("""
-SELECT
-    name, task, created_at,
-    (SELECT COALESCE(jsonb_object_agg(alias, version), '{}') FROM aliases WHERE model = models.name) AS aliases,
-    ARRAY(
-        SELECT version FROM model_versions WHERE model = models.name AND retired_at IS NULL ORDER BY version DESC
-    ) AS versions
-FROM models ORDER BY name
-""")
 
 
 def list_models(db: Database) -> list[ModelSummary]:
@@ -198,12 +210,6 @@ def get_version(db: Database, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not. Raises NotFound if it never existed."""
     with db.autocommit() as connection:
         return _version(connection, model, version)
-
-
-_SET_SAMPLING = text("""
-INSERT INTO model_sampling (model, version, sampling) VALUES (:model, :version, CAST(:sampling AS jsonb))
-ON CONFLICT (model, version) DO UPDATE SET sampling = excluded.sampling, updated_at = now()
-""")
 
 
 def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefaults, actor: str) -> ModelVersion:
@@ -220,17 +226,6 @@ def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefau
         detail = {field: str(value) for field, value in after.items()}
         record(connection, None, actor, "model.sampling_set", name, detail, before=before, after=after)
         return _version(connection, model, version)
-
-
-# Sets an alias.
-_POINT = text("""
-INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
-ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at = now()
-""")
-
-
-# The version of an alias, locked.
-_POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
 
 
 def set_alias(db: Database, model: str, alias: str, version: int, actor: str) -> None:

@@ -51,6 +51,16 @@ RETURNING model, version, document, created_at
 """)
 
 
+# The newest version for each model.
+_NEWEST = text("""
+SELECT DISTINCT ON (model) model, version, document, created_at
+FROM policies WHERE tenant_id = :tenant_id ORDER BY model, version DESC
+""")
+
+# One version.
+_VERSION = text("SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model AND version = :version")
+
+
 def put(db: Database, tenant_id: str, model: str, document: dict[str, Any], actor: str) -> StoredPolicy:
     """Store the next version of a tenant's policy for a model, with an audit entry of the hashes of both versions.
 
@@ -78,22 +88,11 @@ def _check_limits(models: int, versions: int, num_bytes: int, *, is_new: bool) -
         )
 
 
-# The newest version for each model.
-_NEWEST = text("""
-SELECT DISTINCT ON (model) model, version, document, created_at
-FROM policies WHERE tenant_id = :tenant_id ORDER BY model, version DESC
-""")
-
-
 def list_policies(db: Database, tenant_id: str) -> Sequence[StoredPolicy]:
     """Return the newest version of each of a tenant's policies, by model."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         rows = connection.execute(_NEWEST, {"tenant_id": tenant_id}).mappings().all()
     return [StoredPolicy(**row) for row in rows]
-
-
-# One version.
-_VERSION = text("SELECT document FROM policies WHERE tenant_id = :tenant_id AND model = :model AND version = :version")
 
 
 def get_version(db: Database, tenant_id: str, model: str, version: int) -> dict[str, Any]:

@@ -37,6 +37,46 @@ FROM prompts JOIN prompt_versions AS stored ON stored.prompt_id = prompts.id WHE
 """)
 
 
+# Adds a prompt.
+_CREATE = text("INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)")
+
+# Adds a version.
+_ADD = text("""
+INSERT INTO prompt_versions (prompt_id, version, template)
+VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
+RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
+""")
+
+# Locks a prompt, so that concurrent versions get different numbers.
+_LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
+
+# The next version number.
+_NEXT = text("SELECT max(version) + 1 FROM prompt_versions WHERE prompt_id = :id")
+
+_SELECT = """
+SELECT prompts.id, prompts.name, stored.version, stored.template, stored.created_at
+FROM prompts JOIN prompt_versions AS stored ON stored.prompt_id = prompts.id
+WHERE prompts.tenant_id = :tenant_id AND """
+
+# A version of a prompt; the newest one if no version is given.
+_ONE = text(
+    _SELECT
+    + """prompts.id = :id AND (CAST(:version AS int) IS NULL OR stored.version = :version)
+ORDER BY stored.version DESC LIMIT 1"""
+)
+
+# All versions of a prompt.
+_VERSIONS = text(_SELECT + "prompts.id = :id ORDER BY stored.version")
+
+# A page of prompts with their newest versions.
+_NEWEST = text(
+    _SELECT
+    + """(CAST(:after AS text) IS NULL OR prompts.id < :after) AND stored.version = (
+    SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id)
+ORDER BY prompts.id DESC LIMIT :limit"""
+)
+
+
 def _check_limits(connection: Connection, tenant_id: str, *, is_new: bool) -> None:
     """Raise Conflict if the tenant has reached a maximum. Concurrent requests may exceed it."""
     prompts, versions, num_bytes = connection.execute(_STORED, {"tenant_id": tenant_id}).one()
@@ -47,17 +87,6 @@ def _check_limits(connection: Connection, tenant_id: str, *, is_new: bool) -> No
             f"the versions of all prompts are {versions} with {num_bytes} bytes, and {MAX_VERSIONS} with {MAX_BYTES} "
             "are the most: let requests bring what differs, as variables"
         )
-
-
-# Adds a prompt.
-_CREATE = text("INSERT INTO prompts (id, tenant_id, name) VALUES (:id, :tenant_id, :name)")
-
-# Adds a version.
-_ADD = text("""
-INSERT INTO prompt_versions (prompt_id, version, template)
-VALUES (CAST(:id AS text), :version, CAST(:template AS jsonb))
-RETURNING prompt_id AS id, CAST(:name AS text) AS name, version, template, created_at
-""")
 
 
 def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any], actor: str) -> PromptVersion:
@@ -73,12 +102,6 @@ def create(db: Database, tenant_id: str, *, name: str, template: dict[str, Any],
         made = _version(row, db.vault, tenant_id)
         record(connection, tenant_id, actor, "prompt.created", made.id, {"version": made.version}, after=template)
     return made
-
-
-# Locks a prompt, so that concurrent versions get different numbers.
-_LOCK = text("SELECT name FROM prompts WHERE tenant_id = :tenant_id AND id = :id FOR UPDATE")
-# The next version number.
-_NEXT = text("SELECT max(version) + 1 FROM prompt_versions WHERE prompt_id = :id")
 
 
 def add_version(db: Database, tenant_id: str, prompt_id: str, *, template: dict[str, Any], actor: str) -> PromptVersion:
@@ -111,19 +134,6 @@ def _context(tenant_id: str, prompt_id: str, version: int) -> EncryptionContext:
     return EncryptionContext(tenant_id, "prompt_versions", "template", f"{prompt_id}/{version}")
 
 
-_SELECT = """
-SELECT prompts.id, prompts.name, stored.version, stored.template, stored.created_at
-FROM prompts JOIN prompt_versions AS stored ON stored.prompt_id = prompts.id
-WHERE prompts.tenant_id = :tenant_id AND """
-
-# A version of a prompt; the newest one if no version is given.
-_ONE = text(
-    _SELECT
-    + """prompts.id = :id AND (CAST(:version AS int) IS NULL OR stored.version = :version)
-ORDER BY stored.version DESC LIMIT 1"""
-)
-
-
 def get(db: Database, tenant_id: str, prompt_id: str, version: int | None = None) -> PromptVersion:
     """Return a version of a prompt, by default the newest. Raises NotFound if this tenant has no such version."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -134,10 +144,6 @@ def get(db: Database, tenant_id: str, prompt_id: str, version: int | None = None
     return _version(row, db.vault, tenant_id)
 
 
-# All versions of a prompt.
-_VERSIONS = text(_SELECT + "prompts.id = :id ORDER BY stored.version")
-
-
 def list_versions(db: Database, tenant_id: str, prompt_id: str) -> Sequence[PromptVersion]:
     """Return all versions of a prompt, oldest first. Raises NotFound if this tenant has no such prompt."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -145,15 +151,6 @@ def list_versions(db: Database, tenant_id: str, prompt_id: str) -> Sequence[Prom
     if not rows:
         raise _not_found(prompt_id)
     return [_version(row, db.vault, tenant_id) for row in rows]
-
-
-# A page of prompts with their newest versions.
-_NEWEST = text(
-    _SELECT
-    + """(CAST(:after AS text) IS NULL OR prompts.id < :after) AND stored.version = (
-    SELECT max(version) FROM prompt_versions WHERE prompt_id = prompts.id)
-ORDER BY prompts.id DESC LIMIT :limit"""
-)
 
 
 def list_prompts(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[PromptVersion]:

@@ -98,6 +98,40 @@ _BOTH = text(
 _DELIVERIES = text("DELETE FROM webhook_deliveries WHERE job_id = ANY(CAST(:ids AS text[]))")
 
 
+# Erases hidden or deleted responses that no later response needs. The row of a response deleted by its owner stays.
+_ERASE_UNNEEDED = text(f"""
+WITH free AS (
+    SELECT job_id, deleted_at IS NOT NULL AS was_deleted, {_BEFORE} AS before FROM responses
+    WHERE job_id = ANY(CAST(:ids AS text[])) AND (deleted_at IS NOT NULL OR hidden_at IS NOT NULL)
+        AND NOT {_IS_NEEDED}
+    FOR UPDATE
+), emptied AS (
+    UPDATE responses SET input = '[]', goes_on = false FROM free WHERE responses.job_id = free.job_id AND was_deleted
+), gone AS (
+    DELETE FROM responses USING free WHERE responses.job_id = free.job_id AND NOT was_deleted
+)
+SELECT before FROM free WHERE before IS NOT NULL
+""")
+
+# A job's state and its unfinished batch, locked.
+_JOB = text(f"""
+SELECT jobs.state, input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL AS is_empty,
+    ({_LIVE_BATCH}) AS batch_id
+FROM jobs WHERE tenant_id = :tenant_id AND id = :job_id FOR NO KEY UPDATE OF jobs
+""")
+
+# Marks a response as deleted, and its job to be erased at its end.
+_DELETE_RESPONSE = text("""
+WITH gone AS (
+    UPDATE responses SET deleted_at = now(), request = '{}'
+    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
+    RETURNING job_id
+)
+UPDATE jobs SET purge_when_ended = true FROM gone WHERE jobs.id = gone.job_id
+RETURNING jobs.id
+""")
+
+
 def erase_inputs(connection: Connection, job_ids: Iterable[str]) -> int:
     """Erase the inputs of those of these jobs that have ended. Returns the number of jobs that had inputs."""
     return _erase_with_input(connection, _INPUTS, job_ids)
@@ -119,22 +153,6 @@ def _erase_with_input(connection: Connection, statement: TextClause, job_ids: It
     return len(rows)
 
 
-# Erases hidden or deleted responses that no later response needs. The row of a response deleted by its owner stays.
-_ERASE_UNNEEDED = text(f"""
-WITH free AS (
-    SELECT job_id, deleted_at IS NOT NULL AS was_deleted, {_BEFORE} AS before FROM responses
-    WHERE job_id = ANY(CAST(:ids AS text[])) AND (deleted_at IS NOT NULL OR hidden_at IS NOT NULL)
-        AND NOT {_IS_NEEDED}
-    FOR UPDATE
-), emptied AS (
-    UPDATE responses SET input = '[]', goes_on = false FROM free WHERE responses.job_id = free.job_id AND was_deleted
-), gone AS (
-    DELETE FROM responses USING free WHERE responses.job_id = free.job_id AND NOT was_deleted
-)
-SELECT before FROM free WHERE before IS NOT NULL
-""")
-
-
 def _erase_unneeded_responses(connection: Connection, job_ids: Iterable[str]) -> None:
     """Erase responses that were kept only for later ones, then the responses before them, and so on."""
     ids = set(job_ids)
@@ -149,14 +167,6 @@ def erase(connection: Connection, job_ids: Sequence[str]) -> int:
     num_outputs = erase_outputs(connection, job_ids)
     connection.execute(_DELIVERIES, {"ids": list(job_ids)})
     return num_both + max(num_inputs, num_outputs)
-
-
-# A job's state and its unfinished batch, locked.
-_JOB = text(f"""
-SELECT jobs.state, input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL AS is_empty,
-    ({_LIVE_BATCH}) AS batch_id
-FROM jobs WHERE tenant_id = :tenant_id AND id = :job_id FOR NO KEY UPDATE OF jobs
-""")
 
 
 def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_id: str | None = None) -> bool:
@@ -182,18 +192,6 @@ def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_
     if row is None:
         raise why_missing(db, tenant_id, job_id)
     return not row.is_empty
-
-
-# Marks a response as deleted, and its job to be erased at its end.
-_DELETE_RESPONSE = text("""
-WITH gone AS (
-    UPDATE responses SET deleted_at = now(), request = '{}'
-    WHERE tenant_id = :tenant_id AND job_id = :job_id AND deleted_at IS NULL AND hidden_at IS NULL AND is_stored
-    RETURNING job_id
-)
-UPDATE jobs SET purge_when_ended = true FROM gone WHERE jobs.id = gone.job_id
-RETURNING jobs.id
-""")
 
 
 def delete_response(db: Database, tenant_id: str, job_id: str, *, actor: str) -> None:

@@ -71,15 +71,6 @@ SELECT
 """)
 
 
-def count(db: Database, scope: Scope) -> dict[str, int]:
-    """Return the number of rows to purge of each kind, and as ``live`` the number of jobs that have not ended."""
-    with db.begin(tenant_id=scope.tenant_id) as connection:
-        connection.execute(
-            text("SET LOCAL statement_timeout = '10min'")
-        )  # it only reads, so it blocks no other transaction
-        return dict(connection.execute(_COUNT, asdict(scope)).mappings().one())
-
-
 # Jobs to purge, in the order of their ids, so that no step reads the rows of earlier steps again.
 _JOBS = text(f"""
 SELECT id FROM jobs
@@ -106,6 +97,15 @@ _PROMPTS = text(f"""
 DELETE FROM prompts WHERE id IN (
     SELECT id FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
 """)
+
+
+def count(db: Database, scope: Scope) -> dict[str, int]:
+    """Return the number of rows to purge of each kind, and as ``live`` the number of jobs that have not ended."""
+    with db.begin(tenant_id=scope.tenant_id) as connection:
+        connection.execute(
+            text("SET LOCAL statement_timeout = '10min'")
+        )  # it only reads, so it blocks no other transaction
+        return dict(connection.execute(_COUNT, asdict(scope)).mappings().one())
 
 
 def purge_step(db: Database, kind: str, scope: Scope, *, after: str = "", limit: int) -> PurgeStep:

@@ -88,49 +88,12 @@ class LayeredRetention:
         return self.ceiling.shorter(self.own)
 
 
-def defaults(settings: Settings) -> Retention:
-    """Return the retention of a tenant without values of its own."""
-    inputs_s = settings.result_ttl_s if settings.input_ttl_s is None else settings.input_ttl_s
-    return Retention(
-        inputs_s=round(inputs_s),
-        outputs_s=round(settings.result_ttl_s),
-        deliveries_s=round(settings.delivery_ttl_s),
-        files_s=None if settings.file_ttl_s is None else round(settings.file_ttl_s),
-    )
-
-
 # Retention that the operator and the tenants have set, of one tenant or of all.
 _READ = text("""
 SELECT tenants.id AS tenant_id, set_by, inputs_s, outputs_s, deliveries_s, files_s
 FROM tenants LEFT JOIN retention_overrides ON retention_overrides.tenant_id = tenants.id
 WHERE CAST(:tenant_id AS varchar) IS NULL OR tenants.id = :tenant_id
 """)
-
-
-def read_retention(db: Database, default: Retention, tenant_id: str) -> LayeredRetention:
-    """Return the retention of a tenant, by source."""
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_READ, {"tenant_id": tenant_id}).mappings().all()
-    return _by_tenant(rows, default)[tenant_id]
-
-
-def read_all(db: Database, default: Retention) -> dict[str, Retention]:
-    """Return the effective retention of each tenant."""
-    with db.autocommit() as connection:
-        rows = connection.execute(_READ, {"tenant_id": None}).mappings().all()
-    return {tenant_id: found.effective for tenant_id, found in _by_tenant(rows, default).items()}
-
-
-def _by_tenant(rows: Iterable[Mapping[Any, Any]], default: Retention) -> dict[str, LayeredRetention]:
-    found: dict[str, dict[str, Retention]] = {}
-    for row in rows:
-        found.setdefault(row["tenant_id"], {})[row["set_by"]] = Retention(**{name: row[name] for name in NAMES})
-    nothing = Retention()
-    return {
-        tenant_id: LayeredRetention(default, values.get(SetBy.OPERATOR, nothing), values.get(SetBy.TENANT, nothing))
-        for tenant_id, values in found.items()
-    }
-
 
 # The former values, locked.
 _BEFORE = text("""
@@ -147,34 +110,6 @@ ON CONFLICT (tenant_id, set_by) DO UPDATE SET
     files_s = EXCLUDED.files_s, updated_at = now()
 """)
 
-
-def set_retention(
-    db: Database, tenant_id: str, wanted: Retention, *, set_by: SetBy, actor: str, request_id: str | None = None
-) -> None:
-    """Set the operator's or the tenant's own retention; it replaces the former one.
-
-    The caller must check the values of a tenant with ``check_shorter``.
-    """
-    values: dict[str, Any] = {"tenant_id": tenant_id, "set_by": set_by}
-    with db.begin(tenant_id=tenant_id) as connection:
-        row = connection.execute(_BEFORE, values).mappings().one_or_none()
-        connection.execute(_SET, values | asdict(wanted))
-        before = None if row is None else Retention(**row).given()
-        after = wanted.given()
-        detail = {"set_by": set_by, "before": before, "after": after}
-        record(connection, tenant_id, actor, "retention.set", tenant_id, detail, request_id, before=before, after=after)
-
-
-def check_shorter(wanted: Retention, ceiling: Retention) -> None:
-    """Raise InvalidRequest if a tenant's value is longer than the operator allows."""
-    allowed = ceiling.given()
-    for name, value in wanted.given().items():
-        if name in allowed and value > allowed[name]:
-            param = name.replace("_s", "_days")
-            days = allowed[name] / DAY_S
-            raise InvalidRequest(f"`{param}` may be {days:g} at most: ask the operator for more than that", param=param)
-
-
 # Jobs of a tenant with expired inputs or outputs.
 _DUE = """
 SELECT id FROM jobs
@@ -182,12 +117,8 @@ WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND {kept}
     AND completed_at < now() - make_interval(secs => :ttl_s) AND {condition}
 ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """
+
 _INPUT_KEPT, _OUTPUT_KEPT = "input_purged_at IS NULL", "output_purged_at IS NULL"
-_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=NOT_IN_LIVE_BATCH))
-_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}"))
-_DUE_BOTH = text(
-    _DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}")
-)
 
 # Deletes expired webhook deliveries that are not pending.
 _DUE_DELIVERIES = text("""
@@ -227,6 +158,84 @@ UPDATE batches SET metadata = NULL, errors = NULL, fingerprint = NULL, purged_at
 WHERE id = ANY(CAST(:ids AS text[]))
     AND NOT EXISTS (SELECT FROM batch_lines WHERE batch_lines.batch_id = batches.id)
 """)
+
+# Ended jobs that are marked to be erased at their end.
+_DUE_WHEN_ENDED = text(f"""
+SELECT id FROM jobs
+WHERE purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL
+    AND completed_at < now() - make_interval(secs => :ttl_s) AND {NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}
+ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
+
+
+def defaults(settings: Settings) -> Retention:
+    """Return the retention of a tenant without values of its own."""
+    inputs_s = settings.result_ttl_s if settings.input_ttl_s is None else settings.input_ttl_s
+    return Retention(
+        inputs_s=round(inputs_s),
+        outputs_s=round(settings.result_ttl_s),
+        deliveries_s=round(settings.delivery_ttl_s),
+        files_s=None if settings.file_ttl_s is None else round(settings.file_ttl_s),
+    )
+
+
+def read_retention(db: Database, default: Retention, tenant_id: str) -> LayeredRetention:
+    """Return the retention of a tenant, by source."""
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        rows = connection.execute(_READ, {"tenant_id": tenant_id}).mappings().all()
+    return _by_tenant(rows, default)[tenant_id]
+
+
+def read_all(db: Database, default: Retention) -> dict[str, Retention]:
+    """Return the effective retention of each tenant."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_READ, {"tenant_id": None}).mappings().all()
+    return {tenant_id: found.effective for tenant_id, found in _by_tenant(rows, default).items()}
+
+
+def _by_tenant(rows: Iterable[Mapping[Any, Any]], default: Retention) -> dict[str, LayeredRetention]:
+    found: dict[str, dict[str, Retention]] = {}
+    for row in rows:
+        found.setdefault(row["tenant_id"], {})[row["set_by"]] = Retention(**{name: row[name] for name in NAMES})
+    nothing = Retention()
+    return {
+        tenant_id: LayeredRetention(default, values.get(SetBy.OPERATOR, nothing), values.get(SetBy.TENANT, nothing))
+        for tenant_id, values in found.items()
+    }
+
+
+def set_retention(
+    db: Database, tenant_id: str, wanted: Retention, *, set_by: SetBy, actor: str, request_id: str | None = None
+) -> None:
+    """Set the operator's or the tenant's own retention; it replaces the former one.
+
+    The caller must check the values of a tenant with ``check_shorter``.
+    """
+    values: dict[str, Any] = {"tenant_id": tenant_id, "set_by": set_by}
+    with db.begin(tenant_id=tenant_id) as connection:
+        row = connection.execute(_BEFORE, values).mappings().one_or_none()
+        connection.execute(_SET, values | asdict(wanted))
+        before = None if row is None else Retention(**row).given()
+        after = wanted.given()
+        detail = {"set_by": set_by, "before": before, "after": after}
+        record(connection, tenant_id, actor, "retention.set", tenant_id, detail, request_id, before=before, after=after)
+
+
+def check_shorter(wanted: Retention, ceiling: Retention) -> None:
+    """Raise InvalidRequest if a tenant's value is longer than the operator allows."""
+    allowed = ceiling.given()
+    for name, value in wanted.given().items():
+        if name in allowed and value > allowed[name]:
+            param = name.replace("_s", "_days")
+            days = allowed[name] / DAY_S
+            raise InvalidRequest(f"`{param}` may be {days:g} at most: ask the operator for more than that", param=param)
+
+
+_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=NOT_IN_LIVE_BATCH))
+_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}"))
+_DUE_BOTH = text(
+    _DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}")
+)
 
 
 def erase_batches(connection: Connection, batch_ids: Iterable[str], limit: int) -> int:
@@ -287,15 +296,6 @@ def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> Swe
             files = connection.execute(_DUE_FILES, values(effective.files_s)).rowcount
     counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows)
     return SweepResult(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
-
-
-# Ended jobs that are marked to be erased at their end.
-_DUE_WHEN_ENDED = text(f"""
-SELECT id FROM jobs
-WHERE purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL
-    AND completed_at < now() - make_interval(secs => :ttl_s) AND {NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}
-ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
-""")
 
 
 def sweep_marked(db: Database, limit: int) -> SweepResult:

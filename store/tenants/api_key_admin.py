@@ -105,6 +105,46 @@ class _Grantor:
     rights: Rights | None
 
 
+_COLUMNS = "id, name, scopes, models, replaced_by, created_at, expires_at, last_used_at, revoked_at"
+
+# A page of keys, newest first.
+_LIST = text(f"""
+SELECT {_COLUMNS} FROM api_keys
+WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
+""")
+
+# One key.
+_GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND id = :id")
+
+# Changes name, rights and end of a key.
+_UPDATE = text("""
+UPDATE api_keys SET name = :name, scopes = CAST(:scopes AS varchar[]), models = CAST(:models AS varchar[]),
+    expires_at = :expires_at
+WHERE tenant_id = :tenant_id AND id = :id
+""")
+
+# Ends a rotated key, at once or after the overlap.
+_REPLACE = text("""
+UPDATE api_keys SET replaced_by = :replaced_by,
+    revoked_at = CASE WHEN :overlap_s = 0 THEN now() ELSE revoked_at END,
+    expires_at = CASE WHEN :overlap_s = 0 THEN expires_at
+        ELSE LEAST(expires_at, now() + make_interval(secs => :overlap_s)) END
+WHERE tenant_id = :tenant_id AND id = :id
+""")
+
+# Ends a key at once.
+_REVOKE = text("UPDATE api_keys SET revoked_at = now() WHERE tenant_id = :tenant_id AND id = :id")
+
+# Locks the tenant's keys for the transaction. The database role of the API may not lock the tenant's row.
+_LOCK = text("SELECT now() FROM pg_advisory_xact_lock(hashtextextended('headrace.keys.' || :tenant_id, 0))")
+
+# Number of the tenant's keys in force.
+_IN_FORCE = text("""
+SELECT count(*) FROM api_keys
+WHERE tenant_id = :tenant_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+""")
+
+
 def covers(holder: Rights, wanted: Rights) -> bool:
     """True if the rights of ``holder`` include all that is ``wanted``."""
     return _lacking(holder, wanted) is None
@@ -125,24 +165,11 @@ def _lacking(holder: Rights, wanted: Rights) -> Forbidden | None:
     return None
 
 
-_COLUMNS = "id, name, scopes, models, replaced_by, created_at, expires_at, last_used_at, revoked_at"
-
-# A page of keys, newest first.
-_LIST = text(f"""
-SELECT {_COLUMNS} FROM api_keys
-WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
-""")
-
-
 def list_keys(db: Database, tenant_id: str, *, limit: int | None, after: str | None = None) -> list[ApiKey]:
     """Return at most ``limit`` keys (None: all), newest first, after the id ``after``, including ended keys."""
     values = {"tenant_id": tenant_id, "limit": limit, "after": after}
     with db.autocommit(tenant_id=tenant_id) as connection:
         return [_key(row) for row in connection.execute(_LIST, values).mappings()]
-
-
-# One key.
-_GET = text(f"SELECT {_COLUMNS} FROM api_keys WHERE tenant_id = :tenant_id AND id = :id")
 
 
 def get_key(db: Database, tenant_id: str, key_id: str) -> ApiKey:
@@ -159,14 +186,6 @@ def create(db: Database, tenant_id: str, new: NewKey, *, actor: str, grantor: st
         if grantor is not None:
             copy_limits(connection, tenant_id, grantor, issued.key.id, [SetBy.OPERATOR])
         return issued
-
-
-# Changes name, rights and end of a key.
-_UPDATE = text("""
-UPDATE api_keys SET name = :name, scopes = CAST(:scopes AS varchar[]), models = CAST(:models AS varchar[]),
-    expires_at = :expires_at
-WHERE tenant_id = :tenant_id AND id = :id
-""")
 
 
 def update(db: Database, tenant_id: str, key_id: str, change: KeyChange, *, actor: str, grantor: str | None) -> ApiKey:
@@ -189,16 +208,6 @@ def update(db: Database, tenant_id: str, key_id: str, change: KeyChange, *, acto
         values = {"tenant_id": tenant_id, "id": key_id, **rights.audit_fields(), "expires_at": rights.expires_at}
         connection.execute(_UPDATE, values | {"name": name})
         return _changed(connection, by, "api_key.updated", before, {"name": name, **rights.audit_fields()})
-
-
-# Ends a rotated key, at once or after the overlap.
-_REPLACE = text("""
-UPDATE api_keys SET replaced_by = :replaced_by,
-    revoked_at = CASE WHEN :overlap_s = 0 THEN now() ELSE revoked_at END,
-    expires_at = CASE WHEN :overlap_s = 0 THEN expires_at
-        ELSE LEAST(expires_at, now() + make_interval(secs => :overlap_s)) END
-WHERE tenant_id = :tenant_id AND id = :id
-""")
 
 
 def rotate(
@@ -231,10 +240,6 @@ def rotate(
         return _changed(connection, by, "api_key.rotated", before, detail), issued
 
 
-# Ends a key at once.
-_REVOKE = text("UPDATE api_keys SET revoked_at = now() WHERE tenant_id = :tenant_id AND id = :id")
-
-
 def revoke(db: Database, tenant_id: str, key_id: str, *, actor: str, grantor: str | None) -> ApiKey:
     """End a key at once. Raises NotFound if it is not in force, Conflict if the tenant would have no admin key."""
     with db.begin(tenant_id=tenant_id) as connection:
@@ -242,10 +247,6 @@ def revoke(db: Database, tenant_id: str, key_id: str, *, actor: str, grantor: st
         before = _get_in_force(connection, by, key_id)
         connection.execute(_REVOKE, {"tenant_id": tenant_id, "id": key_id})
         return _changed(connection, by, "api_key.revoked", before, {})
-
-
-# Locks the tenant's keys for the transaction. The database role of the API may not lock the tenant's row.
-_LOCK = text("SELECT now() FROM pg_advisory_xact_lock(hashtextextended('headrace.keys.' || :tenant_id, 0))")
 
 
 def _begin(connection: Connection, tenant_id: str, actor: str, grantor: str | None) -> _Grantor:
@@ -266,13 +267,6 @@ def _end(until: Until, now: datetime) -> datetime | None:
     if end is not None and end <= now:
         raise InvalidRequest("the key would have ended already: name a later time, or revoke it", param="expires_at")
     return end
-
-
-# Number of the tenant's keys in force.
-_IN_FORCE = text("""
-SELECT count(*) FROM api_keys
-WHERE tenant_id = :tenant_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-""")
 
 
 def _issue(connection: Connection, by: _Grantor, name: str, rights: Rights) -> IssuedKey:

@@ -79,16 +79,38 @@ class Principal:
             )
 
 
-def base_model(name: str) -> str:
-    """Return the name in ``name``, ``name@3``, ``name@alias`` or ``name:adapter``."""
-    return name.partition("@")[0].partition(":")[0]
-
-
 # Adds a tenant, unless its name is taken.
 _INSERT_TENANT = text("""
 INSERT INTO tenants (id, name, webhook_secret) VALUES (:id, :name, :secret)
 ON CONFLICT (name) DO NOTHING RETURNING id
 """)
+
+# Adds a key.
+_INSERT_KEY = text("""
+INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, models, expires_at)
+VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), CAST(:models AS varchar[]), :expires_at)
+""")
+
+# The key, its tenant and its hash. The tenant is not known yet, so a function of the schema's owner reads it (0014).
+_FIND = text("SELECT * FROM headrace_find_key(:id)")
+
+# Records the minute of the key's last use, without waiting for a locked row.
+_RECORD_USE = text("""
+UPDATE api_keys SET last_used_at = date_trunc('minute', now())
+WHERE id = (SELECT id FROM api_keys WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
+""")
+
+# The rights of a key, also of one that has ended.
+_RIGHTS = text("""
+SELECT key.tenant_id, key.scopes, key.models, tenants.disabled_at IS NOT NULL AS is_disabled
+FROM api_keys AS key JOIN tenants ON tenants.id = key.tenant_id
+WHERE key.id = :id AND key.tenant_id = :tenant_id
+""")
+
+
+def base_model(name: str) -> str:
+    """Return the name in ``name``, ``name@3``, ``name@alias`` or ``name:adapter``."""
+    return name.partition("@")[0].partition(":")[0]
 
 
 def create_tenant(db: Database, name: str, *, actor: str = "system") -> str:
@@ -134,13 +156,6 @@ def _create_tenant(connection: Connection, vault: Vault, name: str, actor: str) 
     return str(tenant_id)
 
 
-# Adds a key.
-_INSERT_KEY = text("""
-INSERT INTO api_keys (id, tenant_id, name, secret_hash, scopes, models, expires_at)
-VALUES (:id, :tenant_id, :name, :hash, CAST(:scopes AS varchar[]), CAST(:models AS varchar[]), :expires_at)
-""")
-
-
 def create_key(
     db: Database,
     tenant_id: str,
@@ -184,16 +199,6 @@ def check_rights(rights: Rights) -> None:
             raise InvalidRequest(f"a model's name without a version, such as smollm2, not {name!r}", param="models")
 
 
-# The key, its tenant and its hash. The tenant is not known yet, so a function of the schema's owner reads it (0014).
-_FIND = text("SELECT * FROM headrace_find_key(:id)")
-
-# Records the minute of the key's last use, without waiting for a locked row.
-_RECORD_USE = text("""
-UPDATE api_keys SET last_used_at = date_trunc('minute', now())
-WHERE id = (SELECT id FROM api_keys WHERE id = :id FOR NO KEY UPDATE SKIP LOCKED)
-""")
-
-
 def authenticate(db: Database, plaintext: str) -> Principal:
     """Return the principal of a key, and record its use, at most once a minute.
 
@@ -214,14 +219,6 @@ def authenticate(db: Database, plaintext: str) -> Principal:
         with db.autocommit(tenant_id=row.tenant_id) as connection:
             connection.execute(_RECORD_USE, {"id": key_id})
     return principal
-
-
-# The rights of a key, also of one that has ended.
-_RIGHTS = text("""
-SELECT key.tenant_id, key.scopes, key.models, tenants.disabled_at IS NOT NULL AS is_disabled
-FROM api_keys AS key JOIN tenants ON tenants.id = key.tenant_id
-WHERE key.id = :id AND key.tenant_id = :tenant_id
-""")
 
 
 def principal_of(db: Database, tenant_id: str, key_id: str) -> Principal:

@@ -107,6 +107,25 @@ GROUP BY tenant_id, api_key_id
 """)
 
 
+# Locks the tenants' quotas for the transaction, in a fixed order against deadlocks.
+_LOCK = text("""
+SELECT pg_advisory_xact_lock(hashtextextended('headrace.quota:' || tenant, 0))
+FROM (SELECT tenant FROM unnest(CAST(:tenants AS text[])) AS tenant ORDER BY tenant) AS ordered
+""")
+
+# Prices of queues; the prompt at its higher price.
+_PRICES = text("""
+SELECT model || '@' || version AS queue, GREATEST(input, cached_input) AS input, output FROM model_prices
+WHERE model || '@' || version = ANY(CAST(:queues AS text[]))
+""")
+
+# Adds changes to the totals, if enough of them wait.
+_FOLD = text("SELECT headrace_fold_limits(:past, :most)")
+
+# Deletes totals that are zero.
+_DELETE_ZERO = text("DELETE FROM open_totals WHERE jobs = 0 AND queued_tokens = 0 AND input_tokens = 0")
+
+
 def read_usage(connection: Connection, tenants: Sequence[str]) -> dict[QuotaOwner, QuotaUsage]:
     """Return the usage of each tenant and of each of its keys. Without usage there is no entry."""
     found: dict[QuotaOwner, QuotaUsage] = {}
@@ -121,19 +140,6 @@ def usage_of(db: Database, tenant_id: str, key_id: str = "") -> QuotaUsage:
     """Return the current usage of a tenant, or of one of its keys."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return read_usage(connection, [tenant_id]).get((tenant_id, key_id), QuotaUsage())
-
-
-# Locks the tenants' quotas for the transaction, in a fixed order against deadlocks.
-_LOCK = text("""
-SELECT pg_advisory_xact_lock(hashtextextended('headrace.quota:' || tenant, 0))
-FROM (SELECT tenant FROM unnest(CAST(:tenants AS text[])) AS tenant ORDER BY tenant) AS ordered
-""")
-
-# Prices of queues; the prompt at its higher price.
-_PRICES = text("""
-SELECT model || '@' || version AS queue, GREATEST(input, cached_input) AS input, output FROM model_prices
-WHERE model || '@' || version = ANY(CAST(:queues AS text[]))
-""")
 
 
 def refusals(connection: Connection, wants: Sequence[QuotaRequest]) -> dict[str, HeadraceError]:
@@ -246,13 +252,6 @@ def _cost(want: QuotaRequest, prices: Mapping[str, tuple[Decimal, Decimal]]) -> 
     of_input, of_output = prices.get(want.queue, (Decimal(0), Decimal(0)))
     num_output = max(want.cost_tokens - want.input_tokens, 0)
     return (want.input_tokens * of_input + num_output * of_output) / 1_000_000
-
-
-# Adds changes to the totals, if enough of them wait.
-_FOLD = text("SELECT headrace_fold_limits(:past, :most)")
-
-# Deletes totals that are zero.
-_DELETE_ZERO = text("DELETE FROM open_totals WHERE jobs = 0 AND queued_tokens = 0 AND input_tokens = 0")
 
 
 def fold(db: Database, most: int = FOLD_MOST, *, past: int = 0) -> int:

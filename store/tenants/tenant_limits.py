@@ -101,6 +101,40 @@ class LayeredLimits:
         return self.ceiling.stricter(self.own)
 
 
+# Limits that were set for tenants and keys.
+_READ = text(f"""
+SELECT tenant_id, api_key_id, set_by, {_COLUMNS} FROM limit_overrides
+WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
+    AND (api_key_id IS NULL OR api_key_id = ANY(CAST(:keys AS varchar[])))
+""")
+
+# Whether the tenant has this key and it is not revoked.
+_EXISTS = text("""
+SELECT EXISTS (SELECT FROM api_keys WHERE tenant_id = :tenant_id AND id = :api_key_id AND revoked_at IS NULL)
+""")
+
+# Stores new limits.
+_SET = text(f"""
+INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
+VALUES (:tenant_id, :api_key_id, :set_by, {", ".join(f":{name}" for name in NAMES)})
+ON CONFLICT (tenant_id, api_key_id, set_by) DO UPDATE SET
+    {", ".join(f"{name} = EXCLUDED.{name}" for name in NAMES)}, updated_at = now()
+""")
+
+# The former limits, locked.
+_BEFORE = text(f"""
+SELECT {_COLUMNS} FROM limit_overrides
+WHERE tenant_id = :tenant_id AND api_key_id IS NOT DISTINCT FROM :api_key_id AND set_by = :set_by FOR UPDATE
+""")
+
+# Copies the limits of a key to another one.
+_COPY = text(f"""
+INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
+SELECT tenant_id, :target, set_by, {_COLUMNS} FROM limit_overrides
+WHERE tenant_id = :tenant_id AND api_key_id = :source AND set_by = ANY(CAST(:set_by AS varchar[]))
+""")
+
+
 def tenant_defaults(settings: Settings) -> Limits:
     """Return the limits of a tenant without limits set by the operator."""
     return Limits(
@@ -126,13 +160,6 @@ def key_defaults(settings: Settings) -> Limits:
         concurrent_streams=settings.key_concurrent_streams,
     )
 
-
-# Limits that were set for tenants and keys.
-_READ = text(f"""
-SELECT tenant_id, api_key_id, set_by, {_COLUMNS} FROM limit_overrides
-WHERE tenant_id = ANY(CAST(:tenants AS varchar[]))
-    AND (api_key_id IS NULL OR api_key_id = ANY(CAST(:keys AS varchar[])))
-""")
 
 LimitOwner = tuple[str, str | None]
 """A tenant id and a key id; the key None: the tenant as a whole."""
@@ -160,12 +187,6 @@ def _limits(row: Mapping[Any, Any]) -> Limits:
     return Limits(**{name: row[name] for name in NAMES})
 
 
-# Whether the tenant has this key and it is not revoked.
-_EXISTS = text("""
-SELECT EXISTS (SELECT FROM api_keys WHERE tenant_id = :tenant_id AND id = :api_key_id AND revoked_at IS NULL)
-""")
-
-
 def check_key(db: Database, tenant_id: str, key_id: str) -> None:
     """Raise NotFound if the tenant has no such key, or it is revoked."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -175,21 +196,6 @@ def check_key(db: Database, tenant_id: str, key_id: str) -> None:
 def _check_key(connection: Connection, tenant_id: str, key_id: str) -> None:
     if not connection.execute(_EXISTS, {"tenant_id": tenant_id, "api_key_id": key_id}).scalar_one():
         raise NotFound(f"no API key {key_id[:64]} in force", param="key_id")
-
-
-# Stores new limits.
-_SET = text(f"""
-INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
-VALUES (:tenant_id, :api_key_id, :set_by, {", ".join(f":{name}" for name in NAMES)})
-ON CONFLICT (tenant_id, api_key_id, set_by) DO UPDATE SET
-    {", ".join(f"{name} = EXCLUDED.{name}" for name in NAMES)}, updated_at = now()
-""")
-
-# The former limits, locked.
-_BEFORE = text(f"""
-SELECT {_COLUMNS} FROM limit_overrides
-WHERE tenant_id = :tenant_id AND api_key_id IS NOT DISTINCT FROM :api_key_id AND set_by = :set_by FOR UPDATE
-""")
 
 
 def set_limits(
@@ -217,14 +223,6 @@ def set_limits(
         detail = {"set_by": set_by, "before": before, "after": after}
         resource = key_id or tenant_id
         record(connection, tenant_id, actor, "limits.set", resource, detail, request_id, before=before, after=after)
-
-
-# Copies the limits of a key to another one.
-_COPY = text(f"""
-INSERT INTO limit_overrides (tenant_id, api_key_id, set_by, {_COLUMNS})
-SELECT tenant_id, :target, set_by, {_COLUMNS} FROM limit_overrides
-WHERE tenant_id = :tenant_id AND api_key_id = :source AND set_by = ANY(CAST(:set_by AS varchar[]))
-""")
 
 
 def copy_limits(connection: Connection, tenant_id: str, source: str, target: str, set_by: Iterable[SetBy]) -> None:

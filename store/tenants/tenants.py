@@ -37,14 +37,19 @@ FROM tenants ORDER BY name
 """)
 
 
+# A tenant by its name, locked.
+_LOCK = text("SELECT id, disabled_at FROM tenants WHERE name = :name FOR NO KEY UPDATE")
+
+# Disables a tenant, or enables it.
+_SET_DISABLED = text("""
+UPDATE tenants SET disabled_at = CASE WHEN :disabled THEN COALESCE(disabled_at, now()) END WHERE id = :id
+""")
+
+
 def list_tenants(db: Database) -> list[Tenant]:
     """Return every tenant, by name."""
     with db.autocommit() as connection:
         return [Tenant(**row) for row in connection.execute(_LIST).mappings()]
-
-
-# A tenant by its name, locked.
-_LOCK = text("SELECT id, disabled_at FROM tenants WHERE name = :name FOR NO KEY UPDATE")
 
 
 def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:
@@ -63,12 +68,6 @@ def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:
         detail = {"name": new_name, "was": name}
         record(connection, tenant.id, actor, "tenant.renamed", tenant.id, detail, before=name, after=new_name)
     return str(tenant.id)
-
-
-# Disables a tenant, or enables it.
-_SET_DISABLED = text("""
-UPDATE tenants SET disabled_at = CASE WHEN :disabled THEN COALESCE(disabled_at, now()) END WHERE id = :id
-""")
 
 
 def set_disabled(db: Database, name: str, *, disabled: bool, actor: str) -> str:

@@ -81,6 +81,24 @@ class UsageGroup:
     cost: Decimal
 
 
+# Rolls old rows of the ledger up into daily totals.
+_ROLL_UP = text("SELECT headrace_add_up_usage(:tenant_id, :older_than_s, :limit)")
+
+# Stores a price, if the model version exists.
+_SET_PRICE = text("""
+INSERT INTO model_prices (model, version, input, cached_input, output)
+SELECT model, version, :input, :cached_input, :output FROM model_versions WHERE model = :model AND version = :version
+ON CONFLICT (model, version) DO UPDATE SET
+    input = EXCLUDED.input, cached_input = EXCLUDED.cached_input, output = EXCLUDED.output, updated_at = now()
+RETURNING version
+""")
+
+# The former price, locked.
+_OLD_PRICE = text("""
+SELECT input, cached_input, output FROM model_prices WHERE model = :model AND version = :version FOR UPDATE
+""")
+
+
 def usage_by(
     db: Database,
     tenant_id: str,
@@ -128,10 +146,6 @@ def _is_among(name: Dimension, values: Sequence[Value]) -> ColumnElement[bool]:
     return or_(found, _LEDGER.model.in_(values)) if name is Dimension.MODEL else found
 
 
-# Rolls old rows of the ledger up into daily totals.
-_ROLL_UP = text("SELECT headrace_add_up_usage(:tenant_id, :older_than_s, :limit)")
-
-
 def roll_up(db: Database, tenant_id: str, older_than_s: float, limit: int) -> int:
     """Roll up at most ``limit`` lines of a tenant's ledger into daily totals. Returns their number.
 
@@ -154,22 +168,6 @@ class Price:
         for amount in (self.input, self.cached_input, self.output):
             if not amount.is_finite() or amount < 0:
                 raise InvalidRequest(f"a price is a number from 0 up, not {amount}", param="price")
-
-
-# Stores a price, if the model version exists.
-_SET_PRICE = text("""
-INSERT INTO model_prices (model, version, input, cached_input, output)
-SELECT model, version, :input, :cached_input, :output FROM model_versions WHERE model = :model AND version = :version
-ON CONFLICT (model, version) DO UPDATE SET
-    input = EXCLUDED.input, cached_input = EXCLUDED.cached_input, output = EXCLUDED.output, updated_at = now()
-RETURNING version
-""")
-
-
-# The former price, locked.
-_OLD_PRICE = text("""
-SELECT input, cached_input, output FROM model_prices WHERE model = :model AND version = :version FOR UPDATE
-""")
 
 
 def set_price(db: Database, model: str, version: int, price: Price, *, actor: str) -> None:

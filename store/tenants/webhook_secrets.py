@@ -19,6 +19,27 @@ from store.errors import Conflict, NotFound
 DEFAULT_OVERLAP_S = 86_400
 
 
+# The tenant's current secret, and the end of the overlap.
+_GET = text("""
+SELECT COALESCE(rotated.secret, tenants.webhook_secret) AS secret,
+    CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret_until END AS old_secret_until
+FROM tenants LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = tenants.id WHERE tenants.id = :tenant_id
+""")
+
+# Stores a new secret. Without an overlap all older secrets end at once, even during an earlier overlap.
+_ROTATE = text("""
+INSERT INTO webhook_secrets AS rotated (tenant_id, secret, old_secret, old_secret_until)
+SELECT id, :secret, CASE WHEN :overlap_s > 0 THEN webhook_secret END,
+    CASE WHEN :overlap_s > 0 THEN now() + make_interval(secs => :overlap_s) END
+FROM tenants WHERE id = :tenant_id
+ON CONFLICT (tenant_id) DO UPDATE SET
+    secret = EXCLUDED.secret, old_secret_until = EXCLUDED.old_secret_until,
+    old_secret = CASE WHEN :overlap_s > 0 THEN rotated.secret END
+WHERE :overlap_s = 0 OR rotated.old_secret_until IS NULL OR rotated.old_secret_until <= now()
+RETURNING tenant_id
+""")
+
+
 def new_secret() -> str:
     """Return a new signing secret in the form of Standard Webhooks 1.0.0. 48 bytes need no padding in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(48)).decode()
@@ -39,33 +60,11 @@ class TenantSecret:
     old_secret_until: datetime | None
 
 
-# The tenant's current secret, and the end of the overlap.
-_GET = text("""
-SELECT COALESCE(rotated.secret, tenants.webhook_secret) AS secret,
-    CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret_until END AS old_secret_until
-FROM tenants LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = tenants.id WHERE tenants.id = :tenant_id
-""")
-
-
 def get_webhook_secret(db: Database, tenant_id: str) -> TenantSecret:
     """Return the tenant's secret. Raises NotFound, and CannotOpen if its encryption key is missing."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         row = _row(connection, tenant_id)
     return TenantSecret(db.vault.open_text(row["secret"], secret_context(tenant_id)), row["old_secret_until"])
-
-
-# Stores a new secret. Without an overlap all older secrets end at once, even during an earlier overlap.
-_ROTATE = text("""
-INSERT INTO webhook_secrets AS rotated (tenant_id, secret, old_secret, old_secret_until)
-SELECT id, :secret, CASE WHEN :overlap_s > 0 THEN webhook_secret END,
-    CASE WHEN :overlap_s > 0 THEN now() + make_interval(secs => :overlap_s) END
-FROM tenants WHERE id = :tenant_id
-ON CONFLICT (tenant_id) DO UPDATE SET
-    secret = EXCLUDED.secret, old_secret_until = EXCLUDED.old_secret_until,
-    old_secret = CASE WHEN :overlap_s > 0 THEN rotated.secret END
-WHERE :overlap_s = 0 OR rotated.old_secret_until IS NULL OR rotated.old_secret_until <= now()
-RETURNING tenant_id
-""")
 
 
 def rotate_webhook_secret(db: Database, tenant_id: str, *, overlap_s: int, actor: str) -> TenantSecret:

@@ -70,6 +70,27 @@ ORDER BY delivery.created_at DESC, delivery.id DESC LIMIT :limit
 """)
 
 
+# One delivery.
+_GET = text(f"SELECT {_COLUMNS} AND delivery.id = :id")
+
+# The attempts of a delivery, oldest first.
+_ATTEMPTS = text("""
+SELECT attempt, at, duration_ms, status, error FROM webhook_attempts
+WHERE tenant_id = :tenant_id AND delivery_id = :id ORDER BY id
+""")
+
+RESTARTED = "state = 'pending', attempts_before = attempts, next_attempt_at = now(), delivered_at = NULL"
+"""Assignments for a redelivery: the schedule starts again now, with the same id."""
+
+# Restarts a delivery, unless its endpoint is disabled.
+_REDELIVER = text(f"""
+UPDATE webhook_deliveries AS delivery SET {RESTARTED}
+WHERE tenant_id = :tenant_id AND id = :id AND NOT EXISTS (
+    SELECT FROM webhook_endpoints WHERE id = delivery.endpoint_id AND disabled_at IS NOT NULL)
+RETURNING id
+""")
+
+
 def list_deliveries(
     db: Database, tenant_id: str, only: DeliveryFilter | None = None, *, limit: int = 100, after: str | None = None
 ) -> list[DeliveryRecord]:
@@ -91,16 +112,6 @@ def _after(connection: Connection, tenant_id: str, delivery_id: str) -> datetime
         raise InvalidRequest(f"{error.message}: begin again without `after`", param="after") from None
 
 
-# One delivery.
-_GET = text(f"SELECT {_COLUMNS} AND delivery.id = :id")
-
-# The attempts of a delivery, oldest first.
-_ATTEMPTS = text("""
-SELECT attempt, at, duration_ms, status, error FROM webhook_attempts
-WHERE tenant_id = :tenant_id AND delivery_id = :id ORDER BY id
-""")
-
-
 def get_delivery(db: Database, tenant_id: str, delivery_id: str) -> tuple[DeliveryRecord, list[AttemptRecord]]:
     """Return a delivery and its last attempts, oldest first. Raises NotFound if the tenant has no such delivery."""
     with db.autocommit(tenant_id=tenant_id) as connection:
@@ -114,18 +125,6 @@ def _get(connection: Connection, tenant_id: str, delivery_id: str) -> DeliveryRe
     if row is None:
         raise NotFound(f"no webhook delivery {delivery_id}")
     return DeliveryRecord(**row)
-
-
-RESTARTED = "state = 'pending', attempts_before = attempts, next_attempt_at = now(), delivered_at = NULL"
-"""Assignments for a redelivery: the schedule starts again now, with the same id."""
-
-# Restarts a delivery, unless its endpoint is disabled.
-_REDELIVER = text(f"""
-UPDATE webhook_deliveries AS delivery SET {RESTARTED}
-WHERE tenant_id = :tenant_id AND id = :id AND NOT EXISTS (
-    SELECT FROM webhook_endpoints WHERE id = delivery.endpoint_id AND disabled_at IS NOT NULL)
-RETURNING id
-""")
 
 
 def redeliver(db: Database, tenant_id: str, delivery_id: str, *, actor: str) -> DeliveryRecord:

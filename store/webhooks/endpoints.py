@@ -59,6 +59,36 @@ RETURNING {_COLUMNS}
 _HAS_URL = text("SELECT EXISTS (SELECT FROM webhook_endpoints WHERE tenant_id = :tenant_id AND url = :url)")
 
 
+# The tenant's endpoints.
+_LIST = text(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id")
+
+# One endpoint.
+_GET = f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id"
+
+# Changes URL and events.
+_UPDATE = text(f"""
+UPDATE webhook_endpoints SET url = :url, events = CAST(:events AS varchar[])
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
+
+# Stores a new secret, and keeps the old one for the overlap.
+_ROTATE = text(f"""
+UPDATE webhook_endpoints SET secret = :secret,
+    old_secret = CASE WHEN :overlap_s > 0 THEN secret END,
+    old_secret_until = CASE WHEN :overlap_s > 0 THEN now() + make_interval(secs => :overlap_s) END
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
+
+# Enables an endpoint and clears its failures.
+_ENABLE = text(f"""
+UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, last_failed_at = NULL
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
+
+# Deletes an endpoint; its deliveries are deleted by the foreign key.
+_DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id RETURNING id")
+
+
 def create_endpoint(
     db: Database, tenant_id: str, *, url: str, events: Iterable[str] = (EVERY_EVENT,), actor: str
 ) -> Endpoint:
@@ -80,18 +110,10 @@ def create_endpoint(
     return replace(_endpoint(row), secret=secret)
 
 
-# The tenant's endpoints.
-_LIST = text(f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id ORDER BY id")
-
-
 def list_endpoints(db: Database, tenant_id: str) -> list[Endpoint]:
     """Return the tenant's endpoints, oldest first."""
     with db.autocommit(tenant_id=tenant_id) as connection:
         return [_endpoint(row) for row in connection.execute(_LIST, {"tenant_id": tenant_id}).mappings()]
-
-
-# One endpoint.
-_GET = f"SELECT {_COLUMNS} FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id"
 
 
 def get_endpoint(db: Database, tenant_id: str, endpoint_id: str) -> Endpoint:
@@ -104,13 +126,6 @@ def lock_endpoint(connection: Connection, tenant_id: str, endpoint_id: str) -> E
     """Return the endpoint, locked for this transaction. Raises NotFound."""
     values = {"tenant_id": tenant_id, "id": endpoint_id}
     return _found(connection.execute(text(f"{_GET} FOR NO KEY UPDATE"), values), endpoint_id)
-
-
-# Changes URL and events.
-_UPDATE = text(f"""
-UPDATE webhook_endpoints SET url = :url, events = CAST(:events AS varchar[])
-WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
-""")
 
 
 def update_endpoint(
@@ -141,15 +156,6 @@ def update_endpoint(
     return after
 
 
-# Stores a new secret, and keeps the old one for the overlap.
-_ROTATE = text(f"""
-UPDATE webhook_endpoints SET secret = :secret,
-    old_secret = CASE WHEN :overlap_s > 0 THEN secret END,
-    old_secret_until = CASE WHEN :overlap_s > 0 THEN now() + make_interval(secs => :overlap_s) END
-WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
-""")
-
-
 def rotate_secret(
     db: Database, tenant_id: str, endpoint_id: str, *, overlap_s: int = DEFAULT_OVERLAP_S, actor: str
 ) -> Endpoint:
@@ -169,13 +175,6 @@ def rotate_secret(
     return replace(after, secret=secret)
 
 
-# Enables an endpoint and clears its failures.
-_ENABLE = text(f"""
-UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, last_failed_at = NULL
-WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
-""")
-
-
 def enable_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> Endpoint:
     """Enable an endpoint: it gets events from now on. Does nothing if it is enabled. Raises NotFound."""
     with db.begin(tenant_id=tenant_id) as connection:
@@ -186,10 +185,6 @@ def enable_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: st
         after = _endpoint(connection.execute(_ENABLE, values).mappings().one())
         _record_change(connection, actor, "webhook_endpoint.enabled", before, after, {"was": before.disabled_reason})
     return after
-
-
-# Deletes an endpoint; its deliveries are deleted by the foreign key.
-_DELETE = text("DELETE FROM webhook_endpoints WHERE tenant_id = :tenant_id AND id = :id RETURNING id")
 
 
 def delete_endpoint(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> None:

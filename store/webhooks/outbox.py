@@ -145,31 +145,6 @@ ORDER BY taken.due_at
 _TAKE_LONGEST_DUE, _TAKE_BY_RECEIVER = (text(found + _TAKE) for found in (_LONGEST_DUE, _BY_RECEIVER))
 
 
-def take_due(
-    db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = (), busy_tenants: Iterable[str] = ()
-) -> list[Delivery]:
-    """Take due deliveries, oldest first. Each is due again in ``lease_s`` unless its attempt is recorded.
-
-    Deliveries for ``busy`` receivers and of ``busy_tenants`` are not taken.
-    """
-    values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy), "busy_tenants": list(busy_tenants)}
-    with db.autocommit() as connection:
-        rows = connection.execute(_TAKE_LONGEST_DUE, values | {"looked_at": LOOKED_AT}).mappings().all()
-        if not rows and (values["busy"] or values["busy_tenants"]):
-            rows = connection.execute(_TAKE_BY_RECEIVER, values).mappings().all()
-    return [_delivery(row, db.vault) for row in rows]
-
-
-def _delivery(row: RowMapping, vault: Vault) -> Delivery:
-    context = secret_context(row["tenant_id"], row["endpoint_id"])
-    try:
-        secrets = [vault.open_text(secret, context) for secret in row["secrets"] if secret]
-    except CannotOpen as error:
-        log.error("webhook.secret_not_opened", delivery_id=row["id"], error=error.message)
-        return Delivery(**{**row, "secrets": ()}, is_locked=True)
-    return Delivery(**{**row, "secrets": tuple(secrets)})
-
-
 # Part of the statements below: stores the attempt and deletes old ones.
 _ATTEMPT_STORED = """
 tried AS (
@@ -191,13 +166,6 @@ WITH settled AS (
 UPDATE webhook_endpoints SET failing_since = NULL, last_failed_at = NULL
 WHERE id = :endpoint_id AND failing_since IS NOT NULL
 """)
-
-
-def record_delivered(db: Database, delivery: Delivery, result: AttemptResult) -> None:
-    """Record a delivery that the receiver accepted."""
-    with db.autocommit(tenant_id=delivery.tenant_id) as connection:
-        connection.execute(_DELIVERED, _values(delivery, result))
-
 
 # Only the newest attempt may change the delivery: a later one may be running, or a redelivery was requested.
 _IS_NEWEST = """id = :id AND state = 'pending' AND attempts = :num_tries AND attempts - attempts_before = :attempt"""
@@ -224,6 +192,68 @@ FROM settled WHERE failing.id = settled.endpoint_id
 RETURNING failing.id, failing.failing_since < now() - make_interval(secs => :patience_s) AS is_over
 """)
 
+# Disables an endpoint.
+_DISABLE = text("""
+UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = :reason
+WHERE tenant_id = :tenant_id AND id = :id AND disabled_at IS NULL RETURNING id
+""")
+
+# Adds deliveries of the event to the tenant's other endpoints.
+_NOTIFY_OTHERS = text(f"""
+INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, about_endpoint_id, type)
+SELECT 'evt_' || replace(gen_random_uuid()::text, '-', ''), other.tenant_id, other.id, other.url, disabled.id,
+    '{ENDPOINT_DISABLED}'
+FROM webhook_endpoints AS disabled JOIN webhook_endpoints AS other USING (tenant_id)
+WHERE tenant_id = :tenant_id AND disabled.id = :id AND other.disabled_at IS NULL
+    AND other.events && ARRAY['{ENDPOINT_DISABLED}', '{EVERY_EVENT}']::varchar[]
+""")
+
+# Fails a delivery to a disabled endpoint.
+_REFUSED = text(f"""
+UPDATE webhook_deliveries SET
+    state = 'failed', attempts = attempts - 1, last_status = NULL, last_error = 'the endpoint is disabled'
+WHERE {_IS_NEWEST}
+    AND EXISTS (SELECT FROM webhook_endpoints WHERE id = endpoint_id AND disabled_at IS NOT NULL)
+""")
+
+# Returns deliveries that were taken and not attempted.
+_POSTPONE = text("""
+UPDATE webhook_deliveries
+SET attempts = attempts - 1, next_attempt_at = clock_timestamp() + make_interval(secs => :by_s)
+WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > attempts_before
+""")
+
+
+def take_due(
+    db: Database, limit: int, lease_s: float, *, busy: Iterable[str] = (), busy_tenants: Iterable[str] = ()
+) -> list[Delivery]:
+    """Take due deliveries, oldest first. Each is due again in ``lease_s`` unless its attempt is recorded.
+
+    Deliveries for ``busy`` receivers and of ``busy_tenants`` are not taken.
+    """
+    values = {"limit": limit, "lease_s": float(lease_s), "busy": list(busy), "busy_tenants": list(busy_tenants)}
+    with db.autocommit() as connection:
+        rows = connection.execute(_TAKE_LONGEST_DUE, values | {"looked_at": LOOKED_AT}).mappings().all()
+        if not rows and (values["busy"] or values["busy_tenants"]):
+            rows = connection.execute(_TAKE_BY_RECEIVER, values).mappings().all()
+    return [_delivery(row, db.vault) for row in rows]
+
+
+def _delivery(row: RowMapping, vault: Vault) -> Delivery:
+    context = secret_context(row["tenant_id"], row["endpoint_id"])
+    try:
+        secrets = [vault.open_text(secret, context) for secret in row["secrets"] if secret]
+    except CannotOpen as error:
+        log.error("webhook.secret_not_opened", delivery_id=row["id"], error=error.message)
+        return Delivery(**{**row, "secrets": ()}, is_locked=True)
+    return Delivery(**{**row, "secrets": tuple(secrets)})
+
+
+def record_delivered(db: Database, delivery: Delivery, result: AttemptResult) -> None:
+    """Record a delivery that the receiver accepted."""
+    with db.autocommit(tenant_id=delivery.tenant_id) as connection:
+        connection.execute(_DELIVERED, _values(delivery, result))
+
 
 def record_failed(
     db: Database, delivery: Delivery, result: AttemptResult, *, retry_in_s: float | None, patience_s: float
@@ -246,23 +276,6 @@ def record_failed(
         return reason if _disable(connection, delivery.tenant_id, endpoint.id, reason) else None
 
 
-# Disables an endpoint.
-_DISABLE = text("""
-UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = :reason
-WHERE tenant_id = :tenant_id AND id = :id AND disabled_at IS NULL RETURNING id
-""")
-
-# Adds deliveries of the event to the tenant's other endpoints.
-_NOTIFY_OTHERS = text(f"""
-INSERT INTO webhook_deliveries (id, tenant_id, endpoint_id, url, about_endpoint_id, type)
-SELECT 'evt_' || replace(gen_random_uuid()::text, '-', ''), other.tenant_id, other.id, other.url, disabled.id,
-    '{ENDPOINT_DISABLED}'
-FROM webhook_endpoints AS disabled JOIN webhook_endpoints AS other USING (tenant_id)
-WHERE tenant_id = :tenant_id AND disabled.id = :id AND other.disabled_at IS NULL
-    AND other.events && ARRAY['{ENDPOINT_DISABLED}', '{EVERY_EVENT}']::varchar[]
-""")
-
-
 def _disable(connection: Connection, tenant_id: str, endpoint_id: str, reason: str) -> bool:
     """Disable an endpoint, and send the event to the tenant's other ones. Returns False if it was disabled already."""
     values = {"tenant_id": tenant_id, "id": endpoint_id}
@@ -273,28 +286,11 @@ def _disable(connection: Connection, tenant_id: str, endpoint_id: str, reason: s
     return True
 
 
-# Fails a delivery to a disabled endpoint.
-_REFUSED = text(f"""
-UPDATE webhook_deliveries SET
-    state = 'failed', attempts = attempts - 1, last_status = NULL, last_error = 'the endpoint is disabled'
-WHERE {_IS_NEWEST}
-    AND EXISTS (SELECT FROM webhook_endpoints WHERE id = endpoint_id AND disabled_at IS NOT NULL)
-""")
-
-
 def record_refused(db: Database, delivery: Delivery) -> None:
     """Fail a delivery that was not attempted, if its endpoint is still disabled."""
     values = {"id": delivery.id, "num_tries": delivery.num_tries, "attempt": delivery.attempt}
     with db.autocommit(tenant_id=delivery.tenant_id) as connection:
         connection.execute(_REFUSED, values)
-
-
-# Returns deliveries that were taken and not attempted.
-_POSTPONE = text("""
-UPDATE webhook_deliveries
-SET attempts = attempts - 1, next_attempt_at = clock_timestamp() + make_interval(secs => :by_s)
-WHERE id = ANY(CAST(:ids AS text[])) AND state = 'pending' AND attempts > attempts_before
-""")
 
 
 def postpone(db: Database, delivery_ids: Sequence[str], by_s: float) -> None:

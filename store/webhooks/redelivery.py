@@ -30,35 +30,6 @@ VALUES (:id, :tenant_id, CAST(:endpoint_id AS varchar), :url, CAST(:endpoint_id 
 """)
 
 
-def send_test(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> DeliveryRecord:
-    """Queue a ``webhook.test`` for an endpoint, even if it is not subscribed to it. Returns the delivery.
-
-    Raises NotFound, and Conflict if the endpoint is disabled.
-    """
-    delivery_id = new_id("evt")
-    with db.begin(tenant_id=tenant_id) as connection:
-        endpoint = lock_endpoint(connection, tenant_id, endpoint_id)
-        if endpoint.disabled_at is not None:
-            raise disabled(endpoint_id)
-        values = {"id": delivery_id, "tenant_id": tenant_id, "endpoint_id": endpoint_id, "url": endpoint.url}
-        connection.execute(_TEST, values | {"type": TEST})
-        record(connection, tenant_id, actor, "webhook_endpoint.tested", endpoint_id, {"delivery_id": delivery_id})
-    return get_delivery(db, tenant_id, delivery_id)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class MissedEvents:
-    """Selects events to send again: those of a time range, in Unix seconds, that were not delivered.
-
-    ``until_s`` None: until now. With ``delivered_before_s`` also events delivered before that time, so that repeating
-    the request sends nothing twice.
-    """
-
-    since_s: int
-    until_s: int | None = None
-    delivered_before_s: int | None = None
-
-
 # Restarts failed deliveries of the range, except test events.
 _RESTART = text(f"""
 UPDATE webhook_deliveries SET {RESTARTED} WHERE id IN (
@@ -105,6 +76,35 @@ SELECT 'evt_' || replace(gen_random_uuid()::text, '-', ''), tenant_id, endpoint_
 FROM missing
 ON CONFLICT DO NOTHING
 """)
+
+
+def send_test(db: Database, tenant_id: str, endpoint_id: str, *, actor: str) -> DeliveryRecord:
+    """Queue a ``webhook.test`` for an endpoint, even if it is not subscribed to it. Returns the delivery.
+
+    Raises NotFound, and Conflict if the endpoint is disabled.
+    """
+    delivery_id = new_id("evt")
+    with db.begin(tenant_id=tenant_id) as connection:
+        endpoint = lock_endpoint(connection, tenant_id, endpoint_id)
+        if endpoint.disabled_at is not None:
+            raise disabled(endpoint_id)
+        values = {"id": delivery_id, "tenant_id": tenant_id, "endpoint_id": endpoint_id, "url": endpoint.url}
+        connection.execute(_TEST, values | {"type": TEST})
+        record(connection, tenant_id, actor, "webhook_endpoint.tested", endpoint_id, {"delivery_id": delivery_id})
+    return get_delivery(db, tenant_id, delivery_id)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class MissedEvents:
+    """Selects events to send again: those of a time range, in Unix seconds, that were not delivered.
+
+    ``until_s`` None: until now. With ``delivered_before_s`` also events delivered before that time, so that repeating
+    the request sends nothing twice.
+    """
+
+    since_s: int
+    until_s: int | None = None
+    delivered_before_s: int | None = None
 
 
 def recover(
