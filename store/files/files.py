@@ -140,6 +140,11 @@ _DELETE_INPUTS = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_d
 _DELETE_CONTENT = text("DELETE FROM blobs WHERE digest = :digest")
 
 
+_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past="<", order="DESC"))
+
+_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past=">", order="ASC"))
+
+
 def keep_content(db: Database, draft: BlobWriter) -> None:
     """Store a content. A reference must be written within ``UNREFERENCED_S``. Raises Unavailable."""
     name = f"{draft.digest}.{uuid4().hex[:12]}"
@@ -216,10 +221,6 @@ def get(db: Database, tenant_id: str, file_id: str) -> File:
     if row is None:
         raise NotFound(f"no file {file_id}")
     return _file(row)
-
-
-_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past="<", order="DESC"))
-_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past=">", order="ASC"))
 
 
 def list_files(

@@ -168,6 +168,15 @@ ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 
+_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=NOT_IN_LIVE_BATCH))
+
+_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}"))
+
+_DUE_BOTH = text(
+    _DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}")
+)
+
+
 def defaults(settings: Settings) -> Retention:
     """Return the retention of a tenant without values of its own."""
     inputs_s = settings.result_ttl_s if settings.input_ttl_s is None else settings.input_ttl_s
@@ -231,13 +240,6 @@ def check_shorter(wanted: Retention, ceiling: Retention) -> None:
             raise InvalidRequest(f"`{param}` may be {days:g} at most: ask the operator for more than that", param=param)
 
 
-_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=NOT_IN_LIVE_BATCH))
-_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}"))
-_DUE_BOTH = text(
-    _DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}")
-)
-
-
 def erase_batches(connection: Connection, batch_ids: Iterable[str], limit: int) -> int:
     """Erase the contents of ended batches, except their files, at most ``limit`` lines. Returns the number of rows."""
     ids = list(batch_ids)
@@ -246,7 +248,7 @@ def erase_batches(connection: Connection, batch_ids: Iterable[str], limit: int) 
 
 
 @dataclass(frozen=True, slots=True)
-class SweepResult:
+class ErasureCounts:
     """Number of erased rows by kind. ``more``: more rows may be due. ``job_ids``: jobs of which outputs were erased."""
 
     num_inputs: int = 0
@@ -262,7 +264,7 @@ class SweepResult:
         return {name: value for name, value in asdict(self).items() if name.startswith("num_")}
 
 
-def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> SweepResult:
+def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> ErasureCounts:
     """Erase expired contents of one tenant: about ``limit`` rows of each kind, one transaction for each kind."""
 
     def values(ttl_s: int) -> dict[str, Any]:
@@ -295,13 +297,13 @@ def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> Swe
         with db.autocommit(tenant_id=tenant_id) as connection:
             files = connection.execute(_DUE_FILES, values(effective.files_s)).rowcount
     counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows)
-    return SweepResult(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
+    return ErasureCounts(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
 
 
-def sweep_marked(db: Database, limit: int) -> SweepResult:
+def sweep_marked(db: Database, limit: int) -> ErasureCounts:
     """Erase ended jobs of all tenants that were deleted before they ended, or submitted with ``store: false``."""
     with db.begin() as connection:
         due = {"ttl_s": MIN_RETENTION_S, "limit": limit}
         ids = list(connection.execute(_DUE_WHEN_ENDED, due).scalars())
         erase(connection, ids)
-    return SweepResult(num_inputs=len(ids), num_outputs=len(ids), job_ids=tuple(ids), more=len(ids) >= limit)
+    return ErasureCounts(num_inputs=len(ids), num_outputs=len(ids), job_ids=tuple(ids), more=len(ids) >= limit)

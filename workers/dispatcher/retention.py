@@ -17,7 +17,7 @@ from store.db.database import Database
 from store.errors import Unavailable
 from store.jobs import sweeps
 from store.retention import retention
-from store.retention.retention import SweepResult
+from store.retention.retention import ErasureCounts
 from store.scheduling import queues
 from store.settings import Settings
 from store.tenants import quotas, usage
@@ -86,7 +86,7 @@ class RetentionThread:
         yield self._purge
         yield self._forget_empty
 
-    def _forget(self, sweep: Callable[[], SweepResult]) -> bool:
+    def _forget(self, sweep: Callable[[], ErasureCounts]) -> bool:
         swept = sweep()
         counts = swept.counts()
         if any(counts.values()):
