@@ -42,7 +42,7 @@ def _run(db: Database, asked: argparse.Namespace, settings: Settings) -> int:
             with db.begin() as connection:
                 lines += find_gaps(connection)
             code = 1 if lines else 0
-            lines = lines or ["the schema and store.schema.tables agree, and every table is somebody's"]
+            lines = lines or ["the schema agrees with store.schema, and row security covers every tenant's tables"]
         case "history":
             lines = history(db)
         case "new":

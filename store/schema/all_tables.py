@@ -4,6 +4,7 @@ from store.schema import (  # noqa: F401 - importing them adds their tables to t
     check_tables,
     file_tables,
     limit_tables,
+    model_tables,
     policy_tables,
     response_tables,
     retention_tables,

@@ -1,17 +1,17 @@
-"""The states of a batch, OpenAI's, and where each may go. Every write of a status names the one it leaves.
+"""The states of a batch, as in OpenAI's API, and their transitions. Every write of a status names the one it leaves.
 
 validating ──▶ in_progress ──▶ finalizing ──▶ completed, or expired if the window ended before the last line
   │  │  │          │
   │  │  └──────────┴──▶ cancelling ──▶ cancelled
   │  └──▶ expired       the window ended before the input was read
-  └──▶ failed           the input is no batch: ``errors`` says where
+  └──▶ failed           the input is invalid: see ``errors``
 """
 
 from enum import StrEnum
 
 
 class BatchStatus(StrEnum):
-    """What a batch is doing."""
+    """The status of a batch."""
 
     VALIDATING = "validating"
     FAILED = "failed"
@@ -24,7 +24,7 @@ class BatchStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True if nothing can change it any more."""
+        """True if the batch has ended."""
         return not NEXT[self]
 
 

@@ -1,23 +1,18 @@
-"""What is checked against: of each master key what tells it from another of its id, and where each audit chain ends."""
+"""Tables for checks: a check value of each master key, and the newest hash of each audit chain."""
 
-from sqlalchemy import BigInteger, Column, DateTime, String, Table, func
+from sqlalchemy import BigInteger, Column, DateTime, String, Table
 
-from store.schema.tables import metadata
-
-
-def _now(name: str) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
-
+from store.schema.tables import metadata, timestamp
 
 encryption_keys = Table(
     "encryption_keys",
     metadata,
     Column("id", String, primary_key=True),
     Column("check_value", String, nullable=False),
-    _now("first_seen_at"),
+    timestamp("first_seen_at", required=True),
 )
 
-# Written by the trigger that chains the rows of the audit log: see ``store.audit.hash_chain``.
+# The trigger that chains the rows of the audit log writes it: see ``store.audit.hash_chain``.
 audit_heads = Table(
     "audit_heads",
     metadata,

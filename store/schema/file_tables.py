@@ -1,4 +1,4 @@
-"""The tables of files and batches, beside ``store.schema.tables`` and under the same rules."""
+"""The tables of files and batches. The rules are those of ``store.schema.tables``."""
 
 from sqlalchemy import (
     BigInteger,
@@ -12,34 +12,24 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
-    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
 from store.schema.batch_states import BatchStatus
-from store.schema.tables import metadata
+from store.schema.tables import metadata, timestamp
 
-
-def _time(name: str) -> Column[object]:
-    return Column(name, DateTime(timezone=True))
-
-
-def _now(name: str) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
-
-
-# A content in the storage. The row is there before the content is, and goes after it has gone.
+# The contents in the storage. A row is inserted before its content is written and deleted after its content.
 blobs = Table(
     "blobs",
     metadata,
-    # The content's name: its SHA-256, then a dot and a number drawn for it. An older release wrote the first alone.
+    # The content's name: its SHA-256, a dot and a random number. Older releases wrote the SHA-256 alone.
     Column("digest", String, primary_key=True),
     Column("num_bytes", BigInteger, nullable=False),
-    # When a process last was about to refer to it: what nothing refers to is removed some time after that.
-    _now("touched_at"),
-    # Since when nothing may refer to it any more, for it is being removed.
-    _time("removed_at"),
+    # When a process last prepared a reference to it. A content without references is removed some time after that.
+    timestamp("touched_at", required=True),
+    # Set when its removal begins; from then on nothing may refer to it.
+    timestamp("removed_at"),
     Index(None, "touched_at"),
     Index("ix_blobs_sha256", text("split_part(digest, '.', 1)")),
 )
@@ -53,8 +43,8 @@ files = Table(
     Column("num_bytes", BigInteger, nullable=False),
     Column("filename", String, nullable=False),
     Column("purpose", String, nullable=False),
-    _now("created_at"),
-    _time("expires_at"),
+    timestamp("created_at", required=True),
+    timestamp("expires_at"),
     Index(None, "tenant_id", "id"),
     Index(None, "tenant_id", "created_at"),
     Index(None, "digest"),
@@ -73,20 +63,20 @@ batches = Table(
     Column("status", String, nullable=False, server_default=BatchStatus.VALIDATING),
     Column("url", String, nullable=False),
     Column("input_file_id", String, nullable=False),
-    # Beside the file's id, for the file may be deleted while the batch still reads it; null once nobody needs it.
+    # Stored as well, because the file may be deleted while the batch reads it. Null once it is not needed.
     Column("input_digest", String, ForeignKey("blobs.digest")),
-    # Whom the lines' usage is counted for, beside the tenant.
+    # The lines' usage is counted for these, and for the tenant.
     Column("api_key_id", String, nullable=False),
     Column("project_id", String),
     Column("completion_window", String, nullable=False),
     Column("metadata", JSONB),
     Column("output_ttl_s", BigInteger),
-    # Of the request that made it, so that the same one sent again finds it.
+    # The fingerprint of the request, to recognise a repeated request.
     Column("fingerprint", String),
     Column("idempotency_key", String),
     Column("model", String),
     Column("errors", JSONB),
-    # How far the input has become jobs: moved in the transaction that stores them.
+    # The position in the input: lines before it are jobs. It moves in the transaction that stores the jobs.
     Column("next_line", Integer, nullable=False, server_default=text("1")),
     Column("next_offset", BigInteger, nullable=False, server_default=text("0")),
     Column("num_total", Integer, nullable=False, server_default=text("0")),
@@ -96,17 +86,17 @@ batches = Table(
     Column("output_tokens", BigInteger, nullable=False, server_default=text("0")),
     Column("output_file_id", String),
     Column("error_file_id", String),
-    _now("created_at"),
-    _time("in_progress_at"),
+    timestamp("created_at", required=True),
+    timestamp("in_progress_at"),
     Column("expires_at", DateTime(timezone=True), nullable=False),
-    _time("finalizing_at"),
-    _time("completed_at"),
-    _time("failed_at"),
-    _time("expired_at"),
-    _time("cancelling_at"),
-    _time("cancelled_at"),
-    # Since when what it said, beside its files, is gone.
-    _time("purged_at"),
+    timestamp("finalizing_at"),
+    timestamp("completed_at"),
+    timestamp("failed_at"),
+    timestamp("expired_at"),
+    timestamp("cancelling_at"),
+    timestamp("cancelled_at"),
+    # When its contents, apart from its files, were purged.
+    timestamp("purged_at"),
     CheckConstraint(f"status IN ({_STATUSES})", name="status_known"),
     UniqueConstraint("tenant_id", "idempotency_key"),
     Index("uq_batches_tenant_id_id", "tenant_id", "id", unique=True),
@@ -117,7 +107,7 @@ batches = Table(
     Index("ix_batches_fingerprint", "tenant_id", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
 )
 
-# A line of a batch's input that was taken on: as a job, or refused with ``refusal``. ``outcome`` is null in between.
+# A line of a batch's input: accepted as a job, or refused with ``refusal``. ``outcome`` is null until the job ends.
 batch_lines = Table(
     "batch_lines",
     metadata,

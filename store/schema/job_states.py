@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job stands. The last four are terminal: a job reaches exactly one of them."""
+    """The state of a job. The last four are terminal: a job reaches exactly one of them."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -23,7 +23,7 @@ class JobState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True once nothing may change the job any more."""
+        """True if the job has ended."""
         return not TRANSITIONS[self]
 
 

@@ -1,8 +1,8 @@
-"""The tables of limits: what was set for tenants and keys, and what of it is used, kept by triggers.
+"""The tables of limits: the limits of tenants and keys, and their use, which triggers count.
 
-``open_*`` count the jobs that are queued or run, ``spend_*`` what the jobs of a month have cost. Of both the changes
-are inserted only, by the statement that makes them, and added up later: a counter that is updated would be a lock that
-a paused process could hold.
+``open_*`` count the jobs that are queued or running, ``spend_*`` the cost of the jobs of a month. A trigger inserts
+changes, which are folded into the totals later. An updated counter would be a row lock, which a paused process could
+hold.
 """
 
 from sqlalchemy import (
@@ -24,8 +24,8 @@ from sqlalchemy import (
 
 from store.schema.tables import metadata
 
-# Of the tenant where ``api_key_id`` is null, of that key where it is not. What the operator set and what the tenant set
-# for itself hold both; null is no limit of theirs.
+# Limits of the tenant (``api_key_id`` is null) or of one key. Both the operator's row and the tenant's own row hold;
+# a null value is no limit.
 limit_overrides = Table(
     "limit_overrides",
     metadata,
@@ -39,14 +39,14 @@ limit_overrides = Table(
     Column("queued_tokens", BigInteger),
     Column("monthly_cost", Numeric),
     Column("live_batches", BigInteger),
-    # Of one API process.
+    # For each API process.
     Column("concurrent_streams", BigInteger),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("set_by IN ('operator', 'tenant')", name="set_by_known"),
     UniqueConstraint("tenant_id", "api_key_id", "set_by", postgresql_nulls_not_distinct=True),
 )
 
-# ``queue`` is a model version's, so the tokens can be priced; ``api_key_id`` is empty where none is known.
+# ``queue`` names the model version, so the tokens have a price. ``api_key_id`` is empty if the key is not known.
 open_changes = Table(
     "open_changes",
     metadata,
@@ -55,9 +55,9 @@ open_changes = Table(
     Column("api_key_id", String, nullable=False),
     Column("queue", String, nullable=False),
     Column("jobs", BigInteger, nullable=False),
-    # Prompt and ``max_tokens`` of those that are queued.
+    # Prompt and ``max_tokens`` of the queued jobs.
     Column("queued_tokens", BigInteger, nullable=False),
-    # Of all that are open: what they were given, and the most that they may answer.
+    # Prompt tokens of all open jobs, and the most that they may generate.
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
 )
@@ -81,7 +81,7 @@ spend_changes = Table(
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("tenant_id", String, nullable=False),
     Column("api_key_id", String, nullable=False),
-    # Its first day, in UTC.
+    # The first day of the month, in UTC.
     Column("month", Date, nullable=False),
     Column("cost", Numeric, nullable=False),
 )
@@ -96,7 +96,7 @@ spend_totals = Table(
     PrimaryKeyConstraint("tenant_id", "api_key_id", "month"),
 )
 
-# The API processes that live, so that each knows how many share a limit while Redis is away.
+# The heartbeats of the API processes: while Redis is away they divide the limits by their number.
 api_processes = Table(
     "api_processes",
     metadata,
@@ -104,13 +104,13 @@ api_processes = Table(
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
 
-# The workers that live, so that a submission knows who serves its model version: see ``store.db.presence``.
+# The heartbeats of the workers, by which a submission finds workers of its model version: see ``store.db.presence``.
 worker_processes = Table(
     "worker_processes",
     metadata,
     Column("id", String, primary_key=True),
     Column("queue", String, nullable=False),
-    # Prompt and ``max_tokens`` together that one request may have; null: as many as the version's context window.
+    # The most tokens (prompt and ``max_tokens``) of one request; null: the version's context window.
     Column("capacity_tokens", Integer),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )

@@ -1,4 +1,4 @@
-"""The table of policies: numbered versions that never change; of each the newest is in force."""
+"""The table of policies: numbered versions that never change. The newest version of a policy is in force."""
 
 from sqlalchemy import CheckConstraint, Column, DateTime, ForeignKey, Integer, PrimaryKeyConstraint, String, Table, func
 from sqlalchemy.dialects.postgresql import JSONB
@@ -9,7 +9,7 @@ policies = Table(
     "policies",
     metadata,
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
-    # Empty for the one that holds for every model without a policy of its own.
+    # Empty: for every model without a policy of its own.
     Column("model", String, nullable=False),
     Column("version", Integer, nullable=False),
     Column("document", JSONB, nullable=False),

@@ -1,4 +1,4 @@
-"""The tables of the Responses API, beside ``store.schema.tables``: what a job row cannot hold, and prompt templates."""
+"""The tables of the Responses API: the columns of a response that its job does not have, and prompt templates."""
 
 from sqlalchemy import (
     Boolean,
@@ -18,23 +18,23 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from store.schema.tables import metadata, of_its_tenant
 
-# A job that came as a response: ``resp_0197…`` is ``job_0197…``.
+# A job of the Responses API: ``resp_0197…`` is ``job_0197…``.
 responses = Table(
     "responses",
     metadata,
     Column("job_id", String, primary_key=True),
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
-    # No foreign key: a response may be made while the one before it is forgotten.
+    # No foreign key: the previous response may be purged while a response is made.
     Column("previous_id", String),
     Column("is_stored", Boolean, nullable=False),
     Column("is_background", Boolean, nullable=False),
-    # The items that the answer was generated from: if it goes on, without those of the response before it.
+    # The items that the answer was generated from; with ``goes_on``, without the items of the previous response.
     Column("input", JSONB, nullable=False),
     Column("goes_on", Boolean, nullable=False, server_default=text("false")),
-    # What was asked, as the response shows it again.
+    # The request's fields, which the response repeats.
     Column("request", JSONB, nullable=False),
     Column("deleted_at", DateTime(timezone=True)),
-    # Its time is over, and a later response goes on from its items.
+    # Set when its retention is over and a later response still needs its items.
     Column("hidden_at", DateTime(timezone=True)),
     of_its_tenant("job_id", "jobs"),
     Index(None, "tenant_id", "job_id"),
@@ -51,7 +51,7 @@ prompts = Table(
     Index(None, "tenant_id", "id"),
 )
 
-# Never updated: a version says the same for ever.
+# Rows are never updated.
 prompt_versions = Table(
     "prompt_versions",
     metadata,

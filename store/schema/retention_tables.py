@@ -1,5 +1,4 @@
-"""The table of retention: how long a tenant's contents are kept, beside ``store.schema.tables`` and under the same
-rules."""
+"""The table of retention: how long a tenant's contents are kept."""
 
 from sqlalchemy import (
     BigInteger,
@@ -15,7 +14,7 @@ from sqlalchemy import (
 
 from store.schema.tables import metadata
 
-# Seconds; null leaves it to the operator, or to the settings.
+# In seconds. Null: the operator's row, or the settings, decide.
 retention_overrides = Table(
     "retention_overrides",
     metadata,

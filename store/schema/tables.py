@@ -1,7 +1,7 @@
-"""The tables, as SQLAlchemy Core metadata: what Alembic compares against and what ``store``'s statements name.
+"""The tables of tenants, jobs and queues, as SQLAlchemy Core metadata, which Alembic compares with the database.
 
-No file outside ``store/`` and ``migrations/env.py`` imports this one. Every row that belongs to someone carries
-``tenant_id``. All times are the database's, with time zone.
+Only ``store/`` and ``migrations/env.py`` import tables. Every row of a tenant has its ``tenant_id``. All times are the
+database's, with time zone.
 """
 
 from sqlalchemy import (
@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store.schema.job_states import JobState
 
-# The newest revision under ``migrations/versions``; a process refuses to start on an older schema.
+# The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
 REVISION = "0027"
 
 metadata = MetaData(
@@ -44,15 +44,15 @@ metadata = MetaData(
 )
 
 
-def _time(name: str, *, required: bool = False) -> Column[object]:
-    """A timestamp column; a required one defaults to the database's now."""
+def timestamp(name: str, *, required: bool = False) -> Column[object]:
+    """Return a timestamp column; a required one defaults to the database's now."""
     if required:
         return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
     return Column(name, DateTime(timezone=True))
 
 
 def of_its_tenant(column: str, table: str) -> ForeignKeyConstraint:
-    """A reference to a row of the same tenant's, which goes with that row. Row-level security does not look there."""
+    """Return a foreign key to a row of the same tenant, with cascading deletes. It bypasses row-level security."""
     return ForeignKeyConstraint(["tenant_id", column], [f"{table}.tenant_id", f"{table}.id"], ondelete="CASCADE")
 
 
@@ -66,9 +66,9 @@ tenants = Table(
     Column("id", String, primary_key=True),
     Column("name", String, nullable=False, unique=True),
     Column("webhook_secret", String, nullable=False),
-    _time("created_at", required=True),
-    # Its keys open nothing while this is set; what was accepted before runs to its end.
-    _time("disabled_at"),
+    timestamp("created_at", required=True),
+    # While this is set the tenant's keys are refused; accepted jobs run to their end.
+    timestamp("disabled_at"),
 )
 
 api_keys = Table(
@@ -79,72 +79,16 @@ api_keys = Table(
     Column("name", String, nullable=False),
     Column("secret_hash", LargeBinary, nullable=False),
     Column("scopes", ARRAY(String), nullable=False),
-    # The models that it may ask for, by name; null: every model.
+    # The names of the allowed models; null: every model.
     Column("models", ARRAY(String)),
-    # The key that takes its place since it was rotated.
+    # The key that replaced it in a rotation.
     Column("replaced_by", String),
-    _time("created_at", required=True),
-    _time("expires_at"),
-    _time("revoked_at"),
+    timestamp("created_at", required=True),
+    timestamp("expires_at"),
+    timestamp("revoked_at"),
     # To the minute.
-    _time("last_used_at"),
+    timestamp("last_used_at"),
     Index(None, "tenant_id"),
-)
-
-# What the API needs of a model (tokenizer, chat template), by digest, so that an API host needs no model folder.
-model_files = Table(
-    "model_files",
-    metadata,
-    Column("digest", String, primary_key=True),
-    Column("content", LargeBinary, nullable=False),
-)
-
-models = Table(
-    "models",
-    metadata,
-    Column("name", String, primary_key=True),
-    Column("task", String, nullable=False),
-    _time("created_at", required=True),
-)
-
-model_versions = Table(
-    "model_versions",
-    metadata,
-    Column("model", String, ForeignKey("models.name"), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("runner", String, nullable=False),
-    Column("source", String, nullable=False),
-    Column("digest", String, nullable=False),
-    Column("dtype", String, nullable=False),
-    Column("context_window", Integer, nullable=False),
-    Column("files", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    _time("created_at", required=True),
-    _time("retired_at"),
-    PrimaryKeyConstraint("model", "version"),
-    CheckConstraint("version > 0", name="version_positive"),
-)
-
-# How a version's tokens are chosen where a request does not say, as the operator set it: see ``store.registry.models``.
-model_sampling = Table(
-    "model_sampling",
-    metadata,
-    Column("model", String, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("sampling", JSONB, nullable=False),
-    _time("updated_at", required=True),
-    PrimaryKeyConstraint("model", "version"),
-    ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
-)
-
-aliases = Table(
-    "aliases",
-    metadata,
-    Column("model", String, nullable=False),
-    Column("alias", String, nullable=False),
-    Column("version", Integer, nullable=False),
-    _time("updated_at", required=True),
-    PrimaryKeyConstraint("model", "alias"),
-    ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
 )
 
 jobs = Table(
@@ -161,7 +105,7 @@ jobs = Table(
     Column("priority", SmallInteger, nullable=False),
     Column("payload", JSONB, nullable=False),
     Column("input_tokens", Integer, nullable=False),
-    # Prompt and ``max_tokens`` together: what fair order and the bounds of the queue count.
+    # Prompt and ``max_tokens`` together; the fair order and the queue limits count it.
     Column("cost_tokens", Integer, nullable=False, server_default=text("0")),
     Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("webhook", JSONB),
@@ -169,39 +113,39 @@ jobs = Table(
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("max_attempts", Integer, nullable=False),
-    # How often a worker died with this job in its hands, and whether it must next run alone because of that.
+    # The number of workers that died while they ran this job, and whether it must run alone next time.
     Column("crashes", SmallInteger, nullable=False, server_default=text("0")),
     Column("is_suspect", Boolean, nullable=False, server_default=text("false")),
-    # Of the body, where the client may send the same one again without an Idempotency-Key.
+    # The fingerprint of the body, if the client may repeat it without an Idempotency-Key.
     Column("fingerprint", String),
-    # How many requests wait for its answer, where that is what it is for: those sent again, with the first.
+    # The number of requests that wait for its answer: the first one and its repetitions.
     Column("callers", SmallInteger, nullable=False, server_default=text("1")),
-    # Whom its usage is counted for, beside the tenant: which key asked, and for which project and user of theirs.
+    # The usage is counted for the key, the project and the user as well as for the tenant.
     Column("api_key_id", String),
     Column("project_id", String),
     Column("user_id", String),
     Column("owner", String),
-    _time("lease_expires_at"),
+    timestamp("lease_expires_at"),
     # When a hint for this job was last put into Redis; null while it waits its turn in Postgres.
-    _time("announced_at"),
-    _time("cancel_requested_at"),
-    _time("deadline_at"),
-    _time("created_at", required=True),
-    _time("started_at"),
-    _time("completed_at"),
+    timestamp("announced_at"),
+    timestamp("cancel_requested_at"),
+    timestamp("deadline_at"),
+    timestamp("created_at", required=True),
+    timestamp("started_at"),
+    timestamp("completed_at"),
     Column("output", JSONB),
     Column("error", JSONB),
     Column("usage", JSONB),
-    # Since when its contents are gone: see ``store.retention.erasure``.
-    _time("input_purged_at"),
-    _time("output_purged_at"),
-    # They go as soon as it has ended: its owner has deleted it before, or did not want it stored.
+    # When its contents were purged: see ``store.retention.erasure``.
+    timestamp("input_purged_at"),
+    timestamp("output_purged_at"),
+    # Purge its contents as soon as it has ended: its owner has deleted it, or asked not to store it.
     Column("purge_when_ended", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
     ),
-    # Unique, so that what names a job can name its tenant with it: see ``of_its_tenant``.
+    # Unique, for the foreign keys of ``of_its_tenant``.
     Index("uq_jobs_tenant_id_id", "tenant_id", "id", unique=True),
     Index("ix_jobs_tenant_id_state_id", "tenant_id", "state", "id"),
     Index(
@@ -255,7 +199,7 @@ job_terminal = Table(
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("state", String, nullable=False),
     Column("epoch", BigInteger, nullable=False),
-    _time("at", required=True),
+    timestamp("at", required=True),
     CheckConstraint(_one_of("state", [s for s in JobState if s.is_terminal]), name="state_terminal"),
 )
 
@@ -266,15 +210,15 @@ job_streams = Table(
     Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("epoch", BigInteger, nullable=False),
     Column("deltas", JSONB, nullable=False),
-    # Beside the deltas, so that a reader of the job row need not unpack them to know how many there are.
+    # Stored, so that a reader of the job row need not unpack the deltas to count them.
     Column("num_deltas", Integer, nullable=False),
-    # Which attempts the deltas came from: see ``store.streams.checkpoints``.
+    # The attempts of the deltas: see ``store.streams.checkpoints``.
     Column("lineage", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    # Of each delta's tokens: see ``store.payloads.logprobs``. Null where nobody asked.
+    # Of each delta's tokens: see ``store.payloads.logprobs``. Null if the job did not ask for them.
     Column("logprobs", JSONB),
 )
 
-# What an attempt that was handed back had emitted, for the next one to go on from.
+# The deltas of an attempt that was released, for the next attempt to continue.
 job_checkpoints = Table(
     "job_checkpoints",
     metadata,
@@ -285,7 +229,7 @@ job_checkpoints = Table(
     Column("logprobs", JSONB),
 )
 
-# Jobs that failed because workers kept dying or attempts ran out; a replay is a new job.
+# Jobs that failed because their workers kept dying or their attempts ran out. A replay is a new job.
 dead_letters = Table(
     "dead_letters",
     metadata,
@@ -293,9 +237,9 @@ dead_letters = Table(
     Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
     Column("queue", String, nullable=False),
     Column("code", String, nullable=False),
-    _time("at", required=True),
+    timestamp("at", required=True),
     Column("replayed_as", String),
-    _time("replayed_at"),
+    timestamp("replayed_at"),
     of_its_tenant("job_id", "jobs"),
     Index(None, "tenant_id", "job_id"),
 )
@@ -305,12 +249,12 @@ queue_controls = Table(
     "queue_controls",
     metadata,
     Column("queue", String, primary_key=True),
-    _time("paused_at", required=True),
+    timestamp("paused_at", required=True),
     Column("paused_by", String, nullable=False),
 )
 
-# Written by a trigger on ``jobs`` for whatever joins or leaves the queued ones, so that nobody has to count them.
-# Inserted only, never updated: a counter that is updated would be a lock that a paused process could hold.
+# A trigger on ``jobs`` inserts a row for the jobs that join or leave a queue, so that jobs need not be counted. Rows
+# are never updated: an updated counter would be a row lock, which a paused process could hold.
 queue_changes = Table(
     "queue_changes",
     metadata,
@@ -320,12 +264,12 @@ queue_changes = Table(
     Column("class_rank", SmallInteger, nullable=False),
     Column("jobs", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
-    # Those of them that a worker started.
+    # The part of them that a worker started.
     Column("started_jobs", BigInteger, nullable=False),
     Column("started_tokens", BigInteger, nullable=False),
 )
 
-# The changes that the dispatcher has added up.
+# The sums of the changes that the dispatcher has folded.
 queue_totals = Table(
     "queue_totals",
     metadata,
@@ -337,14 +281,14 @@ queue_totals = Table(
     PrimaryKeyConstraint("queue", "tenant_id", "class_rank"),
 )
 
-# How fast a queue was served lately, by the dispatcher's measurement.
+# The service rate of a queue, as the dispatcher measured it.
 queue_rates = Table(
     "queue_rates",
     metadata,
     Column("queue", String, primary_key=True),
     Column("jobs_per_s", Double, nullable=False),
     Column("tokens_per_s", Double, nullable=False),
-    _time("measured_at", required=True),
+    timestamp("measured_at", required=True),
 )
 
 job_events = Table(
@@ -367,8 +311,8 @@ attempts = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("worker", String, nullable=False),
-    _time("started_at", required=True),
-    _time("ended_at"),
+    timestamp("started_at", required=True),
+    timestamp("ended_at"),
     Column("outcome", String),
     Column("error", JSONB),
     PrimaryKeyConstraint("job_id", "epoch"),
@@ -382,7 +326,7 @@ idempotency_keys = Table(
     Column("key", String, nullable=False),
     Column("fingerprint", String, nullable=False),
     Column("job_id", String, nullable=False),
-    _time("created_at", required=True),
+    timestamp("created_at", required=True),
     PrimaryKeyConstraint("tenant_id", "route", "key"),
     of_its_tenant("job_id", "jobs"),
     Index(None, "created_at"),
@@ -398,14 +342,14 @@ audit_log = Table(
     Column("action", String, nullable=False),
     Column("resource", String, nullable=False),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    # SHA-256 in hex of the resource as it was and became, where there is more to it than its name.
+    # SHA-256 in hex of the resource before and after, if it is more than a name.
     Column("before_hash", String),
     Column("after_hash", String),
     Column("request_id", String),
     # Of the caller, or user@host of the process.
     Column("address", String),
-    _time("at", required=True),
-    # The tenant's hash chain, made by a trigger: see ``store.audit.hash_chain``. ``version`` is of the canonical form.
+    timestamp("at", required=True),
+    # The tenant's hash chain, written by a trigger: see ``store.audit.hash_chain``. ``version``: of the canonical form.
     Column("seq", BigInteger, nullable=False),
     Column("version", SmallInteger, nullable=False, server_default=text("1")),
     Column("prev_hash", String, nullable=False),

@@ -1,4 +1,4 @@
-"""The tables of the usage ledger: what each ended job used and cost, and the prices by which that was counted."""
+"""The tables of the usage ledger: tokens and cost of each ended job, and the prices."""
 
 from sqlalchemy import (
     BigInteger,
@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from store.schema.tables import metadata
 
-# Per million tokens. A version without a row costs nothing that is known.
+# Per million tokens. A version without a row has no known price.
 model_prices = Table(
     "model_prices",
     metadata,
@@ -34,8 +34,8 @@ model_prices = Table(
     CheckConstraint("input >= 0 AND cached_input >= 0 AND output >= 0", name="not_negative"),
 )
 
-# One row for each job that ended and was computed at all. It outlives the job, so it names it without a reference.
-# Old rows are added up by the day (``usage_days``).
+# One row for each ended job that was computed at least in part. No foreign key: the row outlives the job. Old rows are
+# summed by day (``usage_days``).
 usage_ledger = Table(
     "usage_ledger",
     metadata,
@@ -58,8 +58,8 @@ usage_ledger = Table(
     Index(None, "tenant_id", "at"),
 )
 
-# What the lines of a day came to once they were added up: one row for those that are alike in all that usage is counted
-# by. ``at`` is the day's beginning in UTC, ``alike`` a digest of the columns after it.
+# The sums of a day's rows of the ledger, grouped by everything that usage is counted by. ``at`` is the beginning of the
+# day in UTC, ``alike`` a digest of the grouping columns, which follow it.
 usage_days = Table(
     "usage_days",
     metadata,

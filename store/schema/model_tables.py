@@ -1,0 +1,73 @@
+"""The tables of the model registry. The rules are those of ``store.schema.tables``."""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from store.schema.tables import metadata, timestamp
+
+# The files of a model that the API needs (tokenizer, chat template), so that an API host needs no model folder.
+model_files = Table(
+    "model_files",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("task", String, nullable=False),
+    timestamp("created_at", required=True),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("model", String, ForeignKey("models.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("runner", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("dtype", String, nullable=False),
+    Column("context_window", Integer, nullable=False),
+    Column("files", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    timestamp("created_at", required=True),
+    timestamp("retired_at"),
+    PrimaryKeyConstraint("model", "version"),
+    CheckConstraint("version > 0", name="version_positive"),
+)
+
+# A version's default sampling parameters, as the operator set them: see ``store.registry.models``.
+model_sampling = Table(
+    "model_sampling",
+    metadata,
+    Column("model", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("sampling", JSONB, nullable=False),
+    timestamp("updated_at", required=True),
+    PrimaryKeyConstraint("model", "version"),
+    ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("model", String, nullable=False),
+    Column("alias", String, nullable=False),
+    Column("version", Integer, nullable=False),
+    timestamp("updated_at", required=True),
+    PrimaryKeyConstraint("model", "alias"),
+    ForeignKeyConstraint(["model", "version"], ["model_versions.model", "model_versions.version"]),
+)
