@@ -1,4 +1,4 @@
-"""``python -m tests.chaos``: break a running Headrace by a seed, then ask whether every promise was kept.
+"""``python -m tests.chaos``: inject random faults from a seed into a running Headrace, then check every promise.
 
 Prints a table and, as the last line, the report as JSON; exits 1 if a promise was broken or nothing was killed.
 """
@@ -51,13 +51,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--promise", choices=sorted(PROMISES), help="measure one row of the reliability table instead")
     parser.add_argument("--scale", type=float, default=1.0, help="shorten a row, for a first look")
     parser.add_argument("--save", default="chaos", help="name of the file under build/reliability")
-    # Given by this program to itself.
+    # Internal: this program starts itself with it.
     parser.add_argument("--private-mounts", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _enter_private_namespace() -> None:
-    """Run again with mounts of our own, so that Postgres's disk can be small; go on without where that is refused."""
+    """Restart in a private mount namespace, so that Postgres's disk can be small; continue without if not allowed."""
     unshare = shutil.which("unshare")
     if os.geteuid() != 0 or unshare is None:
         return

@@ -11,7 +11,7 @@ LETS_BAD_IN = threading.Event()
 
 
 def with_receivers(seed: int) -> Iterator[Order]:
-    """Yield short jobs; once bad receivers are let in, every second job has one of them, in a tenant of its own."""
+    """Yield short jobs; after the start of the bad receivers every second job has one of them, in its own tenant."""
     rng = random.Random(seed)
     n = 0
     while True:

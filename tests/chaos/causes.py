@@ -12,19 +12,19 @@ from tests.chaos.history import Attempt, History
 
 MAX_CRASHES = 3
 DEADLY = frozenset({"SIGKILL", "SIGSTOP"})
-# A worker that was stopped at a failpoint is not struck by a signal, but goes on by one, at most so much later.
+# A worker stopped at a failpoint gets no stop signal, but a continue signal, at most this much later.
 STOOD_STILL_S = 15.0
-# What keeps a living worker from Postgres.
+# Faults that cut a living worker off from Postgres.
 KEEPS_AWAY = frozenset({"connections_out", "disk_full"})
 VIOLENT = frozenset({70, 86, -9})
-# A hung engine's lease is gone some seconds before its process is.
+# A hung engine loses its lease some seconds before its process ends.
 SOON_S = 6.0
 
 Cause = tuple[str, object]
 
 
 class Causes:
-    """The strokes of a run that may have cost an attempt. ``poisonous`` are the ids of the jobs that kill."""
+    """The faults of a run that may have cost an attempt. ``poisonous``: the ids of poison jobs."""
 
     def __init__(self, history: History, poisonous: frozenset[str]) -> None:
         self._signals = defaultdict(list)
@@ -44,7 +44,7 @@ class Causes:
                 self._killers[one.worker].append(one)
 
     def explain(self, job: str) -> bool:
-        """True if the job met so many different strokes that it had to be taken for poison."""
+        """True if the job met so many different faults that it had to count as poison."""
         lost = [set(self._of(one)) for one in self._of_job[job] if one.outcome != "succeeded"]
         return _most_different([causes for causes in lost if causes]) >= MAX_CRASHES
 
@@ -61,7 +61,7 @@ class Causes:
 
 
 def _outages(history: History) -> Iterator[tuple[float, float]]:
-    """When workers could not reach Postgres, or not well."""
+    """Periods in which workers could not reach Postgres reliably."""
     overs = defaultdict(list)
     for event in history.of_nemesis("strike_over"):
         overs[event["fault"]].append(float(event["t"]))
@@ -72,7 +72,7 @@ def _outages(history: History) -> Iterator[tuple[float, float]]:
 
 
 def _most_different(lost: Sequence[set[Cause]], taken: frozenset[Cause] = frozenset()) -> int:
-    """Return for how many of the attempts a cause can be found that explains no other one."""
+    """Return the number of attempts with a cause of their own, each cause used once."""
     if not lost:
         return 0
     first, rest = lost[0], lost[1:]

@@ -16,20 +16,20 @@ from tests.chaos.streams import read_stream
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 POISONOUS = frozenset({"exit", "hang"})
 REASONS = frozenset({"deadline_unreachable", "queue_full", "rate_limit_exceeded"})
-# The database's clock is the machine's here; a stored time is rounded to microseconds and a logged one to 0.1 ms.
+# Both clocks are the machine's; stored times are rounded to microseconds, logged ones to 0.1 ms.
 CLOCK_SLACK_S = 0.01
 
 
 @dataclass
 class Findings:
-    """Violations by the promise that they break, and what the run looked at."""
+    """Violations by promise, and the numbers of checked items."""
 
     violations: dict[str, list[str]] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
 
     @property
     def broken(self) -> dict[str, int]:
-        """How often each promise was broken."""
+        """Number of violations of each promise."""
         return {name: len(found) for name, found in self.violations.items() if found}
 
 
@@ -134,7 +134,7 @@ def splices(history: History) -> Iterator[str]:
 
 
 def wrong_output(history: History) -> Iterator[str]:
-    """Every answer is the prompt's: recomputed here, whole for a success, its beginning for a job that was stopped."""
+    """Every answer matches its prompt, recomputed here: the whole for a success, a prefix for a stopped job."""
     for job in history.jobs:
         expected = answer(job.prompt, job.max_tokens, ends=job.ends)
         if job.state == "succeeded" and job.text != expected:
@@ -155,7 +155,7 @@ def poison(history: History) -> Iterator[str]:
     for job in history.jobs:
         mark = marks.get(job.prompt)
         if mark in POISONOUS:
-            # The release before does not know the marks, so on its worker the job does no harm.
+            # The previous release does not know the marks, so on its worker the job is harmless.
             if job.state in TERMINAL and job.code != "poison" and job.id not in by_old:
                 yield f"{job.id} ({mark}) is {job.state} {job.code}, not poison"
             if job.crashes > 3:
@@ -173,7 +173,7 @@ def innocents(history: History) -> Iterator[str]:
 
 
 def faulty_rows(history: History) -> Iterator[str]:
-    """A row with NaN fails ``numerical_error``; one that makes its step raise or run out of memory fails, alone."""
+    """A row with NaN fails as ``numerical_error``; a row that makes its step raise or run out of memory fails alone."""
     marks = _marks(history)
     by_old = {one.job for one in history.attempts if one.worker.startswith("old-")}
     allowed = {"nan": {"numerical_error"}, "oom": {"out_of_memory", "max_attempts_exceeded"}}
@@ -187,7 +187,7 @@ def faulty_rows(history: History) -> Iterator[str]:
 
 
 def expired_early(history: History) -> Iterator[str]:
-    """Nothing expires before its deadline, by the database's clock and by what the customer asked for."""
+    """No job expires before its deadline, by the database's clock and the customer's request."""
     asked = {event["prompt"]: event["deadline_ms"] for event in history.of_client("order")}
     for job in history.jobs:
         if job.state != "expired" or job.completed_at is None:
@@ -235,7 +235,7 @@ def webhooks(history: History) -> Iterator[str]:
 
 
 def customers(history: History) -> Iterator[str]:
-    """Every order came to a word: accepted, refused for a reason, or given up after long patience."""
+    """Every order has a result: accepted, refused with a reason, or given up after a long time."""
     for event in history.of_client("refused"):
         if event["code"] not in REASONS:
             yield f"order {event['n']} was refused: {event['status']} {event['code']}"
@@ -252,7 +252,7 @@ def _marks(history: History) -> dict[str, str | None]:
 
 
 def _receivers(history: History) -> dict[str, Job | None]:
-    """Prompts of orders that name a receiver who answers well in the end."""
+    """Prompts of orders with a receiver that finally answers well."""
     good = {"ok", "flaky"}
     return {event["prompt"]: None for event in history.of_client("order") if event["hook"] in good}
 

@@ -37,9 +37,9 @@ RESTART_PAUSE_S = 0.5
 TMPFS_BYTES = 4 << 30
 
 MARKS = {"exit": "##exit##", "hang": "##hang##", "raise": "##raise##", "oom": "##oom##", "nan": "##nan##"}
-"""What a prompt must contain to do this to the step that it takes part in."""
+"""Marks in a prompt that trigger this fault in its engine step."""
 
-# Settings that the release before does not know, and so would refuse.
+# Settings that the previous release does not know and would refuse.
 _NOT_IN_OLD = {"HEADRACE_ENVIRONMENT", "HEADRACE_MODEL_FAULTS"}
 
 SHORT_TIMES = {
@@ -56,7 +56,7 @@ SHORT_TIMES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """How many of what, and the settings that differ from the product's own."""
+    """Numbers of processes, and settings that differ from the defaults."""
 
     apis: int = 2
     workers: int = 2
@@ -68,7 +68,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tenant:
-    """A customer: who they are and what they sign and are signed with."""
+    """A customer: tenant, API key and webhook secret."""
 
     id: str
     key: str
@@ -91,7 +91,7 @@ class Member:
 
     @property
     def pid(self) -> int:
-        """The process id of its present life; 0 before the first."""
+        """The current process id; 0 before the first start."""
         return 0 if self.child is None else self.child.pid
 
     @property
@@ -115,7 +115,7 @@ class Member:
 
 
 class Cluster:
-    """The running processes. Made by ``running_cluster``."""
+    """The running processes, created by ``running_cluster``."""
 
     def __init__(self, folder: Path, shape: Shape, journal: Journal) -> None:
         self.folder = folder
@@ -148,7 +148,7 @@ class Cluster:
         self.wait_ready()
 
     def wait_ready(self, timeout_s: float = READY_S) -> None:
-        """Return when every member of ours runs and serves. Raises TimeoutError."""
+        """Return when every process runs and serves. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_s
         while waiting := [one.name for one in self.members if one.keep and not self.is_ready(one)]:
             self.tend()
@@ -173,7 +173,7 @@ class Cluster:
             db.close()
 
     def add(self, kind: str, name: str, *, root: Path = ROOT, is_old: bool = False) -> Member:
-        """Start a process of ``kind`` behind proxies of its own; ``root`` holds its code, perhaps an older one's."""
+        """Start a process of ``kind`` behind proxies of its own; ``root`` holds its code (any release)."""
         port = free_port("127.0.0.1", 0)
         proxies = {
             "postgres": self.proxies.add(f"{name}>postgres", self._pg_socket),
@@ -237,7 +237,7 @@ class Cluster:
 
     @property
     def api_urls(self) -> list[str]:
-        """Where the APIs listen, whether they do now or not."""
+        """Addresses of the APIs, running or not."""
         return [f"http://127.0.0.1:{one.port}" for one in self.of_kind("api")]
 
     def of_kind(self, kind: str) -> list[Member]:
@@ -249,7 +249,7 @@ class Cluster:
         return next(one for one in self.members if one.name == name)
 
     def log_of(self, name: str) -> Path:
-        """The log of a member, all of its lives."""
+        """The log of a member, across restarts."""
         return self.folder / "logs" / f"{name}.log"
 
     def is_ready(self, member: Member) -> bool:
@@ -284,7 +284,7 @@ class Cluster:
         self._tend_servers()
 
     def _tend_servers(self) -> None:
-        """A server that died of a fault (a full disk) comes back as soon as it can."""
+        """Restart a server that died of a fault (a full disk) as soon as possible."""
         for name, server in (("postgres", self.postgres), ("redis", self.valkey)):
             child = server.child
             if self.servers_kept[name] and child is not None and child.exit_code is not None:
@@ -308,9 +308,9 @@ class Cluster:
         return [child.pid, *sorted(descendants(child.pid))] if child is not None else []
 
     def limit_disk(self, *, is_full: bool) -> bool:
-        """Let Postgres's disk be full, or not any more: its own tmpfs, or else the size that its files may have.
+        """Fill or free Postgres's disk: its own tmpfs, or else a limit of file sizes.
 
-        False where the machine allows neither.
+        Returns False if the machine allows neither.
         """
         if self.is_on_tmpfs:
             stat = os.statvfs(self.folder / "pg")
@@ -327,7 +327,7 @@ class Cluster:
         return True
 
     def stop(self) -> None:
-        """End everything, whatever state it is in."""
+        """Kill all processes in any state."""
         for child in [one.child for one in self.members] + self.helpers:
             if child is not None:
                 child.kill()
@@ -360,7 +360,7 @@ def running_cluster(
 
 
 def _keep(folder: Path, target: Path | None) -> None:
-    """Copy logs and journals out of a folder that is about to go."""
+    """Copy logs and journals out of a folder before its deletion."""
     if target is None:
         return
     target.mkdir(parents=True, exist_ok=True)

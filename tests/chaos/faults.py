@@ -1,7 +1,7 @@
-"""How each fault is done to a cluster, and undone.
+"""Implements each fault on a cluster, and its repair.
 
-A fault is a generator: it strikes, yields while it lasts, and mends what must be mended. It never waits by itself, so
-that another fault can strike meanwhile.
+A fault is a generator: it injects, yields while it lasts, and repairs. It never blocks, so that other faults can run
+meanwhile.
 """
 
 import os
@@ -34,7 +34,7 @@ _OPEN = "SELECT id FROM jobs WHERE id = ANY(%(ids)s) AND completed_at IS NULL"
 
 
 class Faults:
-    """Faults for one cluster. ``inject`` takes an order that breaks its engine: ``inject(mark)``."""
+    """Faults for one cluster. ``inject(mark)`` submits an order that breaks its engine."""
 
     def __init__(self, cluster: Cluster, seed: int, inject: Callable[[str], Order], *, lease_s: float = 3.0) -> None:
         self._cluster = cluster
@@ -69,7 +69,7 @@ class Faults:
         yield from hold(strike.for_s)
 
     def _pause(self, kind: str, strike: Strike) -> Iterator[None]:
-        """Stop it past its lease, and let it believe that nothing happened."""
+        """Stop it for longer than its lease, then continue it."""
         member = self._pick(kind)
         if member is None or not self._cluster.signal(member, signal.SIGSTOP):
             return
@@ -79,7 +79,7 @@ class Faults:
     def _pause_at_finish(self, strike: Strike) -> Iterator[None]:
         """Let a worker write an outcome after another attempt has ended the job. It lasts as long as that takes.
 
-        Other strikes may come between, so it is tried until such a write was refused: a run without one proves nothing.
+        Other faults may interfere, so it is repeated until such a write was refused: a run without one proves nothing.
         """
         del strike
         for _ in range(_STALE_TRIES):
@@ -90,13 +90,13 @@ class Faults:
         self._cluster.journal.write("not_run", fault="pause_at_finish", why="no worker came to write too late")
 
     def _write_late(self, member: Member) -> Generator[None, None, bool]:
-        """Stop a worker with an outcome in its hand until its jobs ended elsewhere; True if it was refused then."""
+        """Stop a worker before it writes an outcome, until its jobs ended elsewhere; True if the write was refused."""
         member.extra = {"HEADRACE_FAILPOINTS": "finish.before=stop@3"}
         yield from self._restart(member)
         member.extra = {}
         yield from self._until(lambda: member.is_stopped or not member.is_alive)
         if not member.is_stopped:
-            # Without the failpoint, or it would stop later, when nothing lets it go on.
+            # Without the failpoint, or it would stop again with nothing to continue it.
             yield from self._restart(member)
             return False
         self._cluster.journal.write("stopped", member=member.kind, name=member.name)
@@ -144,7 +144,7 @@ class Faults:
         yield from hold(strike.for_s)
 
     def _clock_off(self, strike: Strike) -> Iterator[None]:
-        """A worker lives a day ahead or behind for a while; only its monotonic clock is right."""
+        """Run a worker with a wall clock a day ahead or behind; its monotonic clock is right."""
         member = self._pick("worker")
         if member is None or self._clock_library is None:
             self._cluster.journal.write("not_run", fault="clock_off", why="libfaketime is not installed")
@@ -167,7 +167,7 @@ class Faults:
             yield from self._restart(member)
 
     def _restart(self, member: Member) -> Iterator[None]:
-        """Ask it to end and return when its successor serves, or after a minute."""
+        """Stop it and return when its successor serves, or after a minute."""
         before = member.pid
         deadline = time.monotonic() + _LONGEST_S
         self._cluster.signal(member, signal.SIGTERM)
@@ -177,7 +177,7 @@ class Faults:
             yield
 
     def _old_release(self, strike: Strike) -> Iterator[None]:
-        """A worker of the release before takes jobs beside the new ones, from the new schema."""
+        """Run a worker of the previous release beside the new ones, on the new schema."""
         if self._old_root is None:
             self._cluster.journal.write("not_run", fault="old_release", why=f"no {OLD_RELEASE} in the history")
             return
@@ -238,7 +238,7 @@ class Faults:
         yield from hold(strike.for_s)
 
     def _postgres_stall(self, strike: Strike) -> Iterator[None]:
-        """Stop the server and every process of it past the leases that it should have prolonged."""
+        """Stop the server with all its processes for longer than the leases."""
         pids = self._cluster.server_pids("postgres")
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -342,7 +342,7 @@ def find_clock_library() -> Path | None:
 
 
 def unpack_old_release(folder: Path) -> Path | None:
-    """Write the code of the release before into ``folder``; None if the history does not have it."""
+    """Write the code of the previous release into ``folder``; None if the git history lacks it."""
     packed = subprocess.run(["git", "archive", OLD_RELEASE], cwd=ROOT, capture_output=True, check=False)
     if packed.returncode != 0:
         return None

@@ -31,11 +31,11 @@ class Job:
     deadline_at: float | None = None
     text: str | None = None
     code: str | None = None
-    terminal: str | None = None  # job_terminal's word
+    terminal: str | None = None  # from job_terminal
     terminal_events: tuple[str, ...] = ()
-    stored_text: str | None = None  # job_streams' deltas, joined
-    used: tuple[int, int] | None = None  # tokens in and out, by the job's row
-    billed: tuple[int, int] | None = None  # the same by the ledger
+    stored_text: str | None = None  # joined deltas of job_streams
+    used: tuple[int, int] | None = None  # input and output tokens of the job row
+    billed: tuple[int, int] | None = None  # the same from the usage ledger
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Attempt:
 
     @property
     def pid(self) -> str:
-        """The worker's process: a worker calls itself name@host:pid:boot."""
+        """The worker's process id, from its name: name@host:pid:boot."""
         parts = self.worker.split(":")
         return parts[1] if len(parts) > 2 else ""
 
@@ -70,7 +70,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class History:
-    """Everything that the checker may look at. ``log_counts`` are worker log lines by event name."""
+    """All data for the checker. ``log_counts`` are worker log lines by event name."""
 
     client: Sequence[Json] = ()
     hooks: Sequence[Json] = ()

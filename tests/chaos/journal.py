@@ -1,4 +1,4 @@
-"""Append-only JSON lines that survive a kill of the process that writes them; what the checker reads afterwards."""
+"""Append-only JSON lines that survive a kill of the process that writes them; the checker reads them later."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 
 def now_s() -> float:
-    """Wall clock, Unix seconds: to be held against the database's times on the same machine."""
+    """Wall clock, Unix seconds, comparable with the database's times on the same machine."""
     return datetime.now(UTC).timestamp()
 
 
@@ -36,7 +36,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[Json]:
-    """Return the events; a line that a kill cut short is left out."""
+    """Return the events, without a line truncated by a kill."""
     if not path.exists():
         return []
     return list(_parsed(path.read_text(errors="replace").splitlines()))

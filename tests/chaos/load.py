@@ -22,13 +22,13 @@ Json = dict[str, Any]
 TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 TOPICS = ("rivers", "mills", "bread", "lamps", "bees", "boats", "wool", "letters", "bridges", "rain")
 CLASSES = ("interactive", "standard", "standard", "batch")
-# So often that the nemesis, who may strike one job several times, does not use up the attempts of an innocent one.
+# Enough attempts that repeated faults do not use up those of a normal job.
 MAX_ATTEMPTS = 30
 
 
 @dataclass(frozen=True)
 class Order:
-    """One job that a customer wants, and how they go about it."""
+    """One job of a customer, and how the customer reads it."""
 
     n: int
     tenant: int
@@ -42,7 +42,7 @@ class Order:
     hook: str | None = None
     cut_every: int | None = None
     max_attempts: int = MAX_ATTEMPTS
-    is_endless: bool = False  # goes on to max_tokens
+    is_endless: bool = False  # generates max_tokens
 
     def body(self, hook_base: str) -> Json:
         """The request."""
@@ -61,7 +61,7 @@ class Order:
 
 
 def orders(seed: int, num_tenants: int = 3) -> Iterator[Order]:
-    """Yield what customers want, for ever: some of everything."""
+    """Yield orders of all kinds, without end."""
     rng = random.Random(seed)
     n = 0
     while True:
@@ -88,7 +88,7 @@ def order(rng: random.Random, n: int, seed: int, num_tenants: int) -> Order:
 
 
 def marked(mark: str, n: int, seed: int, tenant: int = 0) -> Order:
-    """A job that breaks the step which it takes part in."""
+    """A job that breaks its engine step."""
     prompt = f"run {seed}, order {n}: {MARKS[mark]} tell me of {TOPICS[n % len(TOPICS)]}."
     return Order(n=n, tenant=tenant, prompt=prompt, max_tokens=40, follow="poll", mark=mark, hook="ok", max_attempts=4)
 
@@ -139,7 +139,7 @@ class Load:
         return task
 
     async def settle(self, timeout_s: float) -> None:
-        """Wait until every customer has what they want, or give up on them."""
+        """Wait until every customer is done, or give up."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         self._is_ending = True
@@ -156,7 +156,7 @@ class Load:
             job_id = await self._submit(wanted)
             if job_id is not None:
                 await asyncio.gather(self._follow(wanted, job_id), self._maybe_cancel(wanted, job_id))
-        except Exception as error:  # noqa: BLE001 - a customer who breaks must not pass for one who is content
+        except Exception as error:  # noqa: BLE001 - a crashed customer must not count as a satisfied one
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.journal.write(
                 "client_error", n=wanted.n, error=repr(error)[:300], where=f"{where.name}:{where.lineno}"
@@ -193,7 +193,7 @@ class Load:
         return status >= 500 or status == 409 or (status == 429 and self._retries_full)
 
     async def _ask(self, method: str, wanted: Order, turn: int, path: str, **more: Any) -> httpx2.Response | None:
-        """Ask one of the APIs, a different one at each turn; None if there was no whole answer."""
+        """Send a request to the APIs in turn; None without a complete answer."""
         url = self._urls[(wanted.n + turn) % len(self._urls)]
         try:
             return await self._http.request(method, url + path, **more)
@@ -267,7 +267,7 @@ class Load:
             self.journal.write("stream", n=wanted.n, job=job_id, cuts=num_cuts, events=events)
 
     async def _read_stream(self, wanted: Order, job_id: str, events: list[list[Any]], turn: int) -> Json | None:
-        """Add what one connection gives; return the job once its terminal event came."""
+        """Add the events of one connection; return the job after its terminal event."""
         headers = self._auth(wanted)
         if events:
             headers["Last-Event-ID"] = events[-1][0]
@@ -327,15 +327,15 @@ class LoadThread:
         return self._thread.is_alive()
 
     def inject(self, wanted: Order) -> None:
-        """Add an order out of turn."""
+        """Add an order immediately."""
         self._loop.call_soon_threadsafe(self.load.place, wanted)
 
     def set_rate(self, rate: float) -> None:
-        """Let in more or fewer a second."""
+        """Change the rate of orders per second."""
         self.load.rate = rate
 
     def end(self, settle_s: float) -> None:
-        """Let no new customer in; the others have ``settle_s`` to get what they want. Returns at once."""
+        """Stop new orders; the others have ``settle_s`` to end. Returns at once."""
         self._settle_s = settle_s
         self._loop.call_soon_threadsafe(self._stop.set)
 

@@ -17,7 +17,7 @@ from tests.chaos.streams import read_stream
 
 
 def recovery(history: History) -> Json:
-    """P5: from a kill to the queue and to the next run, from a SIGTERM to the hand back, and what users saw."""
+    """P5: time from a kill to the requeue and to the next run, from SIGTERM to the release, and errors for users."""
     back = list(recoveries(history))
     killed = {str(e["pid"]) for e in history.of_nemesis("signal") if e["signal"] == "SIGKILL"}
     asked_at = {str(e["pid"]): e["t"] for e in history.of_nemesis("signal") if e["signal"] == "SIGTERM"}
@@ -46,7 +46,7 @@ def phase_times(history: History) -> dict[str, float]:
 
 
 def phases(history: History) -> Json:
-    """P7: for each phase, jobs that were accepted and that finished in it, and how long a submission took."""
+    """P7: accepted and finished jobs per phase, and the latency of submissions."""
     begun = sorted((at, name) for name, at in phase_times(history).items())
     times = [at for at, _ in begun]
 
@@ -81,7 +81,7 @@ def streams(history: History) -> Json:
 
 
 def hooks(history: History) -> Json:
-    """P11: what good receivers heard, and how long after the end, before and while there were bad ones."""
+    """P11: deliveries to good receivers and their delay, before and during bad receivers."""
     ended = {job.id: job.completed_at for job in history.jobs if job.completed_at is not None}
     good_jobs = {one.job for one in history.deliveries}
     first: dict[str, float] = {}
@@ -100,7 +100,7 @@ def hooks(history: History) -> Json:
         "answers": dict(Counter(event["answer"] for event in history.hooks)),
         "hook_s_alone": alone,
         "hook_s_beside_bad": beside,
-        # Below a quarter of a second it is the sender's look into the outbox that is measured.
+        # Below 0.25 s the figure shows only the sender's poll interval.
         "p95_ratio": round((beside["p95"] or 0) / max(0.25, alone["p95"] or 0), 2),
     }
 
@@ -116,7 +116,7 @@ def resident_mb(cluster: Cluster) -> Json:
 
 
 def peak_memory(run: Run, seconds: float) -> Json:
-    """Turn for a while and return the most that each process had."""
+    """Run for a while; return the peak of each process."""
     peak: Counter[str] = Counter()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -127,7 +127,7 @@ def peak_memory(run: Run, seconds: float) -> Json:
 
 
 def finished_per_s(run: Run, seconds: float = 10.0) -> float:
-    """Measure how fast jobs end while there are always some that wait."""
+    """Measure the throughput with a constant backlog."""
     before = _num_finished(run)
     began = time.monotonic()
     run.wait(seconds)
@@ -141,7 +141,7 @@ def _num_finished(run: Run) -> int:
 
 
 def refusals(history: History) -> Json:
-    """Why submissions were refused."""
+    """Refused submissions by reason."""
     return dict(Counter(f"{event['status']} {event['code']}" for event in history.of_client("refused")))
 
 

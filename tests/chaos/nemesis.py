@@ -15,7 +15,7 @@ from tests.chaos.journal import Journal
 
 @dataclass(frozen=True)
 class Kind:
-    """A class of faults: what it may strike and how long it takes, in seconds with a lease of three."""
+    """A class of faults: its targets, and its duration in seconds with a lease of three."""
 
     lane: str
     targets: tuple[str, ...]
@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, order=True)
 class Strike:
-    """One fault: when it begins, counted from the start of the run, on what, and for how long."""
+    """One fault: start relative to the run, target, and duration."""
 
     at_s: float
     fault: str
@@ -77,7 +77,7 @@ class Strike:
 
 
 def schedule(seed: int, duration_s: float, faults: Sequence[str] = tuple(KINDS)) -> list[Strike]:
-    """Return the strikes of a run, in order. Every fault comes at least once; a long run repeats them in new orders."""
+    """Return the faults of a run, in order. Each occurs at least once; a long run repeats them in new orders."""
     rng = random.Random(f"nemesis {seed}")
     lanes = sorted({KINDS[name].lane for name in faults})
     return sorted(strike for lane in lanes for strike in _lane(rng, lane, duration_s, faults))
@@ -89,7 +89,7 @@ def _lane(rng: random.Random, lane: str, duration_s: float, faults: Sequence[str
     for turn in count():
         rng.shuffle(names)
         pauses = [rng.uniform(0.3, 1.2) for _ in names]
-        # The first turn is complete whatever the duration; then it is as dense as it must be.
+        # The first round is always complete, with shorter gaps if needed.
         needed_s = sum(pauses) + sum(KINDS[name].for_s for name in names)
         pace = min(1.0, duration_s / needed_s) if turn == 0 else 1.0
         for name, pause_s in zip(names, pauses, strict=True):
@@ -105,7 +105,7 @@ Carry = Callable[[Strike], Iterator[None]]
 
 
 class Nemesis:
-    """Carries out strikes. ``turn`` never waits: a fault is a generator that is asked again and again until it ends."""
+    """Injects faults. ``turn`` never blocks: it advances each fault's generator until it ends."""
 
     def __init__(
         self,
@@ -126,12 +126,12 @@ class Nemesis:
 
     @property
     def is_done(self) -> bool:
-        """True when every strike has ended."""
+        """True when every fault has ended."""
         return not self._under_way and not any(self._waiting.values())
 
     @property
     def num_waiting(self) -> int:
-        """How many strikes are to come."""
+        """Number of faults still to come."""
         return sum(map(len, self._waiting.values()))
 
     def turn(self) -> None:

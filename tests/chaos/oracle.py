@@ -1,6 +1,6 @@
-"""What the fake model must answer, computed anew: a second, independent writing of a function of the prompt alone.
+"""The expected answers of the fake model: an independent implementation, a function of the prompt alone.
 
-Nothing here is imported from the product; a test holds both writings against each other.
+Imports nothing from the product; a test compares both implementations.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The rows of the reliability table that need a whole cluster: ``python -m tests.chaos --promise P7``.
 
-Each row breaks one kind of thing for long enough to have a figure, under the product's own times where the promise
-names them, and is judged by the same checker as every other run.
+Each row injects one kind of fault for long enough to get a figure, with the product's default times where the promise
+names them, and uses the same checker as every other run.
 """
 
 import random
@@ -34,13 +34,13 @@ class Ask:
 
 
 def run_through(run: Run, fault: Iterator[None]) -> None:
-    """Carry one fault out to its end."""
+    """Run one fault to its end."""
     for _ in fault:
         run.turn()
 
 
 def faults_of(run: Run) -> Faults:
-    """Hands for a run that injects no marked prompts."""
+    """The callback for a run without marked prompts."""
     return Faults(run.cluster, run.seed, _never, lease_s=10.0)
 
 
@@ -78,9 +78,9 @@ def p2(ask: Ask) -> tuple[Json, Findings]:
 # -- P5: recovery is bounded ------------------------------------------------------------------------------------------
 
 LEASE_S, SWEEP_S = 10.0, 2.0
-# Between the last renewal and the kill there may be nothing; between the sweep's look and its commit there is little.
+# A kill can follow directly after a lease renewal; the sweep commits soon after its query.
 RECOVERY_SLACK_S = 1.5
-# The product's own time for a drain.
+# The product's default drain time.
 HAND_BACK_S = 5.0
 
 
@@ -117,7 +117,7 @@ def patient(wanted: Iterator[Order]) -> Iterator[Order]:
 
 
 def some_long(wanted: Iterator[Order]) -> Iterator[Order]:
-    """Every fifth job takes eight seconds, longer than a drain, so that there is something to hand back."""
+    """Every fifth job takes eight seconds, longer than a drain, so that a drain has jobs to release."""
     return (replace(one, max_tokens=400, is_endless=True) if one.n % 5 == 0 else one for one in wanted)
 
 
@@ -140,7 +140,7 @@ def may_die(run: Run) -> list[Member]:
 
 
 def restart_together(run: Run, members: list[Member]) -> None:
-    """Ask these to end and wait until the successors of all serve."""
+    """Stop these and wait until all successors serve."""
     before = {one.name: one.child.pid for one in members if one.child is not None}
     for one in members:
         run.cluster.signal(one, signal.SIGTERM)
@@ -198,7 +198,7 @@ def p7(ask: Ask) -> tuple[Json, Findings]:
 
 
 def p10(ask: Ask) -> tuple[Json, Findings]:
-    """Streams cut at every event and at random, workers killed meanwhile; then 1,000 readers who walk away."""
+    """Streams cut at every event and at random, workers killed meanwhile; then 1,000 readers that disconnect."""
     num_readers = int(1000 * ask.scale)
     with running("P10", seed=ask.seed, say=ask.say, shape=ask.shape) as run:
         load = run.let_in(8, readers.cut_everywhere(ask.seed, count()))
@@ -243,7 +243,7 @@ def p11(ask: Ask) -> tuple[Json, Findings]:
 
 
 def without_bad(history: History) -> History:
-    """Deliveries to receivers that never answer well are given up or still tried; nothing is promised of them."""
+    """Deliveries to receivers that never answer well are given up or still retried; no promise covers them."""
 
     def is_good(one: Delivery) -> bool:
         return one.url.rsplit("/", 1)[-1] in ("ok", "flaky")

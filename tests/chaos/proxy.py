@@ -23,7 +23,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Mode(StrEnum):
-    """What a proxy does with the bytes."""
+    """Modes of a proxy."""
 
     PASS = "pass"
     DELAY = "delay"
@@ -67,7 +67,7 @@ class FaultProxy:
         swallowed = self._mode is Mode.HALF_OPEN and mode is not Mode.HALF_OPEN
         self._mode = mode
         if mode is Mode.CUT or swallowed:
-            # After bytes were swallowed a connection can only end: going on would corrupt its protocol.
+            # After dropped bytes a connection can only be closed: more data would corrupt its protocol.
             await self.reset()
 
     async def reset(self) -> None:
@@ -91,7 +91,7 @@ class FaultProxy:
         try:
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         except OSError:
-            # One side was reset. The other must hear of it, or it would wait for an answer for ever.
+            # One side was reset. Reset the other too, or it would wait for ever.
             for end in link:
                 _abort(end)
         finally:

@@ -1,4 +1,4 @@
-"""Readers who are cut off everywhere, and readers who walk away without a word (P10)."""
+"""Readers that are cut off at every event, and readers that disconnect (P10)."""
 
 import asyncio
 import random
@@ -32,11 +32,11 @@ def cut_everywhere(seed: int, numbers: Iterator[int]) -> Iterator[Order]:
 
 
 def abandon(run: Run, load: LoadThread, num_readers: int) -> Json:
-    """Open many streams, drop them all without reading to the end, and see whether the APIs let go of everything."""
+    """Open many streams, drop them all early, and check that the APIs release all resources."""
     load.set_rate(0.5)
     alone = _held(run)
-    # Pools, caches and the allocator grow to their size first, which is that of as many readers as will come: Python
-    # gives little of it back to the system. What readers leave behind, each thousand would leave again.
+    # Warm up pools, caches and the allocator with as many readers first: Python returns little memory to the system. A
+    # leak would show again with each further thousand.
     asyncio.run(_open_and_leave(run, num_readers))
     run.wait(10)
     before = _held(run)
@@ -72,7 +72,7 @@ async def _open_and_leave(run: Run, num_readers: int) -> dict[str, int]:
         streams = await asyncio.gather(*(_enter(http, run, jobs[n % 8], n, places) for n in range(num_readers)))
         run.say(f"{sum(one is not None for one in streams)} streams open")
         held = _held(run)
-        # In the middle of their streams, and without a word.
+        # In the middle of their streams.
         await asyncio.gather(*(one.aclose() for one in streams if one is not None), return_exceptions=True)
         return held
 

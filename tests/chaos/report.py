@@ -1,4 +1,4 @@
-"""A run's figures: the one JSON line, the small table, and the files that the documents are filled from."""
+"""The report of a run: a JSON line, a small table, and files for the documents."""
 
 import json
 import platform
@@ -65,7 +65,7 @@ def versions() -> Json:
 
 
 def recoveries(history: History) -> Iterator[tuple[float, float | None]]:
-    """Yield, for each job that a dead or stopped worker held, the seconds until it was taken back and until it ran."""
+    """Yield for each job of a dead or stopped worker the seconds until its requeue and until its next run."""
     died_at = {str(event["pid"]): event["t"] for event in history.of_nemesis("exit") if event["member"] == "worker"}
     for event in history.of_nemesis("signal"):
         if event["member"] == "worker" and event["signal"] in ("SIGKILL", "SIGSTOP"):

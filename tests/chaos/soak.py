@@ -1,4 +1,4 @@
-"""One run: a cluster, customers, something that breaks, a quiet time in which all must end, and the checker's word."""
+"""One run: a cluster, customers, faults, a quiet time in which all jobs must end, and the check."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from tests.chaos.nemesis import KINDS, Nemesis, schedule
 from tests.chaos.report import Json, report_of
 
 QUIET_S = 75.0
-"""How long everything may take to end once nothing is broken any more; it usually takes a few seconds."""
+"""Longest time for all jobs to end after the last fault; usually a few seconds."""
 
 TICK_S = 0.03
 _SAY_EVERY_S = 15.0
@@ -45,7 +45,7 @@ class Run:
         self._began = self._told_at = time.monotonic()
 
     def let_in(self, rate: float, wanted: Iterator[Order] | None = None, *, retries_full: bool = True) -> LoadThread:
-        """Let customers in, ``rate`` orders a second."""
+        """Start the load with ``rate`` orders per second."""
         load = Load(
             Journal(self.cluster.folder / "client.jsonl"),
             seed=self.seed,
@@ -103,7 +103,7 @@ def soak(
     shape: Shape | None = None,
     name: str = "chaos",
 ) -> tuple[Json, Findings]:
-    """Run customers and nemesis for ``duration_s`` and return the report with what the checker found."""
+    """Run customers and nemesis for ``duration_s`` and return the report with the violations."""
     with running(name, seed=seed, say=say, shape=shape or Shape()) as run:
         load = run.let_in(rate)
         break_things(run, load, duration_s, faults)
@@ -123,7 +123,7 @@ def start_receiver(cluster: Cluster) -> str:
 
 
 def break_things(run: Run, load: LoadThread, duration_s: float, faults: Sequence[str]) -> None:
-    """Carry out the seed's schedule."""
+    """Run the schedule of the seed."""
     cluster = run.cluster
     numbers = count(_FIRST_MARKED)
 
@@ -141,7 +141,7 @@ def break_things(run: Run, load: LoadThread, duration_s: float, faults: Sequence
 
 
 def wait_for_the_end(run: Run, quiet_s: float) -> None:
-    """Break nothing any more, and wait until customers and tables agree that it is over, or the time is."""
+    """Stop the faults and wait until customers and tables are done, or until a timeout."""
     began = time.monotonic()
     if run.load is not None:
         run.load.end(quiet_s)
@@ -184,6 +184,6 @@ def forward_webhooks(cluster: Cluster) -> None:
 
 
 def database_of(cluster: Cluster) -> dict[str, str]:
-    """What psycopg needs to reach Postgres past every proxy."""
+    """psycopg's parameters for Postgres without a proxy."""
     url = make_url(cluster.database_url)
     return {"host": str(url.query["host"]), "user": str(url.username), "dbname": str(url.database)}

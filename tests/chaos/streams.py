@@ -23,7 +23,7 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """What the reader holds."""
+        """The reader's text."""
         return "".join(self.deltas)
 
 

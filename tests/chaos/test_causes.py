@@ -1,4 +1,4 @@
-"""An innocent job may be taken for poison after three strokes of the nemesis, and after nothing less."""
+"""A normal job may count as poison after three injected faults, but not after fewer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ LOST = [
 
 
 def signals(*pids: int, name: str = "SIGKILL") -> list[dict[str, Any]]:
-    """Each process is struck while it runs the job."""
+    """Each process gets a fault while it runs the job."""
     return [
         {"t": 10.0 * pid + 1, "kind": "signal", "member": "worker", "name": f"worker-{pid}", "pid": pid, "signal": name}
         for pid in pids

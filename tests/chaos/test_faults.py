@@ -1,4 +1,4 @@
-"""The fault that must come about in every run: a worker that writes an outcome after its job has ended elsewhere."""
+"""The fault that every run must contain: a worker that writes an outcome after its job has ended elsewhere."""
 
 import signal
 from collections.abc import Generator
@@ -13,7 +13,7 @@ from tests.chaos.nemesis import Strike
 
 
 class Stub:
-    """A cluster and its only worker, which stands still as soon as it is started with a failpoint."""
+    """A cluster and its only worker, which stops as soon as it is started with a failpoint."""
 
     kind, name, keep, is_alive = "worker", "worker-1", True, True
 
