@@ -8,7 +8,7 @@ next turn. The dispatcher runs no model; the meaning of job states is ``store``'
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,20 +23,17 @@ from store.errors import HeadraceError, SettingsError, Unavailable
 from store.jobs import sweeps
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
-from store.redis.celery_queue import Hint, HintPublisher, celery_app
 from store.redis.connection import connect
-from store.registry.models import shadow_name
-from store.scheduling import dispatch_queries
-from store.scheduling.dispatch_queries import QueueDepth, RoundRobin
-from store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
 from store.scheduling.work_probe import PendingWork, probe
 from store.settings import Settings, load_settings, open_vault, require_services
 from store.stop_signals import on_stop_signals
 from store.streams import stream_log
-from store.streams.stream_log import StreamPublisher, forget_generation, start_generation
+from store.streams.stream_log import StreamPublisher
 from store.webhooks.addresses import parse_networks
 from workers.dispatcher.audit_heads import AuditHeads
+from workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
 from workers.dispatcher.queue_stats import QueueStats
+from workers.dispatcher.ready_window import ReadyWindow
 from workers.dispatcher.retention import RetentionThread
 from workers.health import HealthServer, LoopHeartbeat
 from workers.webhooks.sender import WebhookSender
@@ -48,7 +45,6 @@ IDLE_LOOK_S = 0.25
 TOP_UP_S = 0.1
 COUNT_S = 0.25
 LEAD_S = 2.0
-SWEEP_ROWS = 500
 # The webhook sender is notified when deliveries are due; it polls as well, in case a notification is lost.
 _SENDER_LOOKS_S = 1.0
 # Duties that are due within this time run at once, so that the process wakes up once for all of them.
@@ -57,62 +53,6 @@ _STOP_S = 0.5
 # A duty may wait for Postgres. After this time it counts as hung, and a supervisor may restart the process.
 _LONGEST_TURN_S = 60.0
 _RETRY_S = 1.0
-# A long backlog is counted only up to this many ready windows.
-_WINDOWS_COUNTED = 4
-
-
-def num_to_announce(depth: QueueDepth, in_redis: int, window: int) -> int:
-    """Return how many waiting jobs the ready window has room for."""
-    return max(0, min(depth.waiting, window - in_redis))
-
-
-def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: float) -> int:
-    """Return how many lost hints fit: announced long ago, not claimed and not in Redis.
-
-    While Redis has as many hints as there are announced jobs, none was lost, however long they wait.
-    """
-    if depth.oldest_announced_s is None or depth.oldest_announced_s < reannounce_s:
-        return 0
-    return max(0, min(depth.announced - in_redis, window - in_redis))
-
-
-def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
-    """Return how many more jobs of the batch class may be announced.
-
-    Batch jobs never use all slots of a worker and never queue up as hints, so a job of a better class finds room at
-    once.
-    """
-    return max(0, most_a_worker * max(1, depth.num_workers) - depth.batch_under_way)
-
-
-class OutageGrace:
-    """Grace time after an outage of Postgres: a lease that expires because no worker could renew it is no crash.
-
-    Times are of the monotonic clock. ``answered`` must be called often: a long time without a call looks like an
-    outage.
-    """
-
-    def __init__(self, lease_s: float, sweep_s: float, now: float) -> None:
-        # A worker renews every third of a lease, so a shorter outage than this costs no lease.
-        self._longest_s = lease_s / 2 + sweep_s
-        # A lease that was renewed just before the outage expires this much after it.
-        self._grace_s = lease_s + 2 * sweep_s
-        self._answered_at = now
-        self._grace_until = now
-
-    def answered(self, now: float) -> None:
-        """Note that Postgres answered."""
-        if now - self._answered_at > self._longest_s:
-            self._grace_until = now + self._grace_s
-        self._answered_at = now
-
-    def refused(self, now: float) -> None:
-        """Note that Postgres refused writes, as with a full disk: then no lease was renewed either."""
-        self._grace_until = now + self._grace_s
-
-    def blames(self, now: float) -> bool:
-        """Return True if an expired lease is its worker's fault."""
-        return now >= self._grace_until
 
 
 @dataclass(slots=True)
@@ -140,14 +80,10 @@ class Dispatcher:
         vault = open_vault(settings)
         self._db = Database(settings.database_url, application_name="headrace-dispatcher", vault=vault)
         self._redis = connect(settings.redis_url, timeout_s=2.0)
-        self._hints = HintPublisher(celery_app(settings))
-        self._streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
-        self._round_robin = RoundRobin(settings.ageing_s)
-        self._recent_running = RecentMaximum()
-        # By queue: a queue is of one model version, and that has one task.
-        self._tasks: dict[str, str] = {}
-        self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
+        streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self.ready_window = ReadyWindow(self._db, self._redis, settings)
         self._outage_grace = OutageGrace(settings.lease_s, settings.sweep_s, time.monotonic())
+        self.sweeper = JobSweeper(self._db, streams, self._outage_grace, lease_s=settings.lease_s)
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)
         self._counter = QueueStats(self._db)
@@ -157,12 +93,12 @@ class Dispatcher:
         self._look = Duty("look", LOOK_S, self.look)
         self._duties = (
             Duty("check_lead", min(settings.sweep_s, LEAD_S), self._check_leadership),
-            Duty("notice_wipe", min(settings.sweep_s, 1.0), self.notice_wipe),
+            Duty("notice_wipe", min(settings.sweep_s, 1.0), self.ready_window.notice_wipe),
             self._look,
-            Duty("top_up", TOP_UP_S, self.top_up, lambda: self._due.jobs),
+            Duty("top_up", TOP_UP_S, self.ready_window.top_up, lambda: self._due.jobs),
             Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
-            Duty("sweep_leases", settings.sweep_s, self.sweep_leases),
-            Duty("expire_deadlines", settings.sweep_s, self.expire_deadlines),
+            Duty("sweep_leases", settings.sweep_s, self.sweeper.sweep_leases),
+            Duty("expire_deadlines", settings.sweep_s, self.sweeper.expire_deadlines),
             Duty("tell_audit_heads", settings.audit_head_s, AuditHeads(self._db, settings.audit_head_key).log_heads),
         )
 
@@ -189,7 +125,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Drop the connections."""
-        self._hints.close()
+        self.ready_window.close()
         self._redis.close()
         self._db.close()
 
@@ -257,84 +193,6 @@ class Dispatcher:
         self._look.period_s = LOOK_S if due.jobs or due.deliveries else IDLE_LOOK_S
         if due.deliveries and self._sender is not None:
             self._sender.notify_due()
-
-    def notice_wipe(self) -> None:
-        """Announce all queued jobs again if Redis is new or was wiped."""
-        if not start_generation(self._redis):
-            return
-        try:
-            num_jobs = dispatch_queries.forget_announcements(self._db)
-        except Unavailable:
-            forget_generation(self._redis)
-            raise
-        log.info("dispatcher.redis_is_new", num_jobs=num_jobs)
-
-    def top_up(self) -> None:
-        """Fill the ready windows of the queues: first with lost hints, then with waiting jobs."""
-        window = self._settings.ready_window
-        for depth in dispatch_queries.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
-            if depth.is_paused:
-                continue
-            in_redis = self._hints.depth(depth.queue)
-            num_lost = num_to_repeat(depth, in_redis, window, self._settings.reannounce_s)
-            if num_lost:
-                jobs = dispatch_queries.take_stale(self._db, depth.queue, self._settings.reannounce_s, num_lost)
-                self._announce(depth.queue, jobs, "dispatcher.announced_again")
-                in_redis += len(jobs)
-            if num_new := num_to_announce(depth, in_redis, window):
-                most_batch = num_of_batch(depth, self._most_batch)
-                jobs = dispatch_queries.take_waiting(
-                    self._db, depth.queue, num_new, self._round_robin, most_batch=most_batch
-                )
-                ahead = self._fast_lane(jobs) if in_redis else frozenset()
-                self._announce(depth.queue, jobs, "dispatcher.announced", ahead)
-
-    def _fast_lane(self, job_ids: list[str]) -> Set[str]:
-        """Return those jobs that may go ahead of the ready window."""
-        entries = [
-            entry for entry in read_candidates(self._db, job_ids) if entry.class_rank != dispatch_queries.BATCH_RANK
-        ]
-        return within_share(self._db, entries, self._recent_running, are_announced=True) if entries else frozenset()
-
-    def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
-        """Publish hints for jobs that were just marked as announced. A hint that fails is announced again later."""
-        if job_ids:
-            model, _, version = queue.rpartition("@")
-            if queue not in self._tasks:
-                self._tasks[queue] = dispatch_queries.task_of(self._db, job_ids[0])
-            shadow = shadow_name(self._tasks[queue], model, int(version))
-            self._hints.publish([Hint(job_id, queue, shadow, job_id in ahead) for job_id in job_ids])
-            log.debug(event, queue=queue, num_jobs=len(job_ids))
-
-    def sweep_leases(self) -> bool:
-        """Requeue jobs with expired leases, in batches; return whether there may be more."""
-        # Before the sweep, so that an outage that ends now is noticed before its leases are swept.
-        self._db.ping()
-        self._outage_grace.answered(time.monotonic())
-        blame = self._outage_grace.blames(time.monotonic())
-        try:
-            swept = sweeps.sweep_leases(self._db, SWEEP_ROWS, blame=blame)
-        except Unavailable:
-            self._outage_grace.refused(time.monotonic())
-            raise
-        if swept.requeued or swept.ended:
-            counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
-            log.info("dispatcher.leases_swept", blamed=blame, **counts)
-        self._nudge(swept.ended)
-        return swept.num_jobs >= SWEEP_ROWS
-
-    def expire_deadlines(self) -> bool:
-        """End jobs after their deadlines, in batches; return whether there may be more."""
-        expired = sweeps.expire_overdue(self._db, SWEEP_ROWS, grace_s=2 * self._settings.lease_s)
-        if expired:
-            log.info("dispatcher.expired", num_jobs=len(expired))
-        self._nudge(expired)
-        return len(expired) >= SWEEP_ROWS
-
-    def _nudge(self, job_ids: Iterable[str]) -> None:
-        """End open streams of these jobs now, not at their next poll of Postgres."""
-        if job_ids:
-            self._streams.nudge(job_ids)
 
 
 def main() -> int:

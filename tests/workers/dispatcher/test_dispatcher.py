@@ -39,7 +39,9 @@ from store.tenants.api_keys import create_tenant
 from tests.processes import Process, StartProcess, free_port, python, until, wait_for
 from tests.roles import as_worker
 from tests.workers.receiver import Receiver
-from workers.dispatcher.dispatcher import Dispatcher, OutageGrace, num_of_batch, num_to_announce, num_to_repeat
+from workers.dispatcher.dispatcher import Dispatcher
+from workers.dispatcher.job_sweeper import OutageGrace
+from workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
 from workers.dispatcher.retention import RetentionThread
 from workers.health import LoopHeartbeat, readiness
 
@@ -166,12 +168,12 @@ def test_a_window_is_topped_up_in_order_and_no_further(
 ) -> None:
     late = submit(20, service_class=ServiceClass.BATCH)
     first = submit(3, service_class=ServiceClass.INTERACTIVE)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == [*first, *late[:7]]
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert len(hinted(redis_client)) == 10
     redis_client.rpop(QUEUE, 4)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client)[-4:] == late[7:11]
 
 
@@ -179,7 +181,7 @@ def test_a_hint_names_the_model_version_and_holds_no_prompt(
     dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
 ) -> None:
     submit(1)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     (raw,) = redis_client.lrange(QUEUE, 0, -1)
     assert json.loads(raw)["headers"]["shadow"] == "generate:tiny@1"
     assert b"never shown" not in raw
@@ -190,7 +192,7 @@ def test_queues_do_not_take_each_others_window(
 ) -> None:
     submit(30)
     submit(30, queue="other@2", model="other", model_version=2)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert len(hinted(redis_client)) == len(hinted(redis_client, "other@2")) == 10
 
 
@@ -201,7 +203,7 @@ def test_a_window_is_shared_between_tenants_over_many_top_ups(
     newcomer = submit(10, cost_tokens=1000, tenant_id=create_tenant(db, new_id("tenant")))
     taken = []
     for _ in range(8):
-        dispatcher.top_up()
+        dispatcher.ready_window.top_up()
         # Five are claimed, which makes room for five.
         taken += [json.loads(raw)["headers"]["id"] for raw in redis_client.rpop(QUEUE, 5)]
     assert len(taken) == 40
@@ -217,7 +219,7 @@ def test_a_job_that_waited_too_long_is_announced_before_better_classes(
     submit(30, service_class=ServiceClass.INTERACTIVE)
     with db.begin() as connection:
         connection.execute(text("UPDATE jobs SET created_at = created_at - interval '40 s' WHERE class_rank = 2"))
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert late[0] in hinted(redis_client)
     assert late[1] not in hinted(redis_client)
 
@@ -227,16 +229,16 @@ def test_a_paused_queue_is_not_topped_up_and_its_lost_hints_are_not_repeated(
 ) -> None:
     dispatcher = make(reannounce_s=0.05)
     lost = submit(2)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     redis_client.delete(QUEUE)
     queues.pause(db, tenant, QUEUE, actor="tests")
     waiting = submit(3)
     other = submit(1, queue="other@2", model="other", model_version=2)
     time.sleep(0.1)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert (hinted(redis_client), hinted(redis_client, "other@2")) == ([], other)
     queues.resume(db, tenant, QUEUE, actor="tests")
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == [*lost, *waiting]
 
 
@@ -270,14 +272,14 @@ def totals(db: Database) -> int:
 def test_a_lost_hint_is_found_and_announced_again_once(make: Make, submit: Submit, redis_client: redis.Redis) -> None:
     dispatcher = make(reannounce_s=0.2)
     jobs = submit(3)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     redis_client.delete(QUEUE)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == []  # too early to decide
-    wait_for(lambda: dispatcher.top_up() or hinted(redis_client), "announced again")
+    wait_for(lambda: dispatcher.ready_window.top_up() or hinted(redis_client), "announced again")
     assert hinted(redis_client) == jobs
     time.sleep(0.3)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == jobs  # they all stay, however long no worker takes them
 
 
@@ -286,30 +288,30 @@ def test_hints_that_are_announced_again_take_their_room_in_the_window(
 ) -> None:
     dispatcher = make(ready_window=10, reannounce_s=0.05)
     lost = submit(6)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     redis_client.delete(QUEUE)
     waiting = submit(20)
     time.sleep(0.1)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     assert set(hinted(redis_client)) == {*lost, *waiting[:4]}
 
 
 def test_a_wiped_redis_is_filled_again_at_once(
     dispatcher: Dispatcher, submit: Submit, redis_client: redis.Redis
 ) -> None:
-    dispatcher.notice_wipe()
+    dispatcher.ready_window.notice_wipe()
     jobs = submit(5)
-    dispatcher.top_up()
+    dispatcher.ready_window.top_up()
     redis_client.flushall()
-    dispatcher.notice_wipe()
-    dispatcher.top_up()
+    dispatcher.ready_window.notice_wipe()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == jobs
 
 
 def test_a_wipe_that_could_not_be_dealt_with_is_noticed_again(make: Make, redis_client: redis.Redis) -> None:
     without_postgres = make(database_url="postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(Exception, match="Postgres is not available"):
-        without_postgres.notice_wipe()
+        without_postgres.ready_window.notice_wipe()
     assert not redis_client.exists(GENERATION_KEY)
 
 
@@ -320,8 +322,8 @@ def test_jobs_of_a_dead_worker_are_queued_or_failed(
     again, spent = submit(1), submit(1, max_attempts=1)
     claim(db, "dead", QUEUE, again + spent, lease_s=0.01)
     time.sleep(0.05)
-    dispatcher.sweep_leases()
-    dispatcher.top_up()
+    dispatcher.sweeper.sweep_leases()
+    dispatcher.ready_window.top_up()
     assert read(again[0]).state is JobState.QUEUED
     assert hinted(redis_client) == []  # its next worker must run it alone, and takes it without a hint
     assert claim_candidates(db, QUEUE, 5, suspects=True) == again
@@ -350,8 +352,8 @@ def test_jobs_that_postgres_kept_from_renewing_run_on_in_company(
     (job_id,) = submit(1)
     claim(db, "alive", QUEUE, [job_id], lease_s=0.01)
     time.sleep(0.2)  # as long without a look at Postgres as if it had not answered
-    dispatcher.sweep_leases()
-    dispatcher.top_up()
+    dispatcher.sweeper.sweep_leases()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == [job_id]
 
 
@@ -380,9 +382,9 @@ def test_nor_are_they_after_its_disk_was_full(
     (job_id,) = submit(1)
     claim(db, "alive", QUEUE, [job_id], lease_s=0.01)
     with full_disk(db), pytest.raises(Unavailable):
-        dispatcher.sweep_leases()
-    dispatcher.sweep_leases()
-    dispatcher.top_up()
+        dispatcher.sweeper.sweep_leases()
+    dispatcher.sweeper.sweep_leases()
+    dispatcher.ready_window.top_up()
     assert hinted(redis_client) == [job_id]
 
 
@@ -390,8 +392,8 @@ def test_a_deadline_is_kept_queued_or_running(db: Database, make: Make, submit: 
     dispatcher = make(lease_s=0.1)
     queued, running, early = submit(1, deadline_s=0.05), submit(1, deadline_s=0.05), submit(1)
     claim(db, "hung", QUEUE, running, lease_s=60)
-    wait_for(lambda: dispatcher.expire_deadlines() or read(queued[0]).state is JobState.EXPIRED, "expired")
-    wait_for(lambda: dispatcher.expire_deadlines() or read(running[0]).state is JobState.EXPIRED, "expired")
+    wait_for(lambda: dispatcher.sweeper.expire_deadlines() or read(queued[0]).state is JobState.EXPIRED, "expired")
+    wait_for(lambda: dispatcher.sweeper.expire_deadlines() or read(running[0]).state is JobState.EXPIRED, "expired")
     assert read(early[0]).state is JobState.QUEUED
 
 
@@ -412,7 +414,9 @@ async def test_an_open_stream_is_told_at_once_that_its_job_expired(
         async with asyncio.timeout(30), aclosing(hub.follow(job_id)) as stream:
             waiting = asyncio.ensure_future(anext(stream))
             await until(lambda: stream_key(job_id).encode() in redis_client.pubsub_channels(), "it listens")
-            await until(lambda: dispatcher.expire_deadlines() or read(job_id).state is JobState.EXPIRED, "it expires")
+            await until(
+                lambda: dispatcher.sweeper.expire_deadlines() or read(job_id).state is JobState.EXPIRED, "it expires"
+            )
             assert await waiting is None
     finally:
         await hub.stop()
@@ -436,7 +440,7 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
         return look("payload #>> '{input,prompt}'")
 
     def end_all() -> bool:
-        dispatcher.expire_deadlines()
+        dispatcher.sweeper.expire_deadlines()
         return sum(at is not None for at in look("completed_at").values()) == len(ended)
 
     wait_for(end_all, "expired")
@@ -491,7 +495,7 @@ def test_the_loop_goes_on_while_something_is_forgotten(
 def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
     make: Make, submit: Submit, db: Database, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.dispatcher.dispatcher.SWEEP_ROWS", 5)
+    monkeypatch.setattr("workers.dispatcher.job_sweeper.SWEEP_ROWS", 5)
     overdue, lost = submit(23, deadline_s=0.01), submit(23)
     claim(db, "dead", QUEUE, lost, lease_s=0.01)
     dispatcher = make(sweep_s=600)

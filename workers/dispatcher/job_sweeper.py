@@ -1,0 +1,85 @@
+"""The duties that end or requeue jobs: leases that have expired, and deadlines that have passed."""
+
+import time
+from collections.abc import Iterable
+
+import structlog
+
+from store.db.database import Database
+from store.errors import Unavailable
+from store.jobs import sweeps
+from store.streams.stream_log import StreamPublisher
+
+log = structlog.get_logger(__name__)
+
+SWEEP_ROWS = 500
+
+
+class OutageGrace:
+    """Grace time after an outage of Postgres: a lease that expires because no worker could renew it is no crash.
+
+    Times are of the monotonic clock. ``answered`` must be called often: a long time without a call looks like an
+    outage.
+    """
+
+    def __init__(self, lease_s: float, sweep_s: float, now: float) -> None:
+        # A worker renews every third of a lease, so a shorter outage than this costs no lease.
+        self._longest_s = lease_s / 2 + sweep_s
+        # A lease that was renewed just before the outage expires this much after it.
+        self._grace_s = lease_s + 2 * sweep_s
+        self._answered_at = now
+        self._grace_until = now
+
+    def answered(self, now: float) -> None:
+        """Note that Postgres answered."""
+        if now - self._answered_at > self._longest_s:
+            self._grace_until = now + self._grace_s
+        self._answered_at = now
+
+    def refused(self, now: float) -> None:
+        """Note that Postgres refused writes, as with a full disk: then no lease was renewed either."""
+        self._grace_until = now + self._grace_s
+
+    def blames(self, now: float) -> bool:
+        """Return True if an expired lease is its worker's fault."""
+        return now >= self._grace_until
+
+
+class JobSweeper:
+    """Sweeps expired leases and passed deadlines. ``streams`` ends open streams of the jobs that ended."""
+
+    def __init__(self, db: Database, streams: StreamPublisher, outage_grace: OutageGrace, *, lease_s: float) -> None:
+        self._db = db
+        self._streams = streams
+        self._outage_grace = outage_grace
+        self._lease_s = lease_s
+
+    def sweep_leases(self) -> bool:
+        """Requeue jobs with expired leases, in batches; return whether there may be more."""
+        # Before the sweep, so that an outage that ends now is noticed before its leases are swept.
+        self._db.ping()
+        self._outage_grace.answered(time.monotonic())
+        blame = self._outage_grace.blames(time.monotonic())
+        try:
+            swept = sweeps.sweep_leases(self._db, SWEEP_ROWS, blame=blame)
+        except Unavailable:
+            self._outage_grace.refused(time.monotonic())
+            raise
+        if swept.requeued or swept.ended:
+            counts = {"requeued": swept.requeued, "failed": swept.failed, "cancelled": swept.cancelled}
+            log.info("dispatcher.leases_swept", blamed=blame, **counts)
+        self._nudge(swept.ended)
+        return swept.num_jobs >= SWEEP_ROWS
+
+    def expire_deadlines(self) -> bool:
+        """End jobs after their deadlines, in batches; return whether there may be more."""
+        expired = sweeps.expire_overdue(self._db, SWEEP_ROWS, grace_s=2 * self._lease_s)
+        if expired:
+            log.info("dispatcher.expired", num_jobs=len(expired))
+        self._nudge(expired)
+        return len(expired) >= SWEEP_ROWS
+
+    def _nudge(self, job_ids: Iterable[str]) -> None:
+        """End open streams of these jobs now, not at their next poll of Postgres."""
+        if job_ids:
+            self._streams.nudge(job_ids)

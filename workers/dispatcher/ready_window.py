@@ -1,0 +1,113 @@
+"""The duty that fills the ready windows: it announces waiting jobs to Celery's queues in Redis, a window at a time."""
+
+from collections.abc import Set
+
+import redis
+import structlog
+
+from store.db.database import Database
+from store.errors import Unavailable
+from store.redis.celery_queue import Hint, HintPublisher, celery_app
+from store.registry.models import shadow_name
+from store.scheduling import dispatch_queries
+from store.scheduling.dispatch_queries import QueueDepth, RoundRobin
+from store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
+from store.settings import Settings
+from store.streams.stream_log import forget_generation, start_generation
+
+log = structlog.get_logger(__name__)
+
+# A long backlog is counted only up to this many ready windows.
+_WINDOWS_COUNTED = 4
+
+
+def num_to_announce(depth: QueueDepth, in_redis: int, window: int) -> int:
+    """Return how many waiting jobs the ready window has room for."""
+    return max(0, min(depth.waiting, window - in_redis))
+
+
+def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: float) -> int:
+    """Return how many lost hints fit: announced long ago, not claimed and not in Redis.
+
+    While Redis has as many hints as there are announced jobs, none was lost, however long they wait.
+    """
+    if depth.oldest_announced_s is None or depth.oldest_announced_s < reannounce_s:
+        return 0
+    return max(0, min(depth.announced - in_redis, window - in_redis))
+
+
+def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
+    """Return how many more jobs of the batch class may be announced.
+
+    Batch jobs never use all slots of a worker and never queue up as hints, so a job of a better class finds room at
+    once.
+    """
+    return max(0, most_a_worker * max(1, depth.num_workers) - depth.batch_under_way)
+
+
+class ReadyWindow:
+    """Keeps up to ``ready_window`` hints in each queue."""
+
+    def __init__(self, db: Database, redis: redis.Redis, settings: Settings) -> None:
+        self._db = db
+        self._redis = redis
+        self._hints = HintPublisher(celery_app(settings))
+        self._window = settings.ready_window
+        self._reannounce_s = settings.reannounce_s
+        self._most_batch = max(1, int(settings.max_slots * settings.batch_share))
+        self._round_robin = RoundRobin(settings.ageing_s)
+        self._recent_running = RecentMaximum()
+        # By queue: a queue is of one model version, and that has one task.
+        self._tasks: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Close the connection to the queues."""
+        self._hints.close()
+
+    def notice_wipe(self) -> None:
+        """Announce all queued jobs again if Redis is new or was wiped."""
+        if not start_generation(self._redis):
+            return
+        try:
+            num_jobs = dispatch_queries.forget_announcements(self._db)
+        except Unavailable:
+            forget_generation(self._redis)
+            raise
+        log.info("dispatcher.redis_is_new", num_jobs=num_jobs)
+
+    def top_up(self) -> None:
+        """Fill the ready windows of the queues: first with lost hints, then with waiting jobs."""
+        window = self._window
+        for depth in dispatch_queries.waiting_queues(self._db, most=_WINDOWS_COUNTED * window):
+            if depth.is_paused:
+                continue
+            in_redis = self._hints.depth(depth.queue)
+            num_lost = num_to_repeat(depth, in_redis, window, self._reannounce_s)
+            if num_lost:
+                jobs = dispatch_queries.take_stale(self._db, depth.queue, self._reannounce_s, num_lost)
+                self._announce(depth.queue, jobs, "dispatcher.announced_again")
+                in_redis += len(jobs)
+            if num_new := num_to_announce(depth, in_redis, window):
+                most_batch = num_of_batch(depth, self._most_batch)
+                jobs = dispatch_queries.take_waiting(
+                    self._db, depth.queue, num_new, self._round_robin, most_batch=most_batch
+                )
+                ahead = self._fast_lane(jobs) if in_redis else frozenset()
+                self._announce(depth.queue, jobs, "dispatcher.announced", ahead)
+
+    def _fast_lane(self, job_ids: list[str]) -> Set[str]:
+        """Return those jobs that may go ahead of the ready window."""
+        entries = [
+            entry for entry in read_candidates(self._db, job_ids) if entry.class_rank != dispatch_queries.BATCH_RANK
+        ]
+        return within_share(self._db, entries, self._recent_running, are_announced=True) if entries else frozenset()
+
+    def _announce(self, queue: str, job_ids: list[str], event: str, ahead: Set[str] = frozenset()) -> None:
+        """Publish hints for jobs that were just marked as announced. A hint that fails is announced again later."""
+        if job_ids:
+            model, _, version = queue.rpartition("@")
+            if queue not in self._tasks:
+                self._tasks[queue] = dispatch_queries.task_of(self._db, job_ids[0])
+            shadow = shadow_name(self._tasks[queue], model, int(version))
+            self._hints.publish([Hint(job_id, queue, shadow, job_id in ahead) for job_id in job_ids])
+            log.debug(event, queue=queue, num_jobs=len(job_ids))
