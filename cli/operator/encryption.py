@@ -101,7 +101,7 @@ def forget(key_id: Annotated[str, typer.Argument(help="The id of a master key.")
         forget_key(db, key_id)
     finally:
         db.close()
-    told = f"{key_id} is the next key that is given under this id"
+    told = f"the id {key_id} can be used for another key now"
     show({"key_id": key_id, "forgotten": True}, told, as_json=as_json)
 
 

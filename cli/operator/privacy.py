@@ -87,7 +87,7 @@ def purge(
             purges.record_purge(db, scope, "contents.purging", found, digests=digests, actor=_PURGE)
             done = _purge(db, scope, found)
             purges.record_purge(db, scope, "contents.purged", done, digests=digests, actor=_PURGE)
-    told = f"forgot {_counts(done)}" if yes else f"would forget {_counts(found)}: say --yes to do it"
+    told = f"purged {_counts(done)}" if yes else f"would purge {_counts(found)}: repeat with --yes"
     if found["live"]:
         told += f"\n{found['live']} jobs, or their batches, have not ended: cancel them, and purge again"
     data = {"done": yes, **{kind: done[kind] for kind in KINDS}, "live": found["live"]}

@@ -1,3 +1,3 @@
-"""The audit log: writing its rows, the hash chain over them, and reading whole chains.
+"""The audit log: writing entries, the hash chain over them, and reading whole chains.
 
-Which actions are recorded is decided where the action happens, not here."""
+The code that makes a change decides whether it is recorded."""

@@ -1,3 +1,3 @@
-"""Batches as rows: what their owner may do with them, and the transitions that the batch keeper makes.
+"""Batches in the database: the operations of their owner, and the state transitions of the batch keeper.
 
-Reading input files and turning lines into jobs is ``producer_api.batches``."""
+Input files are parsed, and lines made jobs, in ``producer_api.batches``."""

@@ -1,3 +1,3 @@
 """Encryption at rest: envelope encryption of columns and files, and keyed digests.
 
-Which keys exist comes from the settings; changing keys is ``store.key_rotation``."""
+The keys come from the settings; key rotation is in ``store.key_rotation``."""

@@ -1,3 +1,3 @@
-"""Files: a tenant's names for contents, and the storage that holds the contents.
+"""Files of a tenant, and the blob storage for their contents.
 
-Parsing of uploads is ``producer_api.files``."""
+Uploads are parsed in ``producer_api.files``."""

@@ -1,3 +1,3 @@
-"""Master keys over time: the check that a key id still names the same key, and re-encryption under a newer key.
+"""Rotation of master keys: the check that a key id still names the same key, and re-encryption under a newer key.
 
-Encrypting itself is ``store.encryption``."""
+Encryption itself is in ``store.encryption``."""

@@ -1,3 +1,3 @@
-"""What a job carries and what it answers, as typed data: the stored and the submitted form are the same.
+"""Typed contents of jobs: requests, payloads and outputs. The submitted and the stored form are the same.
 
-No database is used in here."""
+This package uses no database."""

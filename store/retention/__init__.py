@@ -1,3 +1,3 @@
-"""How long contents are kept, erasing a job's contents, and purging all data of a tenant or a user.
+"""Retention of contents, erasure of a job's contents, and purges of a tenant's or a user's data.
 
-When it happens is decided by the dispatcher."""
+The dispatcher runs the erasure of expired contents."""

@@ -303,7 +303,7 @@ def _check_admin_left(before: Rights, keys: Iterable[ApiKey], now: datetime) -> 
     if not any(key.is_in_force(now) and covers(key.rights, needed) for key in keys):
         raise Conflict(
             f"no other admin key with these rights would be left for the next {ADMIN_LEFT_FOR.days} days: make one "
-            "first; whoever operates this server can end a key without one, by `headrace keys revoke`",
+            "first; the operator of this server can end a key without one, by `headrace keys revoke`",
             code="last_admin_key",
         )
 

@@ -235,7 +235,7 @@ def principal_of(db: Database, tenant_id: str, key_id: str) -> Principal:
 
 def _principal(row: Row[Any], key_id: str) -> Principal:
     if row.is_disabled:
-        raise Forbidden("this tenant is disabled: ask whoever operates this server", code="tenant_disabled")
+        raise Forbidden("this tenant is disabled: ask the operator of this server", code="tenant_disabled")
     models = None if row.models is None else frozenset(row.models)
     return Principal(row.tenant_id, key_id, frozenset(row.scopes), models)
 

@@ -1,3 +1,3 @@
-"""Webhooks as rows: endpoints, the outbox of deliveries, their log, and sending again.
+"""Webhooks in the database: endpoints, the outbox of deliveries, the delivery log, and redelivery.
 
-The HTTP calls are made by ``workers.webhooks``."""
+``workers.webhooks`` makes the HTTP calls."""
