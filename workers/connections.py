@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from store.db.database import Database
-from store.redis.celery_queue import AheadHints
+from store.redis.celery_queue import FastLaneHints
 from store.redis.connection import connect
 from store.settings import Settings, open_vault
 from store.streams.fencing import FencedLogs
@@ -37,7 +37,7 @@ class Connections:
         self.fenced_logs = FencedLogs(
             settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
         )
-        self.fast_lane_hints = AheadHints(settings.redis_url, queue, on_junk)
+        self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk)
 
     def close(self) -> None:
         """Close all connections."""

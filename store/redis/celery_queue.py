@@ -1,7 +1,7 @@
-"""Celery's sending side: one configuration for every process, and the hints that ring a worker's bell.
+"""The Celery configuration of every process, and the hints that are sent through it.
 
-A hint carries a job id and nothing else; losing one, or sending it twice, is harmless, because the row in Postgres
-decides. It knows nothing of jobs' states, and nothing here retries: the dispatcher announces what was not announced.
+A hint carries only a job id. A lost or repeated hint is harmless, because the row in Postgres decides. Nothing is
+retried here: the dispatcher announces jobs again.
 """
 
 import re
@@ -38,8 +38,8 @@ TASK = "headrace.run"
 _PUBLISH_TIMEOUT_S = 1.0
 _PAUSE_AFTER_FAILURE_S = 1.0
 _BATCH = 1000
-# kombu's priority of the hints that go ahead of the others. The lowest is asked for first.
-_AHEAD = -1
+# kombu's priority of the hints in the fast lane. The lowest number is taken first.
+_FAST_LANE = -1
 _EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 Result = TypeVar("Result")
 _AWAY = (*AWAY, KombuError, OperationalError)
@@ -47,9 +47,9 @@ _AWAY = (*AWAY, KombuError, OperationalError)
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A job that may be ready. ``shadow`` is the name that Flower shows, such as ``generate:smollm2@1``.
+    """A job that may be ready. ``shadow`` is the name in Flower, such as ``generate:smollm2@1``.
 
-    ``goes_ahead``: it is not put behind the others (``store.scheduling.fair_share``).
+    ``goes_ahead``: it takes the fast lane (``store.scheduling.fair_share``).
     """
 
     job_id: str
@@ -59,13 +59,13 @@ class Hint:
 
     @property
     def into(self) -> str:
-        """The list in Redis that it is put into."""
-        return ahead_list(self.queue) if self.goes_ahead else self.queue
+        """The Redis list for the hint."""
+        return fast_lane_list(self.queue) if self.goes_ahead else self.queue
 
 
-def ahead_list(queue: str) -> str:
-    """Return the name, as kombu makes it, of the list that workers look into before the queue's own."""
-    return f"{queue}\x06\x16{_AHEAD}"
+def fast_lane_list(queue: str) -> str:
+    """Return kombu's name of the fast lane of a queue: workers read this list before the queue's own."""
+    return f"{queue}\x06\x16{_FAST_LANE}"
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -78,9 +78,9 @@ def celery_app(settings: Settings) -> Celery:
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_keepalive": True,
             "health_check_interval": HEALTH_CHECK_S,
-            # Two lists per queue instead of the broker's four: order is the dispatcher's, but for the hints of tenants
-            # that have less under way than their even share, which go ahead of what stands in line already.
-            "priority_steps": [_AHEAD, 0],
+            # Two lists per queue instead of the broker's four: the dispatcher decides the order, and the fast lane is
+            # for tenants with less than their fair share in flight.
+            "priority_steps": [_FAST_LANE, 0],
         },
         # A full Redis raises a channel error, which kills a worker unless it is retried.
         broker_channel_error_retry=True,
@@ -111,9 +111,9 @@ def celery_app(settings: Settings) -> Celery:
 
 
 def encode(hint: Hint) -> bytes:
-    """Return the message as Celery and kombu would put it into Redis, with what a worker reads of it and no more.
+    """Return the message in the format of Celery and kombu, with only the fields that a worker reads.
 
-    Written by hand, because theirs costs ten times as much; a test holds it against theirs.
+    Written by hand, because their encoder costs ten times as much; a test compares the two.
     """
     body = b64encode(orjson.dumps([[hint.job_id], {}, _EMBED])).decode()
     return orjson.dumps(
@@ -143,13 +143,13 @@ def encode(hint: Hint) -> bytes:
     )
 
 
-# Of a Celery message, what would make a worker wait with it, drop it or unpack it.
+# Fields of a Celery message that would make a worker delay, drop or unpack it.
 _NEVER = ("eta", "expires", "timelimit", "compression")
 _JOB_ID = re.compile(r"[!-~]{1,128}")
 
 
 def hint_of(message: object) -> str | None:
-    """Return the job's id if a message, decoded from its JSON, is a hint as ``encode`` makes it; None if it is not."""
+    """Return the job id of a decoded message; None if it does not have the form that ``encode`` makes."""
     match message:
         case {
             "body": str(body),
@@ -169,8 +169,8 @@ def hint_of(message: object) -> str | None:
 class HintPublisher:
     """Sends hints over one connection of its own. Safe to use from many threads, one of which sends at a time.
 
-    When Redis is away a call fails within two seconds, and for the next second at once, so that callers who are
-    waiting in line do not each pay the time-out.
+    While Redis is away a call fails within two seconds, and for the next second at once, so that waiting callers do not
+    each pay the time-out.
     """
 
     def __init__(self, app: Celery, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -235,16 +235,16 @@ class HintPublisher:
                 connection.release()
 
 
-class AheadHints:
-    """Takes hints of one queue from the list of those that go ahead, over a connection of its own."""
+class FastLaneHints:
+    """Takes hints of one queue from its fast lane, over a connection of its own."""
 
     def __init__(self, redis_url: str, queue: str, on_junk: Callable[[], None]) -> None:
         self._client = connect(redis_url, retries=0)
-        self._list = ahead_list(queue)
+        self._list = fast_lane_list(queue)
         self._on_junk = on_junk
 
     def take(self, wait_s: float) -> str | None:
-        """Return the id of the next one's job; None if none came in time, or if it is no hint. Raises Unavailable."""
+        """Return the job id of the next hint; None if none came in time, or if it is no hint. Raises Unavailable."""
         try:
             found = self._client.brpop([self._list], timeout=wait_s)
         except AWAY as error:
@@ -270,6 +270,6 @@ def _read(message: bytes | str) -> str | None:
 
 def _depth(client: Any, queue: str) -> int:
     with client.pipeline(transaction=False) as pipe:
-        for name in (queue, ahead_list(queue)):
+        for name in (queue, fast_lane_list(queue)):
             pipe.llen(name)
         return sum(map(int, pipe.execute()))

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from store.errors import Unavailable
-from store.redis.celery_queue import AheadHints
+from store.redis.celery_queue import FastLaneHints
 from workers.runs.engine_admission import EngineAdmission, Ticket
 
 log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ class UrgentRunner(Protocol):
 class FastLane:
     """The thread. It takes no hint while there is room for others: then Celery takes prioritised hints first."""
 
-    def __init__(self, hints: AheadHints, admission: EngineAdmission, runner: UrgentRunner) -> None:
+    def __init__(self, hints: FastLaneHints, admission: EngineAdmission, runner: UrgentRunner) -> None:
         self._hints = hints
         self._admission = admission
         self._runner = runner

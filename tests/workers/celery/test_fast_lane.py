@@ -2,7 +2,7 @@
 
 import redis
 
-from store.redis.celery_queue import AheadHints, Hint, HintPublisher, celery_app
+from store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app
 from store.settings import Settings
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
@@ -37,7 +37,7 @@ def test_a_full_worker_takes_those_who_go_ahead_into_its_spare_places_and_no_oth
 ) -> None:
     admission = EngineAdmission(EngineStub(), max_jobs=64, max_slots=8, num_spare=num_spare(8))
     jobs = Jobs(admission)
-    hints, publisher = AheadHints(settings.redis_url, QUEUE, lambda: None), HintPublisher(celery_app(settings))
+    hints, publisher = FastLaneHints(settings.redis_url, QUEUE, lambda: None), HintPublisher(celery_app(settings))
     taker = FastLane(hints, admission, jobs)
 
     def publish(name: str) -> None:

@@ -11,7 +11,7 @@ import redis
 from kombu.entity import Queue
 
 from cli.local.ports import free_port
-from store.redis.celery_queue import Hint, HintPublisher, ahead_list, celery_app, encode, hint_of
+from store.redis.celery_queue import Hint, HintPublisher, celery_app, encode, fast_lane_list, hint_of
 from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.processes import Process, wait_for
@@ -117,7 +117,7 @@ def test_junk_in_the_queue_costs_no_worker_its_life(
         redis_client.lpush(bench.queue, junk)
         if number % 20 == 0:
             bench.publish_hints(bench.submit())
-    redis_client.lpush(ahead_list(bench.queue), *JUNK)
+    redis_client.lpush(fast_lane_list(bench.queue), *JUNK)
     (last,) = bench.submit()
     bench.wait_state(last, JobState.SUCCEEDED)
     wait_for(lambda: junk_dropped() == 2 * len(JUNK), lambda: f"{junk_dropped()} of {2 * len(JUNK)}")
