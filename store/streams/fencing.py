@@ -50,13 +50,13 @@ def recover(frames: Iterable[Frame]) -> Checkpoint:
 
     Frames of an attempt after a missing one are void, because no attempt can continue from them.
     """
-    recovery = _Recovery()
+    recovery = _LogRecovery()
     for frame in frames:
         recovery.take(frame)
     return recovery.checkpoint()
 
 
-class _Recovery:
+class _LogRecovery:
     """The text up to the last frame before a missing one."""
 
     def __init__(self) -> None:
