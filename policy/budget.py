@@ -1,15 +1,15 @@
-"""How much CPU time looking at one text may take, so that no tenant's patterns and no text stop the others."""
+"""CPU time limits for scanning a text, so that the patterns or texts of one tenant cannot block other tenants."""
 
 import time
 from collections.abc import Callable
 
 SECONDS = 2.0
 SECONDS_A_CHARACTER = 4e-6
-"""Of a whole text. Ordinary ones take a tenth of that, those of numbers alone up to half."""
+"""For a whole text. Ordinary texts take a tenth of that, texts of numbers only up to half."""
 
 OUTPUT_SECONDS = 1.0
 OUTPUT_SECONDS_A_CHARACTER = 2e-4
-"""Of a text in pieces, of which each is looked at with what is held back. Ordinary ones take a twentieth."""
+"""For a text in pieces. Each piece is scanned together with the held-back text. Ordinary texts take a twentieth."""
 
 
 _SELDOM = 16
@@ -18,18 +18,19 @@ _SHORT = 256
 
 
 class ScanTooLong(Exception):
-    """Looking at a text took more CPU time than it may. The text has not been looked at and must not pass."""
+    """Scanning a text took more CPU time than the limit. The scan is incomplete, so the text must not pass."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"looking through this text for what the policy names took more than {seconds:.1f} s of CPU time: send "
-            "less text at once, or give the policy simpler patterns"
+            f"scanning this text for the policy took more than {seconds:.1f} s of CPU time: send less text at once, or "
+            "give the policy simpler patterns"
         )
 
 
 class Budget:
-    """CPU seconds of whichever thread looks, for all texts of one input or output: some to begin with, and more with
-    every character. One thread at a time; parts may run in different threads.
+    """The CPU seconds for all texts of one input or output: a fixed part, and a part for each character.
+
+    The time is that of the scanning thread. Parts may run in different threads, but not at the same time.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class Budget:
         self._times = 1
 
     def begin(self, num_characters: int) -> None:
-        """Count the time from here on, with ``num_characters`` more to look at; of short pieces that of every eighth.
+        """Start counting, and add the time for ``num_characters``. Only every eighth short piece is measured.
 
-        Asking for the time twice is a tenth of what a piece of a stream costs.
+        Reading the clock twice costs a tenth of the scan of a short piece.
         """
         self._seconds += num_characters * self._a_character
         self._num_runs += 1
@@ -66,13 +67,13 @@ class Budget:
             self._since = None
 
     def check_often(self) -> None:
-        """The same as ``check`` every sixteenth time: asking for the time costs a microsecond."""
+        """Call ``check`` every sixteenth time, because reading the clock costs a microsecond."""
         self._num_asked += 1
         if self._num_asked % _SELDOM == 0:
             self.check()
 
     def check(self) -> None:
-        """Raise ScanTooLong if nothing is left."""
+        """Raise ScanTooLong if no time is left."""
         if self._since is not None and self._used + self._clock() - self._since > self._seconds:
             raise ScanTooLong(self._seconds)
 

@@ -1,4 +1,4 @@
-"""Deny lists: many phrases by one Aho-Corasick automaton, and patterns by RE2 beside the recognisers."""
+"""Deny lists: phrases are matched by one Aho-Corasick automaton, patterns by RE2 together with the recognisers."""
 
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ from ahocorasick_rs import AhoCorasick
 from policy.budget import Budget
 from policy.documents import MAX_PATTERN_MATCH_CHARS, DenyList, PolicyDocument
 from policy.recognisers.recogniser import Recogniser
-from policy.text.patterns import BadPattern, compiled, form
-from policy.text.views import is_of_word, view
+from policy.text.normalisation import is_word_character, normalise
+from policy.text.patterns import BadPattern, compiled, parse_pattern
 
 DENIED = "denied"
 MOST_INSTRUCTIONS = 50_000
-"""Of RE2's programs: ``foo.{0,64}bar`` has 600, and a thousand patterns of a few words have 30,000. At worst one costs
-two nanoseconds at every character.
+"""The most RE2 instructions in the patterns of a policy. ``foo.{0,64}bar`` has 600, a thousand patterns of a few words
+have 30,000. In the worst case, an instruction costs two nanoseconds at every character.
 """
 
 _WINDOW = 4096
 PRIORITY = 110
-# Turkish has two letters i, whose other cases are each other's in English.
+# Turkish has a dotted and a dotless i, each with its own capital letter. English pairs them differently.
 _DOTS = frozenset("\u0130\u0131")
 
 
 class _Lower(dict[int, str]):
-    """Lower case by the character, so that places stay; any white space reads as a space."""
+    """Maps each character to one lower-case character, so that positions stay. White space becomes a space."""
 
     def __missing__(self, code: int) -> str:
         read = self[code] = _lower(chr(code))
@@ -45,32 +45,32 @@ _LOWER = _Lower()
 
 
 def _is_unspaced(character: str) -> bool:
-    """True for scripts that put no space between words: Thai to Khmer, kana, Chinese."""
+    """Return True for scripts without spaces between words: Thai to Khmer, kana, Chinese."""
     code = ord(character)
     return 0x0E00 <= code < 0x1100 or 0x1780 <= code < 0x1800 or 0x2E80 <= code < 0xAC00 or 0xF900 <= code < 0xFB00
 
 
 def _is_joined(left: str, right: str) -> bool:
-    """True if two neighbouring characters belong to one word."""
-    return is_of_word(left) and is_of_word(right) and not (_is_unspaced(left) or _is_unspaced(right))
+    """Return True if two neighbouring characters belong to one word."""
+    return is_word_character(left) and is_word_character(right) and not (_is_unspaced(left) or _is_unspaced(right))
 
 
 class PhraseList:
-    """Finds phrases in views, whatever their case."""
+    """Finds phrases in normalised texts. Case is ignored."""
 
     def __init__(self, deny: DenyList) -> None:
-        # Accents are one character with their letter, or two.
+        # A letter with an accent is one character or two.
         spelled = {normalize(form, phrase) for phrase in deny.phrases for form in ("NFC", "NFD")}
-        # As is ss with its sharp s in capitals.
+        # ß is SS in capitals.
         spelled |= {phrase.casefold() for phrase in deny.phrases if "\u00df" in phrase.lower()}.union(deny.phrases)
-        self._phrases = sorted({view(phrase).text.translate(_LOWER) for phrase in spelled} - {""})
+        self._phrases = sorted({normalise(phrase).text.translate(_LOWER) for phrase in spelled} - {""})
         self._first = {phrase[0] for phrase in self._phrases}
         self._longest = max(map(len, self._phrases), default=0)
         self._inside_words = deny.inside_words
         self._automaton = AhoCorasick(self._phrases)
 
     def find(self, text: str, start: int, budget: Budget) -> Iterator[tuple[int, int]]:
-        """Yield where phrases stand from ``start`` on; those that overlap are one, as far as that is not too long.
+        """Yield the spans of phrases from ``start`` on. Overlapping spans are merged up to a length limit.
 
         Raises ScanTooLong.
         """
@@ -79,7 +79,7 @@ class PhraseList:
             if not self._is_whole(text, begin, end):
                 continue
             if held is not None and begin < held[1]:
-                # One that begins inside of what is long enough is lost: else a phrase said again and again never ends.
+                # Beyond the limit an overlapping phrase is dropped. Otherwise a repeated phrase would never end.
                 if held[1] - held[0] < MAX_PATTERN_MATCH_CHARS:
                     held = held[0], max(end, held[1])
                 continue
@@ -90,7 +90,7 @@ class PhraseList:
             yield held
 
     def _matches(self, text: str, start: int, budget: Budget) -> Iterator[tuple[int, int]]:
-        """Yield where phrases stand, from the left; by windows, since phrases inside of phrases are many matches."""
+        """Yield the spans of phrases from the left. In windows, because nested phrases give many matches."""
         lower = text[start:].translate(_LOWER)
         for offset in range(0, len(lower), _WINDOW):
             part = lower[offset : offset + _WINDOW + self._longest]
@@ -107,7 +107,7 @@ class PhraseList:
         return not cuts_left and not (end < len(text) and _is_joined(text[end - 1], text[end]))
 
     def opens_at(self, text: str, start: int) -> int:
-        """Where the longest beginning of a phrase, or whole phrase, that reaches the end of the text begins."""
+        """Return the start of the longest whole or partial phrase that reaches the end of the text."""
         offset = max(start, len(text) - self._longest)
         lower = text[offset:].translate(_LOWER)
         for place, character in enumerate(lower):
@@ -126,13 +126,14 @@ class PhraseList:
 
 
 def check_size(document: PolicyDocument) -> None:
-    """Raise BadPattern if the patterns of a policy are more than MOST_INSTRUCTIONS together: each is a step that RE2
-    may have to take at every character. Asked when a policy is stored; one that is stored is followed.
+    """Raise BadPattern if the patterns of a policy have more than MOST_INSTRUCTIONS instructions together.
+
+    RE2 may execute each of them at every character. Checked only when a policy is stored.
     """
     total = 0
     for rule in document.rules:
         for number, pattern in enumerate(rule.deny.patterns if rule.deny is not None else ()):
-            size = compiled(form(_expression(pattern)).whole).programsize
+            size = compiled(parse_pattern(_expression(pattern)).whole).programsize
             total += size
             if total > MOST_INSTRUCTIONS:
                 raise BadPattern(
@@ -143,11 +144,11 @@ def check_size(document: PolicyDocument) -> None:
 
 
 def _expression(pattern: str) -> str:
-    return f"(?i:{view(pattern).text})"
+    return f"(?i:{normalise(pattern).text})"
 
 
 def pattern_recognisers(rule_id: str, deny: DenyList) -> list[Recogniser]:
-    """Return the patterns of a list as recognisers."""
+    """Return the patterns of a deny list as recognisers."""
     return [
         Recogniser(
             f"{rule_id}.{number}",

@@ -1,6 +1,6 @@
-"""A policy as its owner writes it: a list of rules, in a versioned document.
+"""The policy document: a versioned list of rules, as its owner writes it.
 
-For each thing that is found, the first rule decides that names it at that stage. What no rule names passes.
+For each finding, the first rule for its kind and stage decides. A finding without a rule passes.
 """
 
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, StringConstraints, 
 
 from policy.recognisers.recogniser import FOUND_BY_NAME, Kind
 from policy.schemas import check_schema
-from policy.text.patterns import BadPattern, form
-from policy.text.views import view
+from policy.text.normalisation import normalise
+from policy.text.patterns import BadPattern, parse_pattern
 
 MAX_PATTERN_MATCH_CHARS = 1024
-"""The longest match that a pattern of a deny list may have: a stream may have to hold back as much."""
+"""The longest match that a deny pattern may have. A stream may have to hold back as many characters."""
 
 
 class Action(StrEnum):
-    """What happens to what a rule names."""
+    """The effect of a rule on a finding."""
 
-    # Let pass, though a later rule names it too.
+    # Let pass, even if a later rule has another action.
     ALLOW = "allow"
-    # Let pass, and say so in the verdict.
+    # Let pass, and list it in the verdict.
     FLAG = "flag"
-    # Stars, with the last four characters of numbers left.
+    # Stars; of numbers, the last four characters stay.
     MASK = "mask"
     # A placeholder, such as <EMAIL_1>, the same for the same value throughout a job.
     REDACT = "redact"
@@ -34,14 +34,14 @@ class Action(StrEnum):
 
 
 class Stage(StrEnum):
-    """Which texts a rule looks at."""
+    """The texts that a rule applies to."""
 
     INPUT = "input"
     OUTPUT = "output"
     BOTH = "both"
 
 
-class _Strict(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -52,11 +52,11 @@ PatternText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
 
 
-class DenyList(_Strict):
-    """Texts that must not occur. Case makes no difference.
+class DenyList(_FrozenModel):
+    """Texts that must not occur. Case is ignored.
 
     ``phrases`` are found as whole words unless ``inside_words``. ``patterns`` are regular expressions without
-    look-around and back-references, and with a greatest length: ``\\s{1,8}`` rather than ``\\s+``.
+    look-around and back-references, and with a maximum length: ``\\s{1,8}`` rather than ``\\s+``.
     """
 
     phrases: Annotated[tuple[Phrase, ...], Field(max_length=100_000), FailFast()] = ()
@@ -74,7 +74,7 @@ class DenyList(_Strict):
 
 def _check_pattern(number: int, pattern: str) -> None:
     try:
-        longest = form(view(pattern).text).longest
+        longest = parse_pattern(normalise(pattern).text).longest
     except BadPattern as error:
         raise ValueError(f"`patterns[{number}]`: {error}") from None
     if longest is None:
@@ -85,8 +85,8 @@ def _check_pattern(number: int, pattern: str) -> None:
         raise ValueError(f"`patterns[{number}]` must match 1 to {MAX_PATTERN_MATCH_CHARS} characters, not {longest}")
 
 
-class Rule(_Strict):
-    """What is looked for, where, and what happens to it. Exactly one of the six things to look for is given."""
+class Rule(_FrozenModel):
+    """One rule: a condition, the stage and the action. Exactly one of the six conditions is given."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
     action: Action
@@ -108,8 +108,8 @@ class Rule(_Strict):
         given = [bool(one) for one in (self.kinds, self.categories, self.languages)]
         given += [one is not None for one in (self.deny, self.max_chars, self.json_schema)]
         if sum(given) != 1:
-            told = "`kinds`, `deny`, `max_chars`, `categories`, `languages` and `json_schema`"
-            raise ValueError(f"give exactly one of {told}")
+            conditions = "`kinds`, `deny`, `max_chars`, `categories`, `languages` and `json_schema`"
+            raise ValueError(f"give exactly one of {conditions}")
         if self.max_chars is not None and self.action is not Action.BLOCK:
             raise ValueError("`max_chars` can only block")
         if self.needs_all and self.action not in (Action.BLOCK, Action.FLAG):
@@ -130,16 +130,16 @@ class Rule(_Strict):
 
     @property
     def needs_all(self) -> bool:
-        """True if the rule is about a text as a whole."""
+        """True if the rule applies to a text as a whole."""
         return bool(self.categories or self.languages) or self.json_schema is not None
 
     def is_for(self, stage: Stage) -> bool:
-        """True if the rule looks at texts of this stage."""
+        """Return True if the rule applies to texts of this stage."""
         return self.stage in (stage, Stage.BOTH)
 
 
-class PolicyDocument(_Strict):
-    """A policy. ``version`` is that of the document's form."""
+class PolicyDocument(_FrozenModel):
+    """A policy. ``version`` is the version of the document format."""
 
     version: Literal[1] = 1
     rules: Annotated[tuple[Rule, ...], Field(max_length=256), FailFast()]
@@ -152,5 +152,5 @@ class PolicyDocument(_Strict):
         return self
 
     def rules_for(self, stage: Stage) -> Iterator[Rule]:
-        """Yield the rules that look at texts of this stage, in order."""
+        """Yield the rules that apply to texts of this stage, in order."""
         return (rule for rule in self.rules if rule.is_for(stage))

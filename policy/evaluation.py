@@ -1,8 +1,8 @@
-"""How well the recognisers do on the texts that ship in ``data/evaluation.txt`` and ``data/second.txt``.
+"""Precision and recall of the recognisers on the texts in ``data/evaluation.txt`` and ``data/second.txt``.
 
-A thing counts as found if kind, beginning and end are right to the character. Of each section of the first every second
-text is held out: nothing may be tuned on it, and its figures stand beside the others'. The second set was written by
-somebody who had not read the recognisers.
+A finding is right if kind, start and end are exact. Every second text in each section of the first set is held out:
+recognisers are not tuned on it, and its figures are reported separately. The author of the second set had not read the
+recognisers.
 """
 
 import re
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from policy.documents import Action, PolicyDocument, Rule, Stage
-from policy.guards import Guard, clusters, shared_out
+from policy.guards import Guard, group_overlaps, resolve_overlaps
 from policy.recognisers.recogniser import FOUND_BY_NAME, Kind
-from policy.text.views import view
+from policy.text.normalisation import normalise
 
 STRUCTURED = tuple(kind for kind in Kind if kind not in FOUND_BY_NAME)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A text and what is in it: start, end, kind."""
+    """A text and its marked entities: start, end, kind."""
 
     section: str
     text: str
@@ -31,7 +31,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What of one kind is marked, what of it was found, and what was found that is not marked."""
+    """The counts of one kind: marked entities, right findings, wrong findings."""
 
     kind: str
     num_marked: int
@@ -40,13 +40,13 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """Of what was found, the part that is right."""
+        """The share of the findings that are right."""
         found = self.num_right + self.num_wrong
         return self.num_right / found if found else 1.0
 
     @property
     def recall(self) -> float:
-        """Of what is marked, the part that was found."""
+        """The share of the marked entities that were found."""
         return self.num_right / self.num_marked if self.num_marked else 1.0
 
 
@@ -61,7 +61,7 @@ def shipped() -> list[Case]:
 
 
 def second() -> list[Case]:
-    """Return those of the second set."""
+    """Return the cases of the second set."""
     return _cases("second.txt")
 
 
@@ -70,7 +70,7 @@ def _cases(name: str) -> list[Case]:
 
 
 def read_cases(source: str) -> Iterator[Case]:
-    """Yield the cases of a file in the form of the one that ships."""
+    """Yield the cases of a file in the format of ``evaluation.txt``."""
     section, number = "", 0
     for line in source.splitlines():
         if line.startswith("## "):
@@ -94,17 +94,17 @@ def _read(line: str) -> tuple[str, frozenset[tuple[int, int, str]]]:
 
 
 class Finder:
-    """All recognisers, as they find things under a policy that names every kind."""
+    """All recognisers, under a policy with every kind."""
 
     def __init__(self) -> None:
         rule = Rule(id="everything", action=Action.FLAG, stage=Stage.INPUT, kinds=STRUCTURED)
         self._guard = Guard(PolicyDocument(rules=(rule,)), Stage.INPUT)
 
     def find(self, text: str) -> frozenset[tuple[int, int, str]]:
-        """Return start, end and kind of everything in a text."""
-        seen = view(text)
-        groups = clusters(self._guard.look(seen.text, 0).pieces)
-        pieces = (piece for group in groups for piece in shared_out(group))
+        """Return start, end and kind of each finding in a text."""
+        seen = normalise(text)
+        groups = group_overlaps(self._guard.look(seen.text, 0).pieces)
+        pieces = (piece for group in groups for piece in resolve_overlaps(group))
         return frozenset((*seen.span(piece.start, piece.end), str(piece.recogniser.kind)) for piece in pieces)
 
 

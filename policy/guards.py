@@ -1,7 +1,7 @@
-"""The rules of a policy for one stage, compiled: what they find in a view, and what each thing found becomes.
+"""The compiled rules of a policy for one stage: they find matches in a normalised text.
 
-Overlaps: the recogniser with the higher priority has the characters, and what is left of the other is still its own,
-so nothing that was found gets away because something else was found beside it.
+If matches overlap, the recogniser with the higher priority gets the shared characters. The other match keeps the rest,
+so that every character of a finding is covered.
 """
 
 from bisect import bisect_left
@@ -15,7 +15,7 @@ from policy.documents import Action, PolicyDocument, Rule, Stage
 from policy.placeholders import PATTERN
 from policy.recognisers.catalogue import RECOGNISERS
 from policy.recognisers.recogniser import Kind, Recogniser
-from policy.scanning import Found, Scanner
+from policy.scanning import PatternCandidate, Scanner
 
 _KEEP_LAST_FOUR = frozenset([Kind.CARD, Kind.IBAN, Kind.PHONE, Kind.US_SSN, Kind.NATIONAL_ID])
 _FINDER_PRIORITY = 40
@@ -23,8 +23,8 @@ NOTHING_DONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What a rule decides on: a span of a view. ``rule`` None is a placeholder, which may be turned back."""
+class Match:
+    """A span of a normalised text and its rule. ``rule`` None is a placeholder, which may be restored."""
 
     start: int
     end: int
@@ -34,21 +34,21 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was found in a view: the pieces, and every recogniser's candidates, those that came to nothing included."""
+class ScanResult:
+    """The result of a scan: the matches, and all candidates of the recognisers, rejected ones included."""
 
-    pieces: list[Piece]
-    candidates: list[Found]
+    pieces: list[Match]
+    candidates: list[PatternCandidate]
 
-    def held_together(self) -> Iterator[tuple[int, int]]:
-        """Yield the stretches that have to be decided at once: pieces, from where the candidate of each begins."""
+    def unsplittable(self) -> Iterator[tuple[int, int]]:
+        """Yield the spans that must be decided together: matches, each from the start of its candidate."""
         for found in self.candidates:
             if found.spans:
                 yield found.start, found.done
         yield from ((piece.start, piece.end) for piece in self.pieces)
 
     def done(self, certain: int) -> dict[str, int]:
-        """Up to where recognisers have looked, as far as that is behind ``certain``."""
+        """Return the positions up to which recognisers have scanned, if beyond ``certain``."""
         return {found.recogniser.name: found.done for found in self.candidates if found.start < certain < found.done}
 
 
@@ -60,7 +60,7 @@ def _phrases_of(rule: Rule) -> Recogniser:
 
 
 class Guard:
-    """Reused for every text, and safe in many threads."""
+    """The compiled rules of one stage. Used for every text, and thread-safe."""
 
     def __init__(self, document: PolicyDocument, stage: Stage) -> None:
         self.stage = stage
@@ -89,40 +89,42 @@ class Guard:
         self.limit = min(limits, key=lambda limit: limit[0], default=None)
         self.is_idle = not rules and not recognisers
 
-    def look(self, text: str, start: int, done: Mapping[str, int] = NOTHING_DONE, budget: Budget | None = None) -> Look:
-        """Find everything that begins at ``start`` or later; ``done`` is an earlier look's.
+    def look(
+        self, text: str, start: int, done: Mapping[str, int] = NOTHING_DONE, budget: Budget | None = None
+    ) -> ScanResult:
+        """Find all matches that start at ``start`` or later. ``done`` is the result of ``ScanResult.done``.
 
-        Raises ScanTooLong when nothing is left of the budget; None is one that never ends.
+        Raises ScanTooLong if the budget is used up.
         """
-        pieces: list[Piece] = []
+        pieces: list[Match] = []
         budget = budget or Budget()
         candidates = self._scanner.find(text, start, done, budget)
         for found in candidates:
             rule = self._by_name[found.recogniser.name]
-            pieces += [Piece(*span, found.recogniser, rule, found.goes_on) for span in found.spans]
+            pieces += [Match(*span, found.recogniser, rule, found.goes_on) for span in found.spans]
         for phrases, recogniser, rule in self._phrases:
-            pieces += [Piece(*span, recogniser, rule) for span in phrases.find(text, start, budget)]
-        return Look(_without_inside(pieces), candidates)
+            pieces += [Match(*span, recogniser, rule) for span in phrases.find(text, start, budget)]
+        return ScanResult(_drop_nested(pieces), candidates)
 
-    def named(self, found: Iterable[tuple[int, int, Kind]]) -> Iterator[Piece]:
-        """Yield the names that an entity finder found, as far as a rule asks for them."""
+    def named(self, found: Iterable[tuple[int, int, Kind]]) -> Iterator[Match]:
+        """Yield the findings of an entity finder that have a rule."""
         for start, end, kind in found:
             if rule := self._by_kind.get(kind):
-                yield Piece(start, end, Recogniser(f"name.{kind}", kind, _FINDER_PRIORITY, "", _nothing), rule)
+                yield Match(start, end, Recogniser(f"name.{kind}", kind, _FINDER_PRIORITY, "", _nothing), rule)
 
     def opens_at(self, text: str, start: int) -> int:
-        """Where begins what is not certain yet."""
+        """Return the position from which matches are not certain yet."""
         return min(
             [self._scanner.opens_at(text, start), *(phrases.opens_at(text, start) for phrases, _, _ in self._phrases)]
         )
 
     def rest(self, recogniser: Recogniser, text: str) -> int:
-        """How many characters at the beginning of ``text`` belong to a match that goes on."""
+        """Return the number of characters at the start of ``text`` that continue an unfinished match."""
         return self._scanner.rest(recogniser.name, text)
 
 
-def _without_inside(pieces: list[Piece]) -> list[Piece]:
-    """Leave out what begins inside a match that goes on: it has all its characters, seen and to come."""
+def _drop_nested(pieces: list[Match]) -> list[Match]:
+    """Drop matches that start inside an unfinished match, because that match covers all its characters."""
     long = [piece for piece in pieces if piece.goes_on]
     if not long:
         return pieces
@@ -133,9 +135,9 @@ def _nothing(_text: str, _before: str) -> list[tuple[int, int]]:
     return []
 
 
-def clusters(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Yield the pieces from the left, those that hang together by overlaps in one list."""
-    group: list[Piece] = []
+def group_overlaps(pieces: list[Match]) -> Iterator[list[Match]]:
+    """Yield groups of overlapping matches, from the left."""
+    group: list[Match] = []
     end = 0
     for piece in sorted(pieces, key=lambda piece: piece.start):
         if group and piece.start >= end:
@@ -147,22 +149,22 @@ def clusters(pieces: list[Piece]) -> Iterator[list[Piece]]:
         yield group
 
 
-def shared_out(group: list[Piece]) -> list[Piece]:
-    """Return pieces without overlaps, from the left, that cover what ``group`` covers."""
+def resolve_overlaps(group: list[Match]) -> list[Match]:
+    """Return matches without overlaps, from the left, that cover the same characters as ``group``."""
     if len(group) == 1:
         return group
-    kept: list[Piece] = []
+    kept: list[Match] = []
     starts: list[int] = []
     for piece in sorted(group, key=lambda piece: (-piece.recogniser.priority, piece.start - piece.end, piece.start)):
-        for start, end in _gaps(kept, starts, piece):
+        for start, end in _uncovered(kept, starts, piece):
             at = bisect_left(starts, start)
             starts.insert(at, start)
             kept.insert(at, replace(piece, start=start, end=end))
     return kept
 
 
-def _gaps(kept: list[Piece], starts: list[int], piece: Piece) -> list[tuple[int, int]]:
-    """Return what of a piece nobody has yet."""
+def _uncovered(kept: list[Match], starts: list[int], piece: Match) -> list[tuple[int, int]]:
+    """Return the spans of a match that no other match covers yet."""
     gaps = []
     place = piece.start
     at = max(0, bisect_left(starts, piece.start) - 1)
@@ -178,7 +180,7 @@ def _gaps(kept: list[Piece], starts: list[int], piece: Piece) -> list[tuple[int,
 
 
 def masked(kind: str, value: str) -> str:
-    """Stars for letters and digits; of numbers the last four stay, by which their owners know them."""
+    """Return stars for letters and digits. Of numbers the last four characters stay, to identify them."""
     keep = 4 if kind in _KEEP_LAST_FOUR else 0
     left = sum(map(str.isalnum, value)) - keep
     shown = []
@@ -189,6 +191,6 @@ def masked(kind: str, value: str) -> str:
     return "".join(shown)
 
 
-def blocks(group: Iterable[Piece]) -> Rule | None:
-    """Return the first rule that blocks what it found."""
+def blocking_rule(group: Iterable[Match]) -> Rule | None:
+    """Return the first rule of a match that blocks, or None."""
     return next((piece.rule for piece in group if piece.rule is not None and piece.rule.action is Action.BLOCK), None)

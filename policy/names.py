@@ -1,7 +1,7 @@
 """Names of people, places and organisations through Presidio's analyser, an optional extra.
 
-Its model must be there already: nothing is fetched. ``load_finder`` makes one of a folder with a spaCy pipeline; any
-other analyser of Presidio's can be handed to ``AnalyserFinder``. Without the extra this file loads all the same.
+The model must be installed: nothing is downloaded. ``load_finder`` reads a folder with a spaCy pipeline. AnalyserFinder
+accepts any other analyser of Presidio. This module can be imported without the extra.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ _KINDS = {"PERSON": Kind.PERSON, "LOCATION": Kind.LOCATION, "ORGANIZATION": Kind
 
 
 class Result(Protocol):
-    """What the analyser says of one entity."""
+    """One entity in the result of the analyser."""
 
     entity_type: str
     start: int
@@ -26,7 +26,7 @@ class Result(Protocol):
 
 
 class Analyser(Protocol):
-    """The part of ``presidio_analyzer.AnalyzerEngine`` that is asked for."""
+    """The part of ``presidio_analyzer.AnalyzerEngine`` that is used."""
 
     def analyze(self, text: str, language: str, entities: Sequence[str]) -> Iterable[Result]:
         """Return the entities of a text."""
@@ -34,7 +34,7 @@ class Analyser(Protocol):
 
 
 class AnalyserFinder:
-    """Finds names with an analyser, as far as it is sure enough."""
+    """Finds names with an analyser. Results below ``least_score`` are ignored."""
 
     def __init__(self, analyser: Analyser, *, language: str = "en", least_score: float = 0.6) -> None:
         self._analyser = analyser

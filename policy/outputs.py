@@ -1,11 +1,11 @@
-"""What comes back from a model under a policy, piece by piece and then as a whole.
+"""Applies a policy to the output of a model, piece by piece and then as a whole.
 
-    engine's text ──▶ escapes read ──▶ rules for places ──▶ escapes written ──▶ leaves
-                                                                └─ at the end: rules for whole texts
+    engine's text ──▶ escapes read ──▶ rules for spans ──▶ escapes written ──▶ released
+                                                               └─ at the end: rules for whole texts
 
-A rule that may block a whole text (a classifier's categories, a schema) lets nothing leave before the end; one that
-only flags holds nothing. The pieces are a function of the pieces that came, and together they are the same however the
-text was cut. No piece ends inside a placeholder that may be put back, so that can be done piece by piece.
+A rule that may block a whole text (categories of a classifier, a schema) releases nothing before the end. A rule that
+only flags holds nothing back. The total released text is the same for every split into pieces. No piece ends inside a
+placeholder that may be restored, so that placeholders can be restored piece by piece.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from policy.budget import output_budget
 from policy.classification.classifiers import Classifier
 from policy.documents import Action, Rule
 from policy.guards import Guard
-from policy.placeholders import Vault
+from policy.placeholders import PlaceholderMap
 from policy.schemas import Validator, check_schema, is_json, is_valid
 from policy.streaming import GuardedText, Hit
 from policy.text.escapes import Escapes, written
@@ -24,22 +24,22 @@ from policy.text.languages import LanguageFinder
 _CHANGING = (Action.MASK, Action.REDACT)
 
 
-class Form(StrEnum):
-    """How a text is read by those who get it."""
+class OutputFormat(StrEnum):
+    """The format of an output, as its reader parses it."""
 
     TEXT = "text"
-    # Some of it may be JSON: calls of functions.
+    # Parts may be JSON: tool calls.
     CALLS = "calls"
-    # It is JSON, and must be so when it leaves.
+    # JSON, which must stay valid.
     JSON = "json"
 
 
 class MissingFinder(ValueError):
-    """A rule needs what is not installed here."""
+    """A rule needs an extra that is not installed."""
 
 
 class WholeRules:
-    """The rules of a stage that are about whole texts, compiled. Raises MissingFinder."""
+    """The compiled rules of a stage for whole texts. Raises MissingFinder."""
 
     def __init__(self, rules: Iterable[Rule], classifier: Classifier, languages: LanguageFinder | None) -> None:
         self._rules = [(rule, None if rule.json_schema is None else check_schema(rule.json_schema)) for rule in rules]
@@ -50,7 +50,7 @@ class WholeRules:
             raise MissingFinder("a rule with `languages` needs the extra `language` (py3langid)")
 
     def hits(self, text: str, leaving: str) -> list[Hit]:
-        """Return what rules say of a text; schemas hold for what of it is ``leaving``."""
+        """Return the hits of a text. Schemas are checked on ``leaving``, the text that will be released."""
         has_categories = any(rule.categories for rule, _ in self._rules)
         scores = self._classifier.classify(text) if has_categories else {}
         return [
@@ -76,59 +76,61 @@ def blocking(hits: Iterable[Hit]) -> str | None:
 
 
 class GuardedOutput:
-    """Takes one output in pieces and gives back what of it may leave. One thread at a time."""
+    """Takes one output in pieces and releases the checked part of it. Not thread-safe."""
 
-    def __init__(self, guard: Guard, whole: WholeRules, vault: Vault, form: Form = Form.TEXT) -> None:
+    def __init__(
+        self, guard: Guard, whole: WholeRules, vault: PlaceholderMap, form: OutputFormat = OutputFormat.TEXT
+    ) -> None:
         self._text = GuardedText(guard, vault, budget=output_budget())
         self._whole = whole
         self._form = form
-        self._escapes = None if form is Form.TEXT else Escapes()
+        self._escapes = None if form is OutputFormat.TEXT else Escapes()
         self._came: list[str] = []
         self._left: list[str] = []
         self._held: list[str] = []
         self.hits: list[Hit] = []
         self.blocked_by: str | None = None
-        """The rule that ended the output. Nothing leaves any more."""
+        """The rule that blocked the output. Nothing more is released."""
 
     def feed(self, text: str) -> str:
-        """Take a piece; return what may leave now. Raises ScanTooLong: nothing may leave any more then."""
+        """Take a piece and return the text to release now. Raises ScanTooLong: then nothing more may be released."""
         if self.blocked_by is not None:
             return ""
         self._came.append(text)
-        said = self._guarded(text, is_all=False)
+        released = self._guarded(text, is_all=False)
         if self._whole.can_block:
-            self._held.append(said)
-            said = ""
-        self._left.append(said)
-        return said
+            self._held.append(released)
+            released = ""
+        self._left.append(released)
+        return released
 
     def finish(self) -> str:
-        """The output is complete; return the rest of what may leave. Raises as ``feed`` does."""
+        """End the output and return the rest of the text to release. Raises as ``feed``."""
         if self.blocked_by is not None:
             return ""
-        said = "".join([*self._held, self._guarded("", is_all=True)])
+        released = "".join([*self._held, self._guarded("", is_all=True)])
         if self.blocked_by is not None:
-            # As if it had been met a piece earlier: what stood before the match leaves, unless all was to be held.
-            return "" if self._whole.can_block else said
-        self._judge("".join(self._came), "".join([*self._left, said]))
-        return "" if self.blocked_by is not None else said
+            # As in ``feed``: the text before the match is released, unless everything is held back.
+            return "" if self._whole.can_block else released
+        self._judge("".join(self._came), "".join([*self._left, released]))
+        return "" if self.blocked_by is not None else released
 
     def _guarded(self, text: str, *, is_all: bool) -> str:
         if self._escapes is None:
-            said = self._text.finish(text) if is_all else self._text.feed(text)
+            released = self._text.finish(text) if is_all else self._text.feed(text)
         else:
             read = self._escapes.feed(text)
-            said = written(self._text.finish(read + self._escapes.finish()) if is_all else self._text.feed(read))
+            released = written(self._text.finish(read + self._escapes.finish()) if is_all else self._text.feed(read))
         self.hits = list(self._text.hits)
         self.blocked_by = self._text.blocked_by
-        return said
+        return released
 
     def _judge(self, came: str, leaving: str) -> None:
         self.hits += self._whole.hits(came, leaving)
         self.blocked_by = blocking(self.hits) or self._broken_by(came, leaving)
 
     def _broken_by(self, came: str, leaving: str) -> str | None:
-        """Return the rule that made of JSON what is none any more."""
+        """Return the rule that made valid JSON invalid, or None."""
         changed = next((hit.rule_id for hit in self.hits if hit.action in _CHANGING), None)
-        is_broken = self._form is Form.JSON and changed is not None and is_json(came) and not is_json(leaving)
+        is_broken = self._form is OutputFormat.JSON and changed is not None and is_json(came) and not is_json(leaving)
         return changed if is_broken else None

@@ -1,7 +1,7 @@
-"""Placeholders: short names that stand for values throughout one job, and the values that they may be turned back into.
+"""Placeholders: short names that replace values in all texts of one job, and the values to restore.
 
-The same value has the same placeholder, however it is written: card numbers with and without spaces are one. What is
-put back is the form in which it came first.
+The same value has the same placeholder in every notation: a card number with and without spaces is one value. The first
+notation is the one that is restored.
 """
 
 import json
@@ -11,28 +11,28 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, Field
 
 MOST_COMPARED_CHARS = 4096
-"""Values are the same if so many of their characters are: a stream need not hold back more of a long one."""
+"""Only this many characters of a value are compared, so that a stream need not hold back more of a long value."""
 
 PATTERN = r"<[A-Z][A-Z_]{1,31}_\d{1,6}>"
 _PLACEHOLDER = re.compile(PATTERN)
 
 
-class Vault(BaseModel):
-    """One job's placeholders. As JSON it holds the values themselves: whoever stores it must seal it."""
+class PlaceholderMap(BaseModel):
+    """The placeholders of one job. The JSON contains the values, so it must be encrypted when it is stored."""
 
     model_config = ConfigDict(extra="forbid")
 
     names: dict[str, str] = Field(default_factory=dict, description="placeholder by kind and compared value")
-    values: dict[str, str] = Field(default_factory=dict, description="what placeholders are turned back into")
-    counts: dict[str, int] = Field(default_factory=dict, description="numbers given out, by kind")
-    taken: set[str] = Field(default_factory=set, description="placeholders that stood in the text already")
+    values: dict[str, str] = Field(default_factory=dict, description="values to restore, by placeholder")
+    counts: dict[str, int] = Field(default_factory=dict, description="numbers used, by kind")
+    taken: set[str] = Field(default_factory=set, description="placeholders that were in the text already")
 
     def reserve(self, texts: Iterable[str]) -> None:
-        """Give out no placeholder that the caller wrote: what it stands for is not ours to say."""
+        """Reserve the placeholders that the caller wrote, so that they never get a value."""
         self.taken.update(found for text in texts for found in _PLACEHOLDER.findall(text))
 
     def name(self, kind: str, compared: str, value: str, *, restorable: bool) -> str:
-        """Return the placeholder of a value, a new one if it is met for the first time."""
+        """Return the placeholder of a value. A new value gets a new one."""
         key = f"{kind}:{compared[:MOST_COMPARED_CHARS]}"
         known = self.names.get(key)
         if known is None:
@@ -42,7 +42,7 @@ class Vault(BaseModel):
         return known
 
     def put_back(self, text: str, *, in_json: bool = False) -> str:
-        """Return the text with its placeholders turned back; ``in_json``: values as strings in JSON have them."""
+        """Return the text with its values restored. ``in_json`` escapes the values for a JSON string."""
 
         def value(found: re.Match[str]) -> str:
             known = self.values.get(found[0])

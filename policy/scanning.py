@@ -1,8 +1,7 @@
-"""Running many recognisers over a text, and knowing how much of an unfinished text is certain.
+"""Runs many recognisers over a text, and finds how much of an unfinished text is certain.
 
-What is found in a whole text, and what is found in it piece by piece, is the same, because all of it is decided from
-the left: a candidate depends on its own characters and a bounded number before them. ``Scan.certain`` is the place up
-to which no further text can change anything, neither what is found there nor what overlaps it.
+A whole text and its pieces give the same findings, because a candidate depends only on its own characters and a bounded
+number of characters before it. ``Scanner.opens_at`` is the position up to which later text cannot change a finding.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,20 +12,20 @@ import re2
 
 from policy.budget import Budget
 from policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, Recogniser
-from policy.text.patterns import MAX_MEM, Form, compiled, form, options
+from policy.text.patterns import MAX_MEM, ParsedPattern, compiled, options, parse_pattern
 
 _WINDOW = 8192
-"""Bytes that a tenant's pattern is searched in at once. One search cannot be ended; between two the time is looked at.
+"""The bytes of one search with a tenant's pattern. A search cannot be stopped, so the budget is checked between two.
 """
 _LEAST_MEM = 256 << 10
 _MOST_UTF8 = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A candidate from ``start`` to ``end``, and the spans in it that are real.
+class PatternCandidate:
+    """A candidate from ``start`` to ``end``, and the spans in it that passed the check.
 
-    ``goes_on``: it reached the greatest length, and what follows in its class of characters belongs to it.
+    ``goes_on``: it reached the maximum length, and the following characters of its ``tail`` class belong to it.
     """
 
     start: int
@@ -37,12 +36,12 @@ class Found:
 
     @property
     def done(self) -> int:
-        """Where the next candidate may begin: a candidate that takes too much hides nothing."""
+        """The position where the next candidate may start: the end of the last span, or of a rejected candidate."""
         return self.spans[-1][1] if self.spans else self.end
 
 
-class _Encoded:
-    """A text as RE2 reads it: UTF-8, with the way from places there to places here. Places are asked for in order."""
+class _Utf8Text:
+    """A text in UTF-8 for RE2. Converts between byte positions and text positions, fastest in rising order."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -51,11 +50,11 @@ class _Encoded:
         self._at = (0, 0)
 
     def encoded(self, place: int) -> int:
-        """Return the place in bytes of a place in the text."""
+        """Return the byte position of a text position."""
         return place if self._is_ascii else len(self.text[:place].encode())
 
     def decoded(self, place: int) -> int:
-        """Return the place in the text of a place in bytes."""
+        """Return the text position of a byte position."""
         if self._is_ascii:
             return place
         known, here = self._at
@@ -65,18 +64,18 @@ class _Encoded:
         return self._at[1]
 
 
-class _Compiled:
-    """A recogniser with its expression. ``reach`` is how long its matches are in bytes, if it is a tenant's."""
+class _CompiledRecogniser:
+    """A recogniser with its compiled expression. ``reach`` is the maximum length of a tenant's match in bytes."""
 
-    def __init__(self, recogniser: Recogniser, shape: Form, max_mem: int) -> None:
+    def __init__(self, recogniser: Recogniser, shape: ParsedPattern, max_mem: int) -> None:
         self.recogniser = recogniser
         self._reach = _MOST_UTF8 * (shape.longest or 0) if recogniser.is_foreign else 0
         self._expression = compiled(shape.whole, max_mem)
-        self._tail = None if recogniser.tail is None else compiled(f"(?:{form(recogniser.tail).whole})*")
+        self._tail = None if recogniser.tail is None else compiled(f"(?:{parse_pattern(recogniser.tail).whole})*")
 
-    def candidates(self, text: str, start: int, budget: Budget) -> Iterator[Found]:
-        """Yield what is found from ``start`` on, from the left."""
-        source = _Encoded(text)
+    def candidates(self, text: str, start: int, budget: Budget) -> Iterator[PatternCandidate]:
+        """Yield the candidates from ``start`` on, from the left."""
+        source = _Utf8Text(text)
         place = source.encoded(start)
         search = self._search_by_window if self._reach else self._search
         while place < len(source.bytes) and (match := search(source.bytes, place, budget)) is not None:
@@ -93,7 +92,7 @@ class _Compiled:
         return self._expression.search(data, place)
 
     def _search_by_window(self, data: bytes, place: int, budget: Budget) -> Any:
-        """Find what a search of the whole finds, since no match is longer than the reach."""
+        """Search window by window. The result is that of one search, because no match is longer than the reach."""
         while place < len(data):
             after = place + _WINDOW
             while after < len(data) and data[after] & 0xC0 == 0x80:
@@ -106,43 +105,45 @@ class _Compiled:
                 budget.check()
         return None
 
-    def _limited(self, text: str, begin: int) -> Found | None:
+    def _limited(self, text: str, begin: int) -> PatternCandidate | None:
         cut = self._expression.match(text[max(0, begin - 1) : begin + MAX_MATCH_CHARS], begin and 1)
         return None if cut is None else self._long(text, begin, begin - (begin and 1) + cut.end())
 
-    def _decided(self, text: str, begin: int, end: int) -> Found:
+    def _decided(self, text: str, begin: int, end: int) -> PatternCandidate:
         before = text[max(0, begin - CONTEXT_CHARS) : begin]
         spans = tuple((begin + s, begin + e) for s, e in self.recogniser.check(text[begin:end], before))
-        return Found(begin, end, self.recogniser, spans)
+        return PatternCandidate(begin, end, self.recogniser, spans)
 
-    def _long(self, text: str, begin: int, end: int) -> Found:
+    def _long(self, text: str, begin: int, end: int) -> PatternCandidate:
         found = self._decided(text, begin, end)
         if self._tail is None or end - begin < MAX_MATCH_CHARS or not found.spans:
             return found
         tail_end = end + self._tail.match(text[end:]).end()
-        return Found(begin, tail_end, self.recogniser, ((found.spans[0][0], tail_end),), goes_on=True)
+        return PatternCandidate(begin, tail_end, self.recogniser, ((found.spans[0][0], tail_end),), goes_on=True)
 
     def rest(self, text: str) -> int:
-        """How many characters at the beginning of ``text`` still belong to a match that goes on."""
+        """Return the number of characters at the start of ``text`` that continue an unfinished match."""
         return 0 if self._tail is None else int(self._tail.match(text).end())
 
 
 class Scanner:
-    """Some recognisers, run together.
+    """Runs a set of recognisers.
 
-    Ours are sorted out by one search of all of them. A tenant's patterns are searched one by one: together they may
-    make an automaton that grows with every character, and RE2 gives a single one up for a slower way that does not.
+    One search for all built-in recognisers selects those with a match. Tenants' patterns are searched one by one:
+    together they may need an automaton that grows with every character. For one pattern, RE2 limits its memory.
     """
 
     def __init__(self, recognisers: Sequence[Recogniser]) -> None:
         ours = [one for one in recognisers if not one.is_foreign]
         foreign = [one for one in recognisers if one.is_foreign]
-        forms = [form(one.pattern) for one in ours]
-        foreign_forms = [form(one.pattern) for one in foreign]
-        # What RE2 may keep for all of a tenant's patterns together.
+        forms = [parse_pattern(one.pattern) for one in ours]
+        foreign_forms = [parse_pattern(one.pattern) for one in foreign]
+        # The patterns of a tenant share one memory limit.
         each_mem = max(_LEAST_MEM, MAX_MEM // max(1, len(foreign)))
-        self._ours = [_Compiled(one, shape, MAX_MEM) for one, shape in zip(ours, forms, strict=True)]
-        self._foreign = [_Compiled(one, shape, each_mem) for one, shape in zip(foreign, foreign_forms, strict=True)]
+        self._ours = [_CompiledRecogniser(one, shape, MAX_MEM) for one, shape in zip(ours, forms, strict=True)]
+        self._foreign = [
+            _CompiledRecogniser(one, shape, each_mem) for one, shape in zip(foreign, foreign_forms, strict=True)
+        ]
         self._by_name = {one.recogniser.name: one for one in (*self._ours, *self._foreign)}
         self._opening = _opening(forms)
         self._foreign_opening = _opening(foreign_forms)
@@ -151,42 +152,42 @@ class Scanner:
         self._needs = sorted({one.needs for one in ours if one.needs is not None})
         self._any_need = _set(self._needs)
 
-    def find(self, text: str, start: int, done: Mapping[str, int], budget: Budget) -> list[Found]:
-        """Return every candidate from ``start`` on; what stands before is only looked at.
+    def find(self, text: str, start: int, done: Mapping[str, int], budget: Budget) -> list[PatternCandidate]:
+        """Return every candidate from ``start`` on. Earlier text is only context.
 
-        ``done`` names the recognisers that have looked at more already, and up to where. Raises ScanTooLong.
+        ``done`` has the position up to which a recogniser has scanned already, by name. Raises ScanTooLong.
         """
-        found: list[Found] = []
-        for one in (*self._worth_it(text, start), *self._foreign):
+        found: list[PatternCandidate] = []
+        for one in (*self._relevant(text, start), *self._foreign):
             budget.check_often()
             found += one.candidates(text, max(start, done.get(one.recogniser.name, start)), budget)
         return found
 
-    def _worth_it(self, text: str, start: int) -> list[_Compiled]:
-        """Return those of ours whose pattern is there, and the words that they need if they need some."""
+    def _relevant(self, text: str, start: int) -> list[_CompiledRecogniser]:
+        """Return the built-in recognisers with a match of their pattern and, if they need one, of their words."""
         if self._any is None:
             return []
-        # With the character before, on which depends whether a word begins.
+        # With the character before, because it decides if a word starts here.
         which = [self._ours[index] for index in self._any.Match(text[max(0, start - 1) :]) or ()]
         if self._any_need is None or not any(one.recogniser.needs for one in which):
             return which
-        said = {self._needs[index] for index in self._any_need.Match(text) or ()}
-        return [one for one in which if one.recogniser.needs is None or one.recogniser.needs in said]
+        present = {self._needs[index] for index in self._any_need.Match(text) or ()}
+        return [one for one in which if one.recogniser.needs is None or one.recogniser.needs in present]
 
     def opens_at(self, text: str, start: int) -> int:
-        """Where the longest match begins that is not over yet: the text's length if there is none."""
+        """Return the start of the longest match that may continue, or the length of the text if there is none."""
         return min(
             _open_from(self._opening, text, max(start, len(text) - MAX_MATCH_CHARS + 1)),
             _open_from(self._foreign_opening, text, max(start, len(text) - self._foreign_chars)),
         )
 
     def rest(self, name: str, text: str) -> int:
-        """How many characters at the beginning of ``text`` belong to a match of ``name`` that goes on."""
+        """Return the number of characters at the start of ``text`` that continue an unfinished match of ``name``."""
         return self._by_name[name].rest(text)
 
 
 def _set(expressions: Sequence[str]) -> Any:
-    """Return what says which of the expressions match, None if there are none."""
+    """Return the compiled set of the expressions, or None without expressions."""
     if not expressions:
         return None
     found = re2.Set.SearchSet(options())
@@ -196,7 +197,7 @@ def _set(expressions: Sequence[str]) -> Any:
     return found
 
 
-def _opening(forms: Sequence[Form]) -> Any:
+def _opening(forms: Sequence[ParsedPattern]) -> Any:
     return compiled(rf"(?:{'|'.join(each.opening for each in forms)})\z") if forms else None
 
 
@@ -206,8 +207,8 @@ def _open_from(opening: Any, text: str, start: int) -> int:
     return int(opening.search(text, start).start())
 
 
-def pulled(certain: int, spans: Iterable[tuple[int, int]]) -> int:
-    """Return the last place up to ``certain`` that no span straddles."""
+def last_unsplit(certain: int, spans: Iterable[tuple[int, int]]) -> int:
+    """Return the last position up to ``certain`` that is not inside a span."""
     for start, end in sorted(spans, reverse=True):
         if start < certain < end:
             certain = start

@@ -1,4 +1,4 @@
-"""JSON schemas of a tenant's own: checked when they come, in linear time and without asking anybody for anything."""
+"""JSON schemas of tenants: checked when a policy is stored, in linear time and without network access."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ Validator = Any  # the library's classes differ by draft
 
 
 def check_schema(schema: dict[str, Any]) -> Validator:
-    """Return what validates by the schema; raise ValueError for one that cannot be followed."""
+    """Return a validator for the schema. Raises ValueError for a schema that is not valid here."""
     if len(json.dumps(schema)) > MAX_SCHEMA_CHARS:
         raise ValueError(f"`json_schema` is longer than {MAX_SCHEMA_CHARS} characters")
     try:
@@ -21,7 +21,7 @@ def check_schema(schema: dict[str, Any]) -> Validator:
 
 
 def is_valid(validator: Validator, text: str) -> bool:
-    """True if a text is JSON that the schema allows."""
+    """Return True if a text is JSON that the schema allows."""
     try:
         return bool(validator.is_valid(json.loads(text)))
     except (ValueError, RecursionError):
@@ -29,7 +29,7 @@ def is_valid(validator: Validator, text: str) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """True if a text is JSON."""
+    """Return True if a text is JSON."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):

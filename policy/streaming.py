@@ -1,9 +1,9 @@
-"""A text under a policy, as it comes: nothing leaves before it is certain.
+"""Applies a policy to a text that arrives in pieces. Text is released only when no later piece can change the result.
 
-What may still become, or grow, a match is held back: the word that is being written, a row of digits, the beginning of
-a denied phrase. Everything before is decided and leaves. So at most one match of MAX_MATCH_CHARS characters is held
-(and what overlaps it); kinds without a greatest length (web tokens, private keys, API keys) are decided when they have
-become so long, and what still belongs to them is dropped as it comes.
+Text that may become a match, or a longer one, is held back: an unfinished word, a row of digits, the start of a denied
+phrase. Everything before it is released. So at most one match of MAX_MATCH_CHARS characters is held back, with the text
+that overlaps it. Kinds without a maximum length (web tokens, private keys, API keys) are decided at that length, and
+the rest of the match is dropped when it arrives.
 """
 
 from collections import Counter
@@ -13,11 +13,11 @@ from typing import Any
 
 from policy.budget import Budget
 from policy.documents import Action, Rule, Stage
-from policy.guards import Guard, Piece, blocks, clusters, masked, shared_out
-from policy.placeholders import MOST_COMPARED_CHARS, Vault
+from policy.guards import Guard, Match, blocking_rule, group_overlaps, masked, resolve_overlaps
+from policy.placeholders import MOST_COMPARED_CHARS, PlaceholderMap
 from policy.recognisers.recogniser import CONTEXT_CHARS, EntityFinder, Recogniser
-from policy.scanning import pulled
-from policy.text.views import View, view
+from policy.scanning import last_unsplit
+from policy.text.normalisation import NormalisedText, normalise
 
 _LONG = 256
 _SHARE = 16
@@ -25,7 +25,7 @@ _SHARE = 16
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A rule that found something: ``start`` and ``end`` are places in the text as it came."""
+    """One finding of a rule. ``start`` and ``end`` are positions in the original text."""
 
     rule_id: str
     kind: str
@@ -35,18 +35,18 @@ class Hit:
 
 
 def counted(hits: Iterable[Hit]) -> list[dict[str, Any]]:
-    """Return how often each rule found what: rule, kind, action, count."""
+    """Return the number of hits by rule, kind and action."""
     counts = Counter((hit.rule_id, str(hit.kind), hit.action.value) for hit in hits)
     return [{"rule": r, "kind": k, "action": a, "count": count} for (r, k, a), count in sorted(counts.items())]
 
 
 class GuardedText:
-    """Takes one text in pieces and gives back what of it may leave. One thread at a time."""
+    """Takes one text in pieces and releases the checked part of it. Not thread-safe."""
 
     def __init__(
-        self, guard: Guard, vault: Vault, finder: EntityFinder | None = None, budget: Budget | None = None
+        self, guard: Guard, vault: PlaceholderMap, finder: EntityFinder | None = None, budget: Budget | None = None
     ) -> None:
-        """``budget`` is for this text alone unless it is given."""
+        """Without ``budget``, the text gets its own."""
         self._guard = guard
         self._budget = budget or Budget()
         self._vault = vault
@@ -54,26 +54,26 @@ class GuardedText:
         self._context = ""
         self._pending = ""
         self._offset = 0
-        self._going_on: Recogniser | None = None
-        # Characters that must be held before it is asked again what is certain.
+        self._unfinished: Recogniser | None = None
+        # The number of held characters before the next scan.
         self._next_look = 0
-        # How far behind what is certain recognisers have looked already, without finding anything there.
+        # How far beyond the certain position each recogniser has scanned already, without a finding.
         self._ahead: dict[str, int] = {}
         self.hits: list[Hit] = []
         self.blocked_by: str | None = None
-        """The rule that ended the text. Nothing leaves any more."""
+        """The rule that blocked the text. Nothing more is released."""
 
     @property
     def num_held(self) -> int:
-        """Characters that are held back."""
+        """The number of characters that are held back."""
         return len(self._pending)
 
     def feed(self, text: str) -> str:
-        """Take a piece; return what is certain by it. Raises ScanTooLong: nothing may leave any more then."""
+        """Take a piece and return the text that is certain now. Raises ScanTooLong: then nothing may be released."""
         return self._take(text, is_all=False)
 
     def finish(self, text: str = "") -> str:
-        """Take the last piece; return the rest. Raises as ``feed`` does."""
+        """Take the last piece and return the rest. Raises as ``feed``."""
         return self._take(text, is_all=True)
 
     def _take(self, text: str, *, is_all: bool) -> str:
@@ -105,9 +105,9 @@ class GuardedText:
     def _settle(self, *, is_all: bool) -> str:
         if not is_all and len(self._pending) < self._next_look:
             return ""
-        if self._going_on is not None:
-            self._drop_rest(self._going_on)
-        seen = view(self._pending, self._context)
+        if self._unfinished is not None:
+            self._drop_rest(self._unfinished)
+        seen = normalise(self._pending, self._context)
         start = len(self._context)
         text = self._context + seen.text
         certain = len(text) if is_all else self._guard.opens_at(text, start)
@@ -120,7 +120,7 @@ class GuardedText:
         if self._finder is not None and is_all:
             pieces += self._guard.named(self._finder.find(text))
         if not is_all:
-            certain = pulled(certain, look.held_together())
+            certain = last_unsplit(certain, look.unsplittable())
             certain = self._follow(pieces, certain, len(text))
         moved = certain - start
         kept = {name: ahead - moved for name, ahead in self._ahead.items() if ahead > moved}
@@ -130,40 +130,40 @@ class GuardedText:
         return out
 
     def _wait(self) -> None:
-        """Look again only when a long match has grown by a part: each look begins at the match's beginning.
+        """Scan again only when a long match has grown by a sixteenth, because each scan starts at the match's start.
 
-        With every piece it took a time that grew with the square of the match's length.
+        A scan with every piece would take time quadratic in the length of the match.
         """
         num_held = len(self._pending)
         self._next_look = num_held + num_held // _SHARE if num_held >= _LONG else 0
 
     def _drop_rest(self, recogniser: Recogniser) -> None:
-        """Drop what still belongs to a match that was decided already."""
-        seen = view(self._pending, self._context)
+        """Drop the rest of a match that is decided already."""
+        seen = normalise(self._pending, self._context)
         num = self._guard.rest(recogniser, seen.text)
         if num < len(seen.text):
-            self._going_on = None
+            self._unfinished = None
         if num:
             cut = seen.span(0, num)[1]
             self._pending = self._pending[cut:]
             self._offset += cut
             self._context = (self._context + seen.text[:num])[-CONTEXT_CHARS:]
 
-    def _follow(self, pieces: list[Piece], certain: int, end: int) -> int:
-        """Everything is certain if the text ends inside a match that only goes on."""
-        going_on = [piece.recogniser for piece in pieces if piece.goes_on and piece.end == end]
-        if not going_on:
+    def _follow(self, pieces: list[Match], certain: int, end: int) -> int:
+        """Return the certain position: the end of the text if it ends inside an unfinished match."""
+        unfinished = [piece.recogniser for piece in pieces if piece.goes_on and piece.end == end]
+        if not unfinished:
             return certain
-        self._going_on = max(going_on, key=lambda recogniser: recogniser.priority)
+        self._unfinished = max(unfinished, key=lambda recogniser: recogniser.priority)
         return end
 
-    def _replaced(self, pieces: list[Piece], seen: View, text: str, certain: int) -> str:
+    def _replaced(self, pieces: list[Match], seen: NormalisedText, text: str, certain: int) -> str:
         start = len(self._context)
         out: list[str] = []
         done = 0
-        for group in clusters(pieces):
-            shared = shared_out(group)
-            if (rule := blocks(shared)) is not None:
+        for group in group_overlaps(pieces):
+            shared = resolve_overlaps(group)
+            if (rule := blocking_rule(shared)) is not None:
                 out.append(self._pending[done : seen.original(group[0].start - start)])
                 culprit = next(piece for piece in shared if piece.rule is rule)
                 begin, end = seen.span(culprit.start - start, culprit.end - start)
@@ -171,7 +171,7 @@ class GuardedText:
                 return "".join(out)
             for piece in shared:
                 begin, end = seen.span(piece.start - start, piece.end - start)
-                out += [self._pending[done:begin], self._instead(piece, text, begin, end)]
+                out += [self._pending[done:begin], self._replacement(piece, text, begin, end)]
                 done = end
         cut = seen.original(certain - start)
         out.append(self._pending[done:cut])
@@ -180,8 +180,8 @@ class GuardedText:
         self._context = text[max(0, certain - CONTEXT_CHARS) : certain]
         return "".join(out)
 
-    def _instead(self, piece: Piece, text: str, begin: int, end: int) -> str:
-        """Return what stands for a piece, and note it."""
+    def _replacement(self, piece: Match, text: str, begin: int, end: int) -> str:
+        """Return the replacement of a match, and record the hit."""
         value, rule, kind = self._pending[begin:end], piece.rule, piece.recogniser.kind
         if rule is None:
             return self._vault.values.get(value, value)
@@ -192,7 +192,7 @@ class GuardedText:
             return masked(kind, value[:MOST_COMPARED_CHARS])
         if rule.action is Action.REDACT:
             read = text[piece.start : piece.end][:MOST_COMPARED_CHARS]
-            # What came back from the model is the caller's to see as a placeholder only.
+            # A value that the model wrote is never restored.
             is_restorable = rule.restore and self._guard.stage is Stage.INPUT
             return self._vault.name(kind, piece.recogniser.same(read), value, restorable=is_restorable)
         return value

@@ -1,4 +1,4 @@
-"""Ids to text, one token at a time, giving out only text that no later token can change.
+"""Detokenizer: ids to text, one token at a time. Returns only text that no later token can change.
 
 Joined, the texts equal ``Tokenizer.decode`` of all ids. The cost a token does not grow with the length of the text.
 """
@@ -14,7 +14,7 @@ class Detokenizer:
     A byte-level vocabulary is a stream of bytes, so an incremental UTF-8 decoder holds exactly the bytes of an
     unfinished character. Other vocabularies decode a short window::
 
-        ... given out ...  | context | pending |
+        ... returned ....  | context | pending |
                            '---- decode -------'   minus decode(context) = the new text
 
     where the context lets a decoder that treats the first token specially (SentencePiece drops its space) see that
@@ -29,7 +29,7 @@ class Detokenizer:
         self._pending: list[int] = []
 
     def add(self, token_id: int) -> str:
-        """Take the next token and return the text that became certain, often empty inside a character."""
+        """Take the next token and return the new certain text, often empty inside a character."""
         own = self._tokenizer.token_bytes(token_id)
         if own is not None:
             return self._utf8.decode(own)
@@ -41,7 +41,7 @@ class Detokenizer:
         return self._decode_pending()
 
     def flush(self) -> str:
-        """Return what is still held, half a character as U+FFFD; the detokenizer is done then."""
+        """Return the rest of the text, with U+FFFD for half a character. The last call."""
         return self._utf8.decode(b"", final=True) + self._decode_pending()
 
     def _decode_pending(self) -> str:

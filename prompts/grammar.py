@@ -1,7 +1,7 @@
-"""Grammars that an answer follows: which tokens may come next, and which grammars no answer could follow.
+"""Grammars for constrained decoding: the allowed next tokens, and the check of a new grammar.
 
-The one home of llguidance. No torch, so that the API refuses what no worker could run. A grammar is made from its kind
-and text; what a matcher knows of a request is its grammar and its output so far, so it can be made again anywhere.
+Only this module and ``grammar_trial`` use llguidance. It needs no torch, so that the API can refuse a grammar that no
+worker could run. The state of a matcher depends only on the grammar and the output so far, so it can be rebuilt.
 """
 
 import atexit
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from store.registry.models import ModelVersion
 
 MOST_BYTES = 64 << 20
-"""Memory that the grammars of one model may take together."""
+"""The memory limit for all grammars of one model, in bytes."""
 
 _LEAST_BYTES = 4096
 _MAX_QUOTED = 200
@@ -39,43 +39,43 @@ atexit.register(_TRIALS.close)
 TOO_DEEP = "it is nested too deeply"
 _TIMES = ("time", "date-time")
 _VALUES = frozenset({"enum", "const", "default", "examples"})
-"""What of a schema is no schema."""
+"""Keywords of a schema with plain values, not with schemas."""
 
-# What is escaped outside of a class is left alone, and so is a class whose first character is its closing bracket.
+# Escaped characters outside of a class do not match, nor does a class that starts with its closing bracket.
 _NEGATED_CLASS = re.compile(r"(\\.)|\[\^(?!\])", re.DOTALL)
 
 
 class Grammars:
-    """The grammars of one model, whose ``tokenizer.json`` this is; each is compiled once while it is in use.
+    """A cache of compiled grammars for the tokenizer of one model. Thread-safe.
 
-    Any thread may call. Making the tokenizer takes a quarter of a second, so it is put off to the first grammar. A new
-    grammar is tried in a process of its own and then compiled here: up to a second each, without Python's lock. What
-    was compiled or refused is kept, as far as MOST_BYTES go.
+    The tokenizer is built at the first grammar, because that takes a quarter of a second. A new grammar is tried in
+    another process and then compiled here: up to a second each, without the GIL. Results and errors are kept, up to
+    MOST_BYTES.
     """
 
     def __init__(self, tokenizer: bytes | None, *, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
-        """``tokenizer`` None is that of the fake model: one token a byte."""
+        """Without ``tokenizer``, it is that of the fake model: one token a byte."""
         self._vocabulary = Vocabulary(tokenizer, vocab_size, tuple(sorted(eos_token_ids)))
         self._eos = eos_token_ids
         self._tokenizer = lru_cache(maxsize=1)(self._read_tokenizer)
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _CachedGrammar] = OrderedDict()
         self._num_bytes = 0
 
     def check(self, kind: str, text: str) -> None:
-        """Raise InvalidRequest, with what is wrong, for a grammar that this model cannot follow.
+        """Raise InvalidRequest, with the reason, for a grammar that this model cannot follow.
 
-        Raises Unavailable if a new one cannot be tried.
+        Raises Unavailable if a new grammar cannot be tried.
         """
         self._compiled(kind, text)
 
     def is_compiled(self, kind: str, text: str) -> bool:
-        """True for a grammar that can be followed and is here."""
+        """Return True for a valid grammar that is in the cache."""
         kept = self._kept.get((kind, text))
         return kept is not None and isinstance(kept.found, LLMatcher)
 
     def matcher(self, kind: str, text: str) -> "Matcher":
-        """Return a matcher at the beginning of a grammar. Raises as ``check`` does."""
+        """Return a matcher at the start of a grammar. Raises as ``check``."""
         return Matcher(self._compiled(kind, text), self._eos, self._vocabulary.size)
 
     def _compiled(self, kind: str, text: str) -> LLMatcher:
@@ -87,11 +87,11 @@ class Grammars:
             kept = self._make(kind, text)
             self._keep((kind, text), kept)
         if isinstance(kept.found, InvalidRequest):
-            # One of its own for each caller: raising one object in many threads would chain their tracebacks.
+            # A new error for each caller: one object in many threads would chain their tracebacks.
             raise InvalidRequest(kept.found.message, code=kept.found.code, param=kept.found.param)
         return kept.found
 
-    def _keep(self, key: tuple[str, str], kept: "_Kept") -> None:
+    def _keep(self, key: tuple[str, str], kept: "_CachedGrammar") -> None:
         with self._lock:
             before = self._kept.pop(key, None)
             self._num_bytes += kept.num_bytes - (0 if before is None else before.num_bytes)
@@ -99,18 +99,18 @@ class Grammars:
             while self._num_bytes > MOST_BYTES and len(self._kept) > 1:
                 self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
 
-    def _make(self, kind: str, text: str) -> "_Kept":
+    def _make(self, kind: str, text: str) -> "_CachedGrammar":
         try:
             source = _source(kind, text)
             tokenizer = self._tokenizer()
             num_bytes = _TRIALS.run(self._vocabulary, source)
             if num_bytes is None:
                 raise _refusal(_TOO_COMPLEX, kind)
-            return _Kept(_compile(tokenizer, source, kind), num_bytes + len(text) + _LEAST_BYTES)
+            return _CachedGrammar(_compile(tokenizer, source, kind), num_bytes + len(text) + _LEAST_BYTES)
         except UnicodeEncodeError:
-            return _Kept(_refusal("it holds half a character", kind), len(text) + _LEAST_BYTES)
+            return _CachedGrammar(_refusal("it holds half a character", kind), len(text) + _LEAST_BYTES)
         except InvalidRequest as refused:
-            return _Kept(refused, len(text) + _LEAST_BYTES)
+            return _CachedGrammar(refused, len(text) + _LEAST_BYTES)
         except TrialFailed as error:
             raise Unavailable(f"the grammar could not be checked: {error}") from error
 
@@ -124,15 +124,15 @@ class Grammars:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
-    """What became of a grammar, and how much memory it takes."""
+class _CachedGrammar:
+    """A compiled grammar or its error, and its memory in bytes."""
 
     found: LLMatcher | InvalidRequest
     num_bytes: int
 
 
 class Matcher:
-    """Where one request stands in its grammar. Once the grammar is complete, only an end of sequence is allowed."""
+    """The position of one request in its grammar. At the end of the grammar, only an end token is allowed."""
 
     def __init__(self, beginning: LLMatcher, eos_token_ids: frozenset[int], vocab_size: int) -> None:
         self._beginning = beginning
@@ -143,11 +143,11 @@ class Matcher:
 
     @property
     def is_stuck(self) -> bool:
-        """True if no token can follow any more: the output has left the grammar, or the grammar is too complex."""
+        """True if no token can follow: the output does not match the grammar, or the grammar is too complex."""
         return self._matcher.is_error()
 
     def follow(self, output: Sequence[int]) -> None:
-        """Stand behind ``output``, of which what was taken before is the beginning, or from the beginning again."""
+        """Move to the end of ``output``. Restart if it does not continue the earlier output."""
         if self._num_taken > len(output):
             self._matcher = self._beginning.deep_copy()
             self._num_taken = 0
@@ -155,9 +155,9 @@ class Matcher:
         self._num_taken = len(output)
 
     def masks(self, drafts: Sequence[int] = ()) -> list[bytes]:
-        """Return which tokens may come next, and after each of ``drafts``: a bit for each, in 32-bit words.
+        """Return the masks of the next token and of the tokens after each draft: one bit a token, in 32-bit words.
 
-        The list ends with the first draft that cannot come: nothing comes after that.
+        The list ends at the first forbidden draft.
         """
         masks = [self._matcher.compute_bitmask()[: self._num_bytes]]
         ahead = self._matcher.deep_copy() if drafts else self._matcher
@@ -169,14 +169,14 @@ class Matcher:
 
 
 def grammars_for(version: "ModelVersion", tokenizer: Tokenizer, read_file: Callable[[str], bytes]) -> Grammars:
-    """Return the grammars of a registered version; ``read_file`` returns a stored file's bytes by its digest."""
+    """Return the grammars of a registered version. ``read_file`` returns the bytes of a stored file by its digest."""
     file = None if version.runner == "fake" else read_file(version.files["tokenizer.json"])
     return Grammars(file, vocab_size=tokenizer.vocab_size, eos_token_ids=tokenizer.eos_token_ids)
 
 
 def _compile(tokenizer: LLTokenizer, source: str, kind: str) -> LLMatcher:
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits())
-    # Of some grammars it turns out only when the first token is asked for that they allow none.
+    # Some grammars allow no token at all, which shows only at the first mask.
     matcher.compute_bitmask()
     if matcher.is_error():
         raise _refusal(_in_our_words(matcher.get_error()), kind)
@@ -184,14 +184,14 @@ def _compile(tokenizer: LLTokenizer, source: str, kind: str) -> LLMatcher:
 
 
 def _in_our_words(error: str) -> str:
-    """Return llguidance's error; of its limits with what to do about it."""
+    """Return the error of llguidance. For its limits, add the remedy."""
     if any(sign in error for sign in _LIMITS_REACHED):
         return _TOO_COMPLEX
     return error.replace("NoExtensionBias", "it allows no answer")
 
 
 def _source(kind: str, text: str) -> str:
-    """Return llguidance's own writing of a grammar."""
+    """Return a grammar in the format of llguidance."""
     if kind not in set(GrammarKind):
         raise _refusal(f"there is no kind {kind}")
     if len(text) > MAX_GRAMMAR_CHARS:
@@ -209,7 +209,7 @@ def _source(kind: str, text: str) -> str:
 
 def _from_schema(text: str) -> str:
     try:
-        # Without white space: a small model that may write any amount of it often writes nothing else.
+        # Without white space, because a small model may otherwise write only white space.
         narrow = json.dumps(narrowed(json.loads(text)))
         return LLMatcher.grammar_from_json_schema(narrow, defaults={"whitespace_flexible": False})
     except ValueError as error:
@@ -219,11 +219,11 @@ def _from_schema(text: str) -> str:
 
 
 def narrowed(schema: Any) -> Any:
-    """Return the schema, or a part of one, narrower where llguidance would allow what validators do not.
+    """Return a schema, or a part of one, narrowed where llguidance allows more than validators.
 
-    It allows second 60 in every minute; validators know that it was only ever the last of a day. And a class of
-    characters that has control characters, but neither quotes nor backslashes, gets those too when they are escaped as
-    JSON; so no negated class of a pattern has control characters. Raises InvalidRequest if it is nested too deeply.
+    llguidance allows second 60 in every minute; validators only in the last minute of a day. A class with control
+    characters, but without quotes and backslashes, would also allow those in JSON escapes. So control characters are
+    removed from negated classes. Raises InvalidRequest if the schema is nested too deeply.
     """
     try:
         return _narrowed(schema)

@@ -1,10 +1,10 @@
-"""Grammars tried in a process of their own, where compiling one can be ended: no limit of llguidance stops all of it.
+"""Tries grammars in a separate process, where compiling can be stopped: no limit of llguidance covers all of it.
 
     Trials.run ──JSON lines──▶ this file as a program ──fork for each grammar──▶ compiles under limits of CPU and memory
 
-A few kilobytes of an expression can cost minutes and gigabytes before llguidance spends its first unit of fuel. What
-passes the trial is then compiled where it is needed, at the same bounded cost. The program imports no more than it
-needs, so that it is small, and it ends when its standard input does.
+An expression of a few kilobytes can cost minutes and gigabytes before the fuel limit of llguidance applies. A grammar
+that passes the trial is then compiled in the calling process, at the same bounded cost. The program imports little, so
+that it is small, and it ends at the end of its standard input.
 """
 
 import json
@@ -25,33 +25,33 @@ from typing import Any
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 CPU_S = 1.0
-"""Seconds of CPU that compiling one grammar may take. JSON schemas of 50 KB take 0.2."""
+"""The CPU limit for compiling one grammar, in seconds. JSON schemas of 50 KB take 0.2."""
 
 MEMORY_BYTES = 48 << 20
-"""Memory that one compiled grammar may take. JSON schemas of 50 KB take 3 MB."""
+"""The memory limit of one compiled grammar, in bytes. JSON schemas of 50 KB take 3 MB."""
 
 WALL_S = 30.0
-"""Seconds after which a trial that is held up by the machine, not by the grammar, is given up."""
+"""The timeout of a trial in seconds, for a busy machine."""
 
 _LEXER_STATES = 20_000
-"""One to two kilobytes each, made while an answer is written."""
+"""The limit of lexer states, one to two kilobytes each, created during generation."""
 
 _MOST_TOKENIZERS = 4
 _NUM_BYTES = 256
 
 
 class TrialFailed(Exception):
-    """The trial could not be held: the process ended or did not answer. It says nothing about the grammar."""
+    """The trial failed: the process ended or did not answer. The grammar may be valid."""
 
 
 def limits() -> LLParserLimits:
-    """Return llguidance's limits for every grammar of ours."""
+    """Return the llguidance limits for all grammars."""
     return LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model's tokens are: its ``tokenizer.json``, or None for one token a byte, and the ends of a sequence."""
+    """The vocabulary of a model: its ``tokenizer.json``, or None for one token a byte, and its end tokens."""
 
     file: bytes | None
     size: int
@@ -59,18 +59,18 @@ class Vocabulary:
 
     @cached_property
     def key(self) -> str:
-        """Equal for equal ones."""
+        """The same string for equal vocabularies."""
         return f"{blake2b(self.file or b'', digest_size=16).hexdigest()} {self.size} {self.eos_token_ids}"
 
     def tokenizer(self) -> LLTokenizer:
-        """Return llguidance's form of it, which takes a quarter of a second. Raises ValueError if it is damaged."""
+        """Return the llguidance tokenizer, which takes a quarter of a second. Raises ValueError if it is damaged."""
         if self.file is None:
             return LLTokenizer(TokenizerWrapper(_Bytes(self.eos_token_ids[0])))
         return LLTokenizer(self.file.decode(), n_vocab=self.size, eos_token=list(self.eos_token_ids))
 
 
 class _Bytes:
-    """The fake model's vocabulary, as llguidance asks for it."""
+    """The vocabulary of the fake model, with the interface that llguidance needs."""
 
     bos_token_id = None
     tokens = (*(bytes([byte]) for byte in range(_NUM_BYTES)), b"</s>")
@@ -84,16 +84,16 @@ class _Bytes:
 
 
 class Trials:
-    """Starts the program when it is needed and has ended. Any thread may call; one trial is held at a time."""
+    """Starts the program when needed, and again after it has ended. Thread-safe; one trial at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, vocabulary: Vocabulary, source: str) -> int | None:
-        """Compile a grammar there; return the bytes of memory that it took, None if it went over a limit.
+        """Compile a grammar in the program. Return its memory in bytes, or None if it exceeded a limit.
 
-        An error in the grammar is no matter of a trial. Raises TrialFailed.
+        The trial does not report errors in the grammar. Raises TrialFailed.
         """
         asked: dict[str, Any] = {"key": vocabulary.key, "source": source}
         with self._lock:
@@ -107,7 +107,7 @@ class Trials:
         return None if answer.get("num_bytes") is None else int(answer["num_bytes"])
 
     def close(self) -> None:
-        """End the program; the next trial starts it again."""
+        """End the program. The next trial starts it again."""
         with self._lock:
             self._end()
 
@@ -133,7 +133,7 @@ class Trials:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            # What was not sent to one that has ended cannot be sent while its pipe is closed either.
+            # Closing the pipe of a program that has ended tries to send the rest, and fails too.
             with suppress(BrokenPipeError), process:
                 pass
 
@@ -149,15 +149,15 @@ def _read(written: list[Any]) -> Vocabulary:
 
 
 def main() -> None:
-    """Try the grammars that come as lines of JSON, until there are no more."""
-    # Ctrl-C in a terminal goes to every process of the group; the one that asks decides when this one ends.
+    """Try the grammars on stdin, one JSON line each, until its end."""
+    # Ctrl-C in a terminal reaches every process of the group. The parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tokenizers: OrderedDict[str, LLTokenizer] = OrderedDict()
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["key"] not in tokenizers and "vocabulary" in asked:
             made = tokenizers[asked["key"]] = _read(asked["vocabulary"]).tokenizer()
-            # What every grammar of a tokenizer shares is made with its first, and is not to be counted for any.
+            # The first grammar builds data that all grammars of a tokenizer share. It is not counted for any of them.
             LLMatcher(made, LLMatcher.grammar_from_regex("a"), log_level=0).compute_bitmask()
             while len(tokenizers) > _MOST_TOKENIZERS:
                 tokenizers.popitem(last=False)
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def _forked(tokenizer: LLTokenizer, source: str) -> int | None:
-    """Return what ``_compile`` says in a process of its own, None if that did not come to an end."""
+    """Return the result of ``_compile`` in a forked process, or None if that process was stopped."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -184,11 +184,11 @@ def _forked(tokenizer: LLTokenizer, source: str) -> int | None:
 
 
 def _compile(tokenizer: LLTokenizer, source: str) -> int:
-    # The size of the process is known by this file on Linux alone; without it CPU time is what bounds memory.
+    # Only Linux has this file with the process size. Elsewhere only the CPU limit bounds the memory.
     statm = "/proc/self/statm"
     is_linux = os.path.exists(statm)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Where memory runs out, llguidance says so there before it aborts.
+    # If memory runs out, llguidance writes a message there before it aborts.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, CPU_S)
@@ -205,7 +205,7 @@ def _compile(tokenizer: LLTokenizer, source: str) -> int:
 
 
 def _held(statm: str) -> int:
-    """Return the pages that are this process's own: not those of files, such as its program."""
+    """Return the private pages of this process, without pages of files."""
     _, resident, shared, *_ = _pages(statm)
     return resident - shared
 

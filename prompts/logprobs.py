@@ -1,4 +1,4 @@
-"""What the tokens of logprobs spell, for people and programs that know no ids. One function for worker and API."""
+"""The text and the bytes of the tokens in logprobs. The worker and the API use the same function."""
 
 from collections.abc import Iterable
 

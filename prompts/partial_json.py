@@ -1,7 +1,7 @@
-"""A text that comes in pieces, read as JSON by walks that wait wherever they need more of it to decide.
+"""An incremental JSON parser for a text that arrives in pieces.
 
-A walk is a generator: it yields when it waits for text, and is resumed when there is more. Every decision depends on
-the text alone and never on where it was cut. Nothing is read twice.
+A walk is a generator: it yields when it needs more text, and is resumed when there is more. Its result depends only on
+the whole text, not on the pieces. Nothing is read twice.
 """
 
 import re
@@ -18,11 +18,11 @@ _IN_STRING = re.compile(r'["\\]')
 
 
 class Mismatch(Exception):
-    """Something else stands here, or nothing any more."""
+    """The text does not have the expected content here, or has ended."""
 
 
-class Cursor:
-    """The text so far, and how far it was read."""
+class JsonCursor:
+    """The text so far, and the read position."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -30,15 +30,15 @@ class Cursor:
         self.is_complete = False
 
     def add(self, text: str) -> None:
-        """Take the next text."""
+        """Append the next piece."""
         self.text += text
 
     def complete(self) -> None:
-        """No more text will come."""
+        """Mark the text as complete."""
         self.is_complete = True
 
     def peek(self, ignored: re.Pattern[str] = _SPACE) -> Walk[str | None]:
-        """Pass over white space, or whatever characters are ``ignored``; return the next one, None at the end."""
+        """Skip white space, or the ``ignored`` characters. Return the next one, None at the end."""
         while True:
             while self.at < len(self.text):
                 char = self.text[self.at]
@@ -50,13 +50,13 @@ class Cursor:
             yield
 
     def expect(self, char: str) -> Walk[None]:
-        """Pass over white space and ``char``. Raises Mismatch."""
+        """Skip white space and read ``char``. Raises Mismatch."""
         if (yield from self.peek()) != char:
             raise Mismatch
         self.at += 1
 
     def word(self, allowed: Collection[str]) -> Walk[str]:
-        """Pass over one of the allowed strings, written without escapes, and return it.
+        """Read one of the allowed strings, written without escapes, and return it.
 
         Raises Mismatch, as soon as it is certain.
         """
@@ -73,7 +73,7 @@ class Cursor:
         return word
 
     def literal(self, literal: str) -> Walk[bool]:
-        """Pass over white space and ``literal``, or as much of it as there is; return False for something else."""
+        """Skip white space and ``literal``, or as much of it as there is. Return False for another text."""
         yield from self.peek()
         while True:
             here = self.text[self.at : self.at + len(literal)]
@@ -85,7 +85,7 @@ class Cursor:
             yield
 
     def object(self, tell: Tell, depth: int = 0) -> Walk[None]:
-        """Pass over an object, or from inside ``depth`` of them to the end of the outermost, telling it as it comes.
+        """Read an object, or the rest of ``depth`` nested ones, and pass its text on as it arrives.
 
         Counts brackets outside of strings and checks nothing else. Ends before a ``<`` outside of a string as well,
         which no JSON has, and at the end of the text.
@@ -94,7 +94,7 @@ class Cursor:
         in_string = False
         while True:
             found = (_IN_STRING if in_string else _STRUCTURE).search(self.text, look_at)
-            # A backslash takes the character behind it along.
+            # A backslash escapes the next character.
             if found is None or (found[0] == "\\" and found.end() == len(self.text)):
                 look_at = len(self.text) if found is None or self.is_complete else found.start()
                 self._tell_up_to(look_at, tell)

@@ -1,8 +1,8 @@
 """Tokenizers: text to ids and back, for the files of a registered model and for the fake.
 
-A tokenizer is made from bytes, never from a path or the network, because the API reads them from the registry. It knows
-its model's chat template and end-of-sequence ids, and nothing of weights. Special tokens inside a user's text are
-parsed as special tokens, as the reference implementation does.
+A tokenizer is made from bytes, never from a path or the network, because the API reads the files from the registry. It
+has the chat template and the end-of-sequence ids of its model. Special tokens in the text of a user are parsed as
+special tokens, as in the reference implementation.
 """
 
 import json
@@ -222,7 +222,7 @@ class ByteTokenizer:
         return bytes([token_id]) if token_id < self.EOS else b"</s>"
 
     def is_byte_fallback(self, token_id: int) -> bool:
-        """Return False: ``token_bytes`` says it all."""
+        """Return False: ``token_bytes`` is always complete."""
         return False
 
     def is_silent(self, token_id: int) -> bool:

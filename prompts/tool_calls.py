@@ -1,14 +1,14 @@
-"""Tool calls in what a model wrote: read from the whole text, or from its pieces as they come, with the same result.
+"""Parses tool calls in the output of a model, whole or in pieces, with the same result.
 
-Three styles of writing are known; a name that is not among the request's tools makes no call in any of them::
+Three formats are supported. A name that is not one of the tools of the request is no call in any of them::
 
     hermes   <tool_call>{"name": "f", "arguments": {...}}</tool_call>   anywhere in the text
     llama3   {"name": "f", "parameters": {...}}                         at the start of a line, or after <|python_tag|>
     json     {"name": "f", "arguments": {...}}                          at the start of a line
 
-A call counts from where its name is known and its arguments begin; from there on its text is given out as it comes,
-and can no longer be taken back. So what is broken before that stays content, and what is broken behind it is a call
-whose arguments are no JSON, which OpenAI warns of too. White space beside calls belongs to nobody.
+A call starts when its name is known and its arguments begin. From then on its text is returned as it arrives. An error
+before that point makes the text content; an error after it gives a call with arguments that are not valid JSON, which
+can happen with OpenAI too. White space around calls is dropped.
 """
 
 import json
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 
-from prompts.partial_json import Cursor, Mismatch, Walk
+from prompts.partial_json import JsonCursor, Mismatch, Walk
 from store.payloads.conversation import FunctionCall, ToolCall
 from store.tasks.generate import GeneratePayload, ToolStyle
 
@@ -78,15 +78,15 @@ _ARGUMENTS = ("arguments", "parameters")
 _KEYS = ("name", "type", *_ARGUMENTS)
 _SEPARATORS = re.compile(r"[\s;,]")
 _MOST_IN_VAIN = 262_144
-"""Characters that may be looked at in what turns out to be no call, so that no text takes for ever to read."""
+"""The most characters of one attempt to read a call, to bound the time for a text without calls."""
 
 
 class ToolCallReader:
-    """Reads one answer as it comes. ``most`` bounds the calls: what is written of further ones is dropped.
+    """Parses one output as it arrives. ``most`` is the maximum number of calls; further ones are dropped.
 
-    What was read and not given out is white space, or may become a call::
+    Text that is read and not returned is white space, or may become a call::
 
-        given out │ held │ not here yet
+        returned  │ held │ not here yet
                   └ _told
     """
 
@@ -96,7 +96,7 @@ class ToolCallReader:
         self._most = most
         openings = [re.escape(self._syntax.opening)] if self._syntax.opening else []
         self._opening = re.compile("|".join([*openings, r"\{"] if self._syntax.is_bare else openings))
-        self._cursor = Cursor()
+        self._cursor = JsonCursor()
         self._told = 0
         self._num_calls = 0
         self._num_in_vain = 0
@@ -106,12 +106,12 @@ class ToolCallReader:
         self._walk = self._read()
 
     def add(self, text: str) -> list[Piece]:
-        """Take the next text and return what it made certain, often nothing."""
+        """Take the next piece and return the new certain parts, often none."""
         self._cursor.add(text)
         return self._go_on()
 
     def finish(self) -> list[Piece]:
-        """Return what was still held: the text is complete, and the reader done."""
+        """Return the held parts. The text is complete; this is the last call."""
         self._cursor.complete()
         return self._go_on()
 
@@ -144,7 +144,7 @@ class ToolCallReader:
         return not found.string[line : found.start()].strip()
 
     def _end_of_content(self) -> int:
-        """Return where what is certainly content ends: before white space, and before what may become a tag."""
+        """Return the end of the certain content: before white space, and before text that may become a tag."""
         text = self._cursor.text
         if self._cursor.is_complete:
             return len(text)
@@ -155,7 +155,7 @@ class ToolCallReader:
     def _tell_content(self, end: int) -> None:
         text = self._cursor.text[self._told : end]
         if text:
-            # What stood between was a call: the two texts are not one word.
+            # A call was between the two texts, so they are separate words.
             is_apart = self._told == self._last_call_end and self._has_content
             self._pieces.append(ContentPiece(f"\n{text}" if is_apart else text))
             self._has_content = True
@@ -213,7 +213,7 @@ class ToolCallReader:
             if (yield from cursor.peek()) == "}":
                 break
             yield from cursor.expect(",")
-        # Within tags it is plain what is meant; a bare object may be part of an answer.
+        # Between tags the meaning is clear. A bare object may be part of an answer.
         if name is None or (arguments is None and self._syntax.is_bare):
             raise Mismatch
         return name, arguments or "{}"
@@ -294,5 +294,5 @@ def _tool_call(job_id: str, index: int, call: WrittenCall) -> ToolCall:
 
 
 def call_id(job_id: str, index: int) -> str:
-    """Return the id of a job's call, the same whoever asks and however often."""
+    """Return the id of a call of a job. It is a function of its arguments."""
     return f"call_{blake2b(f'{job_id} {index}'.encode(), digest_size=12).hexdigest()}"

@@ -1,7 +1,7 @@
-"""Grammars that hold a model to its tools: the calls that it must make, or those of strict functions if it makes any.
+"""Grammars for tool calls: forced calls, or free calls of strict functions.
 
-They are written in the model's own style (``prompts.tool_calls``), so that what they allow is always read as calls,
-with arguments that validate against the function's schema.
+They use the call format of the model (``prompts.tool_calls``). So every text that they allow is parsed as calls, with
+arguments that validate against the schema of the function.
 """
 
 import json
@@ -18,7 +18,7 @@ from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, Gramm
 from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 
 _MOST_FORCED_CALLS = 8
-"""A model that must call may call so often; one that is small would go on for ever."""
+"""The maximum number of forced calls, because a small model would never stop."""
 
 _BEFORE_ARGUMENTS = {
     ToolStyle.HERMES: '\n{{"name": "{name}", "arguments": ',
@@ -51,9 +51,9 @@ _OPEN_ENDED = frozenset(
 
 
 def with_tools(payload: GeneratePayload, tokenizer: Tokenizer, grammars: Grammars) -> GeneratePayload:
-    """Return the payload of a request with tools for this model: how its answer is read, and what it is held to.
+    """Return the payload of a request with tools for this model: its call format and its grammar.
 
-    Raises InvalidRequest if the model cannot be held to what was asked for.
+    Raises InvalidRequest if the model cannot follow the request.
     """
     grammar = grammar_for(payload.input, tokenizer, payload.sampling.grammar)
     if grammar is not None:
@@ -68,10 +68,10 @@ def with_tools(payload: GeneratePayload, tokenizer: Tokenizer, grammars: Grammar
 
 
 def grammar_for(source: GenerateInput, tokenizer: Tokenizer, answer: GrammarSpec | None) -> GrammarSpec | None:
-    """Return what the answer to a request with tools must look like, None if it is free.
+    """Return the grammar for the output of a request with tools, None if there is none.
 
-    ``answer`` is the grammar that was asked for: it is about an answer in words, so a forced call sets it aside. Raises
-    InvalidRequest if ``answer`` and free calls cannot go together, or the schemas are too long.
+    ``answer`` is the grammar of the request. It applies to answers only, so forced calls override it. Raises
+    InvalidRequest if ``answer`` and free calls cannot be combined, or the schemas are too long.
     """
     tools, choice, style = source.callable_tools, source.tool_choice, tokenizer.tool_style
     writing = _Writing(style, *(_tag(tokenizer, tag) for tag in HERMES_TAGS))
@@ -120,7 +120,7 @@ def _forced(writing: _Writing, tools: Sequence[Tool], *, name: str | None = None
 
 
 def _calls_or(answer: GrammarSpec, writing: _Writing, tools: Sequence[Tool]) -> str:
-    """Calls, or the answer that was asked for. Only where a call begins like no JSON can one be told from the other."""
+    """Calls, or an answer in the grammar of the request. Only a call with a tag can be distinguished from JSON."""
     if not writing.has_tags or answer.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest(
             "with this model a form of the answer does not go together with tools that may be called or not: "

@@ -1,7 +1,7 @@
-"""A conversation in the form that chat templates are written for; with tools also for templates that know none.
+"""Converts a conversation to the messages that chat templates expect, with tools also for templates without tools.
 
-For those everything is said in text. This plain JSON style is ours: the functions and how to call them stand in the
-system turn, a call is one JSON object on a line of its own, and results come back in the user's turn.
+For those templates, tools are written as text, in our own JSON format: the functions and instructions are in the system
+turn, a call is one JSON object on its own line, and results are in the user turn.
 """
 
 import json

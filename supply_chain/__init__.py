@@ -1,1 +1,1 @@
-"""What Headrace is made of besides its own code: exact versions with hashes, licences, bills of materials."""
+"""The dependencies of Headrace: exact versions with hashes, licences, bills of materials."""

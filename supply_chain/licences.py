@@ -1,8 +1,8 @@
-"""Which licence everything has that is locked, and whether Headrace may use it. ``python -m supply_chain.licences``
+"""Checks the licences of all locked packages: ``python -m supply_chain.licences``.
 
-The list (docs/licences.md) is written from the packages' own metadata, as pip-licenses reads it. What this machine
-cannot install, being another platform's, is declared here. Checking it needs no network: it must name just what the
-lock files name, in the same versions, and no licence that is not permitted.
+The list (docs/licences.md) is written from the metadata of the packages, which pip-licenses reads. Packages of other
+platforms, which this machine cannot install, are declared here. The check needs no network: the list must have the
+packages and versions of the lock files, and only permitted licences.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from supply_chain.locks import ROOT, LockError, Pin, pins, read_locks
 
 LIST = ROOT / "docs" / "licences.md"
 
-# By SPDX's names. The weak copyleft ones (LGPL, MPL) are for packages that are used as they come, unchanged and apart.
+# SPDX names. Weak copyleft (LGPL, MPL) is permitted, because these packages are used unchanged and separate.
 _FREE = ("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0")
 _FREE_TOO = ("CC0-1.0", "CNRI-Python", "ISC", "MIT", "MIT-0", "MIT-CMU", "PostgreSQL", "PSF-2.0", "Unlicense", "Zlib")
 _WEAK = ("LGPL-2.0-or-later", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MPL-2.0")
 PERMITTED = frozenset((*_FREE, *_FREE_TOO, *_WEAK))
-# For programs that tests and these targets start, which nothing that is given on has in it.
+# For programs of the tests and the make targets, which are not part of a release.
 _BESIDE = frozenset({"GPL-2.0-only"})
-# Not free, and nobody has to take it: what NVIDIA's own terms allow, in the image for their devices alone.
+# Not free and optional: NVIDIA's own terms, in the image for NVIDIA devices only.
 NVIDIA = "LicenseRef-NVIDIA"
 
-# What classifiers and older fields call them.
+# SPDX names by the names in classifiers and older metadata fields.
 _SPDX = {
     "Apache": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
@@ -43,7 +43,7 @@ _SPDX = {
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "Python Software Foundation License": "PSF-2.0",
 }
-# Read from the packages by hand: of other platforms, or without a word in their metadata.
+# Read from the packages by hand: for other platforms, or without a licence in the metadata.
 _DECLARED = {
     "async-timeout": "Apache-2.0",
     "colorama": "BSD-3-Clause",
@@ -67,12 +67,12 @@ it against the lock files and `supply_chain/licences.py`, which has the list of 
 
 
 def normalised(said: str) -> str:
-    """Return a licence in SPDX's names; several that a classifier lists hold together."""
+    """Return a licence as an SPDX expression. Several licences in classifiers are joined by AND."""
     return " AND ".join(_SPDX.get(part.strip(), part.strip()) for part in said.split(";"))
 
 
 def forbidden(licence: str) -> list[str]:
-    """Return what of a licence expression is not permitted; where there is a choice, each must be."""
+    """Return the parts of a licence expression that are not permitted. Of a choice, each part must be permitted."""
     parts = re.split(r"\s+(?:AND|OR)\s+", licence.replace("(", " ").replace(")", " ").strip())
     return [part.strip() for part in parts if part.strip() not in PERMITTED]
 
@@ -87,7 +87,7 @@ def locked() -> dict[str, tuple[Pin, list[str]]]:
 
 
 def complaints(text: str) -> Iterator[str]:
-    """Yield a sentence for everything that is wrong with the list."""
+    """Yield a sentence for each error in the list."""
     listed = {row[1]: row for line in text.splitlines() if (row := _ROW.fullmatch(line))}
     wanted = locked()
     for name in sorted(set(listed) ^ set(wanted)):
@@ -103,17 +103,19 @@ def complaints(text: str) -> Iterator[str]:
 
 
 def check(text: str | None = None) -> None:
-    """Raise LockError if the list is not that of the lock files or has a licence that is not permitted."""
+    """Raise LockError if the list does not match the lock files or has a licence that is not permitted."""
     found = list(complaints(LIST.read_text() if text is None else text))
     if found:
-        raise LockError("\n".join([*(f"docs/licences.md: {said}" for said in found), "run `make licences`"]))
+        raise LockError("\n".join([*(f"docs/licences.md: {one}" for one in found), "run `make licences`"]))
 
 
-def table(said: Mapping[str, str]) -> str:
-    """Return the list; ``said`` are licences by package. Raises LockError for a package that none is known of."""
+def table(licences: Mapping[str, str]) -> str:
+    """Return the list; ``licences`` are by package. Raises LockError for a package without a known licence."""
     rows = []
     for name, (pin, files) in locked().items():
-        licence = _DECLARED.get(name) or said.get(name) or (NVIDIA if name.startswith(("nvidia-", "cuda-")) else None)
+        licence = (
+            _DECLARED.get(name) or licences.get(name) or (NVIDIA if name.startswith(("nvidia-", "cuda-")) else None)
+        )
         if licence is None:
             raise LockError(f"the licence of {name} is not known: read it, and declare it in supply_chain/licences.py")
         rows.append(f"| {name} | {pin.version} | {normalised(licence)} | {', '.join(sorted(files))} |\n")
@@ -121,7 +123,7 @@ def table(said: Mapping[str, str]) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Return pip-licenses' JSON as licences by package, without those that it does not know."""
+    """Return the licences by package from the JSON of pip-licenses, without unknown ones."""
     found = json.loads(path.read_text())
     return {canonicalize_name(each["Name"]): each["License"] for each in found if each["License"] != "UNKNOWN"}
 

@@ -1,11 +1,12 @@
 """The lock files: every dependency's exact version, with the hashes of all its files. ``python -m supply_chain.locks``.
 
-    control.txt   the image without torch          worker.txt   the worker's image, without torch and what it brings
-    dev.txt       what ``make venv`` installs      torch.txt    torch and the accelerator's libraries, for an image
-    tools.txt     programs of ``make lock`` and its like, which run beside the project and not in it
+    control.txt   the image without torch          worker.txt   the worker's image, without torch and its packages
+    dev.txt       what ``make venv`` installs      torch.txt    torch and its libraries for accelerators, for an image
+    tools.txt     programs of ``make lock`` and similar targets, which are not part of the project
 
-They are for every platform: what one alone needs carries a marker. torch has a file of its own because which build of
-it fits depends on the machine; ``make venv`` takes what pyproject.toml's range gives there. No file names an index.
+They are for every platform: a package for one platform only has a marker. torch has its own file, because the right
+build depends on the machine; ``make venv`` installs the version that the range in pyproject.toml gives. No file names
+an index.
 """
 
 import argparse
@@ -27,9 +28,9 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "locks"
 
 EXTRAS = {"control": ("api", "flower", "s3"), "worker": ("worker",), "dev": ("dev",)}
-# A group in pyproject.toml that is no part of the project.
+# A dependency group in pyproject.toml that is not part of the project.
 TOOLS = "tools"
-# What only torch brings, by name.
+# Packages that only torch needs, by name.
 _TORCH = re.compile(r"torch|triton|nvidia-.+|cuda-.+")
 _HEADER = "# Written by `make lock`: do not edit.\n"
 _PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[^\s;\\]+)(?: ; (?P<marker>[^\\]+?))?(?: \\)?")
@@ -37,12 +38,12 @@ _HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}(?: \\)?")
 
 
 class LockError(Exception):
-    """A lock file that cannot be had or does not hold; its message says what to do."""
+    """A lock file is missing or wrong. The message has the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One locked package. ``num_hashes`` is of its files on every platform."""
+    """One locked package. ``num_hashes`` counts its files for all platforms."""
 
     name: str
     version: Version
@@ -51,7 +52,7 @@ class Pin:
 
 
 def pins(text: str) -> list[Pin]:
-    """Return what a lock file pins. Raises LockError at a line of any other kind, an index's address among them."""
+    """Return the pins of a lock file. Raises LockError at any other line, such as the address of an index."""
     found: list[Pin] = []
     for line in text.splitlines():
         words = line.strip()

@@ -1,9 +1,9 @@
-"""``python -m supply_chain.vendor_keys gitleaks.toml LICENSE COMMIT``: take the forms of vendors' keys from gitleaks.
+"""``python -m supply_chain.vendor_keys gitleaks.toml LICENSE COMMIT``: import the key formats of vendors from gitleaks.
 
 Writes ``policy/data/vendor_keys.json``. ``gitleaks.toml`` is ``config/gitleaks.toml`` of a checkout of gitleaks at
-COMMIT, LICENSE the file of that name beside it. Of each rule that says enough to know a key by, the expression of the
-key is kept in the dialect of ``policy.text.patterns``: a key that says itself whose it is, or one that counts where the
-vendor's name stands before it. Rules of another kind are named on stderr.
+COMMIT, LICENSE the file of that name beside it. For each usable rule, the expression of the key is kept in the dialect
+of ``policy.text.patterns``: a key that identifies its vendor, or one that counts only after the name of the vendor.
+Other rules are listed on stderr.
 """
 
 import json
@@ -13,11 +13,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from policy.text.patterns import BadPattern, form
+from policy.text.patterns import BadPattern, parse_pattern
 
 TARGET = Path(__file__).parents[1] / "policy/data/vendor_keys.json"
 
-# Forms that are too weak to stand alone, ours already, or no keys: known by other recognisers.
+# Formats that are too weak alone, already built in, or no keys because other recognisers find them.
 _LEFT_OUT = frozenset(
     [
         *("generic-api-key", "curl-auth-header", "curl-auth-user", "jwt", "jwt-base64", "private-key", "pkcs12-file"),
@@ -37,29 +37,29 @@ _BEFORE = re.compile(r"^(?:\(\?i\))?(?:\\b|\(\?:\^\|\[[^\]]*\]\))*")
 _LENGTH = re.compile(r"\{(\d+)(?:,\d*)?\}(\)*)$")
 _COUNT = re.compile(r"\{(\d+)(?:,(\d+))?\}")
 _MOST_COUNTED = 40
-"""Counting further makes an expression large and tells nothing more."""
+"""The highest count in an expression. Higher ones make it large without a gain in precision."""
 
 
 def written(expression: str) -> str:
-    """Return a key's expression in our dialect, of which the last part may be longer. Raises BadPattern."""
+    """Return the expression of a key in our dialect. Its last part may be longer. Raises BadPattern."""
     is_loose = expression.startswith("(?i)")
     found = _AFTER.sub("", _BEFORE.sub("", expression))
     found = _scoped(found.replace("[[:alnum:]]", "[A-Za-z0-9]"))
     found = _COUNT.sub(_bounded, _LENGTH.sub(r"{\1,}\2", found))
     found = re.sub(r"\{(\d+),\}", lambda count: f"{{{min(int(count[1]), _MOST_COUNTED)},}}", found)
     found = f"(?i:{found})" if is_loose else found
-    form(found)
+    parse_pattern(found)
     return found
 
 
 def _bounded(count: re.Match[str]) -> str:
-    """Return a count without what goes beyond the most that is counted."""
+    """Return a count, limited to ``_MOST_COUNTED``."""
     least, most = int(count[1]), int(count[2] or count[1])
     return count[0] if most <= _MOST_COUNTED else f"{{{min(least, _MOST_COUNTED)},}}"
 
 
 def _scoped(expression: str) -> str:
-    """Write ``a(?i)b`` as ``a(?i:b)``: up to the end of the group."""
+    """Rewrite ``a(?i)b`` as ``a(?i:b)``, up to the end of the group."""
     while (start := expression.find("(?i)")) >= 0:
         depth, end = 0, start + 4
         while end < len(expression) and depth >= 0:
@@ -72,7 +72,7 @@ def _scoped(expression: str) -> str:
 
 
 def taken(rules: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return the keys that say whose they are by rule, and the others' names and expression by rule."""
+    """Return, by rule, the keys that identify their vendor, and the vendor names and expressions of the others."""
     alone: dict[str, str] = {}
     named: dict[str, list[str]] = {}
     for rule in rules:
@@ -105,7 +105,7 @@ def main() -> None:
         "named": named,
     }
     TARGET.write_text(json.dumps(about, indent=1) + "\n")
-    sys.stdout.write(f"{len(alone)} that say whose they are, {len(named)} that need a name\n")
+    sys.stdout.write(f"{len(alone)} that identify their vendor, {len(named)} that need its name\n")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class CausalModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
+class ModelWithCache:
     """A model with its KV cache and its batch builder."""
 
     model: CausalModel

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from models.families.model import LoadedModel
+from models.families.model import ModelWithCache
 from models.families.model_folder import read_json, registered_folder, small_files
 from models.families.registry import Architecture, read_architecture
 from models.loading import kv_pool_size
@@ -67,7 +67,7 @@ def _load(folder: Path, settings: Settings, dtype: str) -> TorchRunner:
 
 def _load_model(
     folder: Path, architecture: Architecture, settings: Settings, dtype: torch.dtype, device: torch.device
-) -> LoadedModel:
+) -> ModelWithCache:
     family, config, block_tokens = architecture.family, architecture.config, settings.kv_block_tokens
     num_blocks = kv_pool_size.num_blocks(folder, config, settings, dtype, device)
     context = min(config.context_window, num_blocks * block_tokens)
@@ -85,4 +85,4 @@ def _load_model(
     )
     builder = TorchBatchBuilder(block_tokens=block_tokens, windows=config.windows, device=device)
     model = family.load(folder, config, context=context, dtype=dtype, device=device)
-    return LoadedModel(model, cache, builder)
+    return ModelWithCache(model, cache, builder)

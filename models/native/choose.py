@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from models.families.model import LoadedModel
+from models.families.model import ModelWithCache
 from models.families.model_config import ModelConfig
 from models.families.registry import Architecture
 from models.native.build import BuildFailed, build
@@ -36,14 +36,14 @@ class NativeFamily(Protocol):
         block_tokens: int,
         context: int,
         dtype: torch.dtype,
-    ) -> LoadedModel:
+    ) -> ModelWithCache:
         """Read and pack the weights in ``folder``, and return the model with its KV cache. Raises ModelLoadError."""
         ...
 
 
 def native_loader(
     architecture: Architecture, settings: Settings, dtype: torch.dtype, device: torch.device
-) -> Callable[..., LoadedModel] | None:
+) -> Callable[..., ModelWithCache] | None:
     """Return ``NativeFamily.load`` for this model, with the arguments that are known here, or None.
 
     The caller gives ``folder``, ``num_blocks`` and ``context``.

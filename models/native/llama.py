@@ -13,7 +13,7 @@ import torch
 
 from models.engine.runner import Interrupt, Interrupted, Row, StepPlan
 from models.families.llama import LlamaConfig
-from models.families.model import LoadedModel
+from models.families.model import ModelWithCache
 from models.families.rope import inverse_frequencies
 from models.families.safetensors_reader import Weights
 from models.native.layout import PAGE, Packed, interleave_gate_up, pack, round_up
@@ -265,9 +265,9 @@ def load(
     block_tokens: int,
     context: int,
     dtype: torch.dtype,
-) -> LoadedModel:
+) -> ModelWithCache:
     """Read and pack the weights in ``folder``. As ``models.native.choose.NativeFamily.load``."""
     cache = NativeKvCache(config, num_blocks=num_blocks, block_tokens=block_tokens, dtype=activation_dtype(dtype))
     with Weights(folder) as weights:
         model = NativeLlama(kernels, config, weights, context=context, dtype=dtype)
-    return LoadedModel(model, cache, NativeBatchBuilder(cache.pages_per_block))
+    return ModelWithCache(model, cache, NativeBatchBuilder(cache.pages_per_block))

@@ -12,7 +12,7 @@ import torch
 
 from models.engine.requests import EngineRequest, RequestId, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
-from models.families.model import CausalModel, ForwardBatch, LoadedModel
+from models.families.model import CausalModel, ForwardBatch, ModelWithCache
 from models.sampling.sample_positions import num_accepted, sample_positions
 from models.sampling.sampler import Choice, Sampler
 from prompts.grammar import Grammars
@@ -47,7 +47,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: ModelWithCache,
         *,
         context_window: int,
         eos_token_ids: frozenset[int],

@@ -1,3 +1,3 @@
 """Classifiers that name the categories of a text, and their word lists.
 
-What a policy does with a category is ``policy.outputs``."""
+Rules apply the scores in ``policy.outputs``."""

@@ -1,7 +1,7 @@
 """The phrases of the first classifier: OpenAI's category names, a weight, and an RE2 expression, case ignored.
 
-One phrase of 0.5 or more flags a text. Subcategories name their category too. Slurs are left out: an operator who
-needs them puts them on a deny list of his own.
+One phrase of 0.5 or more flags a text. Phrases of a subcategory are in its category too. Slurs are not included: an
+operator can add them to a deny list.
 """
 
 _GROUP = (

@@ -1,8 +1,7 @@
 """Classifiers: a text in, categories with scores from 0 to 1 out.
 
-The one that ships is the first one, and simple on purpose: lists of English phrases under OpenAI's category names. It
-is deterministic, explains itself, costs microseconds, and knows neither context nor irony nor other languages; a model
-goes behind the same protocol.
+The built-in classifier is simple: lists of English phrases with the category names of OpenAI. It is deterministic and
+takes microseconds. It ignores context, irony and other languages. A model can implement the same protocol.
 """
 
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from typing import Protocol
 import re2
 
 from policy.classification.category_words import WEIGHTED
+from policy.text.normalisation import normalise
 from policy.text.patterns import options
-from policy.text.views import view
 
 CATEGORIES = (
     "harassment",
@@ -30,11 +29,11 @@ CATEGORIES = (
     "violence/graphic",
 )
 FLAGGED_FROM = 0.5
-"""The score from which a text counts as flagged in a category."""
+"""A text with at least this score is flagged in the category."""
 
 
 class Classifier(Protocol):
-    """What says how much a text belongs to which category."""
+    """Scores a text in each category."""
 
     name: str
 
@@ -44,7 +43,7 @@ class Classifier(Protocol):
 
 
 class WordListClassifier:
-    """Scores by phrases: each has a weight, and a category's score is 1 - (1 - w1)(1 - w2)…, each phrase once."""
+    """Scores by weighted phrases. The score of a category is 1 - (1 - w1)(1 - w2)…, with each phrase once."""
 
     name = "headrace-words-1"
 
@@ -57,7 +56,7 @@ class WordListClassifier:
     def classify(self, text: str) -> Mapping[str, float]:
         """Return a score for each category."""
         left = dict.fromkeys(CATEGORIES, 1.0)
-        for index in self._set.Match(view(text).text) or ():
+        for index in self._set.Match(normalise(text).text) or ():
             categories, weight, _ = WEIGHTED[index]
             for category in categories:
                 left[category] *= 1 - weight

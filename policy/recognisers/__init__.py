@@ -1,3 +1,3 @@
-"""What finds personal data and secrets: one module for each kind, and the catalogue of all.
+"""Recognisers of personal data and secrets: one module for each kind, and the catalogue of all.
 
-What is done with a finding is ``policy.guards``."""
+``policy.guards`` applies the rules to their findings."""

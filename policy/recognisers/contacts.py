@@ -12,8 +12,8 @@ import re2
 from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber
 
 from policy.recognisers.recogniser import Kind, Recogniser, Spans, Words, letters_and_digits
+from policy.text.normalisation import normalise
 from policy.text.patterns import options
-from policy.text.views import view
 
 _LETTERS = (
     r"a-zA-Z\u00c0-\u024f\u0300-\u036f\u0370-\u03ff\u0400-\u04ff\u0531-\u0587\u05d0-\u05ea\u0621-\u064a\u066e-\u06d3"
@@ -37,11 +37,11 @@ _TOP = re.compile(rf"[{_LETTERS}]{{2,24}}|xn--[a-zA-Z0-9-]{{2,59}}")
 
 
 def check_email(candidate: str, before: str) -> Spans:
-    """An address whose domain could exist."""
+    """Yield an address with a possible domain."""
     *_, at = _AT.finditer(candidate)
     local, rest = candidate[: at.start()], candidate[at.end() :]
     start = len(local) - len(local.lstrip("._!#$%&'*+/=?^`{|}~-"))
-    # Signs that an address may have, but that mostly belong to the sentence, the URL or the code around it.
+    # Characters that are allowed in an address, but mostly belong to the sentence, URL or code around it.
     start = max(start, *(local.rfind(sign) + 1 for sign in "=`|/"), local.rfind("='") + 2 if "='" in local else 0)
     local = local[start:]
     domain = _NEXT_WORD.sub(r"\1", rest.partition(":")[0].rstrip(".-"))
@@ -55,7 +55,7 @@ def check_email(candidate: str, before: str) -> Spans:
 
 
 def _is_no_address(before: str, start: int) -> bool:
-    """True for @name@host, and for the password of a URL."""
+    """Return True for @name@host, and for the password in a URL."""
     if start:
         return False
     return before.endswith("@") or bool(re.search(r"://[^\s/@]{0,60}:$", before))
@@ -72,7 +72,7 @@ EMAIL = Recogniser(
     "email",
     Kind.EMAIL,
     80,
-    # With what git writes behind a host, to tell the two apart.
+    # With the suffix that git writes after a host, to exclude git remotes.
     rf"{_LOCAL}{{1,64}}(?:@|%40|&#64;|&#x40;|&commat;){_DOMAIN}{{1,255}}(?::[a-zA-Z~])?",
     check_email,
     same=str.casefold,
@@ -82,7 +82,7 @@ _WIDE = r"\u0e01-\u0e3a\u0e40-\u0e4e\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e0
 """Letters of scripts that put none: only a few before an @ can be a name."""
 
 # In which a domain ends though a text goes on behind it. As texts are read: a long Japanese vowel reads as a dash.
-_WIDE_TOPS = view(
+_WIDE_TOPS = normalise(
     "中国 中國 公司 网络 網絡 网址 在线 中文网 商城 商店 香港 台湾 台灣 新加坡 澳门 澳門 集团 我爱你 手机 移动 信息"
     " 企业 政府 机构 公益 网站 购物 餐厅 みんな コム ストア セール クラウド ポイント 한국 닷컴 닷넷 삼성 ไทย คอม"
 ).text.split()
@@ -172,7 +172,7 @@ SPELLED_EMAIL = Recogniser(
 EMAILS = (EMAIL, WIDE_EMAIL, LITERAL_EMAIL, SPELLED_EMAIL)
 
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "PL", "PT", "SE", "BR", "MX", "IN", "JP", "AU")
-"""Where a number that names no country may be from. Anyone's own, in the order in which they are tried."""
+"""The possible regions of a number without a country code, in the order in which they are tried."""
 
 REGIONS_IF_ANNOUNCED = (
     *REGIONS,
@@ -180,7 +180,7 @@ REGIONS_IF_ANNOUNCED = (
     *("EG", "ZA", "NG", "KE", "MA", "PK", "BD", "LK", "TH", "VN", "MY", "SG", "ID", "PH", "CN", "HK", "TW", "KR", "NZ"),
     *("AR", "CL", "CO", "PE", "EC", "UY", "CR", "DO", "LT", "LV", "EE", "SI", "LU", "IS"),
 )
-"""Where it may be from if the words before say that it is a phone number."""
+"""The possible regions if the words before announce a phone number."""
 
 _ABOUT_PHONES = Words(
     # First, since of two words that begin at one place the first is taken.
@@ -222,7 +222,7 @@ _DOTTED = str.maketrans(dict.fromkeys("·•", "."))
 
 
 def check_phone(candidate: str, before: str) -> Spans:
-    """The longest parts that are numbers somebody could dial."""
+    """Yield the longest parts that are possible phone numbers."""
     opinion = _ABOUT_PHONES.judge(before)
     candidate = candidate.translate(_DOTTED)
     if not candidate.startswith(("+", "(+")) and _goes_on_from(before, candidate, opinion):
@@ -241,7 +241,7 @@ def check_phone(candidate: str, before: str) -> Spans:
     while first < len(groups):
         last = _longest(whole, groups, first, opinion)
         if last is None and not number[groups[first][0] :].startswith(("+", "(+")):
-            # What begins in the middle of a row of digits is part of something else, unless it says it is a number.
+            # A start in the middle of a row of digits is part of another number, unless it has a plus sign.
             first = next((at for at in range(first + 1, len(groups)) if "+" in number[slice(*groups[at])]), len(groups))
         elif last is None:
             first += 1
@@ -334,14 +334,14 @@ def _groups_of(region: str) -> frozenset[tuple[int, ...]]:
 
 
 def _could_be_from(text: str, num_regions: int) -> list[str]:
-    """Return the regions, of the first so many, whose numbers may have these digits: asking the library is dear."""
+    """Return which of the first regions may have a number with these digits. The library is slow, so ask it less."""
     which = _digits_of_regions().Match("".join(filter(str.isdigit, text))) or ()
     return [REGIONS_IF_ANNOUNCED[index] for index in sorted(which) if index < num_regions]
 
 
 @cache
 def _digits_of_regions() -> Any:
-    """Return what says by digits alone which of REGIONS_IF_ANNOUNCED a number can be from: never too few of them."""
+    """Return a set that matches digits to REGIONS_IF_ANNOUNCED. It may match too many regions, never too few."""
     found = re2.Set.FullMatchSet(options())
     for region in REGIONS_IF_ANNOUNCED:
         about: Any = PhoneMetadata.metadata_for_region(region)

@@ -1,8 +1,8 @@
-"""Numbers that states give to people: what it takes to believe one. The numbers are in ``national_ids_europe`` and
-``national_ids_world``; most of their checks are python-stdnum's.
+"""National identity numbers: the evidence that is needed to accept one. The numbers are in ``national_ids_europe`` and
+``national_ids_world``; most of their checks are from python-stdnum.
 
-Some carry so much structure that they are known by themselves. Others are a few digits with one check digit, which
-every tenth order number has too, or with none: they count only where the words before say what they are.
+Some have so much structure that they need no more evidence. Others are a few digits with one check digit, which every
+tenth order number has too, or with none. They are accepted only after words that announce them.
 """
 
 from collections.abc import Callable
@@ -18,24 +18,24 @@ _ANYWHERE = r" national\sid identity\s(?:number|card|no)"
 
 
 class Proof(Enum):
-    """What it takes to believe a number."""
+    """The evidence that is needed to accept a number."""
 
     ITSELF = auto()
-    # Written in groups, with the state's own signs between them; or announced.
+    # Written in groups with the usual separators, or announced by words.
     GROUPED = auto()
     ANNOUNCED = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class _Check:
-    """A check of one state's number."""
+class _NationalIdCheck:
+    """The check of one national number."""
 
     is_valid: Callable[[str], bool]
     proof: Proof
     words: Words
 
     def __call__(self, candidate: str, before: str) -> Spans:
-        """The whole candidate, or nothing."""
+        """Yield the whole candidate, or nothing."""
         if before[-1:] in {"-", ".", "/", "_", "#", "+"} and candidate[0].isdigit():
             return
         opinion = self.words.judge(before)
@@ -46,7 +46,7 @@ class _Check:
 
 
 def of_stdnum(country: str, name: str) -> Callable[[str], bool]:
-    """Return python-stdnum's check of a country's number. Raises LookupError if it has none of that name."""
+    """Return the check of python-stdnum for a number. Raises LookupError if there is none of that name."""
     module = get_cc_module(country, name)
     if module is None:
         raise LookupError(f"python-stdnum has no {country}.{name}")
@@ -54,15 +54,15 @@ def of_stdnum(country: str, name: str) -> Callable[[str], bool]:
 
 
 def anything(_text: str) -> bool:
-    """A number without a check digit: the pattern and the words before it are all there is."""
+    """Accept every number: it has no check digit, only a pattern and the words before it."""
     return True
 
 
 def national_id(
     name: str, pattern: str, is_valid: Callable[[str], bool], proof: Proof, words: str, *, ends: str = r"\b"
 ) -> Recogniser:
-    """One state's number: how it is written, its check, what it takes to believe it, and the words that announce it."""
-    check = _Check(is_valid, proof, Words(words + _ANYWHERE, _NOT_PEOPLE))
+    """Return the recogniser of one national number: pattern, check, needed evidence, and the words that announce it."""
+    check = _NationalIdCheck(is_valid, proof, Words(words + _ANYWHERE, _NOT_PEOPLE))
     written = rf"\b(?:{pattern}){ends}"
     needs = check.words.expression if proof is Proof.ANNOUNCED else None
     return Recogniser(f"national_id.{name}", Kind.NATIONAL_ID, 60, written, check, same=letters_and_digits, needs=needs)

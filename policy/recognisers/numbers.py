@@ -144,7 +144,7 @@ _ABOUT_SSN = Words(
 
 
 def check_ssn(candidate: str, before: str) -> Spans:
-    """A number that could have been given out; without hyphens only where the words before say what it is."""
+    """Yield a number that could have been issued. Without hyphens, only after words that announce it."""
     digits = letters_and_digits(candidate)
     if len(digits) != 9 or digits[:3] in {"000", "666"} or digits[3:5] == "00" or digits[5:] == "0000":
         return
@@ -155,7 +155,7 @@ def check_ssn(candidate: str, before: str) -> Spans:
     if len(set(re.findall(r"\D", candidate))) > 1:
         return
     is_hyphenated = re.fullmatch(r"\d{3}-\d{2}-\d{4}", candidate) is not None
-    # Nine in front is a taxpayer number, given to whoever has no social security number.
+    # A first digit of nine is a taxpayer number, for people without a social security number.
     if opinion > 0 or (is_hyphenated and digits[0] != "9"):
         yield 0, len(candidate)
 

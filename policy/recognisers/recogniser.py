@@ -1,8 +1,7 @@
-"""What a recogniser is: a pattern for candidates, and a pure check that says which parts of a candidate are real.
+"""A recogniser is a pattern for candidates, and a pure check that returns the real spans in a candidate.
 
-A check sees the candidate and a little of what stands before it, never what comes after: that is what makes a stream's
-verdict the same as the whole text's. Patterns therefore take whole runs of characters, so that the check can look
-around inside.
+A check sees the candidate and a few characters before it, never the text after it. So a stream gives the same result as
+the whole text. For that reason a pattern matches a whole run of characters, and the check searches inside it.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,18 +9,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from policy.text.normalisation import normalise
 from policy.text.patterns import compiled
-from policy.text.views import view
 
 CONTEXT_CHARS = 64
-"""How many characters before a candidate its check may look at."""
+"""The number of characters before a candidate that its check may read."""
 
 MAX_MATCH_CHARS = 8192
-"""A candidate is decided at this length at the latest: what a stream holds back at most for one match."""
+"""The maximum length of a candidate, and of the text that a stream holds back for one match."""
 
 
 class Kind(StrEnum):
-    """What can be recognised."""
+    """The kinds of findings."""
 
     EMAIL = "email"
     PHONE = "phone"
@@ -33,37 +32,37 @@ class Kind(StrEnum):
     API_KEY = "api_key"
     JWT = "jwt"
     PRIVATE_KEY = "private_key"
-    # By an entity finder only.
+    # Found by an entity finder only.
     PERSON = "person"
     LOCATION = "location"
     ORGANIZATION = "organization"
 
 
 FOUND_BY_NAME = frozenset([Kind.PERSON, Kind.LOCATION, Kind.ORGANIZATION])
-"""Kinds that no pattern finds: they need a model of names."""
+"""Kinds without a pattern. They need a model for names."""
 
 Spans = Iterable[tuple[int, int]]
 
 
 def as_written(text: str) -> str:
-    """A value that is the same only if written the same."""
+    """Return the text itself: two values are equal only if written the same."""
     return text
 
 
 def letters_and_digits(text: str) -> str:
-    """A value that is the same however it is grouped."""
+    """Return only the letters and digits, so that two groupings of a value are equal."""
     return "".join(character for character in text.upper() if character.isalnum())
 
 
 @dataclass(frozen=True, slots=True)
 class Recogniser:
-    """Finds one kind of thing.
+    """Finds one kind of data.
 
-    ``check(candidate, before)`` returns the spans inside the candidate that are real. Where recognisers find the same
-    characters, the higher ``priority`` has them. ``tail`` is the class of characters that go on belonging to a match
-    that reached MAX_MATCH_CHARS. ``same`` makes the form in which two values are compared. ``needs`` is an expression
-    of words of which one stands before everything that is real; None if there need be none. ``is_foreign``: a tenant
-    wrote the pattern, and nobody knows what it costs.
+    ``check(candidate, before)`` returns the real spans inside the candidate. If two recognisers find the same
+    characters, the higher ``priority`` gets them. ``tail`` is the class of characters that continue a match that has
+    reached MAX_MATCH_CHARS. ``same`` returns the form in which two values are compared. ``needs`` is an expression for
+    words; one of them must be before each real span. None means that no word is needed. ``is_foreign``: a tenant wrote
+    the pattern, and its cost is unknown.
     """
 
     name: str
@@ -78,26 +77,26 @@ class Recogniser:
 
 
 class EntityFinder(Protocol):
-    """What finds names in a whole text: a model, not a pattern. It sees inputs only, since it needs the whole text."""
+    """A model that finds names. It needs the whole text, so it is used for inputs only."""
 
     def find(self, text: str) -> Iterable[tuple[int, int, Kind]]:
-        """Return start, end and kind of each."""
+        """Return start, end and kind of each name."""
         ...
 
 
 class Words:
-    """Words that speak for a kind of number, and words that speak against it, in several languages."""
+    """Words that are evidence for a kind of number, and words that are evidence against it, in several languages."""
 
     def __init__(self, good: str, bad: str = "") -> None:
         self.expression = _any_of(good)
-        """What matches a word that speaks for it."""
+        """An expression for the words in favour."""
         self._good = compiled(self.expression)
         self._bad = compiled(_any_of(bad)) if bad else None
 
     def judge(self, before: str) -> int:
-        """Return 1 if the nearest word before speaks for it, -1 if it speaks against it, 0 if there is none.
+        """Return 1 if the nearest word before is in favour, -1 if it is against, 0 if there is no word.
 
-        Of two that end at the same place the one for it counts: "phone no." is more than "no.".
+        If two words end at the same position, the one in favour counts: "phone no." is stronger than "no.".
         """
         good = _last(self._good, before)
         bad = -1 if self._bad is None else _last(self._bad, before)
@@ -107,14 +106,14 @@ class Words:
 
 
 def _any_of(words: str) -> str:
-    """An expression for any of the words, as texts are read; those of letters begin at a word's beginning."""
-    return "(?i)" + "|".join(rf"\b{word}" if word[0].isascii() else word for word in view(words).text.split())
+    """Return an expression for any of the words, normalised. Words of letters must start at a word boundary."""
+    return "(?i)" + "|".join(rf"\b{word}" if word[0].isascii() else word for word in normalise(words).text.split())
 
 
 def _last(expression: Any, text: str) -> int:
     last = -1
     if expression.search(text) is None:
-        # Most often, and for a third of the time.
+        # The common case, which takes a third of the time.
         return last
     for found in expression.finditer(text):
         last = found.end()

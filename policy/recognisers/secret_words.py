@@ -2,10 +2,10 @@
 
 import re
 
-from policy.text.views import view
+from policy.text.normalisation import normalise
 
-# What names a key, and what names a password; as texts are read (``view``: a long Japanese vowel reads as a dash).
-KEYS = view(
+# Words for a key and words for a password, normalised: the sign for a long Japanese vowel becomes a dash.
+KEYS = normalise(
     r"api[ _\-]?(?:key|token|secret)s?|apikey|secret[ _\-]?(?:access[ _\-]?)?key(?:[_\-]?base)?|client[ _\-]?secret"
     r"|(?:access|auth|app|application|account|encryption|signing|master|shared|service|deploy|license|webhook|private)"
     r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)"
@@ -17,7 +17,7 @@ KEYS = view(
     r"|chave (?:de )?api|chiave api|klucz api|jeton|api-ключ|ключ api|секрет|токен"
     r"|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|シークレット|토큰"
 ).text
-PASSWORDS = view(
+PASSWORDS = normalise(
     r"passwor[dt]s?|passwd|passphrase|passcode|pwd|\bpw|requirepass|masterauth|identified by"
     r"|convertto-securestring|contraseña|contrasenya"
     r"|clave de acceso|mot de passe|code d'accès|kennwort|zugangscode|senha"
@@ -33,7 +33,7 @@ SHORT = (
     r"|(?:\b|_)(?:pw|psk|pin))(?:\b|_|\d)"
 )
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
-LOOSE = view(
+LOOSE = normalise(
     r"(?:(?:_|\b)key|\b_?auth|\bappid|\bsig|\bhmac|\bcookie|schlüssel|\bclave|\bclé|\bchave|ключ|キー|열쇠)"
 ).text
 WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
@@ -65,15 +65,15 @@ SIGNS = (
     r"|\s-\s|\s{1,3}(?=[`“„«「\"'\\])|(?=\(\s?[\"'`])"
     rf"){_CALL}"
 )
-# A word that says that it is so.
-IS_WORDS = view(
+# Words that mean "is".
+IS_WORDS = normalise(
     r"(?:,?\s{1,3}c'est|\s{1,3}(?:from(?: \S{4,40} to)?|is|was|are"
     r"|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|with|は))"
     r"(?: now| still| again| set to| changed to| jetzt| nun| ahora| maintenant| agora| adesso| nu| teraz)?"
     r"(?:\s?:)?\s{1,3}"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
-# What a password or key is for: "the password of the router is", "api key (staging):".
+# The purpose of a password or key: "the password of the router is", "api key (staging):".
 FOR = r"(?:(?:\s[^\s:=<>\"`,;|(){}0-9]{1,24}){1,4}|\s\([^)\n]{1,40}\))"
 
 _USER = r"[\w.@\-+\\]{1,40}"
@@ -82,13 +82,13 @@ CALL = re.compile(
     r"\((?:[^()\"'`\n]{1,40},\s?)?[\"'`]$"
     r"|\b(?:login|authtoken|add-authtoken)(?: --?[a-z\-]{1,24})* [\"']?$"
 )
-"""A call, or a command, that is given a key."""
+"""A call or a command with a key as its argument."""
 PAIR_IN_CALL = re.compile(
     rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user|pdo)\w{{0,16}}\s?=?\s?\((?:[^()\n]{{0,60}},\s?)?"
     rf"[\"'`]{_USER}[\"'`],\s?[\"'`]$"
     r"|\bjwt\.(?:sign|verify|encode|decode)\([^()\"'`\n]{1,60},\s?[\"'`]$"
 )
-"""A call that is given a user, behind whom a password stands, or what a password signs."""
+"""A call with a user and then a password, or with a text and then its signing key."""
 PAIR = re.compile(
     r"(?i)\b(?:credentials?|creds|log ?in|sign ?in|user|username|account|accès|acceso|accesso"
     r"|zugang\w{0,6}|anmeld\w{1,6}"
@@ -99,7 +99,7 @@ PAIR = re.compile(
     r"|\|[^\n]{0,24}\b(?:password|passwort|passwd|pwd|contraseña|secret|token)\b[^\n]{0,24}\|"
     r"\n\|[ :\-|]{3,40}\|\n(?:\|[^|\n]{1,24}){0,3}\| $"
 )
-"""A user in a sentence, a command or a table, behind whom a password stands."""
+"""A user and then a password, in a sentence, a command or a table."""
 _SET = re.compile(f"(?i){SIGNS}{_OPENED}")
 _SAID = re.compile(f"(?i){_CLOSED}(?:{IS_WORDS}|\\s?\\n\\s?){_OPENED}")
 _FAR = re.compile(f"(?i){FOR}{SIGNS}{_OPENED}")

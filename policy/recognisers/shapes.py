@@ -84,7 +84,7 @@ def is_name(value: str) -> bool:
 
 
 def looks_random(value: str) -> bool:
-    """True for what nobody writes: 20 characters and more of three sorts, whose pairs of letters are in no language.
+    """True for random strings: 20 or more characters of three sorts, with pairs of letters that are rare in languages.
 
     Nothing need name such a value. Digits and letters of hexadecimal numbers alone do not suffice: digests and ids are
     written so.
@@ -114,7 +114,7 @@ def _share_of_common(value: str) -> float:
 
 
 def looks_secret(value: str) -> bool:
-    """True for a value that is no name, variable or placeholder, if something before says that it is a secret."""
+    """True for a value that is no name, variable or placeholder, if the text before announces a secret."""
     # One key of 64 begins as a path does.
     if (REFERENCE.match(value) and not _BASE64.fullmatch(value)) or PLACEHOLDER.search(value):
         return False

@@ -1,9 +1,8 @@
-"""How vendors write their API keys.
+"""The formats of API keys, by vendor.
 
-Most forms are those of gitleaks, a secret scanner whose rules are kept up by many: ``data/vendor_keys.json``, which
-``python -m supply_chain.vendor_keys`` writes and which holds gitleaks' licence (MIT). Below are forms that it lacks, or
-that are older or shorter than its own, as the vendors' documentation gives them. The last part of a key has no greatest
-length, since a longer key is none the less one.
+Most formats are from the secret scanner gitleaks. ``python -m supply_chain.vendor_keys`` writes them to
+``data/vendor_keys.json``, with the licence of gitleaks (MIT). The formats below are missing there, or older or shorter;
+they are from the documentation of the vendors. The last part of a key has no maximum length.
 """
 
 import json
@@ -116,7 +115,7 @@ _MORE = (
 _TAKEN: Any = json.loads((files("policy") / "data/vendor_keys.json").read_text())
 
 VENDORS: tuple[str, ...] = (*dict.fromkeys(_TAKEN["alone"].values()), *_MORE)
-"""Keys that say whose they are."""
+"""Keys that identify their vendor."""
 
 NAMED: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (names, re.compile(key)) for names, key in _TAKEN["named"].values()

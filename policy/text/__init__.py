@@ -1,3 +1,3 @@
 """Text before it is searched: normalised views, escapes, languages, and regular expressions with a bounded cost.
 
-What is searched for is ``policy.recognisers``."""
+The searched kinds are in ``policy.recognisers``."""

@@ -1,10 +1,11 @@
-"""JSON's escapes as one character each, so that rules see what a reader of the JSON will see.
+"""Decodes JSON escapes to one character each, so that rules see the decoded text.
 
-    \\u0061nn@x.org          ──read──▶   ann@x.org             what needs no escape is itself from then on
-    to:\\nann@x.org          ──read──▶   to:␊ann@x.org         what needs one has a stand-in, which views read as it
+    \\u0061nn@x.org          ──read──▶   ann@x.org             a character that needs no escape
+    to:\\nann@x.org          ──read──▶   to:␊ann@x.org         one that needs an escape becomes a stand-in
     to:␊<EMAIL_1>           ──write─▶   to:\\n<EMAIL_1>
 
-The stand-ins are characters for private use. A text in which they mean something of their own does not keep them.
+The stand-ins are private use characters. ``normalisation`` maps them to their character. A text that uses
+private use characters itself does not keep them.
 """
 
 import json
@@ -14,7 +15,7 @@ _FIRST = 0x10FF00
 _MUST = [*range(0x20), ord('"'), ord("\\")]
 
 STAND_INS = {_FIRST + code: chr(code) for code in _MUST}
-"""What each stand-in, by its code, is read as."""
+"""The character of each stand-in, by code."""
 
 _WRITTEN = {_FIRST + code: json.dumps(chr(code))[1:-1] for code in _MUST}
 _SHORT = {character: json.loads(f'"\\{character}"') for character in '"\\/bfnrt'}
@@ -27,13 +28,13 @@ _ESCAPE = re.compile(
 
 
 class Escapes:
-    """Reads a text that comes in pieces; the beginning of an escape waits for its end."""
+    """Decodes a text that arrives in pieces. An incomplete escape waits for its end."""
 
     def __init__(self) -> None:
         self._open = ""
 
     def feed(self, text: str) -> str:
-        """Take a piece; return what is read of it."""
+        """Take a piece and return the decoded text."""
         text, self._open = self._open + text, ""
         if "\\" not in text:
             return text
@@ -43,13 +44,13 @@ class Escapes:
         return _ESCAPE.sub(_read, text)
 
     def finish(self) -> str:
-        """Return the rest: an escape that was not completed is no escape."""
+        """Return the rest. An incomplete escape is not decoded."""
         rest, self._open = self._open, ""
         return rest
 
 
 def unescaped(text: str) -> str:
-    """Return a whole text as it is read; itself if no character in it is written as a number."""
+    """Return a whole text decoded. A text without ``\\u`` is returned unchanged."""
     if "\\u" not in text:
         return text
     escapes = Escapes()
@@ -69,5 +70,5 @@ def _read(found: re.Match[str]) -> str:
 
 
 def written(text: str) -> str:
-    """Return the text with escapes for the stand-ins, as JSON has them."""
+    """Return the text with the stand-ins encoded as JSON escapes."""
     return text.translate(_WRITTEN)

@@ -1,6 +1,6 @@
-"""Which language a text is in, by py3langid, an optional extra: 130 languages, 5 MB of weights, numpy and nothing else.
+"""Language detection by py3langid, an optional extra: 130 languages, 5 MB of weights, needs only numpy.
 
-Its probabilities are honest, so a text that is too short to tell has a small one, and counts as in no known language.
+Its probabilities are calibrated, so a short text has a small one and counts as unknown.
 """
 
 from functools import cache
@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import Any, Protocol
 
 KNOWN_FROM = 0.5
-"""The probability from which a text's language counts as known."""
+"""A language with at least this probability counts as known."""
 
 _NO_LANGUAGE = "zxx"  # ISO 639-2: numbers, code
 
 
 class LanguageFinder(Protocol):
-    """What says in which language a text is."""
+    """Detects the language of a text."""
 
     def find(self, text: str) -> str | None:
         """Return the ISO 639-1 code of the language; None if it is not known."""
@@ -22,7 +22,7 @@ class LanguageFinder(Protocol):
 
 
 class LangidFinder:
-    """Finds languages with an identifier of py3langid's."""
+    """Detects languages with an identifier of py3langid."""
 
     def __init__(self, identifier: Any) -> None:
         self._identifier = identifier
@@ -35,7 +35,7 @@ class LangidFinder:
 
 @cache
 def installed() -> LanguageFinder | None:
-    """Return the finder that ships, None without the extra ``language``. The first call takes half a second."""
+    """Return the py3langid finder, or None without the extra ``language``. The first call takes half a second."""
     try:
         langid: Any = import_module("py3langid.langid")
     except ImportError:

@@ -1,20 +1,20 @@
-r"""Regular expressions taken apart, so that a stream knows how much of its end could still become a match.
+r"""Parses regular expressions, so that a stream knows how much of its end could still become a match.
 
 For a pattern R two RE2 expressions are made: R itself, and its *opening*, which matches every beginning of a match of
 R, whole matches included. ``opening\z`` searched from the right then finds where the longest open match begins:
-nothing before that place can change any more, whatever the rest of the text is. RE2 does it in one pass backwards.
+no later text can change anything before that position. RE2 does it in one backward pass.
 
     opening(x)      = x?                       for one character
     opening(a b)    = opening(a) | loose(a) opening(b)
     opening(a | b)  = opening(a) | opening(b)
     opening(a{m,n}) = loose(a){0,n-1} opening(a)
 
-An opening does not count the characters of a word: loose(x{m,n}) is x* where x is no white space and n is more than
-8. It may then begin too early in a long run, which holds back more and never less. Counting is dear: from the end of a
-text every count is open at once, and RE2 keeps each as a place of its own: milliseconds for each character.
+An opening does not count the characters of a word: loose(x{m,n}) is x* if x is no white space and n is more than 8. So
+it may begin too early in a long run, which holds back more, never less. Counting is expensive: from the end of a text
+every count is possible, and RE2 needs a state for each, which takes milliseconds for each character.
 
-Patterns are read by the standard library's own parser, and hold what both it and RE2 have: no look-around and no
-back-references, and no ``^`` and ``$``, since a stream has neither.
+The parser of the standard library reads the patterns. They may use the features that it shares with RE2: no look-around
+and no back-references. ``^`` and ``$`` are refused, because a stream has no start and no end.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,19 +25,19 @@ from typing import Any
 import re2
 
 MAX_MEM = 64 << 20
-"""Bytes that one compiled expression may use, its automaton included."""
+"""The memory limit of one compiled expression in bytes, its automaton included."""
 
 
-_MOST_COUNTED = 8
+_MAX_COUNTED = 8
 
 
 class BadPattern(ValueError):
-    """A pattern that cannot be used here; the message says why and what to write instead."""
+    """A pattern that cannot be used here. The message has the reason and an alternative."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A pattern in RE2's spelling, what covers it without counting, and its opening.
+class ParsedPattern:
+    """A pattern in RE2's syntax, a looser one without counting, and its opening.
 
     ``longest`` is None if a match may be of any length.
     """
@@ -48,7 +48,7 @@ class Form:
     longest: int | None
 
 
-_NOTHING = Form("", "", "", 0)
+_NOTHING = ParsedPattern("", "", "", 0)
 
 
 def compiled(expression: str, max_mem: int = MAX_MEM) -> Any:
@@ -57,20 +57,20 @@ def compiled(expression: str, max_mem: int = MAX_MEM) -> Any:
         return re2.compile(expression, options(max_mem))
     except re2.error as error:
         reason = error.args[0] if error.args else error
-        told = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise BadPattern(f"RE2 refuses the pattern: {told}") from None
+        reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        raise BadPattern(f"RE2 refuses the pattern: {reason}") from None
 
 
 def options(max_mem: int = MAX_MEM) -> re2.Options:
-    """RE2's options for every expression of ours."""
+    """Return the RE2 options for all expressions."""
     chosen = re2.Options()
     chosen.log_errors = False
     chosen.max_mem = max_mem
     return chosen
 
 
-def form(pattern: str) -> Form:
-    """Take a pattern apart. Raises BadPattern."""
+def parse_pattern(pattern: str) -> ParsedPattern:
+    """Parse a pattern. Raises BadPattern."""
     parser: Any = import_module("re._parser")
     try:
         tree = parser.parse(pattern)
@@ -85,15 +85,17 @@ def form(pattern: str) -> Form:
     return found
 
 
-def _sequence(items: Sequence[tuple[Any, Any]]) -> Form:
-    forms = [_item(str(name), value) for name, value in items]
-    if not forms:
+def _sequence(items: Sequence[tuple[Any, Any]]) -> ParsedPattern:
+    parsed = [_item(str(name), value) for name, value in items]
+    if not parsed:
         return _NOTHING
-    opening = forms[-1].opening
-    for each in reversed(forms[:-1]):
+    opening = parsed[-1].opening
+    for each in reversed(parsed[:-1]):
         opening = f"(?:{each.opening}|{each.loose}(?:{opening}))"
-    lengths = [each.longest for each in forms]
-    return Form("".join(one.whole for one in forms), "".join(one.loose for one in forms), opening, _total(lengths))
+    lengths = [each.longest for each in parsed]
+    return ParsedPattern(
+        "".join(one.whole for one in parsed), "".join(one.loose for one in parsed), opening, _total(lengths)
+    )
 
 
 def _total(lengths: Sequence[int | None]) -> int | None:
@@ -101,11 +103,11 @@ def _total(lengths: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(lengths) else None
 
 
-def _item(name: str, value: Any) -> Form:
+def _item(name: str, value: Any) -> ParsedPattern:
     known = _FORMS.get(name)
     if known is None:
-        told = _REFUSED.get(name, f"{name.lower()} is not supported")
-        raise BadPattern(f"{told}; patterns are matched in linear time, without look-around and back-references")
+        reason = _REFUSED.get(name, f"{name.lower()} is not supported")
+        raise BadPattern(f"{reason}; patterns are matched in linear time, without look-around and back-references")
     return known(value)
 
 
@@ -118,16 +120,16 @@ _INLINE = {2: "i", 16: "s"}
 _UNICODE_FLAG = 32
 
 
-def _with_flags(inner: Form, added: int, removed: int) -> Form:
+def _with_flags(inner: ParsedPattern, added: int, removed: int) -> ParsedPattern:
     if removed or added & ~(sum(_INLINE) | _UNICODE_FLAG):
         raise BadPattern("of the inline flags only i and s can be used")
     letters = "".join(letter for flag, letter in _INLINE.items() if added & flag)
     whole, loose, opening = (f"(?{letters}:{one})" for one in (inner.whole, inner.loose, inner.opening))
-    return Form(whole, loose, opening, inner.longest)
+    return ParsedPattern(whole, loose, opening, inner.longest)
 
 
-def _one(expression: str) -> Form:
-    return Form(expression, expression, f"{expression}?", 1)
+def _single(expression: str) -> ParsedPattern:
+    return ParsedPattern(expression, expression, f"{expression}?", 1)
 
 
 def _character(code: int) -> str:
@@ -145,7 +147,7 @@ _CATEGORIES = {
 }
 
 
-def _class(members: Sequence[tuple[Any, Any]]) -> Form:
+def _class(members: Sequence[tuple[Any, Any]]) -> ParsedPattern:
     parts = []
     for name, value in members:
         match str(name):
@@ -157,19 +159,19 @@ def _class(members: Sequence[tuple[Any, Any]]) -> Form:
                 parts.append(f"{_character(value[0])}-{_character(value[1])}")
             case _:
                 parts.append(_CATEGORIES[str(value)])
-    return _one(f"[{''.join(parts)}]")
+    return _single(f"[{''.join(parts)}]")
 
 
-def _is_run(inner: Form, most: int | None) -> bool:
-    """True for many characters of a word."""
-    if inner.longest != 1 or inner.opening != f"{inner.whole}?" or (most is not None and most <= _MOST_COUNTED):
+def _is_run(inner: ParsedPattern, most: int | None) -> bool:
+    """Return True for a long repetition of one character class without white space."""
+    if inner.longest != 1 or inner.opening != f"{inner.whole}?" or (most is not None and most <= _MAX_COUNTED):
         return False
     one = compiled(inner.whole)
     return not any(one.fullmatch(space) for space in (" ", "\n"))
 
 
-def _repeat(lazy: bool) -> Callable[[Any], Form]:
-    def repeat(value: Any) -> Form:
+def _repeat(lazy: bool) -> Callable[[Any], ParsedPattern]:
+    def repeat(value: Any) -> ParsedPattern:
         least, most, items = value
         inner = _sequence(items)
         limit = most if isinstance(most, int) and most < 2**31 else None
@@ -179,47 +181,49 @@ def _repeat(lazy: bool) -> Callable[[Any], Form]:
         whole = f"(?:{inner.whole}){count}"
         longest = None if limit is None or inner.longest is None else inner.longest * limit
         if _is_run(inner, limit):
-            return Form(whole, f"(?:{inner.whole})*", f"(?:{inner.whole})*", longest)
+            return ParsedPattern(whole, f"(?:{inner.whole})*", f"(?:{inner.whole})*", longest)
         before = "*" if limit is None else f"{{0,{limit - 1}}}"
-        return Form(whole, f"(?:{inner.loose}){count}", f"(?:(?:{inner.loose}){before}{inner.opening})", longest)
+        return ParsedPattern(
+            whole, f"(?:{inner.loose}){count}", f"(?:(?:{inner.loose}){before}{inner.opening})", longest
+        )
 
     return repeat
 
 
-def _group(value: Any) -> Form:
+def _group(value: Any) -> ParsedPattern:
     _, added, removed, items = value
     return _with_flags(_sequence(items), added, removed)
 
 
-def _branch(value: Any) -> Form:
-    forms = [_sequence(items) for items in value[1]]
-    lengths = [each.longest for each in forms]
+def _branch(value: Any) -> ParsedPattern:
+    parsed = [_sequence(items) for items in value[1]]
+    lengths = [each.longest for each in parsed]
     longest = None if None in lengths else max(length for length in lengths if length is not None)
     whole, loose, opening = (
         f"(?:{'|'.join(parts)})"
-        for parts in zip(*((each.whole, each.loose, each.opening) for each in forms), strict=True)
+        for parts in zip(*((each.whole, each.loose, each.opening) for each in parsed), strict=True)
     )
-    return Form(whole, loose, opening, longest)
+    return ParsedPattern(whole, loose, opening, longest)
 
 
-def _place(value: Any) -> Form:
+def _anchor(value: Any) -> ParsedPattern:
     match str(value):
         case "AT_BOUNDARY":
-            return Form(r"\b", r"\b", "", 0)
+            return ParsedPattern(r"\b", r"\b", "", 0)
         case "AT_NON_BOUNDARY":
-            return Form(r"\B", r"\B", "", 0)
+            return ParsedPattern(r"\B", r"\B", "", 0)
         case _:
             raise BadPattern(r"^, $, \A and \Z cannot be used: a stream has no end to look at; use \b")
 
 
-_FORMS: dict[str, Callable[[Any], Form]] = {
-    "LITERAL": lambda value: _one(_character(value)),
-    "NOT_LITERAL": lambda value: _one(f"[^{_character(value)}]"),
-    "ANY": lambda _: _one("."),
+_FORMS: dict[str, Callable[[Any], ParsedPattern]] = {
+    "LITERAL": lambda value: _single(_character(value)),
+    "NOT_LITERAL": lambda value: _single(f"[^{_character(value)}]"),
+    "ANY": lambda _: _single("."),
     "IN": _class,
     "MAX_REPEAT": _repeat(lazy=False),
     "MIN_REPEAT": _repeat(lazy=True),
     "SUBPATTERN": _group,
     "BRANCH": _branch,
-    "AT": _place,
+    "AT": _anchor,
 }

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from policy.placeholders import Vault
+from policy.placeholders import PlaceholderMap
 from store.jobs.jobs import Job
 
 
 class PlaceholderRestorer:
     """Restores the values of one job's answer."""
 
-    def __init__(self, vault: Vault, *, in_json: bool) -> None:
+    def __init__(self, vault: PlaceholderMap, *, in_json: bool) -> None:
         self._vault = vault
         self._in_json = in_json
 
@@ -35,10 +35,10 @@ class PlaceholderRestorer:
         return {**call, "function": {**function, "arguments": self.text(function["arguments"])}}
 
 
-def vault_of(payload: Mapping[str, Any]) -> Vault | None:
+def vault_of(payload: Mapping[str, Any]) -> PlaceholderMap | None:
     """Return the values of a job's placeholders, None if no value is restored."""
     stored = (payload.get("policy") or {}).get("vault")
-    return None if stored is None else Vault.model_validate(stored)
+    return None if stored is None else PlaceholderMap.model_validate(stored)
 
 
 def restorer_of(job: Job) -> PlaceholderRestorer | None:

@@ -18,7 +18,7 @@ from policy.budget import Budget, ScanTooLong
 from policy.documents import Action, PolicyDocument
 from policy.names import load_finder
 from policy.outputs import MissingFinder
-from policy.placeholders import Vault
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy, apply_input
 from policy.recognisers.recogniser import FOUND_BY_NAME
 from policy.streaming import GuardedText, counted
@@ -124,12 +124,12 @@ class PolicyOutcome:
 
     request: JobRequest
     response: NewResponse | None
-    vault: Vault = field(repr=False)
+    vault: PlaceholderMap = field(repr=False)
     flagged: tuple[PolicyHit, ...] = ()
 
 
 def applied(
-    policy: Policy, request: JobRequest, response: NewResponse | None = None, before: Vault | None = None
+    policy: Policy, request: JobRequest, response: NewResponse | None = None, before: PlaceholderMap | None = None
 ) -> PolicyOutcome:
     """Return the request as it may be stored. ``before``: the placeholders of the response that it continues.
 
@@ -142,7 +142,7 @@ def applied(
 
 
 def _applied(
-    policy: Policy, request: JobRequest, response: NewResponse | None, before: Vault | None, budget: Budget
+    policy: Policy, request: JobRequest, response: NewResponse | None, before: PlaceholderMap | None, budget: Budget
 ) -> PolicyOutcome:
     fields: dict[str, Any] = {"input": request.model_dump(mode="json", exclude_none=True)["input"]}
     if _has_tokens(fields["input"]):
@@ -221,7 +221,7 @@ def check_fixed(policy: Policy, text: str, param: str) -> None:
 
 def _check_fixed(policy: Policy, text: str, param: str, budget: Budget) -> None:
     for read in (text, unescaped(text)):
-        text_of = GuardedText(policy.input, Vault(), budget=budget)
+        text_of = GuardedText(policy.input, PlaceholderMap(), budget=budget)
         if text_of.finish(read) != read or text_of.blocked_by is not None:
             raise _blocked(text_of.blocked_by or text_of.hits[0].rule_id, param)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
 
-from policy.placeholders import Vault
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
 from producer_api.access.rate_limit_headers import WARNING_HEADER, note
 from producer_api.access.rate_limits import RateLimits
@@ -230,7 +230,7 @@ class Submissions:
             origin.route, origin.idempotency_key, draft.request, draft.response
         )
 
-    def _vault_before(self, draft: DraftJob) -> Vault | None:
+    def _vault_before(self, draft: DraftJob) -> PlaceholderMap | None:
         """Return the placeholders of the previous response, because the input contains its texts."""
         if draft.response is None or draft.response.previous_id is None:
             return None

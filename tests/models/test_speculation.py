@@ -17,7 +17,7 @@ from models.engine.requests import CompletionOutput, EngineRequest, EngineStats,
 from models.engine.runner import Row, StepPlan
 from models.engine.sequences.sequence import SequenceState
 from models.engine.speculation.drafts import Speculation
-from models.families.model import LoadedModel
+from models.families.model import ModelWithCache
 from models.loading.torch_load import runner_for
 from models.native.llama import NativeLlama
 from models.runners.torch_runner import TorchRunner
@@ -224,7 +224,7 @@ def markov_runner(model: Markov) -> TorchRunner:
         num_layers=1, num_blocks=256, block_tokens=8, num_kv_heads=1, head_dim=2, dtype=torch.float32, device=CPU
     )
     builder = TorchBatchBuilder(block_tokens=8, windows=(None,), device=CPU)
-    loaded = LoadedModel(cast(Any, model), cache, builder)
+    loaded = ModelWithCache(cast(Any, model), cache, builder)
     return TorchRunner(loaded, context_window=512, eos_token_ids=frozenset(), device=CPU)
 
 

@@ -14,8 +14,8 @@ from itertools import combinations, pairwise
 
 from policy.documents import PolicyDocument
 from policy.evaluation import STRUCTURED, Case, second, shipped
-from policy.outputs import Form
-from policy.placeholders import Vault
+from policy.outputs import OutputFormat
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
 
 _UNSEEN = ("\u200b", "\u200f", "\u2060", "\u00ad", "\ufeff")
@@ -32,17 +32,17 @@ def guarding(action: str) -> Policy:
     return Policy(PolicyDocument.model_validate({"rules": rules}))
 
 
-def disguises(case: Case, draw: random.Random) -> Iterator[tuple[str, list[str], Form]]:
+def disguises(case: Case, draw: random.Random) -> Iterator[tuple[str, list[str], OutputFormat]]:
     """Yield the text as it is and in other clothes, the values in it, and the form in which it is guarded."""
     spans = sorted((start, end) for start, end, _ in case.marked)
     values = [case.text[start:end] for start, end in spans]
-    yield case.text, values, Form.TEXT
+    yield case.text, values, OutputFormat.TEXT
     unseen = [_sprinkled(value, draw) for value in values]
-    yield _with(case.text, spans, unseen), unseen, Form.TEXT
+    yield _with(case.text, spans, unseen), unseen, OutputFormat.TEXT
     wide = [_wide(value) for value in values]
-    yield _with(case.text, spans, wide), wide, Form.TEXT
+    yield _with(case.text, spans, wide), wide, OutputFormat.TEXT
     escaped = _escaped(case.text, draw)
-    yield escaped, values, Form.JSON
+    yield escaped, values, OutputFormat.JSON
 
 
 def _with(text: str, spans: Sequence[tuple[int, int]], values: Sequence[str]) -> str:
@@ -86,15 +86,17 @@ def sorted_pair(size: int, draw: random.Random) -> tuple[int, ...]:
     return tuple(sorted(draw.sample(range(1, size), 2)))
 
 
-def leak(policy: Policy, text: str, values: Sequence[str], form: Form, places: Iterator[tuple[int, ...]]) -> str | None:
+def leak(
+    policy: Policy, text: str, values: Sequence[str], form: OutputFormat, places: Iterator[tuple[int, ...]]
+) -> str | None:
     """Return what went wrong with a text, None if nothing did."""
-    whole = policy.guarded_output(Vault(), form)
+    whole = policy.guarded_output(PlaceholderMap(), form)
     clean = whole.feed(text) + whole.finish()
     for value in values:
         if value in clean:
             return f"the whole text lets {value[:8]!r}… out"
     for at in places:
-        stream = policy.guarded_output(Vault(), form)
+        stream = policy.guarded_output(PlaceholderMap(), form)
         left = ""
         for start, end in pairwise((0, *at, len(text))):
             left += stream.feed(text[start:end])

@@ -10,7 +10,7 @@ from policy.budget import Budget
 from policy.recognisers.catalogue import RECOGNISERS
 from policy.recognisers.recogniser import Recogniser
 from policy.scanning import Scanner
-from policy.text.views import view
+from policy.text.normalisation import normalise
 
 EXAMPLES = {
     "email": ("{kim@naver.com}です。", "kim@naver"),
@@ -129,7 +129,7 @@ EXAMPLES = {
 
 def found(recogniser: Recogniser, text: str) -> list[str]:
     """What this recogniser alone finds."""
-    seen = view(text)
+    seen = normalise(text)
     spans = [span for found in Scanner([recogniser]).find(seen.text, 0, {}, Budget()) for span in found.spans]
     return [text[slice(*seen.span(*span))] for span in spans]
 

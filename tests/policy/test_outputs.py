@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.documents import PolicyDocument
-from policy.outputs import Form
-from policy.placeholders import Vault
+from policy.outputs import OutputFormat
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy, apply_input, apply_output
 from policy.text.escapes import Escapes, written
 
@@ -49,7 +49,7 @@ KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj\n--
 @given(seed=st.integers(0, 2**32), at=st.sampled_from(["@", "\\u0040"]))
 def test_a_string_in_json_is_guarded_as_its_reader_reads_it(seed: int, at: str) -> None:
     said = json.dumps({"to": "x\nann.miller@example.com", "key": KEY, "note": 'a "b" \\ c\t'}).replace("@", at)
-    guard = MAILS.guarded_output(Vault(), Form.JSON)
+    guard = MAILS.guarded_output(PlaceholderMap(), OutputFormat.JSON)
     out = "".join(map(guard.feed, cut(said, seed))) + guard.finish()
     assert json.loads(out) == {"to": "x\n<EMAIL_1>", "key": "<PRIVATE_KEY_1>", "note": 'a "b" \\ c\t'}
     assert guard.blocked_by is None
@@ -64,7 +64,7 @@ def test_what_an_output_redacts_is_never_put_back_into_it() -> None:
 
 
 def test_values_go_into_json_as_its_strings_have_them() -> None:
-    vault = Vault(values={"<DENIED_1>": 'a "b"\n'})
+    vault = PlaceholderMap(values={"<DENIED_1>": 'a "b"\n'})
     assert json.loads(vault.put_back('{"a": "<DENIED_1> <DENIED_2>"}', in_json=True)) == {"a": 'a "b"\n <DENIED_2>'}
     assert vault.put_back("<DENIED_1>") == 'a "b"\n'
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from policy.documents import PolicyDocument
-from policy.placeholders import Vault
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy, apply_input, apply_output
 
 KINDS = ["email", "phone", "card", "iban", "us_ssn", "national_id", "ip_address", "api_key", "jwt", "private_key"]
@@ -40,7 +40,7 @@ def test_the_same_value_has_the_same_placeholder_in_every_message() -> None:
 def test_values_come_back_where_the_model_names_them() -> None:
     rules = policy(REDACT, {"kinds": ["email"], "action": "redact", "stage": "output"})
     given = apply_input(rules, ["Write to ann@example.com."])
-    vault = Vault.model_validate_json(given.vault.model_dump_json())
+    vault = PlaceholderMap.model_validate_json(given.vault.model_dump_json())
     said = apply_output(rules, "To <EMAIL_1>, cc eve@example.org and <EMAIL_7>", vault)
     assert said.text == "To ann@example.com, cc <EMAIL_2> and <EMAIL_7>"
     assert apply_output(rules, "x@example.com <EMAIL_1>").text == "<EMAIL_1> <EMAIL_1>"
@@ -74,7 +74,7 @@ def test_the_first_rule_that_names_a_thing_decides() -> None:
 def test_a_block_names_the_rule_and_never_the_text() -> None:
     rules = policy({"kinds": ["card"], "action": "block"}, {"kinds": ["email"], "action": "redact"})
     given = apply_input(rules, ["ann@example.com", "4526018159083012"])
-    assert (given.blocked_by, given.texts, given.vault) == ("r0", (), Vault())
+    assert (given.blocked_by, given.texts, given.vault) == ("r0", (), PlaceholderMap())
     said = apply_output(rules, "ann@example.com has 4526018159083012 and more")
     assert (said.blocked_by, said.text) == ("r0", "<EMAIL_1> has ")
     assert [(hit.rule_id, hit.start, hit.end) for hit in said.hits] == [("r1", 0, 15), ("r0", 20, 36)]

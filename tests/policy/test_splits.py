@@ -3,7 +3,7 @@
 import pytest
 
 from policy.evaluation import Case, second
-from policy.outputs import Form
+from policy.outputs import OutputFormat
 from policy.streaming import GuardedText
 from tests.policy.splits import guarding, leak, run
 
@@ -20,7 +20,7 @@ def test_a_guard_that_holds_nothing_back_would_be_seen(monkeypatch: pytest.Monke
     case: Case = MARKED[0]
     values = [case.text[start:end] for start, end, _ in case.marked]
     policy = guarding("redact")
-    assert leak(policy, case.text, values, Form.TEXT, iter([(len(case.text) // 2,)])) is None
+    assert leak(policy, case.text, values, OutputFormat.TEXT, iter([(len(case.text) // 2,)])) is None
     monkeypatch.setattr(GuardedText, "feed", lambda self, text: self.finish(text))
     middle = case.text.index(values[0]) + len(values[0]) // 2
-    assert "has left" in (leak(policy, case.text, values, Form.TEXT, iter([(middle,)])) or "")
+    assert "has left" in (leak(policy, case.text, values, OutputFormat.TEXT, iter([(middle,)])) or "")

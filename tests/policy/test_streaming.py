@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from policy.documents import PolicyDocument
 from policy.evaluation import STRUCTURED, shipped
-from policy.placeholders import Vault
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy, apply_input, apply_output, output_stream
 from policy.recognisers.recogniser import MAX_MATCH_CHARS
 
@@ -42,7 +42,7 @@ TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text("ab1 -.@:é", max_size=6),
 VAULT = apply_input(REDACT, ["ann@example.com and bob@example.com have 4526018159083012"]).vault
 
 
-def streamed(rules: Policy, text: str, cuts: list[int], vault: Vault) -> tuple[str, str | None, list[Any]]:
+def streamed(rules: Policy, text: str, cuts: list[int], vault: PlaceholderMap) -> tuple[str, str | None, list[Any]]:
     stream = output_stream(rules, vault)
     out = "".join(stream.feed(text[start:end]) for start, end in pairwise([0, *cuts, len(text)]))
     return out + stream.finish(), stream.blocked_by, stream.hits

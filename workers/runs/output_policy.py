@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policy.documents import PolicyDocument
-from policy.outputs import Form, GuardedOutput
-from policy.placeholders import Vault
+from policy.outputs import GuardedOutput, OutputFormat
+from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
 from policy.streaming import counted
 from store.db.database import Database
@@ -64,8 +64,8 @@ class OutputRules:
     """The rules of a policy for one job's output."""
 
     policy: Policy
-    vault: Vault
-    form: Form
+    vault: PlaceholderMap
+    form: OutputFormat
 
     @property
     def holds_back(self) -> bool:
@@ -93,16 +93,16 @@ def output_rules(cache: CompiledPolicies, tenant_id: str, payload: GeneratePaylo
     """Return the rules for a job's output, None if there are none. Raises as ``CompiledPolicies.get``."""
     if payload.policy is None:
         return None
-    vault = Vault(counts=payload.policy.counts)
+    vault = PlaceholderMap(counts=payload.policy.counts)
     # Text of the input that looks like a placeholder must not be used as one in the output.
     vault.reserve([payload.input.model_dump_json()])
     policy = cache.get(tenant_id, payload.policy)
     return OutputRules(policy, vault, _form(payload)) if policy.looks_at_outputs else None
 
 
-def _form(payload: GeneratePayload) -> Form:
+def _form(payload: GeneratePayload) -> OutputFormat:
     if payload.tool_style is not None:
-        return Form.CALLS
+        return OutputFormat.CALLS
     grammar = payload.sampling.grammar
     is_json = grammar is not None and grammar.kind is GrammarKind.JSON_SCHEMA
-    return Form.JSON if is_json else Form.TEXT
+    return OutputFormat.JSON if is_json else OutputFormat.TEXT

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.recognisers.catalogue import RECOGNISERS
-from policy.text.patterns import BadPattern, compiled, form
+from policy.text.patterns import BadPattern, compiled, parse_pattern
 
 PATTERNS = [r"\bab{2,3}(?:c|de)*f\b", r"(?i:x[a-c]{0,4}) ?y+", r"a.?b|abc?d", r"(?:ab?){1,3}[^\d\s]z"]
 
@@ -15,7 +15,7 @@ PATTERNS = [r"\bab{2,3}(?:c|de)*f\b", r"(?i:x[a-c]{0,4}) ?y+", r"a.?b|abc?d", r"
 @given(data=st.data())
 def test_every_beginning_of_a_match_is_open_and_nothing_more(pattern: str, data: st.DataObject) -> None:
     """Against the obvious way: the standard library's matcher, asked for every possible end."""
-    shape = form(pattern)
+    shape = parse_pattern(pattern)
     opening = compiled(rf"(?:{shape.opening})\z")
     matched = data.draw(
         st.from_regex(re.compile(pattern, re.ASCII), fullmatch=True).filter(lambda text: len(text) < 60)
@@ -27,7 +27,7 @@ def test_every_beginning_of_a_match_is_open_and_nothing_more(pattern: str, data:
 
 
 def test_what_can_be_no_beginning_is_not_open() -> None:
-    shape = form("foo(?:bar){1,2}")
+    shape = parse_pattern("foo(?:bar){1,2}")
     opening = compiled(rf"(?:{shape.opening})\z")
     opens = {text: len(text) - opening.search(text).start() for text in ("fo", "xfoob", "foobarx", "foobar", "foob f")}
     assert opens == {"fo": 2, "xfoob": 4, "foobarx": 0, "foobar": 6, "foob f": 1}
@@ -48,9 +48,9 @@ def test_what_can_be_no_beginning_is_not_open() -> None:
 )
 def test_a_pattern_that_cannot_be_used_is_refused_with_the_reason(pattern: str, said: str) -> None:
     with pytest.raises(BadPattern, match=re.escape(said)):
-        form(pattern)
+        parse_pattern(pattern)
 
 
 @pytest.mark.parametrize(("pattern", "longest"), [("a{2,4}(?:bc|d)?", 6), ("a+", None), (r"\bx\b", 1), ("", 0)])
 def test_the_longest_match_is_known(pattern: str, longest: int | None) -> None:
-    assert form(pattern).longest == longest
+    assert parse_pattern(pattern).longest == longest

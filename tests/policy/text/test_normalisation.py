@@ -6,7 +6,7 @@ import pytest
 
 from policy.documents import PolicyDocument
 from policy.policies import Policy, apply_output, output_stream
-from policy.text.views import view
+from policy.text.normalisation import normalise
 
 CARD = "4526018159083012"
 PHRASES = ["café noir", "an\u0303o", "straße", "ΟΔΟΣ", "ışık", "titan"]
@@ -85,7 +85,7 @@ def test_an_accent_makes_another_word(text: str) -> None:
 
 def test_places_are_those_of_the_text() -> None:
     text = "1\u0301\u200b2a\u0301\u03362\u0301 ＡB𝟙"
-    seen = view(text)
+    seen = normalise(text)
     assert seen.text == "12a\u03012 AB1"
     assert [text[seen.original(place)] for place in range(len(seen.text))] == list("12a\u03012 ＡB𝟙")
 
@@ -98,9 +98,9 @@ def test_whatever_unicode_takes_for_nothing_is_nothing() -> None:
         for code in range(0x110000)
         if unicodedata.category(chr(code)) == "Cf" and code not in drawn and not 0x13430 <= code < 0x13440
     ]
-    assert [hex(code) for code in seen if view(f"a{chr(code)}b").text != "ab"] == []
+    assert [hex(code) for code in seen if normalise(f"a{chr(code)}b").text != "ab"] == []
 
 
 def test_an_accent_belongs_to_the_letter_before_it_though_that_came_earlier() -> None:
-    assert view("\u0301 said", "e").text == "\u0301 said"
-    assert view("\u0301 said", " ").text == view("\u0301 said").text == " said"
+    assert normalise("\u0301 said", "e").text == "\u0301 said"
+    assert normalise("\u0301 said", " ").text == normalise("\u0301 said").text == " said"

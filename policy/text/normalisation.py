@@ -1,7 +1,7 @@
-"""Texts as recognisers read them: odd digits, spaces and dashes as plain ones, and what cannot be seen left out.
+"""Normalises a text for the recognisers: other digits, spaces and dashes become ASCII, invisible characters go.
 
-A view is never shown to anybody; its places are places of the text that it was made of. Each character is read by
-itself, but for accents: one behind a letter is that letter's, any other only hides what it stands on.
+The normalised text is only for searching. Its positions map to the original text. Each character is normalised alone,
+except accents: an accent after a letter stays, and any other accent is removed.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from policy.text.escapes import STAND_INS
 
-# Unicode's Default_Ignorable_Code_Point, and the frames that are put around a character.
+# Unicode's Default_Ignorable_Code_Point, and combining marks that enclose a character.
 _INVISIBLE = frozenset(
     [
         *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
@@ -30,7 +30,7 @@ _DASHES = frozenset(
     [*range(0x2010, 0x2016), *(0x2D7, 0x58A, 0x1806, 0x2043, 0x2212, 0x2796, 0x2E3A, 0x2E3B, 0x30FC, 0xFE58, 0xFE63)]
 )
 _LINE_ENDS = frozenset([0x85, 0x2028, 0x2029])
-# Marks of no script. Of these are parts of letters:
+# Combining marks without a script. Some of them are accents of letters:
 _MARKS = frozenset([*range(0x300, 0x370), *range(0x1AB0, 0x1B00), *range(0x1DC0, 0x1E00), *range(0x20D0, 0x2100)])
 _ACCENTS = frozenset(
     [
@@ -39,7 +39,7 @@ _ACCENTS = frozenset(
     ]
 )
 _ACCENT = re.compile(f"[{''.join(map(chr, sorted(_ACCENTS)))}]")
-# Of one character, by its decomposition: bold and italic, wide, small.
+# Decompositions to one character: bold and italic, wide, small.
 _FONTS = ("<font>", "<wide>", "<small>")
 _ALIKE: dict[int, str | None] = {
     **dict.fromkeys(_LINE_ENDS, "\n"),
@@ -51,7 +51,7 @@ _ALIKE: dict[int, str | None] = {
 
 
 class _Table(dict[int, str | None]):
-    """What each character reads as, worked out when it is first met. None: nothing."""
+    """Maps a character to its normal form, computed at its first use. None removes it."""
 
     def __missing__(self, code: int) -> str | None:
         read = self[code] = _read(code)
@@ -68,14 +68,14 @@ def _read(code: int) -> str | None:
         case "Zs":
             return " "
         case "Cs":
-            # Half of a pair, which cannot be encoded.
+            # Half of a surrogate pair, which cannot be encoded.
             return "\ufffd"
         case _:
             return _plain(character)
 
 
 def _plain(character: str) -> str:
-    """Return the ASCII character that this one is another drawing of; itself if there is none."""
+    """Return the ASCII character that this one is a font variant of, or the character itself."""
     if unicodedata.decomposition(character).startswith(_FONTS):
         plain = unicodedata.normalize("NFKC", character)
         return plain if plain.isascii() and len(plain) == 1 else character
@@ -86,42 +86,44 @@ _TABLE = _Table()
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """``text`` as it is read. ``places`` gives each of its characters' place in the original; None: the same."""
+class NormalisedText:
+    """A normalised text. ``places`` has the original position of each character; None means the same position."""
 
     text: str
     num_original: int
     places: list[int] | None = None
 
     def original(self, place: int) -> int:
-        """Where the character at ``place`` stands in the original; its length for the end."""
+        """Return the original position of a position; for the end, the length of the original."""
         if self.places is None:
             return place
         return self.places[place] if place < len(self.places) else self.num_original
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Return what of the original the characters from ``start`` to ``end`` were read from."""
+        """Return the span of the original text for the characters ``start`` to ``end``."""
         return self.original(start), self.original(end - 1) + 1
 
 
-def view(text: str, before: str = "") -> View:
-    """Read a text; ``before`` is how what stands before it was read."""
+def normalise(text: str, before: str = "") -> NormalisedText:
+    """Normalise a text. ``before`` is the normalised text before it."""
     if text.isascii():
-        return View(text, len(text))
+        return NormalisedText(text, len(text))
     read = text.translate(_TABLE)
     places = None
     if len(read) != len(text):
         places = [place for place, character in enumerate(text) if _TABLE[ord(character)] is not None]
     if _ACCENT.search(read) is None:
-        return View(read, len(text), places)
+        return NormalisedText(read, len(text), places)
     kept = _without_strays(read, before[-1:])
     if len(kept) == len(read):
-        return View(read, len(text), places)
-    return View("".join(read[at] for at in kept), len(text), kept if places is None else [places[at] for at in kept])
+        return NormalisedText(read, len(text), places)
+    return NormalisedText(
+        "".join(read[at] for at in kept), len(text), kept if places is None else [places[at] for at in kept]
+    )
 
 
 def _without_strays(read: str, before: str) -> list[int]:
-    """Return the places of what is no accent, or one behind a letter."""
+    """Return the positions of all characters except accents that do not follow a letter."""
     kept = []
     for at, character in enumerate(read):
         if _ACCENT.match(character) and not (before.isalpha() or _ACCENT.match(before)):
@@ -131,6 +133,6 @@ def _without_strays(read: str, before: str) -> list[int]:
     return kept
 
 
-def is_of_word(character: str) -> bool:
-    """True for letters, their accents, and digits."""
+def is_word_character(character: str) -> bool:
+    """Return True for letters, accents and digits."""
     return character.isalnum() or _ACCENT.match(character) is not None
