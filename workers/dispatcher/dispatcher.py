@@ -81,7 +81,12 @@ class Dispatcher:
         self._db = Database(settings.database_url, application_name="headrace-dispatcher", vault=vault)
         self._redis = connect(settings.redis_url, timeout_s=2.0)
         streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
-        self.ready_window = ReadyWindow(self._db, self._redis, settings)
+        self.ready_window = ReadyWindow(
+            self._db,
+            settings,
+            start_generation=partial(stream_log.start_generation, self._redis),
+            forget_generation=partial(stream_log.forget_generation, self._redis),
+        )
         self._outage_grace = OutageGrace(settings.lease_s, settings.sweep_s, time.monotonic())
         self.sweeper = JobSweeper(self._db, streams, self._outage_grace, lease_s=settings.lease_s)
         self._stopping = threading.Event()

@@ -1,8 +1,7 @@
 """The duty that fills the ready windows: it announces waiting jobs to Celery's queues in Redis, a window at a time."""
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 
-import redis
 import structlog
 
 from store.db.database import Database
@@ -13,7 +12,6 @@ from store.scheduling import dispatch_queries
 from store.scheduling.dispatch_queries import QueueDepth, RoundRobin
 from store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
 from store.settings import Settings
-from store.streams.stream_log import forget_generation, start_generation
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +44,22 @@ def num_of_batch(depth: QueueDepth, most_a_worker: int) -> int:
 
 
 class ReadyWindow:
-    """Keeps up to ``ready_window`` hints in each queue."""
+    """Keeps up to ``ready_window`` hints in each queue.
 
-    def __init__(self, db: Database, redis: redis.Redis, settings: Settings) -> None:
+    ``start_generation`` returns True if Redis is new or was wiped; ``forget_generation`` makes it do so again.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        *,
+        start_generation: Callable[[], bool],
+        forget_generation: Callable[[], None],
+    ) -> None:
         self._db = db
-        self._redis = redis
+        self._start_generation = start_generation
+        self._forget_generation = forget_generation
         self._hints = HintPublisher(celery_app(settings))
         self._window = settings.ready_window
         self._reannounce_s = settings.reannounce_s
@@ -66,12 +75,12 @@ class ReadyWindow:
 
     def notice_wipe(self) -> None:
         """Announce all queued jobs again if Redis is new or was wiped."""
-        if not start_generation(self._redis):
+        if not self._start_generation():
             return
         try:
             num_jobs = dispatch_queries.forget_announcements(self._db)
         except Unavailable:
-            forget_generation(self._redis)
+            self._forget_generation()
             raise
         log.info("dispatcher.redis_is_new", num_jobs=num_jobs)
 

@@ -17,7 +17,7 @@ from store.errors import CannotOpen, Unavailable
 from store.jobs.claims import Claim
 from store.streams.checkpoints import Checkpoint
 from store.streams.fencing import FencedLogs, newest, recover
-from workers.runs.stream_publisher import CircuitBreaker
+from workers.runs.stream_publisher import ExponentialBackoff
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ class CheckpointRecovery:
 
     def __init__(self, logs: FencedLogs, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs = logs
-        self._breaker = CircuitBreaker(1.0, 5.0, clock)
+        self._backoff = ExponentialBackoff(1.0, 5.0, clock)
 
     def checkpoint(self, claim: Claim) -> Checkpoint:
         """Return the checkpoint from which the attempt continues; an empty one if it starts anew."""
@@ -42,7 +42,7 @@ class CheckpointRecovery:
         return found
 
     def _recovered(self, claim: Claim) -> Checkpoint | None:
-        if self._breaker.is_open:
+        if self._backoff.is_open:
             return None
         try:
             frames = self._logs.fence(claim.job_id, claim.epoch)
@@ -50,8 +50,8 @@ class CheckpointRecovery:
             log.error("log_not_opened", job_id=claim.job_id, epoch=claim.epoch, error=error.message)
             return None
         except Unavailable as error:
-            self._breaker.failed()
+            self._backoff.failed()
             log.warning("log_not_sealed", job_id=claim.job_id, epoch=claim.epoch, error=error.message)
             return None
-        self._breaker.succeeded()
+        self._backoff.succeeded()
         return recover(frames)

@@ -1,4 +1,4 @@
-"""Publishes the engine's deltas to Redis as frames: a bounded queue, one publisher thread, a circuit breaker.
+"""Publishes the engine's deltas to Redis as frames: a bounded queue, one publisher thread, exponential backoff.
 
 The engine never waits: when Redis is slow or away, frames are dropped and counted. A reader sees a dropped frame as a
 gap in the sequence numbers, and gets the text from Postgres when the job has ended; so sequence numbers are never
@@ -54,7 +54,7 @@ class Publisher(Protocol):
         ...
 
 
-class CircuitBreaker:
+class ExponentialBackoff:
     """Open for a pause that doubles with each failure in a row, so that a dead Redis costs one attempt per pause."""
 
     def __init__(self, first_s: float, longest_s: float, clock: Callable[[], float]) -> None:
@@ -100,7 +100,7 @@ class FrameQueue:
         self._closing = False
         self._busy = False
         self._is_filtering = False
-        self._breaker = CircuitBreaker(0.25, 5.0, clock)
+        self._backoff = ExponentialBackoff(0.25, 5.0, clock)
         self._thread = threading.Thread(target=self._run, name="frames", daemon=True)
         self._filter_thread = threading.Thread(target=self._run_filters, name="filters", daemon=True)
         self.num_published = 0
@@ -204,18 +204,18 @@ class FrameQueue:
             return batch
 
     def _publish(self, batch: list[Frame]) -> None:
-        if self._breaker.is_open:
+        if self._backoff.is_open:
             self.num_dropped += len(batch)
             return
         try:
             self._publisher.publish(batch)
         except Exception as error:  # noqa: BLE001 - on any error the frames are lost and the jobs go on
             self.num_dropped += len(batch)
-            self._breaker.failed()
+            self._backoff.failed()
             log.warning("frames_dropped", num_frames=len(batch), error=type(error).__name__)
         else:
             self.num_published += len(batch)
-            self._breaker.succeeded()
+            self._backoff.succeeded()
 
 
 def _attempt_id(delta: Delta) -> AttemptId:

@@ -12,7 +12,7 @@ from store.streams.checkpoints import Checkpoint
 from store.streams.stream_log import Frame, StreamPublisher, stream_key
 from tests.processes import wait_for
 from workers.runs.in_flight import AttemptId
-from workers.runs.stream_publisher import CircuitBreaker, FrameQueue
+from workers.runs.stream_publisher import ExponentialBackoff, FrameQueue
 
 
 class Gate:
@@ -148,18 +148,18 @@ def test_an_end_without_deltas_and_a_forgotten_attempt_begin_at_one(frames: Fram
 
 def test_the_breaker_opens_longer_each_time_and_forgets() -> None:
     now = [0.0]
-    breaker = CircuitBreaker(1.0, 3.0, lambda: now[0])
+    backoff = ExponentialBackoff(1.0, 3.0, lambda: now[0])
     pauses = []
     for _ in range(4):
-        breaker.failed()
+        backoff.failed()
         began = now[0]
-        while breaker.is_open:
+        while backoff.is_open:
             now[0] += 0.5
         pauses.append(now[0] - began)
-    breaker.succeeded()
-    breaker.failed()
+    backoff.succeeded()
+    backoff.failed()
     now[0] += 1.0
-    assert (pauses, breaker.is_open) == ([1.0, 2.0, 3.0, 3.0], False)
+    assert (pauses, backoff.is_open) == ([1.0, 2.0, 3.0, 3.0], False)
 
 
 def test_redis_gets_the_frames_and_refuses_a_stale_epoch(redis_client: redis.Redis, settings: Settings) -> None:
