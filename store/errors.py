@@ -1,4 +1,4 @@
-"""Every error a caller can meet, as one tree. Each says whose fault it is and what to do.
+"""The errors that callers receive, as one tree. The class shows the cause, the message the remedy.
 
     HeadraceError
     ├── RequestError                 the caller's request; repeating it unchanged fails again
@@ -59,13 +59,13 @@ class Forbidden(RequestError):
 
 
 class NotFound(RequestError):
-    """Nothing by that name belongs to this tenant."""
+    """The tenant has nothing by that name."""
 
     default_code = "not_found"
 
 
 class Gone(RequestError):
-    """It was this tenant's, and its time is over."""
+    """The tenant had it, but it was purged."""
 
     default_code = "result_expired"
 
@@ -89,7 +89,7 @@ class TooLarge(RequestError):
 
 
 class RateLimited(HeadraceError):
-    """Over a limit for now. ``retry_after_s`` says when to try again."""
+    """Over a limit for now. ``retry_after_s``: seconds until the next try."""
 
     default_code = "rate_limit_exceeded"
 
@@ -101,7 +101,7 @@ class RateLimited(HeadraceError):
 
 
 class QuotaExceeded(RateLimited):
-    """Over what may be spent; the message says until when."""
+    """Over the spending limit; the message has the time of its reset."""
 
     default_code = "quota_exceeded"
 
@@ -110,7 +110,7 @@ class QuotaExceeded(RateLimited):
 
 
 class Unavailable(HeadraceError):
-    """A service Headrace stands on is away. Nothing of the request was stored."""
+    """A service that Headrace needs is away. Nothing of the request was stored."""
 
     default_code = "no_capacity"
 
@@ -131,7 +131,7 @@ class NoWorker(Unavailable):
 
 
 class StatementTimeout(Unavailable):
-    """Postgres gave up on a statement that took longer than it may."""
+    """Postgres cancelled a statement that took too long."""
 
     default_code = "database_unavailable"
 

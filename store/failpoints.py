@@ -1,8 +1,8 @@
-"""Named places where a test can make a process fail: at ``failpoint("finish.before")``, and nowhere near it.
+"""Failpoints: named places where a test can make a process fail, such as ``failpoint("finish.before")``.
 
-Off unless ``HEADRACE_FAILPOINTS`` arms some, which the settings refuse outside of tests; a place that is not armed
-costs a look at an empty dictionary. Knows the grammar of both fault settings and nothing of what the places are about;
-the faults of a model are carried out by ``models.runners.faults``.
+Off unless ``HEADRACE_FAILPOINTS`` arms some, which the settings refuse outside of tests; a failpoint that
+is not armed costs a look-up in an empty dictionary. The grammar of both fault settings is here;
+``models.runners.faults`` carries out the faults of a model.
 
     name=action[@n][*], …      kill, stop: SIGKILL and SIGSTOP to this process; exit; raise; hang; sleep:MS
                                at the first pass, or the n-th; with * at every pass from there on
@@ -22,33 +22,33 @@ log = structlog.get_logger(__name__)
 POINTS = frozenset(
     {
         "accept.before_commit",  # the rows are written, and gone with the process
-        "accept.committed",  # the jobs are stored, nobody has been told
+        "accept.committed",  # the jobs are stored, the callers are not answered
         "hint.before_publish",
         "message.taken",  # out of Redis, its task has not run
         "claim.done",  # ours in Postgres, this process does not know it yet
         "batch.midway",  # a step was computed, its tokens are not recorded
         "finish.before",
-        "finish.committed",  # the outcome is stored, nobody has been told
+        "finish.committed",  # the outcome is stored, the followers are not notified
         "renew.before",
         "stream.published",  # frames are in Redis
-        "webhook.accepted",  # the receiver said 2xx, that is not stored
-        "drain.midway",  # the engine was told to stop, the jobs are not handed back
+        "webhook.accepted",  # the receiver answered 2xx, which is not stored
+        "drain.midway",  # the engine is stopping, the jobs are not released
         "lines.before_commit",  # a batch's lines are written as jobs, and gone with the process
         "lines.committed",
-        "results.before_commit",  # a batch's files are in the storage, nobody knows their names
+        "results.before_commit",  # a batch's files are in the storage, their names are not stored
         "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
     }
 )
 
 EXIT_CODE = 86
-"""What ``exit`` ends with, unlike any code of ours."""
+"""The exit status of the action ``exit``; no other part of Headrace uses it."""
 
 _POINT = re.compile(r"([a-z_.]+)=(kill|stop|exit|raise|hang|sleep:(\d+))(?:@([1-9]\d*))?(\*)?")
 _FAULT = re.compile(r"(exit|raise|oom|nan|hang|spin):(\S.*)")
 
 
 class FailpointRaised(RuntimeError):
-    """What the action ``raise`` raises: an error that nobody expects."""
+    """The error of the action ``raise``, which no handler expects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ _lock = threading.Lock()
 
 
 def failpoint(name: str) -> None:
-    """Do here what a test asked for; nothing otherwise. Raises FailpointRaised for the action ``raise``."""
+    """Carry out the action that a test armed for this name, if any. Raises FailpointRaised for the action ``raise``."""
     if _armed:
         _pass(name)
 
@@ -96,12 +96,12 @@ def install(spec: str) -> None:
 
 
 def parse_failpoints(spec: str) -> tuple[Arming, ...]:
-    """Read ``name=action[@n][*], …``. Raises ValueError with a sentence for what is malformed or unknown."""
+    """Read ``name=action[@n][*], …``. Raises ValueError with a sentence about the malformed or unknown part."""
     return tuple(_arming(part) for part in _parts(spec))
 
 
 def parse_model_faults(spec: str) -> tuple[ModelFault, ...]:
-    """Read ``kind:MARK, …``. Raises ValueError with a sentence for what is malformed or unknown."""
+    """Read ``kind:MARK, …``. Raises ValueError with a sentence about the malformed or unknown part."""
     return tuple(_model_fault(part) for part in _parts(spec))
 
 

@@ -1,4 +1,4 @@
-"""Identifiers: time-ordered, opaque, made in Python so that no database version is asked for them."""
+"""Identifiers: time-ordered and opaque, made in Python for every version of the database."""
 
 from datetime import datetime
 
@@ -11,5 +11,5 @@ def new_id(prefix: str) -> str:
 
 
 def first_id(prefix: str, at: datetime) -> str:
-    """Return what sorts before every id that is made from ``at`` on, and after all that were made before."""
+    """Return a string that sorts before every id made from ``at`` on, and after all earlier ids."""
     return f"{prefix}_{max(0, int(at.timestamp() * 1000)):012x}"

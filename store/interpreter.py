@@ -1,24 +1,24 @@
-"""How the interpreter is set up in a process that serves many callers at once: its threads and its garbage collector.
+"""Settings of the Python interpreter for a process with many callers: thread switching and garbage collection.
 
-Call ``settle`` once, when everything is imported and built and before the first job. It knows nothing of what runs.
+Call ``settle`` once, when everything is imported and built and before the first job.
 """
 
 import gc
 import sys
 
 SWITCH_S = 0.0005
-"""A thread waits this long before it asks a busy one for the interpreter; Python's own 5 ms, paid after every answer
-from Postgres and Redis, made a wave's thread wait for a busy event loop longer than for the disk."""
+"""A thread waits this long before it requests the interpreter from a busy one. Python's default is 5 ms: after every
+answer from Postgres and Redis, a group commit waited longer for the event loop than for the disk."""
 
 _YOUNG_OBJECTS = 10_000
 
 
 def settle() -> None:
-    """Let threads take turns quickly, and the collector look at what comes from now on and no more.
+    """Make threads switch quickly, and exclude all present objects from garbage collection.
 
-    What was imported, some hundred thousand objects, stays for as long as the process does; to search it again and
-    again for garbage costs a tenth of the CPU under load. What a job leaves is freed by counting references, so young
-    objects need looking at less often, too.
+    The imported objects, some hundred thousand, live as long as the process; scanning them again and again costs a
+    tenth of the CPU under load. The objects of a job are freed by reference counting, so young objects are scanned less
+    often, too.
     """
     sys.setswitchinterval(SWITCH_S)
     gc.collect()

@@ -1,8 +1,8 @@
 """Structured logs: one JSON object a line on stderr, each with a fixed event name and fields.
 
-Escaping is JSON's: a newline or control character in a value cannot start a line or move a terminal's cursor. What
-must never be logged (prompts, outputs, keys) is the caller's to leave out; what nobody can leave out is left out here:
-the sentence of an exception that may quote what it was about, and whatever libraries say at DEBUG.
+JSON escapes newlines and control characters, so a value cannot start a line or move a terminal's cursor. The caller
+never logs prompts, outputs and keys. This module leaves out the messages of exceptions that may quote a value, and the
+DEBUG records of libraries.
 """
 
 import logging
@@ -19,10 +19,10 @@ from store.errors import HeadraceError
 
 # Chatty at INFO, and their records hold addresses of tenants or the names of every task.
 _QUIET = ("alembic", "celery.app.trace", "celery.worker.strategy", "httpcore2", "httpx2", "kombu")
-# Whose debugging is written as well. That of libraries shows what they are given: bodies, rows, messages.
+# The loggers with DEBUG records. Those of libraries would show their arguments: bodies, rows, messages.
 _OURS = ("cli", "migrations", "models", "policy", "producer_api", "prompts", "store", "workers")
-# Exceptions whose sentences are about code, memory or the operating system. Others, such as ValueError and the
-# database's, quote the value that they are about.
+# Exceptions with messages about code, memory or the operating system. Others, such as ValueError and the database's,
+# quote values.
 _PLAIN = (
     HeadraceError,
     ArithmeticError,
@@ -92,7 +92,7 @@ def _formatter(foreign: list[Any]) -> structlog.stdlib.ProcessorFormatter:
 def _first_line_of_asyncio(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Leave out what asyncio says of a future after its sentence, the exception that it ended with among it."""
+    """Leave out the details that asyncio appends about a future, such as the exception that it ended with."""
     if event.get("logger") == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]
     return event

@@ -24,7 +24,7 @@ _SHORTEST_DIGEST_KEY = 32
 
 
 class Settings(BaseSettings):
-    """The process's configuration. Times are in seconds, sizes in bytes unless the name says otherwise."""
+    """The process's configuration. Times are in seconds, sizes in bytes unless the name has another unit."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, populate_by_name=True)
 
@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     key_concurrent_streams: int | None = Field(1000, ge=0)
     tenant_concurrent_streams: int | None = Field(None, ge=0)
     tenant_monthly_cost: Decimal | None = Field(None, ge=0)
-    # Batches that have not ended: each is looked at again and again until it has.
+    # Batches that have not ended, because each of them is polled until it ends.
     tenant_live_batches: int | None = Field(100, ge=0)
     max_queued_jobs: int = Field(1_000_000, ge=1)
     max_queued_jobs_per_tenant: int = Field(100_000, ge=1)
@@ -86,8 +86,8 @@ class Settings(BaseSettings):
     idempotency_ttl_s: float = Field(86_400.0, gt=0)
 
     # How long contents are kept after a job has ended (files: after they came), where the operator has set nothing else
-    # for a tenant: outputs, what was asked (unset: as long as outputs), webhook deliveries, files (unset: until they
-    # are deleted). At last the job's row goes, which then says nothing of its contents.
+    # for a tenant: outputs, inputs (unset: as long as outputs), webhook deliveries, files (unset: until they are
+    # deleted). At last the emptied row of the job is deleted.
     result_ttl_s: float = Field(7 * 86_400.0, ge=0)
     input_ttl_s: float | None = Field(None, ge=0)
     delivery_ttl_s: float = Field(30 * 86_400.0, ge=0)
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     record_ttl_s: float = Field(30 * 86_400.0, gt=0)
 
     ready_window: int = Field(256, ge=1)
-    # A job that has waited longer than this gets one of every eight places, whatever its class.
+    # One of every eight turns goes to a job that has waited longer than this, whatever its class.
     ageing_s: float = Field(60.0, ge=0)
     lease_s: float = Field(10.0, gt=0)
     sweep_s: float = Field(2.0, gt=0)
@@ -111,17 +111,17 @@ class Settings(BaseSettings):
     max_step_s: float = Field(60.0, gt=0)
     max_slots: int = Field(32, ge=1)
     step_tokens: int = Field(512, ge=1)
-    # An encoder's: inputs of about so many tokens are computed between two looks at who was cancelled or came.
+    # An encoder's: inputs of about so many tokens are computed between two checks for cancelled and new jobs.
     encode_tokens: int = Field(4096, ge=1)
     # Prompts make a step that has streams to feed at most so many times as long; "inf" puts no bound to it.
     stretch: float = Field(1.8, gt=1)
     # A worker shows about so many pieces of text a second, all streams together: among many they are fewer and longer;
     # "inf": each token is a piece.
     stream_deltas_per_s: float = Field(300, gt=0)
-    # auto: guesses at next tokens, found in the text so far, are checked where there is compute to spare.
+    # auto: prompt lookup proposes next tokens, which are verified where there is compute to spare.
     speculation: Literal["auto", "off"] = "auto"
     kv_block_tokens: int = Field(16, ge=1)
-    # auto: half of what is free beside the weights, within the control group's limit (nine tenths of a GPU's).
+    # auto: half of the free memory beside the weights, within the control group's limit (nine tenths of a GPU's).
     kv_pool_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = 16_384
     device: str = "auto"
     dtype: str = "auto"
@@ -130,11 +130,11 @@ class Settings(BaseSettings):
     native_kernels: Literal["auto", "off"] = "auto"
     fake_step_ms: float = Field(2.0, ge=0)
     # What a worker does at Celery's remote commands: "read" answers Flower and changes nothing, "off" does not listen,
-    # "full" is all that Celery knows, for whoever may write to Redis.
+    # "full" runs every command of every Redis client.
     celery_control: Literal["off", "read", "full"] = "read"
     # Where the pages of a worker and of the dispatcher listen; a Prometheus or a probe on another host needs 0.0.0.0.
     health_host: str = "127.0.0.1"
-    # 0: a dispatcher says nothing of its health.
+    # 0: a dispatcher serves no health page.
     dispatcher_port: int = Field(0, ge=0, le=65535)
     # 0: a worker serves no metrics.
     worker_metrics_port: int = Field(0, ge=0, le=65535)
@@ -162,11 +162,11 @@ class Settings(BaseSettings):
 
     # "on" refuses to connect to Postgres or Redis on another host without a verified certificate; "off" warns.
     require_tls: Literal["on", "off"] = "off"
-    # With which `python -m migrations roles` lets the roles of the database log in; nothing else reads them.
+    # Passwords that `python -m migrations roles` sets for the database roles; nothing else reads them.
     api_database_password: str = Field("", repr=False)
     worker_database_password: str = Field("", repr=False)
     operator_database_password: str = Field("", repr=False)
-    # "required": an API that logs in as a user whom row-level security does not bind refuses to start; "off": it warns.
+    # "required": the API refuses to start if row-level security does not bind its database user; "off": it warns.
     row_security: Literal["required", "off"] = "required"
 
     flower_host: str = "127.0.0.1"
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
         return value
 
 
-# Of these no error shows what was given.
+# No error shows the values of these settings.
 _SECRET = frozenset(name for name, field in Settings.model_fields.items() if not field.repr)
 
 
@@ -290,13 +290,13 @@ def adopt_environment(changes: Mapping[str, str]) -> None:
 
 
 def runtime_folder() -> Path:
-    """Return where this user's processes may leave word for one another until the machine restarts, if it is there."""
+    """Return the folder for this user's runtime files, which last until the machine restarts; it may not exist."""
     given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     return given if given.is_absolute() else Path("/run/user") / str(os.geteuid())
 
 
 def redis_environment() -> dict[str, str]:
-    """Return this process's environment for a program that reads Redis alone: without what opens anything else."""
+    """Return this process's environment for a program that reads only Redis, without the secrets of other services."""
     others = ("DATABASE_URL", "HEADRACE_", "PG", "AWS_")
     kept = {_PREFIX + name.upper() for name in _OF_REDIS}
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(others)}
@@ -306,8 +306,8 @@ _OF_REDIS = ("environment", "home", "log_level", "require_tls", "flower_host", "
 
 
 def require_services(settings: Settings, *, only_redis: bool = False) -> Settings:
-    """Return ``settings`` if both service addresses are given, or of the two Redis's; raise SettingsError that says how
-    to give them."""
+    """Return ``settings`` if both service addresses are given (with ``only_redis``: that of Redis); otherwise raise
+    SettingsError with the remedy."""
     for name, value in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
         if not value and not (only_redis and name == "DATABASE_URL"):
             raise SettingsError(f"{name} is not set: export it, or use `headrace up`, which starts its own services")

@@ -1,9 +1,9 @@
-"""Signals that ask a process to stop, none of which can be lost.
+"""Stop signals (SIGTERM, SIGINT), none of which is lost.
 
-A handler must not raise: Python drops what is raised while it runs a callback of its own, for example the callback of
-a weak reference that frees a module's lock after an import, and the process would go on for ever. A handler must not
-take a lock either, as ``threading.Event.set`` does: the code that it interrupts may hold it. So a handler only puts
-the signal into a ``SimpleQueue``, which is made for this, and a thread does the rest.
+A handler must not raise: Python drops exceptions that are raised while it runs a callback of its own, for example the
+callback of a weak reference that frees a module's lock after an import; the process would go on for ever. A handler
+must not take a lock either, as ``threading.Event.set`` does: the interrupted code may hold it. So a handler only puts
+the signal into a ``SimpleQueue``, which is reentrant, and a thread does the rest.
 """
 
 import signal
