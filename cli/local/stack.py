@@ -70,26 +70,14 @@ def running_stack(
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
         services = cleanup.enter_context(running_services(settings, home, say))
-        env = child_environment(
-            {
-                "DATABASE_URL": services.database_url,
-                "REDIS_URL": services.redis_url,
-                "HEADRACE_HOME": str(home.path),
-                "PYTHONUNBUFFERED": "1",
-                **(changes or {}),
-            }
-        )
+        env = _environment(services, home, changes or {})
         key, versions = _prepare(services, models, home, env, say, open_vault(settings))
         ports = _choose_ports(settings, len(models), say)
         names = [served_as(model, version) for model, version in zip(models, versions, strict=True)]
-        flower, *others = programs = _programs(settings, names, home, _as_roles(services, env), ports)
+        programs = _programs(settings, names, home, _as_roles(services, env), ports)
         for program in programs:
             cleanup.callback(program.stop)
-        # Flower starts after the workers, because it asks for their names only once. It ends before the servers.
-        for group in (others, [flower]):
-            for program in group:
-                program.start()
-            wait_until_ready(group, _READY_S)
+        _start(programs)
         api_url = _url(settings.api_host, ports.api)
         stack = Stack(
             api_url=api_url,
@@ -104,6 +92,29 @@ def running_stack(
         home.write_record(_record(stack, services, names))
         cleanup.enter_context(home.pointed_to())
         yield stack
+
+
+def _environment(services: Services, home: Home, changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the processes, with the settings in ``changes``."""
+    return child_environment(
+        {
+            "DATABASE_URL": services.database_url,
+            "REDIS_URL": services.redis_url,
+            "HEADRACE_HOME": str(home.path),
+            "PYTHONUNBUFFERED": "1",
+            **changes,
+        }
+    )
+
+
+def _start(programs: Sequence[Program]) -> None:
+    """Start all programs and wait until each is ready. Raises Unavailable if one is not ready in time."""
+    flower, *others = programs
+    # Flower starts after the workers, because it asks for their names only once. It ends before the servers.
+    for group in (others, [flower]):
+        for program in group:
+            program.start()
+        wait_until_ready(group, _READY_S)
 
 
 def check_installed() -> None:
