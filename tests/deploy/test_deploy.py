@@ -221,7 +221,8 @@ def test_images_copy_every_package_and_install_what_is_locked(name: str) -> None
         for source in rest.split()[:-1]
     }
     assert all((ROOT / source).exists() for source in copied), copied
-    packages = {package.split(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    packages = {pattern.removesuffix("*") for pattern in patterns}
     assert packages <= copied
     installs = [line for _, rest in _dockerfile(name) for line in re.findall(r"pip install [^;&]+", rest)]
     locked = [line for line in installs if "--require-hashes" in line]

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cli.local.postgres import LocalPostgres
 from migrations.roles import let_in
 from migrations.schema import upgrade
+from models.catalog import register
 from store.db.database import Database
 from store.db.roles import ROLES
 from store.registry.models import ModelVersion, register_version
@@ -50,7 +51,8 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
     document = api.get("/openapi.json").json()
     post = document["paths"]["/v1/jobs"]["post"]
     assert post["security"] == [{"HTTPBearer": ["jobs:write"]}]
-    assert set(post["requestBody"]["content"]["application/json"]["examples"]) == {"chat", "prompt", "vectors"}
+    examples = post["requestBody"]["content"]["application/json"]["examples"]
+    assert set(examples) == {"chat", "prompt", "vectors", "scores"}
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
     assert {"400", "401", "403", "404", "409", "413", "422", "429", "500", "503", "504"} <= set(refusals)
     for answer in refusals.values():
@@ -87,9 +89,12 @@ def test_documented_examples_are_accepted(
 ) -> None:
     document = api.get("/openapi.json").json()
     examples = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    register(db, "reranker", "fake-cross-encoder", "auto", actor="tests")
+    models = {"embed": encoder.model, "rerank": "reranker"}
     for example in examples.values():
-        body = example["value"] | {"model": encoder.model if "task" in example["value"] else "tiny"}
-        assert api.post("/v1/jobs", json=body).status_code == 202
+        body = example["value"] | {"model": models.get(example["value"].get("task"), "tiny")}
+        answer = api.post("/v1/jobs", json=body)
+        assert answer.status_code == 202, answer.text
     with ScriptedWorker(db, redis_client, f"{wide}@1").serve(lambda _: ["x"]):
         for body in document["components"]["schemas"]["ChatRequest"]["examples"]:
             answer = api.post("/v1/chat/completions", json=body | {"model": wide})
