@@ -13,7 +13,7 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
 from producer_api.openai.embedding_views import EmbeddingList
 from producer_api.openai.job_options import is_kept
-from producer_api.openai.synchronous import ClientConnection
+from producer_api.openai.synchronous import submit_and_wait
 from producer_api.server.errors import DOCUMENTED
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
@@ -33,19 +33,15 @@ async def create_embeddings(
 
     If the client disconnects before the end, the job is cancelled, unless `job.on_disconnect` is `continue`.
     """
-    wanted = to_job(body)
-    await runtime.streams.enter(request)
+    order = to_job(body)
     try:
-        receipt = await runtime.submissions.submit(principal, wanted, origin)
+        ended = await submit_and_wait(runtime, request, principal, order, origin, is_kept=is_kept(body.job))
     except HeadraceError as error:
         raise as_sent(error, body) from error
-    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
-    headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
-    ended = await ClientConnection(runtime, job, is_kept=is_kept(body.job)).wait(request)
     if ended is None:
         return Response()  # the client is gone
-    content = await run_in_threadpool(_encode, ended, body)
-    return Response(content, media_type="application/json", headers=headers)
+    content = await run_in_threadpool(_encode, ended.job, body)
+    return Response(content, media_type="application/json", headers=ended.headers)
 
 
 def _encode(job: Job, body: EmbeddingRequest) -> bytes:

@@ -5,6 +5,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,9 +19,36 @@ from producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, bod
 from producer_api.server.sse import PING, EventStream, Heartbeat, StreamAborted, data_only
 from producer_api.streaming.job_events import Ended, Event, Restarted, TextPiece, follow, wait_until_ended
 from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
+from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
+from store.payloads.job_payload import JobOrder
 from store.payloads.logprobs import Logprobs
+from store.tenants.api_keys import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """An ended job and the headers of the answer."""
+
+    job: Job
+    headers: dict[str, str]
+
+
+async def submit_and_wait(
+    runtime: Runtime, request: Request, principal: Principal, order: JobOrder, origin: Origin, *, is_kept: bool
+) -> EndedJob | None:
+    """Store a job and return it when it has ended, or None if the client disconnected before.
+
+    Raises what a submission raises, SyncTimeout, and Draining.
+    """
+    await runtime.streams.enter(request)
+    receipt = await runtime.submissions.submit(principal, order, origin)
+    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
+    headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
+    ended = await ClientConnection(runtime, job, is_kept=is_kept).wait(request)
+    return None if ended is None else EndedJob(ended, headers)
+
 
 _DONE = b"data: [DONE]\n\n"
 

@@ -17,7 +17,7 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import ObjectResponse
 from producer_api.openai.chat_answer import answer_of
 from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, is_kept, job_fields
-from producer_api.openai.synchronous import ClientConnection
+from producer_api.openai.synchronous import submit_and_wait
 from producer_api.openai.unknown_fields import refuse_near_misses
 from producer_api.server.errors import DOCUMENTED, from_validation
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
@@ -161,18 +161,14 @@ async def rerank(
 
     A caller who leaves before the end cancels the job, unless `job.on_disconnect` is `continue`.
     """
-    wanted = to_job(body)
-    await runtime.streams.enter(request)
+    order = to_job(body)
     try:
-        receipt = await runtime.submissions.submit(principal, wanted, origin)
+        ended = await submit_and_wait(runtime, request, principal, order, origin, is_kept=is_kept(body.job))
     except HeadraceError as error:
         raise as_sent(error, body) from error
-    job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
-    headers = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
-    ended = await ClientConnection(runtime, job, is_kept=is_kept(body.job)).wait(request)
     if ended is None:
         return Response()  # the caller has left
-    return ObjectResponse(rerank_answer(ended, body), headers=headers)
+    return ObjectResponse(rerank_answer(ended.job, body), headers=ended.headers)
 
 
 def _parse(body: Mapping[str, Any]) -> ParsedRequest:
