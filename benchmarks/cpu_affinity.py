@@ -21,7 +21,7 @@ from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row, StepPlan
 from models.families.llama import LlamaConfig, Rope
 from models.families.safetensors_reader import Weights
-from models.native import build as kernel_build
+from models.native.build import build
 from models.native.library import Kernels
 from models.native.llama import NativeBatchBuilder, NativeKvCache, NativeLlama
 
@@ -52,12 +52,9 @@ class _RandomWeights(Weights):
 
 def _child(folder: Path, pinned: bool) -> None:
     """Compute steps for one second after each line on stdin, and print the figures of a step."""
-    if not pinned:
-        kernel_build._FLAGS = (*kernel_build._FLAGS, "-DHEADRACE_UNPINNED")  # type: ignore[assignment]  # noqa: SLF001
+    library = build(folder, defines=() if pinned else ("HEADRACE_UNPINNED",))
     torch.set_num_threads(os.cpu_count() or 1)
-    model = NativeLlama(
-        Kernels(kernel_build.build(folder)), _CONFIG, _RandomWeights(), context=2048, dtype=torch.bfloat16
-    )
+    model = NativeLlama(Kernels(library), _CONFIG, _RandomWeights(), context=2048, dtype=torch.bfloat16)
     cache = NativeKvCache(_CONFIG, num_blocks=_ROWS * _BLOCKS, block_tokens=16, dtype=torch.bfloat16)
     rows = []
     for n in range(_ROWS):

@@ -31,7 +31,7 @@ def main() -> int:
     """Measure and print; return the exit code."""
     with tempfile.TemporaryDirectory(prefix="hr-") as name:
         folder = Path(name)
-        folder.chmod(0o711)  # as root, PostgreSQL runs as the user `nobody` and must get in
+        folder.chmod(0o711)  # PostgreSQL does not run as root: its own user must enter the folder
         postgres = LocalPostgres(folder / "pg", folder / "postgres.log")
         postgres.start()
         owner = Database(postgres.url, pool_size=2, application_name="bench-isolation")

@@ -1,8 +1,8 @@
 """What prompt lookup is worth: ``python -m benchmarks.lookup FOLDER --rounds 5``.
 
 The same requests with speculation and without, in turn, so that a drift of the machine's speed affects both; the ratio
-is the median of the rounds' ratios. Tasks that copy much of their prompt, one at a time; and, to see what it costs
-where there is nothing to copy, the chat jobs of the other benchmarks and open questions, one at a time and many
+is the median of the rounds' ratios. Tasks that copy much of their prompt, one at a time; and, for the cost
+without anything to copy, the chat jobs of the other benchmarks and open questions, one at a time and many
 together. Prints a table and, as its last line, JSON.
 """
 

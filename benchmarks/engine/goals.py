@@ -35,7 +35,7 @@ Goal = Callable[[Field, int], list[Verdict]]
 def _times(ours: str, *theirs: str, least: float, tokens: int = 0) -> Goal:
     """Return the goal that ``ours`` makes at least so many times the tokens a second of each of the others.
 
-    With ``tokens``, so many next tokens of each are held against float32: a speed in 8 bits means nothing without them.
+    ``tokens``: the number of next tokens to compare with float32, because 8 bits must be accurate too; 0: none.
     """
 
     def judge(field: Field, rounds: int) -> list[Verdict]:

@@ -47,7 +47,7 @@ class Services:
 def running_services() -> Iterator[Services]:
     """Yield both servers, with ``pg_stat_statements`` loaded; on leaving they stop and the folder goes."""
     folder = Path(tempfile.mkdtemp(prefix="hr-"))
-    folder.chmod(0o711)  # as root, PostgreSQL runs as the user `nobody` and must get in
+    folder.chmod(0o711)  # PostgreSQL does not run as root: its own user must enter the folder
     with ExitStack() as cleanup:
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         postgres = LocalPostgres(folder / "pg", folder / "postgres.log")

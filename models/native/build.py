@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
@@ -26,23 +27,24 @@ class BuildFailed(Exception):
     """The kernels cannot be compiled here. The message is one sentence with the reason."""
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, *, defines: Sequence[str] = ()) -> Path:
     """Return the library in ``folder``. If it is missing, compile it: about ten seconds, with a line on stderr.
 
-    Raises BuildFailed.
+    ``defines`` are macros of a variant, which has a file of its own. Raises BuildFailed.
     """
+    flags = [*_FLAGS, *(f"-D{name}" for name in defines)]
     compiler = next((found for name in _COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise BuildFailed(f"no C++ compiler ({', '.join(_COMPILERS)}) is on the PATH")
-    library = folder / f"kernels-{_digest(compiler)}.so"
+    library = folder / f"kernels-{_digest(compiler, flags)}.so"
     if not library.is_file():
-        _compile(compiler, library)
+        _compile(compiler, flags, library)
     return library
 
 
-def _digest(compiler: str) -> str:
+def _digest(compiler: str, flags: Sequence[str]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    parts = [version, *_FLAGS, platform.machine(), _cpu_features()]
+    parts = [version, *flags, platform.machine(), _cpu_features()]
     parts += [path.read_text() for path in sorted(SOURCES.iterdir())]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -56,7 +58,7 @@ def _cpu_features() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _compile(compiler: str, flags: Sequence[str], library: Path) -> None:
     sys.stderr.write("headrace: compiling the CPU kernels, once ...")
     sys.stderr.flush()
     started = time.monotonic()
@@ -64,7 +66,7 @@ def _compile(compiler: str, library: Path) -> None:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
-            command = [compiler, *_FLAGS, "-o", str(made), str(SOURCES / "forward.cpp")]
+            command = [compiler, *flags, "-o", str(made), str(SOURCES / "forward.cpp")]
             done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
             if done.returncode:
                 lines = done.stderr.strip().splitlines() or ["it printed nothing"]

@@ -135,7 +135,7 @@ def test_places_for_which_no_job_was_found_are_given_back(bench: Bench, direct: 
     recorder, admission = direct(room=4)
     wait_for(lambda: len(recorder.running) == 2, "both run")
     # Before the jobs end by themselves, which gives two places back in any case.
-    wait_for(lambda: admission.num_taken == 2, "no place is held for nobody", timeout_s=10)
+    wait_for(lambda: admission.num_taken == 2, "unused slots are given back", timeout_s=10)
 
 
 def test_while_messages_come_nothing_is_claimed_without_one(bench: Bench, direct: Claims) -> None:
