@@ -1,0 +1,149 @@
+"""The interface of an inference server: what an adapter translates from and to the server's HTTP API.
+
+    describe ──▶ what the server runs, compared with the registered version
+    load     ──▶ what it has to do at the moment
+    generate ──▶ pieces of one request's output, until one has a finish reason
+    abort    ──▶ ends requests inside the server
+
+All methods run on one asyncio loop. An adapter keeps no state of requests; ``external_engine`` does.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from models.engine.requests import EngineError, FinishReason, SampledLogprobs, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server can do for a request. A request that needs more is refused, or starts anew, by ``external_engine``.
+
+    ``token_ids``: prompts go in and outputs come out as token ids of the version's tokenizer. Without it the server
+    takes messages and gives text, and no attempt continues an earlier one.
+    ``continues_*``: an attempt may continue after emitted tokens although the request has a grammar, penalties or a
+    seed, and the output is distributed as that of an uninterrupted attempt.
+    """
+
+    token_ids: bool = True
+    logprobs: bool = True
+    grammars: frozenset[str] = frozenset()
+    """Kinds of ``models.engine.requests.Grammar`` that the server enforces."""
+    priorities: bool = False
+    cache_salt: bool = False
+    abort: bool = True
+    """False: closing the connection is the only way to end a request."""
+    continues_grammar: bool = False
+    continues_penalties: bool = False
+    continues_seed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server says of itself when a worker connects. None: the server does not say it."""
+
+    engine_version: str | None
+    models: tuple[str, ...]
+    """The names that requests may give: the base model and its adapters."""
+    root: str | None = None
+    """The folder or hub name from which the weights were loaded."""
+    revision: str | None = None
+    context_window: int | None = None
+    quantization: str | None = None
+    dtype: str | None = None
+    adapters: tuple[str, ...] = ()
+    batch_invariant: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """What a server has to do now. ``kv_use`` is the share of its KV cache in use, 0 to 1.
+
+    ``num_tokens`` is a counter of computed tokens (prompt and output), by which a slow server differs from a hung one.
+    None: the server does not say it.
+    """
+
+    running: int
+    waiting: int
+    kv_use: float | None = None
+    kv_tokens: int | None = None
+    num_tokens: int | None = None
+    preempted: int | None = None
+    prefix_hits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One request as it is sent. ``id`` is unique for each attempt, and the server knows the request by it.
+
+    ``prompt`` ends with the tokens that earlier attempts emitted; ``sampling.max_tokens`` is what remains. The engine
+    handles stop strings itself. A lower ``priority`` goes first. ``messages`` is for servers without token ids: the
+    chat completion request's own fields, as JSON values.
+    """
+
+    id: str
+    model: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    priority: int = 0
+    cache_salt: str = ""
+    messages: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """New output of one request. ``finish`` is set in the last piece only, and is STOP or LENGTH.
+
+    ``token_ids`` include the end-of-sequence token. ``text`` is for servers without token ids, otherwise empty.
+    ``logprobs`` has one value for each token if the request asks for them. The counts come when the server gives them.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[SampledLogprobs, ...] = ()
+    finish: FinishReason | None = None
+    num_cached_tokens: int | None = None
+    num_prompt_tokens: int | None = None
+    num_output_tokens: int | None = None
+
+
+class UpstreamRefused(EngineError):
+    """The server refuses the request for good (HTTP 4xx): the message quotes its reason, never the prompt."""
+
+    code = "invalid_value"
+
+
+class UpstreamLost(EngineError):
+    """The server is away, restarts, or broke the connection: another attempt may succeed. The job is not charged."""
+
+    code = "worker_lost"
+    retryable = True
+
+
+class Upstream(Protocol):
+    """One inference server. Every method may raise UpstreamLost."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server can do; known after ``describe``."""
+        ...
+
+    async def describe(self) -> ServerInfo:
+        """Ask the server what it runs."""
+        ...
+
+    async def load(self) -> ServerLoad:
+        """Ask the server what it has to do now."""
+        ...
+
+    def generate(self, request: UpstreamRequest) -> AsyncIterator[Piece]:
+        """Send a request and yield its output. Closing the iterator closes the connection. Raises UpstreamRefused."""
+        ...
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests inside the server, so that their KV memory is free. Unknown ids are no error."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
