@@ -6,6 +6,7 @@ starts the same warm drain; a second one ends it at once.
 
 import signal
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -15,14 +16,11 @@ from celery.exceptions import SecurityWarning
 from celery.platforms import EX_OK
 from celery.worker import state
 
-from store.redis.celery_queue import celery_app
+from store.redis.celery_queue import TASK, celery_app
 from store.settings import Settings
 from store.stop_signals import on_stop_signals
-from workers.celery.celery_task import register
-from workers.celery.no_ack_consumer import take_without_acknowledging
-from workers.celery.remote_control import only_reading
+from workers.celery.consumer import admission_step, only_reading, take_without_acknowledging
 from workers.celery.thread_pool import pool_class
-from workers.runs.engine_admission import admission_step
 from workers.worker_runtime import WorkerRuntime
 
 log = structlog.get_logger(__name__)
@@ -50,13 +48,21 @@ def drain_on_signals(runtime: WorkerRuntime) -> None:
 def build_worker(settings: Settings, runtime: WorkerRuntime, *, queue: str, hostname: str, concurrency: int) -> Worker:
     """Return Celery's worker, ready for ``start()``. It takes messages of ``queue`` only."""
     app = celery_app(settings)
-    register(app, runtime.job_runner.run)
+    _register_task(app, runtime.job_runner.run)
     take_without_acknowledging(app, runtime.counters.junk.inc)
     if settings.celery_control != "full":
         only_reading(app)
     app.steps["consumer"].add(admission_step(runtime.admission))
     _connect_signals(runtime, queue)
     return _worker(app, runtime, queue=queue, hostname=hostname, concurrency=concurrency)
+
+
+def _register_task(app: Celery, run: Callable[[str], object]) -> None:
+    """Add the one Celery task: its message carries only a job id, and it has no result. ``run`` raises nothing."""
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator]  # celery ships no annotations
+    def headrace_run(job_id: str) -> None:
+        run(job_id)
 
 
 # The warning is about pickled messages, which are never read here, and advises an option that does not exist here.

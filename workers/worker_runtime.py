@@ -30,11 +30,10 @@ from workers.health import OK, HealthServer, postgres_check
 from workers.metrics import Counters, EngineCollector
 from workers.presence import PresenceReporter
 from workers.runs.claim_client import ClaimClient
-from workers.runs.engine_admission import EngineAdmission
+from workers.runs.engine_admission import EngineAdmission, LoopWaker
 from workers.runs.in_flight import Attempt, InFlightAttempts
 from workers.runs.job_runner import JobRunner
 from workers.runs.leases import LeaseKeeper
-from workers.runs.loop_waker import LoopWaker
 from workers.runs.outcome import Retry
 from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext

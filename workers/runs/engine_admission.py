@@ -7,25 +7,20 @@ has reached the engine, jobs are taken one at a time.
 A crash suspect (a job that ran when its worker died) runs in isolation: ``reserved`` closes the worker to new jobs
 until no other job is left, and ``alone`` runs the suspect. A message that kombu had asked for before waits meanwhile.
 
-Celery's side is a bootstep that wraps ``channel.qos.can_consume``, which kombu asks before each BRPOP. Celery's own
-``worker_disable_prefetch`` uses the same hook.
+Celery asks before it takes a message: ``workers.celery.consumer``. If the answer was no, its event loop is woken when
+there is room again.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import ceil
 from statistics import fmean
-from typing import Any
-
-from celery import bootsteps
-from celery.worker.consumer.tasks import Tasks
 
 from models.engine.protocol import AnyEngine
-from workers.runs.loop_waker import LoopWaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +46,39 @@ class Ticket:
 
     def __init__(self, state: TicketState) -> None:
         self.state = state
+
+
+class LoopWaker:
+    """Wakes Celery's event loop from other threads, only if it waits for room.
+
+    Before ``attach`` there is no loop, and waking does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._wake: Callable[[], None] = _nothing
+        self._is_waiting = False
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """Set the function that wakes the loop; called again after each reconnect, which brings a new loop."""
+        self._wake = wake
+
+    def wait_for_room(self) -> None:
+        """Note that the loop is about to wait for room."""
+        self._is_waiting = True
+
+    def found_room(self) -> None:
+        """Note that the loop does not wait after all."""
+        self._is_waiting = False
+
+    def room_made(self) -> None:
+        """Wake the loop if it waits for room."""
+        if self._is_waiting:
+            self._is_waiting = False
+            self._wake()
+
+    def wake(self) -> None:
+        """Wake the loop."""
+        self._wake()
 
 
 class EngineAdmission:
@@ -252,36 +280,5 @@ class EngineAdmission:
             return Need(ceil(num_prompt), ceil(max_tokens), count=preparing + 1)
 
 
-def admission_step(admission: EngineAdmission) -> type[bootsteps.StartStopStep]:
-    """Return the consumer bootstep that makes Celery ask ``admission`` before it takes a message."""
-
-    class AdmissionStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no annotations
-        """Installed again after every reconnect, which brings a new channel."""
-
-        requires = (Tasks,)
-
-        def start(self, c: Any) -> None:
-            """Wrap the channel's quality of service, and let new room wake the event loop."""
-            ask_before_consuming(c.task_consumer.channel.qos, admission)
-            admission.waker.attach(lambda: wake(c.hub))
-
-    return AdmissionStep
-
-
-def ask_before_consuming(qos: Any, admission: EngineAdmission) -> None:
-    """Make ``qos.can_consume`` ask ``admission`` as well."""
-    original = qos.can_consume
-
-    def can_consume() -> bool:
-        return admission.has_credit() and bool(original())
-
-    qos.can_consume = can_consume
-
-
-def wake(hub: Any) -> None:
-    """End the event loop's wait from another thread, so that it asks again."""
-    hub.call_soon(_nothing)
-
-
 def _nothing() -> None:
-    """The hub runs it after it woke up."""
+    """There is no loop yet."""

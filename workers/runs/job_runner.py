@@ -5,18 +5,19 @@
       │                  └─ handed back or engine failure: released with the output so far
       └─ not claimed: the message is dropped
 
-The task's part is in ``workers.tasks``. Every path ends in an outcome, or in a lease that expires so that another
-worker takes the job. No exception reaches Celery, because its logs and events would show the text. Prompts and outputs
-are in no log line.
+The task's part is in ``workers.tasks``; it runs its request through ``EngineClient``. Every path ends in an outcome, or
+in a lease that expires so that another worker takes the job. No exception reaches Celery, because its logs and events
+would show the text. Prompts and outputs are in no log line.
 """
 
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from models.engine.requests import EngineError
+from models.engine.protocol import Engine
+from models.engine.requests import EngineError, FinishReason
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Finish
 from workers.metrics import Counters
@@ -29,6 +30,9 @@ from workers.runs.stream_publisher import FrameQueue
 
 log = structlog.get_logger(__name__)
 
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
 
 class Work(Protocol):
     """The part of a job that depends on its task."""
@@ -36,6 +40,40 @@ class Work(Protocol):
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Compute the payload with the engine, and return the outcome. May raise EngineError, HeadraceError."""
         ...
+
+
+class EngineClient(Generic[RequestT, ResultT]):
+    """Runs the request of an attempt in the engine, on the job's thread. Called from many threads at once."""
+
+    def __init__(
+        self, engine: Engine[RequestT, ResultT], admission: EngineAdmission, in_flight: InFlightAttempts
+    ) -> None:
+        self._engine = engine
+        self._admission = admission
+        self._in_flight = in_flight
+
+    def run(self, attempt: Attempt, request: RequestT, *, num_prompt: int, max_tokens: int) -> ResultT:
+        """Submit a request and return its result. Raises what ``submit`` raises, and the request's EngineError.
+
+        ``num_prompt`` and ``max_tokens`` are the size of the request in tokens, for the admission of later ones.
+        """
+        future = self._engine.submit(request)
+        self._admission.entered(num_prompt, max_tokens)
+        if self._in_flight.is_closed or not self._in_flight.owns(attempt):
+            # The attempt was lost or handed back before its request was in the engine, so nothing has cancelled it.
+            self._engine.cancel(attempt.id, FinishReason.HANDED_BACK)
+        try:
+            return future.result()
+        finally:
+            self._admission.left()
+
+    def check(self, request: RequestT) -> None:
+        """Raise as ``Engine.check``."""
+        self._engine.check(request)
+
+    def cancel(self, attempt: Attempt) -> None:
+        """Cancel the attempt's request."""
+        self._engine.cancel(attempt.id, FinishReason.CANCELLED)
 
 
 class JobRunner:

@@ -3,12 +3,20 @@
 A version never changes, so it is read and compiled once. Every text that leaves the worker goes through a
 ``GuardedOutput``. The filter of the stream feeds one while the deltas come. The job's thread feeds another one with the
 same deltas at the end, for the stored output. Equal deltas give equal pieces.
+
+    deltas 1 2 3 4 5 ──▶ guard ──▶ frames 1   2 3        only shown frames have numbers
+                           └─ blocks ──▶ the request is cancelled, no more frames are shown
+
+After a missing delta no more frames are shown, because the guard cannot know its text. Readers get the rest from
+Postgres when the job has ended.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from policy.documents import PolicyDocument
 from policy.outputs import GuardedOutput, OutputFormat
@@ -19,7 +27,10 @@ from store.db.database import Database
 from store.payloads.job_payload import PinnedPolicy, PolicyHit
 from store.payloads.sampling_params import GrammarKind
 from store.registry import policies
+from store.streams.stream_log import Frame
 from store.tasks.generate import GeneratePayload
+
+log = structlog.get_logger(__name__)
 
 _MOST_KEPT = 64
 """Compiled versions: each may take tens of megabytes."""
@@ -87,6 +98,37 @@ class OutputRules:
 
 def _counted(guard: GuardedOutput) -> tuple[PolicyHit, ...]:
     return tuple(map(PolicyHit.model_validate, counted(guard.hits)))
+
+
+class StreamFilter:
+    """Filters the frames of one attempt, in order, and numbers those that are shown. Used by one thread."""
+
+    def __init__(self, guard: GuardedOutput, on_blocked: Callable[[], object]) -> None:
+        self._guard = guard
+        self._on_blocked = on_blocked
+        self._num_taken = 0
+        self._num_shown = 0
+        self._is_closed = False
+
+    def passed(self, frame: Frame) -> Frame | None:
+        """Return the frame that is shown instead, or None. Raises nothing."""
+        if self._is_closed or frame.seq != self._num_taken + 1:
+            self._is_closed = True
+            return None
+        self._num_taken += 1
+        try:
+            text = self._guard.feed(frame.text or "")
+            if self._guard.blocked_by is not None:
+                self._is_closed = True
+                self._on_blocked()
+        except Exception as error:  # noqa: BLE001 - frames of other jobs go on, and the outcome is decided elsewhere
+            self._is_closed = True
+            log.error("gate_failed", job_id=frame.job_id, epoch=frame.epoch, error=type(error).__name__)
+            return None
+        if not text:
+            return None
+        self._num_shown += 1
+        return Frame(frame.job_id, frame.epoch, self._num_shown, text)
 
 
 def output_rules(cache: CompiledPolicies, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:

@@ -39,7 +39,7 @@ _ENDED_KEPT = 10_000
 
 
 class FrameFilter(Protocol):
-    """Filters the frames of one attempt: ``workers.runs.output_filter.StreamFilter``."""
+    """Filters the frames of one attempt: ``workers.runs.output_policy.StreamFilter``."""
 
     def passed(self, frame: Frame) -> Frame | None:
         """Return the frame that is shown instead, or None. Raises nothing."""

@@ -17,8 +17,8 @@ from store.payloads.job_payload import JobErrorBody, Usage
 from store.registry.models import ModelVersion
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint
-from workers.runs.engine_client import EngineClient
 from workers.runs.in_flight import Attempt
+from workers.runs.job_runner import EngineClient
 from workers.runs.outcome import STATES, Retry
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 

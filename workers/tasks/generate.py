@@ -41,12 +41,11 @@ from store.tasks.generate import GeneratePayload
 from workers.runs import outcome
 from workers.runs.checkpoint_recovery import CheckpointRecovery
 from workers.runs.engine_admission import EngineAdmission
-from workers.runs.engine_client import EngineClient
 from workers.runs.in_flight import Attempt, InFlightAttempts
+from workers.runs.job_runner import EngineClient
 from workers.runs.logprobs import emitted
 from workers.runs.outcome import Retry
-from workers.runs.output_filter import StreamFilter
-from workers.runs.output_policy import CompiledPolicies, OutputRules, output_rules
+from workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
 from workers.runs.stream_publisher import FrameQueue
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 

@@ -9,7 +9,8 @@ from kombu.asynchronous import Hub
 from kombu.transport.virtual import QoS
 
 from tests.workers.engine_stub import EngineStub
-from workers.runs.engine_admission import EngineAdmission, Ticket, ask_before_consuming, wake
+from workers.celery.consumer import ask_before_consuming, wake
+from workers.runs.engine_admission import EngineAdmission, Ticket
 
 
 class Blocks(EngineStub):

@@ -36,7 +36,7 @@ from tests.workers.conftest import Bench, Duties, StartWorker
 from tests.workers.scripted_model import PieceTokenizer, SayingRunner
 from tests.workers.test_continuing import Reader, answer, submit
 from tests.workers.test_continuing import api as api
-from workers.runs.output_filter import StreamFilter
+from workers.runs.output_policy import StreamFilter
 from workers.tasks.generate import GenerateModel
 from workers.worker_runtime import WorkerRuntime
 

@@ -16,7 +16,7 @@ from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.processes import Process, wait_for
 from tests.workers.conftest import Bench
-from workers.celery.no_ack_consumer import take_without_acknowledging
+from workers.celery.consumer import take_without_acknowledging
 
 QUEUE = "tiny@1"
 HINT = json.loads(encode(Hint("job_1", QUEUE, "generate:tiny@1")))

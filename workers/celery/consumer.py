@@ -1,0 +1,163 @@
+"""A worker's Celery consumer: what it takes from Redis, and when.
+
+It takes a message only while the engine has room: a bootstep wraps ``channel.qos.can_consume``, which kombu asks before
+each BRPOP. Celery's own ``worker_disable_prefetch`` uses the same hook.
+
+It takes hints without acknowledgement. A hint only announces a waiting job, and the dispatcher announces the job again
+if its hint is lost. This saves two of the three round trips that kombu makes for each message (into its list of
+unacknowledged messages, and out again), and no hint is delivered twice.
+
+Other messages in the queue, or in the worker's mailbox, are counted and dropped: kombu and Celery would end the worker,
+or its connection, for a message that they cannot read.
+
+Its remote control only reads. A client with write access to Redis can send a command to every worker, and some of
+Celery's commands end the worker, revoke its tasks or change its queues. Flower needs only those that read. Jobs are
+cancelled through the API, workers are stopped by signals.
+"""
+
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+import structlog
+from celery import Celery, bootsteps
+from celery.worker.consumer.tasks import Tasks
+from kombu.messaging import Consumer
+from kombu.pidbox import Node
+
+from store.redis.celery_queue import hint_of
+from workers.runs.engine_admission import EngineAdmission
+
+log = structlog.get_logger(__name__)
+
+READING = frozenset(
+    {
+        "active",
+        "active_queues",
+        "clock",
+        "conf",
+        "enable_events",
+        "heartbeat",
+        "ping",
+        "query_task",
+        "registered",
+        "reserved",
+        "revoked",
+        "scheduled",
+        "stats",
+    }
+)
+_LONGEST = 64  # characters of a command in the log
+
+
+class HintConsumer(Consumer):
+    """A consumer without acknowledgements; it replaces ``app.amqp.Consumer``, from which Celery makes its consumer."""
+
+    no_ack = True
+    channel: Any  # kombu's; its annotations are not complete
+    on_junk: Callable[[], None]
+
+    def consume(self, no_ack: bool | None = None) -> None:
+        """Begin to take messages. An acknowledgement by Celery does nothing, because kombu would call Redis for it."""
+        super().consume(no_ack)  # type: ignore[no-untyped-call]
+        self.channel.qos.ack = _acknowledge_nothing
+        transport = self.channel.connection
+        for queue in self.queues or ():
+            transport._callbacks[queue.name] = self._checked(transport._callbacks[queue.name])  # noqa: SLF001
+        self._guard(transport)
+
+    def _checked(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return ``take`` for hints; other messages are dropped."""
+
+        def take_hint(raw: Any) -> None:
+            if hint_of(raw) is None:
+                self._drop("not a hint")
+            else:
+                take(raw)
+
+        return take_hint
+
+    def _guard(self, transport: Any) -> None:
+        """Keep the connection when a message cannot be read. Errors of the connection itself still end it."""
+        # kombu counts KeyError as a connection error, but a message without its fields raises it too.
+        broken = (*transport.connection_errors, *transport.channel_errors, Empty)
+        transport._deliver = self._guarded(  # noqa: SLF001
+            transport._deliver,  # noqa: SLF001
+            tuple(error for error in broken if error is not KeyError),
+        )
+        transport.cycle.on_readable = self._guarded(transport.cycle.on_readable, broken)
+
+    def _guarded(self, read: Callable[..., Any], broken: tuple[type[Exception], ...]) -> Callable[..., Any]:
+        def guarded(*args: Any) -> Any:
+            try:
+                return read(*args)
+            except broken:
+                raise
+            except Exception as error:  # noqa: BLE001 - the message may be anything that was written into Redis
+                self._drop(type(error).__name__)
+
+        return guarded
+
+    def _drop(self, reason: str) -> None:
+        log.warning("junk_dropped", reason=reason)
+        self.on_junk()
+
+
+def _acknowledge_nothing(_delivery_tag: str) -> None:
+    """The message is in no list of unacknowledged messages."""
+
+
+def take_without_acknowledging(app: Any, on_junk: Callable[[], None]) -> None:
+    """Make the worker of this app consume with ``HintConsumer``; ``on_junk`` is called for each dropped message."""
+    app.amqp.Consumer = type("HintConsumer", (HintConsumer,), {"on_junk": staticmethod(on_junk)})
+
+
+def admission_step(admission: EngineAdmission) -> type[bootsteps.StartStopStep]:
+    """Return the consumer bootstep that makes Celery ask ``admission`` before it takes a message."""
+
+    class AdmissionStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no annotations
+        """Installed again after every reconnect, which brings a new channel."""
+
+        requires = (Tasks,)
+
+        def start(self, c: Any) -> None:
+            """Wrap the channel's quality of service, and let new room wake the event loop."""
+            ask_before_consuming(c.task_consumer.channel.qos, admission)
+            admission.waker.attach(lambda: wake(c.hub))
+
+    return AdmissionStep
+
+
+def ask_before_consuming(qos: Any, admission: EngineAdmission) -> None:
+    """Make ``qos.can_consume`` ask ``admission`` as well."""
+    original = qos.can_consume
+
+    def can_consume() -> bool:
+        return admission.has_credit() and bool(original())
+
+    qos.can_consume = can_consume
+
+
+def wake(hub: Any) -> None:
+    """End the event loop's wait from another thread, so that it asks again."""
+    hub.call_soon(_nothing)
+
+
+def _nothing() -> None:
+    """The hub runs it after it woke up."""
+
+
+class ReadingNode(Node):
+    """A worker's mailbox that accepts only the commands of ``READING``."""
+
+    def handle(self, method: object, arguments: Any = None) -> Any:
+        """Run a command, or refuse it in the answer."""
+        if method in READING:
+            return super().handle(method, arguments)  # type: ignore[no-untyped-call]
+        log.warning("control_refused", command=str(method)[:_LONGEST])
+        return {"error": "refused: this worker's remote control reads only (HEADRACE_CELERY_CONTROL)"}
+
+
+def only_reading(app: Celery) -> None:
+    """Give the worker of this app a ``ReadingNode``. Call it before the worker is made."""
+    app.control.mailbox.node_cls = ReadingNode
