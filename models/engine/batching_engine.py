@@ -6,24 +6,26 @@
 A subclass defines a step: schedule, run, postprocess.
 
 Rules: the lock is never held while the model runs or foreign code is called. Every accepted request gets exactly one
-outcome. If the thread dies, every active request fails with EngineStopped.
+outcome. If the thread dies, every active request fails with EngineStopped. Deltas and outcomes are collected in an
+``Outbox`` while the lock is held, and delivered after its release.
 """
 
 import logging
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from models.engine.outbox import Outbox, call_out
 from models.engine.requests import (
     Delta,
     EncodeRequest,
     EngineError,
     EngineRequest,
+    EngineStats,
     EngineStopped,
     FinishReason,
     OutOfMemory,
@@ -31,11 +33,12 @@ from models.engine.requests import (
     RequestInvalid,
     StepFailed,
 )
-from models.engine.sequences.active_request import ActiveRequest
-from models.engine.statistics import EngineCounters
+from models.engine.sequences.sequence import ActiveRequest
 from models.engine.step_runner import is_out_of_memory
 
 log = logging.getLogger(__name__)
+
+NUM_RECENT_BATCHES = 128
 
 RequestT = TypeVar("RequestT", bound=EngineRequest | EncodeRequest)
 ResultT = TypeVar("ResultT")
@@ -44,6 +47,101 @@ StateT = TypeVar("StateT", bound=ActiveRequest)
 
 def ignore(*_: object) -> None:
     """A callback that does nothing."""
+
+
+class Outbox(Generic[ResultT]):
+    """The deltas and outcomes of a step, or of a stop.
+
+    Invariant: the deltas of a request are delivered before its outcome, and an outcome is delivered once.
+    """
+
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+        self.completions: list[tuple[Future[ResultT], ResultT]] = []
+        self.failures: list[tuple[Future[ResultT], EngineError]] = []
+
+    def add(self, delta: Delta | None) -> None:
+        """Add the new text of a request, if there is any."""
+        if delta is not None:
+            self.deltas.append(delta)
+
+    def deliver(self, on_deltas: Callable[[list[Delta]], None], on_room: Callable[[], None]) -> None:
+        """Deliver the deltas in one call, then the outcomes; then call ``on_room`` if requests have ended."""
+        if self.deltas:
+            call_out("on_deltas", partial(on_deltas, self.deltas))
+        for future, result in self.completions:
+            call_out("on_done", partial(future.set_result, result))
+        for failed, error in self.failures:
+            call_out("on_done", partial(failed.set_exception, error))
+        if self.completions or self.failures:
+            call_out("on_room", on_room)
+
+
+def call_out(name: str, callback: Callable[[], object]) -> None:
+    """Call foreign code. Its error is logged: it must not end the engine or keep the next callback from its call."""
+    try:
+        callback()
+    except BaseException:  # SystemExit too: in this thread it would end the engine alone
+        log.exception("callback_failed name=%s", name)
+
+
+class EngineCounters:
+    """Counts of steps, tokens and outcomes since the engine's start, and how well the batches were filled.
+
+    The engine's thread writes them; they are read under its lock.
+    """
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._batches = 0
+        self._batch_rows = 0
+        self._peak_batch = 0
+        self._recent: deque[int] = deque(maxlen=NUM_RECENT_BATCHES)
+        self._prompt_tokens = 0
+        self._output_tokens = 0
+        self._completed = 0
+        self._failed = 0
+
+    def count_pass(self) -> None:
+        """Count a forward pass that ended, well or not."""
+        self._steps += 1
+
+    def count_batch(self, num_rows: int, num_steady_rows: int) -> None:
+        """Count the rows of a pass. ``num_steady_rows``, those without prefill chunks, make the mean batch."""
+        self._batches += num_steady_rows > 0
+        self._batch_rows += num_steady_rows
+        self._peak_batch = max(self._peak_batch, num_rows)
+        self._recent.append(num_rows)
+
+    def count_tokens(self, *, prompt: int = 0, output: int = 0) -> None:
+        """Count tokens of prompts that were taken in, and tokens that were generated."""
+        self._prompt_tokens += prompt
+        self._output_tokens += output
+
+    def count_outcomes(self, completed: int, failed: int) -> None:
+        """Count requests that ended."""
+        self._completed += completed
+        self._failed += failed
+
+    def stats(
+        self, *, running: int, waiting: int, max_slots: int, last_step_age_s: float, **others: Any
+    ) -> EngineStats:
+        """Return the statistics; ``others`` are the fields of EngineStats that are not counted here."""
+        return EngineStats(
+            steps=self._steps,
+            running=running,
+            waiting=waiting,
+            max_slots=max_slots,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+            completed=self._completed,
+            failed=self._failed,
+            mean_batch=self._batch_rows / self._batches if self._batches else 0.0,
+            peak_batch=self._peak_batch,
+            last_step_age_s=last_step_age_s,
+            recent_batches=tuple(self._recent),
+            **others,
+        )
 
 
 class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from models.engine.batching_engine import BatchingEngine, failure_of, ignore
+from models.engine.batching_engine import BatchingEngine, Outbox, call_out, failure_of, ignore
 from models.engine.kv.block_pool import BlockPool
-from models.engine.outbox import Outbox, call_out
 from models.engine.requests import (
     BACKGROUND_RANK,
     MAX_TOP_LOGPROBS,
@@ -39,11 +38,13 @@ from models.engine.scheduling.prefill_budget import PrefillBudget
 from models.engine.scheduling.scheduler import Scheduler
 from models.engine.sequences.sequence import SequenceState
 from models.engine.sequences.stop_strings import TokenDecoder
-from models.engine.sequences.stream_throttle import StreamThrottle
-from models.engine.speculation.drafts import Speculation
+from models.engine.speculation import Speculation
 from models.engine.step_runner import PassResult, StepRunner
 
 log = logging.getLogger(__name__)
+
+LONGEST_PAUSE_S = 0.25
+"""A pause of a stream this short is not noticeable to a person who reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,22 @@ class EngineConfig:
         """Raise ValueError for a configuration in which nothing could run."""
         if self.max_slots < 1 or self.step_tokens < 1 or self.stretch <= 1 or self.deltas_per_s <= 0:
             raise ValueError(f"an engine needs max_slots, step_tokens and deltas_per_s > 0, stretch > 1: {self}")
+
+
+class StreamThrottle:
+    """Limits how often new text of a request is shown, so that streaming leaves the processor to the model.
+
+    A delta costs some tenths of a millisecond of processor time, however long its text is: a frame in Redis, an event
+    at a server, a read at a client. So all running requests share one rate, about ``deltas_per_s``. With many requests
+    each one is shown less often. If the rate is infinite, each token has its own delta.
+    """
+
+    def __init__(self, deltas_per_s: float) -> None:
+        self._deltas_per_s = deltas_per_s
+
+    def is_due(self, shown_at: float | None, now: float, num_running: int) -> bool:
+        """Return True if a request that last showed text at ``shown_at`` may show more. The first text is not held."""
+        return shown_at is None or now - shown_at >= min(LONGEST_PAUSE_S, num_running / self._deltas_per_s)
 
 
 class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):

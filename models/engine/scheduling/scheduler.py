@@ -23,7 +23,7 @@ from models.engine.requests import BACKGROUND_RANK
 from models.engine.runner import Interrupt, Row, Sampled, StepPlan
 from models.engine.scheduling.prefill_budget import PrefillBudget
 from models.engine.sequences.sequence import SequenceState
-from models.engine.speculation.drafts import Speculation
+from models.engine.speculation import Speculation
 
 _OLDEST = -1  # class rank of the oldest request: better than any class
 

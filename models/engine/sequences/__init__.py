@@ -1,4 +1,4 @@
-"""The state of active requests: tokens and text of a sequence, hashes of its blocks, stop strings, stream throttle.
+"""The state of active requests: tokens, text and block hashes of a sequence, and stop strings.
 
 The tensors of a request are the runner's.
 """

@@ -1,20 +1,88 @@
-"""The state of one generating request: its tokens, its KV blocks, and the text that was shown of it."""
+"""The state of a request in the engine. A generating one has tokens, KV blocks and their hashes, and the shown text."""
 
+from array import array
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from models.engine.requests import (
     CheckpointMismatch,
     CompletionOutput,
     Delta,
     EmittedOutput,
+    EncodeRequest,
     EngineRequest,
     FinishReason,
+    RequestId,
     SampledLogprobs,
 )
 from models.engine.runner import Sampled
-from models.engine.sequences.active_request import ActiveRequest
-from models.engine.sequences.prefix_hash import BlockHasher, slice_of
 from models.engine.sequences.stop_strings import OutputText, TokenDecoder
+
+HASH_BYTES = 16
+
+
+class ActiveRequest:
+    """The part that is the same for each kind of request, from submission to outcome.
+
+    Times are readings of the engine's clock, in seconds.
+    """
+
+    request: EngineRequest | EncodeRequest
+
+    def __init__(self, now: float) -> None:
+        self.submitted_at = now
+        self.ending: FinishReason | None = None  # set from outside: end before the next step, for this reason
+
+    @property
+    def id(self) -> RequestId:
+        """The request's id."""
+        return self.request.id
+
+    @property
+    def progress(self) -> EmittedOutput:
+        """The output that was shown so far."""
+        return EmittedOutput()
+
+    def forced_end(self, now: float) -> FinishReason | None:
+        """Return why the request must end before the next step, or None."""
+        if self.ending is not None:
+            return self.ending
+        deadline = self.request.deadline
+        return FinishReason.DEADLINE if deadline is not None and now >= deadline else None
+
+
+class BlockHasher:
+    """The hashes of one request's full KV blocks, computed when they are needed.
+
+        salt ──▶ root ──┬─▶ hash 0 ──┬─▶ hash 1 ──▶ …        each: digest of the previous hash and the block's tokens
+              tokens 0 ─┘  tokens 1 ─┘
+
+    Equal hashes mean equal keys and values. A block's keys and values depend on all tokens before it, and so does its
+    hash. The salt is part of every hash: requests with different salts share no blocks, so a tenant cannot find out
+    another tenant's prompts by timing its guesses. The digests are cryptographic and 128 bits long; tokens are not
+    compared again when a hash is found.
+    """
+
+    def __init__(self, salt: str) -> None:
+        self._root = blake2b(salt.encode(), digest_size=HASH_BYTES, person=b"salt").digest()
+        self._hashes: list[bytes] = []
+
+    def first(self, count: int, prompt: Sequence[int], output: Sequence[int], block_tokens: int) -> list[bytes]:
+        """Return the hashes of the first ``count`` blocks of ``prompt`` and ``output`` together."""
+        hashes = self._hashes
+        while len(hashes) < count:
+            tokens = slice_of(prompt, output, len(hashes) * block_tokens, (len(hashes) + 1) * block_tokens)
+            parent = hashes[-1] if hashes else self._root
+            hashes.append(blake2b(parent + array("q", tokens).tobytes(), digest_size=HASH_BYTES).digest())
+        return hashes[:count]
+
+
+def slice_of(prompt: Sequence[int], output: Sequence[int], begin: int, end: int) -> tuple[int, ...]:
+    """Return tokens ``begin`` up to ``end`` of ``prompt`` followed by ``output``."""
+    num_prompt = len(prompt)
+    if end <= num_prompt:
+        return tuple(prompt[begin:end])
+    return (*prompt[begin:end], *output[max(0, begin - num_prompt) : end - num_prompt])
 
 
 class SequenceState(ActiveRequest):

@@ -4,9 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from models.engine.llm_engine import EngineConfig, LLMEngine
+from models.engine.llm_engine import LONGEST_PAUSE_S, EngineConfig, LLMEngine, StreamThrottle
 from models.engine.requests import Delta
-from models.engine.sequences.stream_throttle import LONGEST_S, StreamThrottle
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, step
 
 STEP_S = 0.02
@@ -41,7 +40,7 @@ def test_few_streams_show_each_token_and_many_show_no_more_than_they_may() -> No
 
 def test_nobody_waits_longer_than_a_reader_would_notice() -> None:
     shown = [at for at, delta in shown_by(16, 60, deltas_per_s=1) if delta.request_id == "s3"]
-    assert max(b - a for a, b in pairwise(shown)) <= LONGEST_S + STEP_S
+    assert max(b - a for a, b in pairwise(shown)) <= LONGEST_PAUSE_S + STEP_S
 
 
 @pytest.mark.parametrize("num_running", [1, 64, 1000])

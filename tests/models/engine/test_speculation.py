@@ -1,17 +1,22 @@
-"""Drafts are made while they pay, and change nothing but the number of steps."""
+"""Drafts are made while they pay, and change nothing but the number of steps.
+
+Prompt lookup is compared with a slow search through the whole text, the learned costs with passes of a known cost.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.engine.kv.block_pool import BlockPool
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan
 from models.engine.scheduling.scheduler import Scheduler
-from models.engine.speculation.drafts import AcceptanceStatistics, Speculation
+from models.engine.speculation import AcceptanceStatistics, PromptLookup, Speculation, StepCosts
 from tests.models.engine.rig import (
     Bytes,
     Clock,
@@ -224,3 +229,97 @@ def test_what_is_kept_ends_with_the_request() -> None:
     assert bytes(row.drafts) == b"bca"
     scheduler.remove(request)
     assert not speculation._requests
+
+
+TEXTS = st.lists(st.integers(0, 3), max_size=60)
+
+
+def num_matching(tokens: list[int], place: int) -> int:
+    """How many tokens before ``place`` are those at the end, eight at most."""
+    return next((n for n in range(8) if n >= place or tokens[place - n - 1] != tokens[-n - 1]), 8)
+
+
+def slow_draft(tokens: list[int], most: int) -> list[int]:
+    places = [place for place in range(2, len(tokens)) if tokens[place - 2 : place] == tokens[-2:]][-4:]
+    if not places:
+        return []
+    place = max(places, key=lambda each: (num_matching(tokens, each), each))
+    text = list(tokens)
+    for at in range(place, place + most):
+        text.append(text[at])
+    return text[len(tokens) :]
+
+
+@given(tokens=TEXTS, most=st.integers(0, 12), cuts=st.lists(st.integers(0, 60), max_size=4))
+def test_it_finds_what_a_search_finds_however_the_text_came(tokens: list[int], most: int, cuts: list[int]) -> None:
+    lookup = PromptLookup()
+    for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), 60], strict=True):
+        lookup.extend(tokens[begin:end])
+    assert len(lookup) == len(tokens)
+    assert lookup.draft(most) == slow_draft(tokens, most)
+
+
+def test_a_copy_is_continued_and_a_new_word_is_not() -> None:
+    lookup = PromptLookup()
+    lookup.extend([1, 2, 3, 4, 5, 6, 9, 2, 3])
+    assert lookup.draft(3) == [4, 5, 6]
+    lookup.extend([7])
+    assert lookup.draft(3) == []
+
+
+def test_the_longer_match_goes_before_the_later_one() -> None:
+    lookup = PromptLookup()
+    lookup.extend([1, 2, 3, 50, 8, 2, 3, 60, 1, 2, 3])
+    assert lookup.draft(1) == [50]
+
+
+def test_a_loop_goes_round() -> None:
+    lookup = PromptLookup()
+    lookup.extend([5, 1, 2, 1, 2])
+    assert lookup.draft(5) == [1, 2, 1, 2, 1]
+
+
+@given(st.floats(0.001, 1.0), st.floats(0.0, 0.1), st.sets(st.integers(1, 16), min_size=2), st.floats(1.0, 50.0))
+def test_it_finds_what_a_pass_and_a_token_take_though_some_are_held_up(
+    base: float, each: float, sizes: set[int], slower: float
+) -> None:
+    costs = StepCosts(16)
+    for size in sizes:
+        for factor in (slower, 1.0, slower):
+            costs.record(size, factor * (base + each * size))
+    assert costs.line() == pytest.approx((base, each), rel=1e-6, abs=1e-9)
+
+
+def test_passes_of_one_size_say_nothing_and_large_ones_do_not_count() -> None:
+    costs = StepCosts(16)
+    assert costs.line() is None
+    costs.record(4, 0.1)
+    costs.record(17, 9.0)
+    assert costs.line() is None
+
+
+def test_it_follows_a_machine_that_changes() -> None:
+    costs = StepCosts(16)
+    for seconds in (0.001, 0.01):
+        for _ in range(8):
+            costs.record(1, 2 * seconds)
+            costs.record(4, 5 * seconds)
+    assert costs.line() == pytest.approx((0.01, 0.01))
+
+
+def test_what_is_long_ago_is_forgotten() -> None:
+    costs = StepCosts(16)
+    costs.record(4, 0.1)
+    for _ in range(600):
+        costs.record(1, 0.1)
+    assert costs.line() is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 16), st.floats(0.0, 10.0)), min_size=1, max_size=60))
+def test_nothing_is_negative(passes: list[tuple[int, float]]) -> None:
+    costs = StepCosts(16)
+    for size, seconds in passes:
+        costs.record(size, seconds)
+    base, each = costs.line() or (0.0, 0.0)
+    assert base >= 0 or base == pytest.approx(0, abs=1e-9)
+    assert each >= 0
