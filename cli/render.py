@@ -183,10 +183,11 @@ def models_table(models: Sequence[Json]) -> Table:
             model["id"],
             ", ".join(str(version) for version in model.get("versions") or []),
             ", ".join(f"{alias} → {version}" for alias, version in sorted((model.get("aliases") or {}).items())),
+            model.get("engine", ""),
         )
         for model in models
     )
-    return table("model", "versions", "aliases", rows=rows)
+    return table("model", "versions", "aliases", "engine", rows=rows)
 
 
 def endpoints_table(endpoints: Sequence[Json]) -> Table:

@@ -39,5 +39,6 @@ def _find(runtime: Runtime, name: str) -> ModelVersionObject:
         context_window=version.context_window,
         dtype=version.dtype,
         digest=version.digest,
+        batch_invariant=version.engine.batch_invariant if version.engine.is_external else None,
         sampling=runtime.catalog.sampling(version) if version.spec.has_sampling else None,
     )

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from store.payloads.sampling_params import SamplingDefaults
+from store.registry.engine_spec import EngineKind
 from store.registry.models import DEFAULT_ALIAS, ModelSummary
 from store.tasks.registry import TASKS
 
@@ -20,6 +21,7 @@ class ModelObject(BaseModel):
     version: int = Field(description="the version that the id means now")
     aliases: dict[str, int]
     versions: list[int]
+    engine: str = Field(description="what runs this version: `native`, or a server: `vllm`, `sglang`, `openai`")
 
 
 class ModelVersionObject(ModelObject):
@@ -28,6 +30,9 @@ class ModelVersionObject(ModelObject):
     context_window: int
     dtype: str
     digest: str
+    batch_invariant: bool | None = Field(
+        None, description="of a server: whether each answer is independent of the others in its batch"
+    )
     sampling: SamplingDefaults | None = Field(
         None,
         description="sampling defaults: from the version's record, else from the model's "
@@ -61,4 +66,5 @@ def model_object(model: ModelSummary, name: str, version: int) -> ModelObject:
         version=version,
         aliases=model.aliases,
         versions=model.versions,
+        engine=model.engines.get(version, EngineKind.NATIVE),
     )

@@ -6,7 +6,7 @@ It resolves model strings (``name``, ``name@3``, ``name@alias``) and names queue
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, RowMapping, text
@@ -15,6 +15,7 @@ from store.audit.audit import record
 from store.db.database import Database, dump_json
 from store.errors import InvalidRequest, NotFound
 from store.payloads.sampling_params import SamplingDefaults
+from store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
 from store.tasks.registry import FAKE_RUNNERS, TASK_OF_RUNNER
 from store.tasks.task_spec import TaskSpec
 
@@ -29,7 +30,8 @@ _ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 class ModelVersion:
     """One immutable version. ``files`` maps the name of a file to its digest for ``read_file``.
 
-    ``sampling``: defaults set by the operator. They may change; accepted jobs keep their values.
+    ``sampling``: defaults set by the operator. They may change; accepted jobs keep their values. ``engine``: what runs
+    the version; its address may change too.
     """
 
     model: str
@@ -43,6 +45,7 @@ class ModelVersion:
     created_at: datetime
     retired_at: datetime | None
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    engine: EngineSpec = NATIVE
 
     @property
     def task(self) -> str:
@@ -59,16 +62,25 @@ class ModelVersion:
         """True if the version has no weights and no files."""
         return self.runner in FAKE_RUNNERS
 
+    @property
+    def is_without_tokenizer(self) -> bool:
+        """True if tokens are only estimated: the engine is an OpenAI-compatible server, registered without files."""
+        return self.engine.kind is EngineKind.OPENAI and "tokenizer.json" not in self.files
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """A model with its aliases and the versions that can be used, newest first."""
+    """A model with its aliases and the versions that can be used, newest first.
+
+    ``engines``: the kind of engine of those versions with another than Headrace's own.
+    """
 
     name: str
     task: str
     created_at: datetime
     aliases: dict[str, int]
     versions: list[int]
+    engines: dict[int, str]
 
 
 # Adds files, unless they exist.
@@ -91,12 +103,17 @@ SELECT version FROM model_versions
 WHERE model = :model AND digest = :digest AND dtype = :dtype AND retired_at IS NULL
 """)
 
+# Sets the engine of a version: its address has changed.
+_SET_ENGINE = text("""
+UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model AND version = :version
+""")
+
 # Adds the next version.
 _INSERT_VERSION = text("""
-INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files)
+INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files, engine)
 SELECT
     CAST(:model AS text), COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window,
-    CAST(:files AS jsonb)
+    CAST(:files AS jsonb), CAST(:engine AS jsonb)
 FROM model_versions WHERE model = :model
 RETURNING version
 """)
@@ -117,7 +134,11 @@ SELECT
     (SELECT COALESCE(jsonb_object_agg(alias, version), '{}') FROM aliases WHERE model = models.name) AS aliases,
     ARRAY(
         SELECT version FROM model_versions WHERE model = models.name AND retired_at IS NULL ORDER BY version DESC
-    ) AS versions
+    ) AS versions,
+    (
+        SELECT COALESCE(jsonb_object_agg(version, engine ->> 'kind'), '{}')
+        FROM model_versions WHERE model = models.name AND engine IS NOT NULL
+    ) AS engines
 FROM models ORDER BY name
 """)
 
@@ -157,8 +178,15 @@ def register_version(
     context_window: int,
     files: Mapping[str, bytes],
     actor: str,
+    engine: EngineSpec = NATIVE,
 ) -> ModelVersion:
-    """Add a version, or return the version with this digest and dtype. The first one gets the alias ``default``."""
+    """Add a version, or return the version with this digest and dtype. The first one gets the alias ``default``.
+
+    ``runner`` is the kind of the ``engine`` if that is an inference server. Such a version that is there already gets
+    the engine's address.
+    """
+    if engine.is_external != (runner in EXTERNAL_KINDS) or (engine.is_external and engine.kind != runner):
+        raise InvalidRequest(f"the engine {engine.kind.value} does not run a version of the kind {runner}")
     if not _NAME.fullmatch(model):
         raise InvalidRequest(f"a model name is letters, digits and . _ / -, and no path, not {model!r}", param="model")
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
@@ -170,13 +198,33 @@ def register_version(
             contents = {digests[name]: content for name, content in files.items()}
             connection.execute(_INSERT_FILES, {"digests": list(contents), "contents": list(contents.values())})
             row = values | {"context_window": context_window, "files": dump_json(digests)}
+            row["engine"] = _stored(engine)
             version = connection.execute(_INSERT_VERSION, row).scalar_one()
-            what = values | {"context_window": context_window, "files": digests}
+            what = values | {"context_window": context_window, "files": digests} | _audited(engine)
             name = queue_name(model, version)
             record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
             if version == 1:
                 _point(connection, model, DEFAULT_ALIAS, version)
-        return _version(connection, model, version)
+        found = _version(connection, model, version)
+        return found if found.engine == engine else _set_engine(connection, found, engine, actor)
+
+
+def _set_engine(connection: Connection, version: ModelVersion, engine: EngineSpec, actor: str) -> ModelVersion:
+    """Set the engine of a version that has the same digest, so only the engine's address is another."""
+    values = {"model": version.model, "version": version.version, "engine": _stored(engine)}
+    connection.execute(_SET_ENGINE, values)
+    name = queue_name(version.model, version.version)
+    before, after = _audited(version.engine), _audited(engine)
+    record(connection, None, actor, "model.engine_set", name, {"url": engine.url or ""}, before=before, after=after)
+    return replace(version, engine=engine)
+
+
+def _stored(engine: EngineSpec) -> str | None:
+    return dump_json(engine.model_dump(mode="json", exclude_none=True)) if engine.is_external else None
+
+
+def _audited(engine: EngineSpec) -> dict[str, object]:
+    return {"engine": engine.model_dump(mode="json", exclude_none=True)} if engine.is_external else {}
 
 
 def _lock_model(connection: Connection, model: str, task: str) -> None:
@@ -203,7 +251,10 @@ def list_models(db: Database) -> list[ModelSummary]:
     """Return all models, by name."""
     with db.autocommit() as connection:
         rows = connection.execute(_LIST).mappings().all()
-    return [ModelSummary(**row) for row in rows]
+    return [
+        ModelSummary(**{**row, "engines": {int(version): kind for version, kind in row["engines"].items()}})
+        for row in rows
+    ]
 
 
 def get_version(db: Database, model: str, version: int) -> ModelVersion:
@@ -274,8 +325,9 @@ _FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 
 def _read_version(row: RowMapping) -> ModelVersion:
-    known = {name: row[name] for name in _FIELDS if name != "sampling"}
-    return ModelVersion(**known, sampling=SamplingDefaults.model_validate(row["sampling"] or {}))
+    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine"}}
+    engine = NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"])
+    return ModelVersion(**known, sampling=SamplingDefaults.model_validate(row["sampling"] or {}), engine=engine)
 
 
 def _unknown(connection: Connection, name: str) -> NotFound:

@@ -45,6 +45,8 @@ model_versions = Table(
     Column("files", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     timestamp("created_at", required=True),
     timestamp("retired_at"),
+    # ``store.registry.engine_spec.EngineSpec``; NULL: Headrace's own engine.
+    Column("engine", JSONB),
     PrimaryKeyConstraint("model", "version"),
     CheckConstraint("version > 0", name="version_positive"),
 )

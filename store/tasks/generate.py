@@ -180,6 +180,7 @@ GENERATE = TaskSpec(
     fake_runner="fake",
     urls=("/v1/chat/completions", "/v1/completions", "/v1/responses"),
     purpose="generates text: use /v1/chat/completions, or the task generate",
+    external_runners=("vllm", "sglang", "openai"),
     has_sampling=True,
     examples={
         "chat": {

@@ -19,7 +19,7 @@ DEFAULT_TASK = GENERATE
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in (GENERATE, EMBED, RERANK)}
 
 TASK_OF_RUNNER: Mapping[str, TaskSpec] = {
-    runner: task for task in TASKS.values() for runner in (task.runner, task.fake_runner)
+    runner: task for task in TASKS.values() for runner in (task.runner, task.fake_runner, *task.external_runners)
 }
 FAKE_RUNNERS = tuple(task.fake_runner for task in TASKS.values())
 BULKY_OUTPUTS = frozenset(name for task in TASKS.values() for name in task.bulky_outputs)

@@ -22,6 +22,9 @@ class TaskSpec:
     fake_runner: str
     urls: tuple[str, ...]
     purpose: str
+    external_runners: tuple[str, ...] = ()
+    """The kinds of version that an inference server runs: ``store.registry.engine_spec``."""
+
     has_sampling: bool = False
     """True if the model chooses tokens: such versions have sampling defaults, and may have weights of 8 bits."""
 

@@ -1,0 +1,106 @@
+"""The engine of a model version: Headrace's own, or an inference server that the operator runs or a worker starts.
+
+A version says which server may run its jobs, and what that server must run. A worker compares the server's own
+description with it before it takes a job (``models.external.server_check``).
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from ipaddress import IPv6Address
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field, StringConstraints, ValidationError, field_validator
+
+from store.errors import InvalidRequest
+from store.payloads.strict_model import Strict
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f]+$")]
+
+
+class EngineKind(StrEnum):
+    """What runs a version. Each kind but ``native`` is also the version's ``runner``."""
+
+    NATIVE = "native"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    OPENAI = "openai"  # any server with OpenAI's chat completions: text only
+
+
+EXTERNAL_KINDS = tuple(kind for kind in EngineKind if kind is not EngineKind.NATIVE)
+
+
+class EngineSpec(Strict):
+    """The engine of a version. None: not compared with what the server says of itself.
+
+    ``url``: the address of the operator's server, without ``/v1``; None: each worker starts a server of its own.
+    ``served_model``: the base model's name in the server. ``adapter``: the LoRA adapter that requests name instead.
+    ``context_window``: the server must take at least as many tokens, prompt and output together.
+    ``batch_invariant``: the server must compute each answer independently of the others in its batch.
+    """
+
+    kind: EngineKind = EngineKind.NATIVE
+    url: str | None = None
+    served_model: Name | None = None
+    adapter: Name | None = None
+    revision: Name | None = None
+    quantization: Name | None = None
+    context_window: Annotated[int, Field(ge=1)] | None = None
+    batch_invariant: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        return None if value is None else _address(value)
+
+    @property
+    def is_external(self) -> bool:
+        """True if an inference server runs the version."""
+        return self.kind is not EngineKind.NATIVE
+
+    @property
+    def request_model(self) -> str:
+        """The name of the model in requests to the server."""
+        return self.adapter or self.served_model or ""
+
+    def identity(self) -> dict[str, object]:
+        """Return what makes one version differ from another: everything but the address."""
+        return self.model_dump(mode="json", exclude={"url"}, exclude_none=True)
+
+
+NATIVE = EngineSpec()
+
+
+def engine_spec(given: Mapping[str, object]) -> EngineSpec:
+    """Return the engine of these values, as an operator gave them. Raises InvalidRequest with one sentence."""
+    try:
+        return EngineSpec.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"the engine's {name.replace('_', ' ')}: {said}", param=name) from None
+
+
+def _address(value: str) -> str:
+    """Return the address without a slash at its end. Private addresses are allowed: the operator gives them."""
+    example = "it is like http://host:8000"
+    try:
+        parts = urlsplit(value)
+        port, host = parts.port, parts.hostname or ""
+        if ":" in host:
+            IPv6Address(host.partition("%")[0])
+    except ValueError as error:
+        raise ValueError(f"{error}; {example}") from None
+    if parts.scheme not in {"http", "https"} or not host or any(char.isspace() for char in value):
+        raise ValueError(example)
+    if port == 0:
+        raise ValueError(f"the port is 1 to 65535; {example}")
+    if parts.username or parts.password:
+        raise ValueError("a password in it would be stored and logged: set HEADRACE_ENGINE_API_KEY for the worker")
+    if parts.query or parts.fragment:
+        raise ValueError(f"it has no ? and no #; {example}")
+    path = parts.path.rstrip("/")
+    if path.rpartition("/")[2] == "v1":
+        raise ValueError(f"leave out /v1; {example}")
+    return f"{parts.scheme}://{parts.netloc}{path}"
