@@ -15,25 +15,20 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from models.engine.batching_engine import BatchingEngine, Outbox, call_out, failure_of, ignore
+from models.engine.batching_engine import Outbox, call_out, failure_of, ignore
+from models.engine.generation_engine import GenerationEngine
 from models.engine.kv.block_pool import BlockPool
 from models.engine.requests import (
     BACKGROUND_RANK,
-    MAX_TOP_LOGPROBS,
     CompletionOutput,
     Delta,
-    EngineError,
     EngineRequest,
     EngineStats,
-    FinishReason,
     GrammarStuck,
     NumericalError,
     RequestId,
-    RequestInvalid,
-    RequestTooLong,
 )
 from models.engine.runner import Interrupt, Runner, Sampled, StepPlan
-from models.engine.scheduling.length_estimator import LengthEstimator
 from models.engine.scheduling.prefill_budget import PrefillBudget
 from models.engine.scheduling.scheduler import Scheduler
 from models.engine.sequences.sequence import SequenceState
@@ -42,9 +37,6 @@ from models.engine.speculation import Speculation
 from models.engine.step_runner import PassResult, StepRunner
 
 log = logging.getLogger(__name__)
-
-LONGEST_PAUSE_S = 0.25
-"""A pause of a stream this short is not noticeable to a person who reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +60,11 @@ class EngineConfig:
             raise ValueError(f"an engine needs max_slots, step_tokens and deltas_per_s > 0, stretch > 1: {self}")
 
 
-class StreamThrottle:
-    """Limits how often new text of a request is shown, so that streaming leaves the processor to the model.
-
-    A delta costs some tenths of a millisecond of processor time, however long its text is: a frame in Redis, an event
-    at a server, a read at a client. So all running requests share one rate, about ``deltas_per_s``. With many requests
-    each one is shown less often. If the rate is infinite, each token has its own delta.
-    """
-
-    def __init__(self, deltas_per_s: float) -> None:
-        self._deltas_per_s = deltas_per_s
-
-    def is_due(self, shown_at: float | None, now: float, num_running: int) -> bool:
-        """Return True if a request that last showed text at ``shown_at`` may show more. The first text is not held."""
-        return shown_at is None or now - shown_at >= min(LONGEST_PAUSE_S, num_running / self._deltas_per_s)
-
-
-class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
+class LLMEngine(GenerationEngine):
     """Generates text for many requests together.
 
     ``on_deltas`` gets all new texts of a step in one call. The last text of a request that is cancelled or late comes
-    in a call of its own, just before the step. ``detokenizer`` makes one detokenizer for each request.
+    in a call of its own, just before the step.
     """
 
     def __init__(
@@ -103,14 +79,18 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
-            max_slots=config.max_slots, on_deltas=on_deltas, on_room=on_room, on_failed=on_failed, clock=clock
+            detokenizer,
+            max_slots=config.max_slots,
+            deltas_per_s=config.deltas_per_s,
+            on_deltas=on_deltas,
+            on_room=on_room,
+            on_failed=on_failed,
+            clock=clock,
         )
         self._runner = runner
-        self._detokenizer = detokenizer
         self._pool = BlockPool(runner.num_blocks, runner.block_tokens)
         self._speculation = Speculation(runner.spare_tokens if config.speculation else 0)
         self._prefill_budget = PrefillBudget(config.stretch)
-        self._throttle = StreamThrottle(config.deltas_per_s)
         self._scheduler = Scheduler(
             self._pool,
             max_slots=config.max_slots,
@@ -119,7 +99,6 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
             prefill_budget=self._prefill_budget,
         )
         self._step_runner = StepRunner(runner, self._count_pass)
-        self._lengths = LengthEstimator()
         self._to_forget: list[RequestId] = []  # the runner still keeps state for these
         self._interrupt: Interrupt | None = None  # of the current step, if it has background requests only
 
@@ -127,6 +106,10 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
     def capacity_tokens(self) -> int:
         """Tokens of the longest request, prompt and ``max_tokens`` together."""
         return min(self._runner.context_window, self._pool.num_blocks * self._pool.block_tokens)
+
+    @property
+    def _num_running(self) -> int:
+        return len(self._scheduler.running)
 
     def stats(self) -> EngineStats:
         """Return the current statistics."""
@@ -160,9 +143,7 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
         """End the requests that must end now, and plan the step of the others."""
         with self._locked() as outbox:
             now = self._clock()
-            for seq in list(self._active.values()):
-                if seq.forced_end(now) is not None:
-                    self._advance(seq, partial(seq.forced_end, now), now, outbox)
+            self._end_forced(now, outbox)
             plan = self._scheduler.schedule()
             for row in plan.rows if plan is not None else ():
                 self._active[row.request.id].start(now)
@@ -211,26 +192,6 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
                 self._advance(seq, partial(seq.take, one, now), now, outbox)
             self._counters.count_tokens(output=len(seq.output) - num_before)
 
-    def _advance(
-        self, seq: SequenceState, take: Callable[[], FinishReason | None], now: float, outbox: Outbox[CompletionOutput]
-    ) -> None:
-        """Advance one request by ``take``, and complete it if it ends. If its detokenizer raises, it fails alone."""
-        try:
-            reason = take()
-            end = None if reason is None else seq.close(reason)
-        except Exception as cause:
-            log.exception("request_failed request_id=%s", seq.id)
-            error = EngineError("the output could not be turned into text")
-            error.__cause__ = cause
-            self._fail(seq, error, outbox)
-            return
-        if end is not None or self._throttle.is_due(seq.shown_at, now, len(self._scheduler.running)):
-            outbox.add(seq.take_delta(now))
-        if end is not None:
-            if end in {FinishReason.STOP, FinishReason.LENGTH}:
-                self._lengths.record(len(seq.output))
-            self._complete(seq, seq.completion(end, now), outbox)
-
     def _fail_rows(self, plan: StepPlan, cause: Exception, outbox: Outbox[CompletionOutput]) -> None:
         """Fail the requests of a pass that failed."""
         log.error("step_failed rows=%d tokens=%d", len(plan.rows), plan.num_tokens, exc_info=cause)
@@ -244,22 +205,8 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
 
     def _new_state(self, request: EngineRequest) -> SequenceState:
         self._validate(request)
-        return SequenceState(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
-
-    def _validate(self, request: EngineRequest) -> None:
-        if not request.prompt or request.sampling.max_tokens < 1 or "" in request.sampling.stop:
-            raise RequestInvalid("a request needs a prompt, a token to generate, and no empty stop string")
-        if not 0 <= (request.sampling.logprobs or 0) <= MAX_TOP_LOGPROBS:
-            raise RequestInvalid(f"a request gets at most {MAX_TOP_LOGPROBS} alternatives a token")
-        if request.pause_after is not None and request.pause_after < 1:
-            raise RequestInvalid("a request is handed back after one token at the earliest")
-        num_tokens = len(request.prompt) + request.sampling.max_tokens
-        if num_tokens > self.capacity_tokens:
-            raise RequestTooLong(
-                f"{len(request.prompt)} prompt tokens and max_tokens {request.sampling.max_tokens} "
-                f"are {num_tokens}, but at most {self.capacity_tokens} fit"
-            )
         self._runner.check(request)
+        return SequenceState(request, self._detokenizer(), self._runner.eos_token_ids, self._clock())
 
     def _has_capacity(self, num_prompt: int, max_tokens: int, count: int) -> bool:
         """Return True if the expected KV blocks of the new and of the active requests fit into the free ones.
@@ -283,9 +230,6 @@ class LLMEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceState]):
     def _removed(self, state: SequenceState, *, is_sound: bool) -> None:
         self._scheduler.remove(state, is_sound=is_sound)
         self._to_forget.append(state.id)
-
-    def _take_rest(self, state: SequenceState) -> Delta | None:
-        return state.take_delta(self._clock())
 
     def _reset(self) -> None:
         self._to_forget += self._active

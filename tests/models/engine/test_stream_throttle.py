@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from models.engine.llm_engine import LONGEST_PAUSE_S, EngineConfig, LLMEngine, StreamThrottle
+from models.engine.generation_engine import LONGEST_PAUSE_S, StreamThrottle
+from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import Delta
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, step
 
