@@ -86,7 +86,8 @@ class EngineRequest:
     of an earlier attempt, ``emitted_deltas`` the texts that were shown of them and ``emitted_logprobs`` their logprobs
     if the request asks for them: the request continues after them as if it had never stopped. It is handed back after
     ``pause_after`` new tokens. Only requests of the same ``cache_salt`` share KV blocks. A lower ``class_rank`` goes
-    before a higher one, but the oldest request goes before all.
+    before a higher one, but the oldest request goes before all. ``messages`` are the fields of a chat completion
+    request, as JSON values: engines without token ids send them instead of the prompt.
     """
 
     id: RequestId
@@ -99,6 +100,7 @@ class EngineRequest:
     pause_after: int | None = None
     cache_salt: str = ""
     class_rank: int = 0
+    messages: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

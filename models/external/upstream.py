@@ -8,7 +8,7 @@
 All methods run on one asyncio loop. An adapter keeps no state of requests; ``external_engine`` does.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +22,8 @@ class Capabilities:
     ``token_ids``: prompts go in and outputs come out as token ids of the version's tokenizer. Without it the server
     takes messages and gives text, and no attempt continues an earlier one.
     ``continues_*``: an attempt may continue after emitted tokens although the request has a grammar, penalties or a
-    seed, and the output is distributed as that of an uninterrupted attempt.
+    seed, and the output is distributed as that of an uninterrupted attempt. The repetition penalty is apart, because
+    most servers count the prompt's tokens for it, and for the others the generated tokens only.
     """
 
     token_ids: bool = True
@@ -34,7 +35,9 @@ class Capabilities:
     abort: bool = True
     """False: closing the connection is the only way to end a request."""
     continues_grammar: bool = False
+    continues_repetition_penalty: bool = False
     continues_penalties: bool = False
+    """Presence and frequency penalties."""
     continues_seed: bool = False
 
 
@@ -76,7 +79,8 @@ class ServerLoad:
 class UpstreamRequest:
     """One request as it is sent. ``id`` is unique for each attempt, and the server knows the request by it.
 
-    ``prompt`` ends with the tokens that earlier attempts emitted; ``sampling.max_tokens`` is what remains. The engine
+    ``prompt`` ends with the tokens that earlier attempts emitted; ``sampling.max_tokens`` is what remains. A seed is
+    the caller's. The request ends with one of ``stop_token_ids``, unless ``sampling.ignore_eos`` is set. The engine
     handles stop strings itself. A lower ``priority`` goes first. ``messages`` is for servers without token ids: the
     chat completion request's own fields, as JSON values.
     """
@@ -85,6 +89,7 @@ class UpstreamRequest:
     model: str
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    stop_token_ids: tuple[int, ...] = ()
     priority: int = 0
     cache_salt: str = ""
     messages: dict[str, object] = field(default_factory=dict)
@@ -136,8 +141,8 @@ class Upstream(Protocol):
         """Ask the server what it has to do now."""
         ...
 
-    def generate(self, request: UpstreamRequest) -> AsyncIterator[Piece]:
-        """Send a request and yield its output. Closing the iterator closes the connection. Raises UpstreamRefused."""
+    def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
+        """Send a request and yield its output. Closing the generator closes the connection. Raises UpstreamRefused."""
         ...
 
     async def abort(self, request_ids: Sequence[str]) -> None:

@@ -179,6 +179,13 @@ class SequenceState(ActiveRequest):
         reason = self._append(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
+    def add_text(self, text: str, now: float) -> FinishReason | None:
+        """Append text that has no tokens. Returns STOP if a stop string ends the request with it, otherwise None."""
+        if self.first_token_at is None:
+            self.first_token_at = now
+        self._add_text(self._text.add_text(text))
+        return FinishReason.STOP if self._text.stopped else None
+
     def take(self, sampled: Sampled, now: float) -> FinishReason | None:
         """Append the tokens of a pass, up to the one with which the request ends; return why it ends, or None.
 

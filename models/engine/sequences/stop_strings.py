@@ -81,6 +81,10 @@ class OutputText:
         """Append the next token and return the text that may be shown now."""
         return self._filter.feed(self._detokenizer.add(token_id))
 
+    def add_text(self, text: str) -> str:
+        """Append text that has no tokens, and return the text that may be shown now."""
+        return self._filter.feed(text)
+
     def flush(self) -> str:
         """Return the rest of the text at the end of the request. The rest may complete a stop string."""
         return self._filter.feed(self._detokenizer.flush()) + self._filter.flush()

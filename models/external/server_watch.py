@@ -1,0 +1,106 @@
+"""Watches an inference server: what it runs, and what it has to do.
+
+    unknown ──describe──▶ accepted ──load, again and again──▶ observed
+       ▲         └──▶ refused: it runs something else            │
+       └─────────────── no answer, or a lost request ────────────┘
+
+A server that was away may have come back with another model, so it is described again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.engine.requests import EngineError
+from models.external.upstream import ServerInfo, ServerLoad, Upstream, UpstreamLost
+
+log = logging.getLogger(__name__)
+
+_AWAY_S = 1.0  # between two questions to a server that is away or runs something else
+_ANSWER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the server said last. ``asked_at``: requests that were sent later are not in it."""
+
+    info: ServerInfo
+    load: ServerLoad
+    asked_at: float
+
+
+class ServerWatch:
+    """``run`` on the network's loop; other threads read ``latest`` and call ``doubt``.
+
+    ``refuse`` returns why the version's requests must not be sent to such a server, or None. ``on_change`` is called
+    after each answer that differs from the one before.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        refuse: Callable[[ServerInfo], str | None],
+        on_change: Callable[[], None],
+        poll_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._upstream = upstream
+        self._refuse = refuse
+        self._on_change = on_change
+        self._poll_s = poll_s
+        self._clock = clock
+        self._info: ServerInfo | None = None
+        self._latest: Observation | None = None
+        self.why_not = "the inference server was not asked yet"
+        """Why nothing is known of the server, or why it is refused."""
+
+    @property
+    def latest(self) -> Observation | None:
+        """The last answer of an accepted server; None if it is away, silent or refused."""
+        return self._latest
+
+    def doubt(self) -> None:
+        """Describe the server again before more requests are sent: it has lost one."""
+        self._info = self._latest = None
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    is_accepted = await self._look()
+            except (EngineError, TimeoutError) as error:
+                self._away(str(error) or "the inference server does not answer")
+                is_accepted = False
+            except Exception as error:
+                log.exception("server_watch_failed")
+                self._away(f"the answer of the inference server could not be read ({type(error).__name__})")
+                is_accepted = False
+            await asyncio.sleep(self._poll_s if is_accepted else max(self._poll_s, _AWAY_S))
+
+    async def _look(self) -> bool:
+        """Ask the server; return False if it is refused. Raises UpstreamLost."""
+        if self._info is None:
+            info = await self._upstream.describe()
+            refusal = self._refuse(info)
+            if refusal is not None:
+                self._away(refusal)
+                return False
+            log.info("server_accepted engine_version=%s models=%s", info.engine_version, ",".join(info.models))
+            self._info = info
+        info, asked_at = self._info, self._clock()
+        load = await self._upstream.load()
+        if self._info is not info:
+            raise UpstreamLost("a request was lost meanwhile")
+        before, self._latest = self._latest, Observation(info, load, asked_at)
+        if before is None or before.load != load:
+            self._on_change()
+        return True
+
+    def _away(self, why: str) -> None:
+        if why != self.why_not or self._info is not None:
+            log.warning("server_not_used reason=%s", why)
+        self.why_not = why
+        self.doubt()
