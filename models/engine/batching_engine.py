@@ -33,7 +33,7 @@ from models.engine.requests import (
     RequestInvalid,
     StepFailed,
 )
-from models.engine.sequences.sequence import ActiveRequest
+from models.engine.sequence import ActiveRequest
 from models.engine.step_runner import is_out_of_memory
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from models.engine.requests import (
 )
 from models.engine.runner import Encoder, RunnerBroken
 from models.engine.scheduling.packing import PendingInputs, choose, pack
-from models.engine.sequences.sequence import ActiveRequest
+from models.engine.sequence import ActiveRequest
 from models.engine.step_runner import MAX_PASSES
 
 log = logging.getLogger(__name__)

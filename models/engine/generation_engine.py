@@ -20,8 +20,8 @@ from models.engine.requests import (
     RequestTooLong,
 )
 from models.engine.scheduling.length_estimator import LengthEstimator
-from models.engine.sequences.sequence import SequenceState
-from models.engine.sequences.stop_strings import TokenDecoder
+from models.engine.sequence import SequenceState
+from models.engine.stop_strings import TokenDecoder
 
 log = logging.getLogger(__name__)
 

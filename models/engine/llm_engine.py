@@ -16,8 +16,8 @@ from functools import partial
 from math import inf
 
 from models.engine.batching_engine import Outbox, call_out, failure_of, ignore
+from models.engine.block_manager import BlockPool
 from models.engine.generation_engine import GenerationEngine
-from models.engine.kv.block_pool import BlockPool
 from models.engine.requests import (
     BACKGROUND_RANK,
     CompletionOutput,
@@ -31,10 +31,10 @@ from models.engine.requests import (
 from models.engine.runner import Interrupt, Runner, Sampled, StepPlan
 from models.engine.scheduling.prefill_budget import PrefillBudget
 from models.engine.scheduling.scheduler import Scheduler
-from models.engine.sequences.sequence import SequenceState
-from models.engine.sequences.stop_strings import TokenDecoder
+from models.engine.sequence import SequenceState
 from models.engine.speculation import Speculation
 from models.engine.step_runner import PassResult, StepRunner
+from models.engine.stop_strings import TokenDecoder
 
 log = logging.getLogger(__name__)
 

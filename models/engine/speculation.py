@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from models.engine.requests import RequestId
-from models.engine.sequences.sequence import SequenceState
+from models.engine.sequence import SequenceState
 
 NUM_MATCHED = 2  # tokens that must match; a longer match is preferred
 _MAX_MATCHED = 8

@@ -15,7 +15,7 @@ import torch
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason, Grammar
 from models.engine.runner import Row, StepPlan
-from models.engine.sequences.sequence import SequenceState
+from models.engine.sequence import SequenceState
 from models.engine.speculation import Speculation
 from models.families.model import ModelWithCache
 from models.loading.torch_load import runner_for

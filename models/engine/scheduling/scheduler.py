@@ -17,12 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from math import inf
 
-from models.engine.kv.block_pool import BlockPool
-from models.engine.kv.block_tables import BlockTables
+from models.engine.block_manager import BlockPool, BlockTables
 from models.engine.requests import BACKGROUND_RANK
 from models.engine.runner import Interrupt, Row, Sampled, StepPlan
 from models.engine.scheduling.prefill_budget import PrefillBudget
-from models.engine.sequences.sequence import SequenceState
+from models.engine.sequence import SequenceState
 from models.engine.speculation import Speculation
 
 _OLDEST = -1  # class rank of the oldest request: better than any class

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from models.engine.llm_engine import LLMEngine
 from models.engine.requests import CompletionOutput, EngineRequest, FinishReason, RequestId, SamplingParams
 from models.engine.runner import Sampled, StepPlan
-from models.engine.sequences.sequence import SequenceState
-from models.engine.sequences.stop_strings import TokenDecoder
+from models.engine.sequence import SequenceState
+from models.engine.stop_strings import TokenDecoder
 from models.runners.fake import EOS, FakeRunner, PlanError, next_token
 
 WAIT_S = 10.0

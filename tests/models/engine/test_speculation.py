@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.engine.kv.block_pool import BlockPool
+from models.engine.block_manager import BlockPool
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import EngineRequest, EngineStats, FinishReason
 from models.engine.runner import Sampled, StepPlan

@@ -6,7 +6,7 @@ from itertools import chain
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
 from models.engine.requests import CompletionOutput, EngineRequest, EngineStats, FinishReason
-from models.engine.sequences.sequence import SequenceState
+from models.engine.sequence import SequenceState
 from models.engine.speculation import Speculation
 from models.runners.torch_runner import TorchRunner
 from tests.models.driving import random_prompts

@@ -12,9 +12,8 @@ from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, Top
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row
 from models.loading.torch_load import runner_for
-from models.sampling.draws import draw, uniform
 from models.sampling.sample_positions import SamplePosition
-from models.sampling.sampler import Sampler, highest_of
+from models.sampling.sampler import Sampler, draw, highest_of, uniform
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.tiny import VOCAB, build, save

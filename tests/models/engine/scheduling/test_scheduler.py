@@ -1,10 +1,10 @@
 """Single decisions of the scheduler: which requests run, in which order, and which are preempted."""
 
-from models.engine.kv.block_pool import BlockPool
+from models.engine.block_manager import BlockPool
 from models.engine.runner import StepPlan
 from models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
 from models.engine.scheduling.scheduler import Scheduler
-from models.engine.sequences.sequence import SequenceState
+from models.engine.sequence import SequenceState
 from tests.models.engine.rig import ask, seq
 
 

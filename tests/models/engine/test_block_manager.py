@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from models.engine.kv.block_pool import BlockPool
+from models.engine.block_manager import BlockPool
 
 
 def chain(word: str) -> list[bytes]:

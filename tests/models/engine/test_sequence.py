@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.engine.requests import FinishReason
-from models.engine.sequences.sequence import BlockHasher
+from models.engine.sequence import BlockHasher
 from models.runners.fake import EOS
 from tests.models.engine.rig import Late, ask, seq
 

@@ -16,7 +16,7 @@ from models.engine.requests import (
     SampledLogprobs,
 )
 from models.engine.runner import Sampled
-from models.engine.sequences.stop_strings import OutputText, TokenDecoder
+from models.engine.stop_strings import OutputText, TokenDecoder
 
 HASH_BYTES = 16
 
