@@ -21,10 +21,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from models.external_registration import add_engine_options, engine_of, register_external
 from models.families.model_folder import describe, task_inputs
 from store.db.database import Database
 from store.errors import HeadraceError, ModelLoadError
 from store.payloads.sampling_params import SamplingDefaults, parse_defaults
+from store.registry.engine_spec import EngineSpec
 from store.registry.models import ModelVersion, queue_name, register_version, set_sampling
 from store.settings import Settings, load_settings, require_services
 from store.tasks.generate import GENERATE
@@ -218,13 +220,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="how tokens are chosen where a request does not say, such as temperature=0.2,top_p=0.9; for a version "
         "that is there already, it replaces what was set; by default what the model's generation_config.json says",
     )
+    add_engine_options(registering)
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
     measuring.add_argument("source", type=Path, help="a Hugging Face model folder")
     for printing in (registering, measuring):
         printing.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
-    if options.verb == "register" and bool(options.source) == bool(options.fake):
+    if options.verb == "register" and not options.engine and bool(options.source) == bool(options.fake):
         parser.error("give a SOURCE folder or --fake")
     return options
 
@@ -301,25 +304,49 @@ def _unmeasured() -> str:
 
 def _register(options: argparse.Namespace) -> str:
     settings = require_services(load_settings())
-    source = options.source or options.fake
+    engine = engine_of(options)
     wanted = None if options.sampling is None else parse_defaults(options.sampling)
-    if wanted is not None and not _task_of(source).has_sampling:
-        raise ModelLoadError("vectors have no sampling: leave out --sampling")
-    dtype = _dtype_for(source, options.dtype, settings)
     db = Database(settings.database_url, pool_size=1, application_name="headrace catalog")
     try:
-        version = register(db, options.name, source, dtype, actor="models.catalog")
+        if engine is None:
+            version = _register_folder(db, options, settings, has_sampling=wanted is not None)
+        else:
+            version = _register_external(db, options, engine)
         if wanted is None and not version.sampling.given():
-            wanted = _recommended(source, settings)
+            wanted = _recommended(version.source, settings)
         if wanted is not None and wanted != version.sampling:
             set_sampling(db, version.model, version.version, wanted, actor="models.catalog")
     finally:
         db.close()
     if options.json:
         return json.dumps(
-            {"model": version.model, "version": version.version, "dtype": dtype, "source": version.source}
+            {
+                "model": version.model,
+                "version": version.version,
+                "dtype": version.dtype,
+                "source": version.source,
+                "engine": version.engine.kind.value,
+            }
         )
     return queue_name(version.model, version.version)
+
+
+def _register_folder(
+    db: Database, options: argparse.Namespace, settings: Settings, *, has_sampling: bool
+) -> ModelVersion:
+    source = options.source or options.fake
+    if has_sampling and not _task_of(source).has_sampling:
+        raise ModelLoadError("vectors have no sampling: leave out --sampling")
+    return register(db, options.name, source, _dtype_for(source, options.dtype, settings), actor="models.catalog")
+
+
+def _register_external(db: Database, options: argparse.Namespace, engine: EngineSpec) -> ModelVersion:
+    if options.dtype != "auto":
+        raise ModelLoadError("the server decides its number format: leave out --dtype, and start the server with it")
+    source = None if options.source is None else Path(options.source)
+    return register_external(
+        db, options.name, engine, source=source, tokenizer=options.tokenizer, actor="models.catalog"
+    )
 
 
 def _task_of(source: str) -> TaskSpec:

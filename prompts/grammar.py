@@ -170,7 +170,8 @@ class Matcher:
 
 def grammars_for(version: "ModelVersion", tokenizer: Tokenizer, read_file: Callable[[str], bytes]) -> Grammars:
     """Return the grammars of a registered version. ``read_file`` returns the bytes of a stored file by its digest."""
-    file = None if version.runner == "fake" else read_file(version.files["tokenizer.json"])
+    has_file = version.runner != "fake" and not version.is_without_tokenizer
+    file = read_file(version.files["tokenizer.json"]) if has_file else None
     return Grammars(file, vocab_size=tokenizer.vocab_size, eos_token_ids=tokenizer.eos_token_ids)
 
 

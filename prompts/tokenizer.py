@@ -230,6 +230,19 @@ class ByteTokenizer:
         return token_id >= self.EOS
 
 
+class ApproximateTokenizer(ByteTokenizer):
+    """Estimates the number of tokens, as one for four bytes, for a server that takes messages and not token ids.
+
+    The ids mean nothing: they are never sent.
+    """
+
+    _BYTES_A_TOKEN = 4
+
+    def encode(self, text: str, add_special: bool) -> list[int]:
+        """Return one id for each four bytes of ``text``, and for the rest."""
+        return super().encode(text, add_special)[:: self._BYTES_A_TOKEN]
+
+
 def _parse(files: Mapping[str, bytes], name: str) -> dict[str, object]:
     """Return a JSON object of the folder, empty if the file is not there."""
     if name not in files:
@@ -301,6 +314,8 @@ def tokenizer_for(version: "ModelVersion", read_file: Callable[[str], bytes]) ->
     """Make the tokenizer of a registered version; ``read_file`` returns a stored file's bytes by its digest."""
     if version.is_fake:
         return ByteTokenizer()
+    if version.is_without_tokenizer:
+        return ApproximateTokenizer()
     wanted = {name: digest for name, digest in version.files.items() if name in TOKENIZER_FILES}
     return load_tokenizer({name: read_file(digest) for name, digest in wanted.items()})
 

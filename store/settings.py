@@ -128,6 +128,11 @@ class Settings(BaseSettings):
     torch_threads: int = Field(0, ge=0)
     # auto: the CPU kernels, compiled once, where there is a compiler and the model is one of theirs; off: torch alone.
     native_kernels: Literal["auto", "off"] = "auto"
+    # What a worker shows an inference server that asks for a key (``Authorization: Bearer``).
+    engine_api_key: str = Field("", repr=False)
+    # The Python of an environment with the inference server, for workers that start one; unset: the environment that
+    # `headrace up --engine` makes in home.
+    engine_python: Path | None = None
     fake_step_ms: float = Field(2.0, ge=0)
     # What a worker does at Celery's remote commands: "read" answers Flower and changes nothing, "off" does not listen,
     # "full" runs every command of every Redis client.

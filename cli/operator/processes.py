@@ -1,12 +1,14 @@
 """Commands that run another program of Headrace: processes, migrations, the model catalogue."""
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from cli.render import JsonOption
+from store.registry.engine_spec import EngineKind
 
 _AS_JSON = {True: ["--json"], False: []}
 
@@ -27,7 +29,7 @@ def worker(
 ) -> None:
     """Run one worker for one model version, with DATABASE_URL and REDIS_URL, or those of the running stack."""
     given = {"--model": model, "--concurrency": concurrency, "--name": name}
-    _become("workers", *(str(word) for pair in given.items() if pair[1] is not None for word in pair))
+    _become("workers", *_words(given))
 
 
 def dispatcher() -> None:
@@ -58,7 +60,9 @@ def check() -> None:
 
 def register(
     name: Annotated[str, typer.Argument(help="What jobs will call it.")],
-    source: Annotated[Path, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="A folder in the Hugging Face layout, with safetensors.", show_default=False)
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="auto, bfloat16, float32, float16, or int8 if it is close enough.")
     ] = "auto",
@@ -70,11 +74,48 @@ def register(
             "that are registered already it replaces what was set. By default: the model's generation_config.json.",
         ),
     ] = None,
+    engine: Annotated[EngineKind, typer.Option(help="What runs it: Headrace, or an inference server.")] = (
+        EngineKind.NATIVE
+    ),
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="The server's address, such as http://host:8000. Without it each worker starts a server on SOURCE."
+        ),
+    ] = None,
+    served_model: Annotated[str | None, typer.Option(help="The model's name in the server; by default NAME.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The folder of the tokenizer's files; by default SOURCE. openai needs none.")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="The server's LoRA adapter to which requests go.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The revision that the server must have.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="The quantization that the server must have.")] = None,
+    context_window: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that the server must take; by default those of config.json.")
+    ] = None,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="The server must compute each answer as if it were alone.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a model's files as its next version; `headrace worker --model NAME` then serves it."""
-    given = [] if sampling is None else ["--sampling", sampling]
-    _become("models.catalog", "register", name, str(source), "--dtype", dtype, *given, *_AS_JSON[as_json])
+    """Register a model's files as its next version; `headrace worker --model NAME` then serves it.
+
+    With --engine an inference server computes it (docs/engines.md).
+    """
+    given = {
+        "--dtype": dtype,
+        "--sampling": sampling,
+        "--engine": None if engine is EngineKind.NATIVE else engine.value,
+        "--url": url,
+        "--served-model": served_model,
+        "--tokenizer": tokenizer,
+        "--adapter": adapter,
+        "--revision": revision,
+        "--quantization": quantization,
+        "--context-window": context_window,
+    }
+    flags = [*_AS_JSON[as_json], *(["--batch-invariant"] if batch_invariant else [])]
+    _become("models.catalog", "register", name, *([str(source)] if source else []), *_words(given), *flags)
 
 
 def measure(
@@ -82,6 +123,11 @@ def measure(
 ) -> None:
     """Measure the error of bfloat16 and int8 against float32 for a model; it decides the dtype `auto`."""
     _become("models.catalog", "measure", str(source), *_AS_JSON[as_json])
+
+
+def _words(given: Mapping[str, object]) -> list[str]:
+    """Return options and their values as words of a command, without those that were not given."""
+    return [str(word) for pair in given.items() if pair[1] is not None for word in pair]
 
 
 def _become(module: str, *arguments: str) -> NoReturn:

@@ -63,12 +63,15 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelLoadError(f"{folder} has no {', '.join(missing)}")
 
 
-def _refuse_outside_links(folder: Path) -> None:
-    """Raise ModelLoadError for a link out of the folder: its target can change, or may not belong to a model."""
+def check_folder(folder: Path) -> Path:
+    """Return the folder. Raises ModelLoadError if it is none, or has a link out of it, whose target can change."""
+    if not folder.is_dir():
+        raise ModelLoadError(f"{folder} is not a folder")
     home = folder.resolve()
     for path in folder.iterdir():
         if path.is_symlink() and not path.resolve().is_relative_to(home):
             raise ModelLoadError(f"{path} is a link out of its folder: copy the files there (cp -rL)")
+    return folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +126,7 @@ def describe(folder: Path) -> ModelFiles:
 
     Raises ModelLoadError, with one sentence, if a file is missing or the model cannot run here.
     """
-    if not folder.is_dir():
-        raise ModelLoadError(f"{folder} is not a folder")
-    _refuse_outside_links(folder)
+    check_folder(folder)
     config = read_json(folder / "config.json")
     files = small_files(folder)
     task = inputs_of_folder(config)
@@ -145,8 +146,9 @@ def registered_folder(version: ModelVersion) -> Path:
     folder = Path(version.source)
     if not folder.is_dir():
         raise ModelLoadError(f"{version.model}@{version.version}: {folder} is not a folder on this machine")
-    _refuse_outside_links(folder)
-    if folder_digest(folder) != version.digest:
+    check_folder(folder)
+    expected = version.engine.weights_digest if version.engine.is_external else version.digest
+    if folder_digest(folder) != expected:
         raise ModelLoadError(
             f"{version.model}@{version.version}: the files in {folder} are not the ones that were registered; "
             "restore them or register the folder as a new version"

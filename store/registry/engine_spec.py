@@ -37,6 +37,7 @@ class EngineSpec(Strict):
     ``served_model``: the base model's name in the server. ``adapter``: the LoRA adapter that requests name instead.
     ``context_window``: the server must take at least as many tokens, prompt and output together.
     ``batch_invariant``: the server must compute each answer independently of the others in its batch.
+    ``weights_digest``: the digest of the folder on which workers start the server (``models.families.model_folder``).
     """
 
     kind: EngineKind = EngineKind.NATIVE
@@ -47,6 +48,7 @@ class EngineSpec(Strict):
     quantization: Name | None = None
     context_window: Annotated[int, Field(ge=1)] | None = None
     batch_invariant: bool = False
+    weights_digest: str | None = None
 
     @field_validator("url")
     @classmethod

@@ -1,0 +1,101 @@
+"""Registering a version that an inference server runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models.catalog import main
+from models.families.model_folder import registered_folder
+from prompts.grammar import grammars_for
+from prompts.tokenizer import ApproximateTokenizer, load_tokenizer, tokenizer_for
+from store.db.database import Database
+from store.errors import ModelLoadError
+from store.registry.engine_spec import EngineKind
+from store.registry.models import read_file, resolve
+from store.settings import Settings
+
+URL = "http://10.1.2.3:8000"
+
+
+@pytest.fixture(autouse=True)
+def _services(settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("REDIS_URL", settings.redis_url)
+
+
+@pytest.fixture
+def tokenizer_folder(smollm2: Path, tmp_path: Path) -> Path:
+    """The small files of a model without its weights."""
+    folder = tmp_path / "smollm2-tokenizer"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
+        (folder / name).write_bytes((smollm2 / name).read_bytes())
+    return folder
+
+
+def test_the_operators_server_needs_its_address_and_the_tokenizer(
+    db: Database, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["register", "llama", "--engine", "vllm", "--tokenizer", str(tokenizer_folder)]
+    assert main([*given, "--url", f"{URL}/", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["engine"] == "vllm"
+    version = resolve(db, "llama")
+    assert (version.runner, version.context_window, version.engine.url) == ("vllm", 8192, URL)
+    assert (version.engine.served_model, version.engine.weights_digest) == ("llama", None)
+    stored = {name: read_file(db, digest) for name, digest in version.files.items()}
+    assert load_tokenizer(stored).eos_token_ids == {2}
+    assert main([*given, "--url", "http://elsewhere", "--sampling", "temperature=0.3"]) == 0
+    moved = resolve(db, "llama")
+    assert (moved.version, moved.engine.url, moved.sampling.temperature) == (1, "http://elsewhere", 0.3)
+    assert main([*given, "--url", URL, "--served-model", "base", "--adapter", "poet", "--context-window", "512"]) == 0
+    second = resolve(db, "llama@2")
+    assert (second.engine.request_model, second.context_window) == ("poet", 512)
+
+
+def test_a_folder_of_weights_is_what_workers_start_a_server_on(db: Database, smollm2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in smollm2.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert main(["register", "mine", str(folder), "--engine", "vllm"]) == 0
+    version = resolve(db, "mine")
+    assert version.engine.url is None
+    assert registered_folder(version) == folder
+    (folder / "config.json").write_bytes((folder / "config.json").read_bytes() + b" ")
+    with pytest.raises(ModelLoadError, match="not the ones that were registered"):
+        registered_folder(version)
+
+
+def test_a_server_of_chat_completions_needs_no_tokenizer(db: Database) -> None:
+    given = ["register", "vendor", "--engine", "openai", "--url", URL, "--served-model", "big"]
+    assert main(given) == 1, "nothing says how many tokens the model takes"
+    assert main([*given, "--context-window", "4096"]) == 0
+    version = resolve(db, "vendor")
+    assert (version.engine.kind, version.context_window, version.files) == (EngineKind.OPENAI, 4096, {})
+    tokenizer = tokenizer_for(version, lambda _digest: b"")
+    assert isinstance(tokenizer, ApproximateTokenizer)
+    assert [len(tokenizer.encode(text, add_special=True)) for text in ("", "a", "four", "five!")] == [0, 1, 1, 2]
+    grammars_for(version, tokenizer, lambda _digest: b"").check("json_schema", '{"type": "integer"}')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine", "vllm"], "give --url, the server's address, or a SOURCE folder"),
+        (["--engine", "vllm", "--url", URL], "give --tokenizer, a folder"),
+        (["--engine", "vllm", "--url", "gpu:8000", "--tokenizer", "."], "it is like http://host:8000"),
+        (["--engine", "vllm", "--url", URL, "--tokenizer", "/nowhere"], "/nowhere is not a folder"),
+        (["--engine", "vllm", "--url", URL, "--tokenizer", "/usr"], "/usr: tokenizer.json is missing"),
+        (["--engine", "openai"], "give its address with --url"),
+        (["--engine", "vllm", "--url", URL, "--dtype", "float32"], "leave out --dtype"),
+        (["fake", "--url", URL, "--batch-invariant"], "--url, --batch-invariant: only with --engine"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_stored(
+    db: Database, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["register", "llama", *arguments]) == 1
+    assert said in capsys.readouterr().err
+    with pytest.raises(Exception, match="none is registered"):
+        resolve(db, "llama")
