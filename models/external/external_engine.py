@@ -30,8 +30,8 @@ from models.engine.requests import (
     RequestInvalid,
     SamplingParams,
 )
-from models.engine.sequences.sequence import SequenceState
-from models.engine.sequences.stop_strings import TokenDecoder
+from models.engine.sequence import SequenceState
+from models.engine.stop_strings import TokenDecoder
 from models.external.network_thread import NetworkThread
 from models.external.server_watch import ServerWatch
 from models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, UpstreamLost, UpstreamRequest
@@ -229,6 +229,10 @@ class ExternalEngine(GenerationEngine):
         seen = self._watch.latest
         if seen is None or seen.load.waiting or self._clock() - seen.asked_at > _STALE_S:
             return False
+        if seen.load.max_running is not None:
+            num_unseen = sum(seq.submitted_at >= seen.asked_at for seq in self._active.values())
+            if seen.load.running + num_unseen + count > seen.load.max_running:
+                return False
         kv_use = seen.load.kv_use or 0.0
         if seen.load.kv_tokens is None:
             return kv_use < _MAX_KV_USE
@@ -295,6 +299,8 @@ def _check_capabilities(request: EngineRequest, can: Capabilities) -> None:
         )
     if sampling.logprobs is not None and not can.logprobs:
         raise RequestInvalid("the inference server of this model returns no logprobs")
+    if sampling.seed is not None and sampling.temperature > 0 and not can.seeds:
+        raise RequestInvalid("the inference server of this model ignores seeds: leave out `seed`")
     if request.emitted_deltas:
         lost = _lost_state(sampling, can)
         if lost is not None:

@@ -32,6 +32,8 @@ class Capabilities:
     """Kinds of ``models.engine.requests.Grammar`` that the server enforces."""
     priorities: bool = False
     cache_salt: bool = False
+    seeds: bool = True
+    """False: the server ignores seeds, so a request with one is refused."""
     abort: bool = True
     """False: closing the connection is the only way to end a request."""
     continues_grammar: bool = False
@@ -63,7 +65,7 @@ class ServerLoad:
     """What a server has to do now. ``kv_use`` is the share of its KV cache in use, 0 to 1.
 
     ``num_tokens`` is a counter of computed tokens (prompt and output), by which a slow server differs from a hung one.
-    None: the server does not say it.
+    ``max_running``: the most requests that the server runs at once. None: the server does not say it.
     """
 
     running: int
@@ -73,6 +75,7 @@ class ServerLoad:
     num_tokens: int | None = None
     preempted: int | None = None
     prefix_hits: int | None = None
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
