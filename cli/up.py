@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from cli import render
-from cli.local.process import descendants
 from cli.local.stack import Stack, running_stack
 from cli.local.stopping import hear_stop_signals, pause
 from cli.render import say
+from store.child_process import descendants
 from store.registry.models import ModelVersion
 from store.settings import load_settings
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from cli.local.process import Child, Command
 from prompts import grammar_trial
+from store.child_process import Child, Command
 
 ROOT = Path(__file__).parents[1]
 

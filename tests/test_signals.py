@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from cli.local.process import descendants, still_alive
+from store.child_process import descendants, still_alive
 from store.registry.models import ModelVersion
 from store.settings import Settings, child_environment
 from tests.folders import reachable_folder

@@ -18,8 +18,8 @@ from benchmarks.queue.contestants import wait_until_answering
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
-from cli.local.ports import free_port
-from cli.local.process import Child, Command
+from store.child_process import Child, Command
+from store.ports import free_port
 from store.redis.connection import broker_url, connect
 from store.settings import child_environment
 

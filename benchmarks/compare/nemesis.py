@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from benchmarks.compare.kept import Kept
-from cli.local.process import descendants
 from cli.local.valkey import LocalValkey
+from store.child_process import descendants
 from store.redis.connection import AWAY, connect
 
 

@@ -18,8 +18,8 @@ from benchmarks.queue import headrace
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from benchmarks.venvs import environment
-from cli.local.ports import free_port
-from cli.local.process import Child, Command, descendants, still_alive
+from store.child_process import Child, Command, descendants, still_alive
+from store.ports import free_port
 from store.redis.connection import broker_url
 from store.settings import child_environment
 

@@ -10,12 +10,12 @@ import httpx2
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from cli.local.home import Home
-from cli.local.ports import free_port
 from cli.local.prepare import ensure_key, ensure_model, migrate
-from cli.local.process import Child, Command
 from cli.local.supervisor import Program, wait_until_ready
+from store.child_process import Child, Command
 from store.db.database import Database
 from store.db.roles import API, WORKER, url_of
+from store.ports import free_port
 from store.settings import child_environment
 
 Say = Callable[[str], None]

@@ -19,10 +19,10 @@ from cli.demo import charts
 from cli.demo.charts import Span
 from cli.demo.receiver import Receiver, running_receiver
 from cli.demo.sampler import Occupancy, sampled
-from cli.local.process import descendants, still_alive
 from cli.local.stack import Stack, running_stack
 from cli.local.stopping import hear_stop_signals, run_until_stopped
 from cli.render import say
+from store.child_process import descendants, still_alive
 from store.errors import Unavailable
 from store.settings import load_settings
 

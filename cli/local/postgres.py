@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from cli.local.folders import reachable_folder, socket_folder, unprivileged_user
-from cli.local.process import Child, Command, last_line, working_folder
 from cli.local.stopping import pause
+from store.child_process import Child, Command, last_line, working_folder
 from store.errors import Unavailable
 
 _SOCKET = ".s.PGSQL.5432"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cli.local.home import Home
-from cli.local.process import PYTHON, last_line, run_step
+from cli.local.process import PYTHON, run_step
+from store.child_process import last_line
 from store.db.database import Database, is_migrated
 from store.db.roles import can_log_in
 from store.errors import NotFound, Unauthenticated, Unavailable

@@ -13,16 +13,17 @@ from pathlib import Path
 import httpx2
 
 from cli.local.home import Home, StackRecord
-from cli.local.ports import free_port
 from cli.local.prepare import ensure_key, ensure_model, migrate
-from cli.local.process import PYTHON, Child, Command
+from cli.local.process import PYTHON
 from cli.local.services import Services, running_services
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
+from store.child_process import Child, Command
 from store.db.database import Database
 from store.db.roles import API, WORKER
 from store.encryption.vault import Vault
 from store.errors import Unavailable
 from store.key_rotation.master_key_check import check_keys
+from store.ports import free_port
 from store.registry.models import ModelVersion
 from store.settings import Settings, child_environment, open_vault, redis_environment
 

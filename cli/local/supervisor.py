@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cli.local.process import Child, Command, last_line
 from cli.local.stopping import pause
+from store.child_process import Child, Command, last_line
 from store.errors import HeadraceError, Unavailable
 
 _FIRST_PAUSE_S = 1.0

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from cli.local.folders import private_folder, socket_folder
-from cli.local.process import Child, Command
 from cli.local.stopping import pause
+from store.child_process import Child, Command
 from store.errors import Unavailable
 
 _SOCKET = "valkey.sock"

@@ -18,12 +18,13 @@ from pathlib import Path
 import httpx2
 
 from cli.local.folders import socket_folder, unprivileged_user
-from cli.local.ports import free_port
 from cli.local.postgres import LocalPostgres
-from cli.local.process import Child, Command, descendants, run_step
+from cli.local.process import run_step
 from cli.local.valkey import LocalValkey
+from store.child_process import Child, Command, descendants
 from store.db.database import Database
 from store.db.roles import API, WORKER
+from store.ports import free_port
 from store.settings import child_environment
 from store.tenants.api_keys import SCOPES, create_key, create_tenant
 from store.tenants.webhook_secrets import get_webhook_secret

@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from cli.local.ports import free_port
-from cli.local.process import Child, Command
+from store.child_process import Child, Command
+from store.ports import free_port
 from store.settings import child_environment
 from tests.chaos.checker import Findings, check
 from tests.chaos.cluster import ROOT, Cluster, Shape, running_cluster

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cli.local.home import Home, StackRecord, find_home
-from cli.local.ports import free_port
 from store.errors import SettingsError, Unavailable
+from store.ports import free_port
 from store.settings import Settings
 
 PRIVATE = 0o700

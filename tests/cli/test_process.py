@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.process import Child, Command, descendants, last_line, still_alive
 from cli.local.supervisor import Program, Supervisor, wait_until_ready
+from store.child_process import Child, Command, descendants, last_line, still_alive
 from store.errors import Unavailable
 
 SLEEP = ["/bin/sleep", "60"]
@@ -36,7 +36,7 @@ def ended_within(pid: int, seconds: float) -> bool:
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = (
-        "import os; from pathlib import Path; from cli.local.process import Child, Command\n"
+        "import os; from pathlib import Path; from store.child_process import Child, Command\n"
         f"child = Child(Command('sleep', {SLEEP!r}, Path({str(tmp_path / 'log')!r})))\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
@@ -76,7 +76,7 @@ def test_a_log_shows_what_this_process_wrote(tmp_path: Path) -> None:
 
 
 def test_a_log_that_has_grown_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.local.process._MAX_LOG_BYTES", 10)
+    monkeypatch.setattr("store.child_process._MAX_LOG_BYTES", 10)
     log = tmp_path / "log"
     for word in ("one " * 10, "two", "three"):
         child = Child(shell(f"echo {word}", log))

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 
 from cli.local.folders import MAX_SOCKET_PATH_BYTES, unprivileged_user
 from cli.local.postgres import LocalPostgres
-from cli.local.process import Child, Command
 from cli.local.valkey import LocalValkey
+from store.child_process import Child, Command
 from store.errors import Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -194,7 +194,7 @@ AS_A_USER = """
 import os, sys
 from pathlib import Path
 from cli.local.postgres import LocalPostgres
-from cli.local.process import Child, Command
+from store.child_process import Child, Command
 from cli.local.valkey import LocalValkey
 folder = Path(sys.argv[1])
 postgres, valkey = LocalPostgres(folder / "pg", folder / "pg.log"), LocalValkey(folder / "kv", folder / "kv.log")

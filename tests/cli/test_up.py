@@ -18,8 +18,8 @@ import orjson
 import pytest
 
 from cli.local.home import Home
-from cli.local.process import descendants, still_alive
 from cli.up import example
+from store.child_process import descendants, still_alive
 from store.db.database import Database
 from store.registry.models import register_version
 from store.settings import Settings, child_environment

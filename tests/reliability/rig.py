@@ -19,9 +19,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import Engine, text
 
-from cli.local.process import Child, Command
 from migrations.roles import let_in
 from migrations.schema import upgrade
+from store.child_process import Child, Command
 from store.db.database import Database
 from store.db.roles import API, ROLES, WORKER
 from store.ids import new_id

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx2
 
-from cli.local.process import Child, Command
 from cli.local.supervisor import Program, Supervisor
 from models.runners.faults import EXIT_CODE
+from store.child_process import Child, Command
 from store.jobs import dead_letters, jobs
 from store.schema.job_states import JobState
 from store.settings import Settings

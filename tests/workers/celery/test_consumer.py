@@ -10,7 +10,7 @@ import pytest
 import redis
 from kombu.entity import Queue
 
-from cli.local.ports import free_port
+from store.ports import free_port
 from store.redis.celery_queue import Hint, HintPublisher, celery_app, encode, fast_lane_list, hint_of
 from store.schema.job_states import JobState
 from store.settings import Settings
