@@ -121,6 +121,13 @@ class UpstreamRefused(EngineError):
     code = "invalid_value"
 
 
+class UpstreamFailed(EngineError):
+    """The server has failed on this request (HTTP 500) and goes on: another attempt may succeed. The job is charged."""
+
+    code = "engine_error"
+    retryable = True
+
+
 class UpstreamLost(EngineError):
     """The server is away, restarts, or broke the connection: another attempt may succeed. The job is not charged."""
 
@@ -145,7 +152,9 @@ class Upstream(Protocol):
         ...
 
     def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
-        """Send a request and yield its output. Closing the generator closes the connection. Raises UpstreamRefused."""
+        """Send a request and yield its output. Closing the generator closes the connection.
+
+        Raises UpstreamRefused and UpstreamFailed."""
         ...
 
     async def abort(self, request_ids: Sequence[str]) -> None:

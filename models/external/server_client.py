@@ -1,0 +1,150 @@
+"""HTTP to an inference server: one client for its questions and its streams. The only module that uses httpx2 here.
+
+An answer is bounded in size, and every error becomes one of three: the request is refused for good, it has failed, or
+the server is away.
+"""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx2
+import orjson
+
+from models.engine.requests import EngineError
+from models.external.upstream import UpstreamFailed, UpstreamLost, UpstreamRefused
+
+_CONNECT_S = 5.0
+_ANSWER_S = 10.0
+_MAX_LINE_BYTES = 4 << 20
+_MAX_ANSWER_BYTES = 16 << 20
+_MAX_QUOTED = 300
+_DATA = b"data:"
+
+_AWAY = frozenset({401, 403, 408, 429, 502, 503, 504})
+"""Statuses that say nothing about the request: a wrong key, an overloaded server, a proxy without a server."""
+
+
+class ServerClient:
+    """Requests to one server. Every method raises UpstreamLost, UpstreamRefused or UpstreamFailed."""
+
+    def __init__(self, url: str, api_key: str | None = None) -> None:
+        """``url`` has no path, or the one before all paths of the server. ``api_key`` is sent as a bearer token."""
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        self._http = httpx2.AsyncClient(
+            base_url=url,
+            headers=headers,
+            timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, pool=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
+            trust_env=False,
+            verify=ssl.create_default_context() if url.startswith("https") else False,
+        )
+
+    async def get(self, path: str) -> bytes:
+        """Return the body of a GET."""
+        async with self._answer("GET", path, None) as response:
+            return await _body(response)
+
+    async def get_json(self, path: str) -> Any:
+        """Return the JSON value of a GET."""
+        return _parsed(await self.get(path))
+
+    async def post(self, path: str, body: dict[str, Any]) -> bytes:
+        """Send a JSON object, and return the body of the answer."""
+        async with self._answer("POST", path, body) as response:
+            return await _body(response)
+
+    async def post_status(self, path: str, body: dict[str, Any]) -> int:
+        """Send a JSON object, and return the HTTP status of the answer, whatever it is."""
+        try:
+            return (await self._http.post(path, json=body)).status_code
+        except httpx2.TransportError as error:
+            raise _silent(error) from error
+
+    async def stream(self, path: str, body: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """Send a JSON object, and yield the data of each server-sent event. There is no time limit between events."""
+        async with self._answer("POST", path, body, read_s=None) as response, aclosing(_lines(response)) as lines:
+            async for line in lines:
+                if line.startswith(_DATA):
+                    yield line[len(_DATA) :].strip()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, read_s: float | None = _ANSWER_S
+    ) -> AsyncIterator[httpx2.Response]:
+        timeout = httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S, pool=None, read=read_s)
+        content = None if body is None else orjson.dumps(body)
+        headers = {} if body is None else {"content-type": "application/json"}
+        try:
+            async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
+                if response.status_code >= httpx2.codes.BAD_REQUEST:
+                    raise error_of(response.status_code, _reason(await _body(response)))
+                yield response
+        except (httpx2.TransportError, httpx2.StreamError) as error:
+            raise _silent(error) from error
+
+
+def _silent(error: Exception) -> UpstreamLost:
+    return UpstreamLost(f"the inference server does not answer ({type(error).__name__})")
+
+
+def error_of(status: int, reason: str) -> EngineError:
+    """Return the error of an answer with this HTTP status, or of one in a stream that has begun."""
+    if status in _AWAY:
+        return UpstreamLost(f"the inference server takes no requests (HTTP {status}): {reason}")
+    if status < httpx2.codes.INTERNAL_SERVER_ERROR:
+        return UpstreamRefused(f"the inference server refuses the request: {reason}")
+    return UpstreamFailed(f"the inference server failed (HTTP {status}): {reason}")
+
+
+def _reason(body: bytes) -> str:
+    """Return the message of an error's body, as servers with OpenAI's API write it."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return quoted(body.decode(errors="replace"))
+    error = found.get("error", found) if isinstance(found, dict) else found
+    message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
+    return quoted(str(message))
+
+
+def quoted(message: str) -> str:
+    """Return the beginning of a server's message. What validators quote of the request is left out."""
+    for sign in ("'input'", "input_value", '"input"'):
+        message = message.partition(sign)[0]
+    return message.strip().partition("\n")[0][:_MAX_QUOTED]
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise UpstreamLost("the inference server's answer is not JSON: is it the address of another server?") from error
+
+
+async def _body(response: httpx2.Response) -> bytes:
+    """Return the whole body, if it is not too large."""
+    body = bytearray()
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise UpstreamLost(f"the inference server's answer is larger than {_MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+async def _lines(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of a body as they come."""
+    rest = b""
+    async for part in response.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > _MAX_LINE_BYTES:
+            raise UpstreamLost(f"the inference server sent a line longer than {_MAX_LINE_BYTES} bytes")
+    if rest:
+        yield rest

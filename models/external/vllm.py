@@ -1,0 +1,308 @@
+"""vLLM's HTTP API (0.32): tokens in, tokens out.
+
+    with --enable-scale-out   POST /inference/v1/generate, and /inference/v1/abort_requests ends a request
+    without                   POST /v1/completions with token ids; only a closed connection ends a request
+
+``describe`` finds out which of them the server has, and by two requests for one token each if it orders by priority and
+follows llguidance's grammars: its API does not say so.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+
+from models.engine.requests import EngineError, FinishReason, Grammar, SampledLogprobs, SamplingParams
+from models.external.server_client import ServerClient, error_of, quoted
+from models.external.upstream import (
+    Capabilities,
+    Piece,
+    ServerInfo,
+    ServerLoad,
+    UpstreamFailed,
+    UpstreamLost,
+    UpstreamRefused,
+    UpstreamRequest,
+)
+from prompts.grammar import narrowed
+
+_GENERATE = "/inference/v1/generate"
+_ABORT = "/inference/v1/abort_requests"
+_COMPLETIONS = "/v1/completions"
+_OK = 200
+_PREFIX = "generate-tokens-"  # what the server puts before the ids of requests to _GENERATE
+
+_FINISHES = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "repetition": FinishReason.STOP}
+_MAX_LOGPROBS = 20  # the server's default limit
+_LLGUIDANCE = "%llguidance {}\n"
+"""The first line of a grammar that only llguidance reads: with the backend ``auto`` the server must choose it."""
+
+_ANY_BACKEND = frozenset({"json_schema", "regex", "choice"})
+_CONSTRAINTS = {"json_schema": "json", "regex": "regex", "choice": "choice", "lark": "grammar"}
+
+_RUNNING = "vllm:num_requests_running"
+_WAITING = "vllm:num_requests_waiting"
+_KV_USE = "vllm:kv_cache_usage_perc"
+_KV_SIZE = "vllm:cache_config_info"
+_PREEMPTED = "vllm:num_preemptions_total"
+_PREFIX_HITS = "vllm:prefix_cache_hits_total"
+_COMPUTED = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
+_METRICS = tuple(
+    (name + "{").encode() for name in (_RUNNING, _WAITING, _KV_USE, _KV_SIZE, _PREEMPTED, _PREFIX_HITS, *_COMPUTED)
+)
+
+
+class VllmUpstream:
+    """Implements ``models.external.upstream.Upstream`` on a vLLM server."""
+
+    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+        self._http = ServerClient(url, api_key)
+        self._has_scale_out = True
+        self._capabilities = Capabilities(grammars=_ANY_BACKEND, cache_salt=True, continues_repetition_penalty=True)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server can do; known after ``describe``."""
+        return self._capabilities
+
+    async def describe(self) -> ServerInfo:
+        """Ask the server what it runs, and what it can do."""
+        version = (await self._http.get_json("/version")).get("version")
+        cards = (await self._http.get_json("/v1/models"))["data"]
+        self._has_scale_out = await self._http.post_status(_ABORT, {"request_ids": []}) == _OK
+        grammars = await self._grammars()
+        self._capabilities = Capabilities(
+            grammars=grammars,
+            priorities=await self._accepts(self._probe(SamplingParams(1), priority=-1)),
+            cache_salt=True,
+            abort=self._has_scale_out,
+            continues_repetition_penalty=True,
+        )
+        base = next((card for card in cards if not card.get("parent")), cards[0])
+        return ServerInfo(
+            engine_version=version,
+            models=tuple(card["id"] for card in cards),
+            root=base.get("root"),
+            context_window=base.get("max_model_len"),
+            adapters=tuple(card["id"] for card in cards if card.get("parent")),
+            **await self._settings(),
+        )
+
+    async def load(self) -> ServerLoad:
+        """Read the server's metrics. Those of several engines behind one address are added up."""
+        text = b"\n".join(line for line in (await self._http.get("/metrics")).split(b"\n") if line.startswith(_METRICS))
+        totals: dict[str, float] = {}
+        uses: list[float] = []
+        kv_tokens = 0
+        for family in text_string_to_metric_families(text.decode() + "\n"):
+            for sample in family.samples:
+                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+                if sample.name == _KV_USE:
+                    uses.append(sample.value)
+                elif sample.name == _KV_SIZE:
+                    kv_tokens += _size_of(sample.labels)
+        if _RUNNING not in totals:
+            raise UpstreamLost("the inference server's metrics say nothing of its requests: is it vLLM?")
+        return ServerLoad(
+            running=int(totals[_RUNNING]),
+            waiting=int(totals.get(_WAITING, 0)),
+            kv_use=sum(uses) / len(uses) if uses else None,
+            kv_tokens=kv_tokens or None,
+            num_tokens=int(sum(totals.get(name, 0.0) for name in _COMPUTED)),
+            preempted=int(totals.get(_PREEMPTED, 0)),
+            prefix_hits=int(totals.get(_PREFIX_HITS, 0)),
+        )
+
+    async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
+        """Send a request and yield its output."""
+        path, body = self._message(request)
+        last: Piece | None = None
+        async with aclosing(self._http.stream(path, body)) as events:
+            async for data in events:
+                if data == b"[DONE]":
+                    continue  # the end of the body follows, after which the connection can be used again
+                message = _message_of(data)
+                for choice in message.get("choices", ()):
+                    piece = _piece(choice, request.sampling.logprobs)
+                    if piece.finish is None:
+                        yield piece
+                    else:
+                        last = piece
+                usage = message.get("usage")
+                if last is not None and usage:
+                    yield _counted(last, usage)
+                    last = None
+        if last is not None:
+            yield last
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests inside the server; without scale-out endpoints their closed connections have done it."""
+        if self._has_scale_out and request_ids:
+            await self._http.post(_ABORT, {"request_ids": [_PREFIX + each for each in request_ids]})
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.close()
+
+    async def _grammars(self) -> frozenset[str]:
+        if await self._accepts(self._probe(SamplingParams(1, grammar=Grammar("lark", 'start: "a"')))):
+            return _ANY_BACKEND | {"lark"}
+        has_any = await self._accepts(self._probe(SamplingParams(1, grammar=Grammar("regex", "a"))))
+        return _ANY_BACKEND if has_any else frozenset()
+
+    async def _settings(self) -> dict[str, Any]:
+        """Return what only a server in development mode says of itself."""
+        try:
+            found = await self._http.get_json("/server_info?config_format=json")
+        except (UpstreamRefused, UpstreamFailed):
+            return {}
+        model = found.get("vllm_config", {}).get("model_config", {})
+        dtype = model.get("dtype")
+        return {
+            "revision": model.get("revision"),
+            "quantization": model.get("quantization"),
+            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+            "batch_invariant": found.get("vllm_env", {}).get("VLLM_BATCH_INVARIANT") in {True, "1"},
+        }
+
+    async def _probe(self, sampling: SamplingParams, priority: int = 0) -> None:
+        """Generate one token after token 0."""
+        body = {"stream": True, "priority": priority}
+        path, changes = self._prompt((0,), sampling)
+        async with aclosing(self._http.stream(path, body | changes)) as events:
+            async for data in events:
+                if data != b"[DONE]":
+                    _message_of(data)
+
+    @staticmethod
+    async def _accepts(question: Awaitable[object]) -> bool:
+        """Return False if the server refuses a request."""
+        try:
+            await question
+        except (UpstreamRefused, UpstreamFailed):
+            return False
+        return True
+
+    def _message(self, request: UpstreamRequest) -> tuple[str, dict[str, Any]]:
+        path, body = self._prompt(request.prompt, request.sampling, request.stop_token_ids)
+        body |= {
+            "request_id": request.id,
+            "model": request.model,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.priority and self._capabilities.priorities:
+            body["priority"] = request.priority
+        if request.cache_salt:
+            body["cache_salt"] = request.cache_salt
+        return path, body
+
+    def _prompt(
+        self, prompt: tuple[int, ...], sampling: SamplingParams, stop_token_ids: tuple[int, ...] = ()
+    ) -> tuple[str, dict[str, Any]]:
+        """Return the path, and the fields for a prompt and its sampling parameters."""
+        fields = _sampling(sampling, stop_token_ids)
+        if self._has_scale_out:
+            return _GENERATE, {"token_ids": prompt, "sampling_params": fields | {"detokenize": False}}
+        fields |= {"prompt": prompt, "return_token_ids": True, "return_tokens_as_token_ids": True}
+        return _COMPLETIONS, fields
+
+
+def _sampling(sampling: SamplingParams, stop_token_ids: tuple[int, ...]) -> dict[str, Any]:
+    """Return the fields of vLLM's SamplingParams. All are given, so that no default of the server is used."""
+    fields: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": 0.0,
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "ignore_eos": sampling.ignore_eos,
+    }
+    if sampling.seed is not None:
+        fields["seed"] = sampling.seed
+    if stop_token_ids and not sampling.ignore_eos:
+        fields["stop_token_ids"] = stop_token_ids
+    if sampling.logprobs is not None:
+        # The chosen token takes the place of one of the most likely.
+        fields["logprobs"] = min(sampling.logprobs + 1, _MAX_LOGPROBS)
+    if sampling.grammar is not None:
+        fields["structured_outputs"] = {_CONSTRAINTS[sampling.grammar.kind]: _constraint(sampling.grammar)}
+    return fields
+
+
+def _constraint(grammar: Grammar) -> Any:
+    match grammar.kind:
+        case "json_schema":
+            return narrowed(orjson.loads(grammar.text))
+        case "choice":
+            return orjson.loads(grammar.text)
+        case "lark":
+            return _LLGUIDANCE + grammar.text
+        case _:
+            return grammar.text
+
+
+def _message_of(data: bytes) -> dict[str, Any]:
+    """Return an event's message. Raises the error that it may be."""
+    message = orjson.loads(data)
+    error = message.get("error")
+    if error:
+        raise _stream_error(error)
+    return dict(message)
+
+
+def _stream_error(error: dict[str, Any]) -> EngineError:
+    reason = quoted(str(error.get("message")))
+    if "EngineCore" in reason or "EngineDead" in str(error.get("type")):
+        return UpstreamLost(f"the inference server's engine has died: {reason}")
+    return error_of(int(error.get("code") or 500), reason)
+
+
+def _piece(choice: dict[str, Any], num_logprobs: int | None) -> Piece:
+    reason = choice.get("finish_reason")
+    if reason is not None and reason not in _FINISHES:
+        raise UpstreamLost(f"the request was ended inside the inference server ({reason})")
+    token_ids = tuple(choice.get("token_ids") or ())
+    logprobs = () if num_logprobs is None else tuple(_logprobs(choice.get("logprobs") or {}, num_logprobs))
+    if num_logprobs is not None and len(logprobs) != len(token_ids):
+        raise UpstreamLost(f"the inference server sent {len(logprobs)} logprobs for {len(token_ids)} tokens")
+    return Piece(token_ids, logprobs=logprobs, finish=None if reason is None else _FINISHES[reason])
+
+
+def _logprobs(found: dict[str, Any], count: int) -> Iterator[SampledLogprobs]:
+    """Yield the logprobs of a choice's tokens, in either form, with the ``count`` most likely tokens of each."""
+    for each in found.get("content") or ():
+        yield _likely(each["logprob"], {top["token_id"]: top["logprob"] for top in each["top_logprobs"]}, count)
+    for logprob, tops in zip(found.get("token_logprobs") or (), found.get("top_logprobs") or (), strict=True):
+        yield _likely(logprob, {int(name.partition(":")[2]): value for name, value in tops.items()}, count)
+
+
+def _likely(logprob: float, tops: dict[int, float], count: int) -> SampledLogprobs:
+    best = sorted(tops.items(), key=lambda top: -top[1])[:count]
+    return SampledLogprobs(logprob, tuple(token for token, _ in best), tuple(value for _, value in best))
+
+
+def _counted(piece: Piece, usage: dict[str, Any]) -> Piece:
+    details = usage.get("prompt_tokens_details") or {}
+    return Piece(
+        piece.token_ids,
+        logprobs=piece.logprobs,
+        finish=piece.finish,
+        num_cached_tokens=details.get("cached_tokens"),
+        num_prompt_tokens=usage.get("prompt_tokens"),
+        num_output_tokens=usage.get("completion_tokens"),
+    )
+
+
+def _size_of(labels: dict[str, str]) -> int:
+    """Return the tokens of an engine's KV cache, 0 if it does not say it."""
+    size = labels.get("kv_cache_size_tokens", "None")
+    if size.isdigit():
+        return int(size)
+    blocks, block = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
+    return int(blocks) * int(block) if blocks.isdigit() and block.isdigit() else 0
