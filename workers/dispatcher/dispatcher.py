@@ -169,7 +169,7 @@ class Dispatcher:
         try:
             has_more = duty.run()
         except Unavailable as error:
-            # FilteredOutput once, not at every try of a long outage.
+            # Logged once, not at every try of a long outage.
             if not duty.is_failing:
                 log.warning("dispatcher.duty_failed", duty=duty.name, error=error.message)
             duty.is_failing = True

@@ -9,7 +9,7 @@ from store.db.database import Database
 from store.db.presence import GONE_AFTER_S, beat_worker
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew
 from store.jobs.jobs import get, request_cancel, stored_deltas, timeline
-from store.jobs.sweeps import sweep_leases
+from store.jobs.sweeps import expire_overdue, sweep_leases
 from store.jobs.unclaimed import still_running
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
 from store.payloads.logprobs import LogprobRow
@@ -236,6 +236,41 @@ class TestWebhookOutbox:
         release(db, [Release(job_id, old.epoch)])
         finish(db, [success(old)])
         assert query("SELECT id FROM webhook_deliveries") == []
+
+
+@pytest.mark.parametrize("ending", ["finish", "release", "sweep", "expire", "cancel"])
+def test_an_attempt_that_ends_changes_no_other(
+    db: Database, tenant: str, accept_one: AcceptOne, query: Query, ending: str
+) -> None:
+    job_id, other = accept_one(), accept_one()
+    for each in (job_id, other):
+        take(db, each)
+        release(db, [Release(each, 1, charge=True, checkpoint=Checkpoint(("said",), ((1,),), ((1, 0),)))])
+    claims = take(db, job_id, other)
+
+    def others() -> list[list[dict[str, object]]]:
+        tables = ("attempts", "job_checkpoints", "job_events", "job_terminal", "job_streams")
+        rows = [query(f"SELECT * FROM {table} WHERE job_id = :id ORDER BY 1, 2", id=other) for table in tables]
+        first = "SELECT * FROM attempts WHERE job_id = :id AND epoch = 1"
+        return [*rows, query("SELECT * FROM jobs WHERE id = :id", id=other), query(first, id=job_id)]
+
+    before = others()
+    match ending:
+        case "finish":
+            assert finish(db, [success(claims[job_id])]) == {job_id}
+        case "release":
+            assert release(db, [Release(job_id, 2)]) == {job_id}
+        case "sweep":
+            query("UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE id = :id", id=job_id)
+            assert sweep_leases(db).num_jobs == 1
+        case "expire":
+            query("UPDATE jobs SET deadline_at = now() - interval '1 s' WHERE id = :id", id=job_id)
+            assert expire_overdue(db, grace_s=0) == [job_id]
+        case _:
+            request_cancel(db, tenant, job_id)
+            assert release(db, [Release(job_id, 2)]) == {job_id}
+    assert others() == before
+    assert query("SELECT ended_at FROM attempts WHERE job_id = :id AND epoch = 2", id=job_id)[0]["ended_at"]
 
 
 def test_a_job_that_has_ended_is_not_taken_for_one_that_is_locked(db: Database, accept_one: AcceptOne) -> None:

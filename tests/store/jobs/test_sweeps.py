@@ -192,11 +192,14 @@ class TestPurging:
         assert query(left) == []
 
     def test_idempotency_keys_go_before_their_jobs(
-        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query
     ) -> None:
         job_id = accept_one(idempotency=Idempotency("r", "k", "f"))
         end(db, job_id)
         self.age(query, 100)
+        accept_one(idempotency=Idempotency("r", "k", "f"), tenant_id=other_tenant)
+        accept_one(idempotency=Idempotency("r", "k2", "f"))
+        accept_one(idempotency=Idempotency("r2", "k", "f"))
         assert purge(db, 200, 50, 10) == 1
         assert get(db, tenant, job_id).state is JobState.SUCCEEDED
         assert accept_one(idempotency=Idempotency("r", "k", "f")) != job_id

@@ -50,6 +50,7 @@ def test_a_version_comes_back_as_it_was_registered(db: Database) -> None:
 def test_the_same_weights_are_the_same_version(db: Database) -> None:
     first = register(db)
     assert register(db, source="elsewhere") == first
+    assert register(db, model="small").version == 1, "of its own model"
     assert register(db, dtype="bfloat16").version == 2
     assert register(db, digest="d2").version == 3
     assert register(db, digest="d2").version == 3
@@ -73,6 +74,7 @@ def test_a_model_string_names_a_version_by_number_or_alias(db: Database) -> None
         register(db, digest=digest)
     register(db, model="HuggingFaceTB/other", digest="d9")
     set_alias(db, "tiny", "canary", 3, "test")
+    set_alias(db, "HuggingFaceTB/other", "canary", 1, "test")
     names = ["tiny", "tiny@default", "tiny@1", "tiny@2", "tiny@canary", "HuggingFaceTB/other"]
     assert [resolve(db, name).version for name in names] == [1, 1, 1, 2, 3, 1]
     set_alias(db, "tiny", "default", 2, "test")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from store.batches.batch_steps import ParsedLine, ResultFiles, add_lines, count_ended_lines, finalize, start
+from store.batches.batch_steps import ParsedLine, ResultFiles, add_lines, count_ended_lines, fail, finalize, start
 from store.batches.batch_steps import end as end_batch
 from store.batches.batches import NewBatch
 from store.batches.batches import create as create_batch
@@ -19,6 +19,7 @@ from store.jobs.claims import Finish, Release, claim, finish, release
 from store.jobs.jobs import get, list_jobs, timeline
 from store.jobs.responses import NewResponse
 from store.jobs.sweeps import purge
+from store.registry.prompt_templates import create as create_prompt
 from store.retention import erasure, retention
 from store.retention.purge import Scope, count, purge_step
 from store.retention.retention import DAY_S, Retention, read_all, read_retention, set_retention, sweep, sweep_marked
@@ -140,6 +141,27 @@ class TestForgetting:
         steps = [sweep(db, tenant, EVERYTHING, 2) for _ in range(3)]
         assert [(one.num_outputs, one.more) for one in steps] == [(2, True), (1, False), (0, False)]
         assert get(db, other_tenant, foreign).output == OUTPUT
+
+    def test_of_another_job_nothing_goes(self, db: Database, tenant: str, accept_one: AcceptOne, query: Query) -> None:
+        contents = CONTENTS | {"webhook": {"url": "https://example.com/hook", "events": ["job.failed"]}}
+        response = NewResponse(None, True, False, [{"text": ASKED}], {"instructions": ASKED})
+        gone, kept, waiting = (accept_one(**contents, response=response) for _ in range(3))
+        for job_id in (gone, kept):
+            claim(db, "worker", QUEUE, [job_id], 60)
+            error = ERROR | {"code": "max_attempts_exceeded"}
+            finish(db, [Finish(job_id, 1, JobState.FAILED, OUTPUT, error, None, [ANSWERED], tenant_id=tenant)])
+        claim(db, "worker", QUEUE, [waiting], 60)
+        release(db, [Release(waiting, 1, checkpoint=Checkpoint((ANSWERED,), ((1,),)), tenant_id=tenant)])
+        told(query)
+
+        def others() -> dict[str, list[dict[str, Any]]]:
+            rows = {table: query(f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES}
+            return {table: [row for row in rows[table] if gone not in row.values()] for table in rows}
+
+        before = others()
+        assert all(before.values())
+        assert erasure.purge_job(db, tenant, gone, actor="tests")
+        assert others() == before
 
     def test_a_response_that_is_not_to_be_stored_goes_as_soon_as_it_may(
         self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, said: Callable[[], dict[str, list[str]]]
@@ -280,6 +302,27 @@ class TestPurges:
         assert self.purge(db, Scope(tenant, before=row["created_at"])) == 0
         assert self.purge(db, Scope(tenant)) == 1
         assert query("SELECT count(*) AS n FROM jobs") == [{"n": 8}]
+
+    def test_files_batches_and_prompts_go_and_another_tenants_stay(
+        self, db: Database, tenant: str, other_tenant: str, query: Query, settings: Settings
+    ) -> None:
+        for owner in (tenant, other_tenant):
+            for number in range(3):
+                draft = open_blobs(settings).create()
+                draft.write(b"%d" % number)
+                file = files.create(db, owner, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+                create_prompt(db, owner, name="a", template={"instructions": ASKED}, actor="tests")
+            new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, "f", None, "key_1", None)
+            fail(db, create_batch(db, owner, new, file), [])
+        there = {"jobs": 0, "files": 3, "batches": 1, "prompts": 3, "live": 0}
+        (row,) = query("SELECT min(created_at) AS first FROM files")
+        for kind, num in (("batches", 1), ("files", 3), ("prompts", 3)):
+            assert self.purge(db, Scope(tenant, before=row["first"]), kind) == 0
+            assert self.purge(db, Scope(tenant, "ann"), kind) == 0, "of a user"
+            assert count(db, Scope(tenant))[kind] == num
+            assert self.purge(db, Scope(tenant), kind) == num
+        assert count(db, Scope(tenant)) == dict.fromkeys(there, 0)
+        assert count(db, Scope(other_tenant)) == there
 
     def test_a_line_of_a_batch_that_lives_is_left_alone(
         self, db: Database, tenant: str, make_job: MakeJob, settings: Settings

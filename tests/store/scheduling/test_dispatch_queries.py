@@ -8,19 +8,21 @@ from sqlalchemy import Connection, text
 
 from store.db.database import Database
 from store.jobs.claims import claim
-from store.jobs.jobs import get
+from store.jobs.jobs import Accepted, accept, get
 from store.payloads.job_payload import ServiceClass
 from store.scheduling.dispatch_queries import (
+    Claimable,
     QueueDepth,
     RoundRobin,
     claim_candidates,
+    claimable,
     forget_announcements,
     take_stale,
     take_waiting,
     waiting_queues,
 )
 from store.settings import Settings
-from tests.store.making import QUEUE, AcceptOne, Query
+from tests.store.making import QUEUE, AcceptOne, MakeJob, Query
 
 
 def start(db: Database, *job_ids: str) -> None:
@@ -241,7 +243,39 @@ class TestDirectClaims:
         assert claim_candidates(db, QUEUE, 9, suspects=True) == [suspect]
         assert take_waiting(db, QUEUE, 9) == [good], "a suspect is not announced either"
 
-    def test_a_paused_queue_has_none(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
-        accept_one(announce=False)
-        query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'test')", queue=QUEUE)
+    def test_suspects_come_in_the_order_of_the_others(self, db: Database, accept_one: AcceptOne, query: Query) -> None:
+        batch = accept_one(service_class=ServiceClass.BATCH, priority=0)
+        low, patient, hurried = accept_one(priority=9), accept_one(), accept_one(deadline_s=60.0)
+        running = accept_one(priority=0)
+        query("UPDATE jobs SET is_suspect = true")
+        accept_one(queue="other@1")
+        assert set(claim(db, "worker", QUEUE, [running], 60.0, suspects=True)) == {running}
+        assert claim_candidates(db, QUEUE, 9, suspects=True) == [hurried, patient, low, batch]
+        assert claim_candidates(db, QUEUE, 2, suspects=True) == [hurried, patient]
+        assert claim_candidates(db, QUEUE, 9, suspects=True, older_than_s=30) == []
         assert claim_candidates(db, QUEUE, 9) == []
+        assert claimable(db, QUEUE) == Claimable(suspects=True, others=False)
+        assert claimable(db, "other@1") == Claimable(suspects=False, others=True)
+
+    def test_a_paused_queue_has_none_and_others_have(
+        self, db: Database, make_job: MakeJob, accept_one: AcceptOne, query: Query
+    ) -> None:
+        query("INSERT INTO queue_controls (queue, paused_by) VALUES ('other@1', 'test')")
+        waiting, suspect = accept_one(announce=False), accept_one(announce=False)
+        query("UPDATE jobs SET is_suspect = true WHERE id = :id", id=suspect)
+        for paused in (False, True):
+            if paused:
+                query("INSERT INTO queue_controls (queue, paused_by) VALUES (:queue, 'test')", queue=QUEUE)
+            assert claim_candidates(db, QUEUE, 9) == ([] if paused else [waiting])
+            assert claim_candidates(db, QUEUE, 9, suspects=True) == ([] if paused else [suspect])
+            assert claimable(db, QUEUE) == Claimable(suspects=not paused, others=not paused)
+            assert [depth.is_paused for depth in waiting_queues(db)] == [paused]
+            assert claim(db, "worker", QUEUE, [suspect], 60.0, suspects=not paused).keys() == (
+                set() if paused else {suspect}
+            )
+            (accepted,) = accept(db, [make_job(service_class=ServiceClass.INTERACTIVE)])
+            assert isinstance(accepted, Accepted)
+            assert accepted.announced is not paused
+            assert take_waiting(db, QUEUE, 9) == ([] if paused else [waiting])
+            query("UPDATE jobs SET state = 'queued', owner = NULL, lease_expires_at = NULL, announced_at = NULL")
+            query("DELETE FROM jobs WHERE id = :id", id=accepted.job_id)

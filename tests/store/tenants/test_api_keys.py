@@ -94,12 +94,15 @@ def test_a_scope_that_is_none_is_refused(db: Database, tenant: str, query: Query
 
 
 def test_its_use_is_noted_once_a_minute(db: Database, tenant: str, query: Query) -> None:
-    plaintext = create_key(db, tenant, "ci", ["jobs:read"], actor="t")
+    plaintext, _ = (create_key(db, tenant, name, ["jobs:read"], actor="t") for name in ("ci", "other"))
 
     def used() -> tuple[object, object]:
         authenticate(db, plaintext)
-        (row,) = query("SELECT last_used_at = date_trunc('minute', last_used_at) AS whole, xmin FROM api_keys")
-        return row["whole"], row["xmin"]
+        ours, other = query(
+            "SELECT last_used_at = date_trunc('minute', last_used_at) AS whole, xmin FROM api_keys ORDER BY name"
+        )
+        assert other["whole"] is None, "it was not used"
+        return ours["whole"], ours["xmin"]
 
     first = used()
     assert first[0]

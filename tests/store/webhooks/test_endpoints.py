@@ -59,7 +59,7 @@ def test_what_cannot_be_is_refused(
 
 
 def test_only_its_tenant_finds_it(db: Database, tenant: str, other_tenant: str) -> None:
-    made = create_endpoint(db, tenant, url=URL, actor="mia")
+    made, kept = (create_endpoint(db, tenant, url=url, actor="mia") for url in (URL, f"{URL}/2"))
     assert list_endpoints(db, other_tenant) == []
     for touch in (
         lambda: delete_endpoint(db, other_tenant, made.id, actor="eve"),
@@ -72,7 +72,7 @@ def test_only_its_tenant_finds_it(db: Database, tenant: str, other_tenant: str) 
             touch()
     assert get_endpoint(db, tenant, made.id) == made
     delete_endpoint(db, tenant, made.id, actor="mia")
-    assert list_endpoints(db, tenant) == []
+    assert list_endpoints(db, tenant) == [kept]
     with pytest.raises(NotFound):
         delete_endpoint(db, tenant, made.id, actor="mia")
 
@@ -102,6 +102,7 @@ def test_both_secrets_sign_until_the_overlap_ends(
     db: Database, tenant: str, accept_one: AcceptOne, query: Query
 ) -> None:
     made = create_endpoint(db, tenant, url=URL, actor="mia")
+    other = create_endpoint(db, tenant, url=f"{URL}/2", events=["batch.failed"], actor="mia")
     first = get_webhook_secret(db, tenant)
     rotated, mine = (
         rotate_secret(db, tenant, made.id, overlap_s=3600, actor="mia"),
@@ -134,13 +135,16 @@ def test_both_secrets_sign_until_the_overlap_ends(
     last = rotate_secret(db, tenant, made.id, overlap_s=0, actor="mia")
     final = rotate_webhook_secret(db, tenant, overlap_s=0, actor="mia")
     assert secrets() == {False: (last.secret,), True: (final.secret,)}
+    update_endpoint(db, tenant, other.id, events=["*"], actor="mia")
+    request_cancel(db, tenant, accept_one())
+    assert {delivery.endpoint_id: delivery.secrets for delivery in take_due(db, 10, 0)}[other.id] == (other.secret,)
     told = [entry.action for entry in list_entries(db, tenant)]
     assert (told.count("webhook_endpoint.secret_rotated"), told.count("webhook_secret.rotated")) == (3, 3)
     assert not any(secret in str(list_entries(db, tenant)) for secret in (last.secret, final.secret))
 
 
 def test_enabling_forgets_the_failures_and_is_said_once(db: Database, tenant: str, query: Query) -> None:
-    made = create_endpoint(db, tenant, url=URL, actor="mia")
+    made, other = (create_endpoint(db, tenant, url=url, actor="mia") for url in (URL, f"{URL}/2"))
     query(
         "UPDATE webhook_endpoints SET disabled_at = now(), disabled_reason = 'failing',"
         " failing_since = now(), last_failed_at = now()"
@@ -149,6 +153,7 @@ def test_enabling_forgets_the_failures_and_is_said_once(db: Database, tenant: st
         assert enable_endpoint(db, tenant, made.id, actor="mia") == made
     entries = [entry for entry in list_entries(db, tenant) if entry.action == "webhook_endpoint.enabled"]
     assert [entry.detail for entry in entries] == [{"was": "failing"}]
+    assert get_endpoint(db, tenant, other.id).disabled_reason == "failing"
 
 
 def test_a_secret_is_one_that_the_standards_library_takes() -> None:

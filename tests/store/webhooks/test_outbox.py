@@ -113,6 +113,39 @@ class TestTaking:
         assert len(take_due(db, 2, 60, busy=[host])) == 1
         assert [found.receiver for found in take_due(db, 10, 0)] == [host] * 2
 
+    def test_the_longest_due_are_looked_at_first(
+        self,
+        db: Database,
+        tenant: str,
+        outbox: list[str],
+        accept_one: AcceptOne,
+        query: Query,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(webhooks, "LOOKED_AT", 1)
+        longer_due = "UPDATE webhook_deliveries SET next_attempt_at = now() - interval '1 h' WHERE job_id = :id"
+        create_endpoint(db, tenant, url=f"{URL}/2", actor="mia")
+        behind = [accept_one(), accept_one()]
+        for job_id in behind:
+            request_cancel(db, tenant, job_id)
+        query(longer_due, id=behind[1])
+        query("UPDATE webhook_deliveries SET next_attempt_at = now() - interval '2 h' WHERE endpoint_id IS NULL")
+        assert [one.subject_id for one in take_due(db, 1, 60, busy=[f"{tenant} example.com"])] == [behind[1]]
+        query("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE endpoint_id IS NULL")
+        query(longer_due, id=outbox[2])
+        assert [one.subject_id for one in take_due(db, 1, 60)] == [outbox[2]]
+
+    def test_those_that_are_done_hide_none_that_is_due(
+        self, db: Database, tenant: str, accept_one: AcceptOne, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(webhooks, "LOOKED_AT", 1)
+        for _ in range(2):
+            job_id = accept_one(webhook={"url": URL})
+            request_cancel(db, tenant, job_id)
+            (delivery,) = take_due(db, 10, 0)
+            assert delivery.subject_id == job_id
+            record_delivered(db, delivery, tried())
+
     def test_a_dead_senders_delivery_comes_back_under_the_same_id(self, db: Database, outbox: list[str]) -> None:
         first = {delivery.id: delivery.attempt for delivery in take_due(db, 10, 0)}
         again = {delivery.id: delivery.attempt for delivery in take_due(db, 10, 60)}
@@ -198,18 +231,29 @@ class TestSettling:
         assert of_job(db, tenant, slow.subject_id)[0].state == "delivered"
 
     def test_only_the_last_tries_are_kept(self, db: Database, tenant: str, outbox: list[str], query: Query) -> None:
-        delivery = take_due(db, 1, 0)[0]
+        delivery, other = take_due(db, 2, 0)
+        fail(db, other)
         for number in range(1, ATTEMPTS_KEPT + 4):
             query("UPDATE webhook_deliveries SET attempts = :n WHERE id = :id", n=number, id=delivery.id)
             fail(db, replace(delivery, attempt=number, num_tries=number))
         kept = [one.attempt for one in get_delivery(db, tenant, delivery.id)[1]]
         assert kept == list(range(4, ATTEMPTS_KEPT + 4))
+        assert len(get_delivery(db, tenant, other.id)[1]) == 1, "each delivery keeps its own"
 
-    def test_one_taken_and_not_tried_is_not_counted(self, db: Database, outbox: list[str]) -> None:
-        taken = [delivery.id for delivery in take_due(db, 2, 60)]
-        postpone(db, taken, 0)
+    def test_those_taken_and_not_tried_wait_and_are_not_counted(
+        self, db: Database, tenant: str, outbox: list[str], query: Query
+    ) -> None:
+        *taken, delivered = take_due(db, 10, 0)
+        record_delivered(db, delivered, tried())
+        postpone(db, [delivery.id for delivery in (*taken, delivered)], 300)
         postpone(db, [], 0)
-        assert {(again.id, again.attempt) for again in take_due(db, 10, 60)} >= {(delivery, 1) for delivery in taken}
+        assert take_due(db, 10, 60) == []
+        # A second sender with the same ones, which it took before they were postponed.
+        postpone(db, [delivery.id for delivery in taken], 0)
+        assert take_due(db, 10, 60) == []
+        assert get_delivery(db, tenant, delivered.id)[0].attempts == 1
+        query("UPDATE webhook_deliveries SET next_attempt_at = now()")
+        assert [(again.id, again.attempt) for again in take_due(db, 10, 60)] == [(one.id, 1) for one in taken]
 
 
 class TestDisabling:
@@ -301,6 +345,15 @@ class TestDisabling:
         endpoint = get_endpoint(db, tenant, due.endpoint_id or "")
         assert endpoint.disabled_at is None
         assert endpoint.failing_since is not None
+
+    def test_a_success_clears_the_failures_of_its_own_endpoint_only(
+        self, db: Database, tenant: str, due: Delivery, query: Query
+    ) -> None:
+        fail(db, due)
+        query("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE id <> :id", id=due.id)
+        (other,) = take_due(db, 10, 60)
+        record_delivered(db, other, tried())
+        assert get_endpoint(db, tenant, due.endpoint_id or "").failing_since is not None
 
     def test_what_was_under_way_to_it_is_given_up_untried_unless_it_is_enabled(
         self, db: Database, tenant: str, due: Delivery, accept_one: AcceptOne, query: Query

@@ -78,6 +78,10 @@ class TestRedelivering:
     def test_it_is_due_now_under_its_id_with_ten_new_tries(
         self, db: Database, tenant: str, endpoint: Endpoint, accept_one: AcceptOne, query: Query, end: str
     ) -> None:
+        create_endpoint(db, tenant, url=f"{URL}/2", events=["batch.failed"], actor="mia")
+        query("UPDATE webhook_endpoints SET disabled_at = now() WHERE id <> :id", id=endpoint.id)
+        request_cancel(db, tenant, accept_one())
+        record_delivered(db, take_due(db, 1, 60)[0], TOOK_IT)
         request_cancel(db, tenant, accept_one())
         query("UPDATE webhook_deliveries SET attempts = 8")
         (first,) = take_due(db, 1, 3600)
@@ -92,7 +96,7 @@ class TestRedelivering:
         assert (again.id, again.state, again.attempts, again.delivered_at) == (first.id, "pending", 9, None)
         # A delivery in progress that fails must not end the one just requested.
         give_up(db, first)
-        (second,) = take_due(db, 1, 0)
+        (second,) = take_due(db, 10, 0)
         assert (second.id, second.attempt, second.num_tries) == (first.id, 1, 10)
         entry = list_entries(db, tenant)[0]
         assert (entry.action, entry.detail["was"]) == ("webhook_delivery.redelivered", end)
@@ -219,6 +223,26 @@ class TestRecovering:
         assert [row.job_id for row in list_deliveries(db, tenant)] == [told]
         assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=3 * 86_400, limit=10, actor="mia") == 1
         assert {row.job_id for row in list_deliveries(db, tenant)} == {told, old}
+
+    @pytest.mark.parametrize("is_written", [True, False])
+    def test_its_oldest_come_first_and_no_tests(
+        self, db: Database, tenant: str, endpoint: Endpoint, accept_one: AcceptOne, query: Query, is_written: bool
+    ) -> None:
+        create_endpoint(db, tenant, url=f"{URL}/2", actor="mia")
+        newer, older = (self.end(db, tenant, accept_one) for _ in range(2))
+        query("UPDATE jobs SET completed_at = now() - interval '1 hour' WHERE id = :id", id=older)
+        query("UPDATE webhook_deliveries SET created_at = now() - interval '1 hour' WHERE job_id = :id", id=older)
+        if not is_written:
+            query("DELETE FROM webhook_deliveries")
+        send_test(db, tenant, endpoint.id, actor="mia")
+        for one in take_due(db, 10, 60):
+            give_up(db, one)
+        for expected in (older, newer):
+            assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=1, actor="mia") == 1
+            (one,) = take_due(db, 10, 60)
+            assert (one.endpoint_id, one.subject_id) == (endpoint.id, expected)
+            record_delivered(db, one, TOOK_IT)
+        assert recover(db, tenant, endpoint.id, ALWAYS, kept_s=None, limit=1, actor="mia") == 0
 
     def test_only_its_tenant_recovers_it(self, db: Database, other_tenant: str, endpoint: Endpoint) -> None:
         with pytest.raises(NotFound):
