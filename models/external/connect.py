@@ -1,0 +1,20 @@
+"""The adapter of each kind of inference server. A new kind is one more entry of ``UPSTREAMS``."""
+
+from collections.abc import Callable, Mapping
+
+from models.external.upstream import Upstream
+from models.external.vllm import VllmUpstream
+from store.registry.engine_spec import EngineKind, EngineSpec
+
+UPSTREAMS: Mapping[EngineKind, Callable[[EngineSpec, str, str | None], Upstream]] = {
+    EngineKind.VLLM: lambda _spec, url, api_key: VllmUpstream(url, api_key=api_key),
+}
+"""Makes the adapter of a server: by the version's engine, the server's address and the key that it asks for."""
+
+
+def connect(spec: EngineSpec, *, url: str, api_key: str = "") -> Upstream:
+    """Return the adapter of a version's server. No request is sent yet.
+
+    ``url``: the server's address, which is the registered one or that of a server that the worker has started.
+    """
+    return UPSTREAMS[spec.kind](spec, url, api_key or None)
