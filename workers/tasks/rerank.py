@@ -8,7 +8,7 @@ from typing import Any
 
 from models.engine.runner import Encoder
 from models.loading.load import checked_folder, with_encoder_faults
-from models.runners.fake_cross_encoder import FakeCrossEncoder
+from models.runners.fake_encoder import FakeCrossEncoder
 from prompts.tasks.rerank import CrossEncoderSettings, rerank_pairs, settings_for
 from prompts.tasks.task_inputs import ReadFile
 from prompts.tokenizer import Tokenizer, tokenizer_for
