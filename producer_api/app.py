@@ -16,9 +16,8 @@ from producer_api.batches import batch_routes
 from producer_api.batches.batch_keeper import BatchKeeper
 from producer_api.files import file_routes
 from producer_api.http import health_routes, pages
-from producer_api.http.middleware import Authenticate, BufferBody, RequestContext
+from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
 from producer_api.http.openapi_text import describe
-from producer_api.http.write_metering import MeterWrites
 from producer_api.jobs import dead_letter_routes, job_routes, model_routes, queue_routes, stream_routes
 from producer_api.jobs.cancel import announce_cancelled
 from producer_api.jobs.fast_routes import FastRoutes

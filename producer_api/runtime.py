@@ -9,11 +9,8 @@ from functools import partial
 
 import anyio.to_thread
 
-from producer_api.access.auth import Authenticator
-from producer_api.access.rate_limits import RateLimits
-from producer_api.access.refusal_log import RefusalLog
-from producer_api.access.stream_limits import StreamLimits
-from producer_api.caches.limit_cache import LimitCache
+from producer_api.access.auth import Authenticator, RefusalLog
+from producer_api.access.rate_limits import LimitCache, RateLimits, StreamLimits
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.caches.ttl_cache import CacheRefresher

@@ -1,19 +1,27 @@
-"""Authentication of API keys, and the scopes that routes require.
+"""Authentication of API keys, the scopes that routes require, and the log of refusals.
 
 Every request under ``/v1/`` is authenticated before its body is read, so a route without a scope is not open either. A
 principal is cached for at most ten seconds: so long a revoked or expired key, or one with fewer rights, may still be
 accepted. The process that changes a key drops it at once, and notifies the other processes through Redis.
+
+A request that is refused because of its key gets a line in the log, but no audit row. The audit log has a row for each
+change, and a caller without a key must not be able to make it grow. For the same reason many refusals are one line a
+second, with the number of refusals since the last line.
 """
 
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Annotated
 
+import structlog
 from fastapi import Depends, Security
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.types import Scope
 
 from producer_api.caches.ttl_cache import TtlCache
 from store.db.database import Database
@@ -21,7 +29,11 @@ from store.errors import Forbidden, Unauthenticated
 from store.tenants import api_keys
 from store.tenants.api_keys import Principal
 
+_log = structlog.get_logger("producer_api")
+
 KEEP_S = 10.0
+REFUSAL_CODES = frozenset({"invalid_api_key", "insufficient_scope", "model_not_allowed"})
+LOG_AGAIN_AFTER_S = 1.0
 _MAX_KEYS = 10_000
 _HOW = "send it as `Authorization: Bearer hr_...`"
 
@@ -89,3 +101,45 @@ ModelsAdmin = Annotated[Principal, Depends(require("models:admin"))]
 QueuesAdmin = Annotated[Principal, Depends(require("queues:admin"))]
 UsageReader = Annotated[Principal, Depends(require("usage:read"))]
 WebhooksAdmin = Annotated[Principal, Depends(require("webhooks:admin"))]
+
+
+def address_of(scope: Scope) -> str | None:
+    """Return the caller's IP address; None if a trusted proxy has passed on something else."""
+    return _address(scope["client"][0]) if scope.get("client") else None
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str) -> str | None:
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
+
+
+class RefusalLog:
+    """Logs the requests that this process refuses because of their key. Used on the event loop alone."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next_at = dict.fromkeys(REFUSAL_CODES, 0.0)
+        self._num_skipped = dict.fromkeys(REFUSAL_CODES, 0)
+
+    def note(self, code: str, scope: Scope) -> None:
+        """Log a refusal if its code is about the key. The line has the request's id and address."""
+        if code not in REFUSAL_CODES:
+            return
+        now = self._clock()
+        if now < self._next_at[code]:
+            self._num_skipped[code] += 1
+            return
+        principal = scope["state"].get("principal")
+        _log.warning(
+            "access_refused",
+            code=code,
+            method=scope["method"],
+            route=getattr(scope.get("route"), "path", None),
+            key_id=None if principal is None else principal.key_id,
+            address=address_of(scope),
+            num_unsaid=self._num_skipped[code],
+        )
+        self._next_at[code], self._num_skipped[code] = now + LOG_AGAIN_AFTER_S, 0

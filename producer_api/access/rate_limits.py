@@ -1,20 +1,101 @@
-"""Rate limits of an API key and of its tenant, in requests and input tokens per minute.
+"""Rate limits of an API key and of its tenant: requests and input tokens per minute, and open streams.
+
+The limits are read from Postgres and kept for two seconds. A route, or a thread that works for it, adds the headers of
+a response to a context variable of the request. The outermost middleware puts them into the response, so an error that
+is raised after the limits were checked has them too.
 
 The limits of the queue are in ``producer_api.submission.queue_limits``; exact quotas are in ``store.tenants.quotas``.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-from producer_api.access.rate_limit_headers import note
-from producer_api.caches.limit_cache import LimitCache
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import Scope
+
+from producer_api.caches.ttl_cache import LoadingCache
+from store.db.database import Database
 from store.errors import HeadraceError, InvalidRequest, RateLimited
 from store.redis.rate_limiter import Decision, Limiter, Spend
+from store.settings import Settings
 from store.tenants.api_keys import Principal
-from store.tenants.tenant_limits import Limits, RequestLimits
+from store.tenants.tenant_limits import Limits, RequestLimits, read_limits
+
+KEEP_S = 2.0
+"""The longest time until a changed limit takes effect in every process."""
+
+WARNING_HEADER = "Headrace-Warning"
+"""The job was accepted, and this is why it cannot run now."""
+
+_MAX_KEYS = 10_000
+_STREAM_RETRY_AFTER_S = 1.0
+_STREAM_OWNER = "stream_of"
+_NOTED = ("x-ratelimit-", WARNING_HEADER)
 
 Headers = dict[str, str]
+_TenantAndKey = tuple[str, str]
+
+_noted: ContextVar[Headers | None] = ContextVar("rate_limit_headers", default=None)
+
+
+class LimitCache:
+    """Limits by API key. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
+        self._db = db
+        self._kept: LoadingCache[_TenantAndKey, RequestLimits] = LoadingCache(
+            self._read, ttl_s=KEEP_S, max_size=_MAX_KEYS, clock=clock
+        )
+
+    def held_by(self, principals: Sequence[Principal]) -> list[RequestLimits]:
+        """Return the limits of each key. Blocks on Postgres for those that are not cached, with one query for all."""
+        found = self._kept.get_all([_key(principal) for principal in principals])
+        return [found[_key(principal)] for principal in principals]
+
+    def cached(self, principal: Principal) -> RequestLimits | None:
+        """Return the limits of a key if they are cached. Blocks on nothing."""
+        return self._kept.fresh(_key(principal))
+
+    def refresh(self) -> None:
+        """Read again the limits that were used lately and have half of their time behind them. Blocks on Postgres."""
+        self._kept.refresh()
+
+    def forget(self) -> None:
+        """Drop everything, because a limit was changed in this process."""
+        self._kept.forget()
+
+    def _read(self, keys: Sequence[_TenantAndKey]) -> dict[_TenantAndKey, RequestLimits]:
+        found = read_limits(self._db, self._settings, {*keys, *((tenant_id, None) for tenant_id, _ in keys)})
+        return {key: RequestLimits(found[(key[0], None)].effective, found[key].effective) for key in keys}
+
+
+def _key(principal: Principal) -> _TenantAndKey:
+    return principal.tenant_id, principal.key_id
+
+
+def begin_headers() -> Headers:
+    """Start to collect the headers of this request; return the dict that collects them."""
+    noted: Headers = {}
+    _noted.set(noted)
+    return noted
+
+
+def note_headers(headers: Mapping[str, str]) -> None:
+    """Add headers to the response of the current request."""
+    noted = _noted.get()
+    if noted is not None:
+        noted.update({name: value for name, value in headers.items() if name.startswith(_NOTED)})
+
+
+def has_spent_request() -> bool:
+    """Return whether the current request was counted in the rate limits."""
+    return "x-ratelimit-limit-requests" in (_noted.get() or ())
 
 
 class OverRate(RateLimited):
@@ -106,7 +187,7 @@ def _bounds(unit: str, principal: Principal, cost: int, of_key: int | None, of_t
 def _raised(outcome: Headers | HeadraceError) -> Headers:
     if isinstance(outcome, HeadraceError):
         raise outcome
-    note(outcome)
+    note_headers(outcome)
     return outcome
 
 
@@ -145,3 +226,43 @@ def _headers(unit: str, limit: int, decision: Decision) -> Headers:
         f"x-ratelimit-remaining-{unit}": str(decision.remaining),
         f"x-ratelimit-reset-{unit}": f"{math.ceil(decision.reset_s * 1000)}ms",
     }
+
+
+class StreamLimits:
+    """Counts open streams and waits. Used on the event loop alone."""
+
+    def __init__(self, limits: LimitCache) -> None:
+        self._limits = limits
+        self._open: Counter[str] = Counter()
+
+    async def enter(self, request: Request) -> None:
+        """Count a stream of the request's key. Raises RateLimited at the limit of the key or its tenant."""
+        if not await self.try_enter(request):
+            raise RateLimited(
+                "as many streams and waits are open as this key or your organization may have at once: end one or poll",
+                retry_after_s=_STREAM_RETRY_AFTER_S,
+            )
+
+    async def try_enter(self, request: Request) -> bool:
+        """Count a stream of the request's key, once a request; return False at the limit of the key or its tenant."""
+        principal: Principal = request.state.principal
+        held = self._limits.cached(principal)
+        if held is None:
+            (held,) = await run_in_threadpool(self._limits.held_by, [principal])
+        if request.scope["state"].get(_STREAM_OWNER) is not None:
+            return True
+        for owner, limit in ((principal.key_id, held.key), (principal.tenant_id, held.tenant)):
+            if limit.concurrent_streams is not None and self._open[owner] >= limit.concurrent_streams:
+                return False
+        self._open.update((principal.key_id, principal.tenant_id))
+        request.scope["state"][_STREAM_OWNER] = principal
+        return True
+
+    def leave(self, scope: Scope) -> None:
+        """Stop counting a request after its response; a request that was not counted is ignored."""
+        principal = scope["state"].pop(_STREAM_OWNER, None)
+        if principal is not None:
+            self._open.subtract((principal.key_id, principal.tenant_id))
+            for owner in (principal.key_id, principal.tenant_id):
+                if not self._open[owner]:
+                    del self._open[owner]

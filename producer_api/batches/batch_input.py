@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from producer_api.server.json_limits import check_counts
+from producer_api.http.requests import check_counts
 from producer_api.tasks.registry import read_task
 from producer_api.tasks.task_routes import ParsedRequest
 from store.encryption.vault import has_nul

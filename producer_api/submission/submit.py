@@ -16,8 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from policy.placeholders import PlaceholderMap
 from policy.policies import Policy
-from producer_api.access.rate_limit_headers import WARNING_HEADER, note
-from producer_api.access.rate_limits import RateLimits
+from producer_api.access.rate_limits import WARNING_HEADER, RateLimits, note_headers
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
 from producer_api.reads.placeholder_restore import vault_of
@@ -103,7 +102,7 @@ class Submissions:
             await self._tenant_threads.run(principal.tenant_id, lambda: self._guard_and_prepare(draft))
             return await self._join_batch(draft)
         finally:
-            note(draft.headers)
+            note_headers(draft.headers)
 
     async def _join_batch(self, draft: DraftJob) -> Receipt:
         """Store a draft in a batch with others. A draft that would delay them is prepared alone first."""

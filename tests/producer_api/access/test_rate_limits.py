@@ -7,8 +7,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from producer_api.access.rate_limits import RateLimits
-from producer_api.caches.limit_cache import LimitCache
+from producer_api.access.rate_limits import LimitCache, RateLimits
 from store.db.database import Database
 from store.errors import RateLimited
 from store.redis.connection import connect

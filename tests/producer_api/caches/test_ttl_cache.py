@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from sqlalchemy import Engine, event
 
+from producer_api.access.rate_limits import LimitCache
 from producer_api.caches import ttl_cache
-from producer_api.caches.limit_cache import LimitCache
 from producer_api.caches.model_catalog import KEEP_S, ModelCatalog
 from producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
 from producer_api.submission.input_policy import ActivePolicies

@@ -11,7 +11,7 @@ import structlog
 from openai import OpenAI
 from sqlalchemy import text
 
-from producer_api.access.refusal_log import LOG_AGAIN_AFTER_S, RefusalLog
+from producer_api.access.auth import LOG_AGAIN_AFTER_S, RefusalLog
 from store.audit import audit
 from store.audit.hash_chain import Problem, Verifier
 from store.db.database import Database

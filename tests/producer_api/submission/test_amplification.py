@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from producer_api.app import create_app
-from producer_api.server import json_limits
-from producer_api.server.json_limits import MOST_CONTAINERS, MOST_FIELDS, MOST_VALUES, check_counts
+from producer_api.http import middleware
+from producer_api.http.requests import MOST_CONTAINERS, MOST_FIELDS, MOST_VALUES, check_counts
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.registry.models import ModelVersion
@@ -147,7 +147,7 @@ def test_what_is_refused_is_counted_and_then_not_read_any_more(
     headers, two = {"Authorization": f"Bearer {key}"}, settings.model_copy(update={"requests_per_minute": 2})
     with serving(two) as server, httpx2.Client(base_url=server.url, headers=headers, timeout=30) as client:
         statuses = [client.post(route, json=body).status_code for _ in range(5)]
-        monkeypatch.setattr(json_limits, "check_counts", None)  # nothing looks at a body
+        monkeypatch.setattr(middleware, "check_counts", None)  # nothing looks at a body
         last = client.post(route, content=b"[", headers={"Content-Type": "application/json"})
     assert statuses[:2] in ([400, 400], [404, 404])
     assert statuses[-1] == 429
