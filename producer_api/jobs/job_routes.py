@@ -15,7 +15,7 @@ from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unl
 from producer_api.http.views import JsonResponse
 from producer_api.jobs import cancel, job_views
 from producer_api.jobs.job_views import JobDeleted, JobList, JobObject, Timeline
-from producer_api.reads.placeholder_restore import restored
+from producer_api.reads.job_loader import restored
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.streaming.job_events import wait_until_ended

@@ -18,14 +18,15 @@ from producer_api.streaming.job_events import (
     Ended,
     Event,
     Events,
+    FormatLogprobs,
     Queued,
     Restarted,
     Started,
     TextPiece,
     follow,
     has_everything,
+    logprob_formatter,
 )
-from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
 from store.errors import InvalidRequest
 from store.streams.stream_log import StreamCursor
 

@@ -1,11 +1,11 @@
-"""The chat completion request and its conversion to a job. Shared fields are in ``text_request``."""
+"""The chat completion request and its conversion to a job. Shared fields are in request_fields."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from producer_api.openai.text_request import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
+from producer_api.openai.request_fields import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
 from store.errors import InvalidRequest
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.payloads.strict_model import Body

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from producer_api.openai.text_request import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
+from producer_api.openai.request_fields import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.tasks.generate import GenerateRequest
 

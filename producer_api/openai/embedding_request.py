@@ -12,8 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, job_fields
-from producer_api.openai.unknown_fields import refuse_near_misses
+from producer_api.openai.request_fields import (
+    CLASSES,
+    JOB_FIELDS,
+    JobOptions,
+    ServiceTier,
+    job_fields,
+    refuse_near_misses,
+)
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.jobs.jobs import Job

@@ -12,7 +12,7 @@ from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.openai.embedding_request import EmbeddingRequest, as_sent, embeddings_answer, to_job
 from producer_api.openai.embedding_views import EmbeddingList
-from producer_api.openai.job_options import is_kept
+from producer_api.openai.request_fields import is_kept
 from producer_api.openai.synchronous import submit_and_wait
 from producer_api.server.errors import DOCUMENTED
 from store.errors import HeadraceError

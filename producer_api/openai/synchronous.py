@@ -17,8 +17,16 @@ from producer_api.openai.chat_answer import Answer, Diverged, TextDeduplicator, 
 from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, body_of
 from producer_api.server.sse import PING, EventStream, Heartbeat, StreamAborted, data_only
-from producer_api.streaming.job_events import Ended, Event, Restarted, TextPiece, follow, wait_until_ended
-from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
+from producer_api.streaming.job_events import (
+    Ended,
+    Event,
+    FormatLogprobs,
+    Restarted,
+    TextPiece,
+    follow,
+    logprob_formatter,
+    wait_until_ended,
+)
 from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job

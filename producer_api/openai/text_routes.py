@@ -13,9 +13,8 @@ from producer_api.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEX
 from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
-from producer_api.openai.job_options import is_kept
+from producer_api.openai.request_fields import TextRequest, as_sent, is_kept
 from producer_api.openai.synchronous import CompletionResponder
-from producer_api.openai.text_request import TextRequest, as_sent
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
 from producer_api.submission.draft_job import Origin

@@ -1,14 +1,20 @@
 """Loads jobs for coroutines: concurrent reads of all tenants share one query, as ``store.db.group_commit`` does it.
 
 Polls, long polls and streams all come here, so a thousand waiting clients cost a few queries a second.
+
+The owner of a job reads its answer with the values of the placeholders. Stored and streamed answers contain
+placeholders only, and a piece of a stream never splits one. The values are in the job's payload, which is encrypted. So
+each piece of a stream, and each text of an answer, is restored by itself.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
+from typing import Any
 
-from producer_api.reads.placeholder_restore import restored
+from policy.placeholders import PlaceholderMap
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import HeadraceError, NotFound
@@ -52,3 +58,49 @@ def _restored(found: Job | HeadraceError) -> Job | Exception:
         return restored(found)
     except Exception as error:  # noqa: BLE001 - it belongs to this job alone, not to the others in its batch
         return error
+
+
+class PlaceholderRestorer:
+    """Restores the values of one job's answer."""
+
+    def __init__(self, vault: PlaceholderMap, *, in_json: bool) -> None:
+        self._vault = vault
+        self._in_json = in_json
+
+    def text(self, text: str) -> str:
+        """Return a text, or a piece of a stream, with its values."""
+        return self._vault.put_back(text, in_json=self._in_json)
+
+    def output(self, output: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an answer with its values: in its text and content, and in the arguments of its tool calls."""
+        texts: dict[str, Any] = {name: self.text(output[name]) for name in ("text", "content") if output.get(name)}
+        if calls := output.get("tool_calls"):
+            texts["tool_calls"] = [self._call(call) for call in calls]
+        return {**output, **texts}
+
+    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        return {**call, "function": {**function, "arguments": self.text(function["arguments"])}}
+
+
+def vault_of(payload: Mapping[str, Any]) -> PlaceholderMap | None:
+    """Return the values of a job's placeholders, None if no value is restored."""
+    stored = (payload.get("policy") or {}).get("vault")
+    return None if stored is None else PlaceholderMap.model_validate(stored)
+
+
+def restorer_of(job: Job) -> PlaceholderRestorer | None:
+    """Return the restorer of a job's answer, None if it needs none."""
+    vault = vault_of(job.payload)
+    if vault is None:
+        return None
+    grammar = job.payload.get("sampling", {}).get("grammar") or {}
+    is_json = job.payload.get("tool_style") is not None or grammar.get("kind") == "json_schema"
+    return PlaceholderRestorer(vault, in_json=is_json)
+
+
+def restored(job: Job) -> Job:
+    """Return the job with the values of its placeholders, as its owner reads it."""
+    if job.output is None or (restorer := restorer_of(job)) is None:
+        return job
+    return replace(job, output=restorer.output(job.output))

@@ -18,7 +18,7 @@ from store.jobs.responses import StoredResponse
 
 Event = dict[str, Any]
 Entries = Sequence[Mapping[str, Any]]
-"""Logprobs of tokens, in the format of ``producer_api.streaming.logprob_format``."""
+"""Logprobs of tokens, in the format of ``producer_api.streaming.job_events.FormatLogprobs``."""
 
 
 class ResponseEventBuilder:

@@ -10,10 +10,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
-from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, is_kept, job_fields
+from producer_api.openai.request_fields import (
+    CLASSES,
+    JOB_FIELDS,
+    REFUSED,
+    IsHarmless,
+    JobOptions,
+    is_kept,
+    is_one_of,
+    job_fields,
+    refuse_near_misses,
+    unsupported,
+)
 from producer_api.openai.response_format import json_grammar
-from producer_api.openai.text_request import REFUSED, IsHarmless, is_one_of, unsupported
-from producer_api.openai.unknown_fields import refuse_near_misses
 from producer_api.responses.prompt_template import FilledTemplate
 from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
 from producer_api.server.errors import from_validation

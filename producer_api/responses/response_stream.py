@@ -12,8 +12,16 @@ from producer_api.responses.response_events import ResponseEventBuilder
 from producer_api.runtime import Runtime
 from producer_api.server.errors import JobUnanswered
 from producer_api.server.sse import LINE_PING, Heartbeat, event
-from producer_api.streaming.job_events import Ended, Event, Restarted, Started, TextPiece, follow
-from producer_api.streaming.logprob_format import FormatLogprobs, logprob_formatter
+from producer_api.streaming.job_events import (
+    Ended,
+    Event,
+    FormatLogprobs,
+    Restarted,
+    Started,
+    TextPiece,
+    follow,
+    logprob_formatter,
+)
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
 from store.payloads.logprobs import Logprobs

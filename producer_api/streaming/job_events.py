@@ -13,20 +13,22 @@ number of deltas that are still valid. No HTTP.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from producer_api.reads.placeholder_restore import restorer_of
+from producer_api.reads.job_loader import restorer_of
 from producer_api.runtime import Runtime
 from producer_api.server.errors import Draining
+from prompts.logprobs import spell
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
-from store.payloads.logprobs import Logprobs
+from store.payloads.logprobs import LogprobRow, Logprobs
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Lineage, num_kept
 from store.streams.stream_log import Frame, StreamCursor
@@ -277,3 +279,15 @@ async def _wait_for_change(runtime: Runtime, job: Job) -> Job:
     # The end frame arrived but the row is not terminal: possible only after failover to a lagging standby.
     await asyncio.sleep(_RELOAD_DELAY_S)
     return job
+
+
+FormatLogprobs = Callable[[Iterable[LogprobRow]], list[dict[str, Any]]]
+"""Converts stored logprobs to OpenAI's entries: token, logprob, bytes, top_logprobs."""
+
+
+async def logprob_formatter(runtime: Runtime, job: Job) -> FormatLogprobs | None:
+    """Return the formatter for the job's model version; None if the job does not request logprobs."""
+    if job.payload.get("sampling", {}).get("logprobs") is None:
+        return None
+    tokenizer = await run_in_threadpool(lambda: runtime.catalog.tokenizer(runtime.catalog.resolve(job.queue)))
+    return lambda logprobs: [entry.model_dump() for entry in spell(tokenizer, logprobs)]

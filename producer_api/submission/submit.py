@@ -9,7 +9,9 @@ body; a model that is not loaded yet. A request that needs the policy of its ten
 thread of that tenant, so that it delays no other tenant.
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from starlette.concurrency import run_in_threadpool
@@ -19,7 +21,7 @@ from policy.policies import Policy
 from producer_api.access.rate_limits import WARNING_HEADER, RateLimits, note_headers
 from producer_api.caches.live_processes import LiveProcesses
 from producer_api.caches.model_catalog import ModelCatalog
-from producer_api.reads.placeholder_restore import vault_of
+from producer_api.reads.job_loader import vault_of
 from producer_api.server.metrics import Metrics
 from producer_api.server.tenant_threads import TenantThreads
 from producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known, run_each, spend_each
@@ -28,7 +30,6 @@ from producer_api.submission.idempotency import RequestDigests
 from producer_api.submission.input_policy import ActivePolicies, ActivePolicy, applied, pinned
 from producer_api.submission.prompt_preparation import PromptPreparation
 from producer_api.submission.queue_limits import QueueLimits
-from producer_api.submission.recent_tenants import RecentTenants
 from store.db.database import Database
 from store.db.group_commit import GroupCommit
 from store.errors import NotFound, NoWorker
@@ -52,6 +53,31 @@ ENOUGH = 16
 """Batches of submissions start this far apart, or as soon as so many requests wait."""
 
 _LONG_BYTES = 16_384
+
+IDLE_S = 0.1
+"""A tenant that has sent nothing for this long starts the next batch, and is not delayed by a tenant with many jobs."""
+
+_MAX_TENANTS = 10_000
+
+
+class RecentTenants:
+    """When each tenant sent its last request, so that a tenant with few requests does not wait for a batch to fill.
+
+    Used on the event loop alone.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def was_idle(self, tenant_id: str) -> bool:
+        """Note a request; return True if the tenant's last one is at least ``IDLE_S`` ago."""
+        now = self._clock()
+        last = self._last.pop(tenant_id, -math.inf)
+        if len(self._last) >= _MAX_TENANTS:
+            self._last.clear()
+        self._last[tenant_id] = now
+        return now - last >= IDLE_S
 
 
 class Submissions:

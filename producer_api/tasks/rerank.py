@@ -16,9 +16,16 @@ from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import ObjectResponse
 from producer_api.openai.chat_answer import answer_of
-from producer_api.openai.job_options import CLASSES, JOB_FIELDS, JobOptions, ServiceTier, is_kept, job_fields
+from producer_api.openai.request_fields import (
+    CLASSES,
+    JOB_FIELDS,
+    JobOptions,
+    ServiceTier,
+    is_kept,
+    job_fields,
+    refuse_near_misses,
+)
 from producer_api.openai.synchronous import submit_and_wait
-from producer_api.openai.unknown_fields import refuse_near_misses
 from producer_api.server.errors import DOCUMENTED, from_validation
 from producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from store.errors import HeadraceError

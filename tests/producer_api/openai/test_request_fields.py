@@ -5,7 +5,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from producer_api.openai.unknown_fields import MOST_UNKNOWN
+from producer_api.openai.request_fields import MOST_UNKNOWN
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 
