@@ -1,10 +1,11 @@
-"""Tokenizers: text to ids and back, for the files of a registered model and for the fake.
+"""Tokenizers: text to ids and back, for the files of a registered model and for the fake; the detokenizer.
 
 A tokenizer is made from bytes, never from a path or the network, because the API reads the files from the registry. It
 has the chat template and the end-of-sequence ids of its model. Special tokens in the text of a user are parsed as
 special tokens, as in the reference implementation.
 """
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 import tokenizers
 from tokenizers import decoders
 
-from prompts.template import ChatTemplate
+from prompts.chat_template import ChatTemplate, in_plain_json
 from prompts.tool_calls import HERMES_TAGS
-from prompts.turns import in_plain_json
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Tool
+from store.payloads.logprobs import LogprobRow
 from store.payloads.sampling_params import SamplingDefaults, read_generation
-from store.tasks.generate import ToolStyle
+from store.tasks.generate import TokenLogprob, ToolStyle, TopLogprob
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion
@@ -324,3 +325,74 @@ def sampling_defaults_for(version: "ModelVersion", read_file: Callable[[str], by
     """Return how a registered version's own ``generation_config.json`` wants tokens to be chosen; see above."""
     digest = version.files.get(_GENERATION)
     return read_generation(_parse({} if digest is None else {_GENERATION: read_file(digest)}, _GENERATION))
+
+
+def spell(tokenizer: Tokenizer, logprobs: Iterable[LogprobRow]) -> tuple[TokenLogprob, ...]:
+    """Return one entry for each token that is part of the text: end-of-sequence and other special tokens are not.
+
+    Joined, the entries' bytes are the text's, but for what a stop string cut off its last token and the space before
+    its first that SentencePiece drops.
+    """
+    return tuple(
+        TokenLogprob(
+            **_spelled(tokenizer, one.token_id, one.logprob),
+            top_logprobs=tuple(TopLogprob(**_spelled(tokenizer, *top)) for top in one.top),
+        )
+        for one in logprobs
+        if not tokenizer.is_silent(one.token_id)
+    )
+
+
+def _spelled(tokenizer: Tokenizer, token_id: int, logprob: float) -> dict[str, object]:
+    own = tokenizer.spelling(token_id)
+    return {"token": own.decode(errors="replace"), "logprob": logprob, "bytes": tuple(own)}
+
+
+class Detokenizer:
+    """The text of one request's output so far: ids to text, one token at a time.
+
+    It returns only text that no later token can change. Joined, the texts equal ``Tokenizer.decode`` of all ids. The
+    cost of a token does not grow with the length of the text.
+
+    A byte-level vocabulary is a stream of bytes, so an incremental UTF-8 decoder holds exactly the bytes of an
+    unfinished character. Other vocabularies decode a short window::
+
+        ... returned ....  | context | pending |
+                           '---- decode -------'   minus decode(context) = the new text
+
+    where the context lets a decoder that treats the first token specially (SentencePiece drops its space) see that
+    it is not the first. A run of byte-fallback tokens is decoded as one by the reference, all of it or none, so it
+    stays pending until it ends.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._context: list[int] = []
+        self._pending: list[int] = []
+
+    def add(self, token_id: int) -> str:
+        """Take the next token and return the new certain text, often empty inside a character."""
+        own = self._tokenizer.token_bytes(token_id)
+        if own is not None:
+            return self._utf8.decode(own)
+        if self._tokenizer.is_silent(token_id):
+            return ""
+        self._pending.append(token_id)
+        if self._tokenizer.is_byte_fallback(token_id):
+            return ""
+        return self._decode_pending()
+
+    def flush(self) -> str:
+        """Return the rest of the text, with U+FFFD for half a character. The last call."""
+        return self._utf8.decode(b"", final=True) + self._decode_pending()
+
+    def _decode_pending(self) -> str:
+        if not self._pending:
+            return ""
+        decode = self._tokenizer.decode
+        text = decode(self._context + self._pending)[len(decode(self._context)) :]
+        # A context that decodes to nothing would not stand between the next token and the start of the text.
+        self._context = self._pending if decode(self._pending) else self._context + self._pending
+        self._pending = []
+        return text

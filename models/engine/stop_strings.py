@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class TokenDecoder(Protocol):
-    """Turns one request's tokens into text, never half a character. Implemented by ``prompts.detokenizer``."""
+    """Turns one request's tokens into text, never half a character. Implemented by ``prompts.tokenizer``."""
 
     def add(self, token_id: int) -> str:
         """Append the next token and return the text that became certain."""

@@ -139,7 +139,7 @@ def _fitting(ids: Sequence[int], embedder: Embedder, param: str) -> tuple[int, .
         raise InvalidRequest(f"`{param}` has no tokens: there is nothing to embed", param=param)
     if len(ids) > embedder.context_window:
         raise InvalidRequest(
-            # OpenAI's message begins with the same words, as in ``prompts.prompt.fit``.
+            # OpenAI's message begins with the same words, as in ``prompts.tasks.generate.fit``.
             f"this model's maximum context length is {embedder.context_window} tokens, `{param}` has {len(ids)}: "
             "shorten it",
             code="context_length_exceeded",

@@ -1,18 +1,24 @@
-"""Requests for generated text: the prompt, whether it fits the window, and the payload that the worker needs."""
+"""Requests for generated text: the prompt, whether it fits the context window, and the payload for the worker."""
 
-from prompts.prompt import build_prompt, fit, shorten
+from collections.abc import Sequence
+
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
+from prompts.tokenizer import Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
 from store.errors import InvalidRequest
+from store.payloads.conversation import ChatMessage, Role
 from store.payloads.job_payload import PinnedPolicy
 from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest, Truncation
+
+DEFAULT_MAX_TOKENS = 1024
+"""What a request without ``max_tokens`` may produce, if the context window leaves as much."""
 
 
 def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
     """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
     source = _source(request, model)
     num_tokens = len(build_prompt(model.tokenizer, source))
-    max_tokens = _fit(model, num_tokens, request.sampling.max_tokens)
+    max_tokens = _fit_window(model, num_tokens, request.sampling.max_tokens)
     if request.sampling.grammar is not None:
         model.grammars.check(request.sampling.grammar.kind, request.sampling.grammar.text)
     sampling = request.sampling.with_defaults(model.sampling)
@@ -27,7 +33,7 @@ def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateReques
     """Return the request, without its oldest turns if it is too long and allows that; raise InvalidRequest."""
     source = _source(request, model)
     num_tokens = len(build_prompt(model.tokenizer, source))
-    _fit(model, num_tokens, request.sampling.max_tokens)
+    _fit_window(model, num_tokens, request.sampling.max_tokens)
     return request.model_copy(update={"input": source})
 
 
@@ -51,13 +57,106 @@ def _source(request: GenerateRequest, model: InputModel) -> GenerateInput:
     return shorten(model.tokenizer, request.input, model.window, request.sampling.max_tokens)
 
 
-def _fit(model: InputModel, num_tokens: int, max_tokens: int | None) -> int:
+def _fit_window(model: InputModel, num_tokens: int, max_tokens: int | None) -> int:
     try:
         return fit(model.window, num_tokens, max_tokens)
     except InvalidRequest as error:
         if model.window < model.context_window:
             error.message += f" (the model's own is {model.context_window}, but its workers hold no more)"
         raise
+
+
+def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
+    """Return the prompt's token ids: the conversation through the chat template, or the raw prompt.
+
+    Raises InvalidRequest if the template refuses the conversation, the model has no such token, or nothing is left to
+    continue.
+    """
+    if source.token_ids is not None:
+        return _known(tokenizer, source.token_ids)
+    if source.messages is not None:
+        param = "input.messages"
+        # A template writes the special tokens itself.
+        ids = tokenizer.encode(tokenizer.render(source.messages, source.callable_tools), add_special=False)
+    else:
+        param = "input.prompt"
+        ids = tokenizer.encode(source.prompt or "", add_special=True)
+    if not ids:
+        raise InvalidRequest("the prompt has no tokens: there is nothing to continue", param=param)
+    return ids
+
+
+def _known(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[int]:
+    if max(token_ids) >= tokenizer.vocab_size:
+        raise InvalidRequest(
+            f"token id {max(token_ids)} is not in the model's vocabulary of {tokenizer.vocab_size}",
+            param="input.token_ids",
+        )
+    return list(token_ids)
+
+
+def fit(context_window: int, prompt_len: int, max_tokens: int | None) -> int:
+    """Return how many tokens may be produced after a prompt of ``prompt_len`` tokens.
+
+    Raises InvalidRequest with code ``context_length_exceeded`` if the prompt alone fills the window, or the prompt and
+    ``max_tokens`` together do not fit.
+    """
+    room = context_window - prompt_len
+    # LangChain and LiteLLM know by the first words, which are others' own, that a shorter prompt is what helps.
+    if room < 1:
+        raise InvalidRequest(
+            f"the prompt is too long: this model's maximum context length is {context_window} tokens, and it has "
+            f"{prompt_len}: shorten the prompt",
+            code="context_length_exceeded",
+            param="input",
+        )
+    if max_tokens is None:
+        return min(room, DEFAULT_MAX_TOKENS)
+    if max_tokens > room:
+        raise InvalidRequest(
+            f"this model's maximum context length is {context_window} tokens, the prompt has {prompt_len} and "
+            f"`max_tokens` is {max_tokens}: at most {room} tokens can be produced",
+            code="context_length_exceeded",
+            param="sampling.max_tokens",
+        )
+    return max_tokens
+
+
+def shorten(tokenizer: Tokenizer, source: GenerateInput, context_window: int, max_tokens: int | None) -> GenerateInput:
+    """Return the conversation without as many of its oldest turns as it takes to fit, with room for the answer.
+
+    The system messages at its beginning stay, and so do the last user message and what follows it, even if that does
+    not fit. Without ``max_tokens`` a quarter of the window is left for the answer, at most DEFAULT_MAX_TOKENS.
+    """
+    if source.messages is None:
+        return source
+    head, turns = _turns(source.messages)
+    room = context_window - (min(DEFAULT_MAX_TOKENS, context_window // 4) if max_tokens is None else max_tokens)
+
+    def without(num_turns: int) -> GenerateInput:
+        kept = [message for turn in turns[num_turns:] for message in turn]
+        return source.model_copy(update={"messages": (*head, *kept)})
+
+    # Fewer turns never have more tokens, so the first number that fits is found by halving.
+    low, high = 0, len(turns) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if len(build_prompt(tokenizer, without(middle))) <= room:
+            high = middle
+        else:
+            low = middle + 1
+    return without(low) if low else source
+
+
+def _turns(messages: Sequence[ChatMessage]) -> tuple[Sequence[ChatMessage], list[list[ChatMessage]]]:
+    """Return the system messages at the beginning, and the rest cut before each user message; at least one turn."""
+    start = next((index for index, message in enumerate(messages) if message.role is not Role.SYSTEM), len(messages))
+    turns: list[list[ChatMessage]] = [[]]
+    for message in messages[start:]:
+        if message.role is Role.USER and turns[-1]:
+            turns.append([])
+        turns[-1].append(message)
+    return messages[:start], turns
 
 
 GENERATE_INPUTS = TaskInputs(

@@ -1,7 +1,7 @@
 """Log probabilities of tokens in their stored form: token ids and numbers, no texts.
 
 A row of JSON is ``[token id, logprob, [[id, logprob], ...]]``; the list has the most likely tokens, best first.
-``prompts.logprobs`` turns ids into texts.
+``prompts.tokenizer.spell`` turns ids into texts.
 """
 
 from collections.abc import Iterable, Sequence

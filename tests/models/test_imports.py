@@ -13,7 +13,7 @@ _REPORT = "; import sys; sys.exit('torch' in sys.modules or 'transformers' in sy
     [
         "import models.catalog",
         "import models.families.model_folder",
-        "import prompts.tokenizer, prompts.prompt, prompts.detokenizer",
+        "import prompts.tokenizer, prompts.tasks.generate",
         "from datetime import *; from models.loading.load import load_runner; "
         "from store.registry.models import ModelVersion; "
         "from store.settings import Settings; now = datetime.now(timezone.utc); "

@@ -15,8 +15,7 @@ from typing import Any
 import redis
 
 from models.engine.requests import FinishReason
-from prompts.logprobs import spell
-from prompts.tokenizer import ByteTokenizer
+from prompts.tokenizer import ByteTokenizer, spell
 from store.db.database import Database
 from store.jobs.claims import Claim, Finish, Release, claim, finish, release
 from store.jobs.unclaimed import still_open, still_running

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer
 
-from prompts.template import ChatTemplate
+from prompts.chat_template import ChatTemplate
 from prompts.tokenizer import load_tokenizer
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest

@@ -19,8 +19,7 @@ from itertools import chain
 from typing import Any
 
 from models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
-from prompts.logprobs import spell
-from prompts.tokenizer import Tokenizer
+from prompts.tokenizer import Tokenizer, spell
 from prompts.tool_calls import read_answer
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Claim, Finish, Release

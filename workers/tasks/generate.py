@@ -26,10 +26,9 @@ from models.engine.requests import (
 from models.engine.runner import Runner
 from models.loading.load import load_runner, with_faults
 from policy.budget import ScanTooLong
-from prompts.detokenizer import Detokenizer
-from prompts.prompt import build_prompt, fit
+from prompts.tasks.generate import build_prompt, fit
 from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import Tokenizer, tokenizer_for
+from prompts.tokenizer import Detokenizer, Tokenizer, tokenizer_for
 from store.errors import Unavailable
 from store.jobs.claims import Finish
 from store.payloads.job_payload import read_payload

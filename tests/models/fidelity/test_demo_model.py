@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from models.loading.torch_load import runner_for
 from models.runners.torch_runner import TorchRunner
-from prompts.prompt import build_prompt
+from prompts.tasks.generate import build_prompt
 from prompts.tokenizer import Tokenizer
 from store.payloads.conversation import ChatMessage, Role
 from store.settings import Settings

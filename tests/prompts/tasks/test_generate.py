@@ -2,8 +2,8 @@
 
 import pytest
 
-from prompts.prompt import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
-from prompts.template import MAX_RENDERED_CHARS, ChatTemplate
+from prompts.chat_template import MAX_RENDERED_CHARS, ChatTemplate
+from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
