@@ -19,8 +19,8 @@ from prompts.chat_template import ChatTemplate, in_plain_json
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Tool
-from store.payloads.logprobs import LogprobRow
 from store.payloads.sampling_params import SamplingDefaults, read_generation
+from store.streams.checkpoints import LogprobRow
 from store.tasks.generate import TokenLogprob, ToolStyle, TopLogprob
 
 if TYPE_CHECKING:

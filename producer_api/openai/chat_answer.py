@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from producer_api.server.errors import JobUnanswered
 from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs.jobs import Job
-from store.payloads.logprobs import Logprobs
 from store.schema.job_states import JobState
+from store.streams.checkpoints import Logprobs
 from store.tasks.generate import GeneratePayload
 
 

@@ -31,7 +31,7 @@ from producer_api.submission.draft_job import Origin
 from store.errors import HeadraceError
 from store.jobs.jobs import Job
 from store.payloads.job_payload import JobOrder
-from store.payloads.logprobs import Logprobs
+from store.streams.checkpoints import Logprobs
 from store.tenants.api_keys import Principal
 
 

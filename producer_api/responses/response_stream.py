@@ -24,8 +24,8 @@ from producer_api.streaming.job_events import (
 )
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
-from store.payloads.logprobs import Logprobs
 from store.schema.job_states import JobState
+from store.streams.checkpoints import Logprobs
 
 BEFORE_ALL = -1
 

@@ -28,9 +28,8 @@ from prompts.tokenizer import spell
 from store.errors import InvalidRequest, Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
-from store.payloads.logprobs import LogprobRow, Logprobs
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Lineage, num_kept
+from store.streams.checkpoints import Lineage, LogprobRow, Logprobs, num_kept
 from store.streams.stream_log import Frame, StreamCursor
 
 # Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.

@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from store.db.database import Database, dump_json
-from store.encryption.encrypted_columns import open_columns
-from store.encryption.vault import EncryptionContext, Vault
+from store.encryption.vault import EncryptionContext, Vault, open_columns
 from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
 from store.files.files import IS_KEPT, File
 from store.ids import new_id

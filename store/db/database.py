@@ -1,17 +1,24 @@
-"""The connection pool of Postgres, transactions, and the translation of driver errors.
+"""The connection pool of Postgres, transactions, row-level security, and the translation of driver errors.
+
+The tenants of a transaction are set in the same round trip as its first statement. The setting lasts for one
+transaction, so a connection in the pool has no tenant.
+
+    autocommit:  [ set tenant ▸ statement ]   [ set tenant ▸ statement ]        one message to the server each
+    begin:       [ BEGIN ▸ set tenant ▸ first statement ]  second …  COMMIT
 
 There is no statement here apart from the schema check; the statements stand in the modules of their subjects.
 """
 
 import select
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from psycopg.errors import QueryCanceled
 from psycopg.types.json import set_json_loads
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -23,7 +30,6 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from store.db import row_security
 from store.encryption.vault import Vault, refuse_nul
 from store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
 from store.schema.tables import REVISION
@@ -36,6 +42,10 @@ LOCK_TIMEOUT_S = 10.0
 IDLE_TIMEOUT_S = 3.0
 """The server ends the session of a client that is silent in a transaction for so long (SIGSTOP, a cut cable). Otherwise
 its row locks would keep workers from renewing leases."""
+
+# Row-level security: the policies of the tables compare ``tenant_id`` with this setting, ids separated by commas.
+_SET = "SELECT set_config('headrace.tenant', %s, true)"
+_OPTION = "headrace_first"
 
 _AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
@@ -71,7 +81,7 @@ class Database:
         )
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "checkout", _refuse_dead)
-        row_security.install(self._engine)
+        _install_settings(self._engine)
 
     @contextmanager
     def begin(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
@@ -84,7 +94,7 @@ class Database:
         InvalidRequest if it refuses a value.
         """
         with _translated_errors(), self._engine.begin() as connection:
-            yield row_security.with_tenants(connection, tenant_id, tenant_ids)
+            yield _with_tenants(connection, tenant_id, tenant_ids)
 
     @contextmanager
     def autocommit(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
@@ -95,7 +105,7 @@ class Database:
         """
         with _translated_errors(), self._engine.connect() as connection:
             speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
-            yield row_security.with_tenants(speaking, tenant_id, tenant_ids)
+            yield _with_tenants(speaking, tenant_id, tenant_ids)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -207,3 +217,59 @@ def _translated_errors() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return str(cause).strip().partition("\n")[0] or type(cause).__name__
+
+
+@dataclass(slots=True)
+class _Setting:
+    """A statement that is sent before other statements. ``is_due``: before the next one."""
+
+    statement: str
+    parameters: tuple[str, ...]
+    each_statement: bool
+    is_due: bool = True
+
+
+def _with_tenants(connection: Connection, tenant_id: str | None, tenant_ids: Collection[str] = ()) -> Connection:
+    """Set the tenants of a connection that was just taken from the pool. Without tenants nothing is set."""
+    names = [*tenant_ids] if tenant_id is None else [tenant_id, *tenant_ids]
+    if not names:
+        return connection
+    if any("," in name for name in names):
+        raise ValueError("a tenant's id has no comma: it would be two")
+    return with_setting(connection, _SET, ",".join(names))
+
+
+def with_setting(connection: Connection, setting: str, *parameters: str) -> Connection:
+    """Send ``setting``, which sets something for one transaction, before the first statement, in the same message.
+
+    With autocommit it is sent before each statement. A connection has one such setting: a new one replaces it.
+    """
+    each = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+    return connection.execution_options(**{_OPTION: _Setting(setting, parameters, each_statement=each)})
+
+
+def _install_settings(engine: Engine) -> None:
+    """Install the event handlers that send the settings of ``with_setting``."""
+    event.listen(engine, "do_execute", _execute)
+    event.listen(engine, "do_executemany", _execute_many)
+
+
+def _execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    return _preceded(cursor, context, lambda: cursor.execute(statement, parameters))
+
+
+def _execute_many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+    return _preceded(cursor, context, lambda: cursor.executemany(statement, parameters))
+
+
+def _preceded(cursor: Any, context: Any, execute: Callable[[], object]) -> bool:
+    """Execute after the setting, if it is due; otherwise return False: nothing was done."""
+    first: _Setting | None = context.execution_options.get(_OPTION)
+    if first is None or not first.is_due:
+        return False
+    first.is_due = first.each_statement
+    # A pipeline is one message, and with autocommit one transaction.
+    with cursor.connection.pipeline(), cursor.connection.cursor() as before:
+        before.execute(first.statement, first.parameters)
+        execute()
+    return True

@@ -9,6 +9,9 @@ wraps the data keys again. Both use AES-256-GCM:
 
 A sealed value opens only with the encryption context that it was sealed with. The first of several master keys seals;
 all of them open. Without keys nothing is sealed. Values in plaintext can always be read.
+
+Fields that SQL must read stay outside of the envelope: the finish reason of an output, the code of an error, and the
+search tokens of metadata.
 """
 
 import base64
@@ -27,8 +30,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from sqlalchemy import RowMapping
 
 from store.errors import CannotOpen, InvalidRequest, SettingsError
+
+Row = Mapping[str, Any] | RowMapping
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -41,6 +47,12 @@ _FIELDS = frozenset({"k", "w", "d"})
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _JOBS_CACHED = 4096
 _TOKEN_BYTES = 15
+
+TOKENS = "t"
+"""The field for search tokens, beside the envelope of metadata."""
+
+OUTSIDE: Mapping[str, tuple[str, ...]] = {"output": ("finish_reason",), "error": ("code", "retryable", "attempt")}
+_JOB_COLUMNS = ("payload", "metadata", "output", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +229,52 @@ def _changed(where: str, key_id: str) -> CannotOpen:
         f"{where} does not open: it was changed, moved, or sealed with another key of the id {key_id!r}",
         code="encryption_value_invalid",
     )
+
+
+def seal_job(vault: Vault, tenant_id: str, job_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a job's encrypted columns, sealed."""
+    context = EncryptionContext(tenant_id, "jobs", "", job_id)
+    sealed = {
+        name: vault.seal(values[name], context.with_column(name), outside=OUTSIDE.get(name, ()))
+        for name in _JOB_COLUMNS
+        if name in values
+    }
+    if "metadata" in sealed:
+        sealed["metadata"] = seal_metadata(vault, values["metadata"], context.with_column("metadata"))
+    return sealed
+
+
+def open_job(vault: Vault, row: Row) -> dict[str, Any]:
+    """Return a row of ``jobs`` with its sealed values opened. It must have ``id`` and ``tenant_id``."""
+    context = EncryptionContext(row["tenant_id"], "jobs", "", row["id"])
+    return {
+        name: vault.open(value, context.with_column(name)) if name in _JOB_COLUMNS else value
+        for name, value in row.items()
+    }
+
+
+def seal_metadata(vault: Vault, metadata: Mapping[str, str] | None, context: EncryptionContext) -> Any:
+    """Return metadata sealed, with the search tokens for ``metadata_filters``."""
+    sealed = vault.seal(metadata, context)
+    if metadata and envelope_of(sealed) is not None:
+        sealed[TOKENS] = vault.tokens(context.tenant_id, metadata)[vault.sealing_key]
+    return sealed
+
+
+def metadata_filters(vault: Vault, tenant_id: str, wanted: Mapping[str, str]) -> Sequence[dict[str, Any]]:
+    """Return JSON values for ``@>``: metadata with these pairs contains one of them, in plaintext or as tokens."""
+    tokens = vault.tokens(tenant_id, wanted).values()
+    return [dict(wanted), *({TOKENS: found} for found in tokens)]
+
+
+def seal_columns(vault: Vault, context: EncryptionContext, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values sealed, each for the column with its name."""
+    return {name: vault.seal(value, context.with_column(name)) for name, value in values.items()}
+
+
+def open_columns(vault: Vault, context: EncryptionContext, row: Row, *columns: str) -> dict[str, Any]:
+    """Return the row with the values of these columns opened."""
+    return {**row, **{name: vault.open(row[name], context.with_column(name)) for name in columns}}
 
 
 def frame_key_id(sealed: bytes) -> str:

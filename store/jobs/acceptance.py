@@ -12,8 +12,7 @@ from typing import Any, TypeGuard
 from sqlalchemy import Connection, text
 
 from store.db.database import Database, dump_json
-from store.encryption.encrypted_columns import seal_columns, seal_job
-from store.encryption.vault import EncryptionContext, Vault
+from store.encryption.vault import EncryptionContext, Vault, seal_columns, seal_job
 from store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from store.failpoints import failpoint
 from store.jobs.responses import NewResponse

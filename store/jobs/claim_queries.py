@@ -1,4 +1,4 @@
-"""The statements of ``store.jobs.claims`` and ``store.jobs.unclaimed``.
+"""The statements of ``store.jobs.claims``.
 
 A statement that changes jobs skips rows that another transaction has locked, and names the epoch of each attempt.
 """

@@ -5,7 +5,7 @@ was paused past its lease matches no row: its write changes nothing, and the job
 counted by the database's clock.
 
 No statement waits for a row that another transaction has locked, because the whole batch would wait. Such a row is
-skipped (``SKIP LOCKED``); ``store.jobs.unclaimed`` finds out whether a job was skipped or is not available.
+skipped (``SKIP LOCKED``); ``still_open`` and ``still_running`` find out whether a job was skipped or is not available.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,13 @@ from sqlalchemy import RowMapping
 
 from store.db.database import Database, dump_json
 from store.db.presence import GONE_AFTER_S
-from store.encryption.encrypted_columns import open_columns, seal_columns, seal_job
-from store.encryption.vault import EncryptionContext, Vault
-from store.errors import CannotOpen, InvalidRequest
+from store.encryption.vault import EncryptionContext, Vault, open_columns, seal_columns, seal_job
+from store.errors import CannotOpen, InvalidRequest, Unavailable
 from store.failpoints import failpoint
 from store.jobs import claim_queries
 from store.jobs.terminal import DEAD_LETTER_CODES, conclude
-from store.payloads.logprobs import Logprobs, groups_as_json
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Lineage
+from store.streams.checkpoints import Checkpoint, Lineage, Logprobs, groups_as_json
 
 log = structlog.get_logger(__name__)
 
@@ -261,3 +259,35 @@ def _storable(value: object) -> object:
             return [_storable(item) for item in value]
         case _:
             return value
+
+
+class RowLocked(Unavailable):
+    """Another transaction has locked the job's row, so the statement left it out. The caller can try again."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"another transaction has locked the row of {job_id}", code="database_unavailable")
+
+
+def still_open(db: Database, queue: str, job_ids: Sequence[str], *, capacity: int | None = None) -> set[str]:
+    """Return the jobs that ``claim`` may take. For jobs that it has just left out: those with a locked row."""
+    with db.autocommit() as connection:
+        values = {"queue": queue, "ids": list(job_ids), "suspects": False}
+        values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
+        return set(connection.execute(claim_queries.CLAIMABLE, values).scalars())
+
+
+def still_running(db: Database, held: Mapping[str, int]) -> set[str]:
+    """Return the jobs that run under these epochs. For jobs that ``finish`` or ``release`` has just left out: those
+    with a locked row."""
+    with db.autocommit() as connection:
+        return set(
+            connection.execute(
+                claim_queries.STILL_RUNNING, {"ids": list(held), "epochs": list(held.values())}
+            ).scalars()
+        )
+
+
+def owned(db: Database, owner: str) -> dict[str, int]:
+    """Return every running job of the owner, with its epoch."""
+    with db.autocommit() as connection:
+        return {row.id: row.epoch for row in connection.execute(claim_queries.OWNED, {"owner": owner})}

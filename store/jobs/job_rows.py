@@ -7,8 +7,7 @@ from typing import Any
 from sqlalchemy import RowMapping, Select, Text, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from store.encryption.encrypted_columns import open_job
-from store.encryption.vault import Vault
+from store.encryption.vault import Vault, open_job
 from store.jobs.acceptance import AcceptedTimes, NewJob
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.schema import tables

@@ -13,17 +13,15 @@ from sqlalchemy import RowMapping as Row
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from store.db.database import Database
-from store.encryption.encrypted_columns import metadata_filters, open_columns
-from store.encryption.vault import EncryptionContext, Vault
+from store.encryption.vault import EncryptionContext, Vault, metadata_filters, open_columns
 from store.errors import CannotOpen, Conflict, Gone, NotFound
 from store.ids import first_id
 from store.jobs.acceptance import Accepted, Idempotency, NewJob, accept, is_known
 from store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
 from store.jobs.terminal import conclude
-from store.payloads.logprobs import Logprobs, read_groups
 from store.schema import tables
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Lineage, lineage_from_json
+from store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
 from store.tasks.registry import BULKY_OUTPUTS
 
 __all__ = [

@@ -15,8 +15,16 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, text
 
 from store.db.database import Database, dump_json
-from store.encryption.encrypted_columns import OUTSIDE, seal_metadata
-from store.encryption.vault import ENVELOPE, EncryptionContext, Vault, envelope_of, sealed_text, text_envelope_of
+from store.encryption.vault import (
+    ENVELOPE,
+    OUTSIDE,
+    EncryptionContext,
+    Vault,
+    envelope_of,
+    seal_metadata,
+    sealed_text,
+    text_envelope_of,
+)
 from store.errors import CannotOpen
 from store.files.blob_storage import Blobs, read_blocks
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, text
 
-from store.db.database import Database
-from store.db.row_security import with_setting
+from store.db.database import Database, with_setting
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from store.scheduling.deficit_round_robin import AGED_EVERY, Candidate, RoundRobinState, choose
 

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from store.db.database import Database
-from store.db.row_security import with_setting
+from store.db.database import Database, with_setting
 from store.scheduling.dispatch_queries import BY_INDEX
 
 _RECENT_S = 1.0

@@ -214,7 +214,7 @@ job_streams = Table(
     Column("num_deltas", Integer, nullable=False),
     # The attempts of the deltas: see ``store.streams.checkpoints``.
     Column("lineage", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
-    # Of each delta's tokens: see ``store.payloads.logprobs``. Null if the job did not ask for them.
+    # Of each delta's tokens: see ``store.streams.checkpoints``. Null if the job did not ask for them.
     Column("logprobs", JSONB),
 )
 

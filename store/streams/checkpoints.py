@@ -10,13 +10,54 @@ the first ``base`` deltas of the text before it:
 A reader with ``seq`` deltas of ``epoch`` keeps them if every later attempt kept them. If ``epoch`` is not in the
 lineage, its deltas are unknown to the newest attempt and none are kept. Pure values: the deltas of a running attempt
 are in Redis, those of a released attempt in Postgres.
+
+Log probabilities of tokens are stored as token ids and numbers, without texts. A row of JSON is ``[token id, logprob,
+[[id, logprob], ...]]``; the list has the most likely tokens, best first. ``prompts.tokenizer.spell`` turns ids into
+texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from store.payloads.logprobs import Logprobs, groups_as_json, read_groups
+
+@dataclass(frozen=True, slots=True)
+class LogprobRow:
+    """A token, the natural logarithm of its probability, and the same for the most likely tokens at its position."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def from_json(cls, row: Sequence[Any]) -> Self:
+        """Parse the form of ``as_json``."""
+        token_id, logprob, top = row
+        return cls(token_id, logprob, tuple((top_id, top_logprob) for top_id, top_logprob in top))
+
+    def as_json(self) -> list[Any]:
+        """Return the row as plain JSON values."""
+        return [self.token_id, self.logprob, [list(one) for one in self.top]]
+
+
+Logprobs = tuple[LogprobRow, ...]
+"""Rows of consecutive tokens; empty if they were not requested."""
+
+
+def read_logprobs(rows: Iterable[Sequence[Any]]) -> Logprobs:
+    """Read the rows of consecutive tokens."""
+    return tuple(LogprobRow.from_json(row) for row in rows)
+
+
+def read_groups(groups: Iterable[Iterable[Sequence[Any]]] | None) -> tuple[Logprobs, ...]:
+    """Parse the rows of each delta; None becomes ()."""
+    return tuple(read_logprobs(rows) for rows in groups or ())
+
+
+def groups_as_json(groups: Iterable[Logprobs]) -> list[list[list[Any]]] | None:
+    """Return the rows of each delta as plain JSON values; None if there are no deltas."""
+    return [[one.as_json() for one in group] for group in groups] or None
+
 
 Lineage = tuple[tuple[int, int], ...]
 """(epoch, base) of each attempt since the last one that began at the beginning, oldest first."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from store.encryption.vault import Vault
-from store.payloads.logprobs import Logprobs
 from store.redis.connection import connect, translated_errors
-from store.streams.checkpoints import Checkpoint, Lineage
+from store.streams.checkpoints import Checkpoint, Lineage, Logprobs
 from store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _SCRIPT = Path(__file__).with_suffix(".lua")

@@ -25,9 +25,8 @@ import redis
 from store.encryption.vault import Vault, frame_key_id
 from store.failpoints import failpoint
 from store.ids import new_id
-from store.payloads.logprobs import Logprobs, read_logprobs
 from store.redis.connection import AWAY, connect, translated_errors
-from store.streams.checkpoints import Checkpoint
+from store.streams.checkpoints import Checkpoint, Logprobs, read_logprobs
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:generation"

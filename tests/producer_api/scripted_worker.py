@@ -17,12 +17,10 @@ import redis
 from models.engine.requests import FinishReason
 from prompts.tokenizer import ByteTokenizer, spell
 from store.db.database import Database
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release
-from store.jobs.unclaimed import still_open, still_running
-from store.payloads.logprobs import LogprobRow, Logprobs
+from store.jobs.claims import Claim, Finish, Release, claim, finish, release, still_open, still_running
 from store.scheduling import dispatch_queries
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Lineage
+from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs
 from store.streams.stream_log import Frame, StreamPublisher
 from store.tasks.generate import GeneratePayload
 from workers.runs.outcome import answer

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 from prompts.tokenizer import ByteTokenizer, eos_token_ids, load_tokenizer, spell, tokenizer_for
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Role
-from store.payloads.logprobs import LogprobRow
 from store.registry.models import ModelVersion
+from store.streams.checkpoints import LogprobRow
 
 CONVERSATIONS = [
     [("user", "Name three colors.")],

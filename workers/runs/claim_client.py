@@ -16,9 +16,8 @@ import structlog
 from store.db.database import Database
 from store.db.group_commit import GroupCommit, isolated
 from store.errors import Unavailable
-from store.jobs import claims, unclaimed
-from store.jobs.claims import Claim, Finish, Release, Renewal
-from store.jobs.unclaimed import RowLocked
+from store.jobs import claims
+from store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked
 from store.scheduling import dispatch_queries
 from store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
 from store.tasks.registry import BULKY_OUTPUTS
@@ -160,7 +159,7 @@ class ClaimClient:
         if self._clock() >= self._in_doubt_until:
             return
         with self._claiming:
-            owned = unclaimed.owned(self._db, self._owner)
+            owned = claims.owned(self._db, self._owner)
             lost = [Release(job_id, epoch) for job_id, epoch in owned.items() if (job_id, epoch) not in self._known]
             if lost:
                 log.warning("lost_claims_given_back", num_jobs=len(lost))
@@ -231,7 +230,7 @@ class ClaimClient:
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
         found = self._claim(job_ids)
         missing = [job_id for job_id in job_ids if job_id not in found]
-        locked = unclaimed.still_open(self._db, self._queue, missing, capacity=self._capacity) if missing else set()
+        locked = claims.still_open(self._db, self._queue, missing, capacity=self._capacity) if missing else set()
         # Of two hints for one job in a batch the first gets the claim, the second None.
         return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 
@@ -250,7 +249,7 @@ class ClaimClient:
     def _accepted(self, given: Sequence[Finish | Release], accepted: Collection[str]) -> list[bool | RowLocked]:
         """Return for each row whether it was accepted; RowLocked if the row was locked and can be retried."""
         missing = {one.job_id: one.epoch for one in given if one.job_id not in accepted}
-        locked = unclaimed.still_running(self._db, missing) if missing else set()
+        locked = claims.still_running(self._db, missing) if missing else set()
         return [RowLocked(one.job_id) if one.job_id in locked else one.job_id in accepted for one in given]
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from models.engine.requests import SampledLogprobs
-from store.payloads import logprobs as stored
-from store.payloads.logprobs import Logprobs
+from store.streams import checkpoints as stored
+from store.streams.checkpoints import Logprobs
 
 _DECIMALS = 6
 """More decimals are noise for a model in half precision, and every digit is sent and stored."""

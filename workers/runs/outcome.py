@@ -24,9 +24,8 @@ from prompts.tool_calls import read_answer
 from store.errors import HeadraceError, Unavailable
 from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
-from store.payloads.logprobs import Logprobs
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint, Lineage
+from store.streams.checkpoints import Checkpoint, Lineage, Logprobs
 from store.tasks.generate import GenerateOutput, GeneratePayload, TokenLogprob
 from workers.runs.logprobs import kept_by_delta
 from workers.runs.output_policy import FilteredOutput, OutputRules

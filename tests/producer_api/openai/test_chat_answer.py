@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer_api.openai.chat_answer import Diverged, TextDeduplicator, TokenDeduplicator
-from store.payloads.logprobs import LogprobRow
+from store.streams.checkpoints import LogprobRow
 
 Pieces = st.lists(st.text("ab", min_size=1, max_size=3), max_size=8)
 

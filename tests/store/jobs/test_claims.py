@@ -7,14 +7,12 @@ from sqlalchemy.exc import IntegrityError
 
 from store.db.database import Database
 from store.db.presence import GONE_AFTER_S, beat_worker
-from store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew
+from store.jobs.claims import Claim, Finish, Release, claim, finish, release, renew, still_running
 from store.jobs.jobs import get, request_cancel, stored_deltas, timeline
 from store.jobs.sweeps import expire_overdue, sweep_leases
-from store.jobs.unclaimed import still_running
 from store.payloads.job_payload import CLASS_RANKS, ServiceClass, WebhookSpec
-from store.payloads.logprobs import LogprobRow
 from store.schema.job_states import JobState
-from store.streams.checkpoints import Checkpoint
+from store.streams.checkpoints import Checkpoint, LogprobRow
 from store.webhooks.endpoints import create_endpoint
 from tests.store.making import QUEUE, AcceptOne, Query
 

@@ -7,9 +7,8 @@ import pytest
 import redis
 
 from store.errors import Unavailable
-from store.payloads.logprobs import LogprobRow
 from store.settings import Settings
-from store.streams.checkpoints import Checkpoint, Lineage, num_kept
+from store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, num_kept
 from store.streams.fencing import FencedLogs, newest, recover
 from store.streams.stream_log import Frame, StreamCursor, StreamPublisher, stream_key
 

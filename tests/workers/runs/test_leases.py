@@ -13,7 +13,7 @@ from sqlalchemy import text
 from models.engine.requests import EngineStats, FinishReason, RequestId
 from store.db.database import Database
 from store.errors import Unavailable
-from store.jobs import claims, jobs, sweeps, unclaimed
+from store.jobs import claims, jobs, sweeps
 from store.jobs.claims import Claim
 from store.schema.job_states import JobState
 from tests.processes import wait_for
@@ -283,13 +283,13 @@ def test_a_worker_that_stops_gives_back_what_was_locked_for_a_moment(
     one, other = desk.claim(2)
     desk.stopping.set()
     missed = threading.Semaphore(0)
-    still_running = unclaimed.still_running
+    still_running = claims.still_running
 
     def noted(db: Database, held: Mapping[str, int]) -> set[str]:
         missed.release()
         return still_running(db, held)
 
-    monkeypatch.setattr(unclaimed, "still_running", noted)
+    monkeypatch.setattr(claims, "still_running", noted)
     ours = outcome.Retry("worker_draining", "the worker stops", charge=False).release(one.claim)
     with desk.locked(one.job_id), desk.locked(other.job_id):
         (given,) = joined(lambda release: desk.claim_client.give_back(release, until=lambda: desk.now - 1), [ours])

@@ -20,10 +20,10 @@ from prompts.tokenizer import ByteTokenizer
 from prompts.tool_calls import call_id
 from store.errors import InvalidRequest
 from store.jobs.claims import Claim, Finish, Release
-from store.payloads import logprobs as stored
 from store.payloads.job_payload import read_payload
 from store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
 from store.schema.job_states import JobState
+from store.streams import checkpoints as stored
 from store.streams.checkpoints import Checkpoint
 from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 from workers.runs import outcome
