@@ -30,11 +30,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-from sqlalchemy import RowMapping
 
 from store.errors import CannotOpen, InvalidRequest, SettingsError
-
-Row = Mapping[str, Any] | RowMapping
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -244,7 +241,7 @@ def seal_job(vault: Vault, tenant_id: str, job_id: str, values: Mapping[str, Any
     return sealed
 
 
-def open_job(vault: Vault, row: Row) -> dict[str, Any]:
+def open_job(vault: Vault, row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a row of ``jobs`` with its sealed values opened. It must have ``id`` and ``tenant_id``."""
     context = EncryptionContext(row["tenant_id"], "jobs", "", row["id"])
     return {
@@ -272,7 +269,7 @@ def seal_columns(vault: Vault, context: EncryptionContext, values: Mapping[str, 
     return {name: vault.seal(value, context.with_column(name)) for name, value in values.items()}
 
 
-def open_columns(vault: Vault, context: EncryptionContext, row: Row, *columns: str) -> dict[str, Any]:
+def open_columns(vault: Vault, context: EncryptionContext, row: Mapping[Any, Any], *columns: str) -> dict[str, Any]:
     """Return the row with the values of these columns opened."""
     return {**row, **{name: vault.open(row[name], context.with_column(name)) for name in columns}}
 
