@@ -39,6 +39,10 @@ def _plainly(error: Exception) -> tuple[str | None, int]:
     errors = importlib.import_module("store.errors")
     if isinstance(error, errors.HeadraceError):
         return error.message, 2 if isinstance(error, errors.SettingsError) else 1
+    client = importlib.import_module("headrace.client")
+    if isinstance(error, client.ClientError):
+        hint = " (is `headrace up` running?)" if isinstance(error, client.ConnectionLost) else ""
+        return error.message + hint, 1
     if isinstance(error, ModuleNotFoundError) and error.name in _OF_EXTRAS:
         return f"the package {error.name} is missing: install Headrace with its extra `local` (see README)", 1
     refused = getattr(error, "orig", None)

@@ -11,6 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from headrace.client import JobInfo
+
 Json = dict[str, Any]
 
 # Nothing is truncated in a file or a pipe, which has no width.
@@ -83,62 +85,61 @@ def status_text(status: str) -> Text:
     return Text(status, style=COLOURS.get(status, ""))
 
 
-def summary(job: Json) -> str:
+def summary(job: JobInfo) -> str:
     """One line with the result of a job."""
     parts = [f"{job['id']} {job['status']}"]
-    usage = job.get("usage")
-    if usage:
+    if usage := job["usage"]:
         parts.append(f"{usage['input_tokens']} + {usage['output_tokens']} tokens")
-        if usage.get("first_token_ms") is not None:
+        if usage["first_token_ms"] is not None:
             parts.append(f"first token after {usage['first_token_ms']:.0f} ms")
-        if usage.get("compute_ms") is not None:
+        if usage["compute_ms"] is not None:
             parts.append(f"computed {usage['compute_ms']:.0f} ms")
-    if job.get("error"):
-        parts.append(f"{job['error']['code']}: {job['error']['message']}")
+    if error := job["error"]:
+        parts.append(f"{error['code']}: {error['message']}")
     return ", ".join(parts)
 
 
-def jobs_table(jobs: Sequence[Json]) -> Table:
+def jobs_table(jobs: Sequence[JobInfo]) -> Table:
     """The newest jobs, one per row."""
     columns = ("job", "status", "model", "created", "tokens", "queued", "computed")
     return table(*columns, rows=map(_job_row, jobs), no_wrap=True)
 
 
-def _job_row(job: Json) -> Sequence[RenderableType]:
-    usage = job.get("usage") or {}
+def _job_row(job: JobInfo) -> Sequence[RenderableType]:
+    usage = job["usage"]
     return (
         job["id"],
         status_text(job["status"]),
         f"{job['model']}@{job['model_version']}",
         ago(job["created_at"]),
         f"{usage['input_tokens']}+{usage['output_tokens']}" if usage else "",
-        _ms(usage.get("queue_ms")),
-        _ms(usage.get("compute_ms")),
+        _ms(usage and usage["queue_ms"]),
+        _ms(usage and usage["compute_ms"]),
     )
 
 
-def job_page(job: Json) -> Text:
+def job_page(job: JobInfo) -> Text:
     """The details of one job, its answer last."""
-    place, usage = job["queue"], job.get("usage") or {}
+    place, usage, error = job["queue"], job["usage"], job["error"]
     facts: dict[str, str | Text] = {
         "job": Text.assemble(job["id"], " ", status_text(job["status"])),
         "model": f"{job['model']}@{job['model_version']}",
-        "queue": f"place {place['position']} in {place['name']}" if place.get("position") else "",
+        "queue": f"place {place['position']} in {place['name']}" if place["position"] else "",
         "created": ago(job["created_at"]),
         "started": ago(job["started_at"]) if job["started_at"] else "",
         "ended": ago(job["completed_at"]) if job["completed_at"] else "",
         "attempt": f"{job['attempt']} of at most {job['max_attempts']}" if job["attempt"] else "",
         "tokens": f"{usage['input_tokens']} + {usage['output_tokens']}" if usage else "",
-        "first token": _ms(usage.get("first_token_ms")),
-        "computed": _ms(usage.get("compute_ms")),
-        "error": f"{job['error']['code']}: {job['error']['message']}" if job.get("error") else "",
-        "contents": "are kept no longer" if job.get("purged_at") else "",
+        "first token": _ms(usage and usage["first_token_ms"]),
+        "computed": _ms(usage and usage["compute_ms"]),
+        "error": f"{error['code']}: {error['message']}" if error else "",
+        "contents": "are kept no longer" if job["purged_at"] else "",
     }
     page = Text()
     for name, fact in facts.items():
         if fact:
             page.append(f"{name:<12}", "dim").append(fact).append("\n")
-    answer = (job.get("output") or {}).get("text")
+    answer = (job["output"] or {}).get("text")
     return page.append(f"\n{answer}") if answer else page[:-1]
 
 

@@ -1,4 +1,4 @@
-"""The fenced blocks of the README and of docs/clients.md, for tests that run them as they stand."""
+"""The fenced blocks of the README and of the pages for callers, for tests that run them as they stand."""
 
 import re
 from pathlib import Path

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("cli", "migrations", "models", "policy", "producer_api", "prompts", "store", "supply_chain", "workers")
+OURS = (
+    "cli",
+    "headrace",
+    "migrations",
+    "models",
+    "policy",
+    "producer_api",
+    "prompts",
+    "store",
+    "supply_chain",
+    "workers",
+)
 FILES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
 
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "jsonpickle"}

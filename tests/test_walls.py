@@ -53,9 +53,14 @@ def test_verbs_that_speak_to_the_api_and_help_load_no_database(module: str) -> N
     assert loaded_by(module) & {"sqlalchemy", "psycopg", "redis", "celery"} == set()
 
 
+def test_the_client_loads_httpx2_alone() -> None:
+    ours = loaded_by("headrace.client") - loaded_by("httpx2")
+    assert ours <= set(sys.stdlib_module_names) | {"headrace"}
+
+
 def test_the_command_loads_nothing_before_it_runs() -> None:
     """So that an early Ctrl-C finds ``main`` running, which ends without a trace."""
-    assert loaded_by("cli.main") & {"typer", "rich", "pydantic", "store"} == set()
+    assert loaded_by("cli.main") & {"typer", "rich", "pydantic", "store", "headrace"} == set()
 
 
 def test_the_engine_decides_with_the_standard_library() -> None:

@@ -5,15 +5,16 @@ They use HEADRACE_API_URL and HEADRACE_API_KEY, else the connection data of the 
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
 from cli import render
-from cli.client.http_client import Client
+from cli.client.http_client import OperatorClient
 from cli.client.waiting import waiting
 from cli.local.home import find_home
 from cli.render import JsonOption, say, show, warn
+from headrace.client import JobBody, JobInfo
 from store.errors import InvalidRequest, SettingsError
 from store.settings import load_settings
 
@@ -24,14 +25,14 @@ CodeOption = Annotated[str | None, typer.Option(help="poison or max_attempts_exc
 LimitOption = Annotated[int, typer.Option(min=1, max=100, help="At most so many.")]
 
 
-def connect() -> Client:
+def connect() -> OperatorClient:
     """Return a client for the configured API. Raises SettingsError if there is no key."""
     settings = load_settings()
     if settings.api_url:
         # The key of a local stack is never sent to another server.
         if not settings.api_key:
             raise SettingsError("no API key: HEADRACE_API_URL needs HEADRACE_API_KEY beside it")
-        return Client(settings.api_url, settings.api_key, on_warning=warn)
+        return OperatorClient(settings.api_url, settings.api_key, on_warning=warn)
     home = find_home(settings)
     record = home.record()
     url = record.api_url if record else f"http://127.0.0.1:{settings.api_port}"
@@ -40,7 +41,7 @@ def connect() -> Client:
         raise SettingsError("no API key: set HEADRACE_API_KEY, or run `headrace up`, which makes one")
     if record:
         render.say_stack(f"{home.path} at {url}")
-    return Client(url, key, on_warning=warn)
+    return OperatorClient(url, key, on_warning=warn)
 
 
 def submit(
@@ -64,7 +65,7 @@ def submit(
     text = _prompt(prompt, file)
     with connect() as client:
         sampling = {"max_tokens": max_tokens, "temperature": temperature}
-        body: dict[str, Any] = {
+        body: JobBody = {
             "task": "generate",
             "model": model or _only_model(client),
             "input": {"messages": [{"role": "user", "content": text}]},
@@ -72,7 +73,7 @@ def submit(
         }
         if webhook:
             body["webhook"] = {"url": webhook}
-        job = client.submit(body)
+        job = client.submit(**body)
         if not (stream or wait):
             show(job, job["id"], as_json=as_json)
             return
@@ -106,7 +107,7 @@ def list_jobs(
 ) -> None:
     """List the newest jobs."""
     with connect() as client:
-        found = client.jobs(status=status, model=model, limit=limit)
+        found = client.jobs(status=status, model=model, limit=limit)["data"]
     show(found, render.jobs_table(found) if found else "no jobs", as_json=as_json)
 
 
@@ -174,7 +175,7 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
         raise InvalidRequest(f"{file} cannot be read: {error}") from error
 
 
-def _only_model(client: Client) -> str:
+def _only_model(client: OperatorClient) -> str:
     """Return the only model, or the only one with a worker. Raises InvalidRequest if there are several."""
     names = [str(model["id"]) for model in client.models()]
     if len(names) > 1:
@@ -186,35 +187,34 @@ def _only_model(client: Client) -> str:
     return names[0]
 
 
-def _stream(client: Client, job_id: str, *, as_json: bool) -> None:
+def _stream(client: OperatorClient, job_id: str, *, as_json: bool) -> None:
     """Print deltas. An attempt that did not keep all of them starts a new line with the kept ones."""
     with waiting(client, job_id) as has_begun:
-        for event in client.follow(job_id):
+        for event in client.stream(job_id):
             if event.name not in {"job.queued", "job.started"}:
                 has_begun.set()
             if as_json:
                 render.print_line({"id": event.id, "event": event.name, "data": event.data})
-            elif event.name == "job.delta":
-                render.write_text(event.data["text"])
-            elif event.name == "job.restarted":
-                render.write_text("\n")
-                warn("the worker was lost, and the end of the text with it; again:")
-                render.write_text(event.data["text"])
+            else:
+                if event.is_restart:
+                    render.write_text("\n")
+                    warn("the worker was lost, and the end of the text with it; again:")
+                render.write_text(event.text)
             if event.is_terminal:
                 if not as_json:
                     render.write_text("\n")
-                _conclude(event.data, quiet=as_json)
+                _conclude(cast(JobInfo, event.data), quiet=as_json)
 
 
-def _show_answer(job: dict[str, Any], *, as_json: bool) -> None:
+def _show_answer(job: JobInfo, *, as_json: bool) -> None:
     if as_json:
         show(job, "", as_json=True)
-    elif job.get("output"):
+    elif job["output"]:
         render.write_text(job["output"]["text"] + "\n")
     _conclude(job, quiet=as_json)
 
 
-def _conclude(job: dict[str, Any], *, quiet: bool = False) -> None:
+def _conclude(job: JobInfo, *, quiet: bool = False) -> None:
     """Print the result of a job on stderr; exit 1 unless it succeeded."""
     if not quiet:
         render.err.print(render.summary(job), style="dim", soft_wrap=True)

@@ -7,16 +7,16 @@ from typing import Any
 
 import typer
 
-from cli.client.http_client import Client
+from cli.client.http_client import OperatorClient
 from cli.render import say
-from store.errors import HeadraceError
+from headrace.client import ClientError, JobInfo
 
 _FIRST_S = 1.0
 _LONGEST_S = 30.0
 
 
 @contextmanager
-def waiting(client: Client, job_id: str) -> Iterator[threading.Event]:
+def waiting(client: OperatorClient, job_id: str) -> Iterator[threading.Event]:
     """Print the reason of the job's wait until the yielded event is set, when the answer starts.
 
     Ctrl-C ends the command with 130, and prints that the job continues and how to return to it.
@@ -35,7 +35,7 @@ def waiting(client: Client, job_id: str) -> Iterator[threading.Event]:
         thread.join(_FIRST_S)
 
 
-def _tell(client: Client, job_id: str, has_begun: threading.Event) -> None:
+def _tell(client: OperatorClient, job_id: str, has_begun: threading.Event) -> None:
     """Print the reason of the wait, at growing intervals, and only if it has changed."""
     said, pause_s = "", _FIRST_S
     while not has_begun.wait(pause_s):
@@ -45,14 +45,14 @@ def _tell(client: Client, job_id: str, has_begun: threading.Event) -> None:
             if job["status"] != "queued":
                 return
             reason = what_for(job, client.queues())
-        except (HeadraceError, RuntimeError):
+        except (ClientError, RuntimeError):
             continue  # the API does not answer, or the client is closed: the command reports it
         if reason != said and not has_begun.is_set():
             say(f"{job_id} is queued: {reason}")
             said = reason
 
 
-def what_for(job: dict[str, Any], queues: list[dict[str, Any]]) -> str:
+def what_for(job: JobInfo, queues: list[dict[str, Any]]) -> str:
     """Return the reason of a queued job's wait."""
     name, position = job["queue"]["name"], job["queue"].get("position")
     queue = next((queue for queue in queues if queue["name"] == name), None)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
-from cli.client.http_client import Client
+from cli.client.http_client import OperatorClient
 from cli.demo import charts
 from cli.demo.charts import Span
 from cli.demo.receiver import Receiver, running_receiver
@@ -22,6 +22,7 @@ from cli.demo.sampler import Occupancy, sampled
 from cli.local.stack import Stack, running_stack
 from cli.local.stopping import hear_stop_signals, run_until_stopped
 from cli.render import say
+from headrace.client import JobInfo
 from store.child_process import descendants, still_alive
 from store.errors import Unavailable
 from store.settings import load_settings
@@ -75,7 +76,11 @@ def demo(
 
 def _run(stack: Stack, model: str, began: float) -> None:
     occupancy = Occupancy()
-    with Client(stack.api_url, stack.api_key) as client, running_receiver() as receiver, _endpoint(client, receiver):
+    with (
+        OperatorClient(stack.api_url, stack.api_key) as client,
+        running_receiver() as receiver,
+        _endpoint(client, receiver),
+    ):
         with sampled(stack.worker_metrics_urls[0], occupancy):
             jobs = _burst(client, model, began)
         _show_jobs(client, jobs)
@@ -83,7 +88,7 @@ def _run(stack: Stack, model: str, began: float) -> None:
         _check(jobs, receiver)
 
 
-def _burst(client: Client, model: str, began: float) -> list[Json]:
+def _burst(client: OperatorClient, model: str, began: float) -> list[JobInfo]:
     """Submit all jobs at once, stream the first, and return all of them after their end."""
     with ThreadPoolExecutor(len(_BESIDE) + 1) as pool:
         streamed = _submit(client, model, *_STREAMED)
@@ -93,29 +98,29 @@ def _burst(client: Client, model: str, began: float) -> list[Json]:
         return list(pool.map(client.wait, [streamed, *(future.result() for future in beside)]))
 
 
-def _submit(client: Client, model: str, prompt: str, max_tokens: int) -> str:
-    body = {
-        "model": model,
-        "input": {"messages": [{"role": "user", "content": prompt}]},
-        "sampling": {"max_tokens": max_tokens, "temperature": 0},
-        "metadata": {"demo": prompt},
-    }
-    return str(client.submit(body)["id"])
+def _submit(client: OperatorClient, model: str, prompt: str, max_tokens: int) -> str:
+    job = client.submit(
+        model=model,
+        input={"messages": [{"role": "user", "content": prompt}]},
+        sampling={"max_tokens": max_tokens, "temperature": 0},
+        metadata={"demo": prompt},
+    )
+    return job["id"]
 
 
-def _stream(client: Client, job_id: str, began: float) -> None:
+def _stream(client: OperatorClient, job_id: str, began: float) -> None:
     render.out.print(_STREAMED[0], style="bold", soft_wrap=True)
     first_after_s: float | None = None
-    for event in client.follow(job_id):
-        if event.name == "job.delta":
+    for event in client.stream(job_id):
+        if event.text:
             first_after_s = first_after_s or time.monotonic() - began
-            render.write_text(event.data["text"])
+            render.write_text(event.text)
     render.write_text("\n\n")
     if first_after_s is not None:
         say(f"first token {first_after_s:.1f} s after the command")
 
 
-def _show_jobs(client: Client, jobs: Sequence[Json]) -> None:
+def _show_jobs(client: OperatorClient, jobs: Sequence[JobInfo]) -> None:
     """Draw the stored timelines of all jobs on one axis, which starts when the first was accepted."""
     timelines = [client.timeline(job["id"]) for job in jobs]
     origin = min(events[0]["at"] for events in timelines)
@@ -126,14 +131,14 @@ def _show_jobs(client: Client, jobs: Sequence[Json]) -> None:
     say(f"{len(jobs)} jobs, {tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s")
 
 
-def _span(job: Json, events: Sequence[Json], origin: float) -> Span:
+def _span(job: JobInfo, events: Sequence[Json], origin: float) -> Span:
     at = {event["kind"]: event["at"] - origin for event in events}
     queued_s, ended_s = events[0]["at"] - origin, events[-1]["at"] - origin
-    usage = job["usage"] or {}
-    first_token_ms = usage.get("first_token_ms")
+    usage = job["usage"]
+    first_token_ms = usage["first_token_ms"] if usage else None
     return Span(
         label=job["metadata"]["demo"],
-        note=f"{usage.get('output_tokens', 0)} tokens",
+        note=f"{usage['output_tokens'] if usage else 0} tokens",
         queued_s=queued_s,
         started_s=at.get("started", ended_s),
         first_token_s=ended_s if first_token_ms is None else queued_s + first_token_ms / 1000,
@@ -147,7 +152,7 @@ def _show_occupancy(occupancy: Occupancy) -> None:
         say(f"batch: {occupancy.peak} jobs at most in one step, {occupancy.mean:.1f} on average")
 
 
-def _check(jobs: Sequence[Json], receiver: Receiver) -> None:
+def _check(jobs: Sequence[JobInfo], receiver: Receiver) -> None:
     """Raise Unavailable unless all jobs succeeded and all webhooks arrived with valid signatures."""
     failed = [job for job in jobs if job["status"] != "succeeded"]
     if failed:
@@ -160,7 +165,7 @@ def _check(jobs: Sequence[Json], receiver: Receiver) -> None:
 
 
 @contextmanager
-def _endpoint(client: Client, receiver: Receiver) -> Iterator[None]:
+def _endpoint(client: OperatorClient, receiver: Receiver) -> Iterator[None]:
     """Register the receiver for the time of the burst."""
     endpoint = client.create_webhook_endpoint(receiver.url, ["job.succeeded", "job.failed"])
     receiver.trust(endpoint["secret"])

@@ -28,7 +28,19 @@ from tests.processes import StartProcess, free_port, processes, wait_for
 
 HEADRACE = [str(Path(sys.executable).with_name("headrace"))]
 # Names of our packages and of what they import: as files of a user's folder they must change nothing.
-IN_THE_WAY = ("cli", "migrations", "models", "policy", "producer_api", "prompts", "store", "workers", "redis", "typing")
+IN_THE_WAY = (
+    "cli",
+    "headrace",
+    "migrations",
+    "models",
+    "policy",
+    "producer_api",
+    "prompts",
+    "store",
+    "workers",
+    "redis",
+    "typing",
+)
 # On a machine that does three such things at once, the first start also compiles every module of its programs.
 START_S = 180.0
 

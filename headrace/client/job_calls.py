@@ -1,0 +1,143 @@
+"""The methods of both clients without I/O: which requests they send, and what they make of the answers.
+
+A method is a generator of steps. It yields a ``Call`` to send, and gets the response or the error of the transport; or
+it yields the seconds of a pause. Its return value is the method's.
+"""
+
+import time
+import uuid
+from collections.abc import Generator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+import httpx2
+
+from headrace.client import answers
+from headrace.client.errors import ClientError, JobUnsuccessful, WaitExpired
+from headrace.client.job_data import TERMINAL, JobBody, JobInfo, JobPage, Json
+from headrace.client.job_stream import JobStream
+from headrace.client.retries import Retries, Warn
+
+T = TypeVar("T")
+
+MAX_RETRIES = 5
+LONG_POLL_S = 30.0
+_JOB = frozenset({"id", "status"})
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request. ``is_repeatable``: it can be sent again without knowing whether the server got it."""
+
+    method: str
+    path: str
+    params: Mapping[str, Any] | None = None
+    json: Any = None
+    headers: Mapping[str, str] | None = None
+    is_repeatable: bool = True
+
+
+Answer = httpx2.Response | httpx2.TransportError | None
+Steps = Generator[Call | float, Answer, T]
+
+
+def job_path(job_id: str, *more: str) -> str:
+    """Return the path of a job; an id cannot reach another route."""
+    return "/".join(["/v1/jobs", quote(job_id, safe=""), *more])
+
+
+class JobCalls:
+    """The methods of a client of one server."""
+
+    def __init__(self, base_url: str, max_retries: int, on_warning: Warn) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.max_retries = max_retries
+        self.on_warning = on_warning
+
+    def send(self, call: Call, expected: Set[str] = frozenset()) -> Steps[Json]:
+        """Send a request, repeat it if that is safe and can help, and return the JSON of its answer."""
+        retries = Retries(self.max_retries, self.on_warning)
+        while True:
+            answer = yield call
+            try:
+                if not isinstance(answer, httpx2.Response):
+                    raise answers.lost(cast(httpx2.TransportError, answer), self.base_url) from answer
+                body = answers.read(answer, self.base_url, expected)
+            except ClientError as error:
+                # After 429 the server has done nothing; after other failures it may have.
+                if not call.is_repeatable and error.status != httpx2.codes.TOO_MANY_REQUESTS:
+                    raise
+                yield retries.pause_s(error)
+            else:
+                if warning := answer.headers.get("headrace-warning"):
+                    self.on_warning(warning)
+                return body
+
+    def request(
+        self, method: str, path: str, params: Mapping[str, Any] | None, json: Any, idempotency_key: str | None
+    ) -> Steps[Json]:
+        """Any request."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        is_repeatable = method.upper() in {"GET", "HEAD", "PUT", "DELETE"} or idempotency_key is not None
+        return self.send(Call(method.upper(), path, given, json, headers, is_repeatable))
+
+    def submit(self, body: JobBody, idempotency_key: str | None) -> Steps[JobInfo]:
+        """Submit a job under a key, so that a repeat finds the same job."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._job(Call("POST", "/v1/jobs", json=body, headers=headers))
+
+    def job(self, job_id: str, wait_s: float) -> Steps[JobInfo]:
+        """Read a job; wait for its end for at most ``wait_s``."""
+        return self._job(Call("GET", job_path(job_id), {"wait": wait_s} if wait_s > 0 else None))
+
+    def wait(self, job_id: str, timeout_s: float | None) -> Steps[JobInfo]:
+        """Wait for the end of a job."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = LONG_POLL_S if until is None else until - time.monotonic()
+            job = yield from self.job(job_id, min(LONG_POLL_S, left_s))
+            if job["status"] in TERMINAL:
+                return job
+            if until is not None and time.monotonic() >= until:
+                raise WaitExpired(job, timeout_s or 0.0)
+
+    def result(self, job_id: str, timeout_s: float | None) -> Steps[Json]:
+        """Wait for the end of a job and return its output."""
+        job = yield from self.wait(job_id, timeout_s)
+        if job["status"] != "succeeded" or job["output"] is None:
+            raise JobUnsuccessful(job)
+        return job["output"]
+
+    def cancel(self, job_id: str) -> Steps[JobInfo]:
+        """Cancel a job; a second time changes nothing."""
+        return self._job(Call("POST", job_path(job_id, "cancel")))
+
+    def delete(self, job_id: str) -> Steps[None]:
+        """Delete the contents of an ended job."""
+        yield from self.send(Call("DELETE", job_path(job_id)))
+
+    def jobs(self, filters: Mapping[str, Any], metadata: Mapping[str, str] | None) -> Steps[JobPage]:
+        """Read a page of jobs."""
+        params = {name: value for name, value in filters.items() if value is not None}
+        params |= {f"metadata[{name}]": value for name, value in (metadata or {}).items()}
+        found = yield from self.send(Call("GET", "/v1/jobs", params), {"data", "has_more"})
+        return cast(JobPage, found)
+
+    def timeline(self, job_id: str) -> Steps[list[Json]]:
+        """Read the events of a job, oldest first."""
+        found = yield from self.send(Call("GET", job_path(job_id, "timeline")), {"events"})
+        return list(found["events"])
+
+    def stream(self, job_id: str, after: str | None) -> JobStream:
+        """Return the state of a stream."""
+        return JobStream(
+            job_path(job_id, "events"),
+            after,
+            base_url=self.base_url,
+            retries=Retries(self.max_retries, self.on_warning),
+        )
+
+    def _job(self, call: Call) -> Steps[JobInfo]:
+        return cast(JobInfo, (yield from self.send(call, _JOB)))
