@@ -111,6 +111,11 @@ class ExternalEngine(GenerationEngine):
         return min(limits)
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What the server can do; known when requests are sent."""
+        return self._upstream.capabilities
+
+    @property
     def why_not(self) -> str | None:
         """Why no requests are sent: the server is away or runs something else. None if they are."""
         return self._watch.why_not if self._watch.latest is None else None

@@ -94,6 +94,8 @@ class ServerWatch:
         load = await self._upstream.load()
         if self._info is not info:
             raise UpstreamLost("a request was lost meanwhile")
+        if self._latest is not None and _has_restarted(self._latest.load, load):
+            raise UpstreamLost("the inference server has restarted")
         before, self._latest = self._latest, Observation(info, load, asked_at)
         if before is None or before.load != load:
             self._on_change()
@@ -104,3 +106,8 @@ class ServerWatch:
             log.warning("server_not_used reason=%s", why)
         self.why_not = why
         self.doubt()
+
+
+def _has_restarted(before: ServerLoad, now: ServerLoad) -> bool:
+    """Return True if the server restarted between two answers, although both came."""
+    return before.started_at != now.started_at or (before.num_tokens or 0) > (now.num_tokens or 0)

@@ -75,6 +75,8 @@ class ServerLoad:
     num_tokens: int | None = None
     preempted: int | None = None
     prefix_hits: int | None = None
+    started_at: float | None = None
+    """A number that changes when the server restarts."""
     max_running: int | None = None
 
 

@@ -48,9 +48,11 @@ _KV_USE = "vllm:kv_cache_usage_perc"
 _KV_SIZE = "vllm:cache_config_info"
 _PREEMPTED = "vllm:num_preemptions_total"
 _PREFIX_HITS = "vllm:prefix_cache_hits_total"
+_STARTED = "process_start_time_seconds"
 _COMPUTED = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count")
-_METRICS = tuple(
-    (name + "{").encode() for name in (_RUNNING, _WAITING, _KV_USE, _KV_SIZE, _PREEMPTED, _PREFIX_HITS, *_COMPUTED)
+_METRICS = (
+    *((name + "{").encode() for name in (_RUNNING, _WAITING, _KV_USE, _KV_SIZE, _PREEMPTED, _PREFIX_HITS, *_COMPUTED)),
+    (_STARTED + " ").encode(),
 )
 
 
@@ -113,6 +115,7 @@ class VllmUpstream:
             num_tokens=int(sum(totals.get(name, 0.0) for name in _COMPUTED)),
             preempted=int(totals.get(_PREEMPTED, 0)),
             prefix_hits=int(totals.get(_PREFIX_HITS, 0)),
+            started_at=totals.get(_STARTED),
         )
 
     async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:

@@ -1,0 +1,210 @@
+"""The engines of the contract suite, each with what a test needs: requests, the answer asked directly, its server."""
+
+import asyncio
+import itertools
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from models.engine.llm_engine import EngineConfig, LLMEngine
+from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
+from models.external.external_engine import ExternalConfig, ExternalEngine
+from models.external.upstream import Capabilities, ServerInfo, ServerLoad, Upstream
+from models.external.vllm import VllmUpstream
+from models.loading.torch_load import runner_for
+from models.runners.fake import FakeRunner
+from store.payloads.sampling_params import GrammarKind
+from store.settings import Settings
+from tests.models.driving import generate
+from tests.models.engine.rig import Bytes, alone
+from tests.models.external import fake_model
+from tests.models.external.fake_server import FakeServer
+from tests.models.external.fake_vllm import MODEL, FakeVllm
+from tests.models.tiny import build, save
+
+WAIT_S = 20.0
+WINDOW = 512  # of all engines here
+ALL = Capabilities(
+    grammars=frozenset(GrammarKind),
+    continues_grammar=True,
+    continues_repetition_penalty=True,
+    continues_penalties=True,
+    continues_seed=True,
+)
+
+_ids = itertools.count(1)
+
+
+class Letters:
+    """A detokenizer for a model without text: a letter for each token."""
+
+    def add(self, token_id: int) -> str:
+        return chr(ord("a") + token_id % 26)
+
+    def flush(self) -> str:
+        return ""
+
+
+@dataclass
+class Rig:
+    """One started engine."""
+
+    engine: LLMEngine | ExternalEngine
+    can: Capabilities
+    direct: Callable[[EngineRequest], tuple[int, ...]]
+    """The tokens of a greedy request that bypasses the engine."""
+    deltas: list[Delta] = field(default_factory=list)
+    detokenizer: Callable[[], Any] = Bytes
+    eos: frozenset[int] = frozenset({fake_model.EOS})
+    server: FakeServer | None = None
+    load: Callable[[], ServerLoad] | None = None
+    words: Sequence[tuple[int, ...]] = tuple(tuple(text.encode()) for text in ("the mill", "a river", "oak and iron"))
+
+    def ask(self, number: int = 0, *, max_tokens: int = 40, **sampling: Any) -> EngineRequest:
+        return EngineRequest(f"r{next(_ids)}", self.words[number], SamplingParams(max_tokens, **sampling))
+
+    def run(self, request: EngineRequest) -> CompletionOutput:
+        return self.engine.submit(request).result(WAIT_S)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        detokenizer = self.detokenizer()
+        return "".join(detokenizer.add(token) for token in tokens if token not in self.eos) + detokenizer.flush()
+
+    def wait_for_text(self, request: EngineRequest, num_deltas: int = 3) -> None:
+        wait_until(lambda: sum(delta.request_id == request.id for delta in self.deltas) >= num_deltas)
+
+    def wait_idle(self) -> None:
+        """Wait until the engine, and its server, compute nothing."""
+        wait_until(lambda: self.engine.stats().running + self.engine.stats().waiting == 0)
+        if self.load is not None:
+            load = self.load
+            wait_until(lambda: load().running + load().waiting == 0)
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.005)
+
+
+def continued(request: EngineRequest, done: CompletionOutput) -> EngineRequest:
+    """Return the request of the next attempt."""
+    return replace(
+        request,
+        id=f"{request.id} again",
+        emitted=tuple(chain(*done.progress.token_ids)),
+        emitted_deltas=done.progress.deltas,
+        emitted_logprobs=done.progress.logprobs,
+        pause_after=None,
+    )
+
+
+@contextmanager
+def native() -> Iterator[Rig]:
+    """Our own engine on torch, with a tiny model that transformers computes alone."""
+    model = build("llama")
+    deltas: list[Delta] = []
+    with TemporaryDirectory() as folder:
+        settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=4096)
+        runner = runner_for(save(model, Path(folder)), settings)
+    engine = LLMEngine(runner, Letters, EngineConfig(max_slots=8), on_deltas=deltas.extend)
+    rig = Rig(
+        engine,
+        replace(ALL, grammars=frozenset()),  # the tiny model has no tokenizer.json
+        lambda request: tuple(generate(model, request.prompt, request.sampling.max_tokens)),
+        deltas,
+        Letters,
+        frozenset(),
+    )
+    yield from started(rig)
+
+
+@contextmanager
+def fake() -> Iterator[Rig]:
+    """Our own engine on the fake runner."""
+    deltas: list[Delta] = []
+    runner = FakeRunner(context_window=WINDOW, step_s=0.002)
+    engine = LLMEngine(runner, Bytes, EngineConfig(max_slots=8), on_deltas=deltas.extend)
+    yield from started(Rig(engine, ALL, lambda request: alone(request).token_ids, deltas))
+
+
+@contextmanager
+def vllm(**how: Any) -> Iterator[Rig]:
+    """A fake vLLM server, with our engine on it."""
+    server = FakeVllm(context_window=WINDOW, **how)
+    try:
+        with external(VllmUpstream(server.url), server.url, MODEL, lambda: VllmUpstream(server.url)) as rig:
+            rig.server = server
+            yield rig
+    finally:
+        server.close()
+
+
+@contextmanager
+def external(upstream: Upstream, url: str, model: str, another: Callable[[], Upstream], **how: Any) -> Iterator[Rig]:
+    """An engine on a server that has come up. ``another`` makes a second connection for the test's own questions."""
+    deltas: list[Delta] = []
+    eos: frozenset[int] = how.pop("eos", frozenset({fake_model.EOS}))
+    detokenizer = how.pop("detokenizer", Bytes)
+    config = ExternalConfig(model, WINDOW, max_slots=8, poll_s=0.02)
+
+    def refuse(info: ServerInfo) -> str | None:
+        return None if model in info.models else f"the server runs {info.models}"
+
+    engine = ExternalEngine(upstream, detokenizer, eos, config, on_deltas=deltas.extend, refuse=refuse)
+    direct = lambda request: completion_of_vllm(url, model, request, eos)  # noqa: E731
+    rig = Rig(engine, upstream.capabilities, direct, deltas, detokenizer, eos, load=lambda: load_of(another()), **how)
+    yield from started(rig)
+
+
+def started(rig: Rig) -> Iterator[Rig]:
+    rig.engine.start()
+    try:
+        wait_until(lambda: rig.engine.can_admit(1, 1), 120.0)
+        if isinstance(rig.engine, ExternalEngine):
+            rig.can = rig.engine.capabilities
+        yield rig
+    finally:
+        rig.engine.stop(WAIT_S)
+
+
+def load_of(upstream: Upstream) -> ServerLoad:
+    async def ask() -> ServerLoad:
+        try:
+            return await upstream.load()
+        finally:
+            await upstream.close()
+
+    return asyncio.run(ask())
+
+
+def completion_of_vllm(url: str, model: str, request: EngineRequest, eos: frozenset[int]) -> tuple[int, ...]:
+    """Ask a vLLM server without any code of ours."""
+    sampling = request.sampling
+    body: dict[str, Any] = {"model": model, "prompt": request.prompt, "max_tokens": sampling.max_tokens}
+    body |= {"temperature": 0, "ignore_eos": sampling.ignore_eos, "stop_token_ids": sorted(eos)}
+    body |= {"stream": True, "return_token_ids": True}
+    if sampling.ignore_eos:
+        del body["stop_token_ids"]
+    ask = urllib.request.Request(
+        f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(ask, timeout=120) as lines:
+        events = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+    return tuple(chain(*(choice["token_ids"] for event in events for choice in event["choices"])))
+
+
+ENGINES: Mapping[str, Callable[[], Any]] = {
+    "native": native,
+    "fake": fake,
+    "vllm": vllm,
+    "vllm without scale-out": lambda: vllm(has_scale_out=False),
+}

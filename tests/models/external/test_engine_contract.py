@@ -1,0 +1,274 @@
+"""The contract of an engine, row by row, for every engine. ``docs/engines.md`` shows what each of them can do."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from models.engine.requests import (
+    CheckpointMismatch,
+    EngineStopped,
+    FinishReason,
+    Grammar,
+    RequestInvalid,
+    RequestTooLong,
+    SamplingParams,
+)
+from models.external.external_engine import ExternalEngine
+from models.external.upstream import UpstreamLost
+from tests.models.external.engines import WAIT_S, WINDOW, Rig, continued, wait_until
+
+LONG = WINDOW - 40  # max_tokens of a request that a test ends
+
+
+def test_greedy_answers_equal_those_of_the_model_asked_directly(rig: Rig) -> None:
+    requests = [rig.ask(number) for number in range(3)]
+    done = [future.result(WAIT_S) for future in [rig.engine.submit(request) for request in requests]]
+    for request, completion in zip(requests, done, strict=True):
+        assert completion.token_ids == rig.direct(request)
+        assert completion.text == rig.text_of(completion.token_ids)
+        assert completion.num_prompt_tokens == len(request.prompt)
+        ended = completion.token_ids[-1] in rig.eos
+        assert completion.finish_reason == (FinishReason.STOP if ended else FinishReason.LENGTH)
+
+
+def test_deltas_have_no_gap_and_come_before_the_outcome(rig: Rig) -> None:
+    request = rig.ask()
+    seen: list[int] = []
+    future = rig.engine.submit(request)
+    future.add_done_callback(lambda _: seen.append(len(rig.deltas)))
+    completion = future.result(WAIT_S)
+    wait_until(lambda: bool(seen))
+    assert [delta.seq for delta in rig.deltas] == list(range(1, seen[0] + 1))
+    assert "".join(delta.text for delta in rig.deltas) == completion.text
+    assert tuple(delta.text for delta in rig.deltas) == completion.deltas
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it(rig: Rig) -> None:
+    request = rig.ask(ignore_eos=True)
+    text = rig.text_of(rig.direct(request))
+    stop = text[9:14]
+    completion = rig.run(replace(request, sampling=replace(request.sampling, stop=(stop,))))
+    assert (completion.text, completion.finish_reason) == (text[: text.index(stop)], FinishReason.STOP)
+    rig.wait_idle()
+
+
+def test_a_cancelled_request_ends_and_computes_no_more(rig: Rig) -> None:
+    request = rig.ask(max_tokens=LONG, ignore_eos=True)
+    future = rig.engine.submit(request)
+    rig.wait_for_text(request)
+    assert rig.engine.cancel(request.id)
+    completion = future.result(WAIT_S)
+    assert completion.finish_reason is FinishReason.CANCELLED
+    assert len(completion.token_ids) < LONG
+    assert rig.text_of(rig.direct(request)).startswith(completion.text)
+    rig.wait_idle()
+    assert not rig.engine.cancel(request.id)
+
+
+def test_a_request_ends_at_its_deadline(rig: Rig) -> None:
+    request = replace(rig.ask(max_tokens=LONG, ignore_eos=True), deadline=time.monotonic() + 0.3)
+    assert rig.run(request).finish_reason in {FinishReason.DEADLINE, FinishReason.LENGTH}
+    late = replace(rig.ask(), deadline=time.monotonic())
+    assert rig.run(late).finish_reason is FinishReason.DEADLINE
+    rig.wait_idle()
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7])
+def test_a_request_handed_back_after_some_tokens_goes_on_as_if_it_had_not(rig: Rig, num_tokens: int) -> None:
+    request = rig.ask(ignore_eos=True)
+    first = rig.run(replace(request, pause_after=num_tokens))
+    assert (first.finish_reason, len(first.token_ids)) == (FinishReason.HANDED_BACK, num_tokens)
+    second = rig.run(continued(request, first))
+    assert second.token_ids == rig.direct(request)
+    assert second.deltas[: len(first.deltas)] == first.deltas
+
+
+def test_a_request_handed_back_while_it_runs_goes_on_as_if_it_had_not(rig: Rig) -> None:
+    request = rig.ask(max_tokens=200, ignore_eos=True)
+    future = rig.engine.submit(request)
+    rig.wait_for_text(request)
+    rig.engine.cancel(request.id, FinishReason.HANDED_BACK)
+    first = future.result(WAIT_S)
+    assert first.finish_reason is FinishReason.HANDED_BACK
+    second = rig.run(continued(request, first))
+    assert second.token_ids == rig.direct(request)
+    assert [delta.seq for delta in rig.deltas] == list(range(1, len(second.deltas) + 1))
+
+
+STATES: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "greedy": (None, {}),
+    "greedy with a seed": (None, {"seed": 5}),
+    "sampling without a seed": (None, {"temperature": 0.9}),
+    "sampling with a seed": ("continues_seed", {"temperature": 0.9, "seed": 5}),
+    "repetition penalty": ("continues_repetition_penalty", {"repetition_penalty": 1.3}),
+    "presence penalty": ("continues_penalties", {"presence_penalty": 0.5}),
+    "frequency penalty": ("continues_penalties", {"frequency_penalty": 0.5}),
+    "grammar": ("continues_grammar", {"grammar": Grammar("regex", "[a-z]{30}")}),
+}
+"""What an attempt must rebuild to go on: the capability that declares it, and a request's parameters."""
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_an_attempt_goes_on_or_says_that_it_must_start_anew(rig: Rig, state: str) -> None:
+    declared, sampling = STATES[state]
+    if "grammar" in sampling and "regex" not in rig.can.grammars:
+        pytest.skip("the engine follows no grammar")
+    request = rig.ask(max_tokens=30, ignore_eos="grammar" not in sampling, **sampling)
+    first = rig.run(replace(request, pause_after=9))
+    again = continued(request, first)
+    if declared is not None and not getattr(rig.can, declared):
+        with pytest.raises(CheckpointMismatch):
+            rig.engine.check(again)
+        return
+    second = rig.run(again)
+    assert second.token_ids[:9] == first.token_ids
+    if state != "sampling without a seed":
+        assert second.token_ids == rig.run(replace(request, id="whole")).token_ids
+
+
+def test_logprobs_come_with_each_token_and_survive_going_on(rig: Rig) -> None:
+    request = rig.ask(max_tokens=12, ignore_eos=True, logprobs=3)
+    whole = rig.run(request)
+    assert len(whole.logprobs) == len(whole.token_ids) == 12
+    for token, each in zip(whole.token_ids, whole.logprobs, strict=True):
+        assert each.logprob <= 0
+        assert token in each.top_ids
+        assert list(each.top_logprobs) == sorted(each.top_logprobs, reverse=True)
+    first = rig.run(replace(request, id="first", pause_after=5))
+    second = rig.run(continued(request, first))
+    assert [each.top_ids for each in second.logprobs] == [each.top_ids for each in whole.logprobs]
+    assert all(not each.top_ids for each in rig.run(rig.ask(max_tokens=2, logprobs=0)).logprobs)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "matches"),
+    [
+        (Grammar("regex", "[a-c]{4}"), lambda text: len(text) == 4 and set(text) <= set("abc")),
+        (Grammar("choice", '["yes","no"]'), lambda text: text in {"yes", "no"}),
+        (Grammar("lark", 'start: "a" /[0-9]{3}/'), lambda text: text[0] == "a" and text[1:].isdigit()),
+        (Grammar("json_schema", '{"type":"boolean"}'), lambda text: text.strip() in {"true", "false"}),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Grammar) else "",
+)
+def test_an_answer_follows_its_grammar_or_the_request_is_refused(rig: Rig, grammar: Grammar, matches: Any) -> None:
+    request = rig.ask(grammar=grammar, temperature=1.0)
+    if grammar.kind in rig.can.grammars:
+        assert matches(rig.run(request).text)
+    else:
+        with pytest.raises(RequestInvalid):
+            rig.engine.check(request)
+
+
+def test_requests_that_can_never_be_computed_are_refused(rig: Rig) -> None:
+    with pytest.raises(RequestTooLong):
+        rig.engine.submit(rig.ask(max_tokens=rig.engine.capacity_tokens))
+    running = rig.ask(max_tokens=LONG, ignore_eos=True)
+    future = rig.engine.submit(running)
+    with pytest.raises(RequestInvalid, match="in use"):
+        rig.engine.submit(running)
+    rig.engine.cancel(running.id)
+    assert future.result(WAIT_S).finish_reason is FinishReason.CANCELLED
+
+
+def test_a_stopped_engine_fails_its_requests_and_leaves_nothing_running(rig: Rig) -> None:
+    futures = [rig.engine.submit(rig.ask(max_tokens=LONG, ignore_eos=True)) for _ in range(3)]
+    wait_until(lambda: bool(rig.deltas))
+    rig.engine.stop(WAIT_S)
+    for future in futures:
+        with pytest.raises(EngineStopped) as stopped:
+            future.result(0)
+        assert stopped.value.progress is not None
+    rig.wait_idle()
+    with pytest.raises(EngineStopped):
+        rig.engine.submit(rig.ask())
+
+
+@pytest.fixture
+def served(rig: Rig) -> Rig:
+    """An engine on a fake server."""
+    if rig.server is None:
+        pytest.skip("the engine has no server")
+    return rig
+
+
+def test_a_restarted_server_loses_no_text(served: Rig) -> None:
+    request = served.ask(max_tokens=200, ignore_eos=True)
+    future = served.engine.submit(request)
+    served.wait_for_text(request)
+    served.server.restart(away_s=0.1)
+    with pytest.raises(UpstreamLost) as lost:
+        future.result(WAIT_S)
+    assert lost.value.retryable
+    assert lost.value.progress.deltas
+    wait_until(lambda: served.engine.can_admit(1, 1))
+    progress = lost.value.progress
+    tokens = tuple(token for part in progress.token_ids for token in part)
+    again = replace(request, id="again", emitted=tokens, emitted_deltas=progress.deltas)
+    assert served.run(again).token_ids == served.direct(request)
+
+
+def test_a_server_that_comes_back_with_another_model_gets_no_request(served: Rig) -> None:
+    assert isinstance(served.engine, ExternalEngine)
+    served.server.model = "another"
+    served.server.restart()
+    wait_until(lambda: "another" in (served.engine.why_not or ""))
+    assert not served.engine.can_admit(1, 1)
+
+
+def test_a_hung_server_makes_the_engine_unhealthy_and_a_slow_one_does_not(served: Rig) -> None:
+    request = served.ask(max_tokens=LONG, ignore_eos=True)
+    served.engine.submit(request)
+    served.wait_for_text(request)
+    served.server.step_s = 0.2
+    steps = served.engine.stats().steps
+    assert not any(not served.engine.is_healthy(1.0) for _ in range(50) if time.sleep(0.01) is None)
+    wait_until(lambda: served.engine.stats().steps > steps)
+    served.server.hang()
+    wait_until(lambda: not served.engine.is_healthy(0.5))
+    served.server.go_on()
+    wait_until(lambda: served.engine.is_healthy(0.5))
+    served.server.freeze()
+    wait_until(lambda: not served.engine.is_healthy(0.5))
+    served.server.go_on()
+
+
+def test_the_tenants_salt_and_the_class_are_sent(served: Rig) -> None:
+    first = replace(served.ask(), cache_salt="tenant-1", class_rank=2)
+    served.run(first)
+    sent = [call for call in served.server.calls if first.id in call.id]
+    assert [call.body.get("cache_salt") for call in sent] == ["tenant-1" if served.can.cache_salt else None]
+    assert [call.priority for call in sent] == [2 if served.can.priorities else 0]
+
+
+def test_a_server_with_a_queue_gets_no_more(served: Rig) -> None:
+    served.server.max_running = 2
+    requests = [served.ask(max_tokens=LONG, ignore_eos=True) for _ in range(3)]
+    for request in requests:
+        served.engine.submit(request)
+    wait_until(lambda: served.server.num_waiting == 1)
+    wait_until(lambda: not served.engine.can_admit(1, 1))
+    served.engine.cancel(requests[0].id)
+    wait_until(lambda: served.engine.can_admit(1, 1))
+
+
+def test_a_server_with_a_full_kv_cache_gets_no_more(served: Rig) -> None:
+    served.server.kv_tokens = WINDOW
+    request = served.ask(max_tokens=LONG, ignore_eos=True)
+    wait_until(lambda: served.engine.stats().total_blocks == WINDOW)
+    assert served.engine.can_admit(20, 100)
+    served.engine.submit(request)
+    assert not served.engine.can_admit(20, LONG), "it is counted before the server's next answer"
+
+
+def test_nothing_but_the_sampling_of_the_request_is_used(served: Rig) -> None:
+    """A server has defaults of its own, from its model's generation_config.json."""
+    request = served.ask()
+    served.run(request)
+    plain = SamplingParams(40)
+    body = next(call for call in served.server.calls if request.id in call.id).body
+    body = body.get("sampling_params", body)
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+        assert body[name] == getattr(plain, name)
+    assert "seed" not in body
