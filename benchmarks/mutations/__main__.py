@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import hypothesis
 import psutil
@@ -102,14 +103,22 @@ class _Tests:
 
     def of(self, mutant: Mutant) -> list[str]:
         """Return node ids: of the module's own test file first, then those that call the least else."""
-        places = places_of(mutant)
+        places = {_short(place) for place in places_of(mutant)}
         own = f"tests/{Path(mutant.path).parent}/test_{Path(mutant.path).stem}.py"
-        fitting = [line for line in self._tests.values() if line["ok"] and not places.isdisjoint(line["calls"])]
+        fitting = [
+            line for line in self._tests.values() if line["ok"] and not places.isdisjoint(map(_short, line["calls"]))
+        ]
         fitting.sort(key=lambda line: len(line["calls"]))
         others = [line for line in fitting if not line["test"].startswith(own)]
         spent = itertools.accumulate(line["s"] for line in others)
         first = [own] if (ROOT / own).exists() else []
         return first + [line["test"] for line, s in zip(others, spent, strict=True) if s < self._budget_s]
+
+
+def _short(place: str) -> str:
+    """Name a place by its folder, so that a map stays good when a function moves to another file there."""
+    path, _, function = place.partition(":")
+    return f"{'/'.join(path.split('/')[:2])}:{function}"
 
 
 def _judge(tree: Path, mutant: Mutant, ids: list[str], budget_s: float, database_url: str) -> str:
@@ -139,7 +148,7 @@ def _write(path: Path, source: str) -> None:
     os.utime(path, (stamp, stamp))
 
 
-def _pytest(tree: Path, arguments: list[str], limit_s: float, out: object) -> int:
+def _pytest(tree: Path, arguments: list[str], limit_s: float, out: IO[str]) -> int:
     """Run pytest in a forked process, with its children ended at the end; 124 if it took too long."""
     sys.stdout.flush()
     pid = os.fork()

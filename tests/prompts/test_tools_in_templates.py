@@ -76,6 +76,13 @@ def test_the_style_is_found_by_letting_the_template_write_a_call(source: str, st
     assert ChatTemplate(source, {"bos_token": "<s>"}).tool_style is style
 
 
+def test_a_template_gets_the_names_of_speakers_and_the_ids_of_results() -> None:
+    source = "{% for m in messages %}{{ m.role }} {{ m.name }} {{ m.tool_call_id }};{% endfor %}"
+    named = [ROUND[0] | {"name": "ann"}, *ROUND[1:3], ROUND[3] | {"name": "snow_report"}]
+    shown = render(source + HERMES, named)
+    assert shown.startswith("user ann ;assistant  ;tool now b;tool snow_report a;")
+
+
 @pytest.mark.parametrize("source", [HERMES, LLAMA3], ids=["hermes", "llama3"])
 def test_a_template_gets_what_the_reference_gives_it(smollm2: Path, source: str) -> None:
     reference = AutoTokenizer.from_pretrained(smollm2)

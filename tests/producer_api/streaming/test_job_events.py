@@ -135,6 +135,8 @@ def check_events(events: list[Event], after: StreamCursor, deltas: list[str]) ->
             case Started():
                 assert event.cursor > at
                 assert (event.cursor.seq, deltas) == (0, [])
+                # A row that could not be read for so long knows no attempt.
+                assert event.attempt in (1, event.cursor.epoch)
             case Restarted():
                 assert event.cursor > at
                 deltas = deltas[: event.kept]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from store.errors import InvalidRequest
 from store.payloads.sampling_params import Sampling, SamplingDefaults, parse_defaults, read_generation
@@ -51,3 +52,32 @@ def test_what_a_request_says_goes_before_what_is_set() -> None:
     found = asked.with_defaults(own.under(record))
     assert (found.temperature, found.top_p, found.top_k, found.max_tokens) == (0.2, 1.0, 20, 4)
     assert (found.repetition_penalty, found.presence_penalty) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "step"),
+    [
+        ("temperature", 0, 2, 0.01),
+        ("top_p", 0.01, 1, 0.01),
+        ("top_k", 0, 100_000, 1),
+        ("repetition_penalty", 0.01, 10, 0.01),
+        ("presence_penalty", -2, 2, 0.01),
+        ("frequency_penalty", -2, 2, 0.01),
+        ("max_tokens", 1, 131_072, 1),
+        ("seed", 0, 2**63 - 1, 1),
+        ("logprobs", 0, 20, 1),
+    ],
+)
+def test_the_ranges_are_those_of_the_documentation(name: str, least: float, most: float, step: float) -> None:
+    for value in (least, most):
+        assert getattr(Sampling.model_validate({name: value}), name) == value
+    for value in (least - step, most + step):
+        with pytest.raises(ValidationError):
+            Sampling.model_validate({name: value})
+
+
+def test_the_stop_texts_are_few_and_short() -> None:
+    assert len(Sampling.model_validate({"stop": ["x" * 256] * 16}).stop) == 16
+    for wrong in (["x"] * 17, ["x" * 257], [""]):
+        with pytest.raises(ValidationError):
+            Sampling.model_validate({"stop": wrong})

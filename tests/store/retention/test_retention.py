@@ -142,6 +142,34 @@ class TestForgetting:
         assert [(one.num_outputs, one.more) for one in steps] == [(2, True), (1, False), (0, False)]
         assert get(db, other_tenant, foreign).output == OUTPUT
 
+    def test_the_oldest_deliveries_and_files_go_first_in_steps(
+        self, db: Database, tenant: str, other_tenant: str, accept_one: AcceptOne, query: Query, settings: Settings
+    ) -> None:
+        for owner, num in ((tenant, 3), (other_tenant, 1)):
+            for number in range(num):
+                webhook = {"url": f"https://example.com/{number}"}
+                end(db, owner, accept_one(tenant_id=owner, webhook=webhook))
+                draft = open_blobs(settings).create()
+                draft.write(b"content")
+                files.create(db, owner, draft, filename=f"{number}", purpose=Purpose.BATCH, most_bytes=100)
+        told(query)
+        for table, name in (("webhook_deliveries", "right(url, 1)"), ("files", "filename")):
+            hours = f"make_interval(hours => CAST({name} AS int))"
+            query(f"UPDATE {table} SET created_at = now() - interval '200 s' - {hours}")
+        swept = []
+        for left in (["0"], []):
+            one = sweep(db, tenant, Retention(deliveries_s=100, files_s=100), 2)
+            swept.append((one.num_deliveries, one.num_files))
+            names = query("SELECT filename FROM files WHERE tenant_id = :id", id=tenant)
+            urls = query("SELECT right(url, 1) AS name FROM webhook_deliveries WHERE tenant_id = :id", id=tenant)
+            assert [row["filename"] for row in names] == [row["name"] for row in urls] == left
+        assert swept == [(2, 2), (1, 1)]
+        assert (
+            query("SELECT count(*) AS n FROM files")
+            == query("SELECT count(*) AS n FROM webhook_deliveries")
+            == [{"n": 1}]
+        )
+
     def test_of_another_job_nothing_goes(self, db: Database, tenant: str, accept_one: AcceptOne, query: Query) -> None:
         contents = CONTENTS | {"webhook": {"url": "https://example.com/hook", "events": ["job.failed"]}}
         response = NewResponse(None, True, False, [{"text": ASKED}], {"instructions": ASKED})

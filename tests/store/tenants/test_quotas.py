@@ -156,3 +156,20 @@ def test_one_tenants_jobs_are_no_other_tenants(db: Database, other_tenant: str, 
     ours, theirs, more = make_job(limits=held), make_job(limits=held, tenant_id=other_tenant), make_job(limits=held)
     outcomes = accept(db, [ours, theirs, more])
     assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True, True, False]
+
+
+def test_changes_are_added_up_in_pieces(db: Database, tenant: str, make_job: MakeJob) -> None:
+    for number in range(5):
+        accept(db, [make_job(cost_tokens=10, api_key_id=f"key_{number}")])
+    assert quotas.fold(db, past=5) == 0, "so few are left to the dispatcher"
+    assert [quotas.fold(db, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert quotas.usage_of(db, tenant) == QuotaUsage(5, 50, Decimal(0), Decimal(0))
+
+
+@pytest.mark.parametrize("amount", ["-0.01", "NaN", "Infinity"])
+def test_a_price_is_a_number_from_zero_up(amount: str) -> None:
+    zero, wrong = Decimal(0), Decimal(amount)
+    assert Price(zero, zero, zero).output == 0
+    for amounts in ((wrong, zero, zero), (zero, wrong, zero), (zero, zero, wrong)):
+        with pytest.raises(InvalidRequest, match="from 0 up"):
+            Price(*amounts)

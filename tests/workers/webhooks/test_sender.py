@@ -30,6 +30,7 @@ from store.webhooks.outbox import Delivery, take_due
 from store.webhooks.redelivery import send_test
 from tests.processes import wait_for
 from tests.workers.receiver import Answer, Receiver
+from workers.webhooks import receiver_fairness
 from workers.webhooks.receiver_fairness import ReceiverBreaker, ReceiverQueues
 from workers.webhooks.sender import RETRY_S, WebhookSender, headers_of, judge, retry_after_s, retry_in_s
 from workers.webhooks.ssrf_guard import Reply
@@ -639,7 +640,28 @@ def test_the_breaker_slows_down_for_whoever_says_so_at_once() -> None:
     assert pauses == [5, 10, 15, 15]
 
 
-@pytest.mark.parametrize(("status", "is_overload"), [(200, False), (429, True), (500, False), (502, True), (504, True)])
+def test_the_breaker_waits_as_it_is_asked_and_no_longer_than_its_longest_pause() -> None:
+    breaker = ReceiverBreaker(threshold=3, first_s=5, longest_s=15)
+    pauses = []
+    for asked_s in (7, 2, 100):
+        breaker.asked_to_wait("a", 10.0, asked_s)
+        pauses.append(breaker.blocked_for_s("a", 10.0))
+    assert pauses == [7, 7, 15]
+    assert (breaker.blocked(24.9), breaker.blocked(25.0)) == ({"a"}, frozenset())
+    assert (breaker.blocked_for_s("a", 30.0), breaker.blocked_for_s("b", 10.0)) == (0, 0)
+
+
+def test_the_breaker_remembers_those_that_failed_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_fairness, "MAX_REMEMBERED", 2)
+    breaker = ReceiverBreaker(threshold=1, first_s=5, longest_s=15)
+    for name in ("a", "b", "a", "c"):
+        breaker.failed(name, 0.0)
+    assert breaker.blocked(1.0) == {"a", "c"}
+
+
+@pytest.mark.parametrize(
+    ("status", "is_overload"), [(200, False), (429, True), (500, False), (502, True), (503, True), (504, True)]
+)
 def test_which_answers_say_that_a_receiver_is_overloaded(status: int, is_overload: bool) -> None:
     assert judge(Reply(status, {}), NOW).is_overload is is_overload
 
