@@ -137,7 +137,8 @@ class CompletionOutput:
     ``token_ids`` are all generated tokens, with the end-of-sequence token and the tokens of a stop string;
     ``logprobs`` has one for each if the request asks for them. ``deltas`` are the texts of all Deltas in order; joined
     they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with the output of earlier
-    attempts. ``num_cached_tokens`` of the prompt were in the prefix cache and not computed.
+    attempts. ``num_cached_tokens`` of the prompt were in the prefix cache and not computed. ``reported_output_tokens``
+    is the count of an inference server that gives text without tokens.
     """
 
     request_id: RequestId
@@ -152,6 +153,12 @@ class CompletionOutput:
     delta_token_ids: tuple[tuple[int, ...], ...] = ()
     logprobs: tuple[SampledLogprobs, ...] = ()
     num_cached_tokens: int = 0
+    reported_output_tokens: int | None = None
+
+    @property
+    def num_output_tokens(self) -> int:
+        """The generated tokens, as an inference server counts them if it gives no ids."""
+        return len(self.token_ids) if self.reported_output_tokens is None else self.reported_output_tokens
 
     @property
     def progress(self) -> EmittedOutput:

@@ -118,6 +118,8 @@ class SequenceState(ActiveRequest):
         self._num_text_tokens = 0  # output tokens up to the last one that produced text
         self.shown_at: float | None = None
         self._logprobs: list[SampledLogprobs] = []  # one for each token of the output, if the request asks
+        self.reported_prompt_tokens: int | None = None  # as an inference server without token ids counts them
+        self.reported_output_tokens: int | None = None
         self._is_closed = False
         if request.emitted or request.emitted_deltas:
             self._replay()
@@ -241,13 +243,16 @@ class SequenceState(ActiveRequest):
             token_ids=tuple(self.output),
             deltas=tuple(self._deltas),
             finish_reason=reason,
-            num_prompt_tokens=len(self.request.prompt),
+            num_prompt_tokens=(
+                len(self.request.prompt) if self.reported_prompt_tokens is None else self.reported_prompt_tokens
+            ),
             num_cached_tokens=self.num_found,
             queued_s=started_at - self.submitted_at,
             first_token_s=None if self.first_token_at is None else self.first_token_at - self.submitted_at,
             total_s=now - self.submitted_at,
             delta_token_ids=tuple(self._delta_tokens),
             logprobs=tuple(self._logprobs),
+            reported_output_tokens=self.reported_output_tokens,
         )
 
     @property

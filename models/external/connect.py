@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
+from models.external.openai_chat import OpenaiChatUpstream
+from models.external.sglang import SglangUpstream
 from models.external.upstream import Upstream
 from models.external.vllm import VllmUpstream
 from store.registry.engine_spec import EngineKind, EngineSpec
 
 UPSTREAMS: Mapping[EngineKind, Callable[[EngineSpec, str, str | None], Upstream]] = {
+    EngineKind.OPENAI: lambda _spec, url, api_key: OpenaiChatUpstream(url, api_key=api_key),
+    EngineKind.SGLANG: lambda _spec, url, api_key: SglangUpstream(url, api_key=api_key),
     EngineKind.VLLM: lambda _spec, url, api_key: VllmUpstream(url, api_key=api_key),
 }
 """Makes the adapter of a server: by the version's engine, the server's address and the key that it asks for."""

@@ -209,6 +209,10 @@ class ExternalEngine(GenerationEngine):
     def _take_pieces(self, seq: SequenceState, pieces: list[Piece], now: float) -> FinishReason | None:
         """Append the tokens of the pieces, up to the one with which the request ends; return why it ends, or None."""
         for piece in pieces:
+            if piece.num_prompt_tokens is not None:
+                seq.reported_prompt_tokens = piece.num_prompt_tokens
+            if piece.num_output_tokens is not None:
+                seq.reported_output_tokens = piece.num_output_tokens
             if piece.num_cached_tokens:
                 self._num_cached_tokens += seq.note_found(piece.num_cached_tokens)
             for index, token in enumerate(piece.token_ids):

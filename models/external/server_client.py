@@ -5,7 +5,8 @@ the server is away.
 """
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -25,12 +26,19 @@ _DATA = b"data:"
 _AWAY = frozenset({401, 403, 408, 429, 502, 503, 504})
 """Statuses that say nothing about the request: a wrong key, an overloaded server, a proxy without a server."""
 
+_BUSY = frozenset({429, 503})
+_TOO_LONG = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+_PAUSE_S = 1.0  # for a busy server that does not say how long
+_MAX_PAUSE_S = 300.0
+
 
 class ServerClient:
     """Requests to one server. Every method raises UpstreamLost, UpstreamRefused or UpstreamFailed."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         """``url`` has no path, or the one before all paths of the server. ``api_key`` is sent as a bearer token."""
+        self._clock = clock
+        self._paused_until = 0.0
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._http = httpx2.AsyncClient(
             base_url=url,
@@ -40,6 +48,11 @@ class ServerClient:
             trust_env=False,
             verify=ssl.create_default_context() if url.startswith("https") else False,
         )
+
+    @property
+    def is_paused(self) -> bool:
+        """True for as long as the server has said that it wants no requests (429 and 503, Retry-After)."""
+        return self._clock() < self._paused_until
 
     async def get(self, path: str) -> bytes:
         """Return the body of a GET."""
@@ -83,7 +96,9 @@ class ServerClient:
         try:
             async with self._http.stream(method, path, content=content, headers=headers, timeout=timeout) as response:
                 if response.status_code >= httpx2.codes.BAD_REQUEST:
-                    raise error_of(response.status_code, _reason(await _body(response)))
+                    if response.status_code in _BUSY:
+                        self._paused_until = self._clock() + _pause_s(response.headers.get("retry-after"))
+                    raise _refusal(response.status_code, await _body(response))
                 yield response
         except (httpx2.TransportError, httpx2.StreamError) as error:
             raise _silent(error) from error
@@ -102,15 +117,27 @@ def error_of(status: int, reason: str) -> EngineError:
     return UpstreamFailed(f"the inference server failed (HTTP {status}): {reason}")
 
 
-def _reason(body: bytes) -> str:
-    """Return the message of an error's body, as servers with OpenAI's API write it."""
+def _pause_s(retry_after: str | None) -> float:
+    """Return the seconds of a Retry-After header, which servers of models write as a number."""
+    try:
+        return min(max(float(retry_after or _PAUSE_S), 0.0), _MAX_PAUSE_S)
+    except ValueError:
+        return _PAUSE_S
+
+
+def _refusal(status: int, body: bytes) -> EngineError:
+    """Return the error of an answer, with the message and the code as servers with OpenAI's API write them."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return quoted(body.decode(errors="replace"))
+        return error_of(status, quoted(body.decode(errors="replace")))
     error = found.get("error", found) if isinstance(found, dict) else found
-    message = error.get("message", error.get("detail")) if isinstance(error, dict) else error
-    return quoted(str(message))
+    if not isinstance(error, dict):
+        return error_of(status, quoted(str(error)))
+    refusal = error_of(status, quoted(str(error.get("message", error.get("detail")))))
+    if isinstance(refusal, UpstreamRefused) and not _TOO_LONG.isdisjoint({error.get("code"), error.get("type")}):
+        refusal.code = "context_length_exceeded"
+    return refusal
 
 
 def quoted(message: str) -> str:

@@ -105,7 +105,8 @@ class Piece:
     """New output of one request. ``finish`` is set in the last piece only, and is STOP or LENGTH.
 
     ``token_ids`` include the end-of-sequence token. ``text`` is for servers without token ids, otherwise empty.
-    ``logprobs`` has one value for each token if the request asks for them. The counts come when the server gives them.
+    ``logprobs`` has one value for each token if the request asks for them. ``num_cached_tokens`` comes once.
+    ``num_prompt_tokens`` and ``num_output_tokens``, of the request so far, are for servers without token ids.
     """
 
     token_ids: tuple[int, ...] = ()

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from prompts.chat_server import CALL_STYLE, check_fields, least_tokens
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
-from prompts.tokenizer import Tokenizer
+from prompts.tokenizer import ApproximateTokenizer, Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
 from store.payloads.job_payload import PinnedPolicy
+from store.registry.engine_spec import EngineKind
 from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest, Truncation
 
 DEFAULT_MAX_TOKENS = 1024
@@ -24,7 +26,10 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     sampling = request.sampling.with_defaults(model.sampling)
     sampling = sampling.model_copy(update={"max_tokens": max_tokens})
     payload = GeneratePayload(input=source, sampling=sampling, policy=policy)
-    if source.callable_tools:
+    if _is_behind_chat(model):
+        check_fields(source, sampling)
+        payload = payload.model_copy(update={"tool_style": CALL_STYLE if source.callable_tools else None})
+    elif source.callable_tools:
         payload = with_tools(payload, model.tokenizer, model.grammars)
     return Prepared(payload, num_tokens, max_tokens)
 
@@ -40,7 +45,7 @@ def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateReques
 def is_quick(request: GenerateRequest, model: InputModel) -> bool:
     """Return True if no grammar has to be compiled to prepare the request."""
     grammar = request.sampling.grammar
-    if request.input.callable_tools:
+    if request.input.callable_tools and not _is_behind_chat(model):
         grammar = grammar_for(request.input, model.tokenizer, grammar)
     return grammar is None or model.is_compiled(grammar.kind, grammar.text)
 
@@ -58,12 +63,19 @@ def _source(request: GenerateRequest, model: InputModel) -> GenerateInput:
 
 
 def _fit_window(model: InputModel, num_tokens: int, max_tokens: int | None) -> int:
+    if isinstance(model.tokenizer, ApproximateTokenizer):
+        num_tokens = least_tokens(num_tokens)
     try:
         return fit(model.window, num_tokens, max_tokens)
     except InvalidRequest as error:
         if model.window < model.context_window:
             error.message += f" (the model's own is {model.context_window}, but its workers hold no more)"
         raise
+
+
+def _is_behind_chat(model: InputModel) -> bool:
+    """Return True if a server of chat completions runs the model."""
+    return bool(model.settings)
 
 
 def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
@@ -164,5 +176,5 @@ GENERATE_INPUTS = TaskInputs(
     prepare=prepare,
     cut_to_length=cut_to_length,
     is_quick=is_quick,
-    read_settings=lambda _version, _read_file: None,
+    read_settings=lambda version, _read_file: version.engine.kind is EngineKind.OPENAI,
 )

@@ -166,7 +166,7 @@ def usage(claim: Claim, completion: CompletionOutput, waited_s: float, start: Ch
     first_s = None if start.deltas else completion.first_token_s
     return Usage(
         input_tokens=completion.num_prompt_tokens,
-        output_tokens=len(completion.token_ids),
+        output_tokens=completion.num_output_tokens,
         cached_tokens=completion.num_cached_tokens,
         queue_ms=claim.queued_s * 1000,
         first_token_ms=None if first_s is None else (before_s + first_s) * 1000,

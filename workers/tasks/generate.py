@@ -26,13 +26,15 @@ from models.engine.requests import (
 from models.engine.runner import Runner
 from models.loading.load import load_runner, with_faults
 from policy.budget import ScanTooLong
+from prompts.chat_server import chat_fields
 from prompts.tasks.generate import build_prompt, fit
 from prompts.tasks.task_inputs import ReadFile
-from prompts.tokenizer import Detokenizer, Tokenizer, tokenizer_for
+from prompts.tokenizer import ApproximateTokenizer, Detokenizer, Tokenizer, tokenizer_for
 from store.errors import Unavailable
 from store.jobs.claims import Finish
 from store.payloads.job_payload import read_payload
 from store.payloads.sampling_params import Sampling
+from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
 from store.settings import Settings
 from store.streams.checkpoints import Checkpoint
@@ -52,7 +54,10 @@ log = structlog.get_logger(__name__)
 
 
 class Generating:
-    """Generates text for jobs of one model version. ``compute`` is called from many threads at once."""
+    """Generates text for jobs of one model version. ``compute`` is called from many threads at once.
+
+    ``kind`` is the engine's. Only Headrace's own engine gets a seed for each job: a server cannot go on with one.
+    """
 
     def __init__(
         self,
@@ -65,8 +70,10 @@ class Generating:
         tokenizer: Tokenizer,
         policies: CompiledPolicies,
         context_window: int,
+        kind: EngineKind = EngineKind.NATIVE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._kind = kind
         self._engine = EngineClient(engine, admission, in_flight)
         self._frames = frames
         self._recovery = recovery
@@ -133,16 +140,25 @@ class Generating:
         return request, start
 
     def _request(self, attempt: Attempt, payload: GeneratePayload) -> EngineRequest:
+        is_chat = self._kind is EngineKind.OPENAI
+        sampling = payload.sampling
+        if self._kind is EngineKind.NATIVE:
+            sampling = seeded(sampling, attempt.job_id)
         prompt = build_prompt(self._tokenizer, payload.input)
-        max_tokens = fit(self._context_window, len(prompt), payload.sampling.max_tokens)
+        if isinstance(self._tokenizer, ApproximateTokenizer):
+            # Only the server knows if the prompt fits.
+            prompt = prompt[: max(1, self._context_window - (sampling.max_tokens or 0))]
+        max_tokens = fit(self._context_window, len(prompt), sampling.max_tokens)
+        is_on_probation = outcome.is_on_probation(attempt.claim) and not is_chat  # nothing continues after it
         return EngineRequest(
             attempt.id,
             tuple(prompt),
-            sampling_params(seeded(payload.sampling, attempt.job_id), max_tokens),
+            sampling_params(sampling, max_tokens),
             attempt.deadline,
-            pause_after=outcome.PROBATION_TOKENS if outcome.is_on_probation(attempt.claim) else None,
+            pause_after=outcome.PROBATION_TOKENS if is_on_probation else None,
             cache_salt=attempt.claim.tenant_id,
             class_rank=attempt.claim.class_rank,
+            messages=chat_fields(payload.input) if is_chat else {},
         )
 
 
@@ -183,6 +199,7 @@ class GenerateModel(TaskModel):
             tokenizer=self.tokenizer,
             policies=CompiledPolicies(context.db),
             context_window=min(self.version.context_window, self.runner.context_window),
+            kind=self.version.engine.kind,
         )
 
 

@@ -1,0 +1,216 @@
+"""The adapter for any server with OpenAI's chat completions: conversations in, text out.
+
+    describe   /v1/models
+    load       nothing, as the API has no such question: only whether the server answers
+    generate   /v1/chat/completions, as a stream
+    abort      by closing the connection
+
+The server's tool calls are written into the text as a model of ``CALL_STYLE`` writes them, so that the readers of
+answers and of streams find them there. Reasoning that a server sends apart from the answer is left out.
+"""
+
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from models.engine.requests import FinishReason, Grammar
+from models.external.server_client import ServerClient, error_of, quoted
+from models.external.upstream import (
+    Capabilities,
+    Piece,
+    ServerInfo,
+    ServerLoad,
+    UpstreamFailed,
+    UpstreamRefused,
+    UpstreamRequest,
+)
+from prompts.tool_calls import HERMES_TAGS
+
+_MODELS = "/v1/models"
+_CHAT = "/v1/chat/completions"
+_DONE = b"[DONE]"
+_ALIVE_S = 15.0  # a server that is paid by the request must not be asked several times a second
+_WINDOWS = ("max_model_len", "context_length", "context_window")
+_NEW_LIMIT = "max_completion_tokens"
+
+
+class OpenaiChatUpstream:
+    """Implements ``models.external.upstream.Upstream``."""
+
+    capabilities = Capabilities(
+        token_ids=False, logprobs=False, grammars=frozenset({"json_schema"}), abort=False, cache_salt=False
+    )
+
+    def __init__(self, url: str, *, api_key: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = ServerClient(url, api_key)
+        self._clock = clock
+        self._answered_at = clock()
+        self._limit = "max_tokens"  # the field's name; OpenAI's newer models have another
+
+    async def describe(self) -> ServerInfo:
+        """Ask the server for its models."""
+        models = (await self._http.get_json(_MODELS)).get("data") or []
+        self._answered_at = self._clock()
+        windows = [one[name] for one in models for name in _WINDOWS if isinstance(one.get(name), int)]
+        return ServerInfo(
+            engine_version=None,
+            models=tuple(str(one["id"]) for one in models),
+            context_window=windows[0] if len(models) == 1 and windows else None,
+        )
+
+    async def load(self) -> ServerLoad:
+        """Ask now and then if the server is there. While it wants no requests, it counts as having one waiting."""
+        if self._http.is_paused:
+            return ServerLoad(running=0, waiting=1)
+        if self._clock() - self._answered_at > _ALIVE_S:
+            await self._http.get(_MODELS)
+            self._answered_at = self._clock()
+        return ServerLoad(running=0, waiting=0)
+
+    async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
+        """Send a request and yield its output."""
+        try:
+            async with aclosing(self._generate(request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+        except UpstreamRefused as error:
+            if self._limit == _NEW_LIMIT or _NEW_LIMIT not in str(error):
+                raise
+            self._limit = _NEW_LIMIT
+            async with aclosing(self._generate(request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def abort(self, request_ids: Sequence[str]) -> None:
+        """Do nothing: the connections are closed already, and the API knows no ids."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.close()
+
+    async def _generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
+        answer = _Answer()
+        async with aclosing(self._http.stream(_CHAT, self._body(request))) as events:
+            async for data in events:
+                if data != _DONE:
+                    yield answer.take(orjson.loads(data))
+                elif answer.finish is not None:
+                    yield answer.last()
+        if answer.finish is not None:
+            yield answer.last()  # of a server that does not write [DONE]
+
+    def _body(self, request: UpstreamRequest) -> dict[str, object]:
+        sampling = request.sampling
+        body: dict[str, object] = {
+            **request.messages,
+            "model": request.model,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": sampling.temperature,
+            self._limit: sampling.max_tokens,
+        }
+        for name, off in (("top_p", 1.0), ("presence_penalty", 0.0), ("frequency_penalty", 0.0), ("seed", None)):
+            value = getattr(sampling, name)
+            if value != off:
+                body[name] = value
+        if sampling.grammar is not None:
+            body["response_format"] = _response_format(sampling.grammar)
+        return body
+
+
+class _Answer:
+    """One answer as it comes. Without the server's usage, a chunk with text counts as one token."""
+
+    def __init__(self) -> None:
+        self.finish: FinishReason | None = None
+        self._calls = _CallWriter()
+        self._num_chunks = 0
+        self._usage: Mapping[str, Any] = {}
+
+    def take(self, chunk: Mapping[str, Any]) -> Piece:
+        """Return what a chunk adds: nothing in those with the role, the usage or reasoning."""
+        if chunk.get("error"):
+            raise _error_in_stream(chunk["error"])
+        self._usage = chunk.get("usage") or self._usage
+        text = ""
+        for choice in chunk.get("choices") or ():
+            text += self._calls.add(choice.get("delta") or {})
+            if choice.get("finish_reason"):
+                self.finish = _finish(choice["finish_reason"])
+        self._num_chunks += bool(text)
+        return Piece(text=text, num_output_tokens=self._num_chunks)
+
+    def last(self) -> Piece:
+        """Return the last piece."""
+        finish, self.finish = self.finish, None
+        details = self._usage.get("prompt_tokens_details") or {}
+        return Piece(
+            text=self._calls.close(),
+            finish=finish,
+            num_prompt_tokens=self._usage.get("prompt_tokens"),
+            num_cached_tokens=details.get("cached_tokens"),
+            num_output_tokens=self._usage.get("completion_tokens", self._num_chunks),
+        )
+
+
+class _CallWriter:
+    """Writes the tool calls of deltas as text. Their arguments come in pieces, one call after the other."""
+
+    def __init__(self) -> None:
+        self._open: tuple[object, object] | None = None  # index and id of the call that has begun
+        self._has_arguments = False
+
+    def add(self, delta: Mapping[str, Any]) -> str:
+        """Return the text of a delta."""
+        content = delta.get("content") or delta.get("refusal") or ""
+        written = self.close() + content if content else ""
+        for call in delta.get("tool_calls") or ():
+            function = call.get("function") or {}
+            key = call.get("index", 0), call.get("id")
+            if function.get("name") and not self._is_open(key):
+                written += self.close() + f'{HERMES_TAGS[0]}\n{{"name": {json.dumps(function["name"])}, "arguments": '
+                self._open = key
+            if function.get("arguments"):
+                if not self._is_open(key):
+                    raise UpstreamFailed("the inference server mixed the arguments of several tool calls")
+                written += function["arguments"]
+                self._has_arguments = True
+        return written
+
+    def close(self) -> str:
+        """End the call that has begun."""
+        if self._open is None:
+            return ""
+        end = ("" if self._has_arguments else "{}") + f"}}\n{HERMES_TAGS[1]}"
+        self._open, self._has_arguments = None, False
+        return end
+
+    def _is_open(self, key: tuple[object, object]) -> bool:
+        """Return True if the call has begun. Only its first piece needs an id, and some servers count none."""
+        return self._open is not None and self._open[0] == key[0] and key[1] in {None, "", self._open[1]}
+
+
+def _finish(reason: str) -> FinishReason:
+    """Return why the answer ends; servers have many words for a stop."""
+    if reason == "content_filter":
+        raise UpstreamRefused("the inference server's content filter has ended the answer")
+    if reason in {"error", "abort"}:
+        raise UpstreamFailed("the inference server has failed in the middle of the answer")
+    return FinishReason.LENGTH if reason in {"length", "max_tokens"} else FinishReason.STOP
+
+
+def _error_in_stream(error: object) -> Exception:
+    code = error.get("code") if isinstance(error, Mapping) else None
+    message = error.get("message") if isinstance(error, Mapping) else error
+    return error_of(code if isinstance(code, int) else 500, quoted(str(message)))
+
+
+def _response_format(grammar: Grammar) -> dict[str, object]:
+    schema = json.loads(grammar.text)
+    if schema == {"type": "object"}:
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
