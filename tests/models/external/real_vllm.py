@@ -1,0 +1,104 @@
+"""A real vLLM server with the demo model, from an environment of its own. Tests kill it and stop it."""
+
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from models.external.vllm import VllmUpstream
+from models.families.model_folder import small_files
+from prompts.tokenizer import Detokenizer, load_tokenizer
+from store.ports import free_port
+from tests.models.external.engines import WINDOW, Rig, external
+
+MODEL = "smollm2"
+_READY_S = 300
+_PROMPTS = ("The mill by the river", "A recipe for bread:", "Once upon a time")
+_SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+class RealVllm:
+    """Started on construction: the server and its engine are processes of one group."""
+
+    def __init__(self, python: Path, folder: Path) -> None:
+        self._python = python
+        self._folder = folder
+        self._port = free_port("127.0.0.1", 18200)
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._start()
+
+    def hang(self) -> None:
+        """Stop the engine's process, while the HTTP server answers."""
+        for process in self._processes():
+            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+                process.suspend()
+
+    def freeze(self) -> None:
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def restart(self, away_s: float = 0.0) -> None:
+        self.close()
+        time.sleep(away_s)
+        self._start()
+
+    def close(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _processes(self) -> list[psutil.Process]:
+        return psutil.Process(self._process.pid).children(recursive=True)
+
+    def _start(self) -> None:
+        command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._folder)]
+        command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--dtype", "float32", "--max-model-len", str(WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
+        command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
+        environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
+        self._process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + _READY_S
+        while not self._answers():
+            assert self._process.poll() is None, "vLLM ended"
+            assert time.monotonic() < end, "vLLM did not come up"
+            time.sleep(0.5)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def real_vllm(server: RealVllm, folder: Path, **how: Any) -> Iterator[Rig]:
+    """Our engine on the real server."""
+    tokenizer = load_tokenizer(small_files(folder))
+    words = tuple(tuple(tokenizer.encode(text)) for text in _PROMPTS)
+    with external(
+        VllmUpstream(server.url),
+        server.url,
+        MODEL,
+        lambda: VllmUpstream(server.url),
+        detokenizer=lambda: Detokenizer(tokenizer),
+        eos=tokenizer.eos_token_ids,
+        words=words,
+        server=server,
+        limit_s=10.0,
+        **how,
+    ) as rig:
+        yield rig
