@@ -122,7 +122,7 @@ class AsyncClient:
             answer = await self._take(step)
 
     async def _take(self, step: Call | float) -> Answer:
-        if isinstance(step, float):
+        if not isinstance(step, Call):
             await asyncio.sleep(step)
             return None
         try:

@@ -5,7 +5,6 @@ from typing import Any
 import httpx2
 
 from headrace.client.answers import host_of
-from headrace.client.job_calls import LONG_POLL_S
 
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -15,8 +14,8 @@ def connection_options(base_url: str, api_key: str) -> dict[str, Any]:
     return {
         "base_url": base_url.rstrip("/"),
         "headers": {"Authorization": f"Bearer {api_key}", "User-Agent": "headrace-client"},
-        # An answer may come at the end of a long poll, and an idle stream sends a ping every 15 s.
-        "timeout": httpx2.Timeout(LONG_POLL_S + 30, connect=5),
+        # A long poll takes up to a minute, and an idle stream sends a ping every 15 s.
+        "timeout": httpx2.Timeout(90, connect=5),
         # A proxy of the environment cannot reach this machine's own servers.
         "trust_env": host_of(base_url) not in _LOCAL,
     }

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx2
 
 from headrace.client import answers
-from headrace.client.errors import ClientError, JobUnsuccessful, WaitExpired
+from headrace.client.errors import ClientError, JobUnsuccessful, RequestRefused, WaitExpired
 from headrace.client.job_data import TERMINAL, JobBody, JobInfo, JobPage, Json
 from headrace.client.job_stream import JobStream
 from headrace.client.retries import Retries, Warn
@@ -22,7 +22,9 @@ from headrace.client.retries import Retries, Warn
 T = TypeVar("T")
 
 MAX_RETRIES = 5
-LONG_POLL_S = 30.0
+LONG_POLL_S, POLL_S = 30.0, 1.0
+"""How long one request waits for the end of a job, and the pause if the server does not wait."""
+
 _JOB = frozenset({"id", "status"})
 
 
@@ -96,12 +98,17 @@ class JobCalls:
         """Wait for the end of a job."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = LONG_POLL_S if until is None else until - time.monotonic()
+            polled_at = time.monotonic()
+            left_s = LONG_POLL_S if until is None else until - polled_at
             job = yield from self.job(job_id, min(LONG_POLL_S, left_s))
             if job["status"] in TERMINAL:
                 return job
-            if until is not None and time.monotonic() >= until:
+            now = time.monotonic()
+            if until is not None and now >= until:
                 raise WaitExpired(job, timeout_s or 0.0)
+            if now - polled_at < POLL_S:
+                # A server that stops, or has HEADRACE_MAX_WAIT_S=0, answers at once.
+                yield min(POLL_S, POLL_S if until is None else until - now)
 
     def result(self, job_id: str, timeout_s: float | None) -> Steps[Json]:
         """Wait for the end of a job and return its output."""
@@ -112,7 +119,16 @@ class JobCalls:
 
     def cancel(self, job_id: str) -> Steps[JobInfo]:
         """Cancel a job; a second time changes nothing."""
-        return self._job(Call("POST", job_path(job_id, "cancel")))
+        try:
+            return (yield from self._job(Call("POST", job_path(job_id, "cancel"))))
+        except RequestRefused as error:
+            # So says the server also of a job that the same request has cancelled, if its answer was lost.
+            if error.code != "job_not_cancellable":
+                raise
+            job = yield from self.job(job_id, 0.0)
+            if job["status"] != "cancelled":
+                raise
+            return job
 
     def delete(self, job_id: str) -> Steps[None]:
         """Delete the contents of an ended job."""

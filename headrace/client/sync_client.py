@@ -136,7 +136,7 @@ class Client:
             answer = self._take(step)
 
     def _take(self, step: Call | float) -> Answer:
-        if isinstance(step, float):
+        if not isinstance(step, Call):
             time.sleep(step)
             return None
         try:

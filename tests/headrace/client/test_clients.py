@@ -145,6 +145,15 @@ def test_a_cancelled_job_has_no_result(client: Client, worker: ScriptedWorker) -
     assert client.cancel(running["id"])["status"] == "running"
     worker.obey_cancel(attempt)
     assert client.wait(running["id"])["output"]["text"] == "so far"
+    assert client.cancel(running["id"])["status"] == "cancelled"
+
+
+def test_a_job_that_has_succeeded_is_not_cancelled(client: Client, worker: ScriptedWorker) -> None:
+    job = client.submit(**PROMPT)
+    worker.succeed(worker.claim(job["id"]))
+    with pytest.raises(RequestRefused, match="succeeded") as raised:
+        client.cancel(job["id"])
+    assert raised.value.code == "job_not_cancellable"
 
 
 def test_a_repeated_submit_makes_one_job(connect: Connect, server: ApiServer, key: str, db: Database) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -161,6 +162,16 @@ def test_an_answer_that_is_not_headraces_is_said_plainly(connect: Connect, body:
 def test_a_malformed_address_is_refused_at_once(url: str) -> None:
     with pytest.raises(InvalidBaseUrl, match="an address like http"):
         Client(url, "k")
+
+
+def test_a_server_that_does_not_wait_is_not_hammered(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.client.job_calls.POLL_S", 0.2)
+    running = reply(200, JOB | {"status": "running"})
+    with playing(running, running, reply(200, JOB)) as played:
+        began = time.monotonic()
+        assert connect(played.url, "k").wait("job_1")["status"] == "succeeded"
+    assert time.monotonic() - began >= 0.4
+    assert len(played.requests) == 3
 
 
 def test_a_job_id_cannot_reach_another_route(connect: Connect) -> None:
