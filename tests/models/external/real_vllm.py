@@ -88,7 +88,7 @@ class RealVllm:
 def real_vllm(server: RealVllm, folder: Path, **how: Any) -> Iterator[Rig]:
     """Our engine on the real server."""
     tokenizer = load_tokenizer(small_files(folder))
-    words = tuple(tuple(tokenizer.encode(text)) for text in _PROMPTS)
+    words = tuple(tuple(tokenizer.encode(text, add_special=False)) for text in _PROMPTS)
     with external(
         VllmUpstream(server.url),
         server.url,
