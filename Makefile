@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-policy reliability chaos chaos-soak chaos-compare
-.PHONY: full full-tests clients s3 trial lock chart clean
+.PHONY: full full-tests engines clients s3 trial lock chart clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -101,6 +101,9 @@ chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
 
 chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
 	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))
+
+engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment of its own: about 5 minutes (VLLM=ENVIRONMENT if you have one)
+	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install)
 
 clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, LangChain, LiteLLM, instructor, llm
 	@$(BIN)/python -m tests.clients

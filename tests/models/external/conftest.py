@@ -1,6 +1,7 @@
 """One engine of the contract for each test that asks for a ``rig``.
 
-``--vllm ENVIRONMENT`` adds a real vLLM server, started from a virtual environment with vLLM: ``make engines``.
+``--vllm ENVIRONMENT`` adds a real vLLM server, started from a virtual environment with vLLM; ``--vllm install`` makes
+the environment. ``make engines`` does it.
 """
 
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.venvs import environment
 from tests.models.external.engines import ENGINES, Rig
 from tests.models.external.real_vllm import RealVllm, real_vllm
 
@@ -15,7 +17,7 @@ _REAL = "vllm, real"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--vllm", type=Path, help="a virtual environment with vLLM, for the contract of a real server")
+    parser.addoption("--vllm", help="a virtual environment with vLLM, or install, for the contract of a real server")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -26,7 +28,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def real_server(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[RealVllm]:
-    server = RealVllm(request.config.getoption("--vllm") / "bin" / "python", smollm2)
+    where = request.config.getoption("--vllm")
+    programs = environment("vllm", print) if where == "install" else Path(where) / "bin"
+    server = RealVllm(programs / "python", smollm2)
     yield server
     server.close()
 
