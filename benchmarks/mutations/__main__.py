@@ -112,7 +112,10 @@ class _Tests:
         others = [line for line in fitting if not line["test"].startswith(own)]
         spent = itertools.accumulate(line["s"] for line in others)
         first = [own] if (ROOT / own).exists() else []
-        return first + [line["test"] for line, s in zip(others, spent, strict=True) if s < self._budget_s]
+        found = first + [line["test"] for line, s in zip(others, spent, strict=True) if s < self._budget_s]
+        # A folder that was not mapped is run as a whole.
+        folders = (f"tests/{folder}" for folder in Path(mutant.path).parents)
+        return found if others else [*first, next(folder for folder in folders if (ROOT / folder).exists())]
 
 
 def _short(place: str) -> str:

@@ -39,6 +39,7 @@ def test_the_same_value_has_the_same_placeholder_in_every_message() -> None:
 
 def test_values_come_back_where_the_model_names_them() -> None:
     rules = policy(REDACT, {"kinds": ["email"], "action": "redact", "stage": "output"})
+    assert (rules.restores, rules.looks_at_outputs, rules.changes_outputs) == (True, True, True)
     given = apply_input(rules, ["Write to ann@example.com."])
     vault = PlaceholderMap.model_validate_json(given.vault.model_dump_json())
     said = apply_output(rules, "To <EMAIL_1>, cc eve@example.org and <EMAIL_7>", vault)

@@ -87,10 +87,15 @@ class TestAnnouncing:
             accept_one(queue="b@1", announce=False)
         accept_one(queue="c@1", announce=False)
         start(db, accept_one())
+        running = accept_one(queue="b@1", service_class=ServiceClass.BATCH)
+        assert set(claim(db, "worker", "b@1", [running], 60.0)) == {running}
+        query("UPDATE jobs SET announced_at = now() - interval '1 h' WHERE state = 'running'")
         query("UPDATE jobs SET announced_at = now() - interval '30 s' WHERE queue = 'a@1'")
         found = {depth.queue: depth for depth in waiting_queues(db)}
         assert list(found) == ["a@1", "b@1", "c@1"]
         assert (found["b@1"].waiting, found["b@1"].announced) == (2, 2)
+        assert (found["b@1"].batch_under_way, found["b@1"].num_workers, found["a@1"].num_workers) == (1, 1, 0)
+        assert (found["b@1"].oldest_announced_s or 0) < 90, "of those that are queued"
         assert found["c@1"] == QueueDepth(queue="c@1", waiting=1, announced=0, oldest_announced_s=None)
         assert (found["a@1"].waiting, found["a@1"].announced) == (0, 1)
         assert found["a@1"].oldest_announced_s is not None

@@ -148,6 +148,7 @@ class TestPausing:
         self, db: Database, tenant: str, accept_one: AcceptOne
     ) -> None:
         hinted = take_waiting(db, QUEUE, 1)
+        elsewhere = accept_one(queue="other@1")
         pause(db, tenant, QUEUE, actor="key_1")
         later = accept_one()
         assert claim(db, "worker", QUEUE, hinted, 60) == {}
@@ -156,6 +157,7 @@ class TestPausing:
         resume(db, tenant, QUEUE, actor="key_1")
         # The worker that took the hint dropped it, so it is given again at once.
         assert take_waiting(db, QUEUE, 9) == [*hinted, later]
+        assert get(db, tenant, elsewhere).announced_at is not None
 
     def test_it_is_written_down_once(self, db: Database, tenant: str) -> None:
         for _ in range(2):
