@@ -25,6 +25,7 @@ from models.external.upstream import (
     ServerInfo,
     ServerLoad,
     UpstreamFailed,
+    UpstreamLost,
     UpstreamRefused,
     UpstreamRequest,
 )
@@ -33,7 +34,6 @@ from prompts.tool_calls import HERMES_TAGS
 _MODELS = "/v1/models"
 _CHAT = "/v1/chat/completions"
 _DONE = b"[DONE]"
-_ALIVE_S = 15.0  # a server that is paid by the request must not be asked several times a second
 _WINDOWS = ("max_model_len", "context_length", "context_window")
 _NEW_LIMIT = "max_completion_tokens"
 
@@ -42,23 +42,34 @@ class OpenaiChatUpstream:
     """Implements ``models.external.upstream.Upstream``."""
 
     capabilities = Capabilities(
-        token_ids=False, logprobs=False, grammars=frozenset({"json_schema"}), abort=False, cache_salt=False
+        token_ids=False, logprobs=False, grammars=frozenset({"json_schema"}), abort=False, load=False
     )
 
-    def __init__(self, url: str, *, api_key: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        ask_every_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``ask_every_s``: how often an idle server is asked if it is there. Some count each question."""
         self._http = ServerClient(url, api_key)
         self._clock = clock
-        self._answered_at = clock()
+        self._ask_every_s = ask_every_s
+        self._asked_at = clock()
+        self._models: tuple[str, ...] = ()
         self._limit = "max_tokens"  # the field's name; OpenAI's newer models have another
 
     async def describe(self) -> ServerInfo:
         """Ask the server for its models."""
         models = (await self._http.get_json(_MODELS)).get("data") or []
-        self._answered_at = self._clock()
+        self._asked_at = self._clock()
+        self._models = tuple(str(one["id"]) for one in models)
         windows = [one[name] for one in models for name in _WINDOWS if isinstance(one.get(name), int)]
         return ServerInfo(
             engine_version=None,
-            models=tuple(str(one["id"]) for one in models),
+            models=self._models,
             context_window=windows[0] if len(models) == 1 and windows else None,
         )
 
@@ -66,9 +77,10 @@ class OpenaiChatUpstream:
         """Ask now and then if the server is there. While it wants no requests, it counts as having one waiting."""
         if self._http.is_paused:
             return ServerLoad(running=0, waiting=1)
-        if self._clock() - self._answered_at > _ALIVE_S:
-            await self._http.get(_MODELS)
-            self._answered_at = self._clock()
+        if self._clock() - self._asked_at > self._ask_every_s:
+            before = self._models
+            if (await self.describe()).models != before:
+                raise UpstreamLost("the models of the inference server have changed")
         return ServerLoad(running=0, waiting=0)
 
     async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
@@ -111,9 +123,10 @@ class OpenaiChatUpstream:
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
             self._limit: sampling.max_tokens,
         }
-        for name, off in (("top_p", 1.0), ("presence_penalty", 0.0), ("frequency_penalty", 0.0), ("seed", None)):
+        for name, off in (("presence_penalty", 0.0), ("frequency_penalty", 0.0), ("seed", None)):
             value = getattr(sampling, name)
             if value != off:
                 body[name] = value

@@ -34,6 +34,8 @@ class Capabilities:
     cache_salt: bool = False
     seeds: bool = True
     """False: the server ignores seeds, so a request with one is refused."""
+    load: bool = True
+    """False: the server does not say what it has to do, so its queue is not seen."""
     abort: bool = True
     """False: closing the connection is the only way to end a request."""
     continues_grammar: bool = False

@@ -14,8 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from models.engine.llm_engine import EngineConfig, LLMEngine
-from models.engine.requests import CompletionOutput, Delta, EngineRequest, SamplingParams
+from models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
 from models.external.external_engine import ExternalConfig, ExternalEngine
+from models.external.openai_chat import OpenaiChatUpstream
+from models.external.sglang import SglangUpstream
 from models.external.upstream import Capabilities, ServerInfo, ServerLoad, Upstream
 from models.external.vllm import VllmUpstream
 from models.loading.torch_load import runner_for
@@ -24,7 +26,9 @@ from store.payloads.sampling_params import GrammarKind
 from store.settings import Settings
 from tests.models.driving import generate
 from tests.models.engine.rig import Bytes, alone
-from tests.models.external import fake_model
+from tests.models.external import fake_chat, fake_model, fake_sglang
+from tests.models.external.fake_chat import FakeChat
+from tests.models.external.fake_sglang import FakeSglang
 from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.tiny import build, save
 
@@ -68,10 +72,13 @@ class Rig:
     limit_s: float = 0.5
     """The longest step that is healthy."""
     load: Callable[[], ServerLoad] | None = None
+    messages: Callable[[bytes, SamplingParams], dict[str, object]] = lambda text, sampling: {}
     words: Sequence[tuple[int, ...]] = tuple(tuple(text.encode()) for text in ("the mill", "a river", "oak and iron"))
 
     def ask(self, number: int = 0, *, max_tokens: int = 40, **sampling: Any) -> EngineRequest:
-        return EngineRequest(f"r{next(_ids)}", self.words[number], SamplingParams(max_tokens, **sampling))
+        params, prompt = SamplingParams(max_tokens, **sampling), self.words[number]
+        messages = self.messages(bytes(token % 256 for token in prompt), params)
+        return EngineRequest(f"r{next(_ids)}", prompt, params, messages=messages)
 
     def run(self, request: EngineRequest) -> CompletionOutput:
         return self.engine.submit(request).result(WAIT_S)
@@ -79,6 +86,13 @@ class Rig:
     def text_of(self, tokens: Sequence[int]) -> str:
         detokenizer = self.detokenizer()
         return "".join(detokenizer.add(token) for token in tokens if token not in self.eos) + detokenizer.flush()
+
+    def tokens(self, completion: CompletionOutput) -> tuple[int, ...]:
+        """Return the tokens of an answer: those of its text from a server without token ids."""
+        if self.can.token_ids:
+            return completion.token_ids
+        end = (fake_model.EOS,) if completion.finish_reason is FinishReason.STOP else ()
+        return (*completion.text.encode(), *end)
 
     def wait_for_text(self, request: EngineRequest, num_deltas: int = 3) -> None:
         wait_until(lambda: sum(delta.request_id == request.id for delta in self.deltas) >= num_deltas)
@@ -152,6 +166,52 @@ def vllm(**how: Any) -> Iterator[Rig]:
 
 
 @contextmanager
+def sglang(**how: Any) -> Iterator[Rig]:
+    """A fake SGLang server, with our engine on it."""
+    server = FakeSglang(context_window=WINDOW, **how)
+    try:
+        with external(
+            SglangUpstream(server.url), server.url, fake_sglang.MODEL, lambda: SglangUpstream(server.url)
+        ) as rig:
+            rig.server = server
+            rig.direct = answer_of_fake
+            yield rig
+    finally:
+        server.close()
+
+
+@contextmanager
+def chat(**how: Any) -> Iterator[Rig]:
+    """A fake server of chat completions, with our engine on it."""
+    server = FakeChat(writes_usage=False, **how)
+    upstream = OpenaiChatUpstream(server.url, ask_every_s=0.05)
+    try:
+        with external(upstream, server.url, fake_chat.MODEL, lambda: upstream, messages=chat_messages) as rig:
+            rig.server = server
+            rig.direct = answer_of_fake_chat
+            rig.load = lambda: ServerLoad(len(server.running), server.num_waiting)
+            yield rig
+    finally:
+        server.close()
+
+
+def chat_messages(text: bytes, sampling: SamplingParams) -> dict[str, object]:
+    content = (fake_chat.ON_AND_ON if sampling.ignore_eos else "") + text.decode()
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+def answer_of_fake(request: EngineRequest) -> tuple[int, ...]:
+    sampling = request.sampling
+    return fake_model.answer(request.prompt, sampling.max_tokens, ignore_eos=sampling.ignore_eos)
+
+
+def answer_of_fake_chat(request: EngineRequest) -> tuple[int, ...]:
+    messages: Any = request.messages["messages"]
+    prompt = messages[-1]["content"].encode()
+    return fake_model.answer(prompt, request.sampling.max_tokens, ignore_eos=request.sampling.ignore_eos)
+
+
+@contextmanager
 def external(upstream: Upstream, url: str, model: str, another: Callable[[], Upstream], **how: Any) -> Iterator[Rig]:
     """An engine on a server that has come up. ``another`` makes a second connection for the test's own questions."""
     deltas: list[Delta] = []
@@ -210,4 +270,9 @@ ENGINES: Mapping[str, Callable[[], Any]] = {
     "fake": fake,
     "vllm": vllm,
     "vllm without scale-out": lambda: vllm(has_scale_out=False),
+    "sglang": sglang,
+    "sglang deterministic": lambda: sglang(
+        is_deterministic=True, is_incremental=True, by_priority=False, grammar_backend="xgrammar"
+    ),
+    "openai": chat,
 }

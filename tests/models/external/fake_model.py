@@ -28,6 +28,8 @@ class Call:
     max_tokens: int
     temperature: float = 0.0
     seed: int | None = None
+    is_seed_positional: bool = False
+    """True if the seed and the token's place alone decide a draw."""
     output_penalties: float = 0.0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = (EOS,)
@@ -61,7 +63,7 @@ class Call:
         kept = (
             self.seed if self.temperature and self.seed is not None else None,
             random.random() if self.temperature and self.seed is None else None,
-            len(self.output) if self.temperature and self.seed is not None else None,
+            len(self.output) if self.temperature and self.seed is not None and not self.is_seed_positional else None,
             sorted(set(self.output)) if self.output_penalties else None,
         )
         draw = number((*self.prompt, *self.output), kept)

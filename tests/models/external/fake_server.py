@@ -8,7 +8,7 @@ import asyncio
 import json
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -23,13 +23,16 @@ class Answer:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
 
-    async def send(self, status: int, body: bytes, kind: str = "application/json") -> None:
-        head = f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
-        self._writer.write(head.encode() + body)
+    async def send(
+        self, status: int, body: bytes, kind: str = "application/json", headers: Mapping[str, str] | None = None
+    ) -> None:
+        fields = {"content-type": kind, "content-length": str(len(body)), **(headers or {})}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self._writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + body)
         await self._writer.drain()
 
-    async def json(self, status: int, value: object) -> None:
-        await self.send(status, json.dumps(value).encode())
+    async def json(self, status: int, value: object, headers: Mapping[str, str] | None = None) -> None:
+        await self.send(status, json.dumps(value).encode(), headers=headers)
 
     async def begin_stream(self) -> None:
         self._writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
