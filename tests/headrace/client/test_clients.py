@@ -4,7 +4,7 @@ import inspect
 import itertools
 import threading
 import time
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -25,9 +25,7 @@ from headrace.client.job_data import QueueInfo
 from producer_api.jobs.job_views import JobObject, QueuePlace, UsageObject
 from store.db.database import Database
 from store.settings import Settings
-from store.tasks.embed import EmbedRequest
-from store.tasks.generate import GenerateRequest
-from store.tasks.rerank import RerankRequest
+from store.tasks.registry import TASKS
 from store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.clients.cutting import cutting
 from tests.headrace.client.conftest import Connect
@@ -219,5 +217,6 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_the_types_are_those_of_the_api() -> None:
     for ours, theirs in ((JobInfo, JobObject), (JobUsage, UsageObject), (QueueInfo, QueuePlace)):
         assert set(ours.__annotations__) == set(theirs.model_fields)
-    bodies = (GenerateRequest, EmbedRequest, RerankRequest)
+    bodies = [task.request for task in TASKS.values()]
     assert set(JobBody.__annotations__) == {name for body in bodies for name in body.model_fields}
+    assert set(get_args(JobBody.__annotations__["task"])) == set(TASKS)
