@@ -22,6 +22,7 @@ class FakeVllm(FakeServer):
         self.by_priority = by_priority
         self.context_window = context_window
         self.model = MODEL
+        self.abort_calls: list[str] = []
         super().__init__(**size)
 
     async def answer(self, method: str, path: str, body: dict[str, Any], answer: Answer) -> None:
@@ -36,6 +37,7 @@ class FakeVllm(FakeServer):
                 await answer.json(403, _error("Scale-out endpoints are disabled.", 403, "PermissionDeniedError"))
             case "POST", "/inference/v1/abort_requests":
                 for request_id in body["request_ids"]:
+                    self.abort_calls.append(request_id)
                     self.abort(request_id)
                 await answer.send(200, b"")
             case "POST", "/inference/v1/generate":
