@@ -2,17 +2,20 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli import render
-from cli.local.stack import Stack, running_stack
+from cli.local.stack import ServerChoice, Stack, running_stack
 from cli.local.stopping import hear_stop_signals, pause
 from cli.render import say
 from store.child_process import descendants
+from store.errors import SettingsError
+from store.registry.engine_spec import EngineKind
 from store.registry.models import ModelVersion
-from store.settings import load_settings
+from store.settings import Settings, load_settings
 
 _TEND_S = 0.2
 
@@ -25,17 +28,41 @@ def up(
             "for each; default: smollm2."
         ),
     ] = None,
+    engine: Annotated[
+        EngineKind | None,
+        typer.Option(help="The inference server that each worker starts; it is installed into the home folder."),
+    ] = None,
+    engine_python: Annotated[
+        Path | None, typer.Option(help="Install nothing: the Python of an environment that has the server.")
+    ] = None,
+    server_arguments: Annotated[
+        list[str] | None, typer.Argument(help="After --: arguments of the server, such as --max-model-len 4096.")
+    ] = None,
 ) -> None:
     """Run everything on this machine until Ctrl-C, SIGTERM or a closed terminal."""
     models = model or ["smollm2"]
     settings = load_settings()
+    server = _server(settings, engine, engine_python, server_arguments or [])
     hear_stop_signals()
     try:
-        with running_stack(settings, models, say) as stack:
+        with running_stack(settings, models, say, server=server) as stack:
             _run(stack)
     except KeyboardInterrupt:
         left = descendants(os.getpid())
         say(f"stopped; {f'left running: {sorted(left)}' if left else 'no process left'}")
+
+
+def _server(
+    settings: Settings, engine: EngineKind | None, python: Path | None, arguments: list[str]
+) -> ServerChoice | None:
+    """Return the server that the options ask for. Raises SettingsError."""
+    if engine in (None, EngineKind.NATIVE):
+        if python or arguments:
+            raise SettingsError("--engine-python and arguments after -- are for an inference server: give --engine too")
+        return None
+    if engine is EngineKind.OPENAI:
+        raise SettingsError("`headrace up` starts no server of the kind openai: `headrace register --url` names yours")
+    return ServerChoice(engine, python or settings.engine_python, tuple(arguments))
 
 
 def _run(stack: Stack) -> None:
@@ -49,27 +76,29 @@ def _run(stack: Stack) -> None:
         say("stopping")
 
 
-def example(api_url: str, api_key: str, model: ModelVersion) -> str:
-    """Return an example command for this model's task."""
+def example(api_url: str, api_key: str, name: str, model: ModelVersion) -> str:
+    """Return an example command for the task of the model that requests call ``name``."""
     task = model.spec
     if task.url_example is not None:
-        body = json.dumps({"model": model.model, **task.url_example})
+        body = json.dumps({"model": name, **task.url_example})
         return (
             f"curl -s {api_url}{task.urls[0]} -H 'Authorization: Bearer {api_key}' "
             f"-H 'Content-Type: application/json' -d '{body}'"
         )
-    return f'headrace submit "Why is the sky blue?" --model {model.model} --stream'
+    return f'headrace submit "Why is the sky blue?" --model {name} --stream'
 
 
 def _show(stack: Stack) -> None:
     """Print the addresses and an example on stdout."""
-    of_each_task = {model.task: model for model in reversed(stack.models)}
+    of_each_task = {
+        model.task: (name, model) for name, model in reversed([*zip(stack.names, stack.models, strict=True)])
+    }
     lines = [
         ("API", f"{stack.api_url}  (docs at /docs)"),
         ("key", stack.api_key),
         ("Flower", f"{stack.flower_url}  (user {stack.flower_user}, password {stack.flower_password})"),
-        ("model", ", ".join(model.model for model in stack.models)),
-        *(("try", example(stack.api_url, stack.api_key, model)) for model in reversed(of_each_task.values())),
+        ("model", ", ".join(stack.names)),
+        *(("try", example(stack.api_url, stack.api_key, *named)) for named in reversed(of_each_task.values())),
     ]
     for name, value in lines:
         render.out.print(f"{name:>7}", style="bold", end="  ")

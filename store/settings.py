@@ -307,6 +307,12 @@ def redis_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(others)}
 
 
+def environment_of_others() -> dict[str, str]:
+    """Return this process's environment for a program that is not Headrace, without addresses and secrets of ours."""
+    ours = ("DATABASE_URL", "REDIS_URL", _PREFIX, "PG")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 _OF_REDIS = ("environment", "home", "log_level", "require_tls", "flower_host", "flower_port", "flower_basic_auth")
 
 

@@ -1,7 +1,7 @@
 """``python -m workers --model NAME``: one process, one model version, one queue.
 
-Exit codes: 0 after a drain, 1 if a service or the model is missing (no job was taken), 2 for a wrong setting or
-argument, 70 if the engine died.
+Exit codes: 0 after a drain, 1 if a service or the model is missing, or its inference server runs something else (no
+job was taken), 2 for a wrong setting or argument, 70 if the engine died.
 """
 
 import argparse
@@ -18,8 +18,10 @@ from store.ids import new_id
 from store.key_rotation.master_key_check import check_keys
 from store.logs import configure_logging
 from store.redis.connection import connect, ping
+from store.registry.engine_spec import EXTERNAL_KINDS, EngineKind
 from store.registry.models import read_file, resolve
 from store.settings import Settings, load_settings, open_vault, require_services
+from workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model, with_slots
 from workers.tasks.registry import MODEL_LOADERS
 from workers.tasks.task_model import TaskModel
 from workers.worker_app import build_worker, drain_on_signals
@@ -37,14 +39,19 @@ def main(argv: list[str] | None = None) -> int:
     except (SettingsError, ValueError) as error:
         return _refuse(str(error), 2)
     try:
-        model = load(settings, options.model)
+        model = load(settings, options.model, _server_start(options))
     except HeadraceError as error:
-        return _refuse(error.message, 1)
+        return _refuse(error.message, 2 if isinstance(error, SettingsError) else 1)
+    if model.version.engine.is_external:
+        settings = with_slots(settings)
     return run(settings, model, name=options.name, concurrency=options.concurrency)
 
 
-def load(settings: Settings, name: str) -> TaskModel:
-    """Check both services and load the model of this name. Raises HeadraceError; takes no job."""
+def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> TaskModel:
+    """Check both services and load the model of this name. Raises HeadraceError; takes no job.
+
+    ``server``: the inference server that the command line asks for.
+    """
     db = Database(settings.database_url, pool_size=1, application_name="headrace worker start")
     client = connect(settings.redis_url)
     try:
@@ -52,6 +59,8 @@ def load(settings: Settings, name: str) -> TaskModel:
         check_keys(db, open_vault(settings))
         ping(client)
         version = resolve(db, name)
+        if version.engine.is_external or server != NO_SERVER:
+            return load_external_model(version, settings, partial(read_file, db), server)
         return MODEL_LOADERS[version.task](version, settings, partial(read_file, db))
     finally:
         client.close()
@@ -74,6 +83,7 @@ def run(settings: Settings, model: TaskModel, *, name: str | None, concurrency: 
         worker.start()
     finally:
         runtime.stop()
+        model.close()
     return int(worker.exitcode or 0)
 
 
@@ -82,7 +92,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="name, name@version or name@alias")
     parser.add_argument("--concurrency", type=_positive, help="jobs in flight at most; by default twice the slots")
     parser.add_argument("--name", help="node name in Flower; by default the model's name and the process id")
+    parser.add_argument(
+        "--engine", choices=[kind.value for kind in EXTERNAL_KINDS], help="start this inference server for the model"
+    )
+    parser.add_argument("server_arguments", nargs="*", help="after --: arguments of that server")
     return parser.parse_args(argv)
+
+
+def _server_start(options: argparse.Namespace) -> ServerStart:
+    kind = None if options.engine is None else EngineKind(options.engine)
+    return ServerStart(kind, tuple(options.server_arguments))
 
 
 def _positive(text: str) -> int:

@@ -15,19 +15,32 @@ log = structlog.get_logger(__name__)
 
 
 class PresenceReporter:
-    """Keeps one worker's row up to date. ``is_taking`` returns False once the worker is stopping: then the row goes."""
+    """Keeps one worker's row up to date.
 
-    def __init__(self, db: Database, queue: str, capacity: int | None, *, is_taking: Callable[[], bool]) -> None:
+    ``is_taking`` returns False once the worker is stopping: then the row goes. It goes for a while, too, while
+    ``is_able`` returns False. ``capacity``: tokens of the longest request, None if that is the context window.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        queue: str,
+        capacity: Callable[[], int | None],
+        *,
+        is_taking: Callable[[], bool],
+        is_able: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._db = db
         self._id = new_id("worker")
         self._queue = queue
         self._capacity = capacity
         self._is_taking = is_taking
+        self._is_able = is_able
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> None:
-        """Report once, then periodically. When this returns, the worker is known."""
+        """Report once, then periodically. When this returns, the worker is known if it is able to take jobs."""
         self._beat()
         self._thread.start()
 
@@ -43,7 +56,10 @@ class PresenceReporter:
         self._try(lambda: presence.leave_worker(self._db, self._id))
 
     def _beat(self) -> None:
-        self._try(lambda: presence.beat_worker(self._db, self._id, self._queue, self._capacity))
+        if self._is_able():
+            self._try(lambda: presence.beat_worker(self._db, self._id, self._queue, self._capacity()))
+        else:
+            self._try(lambda: presence.leave_worker(self._db, self._id))
 
     def _try(self, report: Callable[[], None]) -> None:
         try:

@@ -188,6 +188,7 @@ class WorkerRuntime:
         return {
             "model version": self._model.queue,
             "model digest": version.digest[:12],
+            "inference server": self._model.engine_description or "",
             "engine steps": stats.steps,
             "requests running": stats.running,
             "requests waiting": stats.waiting,
@@ -245,16 +246,22 @@ class WorkerRuntime:
         return EngineWatchdog(self.engine, max_step_s=max_step_s, on_dead=self._fail, check_now=self._check_engine)
 
     def _new_presence(self) -> PresenceReporter:
-        capacity = self.engine.capacity_tokens
-        return PresenceReporter(self._connections.health, self._model.queue, capacity, is_taking=self._is_taking)
+        return PresenceReporter(
+            self._connections.health,
+            self._model.queue,
+            lambda: self.engine.capacity_tokens,
+            is_taking=self._is_taking,
+            is_able=lambda: self.engine.why_not is None,
+        )
 
     def _is_taking(self) -> bool:
         return not (self._stopping.is_set() or self.drain.requested.is_set())
 
     def _new_health(self, settings: Settings) -> HealthServer:
         def engine() -> str:
-            healthy = self.engine.is_healthy(settings.max_step_s)
-            return OK if healthy else f"the engine's thread is dead or has made no step for {settings.max_step_s:g} s"
+            if not self.engine.is_healthy(settings.max_step_s):
+                return f"the engine's thread is dead or has made no step for {settings.max_step_s:g} s"
+            return self.engine.why_not or OK
 
         def taking() -> str:
             return OK if self._is_taking() else "the worker is stopping"
@@ -278,7 +285,8 @@ class WorkerRuntime:
             queue=self._model.queue,
             lease_s=self._lease_s,
             stopping=self._stopping,
-            capacity=self.engine.capacity_tokens,
+            capacity=lambda: self.engine.capacity_tokens,
+            engine=lambda: self._model.engine_description,
         )
 
     def _new_lease_keeper(self) -> LeaseKeeper:

@@ -11,12 +11,13 @@ from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from cli.local.home import Home
 from cli.local.prepare import ensure_key, ensure_model, migrate
-from cli.local.supervisor import Program, wait_until_ready
+from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command
 from store.db.database import Database
 from store.db.roles import API, WORKER, url_of
 from store.ports import free_port
 from store.settings import child_environment
+from store.supervisor import Program
 
 Say = Callable[[str], None]
 

@@ -12,7 +12,8 @@ from store.child_process import last_line
 from store.db.database import Database, is_migrated
 from store.db.roles import can_log_in
 from store.errors import NotFound, Unauthenticated, Unavailable
-from store.registry.models import ModelVersion, resolve
+from store.registry.engine_spec import EngineKind
+from store.registry.models import ModelVersion, resolve, set_alias
 from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
 
 Say = Callable[[str], None]
@@ -70,8 +71,38 @@ def ensure_model(db: Database, asked: str, home: Home, env: Mapping[str, str], s
     raise Unavailable(_unknown(asked))
 
 
-def _register(db: Database, name: str, source: str, env: Mapping[str, str], home: Home, say: Say) -> ModelVersion:
-    said = _run_module("models.catalog", ["register", name, source], env, home.log("models"))
+def ensure_server_model(
+    db: Database, asked: str, kind: EngineKind, home: Home, env: Mapping[str, str], say: Say
+) -> str:
+    """Return the name of the version that a server of this kind runs of the requested model; register it if necessary.
+
+    ``asked`` is as in ``ensure_model``. Beside a version for another engine, it gets the alias of its kind.
+    """
+    known = None if asked in CATALOGUE or _is_path(asked) else _usable(db, asked)
+    if known is not None and known.engine.kind is kind:
+        return asked
+    name, folder = asked, Path(asked).expanduser()
+    if known is not None:
+        name, folder = known.model, Path(known.source)
+    elif asked in CATALOGUE:
+        say(f"fetching {asked} (once)")
+        _run_module("models.catalog", ["fetch", asked, "--into", str(home.models)], env, None)
+        folder = home.models / asked
+    elif folder.is_dir():
+        name = folder.resolve().name
+    if not folder.is_dir():
+        raise Unavailable(_unknown(asked))
+    version = _register(db, name, str(folder.resolve()), env, home, say, "--engine", kind.value)
+    if resolve(db, name).version == version.version:
+        return name
+    set_alias(db, name, kind.value, version.version, actor="headrace up")
+    return f"{name}@{kind.value}"
+
+
+def _register(
+    db: Database, name: str, source: str, env: Mapping[str, str], home: Home, say: Say, *options: str
+) -> ModelVersion:
+    said = _run_module("models.catalog", ["register", name, source, *options], env, home.log("models"))
     # Its last line is NAME@VERSION; NAME alone may mean another version.
     version = resolve(db, said.split()[-1])
     say(f"model {name} registered")
@@ -101,7 +132,8 @@ def _usable(db: Database, name: str) -> ModelVersion | None:
         version = resolve(db, name)
     except NotFound:
         return None
-    if version.runner in _WITHOUT_FILES or Path(version.source).exists():
+    has_files = version.engine.url is None and version.runner not in _WITHOUT_FILES
+    if not has_files or Path(version.source).exists():
         return version
     if name in CATALOGUE:
         return None

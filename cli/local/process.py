@@ -4,7 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cli.local.stopping import wait_for_end
@@ -14,8 +14,16 @@ PYTHON = (sys.executable, "-P", "-m")
 """Runs a module of Headrace without the current folder on the path, which may contain a ``models.py``."""
 
 
-def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | None) -> int:
+def run_step(
+    argv: Sequence[str | Path],
+    env: Mapping[str, str],
+    log: Path | None,
+    *,
+    while_running: Callable[[], None] = lambda: None,
+) -> int:
     """Run a program and return its exit code. Its output goes to ``log``; None: to the terminal.
+
+    ``while_running`` is called again and again until the program ends.
 
     It shares this process group, so Ctrl-C reaches it too. Raises KeyboardInterrupt if this process is asked to stop.
     """
@@ -30,7 +38,7 @@ def run_step(argv: Sequence[str | Path], env: Mapping[str, str], log: Path | Non
             preexec_fn=die_with_parent(signal.SIGKILL),
         )
         try:
-            return wait_for_end(process)
+            return wait_for_end(process, while_running)
         finally:
             # No effect on a process that has ended.
             process.kill()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from cli.local.home import Home
 from cli.local.postgres import LocalPostgres
-from cli.local.supervisor import Supervised
 from cli.local.valkey import LocalValkey
 from store.db.database import Database
 from store.db.roles import url_of
 from store.redis.connection import connect, ping
 from store.settings import Settings
+from store.supervisor import Supervised
 
 
 @dataclass(frozen=True)

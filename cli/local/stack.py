@@ -12,11 +12,12 @@ from pathlib import Path
 
 import httpx2
 
+from cli.local.engine_environment import ensure_environment
 from cli.local.home import Home, StackRecord
-from cli.local.prepare import ensure_key, ensure_model, migrate
+from cli.local.prepare import ensure_key, ensure_model, ensure_server_model, migrate
 from cli.local.process import PYTHON
 from cli.local.services import Services, running_services
-from cli.local.supervisor import Program, Supervisor, wait_until_ready
+from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command
 from store.db.database import Database
 from store.db.roles import API, WORKER
@@ -24,8 +25,10 @@ from store.encryption.vault import Vault
 from store.errors import Unavailable
 from store.key_rotation.master_key_check import check_keys
 from store.ports import free_port
-from store.registry.models import ModelVersion
+from store.registry.engine_spec import EngineKind
+from store.registry.models import ModelVersion, resolve
 from store.settings import Settings, child_environment, open_vault, redis_environment
+from store.supervisor import Program, Supervisor
 
 Say = Callable[[str], None]
 
@@ -34,11 +37,26 @@ _FLOWER_USER = "headrace"
 _OF_LOCAL = ("uvicorn", "fastapi", "torch", "flower")
 # The first start imports torch from a cold disk and reads the model.
 _READY_S = 180.0
+# An inference server compiles, and reads a large model.
+_SERVER_READY_S = 1800.0
+
+
+@dataclass(frozen=True)
+class ServerChoice:
+    """The inference server that each worker starts. ``python`` None: that of an environment in the home folder."""
+
+    kind: EngineKind
+    python: Path | None = None
+    arguments: tuple[str, ...] = ()
+
+    def options(self) -> list[str]:
+        """Return the options of a worker."""
+        return ["--engine", self.kind.value, "--", *self.arguments]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack, and its addresses and key."""
+    """A running stack, and its addresses and key. ``names``: what requests call the ``models``."""
 
     api_url: str
     api_key: str
@@ -46,6 +64,7 @@ class Stack:
     flower_user: str
     flower_password: str
     models: tuple[ModelVersion, ...]
+    names: tuple[str, ...]
     worker_metrics_urls: tuple[str, ...]
     supervisor: Supervisor
 
@@ -59,26 +78,31 @@ class _Ports:
 
 @contextmanager
 def running_stack(
-    settings: Settings, models: Sequence[str], say: Say, changes: Mapping[str, str] | None = None
+    settings: Settings,
+    models: Sequence[str],
+    say: Say,
+    changes: Mapping[str, str] | None = None,
+    server: ServerChoice | None = None,
 ) -> Iterator[Stack]:
     """Yield a stack with all processes ready. At the end everything that was started is stopped, in order.
 
-    ``changes``: additional settings of the processes. Raises Unavailable if a part cannot be started; the parts that
+    ``changes``: additional settings of the processes. ``server``: what computes; None: what each model is registered
+    for. Raises Unavailable if a part cannot be started; the parts that
     were started are stopped then.
     """
     check_installed()
     home = Home(settings.home)
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
+        engine = {} if server is None else {"HEADRACE_ENGINE_PYTHON": str(_engine_python(server, home, say))}
         services = cleanup.enter_context(running_services(settings, home, say))
-        env = _environment(services, home, changes or {})
-        key, versions = _prepare(services, models, home, env, say, open_vault(settings))
+        env = _environment(services, home, {**engine, **(changes or {})})
+        key, versions, names = _prepare(services, models, server, home, env, say, open_vault(settings))
         ports = _choose_ports(settings, len(models), say)
-        names = [served_as(model, version) for model, version in zip(models, versions, strict=True)]
-        programs = _programs(settings, names, home, _as_roles(services, env), ports)
+        programs = _programs(settings, names, server, home, _as_roles(services, env), ports)
         for program in programs:
             cleanup.callback(program.stop)
-        _start(programs)
+        _start(programs, _SERVER_READY_S if any(one.engine.is_external for one in versions) else _READY_S, say)
         api_url = _url(settings.api_host, ports.api)
         stack = Stack(
             api_url=api_url,
@@ -87,6 +111,7 @@ def running_stack(
             flower_user=_FLOWER_USER,
             flower_password=home.flower_password(),
             models=versions,
+            names=names,
             worker_metrics_urls=tuple(f"http://127.0.0.1:{port}/metrics" for port in ports.worker_metrics),
             supervisor=Supervisor([*services.servers, *programs], say),
         )
@@ -108,14 +133,23 @@ def _environment(services: Services, home: Home, changes: Mapping[str, str]) -> 
     )
 
 
-def _start(programs: Sequence[Program]) -> None:
+def _engine_python(server: ServerChoice, home: Home, say: Say) -> Path:
+    """Return the Python of the server's environment. Raises Unavailable if it is missing and cannot be made."""
+    if server.python is None:
+        return ensure_environment(server.kind, home, child_environment({}), say)
+    if not server.python.is_file():
+        raise Unavailable(f"--engine-python {server.python} is no file: give the Python of an environment")
+    return server.python.absolute()
+
+
+def _start(programs: Sequence[Program], ready_s: float, say: Say) -> None:
     """Start all programs and wait until each is ready. Raises Unavailable if one is not ready in time."""
     flower, *others = programs
     # Flower starts after the workers, because it asks for their names only once. It ends before the servers.
     for group in (others, [flower]):
         for program in group:
             program.start()
-        wait_until_ready(group, _READY_S)
+        wait_until_ready(group, ready_s, say)
 
 
 def check_installed() -> None:
@@ -139,15 +173,26 @@ def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str,
 
 
 def _prepare(
-    services: Services, models: Sequence[str], home: Home, env: Mapping[str, str], say: Say, vault: Vault
-) -> tuple[str, tuple[ModelVersion, ...]]:
-    """Migrate the database and register the models. Returns an API key and the versions."""
+    services: Services,
+    models: Sequence[str],
+    server: ServerChoice | None,
+    home: Home,
+    env: Mapping[str, str],
+    say: Say,
+    vault: Vault,
+) -> tuple[str, tuple[ModelVersion, ...], tuple[str, ...]]:
+    """Migrate the database and register the models. Returns an API key, the versions, and what requests call them."""
     db = Database(services.database_url, pool_size=1, application_name="headrace up", vault=vault)
     try:
         migrate(db, home, env, say, with_roles=services.has_roles)
         check_keys(db, vault)
-        versions = tuple(ensure_model(db, model, home, env, say) for model in models)
-        return ensure_key(db, home), versions
+        if server is None:
+            versions = tuple(ensure_model(db, model, home, env, say) for model in models)
+            names = tuple(served_as(model, version) for model, version in zip(models, versions, strict=True))
+        else:
+            names = tuple(ensure_server_model(db, model, server.kind, home, env, say) for model in models)
+            versions = tuple(resolve(db, name) for name in names)
+        return ensure_key(db, home), versions, names
     finally:
         db.close()
 
@@ -168,7 +213,12 @@ def _choose_ports(settings: Settings, num_workers: int, say: Say) -> _Ports:
 
 
 def _programs(
-    settings: Settings, models: Sequence[str], home: Home, envs: Mapping[str, Mapping[str, str]], ports: _Ports
+    settings: Settings,
+    models: Sequence[str],
+    server: ServerChoice | None,
+    home: Home,
+    envs: Mapping[str, Mapping[str, str]],
+    ports: _Ports,
 ) -> list[Program]:
     """All processes of the stack, in the reverse order of their end."""
 
@@ -189,10 +239,11 @@ def _programs(
     workers = [
         program(
             "worker" if len(models) == 1 else f"worker-{model.replace('/', '_')}",
-            ["workers", "--model", model],
+            ["workers", "--model", model, *([] if server is None else server.options())],
             # The page exists once the model is loaded and all threads run.
-            _answers(f"http://127.0.0.1:{port}/metrics"),
-            stop_s=settings.drain_s + 10,
+            _answers(f"http://127.0.0.1:{port}/{'metrics' if server is None else 'readyz'}"),
+            # Its own inference server has some seconds to end.
+            stop_s=settings.drain_s + (10 if server is None else 20),
             HEADRACE_WORKER_METRICS_PORT=str(port),
         )
         for model, port in zip(models, ports.worker_metrics, strict=True)

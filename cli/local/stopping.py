@@ -8,15 +8,19 @@ it is bounded.
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from store.errors import Unavailable
 from store.stop_signals import on_stop_signals
+from store.supervisor import Program
 
 T = TypeVar("T")
 
 _asked = threading.Event()
 _LOOK_S = 0.1
+_SAY_S = 20.0
 
 
 def hear_stop_signals() -> None:
@@ -36,11 +40,38 @@ def pause(seconds: float) -> None:
     stop_if_asked()
 
 
-def wait_for_end(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a process. Raises KeyboardInterrupt as soon as a signal asks to stop."""
+def wait_for_end(process: subprocess.Popen[bytes], while_running: Callable[[], None] = lambda: None) -> int:
+    """Return the exit code of a process. Raises KeyboardInterrupt as soon as a signal asks to stop.
+
+    ``while_running`` is called again and again until then.
+    """
     while (code := process.poll()) is None:
+        while_running()
         pause(_LOOK_S)
     return code
+
+
+def wait_until_ready(
+    programs: Sequence[Program], timeout_s: float, say: Callable[[str], None] = lambda text: None
+) -> None:
+    """Wait until all of them are ready. Raises Unavailable if one has ended or the time is over.
+
+    ``say`` gets the names of those that are not ready, from time to time.
+
+    Raises KeyboardInterrupt as soon as this process is asked to stop.
+    """
+    waiting = list(programs)
+    began = said = time.monotonic()
+    deadline = began + timeout_s
+    while waiting := [program for program in waiting if not program.is_ready()]:
+        now = time.monotonic()
+        names = ", ".join(program.name for program in waiting)
+        if now - said > _SAY_S:
+            said = now
+            say(f"waiting for {names} ({now - began:.0f} s)")
+        if now > deadline:
+            raise Unavailable(f"not ready after {timeout_s:.0f} s: {names} (see the logs)")
+        pause(0.05)
 
 
 def run_until_stopped(work: Callable[[], T]) -> T:

@@ -26,10 +26,17 @@ def worker(
     name: Annotated[
         str | None, typer.Option(help="Node name in Flower; by default the model's name and the process id.")
     ] = None,
+    engine: Annotated[
+        EngineKind | None, typer.Option(help="Start this inference server for the model, and end it with the worker.")
+    ] = None,
+    server_arguments: Annotated[
+        list[str] | None, typer.Argument(help="After --: arguments of that server, such as --tensor-parallel-size 4.")
+    ] = None,
 ) -> None:
     """Run one worker for one model version, with DATABASE_URL and REDIS_URL, or those of the running stack."""
-    given = {"--model": model, "--concurrency": concurrency, "--name": name}
-    _become("workers", *_words(given))
+    kind = None if engine in (None, EngineKind.NATIVE) else engine.value
+    given = {"--model": model, "--concurrency": concurrency, "--name": name, "--engine": kind}
+    _become("workers", *_words(given), *(["--", *server_arguments] if server_arguments else []))
 
 
 def dispatcher() -> None:

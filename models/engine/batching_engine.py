@@ -169,6 +169,11 @@ class BatchingEngine(ABC, Generic[RequestT, ResultT, StateT]):
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
+    @property
+    def why_not(self) -> str | None:
+        """Why no requests are admitted at the moment; None: an engine of this process has no such reason."""
+        return None
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

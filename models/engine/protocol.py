@@ -31,6 +31,11 @@ class Engine(Protocol[RequestT, ResultT]):
         """Tokens of the longest request, prompt and output together. None: the context window is the only limit."""
         ...
 
+    @property
+    def why_not(self) -> str | None:
+        """Why no requests are admitted at the moment, as a sentence for an operator; None if they may be."""
+        ...
+
     def start(self) -> None:
         """Start running requests. Requests may be submitted before."""
         ...

@@ -118,6 +118,7 @@ class AttemptObject(BaseModel):
     epoch: int
     attempt: int | None
     worker: str | None
+    engine: str | None = Field(description="the inference server that ran it; null: headrace's own engine")
     started_at: float
     ended_at: float | None
     outcome: str | None = Field(description="a terminal state, `released`, `lease_expired`, or null while it runs")
@@ -218,6 +219,7 @@ def _attempt(started: TimelineEntry, entries: Sequence[TimelineEntry]) -> Attemp
         epoch=started.epoch,
         attempt=started.detail.get("attempt"),
         worker=started.detail.get("worker"),
+        engine=started.detail.get("engine"),
         started_at=started.at,
         ended_at=None if end is None else end.at,
         outcome=None if end is None else end.kind,

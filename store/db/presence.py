@@ -30,7 +30,7 @@ _COUNT = text("SELECT count(*) FROM api_processes WHERE seen_at > now() - make_i
 # Write the heartbeat of a worker.
 _WORKER_BEAT = text("""
 INSERT INTO worker_processes (id, queue, capacity_tokens) VALUES (:id, :queue, :capacity)
-ON CONFLICT (id) DO UPDATE SET seen_at = now()
+ON CONFLICT (id) DO UPDATE SET seen_at = now(), capacity_tokens = excluded.capacity_tokens
 """)
 
 # Delete the rows of dead workers.

@@ -46,7 +46,11 @@ WITH open AS (
     INSERT INTO attempts (job_id, epoch, attempt, worker) SELECT id, epoch, attempt, owner FROM claimed
 ), events AS (
     INSERT INTO job_events (job_id, kind, epoch, detail)
-    SELECT id, 'started', epoch, jsonb_build_object('attempt', attempt, 'worker', owner) FROM claimed
+    SELECT
+        id, 'started', epoch,
+        jsonb_strip_nulls(
+            jsonb_build_object('attempt', attempt, 'worker', owner, 'engine', CAST(:engine AS text)))
+    FROM claimed
 )
 SELECT
     claimed.id AS job_id, tenant_id, class_rank, epoch, attempt, model, model_version, payload, input_tokens,

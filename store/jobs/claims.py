@@ -122,15 +122,16 @@ def claim(
     *,
     suspects: bool = False,
     capacity: int | None = None,
+    engine: str | None = None,
 ) -> dict[str, Claim]:
     """Claim the queued jobs among ``job_ids``, charging an attempt. Running, ended and overdue jobs are absent.
 
     So are jobs with a locked row, and all jobs of a paused queue. ``suspects``: claim only suspects, which the caller
     runs alone; otherwise only the other jobs. A job of more tokens than ``capacity`` is left to a live worker that can
-    hold it; it is claimed if there is none.
+    hold it; it is claimed if there is none. ``engine``: the inference server of the worker, recorded with the attempts.
     """
     values = {"owner": owner, "queue": queue, "ids": list(job_ids), "lease_s": float(lease_s), "suspects": suspects}
-    values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S}
+    values |= {"capacity": capacity, "gone_after_s": GONE_AFTER_S, "engine": engine}
     with db.autocommit() as connection:
         rows = connection.execute(claim_queries.CLAIM, values).mappings().all()
     if rows:

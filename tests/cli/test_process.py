@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.local.supervisor import Program, Supervisor, wait_until_ready
+from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command, descendants, last_line, still_alive
 from store.errors import Unavailable
+from store.supervisor import Program, Supervisor
 
 SLEEP = ["/bin/sleep", "60"]
 DEAF = [

@@ -307,7 +307,7 @@ def test_the_example_is_what_the_model_is_for(db: Database, runner: str, said: l
         files={},
         actor="tests",
     )
-    words = shlex.split(example("http://here", "hr_x_y", model))
+    words = shlex.split(example("http://here", "hr_x_y", model.model, model))
     assert words[: len(said)] == said
     if runner == "fake-encoder":
         assert orjson.loads(words[-1])["model"] == "m"

@@ -10,6 +10,7 @@ class EngineStub:
     """Implements ``models.engine.protocol.Engine``."""
 
     capacity_tokens: int | None = None
+    why_not: str | None = None
 
     def start(self) -> None:
         pass

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import httpx2
 
-from cli.local.supervisor import Program, Supervisor
 from models.runners.faults import EXIT_CODE
 from store.child_process import Child, Command
 from store.jobs import dead_letters, jobs
 from store.schema.job_states import JobState
 from store.settings import Settings
+from store.supervisor import Program, Supervisor
 from store.tenants import api_keys
 from tests.figures import Report, report
 from tests.processes import ROOT, wait_for

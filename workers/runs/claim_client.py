@@ -63,7 +63,8 @@ class ClaimClient:
         queue: str,
         lease_s: float,
         stopping: threading.Event,
-        capacity: int | None = None,
+        capacity: Callable[[], int | None] = lambda: None,
+        engine: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
@@ -73,6 +74,7 @@ class ClaimClient:
         self._stopping = stopping
         # As in ``store.jobs.claims.claim``.
         self._capacity = capacity
+        self._engine = engine
         self._clock = clock
         self._round_robin = RoundRobin()
         # One claim at a time, so that the claims in Postgres can be compared with those known here.
@@ -147,7 +149,14 @@ class ClaimClient:
 
     def _take(self, job_ids: Sequence[str], *, suspects: bool) -> dict[str, Claim]:
         return claims.claim(
-            self._db, self._owner, self._queue, job_ids, self._lease_s, suspects=suspects, capacity=self._capacity
+            self._db,
+            self._owner,
+            self._queue,
+            job_ids,
+            self._lease_s,
+            suspects=suspects,
+            capacity=self._capacity(),
+            engine=self._engine(),
         )
 
     def give_back_lost(self) -> None:
@@ -230,7 +239,7 @@ class ClaimClient:
     def _claim_all(self, job_ids: Sequence[str]) -> list[Claim | RowLocked | None]:
         found = self._claim(job_ids)
         missing = [job_id for job_id in job_ids if job_id not in found]
-        locked = claims.still_open(self._db, self._queue, missing, capacity=self._capacity) if missing else set()
+        locked = claims.still_open(self._db, self._queue, missing, capacity=self._capacity()) if missing else set()
         # Of two hints for one job in a batch the first gets the claim, the second None.
         return [RowLocked(job_id) if job_id in locked else found.pop(job_id, None) for job_id in job_ids]
 

@@ -7,6 +7,7 @@
     a policy's rule blocks   ──▶ failed, policy_blocked_output; the output is not kept
     error, retryable         ──▶ Retry while attempts are left
     engine died              ──▶ Retry: charged, and in isolation next time
+    server went away         ──▶ Retry, not charged
     any other error          ──▶ failed with the error's code
 
 Output and usage of a cancelled or expired job are kept. A Retry carries the emitted output, from which the next attempt
@@ -19,6 +20,7 @@ from itertools import chain
 from typing import Any
 
 from models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
+from models.external.upstream import UpstreamLost
 from prompts.tokenizer import Tokenizer, spell
 from prompts.tool_calls import read_answer
 from store.errors import HeadraceError, Unavailable
@@ -185,6 +187,9 @@ def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage =
         # A request that was not in the engine yet cannot be the cause.
         was_inside = error.progress is not None
         return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
+    if isinstance(error, UpstreamLost):
+        # The server was away or restarted, which is no fault of the job.
+        return Retry(error.code, str(error), charge=False, checkpoint=checkpoint)
     if error.retryable:
         return again(claim, error.code, str(error), checkpoint)
     return failed(claim, error.code, str(error))

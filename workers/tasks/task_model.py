@@ -50,6 +50,14 @@ class TaskModel(ABC):
         """The queue of this version."""
         return queue_name(self.version.model, self.version.version)
 
+    @property
+    def engine_description(self) -> str | None:
+        """The inference server that runs the version now, as attempts record it; None: this process runs it."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most models have nothing to end
+        """End what was started for the model. The engine is stopped before."""
+
     @abstractmethod
     def new_engine(self, setup: EngineSetup) -> AnyEngine:
         """Return the engine for the task's requests. It is not started."""

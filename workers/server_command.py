@@ -1,0 +1,88 @@
+"""The command by which a worker starts an inference server for a version: the operator's arguments and its own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from models.families.model_folder import registered_folder
+from store.errors import ModelLoadError, SettingsError
+from store.registry.engine_spec import EngineKind, EngineSpec
+from store.registry.models import ModelVersion, queue_name
+from store.settings import Settings, environment_of_others
+
+HOST = "127.0.0.1"
+
+_OWN: Mapping[EngineKind, frozenset[str]] = {
+    EngineKind.VLLM: frozenset({"--model", "--host", "--port", "--served-model-name", "--uds", "--api-key"}),
+    EngineKind.SGLANG: frozenset({"--model-path", "--host", "--port", "--served-model-name", "--api-key"}),
+}
+"""The arguments that the worker gives: the operator's would make it ask another server."""
+
+
+def server_argv(version: ModelVersion, settings: Settings, *, port: int, arguments: Sequence[str]) -> list[str]:
+    """Return the command of a server for this version, which listens on ``port`` of this machine only.
+
+    Raises SettingsError for arguments that only the worker may give or a missing installation, and ModelLoadError for
+    weights that are not the registered ones.
+    """
+    spec = version.engine
+    check_arguments(spec.kind, arguments)
+    python = _python(spec.kind, settings)
+    if spec.weights_digest is None:
+        raise ModelLoadError(
+            f"{queue_name(version.model, version.version)} was registered without weights, so its worker can start no "
+            "server: register it with its SOURCE folder, or with --url, the address of a server"
+        )
+    folder = registered_folder(version)
+    return [str(python), "-P", "-m", *_program(spec, folder, port), *arguments]
+
+
+def check_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
+    """Raise SettingsError if a worker cannot start such a server, or gives one of the arguments itself."""
+    if kind not in _OWN:
+        raise SettingsError(f"a worker cannot start a server of the kind {kind.value}: register it with its --url")
+    stray = sorted({name for word in arguments if (name := word.partition("=")[0]) in _OWN[kind]})
+    if stray:
+        raise SettingsError(f"the worker gives {', '.join(stray)} itself: leave it out")
+
+
+def server_environment(spec: EngineSpec, api_key: str) -> dict[str, str]:
+    """Return the environment of a server. Unless the operator says otherwise it sends no usage statistics.
+
+    ``api_key``: what requests must show, because other users of the machine reach the port, too.
+    """
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    given = {"VLLM_API_KEY": api_key} if spec.kind is EngineKind.VLLM else {}
+    given |= {"VLLM_BATCH_INVARIANT": "1"} if spec.batch_invariant else {}
+    return defaults | environment_of_others() | given
+
+
+def engine_folder(kind: EngineKind, settings: Settings) -> Path:
+    """Return the environment that `headrace up --engine` makes for a server."""
+    return settings.home.absolute() / "engines" / kind.value
+
+
+def _python(kind: EngineKind, settings: Settings) -> Path:
+    python = settings.engine_python or engine_folder(kind, settings) / "bin" / "python"
+    if not python.is_file():
+        where = "HEADRACE_ENGINE_PYTHON: " if settings.engine_python else ""
+        raise SettingsError(
+            f"{where}there is no {python}: set HEADRACE_ENGINE_PYTHON to the Python of an environment with "
+            f"{kind.value}, or let `headrace up --engine {kind.value}` make one"
+        )
+    # Not resolved: in an environment it is a link, and the environment is found by the link's own place.
+    return python.absolute()
+
+
+def _program(spec: EngineSpec, folder: Path, port: int) -> list[str]:
+    """Return the module and its arguments: what was registered is what the server is started with."""
+    where = ["--host", HOST, "--port", str(port), "--served-model-name", spec.served_model or folder.name]
+    given = {"--quantization": spec.quantization, "--revision": spec.revision}
+    wanted = [word for name, value in given.items() if value for word in (name, value)]
+    if spec.kind is EngineKind.SGLANG:
+        window = ["--context-length", str(spec.context_window)] if spec.context_window else []
+        own = ["--enable-metrics", "--enable-priority-scheduling"]
+        return ["sglang.launch_server", "--model-path", str(folder), *where, *own, *wanted, *window]
+    window = ["--max-model-len", str(spec.context_window)] if spec.context_window else []
+    own = ["--enable-scale-out", "--scheduling-policy", "priority"]
+    # Not `vllm serve`, which looks for the package's metadata under a name that the CPU builds do not have.
+    return ["vllm.entrypoints.openai.api_server", "--model", str(folder), *where, *own, *wanted, *window]

@@ -1,0 +1,187 @@
+"""The task ``generate`` for a version that an inference server runs: the server's engine instead of a runner.
+
+The prompt, the policy and the outcome are those of ``workers.tasks.generate``. Torch is not imported.
+"""
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass
+
+import structlog
+
+from models.engine.protocol import AnyEngine
+from models.engine.requests import EngineError
+from models.external.connect import connect
+from models.external.external_engine import ExternalConfig, ExternalEngine
+from models.external.server_check import ServerCheck
+from models.external.upstream import ServerInfo, Upstream, UpstreamLost
+from prompts.tasks.task_inputs import ReadFile
+from prompts.tokenizer import Detokenizer, Tokenizer, tokenizer_for
+from store.errors import ModelLoadError, SettingsError
+from store.ports import free_port
+from store.registry.engine_spec import EngineKind, EngineSpec
+from store.registry.models import ModelVersion, queue_name
+from store.settings import Settings
+from workers.runs.checkpoint_recovery import CheckpointRecovery
+from workers.runs.output_policy import CompiledPolicies
+from workers.server_command import HOST, server_argv, server_environment
+from workers.server_process import ServerProcess, server_log
+from workers.tasks.generate import Generating
+from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
+
+log = structlog.get_logger(__name__)
+
+EXTERNAL_SLOTS = 256
+"""Jobs that a worker sends to a server at once where the settings say nothing: the server admits fewer if it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStart:
+    """How the command line wants a worker's server. ``kind``: the worker starts it, with these ``arguments``."""
+
+    kind: EngineKind | None = None
+    arguments: tuple[str, ...] = ()
+
+
+NO_SERVER = ServerStart()
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalGenerateModel(TaskModel):
+    """A version that an inference server runs. ``server`` is the worker's own, None for the operator's."""
+
+    version: ModelVersion
+    tokenizer: Tokenizer
+    upstream: Upstream
+    check: ServerCheck
+    server: ServerProcess | None
+
+    @property
+    def engine_description(self) -> str | None:
+        """The server that answered last, as attempts record it."""
+        return self.check.description
+
+    def new_engine(self, setup: EngineSetup) -> ExternalEngine:
+        """Return an engine that sends requests to the server."""
+        return ExternalEngine(
+            self.upstream,
+            lambda: Detokenizer(self.tokenizer),
+            self.tokenizer.eos_token_ids,
+            ExternalConfig(
+                self.version.engine.request_model,
+                self.version.context_window,
+                max_slots=setup.num_slots,
+                deltas_per_s=setup.settings.stream_deltas_per_s,
+            ),
+            on_deltas=setup.on_deltas,
+            on_room=setup.on_room,
+            on_failed=setup.on_failed,
+            refuse=self.check.refuse,
+        )
+
+    def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
+        """Return the work for the jobs of this model."""
+        return Generating(
+            in_flight=context.in_flight,
+            engine=engine,
+            admission=context.admission,
+            frames=context.frames,
+            recovery=CheckpointRecovery(context.fenced_logs),
+            tokenizer=self.tokenizer,
+            policies=CompiledPolicies(context.db),
+            context_window=self.version.context_window,
+            kind=self.version.engine.kind,
+        )
+
+    def close(self) -> None:
+        """End the worker's own server."""
+        if self.server is not None:
+            self.server.stop()
+
+
+def load_external_model(
+    version: ModelVersion, settings: Settings, read_file: ReadFile, start: ServerStart
+) -> ExternalGenerateModel:
+    """Connect to the version's server; start it if it is this worker's own.
+
+    Raises SettingsError or ModelLoadError if the server cannot be started or runs something else than was registered. A
+    server of the operator may be away: the worker takes jobs when it is there.
+    """
+    spec = _checked(version, start)
+    tokenizer = tokenizer_for(version, read_file)
+    server, url, api_key = None, spec.url or "", settings.engine_api_key
+    if start.kind is not None or spec.url is None:
+        api_key = secrets.token_urlsafe(24)
+        server, url = _own_server(version, settings, start, api_key)
+    try:
+        _compare(spec, url, api_key)
+        check = ServerCheck(
+            spec, is_own=server is not None, note=lambda said: log.info("server_described", server=said)
+        )
+        return ExternalGenerateModel(version, tokenizer, connect(spec, url=url, api_key=api_key), check, server)
+    except BaseException:
+        if server is not None:
+            server.stop()
+        raise
+
+
+def with_slots(settings: Settings) -> Settings:
+    """Return the settings of a worker with a server, which runs more requests at once than a CPU."""
+    is_set = "max_slots" in settings.model_fields_set
+    return settings if is_set else settings.model_copy(update={"max_slots": EXTERNAL_SLOTS})
+
+
+def _checked(version: ModelVersion, start: ServerStart) -> EngineSpec:
+    name = queue_name(version.model, version.version)
+    kind = version.engine.kind
+    if not version.engine.is_external or start.kind not in (None, kind):
+        raise SettingsError(
+            f"{name} is registered for the engine {kind.value}: `headrace register {version.model} FOLDER --engine "
+            f"{start.kind or 'vllm'}` makes a version for another"
+        )
+    if start.arguments and start.kind is None and version.engine.url is not None:
+        raise SettingsError(
+            f"{name} has the address of a server, so this worker starts none: leave out {' '.join(start.arguments)}, "
+            f"or start a server with --engine {kind.value}"
+        )
+    return version.engine
+
+
+def _own_server(
+    version: ModelVersion, settings: Settings, start: ServerStart, api_key: str
+) -> tuple[ServerProcess, str]:
+    """Start the worker's own server; return it and its address."""
+    port = free_port(HOST, 0)
+    argv = server_argv(version, settings, port=port, arguments=start.arguments)
+    server = ServerProcess(
+        version.engine.kind.value,
+        argv,
+        server_environment(version.engine, api_key),
+        server_log(settings.home.absolute() / "logs", version.model, os.getpid()),
+        HOST,
+        port,
+    )
+    server.start()
+    return server, f"http://{HOST}:{port}"
+
+
+def _compare(spec: EngineSpec, url: str, api_key: str) -> None:
+    """Raise ModelLoadError if the server runs something else than was registered. One that is away is only logged."""
+
+    async def ask() -> ServerInfo:
+        upstream = connect(spec, url=url, api_key=api_key)
+        try:
+            return await upstream.describe()
+        finally:
+            await upstream.close()
+
+    try:
+        info = asyncio.run(ask())
+    except UpstreamLost as error:
+        log.warning("server_away", url=url, reason=str(error))
+        return
+    except EngineError as error:
+        raise ModelLoadError(f"the inference server at {url} cannot be used: {error}") from error
+    if reason := ServerCheck(spec, is_own=False).refuse(info):
+        raise ModelLoadError(f"{reason} (at {url})")
