@@ -38,6 +38,7 @@ from models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, 
 
 _TICK_S = 0.05  # deadlines are looked at as often
 _STALE_S = 2.0  # what the server said longer ago is not used
+_STANDING_S = 10.0  # numbers that stand still for so long, without a request of ours, are left over from an abort
 _MAX_KV_USE = 0.95  # for a server that does not say the size of its KV cache
 
 
@@ -236,7 +237,10 @@ class ExternalEngine(GenerationEngine):
         of all, are added, with the expected output lengths of recent outputs.
         """
         seen = self._watch.latest
-        if seen is None or seen.load.waiting or self._clock() - seen.asked_at > _STALE_S:
+        now = self._clock()
+        if seen is None or now - seen.asked_at > _STALE_S:
+            return False
+        if seen.load.waiting and (self._active or now - seen.changed_at < _STANDING_S):
             return False
         if seen.load.max_running is not None:
             num_unseen = sum(seq.submitted_at >= seen.asked_at for seq in self._active.values())

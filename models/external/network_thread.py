@@ -90,8 +90,8 @@ class NetworkThread:
         try:
             async with aclosing(self._upstream.generate(request)) as pieces:
                 async for piece in pieces:
-                    if piece.finish is not None:
-                        self._open.pop(request.id, None)
+                    if piece.finish is not None and self._is_open(request):
+                        del self._open[request.id]
                     on_event(piece)
         except EngineError as cause:
             error = cause
@@ -99,9 +99,13 @@ class NetworkThread:
             log.exception("upstream_failed request_id=%s", request.id)
             error = UpstreamLost(f"the answer of the inference server could not be read ({type(cause).__name__})")
             error.__cause__ = cause
-        if request.id in self._open:
+        if self._is_open(request):
             self._end(request.id)
             on_event(error or UpstreamLost("the inference server ended the stream before the request's end"))
+
+    def _is_open(self, request: UpstreamRequest) -> bool:
+        """Return True unless the request of this task has ended; another one may have its id by then."""
+        return self._open.get(request.id) is asyncio.current_task(self._loop)
 
     def _end(self, request_id: str) -> None:
         task = self._open.pop(request_id, None)

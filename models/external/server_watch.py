@@ -23,11 +23,15 @@ _ANSWER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the server said last. ``asked_at``: requests that were sent later are not in it."""
+    """What the server said last. ``asked_at``: requests that were sent later are not in it.
+
+    ``changed_at``: since then every answer was the same.
+    """
 
     info: ServerInfo
     load: ServerLoad
     asked_at: float
+    changed_at: float
 
 
 class ServerWatch:
@@ -96,8 +100,10 @@ class ServerWatch:
             raise UpstreamLost("a request was lost meanwhile")
         if self._latest is not None and _has_restarted(self._latest.load, load):
             raise UpstreamLost("the inference server has restarted")
-        before, self._latest = self._latest, Observation(info, load, asked_at)
-        if before is None or before.load != load:
+        before = self._latest
+        is_same = before is not None and before.load == load
+        self._latest = Observation(info, load, asked_at, before.changed_at if before and is_same else asked_at)
+        if not is_same:
             self._on_change()
         return True
 
