@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.venvs import environment
 from tests.models.external.engines import ENGINES, Rig
-from tests.models.external.real_vllm import RealVllm, real_vllm
+from tests.models.external.real_vllm import RealVllm, real_vllm, tiny_model
+from tests.processes import none_left
 
 _REAL = "vllm, real"
 
@@ -27,12 +28,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_server(request: pytest.FixtureRequest, smollm2: Path) -> Iterator[RealVllm]:
+def real_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVllm]:
     where = request.config.getoption("--vllm")
     programs = environment("vllm", print) if where == "install" else Path(where) / "bin"
-    server = RealVllm(programs / "python", smollm2)
+    server = RealVllm(programs / "python", tiny_model(tmp_path_factory.mktemp("tiny")))
     yield server
     server.close()
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """As for every test, but the real server stays, and a test may start it again."""
+    is_real = "rig" in request.fixturenames and request.node.callspec.params["rig"] == _REAL
+    server: RealVllm | None = request.getfixturevalue("real_server") if is_real else None
+    with none_left(lambda: {server.pid} if server else set()):
+        yield
 
 
 @pytest.fixture
@@ -41,6 +51,5 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
         with ENGINES[request.param]() as made:
             yield made
         return
-    server: RealVllm = request.getfixturevalue("real_server")
-    with real_vllm(server, request.getfixturevalue("smollm2")) as made:
+    with real_vllm(request.getfixturevalue("real_server")) as made:
         yield made

@@ -20,8 +20,10 @@ from models.external.openai_chat import OpenaiChatUpstream
 from models.external.sglang import SglangUpstream
 from models.external.upstream import Capabilities, ServerInfo, ServerLoad, Upstream
 from models.external.vllm import VllmUpstream
+from models.families.model_folder import small_files
 from models.loading.torch_load import runner_for
 from models.runners.fake import FakeRunner
+from prompts.tokenizer import Detokenizer, load_tokenizer
 from store.payloads.sampling_params import GrammarKind
 from store.settings import Settings
 from tests.models.driving import generate
@@ -30,7 +32,7 @@ from tests.models.external import fake_chat, fake_model, fake_sglang
 from tests.models.external.fake_chat import FakeChat
 from tests.models.external.fake_sglang import FakeSglang
 from tests.models.external.fake_vllm import MODEL, FakeVllm
-from tests.models.tiny import build, save
+from tests.models.tiny import build, save, save_tokenizer
 
 WAIT_S = 60.0  # never reached, unless a test fails
 WINDOW = 512  # of all engines here
@@ -45,16 +47,6 @@ ALL = Capabilities(
 )
 
 _ids = itertools.count(1)
-
-
-class Letters:
-    """A detokenizer for a model without text: a letter for each token."""
-
-    def add(self, token_id: int) -> str:
-        return chr(ord("a") + token_id % 26)
-
-    def flush(self) -> str:
-        return ""
 
 
 @dataclass
@@ -129,19 +121,18 @@ def native() -> Iterator[Rig]:
     """Our own engine on torch, with a tiny model that transformers computes alone."""
     model = build("llama")
     deltas: list[Delta] = []
-    with TemporaryDirectory() as folder:
-        settings = Settings(device="cpu", dtype="float32", kv_pool_tokens=4096)
-        runner = runner_for(save(model, Path(folder)), settings)
-    engine = LLMEngine(runner, Letters, EngineConfig(max_slots=8), on_deltas=deltas.extend)
-    rig = Rig(
-        engine,
-        replace(ALL, grammars=frozenset()),  # the tiny model has no tokenizer.json
-        lambda request: tuple(generate(model, request.prompt, request.sampling.max_tokens)),
-        deltas,
-        Letters,
-        frozenset(),
-    )
-    yield from started(rig)
+    with TemporaryDirectory() as name:
+        folder = save_tokenizer(save(model, Path(name)))
+        runner = runner_for(folder, Settings(device="cpu", dtype="float32", kv_pool_tokens=4096))
+        tokenizer = load_tokenizer(small_files(folder))
+    engine = LLMEngine(runner, lambda: Detokenizer(tokenizer), EngineConfig(max_slots=8), on_deltas=deltas.extend)
+
+    def direct(request: EngineRequest) -> tuple[int, ...]:
+        found = generate(model, request.prompt, request.sampling.max_tokens)
+        ends = [number for number, token in enumerate(found, 1) if token in runner.eos_token_ids]
+        return tuple(found[: ends[0]] if ends and not request.sampling.ignore_eos else found)
+
+    yield from started(Rig(engine, ALL, direct, deltas, lambda: Detokenizer(tokenizer), runner.eos_token_ids))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-"""A real vLLM server with the demo model, from an environment of its own. Tests kill it and stop it."""
+"""A real vLLM server with a tiny model, from an environment of its own. Tests kill it and stop it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,8 +18,9 @@ from models.families.model_folder import small_files
 from prompts.tokenizer import Detokenizer, load_tokenizer
 from store.ports import free_port
 from tests.models.external.engines import WINDOW, Rig, external
+from tests.models.tiny import build, save, save_tokenizer
 
-MODEL = "smollm2"
+MODEL = "tiny"
 _READY_S = 300
 _PROMPTS = ("The mill by the river", "A recipe for bread:", "Once upon a time")
 _SETTINGS = {
@@ -26,7 +28,21 @@ _SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
 }
+
+
+def tiny_model(folder: Path) -> Path:
+    """Write a tiny model with a tokenizer that vLLM can load, and return its folder."""
+    save_tokenizer(save(build("llama"), folder))
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    return folder
 
 
 class RealVllm:
@@ -34,10 +50,14 @@ class RealVllm:
 
     def __init__(self, python: Path, folder: Path) -> None:
         self._python = python
-        self._folder = folder
+        self.folder = folder
         self._port = free_port("127.0.0.1", 18200)
         self.url = f"http://127.0.0.1:{self._port}"
         self._start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def hang(self) -> None:
         """Stop the engine's process, while the HTTP server answers."""
@@ -64,7 +84,7 @@ class RealVllm:
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def _start(self) -> None:
-        command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._folder)]
+        command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.folder)]
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--dtype", "float32", "--max-model-len", str(WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
         command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
@@ -85,9 +105,9 @@ class RealVllm:
 
 
 @contextmanager
-def real_vllm(server: RealVllm, folder: Path, **how: Any) -> Iterator[Rig]:
+def real_vllm(server: RealVllm, **how: Any) -> Iterator[Rig]:
     """Our engine on the real server."""
-    tokenizer = load_tokenizer(small_files(folder))
+    tokenizer = load_tokenizer(small_files(server.folder))
     words = tuple(tuple(tokenizer.encode(text, add_special=False)) for text in _PROMPTS)
     with external(
         VllmUpstream(server.url),

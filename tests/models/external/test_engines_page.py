@@ -11,7 +11,14 @@ from tests.models.external.test_engine_contract import STATES
 
 PAGE = (Path(__file__).parents[3] / "docs" / "engines.md").read_text()
 
-COLUMNS = {"fake": "own engine", "vllm": "vLLM", "vllm without scale-out": "vLLM without `--enable-scale-out`"}
+COLUMNS = {
+    "fake": "own engine",
+    "vllm": "vLLM",
+    "vllm without scale-out": "vLLM without `--enable-scale-out`",
+    "sglang": "SGLang",
+    "sglang deterministic": "SGLang, deterministic",
+    "openai": "chat completions",
+}
 """The columns of the tables by the names of the contract's engines."""
 
 CAPABILITIES: Mapping[str, Callable[[Capabilities], bool]] = {
@@ -43,10 +50,16 @@ def test_the_tables_show_what_an_engine_declares(rig: Rig, request: pytest.Fixtu
     assert column("capabilities", COLUMNS[name]) == {
         row: "yes" if holds(can) else "no" for row, holds in CAPABILITIES.items()
     }
-    goes_on = {state: needs is None or getattr(can, needs) for state, (needs, _) in STATES.items()}
     assert column("continuation", COLUMNS[name]) == {
-        state: "goes on" if goes else "starts anew" for state, goes in goes_on.items()
+        state: _continuation(can, needs) for state, (needs, _) in STATES.items()
     }
+
+
+def _continuation(can: Capabilities, needs: str | None) -> str:
+    """Return what happens to a request that needs this capability to go on."""
+    if needs == "continues_seed" and not can.seeds:
+        return "refused"
+    return "goes on" if can.token_ids and (needs is None or getattr(can, needs)) else "starts anew"
 
 
 def test_the_tables_have_a_column_for_each_engine() -> None:
