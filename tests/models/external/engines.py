@@ -262,8 +262,6 @@ ENGINES: Mapping[str, Callable[[], Any]] = {
     "vllm": vllm,
     "vllm without scale-out": lambda: vllm(has_scale_out=False),
     "sglang": sglang,
-    "sglang deterministic": lambda: sglang(
-        is_deterministic=True, is_incremental=True, by_priority=False, grammar_backend="xgrammar"
-    ),
+    "sglang deterministic": lambda: sglang(is_deterministic=True, is_incremental=True),
     "openai": chat,
 }

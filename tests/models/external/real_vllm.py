@@ -22,7 +22,7 @@ from tests.models.tiny import build, save, save_tokenizer
 
 MODEL = "tiny"
 _READY_S = 300
-_PROMPTS = ("The mill by the river", "A recipe for bread:", "Once upon a time")
+PROMPTS = ("The mill by the river", "A recipe for bread:", "Once upon a time")
 _SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -48,6 +48,8 @@ def tiny_model(folder: Path) -> Path:
 class RealVllm:
     """Started on construction: the server and its engine are processes of one group."""
 
+    engine_name = "EngineCore"
+
     def __init__(self, python: Path, folder: Path) -> None:
         self._python = python
         self.folder = folder
@@ -62,7 +64,7 @@ class RealVllm:
     def hang(self) -> None:
         """Stop the engine's process, while the HTTP server answers."""
         for process in self._processes():
-            if "EngineCore" in process.name() or "EngineCore" in " ".join(process.cmdline()):
+            if self.engine_name in process.name() or self.engine_name in " ".join(process.cmdline()):
                 process.suspend()
 
     def freeze(self) -> None:
@@ -84,31 +86,37 @@ class RealVllm:
         return psutil.Process(self._process.pid).children(recursive=True)
 
     def _start(self) -> None:
+        self._process = self._launch()
+        end = time.monotonic() + _READY_S
+        while not self._answers():
+            assert self._process.poll() is None, "the server ended"
+            assert time.monotonic() < end, "the server did not come up"
+            time.sleep(0.5)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
         command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.folder)]
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--dtype", "float32", "--max-model-len", str(WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
         command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
         environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
-        self._process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + _READY_S
-        while not self._answers():
-            assert self._process.poll() is None, "vLLM ended"
-            assert time.monotonic() < end, "vLLM did not come up"
-            time.sleep(0.5)
+        return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:
-                return response.status == 200
+            return self._is_ready()
         except OSError:
             return False
+
+    def _is_ready(self) -> bool:
+        with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:
+            return response.status == 200
 
 
 @contextmanager
 def real_vllm(server: RealVllm, **how: Any) -> Iterator[Rig]:
     """Our engine on the real server."""
     tokenizer = load_tokenizer(small_files(server.folder))
-    words = tuple(tuple(tokenizer.encode(text, add_special=False)) for text in _PROMPTS)
+    words = tuple(tuple(tokenizer.encode(text, add_special=False)) for text in PROMPTS)
     with external(
         VllmUpstream(server.url),
         server.url,

@@ -32,6 +32,7 @@ CAPABILITIES: Mapping[str, Callable[[Capabilities], bool]] = {
     "priorities": lambda can: can.priorities,
     "salt of the prefix cache": lambda can: can.cache_salt,
     "abort by id": lambda can: can.abort,
+    "says what it has to do": lambda can: can.load,
 }
 
 
