@@ -138,7 +138,8 @@ class CompletionOutput:
     ``logprobs`` has one for each if the request asks for them. ``deltas`` are the texts of all Deltas in order; joined
     they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with the output of earlier
     attempts. ``num_cached_tokens`` of the prompt were in the prefix cache and not computed. ``reported_output_tokens``
-    is the count of an inference server that gives text without tokens.
+    is the count of an inference server that gives text without tokens. ``stop_text``: the stop string that ended the
+    text, if one did.
     """
 
     request_id: RequestId
@@ -154,6 +155,7 @@ class CompletionOutput:
     logprobs: tuple[SampledLogprobs, ...] = ()
     num_cached_tokens: int = 0
     reported_output_tokens: int | None = None
+    stop_text: str | None = None
 
     @property
     def num_output_tokens(self) -> int:

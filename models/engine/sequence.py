@@ -253,6 +253,7 @@ class SequenceState(ActiveRequest):
             delta_token_ids=tuple(self._delta_tokens),
             logprobs=tuple(self._logprobs),
             reported_output_tokens=self.reported_output_tokens,
+            stop_text=self._text.stop_text,
         )
 
     @property

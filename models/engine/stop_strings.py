@@ -29,7 +29,12 @@ class StopFilter:
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """True after a complete stop string, which is ``found``."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """Append text, and return the part that is certainly before a stop string. Nothing follows a stop."""
@@ -38,9 +43,9 @@ class StopFilter:
         text = self._held + text
         cut = self._first_stop(text)
         if cut is not None:
-            self.stopped = True
+            self.found = text[cut]
             self._held = ""
-            return text[:cut]
+            return text[: cut.start]
         certain = len(text) - self._num_held(text)
         self._held = text[certain:]
         return text[:certain]
@@ -50,10 +55,13 @@ class StopFilter:
         held, self._held = self._held, ""
         return held
 
-    def _first_stop(self, text: str) -> int | None:
-        """Return where the first complete stop string begins."""
+    def _first_stop(self, text: str) -> slice | None:
+        """Return where the first complete stop string stands."""
         found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        if not found:
+            return None
+        end, start = min(found)
+        return slice(start, end)
 
     def _num_held(self, text: str) -> int:
         """Return the length of the longest end of ``text`` with which a stop string begins."""
@@ -76,6 +84,11 @@ class OutputText:
     def stopped(self) -> bool:
         """True after a complete stop string."""
         return self._filter.stopped
+
+    @property
+    def stop_text(self) -> str | None:
+        """The stop string that ended the text; None before the end and for another end."""
+        return self._filter.found
 
     def add(self, token_id: int) -> str:
         """Append the next token and return the text that may be shown now."""

@@ -35,7 +35,7 @@ KEEP_S = 10.0
 REFUSAL_CODES = frozenset({"invalid_api_key", "insufficient_scope", "model_not_allowed"})
 LOG_AGAIN_AFTER_S = 1.0
 _MAX_KEYS = 10_000
-_HOW = "send it as `Authorization: Bearer hr_...`"
+_HOW = "send it as `Authorization: Bearer hr_...` or `x-api-key: hr_...`"
 
 
 class Authenticator:

@@ -22,6 +22,7 @@ from producer_api.access.auth import address_of
 from producer_api.access.rate_limits import OverRate, begin_headers, has_spent_request
 from producer_api.http.requests import check_counts
 from producer_api.runtime import Runtime
+from producer_api.server.anthropic_errors import is_anthropic
 from producer_api.server.errors import SlowBody, internal_error, respond
 from producer_api.server.sse import StreamAborted
 from store.audit.audit import bind_caller
@@ -125,6 +126,8 @@ class _RequestScope:
         took_s = time.perf_counter() - self._started_at
         headers = MutableHeaders(raw=message.setdefault("headers", []))
         headers["x-request-id"] = self.request_id
+        if is_anthropic(self._scope):
+            headers["request-id"] = self.request_id
         headers["openai-processing-ms"] = str(round(took_s * 1000))
         for name, value in (*self.spent.items(), *_GUARDS.items()):
             headers.setdefault(name, value)
@@ -145,13 +148,20 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            given = Headers(scope=scope).getlist("authorization")
-            if len(given) > 1:
-                raise InvalidRequest(
-                    "the request has more than one Authorization header: send one", param="Authorization"
-                )
-            scope["state"]["principal"] = await self._runtime.authenticator.principal(given[0] if given else None)
+            scope["state"]["principal"] = await self._runtime.authenticator.principal(_authorization(scope))
         await self.app(scope, receive, send)
+
+
+def _authorization(scope: Scope) -> str | None:
+    """Return the value of the Authorization header; ``x-api-key`` stands for a bearer key."""
+    headers = Headers(scope=scope)
+    given = headers.getlist("authorization")
+    if len(given) > 1:
+        raise InvalidRequest("the request has more than one Authorization header: send one", param="Authorization")
+    keys = [f"Bearer {key}" for key in headers.getlist("x-api-key")]
+    if len({*given, *keys}) > 1:
+        raise InvalidRequest("the request has more than one API key: send one", param="x-api-key")
+    return next(iter([*given, *keys]), None)
 
 
 class OverLimitKeys:

@@ -1,34 +1,70 @@
-"""Routes of the models that jobs can use."""
+"""Routes of the models that jobs can use. A request with ``anthropic-version`` gets Anthropic's format."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import ModelsReader
 from producer_api.http.requests import RuntimeOf
 from producer_api.http.views import JsonResponse
-from producer_api.jobs.model_views import ModelList, ModelVersionObject, model_object, model_objects
+from producer_api.jobs.model_views import (
+    AnthropicModel,
+    AnthropicModelList,
+    ModelList,
+    ModelVersionObject,
+    anthropic_model,
+    anthropic_models,
+    model_object,
+    model_objects,
+)
 from producer_api.runtime import Runtime
+from producer_api.server.anthropic_errors import is_anthropic
 from producer_api.server.errors import DOCUMENTED
 from store.registry import models as registry
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=DOCUMENTED)
 
 
-@router.get("", response_model=ModelList, summary="List models")
-async def list_models(runtime: RuntimeOf, principal: ModelsReader) -> Response:
+AnthropicVersion = Annotated[
+    str | None, Header(alias="anthropic-version", description="any value: answer in the format of Anthropic's API")
+]
+
+
+@router.get("", response_model=ModelList | AnthropicModelList, summary="List models")
+async def list_models(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: ModelsReader,
+    anthropic_version: AnthropicVersion = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="of Anthropic's format: most models of a page")] = 20,
+    after_id: Annotated[str | None, Query(description="of Anthropic's format: the page after this id")] = None,
+    before_id: Annotated[str | None, Query(description="of Anthropic's format: the page before this id")] = None,
+) -> Response:
     """Return the values of `model` that this key may use: names, aliases and versions."""
     models = await run_in_threadpool(registry.list_models, runtime.db)
     allowed = [model for model in models if principal.models is None or model.name in principal.models]
-    return JsonResponse(ModelList(data=[one for model in allowed for one in model_objects(model)]))
+    found = [one for model in allowed for one in model_objects(model)]
+    if is_anthropic(request.scope):
+        return JsonResponse(anthropic_models(found, limit, after_id, before_id))
+    return JsonResponse(ModelList(data=found))
 
 
-@router.get("/{model:path}", response_model=ModelVersionObject, summary="Retrieve a model")
-async def get_model(runtime: RuntimeOf, principal: ModelsReader, model: str) -> Response:
+@router.get("/{model:path}", response_model=ModelVersionObject | AnthropicModel, summary="Retrieve a model")
+async def get_model(
+    request: Request,
+    runtime: RuntimeOf,
+    principal: ModelsReader,
+    model: str,
+    anthropic_version: AnthropicVersion = None,
+) -> Response:
     """Return the model and the version that ``name``, ``name@3`` or ``name@alias`` means now."""
     principal.check_model(model)
     found = await run_in_threadpool(_find, runtime, model)
-    return JsonResponse(found, headers={"X-Model-Version": str(found.version)})
+    shown = anthropic_model(found) if is_anthropic(request.scope) else found
+    return JsonResponse(shown, headers={"X-Model-Version": str(found.version)})
 
 
 def _find(runtime: Runtime, name: str) -> ModelVersionObject:

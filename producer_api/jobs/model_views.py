@@ -1,5 +1,7 @@
-"""Response models of models: OpenAI's format, with versions and aliases."""
+"""Response models of models: OpenAI's format with versions and aliases, and Anthropic's."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -45,6 +47,50 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelObject]
+
+
+class AnthropicModel(BaseModel):
+    """A model in Anthropic's format."""
+
+    type: Literal["model"] = "model"
+    id: str = Field(description="value of `model` in requests: `name`, `name@alias` or `name@3`")
+    display_name: str = Field(description="the id")
+    created_at: str = Field(description="when it was registered, RFC 3339")
+    lifecycle: Literal["active"] = "active"
+
+
+class AnthropicModelList(BaseModel):
+    """A page of models in Anthropic's format."""
+
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+def anthropic_model(model: ModelObject) -> AnthropicModel:
+    """Return the model in Anthropic's format."""
+    created_at = datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z")
+    return AnthropicModel(id=model.id, display_name=model.id, created_at=created_at)
+
+
+def anthropic_models(
+    models: Sequence[ModelObject], limit: int, after_id: str | None, before_id: str | None
+) -> AnthropicModelList:
+    """Return a page: the first models after an id, or the last ones before an id. An unknown id gives no models."""
+    ids = [model.id for model in models]
+    if before_id is not None:
+        before = models[: ids.index(before_id)] if before_id in ids else []
+        page, has_more = before[-limit:], len(before) > limit
+    else:
+        start = 0 if after_id is None else ids.index(after_id) + 1 if after_id in ids else len(ids)
+        page, has_more = models[start : start + limit], len(ids) > start + limit
+    return AnthropicModelList(
+        data=[anthropic_model(model) for model in page],
+        has_more=has_more,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+    )
 
 
 def model_objects(model: ModelSummary) -> list[ModelObject]:

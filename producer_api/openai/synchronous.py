@@ -1,11 +1,12 @@
-"""Waits for the job behind an OpenAI request and sends its answer, whole or as a stream of chunks.
+"""Waits for the job behind a request and sends its answer, whole or as a stream of chunks.
 
-``chat_answer`` and ``completion_answer`` build the JSON.
+``chat_answer``, ``completion_answer`` and ``producer_api.anthropic.message_answer`` build the JSON.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -58,16 +59,29 @@ async def submit_and_wait(
     return None if ended is None else EndedJob(ended, headers)
 
 
-_DONE = b"data: [DONE]\n\n"
+@dataclass(frozen=True, slots=True)
+class StreamFormat:
+    """How an API writes a stream: each chunk, an error, a ping, and what follows the last chunk."""
+
+    chunk: Callable[[dict[str, Any]], bytes]
+    error: Callable[[HeadraceError], bytes]
+    ping: bytes
+    end: bytes
+
+
+OPENAI_FORMAT = StreamFormat(data_only, lambda error: data_only(body_of(error)), PING, b"data: [DONE]\n\n")
 
 
 class ClientConnection:
     """One client connection and the job that answers it. ``is_kept``: the job continues if the client disconnects."""
 
-    def __init__(self, runtime: Runtime, job: Job, *, is_kept: bool) -> None:
+    def __init__(
+        self, runtime: Runtime, job: Job, *, is_kept: bool, stream_format: StreamFormat = OPENAI_FORMAT
+    ) -> None:
         self._runtime = runtime
         self._job = job
         self._is_kept = is_kept
+        self._format = stream_format
 
     async def wait(self, request: Request) -> Job | None:
         """Return the job when it has ended, None if the client disconnected. Raises SyncTimeout, Draining."""
@@ -108,7 +122,7 @@ class ClientConnection:
                 async for chunk in chunks:
                     yield chunk
         except JobUnanswered as error:
-            yield data_only(body_of(error))
+            yield self._format.error(error)
             raise StreamAborted from error
         except Draining:
             await self.on_client_gone()
@@ -118,11 +132,14 @@ class ClientConnection:
 class CompletionResponder:
     """Sends the answer of one job to one client. ``is_kept``: the job continues if the client disconnects."""
 
-    def __init__(self, runtime: Runtime, job: Job, answer: Answer, *, is_kept: bool) -> None:
+    def __init__(
+        self, runtime: Runtime, job: Job, answer: Answer, *, is_kept: bool, stream_format: StreamFormat = OPENAI_FORMAT
+    ) -> None:
         self._runtime = runtime
         self._job = job
         self._answer = answer
-        self._connection = ClientConnection(runtime, job, is_kept=is_kept)
+        self._format = stream_format
+        self._connection = ClientConnection(runtime, job, is_kept=is_kept, stream_format=stream_format)
 
     async def answer(self, request: Request, headers: dict[str, str]) -> Response:
         """Return the whole answer. Raises JobUnanswered, SyncTimeout, Draining."""
@@ -137,15 +154,16 @@ class CompletionResponder:
 
     async def _chunks(self) -> AsyncGenerator[bytes]:
         """Yield the chunks of a job that succeeds. Raises JobUnanswered for one that does not."""
-        encoder = _ChunkEncoder(self._job, self._answer, await logprob_formatter(self._runtime, self._job))
-        if opening := b"".join(map(data_only, self._answer.opening())):
+        format_logprobs = await logprob_formatter(self._runtime, self._job)
+        encoder = _ChunkEncoder(self._job, self._answer, format_logprobs, self._format)
+        if opening := b"".join(map(self._format.chunk, self._answer.opening())):
             yield opening
         heartbeat = Heartbeat(self._runtime.settings.stream_ping_s)
         async with aclosing(follow(self._runtime, self._job)) as events:
             async for event in events:
                 if event is None:
                     if heartbeat.is_due():
-                        yield PING
+                        yield self._format.ping
                 elif chunks := encoder.encode(event):
                     heartbeat.beat()
                     yield b"".join(chunks)
@@ -154,9 +172,12 @@ class CompletionResponder:
 class _ChunkEncoder:
     """Encodes a job's events as chunks. Text that a later attempt repeats is sent once."""
 
-    def __init__(self, job: Job, answer: Answer, format_logprobs: FormatLogprobs | None) -> None:
+    def __init__(
+        self, job: Job, answer: Answer, format_logprobs: FormatLogprobs | None, stream_format: StreamFormat
+    ) -> None:
         self._job = job
         self._answer = answer
+        self._format = stream_format
         self._format_logprobs = format_logprobs
         self._text = TextDeduplicator()
         self._tokens = TokenDeduplicator()
@@ -182,9 +203,9 @@ class _ChunkEncoder:
 
     def _piece(self, text: str, logprobs: Logprobs) -> list[bytes]:
         entries = self._format_logprobs(logprobs) if self._format_logprobs is not None and logprobs else ()
-        return [data_only(chunk) for chunk in self._answer.pieces(text, entries)] if text or entries else []
+        return [*map(self._format.chunk, self._answer.pieces(text, entries))] if text or entries else []
 
     def _end(self, job: Job) -> list[bytes]:
-        chunks = [data_only(chunk) for chunk in self._answer.closing(job)]
+        chunks = [*map(self._format.chunk, self._answer.closing(job))]
         self._text.finish()
-        return [*chunks, _DONE]
+        return [*chunks, self._format.end]

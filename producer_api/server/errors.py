@@ -1,8 +1,8 @@
 """Errors as HTTP responses. No other file knows the HTTP status of an error.
 
-Every error leaves as ``{"error": {"message", "type", "param", "code"}}``. Bodies,
-prompts and keys never get into a message or a log line: pydantic's ``input`` is dropped, and a stack trace is logged
-without the values that its exception carries.
+Every error leaves as ``{"error": {"message", "type", "param", "code"}}``, on Anthropic's routes in its own shape.
+Bodies, prompts and keys never get into a message or a log line: pydantic's ``input`` is dropped, and a stack trace is
+logged without the values that its exception carries.
 """
 
 import math
@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from producer_api.server.anthropic_errors import error_object, is_anthropic
 from store import errors as store
 from store.errors import HeadraceError, InvalidRequest
 from store.tasks.registry import TASK_TAG
@@ -172,12 +173,17 @@ def respond(
 ) -> Response:
     """Return the response for an error. Errors of the server are logged. The code goes to the metrics."""
     row = _row(error)
-    scope.setdefault("state", {})["error_code"] = error.code
+    state = scope.setdefault("state", {})
+    state["error_code"] = error.code
     if row.status >= 500 and not isinstance(error, _Internal):
         _log_once(error)
+    status = status or row.status
+    body = body_of(error)
+    if is_anthropic(scope):
+        body = error_object(status, body["error"], state.get("request_id"))
     return Response(
-        orjson.dumps(body_of(error)),
-        status_code=status or row.status,
+        orjson.dumps(body),
+        status_code=status,
         headers={
             **row.headers,
             **_retry(error),

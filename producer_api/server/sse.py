@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import Any
 
 import orjson
 import structlog
@@ -37,6 +38,11 @@ def event(name: str, event_id: str, data: object) -> bytes:
 def data_only(data: object) -> bytes:
     """Return an event of OpenAI's kind, without name and id."""
     return b"data: %b\n\n" % orjson.dumps(data)
+
+
+def named(data: Mapping[str, Any]) -> bytes:
+    """Return an event of Anthropic's kind, named after its ``type``, without an id."""
+    return b"event: %b\ndata: %b\n\n" % (str(data["type"]).encode(), orjson.dumps(data))
 
 
 class EventStream(Response):

@@ -1,9 +1,14 @@
-"""The API of the task ``generate``: OpenAI's chat completions, completions and responses."""
+"""The API of the task ``generate``: OpenAI's chat completions, completions and responses, and Anthropic's messages."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from producer_api.anthropic import message_routes
+from producer_api.anthropic.message_answer import MessageAnswer
+from producer_api.anthropic.message_request import MessageRequest
+from producer_api.anthropic.message_request import as_sent as message_as_sent
+from producer_api.anthropic.message_request import to_job as message_job
 from producer_api.openai import text_routes
 from producer_api.openai.chat_answer import Answer, ChatAnswer, answer_of
 from producer_api.openai.chat_request import ChatRequest
@@ -54,12 +59,18 @@ def _response(body: Mapping[str, Any]) -> ParsedRequest:
     return ParsedRequest(prepared.job, answer, lambda error: response_as_sent(error, request), response)
 
 
+def _message(body: Mapping[str, Any]) -> ParsedRequest:
+    request = MessageRequest.model_validate(body)
+    return ParsedRequest(message_job(request), lambda job: MessageAnswer(job).full_answer(job), message_as_sent)
+
+
 GENERATE_ROUTES = TaskRoutes(
     GENERATE,
-    (text_routes.router, response_routes.router),
+    (text_routes.router, response_routes.router, message_routes.router),
     {
         "/v1/chat/completions": _text(ChatRequest, chat_job, ChatAnswer),
         "/v1/completions": _text(CompletionRequest, completion_job, CompletionAnswer),
         "/v1/responses": _response,
+        "/v1/messages": _message,
     },
 )

@@ -161,8 +161,9 @@ class GenerateOutput(Strict):
     """The output of a generate job. ``text`` is complete; a cancelled job has the text up to then.
 
     If the model called tools, ``text`` has the calls too, and ``content`` is the text without them. ``logprobs``, if
-    the job asked for them, are of each token of the text, without the token that ended it. ``policy`` lists the
-    findings of rules; ``text`` is the text after the rules.
+    the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text of
+    ``stop`` that ended the answer, if one did. ``policy`` lists the findings of rules; ``text`` is the text after the
+    rules.
     """
 
     text: str
@@ -170,6 +171,7 @@ class GenerateOutput(Strict):
     content: str | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    stop_text: str | None = None
     policy: tuple[PolicyHit, ...] | None = None
 
 
@@ -178,7 +180,7 @@ GENERATE = TaskSpec(
     request=GenerateRequest,
     runner="torch",
     fake_runner="fake",
-    urls=("/v1/chat/completions", "/v1/completions", "/v1/responses"),
+    urls=("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"),
     purpose="generates text: use /v1/chat/completions, or the task generate",
     external_runners=("vllm", "sglang", "openai"),
     has_sampling=True,

@@ -114,8 +114,10 @@ def streaming(api: httpx2.Client, job_id: str, last_event_id: str | None = None)
 
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:
-    """Return the error; it must have the one shape."""
+    """Return the error; it must have the one shape, on Anthropic's routes within Anthropic's."""
     body = response.json()
+    if response.request.url.path.startswith("/v1/messages"):
+        assert (body.pop("type"), body.pop("request_id")) == ("error", response.headers["request-id"])
     assert set(body) == {"error"}
     error = body["error"]
     assert {"message", "type", "param", "code"} <= set(error)

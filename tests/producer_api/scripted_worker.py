@@ -97,7 +97,9 @@ class ScriptedWorker:
         """Produce deltas that Redis never gets."""
         attempt.said += texts
 
-    def succeed(self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True) -> None:
+    def succeed(
+        self, attempt: Attempt, finish_reason: str = "stop", *, announce: bool = True, stop_text: str | None = None
+    ) -> None:
         """End the job with the text so far."""
         output: dict[str, Any] = {"text": "".join(attempt.said), "finish_reason": finish_reason}
         if attempt.claim.payload.get("tool_style") is not None:
@@ -105,6 +107,8 @@ class ScriptedWorker:
         if attempt.claim.payload.get("sampling", {}).get("logprobs") is not None:
             spelled = spell(ByteTokenizer(), chain.from_iterable(attempt.likely(attempt.said)))
             output["logprobs"] = [entry.model_dump() for entry in spelled]
+        if stop_text is not None:
+            output["stop_text"] = stop_text
         self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce)
 
     def fail(self, attempt: Attempt, code: str, message: str) -> None:

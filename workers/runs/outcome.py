@@ -101,7 +101,9 @@ def completed(
     logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
     output = answer(payload, claim.job_id, filtered.text, completion.finish_reason)
     likely = _spelled(completion, logprobs, tokenizer)
-    output = output.model_copy(update={"logprobs": likely, "policy": filtered.hits or None})
+    output = output.model_copy(
+        update={"logprobs": likely, "policy": filtered.hits or None, "stop_text": completion.stop_text}
+    )
     return Finish(
         job_id=claim.job_id,
         epoch=claim.epoch,

@@ -31,6 +31,8 @@ def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[s
     cut = cut_at_stop("".join(pieces), stops)
     assert stop_filter.stopped == (cut is not None)
     assert "".join(shown) == ("".join(pieces) if cut is None else cut)
+    assert cut is None or "".join(pieces).startswith(f"{cut}{stop_filter.found}")
+    assert cut is None or stop_filter.found in stops
 
 
 @given(pieces(), st.text("ab", min_size=1, max_size=4))

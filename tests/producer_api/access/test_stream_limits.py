@@ -23,6 +23,7 @@ ASKING: list[tuple[str, str, dict[str, Any] | None]] = [
     ("POST", "/v1/chat/completions", CHAT),
     ("POST", "/v1/completions", {"model": "tiny", "prompt": "x", "stream": True}),
     ("POST", "/v1/responses", RESPONSE),
+    ("POST", "/v1/messages", CHAT | {"max_tokens": 8}),
     ("POST", "/v1/responses", RESPONSE | {"background": True, "stream": True}),
     ("POST", "/v1/embeddings", {"model": "tiny", "input": "x"}),
 ]

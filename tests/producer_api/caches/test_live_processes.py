@@ -29,6 +29,7 @@ FACES = {
     "chat, streamed": ("/v1/chat/completions", CHAT | STREAMED),
     "completion": ("/v1/completions", {"model": "tiny", "prompt": "hello"}),
     "response": ("/v1/responses", RESPONSE),
+    "message": ("/v1/messages", CHAT | {"max_tokens": 8}),
     "response, streamed": ("/v1/responses", RESPONSE | STREAMED),
     "response in the background": ("/v1/responses", RESPONSE | {"background": True}),
 }

@@ -56,6 +56,7 @@ FACES = {
     "chat": ("/v1/chat/completions", CHAT, lambda given: given),
     "completion": ("/v1/completions", {"model": "tiny", "prompt": "hello"}, lambda given: given),
     "response": ("/v1/responses", RESPONSE, lambda given: given),
+    "message": ("/v1/messages", CHAT | {"max_tokens": 8}, lambda given: given),
 }
 
 

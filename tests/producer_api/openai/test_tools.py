@@ -48,9 +48,8 @@ def _files(template: str) -> dict[str, bytes]:
     return {"tokenizer.json": backend.to_str().encode(), "chat_template.jinja": template.encode()}
 
 
-@pytest.fixture
-def workers(db: Database, redis_client: redis.Redis) -> dict[str, ScriptedWorker]:
-    """A worker for a model of each style, by its name."""
+def register_styles(db: Database, redis_client: redis.Redis) -> dict[str, ScriptedWorker]:
+    """Register a model of each style; return a worker for each, by its name."""
     found = {}
     for number, (name, template) in enumerate({"hermes": HERMES, "llama3": LLAMA3, "plain": None}.items()):
         register_version(
@@ -69,6 +68,11 @@ def workers(db: Database, redis_client: redis.Redis) -> dict[str, ScriptedWorker
 
 
 @pytest.fixture
+def workers(db: Database, redis_client: redis.Redis) -> dict[str, ScriptedWorker]:
+    return register_styles(db, redis_client)
+
+
+@pytest.fixture
 def worker(workers: dict[str, ScriptedWorker]) -> ScriptedWorker:
     return workers["plain"]
 
@@ -84,7 +88,7 @@ def _letters(text: str) -> list[str]:
 
 
 @contextmanager
-def _agents(workers: dict[str, ScriptedWorker], before: str = "") -> Iterator[None]:
+def agents(workers: dict[str, ScriptedWorker], before: str = "") -> Iterator[None]:
     """Models that call the weather, and answer when they have its result."""
 
     def answer(name: str) -> Any:
@@ -103,7 +107,7 @@ def _agents(workers: dict[str, ScriptedWorker], before: str = "") -> Iterator[No
 def test_a_round_from_question_to_answer(
     openai: OpenAI, workers: dict[str, ScriptedWorker], api: httpx2.Client, subtests: pytest.Subtests
 ) -> None:
-    with _agents(workers):
+    with agents(workers):
         for model in workers:
             with subtests.test(model):
                 raw = openai.chat.completions.with_raw_response.create(model=model, messages=QUESTION, tools=TOOLS)
@@ -127,7 +131,7 @@ def test_a_round_from_question_to_answer(
 
 
 def test_a_streamed_call(openai: OpenAI, workers: dict[str, ScriptedWorker], subtests: pytest.Subtests) -> None:
-    with _agents(workers, "I look.\n"):
+    with agents(workers, "I look.\n"):
         for model in workers:
             with subtests.test(model):
                 with openai.chat.completions.with_raw_response.create(
@@ -150,7 +154,7 @@ def test_a_streamed_call(openai: OpenAI, workers: dict[str, ScriptedWorker], sub
 
 def test_the_clients_own_helper_puts_the_stream_together(openai: OpenAI, workers: dict[str, ScriptedWorker]) -> None:
     with (
-        _agents(workers),
+        agents(workers),
         openai.chat.completions.stream(model="hermes", messages=QUESTION, tools=TOOLS) as stream,
     ):
         message = stream.get_final_completion().choices[0].message
@@ -252,7 +256,7 @@ FLAT: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
 
 
 def test_a_round_of_responses_whole_and_streamed(openai: OpenAI, workers: dict[str, ScriptedWorker]) -> None:
-    with _agents(workers, "I look.\n"):
+    with agents(workers, "I look.\n"):
         first = openai.responses.create(model="plain", input="Is it warm in Oslo?", tools=FLAT)
         (said, call) = first.output
         assert (said.type, first.output_text, first.status) == ("message", "I look.", "completed")

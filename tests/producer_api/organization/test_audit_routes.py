@@ -170,12 +170,14 @@ OWN_WORK = {
     ("post", "/v1/embeddings"): _JOBS,
     ("post", "/v1/rerank"): _JOBS,
     ("post", "/v1/responses"): _JOBS,
+    ("post", "/v1/messages"): _JOBS,
     ("post", "/v1/responses/{response_id}/cancel"): _JOBS,
     ("post", "/v1/batches"): "many jobs, and the batch's own row says who asked for them",
     ("post", "/v1/batches/{batch_id}/cancel"): "ends jobs; the batch's own row says when",
     ("post", "/v1/files"): "adds a file, which changes no other; what is removed is on record",
     ("post", "/v1/moderations"): "stores nothing",
     ("post", "/v1/responses/input_tokens"): "stores nothing",
+    ("post", "/v1/messages/count_tokens"): "stores nothing",
 }
 
 

@@ -255,6 +255,8 @@ def test_a_list_of_models_holds_wherever_one_is_asked_for(
         ("/v1/embeddings", {"model": "tiny", "input": "x"}, {}),
         ("/v1/responses", {"model": "tiny", "input": "x"}, {}),
         ("/v1/responses/input_tokens", {"model": "tiny", "input": "x"}, {}),
+        ("/v1/messages", CHAT | {"max_tokens": 8}, {}),
+        ("/v1/messages/count_tokens", CHAT, {}),
         ("/v1/moderations", {"input": "x"}, {}),
         (f"/v1/dead_letters/{dead}/replay", None, {}),
     ]

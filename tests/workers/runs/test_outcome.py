@@ -82,6 +82,10 @@ def test_every_completion_has_a_state_and_keeps_its_text(reason: FinishReason, s
     assert (finish.state, finish.epoch, finish.deltas, finish.lineage) == (state, 4, ("the ", "mill"), ((4, 0),))
     assert finish.output == {"text": "the mill", "finish_reason": reason.value}
     assert (finish.error or {}).get("code") == code
+    stopped = replace(completion(reason), stop_text="END")
+    finish = outcome.completed(CLAIM, PAYLOAD, stopped, 0.125, Checkpoint(lineage=((4, 0),)), ByteTokenizer())
+    assert isinstance(finish, Finish)
+    assert (finish.output or {})["stop_text"] == "END"
     assert finish.usage == {
         "input_tokens": 5,
         "output_tokens": 3,

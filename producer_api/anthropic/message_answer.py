@@ -1,0 +1,155 @@
+"""Builds the answers of the Messages API, whole and as the events of a stream, from a job. No HTTP and no I/O.
+
+    message_start
+    for each block   content_block_start, content_block_delta …, content_block_stop
+    message_delta    why the answer ended, and the final token counts
+    message_stop
+
+A whole answer is read by the same code as a stream, so both have the same blocks however the text was cut into pieces.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import from_json
+
+from producer_api.openai.chat_answer import Entries, answer_of
+from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
+from store.jobs.jobs import Job
+from store.payloads.job_payload import ServiceClass
+from store.tasks.generate import GeneratePayload
+
+Event = dict[str, Any]
+
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "standard", ServiceClass.BATCH: "batch"}
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block of the answer: a text, or, with a ``tool``, a tool use where the parts are JSON of its input."""
+
+    tool: tuple[str, str] | None = None
+    parts: list[str] = field(default_factory=list)
+
+    def as_json(self, text: str) -> dict[str, Any]:
+        if self.tool is None:
+            return {"type": "text", "text": text, "citations": None}
+        tool_use_id, name = self.tool
+        return {"type": "tool_use", "id": tool_use_id, "name": name, "input": _input(text)}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        if self.tool is None:
+            return {"type": "text_delta", "text": text}
+        return {"type": "input_json_delta", "partial_json": text}
+
+
+def _input(text: str) -> dict[str, Any]:
+    """Return the input of a tool use. One that was cut at the token limit has what is complete of it."""
+    try:
+        found = from_json(text, allow_partial=True)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class MessageAnswer:
+    """Builds the message of one job."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        has_tools = job.payload.get("tool_style") is not None
+        self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
+        self._blocks: list[_Block] = []
+
+    def full_answer(self, job: Job) -> dict[str, Any]:
+        """Return the message of a succeeded job; raise JobUnanswered for any other."""
+        output = answer_of(job)
+        for _ in (*self.pieces(output["text"]), *self._rest()):
+            pass
+        content = [block.as_json("".join(block.parts)) for block in self._blocks]
+        return {**self._message(), "content": content, **_ending(output), "usage": _usage(job)}
+
+    def opening(self) -> list[Event]:
+        """Return the event that begins the stream. What was found in a prefix cache is not known yet."""
+        return [{"type": "message_start", "message": {**self._message(), "usage": _usage(self._job)}}]
+
+    def pieces(self, text: str, entries: Entries = ()) -> list[Event]:
+        """Return the events for the next text. Text that may begin a tool use is held back."""
+        new = [ContentPiece(text)] if self._calls is None else self._calls.add(text)
+        return list(self._read(new))
+
+    def closing(self, job: Job) -> list[Event]:
+        """Return the last events of a succeeded job; raise JobUnanswered for any other."""
+        ending = _ending(answer_of(job))
+        last = {"type": "message_delta", "delta": ending, "usage": _counts(job)}
+        return [*self._rest(), *self._stop(), last, {"type": "message_stop"}]
+
+    def _rest(self) -> Iterator[Event]:
+        yield from () if self._calls is None else self._read(self._calls.finish())
+
+    def _read(self, pieces: Iterable[Piece]) -> Iterator[Event]:
+        for piece in pieces:
+            match piece:
+                case ContentPiece(text):
+                    if not self._blocks or self._blocks[-1].tool is not None:
+                        # The reader puts a line end before text that follows a call; here it is a block of its own.
+                        text = text.removeprefix("\n") if self._blocks else text
+                        yield from self._begin(_Block()) if text else ()
+                    yield from self._add(text)
+                case CallPiece(index, name, arguments):
+                    if name is not None:
+                        tool_use_id = call_id(self._job.id, index).replace("call_", "toolu_", 1)
+                        yield from self._begin(_Block((tool_use_id, name)))
+                    yield from self._add(arguments)
+
+    def _begin(self, block: _Block) -> Iterator[Event]:
+        yield from self._stop()
+        self._blocks.append(block)
+        yield {"type": "content_block_start", "index": len(self._blocks) - 1, "content_block": block.as_json("")}
+
+    def _add(self, text: str) -> Iterator[Event]:
+        if text:
+            block = self._blocks[-1]
+            block.parts.append(text)
+            yield {"type": "content_block_delta", "index": len(self._blocks) - 1, "delta": block.delta(text)}
+
+    def _stop(self) -> Iterator[Event]:
+        if self._blocks:
+            yield {"type": "content_block_stop", "index": len(self._blocks) - 1}
+
+    def _message(self) -> dict[str, Any]:
+        job = self._job
+        return {
+            "id": f"msg_{job.id.removeprefix('job_')}",
+            "type": "message",
+            "role": "assistant",
+            "model": f"{job.model}@{job.model_version}",
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+
+
+def _ending(output: dict[str, Any]) -> dict[str, Any]:
+    """Return why the answer ended."""
+    stop_text = output.get("stop_text") if output["finish_reason"] == "stop" else None
+    reason = "stop_sequence" if stop_text is not None else _STOP_REASONS[output["finish_reason"]]
+    return {"stop_reason": reason, "stop_sequence": stop_text}
+
+
+def _counts(job: Job) -> dict[str, int]:
+    """Return the token counts. Tokens found in a prefix cache are not in ``input_tokens``."""
+    usage = job.usage or {}
+    cached = int(usage.get("cached_tokens", 0))
+    return {
+        "input_tokens": int(usage.get("input_tokens", job.input_tokens)) - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": int(usage.get("output_tokens", 0)),
+    }
+
+
+def _usage(job: Job) -> dict[str, Any]:
+    return {**_counts(job), "service_tier": _TIERS[job.service_class]}

@@ -1,0 +1,305 @@
+"""The Messages API request, and its conversion to a job.
+
+An unsupported field that would change the answer is refused; other unknown fields are ignored. The bounds of values are
+in ``store.tasks.generate``: a validation error on a job field is renamed to the field of the request.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, ValidationError
+
+from producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
+from producer_api.openai.request_fields import (
+    JOB_FIELDS,
+    REFUSED,
+    IsHarmless,
+    JobOptions,
+    is_one_of,
+    job_fields,
+    refuse_near_misses,
+    unsupported,
+)
+from producer_api.openai.response_format import json_grammar
+from producer_api.server.errors import from_validation
+from store.errors import HeadraceError, InvalidRequest
+from store.payloads.job_payload import ServiceClass
+from store.payloads.sampling_params import GrammarSpec
+from store.tasks.generate import GenerateRequest
+
+
+class MessageTool(LenientBody):
+    """A tool that the caller runs. Tools that a server would run are not supported."""
+
+    type: str | None = Field(None, description="custom, or left out")
+    name: str | None = None
+    description: str | None = None
+    input_schema: dict[str, Any] | None = Field(None, description="JSON schema of the tool's `input`")
+    strict: StrictBool | None = Field(
+        None, description="hold the `input` to the schema also where the model may choose"
+    )
+
+
+class MessageToolChoice(LenientBody):
+    """Whether the model uses tools: auto, any (at least one), tool (the one with this `name`) or none."""
+
+    type: str
+    name: str | None = None
+    disable_parallel_tool_use: StrictBool | None = Field(None, description="true: at most one tool use per answer")
+
+
+class MessageMetadata(LenientBody):
+    """What the request is for."""
+
+    user_id: str | None = Field(None, description="your end user; usage can be grouped by it")
+
+
+class ThinkingConfig(LenientBody):
+    """Whether the model thinks before it answers."""
+
+    type: str = Field(description="disabled, or adaptive: as much as the model can")
+
+
+class JsonOutputFormat(LenientBody):
+    """JSON that matches a schema."""
+
+    type: str
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class OutputConfig(LenientBody):
+    """The form of the answer."""
+
+    format: JsonOutputFormat | None = None
+    effort: str | None = Field(None, description="accepted: it is about thinking")
+
+
+class CountTokensRequest(LenientBody):
+    """The body of ``POST /v1/messages/count_tokens``: the part of a request that the model reads."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "smollm2", "messages": [{"role": "user", "content": "Say hello."}]}]}
+    )
+
+    model: str
+    messages: Annotated[tuple[MessageTurn, ...], Field(min_length=1)]
+    system: str | tuple[TextPart, ...] | None = Field(None, description="the system prompt: a text, or text blocks")
+    tools: tuple[MessageTool, ...] | None = Field(
+        None, description="tools that the model may use; the caller runs them"
+    )
+    tool_choice: MessageToolChoice | None = Field(None, description="whether the model uses tools")
+    thinking: ThinkingConfig | None = Field(None, description="whether the model thinks before it answers")
+    output_config: OutputConfig | None = Field(None, description="the form of the answer")
+
+
+class MessageRequest(CountTokensRequest):
+    """The body of ``POST /v1/messages``."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "smollm2",
+                    "max_tokens": 64,
+                    "system": "Answer in one sentence.",
+                    "messages": [{"role": "user", "content": "What does a headrace do?"}],
+                    "stop_sequences": ["\n\n"],
+                },
+                {
+                    "model": "smollm2",
+                    "max_tokens": 128,
+                    "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
+                    "tools": [
+                        {
+                            "name": "get_weather",
+                            "description": "The weather in a city",
+                            "input_schema": {
+                                "type": "object",
+                                "properties": {"city": {"type": "string", "maxLength": 40}},
+                                "required": ["city"],
+                            },
+                        }
+                    ],
+                    "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+                },
+            ]
+        }
+    )
+
+    max_tokens: StrictInt = Field(description="most tokens of the answer")
+    stream: StrictBool | None = None
+    stop_sequences: tuple[str, ...] | None = Field(None, description="texts that end the answer; not included in it")
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: StrictInt | None = Field(None, description="an extension: same seed and request, same answer")
+    presence_penalty: float | None = Field(None, description="an extension, same as in chat completions")
+    frequency_penalty: float | None = Field(None, description="an extension, same as in chat completions")
+    repetition_penalty: float | None = Field(None, description="an extension, same as in chat completions")
+    metadata: MessageMetadata | None = Field(None, description="`user_id`: your end user")
+    service_tier: Literal["auto", "standard_only"] | None = Field(None, description="auto starts before standard_only")
+    job: JobOptions | None = None
+
+
+def _keeps_the_prompt(value: object) -> bool:
+    """True for a `context_management` that removes thinking alone: no turn here has any."""
+    edits = value.get("edits") if isinstance(value, dict) else None
+    return value is None or all(
+        isinstance(edit, dict) and str(edit.get("type")).startswith("clear_thinking") for edit in edits or ()
+    )
+
+
+_REFUSED: Mapping[str, IsHarmless] = {
+    **REFUSED,
+    "container": is_one_of(),
+    "context_management": _keeps_the_prompt,
+    "mcp_servers": is_one_of([]),
+    "output_format": is_one_of(),
+    "prompt": is_one_of(),
+    "stop": is_one_of([]),
+    "max_completion_tokens": is_one_of(),
+    "max_tokens_to_sample": is_one_of(),
+    "response_format": is_one_of({"type": "text"}),
+    "structured_outputs": is_one_of(),
+    "functions": is_one_of([]),
+    "reasoning_effort": is_one_of("none"),
+}
+_TOOL_REFUSED: Mapping[str, IsHarmless] = {
+    "defer_loading": is_one_of(False),
+    "input_examples": is_one_of([]),
+}
+_CLASSES = {None: ServiceClass.INTERACTIVE, "auto": ServiceClass.INTERACTIVE, "standard_only": ServiceClass.STANDARD}
+_SAMPLING = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty")
+_MODES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def to_job(request: CountTokensRequest) -> GenerateRequest:
+    """Return the job for the request, or for the part of one that is counted.
+
+    Raises InvalidRequest that names the request's field.
+    """
+    _check(request)
+    body: dict[str, Any] = {
+        "model": request.model,
+        "input": {"messages": messages_of(request.system, request.messages), **_tools(request)},
+        "sampling": _sampling(request),
+    }
+    if isinstance(request, MessageRequest):
+        body |= {
+            "service_class": _CLASSES[request.service_tier],
+            "user": None if request.metadata is None else request.metadata.user_id or None,
+            **job_fields(request.job),
+        }
+    try:
+        return GenerateRequest.model_validate(body)
+    except ValidationError as error:
+        raise as_sent(from_validation(error.errors(include_input=False))) from error
+
+
+def _check(request: CountTokensRequest) -> None:
+    for name, value in (request.model_extra or {}).items():
+        is_harmless = _REFUSED.get(name)
+        if is_harmless is not None and not is_harmless(value):
+            raise unsupported(f"`{name}` is not supported: leave it out", name)
+    refuse_near_misses(request, {*_REFUSED, *MessageRequest.model_fields})
+    if request.thinking is not None and request.thinking.type not in ("disabled", "adaptive"):
+        raise unsupported(
+            f"`thinking.type` {request.thinking.type[:40]!r} is not supported: the model has no thinking to turn on,"
+            " leave it out or send disabled",
+            "thinking.type",
+        )
+
+
+def _sampling(request: CountTokensRequest) -> dict[str, Any]:
+    given: dict[str, Any] = {"grammar": _grammar(request.output_config)}
+    if isinstance(request, MessageRequest):
+        given |= {name: getattr(request, name) for name in _SAMPLING}
+        given |= {"max_tokens": request.max_tokens, "stop": request.stop_sequences}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _grammar(config: OutputConfig | None) -> GrammarSpec | None:
+    if config is None or config.format is None:
+        return None
+    if config.format.type != "json_schema":
+        found = f"`output_config.format.type` {config.format.type[:40]!r} is not supported: send json_schema"
+        raise unsupported(found, "output_config.format.type")
+    if config.format.schema_ is None:
+        raise InvalidRequest("`output_config.format.schema` is required", param="output_config.format.schema")
+    return json_grammar(config.format.schema_, "output_config.format.schema")
+
+
+def _tools(request: CountTokensRequest) -> dict[str, Any]:
+    """Return the tools and the choice as fields of a job's input."""
+    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(request.tools or ())]
+    choice = request.tool_choice
+    if not tools:
+        if choice is not None and choice.type not in ("auto", "none"):
+            raise InvalidRequest("`tool_choice` needs `tools`", param="tool_choice")
+        return {}
+    if choice is None:
+        return {"tools": tools}
+    is_parallel = None if choice.disable_parallel_tool_use is None else not choice.disable_parallel_tool_use
+    given = {"tools": tools, "tool_choice": _chosen(choice), "parallel_tool_calls": is_parallel}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _tool(tool: MessageTool, param: str) -> dict[str, Any]:
+    if tool.type not in (None, "custom"):
+        message = f"`{param}.type` {tool.type[:40]!r} is not supported: only custom tools are, which the caller runs"
+        raise unsupported(message, f"{param}.type")
+    for name, value in (tool.model_extra or {}).items():
+        if name in _TOOL_REFUSED and not _TOOL_REFUSED[name](value):
+            raise unsupported(f"`{param}.{name}` is not supported: leave it out", f"{param}.{name}")
+    for name in ("name", "input_schema"):
+        if getattr(tool, name) is None:
+            raise InvalidRequest(f"`{param}.{name}` is required", param=f"{param}.{name}")
+    function = {"name": tool.name, "parameters": tool.input_schema}
+    optional = {"description": tool.description, "strict": tool.strict}
+    return {"function": function | {name: value for name, value in optional.items() if value is not None}}
+
+
+def _chosen(choice: MessageToolChoice) -> str | dict[str, Any]:
+    if choice.type == "tool":
+        if choice.name is None:
+            raise InvalidRequest("`tool_choice.name` is required: the name of a tool", param="tool_choice.name")
+        return {"type": "function", "function": {"name": choice.name}}
+    if choice.type not in _MODES:
+        raise InvalidRequest("`tool_choice.type` is one of auto, any, tool and none", param="tool_choice.type")
+    return _MODES[choice.type]
+
+
+_RENAMED = {
+    "sampling.stop": "stop_sequences",
+    "user": "metadata.user_id",
+    "input.parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "input": "messages",
+    "input.token_ids": "messages",
+    "sampling": "max_tokens",
+}
+_OF_TOOLS = (("input.", ""), (".function.parameters", ".input_schema"), (".function", ""))
+
+
+def as_sent(error: HeadraceError) -> HeadraceError:
+    """Rename the job field in an error to the request's field."""
+    if error.param is not None:
+        name = _name_in_request(error.param)
+        error.message = error.message.replace(f"`{error.param}`", f"`{name}`")
+        error.param = name
+    return error
+
+
+def _name_in_request(param: str) -> str:
+    plain = re.sub(r"\[\d+\]$", "", param)
+    if plain in _RENAMED:
+        return _RENAMED[plain] + param.removeprefix(plain)
+    if param.startswith("input.tools"):
+        for ours, sent in _OF_TOOLS:
+            param = param.replace(ours, sent, 1)
+        return param
+    if param.startswith("sampling.grammar"):
+        return "output_config.format"
+    if param.partition(".")[0] in JOB_FIELDS:
+        return f"job.{param}"
+    return param.removeprefix("sampling.").removeprefix("input.")

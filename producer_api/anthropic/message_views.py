@@ -1,0 +1,116 @@
+"""Models of messages and of their errors for the OpenAPI document: ``message_answer`` builds the JSON of messages."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from producer_api.server.anthropic_errors import ERROR_TYPES, error_type
+from producer_api.server.errors import DOCUMENTED
+
+
+class AnthropicErrorDetail(BaseModel):
+    """What went wrong and what to do about it."""
+
+    type: str = Field(description=", ".join(ERROR_TYPES))
+    message: str
+    param: str | None = None
+    code: str
+
+
+class AnthropicError(BaseModel):
+    """An error in the shape of Anthropic's API."""
+
+    type: Literal["error"]
+    error: AnthropicErrorDetail
+    request_id: str | None
+
+
+class AnswerBlock(BaseModel):
+    """A part of the answer: a text, or a tool use that the caller runs."""
+
+    type: Literal["text", "tool_use"]
+    text: str | None = Field(None, description="of a text block")
+    citations: None = Field(None, description="always null, of a text block")
+    id: str | None = Field(None, description="of a tool use: the `tool_use_id` of its result")
+    name: str | None = Field(None, description="of a tool use: the tool")
+    input: dict[str, Any] | None = Field(
+        None, description="of a tool use: the tool's input; what is complete of it if the token limit cut it"
+    )
+
+
+class MessageUsage(BaseModel):
+    """Token counts. The prompt has all three kinds of input tokens together."""
+
+    input_tokens: int = Field(description="tokens of the prompt that were computed")
+    cache_creation_input_tokens: Literal[0]
+    cache_read_input_tokens: int = Field(description="tokens of the prompt that were found in a prefix cache")
+    output_tokens: int
+    service_tier: Literal["priority", "standard", "batch"] = Field(description="the job's class")
+
+
+class Message(BaseModel):
+    """An answer of the model."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str = Field(description="name and version of the model that answered")
+    content: list[AnswerBlock] = Field(description="the blocks of the answer; none if it is empty")
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] = Field(
+        description="why the answer ended"
+    )
+    stop_sequence: str | None = Field(description="the text of `stop_sequences` that ended it; null if none did")
+    usage: MessageUsage
+
+
+class MessageTokensCount(BaseModel):
+    """Number of input tokens for the model."""
+
+    input_tokens: int
+
+
+_MESSAGE = {
+    "id": "msg_0197f0c2a3b47d518e9a2b6c7d8e9f01",
+    "type": "message",
+    "role": "assistant",
+    "model": "smollm2@1",
+    "content": [{"type": "text", "text": "Hello!", "citations": None}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {
+        "input_tokens": 16,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 16,
+        "output_tokens": 2,
+        "service_tier": "priority",
+    },
+}
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
+_DELTA = '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hello"}}'
+
+DOCUMENTED_MESSAGE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": Message,
+        "description": "The message, or with `stream` its events, from `message_start` to `message_stop`",
+        "content": {
+            "application/json": {"example": _MESSAGE},
+            "text/event-stream": {
+                "schema": _EVENT,
+                "example": f"event: content_block_delta\ndata: {_DELTA}\n\n"
+                'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+            },
+        },
+    }
+}
+
+DOCUMENTED_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "model": AnthropicError,
+        "description": error_type(int(status)),
+    }
+    for status in DOCUMENTED
+}
