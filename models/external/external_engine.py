@@ -19,6 +19,7 @@ from math import inf
 from models.engine.batching_engine import Outbox, call_out, ignore
 from models.engine.generation_engine import GenerationEngine
 from models.engine.requests import (
+    BACKGROUND_RANK,
     CheckpointMismatch,
     CompletionOutput,
     Delta,
@@ -38,6 +39,7 @@ from models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, 
 
 _TICK_S = 0.05  # deadlines are looked at as often
 _STALE_S = 2.0  # what the server said longer ago is not used
+_BACKGROUND_PIECE = 8  # tokens in a piece of a request for which no client waits
 _STANDING_S = 10.0  # numbers that stand still for so long, without a request of ours, are left over from an abort
 _MAX_KV_USE = 0.95  # for a server that does not say the size of its KV cache
 
@@ -272,7 +274,8 @@ class ExternalEngine(GenerationEngine):
 
     def _arrived(self, seq: SequenceState, event: Piece | EngineError) -> None:
         self._inbox.append((seq, event))
-        self._wake.set()
+        if not self._wake.is_set():  # setting it again would wake the engine's thread for each piece
+            self._wake.set()
 
     def _server_moved(self) -> None:
         """Note that the server works although no piece has come: a long prompt, or a queue before ours."""
@@ -294,6 +297,7 @@ class ExternalEngine(GenerationEngine):
             stop_token_ids=tuple(sorted(self._eos)),
             priority=request.class_rank,
             cache_salt=request.cache_salt,
+            piece_tokens=_BACKGROUND_PIECE if request.class_rank >= BACKGROUND_RANK else 1 + len(self._active) // 64,
             messages=request.messages,
         )
 

@@ -88,8 +88,9 @@ class UpstreamRequest:
 
     ``prompt`` ends with the tokens that earlier attempts emitted; ``sampling.max_tokens`` is what remains. A seed is
     the caller's. The request ends with one of ``stop_token_ids``, unless ``sampling.ignore_eos`` is set. The engine
-    handles stop strings itself. A lower ``priority`` goes first. ``messages`` is for servers without token ids: the
-    chat completion request's own fields, as JSON values.
+    handles stop strings itself. A lower ``priority`` goes first. A piece may have ``piece_tokens`` tokens, which costs
+    less than pieces of one token; servers may ignore it. ``messages`` is for servers without token ids: the chat
+    completion request's own fields, as JSON values.
     """
 
     id: str
@@ -99,6 +100,7 @@ class UpstreamRequest:
     stop_token_ids: tuple[int, ...] = ()
     priority: int = 0
     cache_salt: str = ""
+    piece_tokens: int = 1
     messages: dict[str, object] = field(default_factory=dict)
 
 

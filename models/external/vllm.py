@@ -190,6 +190,8 @@ class VllmUpstream:
 
     def _message(self, request: UpstreamRequest) -> tuple[str, dict[str, Any]]:
         path, body = self._prompt(request.prompt, request.sampling, request.stop_token_ids)
+        if request.piece_tokens > 1:  # only then, because older servers do not know it
+            body.get("sampling_params", body)["stream_interval"] = request.piece_tokens
         body |= {
             "request_id": request.id,
             "model": request.model,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import EngineError, FinishReason, SamplingParams
+from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, SamplingParams
 from models.external.upstream import Piece, ServerInfo, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
 from models.external.vllm import VllmUpstream
 from tests.models.external.engines import vllm, wait_until
@@ -165,6 +165,13 @@ def test_a_cancelled_request_is_aborted_by_its_id() -> None:
         rig.engine.cancel(request.id)
         future.result(10)
         wait_until(lambda: rig.server.abort_calls == ["generate-tokens-job-7-3"])
+
+
+@pytest.mark.parametrize(("class_rank", "expected"), [(0, None), (BACKGROUND_RANK, 8)])
+def test_background_work_is_streamed_in_larger_pieces(class_rank: int, expected: int | None) -> None:
+    with vllm() as rig:
+        rig.run(replace(rig.ask(), class_rank=class_rank))
+        assert rig.server.calls[-1].body["sampling_params"].get("stream_interval") == expected
 
 
 def described(server: FakeVllm) -> tuple[ServerInfo, VllmUpstream]:
