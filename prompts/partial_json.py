@@ -21,6 +21,10 @@ class Mismatch(Exception):
     """The text does not have the expected content here, or has ended."""
 
 
+class TextEnded(Mismatch):
+    """The text has ended, and its last part could have been the beginning of the expected content."""
+
+
 class JsonCursor:
     """The text so far, and the read position."""
 
@@ -51,8 +55,8 @@ class JsonCursor:
 
     def expect(self, char: str) -> Walk[None]:
         """Skip white space and read ``char``. Raises Mismatch."""
-        if (yield from self.peek()) != char:
-            raise Mismatch
+        if (following := (yield from self.peek())) != char:
+            raise TextEnded if following is None else Mismatch
         self.at += 1
 
     def word(self, allowed: Collection[str]) -> Walk[str]:
@@ -63,8 +67,10 @@ class JsonCursor:
         yield from self.expect('"')
         while (end := self.text.find('"', self.at)) < 0:
             begun = self.text[self.at :]
-            if self.is_complete or not any(word.startswith(begun) for word in allowed):
+            if not any(word.startswith(begun) for word in allowed):
                 raise Mismatch
+            if self.is_complete:
+                raise TextEnded
             yield
         word = self.text[self.at : end]
         if word not in allowed:

@@ -9,6 +9,10 @@ Three formats are supported. A name that is not one of the tools of the request 
 A call starts when its name is known and its arguments begin. From then on its text is returned as it arrives. An error
 before that point makes the text content; an error after it gives a call with arguments that are not valid JSON, which
 can happen with OpenAI too. White space around calls is dropped.
+
+If a grammar held the answer to calls, the text is calls only. If it allowed an answer in some form as well, the first
+characters decide for the whole text: no JSON without white space begins as such a call does. The beginning of a call
+that ``max_tokens`` cut off is dropped.
 """
 
 import json
@@ -18,9 +22,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 
-from prompts.partial_json import JsonCursor, Mismatch, Walk
+from prompts.partial_json import JsonCursor, Mismatch, TextEnded, Walk
 from store.payloads.conversation import FunctionCall, ToolCall
-from store.tasks.generate import GeneratePayload, ToolStyle
+from store.tasks.generate import AnswerShape, GeneratePayload, ToolStyle
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +64,23 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Syntax:
-    """What a style has around its calls. In a bare one a brace at the start of a line begins a call by itself."""
+    """What a style has around its calls. In a bare one a brace at the start of a line begins a call by itself.
+
+    ``first``: the first characters of a call that a grammar of ``prompts.tool_grammar`` allows.
+    """
 
     opening: str | None
     closing: str | None
     is_bare: bool
+    first: str
 
 
 HERMES_TAGS = ("<tool_call>", "</tool_call>")
 
 _SYNTAX = {
-    ToolStyle.HERMES: _Syntax(*HERMES_TAGS, is_bare=False),
-    ToolStyle.LLAMA3: _Syntax("<|python_tag|>", None, is_bare=True),
-    ToolStyle.JSON: _Syntax(None, None, is_bare=True),
+    ToolStyle.HERMES: _Syntax(*HERMES_TAGS, is_bare=False, first=HERMES_TAGS[0]),
+    ToolStyle.LLAMA3: _Syntax("<|python_tag|>", None, is_bare=True, first='{"name": "'),
+    ToolStyle.JSON: _Syntax(None, None, is_bare=True, first='{"name": "'),
 }
 _ARGUMENTS = ("arguments", "parameters")
 _KEYS = ("name", "type", *_ARGUMENTS)
@@ -84,16 +92,23 @@ _MOST_IN_VAIN = 262_144
 class ToolCallReader:
     """Parses one output as it arrives. ``most`` is the maximum number of calls; further ones are dropped.
 
+    ``shape``: what a grammar allowed; None if there was none.
+
     Text that is read and not returned is white space, or may become a call::
 
         returned  │ held │ not here yet
                   └ _told
     """
 
-    def __init__(self, style: ToolStyle, names: Collection[str], most: int | None = None) -> None:
+    def __init__(
+        self, style: ToolStyle, names: Collection[str], most: int | None = None, shape: AnswerShape | None = None
+    ) -> None:
         self._syntax = _SYNTAX[style]
         self._names = frozenset(names)
         self._most = most
+        self._shape = shape
+        self._is_cut = False
+        self._has_begun = False
         openings = [re.escape(self._syntax.opening)] if self._syntax.opening else []
         self._opening = re.compile("|".join([*openings, r"\{"] if self._syntax.is_bare else openings))
         self._cursor = JsonCursor()
@@ -110,8 +125,9 @@ class ToolCallReader:
         self._cursor.add(text)
         return self._go_on()
 
-    def finish(self) -> list[Piece]:
-        """Return the held parts. The text is complete; this is the last call."""
+    def finish(self, *, is_cut: bool = False) -> list[Piece]:
+        """Return the held parts; this is the last call. ``is_cut``: the model would have written more."""
+        self._is_cut = is_cut
         self._cursor.complete()
         return self._go_on()
 
@@ -121,6 +137,8 @@ class ToolCallReader:
         return list(_joined(pieces))
 
     def _read(self) -> Walk[None]:
+        if self._shape is AnswerShape.ANSWER_OR_CALLS:
+            yield from self._choose()
         cursor = self._cursor
         while True:
             found = self._opening.search(cursor.text, cursor.at)
@@ -134,6 +152,18 @@ class ToolCallReader:
             else:
                 self._tell_content(found.end())
 
+    def _choose(self) -> Walk[None]:
+        """Read up to the first character that differs from those of a call. If there is one, the text is content."""
+        cursor, first = self._cursor, self._syntax.first
+        while len(cursor.text) < len(first) and first.startswith(cursor.text) and not cursor.is_complete:
+            yield
+        if cursor.text.startswith(first) or (first.startswith(cursor.text) and self._is_cut):
+            self._shape = AnswerShape.CALLS
+            return
+        while True:
+            self._tell_content(len(cursor.text))
+            yield
+
     def _may_open(self, found: re.Match[str]) -> bool:
         """False for a brace in the middle of a line, unless a call has just ended there."""
         if self._num_in_vain > _MOST_IN_VAIN:
@@ -146,10 +176,11 @@ class ToolCallReader:
     def _end_of_content(self) -> int:
         """Return the end of the certain content: before white space, and before text that may become a tag."""
         text = self._cursor.text
-        if self._cursor.is_complete:
-            return len(text)
         tag = self._syntax.opening or ""
         begun = next((n for n in range(len(tag) - 1, 0, -1) if text.endswith(tag[:n])), 0)
+        if self._cursor.is_complete:
+            is_call = self._is_cut and begun > (0 if self._shape is AnswerShape.CALLS else 1)
+            return len(text) - (begun if is_call else 0)
         return self._told + len(text[self._told : len(text) - begun].rstrip())
 
     def _tell_content(self, end: int) -> None:
@@ -166,8 +197,13 @@ class ToolCallReader:
         cursor = self._cursor
         cursor.at = found.start() if found[0] == "{" else found.end()
         try:
+            self._has_begun = found[0] != "{" or self._shape is AnswerShape.CALLS
             name, arguments = yield from self._head()
-        except Mismatch:
+        except Mismatch as mismatch:
+            if self._has_begun and self._is_cut and isinstance(mismatch, TextEnded):
+                self._tell_content(self._told + len(found.string[self._told : found.start()].rstrip()))
+                self._told = cursor.at = len(cursor.text)
+                return
             self._num_in_vain += cursor.at - found.start()
             cursor.at = found.end()
             self._tell_content(found.end())
@@ -201,11 +237,12 @@ class ToolCallReader:
             key = yield from cursor.word(_KEYS)
             yield from cursor.expect(":")
             if key == "name":
+                self._has_begun = True
                 name = yield from cursor.word(self._names)
             elif key == "type":
                 yield from cursor.word(("function",))
-            elif (yield from cursor.peek()) != "{":
-                raise Mismatch
+            elif (following := (yield from cursor.peek())) != "{":
+                raise TextEnded if following is None else Mismatch
             elif name is not None:
                 return name, None
             else:
@@ -222,7 +259,7 @@ class ToolCallReader:
         parts: list[str] = []
         yield from self._cursor.object(parts.append)
         if not is_json_object("".join(parts)):
-            raise Mismatch
+            raise TextEnded if self._cursor.at == len(self._cursor.text) else Mismatch
         return "".join(parts)
 
     def _tail(self) -> Walk[None]:
@@ -274,15 +311,21 @@ def reader_for(payload: GeneratePayload) -> ToolCallReader | None:
     if payload.tool_style is None:
         return None
     names = [tool.function.name for tool in payload.input.callable_tools]
-    return ToolCallReader(payload.tool_style, names, 1 if payload.input.parallel_tool_calls is False else None)
+    most = 1 if payload.input.parallel_tool_calls is False else None
+    return ToolCallReader(payload.tool_style, names, most, payload.answer_shape)
 
 
-def read_answer(payload: GeneratePayload, job_id: str, text: str) -> tuple[str | None, tuple[ToolCall, ...]]:
-    """Return the content and the calls of a whole answer; the content is None if there are calls and nothing else."""
+def read_answer(
+    payload: GeneratePayload, job_id: str, text: str, *, is_cut: bool
+) -> tuple[str | None, tuple[ToolCall, ...]]:
+    """Return the content and the calls of an answer; the content is None if there are calls and nothing else.
+
+    ``is_cut``: the model would have written more.
+    """
     reader = reader_for(payload)
     if reader is None:
         return text, ()
-    reading = merged([*reader.add(text), *reader.finish()])
+    reading = merged([*reader.add(text), *reader.finish(is_cut=is_cut)])
     calls = tuple(_tool_call(job_id, index, call) for index, call in enumerate(reading.calls))
     return reading.content or (None if calls else ""), calls
 

@@ -1,4 +1,4 @@
-"""Grammars for tool calls: forced calls, or free calls of strict functions.
+"""Grammars for tool calls: forced calls, a form of the answer or calls, or free calls of strict functions.
 
 They use the call format of the model (``prompts.tool_calls``). So every text that they allow is parsed as calls, with
 arguments that validate against the schema of the function.
@@ -15,20 +15,24 @@ from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest
 from store.payloads.conversation import FunctionSpec, NamedTool, Tool, ToolChoiceMode
 from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
-from store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
+from store.tasks.generate import AnswerShape, GenerateInput, GeneratePayload, ToolStyle
 
-_MOST_FORCED_CALLS = 8
-"""The maximum number of forced calls, because a small model would never stop."""
+_MOST_CALLS = 8
+"""The maximum number of calls in an answer that a grammar limits, because a small model would never stop."""
 
+# In the pieces in which llguidance reads JSON, where an answer may begin with the same characters: its lexer follows
+# the longest piece that is possible, and would not return from a longer one to those of the answer.
 _BEFORE_ARGUMENTS = {
-    ToolStyle.HERMES: '\n{{"name": "{name}", "arguments": ',
-    ToolStyle.LLAMA3: '{{"name": "{name}", "parameters": ',
-    ToolStyle.JSON: '{{"name": "{name}", "arguments": ',
+    ToolStyle.HERMES: ('\n{{"name": "{name}", "arguments": ',),
+    ToolStyle.LLAMA3: ("{{", '"name"', ": ", '"{name}", "parameters": '),
+    ToolStyle.JSON: ("{{", '"name"', ": ", '"{name}", "arguments": '),
 }
 _AFTER_ARGUMENTS = {ToolStyle.HERMES: "}\n", ToolStyle.LLAMA3: "}", ToolStyle.JSON: "}"}
 
 # As models have seen JSON in training; and one that may write any amount of white space often writes nothing else.
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# An answer without white space never begins as a call does: ``{"name": "``.
+_NO_SPACING = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 # Beside one of these, more properties may be meant than those that are named.
 _OPEN_ENDED = frozenset(
     {
@@ -64,27 +68,39 @@ def with_tools(payload: GeneratePayload, tokenizer: Tokenizer, grammars: Grammar
                 param="sampling.ignore_eos",
             )
     sampling = payload.sampling.model_copy(update={"grammar": grammar})
-    return payload.model_copy(update={"sampling": sampling, "tool_style": tokenizer.tool_style})
+    shape = _shape(payload.input, payload.sampling.grammar)
+    return payload.model_copy(update={"sampling": sampling, "tool_style": tokenizer.tool_style, "answer_shape": shape})
+
+
+def _shape(source: GenerateInput, answer: GrammarSpec | None) -> AnswerShape | None:
+    if isinstance(source.tool_choice, NamedTool) or source.tool_choice is ToolChoiceMode.REQUIRED:
+        return AnswerShape.CALLS
+    return None if answer is None else AnswerShape.ANSWER_OR_CALLS
 
 
 def grammar_for(source: GenerateInput, tokenizer: Tokenizer, answer: GrammarSpec | None) -> GrammarSpec | None:
     """Return the grammar for the output of a request with tools, None if there is none.
 
     ``answer`` is the grammar of the request. It applies to answers only, so forced calls override it. Raises
-    InvalidRequest if ``answer`` and free calls cannot be combined, or the schemas are too long.
+    InvalidRequest if ``answer`` and free calls cannot be combined, or the schemas are too long. Forced calls are one
+    call, unless the request asks for parallel ones: a small model repeats its call as often as it may.
     """
     tools, choice, style = source.callable_tools, source.tool_choice, tokenizer.tool_style
     writing = _Writing(style, *(_tag(tokenizer, tag) for tag in HERMES_TAGS))
     if isinstance(choice, NamedTool):
         return _spec(_forced(writing, tools, name=choice.function.name, most=1))
     if choice is ToolChoiceMode.REQUIRED:
-        is_single = source.parallel_tool_calls is False or style is ToolStyle.LLAMA3
-        return _spec(_forced(writing, tools, most=1 if is_single else _MOST_FORCED_CALLS))
+        return _spec(_forced(writing, tools, most=_most_calls(style, source.parallel_tool_calls is True)))
     if answer is not None:
-        return _spec(_calls_or(answer, writing, tools))
+        most = _most_calls(style, source.parallel_tool_calls is not False)
+        return _spec(_answer_or_calls(answer, writing, tools, most=most))
     if style is ToolStyle.HERMES and any(tool.function.strict for tool in tools):
         return _spec(_free_text_with_calls(writing, tools))
     return None
+
+
+def _most_calls(style: ToolStyle, is_parallel: bool) -> int:
+    return _MOST_CALLS if is_parallel and style is not ToolStyle.LLAMA3 else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +128,28 @@ def _tag(tokenizer: Tokenizer, text: str) -> str:
 
 def _forced(writing: _Writing, tools: Sequence[Tool], *, name: str | None = None, most: int) -> str:
     """Calls and nothing else."""
-    more = "" if most == 1 else f' ("\\n" call){{0,{most - 1}}}'
     schemas = {
         index: _closed(tool.function) for index, tool in enumerate(tools) if name is None or tool.function.name == name
     }
-    return f"start: call{more}\n{_calls(writing, tools, schemas)}"
+    return f"start: {_row_of_calls(most)}\n{_calls(writing, tools, schemas)}"
 
 
-def _calls_or(answer: GrammarSpec, writing: _Writing, tools: Sequence[Tool]) -> str:
-    """Calls, or an answer in the grammar of the request. Only a call with a tag can be distinguished from JSON."""
-    if not writing.has_tags or answer.kind is not GrammarKind.JSON_SCHEMA:
+def _row_of_calls(most: int) -> str:
+    return "call" if most == 1 else f'call ("\\n" call){{0,{most - 1}}}'
+
+
+def _answer_or_calls(answer: GrammarSpec, writing: _Writing, tools: Sequence[Tool], *, most: int) -> str:
+    """Calls, or an answer in the form of the request. Their first characters differ (``prompts.tool_calls``)."""
+    if answer.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest(
-            "with this model a form of the answer does not go together with tools that may be called or not: "
-            "let `tool_choice` be `none` or `required`",
+            "a regular expression, a choice or a grammar does not go together with tools that may be called or not: "
+            "let `tool_choice` be `none` or `required`, or give a JSON schema",
             param="input.tool_choice",
         )
     schema = narrowed(json.loads(answer.text))
-    spaced = {**schema, "x-guidance": {"whitespace_flexible": False}} if isinstance(schema, dict) else schema
+    compact = {**(schema if isinstance(schema, dict) else {}), "x-guidance": _NO_SPACING}
     rules = _calls(writing, tools, _strict_schemas(tools))
-    return f'start: answer | call ("\\n" call)*\nanswer: %json {json.dumps(spaced)}\n{rules}'
+    return f"start: answer | {_row_of_calls(most)}\nanswer: %json {json.dumps(compact)}\n{rules}"
 
 
 def _free_text_with_calls(writing: _Writing, tools: Sequence[Tool]) -> str:
@@ -149,7 +168,8 @@ def _calls(writing: _Writing, tools: Sequence[Tool], schemas: dict[int, dict[str
     after = json.dumps(_AFTER_ARGUMENTS[writing.style])
     rules = [f"call: {' | '.join(f'call_{index}' for index in schemas)}"]
     for index, schema in schemas.items():
-        before = json.dumps(_BEFORE_ARGUMENTS[writing.style].format(name=tools[index].function.name))
+        pieces = [piece.format(name=tools[index].function.name) for piece in _BEFORE_ARGUMENTS[writing.style]]
+        before = " ".join(map(json.dumps, pieces))
         rules.append(f"call_{index}: {opening} {before} arguments_{index} {after} {closing}")
         rules.append(f"arguments_{index}: %json {json.dumps(narrowed(schema))}")
     return "\n".join(rules) + "\n"
@@ -157,7 +177,7 @@ def _calls(writing: _Writing, tools: Sequence[Tool], schemas: dict[int, dict[str
 
 def _strict_schemas(tools: Sequence[Tool]) -> dict[int, dict[str, Any]]:
     """Return the schemas that free calls are held to: any object for a function that is not strict."""
-    anything: dict[str, Any] = {"type": "object"}
+    anything: dict[str, Any] = {"type": "object", "x-guidance": _SPACING}
     return {index: _closed(tool.function) if tool.function.strict else anything for index, tool in enumerate(tools)}
 
 

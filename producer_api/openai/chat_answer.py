@@ -158,7 +158,7 @@ class ChatAnswer:
     def closing(self, job: Job) -> list[dict[str, Any]]:
         """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
         finish_reason = answer_of(job)["finish_reason"]
-        chunks = [] if self._calls is None else self._read(self._calls.finish())
+        chunks = [] if self._calls is None else self._read(self._calls.finish(is_cut=is_cut(job)))
         chunks.append(self._chunk({}, finish_reason, self._held or None))
         if self._with_usage:
             chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
@@ -184,6 +184,11 @@ def answer_of(job: Job) -> dict[str, Any]:
     code = str(error.get("code", default))
     reason = error.get("message") or f"the job was {job.state}"
     raise JobUnanswered(f"job {job.id} {_ended_as(job.state)}: {reason}", code=code, job_id=job.id)
+
+
+def is_cut(job: Job) -> bool:
+    """Return True if the model would have written more than the output has."""
+    return (job.output or {}).get("finish_reason") not in ("stop", "tool_calls")
 
 
 def _ended_as(state: JobState) -> str:

@@ -13,12 +13,13 @@ from store.tasks.generate import GenerateRequest
 
 
 class TextPart(Body):
-    """A part of a message; only text is supported."""
+    """A part of a message: text, or in an assistant's message a refusal, which is a text too."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class ChatToolCall(Body):
@@ -38,6 +39,7 @@ class ChatTurn(Body):
 
     role: str
     content: str | tuple[TextPart, ...] | None = None
+    refusal: str | None = Field(None, description="of an assistant's message; its text if there is no `content`")
     name: str | None = None
     tool_calls: tuple[ChatToolCall, ...] | None = None
     tool_call_id: str | None = None
@@ -219,10 +221,16 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(turn: ChatTurn, param: str) -> str | None:
-    if turn.content is None or isinstance(turn.content, str):
+    is_assistant = turn.role == "assistant"
+    if turn.content is None:
+        return turn.refusal if is_assistant else None
+    if isinstance(turn.content, str):
         return turn.content
+    texts = []
     for index, part in enumerate(turn.content):
-        if part.type != "text" or part.text is None:
+        text = {"text": part.text, "refusal": part.refusal if is_assistant else None}.get(part.type)
+        if text is None:
             where = f"{param}[{index}].type"
             raise unsupported(f"`{where}` {part.type[:40]!r} is not supported: only text parts are", where)
-    return "".join(part.text or "" for part in turn.content)
+        texts.append(text)
+    return "".join(texts)

@@ -5,14 +5,16 @@
     message                     message                       role: its text
     function_call               function_call                 assistant, with its calls
     function_call_output        function_call_output          tool: the result of one call
+    reasoning                   reasoning                     -
+    item_reference              the item of an answer         as that item
 
 Only text and function calls are supported; anything else is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from store.errors import InvalidRequest
 from store.ids import new_id
@@ -21,41 +23,62 @@ from store.payloads.strict_model import Body
 Item = dict[str, Any]
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_TEXTS = ("input_text", "output_text", "text")
-_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco"}
+_TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
+_PREFIXES = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
 
 class ContentPart(Body):
-    """A part of a message or of a function's result; only text is supported."""
+    """A part of a message, of a function's result or of reasoning: text, or a refusal of the assistant."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class InputItem(Body):
-    """An item of a conversation; without a ``type`` it is a message."""
+    """An item of a conversation; without a ``type`` it is a message, or with an ``id`` alone an ``item_reference``."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     type: str | None = None
+    id: str | None = None
     role: str | None = None
     content: str | tuple[ContentPart, ...] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
     output: str | tuple[ContentPart, ...] | None = None
+    summary: tuple[ContentPart, ...] | None = Field(None, description="of a reasoning item; the model is not given it")
+
+    @property
+    def reference(self) -> str | None:
+        """The id of the item that this one stands for."""
+        is_bare = self.type is None and self.role is None and self.content is None
+        return self.id if self.type == "item_reference" or is_bare else None
 
 
 Input = str | tuple[InputItem, ...]
 
 
-def read_items(given: Input, param: str = "input") -> list[Item]:
-    """Return the items with new ids; raise InvalidRequest that names the first unsupported one."""
+def references_of(given: Input | None) -> dict[str, str]:
+    """Return the ids of items that the input refers to, each with the name of its first place."""
+    found: dict[str, str] = {}
+    for index, item in enumerate(given if isinstance(given, tuple) else ()):
+        if item.reference is not None:
+            found.setdefault(item.reference, f"input[{index}].id")
+    return found
+
+
+def read_items(given: Input, referenced: Mapping[str, Item], param: str = "input") -> list[Item]:
+    """Return the items with new ids; raise InvalidRequest that names the first unsupported one.
+
+    ``referenced``: the items of ``references_of``, which keep their ids.
+    """
     if isinstance(given, str):
         return [message("user", given)]
-    return [_read(item, f"{param}[{index}]") for index, item in enumerate(given)]
+    return [_read(item, referenced, f"{param}[{index}]") for index, item in enumerate(given)]
 
 
 def message(role: str, text: str) -> Item:
@@ -70,13 +93,18 @@ def _item(kind: str, **fields: Any) -> Item:
     return {"id": new_id(_PREFIXES[kind]), "type": kind, "status": "completed", **fields}
 
 
-def _read(item: InputItem, param: str) -> Item:
+def _read(item: InputItem, referenced: Mapping[str, Item], param: str) -> Item:
+    if item.reference is not None:
+        if item.reference not in referenced:
+            raise _unsupported(f"{param}.type", "item_reference", "send the item itself")
+        return referenced[item.reference]
     match item.type or "message":
         case "message":
             role = _required(item.role, f"{param}.role")
             if role not in _ROLES:
                 raise _unsupported(f"{param}.role", role, ", ".join(_ROLES))
-            return message(role, _text(item.content, f"{param}.content"))
+            content = "" if item.content is None and role == "assistant" else item.content
+            return message(role, _text(content, f"{param}.content"))
         case "function_call":
             return _item(
                 "function_call",
@@ -87,6 +115,10 @@ def _read(item: InputItem, param: str) -> Item:
         case "function_call_output":
             call_id = _required(item.call_id, f"{param}.call_id")
             return _item("function_call_output", call_id=call_id, output=_text(item.output, f"{param}.output"))
+        case "reasoning":
+            # It belongs to an earlier answer: the model is not given it again.
+            text = _text(item.summary or (), f"{param}.summary")
+            return _item("reasoning", summary=[{"type": "summary_text", "text": text}] if text else [])
         case other:
             raise _unsupported(f"{param}.type", other, ", ".join(_PREFIXES))
 
@@ -96,9 +128,9 @@ def _text(content: str | tuple[ContentPart, ...] | None, param: str) -> str:
         return content
     parts = _required(content, param)
     for index, part in enumerate(parts):
-        if part.type not in _TEXTS or part.text is None:
+        if part.type not in (*_TEXTS, "refusal") or (part.text is None and part.refusal is None):
             raise _unsupported(f"{param}[{index}].type", part.type, "text alone")
-    return "".join(part.text or "" for part in parts)
+    return "".join(part.text or part.refusal or "" for part in parts)
 
 
 def _required(value: Any, param: str) -> Any:
@@ -147,8 +179,9 @@ def _message(item: Item) -> dict[str, Any] | None:
             return {"role": "assistant", "tool_calls": [{"id": item["call_id"], "function": function}]}
         case "function_call_output":
             return {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
+        case "reasoning":
+            return None
         case _:
             role = _ROLES[item["role"]]
             text = "".join(part["text"] for part in item["content"])
-            # An empty answer is dropped.
-            return {"role": role, "content": text} if text or role != "assistant" else None
+            return {"role": role, "content": text}

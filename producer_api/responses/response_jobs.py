@@ -1,6 +1,6 @@
 """Use cases of the Responses API: prepare a job from a request and the objects it refers to; cancel a response."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -8,8 +8,8 @@ from starlette.concurrency import run_in_threadpool
 from producer_api.jobs.cancel import cancel
 from producer_api.responses import prompt_template
 from producer_api.responses.prompt_template import FilledTemplate
-from producer_api.responses.response_items import ContentPart, Item
-from producer_api.responses.response_output import output_items
+from producer_api.responses.response_items import ContentPart, Item, references_of
+from producer_api.responses.response_output import output_items, response_of
 from producer_api.responses.response_request import (
     PreparedResponse,
     PromptRef,
@@ -52,14 +52,43 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
 
     Raises InvalidRequest and, for an id that the tenant does not have, NotFound.
     """
+    referenced = _referenced(db, tenant_id, references_of(request.input))
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
     if request.previous_response_id is not None:
         items, answer = _conversation(db, tenant_id, request.previous_response_id)
     if request.prompt is None:
-        return to_job(request, ResponseContext(items, answer))
+        return to_job(request, ResponseContext(items, answer, referenced=referenced))
     filled, version = _fill_template(db, tenant_id, request.prompt)
-    return to_job(request, ResponseContext(items, answer, filled, version))
+    return to_job(request, ResponseContext(items, answer, filled, version, referenced))
+
+
+def _referenced(db: Database, tenant_id: str, references: Mapping[str, str]) -> dict[str, Item]:
+    """Return the items of stored answers by their ids. ``references``: the place of each id in the request."""
+    by_response = {response_of(item_id): None for item_id in references}
+    if len(by_response) > responses.MAX_TURNS:
+        raise InvalidRequest(
+            f"the input refers to items of {len(by_response)} responses, and {responses.MAX_TURNS} are the most: "
+            "send the items themselves",
+            param="input",
+        )
+    found = {item["id"]: item for response_id in by_response for item in _answer(db, tenant_id, response_id)}
+    for item_id, param in references.items():
+        if item_id not in found:
+            raise NotFound(
+                f"no item {item_id[:80]} of a stored answer: send the item itself, or let `store` be true", param=param
+            )
+    return {item_id: found[item_id] for item_id in references}
+
+
+def _answer(db: Database, tenant_id: str, response_id: str | None) -> Sequence[Item]:
+    try:
+        if response_id is None:
+            return ()
+        read_response(responses.get, db, tenant_id, response_id)
+        return output_items(jobs.get(db, tenant_id, job_id_of(response_id)))
+    except (NotFound, Gone):
+        return ()
 
 
 def _conversation(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Item], Sequence[Item]]:

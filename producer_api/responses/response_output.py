@@ -8,12 +8,15 @@ same text at other places. So the text is split again, at places that depend onl
     sent       Hel│lo │wor│ld          sent              Hel│lo │wor│ld
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from producer_api.openai.chat_answer import is_cut
 from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs.jobs import Job
+from store.jobs.responses import response_id
 from store.schema.job_states import JobState
 from store.tasks.generate import GeneratePayload
 
@@ -94,7 +97,7 @@ class Output:
         """Yield the held-back text at the end of the job. An empty answer is one empty message."""
         for chunk in self._chunker.rest():
             yield from self._read(chunk)
-        for piece in () if self._calls is None else self._calls.finish():
+        for piece in () if self._calls is None else self._calls.finish(is_cut=is_cut(job)):
             yield from self._take(piece)
         if job.state is JobState.SUCCEEDED and not self.items:
             yield self._begin_message(), ""
@@ -145,6 +148,15 @@ def output_items(job: Job) -> list[Item]:
     ]
 
 
+_ITEM_ID = re.compile(r"[a-z]{2,4}_([0-9a-f]{32})(?:_[0-9]+)?")
+
+
+def response_of(item_id: str) -> str | None:
+    """Return the id of the response that an item of an answer belongs to, None for any other id."""
+    found = _ITEM_ID.fullmatch(item_id)
+    return None if found is None else response_id(f"job_{found[1]}")
+
+
 def last_status(job: Job) -> str:
     """Return the status of the last item of an ended job: only the last can be incomplete."""
-    return "completed" if (job.output or {}).get("finish_reason") in ("stop", "tool_calls") else "incomplete"
+    return "incomplete" if is_cut(job) else "completed"

@@ -5,7 +5,7 @@ in ``store.tasks.generate``: a validation error on a job field is renamed to the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
@@ -172,13 +172,15 @@ _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default"
 class ResponseContext:
     """The objects that the request refers to: the conversation so far, and the filled prompt template.
 
-    ``answer``: the items of the previous answer, which are not yet part of ``items``.
+    ``answer``: the items of the previous answer, which are not yet part of ``items``. ``referenced``: by their ids, the
+    items that the input refers to.
     """
 
     items: Sequence[Item] = ()
     answer: Sequence[Item] = ()
     filled: FilledTemplate | None = None
     prompt_version: int | None = None
+    referenced: Mapping[str, Item] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     filled = context.filled
     instructions = request.instructions if request.instructions is not None or filled is None else filled.instructions
     given = [] if filled is None else [message(role, text) for role, text in filled.messages]
-    new = [*context.answer, *given, *([] if request.input is None else read_items(request.input))]
+    new = [*context.answer, *given, *_items(request, context.referenced)]
     body = {
         "model": request.model,
         "input": {"messages": messages_of(instructions or None, [*context.items, *new]), **_tools(request)},
@@ -211,6 +213,10 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), request) from error
     return PreparedResponse(job, _new_response(request, instructions, new, context.prompt_version))
+
+
+def _items(request: ResponseRequest, referenced: Mapping[str, Item]) -> list[Item]:
+    return [] if request.input is None else read_items(request.input, referenced)
 
 
 def _check(request: ResponseRequest) -> None:

@@ -49,7 +49,10 @@ class ToolCall(Strict):
 
 
 class ChatMessage(Strict):
-    """One message. The assistant's may have only tool calls; a tool's is the result of one call."""
+    """One message. The assistant's may have only tool calls; a tool's is the result of one call.
+
+    A text may be empty: an answer is, if a stop string came first, and callers send answers back.
+    """
 
     role: Role
     name: ParticipantName | None = None
@@ -59,14 +62,12 @@ class ChatMessage(Strict):
 
     @field_validator("content")
     @classmethod
-    def _is_not_empty(cls, content: str | None, info: ValidationInfo) -> str | None:
+    def _is_there(cls, content: str | None, info: ValidationInfo) -> str | None:
         if info.data.get("tool_calls") is not None:
             return content or None
-        if content is None:
+        if content is None and info.data.get("role") is not Role.ASSISTANT:
             raise PydanticCustomError("missing", "Field required")
-        if not content and info.data.get("role") is not Role.TOOL:
-            raise PydanticCustomError("string_too_short", "String should have at least 1 character")
-        return content
+        return content or ""
 
     @model_validator(mode="after")
     def _calls_and_answers(self) -> Self:

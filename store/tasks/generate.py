@@ -127,16 +127,24 @@ class ToolStyle(StrEnum):
     JSON = "json"
 
 
+class AnswerShape(StrEnum):
+    """What the grammar allows in an answer with tools."""
+
+    CALLS = "calls"  # calls and nothing else
+    ANSWER_OR_CALLS = "answer_or_calls"  # the first characters decide
+
+
 class GeneratePayload(Strict):
     """The part of a request that the worker needs, as stored in the job row.
 
-    ``tool_style`` is the format in which this model version writes calls; None if it may call no tools. ``policy`` is
-    None if no rule applies to the output.
+    ``tool_style`` is the format in which this model version writes calls; None if it may call no tools.
+    ``answer_shape`` is None if calls may be anywhere in the text. ``policy`` is None if no rule applies to the output.
     """
 
     input: GenerateInput
     sampling: Sampling
     tool_style: ToolStyle | None = None
+    answer_shape: AnswerShape | None = None
     policy: PinnedPolicy | None = None
 
 

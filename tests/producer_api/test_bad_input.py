@@ -52,7 +52,7 @@ BAD_JOBS: dict[str, tuple[Any, str | None, str]] = {
     "prompt and messages": ({"model": "tiny", "input": {"prompt": "x", "messages": [USER]}}, "input", "exactly one"),
     "neither": ({"model": "tiny", "input": {}}, "input", "exactly one"),
     "no messages": (_messages(), "input.messages", "at least 1"),
-    "empty message": (_messages(USER, {"role": "user", "content": ""}), "input.messages[1].content", "at least 1"),
+    "message without content": (_messages(USER, {"role": "user"}), "input.messages[1].content", "is required"),
     "empty prompt": ({"model": "tiny", "input": {"prompt": ""}}, "input.prompt", "at least 1"),
     "unknown role": (_messages({"role": "wizard", "content": "x"}), "input.messages[0].role", "'assistant'"),
     "content is an object": (_messages({"role": "user", "content": {}}), "input.messages[0].content", "string"),
@@ -146,7 +146,11 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "no messages": ({"model": "tiny"}, "messages", "is required"),
     "messages empty": ({"model": "tiny", "messages": []}, "messages", "at least 1"),
     "content missing": (_with_message(role="user"), "messages[1].content", "is required"),
-    "content empty": (_with_message(role="user", content=""), "messages[1].content", "at least 1"),
+    "refusal of the user": (
+        _with_message(role="user", content=[{"type": "refusal", "refusal": "No."}]),
+        "messages[1].content[0].type",
+        "only text",
+    ),
     "role": (_with_message(role="function", content="x", name="f"), "messages[1].role", "not supported"),
     "picture": (
         _with_message(role="user", content=[{"type": "image_url", "image_url": {"url": "x"}}]),

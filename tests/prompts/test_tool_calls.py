@@ -95,6 +95,30 @@ def test_what_is_no_call_stays_content_to_the_letter(style: ToolStyle, text: str
     assert read(style, text) == Reading(text, ())
 
 
+@pytest.mark.parametrize(
+    ("style", "text", "content"),
+    [
+        (HERMES, 'Now.\n<tool_call>\n{"name": "turn", "argum', "Now."),
+        (HERMES, "Now. <tool_c", "Now. "),
+        (HERMES, "<tool_call>", ""),
+        (LLAMA3, 'Now.\n{"name": "turn", "param', "Now."),
+        (JSON, '{"name": "tu', ""),
+        (JSON, '{"arguments": {"by": 1}, "name": "tu', ""),
+        # These are no beginnings of calls.
+        (HERMES, "a <", "a <"),
+        (HERMES, '<tool_call>{"name": "fly", "argum', '<tool_call>{"name": "fly", "argum'),
+        (JSON, '{"na', '{"na'),
+        (JSON, '{"name": "fly', '{"name": "fly'),
+    ],
+)
+def test_the_beginning_of_a_call_that_was_cut_off_is_dropped(style: ToolStyle, text: str, content: str) -> None:
+    for pieces in ([text], text):
+        reader = ToolCallReader(style, NAMES)
+        told = [piece for each in pieces for piece in reader.add(each)]
+        assert merged([*told, *reader.finish(is_cut=True)]) == Reading(content, ())
+    assert read(style, [text]) == Reading(text, ())
+
+
 def test_the_bound_drops_further_calls() -> None:
     text = '{"name": "turn", "arguments": {"a": 1}}\n{"name": "turn", "arguments": {}}\nDone.'
     assert read(JSON, [text], most=1) == Reading("Done.", calls('{"a": 1}'))

@@ -1,5 +1,6 @@
 """Every answer that the tool grammar allows parses as calls with valid arguments."""
 
+import json
 import random
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -115,10 +116,14 @@ def babbler(request: pytest.FixtureRequest, plain: Babbler, tagged: Babbler) -> 
     return plain if request.param == "plain" else tagged
 
 
-def reading_of(asked: GeneratePayload, text: str) -> Reading:
+def reading_of(asked: GeneratePayload, text: str, *, is_cut: bool = False) -> Reading:
     reader = reader_for(asked)
     assert reader is not None
-    return merged([*reader.add(text), *reader.finish()])
+    whole = merged([*reader.add(text), *reader.finish(is_cut=is_cut)])
+    again = reader_for(asked)
+    assert again is not None
+    assert merged([*(piece for letter in text for piece in again.add(letter)), *again.finish(is_cut=is_cut)]) == whole
+    return whole
 
 
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
@@ -129,7 +134,7 @@ NAMED = {"type": "function", "function": {"name": "get_weather"}}
 def test_a_forced_answer_is_calls_that_validate_and_nothing_else(
     babbler: Babbler, style: ToolStyle, choice: Any
 ) -> None:
-    asked = babbler.asked(style, tool_choice=choice)
+    asked = babbler.asked(style, tool_choice=choice, parallel_tool_calls=True)
     assert asked.sampling.grammar is not None
     numbers = set()
     for seed in range(6):
@@ -142,9 +147,11 @@ def test_a_forced_answer_is_calls_that_validate_and_nothing_else(
     assert (max(numbers) > 1) == (choice == "required" and style is not ToolStyle.LLAMA3)
 
 
-def test_calls_side_by_side_can_be_switched_off(plain: Babbler) -> None:
+def test_forced_calls_side_by_side_are_made_only_if_they_are_asked_for(plain: Babbler) -> None:
     one = '{"name": "stop", "arguments": {}}'
-    for is_parallel, number, allowed in [(True, 2, True), (False, 1, True), (False, 2, False), (True, 9, False)]:
+    for is_parallel, number, allowed in [
+        *[(True, 8, True), (True, 9, False), (False, 1, True), (False, 2, False), (None, 1, True), (None, 2, False)],
+    ]:
         grammar = plain.asked(ToolStyle.JSON, tool_choice="required", parallel_tool_calls=is_parallel).sampling.grammar
         assert grammar is not None
         assert plain.accepts(grammar, "\n".join([one] * number)) is allowed
@@ -165,17 +172,60 @@ def test_an_answer_is_free_unless_a_function_is_strict(babbler: Babbler) -> None
     assert not babbler.accepts(grammar, call.format("get_weather", good) + " <tool_call> what?")
 
 
-def test_a_form_of_the_answer_leaves_room_for_calls_where_the_two_can_be_told_apart(babbler: Babbler) -> None:
-    form = GrammarSpec(kind=GrammarKind.JSON_SCHEMA, text='{"type": "object", "properties": {"a": {"type": "null"}}}')
-    grammar = babbler.asked(ToolStyle.HERMES, form).sampling.grammar
+class _LikeACall(BaseModel):
+    """An answer that could be mistaken for a call."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Literal["stop", "get_weather"]
+    arguments: _Nothing
+    text: Annotated[str, Field(max_length=9)]
+
+
+CALL = {
+    ToolStyle.HERMES: '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>',
+    ToolStyle.LLAMA3: '{"name": "stop", "parameters": {}}',
+    ToolStyle.JSON: '{"name": "stop", "arguments": {}}',
+}
+
+
+@pytest.mark.parametrize("style", ToolStyle)
+def test_an_answer_in_its_form_and_a_call_are_told_apart_from_the_first_characters(
+    babbler: Babbler, style: ToolStyle
+) -> None:
+    form = GrammarSpec(kind=GrammarKind.JSON_SCHEMA, text=json.dumps(_LikeACall.model_json_schema()))
+    strict = [{"type": "function", "function": {**tool["function"], "strict": True}} for tool in TOOLS]  # type: ignore[dict-item]
+    asked = babbler.asked(style, form, tools=strict)
+    grammar = asked.sampling.grammar
     assert grammar is not None
-    assert babbler.accepts(grammar, '{"a":null}')
-    assert babbler.accepts(grammar, '<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>')
+    answer = '{"name":"stop","arguments":{},"text":"<tool {"}'
+    assert babbler.accepts(grammar, answer)
+    assert reading_of(asked, answer) == Reading(answer, ())
+    assert babbler.accepts(grammar, CALL[style])
+    assert babbler.accepts(grammar, f"{CALL[style]}\n{CALL[style]}") is (style is not ToolStyle.LLAMA3)
     assert not babbler.accepts(grammar, "a")
-    with pytest.raises(InvalidRequest, match="let `tool_choice` be") as caught:
-        babbler.asked(ToolStyle.JSON, form)
+    assert not babbler.accepts(grammar, f"{CALL[style]}\n{answer}")
+    for seed in range(4):
+        text = babbler.say(grammar, seed)
+        reading = reading_of(asked, text)
+        if reading.calls:
+            assert reading.content == ""
+        else:
+            assert reading.content == text
+            _LikeACall.model_validate_json(text)
+    # Cut anywhere, neither is taken for the other.
+    for end in range(len(answer)):
+        assert reading_of(asked, answer[:end], is_cut=True).calls == ()
+    for end in range(len(CALL[style])):
+        assert reading_of(asked, CALL[style][:end], is_cut=True).content == ""
+
+
+def test_another_form_of_the_answer_leaves_no_room_for_calls(plain: Babbler) -> None:
+    form = GrammarSpec(kind=GrammarKind.REGEX, text="[a-z]+")
+    with pytest.raises(InvalidRequest, match="or give a JSON schema") as caught:
+        plain.asked(ToolStyle.JSON, form)
     assert caught.value.param == "input.tool_choice"
-    forced = babbler.asked(ToolStyle.JSON, form, tool_choice="required").sampling.grammar
+    forced = plain.asked(ToolStyle.JSON, form, tool_choice="required").sampling.grammar
     assert forced is not None
     assert "stop" in forced.text
 

@@ -132,7 +132,7 @@ def _blocked(claim: Claim, rule: str, used: dict[str, Any]) -> Finish:
 
 def answer(payload: GeneratePayload, job_id: str, text: str, reason: FinishReason) -> GenerateOutput:
     """Return the output for the job's owner: the text, and the tool calls in it."""
-    content, calls = read_answer(payload, job_id, text)
+    content, calls = read_answer(payload, job_id, text, is_cut=reason is not FinishReason.STOP)
     if not calls:
         return GenerateOutput(text=text, finish_reason=reason.value)
     finish_reason = "tool_calls" if reason is FinishReason.STOP else reason.value

@@ -130,6 +130,21 @@ def test_every_field_reaches_the_job(openai: OpenAI, worker: ScriptedWorker, db:
     assert (job.priority, job.max_attempts, job.metadata, job.service_class) == (2, 1, {"k": "v"}, "batch")
 
 
+def test_an_answer_of_any_shape_can_be_sent_back(openai: OpenAI, worker: ScriptedWorker) -> None:
+    seen: list[Any] = []
+    with worker.serve(lambda payload: seen.append(payload["input"]["messages"]) or [""]):
+        empty = openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": ""}], stop="x")
+        said: Any = [
+            empty.choices[0].message.model_dump(),
+            {"role": "assistant", "content": None},
+            {"role": "assistant", "content": None, "refusal": "No."},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "Never."}]},
+        ]
+        openai.chat.completions.create(model="tiny", messages=[*said, {"role": "user", "content": "hi"}])
+    assert [turn["content"] for turn in seen[0]] == [""]
+    assert [turn["content"] for turn in seen[1]] == ["", "", "No.", "Never.", "hi"]
+
+
 def test_a_chat_goes_before_jobs_unless_told_otherwise(
     api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:

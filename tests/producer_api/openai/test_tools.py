@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import Any
 
 import httpx2
@@ -30,6 +31,7 @@ WEATHER: Any = {
 }
 CLOCK: Any = {"type": "function", "function": {"name": "now", "description": "The time"}}
 TOOLS = [WEATHER, CLOCK]
+FLAT: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
 QUESTION: Any = [{"role": "user", "content": "Is it warm in Oslo?"}]
 
 # A model's output in each style; the fake model has a template without tools.
@@ -45,7 +47,12 @@ def _files(template: str) -> dict[str, bytes]:
     backend = tokenizers.Tokenizer(models.BPE(letters, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return {"tokenizer.json": backend.to_str().encode(), "chat_template.jinja": template.encode()}
+    backend.add_special_tokens(["</s>"])
+    return {
+        "tokenizer.json": backend.to_str().encode(),
+        "chat_template.jinja": template.encode(),
+        "generation_config.json": json.dumps({"eos_token_id": len(letters)}).encode(),
+    }
 
 
 def register_styles(db: Database, redis_client: redis.Redis) -> dict[str, ScriptedWorker]:
@@ -242,6 +249,47 @@ def test_the_choice_reaches_the_worker_as_a_grammar(
         assert grammar is None or (grammar["kind"], "get_weather" in grammar["text"]) == ("lark", choice != named)
 
 
+FORM: Any = {"type": "json_schema", "json_schema": {"name": "report", "schema": {"type": "object"}}}
+REPORT = '{"name":"get_weather","arguments":{},"parameters":{}}'
+
+
+def test_a_form_of_the_answer_goes_together_with_tools_in_every_style(
+    openai: OpenAI, workers: dict[str, ScriptedWorker], subtests: pytest.Subtests
+) -> None:
+    for model, worker in workers.items():
+        for text, is_call in ((SAID[model], True), (REPORT, False)):
+            with subtests.test(model, is_call=is_call), worker.serve(lambda _, text=text: _letters(text)):
+                asked: Any = {"model": model, "messages": QUESTION, "tools": TOOLS, "response_format": FORM}
+                whole = openai.chat.completions.create(**asked).choices[0]
+                with openai.chat.completions.create(**asked, stream=True) as stream:
+                    deltas = [chunk.choices[0].delta for chunk in stream]
+                flat: Any = {"format": {"type": "json_schema", "name": "report", "schema": {"type": "object"}}}
+                (item,) = openai.responses.create(model=model, input="?", tools=FLAT, text=flat).output
+                names = [call.function.name for call in whole.message.tool_calls or []]
+                content = "".join(delta.content or "" for delta in deltas)
+                streamed = [call.function.name for delta in deltas for call in delta.tool_calls or [] if call.id]
+                expected = (["get_weather"], "") if is_call else ([], REPORT)
+                assert (names, whole.message.content or "") == (streamed, content) == expected
+                assert item.type == ("function_call" if is_call else "message")
+
+
+def test_a_call_that_the_token_limit_cuts_off_is_no_content(
+    openai: OpenAI, workers: dict[str, ScriptedWorker], db: Database, tenant: str, subtests: pytest.Subtests
+) -> None:
+    for (model, worker), choice in product(workers.items(), ("auto", "required")):
+        beginning = SAID[model][: SAID[model].index("_weather")]
+        asked: Any = {"model": model, "messages": QUESTION, "tools": TOOLS, "tool_choice": choice}
+        with subtests.test(model, choice=choice), openai.chat.completions.create(**asked, stream=True) as stream:
+            attempt = worker.claim(jobs.list_jobs(db, tenant)[0].id)
+            worker.say(attempt, *_letters(beginning))
+            worker.succeed(attempt, "length")
+            chunks = list(stream)
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ""
+            assert chunks[-1].choices[0].finish_reason == "length"
+            output = jobs.list_jobs(db, tenant)[0].output or {}
+            assert (output["text"], output.get("content", ""), output.get("tool_calls")) == (beginning, "", None)
+
+
 def test_a_native_stream_has_the_text_and_its_end_the_calls(api: httpx2.Client, worker: ScriptedWorker) -> None:
     with worker.serve(lambda _: _letters(SAID["plain"])):
         asked = {"model": "plain", "input": {"messages": QUESTION, "tools": TOOLS}}
@@ -250,9 +298,6 @@ def test_a_native_stream_has_the_text_and_its_end_the_calls(api: httpx2.Client, 
     assert "".join(each.data["text"] for each in events if each.name == "job.delta") == SAID["plain"]
     assert events[-1].data["output"]["tool_calls"] == job["output"]["tool_calls"]
     assert job["output"]["tool_calls"][0]["function"]["name"] == "get_weather"
-
-
-FLAT: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
 
 
 def test_a_round_of_responses_whole_and_streamed(openai: OpenAI, workers: dict[str, ScriptedWorker]) -> None:

@@ -376,6 +376,34 @@ class TestConversations:
         answers.append(stranger.post("/v1/responses", json=HELLO | {"previous_response_id": second.id}))
         assert {answer.status_code for answer in answers} == {404}
 
+    def test_an_answer_can_be_sent_back_as_it_is_or_by_its_id(
+        self, openai: OpenAI, worker: ScriptedWorker, make_client: MakeClient, other_key: str
+    ) -> None:
+        seen: list[list[tuple[str, str]]] = []
+
+        def answer(payload: dict[str, Any]) -> list[str]:
+            seen.append([(turn["role"], turn["content"]) for turn in payload["input"]["messages"]])
+            return ["answer"] if len(seen) == 1 else [""]
+
+        thought: Any = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]}
+        user: Any = {"role": "user", "content": "more"}
+        with worker.serve(answer):
+            first = openai.responses.create(**HELLO)
+            (said,) = first.output
+            reference: Any = {"type": "item_reference", "id": said.id}
+            second = openai.responses.create(model="tiny", input=[{"role": "user", "content": ""}, reference, user])
+            nothing: Any = [item.model_dump() for item in second.output]
+            refused: Any = {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}
+            openai.responses.create(model="tiny", input=[user, thought, *nothing, user, refused, user])
+            stranger = make_client(other_key)
+            lost = stranger.post("/v1/responses", json={"model": "tiny", "input": [reference]})
+        assert seen[1:] == [
+            [("user", ""), ("assistant", "answer"), ("user", "more")],
+            [("user", "more"), ("assistant", ""), ("user", "more"), ("assistant", "No."), ("user", "more")],
+        ]
+        assert [item.id for item in openai.responses.input_items.list(second.id)][1] == said.id
+        assert (lost.status_code, error_of(lost)["param"]) == (404, "input[0].id")
+
     def test_only_an_answer_can_be_continued(self, openai: OpenAI) -> None:
         waiting = openai.responses.create(**HELLO, background=True)
         for said in ("has not ended", "is cancelled"):
@@ -442,7 +470,11 @@ class TestConversations:
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": None}, "invalid_value", "input"),
     ({"input": []}, "invalid_value", "input"),
-    ({"input": [{"type": "reasoning"}]}, "unsupported_parameter", "input[0].type"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "invalid_value", "input"),
+    ({"input": [{"role": "user"}]}, "invalid_value", "input[0].content"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "not_found", "input[0].id"),
+    ({"input": [{"id": f"msg_{'0' * 32}"}]}, "not_found", "input[0].id"),
+    ({"input": [{"id": f"msg_{number:032x}"} for number in range(257)]}, "invalid_value", "input"),
     ({"input": [{"role": "narrator", "content": "x"}]}, "unsupported_parameter", "input[0].role"),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
