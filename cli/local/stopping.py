@@ -71,7 +71,8 @@ def wait_until_ready(
             say(f"waiting for {names} ({now - began:.0f} s)")
         if now > deadline:
             raise Unavailable(f"not ready after {timeout_s:.0f} s: {names} (see the logs)")
-        pause(0.05)
+        # Asking costs a little, and a large model loads for minutes.
+        pause(0.05 if now - began < _SAY_S else 0.5)
 
 
 def run_until_stopped(work: Callable[[], T]) -> T:

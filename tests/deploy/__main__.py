@@ -1,8 +1,8 @@
 """The chart by Helm itself: ``make chart``. Lints it, renders it with several values, checks every object's schema.
 
 The tests render with a small reader of their own (``chart.py``), which is fast and needs nothing; here its rendering of
-the default values is compared with Helm's, so that the tests are valid for the chart. Nothing is installed into a
-cluster.
+the default values and of a vLLM is compared with Helm's, so that the tests are valid for the chart. Nothing is installed
+into a cluster.
 """
 
 import argparse
@@ -20,6 +20,14 @@ VALUES: dict[str, list[str]] = {
     "default": [],
     "object store": ["files.url=s3://bucket/prefix", "files.claim=", "serviceAccounts.api.role=x"],
     "no Flower, open network": ["flower.enabled=false", "networkPolicy.enabled=false"],
+    "a vLLM": ["engine.enabled=true", "worker.enabled=false"],
+    "own server": [
+        "engine.enabled=true",
+        "engine.server.enabled=false",
+        "engine.url=http://gpu.inference:8000",
+        "networkPolicy.engine.to[0].ipBlock.cidr=10.3.0.0/16",
+        "networkPolicy.metrics.from[0].namespaceSelector.matchLabels.name=monitoring",
+    ],
     "own peers": [
         "networkPolicy.api.from=null",
         "networkPolicy.metrics.from[0].namespaceSelector.matchLabels.name=monitoring",
@@ -57,7 +65,8 @@ def main() -> int:
         objects = [document for document in yaml.safe_load_all(rendered) if document]
         if said.count(" passed ") != len(objects):
             sys.exit(said)
-        if name == "default" and _by_name(objects) != _by_name(chart.objects()):
+        ours = {"default": {}, "a vLLM": chart.WITH_SERVER | {"worker": {"enabled": False}}}
+        if name in ours and _by_name(objects) != _by_name(chart.objects(ours[name])):
             sys.exit("Helm renders something else than tests/deploy/chart.py")
         sys.stdout.write(f"{name}: {len(objects)} objects\n")
     return 0

@@ -55,7 +55,20 @@ def render(template: str, scope: dict[str, Any]) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all("\n".join(lines)) if document]
 
 
-def objects() -> list[dict[str, Any]]:
-    """Every object of the chart with its default values."""
-    scope = values()
+WITH_SERVER = {"engine": {"enabled": True}}
+"""Values for a vLLM of the chart, beside the workers with Headrace's own engine."""
+
+
+def with_changes(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return values with others merged into them, as Helm does."""
+    merged = {
+        name: with_changes(given[name], value) if isinstance(value, dict) and value else value
+        for name, value in changes.items()
+    }
+    return given | merged
+
+
+def objects(changes: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every object of the chart with its default values, and ``changes`` to them."""
+    scope = with_changes(values(), changes or {})
     return [obj for path in sorted((CHART / "templates").glob("*.yaml")) for obj in render(path.read_text(), scope)]

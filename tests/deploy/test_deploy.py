@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 import yaml
 
@@ -23,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FIELDS = {"HEADRACE_" + name.upper(): name for name in Settings.model_fields}
 SERVICE_NAMES = {"DATABASE_URL", "REDIS_URL"}
 # Images of other projects, which begin as root and step down themselves.
-THEIRS = {"postgres", "valkey"}
+THEIRS = {"postgres", "valkey", "vllm"}
 # Ports that only who watches over a process asks.
 OWN_PAGES = {"workers": "HEADRACE_WORKER_METRICS_PORT", "workers.dispatcher": "HEADRACE_DISPATCHER_PORT"}
 LOCKS = {"Dockerfile.control": {"control"}, "Dockerfile.worker": {"worker", "torch"}}
@@ -62,7 +63,7 @@ def _compose_units() -> Iterator[Unit]:
 
 
 def _chart_containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    for obj in chart.objects():
+    for obj in chart.objects(chart.WITH_SERVER):
         if obj["kind"] in {"Deployment", "Job"}:
             pod = obj["spec"]["template"]["spec"]
             for container in pod["containers"]:
@@ -71,6 +72,8 @@ def _chart_containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 
 def _chart_units() -> Iterator[Unit]:
     for where, _, container in _chart_containers():
+        if container["name"] in THEIRS:
+            continue
         yield Unit(
             where=where,
             command=container["command"],
@@ -150,7 +153,7 @@ def test_whoever_seals_or_opens_can_be_given_the_keys() -> None:
     deployed = [unit for unit in UNITS if not unit.where.startswith("Dockerfile")]
     modules = {"producer_api", "workers", "workers.dispatcher", "cli.main"}
     sealing = [unit for unit in deployed if unit.command[2] in modules]
-    assert len(sealing) == 7
+    assert len(sealing) == 9
     assert [unit.where for unit in sealing if "HEADRACE_ENCRYPTION_KEYS" not in unit.env] == []
 
 
@@ -182,18 +185,19 @@ def test_every_probe_asks_a_route_that_exists() -> None:
         container[kind]["httpGet"]["path"]
         for _, _, container in _chart_containers()
         for kind in ("livenessProbe", "readinessProbe")
-        if kind in container
+        if kind in container and container["name"] not in THEIRS
     ]
     asked = {
         name: re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", " ".join(service["healthcheck"]["test"]))
         for name, service in _compose().items()
-        if "healthcheck" in service
+        if "healthcheck" in service and name != "vllm"
     }
     assert asked == {
         "postgres": [],
         "valkey": [],
         "api": [("8000", "/readyz")],
         "worker": [("9100", "/readyz")],
+        "vllm-worker": [("9100", "/readyz")],
         "dispatcher": [("9101", "/readyz")],
         "flower": [("5555", "/healthcheck")],
     }
@@ -265,7 +269,8 @@ def test_no_service_becomes_a_setting() -> None:
 
 
 def test_accounts_exist_and_have_no_token() -> None:
-    accounts = {obj["metadata"]["name"]: obj for obj in chart.objects() if obj["kind"] == "ServiceAccount"}
+    objects = chart.objects(chart.WITH_SERVER)
+    accounts = {obj["metadata"]["name"]: obj for obj in objects if obj["kind"] == "ServiceAccount"}
     assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
     used = {name for _, pod, _ in _chart_containers() if (name := pod.get("serviceAccountName"))}
     assert used == set(accounts)
@@ -291,6 +296,8 @@ def test_postgres_and_valkey_stand_in_a_network_without_a_way_out() -> None:
         "operator",
         "register",
         "worker",
+        "vllm-register",
+        "vllm-worker",
     }
     assert {name for name, networks in joined.items() if "outside" in networks} == {"api", "dispatcher", "flower"}
     assert all(
@@ -309,7 +316,7 @@ def test_what_a_worker_compiles_has_a_place_to_lie(container: str) -> None:
         assert f"native:{place}" in _compose()["worker"]["volumes"]
         assert any(place in rest for instruction, rest in _dockerfile("Dockerfile.worker") if instruction == "RUN")
     else:
-        worker = next(found for where, _, found in _chart_containers() if where.endswith("-worker"))
+        worker = next(found for where, _, found in _chart_containers() if where == "chart demo-worker")
         mount = next(mount for mount in worker["volumeMounts"] if mount["mountPath"] == place)
         assert not mount.get("readOnly")
 
@@ -317,8 +324,48 @@ def test_what_a_worker_compiles_has_a_place_to_lie(container: str) -> None:
 def test_a_worker_is_given_longer_to_stop_than_it_takes_to_drain() -> None:
     worker = _compose()["worker"]
     assert int(worker["stop_grace_period"].removesuffix("s")) > float(worker["environment"]["HEADRACE_DRAIN_S"])
-    pod = next(pod for where, pod, _ in _chart_containers() if where.endswith("-worker"))
+    pod = next(pod for where, pod, _ in _chart_containers() if where == "chart demo-worker")
     assert pod["terminationGracePeriodSeconds"] > chart.values()["worker"]["drainSeconds"]
+
+
+def test_the_engine_and_its_workers_speak_of_one_server() -> None:
+    containers = {where: container for where, _, container in _chart_containers()}
+    served, registered = containers["chart demo-engine"], containers["chart demo-engine-register"]["command"]
+    assert registered[registered.index("--url") + 1] == "http://demo-engine:8000"
+    assert registered[registered.index("--tokenizer") + 1] == served["command"][2]
+    name = served["command"][served["command"].index("--served-model-name") + 1]
+    assert registered[registered.index("--served-model") + 1] == name
+    compose = {name: [_substituted(word) for word in _compose()[name]["command"]] for name in ("vllm", "vllm-register")}
+    assert compose["vllm"][compose["vllm"].index("--served-model-name") + 1] == compose["vllm-register"][4]
+    for command in (served["command"], compose["vllm"]):
+        assert {"--enable-scale-out", "--scheduling-policy", "--tensor-parallel-size"} < set(command)
+
+
+def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
+    url = "http://gpu.inference:9000"
+    changes = {"engine": {"enabled": True, "url": url, "server": {"enabled": False}}}
+    made = {obj["metadata"]["name"]: obj for obj in chart.objects(changes) if obj["kind"] in {"Deployment", "Job"}}
+    assert "demo-engine" not in made
+    (container,) = made["demo-engine-register"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-2:] == ["--url", url]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_valid"),
+    [
+        ({}, True),
+        (chart.WITH_SERVER, True),
+        ({"engine": {"url": "http://mine:8000", "server": {"enabled": False}}}, True),
+        ({"engine": {"url": "http://mine:8000"}}, False),
+        ({"engine": {"url": "mine:8000", "server": {"enabled": False}}}, False),
+        ({"engine": {"kind": "sglang"}}, False),
+        ({"engine": {"gpu": 1}}, False),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(changes: dict[str, Any], is_valid: bool) -> None:
+    schema = json.loads((chart.CHART / "values.schema.json").read_text())
+    values = chart.with_changes(chart.values(), changes)
+    assert jsonschema_rs.validator_for(schema).is_valid(values) is is_valid
 
 
 def test_valkey_never_evicts_a_hint() -> None:

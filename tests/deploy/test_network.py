@@ -7,7 +7,17 @@ import pytest
 from store.webhooks import addresses
 from tests.deploy import chart
 
-COMPONENTS = ("api", "worker", "dispatcher", "flower", "migrate", "register")
+COMPONENTS = (
+    "api",
+    "worker",
+    "dispatcher",
+    "flower",
+    "migrate",
+    "register",
+    "engine",
+    "engine-worker",
+    "engine-register",
+)
 DNS = {("UDP", 53), ("TCP", 53)}
 POSTGRES, REDIS, EVERY_PORT = ("TCP", 5432), ("TCP", 6379), ("any", "any")
 REACHES = {
@@ -17,11 +27,14 @@ REACHES = {
     "flower": {REDIS},
     "migrate": {POSTGRES},
     "register": {POSTGRES},
+    "engine": set(),
+    "engine-worker": {POSTGRES, REDIS, ("TCP", 8000)},
+    "engine-register": {POSTGRES},
 }
 
 
 def _policies() -> list[dict[str, Any]]:
-    return [obj for obj in chart.objects() if obj["kind"] == "NetworkPolicy"]
+    return [obj for obj in chart.objects(chart.WITH_SERVER) if obj["kind"] == "NetworkPolicy"]
 
 
 def _selects(policy: dict[str, Any], component: str) -> bool:
@@ -48,7 +61,7 @@ def _ports(rule: dict[str, Any]) -> set[tuple[str, Any]]:
 def test_every_pod_is_closed_both_ways() -> None:
     made = {
         obj["metadata"]["labels"]["app.kubernetes.io/component"]
-        for obj in chart.objects()
+        for obj in chart.objects(chart.WITH_SERVER)
         if "template" in obj.get("spec", {})
     }
     assert made == set(COMPONENTS)
@@ -65,7 +78,9 @@ def test_what_it_may_reach(component: str) -> None:
 
 def test_the_api_is_asked_by_the_ingress_alone_and_the_others_by_nobody() -> None:
     asked = {component: _rules(component, "ingress") for component in COMPONENTS}
-    assert {component for component, rules in asked.items() if rules} == {"api"}
+    assert {component for component, rules in asked.items() if rules} == {"api", "engine"}
+    (peer,) = asked["engine"][0]["from"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "engine-worker"
     (rule,) = asked["api"]
     assert _ports(rule) == {("TCP", "http")}
     labels = {"kubernetes.io/metadata.name": "ingress-nginx"}
