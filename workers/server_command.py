@@ -11,6 +11,9 @@ from store.settings import Settings, environment_of_others
 
 HOST = "127.0.0.1"
 
+_GUIDANCE = '{"backend":"guidance","disable_any_whitespace":true}'
+"""vLLM's setting by which every grammar is followed, and JSON has no white space, as with Headrace's own engine."""
+
 _OWN: Mapping[EngineKind, frozenset[str]] = {
     EngineKind.VLLM: frozenset({"--model", "--host", "--port", "--served-model-name", "--uds", "--api-key"}),
     EngineKind.SGLANG: frozenset({"--model-path", "--host", "--port", "--served-model-name", "--api-key"}),
@@ -80,9 +83,11 @@ def _program(spec: EngineSpec, folder: Path, port: int) -> list[str]:
     wanted = [word for name, value in given.items() if value for word in (name, value)]
     if spec.kind is EngineKind.SGLANG:
         window = ["--context-length", str(spec.context_window)] if spec.context_window else []
-        own = ["--enable-metrics", "--enable-priority-scheduling"]
+        own = ["--grammar-backend", "llguidance", "--enable-priority-scheduling", "--incremental-streaming-output"]
+        own += ["--enable-deterministic-inference"] if spec.batch_invariant else []
         return ["sglang.launch_server", "--model-path", str(folder), *where, *own, *wanted, *window]
     window = ["--max-model-len", str(spec.context_window)] if spec.context_window else []
-    own = ["--enable-scale-out", "--scheduling-policy", "priority"]
+    own = ["--enable-scale-out", "--scheduling-policy", "priority", "--enable-prompt-tokens-details"]
+    own += ["--max-logprobs", "21", "--structured-outputs-config", _GUIDANCE]
     # Not `vllm serve`, which looks for the package's metadata under a name that the CPU builds do not have.
     return ["vllm.entrypoints.openai.api_server", "--model", str(folder), *where, *own, *wanted, *window]

@@ -1,8 +1,8 @@
 """The chart by Helm itself: ``make chart``. Lints it, renders it with several values, checks every object's schema.
 
 The tests render with a small reader of their own (``chart.py``), which is fast and needs nothing; here its rendering of
-the default values and of a vLLM is compared with Helm's, so that the tests are valid for the chart. Nothing is installed
-into a cluster.
+the default values and of a vLLM is compared with Helm's, so that the tests are valid for the chart. Nothing is
+installed into a cluster.
 """
 
 import argparse
