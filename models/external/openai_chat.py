@@ -90,7 +90,8 @@ class OpenaiChatUpstream:
                 async for piece in pieces:
                     yield piece
         except UpstreamRefused as error:
-            if self._limit == _NEW_LIMIT or _NEW_LIMIT not in str(error):
+            # "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+            if self._limit not in str(error) or _NEW_LIMIT not in str(error) or self._limit == _NEW_LIMIT:
                 raise
             self._limit = _NEW_LIMIT
             async with aclosing(self._generate(request)) as pieces:

@@ -12,6 +12,7 @@ from tests.models.external.fake_server import Answer, FakeServer
 
 MODEL = "tiny"
 ON_AND_ON = "on and on: "
+SCRIPT_FINISH = "tool_calls"
 
 
 class FakeChat(FakeServer):
@@ -65,7 +66,7 @@ class FakeChat(FakeServer):
         self.calls.append(call)
         for delta in self.script[:-1]:
             await answer.event(_chunk(delta))
-        await answer.event(_chunk(self.script[-1], "tool_calls"))
+        await answer.event(_chunk(self.script[-1], SCRIPT_FINISH))
 
 
 def call_of(body: dict[str, Any]) -> Call:

@@ -14,6 +14,20 @@ class FakeSglang(FakeServer):
     """``is_deterministic`` is --enable-deterministic-inference, ``by_priority`` is --enable-priority-scheduling,
     ``is_incremental`` is --incremental-streaming-output."""
 
+    INFO = (
+        "version",
+        "model_path",
+        "revision",
+        "quantization",
+        "dtype",
+        "grammar_backend",
+        "enable_priority_scheduling",
+        "schedule_low_priority_values_first",
+        "enable_deterministic_inference",
+        "incremental_streaming_output",
+    )
+    """The fields that the adapter, and readers of the recording, need."""
+
     def __init__(
         self,
         *,

@@ -42,7 +42,7 @@ def exchanges(model: str) -> dict[str, tuple[str, str, dict[str, Any] | None]]:
 
 def play(url: str, model: str) -> dict[str, Any]:
     """Ask a server all of it; return status and events, or the JSON value, of each answer."""
-    return {name: _ask(url, *request) for name, request in exchanges(model).items()}
+    return {name: ask_server(url, *request) for name, request in exchanges(model).items()}
 
 
 def shape(value: Any) -> Any:
@@ -58,7 +58,8 @@ def _name(name: str) -> str:
     return "token_id:" if name.startswith("token_id:") else name
 
 
-def _ask(url: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+def ask_server(url: str, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    """Ask a server; return the status and the events, or the JSON value, of its answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url + path, data, {"content-type": "application/json"}, method=method)
     try:

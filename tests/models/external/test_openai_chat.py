@@ -1,0 +1,128 @@
+"""What is the chat completions adapter's own: fields, counts, tool calls, busy servers and errors."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from models.engine.requests import CompletionOutput, EngineError, FinishReason
+from models.external.upstream import UpstreamFailed, UpstreamLost, UpstreamRefused
+from prompts.tool_calls import ToolCallReader
+from store.tasks.generate import ToolStyle
+from tests.models.external.engines import Rig, chat, wait_until
+from tests.models.external.fake_model import answer
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    with chat() as rig:
+        yield rig
+
+
+def ask(rig: Rig, **sampling: Any) -> CompletionOutput:
+    return rig.run(rig.ask(**sampling))
+
+
+def test_the_servers_counts_are_the_usage_and_pieces_count_where_it_has_none(rig: Rig) -> None:
+    bare = ask(rig, max_tokens=5, ignore_eos=True)
+    assert (bare.num_prompt_tokens, bare.num_output_tokens) == (len(rig.words[0]), 5)
+    rig.server.writes_usage = True
+    counted = ask(rig)
+    assert (counted.num_prompt_tokens, counted.num_output_tokens, counted.num_cached_tokens) == (1234, 567, 8)
+
+
+def test_a_request_has_the_fields_of_a_chat_and_no_others(rig: Rig) -> None:
+    rig.run(rig.ask(max_tokens=7, temperature=0.5, top_p=0.9, seed=3, presence_penalty=0.5, stop=("xyz",)))
+    body = rig.server.calls[-1].body
+    assert body == {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "the mill"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+        "presence_penalty": 0.5,
+    }
+
+
+def test_a_server_that_wants_the_new_name_of_the_limit_gets_it_from_then_on(rig: Rig) -> None:
+    rig.server.wants_new_limit = True
+    for _ in range(2):
+        assert ask(rig, max_tokens=4, ignore_eos=True).text == bytes(answer(b"on and on: the mill", 4)).decode()
+    assert [call.body.get("max_completion_tokens") for call in rig.server.calls] == [4, 4]
+
+
+PIECES = [
+    {"content": "Let me see. "},
+    {"reasoning_content": "which city?"},
+    {"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "weather", "arguments": ""}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": "K'}}]},
+    {"tool_calls": [{"index": 0, "function": {"arguments": 'öln"}'}}]},
+    {"tool_calls": [{"index": 1, "id": "b", "type": "function", "function": {"name": "now"}}]},
+    {},
+]
+WHOLE = [
+    {"content": "Let me see. "},
+    {
+        "tool_calls": [
+            {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}},
+            {"index": 0, "id": "b", "function": {"name": "now", "arguments": "{}"}},
+        ]
+    },
+    {},
+]
+
+
+@pytest.mark.parametrize("script", [PIECES, WHOLE], ids=["in pieces", "whole, without numbers"])
+def test_tool_calls_of_the_server_are_read_in_the_text(rig: Rig, script: list[dict[str, Any]]) -> None:
+    rig.server.script = script
+    completion = ask(rig)
+    reader = ToolCallReader(ToolStyle.HERMES, ["weather", "now"])
+    pieces = [piece for text in completion.deltas for piece in reader.add(text)] + reader.finish()
+    calls: dict[int, list[str]] = {}
+    for piece in pieces[1:]:
+        calls.setdefault(piece.index, [piece.name or "", ""])[1] += piece.arguments
+    assert pieces[0].text == "Let me see."
+    assert calls == {0: ["weather", '{"city": "Köln"}'], 1: ["now", "{}"]}
+    assert completion.finish_reason is FinishReason.STOP
+    assert "which city" not in completion.text
+
+
+def test_a_busy_server_gets_nothing_for_as_long_as_it_says(rig: Rig) -> None:
+    rig.server.refusals = [(429, {"retry-after": "1.5"}, {"error": {"message": "slow down"}})]
+    with pytest.raises(UpstreamLost, match="slow down"):
+        ask(rig)
+    questions = rig.server.num_model_questions
+    wait_until(lambda: rig.server.num_model_questions > questions)  # it is there, and described again
+    assert not rig.engine.can_admit(1, 1)
+    wait_until(lambda: rig.engine.can_admit(1, 1))
+    assert ask(rig).text
+
+
+ERRORS: list[tuple[int, Any, type[EngineError], str]] = [
+    (400, {"error": {"message": "too long", "code": "context_length_exceeded"}}, UpstreamRefused, "context_length"),
+    (400, {"error": {"message": "too long", "type": "exceed_context_size_error"}}, UpstreamRefused, "context_length"),
+    (422, {"detail": [{"loc": ["body"], "msg": "bad", "input": "the mill"}]}, UpstreamRefused, "invalid_value"),
+    (401, {"error": {"message": "wrong key"}}, UpstreamLost, "worker_lost"),
+    (500, {"error": {"message": "out of luck"}}, UpstreamFailed, "engine_error"),
+]
+
+
+@pytest.mark.parametrize(("status", "said", "kind", "code"), ERRORS)
+def test_an_error_says_if_another_attempt_may_succeed(
+    rig: Rig, status: int, said: Any, kind: type[EngineError], code: str
+) -> None:
+    rig.server.refusals = [(status, {}, said)]
+    with pytest.raises(kind) as refused:
+        ask(rig)
+    assert refused.value.code.startswith(code)
+    assert "the mill" not in str(refused.value), "the prompt is not quoted"
+
+
+def test_an_answer_that_a_content_filter_cuts_is_no_answer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.models.external.fake_chat.SCRIPT_FINISH", "content_filter")
+    rig.server.script = [{"content": "I"}, {}]
+    with pytest.raises(UpstreamRefused, match="content filter"):
+        ask(rig)

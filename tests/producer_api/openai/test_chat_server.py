@@ -1,0 +1,82 @@
+"""A model behind a server of chat completions: what a request may have, and what is stored for the worker."""
+
+from typing import Any
+
+import httpx2
+import openai as client
+import pytest
+from openai import OpenAI
+
+from store.db.database import Database
+from store.jobs import jobs
+from store.registry.engine_spec import EngineKind, EngineSpec
+from store.registry.models import register_version
+from tests.producer_api.calling import error_of, num_jobs
+
+WINDOW = 512
+MESSAGES: Any = [{"role": "user", "content": "hi"}]
+TOOLS: Any = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object"}, "strict": True}}]
+
+
+@pytest.fixture(autouse=True)
+def chat_model(db: Database) -> None:
+    register_version(
+        db,
+        model="chat",
+        runner="openai",
+        source="http://127.0.0.1:9",
+        digest="c" * 64,
+        dtype="auto",
+        context_window=WINDOW,
+        files={},
+        actor="tests",
+        engine=EngineSpec(kind=EngineKind.OPENAI, url="http://127.0.0.1:9", served_model="upstream"),
+    )
+
+
+def submit(api: httpx2.Client, source: dict[str, Any], **sampling: Any) -> httpx2.Response:
+    return api.post("/v1/jobs", json={"model": "chat", "input": source, "sampling": sampling})
+
+
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"prompt": "hi"}, {}, "input.prompt"),
+    ({"token_ids": [1]}, {}, "input.token_ids"),
+    ({"messages": MESSAGES}, {"top_k": 5}, "sampling.top_k"),
+    ({"messages": MESSAGES}, {"repetition_penalty": 1.1}, "sampling.repetition_penalty"),
+    ({"messages": MESSAGES}, {"ignore_eos": True}, "sampling.ignore_eos"),
+    ({"messages": MESSAGES}, {"logprobs": 0}, "sampling.logprobs"),
+    ({"messages": MESSAGES}, {"grammar": {"kind": "regex", "text": "a"}}, "sampling.grammar"),
+    ({"messages": MESSAGES}, {"grammar": {"kind": "json_schema", "text": '{"type": 5}'}}, "sampling.grammar"),
+]
+
+
+@pytest.mark.parametrize(("source", "sampling", "param"), REFUSED)
+def test_what_a_chat_completion_has_no_field_for_is_refused(
+    api: httpx2.Client, db: Database, source: dict[str, Any], sampling: dict[str, Any], param: str
+) -> None:
+    response = submit(api, source, **sampling)
+    assert (response.status_code, error_of(response)["param"]) == (400, param)
+    assert num_jobs(db) == 0
+
+
+def test_a_prompt_is_refused_only_if_it_is_far_too_long(api: httpx2.Client) -> None:
+    def long(num_chars: int) -> httpx2.Response:
+        return submit(api, {"messages": [{"role": "user", "content": "x" * num_chars}]}, max_tokens=10)
+
+    assert long(7 * WINDOW).status_code == 202
+    refused = long(9 * WINDOW)
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "context_length_exceeded")
+
+
+def test_tools_and_a_schema_go_to_the_worker_as_they_are(
+    openai: OpenAI, api: httpx2.Client, db: Database, tenant: str
+) -> None:
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    ask: Any = {"model": "chat", "messages": MESSAGES, "tools": TOOLS, "tool_choice": "required", "timeout": 0.5}
+    with pytest.raises(client.APITimeoutError):  # there is no worker
+        openai.chat.completions.create(**ask, response_format=schema)
+    (job,) = jobs.list_jobs(db, tenant)
+    assert job.payload["input"]["tools"] == TOOLS
+    assert job.payload["input"]["tool_choice"] == "required"
+    assert job.payload["tool_style"] == "hermes"
+    assert job.payload["sampling"]["grammar"]["kind"] == "json_schema", "no grammar of our own for the calls"
