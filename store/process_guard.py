@@ -10,6 +10,7 @@ It runs as a script of the standard library alone, so it costs little memory.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from typing import Final
 ON_PARENT_DEATH: Final = signal.SIGHUP
 """The signal that the guard must get when its parent dies: ``child_process.Command.on_parent_death``."""
 
+_PR_SET_PDEATHSIG = 1
 _PATIENCE_S = 5.0
 _LOOK_S = 0.02
 
@@ -54,6 +56,12 @@ def _in_session(session: int) -> set[int]:
     return found
 
 
+def _die_with_guard() -> None:
+    """Let the kernel kill the program if the guard itself is killed. It runs in the program's process, before it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 class _ParentDied(Exception):
     """Raised by the handler of ``ON_PARENT_DEATH``."""
 
@@ -76,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
         signal.signal(ON_PARENT_DEATH, give_up)
-        program = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL)
+        program = subprocess.Popen(list(argv), stdin=subprocess.DEVNULL, preexec_fn=_die_with_guard)
         if is_stopping:
             program.terminate()
         code = program.wait()

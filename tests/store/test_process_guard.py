@@ -50,8 +50,9 @@ def kill_program(_child: Child, program: int) -> None:
     os.kill(program, signal.SIGKILL)
 
 
-def kill_guard(child: Child, _program: int) -> None:
-    child.kill()
+def kill_guard(child: Child, program: int) -> None:
+    os.kill(child.pid, signal.SIGKILL)
+    assert ended_within(program, 10), "the kernel ends it"
     kill_session(child.pid)
 
 
