@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producer_api.batches import batch_routes
+from producer_api.batches import batch_routes, message_batch_routes
 from producer_api.batches.batch_keeper import BatchKeeper
 from producer_api.files import file_routes
 from producer_api.http import health_routes, pages
@@ -48,6 +48,7 @@ _ROUTES = (
     moderation_routes,
     file_routes,
     batch_routes,
+    message_batch_routes,
     policy_routes,
     model_routes,
     usage_routes,

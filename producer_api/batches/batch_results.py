@@ -31,7 +31,9 @@ OK = 200
 _LINES_PER_PIECE = 64
 _BYTES_PER_PIECE = 1 << 20
 
-_CANCELLED = {"code": "batch_cancelled", "message": "the batch was cancelled before this request was done"}
+BATCH_CANCELLED = "batch_cancelled"
+
+_CANCELLED = {"code": BATCH_CANCELLED, "message": "the batch was cancelled before this request was done"}
 _EXPIRED = {"code": "batch_expired", "message": "this request was not done within the completion window"}
 
 

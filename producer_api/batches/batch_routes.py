@@ -1,7 +1,7 @@
 """Routes of OpenAI's batches: create, retrieve, list, cancel."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from store.batches.batches import Batch, NewBatch
 from store.db.database import Database
 from store.errors import InvalidRequest
 from store.files import files
-from store.files.files import Purpose
+from store.files.files import File, Purpose
 from store.payloads.job_payload import MetadataKey, MetadataValue
 from store.payloads.strict_model import Body
 from store.registry.policies import EVERY_MODEL
@@ -90,23 +90,31 @@ async def create_batch(
     runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf
 ) -> Response:
     """Run each line of an uploaded file within the completion window, at lower priority than interactive requests."""
-    new = _new_batch(body, origin, principal.key_id, runtime.digests.fingerprints(origin.fingerprint))
-    batch = await run_in_threadpool(_create, runtime, principal, body, new, is_retry=origin.is_retry)
+    new = new_batch(body, origin, principal.key_id, runtime.digests.fingerprints(origin.fingerprint))
+
+    def input_file() -> File:
+        file = files.get(runtime.db, principal.tenant_id, body.input_file_id)
+        if file.purpose is not Purpose.BATCH:
+            raise InvalidRequest(
+                f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
+            )
+        return file
+
+    batch = await run_in_threadpool(store_batch, runtime, principal, new, input_file, is_retry=origin.is_retry)
     keeper.wake()
     return JsonResponse(batch_object(batch))
 
 
-def _create(runtime: Runtime, principal: Principal, body: BatchRequest, new: NewBatch, *, is_retry: bool) -> Batch:
+def store_batch(
+    runtime: Runtime, principal: Principal, new: NewBatch, input_file: Callable[[], File], *, is_retry: bool
+) -> Batch:
+    """Store the batch of an input file, or return the one that an earlier request has made. Blocks."""
     tenant_id = principal.tenant_id
     if is_retry and new.idempotency_key is None:
         found = batches.find_duplicate(runtime.db, tenant_id, new.fingerprints, RETRY_WITHIN_S)
         if found is not None:
             return found
-    file = files.get(runtime.db, tenant_id, body.input_file_id)
-    if file.purpose is not Purpose.BATCH:
-        raise InvalidRequest(
-            f"`input_file_id` is a file for {file.purpose}: upload it with the purpose batch", param="input_file_id"
-        )
+    file = input_file()
     new = replace(_apply_policy(runtime, tenant_id, new, file.id), limits=runtime.rate_limits.held_by(principal))
     return batches.create(runtime.db, tenant_id, new, file)
 
@@ -132,7 +140,7 @@ def _apply_policy(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str)
     return replace(new, metadata=metadata, idempotency_key=key, project_id=project_id, fingerprints=fingerprints)
 
 
-def _new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints: Sequence[str]) -> NewBatch:
+def new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints: Sequence[str]) -> NewBatch:
     """Validate the request; raise InvalidRequest that names the field."""
     if body.endpoint not in TASK_URLS:
         raise InvalidRequest(f"`endpoint` must be one of {', '.join(sorted(TASK_URLS))}", param="endpoint")

@@ -12,6 +12,9 @@ from store.db.database import Database
 from store.files.blob_storage import Blobs
 from store.settings import Settings
 
+MESSAGES_URL = "/v1/messages"
+"""Anthropic's batches begin with whatever they have: a bad line is an error of that line, in the results."""
+
 _LINES_PER_PIECE = 128
 _BYTES_PER_PIECE = 1 << 20
 _DIGEST_BYTES = 12
@@ -62,6 +65,8 @@ class _InputValidator:
         try:
             request = self._lines.read(self._batch, self._owner, line)
         except LineRefused as refused:
+            if self._batch.url == MESSAGES_URL:
+                return
             error = refused.at(line.number)
             self.errors.append(error | self._lines.policed_error(self._owner, line, refused.message, refused.param))
             return

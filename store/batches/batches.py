@@ -1,15 +1,16 @@
-"""Batches: create, read, list and cancel. Every statement is bound to one tenant.
+"""Batches: create, read, list, cancel and delete. Every statement is bound to one tenant.
 
 The state transitions of a running batch are in ``store.batches.batch_steps``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from store.audit.audit import record
 from store.db.database import Database, dump_json
 from store.encryption.vault import EncryptionContext, Vault, open_columns
 from store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
@@ -55,6 +56,7 @@ class Batch:
     expired_at: datetime | None
     cancelling_at: datetime | None
     cancelled_at: datetime | None
+    purged_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +121,35 @@ ORDER BY id DESC LIMIT 1
 # One batch.
 _GET = text(f"SELECT {COLUMNS} FROM batches WHERE tenant_id = :tenant_id AND id = :id")
 
-# A page of batches, newest first.
-_LIST = text(f"""
+_LIST = f"""
 SELECT {COLUMNS} FROM batches
-WHERE tenant_id = :tenant_id AND (CAST(:after AS text) IS NULL OR id < :after) ORDER BY id DESC LIMIT :limit
+WHERE tenant_id = :tenant_id AND (CAST(:url AS text) IS NULL OR (url = :url AND purged_at IS NULL))
+    AND (CAST(:cursor AS text) IS NULL OR id {{past}} :cursor)
+ORDER BY id {{order}} LIMIT :limit
+"""
+
+# A page of batches, newest first, or those that come before a batch in that order.
+_PAGE_AFTER = text(_LIST.format(past="<", order="DESC"))
+_PAGE_BEFORE = text(_LIST.format(past=">", order="ASC"))
+
+# The number of lines of batches by outcome.
+_OUTCOMES = text("""
+SELECT batch_id, outcome, count(*) AS num_lines FROM batch_lines
+WHERE batch_id = ANY(CAST(:ids AS text[])) AND outcome IS NOT NULL GROUP BY batch_id, outcome
+""")
+
+# Erases the contents of the batch's jobs, soon.
+_ERASE_JOBS = text("""
+UPDATE jobs SET purge_when_ended = true FROM batch_lines
+WHERE batch_lines.batch_id = :id AND jobs.id = batch_lines.job_id
+""")
+
+_DELETE_FILES = text("DELETE FROM files WHERE tenant_id = :tenant_id AND id = ANY(CAST(:ids AS text[]))")
+
+# Erases the contents of a batch. The dispatcher deletes the row and its lines later, as after the retention time.
+_ERASE = text("""
+UPDATE batches SET metadata = NULL, errors = NULL, fingerprint = NULL, idempotency_key = NULL, purged_at = now()
+WHERE tenant_id = :tenant_id AND id = :id
 """)
 
 # Requests the cancellation of a batch that can be cancelled.
@@ -221,11 +248,49 @@ def _get(connection: Connection, vault: Vault, tenant_id: str, batch_id: str) ->
     return from_row(row, vault)
 
 
-def list_batches(db: Database, tenant_id: str, *, limit: int, after: str | None = None) -> Sequence[Batch]:
-    """Return at most ``limit`` batches, newest first, after the batch with the id ``after``."""
+def list_batches(
+    db: Database,
+    tenant_id: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    before: str | None = None,
+    url: str | None = None,
+) -> Sequence[Batch]:
+    """Return at most ``limit`` batches, newest first, that follow ``after`` directly, or precede ``before``.
+
+    ``url``: only batches of this route, and none that was deleted.
+    """
+    values = {"tenant_id": tenant_id, "limit": limit, "url": url, "cursor": after if before is None else before}
     with db.autocommit(tenant_id=tenant_id) as connection:
-        rows = connection.execute(_LIST, {"tenant_id": tenant_id, "limit": limit, "after": after}).mappings()
-        return [from_row(row, db.vault) for row in rows]
+        rows = connection.execute(_PAGE_AFTER if before is None else _PAGE_BEFORE, values).mappings()
+        found = [from_row(row, db.vault) for row in rows]
+    return found if before is None else found[::-1]
+
+
+def count_outcomes(db: Database, tenant_id: str, batch_ids: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+    """Return for each batch the number of its lines by outcome: a state of ended jobs, or ``refused``."""
+    counts: dict[str, dict[str, int]] = {batch_id: {} for batch_id in batch_ids}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        for row in connection.execute(_OUTCOMES, {"ids": list(batch_ids)}):
+            counts[row.batch_id][row.outcome] = row.num_lines
+    return counts
+
+
+def delete(db: Database, tenant_id: str, batch_id: str, *, actor: str) -> None:
+    """Delete an ended batch with its files. The contents of its jobs are erased soon; rows stay for a while.
+
+    Raises NotFound, or Conflict if the batch has not ended.
+    """
+    with db.begin(tenant_id=tenant_id) as connection:
+        batch = _get(connection, db.vault, tenant_id, batch_id)
+        if not batch.status.is_terminal:
+            raise Conflict(f"batch {batch_id} is {batch.status}: cancel it, and delete it when it has ended")
+        ids = [each for each in (batch.input_file_id, batch.output_file_id, batch.error_file_id) if each is not None]
+        connection.execute(_ERASE_JOBS, {"id": batch_id})
+        connection.execute(_DELETE_FILES, {"tenant_id": tenant_id, "ids": ids})
+        connection.execute(_ERASE, {"tenant_id": tenant_id, "id": batch_id})
+        record(connection, tenant_id, actor, "batch.deleted", batch_id, {"url": batch.url})
 
 
 _MAY_BE_CANCELLED = [str(status) for status, following in NEXT.items() if BatchStatus.CANCELLING in following]

@@ -191,6 +191,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
     "/v1/files/": lambda api, _: _file(api),
     "/v1/batches/": _batch,
+    "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),
     "/v1/webhook_endpoints/": _made("/v1/webhook_endpoints", {"url": "https://hooks.example.com/mine"}),
     "/v1/webhook_deliveries/": _delivery,
     "/v1/organization/api_keys/": _made("/v1/organization/api_keys", {"name": "mine", "scopes": ["jobs:read"]}),

@@ -17,6 +17,7 @@ from store.audit.hash_chain import Problem, Verifier
 from store.db.database import Database
 from store.ids import new_id
 from store.tenants import api_keys
+from tests.processes import wait_for
 from tests.producer_api.calling import bury, error_of, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
@@ -64,6 +65,14 @@ class Caller:
         self.worker.succeed(self.worker.claim(job_id))
         return job_id
 
+    def ended_message_batch(self) -> str:
+        """A batch in which nothing is valid: it ends without a worker."""
+        made = self.made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {"model": SECRET}}]})
+        wait_for(
+            lambda: self.api.get(f"/v1/messages/batches/{made}").json()["processing_status"] == "ended", "it has ended"
+        )
+        return made
+
     def answered(self) -> str:
         with self.worker.serve(lambda _: [SECRET]):
             return self.made("/v1/responses", {"model": "tiny", "input": SECRET})
@@ -102,6 +111,10 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
     ),
     ("delete", "/v1/jobs/{job_id}"): ("job.purged", lambda c: c.api.delete(f"/v1/jobs/{c.ended()}")),
     ("delete", "/v1/files/{file_id}"): ("file.deleted", lambda c: c.api.delete(f"/v1/files/{c.uploaded()}")),
+    ("delete", "/v1/messages/batches/{message_batch_id}"): (
+        "batch.deleted",
+        lambda c: c.api.delete(f"/v1/messages/batches/{c.ended_message_batch()}"),
+    ),
     ("delete", "/v1/responses/{response_id}"): (
         "response.deleted",
         lambda c: c.api.delete(f"/v1/responses/{c.answered()}"),
@@ -172,6 +185,8 @@ OWN_WORK = {
     ("post", "/v1/responses"): _JOBS,
     ("post", "/v1/messages"): _JOBS,
     ("post", "/v1/responses/{response_id}/cancel"): _JOBS,
+    ("post", "/v1/messages/batches"): "many jobs, and the batch's own row says who asked for them",
+    ("post", "/v1/messages/batches/{message_batch_id}/cancel"): "ends jobs; the batch's own row says when",
     ("post", "/v1/batches"): "many jobs, and the batch's own row says who asked for them",
     ("post", "/v1/batches/{batch_id}/cancel"): "ends jobs; the batch's own row says when",
     ("post", "/v1/files"): "adds a file, which changes no other; what is removed is on record",
