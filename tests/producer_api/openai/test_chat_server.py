@@ -1,5 +1,6 @@
 """A model behind a server of chat completions: what a request may have, and what is stored for the worker."""
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -7,11 +8,16 @@ import openai as client
 import pytest
 from openai import OpenAI
 
+from models.engine.requests import FinishReason, SamplingParams
+from models.external.openai_chat import OpenaiChatUpstream
+from models.external.upstream import Piece, UpstreamRequest
 from store.db.database import Database
 from store.jobs import jobs
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import register_version
 from tests.producer_api.calling import error_of, num_jobs
+from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.producer_api.serving import ApiServer
 
 WINDOW = 512
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
@@ -80,3 +86,22 @@ def test_tools_and_a_schema_go_to_the_worker_as_they_are(
     assert job.payload["input"]["tool_choice"] == "required"
     assert job.payload["tool_style"] == "hermes"
     assert job.payload["sampling"]["grammar"]["kind"] == "json_schema", "no grammar of our own for the calls"
+
+
+def test_headrace_is_such_a_server_for_another_headrace(server: ApiServer, key: str, worker: ScriptedWorker) -> None:
+    request = UpstreamRequest("one", "tiny", (1,), SamplingParams(20, temperature=1.0), messages={"messages": MESSAGES})
+
+    async def ask() -> list[Piece]:
+        upstream = OpenaiChatUpstream(server.url, api_key=key)
+        try:
+            assert "tiny" in (await upstream.describe()).models
+            return [piece async for piece in upstream.generate(request)]
+        finally:
+            await upstream.close()
+
+    with worker.serve(lambda _: ["a ", "wä", "ter ", "wheel"]):
+        pieces = asyncio.run(ask())
+    assert "".join(piece.text for piece in pieces) == "a wäter wheel"
+    assert [piece.finish for piece in pieces if piece.finish] == [FinishReason.STOP]
+    assert pieces[-1].num_prompt_tokens == len("user: hi\n")
+    assert pieces[-1].num_output_tokens

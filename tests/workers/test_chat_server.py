@@ -1,0 +1,82 @@
+"""Jobs of a version behind a server of chat completions, from the queue to the outcome, with a real worker."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from models.external_registration import register_external
+from store.db.database import Database
+from store.registry.engine_spec import EngineKind, EngineSpec
+from store.schema.job_states import JobState
+from store.settings import Settings
+from tests.models.external.fake_chat import MODEL, ON_AND_ON, FakeChat
+from tests.models.external.fake_model import EOS, answer
+from tests.processes import Process, StartProcess, wait_for
+from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
+
+
+@pytest.fixture
+def server() -> Iterator[FakeChat]:
+    server = FakeChat()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def bench(db: Database, settings: Settings, server: FakeChat) -> Iterator[Bench]:
+    spec = EngineSpec(kind=EngineKind.OPENAI, url=server.url, served_model=MODEL, context_window=2048)
+    bench = Bench(db, settings, register_external(db, "served", spec, source=None, tokenizer=None, actor="tests"))
+    duties = Duties(bench)
+    duties.start()
+    yield bench
+    duties.stop()
+    bench.close()
+
+
+@pytest.fixture
+def start_worker(settings: Settings, start_process: StartProcess, tmp_path: Path) -> Callable[[], Process]:
+    environment = worker_environment(settings, {"home": tmp_path / "home", "lease_s": 1})
+    return lambda: start_process(worker_command("served"), environment)
+
+
+def submit(bench: Bench, content: str, max_tokens: int = 40) -> str:
+    source = {"messages": [{"role": "user", "content": content}]}
+    payload = {"input": source, "sampling": {"max_tokens": max_tokens, "temperature": 0}}
+    (job_id,) = bench.submit(payload=payload)
+    return job_id
+
+
+def text_of(content: str, max_tokens: int) -> str:
+    tokens = answer(content.encode(), max_tokens, ignore_eos=content.startswith(ON_AND_ON))
+    return bytes(token for token in tokens if token != EOS).decode()
+
+
+def test_a_job_has_the_servers_text_and_counts_and_a_busy_server_charges_nothing(
+    bench: Bench, server: FakeChat, start_worker: Callable[[], Process]
+) -> None:
+    server.refusals = [(429, {"retry-after": "1"}, {"error": {"message": "slow down"}})] * 4
+    start_worker()
+    job_id = submit(bench, "a mill")
+    (job,) = bench.wait_ended([job_id])
+    assert (job.state, job.attempt, server.refusals) == (JobState.SUCCEEDED, 1, [])
+    assert (job.output or {})["text"] == text_of("a mill", 40)
+    usage = job.usage or {}
+    assert (usage["input_tokens"], usage["output_tokens"]) == (1234, 567)
+
+
+def test_an_attempt_that_lost_its_worker_starts_anew(
+    bench: Bench, server: FakeChat, start_worker: Callable[[], Process]
+) -> None:
+    server.step_s = 0.02
+    worker, content = start_worker(), f"{ON_AND_ON}a mill"
+    job_id = submit(bench, content, max_tokens=100)
+    wait_for(lambda: server.num_tokens > 20, "text comes")
+    worker.signal(signal.SIGKILL)
+    wait_for(lambda: len(server.aborted) == 1, "the server has ended the request of the dead worker")
+    start_worker()
+    (job,) = bench.wait_ended([job_id])
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    assert (job.output or {})["text"] == text_of(content, 100)
+    assert [call.body["messages"] for call in server.calls] == [[{"role": "user", "content": content}]] * 2
