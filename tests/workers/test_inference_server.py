@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
 from models.external_registration import register_external
-from prompts.tokenizer import _byte_of_letter
 from store.child_process import still_alive
 from store.db import presence
 from store.db.database import Database
@@ -27,10 +23,9 @@ from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, read_file
 from store.schema.job_states import JobState
 from store.settings import Settings
-from tests.models.external import fake_vllm_program
-from tests.models.external.fake_model import EOS
 from tests.models.external.fake_vllm import MODEL, FakeVllm
-from tests.processes import ROOT, Process, StartProcess, free_port, wait_for
+from tests.models.external.served import bytes_folder, fake_engine_python
+from tests.processes import Process, StartProcess, free_port, wait_for
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
 from workers.tasks.generate_external import ServerStart, load_external_model
 
@@ -68,19 +63,7 @@ StartServed = Callable[..., Served]
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A model folder for the fake servers: one token for each byte, and one for the end. The weights are no weights."""
-    folder = tmp_path / "bytes"
-    folder.mkdir()
-    vocabulary = dict(_byte_of_letter()) | {"</s>": EOS}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["</s>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"eos_token_id": EOS, "max_position_embeddings": 8192}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
+    return bytes_folder(tmp_path / "bytes")
 
 
 @pytest.fixture
@@ -104,7 +87,6 @@ def serve(settings: Settings, start_process: StartProcess, tmp_path: Path) -> St
     def start(*arguments: str, **changes: object) -> Served:
         changes = {"home": tmp_path / "home", "worker_metrics_port": free_port(), **changes}
         environment = worker_environment(settings, changes)
-        environment |= {"FAKE_VLLM_STARTED": str(tmp_path / "started"), "PYTHONPATH": str(ROOT)}
         worker = start_process(worker_command("served", *arguments), environment)
         return Served(worker, f"http://127.0.0.1:{changes['worker_metrics_port']}")
 
@@ -114,10 +96,7 @@ def serve(settings: Settings, start_process: StartProcess, tmp_path: Path) -> St
 @pytest.fixture
 def engine_python(tmp_path: Path) -> Path:
     """The Python of an environment with a fake vLLM."""
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {fake_vllm_program.__file__} "$@"\n')
-    program.chmod(0o755)
-    return program
+    return fake_engine_python(tmp_path)
 
 
 def starts(tmp_path: Path) -> list[dict[str, Any]]:
@@ -257,12 +236,9 @@ def test_a_server_that_cannot_start_is_said(
     files: Path,
     engine_python: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     start: ServerStart,
     said: str,
 ) -> None:
-    monkeypatch.setenv("FAKE_VLLM_STARTED", str(tmp_path / "started"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     version = registered(db, files)
     settings = settings.model_copy(update={"home": tmp_path, "engine_python": engine_python})
     with pytest.raises(HeadraceError) as refused:

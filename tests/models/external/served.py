@@ -1,0 +1,35 @@
+"""A model folder for the fake servers, and the Python of an environment that has a fake vLLM."""
+
+import json
+import sys
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from prompts.tokenizer import _byte_of_letter
+from tests.models.external import fake_vllm_program
+from tests.models.external.fake_model import EOS
+from tests.processes import ROOT
+
+
+def bytes_folder(folder: Path) -> Path:
+    """Make a model folder: one token for each byte, and one for the end. The weights are no weights."""
+    folder.mkdir()
+    tokenizer = tokenizers.Tokenizer(models.BPE(dict(_byte_of_letter()) | {"</s>": EOS}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": EOS, "max_position_embeddings": 8192}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def fake_engine_python(folder: Path) -> Path:
+    """Make a program that starts ``fake_vllm_program``, whatever module it is asked for. See there for ``started``."""
+    program = folder / "python"
+    environment = f"FAKE_VLLM_STARTED={folder / 'started'} PYTHONPATH={ROOT}"
+    program.write_text(f'#!/bin/sh\n{environment} exec {sys.executable} {fake_vllm_program.__file__} "$@"\n')
+    program.chmod(0o755)
+    return program
