@@ -26,9 +26,10 @@ from benchmarks.queue.costs import cpu_s
 from benchmarks.queue.services import running_services
 from benchmarks.stream_load import Measured, Plan, read_streams
 from benchmarks.venvs import environment
-from cli.local.supervisor import Program, wait_until_ready
+from cli.local.stopping import wait_until_ready
 from store.child_process import Command
 from store.ports import free_port
+from store.supervisor import Program
 
 console = Console(stderr=True)
 _TOKENIZER = Path(".headrace/models/smollm2")

@@ -1,9 +1,11 @@
 """Verbs that become another program of Headrace: which one, with which words."""
 
+import signal
+
 import pytest
 from typer.testing import CliRunner
 
-from cli.operator import admin, processes
+from cli.operator import admin
 from cli.tree import app
 
 
@@ -36,6 +38,6 @@ def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest
 
     monkeypatch.setattr(admin, "run_module", run_module)
     # The handlers of this process stay.
-    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert CliRunner().invoke(app, typed.split()).exit_code == 7
     assert " ".join(ran) == became
