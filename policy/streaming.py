@@ -15,7 +15,7 @@ from policy.budget import Budget
 from policy.documents import Action, Rule, Stage
 from policy.guards import Guard, Match, blocking_rule, group_overlaps, masked, resolve_overlaps
 from policy.placeholders import MOST_COMPARED_CHARS, PlaceholderMap
-from policy.recognisers.recogniser import CONTEXT_CHARS, EntityFinder, Recogniser
+from policy.recognisers.recogniser import MOST_CONTEXT_CHARS, EntityFinder, Recogniser
 from policy.scanning import last_unsplit
 from policy.text.normalisation import NormalisedText, normalise
 
@@ -147,7 +147,7 @@ class GuardedText:
             cut = seen.span(0, num)[1]
             self._pending = self._pending[cut:]
             self._offset += cut
-            self._context = (self._context + seen.text[:num])[-CONTEXT_CHARS:]
+            self._context = (self._context + seen.text[:num])[-MOST_CONTEXT_CHARS:]
 
     def _follow(self, pieces: list[Match], certain: int, end: int) -> int:
         """Return the certain position: the end of the text if it ends inside an unfinished match."""
@@ -177,7 +177,7 @@ class GuardedText:
         out.append(self._pending[done:cut])
         self._pending = self._pending[cut:]
         self._offset += cut
-        self._context = text[max(0, certain - CONTEXT_CHARS) : certain]
+        self._context = text[max(0, certain - MOST_CONTEXT_CHARS) : certain]
         return "".join(out)
 
     def _replacement(self, piece: Match, text: str, begin: int, end: int) -> str:

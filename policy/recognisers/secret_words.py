@@ -11,30 +11,35 @@ KEYS = normalise(
     r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)"
     r"|(?:subscription|storage|write|admin|root|server|consumer|bot|personal|license|functions?|session|bearer|hmac|jwt)"
     r"[ _\-]?(?:key|token|secret)"
-    r"|credentials?|creds|secrets?|tokens?|authorization|bearer"
+    r"|credentials?|creds|secrets?|tokens?|authorization|bearer|signing[ _\-]?(?:key|secret)|(?:2fa|totp|otp|mfa)[ _\-]?(?:secret|seed|key)"
+    r"|setup key|(?:backup|recovery|activation|access|invite|pairing|auth|verification) codes?|licen[cs]e[ _\-]?key"
+    r"|(?:hash|password|auth|secure_auth|logged_in|nonce|cookie)[ _\-]?(?:salt|pepper)"
     r"|phpsessid|jsessionid|session_?id|connect\.sid"
     r"|(?:api|zugangs|zugriffs|geheim)[ \-_]?schlüssel|geheimnis|clé (?:d'|secrète )?api|clave (?:de )?api"
     r"|chave (?:de )?api|chiave api|klucz api|jeton|api-ключ|ключ api|секрет|токен"
     r"|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|シークレット|토큰"
 ).text
 PASSWORDS = normalise(
-    r"passwor[dt]s?|passwd|passphrase|passcode|pwd|\bpw|requirepass|masterauth|identified by"
+    r"passwor[dt]s?|passwo?r?d|passwrd|pas+word|pass[ _\-]?phrase|passcode|pass[ \-]word|pwd|pswd?|\bpw|\bp/w|requirepass"
+    r"|masterauth|identified by|(?:wpa\d?|wep|wi-?fi|wlan|network|netzwerk|sicherheits)[ _\-]?(?:key|schlüssel)|\bclave"
     r"|convertto-securestring|contraseña|contrasenya"
-    r"|clave de acceso|mot de passe|code d'accès|kennwort|zugangscode|senha"
+    r"|clave de acceso|palabra clave|mots? de passe|\bmdp\b|\bm\.d\.p\.?|code d'accès|kennwort|zugangscode|senhas?"
+    r"|parola d'ordine|parola di accesso|pasahitza|cyfrinair|pasfhocal|nenosiri|wagwoord|tunnussana|zaporka|šifra"
     r"|palavra-passe|hasł(?:o|a|em)|wachtwoord|paswoord|hesl(?:o|em)|lösenord(?:et)?|passord(?:et)?|kodeord(?:et)?"
-    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeā]|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
+    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeāni]{1,2}|\bparol\b|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
     r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
-    r"|κωδικός|סיסמה|كلمة المرور|كلمة السر|رمز عبور|पासवर्ड|รหัสผ่าน"
-    r"|密码|密碼|口令|パスワード|パスフレーズ|暗証番号|비밀번호|암호"
+    r"|κωδικ(?:ός|ό|οί)|סיסמ(?:ה|א|ת)|كلمة (?:المرور|السر|مرور|سر)|الرقم السري|رمز (?:عبور|المرور)|گذرواژه|پسورد|پاس ?ورڈ"
+    r"|पासवर्ड|পাসওয়ার্ড|கடவுச்சொல்|పాస్‌వర్డ్|รหัสผ่าน|პაროლი|գաղտնաբառ|құпия ?сөз|пасворд|(?:\b|_)шифра"
+    r"|密码|密碼|口令|パスワード|パスフレーズ|暗証番号|비밀번호|암호|비번|패스워드|合言葉"
 ).text
 # Short for a password only where a sign follows: db_pass=.
 SHORT = (
     r"(?:(?:\b|_|db|user|usr|root|admin|mail|smtp|ftp|store|key|sudo|proxy|client)pass"
-    r"|(?:\b|_)(?:pw|psk|pin))(?:\b|_|\d)"
+    r"|(?:\b|_)(?:pw|psk|pin|pswd|ww|lösen)|(?-i:[a-z]Pass))(?:\b|_|\d)"
 )
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
 LOOSE = normalise(
-    r"(?:(?:_|\b)key|\b_?auth|\bappid|\bsig|\bhmac|\bcookie|schlüssel|\bclave|\bclé|\bchave|ключ|キー|열쇠)"
+    r"(?:(?:_|\b)key|\b_?auth|\bappid|\bsig|\bhmac|\bcookie|schlüssel|\bclé|\bchave|ключ|キー|열쇠)"
 ).text
 WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 NO_SECRET_KEY = re.compile(
@@ -67,9 +72,11 @@ SIGNS = (
 )
 # Words that mean "is".
 IS_WORDS = normalise(
-    r"(?:,?\s{1,3}c'est|\s{1,3}(?:from(?: \S{4,40} to)?|is|was|are"
+    r"(?:,?\s{1,3}c'est|'s|\s{1,3}(?:from(?: \S{4,40} to)?|is|was|are|should be|must be|will be|has been|became|be"
+    r"|wurde auf|wird|bleibt|sera|será|sarà|będzie|это|стал|будет"
     r"|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|with|は))"
-    r"(?: now| still| again| set to| changed to| jetzt| nun| ahora| maintenant| agora| adesso| nu| teraz)?"
+    r"(?: now| still| again| just| currently| set to| changed to| reset to| jetzt| nun| ahora| maintenant| agora| adesso"
+    r"| nu| teraz| теперь| сейчас)?"
     r"(?:\s?:)?\s{1,3}"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
@@ -80,6 +87,9 @@ _USER = r"[\w.@\-+\\]{1,40}"
 CALL = re.compile(
     r"(?i)(?:client|auth|login|token|key|secret|sign|verify|encode|decode|connect|init|load|api|configure)\w{0,16}"
     r"\((?:[^()\"'`\n]{1,40},\s?)?[\"'`]$"
+    r"|\b(?:algolia|twilio|plivo|vonage|nexmo|mailjet|pusher|cloudinary|opentok|agora|stripe|sendgrid|mailgun|sentry|razorpay"
+    r"|amplitude|mixpanel|segment|intercom|zendesk|trello|walletprovider|openai|anthropic|cohere|replicate)[\w.:]{0,24}"
+    r"\((?:[\"'`]?[\w.\-:]{1,48}[\"'`]?,\s?){0,2}[\"'`](?:0x)?$"
     r"|\b(?:login|authtoken|add-authtoken)(?: --?[a-z\-]{1,24})* [\"']?$"
 )
 """A call or a command with a key as its argument."""
@@ -94,19 +104,25 @@ PAIR = re.compile(
     r"|zugang\w{0,6}|anmeld\w{1,6}"
     r"|use|with|using|as|mit|avec|con)\b(?: (?:are|is|sind|with|as|mit))?\s?[:=]?\s{0,3}[\"'`(]?"
     rf"{_USER}[\"'`]?\s?(?:/|\||,|:|\band\b|\bund\b|\bet\b)\s?[\"'`]?$"
+    r"|\b(?:admin|administrator|root|sa|postgres|guest|test|demo|user)[\"'`*]{0,2}\s?[/:|]\s?[\"'`*]{0,2}$"
     r"|\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
     r"(?: -\w{1,4})*(?: [^\s=:]{1,32}){1,2} [\"']?$"
-    r"|\|[^\n]{0,24}\b(?:password|passwort|passwd|pwd|contraseña|secret|token)\b[^\n]{0,24}\|"
-    r"\n\|[ :\-|]{3,40}\|\n(?:\|[^|\n]{1,24}){0,3}\| $"
 )
-"""A user and then a password, in a sentence, a command or a table."""
+"""A user and then a password, in a sentence or a command."""
 _SET = re.compile(f"(?i){SIGNS}{_OPENED}")
 _SAID = re.compile(f"(?i){_CLOSED}(?:{IS_WORDS}|\\s?\\n\\s?){_OPENED}")
 _FAR = re.compile(f"(?i){FOR}{SIGNS}{_OPENED}")
 _TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
+# At the begin of a later line, also behind the time and the name of the next message in a chat.
+_NEXT = re.compile(
+    r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?"
+    f"{_OPENED}"
+)
 _SPACE = re.compile(rf"(?i)s?[ \t]{{1,3}}{_OPENED}")
-LINKS = (("set", _SET), ("said", _SAID), ("spaced", _SPACE), ("far", _FAR), ("told", _TOLD))
+LINKS = (("set", _SET), ("said", _SAID), ("spaced", _SPACE), ("far", _FAR), ("told", _TOLD), ("next", _NEXT))
 """Expressions for what stands between a word and its value, the surest first."""
 SCHEME = re.compile(r"(?i)[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}[A-Za-z\-]{2,20}[ =](?:token=)?[\"']?")
 """Behind ``Authorization``: the name of the scheme."""
+COOKIE = re.compile(r"[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}(?:[\w.\-]{1,32}=[^;\s]{0,24};\s?){0,3}[\w.\-]{1,32}=")
+"""Behind ``Cookie``: the name of the cookie, and others before it."""
 FLAG = re.compile(r"(?:^|[\s\"'`(\[,])(?:--?|/)[a-z\-_.]{0,24}$|[A-Z]_$", re.IGNORECASE)

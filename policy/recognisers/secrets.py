@@ -6,9 +6,11 @@ import json
 import re
 
 from policy.recognisers.commands import COMMAND_PASSWORD
+from policy.recognisers.phrases import LINE, PHRASE, SEED
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.shapes import LEAST_BITS, PLACEHOLDER, REFERENCE, bits_per_character, looks_chosen, looks_secret
-from policy.recognisers.stated import RANDOM, SAID_AFTER, STATED
+from policy.recognisers.shapes import LEAST_BITS, PLACEHOLDER, REFERENCE, bits_per_character, looks_chosen, looks_drawn, looks_secret
+from policy.recognisers.stated import SAID_AFTER, STATED
+from policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
 from policy.recognisers.vendor_keys import NAMED, VENDORS
 
 _SENTENCE = re.compile(r"(?:\.|-{2,})+$")
@@ -111,8 +113,13 @@ def check_url_password(candidate: str, _before: str) -> Spans:
         # As Go's drivers write it: user:password@tcp(host).
         start = candidate.index(":") + 1
     else:
-        start = candidate.rindex("/") + 1 if scheme < 0 else candidate.index(":", scheme + 3) + 1
+        start = candidate.rindex("/") + 1 if scheme < 0 else candidate.find(":", scheme + 3) + 1
     end = candidate.rindex("@")
+    if ":" not in candidate[scheme + 3 :] and scheme > 0:
+        # A token without a user.
+        if looks_drawn(candidate[scheme + 3 : end]):
+            yield scheme + 3, end
+        return
     if (
         end > start
         and not candidate[start:end].startswith(("$", "<", "{", "***"))
@@ -125,7 +132,7 @@ URL_PASSWORD = Recogniser(
     "api_key.url_password",
     Kind.API_KEY,
     88,
-    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@"
+    r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[A-Za-z0-9_\-]{20,128}@"
     r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
     r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",
     check_url_password,
@@ -189,5 +196,5 @@ PRIVATE_KEY = Recogniser(
 )
 SECRETS = (
     *(VENDOR_KEY, STATED, SAID_AFTER, USER_PASSWORD, COMMAND_PASSWORD, NAMED_KEY, URL_PASSWORD),
-    *(JWT, PRIVATE_KEY, RANDOM),
+    *(JWT, PRIVATE_KEY, RANDOM, GENERATED, URL_PATH, PHRASE, SEED, LINE),
 )

@@ -6,21 +6,21 @@ import math
 import re
 from collections import Counter
 
+from policy.recognisers.letter_pairs import surprise
+
 LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
 
-# Pairs of letters of which most words and names in programs consist (85 % there; 25 % where they are drawn).
-_COMMON_TEXT = """
-ab ac ad ag ai al am an ap ar as at au ay ba be bi bl bo ca ce ch ci ck cl co cr ct cu da de di do ds ea ec ed
-ee ef eg el em en ep er es et ev ex fa fe ff fi fo fr ge gi ha he hi ho ia ic id ie if ig il im in io ip ir is
-it iv ke la le li ll lo ls lt lu ly ma me mi mo mp na nc nd ne ng ni no ns nt oc od ol om on oo op or os ot ou
-ow pa pe pi pl po pp pr pt qu ra rd re rg ri rm ro rr rs rt ry sa sc se sh si so sp ss st su ta tc te th ti to
-tr ts tt tu ty ub ue ul um un up ur us ut va ve vi wa we xt yp ze
-"""
-_COMMON = frozenset(_COMMON_TEXT.split())
+# Bits a pair, see ``letter_pairs``: 99.9 % of 20 random letters and digits have more than the first; of words of 8
+# letters, 99 % have less than the last.
+_RANDOM = 5.8
+_GIBBERISH = 5.7
+_SHORT_GIBBERISH = 5.9
+_ORDINARY = 5.3
+_LEAST_TYPED = 8
+_LONG = 12
 _LEAST_DRAWN = 20
 _MOST_WRITTEN = 128
-_PAIR = re.compile(r"(?=([A-Za-z]{2}))")
 
 PLACEHOLDER = re.compile(
     r"(?i)^(?:password|passwd|pass|secret)$|(?:^|[-_])(?:your|my[-_]|example|placeholder|insert|xxx+|todo|changeme|replace)"
@@ -35,6 +35,7 @@ _DRAWN = re.compile(r"[0-9a-f]{32,}|(?:[A-Za-z0-9\-]+|[A-Za-z0-9_\-]{40,}|[A-Za-
 _ALONE = re.compile(r"[A-Za-z0-9_\-]+|[A-Za-z0-9+/]{40,88}={0,2}")
 _GROUPS = re.compile(r"\w*[A-Z0-9]{4}(?:-[A-Z0-9]{1,4}){3,}")
 _HEX = re.compile(r"(?i)[0-9a-f\-]+")
+_TYPED = re.compile(r"[A-Za-z0-9]+(?:[_.\-~][A-Za-z0-9]+){0,2}")
 _SIGN_INSIDE = re.compile(r"[^\W_][#$!&*^@]+[^\W_]")
 _ADDRESS = re.compile(r"@.*\.")
 _NUMBERED_WORD = re.compile(r"[A-Za-z]+[A-Z]?[a-z]*\d{1,2}")
@@ -46,7 +47,7 @@ _PLAIN = re.compile(
     r"|[a-z]+://.*|[^@]+@[^@]+\.[a-z]{2,}"  # addresses
     r"|(?:[\w\-]+[./\\])+[\w\-]*|\w+\.\w{1,5}"  # paths, hosts, files, attributes
     r"|@?\w[\w.\-/]*@(?:v?\d[\w.\-]*|latest)|(?:[a-z]+|v?\d+)(?:[-_.:/](?:[a-z]+|v?\d+))+"  # packages, names
-    r"|[A-Z]?[a-z]+(?:[A-Z][a-z]+)*\d{1,2}|[A-Z]+-?\d{1,4}|[A-Z]{2,10}-\d+|[A-Za-z]+[-_]?(?:19|20)\d\d|[A-Za-z_]+=.*"
+    r"|[A-Z]?[a-z]+(?:[A-Z][a-z]+)*\d{1,2}|[A-Z]+-?\d{1,4}|[A-Z]{2,10}(?:-\d+)+|[A-Za-z]+[-_]?(?:19|20)\d\d|[A-Za-z_]+=.*"
     r"|[a-z]+(?:[-_:./][a-z]+)*(?:[-_:.]?v?\d[\d.]*)?|\d+[a-z]+"  # words, and words with a number
 )
 
@@ -79,7 +80,7 @@ def is_date(value: str) -> bool:
 def is_name(value: str) -> bool:
     """True for names in programs that are no values: DB_PASSWORD, settings.db.password2."""
     return _CONSTANT.fullmatch(value) is not None or (
-        _ATTRIBUTE.fullmatch(value) is not None and _share_of_common(value) > 0.5
+        _ATTRIBUTE.fullmatch(value) is not None and surprise(value) < _ORDINARY
     )
 
 
@@ -94,7 +95,7 @@ def looks_random(value: str) -> bool:
     digits = sum(map(str.isdigit, value))
     if not _has_both(value) or not 2 <= digits <= len(value) * 0.6 or PLACEHOLDER.search(value):
         return False
-    if bits_per_character(value) < 3.4 or _share_of_common(value) > 0.5:
+    if bits_per_character(value) < 3.4 or surprise(value) < _RANDOM:
         return False
     return not _GROUPS.fullmatch(value) and not _is_encoded_text(value)
 
@@ -108,9 +109,14 @@ def _is_encoded_text(value: str) -> bool:
     return sum(0x20 <= byte < 0x7F or byte in b"\t\r\n" for byte in read) >= 0.9 * len(read)
 
 
-def _share_of_common(value: str) -> float:
-    pairs = [found[1].lower() for found in _PAIR.finditer(value)]
-    return sum(pair in _COMMON for pair in pairs) / len(pairs) if pairs else 0.0
+def looks_gibberish(value: str) -> bool:
+    """True for 8 or more letters and digits that no word and no name in a program has in this order.
+
+    Unlike ``looks_random``, which needs no word before the value, this holds for letters only.
+    """
+    if len(value) < _LEAST_TYPED or len(value) > _MOST_WRITTEN or not _TYPED.fullmatch(value) or _HEX.fullmatch(value):
+        return False
+    return surprise(value) >= (_GIBBERISH if len(value) >= _LONG else _SHORT_GIBBERISH) and not PLACEHOLDER.search(value)
 
 
 def looks_secret(value: str) -> bool:

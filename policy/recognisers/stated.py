@@ -9,9 +9,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.secret_words import CALL, FLAG, LINKS, NO_SECRET_KEY, PAIR, PAIR_IN_CALL, SCHEME, WORD
+from policy.recognisers.columns import column_sort
+from policy.recognisers.letter_pairs import surprise
+from policy.recognisers.recogniser import CONTEXT_CHARS, MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
+from policy.recognisers.secret_words import CALL, COOKIE, FLAG, LINKS, NO_SECRET_KEY, PAIR, PAIR_IN_CALL, SCHEME, WORD
 from policy.recognisers.shapes import (
+    PLACEHOLDER,
+    REFERENCE,
     UUID,
     WORD_AND_NUMBER,
     WORDS,
@@ -20,10 +24,13 @@ from policy.recognisers.shapes import (
     is_plain,
     looks_chosen,
     looks_drawn,
+    looks_gibberish,
     looks_mixed,
     looks_random,
     looks_secret,
+    num_sorts,
 )
+from policy.recognisers.unannounced import KNOWN
 from policy.text.patterns import compiled
 
 # ASCII and the alphabets of Latin, Greek and Cyrillic letters, without quotes, brackets and signs between values.
@@ -35,11 +42,12 @@ _TELLING = r"[0-9#$!&*^@]"
 _WORD: Any = compiled(WORD)
 _END = re.compile(r"&\w+=")
 # A word and a number that is no year.
-_WORD_AND_NUMBER_TOLD = re.compile(r"[^\W\d_]{3,}(?!(?:19|20)\d\d$)\d{3,4}[^\w\s]{0,3}")
+_WORD_AND_NUMBER_TOLD = re.compile(r"[^\W\d_]{3,}(?!(?:19|20)\d\d$)\d{3,4}[^\w\s]{0,3}|[^\W\d_]{8,}\d\d")
 _AFTER = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
 _FORM = re.compile(r"(?:base64|b64|hex|plain|raw|pass):")
 _IN_URL = re.compile(r"://[^\s/@]*$")
 _PARAMETER = re.compile(r"[a-z_]{1,24}=[^=]")
+_SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 # "Passwords are hashed with argon2id"
 _STORED = re.compile(r"(?i)\b(?:hash|encrypt|encod|salt|stored)")
 _OTHER = re.compile(r"(?i)\b(?:user|username|login|account|host|server|database|role)[\s\"'`“„«]*$")
@@ -47,12 +55,36 @@ _HEX = re.compile(r"[0-9a-f]+")
 _UNQUOTED = re.compile(rf"{RUN}*")
 _OPENING = re.compile(r"[\"']?[=:]*")
 _MOST_APART = 48
+_TELLING_SIGN = re.compile(_TELLING)
+_LAST_PART = re.compile(r"[^=:\s\"'(]+(?=[\"'(.:?\\]*$)")
+# Bits a pair: half of all words have more than 4.4, few more than this.
+_ODD = 5.6
+_LEAST_HYPHENS = 3
+_PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}")
+_ALGORITHM = re.compile(r"(?i)(?:sha|md|aes|utf|base|argon|bcrypt|scrypt|oauth|rsa|hmac|tls|ssl|http|ipv|win|str|int|char)-?\d+")
+_KEY_OF_HEX = re.compile(rf"{UUID.pattern}|[0-9a-f]{{12,}}")
+_PIN_LENGTHS = (4, 5, 8)
+_LEAST_DIGITS = 6
+_MOST_DIGITS = 24
+_NEAR = 24
+# The value is written out: in quotes, in an element of XML, in a file of settings; not the name of a variable.
+_LITERAL = re.compile(
+    r"(?:[\"']\s?(?::|=>|=)\s?|[=,]\s?)(?P<quote>[\"'])[A-Za-z]{5,}$|<[\w:.\-]{4,40}>[A-Za-z]{5,}$|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[\"']?[A-Za-z]{5,}$"
+    r"|^[\w\-]*(?:\.[\w\-]+)+=[A-Za-z]{5,}$"
+)
+_NO_PASSWORD = re.compile(
+    r"(?i)string|text|required|optional|invalid|incorrect|wrong|missing|hidden|null|none|true|false|undefined|default"
+    r"|encrypted|redacted|changed|username|enter\w*|varchar|input|value|unset|empty|disabled|enabled|please|field|prompt"
+    r"|(?:new|old|my|your|the|db|user|current|confirm|repeat|forgot)?_?(?:pass\w*|pwd|secret|token)"
+)
+_CHOSEN_WORD = re.compile(r"[^\W\d_]{5,}\d{0,2}[!?.]?")
 
 
 def check_stated(candidate: str, before: str) -> Spans:
     """Yield the values in the candidate that a word before them names."""
-    if not any(map(str.isalpha, candidate)):
+    if not _may_hold_one(candidate, before[-CONTEXT_CHARS:]):
         return
+    far, before = before, before[-CONTEXT_CHARS:]
     text, start = before + candidate, len(before)
     done = start
     names = [(found.start(), found.end(), found.lastgroup) for found in _WORD.finditer(text)]
@@ -68,12 +100,24 @@ def check_stated(candidate: str, before: str) -> Spans:
                 yield value_start - start, value_end - start
                 done = value_end
                 break
-    if done == start and (span := _given(text, start, candidate)):
+    if done == start and (span := _given(text, start, candidate, far)):
         yield span[0] - start, span[1] - start
 
 
-def _given(text: str, start: int, candidate: str) -> tuple[int, int] | None:
-    """Return the value of a candidate that a call is given, or that stands behind a user."""
+def _may_hold_one(candidate: str, before: str) -> bool:
+    """Tell cheaply that a candidate holds no value, as most words do not."""
+    if candidate.isdigit():
+        return _PIN_LENGTHS[0] <= len(candidate) <= _MOST_DIGITS and any(map(str.isalpha, before[-_NEAR:]))
+    if _TELLING_SIGN.search(candidate):
+        return any(map(str.isalpha, candidate))
+    if _LITERAL.search(before + candidate):
+        return True
+    last = _LAST_PART.search(candidate)
+    return last is not None and (surprise(last[0]) >= _ODD or last[0].count("-") >= _LEAST_HYPHENS)
+
+
+def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int] | None:
+    """Return the value of a candidate that a call is given, that stands behind a user, or in a column of secrets."""
     quoted = start + (text[start] in "\"'")
     value_start, value_end = _value(text, quoted, start, candidate)
     value, left = text[value_start:value_end], text[:quoted]
@@ -81,6 +125,7 @@ def _given(text: str, start: int, candidate: str) -> tuple[int, int] | None:
         (looks_drawn(value) and CALL.search(left))
         or ((looks_chosen(value) or looks_mixed(value)) and PAIR_IN_CALL.search(left))
         or (looks_chosen(value) and not is_plain(value) and not UUID.fullmatch(value) and PAIR.search(left))
+        or ((sort := column_sort(before)) is not None and _is_believed(value, sort, "set", f"{sort}: {value}", 0))
     ):
         return value_start, value_end
     return None
@@ -88,10 +133,11 @@ def _given(text: str, start: int, candidate: str) -> tuple[int, int] | None:
 
 def _links(text: str, begin: int, end: int, sort: str, start: int, *, is_nearest: bool) -> Iterator[tuple[str, int]]:
     """Yield what joins a word to a value of the candidate, and where the value begins; the surest first."""
-    if sort == "key" and text[begin:end].lower() == "authorization":
-        scheme = SCHEME.match(text, end)
-        if scheme is not None and scheme.end() >= start:
-            yield "set", scheme.end()
+    word = text[begin:end].lower()
+    if word in {"authorization", "cookie"}:
+        named = (SCHEME if word == "authorization" else COOKIE).match(text, end)
+        if named is not None and named.end() >= start:
+            yield "set", named.end()
     for link, expression in LINKS:
         found = expression.match(text, end)
         if found is None or found.end() < start or found.end() == len(text):
@@ -128,31 +174,59 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
 
 
 def _is_believed(value: str, sort: str, link: str, text: str, begin: int) -> bool:
-    if is_name(value) or _PARAMETER.match(value) or (link in {"far", "told", "line"} and is_date(value)):
+    if value.isdigit():
+        return link in {"set", "said", "told"} and _is_number(value, sort, text[begin:])
+    if is_name(value) or _PARAMETER.match(value) or (link in {"far", "told", "line", "next"} and is_date(value)):
         return False
     if sort == "loose":
         is_weak = text[begin:].lower().startswith("key") and _HEX.fullmatch(value)
         return looks_drawn(value) and not NO_SECRET_KEY.search(text[:begin]) and not is_weak
+    if link == "next":
+        return sort == "password" and not is_plain(value) and not _SETTING.match(value) and _is_odd(value)
     if link == "line":
-        return looks_random(value) or (sort == "password" and looks_secret(value) and not is_plain(value))
+        if sort == "key":
+            return looks_random(value) or (looks_drawn(value) and not KNOWN.search(text[: text.rindex(value)]))
+        return looks_random(value) or (sort == "password" and not is_plain(value) and _is_odd(value))
     if sort == "key":
         if link in {"spaced", "far", "told"}:
             return looks_drawn(value)
-        return _is_secret(value) or (link == "set" and UUID.fullmatch(value) is not None)
+        return _is_secret(value) or (link == "set" and _KEY_OF_HEX.fullmatch(value) is not None)
+    if sort == "password" and link == "set" and _CHOSEN_WORD.fullmatch(value) and _is_written_out(value, text, begin):
+        return True
     return _is_password(value, sort, link)
 
 
+def _is_number(value: str, sort: str, text: str) -> bool:
+    """True for a password of digits only: behind a word for one password, or for a PIN."""
+    if text[:3].lower() == "pin":
+        return len(value) in _PIN_LENGTHS
+    word = _WORD.match(text)
+    is_one = sort in {"password", "short"} and (word is None or not word[0].lower().endswith("s"))
+    return is_one and _LEAST_DIGITS <= len(value) <= _MOST_DIGITS
+
+
+def _is_odd(value: str) -> bool:
+    """True for what no sentence has, whatever names it: a secret, but neither a word nor a name."""
+    if looks_mixed(value):
+        return True
+    has_sorts = not value.isalpha() or (not value.istitle() and num_sorts(value) > 1)
+    return has_sorts and _is_secret(value)
+
+
 def _is_password(value: str, sort: str, link: str) -> bool:
+    if link in {"set", "said"} and (_PASSPHRASE.fullmatch(value) or (link == "set" and _is_short_one(value))):
+        return sort == "password" or _PASSPHRASE.fullmatch(value) is None
     if sort == "short":
         if link == "set":
             return _is_secret(value) or looks_chosen(value)
         return link != "far" and not is_plain(value) and (_is_secret(value) or looks_mixed(value))
-    if link == "told":
+    if link in {"told", "spaced"} and not _ALGORITHM.fullmatch(value):
         if len(value) >= 8 and _WORD_AND_NUMBER_TOLD.fullmatch(value):
             return True
+    if link == "told":
         return not is_plain(value) and (_is_secret(value) or looks_chosen(value) or looks_mixed(value))
     return (
-        _is_secret(value)
+        (_is_odd(value) if link == "spaced" else _is_secret(value))
         or (link == "set" and looks_chosen(value))
         or (link == "far" and looks_chosen(value) and not WORDS.fullmatch(value))
         or (link == "said" and looks_chosen(value) and WORD_AND_NUMBER.fullmatch(value) is not None)
@@ -160,48 +234,38 @@ def _is_password(value: str, sort: str, link: str) -> bool:
     )
 
 
+def _is_written_out(value: str, text: str, begin: int) -> bool:
+    """True for a word as a password, with a number or not, if it is neither a label nor the name of a variable."""
+    if PLACEHOLDER.search(value) or _NO_PASSWORD.fullmatch(value) or _WORD.search(value) or _ALGORITHM.fullmatch(value):
+        return False
+    end = text.index(value, begin)
+    if value.isalpha():
+        return _LITERAL.search(text[: end + len(value)]) is not None
+    return text[begin:end].rstrip().endswith((":", "\"", "'", "=", "："))
+
+
+def _is_short_one(value: str) -> bool:
+    """True for five to seven signs that people choose as a password."""
+    if not 5 <= len(value) <= 7 or _ALGORITHM.fullmatch(value) or REFERENCE.match(value) or PLACEHOLDER.search(value):
+        return False
+    has_both = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    if is_plain(value):
+        return has_both and WORD_AND_NUMBER.fullmatch(value) is not None
+    return has_both and (num_sorts(value) > 2 or surprise(value) >= _ODD)
+
+
 def _is_secret(value: str) -> bool:
-    return not WORDS.fullmatch(value) and looks_secret(value)
+    return not WORDS.fullmatch(value) and (looks_secret(value) or looks_gibberish(value))
 
 
 STATED = Recogniser(
     "api_key.stated",
     Kind.API_KEY,
     55,
-    rf"\"{_IN_QUOTES}']{{6,}}|'{_IN_QUOTES}\"]{{6,}}|{RUN}*{_TELLING}{RUN}*\(?",
+    rf"\"{_IN_QUOTES}']{{5,}}|'{_IN_QUOTES}\"]{{5,}}|{RUN}*{_TELLING}{RUN}*\(?|{RUN}{{8,}}\(?",
     check_stated,
     tail=RUN,
-)
-
-
-_KNOWN = re.compile(
-    r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"
-    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|base64,|data:|h1:)"
-    r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}[\\\"'`(<\[]{0,3}$"
-    r"|-----\s*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
-)
-_PUBLIC = re.compile(
-    r"(?:sha\d+|md5|h1|chatcmpl|cmpl|call|msg|resp|req|run|thread|asst|file|batch|step|toolu|cus|pi|ch|cs|price|prod|sub|in|evt"
-    r"|acct|pm|seti|si|txn|po|re|src|tok|card|ba|ii|il|pk|price|whk|we|usr|user|org|team|proj|ws|ses|sess|sid|id|trace|span"
-    r"|job|task|doc|img|ex|inv|ord|order)[-_:]"
-)
-_IN_PATH = re.compile(r"://[^\s\"'<>]*$|/[^\s?#=\"'<>]*$")
-
-
-def check_random(candidate: str, before: str) -> Spans:
-    """A value that is drawn at random by its look alone, and neither a digest nor an id nor a part of a path."""
-    value = candidate.rstrip("-_/.")
-    if looks_random(value) and not _PUBLIC.match(value) and not _KNOWN.search(before) and not _IN_PATH.search(before):
-        yield 0, len(value)
-
-
-RANDOM = Recogniser(
-    "api_key.random",
-    Kind.API_KEY,
-    50,
-    r"[A-Za-z0-9][A-Za-z0-9+/_\-]{19,}={0,2}",
-    check_random,
-    tail=r"[A-Za-z0-9+/_\-=]",
+    context=MOST_CONTEXT_CHARS,
 )
 
 
@@ -211,7 +275,7 @@ _SUCH = (
 )
 _SAID_AFTER = (
     rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to)(?: [a-z]{{1,9}}){{0,2}} {_SUCH}"
-    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin)"
+    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|[\w ./:\-]{0,80}--password-stdin)"
 )
 _WHAT_IT_IS = re.compile(rf"(?i)(?:{_SAID_AFTER})$")
 
