@@ -5,6 +5,7 @@ import string
 UPPER, LOWER, DIGITS, HEX = string.ascii_uppercase, string.ascii_lowercase, string.digits, "0123456789abcdef"
 ALNUM = UPPER + LOWER + DIGITS
 URL_SAFE = ALNUM + "-_"
+BASE58 = "".join(sign for sign in ALNUM if sign not in "0OIl")
 BASE32 = UPPER + "234567"
 
 # form -> (prefix, alphabet, length) joined in order
@@ -151,5 +152,41 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "hex128": (("", HEX, 128),),
     "django": (("django-insecure-", ALNUM, 50),),
     "unleash": (("*:production.", HEX, 56),),
+    "lower8": (("", LOWER + DIGITS, 8),),
+    "lower10": (("", LOWER + DIGITS, 10),),
+    "lower12": (("", LOWER + DIGITS, 12),),
+    "lower24": (("", LOWER + DIGITS, 24),),
+    "lower32": (("", LOWER + DIGITS, 32),),
+    "lower38": (("", "qpzry9x8gf2tvdw0s3jn54khce6mua7l", 38),),
+    "lower5": (("", LOWER + DIGITS, 5),),
+    "opaque10": (("", ALNUM, 10),),
+    "opaque11": (("", URL_SAFE, 11),),
+    "opaque16": (("", ALNUM, 16),),
+    "opaque17": (("", ALNUM, 17),),
+    "opaque22": (("", ALNUM, 22),),
+    "opaque29": (("", ALNUM, 29),),
+    "opaque33": (("", URL_SAFE, 33),),
+    "opaque38": (("", URL_SAFE, 38),),
+    "opaque48": (("", ALNUM, 48),),
+    "opaque53": (("", ALNUM, 53),),
+    "opaque54": (("", URL_SAFE, 54),),
+    "opaque58": (("", URL_SAFE, 58),),
+    "opaque60": (("", ALNUM, 60),),
+    "opaque76": (("", ALNUM + "+/", 76),),
+    "opaque86": (("", ALNUM + "./", 86),),
+    "hex4": (("", HEX, 4),),
+    "hex17": (("", HEX, 17),),
+    "hex20": (("", HEX, 20),),
+    "hex24": (("", HEX, 24),),
+    "upper6": (("", UPPER + DIGITS, 6),),
+    "upper8": (("", UPPER + DIGITS, 8),),
+    "upper12": (("", UPPER + DIGITS, 12),),
+    "upper23": (("", UPPER + DIGITS, 23),),
+    "base58_33": (("", BASE58, 33),),
+    "base58_44": (("", BASE58, 44),),
+    "alchemy": (("", URL_SAFE, 32),),
+    "discord_hook": (("", URL_SAFE, 68),),
+    "licence": (("", UPPER + DIGITS, 5), *(("-", UPPER + DIGITS, 5) for _ in range(4))),
+    "django_rest": (("", "abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50),),
     "hexup40": (("", HEX.upper(), 40),),
 }
