@@ -177,6 +177,9 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "hex4": (("", HEX, 4),),
     "hex17": (("", HEX, 17),),
     "hex20": (("", HEX, 20),),
+    "hex2": (("", HEX, 2),),
+    "hex48": (("", HEX, 48),),
+    "opaque27": (("", ALNUM, 27),),
     "hex24": (("", HEX, 24),),
     "upper6": (("", UPPER + DIGITS, 6),),
     "upper8": (("", UPPER + DIGITS, 8),),
@@ -187,6 +190,7 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "alchemy": (("", URL_SAFE, 32),),
     "discord_hook": (("", URL_SAFE, 68),),
     "licence": (("", UPPER + DIGITS, 5), *(("-", UPPER + DIGITS, 5) for _ in range(4))),
-    "django_rest": (("", "abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50),),
+    "recaptcha": (("6L", URL_SAFE, 38),),
+    "django_signs": (("django-insecure-", "abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50),),
     "hexup40": (("", HEX.upper(), 40),),
 }

@@ -294,79 +294,77 @@ def iban_with(sep: str, lower: bool = False) -> Callable[[Random], str]:
     return lambda r: groups(iban(r).lower() if lower else iban(r), sep)
 
 
-VALUES: dict[str, Callable[[Random], str]] = (
-    PASSWORDS
-    | {
-        f.__name__: f
-        for f in (
-            password,
-            plain_password,
-            pem,
-            email,
-            email_idn,
-            email_upper,
-            email_at,
-            iban,
-            ip4,
-            ip4_private,
-            ip6,
-            card,
-            amex,
-            jwt,
-            phone_int,
-            phone_us,
-            phone_de,
-            phone_fr,
-            *IDS,
-        )
-    }
-    | {
-        "basic": lambda r: b64(f"{r.choice(FIRST)}:{password(r)}"),
-        "sas": lambda r: quote(base64.b64encode(r.randbytes(32)).decode(), safe=""),
-        "confluent": lambda r: base64.b64encode(r.randbytes(48)).decode(),
-        "pem_escaped": lambda r: pem(r).replace("\n", "\\n"),
-        "b64_32": lambda r: base64.b64encode(r.randbytes(32)).decode(),
-        "b64_pw": lambda r: b64(password(r)),
-        "azure_key": lambda r: base64.b64encode(r.randbytes(64)).decode(),
-        "heroku": lambda r: (
-            f"HRKU-{groups(some(r, HEX, 8), '')}-{some(r, HEX, 4)}-4{some(r, HEX, 3)}-a{some(r, HEX, 3)}-{some(r, HEX, 12)}"
-        ),
-        "uuid": lambda r: (
-            f"{some(r, HEX, 8)}-{some(r, HEX, 4)}-4{some(r, HEX, 3)}-a{some(r, HEX, 3)}-{some(r, HEX, 12)}"
-        ),
-        "b64_64": lambda r: base64.b64encode(r.randbytes(64)).decode(),
-        "hexcolon": lambda r: groups(some(r, HEX, 40), ":", 2),
-        "n15": lambda r: "3" + some(r, DIGITS, 14),
-        "n18": lambda r: "1" + some(r, DIGITS, 17),
-        "ssn": ssn_with("-"),
-        "ssn_space": ssn_with(" "),
-        "ssn_plain": ssn_with(""),
-        "ssn_dot": ssn_with("."),
-        "ssn_dash": ssn_with("\u2013"),
-        "iban4": iban_with(" "),
-        "iban_dash": iban_with("-"),
-        "iban_low": iban_with("", lower=True),
-        "iban_nbsp": iban_with("\u00a0"),
-        "card4": lambda r: groups(card_16(r), " "),
-        "card_dash": lambda r: groups(card_16(r), "-"),
-        "user": lambda r: r.choice(FIRST),
-        "word": lambda r: r.choice(WORDS),
-        "n": lambda r: str(r.randrange(2, 99)),
-        "n3": lambda r: some(r, "123456789", 3),
-        "n6": lambda r: some(r, "123456789", 6),
-        "n9": lambda r: some(r, "123456789", 9),
-        "n10": lambda r: some(r, "123456789", 10),
-        "n12": lambda r: some(r, "123456789", 12),
-        "n13": lambda r: "1" + some(r, DIGITS, 12),
-        "not_card": lambda r: (v := card_16(r))[:-1] + str((int(v[-1]) + 1 + r.randrange(8)) % 10),
-        "not_iban": lambda r: (v := iban(r))[:2] + f"{(int(v[2:4]) - 2 + 1 + r.randrange(90)) % 97 + 2:02}" + v[4:],
-        "hex7": lambda r: token(r, HEX, 7),
-        "hex12": lambda r: token(r, HEX, 12),
-        "mac": lambda r: groups(some(r, HEX, 12), ":", 2),
-        "date": lambda r: f"20{r.randrange(10, 26)}-{r.randrange(1, 13):02}-{r.randrange(1, 29):02}",
-        "time": lambda r: f"{r.randrange(24):02}:{r.randrange(60):02}:{r.randrange(60):02}",
-    }
-)
+VALUES: dict[str, Callable[[Random], str]] = {
+    f.__name__: f
+    for f in (
+        password,
+        plain_password,
+        pem,
+        email,
+        email_idn,
+        email_upper,
+        email_at,
+        iban,
+        ip4,
+        ip4_private,
+        ip6,
+        card,
+        amex,
+        jwt,
+        phone_int,
+        phone_us,
+        phone_de,
+        phone_fr,
+        *IDS,
+    )
+} | {
+    "basic": lambda r: b64(f"{r.choice(FIRST)}:{password(r)}"),
+    "sas": lambda r: quote(base64.b64encode(r.randbytes(32)).decode(), safe=""),
+    "confluent": lambda r: base64.b64encode(r.randbytes(48)).decode(),
+    "pem_escaped": lambda r: pem(r).replace("\n", "\\n"),
+    "b64_32": lambda r: base64.b64encode(r.randbytes(32)).decode(),
+    "b64_pw": lambda r: b64(password(r)),
+    "azure_key": lambda r: base64.b64encode(r.randbytes(64)).decode(),
+    "heroku": lambda r: (
+        f"HRKU-{groups(some(r, HEX, 8), '')}-{some(r, HEX, 4)}-4{some(r, HEX, 3)}-a{some(r, HEX, 3)}-{some(r, HEX, 12)}"
+    ),
+    "uuid": lambda r: f"{some(r, HEX, 8)}-{some(r, HEX, 4)}-4{some(r, HEX, 3)}-a{some(r, HEX, 3)}-{some(r, HEX, 12)}",
+    "b64_64": lambda r: base64.b64encode(r.randbytes(64)).decode(),
+    "b64_48": lambda r: base64.b64encode(r.randbytes(48)).decode(),
+    "n16": lambda r: "0" + some(r, DIGITS, 15),
+    "hexcolon": lambda r: groups(some(r, HEX, 40), ":", 2),
+    "n15": lambda r: "3" + some(r, DIGITS, 14),
+    "n18": lambda r: "1" + some(r, DIGITS, 17),
+    "ssn": ssn_with("-"),
+    "ssn_space": ssn_with(" "),
+    "ssn_plain": ssn_with(""),
+    "ssn_dot": ssn_with("."),
+    "ssn_dash": ssn_with("\u2013"),
+    "iban4": iban_with(" "),
+    "iban_dash": iban_with("-"),
+    "iban_low": iban_with("", lower=True),
+    "iban_nbsp": iban_with("\u00a0"),
+    "card4": lambda r: groups(card_16(r), " "),
+    "card_dash": lambda r: groups(card_16(r), "-"),
+    "user": lambda r: r.choice(FIRST),
+    "word": lambda r: r.choice(WORDS),
+    "n": lambda r: str(r.randrange(2, 99)),
+    "n3": lambda r: some(r, "123456789", 3),
+    "n6": lambda r: some(r, "123456789", 6),
+    "n9": lambda r: some(r, "123456789", 9),
+    "n10": lambda r: some(r, "123456789", 10),
+    "n12": lambda r: some(r, "123456789", 12),
+    "n13": lambda r: "1" + some(r, DIGITS, 12),
+    "not_card": lambda r: (v := card_16(r))[:-1] + str((int(v[-1]) + 1 + r.randrange(8)) % 10),
+    "not_iban": lambda r: (v := iban(r))[:2] + f"{(int(v[2:4]) - 2 + 1 + r.randrange(90)) % 97 + 2:02}" + v[4:],
+    "hex7": lambda r: token(r, HEX, 7),
+    "hex12": lambda r: token(r, HEX, 12),
+    "mac": lambda r: groups(some(r, HEX, 12), ":", 2),
+    "date": lambda r: f"20{r.randrange(10, 26)}-{r.randrange(1, 13):02}-{r.randrange(1, 29):02}",
+    "time": lambda r: f"{r.randrange(24):02}:{r.randrange(60):02}:{r.randrange(60):02}",
+}
+
+VALUES |= PASSWORDS
 
 
 def drawn_value(name: str, r: Random) -> str:

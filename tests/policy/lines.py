@@ -1,4 +1,4 @@
-"""Drawn texts of all kinds, from lines of a file: ``third.txt`` to ``eighth.txt``. See ``drawing``."""
+"""Drawn texts of all kinds, from lines of a file: ``third.txt`` to ``ninth.txt``. See ``drawing``."""
 
 import re
 from pathlib import Path
