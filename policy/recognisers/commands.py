@@ -22,6 +22,7 @@ _OPTIONS = (
     ("a", r"(?:redis|valkey|keydb)-cli", True),
     ("w", r"ldap[a-z]+", True),
     ("P", r"sqlcmd|bcp|isql|tsql|mosquitto_(?:pub|sub)|unzip|zip|ipmitool", True),
+    ("k", r"openssl", True),
     ("pw", r"plink|pscp|psftp", True),
 )
 _PROGRAMS = tuple(
@@ -29,7 +30,7 @@ _PROGRAMS = tuple(
     for option, programs, may_stand_apart in _OPTIONS
 )
 _WRITTEN = re.compile(
-    r"(?:-U[ =]?[\"']?[^\s%]+%|-(pw|[paPw])([ =]?)|/(?i:user):\S+ )(?:\"([^\"]+)|'([^']+)|([^\s\"']+))$"
+    r"(?:-U[ =]?[\"']?[^\s%]+%|-(pw|[paPwk])([ =]?)|/(?i:user):\S+ |/p:)(?:\"([^\"]+)|'([^']+)|([^\s\"']+))$"
 )
 _REFERENCE = re.compile(r"[$%<{-]|\*\*\*|\.{0,2}/|~/|\d{1,5}(?::\d{1,5})?$")
 
@@ -58,7 +59,7 @@ def _looks_like_one(value: str) -> bool:
 
 def _takes_password(found: re.Match[str], before: str) -> Iterator[bool]:
     if found[1] is None:
-        yield found[0].startswith("-U") or re.search(r"(?i)\bnet use\b[^\n]*$", before) is not None
+        yield found[0].startswith(("-U", "/p:")) or re.search(r"(?i)\bnet use\b[^\n]*$", before) is not None
         return
     for option, program, may_stand_apart in _PROGRAMS:
         if option == found[1] and (may_stand_apart or not found[2]):
@@ -70,7 +71,7 @@ COMMAND_PASSWORD = Recogniser(
     "api_key.command_password",
     Kind.API_KEY,
     56,
-    rf"\B-(?:pw|[paPw])[ =]?{_VALUE}|\B/(?i:user):[^\s/]{{1,64}} {_VALUE}"
+    rf"\B-(?:pw|[paPwk])[ =]?{_VALUE}|\B/p:{_VALUE}|\B/(?i:user):[^\s/]{{1,64}} {_VALUE}"
     r"|\B-U[ =]?[\"']?[^\s\"'%]{1,64}%[^\s\"']{4,128}",
     check_command_password,
 )

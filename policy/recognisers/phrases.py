@@ -26,12 +26,20 @@ _SENTENCE = re.compile(
 _PROSE = re.compile(r"\b(?:the|and|for|your|are|was|not|please|should|words|phrase|these|them|keep|write)\b")
 _WORDS = re.compile(r"[a-z]{3,10}(?: [a-z]{3,10}){3,}")
 _LEAST_BITS = 5.8
+# Google's passwords for programs: four groups of four letters.
+_LENGTH_OF_GROUPS = 19
+_LEAST_BITS_OF_GROUPS = 5.2
 _LEAST_SIGNS = 16
 
 
 def check_phrase(candidate: str, _before: str) -> Spans:
     """A value in quotes with a space inside: words that make no sentence, or random signs."""
     quote = candidate[-1]
+    if quote.isalpha():
+        start = len(candidate) - _LENGTH_OF_GROUPS
+        if surprise(candidate[start:]) >= _LEAST_BITS_OF_GROUPS:
+            yield start, len(candidate)
+        return
     start = candidate.rindex("“" if quote == "”" else quote, 0, -1) + 1
     value = candidate[start:-1]
     if " " not in value or value.startswith("-----") or PLACEHOLDER.search(value):
@@ -46,7 +54,7 @@ PHRASE = Recogniser(
     "api_key.phrase",
     Kind.API_KEY,
     58,
-    rf"{_NAME}{_SIGNS}(?:\"[^\"\n]+\"|'[^'\n]+'|`[^`\n]+`|“[^”\n]+”)",
+    rf"{_NAME}{_SIGNS}(?:\"[^\"\n]+\"|'[^'\n]+'|`[^`\n]+`|“[^”\n]+”|(?:[a-z]{{4}} ){{3}}[a-z]{{4}}\b)",
     check_phrase,
 )
 
@@ -56,7 +64,7 @@ _SEED_WORDS = re.compile(r"(?:(?:\d{1,2}[.)] ?)?[a-z]{3,8}[ ,\n]{1,3}){11,23}(?:
 
 def check_seed(candidate: str, _before: str) -> Spans:
     """Twelve to 24 words that restore a wallet."""
-    found = _SEED_WORDS.search(candidate)
+    found = _SEED_WORDS.search(candidate, re.search(r"[:=\n]", candidate).end())  # type: ignore[union-attr]
     if found is not None and not _PROSE.search(found[0]):
         yield found.span()
 
@@ -74,7 +82,7 @@ SEED = Recogniser(
 _LINE_NAME = (
     r"(?:\w{0,32}(?i:password|passwd|passphrase|_pass|\bpass|pwd|_pw|\bpw|secret|secret_key|token|api_key|passwort|kennwort|salt)\w{0,8})"
 )
-_LINE = re.compile(rf"(?:export |set |setx |ENV |ARG |- |\$env:)?[\w.\-]{{0,40}}?{_LINE_NAME}\"?[ \t]{{0,8}}[=:][ \t]{{0,8}}")
+_LINE = re.compile(rf"(?:export |set |setx |ENV |ARG |- |\$env:)?[\w.\-]{{0,40}}?{_LINE_NAME}(?: [^\s:=\"'`]{{1,24}}){{0,5}}\"?[ \t]{{0,8}}[=:][ \t]{{0,8}}")
 _STRUCTURE = re.compile(r"[,;|{&]\w+\"?[=:]|</|/>|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{")
 _INNER = re.compile(r"[^\s][,;(){}\[\]<>|][^\s,;]")
 _LEAST_LINE_BITS = 5.5
@@ -83,7 +91,7 @@ _LEAST_LINE_BITS = 5.5
 def check_line(candidate: str, before: str) -> Spans:
     """A value with brackets or commas inside, which is all the rest of a line that begins with its name."""
     start = _LINE.match(candidate)
-    if start is None or before[-1:] not in {"", "\n", " "}:
+    if start is None or before[-1:] not in {"", "\n", " ", "\t"}:
         return
     value = candidate[start.end() :].rstrip(",;.")
     if (
@@ -100,6 +108,6 @@ LINE = Recogniser(
     "api_key.line",
     Kind.API_KEY,
     57,
-    rf"(?:\b|\$)(?:export |set |setx |ENV |ARG )?[\w.\-]{{0,40}}{_LINE_NAME}[ \t]{{0,8}}[=:][ \t]{{0,8}}[^\s\"'`]{{8,128}}",
+    rf"(?:\b|\$)(?:export |set |setx |ENV |ARG )?[\w.\-]{{0,40}}{_LINE_NAME}(?: [^\s:=\"'`]{{1,24}}){{0,5}}[ \t]{{0,8}}[=:][ \t]{{0,8}}[^\s\"'`]{{8,128}}",
     check_line,
 )

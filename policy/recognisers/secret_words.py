@@ -22,6 +22,7 @@ KEYS = normalise(
 PASSWORDS = normalise(
     r"passwor[dt]s?|passwo?r?d|passwrd|pas+word|pass[ _\-]?phrase|passcode|pass[ \-]word|pwd|pswd?|\bpw|\bp/w|requirepass"
     r"|masterauth|identified by|(?:wpa\d?|wep|wi-?fi|wlan|network|netzwerk|sicherheits)[ _\-]?(?:key|schlüssel)|\bclave"
+    r"|(?:code|clé|klucz|kod) (?:du |do )?wi-?fi|wi-?fi[ \-]?(?:code|kod)|rootpw|snmp-server community"
     r"|convertto-securestring|contraseña|contrasenya"
     r"|clave de acceso|palabra clave|mots? de passe|\bmdp\b|\bm\.d\.p\.?|code d'accès|kennwort|zugangscode|senhas?"
     r"|parola d'ordine|parola di accesso|pasahitza|cyfrinair|pasfhocal|nenosiri|wagwoord|tunnussana|zaporka|šifra"
@@ -39,12 +40,12 @@ SHORT = (
 )
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
 LOOSE = normalise(
-    r"(?:(?:_|\b)key|\b_?auth|\bappid|\bsig|\bhmac|\bcookie|schlüssel|\bclé|\bchave|ключ|キー|열쇠)"
+    r"(?:(?:_|\b)key|(?:\b|_)auth|\bappid|\bsignature|\bsig|\bhmac|\bcookie|schlüssel|\bclé|\bchave|ключ|キー|열쇠)"
 ).text
 WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 NO_SECRET_KEY = re.compile(
     r"(?i)(?:public|pub|cache|idempotency|primary|foreign|partition|sort|row|object|dedup|shard|index|hash"
-    r"|lookup|host)[ _\-]?$"
+    r"|lookup|host|continuation|page|next|sync|cursor|pagination|special|eos|bos|pad|stop|sep)[ _\-]?$"
 )
 
 # Of the same name: DB_PASSWORD_2=, tokenValue:.
@@ -94,7 +95,7 @@ CALL = re.compile(
 )
 """A call or a command with a key as its argument."""
 PAIR_IN_CALL = re.compile(
-    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user|pdo)\w{{0,16}}\s?=?\s?\((?:[^()\n]{{0,60}},\s?)?"
+    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user|pdo)\w{{0,16}}\s?=?\s?[\s(](?:[^()\n]{{0,60}},\s?)?"
     rf"[\"'`]{_USER}[\"'`],\s?[\"'`]$"
     r"|\bjwt\.(?:sign|verify|encode|decode)\([^()\"'`\n]{1,60},\s?[\"'`]$"
 )
@@ -103,22 +104,31 @@ PAIR = re.compile(
     r"(?i)\b(?:credentials?|creds|log ?in|sign ?in|user|username|account|accès|acceso|accesso"
     r"|zugang\w{0,6}|anmeld\w{1,6}"
     r"|use|with|using|as|mit|avec|con)\b(?: (?:are|is|sind|with|as|mit))?\s?[:=]?\s{0,3}[\"'`(]?"
-    rf"{_USER}[\"'`]?\s?(?:/|\||,|:|\band\b|\bund\b|\bet\b)\s?[\"'`]?$"
+    rf"{_USER}[\"'`]?\s?(?://?|\||,|:|\band\b|\bund\b|\bet\b)\s?[\"'`]?$"
     r"|\b(?:admin|administrator|root|sa|postgres|guest|test|demo|user)[\"'`*]{0,2}\s?[/:|]\s?[\"'`*]{0,2}$"
-    r"|\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
-    r"(?: -\w{1,4})*(?: [^\s=:]{1,32}){1,2} [\"']?$"
 )
 """A user and then a password, in a sentence or a command."""
+COMMAND_PAIR = re.compile(
+    r"(?i)\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
+    r"(?: -\w{1,4})*(?: [^\s=:]{1,32}){1,2} [\"']?$"
+)
+"""A command with a user and then a password."""
+USERS = re.compile(
+    r"(?i)(?:(?:admin|administrator|root|guest|demo)[:/]|[\w.\-*]+:(?:\d{2,5}|\*):[\w\-*]+:[\w\-*]+:)"
+)
+"""A user and then a password, without a space: ``admin:X``, a line of a file for psql."""
 _SET = re.compile(f"(?i){SIGNS}{_OPENED}")
 _SAID = re.compile(f"(?i){_CLOSED}(?:{IS_WORDS}|\\s?\\n\\s?){_OPENED}")
 _FAR = re.compile(f"(?i){FOR}{SIGNS}{_OPENED}")
 _TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
 # At the begin of a later line, also behind the time and the name of the next message in a chat.
 _NEXT = re.compile(
-    r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?"
+    r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
     f"{_OPENED}"
 )
 _SPACE = re.compile(rf"(?i)s?[ \t]{{1,3}}{_OPENED}")
+# The same separator stands between the two values.
+BOTH = re.compile(r"(?i)(?:user(?:name)?|login|id|account|benutzer\w*)\s?([/:|&+])\s?$")
 LINKS = (("set", _SET), ("said", _SAID), ("spaced", _SPACE), ("far", _FAR), ("told", _TOLD), ("next", _NEXT))
 """Expressions for what stands between a word and its value, the surest first."""
 SCHEME = re.compile(r"(?i)[\\\"']{0,2}\s?[:=,]\s?[\\\"']{0,2}[A-Za-z\-]{2,20}[ =](?:token=)?[\"']?")

@@ -46,7 +46,7 @@ _PLAIN = re.compile(
     rf"{_DATE.pattern}"  # numbers, dates, versions, sizes
     r"|[a-z]+://.*|[^@]+@[^@]+\.[a-z]{2,}"  # addresses
     r"|(?:[\w\-]+[./\\])+[\w\-]*|\w+\.\w{1,5}"  # paths, hosts, files, attributes
-    r"|@?\w[\w.\-/]*@(?:v?\d[\w.\-]*|latest)|(?:[a-z]+|v?\d+)(?:[-_.:/](?:[a-z]+|v?\d+))+"  # packages, names
+    r"|@?[a-z0-9][a-z0-9_.\-/]*@(?:v?\d[\w.\-]*|latest)|(?:[a-z]+|v?\d+)(?:[-_.:/](?:[a-z]+|v?\d+))+"  # packages, names
     r"|[A-Z]?[a-z]+(?:[A-Z][a-z]+)*\d{1,2}|[A-Z]+-?\d{1,4}|[A-Z]{2,10}(?:-\d+)+|[A-Za-z]+[-_]?(?:19|20)\d\d|[A-Za-z_]+=.*"
     r"|[a-z]+(?:[-_:./][a-z]+)*(?:[-_:.]?v?\d[\d.]*)?|\d+[a-z]+"  # words, and words with a number
 )

@@ -12,7 +12,7 @@ from typing import Any
 from policy.recognisers.columns import column_sort
 from policy.recognisers.letter_pairs import surprise
 from policy.recognisers.recogniser import CONTEXT_CHARS, MOST_CONTEXT_CHARS, Kind, Recogniser, Spans
-from policy.recognisers.secret_words import CALL, COOKIE, FLAG, LINKS, NO_SECRET_KEY, PAIR, PAIR_IN_CALL, SCHEME, WORD
+from policy.recognisers.secret_words import BOTH, CALL, COMMAND_PAIR, COOKIE, FLAG, LINKS, NO_SECRET_KEY, PAIR, PAIR_IN_CALL, SCHEME, USERS, WORD
 from policy.recognisers.shapes import (
     PLACEHOLDER,
     REFERENCE,
@@ -40,7 +40,7 @@ _IN_QUOTES = rf"[!#$%&()*+,\-./0-9:;<=>?@A-Z\[\\\]^_`a-z{{|}}~{_LETTERS}"
 _TELLING = r"[0-9#$!&*^@]"
 
 _WORD: Any = compiled(WORD)
-_END = re.compile(r"&\w+=")
+_END = re.compile(r"&[\w.\-]+=")
 # A word and a number that is no year.
 _WORD_AND_NUMBER_TOLD = re.compile(r"[^\W\d_]{3,}(?!(?:19|20)\d\d$)\d{3,4}[^\w\s]{0,3}|[^\W\d_]{8,}\d\d")
 _AFTER = re.compile(r"(?:[.:?]|\*\*)+$|\\+$")
@@ -61,15 +61,20 @@ _LAST_PART = re.compile(r"[^=:\s\"'(]+(?=[\"'(.:?\\]*$)")
 _ODD = 5.6
 _LEAST_HYPHENS = 3
 _PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}")
-_ALGORITHM = re.compile(r"(?i)(?:sha|md|aes|utf|base|argon|bcrypt|scrypt|oauth|rsa|hmac|tls|ssl|http|ipv|win|str|int|char)-?\d+")
+_ALGORITHM = re.compile(r"(?i)(?:sha|md|aes|utf|base|argon|bcrypt|scrypt|oauth|rsa|hmac|tls|ssl|http|ipv|win|str|int|char|pbkdf)-?\d+(?:-\w+)*")
+_CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+\d{1,2}")
+_JUST_BEFORE = re.compile(r"(?i)(?:key|token|secret)\S{0,8}\n\s*$")
+_MINE = re.compile(r"(?i)\b(?:use|using|my|our|with)(?: (?:the|this))? $")
 _KEY_OF_HEX = re.compile(rf"{UUID.pattern}|[0-9a-f]{{12,}}")
 _PIN_LENGTHS = (4, 5, 8)
-_LEAST_DIGITS = 6
+_LEAST_CELL = 6
+_LEAST_CELL_BITS = 4.8
+_LEAST_KEY = 16
 _MOST_DIGITS = 24
 _NEAR = 24
 # The value is written out: in quotes, in an element of XML, in a file of settings; not the name of a variable.
 _LITERAL = re.compile(
-    r"(?:[\"']\s?(?::|=>|=)\s?|[=,]\s?)(?P<quote>[\"'])[A-Za-z]{5,}$|<[\w:.\-]{4,40}>[A-Za-z]{5,}$|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[\"']?[A-Za-z]{5,}$"
+    r"(?:[\"']\s?(?::|=>|=)\s?|[=,]\s?)(?:\"[A-Za-z]{5,}\"|'[A-Za-z]{5,}')$|<[\w:.\-]{4,40}>[A-Za-z]{5,}<$|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z]{5,}$"
     r"|^[\w\-]*(?:\.[\w\-]+)+=[A-Za-z]{5,}$"
 )
 _NO_PASSWORD = re.compile(
@@ -91,6 +96,9 @@ def check_stated(candidate: str, before: str) -> Spans:
     for index, (begin, end, sort) in enumerate(names):
         is_nearest = index + 1 == len(names)
         for link, at in _links(text, begin, end, sort, start, is_nearest=is_nearest):
+            both = BOTH.search(text, 0, begin)
+            if both is not None and (sign := text.find(both[1], at)) >= 0:
+                at = sign + 1  # noqa: PLW2901
             value_start, value_end = _value(text, at, start, candidate)
             if at < done or value_end <= value_start:
                 continue
@@ -121,11 +129,16 @@ def _given(text: str, start: int, candidate: str, before: str) -> tuple[int, int
     quoted = start + (text[start] in "\"'")
     value_start, value_end = _value(text, quoted, start, candidate)
     value, left = text[value_start:value_end], text[:quoted]
+    if users := USERS.match(candidate):
+        value_start, value = value_start + users.end(), value[users.end() :]
+        return (value_start, value_end) if not re.search(r"[:/]", value) and _is_typed(value) else None
+    is_key = looks_drawn(value) or (len(value) >= _LEAST_KEY and num_sorts(value) > 2 and looks_gibberish(value))
     if (
-        (looks_drawn(value) and CALL.search(left))
+        (is_key and CALL.search(left))
+        or (looks_chosen(value) and not UUID.fullmatch(value) and COMMAND_PAIR.search(left))
         or ((looks_chosen(value) or looks_mixed(value)) and PAIR_IN_CALL.search(left))
         or (looks_chosen(value) and not is_plain(value) and not UUID.fullmatch(value) and PAIR.search(left))
-        or ((sort := column_sort(before)) is not None and _is_believed(value, sort, "set", f"{sort}: {value}", 0))
+        or ((sort := column_sort(before)) is not None and _is_in_column(value, sort))
     ):
         return value_start, value_end
     return None
@@ -170,18 +183,25 @@ def _value(text: str, at: int, start: int, candidate: str) -> tuple[int, int]:
         end = at + len(text[at:end].partition("@")[0])
     if form := _FORM.match(text, at, end):
         at = form.end()
+    if is_quoted:
+        end -= text[end - 1] == candidate[0] and end > at
+        return at, at + len(text[at:end].rstrip("\\"))
     return at, at + len(_AFTER.sub("", text[at:end]))
 
 
 def _is_believed(value: str, sort: str, link: str, text: str, begin: int) -> bool:
     if value.isdigit():
-        return link in {"set", "said", "told"} and _is_number(value, sort, text[begin:])
-    if is_name(value) or _PARAMETER.match(value) or (link in {"far", "told", "line", "next"} and is_date(value)):
+        return _is_number(value, sort, link, text[begin:])
+    if is_name(value) or _PARAMETER.match(value) or _ALGORITHM.fullmatch(value) or _CAMEL.fullmatch(value) or (link in {"far", "told", "line", "next"} and is_date(value)):
+        return False
+    if sort == "key" and NO_SECRET_KEY.search(text, 0, begin):
         return False
     if sort == "loose":
-        is_weak = text[begin:].lower().startswith("key") and _HEX.fullmatch(value)
+        is_weak = text[begin:].lower().startswith("key") and _HEX.fullmatch(value) and not _MINE.search(text[:begin])
         return looks_drawn(value) and not NO_SECRET_KEY.search(text[:begin]) and not is_weak
     if link == "next":
+        if sort == "key" and looks_drawn(value):
+            return _JUST_BEFORE.search(text[: text.rindex(value)]) is not None
         return sort == "password" and not is_plain(value) and not _SETTING.match(value) and _is_odd(value)
     if link == "line":
         if sort == "key":
@@ -189,20 +209,33 @@ def _is_believed(value: str, sort: str, link: str, text: str, begin: int) -> boo
         return looks_random(value) or (sort == "password" and not is_plain(value) and _is_odd(value))
     if sort == "key":
         if link in {"spaced", "far", "told"}:
-            return looks_drawn(value)
+            return looks_drawn(value) or (_is_odd(value) and looks_gibberish(value) and num_sorts(value) > 1)
         return _is_secret(value) or (link == "set" and _KEY_OF_HEX.fullmatch(value) is not None)
     if sort == "password" and link == "set" and _CHOSEN_WORD.fullmatch(value) and _is_written_out(value, text, begin):
         return True
     return _is_password(value, sort, link)
 
 
-def _is_number(value: str, sort: str, text: str) -> bool:
+def _is_in_column(value: str, sort: str) -> bool:
+    if _is_believed(value, sort, "set", f"{sort}: {value}", 0):
+        return True
+    is_cell = sort == "password" and len(value) >= _LEAST_CELL and not _WORD.search(value) and not PLACEHOLDER.search(value)
+    return is_cell and surprise(value) >= _LEAST_CELL_BITS and not REFERENCE.match(value)
+
+
+def _is_typed(value: str) -> bool:
+    is_common = is_plain(value) and not WORD_AND_NUMBER.fullmatch(value)
+    return not is_common and (looks_mixed(value) or looks_chosen(value) or _is_secret(value))
+
+
+def _is_number(value: str, sort: str, link: str, text: str) -> bool:
     """True for a password of digits only: behind a word for one password, or for a PIN."""
+    least = {"set": 6, "said": 6, "told": 6, "spaced": 8, "far": 8, "line": 20}.get(link, _MOST_DIGITS + 1)
     if text[:3].lower() == "pin":
-        return len(value) in _PIN_LENGTHS
+        return link != "line" and len(value) in _PIN_LENGTHS
     word = _WORD.match(text)
     is_one = sort in {"password", "short"} and (word is None or not word[0].lower().endswith("s"))
-    return is_one and _LEAST_DIGITS <= len(value) <= _MOST_DIGITS
+    return is_one and least <= len(value) <= _MOST_DIGITS
 
 
 def _is_odd(value: str) -> bool:
@@ -214,6 +247,8 @@ def _is_odd(value: str) -> bool:
 
 
 def _is_password(value: str, sort: str, link: str) -> bool:
+    if link in {"said", "spaced", "told"} and num_sorts(value) > 2 and _is_short_one(value):
+        return True
     if link in {"set", "said"} and (_PASSPHRASE.fullmatch(value) or (link == "set" and _is_short_one(value))):
         return sort == "password" or _PASSPHRASE.fullmatch(value) is None
     if sort == "short":
@@ -240,7 +275,7 @@ def _is_written_out(value: str, text: str, begin: int) -> bool:
         return False
     end = text.index(value, begin)
     if value.isalpha():
-        return _LITERAL.search(text[: end + len(value)]) is not None
+        return _LITERAL.search(text[: end + len(value) + 1]) is not None
     return text[begin:end].rstrip().endswith((":", "\"", "'", "=", "："))
 
 
@@ -262,7 +297,7 @@ STATED = Recogniser(
     "api_key.stated",
     Kind.API_KEY,
     55,
-    rf"\"{_IN_QUOTES}']{{5,}}|'{_IN_QUOTES}\"]{{5,}}|{RUN}*{_TELLING}{RUN}*\(?|{RUN}{{8,}}\(?",
+    rf"\"{_IN_QUOTES}']{{5,}}\"?|'{_IN_QUOTES}\"]{{5,}}'?|{RUN}*{_TELLING}{RUN}*[(<]?|{RUN}{{8,}}[(<]?",
     check_stated,
     tail=RUN,
     context=MOST_CONTEXT_CHARS,
@@ -275,8 +310,9 @@ _SUCH = (
 )
 _SAID_AFTER = (
     rf"[\"'`”»]?,? (?:is|as|was|ist|als|est|comme|es|como|é|è|come|to)(?: [a-z]{{1,9}}){{0,2}} {_SUCH}"
-    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|[\w ./:\-]{0,80}--password-stdin)"
+    r"|[\"']? ?\| ?(?:sudo -S|(?:sudo )?passwd --stdin|(?:sudo )?chpasswd|[\w ./:\-]{0,80}--password-stdin)"
 )
+_LEAST_PIPED = 4
 _WHAT_IT_IS = re.compile(rf"(?i)(?:{_SAID_AFTER})$")
 
 
@@ -284,6 +320,11 @@ def check_said_after(candidate: str, _before: str) -> Spans:
     """A value that is called a password or key behind it: "x is my password", "use x as the token", x | sudo -S."""
     found = _WHAT_IT_IS.search(candidate)
     value = candidate[: found.start()] if found else ""
+    if found and "|" in found[0]:
+        start = value.rfind(":") + 1 if found[0].endswith("chpasswd") else 0
+        if len(value) - start >= _LEAST_PIPED and not REFERENCE.match(value) and not PLACEHOLDER.search(value):
+            yield start, len(value)
+        return
     if not is_plain(value) and not _HEX.fullmatch(value) and (looks_secret(value) or looks_mixed(value)):
         yield 0, len(value)
 

@@ -10,11 +10,13 @@ KNOWN = re.compile(
     r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"
     r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|recipient|cid|ipfs|base64,|data:|h1:)"
     r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}[\\\"'`(<\[]{0,3}$"
-    r"|-----\s*$|\$(?:2[abxy]?|[156y]|argon2\w*)\$[^\s]*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
+    r"|-----\s*$|base64\s*\n\s*$|\$(?:2[abxy]?|[156y]|argon2\w*)\$[^\s]*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
 )
 _PUBLIC = re.compile(
     # Hashes of IPFS and addresses of Bitcoin.
     r"(?:Qm[1-9A-HJ-NP-Za-km-z]{44}|[13][1-9A-HJ-NP-Za-km-z]{25,34})$"
+    # The first bytes of files, C++'s names of functions.
+    r"|(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|JVBERi0|UEsDB|H4sI|d09G|AAAA|MII|ZNK?\d|ZNK?S|eyJ)"
     r"|(?:sha\d+|md5|h1|chatcmpl|cmpl|call|msg|resp|req|run|thread|asst|file|batch|step|toolu|cus|pi|ch|cs|price|prod|sub|in|evt"
     r"|acct|pm|seti|si|txn|po|re|src|tok|card|ba|ii|il|pk|price|whk|we|usr|user|org|team|proj|ws|ses|sess|sid|id|trace|span"
     r"|job|task|doc|img|ex|inv|ord|order)[-_:]"
@@ -48,12 +50,18 @@ _LONGEST_PASSWORD = 40
 _MOST_SIGNS = 0.5
 _LEAST_BITS_OF_SIGNS = 6.3
 _SIGN_BETWEEN = re.compile(r"[^\W_][!#$%^&*@?+~]+[^\W_]")
+# As Apple's programs make them.
+_APPLE = re.compile(r"[A-Za-z0-9]{6}-[A-Za-z0-9]{6}-[A-Za-z0-9]{6}")
+_LEAST_BITS_OF_GROUPS = 5
 _FORMULA = re.compile(r"&[a-z]+;|%[0-9A-F]{2}|@[A-Za-z0-9\-]+\.[a-z]|[a-z]\$|&&|\^\{|\+\+|[!?]{2}$")
 
 
 def check_generated(candidate: str, before: str) -> Spans:
     """A password of four sorts of signs, as programs make them: it is no word and no formula."""
     value = candidate.rstrip(".?")
+    if _APPLE.fullmatch(value) and num_sorts(value) == _ALL_SORTS and surprise(value) >= _LEAST_BITS_OF_GROUPS:
+        yield 0, len(value)
+        return
     if (
         len(value) <= _LONGEST_PASSWORD
         and num_sorts(value) == _ALL_SORTS
@@ -97,6 +105,6 @@ URL_PATH = Recogniser(
     "api_key.url_path",
     Kind.API_KEY,
     57,
-    r"\bhttps?://[A-Za-z0-9.\-_~@%/:]{24,}",
+    r"\b(?:https?|wss?)://[A-Za-z0-9.\-_~@%/:]{24,}",
     check_url_path,
 )
