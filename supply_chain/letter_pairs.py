@@ -9,9 +9,10 @@ import math
 import re
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
-from policy.recognisers.letter_pairs import ALPHABET, TARGET, as_signs
+from policy.text.letter_pairs import ALPHABET, TARGET, as_signs
 
 _SUFFIXES = frozenset([".py", ".po", ".md", ".txt", ".html", ".js", ".pl", ".pm", ".h"])
 _WORD = re.compile(r"[^\W_]{2,}(?:[_\-.][^\W_]+)*")
@@ -32,11 +33,10 @@ def words(folders: list[Path]) -> Counter[str]:
 
 
 def surprises(counts: Counter[str]) -> list[str]:
-    """Return the lines of the file. A word counts with the logarithm of its number, so that frequent ones do not rule."""
+    """Return the lines of the file. A word counts with the logarithm of its number, so that no frequent one rules."""
     pairs = Counter[str]()
     for word, number in counts.items():
-        signs = as_signs(word)
-        for pair in zip(signs, signs[1:], strict=False):
+        for pair in pairwise(as_signs(word)):
             pairs["".join(pair)] += math.log2(1 + number)
     lines = []
     for first in ALPHABET:

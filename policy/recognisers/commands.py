@@ -23,6 +23,8 @@ _OPTIONS = (
     ("w", r"ldap[a-z]+", True),
     ("P", r"sqlcmd|bcp|isql|tsql|mosquitto_(?:pub|sub)|unzip|zip|ipmitool", True),
     ("k", r"openssl", True),
+    ("A", r"snmp[a-z]+", True),
+    ("X", r"snmp[a-z]+", True),
     ("pw", r"plink|pscp|psftp", True),
 )
 _PROGRAMS = tuple(
@@ -30,7 +32,7 @@ _PROGRAMS = tuple(
     for option, programs, may_stand_apart in _OPTIONS
 )
 _WRITTEN = re.compile(
-    r"(?:-U[ =]?[\"']?[^\s%]+%|-(pw|[paPwk])([ =]?)|/(?i:user):\S+ |/p:)(?:\"([^\"]+)|'([^']+)|([^\s\"']+))$"
+    r"(?:-U[ =]?[\"']?[^\s%]+%|-(pw|[paPwkAX])([ =]?)|/(?i:user):\S+ |/p:)(?:\"([^\"]+)|'([^']+)|([^\s\"']+))$"
 )
 _REFERENCE = re.compile(r"[$%<{-]|\*\*\*|\.{0,2}/|~/|\d{1,5}(?::\d{1,5})?$")
 
@@ -47,7 +49,7 @@ def check_command_password(candidate: str, before: str) -> Spans:
     is_word = found[1] is not None and not found[2] and value.isalpha() and value.islower()
     if _REFERENCE.match(value) or is_word:
         return
-    if any(_takes_password(found, before)) or (found[2] and found[1] != "a" and _looks_like_one(value)):
+    if any(_takes_password(found, before)) or (found[2] and found[1] not in {"a", "A", "X"} and _looks_like_one(value)):
         yield start, end
 
 
@@ -71,7 +73,7 @@ COMMAND_PASSWORD = Recogniser(
     "api_key.command_password",
     Kind.API_KEY,
     56,
-    rf"\B-(?:pw|[paPwk])[ =]?{_VALUE}|\B/p:{_VALUE}|\B/(?i:user):[^\s/]{{1,64}} {_VALUE}"
+    rf"\B-(?:pw|[paPwkAX])[ =]?{_VALUE}|\B/p:{_VALUE}|\B/(?i:user):[^\s/]{{1,64}} {_VALUE}"
     r"|\B-U[ =]?[\"']?[^\s\"'%]{1,64}%[^\s\"']{4,128}",
     check_command_password,
 )

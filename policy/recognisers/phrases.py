@@ -2,17 +2,18 @@
 
 import re
 
-from policy.recognisers.letter_pairs import surprise
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
 from policy.recognisers.shapes import PLACEHOLDER, num_sorts
+from policy.text.letter_pairs import surprise
 
 _NAME = (
     r"(?i:pass ?-?phrase|pass ?word|passwort|kennwort|contraseña|mot de passe|senha|wachtwoord|passwd|pwd"
-    r"|secret|token|[_ \-]key|[_ \-]salt|api_?key|parole|frase (?:semilla|segreta|de recuperación))"
+    r"|secret|token|(?:\b|_)key|(?:\b|_)salt|api_?key|parole|frase (?:semilla|segreta|de recuperación))"
 )
 _SEED = (
     r"(?i:(?:seed|recovery|mnemonic|backup|secret|wallet)[ _\-]?(?:recovery[ _\-]?)?(?:phrase|words|seed)|mnemonic|seed"
-    r"|wiederherstellungsphrase|phrase de récupération|frase (?:semilla|di recupero|de recuperación)|сид[- ]?фраз[аы]|助记词)"
+    r"|wiederherstellungsphrase|phrase de récupération|frase (?:semilla|di recupero|de recuperación)"
+    r"|сид[- ]?фраз[аы]|助记词)"
 )
 _SIGNS = r"[\w\-]{0,12}[\"'`*\])]{0,3} {0,2}(?:=>|:=|[:=,]|is|are|was|ist|est|es|é|è)[ \n]{0,3}[*\[(]{0,2}"
 # Words of sentences that are no words of passphrases.
@@ -73,41 +74,34 @@ SEED = Recogniser(
     "api_key.seed",
     Kind.API_KEY,
     58,
-    rf"\b{_SEED}[\"'`]{{0,2}}(?: [a-z()]{{1,12}}){{0,4}} ?[:=\n][ \n\"'`>]{{0,4}}"
+    rf"\b{_SEED}[\"'`]{{0,2}}(?: [a-z0-9()]{{1,12}}){{0,3}} ?[:=\n][ \n\"'`>]{{0,4}}"
     r"(?:(?:\d{1,2}[.)] ?)?[a-z]{3,8}[ ,\n]{1,3})+(?:\d{1,2}[.)] ?)?[a-z]{3,8}\b",
     check_seed,
 )
 
 
-_LINE_NAME = (
-    r"(?:\w{0,32}(?i:password|passwd|passphrase|_pass|\bpass|pwd|_pw|\bpw|secret|secret_key|token|api_key|passwort|kennwort|salt)\w{0,8})"
+_NAME_BEFORE = re.compile(
+    r"(?i)(?:password|passwd|passphrase|_pass|\bpass|pwd|_pw|\bpw|secret|token|api_key|passwort|kennwort|salt)\w{0,8}"
+    r"(?: [^\s:=\"'`]{1,24}){0,5}\"?[ \t]{0,8}$"
 )
-_LINE = re.compile(rf"(?:export |set |setx |ENV |ARG |- |\$env:)?[\w.\-]{{0,40}}?{_LINE_NAME}(?: [^\s:=\"'`]{{1,24}}){{0,5}}\"?[ \t]{{0,8}}[=:][ \t]{{0,8}}")
 _STRUCTURE = re.compile(r"[,;|{&]\w+\"?[=:]|</|/>|\([A-Za-z ]*\)|^[\[{(<$]|://|\w\(\)|->|\$\{|\{\{")
 _INNER = re.compile(r"[^\s][,;(){}\[\]<>|][^\s,;]")
 _LEAST_LINE_BITS = 5.5
 
 
 def check_line(candidate: str, before: str) -> Spans:
-    """A value with brackets or commas inside, which is all the rest of a line that begins with its name."""
-    start = _LINE.match(candidate)
-    if start is None or before[-1:] not in {"", "\n", " ", "\t"}:
-        return
-    value = candidate[start.end() :].rstrip(",;.")
+    """A value with brackets or commas inside, up to the next space behind its name and a sign."""
+    value = candidate[1:].lstrip(" \t").rstrip(",;.")
+    start = candidate.index(value, 1) if value else 0
     if (
         _INNER.search(value)
         and not _STRUCTURE.search(value)
         and num_sorts(value) > 3
         and surprise(value) >= _LEAST_LINE_BITS
         and not PLACEHOLDER.search(value)
+        and _NAME_BEFORE.search(before)
     ):
-        yield start.end(), start.end() + len(value)
+        yield start, start + len(value)
 
 
-LINE = Recogniser(
-    "api_key.line",
-    Kind.API_KEY,
-    57,
-    rf"(?:\b|\$)(?:export |set |setx |ENV |ARG )?[\w.\-]{{0,40}}{_LINE_NAME}(?: [^\s:=\"'`]{{1,24}}){{0,5}}[ \t]{{0,8}}[=:][ \t]{{0,8}}[^\s\"'`]{{8,128}}",
-    check_line,
-)
+LINE = Recogniser("api_key.line", Kind.API_KEY, 57, r"[=:][ \t]{0,8}[^\s\"'`]{8,128}", check_line)

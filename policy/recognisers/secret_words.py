@@ -11,7 +11,8 @@ KEYS = normalise(
     r"(?:[ _\-]?access)?[ _\-]?(?:key|token|secret)|sharedaccess(?:key|signature)"
     r"|(?:subscription|storage|write|admin|root|server|consumer|bot|personal|license|functions?|session|bearer|hmac|jwt)"
     r"[ _\-]?(?:key|token|secret)"
-    r"|credentials?|creds|secrets?|tokens?|authorization|bearer|signing[ _\-]?(?:key|secret)|(?:2fa|totp|otp|mfa)[ _\-]?(?:secret|seed|key)"
+    r"|credentials?|creds|secrets?|tokens?|authorization|bearer|signing[ _\-]?(?:key|secret)"
+    r"|(?:2fa|totp|otp|mfa)[ _\-]?(?:secret|seed|key)"
     r"|setup key|(?:backup|recovery|activation|access|invite|pairing|auth|verification) codes?|licen[cs]e[ _\-]?key"
     r"|(?:hash|password|auth|secure_auth|logged_in|nonce|cookie)[ _\-]?(?:salt|pepper)"
     r"|phpsessid|jsessionid|session_?id|connect\.sid"
@@ -20,14 +21,15 @@ KEYS = normalise(
     r"|密钥|密鑰|秘钥|令牌|トークン|アクセスキー|シークレット|토큰"
 ).text
 PASSWORDS = normalise(
-    r"passwor[dt]s?|passwo?r?d|passwrd|pas+word|pass[ _\-]?phrase|passcode|pass[ \-]word|pwd|pswd?|\bpw|\bp/w|requirepass"
-    r"|masterauth|identified by|(?:wpa\d?|wep|wi-?fi|wlan|network|netzwerk|sicherheits)[ _\-]?(?:key|schlüssel)|\bclave"
+    r"passwor[dt]s?|passwo?r?d|passwrd|pas+word|pass[ _\-]?phrase|passcode|pass[ \-]word|pwd|pswd?|\bpw|\bp/w"
+    r"|requirepass|masterauth|identified by|(?:wpa\d?|wep|wi-?fi|wlan|network|netzwerk|sicherheits)[ _\-]?(?:key|schlüssel)|\bclave"
     r"|(?:code|clé|klucz|kod) (?:du |do )?wi-?fi|wi-?fi[ \-]?(?:code|kod)|rootpw|snmp-server community"
     r"|convertto-securestring|contraseña|contrasenya"
     r"|clave de acceso|palabra clave|mots? de passe|\bmdp\b|\bm\.d\.p\.?|code d'accès|kennwort|zugangscode|senhas?"
     r"|parola d'ordine|parola di accesso|pasahitza|cyfrinair|pasfhocal|nenosiri|wagwoord|tunnussana|zaporka|šifra"
     r"|palavra-passe|hasł(?:o|a|em)|wachtwoord|paswoord|hesl(?:o|em)|lösenord(?:et)?|passord(?:et)?|kodeord(?:et)?"
-    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeāni]{1,2}|\bparol\b|parool|slaptažodis|lozink[ae]|geslo|lykilorð"
+    r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeāni]{1,2}|\bparol\b|parool"
+    r"|slaptažodis|lozink[ae]|geslo|lykilorð"
     r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
     r"|κωδικ(?:ός|ό|οί)|סיסמ(?:ה|א|ת)|كلمة (?:المرور|السر|مرور|سر)|الرقم السري|رمز (?:عبور|المرور)|گذرواژه|پسورد|پاس ?ورڈ"
     r"|पासवर्ड|পাসওয়ার্ড|கடவுச்சொல்|పాస్‌వర్డ్|รหัสผ่าน|პაროლი|գաղտնաբառ|құпия ?сөз|пасворд|(?:\b|_)шифра"
@@ -40,7 +42,7 @@ SHORT = (
 )
 # What may name a key if the value looks drawn: maps_key, an "auth" of a program's settings, a signature in a URL.
 LOOSE = normalise(
-    r"(?:(?:_|\b)key|(?:\b|_)auth|\bappid|\bsignature|\bsig|\bhmac|\bcookie|schlüssel|\bclé|\bchave|ключ|キー|열쇠)"
+    r"(?:(?:_|\b)key|(?:\b|_)auth|\bappid|[?&]code|\bsignature|\bsig|\bhmac|\bcookie|schlüssel|\bclé|\bchave|ключ|キー|열쇠)"
 ).text
 WORD = rf"(?i)(?P<key>{KEYS})|(?P<password>{PASSWORDS})|(?P<short>{SHORT})|(?P<loose>{LOOSE})"
 NO_SECRET_KEY = re.compile(
@@ -59,6 +61,7 @@ _VALUE_FIELD = r"[\\\"']{0,2}(?:value|content|default|string|text|data)[\\\"']{0
 # Signs that set a value to a name, with what programs and files write besides.
 SIGNS = (
     rf"{_REST}{_CLOSED}(?:"
+    r"\s?:\s?\[\s?\{[^{}\n]{0,40}[\"']value[\"']\s?:\s?|"
     r"\s?:\s?&?[A-Za-z][\w\[\]<>|.&]{0,24}\s?=\s?"
     rf"|\s{{0,12}}(?:=>|->|→|<-|:=|\?=|={{1,3}}|::?|\|{{1,2}})(?:(?<=:)\s{{0,12}}{_VALUE_FIELD}|(?<=:)\s{{1,12}}|\s{{0,3}})"
     rf"|,?\s{{0,12}}{_VALUE_FIELD}"
@@ -73,12 +76,15 @@ SIGNS = (
 )
 # Words that mean "is".
 IS_WORDS = normalise(
-    r"(?:,?\s{1,3}c'est|'s|\s{1,3}(?:from(?: \S{4,40} to)?|is|was|are|should be|must be|will be|has been|became|be"
+    r"(?:,?\s{1,3}c'est|'s|\s{1,3}(?:from(?: \S{4,40} to)?|is|was|are|should be|must be|will be"
+    r"|has been|became|be"
     r"|wurde auf|wird|bleibt|sera|será|sarà|będzie|это|стал|будет"
     r"|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|with|は))"
     r"(?: now| still| again| just| currently| set to| changed to| reset to| jetzt| nun| ahora| maintenant| agora| adesso"
     r"| nu| teraz| теперь| сейчас)?"
     r"(?:\s?:)?\s{1,3}"
+    r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?)\s?"
+    r"|\s{1,3}(?:geändert in|gewijzigd in|cambió a|changed to|reset to)\s"
     r"|\s(?:είναι|היא|הוא|هي|هو|है)\s|คือ\s?|は\s?|是|为|為|[이은는]\s"
 ).text
 # The purpose of a password or key: "the password of the router is", "api key (staging):".
@@ -95,7 +101,7 @@ CALL = re.compile(
 )
 """A call or a command with a key as its argument."""
 PAIR_IN_CALL = re.compile(
-    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user|pdo)\w{{0,16}}\s?=?\s?[\s(](?:[^()\n]{{0,60}},\s?)?"
+    rf"(?i)(?:auth|log[io]n|connect|connection|credentials?|basic|user|pdo|wifi\.begin)\w{{0,16}}\s?=?\s?[\s(](?:[^()\n]{{0,60}},\s?)?"
     rf"[\"'`]{_USER}[\"'`],\s?[\"'`]$"
     r"|\bjwt\.(?:sign|verify|encode|decode)\([^()\"'`\n]{1,60},\s?[\"'`]$"
 )
@@ -111,11 +117,10 @@ PAIR = re.compile(
 COMMAND_PAIR = re.compile(
     r"(?i)\b(?:add_?user|user_?add|create_?user|net user|htpasswd|auth|authenticate|log[io]n)"
     r"(?: -\w{1,4})*(?: [^\s=:]{1,32}){1,2} [\"']?$"
+    r"|\busername \S{1,32} (?:privilege \d+ )?(?:secret|password)(?: \d)? $"
 )
 """A command with a user and then a password."""
-USERS = re.compile(
-    r"(?i)(?:(?:admin|administrator|root|guest|demo)[:/]|[\w.\-*]+:(?:\d{2,5}|\*):[\w\-*]+:[\w\-*]+:)"
-)
+USERS = re.compile(r"(?i)(?:(?:admin|administrator|root|guest|demo)[:/]|[\w.\-*]+:(?:\d{2,5}|\*):[\w\-*]+:[\w\-*]+:)")
 """A user and then a password, without a space: ``admin:X``, a line of a file for psql."""
 _SET = re.compile(f"(?i){SIGNS}{_OPENED}")
 _SAID = re.compile(f"(?i){_CLOSED}(?:{IS_WORDS}|\\s?\\n\\s?){_OPENED}")
@@ -123,7 +128,8 @@ _FAR = re.compile(f"(?i){FOR}{SIGNS}{_OPENED}")
 _TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
 # At the begin of a later line, also behind the time and the name of the next message in a chat.
 _NEXT = re.compile(
-    r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
+    r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}"
+    r"(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
     f"{_OPENED}"
 )
 _SPACE = re.compile(rf"(?i)s?[ \t]{{1,3}}{_OPENED}")

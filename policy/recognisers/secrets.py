@@ -8,7 +8,18 @@ import re
 from policy.recognisers.commands import COMMAND_PASSWORD
 from policy.recognisers.phrases import LINE, PHRASE, SEED
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
-from policy.recognisers.shapes import LEAST_BITS, PLACEHOLDER, REFERENCE, bits_per_character, looks_chosen, looks_drawn, looks_secret
+from policy.recognisers.shapes import (
+    LEAST_BITS,
+    PLACEHOLDER,
+    REFERENCE,
+    WORD_AND_NUMBER,
+    bits_per_character,
+    is_plain,
+    looks_chosen,
+    looks_drawn,
+    looks_mixed,
+    looks_secret,
+)
 from policy.recognisers.stated import SAID_AFTER, STATED
 from policy.recognisers.unannounced import GENERATED, RANDOM, URL_PATH
 from policy.recognisers.vendor_keys import NAMED, VENDORS
@@ -115,6 +126,13 @@ def check_url_password(candidate: str, _before: str) -> Spans:
     else:
         start = candidate.rindex("/") + 1 if scheme < 0 else candidate.find(":", scheme + 3) + 1
     end = candidate.rindex("@")
+    if scheme < 0 and not candidate.endswith("(") and ":" in candidate[start:]:
+        # A domain's user, as programs for Windows are given it: domain/user:password@host.
+        start = candidate.index(":", start) + 1
+        value = candidate[start:end]
+        if looks_mixed(value) or (looks_chosen(value) and (not is_plain(value) or WORD_AND_NUMBER.fullmatch(value))):
+            yield start, end
+        return
     if ":" not in candidate[scheme + 3 :] and scheme > 0:
         # A token without a user.
         if looks_drawn(candidate[scheme + 3 : end]):
@@ -133,6 +151,7 @@ URL_PASSWORD = Recogniser(
     Kind.API_KEY,
     88,
     r"\b[a-zA-Z][a-zA-Z0-9+.\-]{1,15}://[^\s/:@\"']{0,64}:[^\s/\"']{1,128}@|\bhttps?://[A-Za-z0-9_\-]{20,128}@"
+    r"|\b[\w.\-]{1,64}/[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@"
     r"|\b[\w.\-]{1,64}:[^\s/:@\"'()]{4,128}@(?:tcp|unix)\("
     r"|\b(?:jdbc:oracle:[a-z0-9]{2,5}:|(?:sqlplus|rman|expdp|impdp) )[^\s/:@\"']{1,64}/[^\s/@\"']{1,128}@",
     check_url_password,

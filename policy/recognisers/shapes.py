@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from policy.recognisers.letter_pairs import surprise
+from policy.text.letter_pairs import surprise
 
 LEAST_BITS = 2.5
 """Bits a character that the random part of a key has at least: xxxxxxxx and 12345 in documentation have fewer."""
@@ -116,7 +116,9 @@ def looks_gibberish(value: str) -> bool:
     """
     if len(value) < _LEAST_TYPED or len(value) > _MOST_WRITTEN or not _TYPED.fullmatch(value) or _HEX.fullmatch(value):
         return False
-    return surprise(value) >= (_GIBBERISH if len(value) >= _LONG else _SHORT_GIBBERISH) and not PLACEHOLDER.search(value)
+    return surprise(value) >= (_GIBBERISH if len(value) >= _LONG else _SHORT_GIBBERISH) and not PLACEHOLDER.search(
+        value
+    )
 
 
 def looks_secret(value: str) -> bool:
@@ -147,7 +149,9 @@ def looks_drawn(value: str) -> bool:
 
 def looks_chosen(value: str) -> bool:
     """True for what people choose as a password, and no word and no name in a program."""
-    if REFERENCE.match(value) or PLACEHOLDER.search(value) or _NUMBERED_WORD.fullmatch(value):
+    if REFERENCE.match(value) or PLACEHOLDER.search(value):
+        return False
+    if len(value) <= _MOST_WRITTEN and _NUMBERED_WORD.fullmatch(value):
         return False
     return len(value) >= 8 and any(map(str.isdigit, value)) and any(map(str.isalpha, value)) and num_sorts(value) >= 2
 

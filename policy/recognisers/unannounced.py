@@ -2,13 +2,13 @@
 
 import re
 
-from policy.recognisers.letter_pairs import surprise
 from policy.recognisers.recogniser import Kind, Recogniser, Spans
 from policy.recognisers.shapes import PLACEHOLDER, UUID, looks_drawn, looks_random, num_sorts
+from policy.text.letter_pairs import surprise
 
 KNOWN = re.compile(
     r"(?i)(?:\b|_)(?:sha-?\d*|md5|blake\w*|digest|checksum|integrity|hash|etag|commit|revision|rev|fingerprint|nonce"
-    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|recipient|cid|ipfs|base64,|data:|h1:)"
+    r"|ssh-\w+|ecdsa-\w+|public.?key|pubkey|cert\w*|uuid|guid|\w*id|ids|address|wallet|state|challenge|peer|attachment|recipient|cid|ipfs|base64,|data:|h1:)"
     r"[\\\"'`\])>]{0,3}\s{0,2}(?:[:=\-(]|=>|is|w/)?\s{0,2}[\\\"'`(<\[]{0,3}$"
     r"|-----\s*$|base64\s*\n\s*$|\$(?:2[abxy]?|[156y]|argon2\w*)\$[^\s]*$|[A-Za-z0-9+/]{40,}\s*\n\s*$"
 )
@@ -23,6 +23,8 @@ _PUBLIC = re.compile(
 )
 # A path without a scheme: example.com/services/…
 _PATH = re.compile(r"(?:^|/)[a-z]{2,}/")
+_LINES = (64, 76)
+_SIGNS = re.compile(r"[+/]")
 _IN_PATH = re.compile(r"://[^\s\"'<>]*$|/[^\s?#=\"'<>]*$")
 
 
@@ -30,6 +32,9 @@ def check_random(candidate: str, before: str) -> Spans:
     """A value that is drawn at random by its look alone, and neither a digest nor an id nor a part of a path."""
     value = candidate.rstrip("-_/.")
     if _PATH.search(value) or _PUBLIC.match(value):
+        return
+    # A line of a file in base64.
+    if len(value) in _LINES and before[-1:] == "\n" and _SIGNS.search(value):
         return
     if looks_random(value) and not KNOWN.search(before) and not _IN_PATH.search(before):
         yield 0, len(value)
@@ -53,7 +58,7 @@ _SIGN_BETWEEN = re.compile(r"[^\W_][!#$%^&*@?+~]+[^\W_]")
 # As Apple's programs make them.
 _APPLE = re.compile(r"[A-Za-z0-9]{6}-[A-Za-z0-9]{6}-[A-Za-z0-9]{6}")
 _LEAST_BITS_OF_GROUPS = 5
-_FORMULA = re.compile(r"&[a-z]+;|%[0-9A-F]{2}|@[A-Za-z0-9\-]+\.[a-z]|[a-z]\$|&&|\^\{|\+\+|[!?]{2}$")
+_FORMULA = re.compile(r"&[a-z]+;|%[0-9A-F]{2}|@[A-Za-z0-9\-]+\.[a-z]|[a-z]\$$|&&|\^\{|\+\+|[!?]{2}$")
 
 
 def check_generated(candidate: str, before: str) -> Spans:
@@ -67,6 +72,7 @@ def check_generated(candidate: str, before: str) -> Spans:
         and num_sorts(value) == _ALL_SORTS
         and _SIGN_BETWEEN.search(value)
         and not _FORMULA.search(value)
+        and not KNOWN.search(before)
         and not before.endswith(("/", "=", "&", "%", ".", ":"))
         and surprise(value) >= _LEAST_BITS_OF_SIGNS
         and sum(not sign.isalnum() for sign in value) <= _MOST_SIGNS * len(value)
@@ -96,9 +102,9 @@ def check_url_path(candidate: str, _before: str) -> Spans:
     """The last part of the path of a URL that gives access: a webhook, a link that resets a password."""
     start = candidate.rindex("/") + 1
     value = candidate[start:].rstrip(".-_:")
-    if looks_drawn(value) and (found := _URL.search(candidate, 0, start)):
-        if found["host"] or not UUID.fullmatch(value):
-            yield start, start + len(value)
+    found = _URL.search(candidate, 0, start)
+    if found is not None and looks_drawn(value) and (found["host"] or not UUID.fullmatch(value)):
+        yield start, start + len(value)
 
 
 URL_PATH = Recogniser(

@@ -190,6 +190,7 @@ PARTS: dict[str, tuple[tuple[str, str, int], ...]] = {
     "alchemy": (("", URL_SAFE, 32),),
     "discord_hook": (("", URL_SAFE, 68),),
     "licence": (("", UPPER + DIGITS, 5), *(("-", UPPER + DIGITS, 5) for _ in range(4))),
+    "influx": (("", ALNUM, 86), ("==", HEX, 0)),
     "recaptcha": (("6L", URL_SAFE, 38),),
     "django_signs": (("django-insecure-", "abcdefghijklmnopqrstuvwxyz0123456789!@#$%^&*(-_=+)", 50),),
     "hexup40": (("", HEX.upper(), 40),),

@@ -111,6 +111,17 @@ EXAMPLES = {
     "api_key.vendor": ("{AKIAIOSFODNN7EXAMPLE}", "AKIAIOSFODNN7EXAMPL"),
     "api_key.stated": ("pwd={Xk29!plo};", "pwd=;"),
     "api_key.said_after": ("use {Xk29!plo} as the password", "use it2024 as the password"),
+    "api_key.generated": ("take {qT7#vZ!x91LpWk}", "take x91!=null&&Lp"),
+    "api_key.url_path": (
+        "https://a.example/reset-password/{pT4vZx91LqWk7Ghd2MbR}",
+        "https://a.example/articles/pT4vZx91LqWk7Ghd2MbR",
+    ),
+    "api_key.phrase": ('passphrase: "{tide lamp orbit crumb}"', 'passphrase: "must have many words"'),
+    "api_key.seed": (
+        "seed phrase: {tide lamp orbit crumb walnut copper meadow violin harbor kettle marble sparrow}",
+        "seed phrase: please write these words down and keep them where nobody but your family finds them",
+    ),
+    "api_key.line": ("DB_PASSWORD={k(Z9;xQ!p]w7Lv}", "DB_PASSWORD=k(Z9;xQ!p]w7Lv;Encrypt=True"),
     "api_key.random": ("load('{pT4vZx91LqWk7Ghd2MbR}')", "load('getUserById2FromTable3')"),
     "api_key.command_password": ("mysql -u root -p{Xk29plo7} shop", "mkdir -p Xk29plo7/logs"),
     "api_key.url_password": ("redis://:{p4ssw0rd}@cache:6379/0", "redis://cache:6379/0"),

@@ -1,0 +1,245 @@
+"""Decides whether a value that a word announces is a secret: the sort of the word, what joins the two, and the look."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from policy.recognisers.secret_words import NO_SECRET_KEY, WORD
+from policy.recognisers.shapes import (
+    PLACEHOLDER,
+    REFERENCE,
+    UUID,
+    WORD_AND_NUMBER,
+    WORDS,
+    is_date,
+    is_name,
+    is_plain,
+    looks_chosen,
+    looks_drawn,
+    looks_gibberish,
+    looks_mixed,
+    looks_random,
+    looks_secret,
+    num_sorts,
+)
+from policy.recognisers.unannounced import KNOWN
+from policy.text.letter_pairs import surprise
+from policy.text.patterns import compiled
+
+PIN_LENGTHS = (4, 5, 8)
+MOST_DIGITS = 24
+ODD = 5.6
+"""Bits a pair, see ``letter_pairs``: half of all words have more than 4.4, few more than this."""
+
+_WORD: Any = compiled(WORD)
+_PARAMETER = re.compile(r"[a-z_]{1,24}=[^=]")
+_SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
+_ALGORITHM = re.compile(
+    r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
+    r"|(?:utf|base|bcrypt|scrypt|oauth|tls|ssl|http|ipv|win|str|int|char)-?\d+"
+)
+_CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z]+)+\d{1,2}")
+_HEX = re.compile(r"[0-9a-f]+")
+_KEY_OF_HEX = re.compile(rf"{UUID.pattern}|[0-9a-f]{{12,}}")
+# A word and a number: behind "is", and behind more words, where it is no year.
+_WORD_AND_NUMBER_SAID = re.compile(r"[^\W\d_]{4,}\d{2}[!?]?|[^\W\d_]{3,}\d{3,8}[^\w\s]{0,3}")
+_WORD_AND_NUMBER_TOLD = re.compile(r"(?=.{8})(?:[^\W\d_]{3,}(?!(?:19|20)\d\d$)\d{3,8}[^\w\s]{0,3}|[^\W\d_]{8,}\d\d)")
+_WORD_AND_NUMBER_SET = re.compile(r"[^\W\d_]{3,}\d{3,}[^\w\s]{0,3}")
+_PASSPHRASE = re.compile(r"[a-z]{3,}(?:[-_.][a-z]{3,}){3,}")
+# The name of a file with a key, which is printed.
+_JUST_BEFORE = re.compile(r"(?i)(?:key|token|secret)\S{0,8}\n\s*$")
+_SECRET = re.compile(r"(?i)\w*secret")
+# A key of hexadecimal digits needs more than the word "key".
+_MINE = re.compile(
+    r"(?i)\b(?:use|using|my|our|with)(?: (?:the|this))? $|getenv\([\"']\w*$|\"username\"\s?:\s?\"[^\"]*\",\s?\"$"
+)
+_LEAST_KEY = 16
+_LEAST_CELL = 6
+_LEAST_CELL_BITS = 4.8
+_LEAST_DIGITS = {"set": 6, "said": 6, "told": 6, "spaced": 8, "far": 8, "line": 20}
+# The value is written out: in quotes, in an element of XML, in a file of settings; not the name of a variable.
+LITERAL = re.compile(
+    r"(?:[\"']\s?(?::|=>|=)\s?|[=,]\s?)(?:\"[A-Za-z]{5,}\"|'[A-Za-z]{5,}')$|<[\w:.\-]{4,40}>[A-Za-z]{5,}<$"
+    r"|(?:^|[\s\"'])[A-Z][A-Z0-9_]{3,40}=[A-Za-z]{5,}$|(?:^|\s)(?:-D)?[\w\-]+(?:\.[\w\-]+)+=[A-Za-z_]{5,}$"
+)
+_CHOSEN_WORD = re.compile(r"(?:[^\W\d_]|_(?=[a-z])){5,}\d{0,2}[!?.]?")
+_NO_PASSWORD = re.compile(
+    r"(?i)string|text|required|optional|invalid|incorrect|wrong|missing|hidden|null|none|true|false|undefined|default"
+    r"|encrypted|redacted|changed|username|enter\w*|varchar|input|value|unset|empty|disabled|enabled|please|field|prompt"
+    r"|(?:new|old|my|your|the|db|user|current|confirm|repeat|forgot)?_?(?:pass\w*|pwd|secret|token)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A value, the sort of the word that announces it, what joins the two, and the text up to the value's end.
+
+    ``begin``: where the word begins in the text.
+    """
+
+    value: str
+    sort: str
+    link: str
+    text: str
+    begin: int
+
+    @property
+    def before(self) -> str:
+        """The text before the value."""
+        return self.text[: self.text.rindex(self.value)]
+
+
+def is_believed(it: Announced) -> bool:
+    """True if the value is a secret."""
+    if it.value.isdigit():
+        return _is_number(it)
+    if is_name(it.value) or any(form.fullmatch(it.value) for form in (_ALGORITHM, _CAMEL)):
+        return False
+    if _PARAMETER.match(it.value) or (it.link in {"far", "told", "line", "next"} and is_date(it.value)):
+        return False
+    if it.sort in {"key", "loose"} and NO_SECRET_KEY.search(it.text, 0, it.begin):
+        return False
+    if it.sort == "loose":
+        return _is_loose_key(it)
+    return {"next": _is_below, "line": _is_in_line}.get(it.link, _BY_SORT[it.sort])(it)
+
+
+def is_in_column(value: str, sort: str) -> bool:
+    """True if a value in a column with such a word at its head is a secret."""
+    if is_believed(Announced(value, sort, "set", f"{sort}: {value}", 0)):
+        return True
+    if sort != "password" or len(value) < _LEAST_CELL or _WORD.search(value) or PLACEHOLDER.search(value):
+        return False
+    return surprise(value) >= _LEAST_CELL_BITS and not REFERENCE.match(value)
+
+
+def is_short_key(value: str) -> bool:
+    """True for a key that is shorter than ``looks_drawn`` asks."""
+    bare = value.rstrip("=")
+    return len(value) >= _LEAST_KEY and num_sorts(bare) > 2 and looks_gibberish(bare)
+
+
+def is_typed(value: str) -> bool:
+    """True for a value that stands behind a user and looks like a password."""
+    is_common = is_plain(value) and not WORD_AND_NUMBER.fullmatch(value)
+    return not is_common and (looks_mixed(value) or looks_chosen(value) or _is_secret(value))
+
+
+def _is_number(it: Announced) -> bool:
+    """True for a password of digits only: behind a word for one password, or for a PIN."""
+    if it.text[it.begin : it.begin + 3].lower() == "pin":
+        return it.link != "line" and len(it.value) in PIN_LENGTHS
+    word = _WORD.match(it.text, it.begin)
+    is_one = it.sort in {"password", "short"} and (word is None or not word[0].lower().endswith("s"))
+    return is_one and _LEAST_DIGITS.get(it.link, MOST_DIGITS + 1) <= len(it.value) <= MOST_DIGITS
+
+
+def _is_loose_key(it: Announced) -> bool:
+    is_drawn = looks_drawn(it.value) or (it.link in {"set", "spaced"} and is_short_key(it.value))
+    is_weak = it.text[it.begin :].lower().startswith("key") and _HEX.fullmatch(it.value)
+    return is_drawn and (not is_weak or _MINE.search(it.text, 0, it.begin) is not None)
+
+
+def _is_below(it: Announced) -> bool:
+    """For a value at the begin of a later line."""
+    if it.sort == "key" and looks_drawn(it.value):
+        return _JUST_BEFORE.search(it.before) is not None
+    return it.sort == "password" and not is_plain(it.value) and not _SETTING.match(it.value) and _is_odd(it.value)
+
+
+def _is_in_line(it: Announced) -> bool:
+    """For a value in the same line."""
+    if looks_random(it.value):
+        return True
+    if it.sort == "key":
+        return looks_drawn(it.value) and not KNOWN.search(it.before)
+    is_quoted = it.before[-1:] in {'"', "'", "`"} and _WORD_AND_NUMBER_SAID.fullmatch(it.value) is not None
+    return it.sort == "password" and (is_quoted or (not is_plain(it.value) and _is_odd(it.value)))
+
+
+def _is_key(it: Announced) -> bool:
+    if it.link in {"spaced", "far", "told"}:
+        return looks_drawn(it.value) or (num_sorts(it.value) > 1 and looks_gibberish(it.value) and _is_odd(it.value))
+    if it.link == "set" and _KEY_OF_HEX.fullmatch(it.value):
+        return True
+    is_chosen = _SECRET.match(it.text, it.begin) and _WORD_AND_NUMBER_SET.fullmatch(it.value)
+    return _is_secret(it.value) or (it.link == "set" and is_chosen is not None)
+
+
+def _is_password(it: Announced) -> bool:
+    value = it.value
+    match it.link:
+        case "set":
+            is_word = _CHOSEN_WORD.fullmatch(value) is not None and _is_written_out(it)
+            is_chosen = is_word or _is_short_one(value) or _PASSPHRASE.fullmatch(value) is not None
+            return is_chosen or _is_secret(value) or looks_chosen(value) or looks_mixed(value)
+        case "said":
+            is_chosen = _is_said(value) or _PASSPHRASE.fullmatch(value) is not None
+            return is_chosen or _is_secret(value) or looks_mixed(value)
+        case "far":
+            return _is_secret(value) or looks_mixed(value) or (looks_chosen(value) and not WORDS.fullmatch(value))
+    if _is_short_and_odd(value) or _WORD_AND_NUMBER_TOLD.fullmatch(value):
+        return True
+    if it.link == "spaced":
+        return _is_odd(value)
+    return not is_plain(value) and (_is_secret(value) or looks_chosen(value) or looks_mixed(value))
+
+
+def _is_short_name(it: Announced) -> bool:
+    """For a value behind a short word for a password, which may mean something else: ``pass``, ``pw``."""
+    value = it.value
+    if it.link == "set":
+        return _is_short_one(value) or _is_secret(value) or looks_chosen(value)
+    if it.link == "far":
+        return False
+    is_pw = it.text[it.begin : it.begin + 2].lower() == "pw"
+    if _is_short_and_odd(value) or (it.link == "said" and _is_said(value)):
+        return True
+    if it.link == "spaced" and is_pw and _is_short_one(value):
+        return True
+    return not is_plain(value) and (_is_secret(value) or looks_mixed(value))
+
+
+_BY_SORT = {"key": _is_key, "password": _is_password, "short": _is_short_name}
+
+
+def _is_said(value: str) -> bool:
+    is_usual = looks_chosen(value) and WORD_AND_NUMBER.fullmatch(value) is not None
+    return is_usual or _is_short_and_odd(value) or _WORD_AND_NUMBER_SAID.fullmatch(value) is not None
+
+
+def _is_odd(value: str) -> bool:
+    """True for what no sentence has, whatever names it: a secret, but neither a word nor a name."""
+    if looks_mixed(value):
+        return True
+    has_sorts = not value.isalpha() or (not value.istitle() and num_sorts(value) > 1)
+    return has_sorts and _is_secret(value)
+
+
+def _is_written_out(it: Announced) -> bool:
+    """True for a word as a password, with a number or not, if it is neither a label nor the name of a variable."""
+    value = it.value
+    if PLACEHOLDER.search(value) or _NO_PASSWORD.fullmatch(value) or _WORD.search(value):
+        return False
+    end = it.text.index(value, it.begin)
+    if value.replace("_", "").isalpha():
+        return LITERAL.search(it.text[: end + len(value) + 1]) is not None
+    return it.text[it.begin : end].rstrip().endswith((":", '"', "'", "=", "："))
+
+
+def _is_short_one(value: str) -> bool:
+    """True for five to seven signs that people choose as a password."""
+    if not 5 <= len(value) <= 7 or REFERENCE.match(value) or PLACEHOLDER.search(value):
+        return False
+    has_both = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    if is_plain(value):
+        return has_both and WORD_AND_NUMBER.fullmatch(value) is not None
+    return has_both and (num_sorts(value) > 2 or surprise(value) >= ODD)
+
+
+def _is_short_and_odd(value: str) -> bool:
+    return num_sorts(value) > 2 and _is_short_one(value)
+
+
+def _is_secret(value: str) -> bool:
+    return not WORDS.fullmatch(value) and (looks_secret(value) or looks_gibberish(value))
