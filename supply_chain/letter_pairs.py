@@ -8,7 +8,7 @@ of Django 5.2.19 and Faker 40.63.0 (texts and names in 90 languages), Python 3.1
 import math
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def words(folders: list[Path]) -> Counter[str]:
 
 def surprises(counts: Counter[str]) -> list[str]:
     """Return the lines of the file. A word counts with the logarithm of its number, so that no frequent one rules."""
-    pairs = Counter[str]()
+    pairs: dict[str, float] = defaultdict(float)
     for word, number in counts.items():
         for pair in pairwise(as_signs(word)):
             pairs["".join(pair)] += math.log2(1 + number)

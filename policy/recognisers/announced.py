@@ -32,7 +32,7 @@ ODD = 5.6
 """Bits a pair, see ``letter_pairs``: half of all words have more than 4.4, few more than this."""
 
 _WORD: Any = compiled(WORD)
-_PARAMETER = re.compile(r"[a-z_]{1,24}=[^=]")
+_PARAMETER = re.compile(r"[a-z_]{2,24}=[^=]")
 _SETTING = re.compile(r"[A-Za-z_][\w.\-]*[=:]|.*\)$")
 _ALGORITHM = re.compile(
     r"(?i)(?:sha|md|aes|argon|rsa|hmac|pbkdf)-?\d+[\w\-]*"
@@ -151,9 +151,10 @@ def _is_in_line(it: Announced) -> bool:
     """For a value in the same line."""
     if looks_random(it.value):
         return True
-    if it.sort == "key":
-        return looks_drawn(it.value) and not KNOWN.search(it.before)
     is_quoted = it.before[-1:] in {'"', "'", "`"} and _WORD_AND_NUMBER_SAID.fullmatch(it.value) is not None
+    if it.sort == "key":
+        is_chosen = is_quoted and _SECRET.match(it.text, it.begin) is not None
+        return is_chosen or (looks_drawn(it.value) and not KNOWN.search(it.before))
     return it.sort == "password" and (is_quoted or (not is_plain(it.value) and _is_odd(it.value)))
 
 
@@ -178,11 +179,12 @@ def _is_password(it: Announced) -> bool:
             return is_chosen or _is_secret(value) or looks_mixed(value)
         case "far":
             return _is_secret(value) or looks_mixed(value) or (looks_chosen(value) and not WORDS.fullmatch(value))
-    if _is_short_and_odd(value) or _WORD_AND_NUMBER_TOLD.fullmatch(value):
-        return True
-    if it.link == "spaced":
-        return _is_odd(value)
-    return not is_plain(value) and (_is_secret(value) or looks_chosen(value) or looks_mixed(value))
+        case _:
+            is_known = _is_short_and_odd(value) or _WORD_AND_NUMBER_TOLD.fullmatch(value) is not None
+            if it.link == "spaced":
+                return is_known or _is_odd(value)
+            is_like_one = _is_secret(value) or looks_chosen(value) or looks_mixed(value)
+            return is_known or (not is_plain(value) and is_like_one)
 
 
 def _is_short_name(it: Announced) -> bool:
@@ -224,7 +226,7 @@ def _is_written_out(it: Announced) -> bool:
     end = it.text.index(value, it.begin)
     if value.replace("_", "").isalpha():
         return LITERAL.search(it.text[: end + len(value) + 1]) is not None
-    return it.text[it.begin : end].rstrip().endswith((":", '"', "'", "=", "："))
+    return it.text[it.begin : end].rstrip().endswith((":", '"', "'", "=", "：", "-", "→"))
 
 
 def _is_short_one(value: str) -> bool:

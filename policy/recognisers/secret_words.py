@@ -13,7 +13,8 @@ KEYS = normalise(
     r"[ _\-]?(?:key|token|secret)"
     r"|credentials?|creds|secrets?|tokens?|authorization|bearer|signing[ _\-]?(?:key|secret)"
     r"|(?:2fa|totp|otp|mfa)[ _\-]?(?:secret|seed|key)"
-    r"|setup key|(?:backup|recovery|activation|access|invite|pairing|auth|verification) codes?|licen[cs]e[ _\-]?key"
+    r"|setup key"
+    r"|(?:backup|recovery|activation|access|invite|pairing|auth|verification) codes?|licen[cs]e[ _\-]?key"
     r"|(?:hash|password|auth|secure_auth|logged_in|nonce|cookie)[ _\-]?(?:salt|pepper)"
     r"|phpsessid|jsessionid|session_?id|connect\.sid"
     r"|(?:api|zugangs|zugriffs|geheim)[ \-_]?schlüssel|geheimnis|clé (?:d'|secrète )?api|clave (?:de )?api"
@@ -22,7 +23,8 @@ KEYS = normalise(
 ).text
 PASSWORDS = normalise(
     r"passwor[dt]s?|passwo?r?d|passwrd|pas+word|pass[ _\-]?phrase|passcode|pass[ \-]word|pwd|pswd?|\bpw|\bp/w"
-    r"|requirepass|masterauth|identified by|(?:wpa\d?|wep|wi-?fi|wlan|network|netzwerk|sicherheits)[ _\-]?(?:key|schlüssel)|\bclave"
+    r"|requirepass|masterauth|identified by"
+    r"|(?:wpa\d?|wep|wi-?fi|wlan|network|netzwerk|sicherheits)[ _\-]?(?:key|schlüssel)|\bclave"
     r"|(?:code|clé|klucz|kod) (?:du |do )?wi-?fi|wi-?fi[ \-]?(?:code|kod)|rootpw|snmp-server community"
     r"|convertto-securestring|contraseña|contrasenya"
     r"|clave de acceso|palabra clave|mots? de passe|\bmdp\b|\bm\.d\.p\.?|code d'accès|kennwort|zugangscode|senhas?"
@@ -31,7 +33,8 @@ PASSWORDS = normalise(
     r"|adgangskoden?|salasana(?:ni|si)?|jelsz(?:ó|avam?)|parol[aăėeāni]{1,2}|\bparol\b|parool"
     r"|slaptažodis|lozink[ae]|geslo|lykilorð"
     r"|fjalëkalimi?|şifre(?:m|si|niz)?|mật khẩu|kata (?:sandi|laluan)|парол[ьяю]|паролем|лозинка"
-    r"|κωδικ(?:ός|ό|οί)|סיסמ(?:ה|א|ת)|كلمة (?:المرور|السر|مرور|سر)|الرقم السري|رمز (?:عبور|المرور)|گذرواژه|پسورد|پاس ?ورڈ"
+    r"|κωδικ(?:ός|ό|οί)|סיסמ(?:ה|א|ת)|كلمة (?:المرور|السر|مرور|سر)|الرقم السري|رمز (?:عبور|المرور)|گذرواژه"
+    r"|پسورد|پاس ?ورڈ"
     r"|पासवर्ड|পাসওয়ার্ড|கடவுச்சொல்|పాస్‌వర్డ్|รหัสผ่าน|პაროლი|գաղտնաբառ|құпия ?сөз|пасворд|(?:\b|_)шифра"
     r"|密码|密碼|口令|パスワード|パスフレーズ|暗証番号|비밀번호|암호|비번|패스워드|合言葉"
 ).text
@@ -80,7 +83,8 @@ IS_WORDS = normalise(
     r"|has been|became|be"
     r"|wurde auf|wird|bleibt|sera|será|sarà|będzie|это|стал|будет"
     r"|est|ist|lautet|es|è|é|e|är|er|jest|je|on|este|là|adalah|to|with|は))"
-    r"(?: now| still| again| just| currently| set to| changed to| reset to| jetzt| nun| ahora| maintenant| agora| adesso"
+    r"(?: now| still| again| just| currently| set to| changed to| reset to| jetzt| nun| ahora| maintenant| agora"
+    r"| adesso"
     r"| nu| teraz| теперь| сейчас)?"
     r"(?:\s?:)?\s{1,3}"
     r"|\s?(?:改成了?|改为了?|改為了?|变成|设为|设置为|换成了?)\s?"
@@ -129,7 +133,8 @@ _TOLD = re.compile(f"(?i){FOR}{IS_WORDS}{_OPENED}")
 # At the begin of a later line, also behind the time and the name of the next message in a chat.
 _NEXT = re.compile(
     r"[^\n]{0,40}\n{1,3}[ \t>*\-]{0,8}"
-    r"(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
+    r"(?:\[[^\]\n]{1,20}\]\s?)?(?:\d\d?:\d\d(?::\d\d)?\s)?"
+    r"(?:[\w.@()<>]{1,16}(?: [\w.()]{1,12})?:\s{1,2})?(?:[Ii]t'?s |[Ii]t is |-> )?"
     f"{_OPENED}"
 )
 _SPACE = re.compile(rf"(?i)s?[ \t]{{1,3}}{_OPENED}")

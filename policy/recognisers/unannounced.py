@@ -47,6 +47,8 @@ RANDOM = Recogniser(
     r"[A-Za-z0-9][A-Za-z0-9+/_\-]{19,}={0,2}",
     check_random,
     tail=r"[A-Za-z0-9+/_\-=]",
+    # A hash of a password is longer than 64.
+    context=128,
 )
 
 
