@@ -13,7 +13,7 @@ import pytest
 from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, SamplingParams
 from models.external.upstream import Piece, ServerInfo, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
 from models.external.vllm import VllmUpstream
-from tests.models.external.engines import vllm, wait_until
+from tests.models.external.engines import continued, vllm, wait_until
 from tests.models.external.fake_server import Answer
 from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.external.vllm_exchanges import exchanges, play, shape
@@ -165,6 +165,16 @@ def test_a_cancelled_request_is_aborted_by_its_id() -> None:
         rig.engine.cancel(request.id)
         future.result(10)
         wait_until(lambda: rig.server.abort_calls == ["generate-tokens-job-7-3"])
+
+
+def test_what_was_emitted_ends_the_prompt_and_only_the_rest_is_asked_for() -> None:
+    with vllm() as rig:
+        request = rig.ask(max_tokens=40, ignore_eos=True)
+        first = rig.run(replace(request, pause_after=9))
+        assert rig.server.calls[-1].max_tokens == 9
+        rig.run(continued(request, first))
+        assert rig.server.calls[-1].prompt == request.prompt + first.token_ids
+        assert rig.server.calls[-1].max_tokens == 31
 
 
 @pytest.mark.parametrize(("class_rank", "expected"), [(0, None), (BACKGROUND_RANK, 8)])
