@@ -6,10 +6,9 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -113,10 +112,10 @@ class RealVllm:
 
 
 @contextmanager
-def real_vllm(server: RealVllm, **how: Any) -> Iterator[Rig]:
+def real_vllm(server: RealVllm, prompts: Sequence[str] = PROMPTS) -> Iterator[Rig]:
     """Our engine on the real server."""
     tokenizer = load_tokenizer(small_files(server.folder))
-    words = tuple(tuple(tokenizer.encode(text, add_special=False)) for text in PROMPTS)
+    words = tuple(tuple(tokenizer.encode(text, add_special=False)) for text in prompts)
     with external(
         VllmUpstream(server.url),
         server.url,
@@ -127,6 +126,5 @@ def real_vllm(server: RealVllm, **how: Any) -> Iterator[Rig]:
         words=words,
         server=server,
         limit_s=10.0,
-        **how,
     ) as rig:
         yield rig
