@@ -13,8 +13,16 @@ from store.tasks.generate import GenerateInput, ToolStyle
 CALL_STYLE = ToolStyle.HERMES
 """How ``models.external.openai_chat`` writes the server's tool calls into the text of an answer."""
 
-_NO_FIELD = {"top_k": 0, "repetition_penalty": 1.0, "ignore_eos": False, "logprobs": None}
-"""Parameters that are refused, with the value that is off. Logprobs would need the tokens' ids."""
+_NO_FIELD = {
+    "top_k": (0,),
+    "repetition_penalty": (1.0,),
+    "ignore_eos": (False,),
+    "logprobs": (None,),
+    "min_p": (None, 0),
+    "min_tokens": (None, 0),
+    "stop_token_ids": (None, ()),
+}
+"""Parameters that are refused, with the values that are off. Logprobs would need the tokens' ids."""
 
 
 def check_fields(source: GenerateInput, sampling: Sampling) -> None:
@@ -25,7 +33,7 @@ def check_fields(source: GenerateInput, sampling: Sampling) -> None:
             param="input.prompt" if source.token_ids is None else "input.token_ids",
         )
     for name, off in _NO_FIELD.items():
-        if getattr(sampling, name) != off:
+        if getattr(sampling, name) not in off:
             raise InvalidRequest(f"the server of this model has no `{name}`: leave it out", param=f"sampling.{name}")
     if sampling.grammar is not None and sampling.grammar.kind is not GrammarKind.JSON_SCHEMA:
         raise InvalidRequest(

@@ -62,11 +62,12 @@ def with_tools(payload: GeneratePayload, tokenizer: Tokenizer, grammars: Grammar
     grammar = grammar_for(payload.input, tokenizer, payload.sampling.grammar)
     if grammar is not None:
         _check(grammar, payload.input.callable_tools, grammars)
-        if payload.sampling.ignore_eos:
-            raise InvalidRequest(
-                "an answer that is held to tools ends with its calls: leave out `ignore_eos`",
-                param="sampling.ignore_eos",
-            )
+        for name in ("ignore_eos", "min_tokens"):
+            if getattr(payload.sampling, name):
+                raise InvalidRequest(
+                    f"an answer that is held to tools ends with its calls: leave out `{name}`",
+                    param=f"sampling.{name}",
+                )
     sampling = payload.sampling.model_copy(update={"grammar": grammar})
     shape = _shape(payload.input, payload.sampling.grammar)
     return payload.model_copy(update={"sampling": sampling, "tool_style": tokenizer.tool_style, "answer_shape": shape})

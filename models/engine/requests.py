@@ -4,7 +4,7 @@ Every submitted request gets an outcome: a result (``CompletionOutput``, ``Encod
 future.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -41,6 +41,8 @@ class SamplingParams:
 
     ``logprobs`` n returns the logprob of each token and of the n most likely ones; None returns none. With a
     ``grammar`` only tokens that it allows are sampled, and the sequence ends only when the grammar is complete.
+    ``min_p``, ``min_tokens``, ``stop_token_ids`` and ``logit_bias`` are as in ``store.payloads.sampling_params``; None
+    is off.
     """
 
     max_tokens: int
@@ -55,6 +57,15 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     grammar: Grammar | None = None
+    min_p: float | None = None
+    min_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    logit_bias: Mapping[int, float] | None = None
+
+    @property
+    def has_token_rules(self) -> bool:
+        """True if the logits of some tokens change whatever the text is."""
+        return bool(self.logit_bias or self.min_tokens)
 
     @property
     def has_penalties(self) -> bool:

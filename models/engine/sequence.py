@@ -108,7 +108,8 @@ class SequenceState(ActiveRequest):
         self.order_key = 0, 0  # in the scheduler, lowest first
         self.started_at: float | None = None
         self.first_token_at: float | None = None
-        self._eos = frozenset() if request.sampling.ignore_eos else eos
+        own = frozenset(request.sampling.stop_token_ids or ())
+        self._eos = own if request.sampling.ignore_eos else eos | own
         self._hasher = BlockHasher(request.cache_salt)
         self._text = OutputText(detokenizer, request.sampling.stop)
         self._unshown = ""

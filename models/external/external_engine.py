@@ -289,12 +289,18 @@ class ExternalEngine(GenerationEngine):
         remaining = request.sampling.max_tokens - len(request.emitted)
         if request.pause_after is not None:
             remaining = min(remaining, request.pause_after)
+        at_least = (request.sampling.min_tokens or 0) - len(request.emitted)
+        ends = {*(() if request.sampling.ignore_eos else self._eos), *(request.sampling.stop_token_ids or ())}
         return UpstreamRequest(
             id=name_of(request.id),
             model=self._config.model,
             prompt=request.prompt + request.emitted,
-            sampling=replace(request.sampling, max_tokens=remaining),
-            stop_token_ids=tuple(sorted(self._eos)),
+            sampling=replace(
+                request.sampling,
+                max_tokens=remaining,
+                min_tokens=min(at_least, remaining) if at_least > 0 else None,
+            ),
+            stop_token_ids=tuple(sorted(ends)),
             priority=request.class_rank,
             cache_salt=request.cache_salt,
             piece_tokens=_BACKGROUND_PIECE if request.class_rank >= BACKGROUND_RANK else 1 + len(self._active) // 64,

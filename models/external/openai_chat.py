@@ -131,6 +131,8 @@ class OpenaiChatUpstream:
             value = getattr(sampling, name)
             if value != off:
                 body[name] = value
+        if sampling.logit_bias:
+            body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
         if sampling.grammar is not None:
             body["response_format"] = _response_format(sampling.grammar)
         return body

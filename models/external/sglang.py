@@ -195,8 +195,14 @@ def _sampling(request: UpstreamRequest) -> dict[str, object]:
     }
     if sampling.seed is not None:
         params["sampling_seed"] = sampling.seed
-    if request.stop_token_ids and not sampling.ignore_eos:
+    if request.stop_token_ids:
         params["stop_token_ids"] = request.stop_token_ids
+    if sampling.min_p:
+        params["min_p"] = sampling.min_p
+    if sampling.min_tokens:
+        params["min_new_tokens"] = sampling.min_tokens
+    if sampling.logit_bias:
+        params["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     return params
 
 

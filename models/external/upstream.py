@@ -86,8 +86,10 @@ class ServerLoad:
 class UpstreamRequest:
     """One request as it is sent. ``id`` is unique for each attempt, and the server knows the request by it.
 
-    ``prompt`` ends with the tokens that earlier attempts emitted; ``sampling.max_tokens`` is what remains. A seed is
-    the caller's. The request ends with one of ``stop_token_ids``, unless ``sampling.ignore_eos`` is set. The engine
+    ``prompt`` ends with the tokens that earlier attempts emitted; ``max_tokens`` and ``min_tokens`` of ``sampling`` are
+    what remains. A seed is
+    the caller's. The request ends with one of ``stop_token_ids``: the version's, unless ``sampling.ignore_eos`` is set,
+    and the caller's. The engine
     handles stop strings itself. A lower ``priority`` goes first. A piece may have ``piece_tokens`` tokens, which costs
     less than pieces of one token; servers may ignore it. ``messages`` is for servers without token ids: the chat
     completion request's own fields, as JSON values.

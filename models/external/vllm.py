@@ -222,7 +222,7 @@ def _sampling(sampling: SamplingParams, stop_token_ids: tuple[int, ...]) -> dict
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
-        "min_p": 0.0,
+        "min_p": sampling.min_p or 0.0,
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
@@ -230,8 +230,12 @@ def _sampling(sampling: SamplingParams, stop_token_ids: tuple[int, ...]) -> dict
     }
     if sampling.seed is not None:
         fields["seed"] = sampling.seed
-    if stop_token_ids and not sampling.ignore_eos:
+    if stop_token_ids:
         fields["stop_token_ids"] = stop_token_ids
+    if sampling.min_tokens:
+        fields["min_tokens"] = sampling.min_tokens
+    if sampling.logit_bias:
+        fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     if sampling.logprobs is not None:
         # The chosen token takes the place of one of the most likely.
         fields["logprobs"] = min(sampling.logprobs + 1, _MAX_LOGPROBS)

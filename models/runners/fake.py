@@ -40,7 +40,8 @@ class PlanError(AssertionError):
 class FakeRunner:
     """A ``Runner`` over bytes: words up to a length that depends on the prompt, then the end of the sequence.
 
-    With a grammar it generates a short text that the grammar accepts.
+    With a grammar it generates a short text that the grammar accepts. Every other token has probability 1, so that
+    temperature, penalties, ``min_p`` and ``logit_bias`` change nothing.
 
     A step takes ``step_s``. ``fault`` gets each plan before it is computed and may raise the error of a device.
     ``is_finite`` returns False for a row with logits of NaN.
@@ -143,7 +144,8 @@ class FakeRunner:
         prompt, output = tokens[:num_prompt], tokens[num_prompt:]
         if row.request.sampling.grammar is not None:
             return self._next_within(row.request.sampling.grammar, row.request.id, output)
-        return next_token(prompt, output, ends=not row.request.sampling.ignore_eos)
+        sampling = row.request.sampling
+        return next_token(prompt, output, ends=not sampling.ignore_eos and len(output) >= (sampling.min_tokens or 0))
 
     def _next_within(self, grammar: Grammar, request_id: RequestId, output: Sequence[int]) -> int:
         """Return a token that the grammar allows. The end of the sequence is preferred."""

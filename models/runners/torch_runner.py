@@ -62,7 +62,7 @@ class TorchRunner:
         self._model = loaded.model
         self._cache = loaded.cache
         self._batch_builder = loaded.batch_builder
-        self._sampler = Sampler(loaded.model.config.vocab_size, device, grammars)
+        self._sampler = Sampler(loaded.model.config.vocab_size, device, grammars, eos_token_ids)
         self._broken: set[RequestId] = set()
 
     @property

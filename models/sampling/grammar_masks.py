@@ -35,8 +35,8 @@ class GrammarMasks:
         """Raise RequestInvalid if the grammar of the request cannot be followed. Thread-safe."""
         if request.sampling.grammar is None:
             return
-        if request.sampling.ignore_eos:
-            raise RequestInvalid("an answer that follows a grammar ends with it: ignore_eos cannot be asked for too")
+        if request.sampling.ignore_eos or request.sampling.min_tokens:
+            raise RequestInvalid("an answer that follows a grammar ends with it: leave out ignore_eos and min_tokens")
         try:
             self._checked[request.id] = self._begin(request)
         except InvalidRequest as error:

@@ -1,8 +1,9 @@
 """The sampler: from logits to the next token of each position, for the whole batch at once.
 
-A token depends on its logits, its request and the number of tokens so far, never on the rest of the batch. Order:
-repetition, presence and frequency penalties, then the grammar mask, then the most likely token, or a random one by
-temperature, top-k and top-p. A greedy request without penalties and grammar reads the logits only once.
+A token depends on its logits, its request and the number of tokens so far, never on the rest of the batch. Order: the
+bias of tokens, repetition, presence and frequency penalties, the end tokens that come too early, the grammar mask, then
+the most likely token, or a random one by temperature, min-p, top-k and top-p. A greedy request without any of the first
+four reads the logits only once.
 
 The n-th token of a seeded request uses a random number that depends only on the seed and n. The number selects from the
 distribution of the row by inverse transform sampling. So a token never depends on earlier draws either.
@@ -15,7 +16,7 @@ A plain sum or maximum is about ten times as fast there as a cumulative sum or a
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from models.engine.requests import EngineRequest, RequestId, SampledLogprobs, Sa
 from models.sampling.grammar_masks import GrammarMasks
 from models.sampling.penalties import Penalties
 from models.sampling.sample_positions import SamplePosition
+from models.sampling.token_rules import add_bias_, forbid_early_ends_
 from prompts.grammar import Grammars
 
 CHUNK = 512
@@ -47,8 +49,16 @@ class Choice:
 class Sampler:
     """Chooses tokens. Keeps the penalty and grammar state of a request until ``forget``."""
 
-    def __init__(self, vocab_size: int, device: torch.device, grammars: Grammars | None = None) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        device: torch.device,
+        grammars: Grammars | None = None,
+        eos_token_ids: Collection[int] = (),
+    ) -> None:
+        """``eos_token_ids`` are not sampled before the ``min_tokens`` of a request."""
         self._device = device
+        self._eos = eos_token_ids
         self._penalties = Penalties(device)
         self._masks = GrammarMasks(grammars, vocab_size, device)
 
@@ -86,15 +96,20 @@ class Sampler:
     def _restrict(
         self, logits: torch.Tensor, tokens: torch.Tensor, positions: Sequence[SamplePosition]
     ) -> frozenset[int]:
-        """Apply penalties and grammars to ``logits``, and choose these tokens again. Return the stuck positions."""
+        """Apply all but the random choice to ``logits``, and choose these tokens again. Return the stuck positions."""
+        ruled = _where(positions, lambda each: each.has_token_rules)
+        if ruled:
+            add_bias_(logits, ruled, [positions[index] for index in ruled])
         penalised = _where(positions, lambda each: each.has_penalties)
         if penalised:
             self._penalties.apply_(logits, penalised, [positions[index] for index in penalised])
+        if ruled:
+            forbid_early_ends_(logits, ruled, [positions[index] for index in ruled], self._eos)
         masked = _where(positions, lambda each: each.grammar is not None)
         is_open: list[bool] = []
         if masked:
             logits[masked], is_open = self._masks.apply(logits[masked], [positions[index] for index in masked])
-        changed = sorted({*penalised, *masked})
+        changed = sorted({*ruled, *penalised, *masked})
         if changed:
             tokens[changed] = highest_of(rows_of(logits, changed))[1]
         return frozenset(index for index, may_go_on in zip(masked, is_open, strict=True) if not may_go_on)
@@ -158,10 +173,13 @@ def column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
 
 
 def draw(logits: torch.Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> torch.Tensor:
-    """Sample one token a row, (rows,), with the temperature, top-k, top-p and random number of the row."""
+    """Sample one token a row, (rows,), with the temperature, min-p, top-k, top-p and random number of the row."""
     temperature = column([each.temperature for each in params], logits)
     # Subtract the maximum first, so that a tiny temperature does not overflow.
     weights = (logits - logits.amax(dim=-1, keepdim=True)).div_(temperature).exp_()
+    if any(each.min_p for each in params):
+        # The most likely token has weight 1. As in vLLM, before top-k and top-p.
+        weights.masked_fill_(weights < column([each.min_p or 0.0 for each in params], logits), 0)
     by_chunk = reduced(weights, _sum)
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     tokens = torch.empty(len(params), dtype=torch.long, device=logits.device)

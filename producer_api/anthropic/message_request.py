@@ -11,17 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
-from producer_api.openai.request_fields import (
-    JOB_FIELDS,
-    REFUSED,
-    IsHarmless,
-    JobOptions,
-    is_one_of,
-    job_fields,
-    refuse_near_misses,
-    unsupported,
-)
-from producer_api.openai.response_format import json_grammar
+from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_off, is_one_of, unsupported
+from producer_api.openai.request_fields import JOB_FIELDS, JobOptions, job_fields, refuse_near_misses
+from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import ServiceClass
@@ -151,7 +143,9 @@ def _keeps_the_prompt(value: object) -> bool:
 
 
 _REFUSED: Mapping[str, IsHarmless] = {
-    **REFUSED,
+    **FOREIGN,
+    **dict.fromkeys((*GUIDED, "min_p", "min_tokens", "stop_token_ids", "logit_bias"), is_off),
+    "ignore_eos": is_one_of(False),
     "container": is_one_of(),
     "context_management": _keeps_the_prompt,
     "mcp_servers": is_one_of([]),

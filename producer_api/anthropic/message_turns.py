@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, StrictBool
 
-from producer_api.openai.request_fields import unsupported
+from producer_api.openai.foreign_fields import unsupported
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Body
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from producer_api.openai.request_fields import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
+from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
+from producer_api.openai.request_fields import TextRequest, job_of
 from store.errors import InvalidRequest
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.payloads.strict_model import Body
@@ -112,18 +113,15 @@ class ChatRequest(TextRequest):
 
     input_field: ClassVar[str] = "messages"
     refused: ClassVar[Mapping[str, IsHarmless]] = {
-        **REFUSED,
+        **FOREIGN,
         "functions": is_one_of([]),
         "function_call": is_one_of("none", "auto"),
         "modalities": is_one_of(["text"]),
         "audio": is_one_of(),
         "prediction": is_one_of(),
         "web_search_options": is_one_of(),
-        "chat_template": is_one_of(),
-        "chat_template_kwargs": is_one_of({}),
-        "add_generation_prompt": is_one_of(True),
-        "continue_final_message": is_one_of(False),
         "prompt": is_one_of(),
+        "system": is_one_of(""),
     }
 
     messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]

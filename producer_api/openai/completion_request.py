@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from producer_api.openai.request_fields import REFUSED, IsHarmless, TextRequest, is_one_of, job_of, unsupported
+from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_one_of, unsupported
+from producer_api.openai.request_fields import TextRequest, job_of
 from store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from store.tasks.generate import GenerateRequest
 
@@ -24,10 +25,8 @@ class CompletionRequest(TextRequest):
 
     input_field: ClassVar[str] = "prompt"
     refused: ClassVar[Mapping[str, IsHarmless]] = {
-        **REFUSED,
-        "suffix": is_one_of(""),
+        **FOREIGN,
         "messages": is_one_of(),
-        "prompt_embeds": is_one_of(),
     }
 
     prompt: str | tuple[str, ...] | tuple[int, ...] | tuple[tuple[int, ...], ...] = Field(

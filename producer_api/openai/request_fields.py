@@ -6,15 +6,23 @@ limit. The bounds of values are in ``store.tasks.generate``: a validation error 
 of the request.
 """
 
-from collections.abc import Callable, Container, Mapping
+import json
+from collections.abc import Container, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
-from producer_api.openai.response_format import ResponseFormat, StructuredOutputs, grammar_of
+from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, refuse_unsupported
+from producer_api.openai.response_format import (
+    GUIDED,
+    ResponseFormat,
+    StructuredOutputs,
+    grammar_of,
+    structured_of,
+)
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
 from store.payloads.job_payload import ServiceClass, WebhookSpec
@@ -109,44 +117,13 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-IsHarmless = Callable[[object], bool]
+def _as_text(value: object) -> object:
+    """Return a number or a boolean of ``metadata`` as the text that stands for it in JSON."""
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
-def is_one_of(*harmless: object) -> IsHarmless:
-    """Return a predicate that accepts these values and null: values that have no effect on the answer."""
-    return lambda value: value is None or value in harmless
-
-
-# Unsupported fields that would change the answer, with the values that have no effect.
-REFUSED: Mapping[str, IsHarmless] = {
-    "n": is_one_of(1),
-    "best_of": is_one_of(1),
-    "prompt_logprobs": is_one_of(0, False),
-    "logit_bias": is_one_of({}),
-    "truncate_prompt_tokens": is_one_of(),
-    "min_p": is_one_of(0),
-    "typical_p": is_one_of(1),
-    "min_tokens": is_one_of(0),
-    "length_penalty": is_one_of(1),
-    "use_beam_search": is_one_of(False),
-    "stop_token_ids": is_one_of([]),
-    "include_stop_str_in_output": is_one_of(False),
-    "bad_words": is_one_of([]),
-    "allowed_token_ids": is_one_of(),
-    "logits_processors": is_one_of([]),
-    "echo": is_one_of(False),
-}
-# vLLM's old names of fields in ``structured_outputs``.
-_MOVED = {
-    "guided_json": "json",
-    "guided_regex": "regex",
-    "guided_choice": "choice",
-    "guided_grammar": "grammar",
-}
-_INSTEAD = {
-    "functions": "it is deprecated, give `tools` instead",
-    "function_call": "it is deprecated, give `tool_choice` and `tools` instead",
-}
+MetadataText = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | bool | int | float)]
+"""A value of ``metadata``: numbers and booleans are kept as texts."""
 
 
 class TextRequest(Body):
@@ -155,7 +132,7 @@ class TextRequest(Body):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     input_field: ClassVar[str]
-    refused: ClassVar[Mapping[str, IsHarmless]] = REFUSED
+    refused: ClassVar[Mapping[str, IsHarmless]] = FOREIGN
 
     model: str
     stream: bool | None = None
@@ -170,9 +147,13 @@ class TextRequest(Body):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = Field(None, description="an extension, same as in vLLM")
     ignore_eos: bool | None = Field(None, description="an extension, same as in vLLM")
+    min_p: float | None = None
+    min_tokens: int | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = Field(None, description="an extension, same as in vLLM")
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, MetadataText] | None = None
     user: str | None = Field(None, description="your end user; usage can be grouped by it")
     safety_identifier: str | None = Field(None, description="the newer name of `user`; wins over it")
     truncation: Truncation | None = None
@@ -199,6 +180,10 @@ _SAMPLING = (
     "frequency_penalty",
     "repetition_penalty",
     "ignore_eos",
+    "min_p",
+    "min_tokens",
+    "stop_token_ids",
+    "logit_bias",
 )
 
 
@@ -227,26 +212,20 @@ def job_of(request: TextRequest, source: Mapping[str, Any], logprobs: int | None
         raise as_sent(complaint, request) from error
 
 
-def unsupported(message: str, param: str) -> InvalidRequest:
-    """Return the error for an unsupported field."""
-    return InvalidRequest(message, code="unsupported_parameter", param=param)
-
-
 def _refuse_unsupported(request: TextRequest) -> None:
-    for name, value in (request.model_extra or {}).items():
-        is_harmless = request.refused.get(name)
-        if is_harmless is not None and not is_harmless(value):
-            raise unsupported(f"`{name}` is not supported: {_INSTEAD.get(name, 'leave it out')}", name)
-        if name in _MOVED and value is not None:
-            raise unsupported(f"`{name}` is not supported: send `structured_outputs.{_MOVED[name]}`", name)
-    refuse_near_misses(request, {*request.refused, *_MOVED})
+    refuse_unsupported(request, request.refused)
+    refuse_near_misses(request, {*request.refused, *GUIDED})
 
 
 def _sampling(request: TextRequest) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(request, name) for name in _SAMPLING}
     values["max_tokens"] = request.token_limit[1]
     values["stop"] = (request.stop,) if isinstance(request.stop, str) else request.stop
-    values["grammar"] = grammar_of(request.response_format, request.structured_outputs)
+    values["grammar"] = grammar_of(
+        request.response_format, structured_of(request.structured_outputs, request.model_extra or {})
+    )
+    if request.top_k == -1:
+        values["top_k"] = 0
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -260,15 +239,21 @@ def as_sent(error: HeadraceError, request: TextRequest) -> HeadraceError:
     return error
 
 
+def _grammar_field(request: TextRequest) -> str:
+    if request.structured_outputs is not None:
+        return "structured_outputs"
+    return next((name for name in GUIDED if (request.model_extra or {}).get(name) is not None), "response_format")
+
+
 def _name_in_request(param: str, request: TextRequest) -> str:
     if param in ("sampling.max_tokens", "max_tokens"):
         return request.token_limit[0]
-    if param == "sampling":  # the only rule that involves two fields
-        return "ignore_eos"
     if param in ("input", "input.token_ids"):
         return request.input_field
     if param.startswith("sampling.grammar"):
-        return "response_format" if request.structured_outputs is None else "structured_outputs"
+        return _grammar_field(request)
     if param.partition(".")[0] in JOB_FIELDS:
         return f"job.{param}"
+    if param == "sampling":  # the only rule that involves two fields
+        return "ignore_eos" if request.ignore_eos else "min_tokens"
     return param.removeprefix("sampling.").removeprefix("input.")

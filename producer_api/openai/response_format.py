@@ -5,9 +5,10 @@ the model's tokenizer when the job is submitted; a grammar that does not compile
 """
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StrictBool, StringConstraints
+from pydantic import ConfigDict, Field, StrictBool, StringConstraints, ValidationError
 
 from store.errors import InvalidRequest
 from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind, GrammarSpec
@@ -45,6 +46,32 @@ class StructuredOutputs(Body):
     regex: str | None = Field(None, description="in the syntax of Rust's regex crate")
     choice: tuple[str, ...] | None = Field(None, description="the answer is one of these")
     grammar: str | None = Field(None, description="a Lark grammar in llguidance's dialect")
+
+
+# vLLM's old names of the fields in ``structured_outputs``.
+GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
+
+
+def structured_of(structured: StructuredOutputs | None, extra: Mapping[str, Any]) -> StructuredOutputs | None:
+    """Return the constraint on the answer, also if it has vLLM's old names among the ``extra`` fields of the request.
+
+    Raises InvalidRequest if the two differ.
+    """
+    given = {name: extra[name] for name in GUIDED if extra.get(name) is not None}
+    if not given:
+        return structured
+    first = next(iter(given))
+    if len(given) > 1:
+        raise InvalidRequest(f"give exactly one of {', '.join(given)}: an answer follows one grammar", param=first)
+    try:
+        guided = StructuredOutputs.model_validate({GUIDED[name]: value for name, value in given.items()})
+    except ValidationError as error:
+        raise InvalidRequest(f"`{first}` cannot be read: {error.errors()[0]['msg']}", param=first) from error
+    if structured is not None and structured != guided:
+        raise InvalidRequest(
+            f"`{first}` and `structured_outputs` differ: leave out `{first}`, the older name", param=first
+        )
+    return guided
 
 
 def grammar_of(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> GrammarSpec | None:

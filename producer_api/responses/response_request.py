@@ -10,19 +10,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
+from producer_api.openai.foreign_fields import (
+    FOREIGN,
+    INSTEAD,
+    IsHarmless,
+    is_one_of,
+    refuse_unsupported,
+    unsupported,
+)
 from producer_api.openai.request_fields import (
     CLASSES,
     JOB_FIELDS,
-    REFUSED,
-    IsHarmless,
     JobOptions,
+    MetadataText,
     is_kept,
-    is_one_of,
     job_fields,
     refuse_near_misses,
-    unsupported,
 )
-from producer_api.openai.response_format import json_grammar
+from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.responses.prompt_template import FilledTemplate
 from producer_api.responses.response_items import ContentPart, Input, Item, message, messages_of, read_items
 from producer_api.server.errors import from_validation
@@ -126,7 +131,7 @@ class ResponseRequest(_LenientBody):
     parallel_tool_calls: StrictBool | None = None
     truncation: Truncation | None = None
     include: tuple[Includable, ...] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, MetadataText] | None = None
     service_tier: Literal["auto", "default", "priority", "fast", "flex"] | None = None
     user: str | None = None
     safety_identifier: str | None = None
@@ -137,6 +142,10 @@ class ResponseRequest(_LenientBody):
     presence_penalty: StrictNumber | None = Field(None, description="an extension, same as in chat completions")
     frequency_penalty: StrictNumber | None = Field(None, description="an extension, same as in chat completions")
     repetition_penalty: StrictNumber | None = Field(None, description="an extension, same as in vLLM")
+    min_p: StrictNumber | None = None
+    min_tokens: StrictInt | None = None
+    stop_token_ids: tuple[StrictInt, ...] | None = None
+    logit_bias: dict[str, StrictNumber] | None = None
     job: JobOptions | None = None
 
     @property
@@ -146,7 +155,9 @@ class ResponseRequest(_LenientBody):
 
 
 _REFUSED: Mapping[str, IsHarmless] = {
-    **REFUSED,
+    **FOREIGN,
+    **dict.fromkeys(GUIDED, is_one_of()),
+    "ignore_eos": is_one_of(False),
     "conversation": is_one_of(),
     "context_management": is_one_of([]),
     "reasoning": is_one_of({}, {"effort": None}, {"effort": "none"}),
@@ -163,7 +174,20 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "functions": is_one_of([]),
     "function_call": is_one_of("none", "auto"),
 }
-_SAMPLING = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty")
+# What another field of this API means.
+_INSTEAD = {
+    **INSTEAD,
+    **{name: "send `max_output_tokens`" for name, text in INSTEAD.items() if text == "send `max_tokens`"},
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "send `max_output_tokens`"),
+    **dict.fromkeys(("response_format", "json_schema", "format", "json_object"), "send `text.format`"),
+    **dict.fromkeys(("structured_outputs", "regex", "ebnf", "grammar", *GUIDED), "send `text.format` with a schema"),
+    "messages": "send `input`",
+    "logprobs": "send `top_logprobs`",
+}
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("min_p", "min_tokens", "stop_token_ids", "logit_bias"),
+)
 # The tier that the answer reports.
 _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default", ServiceClass.BATCH: "flex"}
 
@@ -220,10 +244,7 @@ def _items(request: ResponseRequest, referenced: Mapping[str, Item]) -> list[Ite
 
 
 def _check(request: ResponseRequest) -> None:
-    for name, value in (request.model_extra or {}).items():
-        is_harmless = _REFUSED.get(name)
-        if is_harmless is not None and not is_harmless(value):
-            raise unsupported(f"`{name}` is not supported: leave it out", name)
+    refuse_unsupported(request, _REFUSED, _INSTEAD)
     refuse_near_misses(request, _REFUSED)
     if request.input is None and request.prompt is None and request.previous_response_id is None:
         raise InvalidRequest("`input` is required", param="input")
@@ -246,6 +267,8 @@ def _sampling(request: ResponseRequest) -> dict[str, Any]:
     given["max_tokens"] = request.max_output_tokens
     given["stop"] = (request.stop,) if isinstance(request.stop, str) else request.stop
     given["grammar"] = _grammar(request)
+    if request.top_k == -1:
+        given["top_k"] = 0
     if request.top_logprobs or "message.output_text.logprobs" in (request.include or ()):
         given["logprobs"] = request.top_logprobs or 0
     return {name: value for name, value in given.items() if value is not None}
@@ -346,7 +369,7 @@ _RENAMED = {
     "sampling.logprobs": "top_logprobs",
     "input.tool_choice": "tool_choice",
     "input.parallel_tool_calls": "parallel_tool_calls",
-    "sampling": "input",
+    "sampling": "min_tokens",
 }
 
 

@@ -16,7 +16,8 @@ from producer_api.openai.chat_request import to_job as chat_job
 from producer_api.openai.completion_answer import CompletionAnswer
 from producer_api.openai.completion_request import CompletionRequest
 from producer_api.openai.completion_request import to_job as completion_job
-from producer_api.openai.request_fields import TextRequest, as_sent, unsupported
+from producer_api.openai.foreign_fields import unsupported
+from producer_api.openai.request_fields import TextRequest, as_sent
 from producer_api.responses import response_routes
 from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_request import ResponseContext, ResponseRequest

@@ -9,6 +9,7 @@ from prompts.tool_grammar import grammar_for, with_tools
 from store.errors import InvalidRequest
 from store.payloads.conversation import ChatMessage, Role
 from store.payloads.job_payload import PinnedPolicy
+from store.payloads.sampling_params import Sampling
 from store.registry.engine_spec import EngineKind
 from store.tasks.generate import GENERATE, GenerateInput, GeneratePayload, GenerateRequest, Truncation
 
@@ -25,6 +26,7 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
         model.grammars.check(request.sampling.grammar.kind, request.sampling.grammar.text)
     sampling = request.sampling.with_defaults(model.sampling)
     sampling = sampling.model_copy(update={"max_tokens": max_tokens})
+    _check_tokens(model.tokenizer, sampling, max_tokens)
     payload = GeneratePayload(input=source, sampling=sampling, policy=policy)
     if _is_behind_chat(model):
         check_fields(source, sampling)
@@ -32,6 +34,23 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     elif source.callable_tools:
         payload = with_tools(payload, model.tokenizer, model.grammars)
     return Prepared(payload, num_tokens, max_tokens)
+
+
+def _check_tokens(tokenizer: Tokenizer, sampling: Sampling, max_tokens: int) -> None:
+    """Raise InvalidRequest for a token that the model does not have, or more ``min_tokens`` than ``max_tokens``."""
+    if (sampling.min_tokens or 0) > max_tokens:
+        raise InvalidRequest(
+            f"`sampling.min_tokens` is {sampling.min_tokens}, and at most {max_tokens} tokens are produced",
+            param="sampling.min_tokens",
+        )
+    if isinstance(tokenizer, ApproximateTokenizer):
+        return  # only the server knows its tokens
+    for name, token_ids in sampling.named_tokens.items():
+        if token_ids and max(token_ids) >= tokenizer.vocab_size:
+            raise InvalidRequest(
+                f"token id {max(token_ids)} is not in the model's vocabulary of {tokenizer.vocab_size}",
+                param=f"sampling.{name}",
+            )
 
 
 def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateRequest:

@@ -25,6 +25,8 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 TopK = Annotated[int, Field(ge=0, le=100_000)]
 RepetitionPenalty = Annotated[float, Field(gt=0, le=10)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class SamplingDefaults(Strict):
@@ -77,6 +79,9 @@ class Sampling(Strict):
     Penalties are those of the OpenAI API (presence, frequency) and of CTRL, Keskar et al. 2019 (repetition).
     ``logprobs``: return the log probability of each token, and of this number of most likely tokens. With a ``grammar``
     an answer follows it; an answer that ends at ``max_tokens`` is a prefix of one that does.
+    ``min_p``: tokens with less than this share of the most likely token's probability, after temperature, are left out.
+    ``min_tokens``: before it neither an end token nor one of ``stop_token_ids`` is sampled; a stop string still ends
+    the answer. ``logit_bias`` is added to the logits of tokens, before the penalties.
     """
 
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
@@ -91,12 +96,23 @@ class Sampling(Strict):
     ignore_eos: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     grammar: GrammarSpec | None = None
+    # Null is off: a worker of an older release reads a payload without them.
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] | None = None
+    stop_token_ids: Annotated[tuple[BiasedToken, ...], Field(max_length=64)] | None = None
+    logit_bias: Annotated[dict[BiasedToken, Bias], Field(max_length=1024)] | None = None
 
     @model_validator(mode="after")
     def _ends_with_its_grammar(self) -> Self:
-        if self.grammar is not None and self.ignore_eos:
-            raise ValueError("an answer that follows a grammar ends with it: leave out `ignore_eos`")
+        for name in ("ignore_eos", "min_tokens"):
+            if self.grammar is not None and getattr(self, name):
+                raise ValueError(f"an answer that follows a grammar ends with it: leave out `{name}`")
         return self
+
+    @property
+    def named_tokens(self) -> dict[str, tuple[int, ...]]:
+        """The token ids of the request, by their field."""
+        return {"stop_token_ids": self.stop_token_ids or (), "logit_bias": tuple(self.logit_bias or ())}
 
     def explicit_defaults(self) -> list[str]:
         """Return the fields that the request sets to their default.

@@ -95,6 +95,15 @@ KINDS: dict[str, dict[str, object]] = {
     "schema": {"ignore_eos": False, "grammar": Grammar("json_schema", '{"type":"array","items":{"type":"integer"}}')},
     "regex": {"ignore_eos": False, "temperature": 1.0, "seed": 2, "grammar": Grammar("regex", "(ab|ba|[0-9]{3}){4,9}")},
     "end": {"ignore_eos": False, "temperature": 3.0, "seed": 8, "max_tokens": 60},
+    "biased": {"logit_bias": {3: 4.0, 9: -100.0, 20: 3.0}, "min_p": 0.05, "temperature": 1.5, "seed": 4},
+    "late end": {
+        "ignore_eos": False,
+        "temperature": 3.0,
+        "seed": 8,
+        "max_tokens": 60,
+        "min_tokens": 25,
+        "stop_token_ids": tuple(range(100, 120)),
+    },
 }
 
 

@@ -222,6 +222,6 @@ def seeded(sampling: Sampling, job_id: str) -> Sampling:
 
 def sampling_params(sampling: Sampling, max_tokens: int) -> SamplingParams:
     """Return the sampling parameters in the engine's form."""
-    plain = sampling.model_dump(exclude={"max_tokens", "stop", "grammar"})
+    plain = sampling.model_dump(exclude={"max_tokens", "stop", "grammar"}, exclude_none=True)
     grammar = None if sampling.grammar is None else Grammar(sampling.grammar.kind.value, sampling.grammar.text)
     return SamplingParams(**plain, stop=sampling.stop, max_tokens=max_tokens, grammar=grammar)

@@ -33,6 +33,7 @@ class Call:
     output_penalties: float = 0.0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = (EOS,)
+    min_tokens: int = 0
     grammar: tuple[str, str] | None = None
     priority: int = 0
     body: dict[str, object] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class Call:
         """Generate one token, and note why the request ends with it if it does."""
         token = self._next()
         self.output.append(token)
-        if token in self.stop_token_ids and not self.ignore_eos:
+        if token in self.stop_token_ids:
             self.finish = "stop"
         elif len(self.output) >= self.max_tokens:
             self.finish = "length"
@@ -69,8 +70,8 @@ class Call:
         draw = number((*self.prompt, *self.output), kept)
         if self.grammar is not None:
             return self._allowed(draw)
-        if draw % _ENDS_ONE_IN == 0 and not self.ignore_eos:
-            return self.stop_token_ids[0] if self.stop_token_ids else EOS
+        if draw % _ENDS_ONE_IN == 0 and not self.ignore_eos and len(self.output) >= self.min_tokens:
+            return EOS
         return _LETTERS[draw // _ENDS_ONE_IN % len(_LETTERS)]
 
     def _allowed(self, draw: int) -> int:

@@ -118,7 +118,8 @@ class FakeSglang(FakeServer):
             output_penalties=max(abs(sampling[name]) for name in ("presence_penalty", "frequency_penalty"))
             + abs(sampling["repetition_penalty"] - 1),
             ignore_eos=sampling["ignore_eos"],
-            stop_token_ids=tuple(sampling.get("stop_token_ids", (EOS,))),
+            stop_token_ids=tuple(sampling.get("stop_token_ids", () if sampling["ignore_eos"] else (EOS,))),
+            min_tokens=sampling.get("min_new_tokens", 0),
             grammar=grammar,
             priority=-body.get("priority", 0) if self.by_priority else 0,
             body=body,

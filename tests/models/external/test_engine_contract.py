@@ -56,6 +56,26 @@ def test_a_stop_string_across_tokens_ends_the_text_before_it(rig: Rig) -> None:
     rig.wait_idle()
 
 
+def test_a_stop_token_ends_it_and_no_end_comes_too_early(rig: Rig) -> None:
+    if not rig.can.token_ids:
+        pytest.skip("the server's own tokens are not known")
+    request = rig.ask(ignore_eos=True)
+    tokens = rig.direct(request)
+    end = tokens.index(tokens[9])
+    completion = rig.run(replace(request, sampling=replace(request.sampling, stop_token_ids=(tokens[9],))))
+    assert (completion.token_ids, completion.finish_reason) == (tokens[: end + 1], FinishReason.STOP)
+    assert completion.text == rig.text_of(tokens[:end])
+    plain = replace(rig.ask(max_tokens=LONG), id="plain")
+    num_plain = len(rig.run(plain).token_ids)
+    if num_plain < LONG:
+        late = replace(plain, id="late", sampling=replace(plain.sampling, min_tokens=num_plain + 3))
+        found = rig.run(late)
+        assert len(found.token_ids) >= num_plain + 3
+        first = rig.run(replace(late, id="cut", pause_after=num_plain - 1))
+        assert rig.run(continued(replace(late, id="rest"), first)).token_ids == found.token_ids
+    rig.wait_idle()
+
+
 def test_a_cancelled_request_ends_and_computes_no_more(rig: Rig) -> None:
     request = rig.ask(max_tokens=LONG, ignore_eos=True)
     future = rig.engine.submit(request)

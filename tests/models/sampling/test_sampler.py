@@ -4,10 +4,18 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row
@@ -30,6 +38,8 @@ def reference_distribution(logits: torch.Tensor, params: SamplingParams) -> torc
     """The probabilities that transformers' processors leave of one row."""
     scores = logits[None] / params.temperature
     ids = torch.zeros(1, 1, dtype=torch.long)
+    if params.min_p:
+        scores = MinPLogitsWarper(params.min_p)(ids, scores)
     if params.top_k:
         scores = TopKLogitsWarper(params.top_k)(ids, scores)
     if params.top_p < 1:
@@ -48,6 +58,9 @@ CUTS = [
     {"top_p": 0.999, "temperature": 2.0},
     {"top_p": 1e-6},
     {"top_k": 20, "top_p": 0.7, "temperature": 0.8},
+    {"min_p": 0.2},
+    {"min_p": 1.0},
+    {"min_p": 0.02, "top_k": 20, "top_p": 0.8, "temperature": 1.5},
 ]
 
 
@@ -151,6 +164,37 @@ def test_penalties_equal_the_reference_step_by_step() -> None:
         assert tokens == expected
         for output, token in zip(outputs, tokens, strict=True):
             output.append(token)
+
+
+def test_rules_for_tokens_equal_the_reference_step_by_step() -> None:
+    """Greedy, with a bias, without early ends, and with both under a penalty; the batch has a row without any."""
+    vocab, eos = 40, 3
+    kinds: list[dict[str, Any]] = [
+        {"logit_bias": {5: 2.5, 6: -100.0, 39: 1.0}},
+        {"min_tokens": 12, "stop_token_ids": (7, 8)},
+        {"logit_bias": {eos: 9.0, 8: 3.0}, "min_tokens": 6, "stop_token_ids": (8,), "repetition_penalty": 1.5},
+        {},
+    ]
+    outputs: list[list[int]] = [[] for _ in kinds]
+    sampler = Sampler(vocab, CPU, eos_token_ids={eos})
+    for step in range(20):
+        logits = torch.randn(len(kinds), vocab, generator=torch.Generator().manual_seed(step))
+        expected = []
+        for kind, scores, output in zip(kinds, logits, outputs, strict=True):
+            ids = torch.tensor([[1, *output]])
+            found = scores[None].clone()
+            if bias := kind.get("logit_bias"):
+                found = SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()])(ids, found)
+            found = RepetitionPenaltyLogitsProcessor(kind.get("repetition_penalty", 1.0))(ids, found)
+            ends = [eos, *kind.get("stop_token_ids", ())]
+            found = MinNewTokensLengthLogitsProcessor(1, kind.get("min_tokens", 0), ends, device="cpu")(ids, found)
+            expected.append(int(found.argmax()))
+        rows = [row([1], list(outputs[n]), f"r{n}", **kind) for n, kind in enumerate(kinds)]
+        assert sampler.sample(logits.clone(), rows).tokens.tolist() == expected
+        for output, token in zip(outputs, expected, strict=True):
+            output.append(token)
+    assert eos not in outputs[2][:6]
+    assert {eos, 8} & set(outputs[2][6:])
 
 
 def test_a_forgotten_id_starts_over() -> None:

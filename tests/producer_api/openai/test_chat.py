@@ -106,7 +106,15 @@ def test_every_field_reaches_the_job(openai: OpenAI, worker: ScriptedWorker, db:
             store=False,
             metadata={"k": "v"},
             service_tier="flex",
-            extra_body={"top_k": 5, "repetition_penalty": 1.1, "job": {"priority": 2, "max_attempts": 1}},
+            logit_bias={"7": -100, "8": 1.5},
+            extra_body={
+                "top_k": 5,
+                "repetition_penalty": 1.1,
+                "min_p": 0.1,
+                "min_tokens": 3,
+                "stop_token_ids": [10],
+                "job": {"priority": 2, "max_attempts": 1},
+            },
         )
     job = _only_job(db, tenant)
     assert [(m["role"], m["content"]) for m in job.payload["input"]["messages"]] == [
@@ -126,6 +134,10 @@ def test_every_field_reaches_the_job(openai: OpenAI, worker: ScriptedWorker, db:
         "presence_penalty": 0.1,
         "frequency_penalty": 0.2,
         "ignore_eos": False,
+        "min_p": 0.1,
+        "min_tokens": 3,
+        "stop_token_ids": [10],
+        "logit_bias": {"7": -100.0, "8": 1.5},
     }
     assert (job.priority, job.max_attempts, job.metadata, job.service_class) == (2, 1, {"k": "v"}, "batch")
 

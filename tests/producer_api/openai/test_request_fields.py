@@ -6,6 +6,8 @@ import httpx2
 import pytest
 
 from producer_api.openai.request_fields import MOST_UNKNOWN
+from store.db.database import Database
+from store.jobs import jobs
 from tests.producer_api.calling import CHAT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -18,9 +20,7 @@ BODIES = {
 SLIPS = [
     ("/v1/chat/completions", "max_token", 3, "max_tokens"),
     ("/v1/chat/completions", "maxTokens", 3, "max_tokens"),
-    ("/v1/chat/completions", "max_new_tokens", 3, "max_tokens"),
     ("/v1/chat/completions", "temprature", 0, "temperature"),
-    ("/v1/chat/completions", "repeat_penalty", 1.1, "repetition_penalty"),
     ("/v1/completions", "stops", ["x"], "stop"),
     ("/v1/responses", "max_output_token", 3, "max_output_tokens"),
     ("/v1/responses", "previous_response", "resp_1", "previous_response_id"),
@@ -43,6 +43,45 @@ BESIDE = {
     "transforms": [],
     "provider": {},
     "max_token": None,
+    # Off, in the words of other servers.
+    "min_p": 0,
+    "top_k": -1,
+    "mirostat": 0,
+    "repeat_penalty": 1.0,
+    "n_predict": -1,
+    "stop_regex": "",
+    "lora_path": None,
+    "chat_template_kwargs": {},
+    "return_token_ids": False,
+}
+FOREIGN: dict[str, object] = {
+    "regex": "a+",
+    "ebnf": 'root ::= "a"',
+    "json_schema": {"type": "object"},
+    "structural_tag": {"triggers": []},
+    "stop_regex": "a",
+    "stop_sequences": ["a"],
+    "max_new_tokens": 3,
+    "n_predict": 3,
+    "repeat_penalty": 1.1,
+    "mirostat": 2,
+    "xtc_probability": 0.5,
+    "typical_p": 0.5,
+    "lora": "x",
+    "lora_path": "x",
+    "suffix": "x",
+    "chat_template_kwargs": {"a": 1},
+    "continue_final_message": True,
+    "skip_special_tokens": False,
+    "n": 2,
+    "options": {"temperature": 0},
+    "sampling_params": {"temperature": 0},
+    "extra_body": {"top_k": 1},
+    "echo": True,
+    "return_token_ids": True,
+    "n_probs": 1,
+    "allowed_token_ids": [1],
+    "logits_processors": ["x"],
 }
 
 
@@ -54,6 +93,29 @@ def test_a_slip_of_the_pen_is_refused_with_what_was_meant(
     error = error_of(refused)
     assert (refused.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", field)
     assert error["message"] == f"unknown field `{field}`: did you mean `{meant}`?"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+def test_what_other_servers_call_things_is_refused_with_what_to_send(api: httpx2.Client, path: str) -> None:
+    for field, value in FOREIGN.items():
+        error = error_of(api.post(path, json=BODIES[path] | {field: value}))
+        assert (error["code"], error["param"]) == ("unsupported_parameter", field)
+        assert error["message"].startswith(f"`{field}` is not supported: ")
+    for field in ("guided_json", "guided_choice", "ignore_eos") if path == "/v1/responses" else ():
+        error = error_of(api.post(path, json=BODIES[path] | {field: True}))
+        assert (error["code"], error["param"]) == ("unsupported_parameter", field)
+
+
+def test_metadata_may_be_numbers_and_booleans(
+    api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
+) -> None:
+    metadata = {"run": 7, "share": 0.5, "is_test": True, "name": "x"}
+    with worker.serve(lambda _: ("hi",)):
+        for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses"):
+            assert api.post(path, json=BODIES[path] | {"metadata": metadata}).status_code == 200
+            assert api.post(path, json=BODIES[path] | {"metadata": {"x": [1]}}).status_code == 400
+    expected = {"run": "7", "share": "0.5", "is_test": "true", "name": "x"}
+    assert [job.metadata for job in jobs.list_jobs(db, tenant)] == [expected] * 3
 
 
 def test_what_clients_send_beside_passes(api: httpx2.Client, worker: ScriptedWorker) -> None:

@@ -1,0 +1,104 @@
+"""What other servers call things: fields of requests for text that are not supported under this name.
+
+One list for all faces. A field that would change the answer is refused, with what to send instead, unless its value has
+no effect. The fields that are honoured are attributes of the request models. vLLM's ``guided_*`` mean
+``structured_outputs`` (``producer_api.openai.response_format``). A field that is on no list changes no answer and
+passes.
+"""
+
+from collections.abc import Callable, Mapping
+
+from pydantic import BaseModel
+
+from store.errors import InvalidRequest
+
+IsHarmless = Callable[[object], bool]
+
+
+def is_one_of(*harmless: object) -> IsHarmless:
+    """Return a predicate that accepts these values and null: values that have no effect on the answer."""
+    return lambda value: value is None or any(value == one and type(value) is type(one) for one in harmless)
+
+
+def is_off(value: object) -> bool:
+    """Accept null, zero, false and what is empty."""
+    return not value
+
+
+_NEVER = is_one_of()
+_ONE = is_one_of(1, 1.0)
+
+FOREIGN: Mapping[str, IsHarmless] = {
+    # Several answers, or what the prompt is like.
+    **dict.fromkeys(("n", "best_of", "num_beams", "num_return_sequences"), _ONE),
+    **dict.fromkeys(("use_beam_search", "prompt_logprobs", "echo", "return_full_text"), is_off),
+    "truncate_prompt_tokens": _NEVER,
+    # The form of the answer.
+    **dict.fromkeys(("regex", "ebnf", "json_schema", "structural_tag", "grammar", "json_object"), is_off),
+    **dict.fromkeys(("guided_json_object", "guided_whitespace_pattern", "guided_structural_tag", "format"), is_off),
+    # Where the answer ends.
+    **dict.fromkeys(("stop_regex", "stop_strings", "stop_sequences", "stop_words", "suffix"), is_off),
+    **dict.fromkeys(("include_stop_str_in_output", "no_stop_trim", "min_length"), is_off),
+    **dict.fromkeys(("max_new_tokens", "max_gen_len", "max_length", "num_predict"), _NEVER),
+    "n_predict": is_one_of(-1),
+    "min_new_tokens": is_off,
+    # How tokens are chosen.
+    **dict.fromkeys(("typical_p", "typical", "length_penalty", "tfs_z", "tfs", "repeat_penalty"), _ONE),
+    **dict.fromkeys(("encoder_repetition_penalty", "guidance_scale", "repetition_penalty_range"), _ONE),
+    **dict.fromkeys(("mirostat", "mirostat_mode", "xtc_probability", "dry_multiplier", "top_a"), is_off),
+    **dict.fromkeys(("eta_cutoff", "epsilon_cutoff", "smoothing_factor", "dynatemp_range", "penalty_alpha"), is_off),
+    **dict.fromkeys(("dynamic_temperature", "no_repeat_ngram_size", "negative_prompt", "bad_words"), is_off),
+    **dict.fromkeys(("logits_processors", "logits_processor", "custom_logit_processor", "samplers"), is_off),
+    **dict.fromkeys(("allowed_token_ids", "bad_words_ids", "suppress_tokens", "sampler_priority"), is_off),
+    "top_n_sigma": is_one_of(-1, -1.0, 0, 0.0),
+    # Which weights, and what the model is given.
+    **dict.fromkeys(("lora", "lora_name", "lora_path", "lora_request", "adapter", "adapter_id"), is_off),
+    **dict.fromkeys(("chat_template", "chat_template_kwargs", "continue_final_message", "documents"), is_off),
+    **dict.fromkeys(("prompt_embeds", "input_embeds", "image_data", "audio_data", "video_data"), is_off),
+    "add_generation_prompt": is_one_of(True),
+    "enable_thinking": is_one_of(False),
+    # What the answer shows.
+    **dict.fromkeys(("return_token_ids", "return_tokens_as_token_ids", "return_hidden_states"), is_off),
+    **dict.fromkeys(("return_logprob", "top_logprobs_num", "n_probs"), is_off),
+    "skip_special_tokens": is_one_of(True),
+    # Fields of other APIs that have others inside.
+    **dict.fromkeys(("options", "parameters", "sampling_params", "generation_config", "extra_body"), is_off),
+}
+
+INSTEAD: Mapping[str, str] = {
+    "n": "send one request for each answer",
+    "best_of": "send one request for each answer",
+    "truncate_prompt_tokens": "send `truncation`",
+    **dict.fromkeys(("regex", "guided_regex"), "send `structured_outputs.regex`"),
+    **dict.fromkeys(("ebnf", "grammar"), "send `structured_outputs.grammar`, in Lark"),
+    **dict.fromkeys(("json_schema", "format", "json_object", "guided_json_object"), "send `response_format`"),
+    **dict.fromkeys(("structural_tag", "guided_structural_tag"), "send `tools`"),
+    **dict.fromkeys(("stop_regex", "stop_strings", "stop_sequences", "stop_words"), "send `stop`"),
+    **dict.fromkeys(("max_new_tokens", "max_gen_len", "max_length", "num_predict", "n_predict"), "send `max_tokens`"),
+    **dict.fromkeys(("min_new_tokens", "min_length"), "send `min_tokens`"),
+    "repeat_penalty": "send `repetition_penalty`",
+    **dict.fromkeys(("suppress_tokens", "bad_words_ids", "bad_words"), "send `logit_bias` with -100 for a token"),
+    **dict.fromkeys(("return_logprob", "top_logprobs_num", "n_probs"), "send `logprobs`"),
+    **dict.fromkeys(("lora", "lora_name", "lora_path", "lora_request", "adapter", "adapter_id"), "name a `model`"),
+    **dict.fromkeys(
+        ("options", "parameters", "sampling_params", "generation_config", "extra_body"),
+        "send its fields beside `model`",
+    ),
+    "functions": "it is deprecated, give `tools` instead",
+    "function_call": "it is deprecated, give `tool_choice` and `tools` instead",
+}
+
+
+def unsupported(message: str, param: str) -> InvalidRequest:
+    """Return the error for an unsupported field."""
+    return InvalidRequest(message, code="unsupported_parameter", param=param)
+
+
+def refuse_unsupported(
+    request: BaseModel, refused: Mapping[str, IsHarmless], instead: Mapping[str, str] = INSTEAD
+) -> None:
+    """Raise InvalidRequest for a field of ``refused`` with a value that would change the answer."""
+    for name, value in (request.model_extra or {}).items():
+        is_harmless = refused.get(name)
+        if is_harmless is not None and not is_harmless(value):
+            raise unsupported(f"`{name}` is not supported: {instead.get(name, 'leave it out')}", name)
