@@ -14,7 +14,7 @@ import httpx2
 import orjson
 
 from models.engine.requests import EngineError
-from models.external.upstream import UpstreamFailed, UpstreamLost, UpstreamRefused
+from models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
 
 _CONNECT_S = 5.0
 _ANSWER_S = 10.0
@@ -111,7 +111,7 @@ def _silent(error: Exception) -> UpstreamLost:
 def error_of(status: int, reason: str) -> EngineError:
     """Return the error of an answer with this HTTP status, or of one in a stream that has begun."""
     if status in _AWAY:
-        return UpstreamLost(f"the inference server takes no requests (HTTP {status}): {reason}")
+        return UpstreamBusy(f"the inference server takes no requests (HTTP {status}): {reason}")
     if status < httpx2.codes.INTERNAL_SERVER_ERROR:
         return UpstreamRefused(f"the inference server refuses the request: {reason}")
     return UpstreamFailed(f"the inference server failed (HTTP {status}): {reason}")

@@ -144,6 +144,10 @@ class UpstreamLost(EngineError):
     retryable = True
 
 
+class UpstreamBusy(UpstreamLost):
+    """The server answers, and takes no requests now: too many, a wrong key, or a proxy without a server."""
+
+
 class Upstream(Protocol):
     """One inference server. Every method may raise UpstreamLost."""
 

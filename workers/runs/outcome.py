@@ -7,7 +7,7 @@
     a policy's rule blocks   ──▶ failed, policy_blocked_output; the output is not kept
     error, retryable         ──▶ Retry while attempts are left
     engine died              ──▶ Retry: charged, and in isolation next time
-    server went away         ──▶ Retry, not charged
+    server went away         ──▶ Retry, not charged the first times
     any other error          ──▶ failed with the error's code
 
 Output and usage of a cancelled or expired job are kept. A Retry carries the emitted output, from which the next attempt
@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any
 
 from models.engine.requests import CompletionOutput, EmittedOutput, EngineError, EngineStopped, FinishReason
-from models.external.upstream import UpstreamLost
+from models.external.upstream import UpstreamBusy, UpstreamLost
 from prompts.tokenizer import Tokenizer, spell
 from prompts.tool_calls import read_answer
 from store.errors import HeadraceError, Unavailable
@@ -46,6 +46,11 @@ ANYTHING = frozenset({"worker_lost", "internal_error"})
 PROBATION_TOKENS = 8
 """After its worker died once, a job runs in isolation for this many tokens. If it survives, another job was the
 cause."""
+
+
+FREE_LOSSES = 8
+"""Attempts of a job that may end uncharged before one that loses its inference server is charged: a request that ends
+the server each time must not do so for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +194,9 @@ def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage =
         # A request that was not in the engine yet cannot be the cause.
         was_inside = error.progress is not None
         return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
-    if isinstance(error, UpstreamLost):
-        # The server was away or restarted, which is no fault of the job.
+    is_free = isinstance(error, UpstreamBusy) or claim.epoch - claim.attempt < FREE_LOSSES
+    if isinstance(error, UpstreamLost) and is_free:
+        # The server was away or restarted, which is most likely no fault of the job.
         return Retry(error.code, str(error), charge=False, checkpoint=checkpoint)
     if error.retryable:
         return again(claim, error.code, str(error), checkpoint)

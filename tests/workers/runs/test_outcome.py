@@ -16,6 +16,7 @@ from models.engine.requests import (
     SampledLogprobs,
     StepFailed,
 )
+from models.external.upstream import UpstreamBusy, UpstreamLost
 from prompts.tokenizer import ByteTokenizer
 from prompts.tool_calls import call_id
 from store.errors import InvalidRequest
@@ -183,6 +184,25 @@ def test_a_dead_engine_is_charged_to_those_who_were_inside() -> None:
     assert verdicts == [
         Retry("worker_lost", "gone", charge=True, crashed=True),
         Retry("worker_lost", "gone", charge=False, crashed=False),
+    ]
+
+
+def test_a_lost_server_is_charged_only_to_a_job_that_lost_many() -> None:
+    lost = UpstreamLost("gone")
+    lost.progress = EmittedOutput(("Hel",), ((1,),))
+    verdicts = [
+        outcome.refused(replace(CLAIM, epoch=CLAIM.attempt + num_free), error, START.lineage)
+        for error, num_free in (
+            (lost, outcome.FREE_LOSSES - 1),
+            (lost, outcome.FREE_LOSSES),
+            (UpstreamBusy("later"), 1000),
+        )
+    ]
+    kept = Checkpoint(("Hel",), ((1,),), START.lineage)
+    assert verdicts == [
+        Retry("worker_lost", "gone", charge=False, checkpoint=kept),
+        Retry("worker_lost", "gone", charge=True, checkpoint=kept),
+        Retry("worker_lost", "later", charge=False),
     ]
 
 
