@@ -158,7 +158,7 @@ def test_an_attempt_goes_on_or_says_that_it_must_start_anew(rig: Rig, state: str
             rig.engine.check(again)
         return
     second = rig.run(again)
-    assert second.token_ids[:9] == first.token_ids
+    assert second.token_ids[: len(again.emitted)] == again.emitted
     if state != "sampling without a seed":
         assert second.token_ids == rig.run(replace(request, id="whole")).token_ids
 
