@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from producer_api.openai.chat_answer import Entries, answer_of
+from producer_api.openai.chat_answer import Entries, answer_of, is_cut
 from prompts.tool_calls import CallPiece, ContentPiece, Piece, call_id, reader_for
 from store.jobs.jobs import Job
 from store.payloads.job_payload import ServiceClass
@@ -66,7 +66,7 @@ class MessageAnswer:
     def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the message of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
-        for _ in (*self.pieces(output["text"]), *self._rest()):
+        for _ in (*self.pieces(output["text"]), *self._rest(job)):
             pass
         content = [block.as_json("".join(block.parts)) for block in self._blocks]
         return {**self._message(), "content": content, **_ending(output), "usage": _usage(job)}
@@ -84,10 +84,10 @@ class MessageAnswer:
         """Return the last events of a succeeded job; raise JobUnanswered for any other."""
         ending = _ending(answer_of(job))
         last = {"type": "message_delta", "delta": ending, "usage": _counts(job)}
-        return [*self._rest(), *self._stop(), last, {"type": "message_stop"}]
+        return [*self._rest(job), *self._stop(), last, {"type": "message_stop"}]
 
-    def _rest(self) -> Iterator[Event]:
-        yield from () if self._calls is None else self._read(self._calls.finish())
+    def _rest(self, job: Job) -> Iterator[Event]:
+        yield from () if self._calls is None else self._read(self._calls.finish(is_cut=is_cut(job)))
 
     def _read(self, pieces: Iterable[Piece]) -> Iterator[Event]:
         for piece in pieces:

@@ -259,6 +259,12 @@ def test_responses_are_made_as_well(openai: OpenAI, worker: ScriptedWorker) -> N
     failed = wait_for(openai, make(openai, lines, endpoint="/v1/responses"), "failed")
     assert failed.errors is not None
     assert [error.param for error in failed.errors.data or []] == ["body.previous_response_id"]
+    body = {"model": "tiny", "input": [{"type": "item_reference", "id": found.output[0].id}]}
+    failed = wait_for(
+        openai, make(openai, [line("a", url="/v1/responses", body=body)], endpoint="/v1/responses"), "failed"
+    )
+    assert failed.errors is not None
+    assert [error.param for error in failed.errors.data or []] == ["body.input[0].type"]
 
 
 def test_vectors_are_made_as_well(openai: OpenAI, db: Database, encoder: ModelVersion) -> None:
