@@ -105,7 +105,7 @@ chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under t
 engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment of its own: about 5 minutes (VLLM=ENVIRONMENT if you have one)
 	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install)
 
-clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, LangChain, LiteLLM, instructor, llm
+clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, anthropic, LangChain, LiteLLM, instructor, llm
 	@$(BIN)/python -m tests.clients
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two

@@ -85,6 +85,7 @@ def _llm_quick_start(interpreter: Path, api_url: str, api_key: str) -> list[str]
 
 CLIENTS = (
     Client("openai (Python)", lambda _: Path(sys.executable), _python("openai_python.py", "openai_python_jobs.py")),
+    Client("anthropic (Python)", lambda _: Path(sys.executable), _python("anthropic_python.py")),
     Client("openai (Node)", node_modules, _node, _node_quick_start),
     Client(
         "LangChain", lambda say: python_with("langchain", say), _python("langchain_chat.py"), _langchain_quick_start
@@ -113,6 +114,8 @@ def main() -> None:
             {
                 "OPENAI_BASE_URL": f"{api_url}/v1",
                 "OPENAI_API_KEY": api_key,
+                "ANTHROPIC_BASE_URL": api_url,
+                "ANTHROPIC_API_KEY": api_key,
                 "CUTTING_BASE_URL": f"{cleanup.enter_context(cutting(api_url))}/v1",
             }
         )

@@ -63,11 +63,24 @@ def new_run() -> dict[str, str]:
 def jobs_of(run: dict[str, str]) -> list[dict[str, Any]]:
     """The jobs with this metadata."""
     query = urllib.parse.urlencode({f"metadata[{name}]": value for name, value in run.items()})
+    return list(_get(f"jobs?{query}")["data"])
+
+
+def _get(path: str) -> Any:
     request = urllib.request.Request(
-        f"{BASE_URL}/jobs?{query}", headers={"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+        f"{BASE_URL}/{path}", headers={"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
     )
     with urllib.request.urlopen(request, timeout=30) as response:
-        return list(json.load(response)["data"])
+        return json.load(response)
+
+
+def wait_for_state(job_id: str, state: str) -> None:
+    """Wait until the job has ended, as it must."""
+    deadline = time.monotonic() + 20
+    while (found := _get(f"jobs/{job_id}")["status"]) in ("queued", "running"):
+        assert time.monotonic() < deadline, f"the job still is {found}"
+        time.sleep(0.05)
+    assert found == state, found
 
 
 def wait_until_cancelled(run: dict[str, str]) -> None:
