@@ -11,7 +11,10 @@ from reporting import CAPITAL, CUTTING_URL, LONG_ANSWER, MODEL, TOO_LONG, featur
 
 client = Anthropic(max_retries=0)
 QUESTION = [{"role": "user", "content": CAPITAL}]
-ASKED = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24}
+PARAMS = {"model": MODEL, "messages": QUESTION, "max_tokens": 24}
+# The client has no argument for the temperature any more; the API still takes it.
+GREEDY = {"extra_body": {"temperature": 0}}
+ASKED = PARAMS | GREEDY
 TOOL = {
     "name": "get_weather",
     "description": "Return the weather in a city",
@@ -24,9 +27,9 @@ TOOL = {
 WEATHER = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
-    "temperature": 0,
     "max_tokens": 64,
     "tools": [TOOL],
+    **GREEDY,
 }
 FORCED = WEATHER | {"tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
 
@@ -143,8 +146,8 @@ def retry() -> None:
 
 @feature("messages, batches")
 def batches() -> None:
-    asked = [{"custom_id": f"r{n}", "params": ASKED} for n in range(3)]
-    asked.append({"custom_id": "bad", "params": ASKED | {"model": "nobody"}})
+    asked = [{"custom_id": f"r{n}", "params": PARAMS} for n in range(3)]
+    asked.append({"custom_id": "bad", "params": PARAMS | {"model": "nobody"}})
     batch = client.messages.batches.create(requests=asked)
     deadline = time.monotonic() + 60
     while (found := client.messages.batches.retrieve(batch.id)).processing_status != "ended":

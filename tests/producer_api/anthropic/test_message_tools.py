@@ -155,3 +155,17 @@ def test_an_input_that_the_token_limit_cuts_has_what_is_complete(
     assert (use.type, use.name, use.input, streamed.stop_reason) == ("tool_use", "get_weather", {}, "max_tokens")
     job = jobs.get(db, tenant, attempt.claim.job_id)
     assert MessageAnswer(job).full_answer(job)["content"][0]["input"] == {}
+
+
+def test_half_the_head_of_a_call_is_no_text(
+    client: Anthropic, workers: dict[str, ScriptedWorker], db: Database, tenant: str
+) -> None:
+    with client.messages.stream(model="plain", **ASKED) as stream:
+        worker = workers["plain"]
+        attempt = worker.claim(jobs.list_jobs(db, tenant)[0].id)
+        worker.say(attempt, '{"name": "get_wea')
+        worker.succeed(attempt, "length")
+        streamed = stream.get_final_message()
+    assert (streamed.content, streamed.stop_reason) == ([], "max_tokens")
+    job = jobs.get(db, tenant, attempt.claim.job_id)
+    assert MessageAnswer(job).full_answer(job)["content"] == []
