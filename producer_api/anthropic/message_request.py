@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
-from producer_api.openai.foreign_fields import FOREIGN, IsHarmless, is_off, is_one_of, unsupported
+from producer_api.openai.foreign_fields import (
+    FOREIGN,
+    INSTEAD,
+    IsHarmless,
+    is_off,
+    is_one_of,
+    refuse_unsupported,
+    unsupported,
+)
 from producer_api.openai.request_fields import JOB_FIELDS, JobOptions, job_fields, refuse_near_misses
 from producer_api.openai.response_format import GUIDED, json_grammar
 from producer_api.server.errors import from_validation
@@ -159,6 +167,18 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "functions": is_one_of([]),
     "reasoning_effort": is_one_of("none"),
 }
+# What another field of this API means; for every other one the advice is to leave it out.
+_INSTEAD = {
+    **dict.fromkeys(("stop", "stop_strings", "stop_words", "stop_regex"), "send `stop_sequences`"),
+    **{name: text for name, text in INSTEAD.items() if text in ("send `max_tokens`", "name a `model`")},
+    **dict.fromkeys(("max_completion_tokens", "max_tokens_to_sample"), "send `max_tokens`"),
+    **dict.fromkeys(("response_format", "output_format", "structured_outputs", *GUIDED), "send `output_config.format`"),
+    **dict.fromkeys(("json_schema", "format", "json_object", "guided_json_object"), "send `output_config.format`"),
+    "functions": "send `tools`",
+    "prompt": "send `messages`",
+    "reasoning_effort": "send `output_config.effort`",
+    "n": INSTEAD["n"],
+}
 _TOOL_REFUSED: Mapping[str, IsHarmless] = {
     "defer_loading": is_one_of(False),
     "input_examples": is_one_of([]),
@@ -192,10 +212,7 @@ def to_job(request: CountTokensRequest) -> GenerateRequest:
 
 
 def _check(request: CountTokensRequest) -> None:
-    for name, value in (request.model_extra or {}).items():
-        is_harmless = _REFUSED.get(name)
-        if is_harmless is not None and not is_harmless(value):
-            raise unsupported(f"`{name}` is not supported: leave it out", name)
+    refuse_unsupported(request, _REFUSED, _INSTEAD)
     refuse_near_misses(request, {*_REFUSED, *MessageRequest.model_fields})
     if request.thinking is not None and request.thinking.type not in ("disabled", "adaptive"):
         raise unsupported(

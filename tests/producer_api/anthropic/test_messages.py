@@ -302,8 +302,8 @@ BAD: dict[str, tuple[Any, str | None, str]] = {
     "a server of tools": ({"mcp_servers": [{"url": "https://x"}]}, "mcp_servers", "leave it out"),
     "a container": ({"container": "c"}, "container", "leave it out"),
     "forgetting": ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management", ""),
-    "another API's field": ({"stop": ["END"]}, "stop", "leave it out"),
-    "several answers": ({"n": 2}, "n", "leave it out"),
+    "another API's field": ({"stop": ["END"]}, "stop", "send `stop_sequences`"),
+    "several answers": ({"n": 2}, "n", "one request for each answer"),
     "a slip": ({"max_token": 3}, "max_token", "did you mean `max_tokens`"),
 }
 
