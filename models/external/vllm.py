@@ -34,6 +34,7 @@ _COMPLETIONS = "/v1/completions"
 _OK = 200
 _PREFIX = "generate-tokens-"  # what the server puts before the ids of requests to _GENERATE
 
+_FIRST = -1  # the priority of the worker's own questions: before all jobs
 _FINISHES = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH, "repetition": FinishReason.STOP}
 _MAX_LOGPROBS = 20  # the server's default limit
 _LLGUIDANCE = "%llguidance {}\n"
@@ -74,10 +75,11 @@ class VllmUpstream:
         version = (await self._http.get_json("/version")).get("version")
         cards = (await self._http.get_json("/v1/models"))["data"]
         self._has_scale_out = await self._http.post_status(_ABORT, {"request_ids": []}) == _OK
-        grammars = await self._grammars()
+        priorities = await self._accepts(self._probe(SamplingParams(1), priority=_FIRST))
+        grammars = await self._grammars(_FIRST if priorities else 0)
         self._capabilities = Capabilities(
             grammars=grammars,
-            priorities=await self._accepts(self._probe(SamplingParams(1), priority=-1)),
+            priorities=priorities,
             cache_salt=True,
             abort=self._has_scale_out,
             continues_repetition_penalty=True,
@@ -149,10 +151,11 @@ class VllmUpstream:
         """Close all connections."""
         await self._http.close()
 
-    async def _grammars(self) -> frozenset[str]:
-        if await self._accepts(self._probe(SamplingParams(1, grammar=Grammar("lark", 'start: "a"')))):
+    async def _grammars(self, priority: int) -> frozenset[str]:
+        lark, regex = Grammar("lark", 'start: "a"'), Grammar("regex", "a")
+        if await self._accepts(self._probe(SamplingParams(1, grammar=lark), priority)):
             return _ANY_BACKEND | {"lark"}
-        has_any = await self._accepts(self._probe(SamplingParams(1, grammar=Grammar("regex", "a"))))
+        has_any = await self._accepts(self._probe(SamplingParams(1, grammar=regex), priority))
         return _ANY_BACKEND if has_any else frozenset()
 
     async def _settings(self) -> dict[str, Any]:
