@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.batches import batch_routes, message_batch_routes
@@ -18,10 +19,11 @@ from producer_api.files import file_routes
 from producer_api.http import health_routes, pages
 from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
 from producer_api.http.openapi_text import describe
+from producer_api.http.paths import CanonicalPath
 from producer_api.jobs import dead_letter_routes, job_routes, model_routes, queue_routes, stream_routes
 from producer_api.jobs.cancel import announce_cancelled
 from producer_api.jobs.fast_routes import FastRoutes
-from producer_api.openai import moderation_routes
+from producer_api.openai import moderation_routes, token_routes
 from producer_api.organization import (
     audit_routes,
     key_routes,
@@ -38,7 +40,7 @@ from producer_api.webhooks import webhook_routes
 from store.errors import HeadraceError
 from store.settings import Settings
 
-_LAYERS = (RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
+_LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody, FastRoutes)
 _ROUTES = (
     job_routes,
     stream_routes,
@@ -46,6 +48,7 @@ _ROUTES = (
     dead_letter_routes,
     prompt_routes,
     moderation_routes,
+    token_routes,
     file_routes,
     batch_routes,
     message_batch_routes,
@@ -59,6 +62,8 @@ _ROUTES = (
     key_routes,
     health_routes,
 )
+# Headers of answers that a page of another origin may read.
+_FOR_PAGES = ("X-Request-Id", "X-Job-Id", "X-Model-Version", "Location", "Retry-After", "Headrace-Warning")
 _DESCRIPTION = """
 Asynchronous inference. Submit a job, then poll it, wait for it, follow its stream, or be called when it ends.
 Programs written for OpenAI's chat completions work with another base URL.
@@ -78,6 +83,15 @@ class Application(FastAPI):
         self._front: ASGIApp = super().__call__
         for layer in reversed(_LAYERS):
             self._front = layer(self._front, runtime=runtime)
+        if origins := runtime.settings.cors_origins:
+            # Without credentials: a key is in a header that a page sets itself, never in a cookie.
+            self._front = CORSMiddleware(
+                self._front,
+                allow_origins=origins,
+                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+                allow_headers=("*",),
+                expose_headers=_FOR_PAGES,
+            )
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document with the texts of ``openapi_text``. It is made once."""
@@ -87,6 +101,7 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and stop."""
+        scope["app"] = self
         await self._front(scope, receive, send)
 
 

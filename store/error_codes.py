@@ -52,6 +52,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "storage_unavailable": "the blob storage does not answer",
     "sync_timeout": "the job has not ended in the time that the request may wait; it continues",
     "tenant_disabled": "the operator has disabled the tenant",
+    "unsupported_encoding": "the body is compressed in a way that is not accepted",
     "unsupported_parameter": "the field is unknown or not supported",
     "webhook_url_not_allowed": "webhooks may not call the URL",
 }

@@ -5,6 +5,7 @@ starts with ``HEADRACE_`` and names no setting, or a value that does not parse, 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_network
@@ -21,6 +22,8 @@ from store.failpoints import parse_failpoints, parse_model_faults
 
 _PREFIX = "HEADRACE_"
 _SHORTEST_DIGEST_KEY = 32
+# As browsers send it in `Origin`: without a path and without the scheme's own port.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 
 
 class Settings(BaseSettings):
@@ -47,6 +50,9 @@ class Settings(BaseSettings):
     open_pages: Annotated[tuple[Literal["docs", "metrics", "version"], ...], NoDecode] = ("docs", "metrics", "version")
     # Proxies in front of the API, as addresses or networks: of their connections alone `X-Forwarded-For` is believed.
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    # Origins of web pages that may call the API from a browser, as `https://chat.example.com`; `*` is any. No cookie is
+    # ever accepted, so such a page must have a key.
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(1 << 20, ge=1024)
     max_wait_s: float = Field(60.0, ge=0)
     sync_timeout_s: float = Field(300.0, gt=0)
@@ -194,7 +200,9 @@ class Settings(BaseSettings):
     # An endpoint to which nothing could be delivered for so long is disabled.
     webhook_disable_after_s: float = Field(5 * 86_400.0, gt=0)
 
-    @field_validator("webhook_allow_networks", "open_pages", "trusted_proxies", "digest_keys", mode="before")
+    @field_validator(
+        "webhook_allow_networks", "open_pages", "trusted_proxies", "digest_keys", "cors_origins", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -204,6 +212,16 @@ class Settings(BaseSettings):
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for one in value:
             ip_network(one)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one != "*" and not _ORIGIN.fullmatch(one):
+                raise ValueError(f"{one!r} is no origin: write scheme://host or scheme://host:port in lower case, or *")
+        if "*" in value and len(value) > 1:
+            raise ValueError("`*` is every origin: give it alone")
         return value
 
     @field_validator("digest_keys")

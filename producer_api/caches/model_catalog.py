@@ -1,7 +1,8 @@
 """Model strings to model versions, and the tokenizer and the grammars of a version.
 
 A resolved string is kept for two seconds, the longest time until a moved alias reaches new jobs. A version never
-changes, so its tokenizer is kept until newer ones evict it. All of it blocks; callers are in a thread.
+changes, so its tokenizer is kept until newer ones evict it, and its digest for ever. All of it but the digest blocks;
+callers are in a thread.
 """
 
 import time
@@ -10,6 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
+
+from starlette.concurrency import run_in_threadpool
 
 from producer_api.caches.ttl_cache import LoadingCache
 from prompts.grammar import Grammars, grammars_for
@@ -63,6 +66,7 @@ class ModelCatalog:
         self._resolved: LoadingCache[str, ModelVersion] = LoadingCache(
             self._resolve, ttl_s=KEEP_S, max_size=_MAX_NAMES, clock=clock
         )
+        self._digests: dict[tuple[str, int], str] = {}
         self._lock = Lock()
         self._versions: OrderedDict[tuple[str, int], _LoadedVersion] = OrderedDict()
 
@@ -75,7 +79,17 @@ class ModelCatalog:
         self._resolved.refresh()
 
     def _resolve(self, names: Sequence[str]) -> dict[str, ModelVersion]:
-        return {name: models.resolve(self._db, name) for name in names}
+        found = {name: models.resolve(self._db, name) for name in names}
+        for version in found.values():
+            self._digests[version.model, version.version] = version.digest
+        return found
+
+    async def digest(self, model: str, version: int) -> str:
+        """Return the digest of a version, retired or not. Only the first call for a version may read the database."""
+        if (digest := self._digests.get((model, version))) is None:
+            digest = (await run_in_threadpool(models.get_version, self._db, model, version)).digest
+            self._digests[model, version] = digest
+        return digest
 
     def tokenizer(self, version: ModelVersion) -> Tokenizer:
         """Return the version's tokenizer; raise ModelLoadError if its files are damaged."""

@@ -32,6 +32,11 @@ async def healthz() -> Response:
 
 
 @router.get(
+    "/health",
+    responses={503: {"model": ErrorBody, "description": "As of `/readyz`"}},
+    summary="The same as /readyz, by the name that inference servers use",
+)
+@router.get(
     "/readyz",
     responses={503: {"model": ErrorBody, "description": "Not ready; the failed checks stand beside the error"}},
     summary="Can the process do its work",

@@ -1,6 +1,8 @@
 """The middleware of every request, as plain ASGI: request id, latency, authentication, rate limits, body, errors.
 
-    RequestContext ─▶ Authenticate ─▶ MeterWrites ─▶ BufferBody ─▶ FastRoutes ─▶ the routes
+    CanonicalPath ─▶ RequestContext ─▶ Authenticate ─▶ MeterWrites ─▶ BufferBody ─▶ FastRoutes ─▶ the routes
+
+``CanonicalPath`` is in ``paths``. Before all of them stands Starlette's CORS, if the settings name origins.
 
 Starlette's own middleware makes a task for each request. That costs more than the rest of a submission, and hides a
 client's disconnect.
@@ -20,6 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer_api.access.auth import address_of
 from producer_api.access.rate_limits import OverRate, begin_headers, has_spent_request
+from producer_api.http.body_encoding import decompress, has_gzip, plain_json
+from producer_api.http.paths import RouteTable
 from producer_api.http.requests import check_counts
 from producer_api.runtime import Runtime
 from producer_api.server.anthropic_errors import is_anthropic
@@ -241,11 +245,13 @@ class MeterWrites:
 class BufferBody:
     """Reads a request's body before its route runs. Refuses a body that is too large or has too many JSON values.
 
-    An upload goes on to its route unless its declared length is over the limit of files.
+    The route gets plain JSON: a body with gzip is decompressed, and one without a type is JSON. An upload goes on to
+    its route unless its declared length is over the limit of files. Without a route the body is not read.
     """
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
+        self._routes: RouteTable | None = None
         self._limit = runtime.settings.max_body_bytes
         # A form has a few fields beside the file.
         self._upload_limit = runtime.settings.max_file_bytes + (64 << 10)
@@ -253,8 +259,10 @@ class BufferBody:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
             return await self.app(scope, receive, send)
+        if not self._has_route(scope):
+            return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
-        _check_encoding(headers)
+        is_gzip = has_gzip(headers, may=scope["path"] != _UPLOADS)
         if scope["path"] == _UPLOADS:
             if _declared_length(headers) > self._upload_limit:
                 return await self._refuse(scope, receive, send, self._upload_limit)
@@ -262,10 +270,18 @@ class BufferBody:
         body = None if _declared_length(headers) > self._limit else await self._read(receive)
         if body is None:
             return await self._refuse(scope, receive, send, self._limit)
+        if is_gzip:
+            body = await run_in_threadpool(decompress, body, self._limit)
         if body:
             _check_type(headers)
             check_counts(body)
+            scope["headers"] = plain_json(scope["headers"])
         return await self.app(scope, BufferedBody(body, receive), send)
+
+    def _has_route(self, scope: Scope) -> bool:
+        if self._routes is None:
+            self._routes = RouteTable(scope["app"].routes)
+        return self._routes.takes(scope)
 
     async def _read(self, receive: Receive) -> bytes | None:
         """Return the body, or None once it is over the limit. Raises SlowBody."""
@@ -343,12 +359,6 @@ async def _drop_body(receive: Receive) -> None:
 def _declared_length(headers: Headers) -> int:
     declared = headers.get("content-length", "0")
     return int(declared) if declared.isascii() and declared.isdecimal() else 0
-
-
-def _check_encoding(headers: Headers) -> None:
-    encoding = headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise InvalidRequest(f"a body encoded as {encoding[:20]!r} is not accepted: send it uncompressed")
 
 
 def _check_type(headers: Headers) -> None:

@@ -153,6 +153,7 @@ FIELDS: dict[str, str] = {
     "prompt": "the text to continue",
     "prompt_cache_key": "accepted and returned; the prefix cache does not need it",
     "prompt_tokens": "tokens of the prompt",
+    "completion_tokens_details": "parts of the completion tokens",
     "prompt_tokens_details": "of the prompt tokens, those found in a prefix cache",
     "purpose": "purpose of the file",
     "queue": "the queue, named after its model version",

@@ -23,6 +23,10 @@ class ModelObject(BaseModel):
     version: int = Field(description="the version that the id means now")
     aliases: dict[str, int]
     versions: list[int]
+    root: str = Field(description="the model's name; a name that vLLM's clients read")
+    parent: str | None = Field(None, description="always null; a name that vLLM's clients read")
+    max_model_len: int = Field(description="the context window in tokens, by the name that vLLM's clients read")
+    context_length: int = Field(description="the context window in tokens, by the name that OpenRouter's clients read")
     engine: str = Field(description="what runs this version: `native`, or a server: `vllm`, `sglang`, `openai`")
 
 
@@ -112,5 +116,8 @@ def model_object(model: ModelSummary, name: str, version: int) -> ModelObject:
         version=version,
         aliases=model.aliases,
         versions=model.versions,
+        root=model.name,
+        max_model_len=model.context_windows[version],
+        context_length=model.context_windows[version],
         engine=model.engines.get(version, EngineKind.NATIVE),
     )

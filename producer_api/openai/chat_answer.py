@@ -102,14 +102,16 @@ class TokenDeduplicator:
 
 
 class ChatAnswer:
-    """Builds the chat completion for one job."""
+    """Builds the chat completion for one job. ``shared``: more fields of the answer and of each chunk."""
 
-    def __init__(self, job: Job, *, with_usage: bool = False) -> None:
+    def __init__(self, job: Job, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None) -> None:
         self._job_id = job.id
         self._id = f"chatcmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"
+        self._shared = shared or {}
         self._with_usage = with_usage
+        self._has_begun = False
         has_tools = job.payload.get("tool_style") is not None
         self._calls = reader_for(GeneratePayload.model_validate(job.payload)) if has_tools else None
         self._held: list[Mapping[str, Any]] = []
@@ -125,8 +127,8 @@ class ChatAnswer:
         return {**self._frame("chat.completion"), "choices": [choice], "usage": usage_of(job)}
 
     def opening(self) -> list[dict[str, Any]]:
-        """Return the first chunk, which names the role."""
-        return [self._chunk({"role": "assistant", "content": "", "refusal": None}, None)]
+        """Return nothing: the first chunk has text."""
+        return []
 
     def pieces(self, text: str, entries: Entries = ()) -> list[dict[str, Any]]:
         """Return the chunks for the next text, with the logprobs of its tokens if requested.
@@ -159,7 +161,7 @@ class ChatAnswer:
         """Return the last chunks of a succeeded job; raise JobUnanswered for any other."""
         finish_reason = answer_of(job)["finish_reason"]
         chunks = [] if self._calls is None else self._read(self._calls.finish(is_cut=is_cut(job)))
-        chunks.append(self._chunk({}, finish_reason, self._held or None))
+        chunks.append(self._chunk({} if self._has_begun else {"content": ""}, finish_reason, self._held or None))
         if self._with_usage:
             chunks.append({**self._frame("chat.completion.chunk"), "choices": [], "usage": usage_of(job)})
         return chunks
@@ -167,12 +169,15 @@ class ChatAnswer:
     def _chunk(
         self, delta: dict[str, Any], finish_reason: str | None, entries: Entries | None = None
     ) -> dict[str, Any]:
+        if not self._has_begun:
+            # Not in a chunk of its own: clients take the first chunk for the first token.
+            self._has_begun, delta = True, {"role": "assistant", **delta}
         choice = {"index": 0, "delta": delta, "logprobs": _logprobs(entries), "finish_reason": finish_reason}
         chunk = {**self._frame("chat.completion.chunk"), "choices": [choice]}
         return chunk | {"usage": None} if self._with_usage else chunk
 
     def _frame(self, kind: str) -> dict[str, Any]:
-        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, **self._shared}
 
 
 def answer_of(job: Job) -> dict[str, Any]:
@@ -208,4 +213,5 @@ def usage_of(job: Job) -> dict[str, Any]:
         "completion_tokens": tokens_out,
         "total_tokens": tokens_in + tokens_out,
         "prompt_tokens_details": {"cached_tokens": int(usage.get("cached_tokens", 0))},
+        "completion_tokens_details": {"reasoning_tokens": int(usage.get("reasoning_tokens", 0))},
     }

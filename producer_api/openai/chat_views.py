@@ -39,6 +39,12 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int = Field(description="tokens found in the worker's prefix cache")
 
 
+class CompletionTokensDetails(BaseModel):
+    """Parts of the completion tokens."""
+
+    reasoning_tokens: int = Field(description="tokens of the model's reasoning")
+
+
 class AnswerUsage(BaseModel):
     """Token counts."""
 
@@ -46,15 +52,25 @@ class AnswerUsage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
-class ChatCompletion(BaseModel):
-    """A chat completion."""
+class AnswerFrame(BaseModel):
+    """Fields of every completion."""
 
     id: str
-    object: Literal["chat.completion"]
     created: int = Field(description="Unix seconds")
     model: str = Field(description="name and version of the model that answered")
+    system_fingerprint: str | None = Field(
+        None, description="version and digest of the model; absent in the results of batches"
+    )
+    service_tier: str | None = Field(None, description="as the request says it; absent if it says nothing")
+
+
+class ChatCompletion(AnswerFrame):
+    """A chat completion."""
+
+    object: Literal["chat.completion"]
     choices: list[AnswerChoice]
     usage: AnswerUsage
 
@@ -77,13 +93,10 @@ class TextChoice(BaseModel):
     finish_reason: str = Field(description="stop, length")
 
 
-class TextCompletion(BaseModel):
+class TextCompletion(AnswerFrame):
     """A text completion."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int = Field(description="Unix seconds")
-    model: str = Field(description="name and version of the model that answered")
     choices: list[TextChoice]
     usage: AnswerUsage
 
@@ -93,12 +106,14 @@ _USAGE = {
     "completion_tokens": 2,
     "total_tokens": 34,
     "prompt_tokens_details": {"cached_tokens": 16},
+    "completion_tokens_details": {"reasoning_tokens": 0},
 }
 _ANSWER = {
     "id": "chatcmpl-0197f0c2a3b47d518e9a2b6c7d8e9f01",
     "object": "chat.completion",
     "created": 1764086400,
     "model": "smollm2@1",
+    "system_fingerprint": "fp_1_5f70bf18a086",
     "choices": [
         {
             "index": 0,

@@ -9,15 +9,16 @@ from store.jobs.jobs import Job
 
 
 class CompletionAnswer:
-    """Builds the text completion for one job.
+    """Builds the text completion for one job. ``shared``: more fields of the answer and of each chunk.
 
     A token's ``text_offset`` counts the characters before it, so the chunks must be built in order.
     """
 
-    def __init__(self, job: Job, *, with_usage: bool = False) -> None:
+    def __init__(self, job: Job, *, with_usage: bool = False, shared: Mapping[str, Any] | None = None) -> None:
         self._id = f"cmpl-{job.id.removeprefix('job_')}"
         self._created = int(job.created_at.timestamp())
         self._model = f"{job.model}@{job.model_version}"
+        self._shared = shared or {}
         self._with_usage = with_usage
         self._offsets = _Offsets()
 
@@ -53,6 +54,7 @@ class CompletionAnswer:
             "object": "text_completion",
             "created": self._created,
             "model": self._model,
+            **self._shared,
             "choices": [choice],
         }
 

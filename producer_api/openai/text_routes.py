@@ -23,6 +23,8 @@ from store.jobs.jobs import Job
 from store.tasks.generate import GenerateRequest
 from store.tenants.api_keys import Principal
 
+_DIGEST_CHARS = 12
+
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
 
@@ -49,7 +51,9 @@ async def create_chat_completion(
     """
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, chat_job(body), origin)
-    return await _answer(request, runtime, job, body, ChatAnswer(job, with_usage=body.wants_usage), headers)
+    shared = await _shared(runtime, job, body)
+    answer = ChatAnswer(job, with_usage=body.wants_usage, shared=shared)
+    return await _answer(request, runtime, job, body, answer, headers)
 
 
 @router.post(
@@ -65,7 +69,9 @@ async def create_completion(
     """Continue the prompt without a chat template; otherwise the same as a chat completion."""
     await runtime.streams.enter(request)
     job, headers = await _submit(runtime, principal, body, completion_job(body), origin)
-    return await _answer(request, runtime, job, body, CompletionAnswer(job, with_usage=body.wants_usage), headers)
+    shared = await _shared(runtime, job, body)
+    answer = CompletionAnswer(job, with_usage=body.wants_usage, shared=shared)
+    return await _answer(request, runtime, job, body, answer, headers)
 
 
 async def _submit(
@@ -78,6 +84,13 @@ async def _submit(
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     return job, {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
+
+
+async def _shared(runtime: Runtime, job: Job, body: TextRequest) -> dict[str, str]:
+    """Return the fields of the whole answer and of each chunk that are not the job's own."""
+    digest = await runtime.catalog.digest(job.model, job.model_version)
+    tier = {} if body.service_tier is None else {"service_tier": body.service_tier}
+    return tier | {"system_fingerprint": f"fp_{job.model_version}_{digest[:_DIGEST_CHARS]}"}
 
 
 async def _answer(

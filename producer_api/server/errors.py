@@ -73,6 +73,12 @@ class SlowBody(HeadraceError):
     default_code = "request_timeout"
 
 
+class UnsupportedEncoding(HeadraceError):
+    """A request's body is compressed in a way that is not accepted."""
+
+    default_code = "unsupported_encoding"
+
+
 class _Internal(HeadraceError):
     """A defect of the server. The log has its details under the request's id."""
 
@@ -97,6 +103,7 @@ _TABLE: dict[type[HeadraceError], _HttpError] = {
     store.Gone: _HttpError(410, "invalid_request_error"),
     store.Conflict: _HttpError(409, "conflict_error", _NO_RETRY),
     store.TooLarge: _HttpError(413, "invalid_request_error", {"Connection": "close"}),
+    UnsupportedEncoding: _HttpError(415, "invalid_request_error", {"Accept-Encoding": "gzip"}),
     store.IdempotencyKeyReused: _HttpError(422, "idempotency_error"),
     store.RateLimited: _HttpError(429, "rate_limit_error"),
     store.QuotaExceeded: _HttpError(429, "insufficient_quota", _NO_RETRY),
@@ -244,12 +251,34 @@ def _allowed(request: Request) -> str:
 
 
 def from_validation(found: Sequence[Mapping[str, Any]]) -> InvalidRequest:
-    """Return the first of pydantic's errors as one sentence, with the field's path as ``param``."""
-    first = found[0]
+    """Return the first wrong field of pydantic's errors as one sentence, with its path as ``param``."""
+    fields = _by_field(found)
+    first, *others = next(iter(fields.values()))
     path = _path_of(first)
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    sentences = [_sentence(first, path), *(_complaint(other) for other in others if other["type"] != first["type"])]
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     code = "unsupported_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
-    return InvalidRequest(_sentence(first, path) + more, code=code, param=path or None)
+    return InvalidRequest(", or ".join(dict.fromkeys(sentences)) + more, code=code, param=path or None)
+
+
+def _by_field(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str | int, ...], list[Mapping[str, Any]]]:
+    """Return the errors by field. A field of several types has one error for each type that it is not.
+
+    A list is wrong because of its items: its own error then says nothing more.
+    """
+    fields: dict[tuple[str | int, ...], list[Mapping[str, Any]]] = {}
+    for error in found:
+        fields.setdefault(_without_types(error["loc"]), []).append(error)
+    inner = {place[:depth] for place in fields for depth in range(len(place))}
+    return {place: errors for place, errors in fields.items() if place not in inner}
+
+
+_TYPE_NAMES = frozenset({"str", "int", "float", "bool", "none"})
+
+
+def _without_types(location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return the location without pydantic's names for the types of a field, such as ``tuple[str, ...]``."""
+    return tuple(step for step in location if isinstance(step, int) or not (step in _TYPE_NAMES or "[" in step))
 
 
 def _path_of(error: Mapping[str, Any]) -> str:
@@ -259,7 +288,7 @@ def _path_of(error: Mapping[str, Any]) -> str:
         case "task_unknown":
             return "task"
         case _:
-            return field_path(error["loc"])
+            return field_path(_without_types(error["loc"]))
 
 
 def _sentence(error: Mapping[str, Any], path: str) -> str:
@@ -272,12 +301,20 @@ def _sentence(error: Mapping[str, Any], path: str) -> str:
             return f"`{path}` is required" if path else "a JSON body is required"
         case "model_attributes_type" | "dict_type" | "model_type" if not path:
             return "the body must be a JSON object"
-        case "value_error":
-            message = str(error["msg"]).removeprefix("Value error, ")
-        case _:
-            message = str(error["msg"])
-            message = f"{message[:1].lower()}{message[1:]}"
-    return f"`{path}`: {message}" if path else message
+    return f"`{path}`: {_complaint(error)}" if path else _complaint(error)
+
+
+# Pydantic's names of Python's types, and those of JSON.
+_JSON_TYPES = (("valid tuple", "valid array"), ("valid list", "valid array"), ("valid dictionary", "valid object"))
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    message = str(error["msg"])
+    if error["type"] == "value_error":
+        return message.removeprefix("Value error, ")
+    for python, in_json in _JSON_TYPES:
+        message = message.replace(python, in_json)
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def field_path(location: Sequence[str | int]) -> str:

@@ -72,7 +72,8 @@ class ModelVersion:
 class ModelSummary:
     """A model with its aliases and the versions that can be used, newest first.
 
-    ``engines``: the kind of engine of those versions with another than Headrace's own.
+    ``engines``: the kind of engine of those versions with another than Headrace's own. ``context_windows``: of every
+    version, in tokens.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ModelSummary:
     aliases: dict[str, int]
     versions: list[int]
     engines: dict[int, str]
+    context_windows: dict[int, int]
 
 
 # Adds files, unless they exist.
@@ -138,7 +140,10 @@ SELECT
     (
         SELECT COALESCE(jsonb_object_agg(version, engine ->> 'kind'), '{}')
         FROM model_versions WHERE model = models.name AND engine IS NOT NULL
-    ) AS engines
+    ) AS engines,
+    (
+        SELECT COALESCE(jsonb_object_agg(version, context_window), '{}') FROM model_versions WHERE model = models.name
+    ) AS context_windows
 FROM models ORDER BY name
 """)
 
@@ -251,8 +256,9 @@ def list_models(db: Database) -> list[ModelSummary]:
     """Return all models, by name."""
     with db.autocommit() as connection:
         rows = connection.execute(_LIST).mappings().all()
+    by_version = ("engines", "context_windows")
     return [
-        ModelSummary(**{**row, "engines": {int(version): kind for version, kind in row["engines"].items()}})
+        ModelSummary(**{**row, **{name: {int(key): value for key, value in row[name].items()} for name in by_version}})
         for row in rows
     ]
 

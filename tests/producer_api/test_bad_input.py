@@ -413,9 +413,9 @@ def test_malformed_json_is_refused(api: httpx2.Client, db: Database, subtests: p
 def test_other_encodings_are_refused(api: httpx2.Client, db: Database) -> None:
     form = api.post("/v1/jobs", data={"model": "tiny"})
     assert "Content-Type: application/json" in error_of(form)["message"]
-    packed = api.post("/v1/jobs", content=b"x", headers={"Content-Encoding": "gzip"})
-    assert "uncompressed" in error_of(packed)["message"]
-    assert {form.status_code, packed.status_code} == {400}
+    packed = api.post("/v1/jobs", content=b"x", headers={"Content-Encoding": "br"})
+    assert "gzip or uncompressed" in error_of(packed)["message"]
+    assert (form.status_code, packed.status_code, packed.headers["accept-encoding"]) == (400, 415, "gzip")
     assert num_jobs(db) == 0
 
 
@@ -450,6 +450,22 @@ def test_a_body_at_the_limit_is_read(api: httpx2.Client) -> None:
     body = b'{"model": "tiny", "input": {"prompt": "x"}}'
     padded = body + b" " * ((1 << 20) - len(body))
     assert api.post("/v1/jobs", content=padded, headers={"Content-Type": "application/json"}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({"stop": 5}, "`stop`: input should be a valid string, or input should be a valid array", "stop"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, "is required", "messages[0].content[0].type"),
+        ({"stop": 5, "user": 5}, "(and 1 more)", "stop"),
+    ],
+)
+def test_a_wrong_field_is_named_once_and_others_are_counted(
+    api: httpx2.Client, fields: dict[str, Any], message: str, param: str
+) -> None:
+    error = error_of(api.post("/v1/chat/completions", json=CHAT | fields))
+    assert error["message"].endswith(message)
+    assert error["param"] == param
 
 
 def test_unknown_routes_and_methods(api: httpx2.Client) -> None:

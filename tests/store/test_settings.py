@@ -34,6 +34,10 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HEADRACE_WEBHOOK_ALLOW_HTTP", "perhaps"),
         ("HEADRACE_LEESE_S", "10"),
         ("HEADRACE_", "1"),
+        ("HEADRACE_CORS_ORIGINS", "chat.example.com"),
+        ("HEADRACE_CORS_ORIGINS", "https://chat.example.com/"),
+        ("HEADRACE_CORS_ORIGINS", "https://*.example.com"),
+        ("HEADRACE_CORS_ORIGINS", "https://chat.example.com,*"),
     ],
 )
 def test_a_bad_variable_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

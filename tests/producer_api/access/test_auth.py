@@ -19,7 +19,7 @@ from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import ApiServer
 
-OPEN = {"/healthz", "/readyz", "/metrics", "/version"}
+OPEN = {"/health", "/healthz", "/readyz", "/metrics", "/version"}
 PAGES = {"/", "/docs", "/docs/{name}", "/openapi.json"}
 DOCS = ROOT / "docs" / "keys.md"
 _PARAMETER = re.compile(r"{[^}]*}")

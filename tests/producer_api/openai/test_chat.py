@@ -18,6 +18,7 @@ from tests.producer_api.scripted_worker import Attempt, ScriptedWorker
 from tests.producer_api.serving import ApiServer, serving
 
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
+FINGERPRINT = "fp_1_000000000000"
 
 
 def _only_job(db: Database, tenant: str) -> jobs.Job:
@@ -42,6 +43,22 @@ def test_a_completion(openai: OpenAI, worker: ScriptedWorker) -> None:
     assert completion.usage is not None
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
     assert completion.usage.completion_tokens == 2
+    assert completion.usage.completion_tokens_details is not None
+    assert completion.usage.completion_tokens_details.reasoning_tokens == 0
+    assert (completion.system_fingerprint, completion.service_tier) == (FINGERPRINT, None)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_answer_says_the_tier_that_was_asked_for(
+    api: httpx2.Client, worker: ScriptedWorker, is_stream: bool
+) -> None:
+    with worker.serve(lambda _: []):
+        answer = api.post("/v1/chat/completions", json=CHAT | {"service_tier": "flex", "stream": is_stream})
+    (said, *_) = answer.text.removeprefix("data: ").split("\n")
+    assert json.loads(said)["service_tier"] == "flex"
+    (choice,) = json.loads(said)["choices"]
+    message = choice["delta" if is_stream else "message"]
+    assert (message["role"], message["content"]) == ("assistant", ""), "an empty answer is a message as well"
 
 
 @pytest.mark.parametrize("with_usage", [False, True])
@@ -50,7 +67,9 @@ def test_a_streamed_completion(openai: OpenAI, worker: ScriptedWorker, with_usag
     with worker.serve(lambda _: ["wa", "ter ", "wheel"]):
         chunks = list(openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True, **options))
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
-    assert deltas[0].role == "assistant"
+    assert (deltas[0].role, deltas[0].content) == ("assistant", "wa"), "the first chunk is the first token"
+    assert {delta.role for delta in deltas[1:]} == {None}
+    assert {chunk.system_fingerprint for chunk in chunks} == {FINGERPRINT}
     assert "".join(delta.content or "" for delta in deltas) == "water wheel"
     reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
     assert reasons == [None] * (len(reasons) - 1) + ["stop"]
@@ -71,7 +90,6 @@ def test_the_wire_ends_with_done(api: httpx2.Client, worker: ScriptedWorker) -> 
 def test_tokens_are_streamed_as_they_come(openai: OpenAI, worker: ScriptedWorker, db: Database, tenant: str) -> None:
     with openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream:
         chunks = iter(stream)
-        next(chunks)
         attempt = worker.claim(_only_job(db, tenant).id)
         for text in ("one", "two"):
             worker.say(attempt, text)
@@ -191,7 +209,6 @@ def test_a_job_that_fails_in_a_stream_raises(openai: OpenAI, worker: ScriptedWor
     received = []
     with openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream:
         chunks = iter(stream)
-        next(chunks)
         attempt = worker.claim(_only_job(db, tenant).id)
         worker.say(attempt, "half")
         received.append(next(chunks).choices[0].delta.content)
@@ -206,11 +223,9 @@ def test_a_failed_stream_is_cut_after_its_error(
 ) -> None:
     received: list[bytes] = []
     with api.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
-        chunks = response.iter_raw()
-        received.append(next(chunks))
         worker.fail(worker.claim(_only_job(db, tenant).id), "out_of_memory", "no memory left")
         with pytest.raises(httpx2.RemoteProtocolError):
-            received.extend(chunks)
+            received.extend(response.iter_raw())
     body = b"".join(received)
     error = json.loads(body.strip().split(b"data: ")[-1])["error"]
     assert (error["code"], error["type"], error["param"]) == ("out_of_memory", "server_error", None)
@@ -253,9 +268,7 @@ def test_a_caller_waits_only_so_long(settings: Settings, model: object, key: str
 def _leave_in_the_middle(
     api: httpx2.Client, body: dict[str, Any], worker: ScriptedWorker, db: Database, tenant: str
 ) -> Attempt:
-    with api.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
-        chunks = response.iter_raw()
-        next(chunks)
+    with api.stream("POST", "/v1/chat/completions", json=body | {"stream": True}):
         attempt = worker.claim(_only_job(db, tenant).id)
         worker.say(attempt, "half")
     return attempt
@@ -288,7 +301,6 @@ def test_a_second_attempt_that_says_the_same_goes_on(
 ) -> None:
     with openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream:
         chunks = iter(stream)
-        next(chunks)
         first = worker.claim(_only_job(db, tenant).id)
         worker.say(first, "wat", "er wh")
         assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["wat", "er wh"]
@@ -309,7 +321,6 @@ def test_a_continued_attempt_adds_to_what_was_sent_or_is_an_error(
 ) -> None:
     with openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream:
         chunks = iter(stream)
-        next(chunks)
         first = worker.claim(_only_job(db, tenant).id)
         worker.say(first, "wat", "er wh")
         assert [next(chunks).choices[0].delta.content for _ in range(2)] == ["wat", "er wh"]
@@ -329,7 +340,6 @@ def test_a_second_attempt_that_says_something_else_is_an_error(
 ) -> None:
     with openai.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream:
         chunks = iter(stream)
-        next(chunks)
         first = worker.claim(_only_job(db, tenant).id)
         worker.say(first, "water")
         assert next(chunks).choices[0].delta.content == "water"
@@ -353,9 +363,7 @@ def test_a_draining_server_cuts_a_chat_and_frees_its_worker(
     api: httpx2.Client, server: ApiServer, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:
     with api.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as response:
-        chunks = response.iter_raw()
-        next(chunks)
         server.drain()
         with pytest.raises(httpx2.RemoteProtocolError):
-            list(chunks)
+            response.read()
     assert _wait_for_state(db, _only_job(db, tenant).id, "cancelled")

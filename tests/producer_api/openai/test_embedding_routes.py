@@ -73,6 +73,14 @@ def test_models_are_told_by_every_string_that_means_them(openai: OpenAI, db: Dat
         found = openai.models.retrieve(name)
         assert (found.id, found.object, found.owned_by) == (name, "model", "headrace")
         assert found.created > 0
+        window = 8192 if name.startswith("org/") else 512
+        extras = found.model_dump(include={"root", "parent", "max_model_len", "context_length"})
+        assert extras == {
+            "root": name.partition("@")[0],
+            "parent": None,
+            "max_model_len": window,
+            "context_length": window,
+        }
         assert found.task == ("embed" if name.startswith("org/") else "generate")  # type: ignore[attr-defined]
     for unknown in ("nobody", "org/nobody", "tiny@2", "tiny@nobody"):
         with pytest.raises(openai_errors.NotFoundError) as refused:

@@ -48,6 +48,7 @@ TABLE = {
     "job_not_cancellable": Row(409, "conflict_error", NEVER_AGAIN),
     "job_not_ended": Row(409, "conflict_error", NEVER_AGAIN),
     "request_too_large": Row(413, "invalid_request_error"),
+    "unsupported_encoding": Row(415, "invalid_request_error", {"accept-encoding": "gzip"}),
     "idempotency_key_reused": Row(422, "idempotency_error"),
     "rate_limit_exceeded": Row(429, "rate_limit_error", has_wait=True),
     "queue_full": Row(429, "rate_limit_error", has_wait=True),
@@ -143,6 +144,9 @@ ASKED: dict[str, tuple[Ask, ...]] = {
     ),
     "job_not_ended": (lambda caller: caller.good.delete(f"/v1/jobs/{submit(caller.good)}"),),
     "job_not_cancellable": (lambda caller: caller.good.post(f"/v1/jobs/{caller.ended}/cancel"),),
+    "unsupported_encoding": (
+        lambda caller: caller.good.post("/v1/jobs", content=b"x", headers={"Content-Encoding": "zstd"}),
+    ),
     "request_too_large": (lambda caller: caller.good.post("/v1/jobs", json={"model": "x" * (5 << 20)}),),
     "idempotency_key_reused": (
         lambda caller: caller.good.post("/v1/jobs", json=PROMPT | {"priority": 1}, headers={"Idempotency-Key": "k"}),

@@ -1,0 +1,61 @@
+"""Tokens of texts and conversations, and back, as vLLM's clients ask for them."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from store.db.database import Database
+from store.tenants import api_keys
+from tests.producer_api.calling import CHAT, error_of, num_jobs
+from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
+
+
+def test_a_prompt_and_a_conversation_become_tokens_and_text_again(api: httpx2.Client, db: Database) -> None:
+    asked = {"model": "tiny", "prompt": "Größe", "return_token_strs": True}
+    told = api.post("/tokenize", json=asked).json()
+    ids = list("Größe".encode())
+    assert told == {
+        "count": 7,
+        "max_model_len": CONTEXT_WINDOW,
+        "tokens": ids,
+        "token_strs": ["G", "r", "\ufffd", "\ufffd", "\ufffd", "\ufffd", "e"],
+    }
+    assert api.post("/detokenize", json={"model": "tiny", "tokens": ids}).json() == {"prompt": "Größe"}
+    chat = api.post("/v1/tokenize", json=CHAT | {"add_generation_prompt": True}).json()
+    assert bytes(chat["tokens"]).decode() == "user: hi\n"
+    assert chat["token_strs"] is None
+    assert num_jobs(db) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "param"),
+    [
+        ("tokenize", {"model": "tiny"}, "invalid_value", "prompt"),
+        ("tokenize", CHAT | {"prompt": "x"}, "invalid_value", "prompt"),
+        ("tokenize", {"model": "nobody", "prompt": "x"}, "model_not_found", "model"),
+        ("tokenize", CHAT | {"chat_template": "x"}, "unsupported_parameter", "chat_template"),
+        (
+            "tokenize",
+            CHAT | {"messages": [{"role": "poet", "content": "x"}]},
+            "unsupported_parameter",
+            "messages[0].role",
+        ),
+        ("tokenize", CHAT | {"add_special_tokens": True}, "unsupported_parameter", "messages"),
+        ("detokenize", {"model": "tiny"}, "invalid_value", "tokens"),
+        ("detokenize", {"model": "tiny", "tokens": [257]}, "invalid_value", "tokens"),
+        ("detokenize", {"model": "tiny", "tokens": [-1]}, "invalid_value", "tokens[0]"),
+        ("detokenize", {"model": "tiny", "tokens": [1], "token": 1}, "unsupported_parameter", "token"),
+    ],
+)
+def test_what_has_no_tokens_is_refused(
+    api: httpx2.Client, path: str, body: dict[str, Any], code: str, param: str
+) -> None:
+    error = error_of(api.post(f"/v1/{path}", json=body))
+    assert (error["code"], error["param"]) == (code, param)
+
+
+def test_a_key_s_models_hold_here_too(make_client: MakeClient, db: Database, tenant: str, model: object) -> None:
+    key = api_keys.create_key(db, tenant, "other", {"jobs:write"}, actor="tests", models=["other"])
+    refused = make_client(key).post("/v1/tokenize", json={"model": "tiny", "prompt": "x"})
+    assert error_of(refused)["code"] == "model_not_allowed"
