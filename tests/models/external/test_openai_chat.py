@@ -14,26 +14,26 @@ from tests.models.external.fake_model import answer
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    with chat() as rig:
-        yield rig
+def chat_rig() -> Iterator[Rig]:
+    with chat() as chat_rig:
+        yield chat_rig
 
 
-def ask(rig: Rig, **sampling: Any) -> CompletionOutput:
-    return rig.run(rig.ask(**sampling))
+def ask(chat_rig: Rig, **sampling: Any) -> CompletionOutput:
+    return chat_rig.run(chat_rig.ask(**sampling))
 
 
-def test_the_servers_counts_are_the_usage_and_pieces_count_where_it_has_none(rig: Rig) -> None:
-    bare = ask(rig, max_tokens=5, ignore_eos=True)
-    assert (bare.num_prompt_tokens, bare.num_output_tokens) == (len(rig.words[0]), 5)
-    rig.server.writes_usage = True
-    counted = ask(rig)
+def test_the_servers_counts_are_the_usage_and_pieces_count_where_it_has_none(chat_rig: Rig) -> None:
+    bare = ask(chat_rig, max_tokens=5, ignore_eos=True)
+    assert (bare.num_prompt_tokens, bare.num_output_tokens) == (len(chat_rig.words[0]), 5)
+    chat_rig.server.writes_usage = True
+    counted = ask(chat_rig)
     assert (counted.num_prompt_tokens, counted.num_output_tokens, counted.num_cached_tokens) == (1234, 567, 8)
 
 
-def test_a_request_has_the_fields_of_a_chat_and_no_others(rig: Rig) -> None:
-    rig.run(rig.ask(max_tokens=7, temperature=0.5, top_p=0.9, seed=3, presence_penalty=0.5, stop=("xyz",)))
-    body = rig.server.calls[-1].body
+def test_a_request_has_the_fields_of_a_chat_and_no_others(chat_rig: Rig) -> None:
+    chat_rig.run(chat_rig.ask(max_tokens=7, temperature=0.5, top_p=0.9, seed=3, presence_penalty=0.5, stop=("xyz",)))
+    body = chat_rig.server.calls[-1].body
     assert body == {
         "model": "tiny",
         "messages": [{"role": "user", "content": "the mill"}],
@@ -47,11 +47,11 @@ def test_a_request_has_the_fields_of_a_chat_and_no_others(rig: Rig) -> None:
     }
 
 
-def test_a_server_that_wants_the_new_name_of_the_limit_gets_it_from_then_on(rig: Rig) -> None:
-    rig.server.wants_new_limit = True
+def test_a_server_that_wants_the_new_name_of_the_limit_gets_it_from_then_on(chat_rig: Rig) -> None:
+    chat_rig.server.wants_new_limit = True
     for _ in range(2):
-        assert ask(rig, max_tokens=4, ignore_eos=True).text == bytes(answer(b"on and on: the mill", 4)).decode()
-    assert [call.body.get("max_completion_tokens") for call in rig.server.calls] == [4, 4]
+        assert ask(chat_rig, max_tokens=4, ignore_eos=True).text == bytes(answer(b"on and on: the mill", 4)).decode()
+    assert [call.body.get("max_completion_tokens") for call in chat_rig.server.calls] == [4, 4]
 
 
 PIECES = [
@@ -76,9 +76,9 @@ WHOLE = [
 
 
 @pytest.mark.parametrize("script", [PIECES, WHOLE], ids=["in pieces", "whole, without numbers"])
-def test_tool_calls_of_the_server_are_read_in_the_text(rig: Rig, script: list[dict[str, Any]]) -> None:
-    rig.server.script = script
-    completion = ask(rig)
+def test_tool_calls_of_the_server_are_read_in_the_text(chat_rig: Rig, script: list[dict[str, Any]]) -> None:
+    chat_rig.server.script = script
+    completion = ask(chat_rig)
     reader = ToolCallReader(ToolStyle.HERMES, ["weather", "now"])
     pieces = [piece for text in completion.deltas for piece in reader.add(text)] + reader.finish()
     calls: dict[int, list[str]] = {}
@@ -90,15 +90,15 @@ def test_tool_calls_of_the_server_are_read_in_the_text(rig: Rig, script: list[di
     assert "which city" not in completion.text
 
 
-def test_a_busy_server_gets_nothing_for_as_long_as_it_says(rig: Rig) -> None:
-    rig.server.refusals = [(429, {"retry-after": "1.5"}, {"error": {"message": "slow down"}})]
+def test_a_busy_server_gets_nothing_for_as_long_as_it_says(chat_rig: Rig) -> None:
+    chat_rig.server.refusals = [(429, {"retry-after": "1.5"}, {"error": {"message": "slow down"}})]
     with pytest.raises(UpstreamLost, match="slow down"):
-        ask(rig)
-    questions = rig.server.num_model_questions
-    wait_until(lambda: rig.server.num_model_questions > questions)  # it is there, and described again
-    assert not rig.engine.can_admit(1, 1)
-    wait_until(lambda: rig.engine.can_admit(1, 1))
-    assert ask(rig).text
+        ask(chat_rig)
+    questions = chat_rig.server.num_model_questions
+    wait_until(lambda: chat_rig.server.num_model_questions > questions)  # it is there, and described again
+    assert not chat_rig.engine.can_admit(1, 1)
+    wait_until(lambda: chat_rig.engine.can_admit(1, 1))
+    assert ask(chat_rig).text
 
 
 ERRORS: list[tuple[int, Any, type[EngineError], str]] = [
@@ -112,17 +112,17 @@ ERRORS: list[tuple[int, Any, type[EngineError], str]] = [
 
 @pytest.mark.parametrize(("status", "said", "kind", "code"), ERRORS)
 def test_an_error_says_if_another_attempt_may_succeed(
-    rig: Rig, status: int, said: Any, kind: type[EngineError], code: str
+    chat_rig: Rig, status: int, said: Any, kind: type[EngineError], code: str
 ) -> None:
-    rig.server.refusals = [(status, {}, said)]
+    chat_rig.server.refusals = [(status, {}, said)]
     with pytest.raises(kind) as refused:
-        ask(rig)
+        ask(chat_rig)
     assert refused.value.code.startswith(code)
     assert "the mill" not in str(refused.value), "the prompt is not quoted"
 
 
-def test_an_answer_that_a_content_filter_cuts_is_no_answer(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_a_content_filter_cuts_is_no_answer(chat_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.models.external.fake_chat.SCRIPT_FINISH", "content_filter")
-    rig.server.script = [{"content": "I"}, {}]
+    chat_rig.server.script = [{"content": "I"}, {}]
     with pytest.raises(UpstreamRefused, match="content filter"):
-        ask(rig)
+        ask(chat_rig)

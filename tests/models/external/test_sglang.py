@@ -54,35 +54,35 @@ def made_up(found: Any, recorded: Any, at: str = "") -> list[str]:
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    with sglang() as rig:
-        yield rig
+def sglang_rig() -> Iterator[Rig]:
+    with sglang() as sglang_rig:
+        yield sglang_rig
 
 
-def test_the_end_of_a_first_attempt_leaves_the_tenth_alone(rig: Rig) -> None:
+def test_the_end_of_a_first_attempt_leaves_the_tenth_alone(sglang_rig: Rig) -> None:
     """SGLang ends every request whose id begins with the given one."""
-    first, tenth = (replace(rig.ask(max_tokens=200, ignore_eos=True), id=("job", epoch)) for epoch in (1, 10))
-    futures = [rig.engine.submit(request) for request in (first, tenth)]
-    rig.wait_for_text(first)
-    rig.engine.cancel(first.id)
+    first, tenth = (replace(sglang_rig.ask(max_tokens=200, ignore_eos=True), id=("job", epoch)) for epoch in (1, 10))
+    futures = [sglang_rig.engine.submit(request) for request in (first, tenth)]
+    sglang_rig.wait_for_text(first)
+    sglang_rig.engine.cancel(first.id)
     assert [future.result(WAIT_S).finish_reason for future in futures] == [FinishReason.CANCELLED, FinishReason.LENGTH]
-    rig.wait_idle()
-    assert len(rig.server.aborted) == 1
+    sglang_rig.wait_idle()
+    assert len(sglang_rig.server.aborted) == 1
 
 
-def test_an_abort_that_is_not_ours_is_retried(rig: Rig) -> None:
-    request = rig.ask(max_tokens=200, ignore_eos=True)
-    future = rig.engine.submit(request)
-    rig.wait_for_text(request)
-    (call,) = rig.server.running
-    rig.server._loop.call_soon_threadsafe(rig.server.abort, call.id)
+def test_an_abort_that_is_not_ours_is_retried(sglang_rig: Rig) -> None:
+    request = sglang_rig.ask(max_tokens=200, ignore_eos=True)
+    future = sglang_rig.engine.submit(request)
+    sglang_rig.wait_for_text(request)
+    (call,) = sglang_rig.server.running
+    sglang_rig.server._loop.call_soon_threadsafe(sglang_rig.server.abort, call.id)
     with pytest.raises(UpstreamLost, match="aborted"):
         future.result(WAIT_S)
 
 
-def test_what_the_server_refuses_fails_with_its_reason(rig: Rig) -> None:
+def test_what_the_server_refuses_fails_with_its_reason(sglang_rig: Rig) -> None:
     with pytest.raises(UpstreamRefused, match=r"repetition_penalty must be in \(0, 2\]"):
-        rig.run(rig.ask(repetition_penalty=5.0))
+        sglang_rig.run(sglang_rig.ask(repetition_penalty=5.0))
 
 
 GRAMMARS = [
@@ -100,9 +100,9 @@ GRAMMARS = [
 
 @pytest.mark.parametrize(("backend", "grammar", "sent"), GRAMMARS)
 def test_a_grammar_is_written_for_the_servers_backend(backend: str, grammar: Grammar, sent: dict[str, str]) -> None:
-    with sglang(grammar_backend=backend, by_priority=False) as rig:
-        rig.run(replace(rig.ask(grammar=grammar), class_rank=1))
-        (call,) = rig.server.calls
+    with sglang(grammar_backend=backend, by_priority=False) as sglang_rig:
+        sglang_rig.run(replace(sglang_rig.ask(grammar=grammar), class_rank=1))
+        (call,) = sglang_rig.server.calls
         assert sent.items() <= dict(call.body["sampling_params"]).items()
         assert "priority" not in call.body
-        assert ("lark" in rig.can.grammars) == (backend == "llguidance")
+        assert ("lark" in sglang_rig.can.grammars) == (backend == "llguidance")
