@@ -12,7 +12,8 @@ from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.openai.chat_request import ChatRequest, ChatTool, ChatTurn
 from producer_api.openai.chat_request import to_job as chat_job
-from producer_api.openai.request_fields import as_sent, refuse_near_misses, unsupported
+from producer_api.openai.foreign_fields import unsupported
+from producer_api.openai.request_fields import as_sent, refuse_near_misses
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED, from_validation
 from prompts.tasks.generate import build_prompt
