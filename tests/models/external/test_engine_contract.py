@@ -1,5 +1,6 @@
 """The contract of an engine, row by row, for every engine. ``docs/engines.md`` shows what each of them can do."""
 
+import threading
 import time
 from dataclasses import replace
 from itertools import chain
@@ -220,6 +221,7 @@ def test_a_stopped_engine_fails_its_requests_and_leaves_nothing_running(rig: Rig
             future.result(0)
         assert stopped.value.progress is not None
     rig.wait_idle()
+    assert not {"engine", "network"} & {thread.name for thread in threading.enumerate()}
     with pytest.raises(EngineStopped):
         rig.engine.submit(rig.ask())
 

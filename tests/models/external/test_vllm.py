@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, SamplingParams
+from models.engine.requests import BACKGROUND_RANK, EngineError, FinishReason, Grammar, SamplingParams
 from models.external.upstream import Piece, ServerInfo, UpstreamFailed, UpstreamLost, UpstreamRefused, UpstreamRequest
 from models.external.vllm import VllmUpstream
 from tests.models.external.engines import continued, vllm, wait_until
@@ -165,6 +165,13 @@ def test_a_cancelled_request_is_aborted_by_its_id() -> None:
         rig.engine.cancel(request.id)
         future.result(10)
         wait_until(lambda: rig.server.abort_calls == ["generate-tokens-job-7-3"])
+
+
+def test_a_lark_grammar_is_sent_so_that_only_llguidance_reads_it() -> None:
+    with vllm() as rig:
+        assert rig.run(rig.ask(grammar=Grammar("lark", 'start: "abc"'))).text == "abc"
+        sent = rig.server.calls[-1].body["sampling_params"]["structured_outputs"]
+        assert sent == {"grammar": '%llguidance {}\nstart: "abc"'}
 
 
 def test_what_was_emitted_ends_the_prompt_and_only_the_rest_is_asked_for() -> None:
