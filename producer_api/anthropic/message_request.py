@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 
 from producer_api.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
 from producer_api.openai.foreign_fields import (
@@ -130,13 +130,13 @@ class MessageRequest(CountTokensRequest):
     max_tokens: StrictInt = Field(description="most tokens of the answer")
     stream: StrictBool | None = None
     stop_sequences: tuple[str, ...] | None = Field(None, description="texts that end the answer; not included in it")
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
+    temperature: StrictFloat | None = None
+    top_p: StrictFloat | None = None
+    top_k: StrictInt | None = None
     seed: StrictInt | None = Field(None, description="an extension: same seed and request, same answer")
-    presence_penalty: float | None = Field(None, description="an extension, same as in chat completions")
-    frequency_penalty: float | None = Field(None, description="an extension, same as in chat completions")
-    repetition_penalty: float | None = Field(None, description="an extension, same as in chat completions")
+    presence_penalty: StrictFloat | None = Field(None, description="an extension, same as in chat completions")
+    frequency_penalty: StrictFloat | None = Field(None, description="an extension, same as in chat completions")
+    repetition_penalty: StrictFloat | None = Field(None, description="an extension, same as in chat completions")
     metadata: MessageMetadata | None = Field(None, description="`user_id`: your end user")
     service_tier: Literal["auto", "standard_only"] | None = Field(None, description="auto starts before standard_only")
     job: JobOptions | None = None
