@@ -5,6 +5,7 @@ signal handler, so that the exception occurs only in code that expects it. The s
 it is bounded.
 """
 
+import json
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _asked = threading.Event()
 _LOOK_S = 0.1
 _SAY_S = 20.0
+_MAX_SAID = 120
 
 
 def hear_stop_signals() -> None:
@@ -68,11 +70,20 @@ def wait_until_ready(
         names = ", ".join(program.name for program in waiting)
         if now - said > _SAY_S:
             said = now
-            say(f"waiting for {names} ({now - began:.0f} s)")
+            say(f"waiting for {names} ({now - began:.0f} s){_progress(waiting[0])}")
         if now > deadline:
             raise Unavailable(f"not ready after {timeout_s:.0f} s: {names} (see the logs)")
         # Asking costs a little, and a large model loads for minutes.
         pause(0.05 if now - began < _SAY_S else 0.5)
+
+
+def _progress(program: Program) -> str:
+    """Return what a worker's inference server said last, as the worker logs it while it waits; else nothing."""
+    lines = [] if program.child is None else program.child.log_tail().splitlines()
+    try:
+        return f": {json.loads(lines[-1])['last_line'][:_MAX_SAID]}"
+    except (IndexError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def run_until_stopped(work: Callable[[], T]) -> T:
