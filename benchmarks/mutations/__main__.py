@@ -34,6 +34,7 @@ from cli.local.valkey import LocalValkey
 
 # Imported once, before the processes of the tests are forked.
 _HEAVY = ("torch", "transformers", "fastapi", "celery", "sqlalchemy", "pytest", "hypothesis", "openai", "alembic")
+_TIMED_OUT = 124
 _mtimes = itertools.count(1_000_000_000)
 
 
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", type=float, default=40, help="seconds of tests for one mutant")
     parser.add_argument("--tests", nargs="*", help="run these instead of those in the map")
+    parser.add_argument("--skip", type=int, nargs="*", default=[], help="numbers of mutants, such as equivalent ones")
     parser.add_argument("--show", action="store_true", help="only print the mutants")
     given = parser.parse_args()
     with _copy() as tree, _services() as database_url:
@@ -58,6 +60,8 @@ def main() -> None:
         chosen = _drawn(int(given.names[0]), given.seed) if given.what == "draw" else _chosen(given)
         survived = 0
         for number, mutant in enumerate(chosen, 1):
+            if number in given.skip:
+                continue
             ids = given.tests or tests.of(mutant)
             verdict = "-" if given.show else _judge(tree, mutant, ids, given.budget, database_url)
             survived += verdict == "SURVIVED"
@@ -65,7 +69,7 @@ def main() -> None:
             print(
                 f"{number:3} {verdict} | {mutant.path}:{mutant.line} {mutant.kind} | {mutant.diff(source)}", flush=True
             )
-        print(f"{len(chosen)} mutants, {survived} survived")
+        print(f"{survived} survived")
 
 
 def _chosen(given: argparse.Namespace) -> list[Mutant]:
@@ -104,18 +108,21 @@ class _Tests:
     def of(self, mutant: Mutant) -> list[str]:
         """Return node ids: of the module's own test file first, then those that call the least else."""
         places = {_short(place) for place in places_of(mutant)}
-        own = f"tests/{Path(mutant.path).parent}/test_{Path(mutant.path).stem}.py"
+        package, stem = mutant.path.split("/")[0], Path(mutant.path).stem
+        own = [str(path.relative_to(ROOT)) for path in (ROOT / "tests" / package).rglob(f"test_{stem}.py")]
+        if mutant.path.startswith(("migrations/", "store/schema/")):
+            # A fixture of the whole session migrates, so the map does not know who needs the schema.
+            own.append("tests/migrations")
         fitting = [
             line for line in self._tests.values() if line["ok"] and not places.isdisjoint(map(_short, line["calls"]))
         ]
         fitting.sort(key=lambda line: len(line["calls"]))
-        others = [line for line in fitting if not line["test"].startswith(own)]
+        others = [line for line in fitting if not line["test"].startswith(tuple(own))]
         spent = itertools.accumulate(line["s"] for line in others)
-        first = [own] if (ROOT / own).exists() else []
-        found = first + [line["test"] for line, s in zip(others, spent, strict=True) if s < self._budget_s]
+        found = own + [line["test"] for line, s in zip(others, spent, strict=True) if s < self._budget_s]
         # A folder that was not mapped is run as a whole.
         folders = (f"tests/{folder}" for folder in Path(mutant.path).parents)
-        return found if others else [*first, next(folder for folder in folders if (ROOT / folder).exists())]
+        return found or [next(folder for folder in folders if (ROOT / folder).exists())]
 
 
 def _short(place: str) -> str:
@@ -128,19 +135,23 @@ def _judge(tree: Path, mutant: Mutant, ids: list[str], budget_s: float, database
     if not ids:
         return "NO TESTS"
     source = (ROOT / mutant.path).read_text()
-    _disconnect_all(database_url)
+    _disconnect_all(database_url, drop=mutant.path.startswith("migrations/"))
     with tempfile.TemporaryFile("w+") as out:
         try:
             _write(tree / mutant.path, mutant.applied(source))
             code = _pytest(tree, ["-x", "--tb=line", "-p", "no:cacheprovider", *ids], 3 * budget_s + 30, out)
         finally:
             _write(tree / mutant.path, source)
+            if mutant.path.startswith("migrations/"):
+                _disconnect_all(database_url, drop=True)
         out.seek(0)
         lines = [line for line in out.read().splitlines() if line.startswith(("FAILED", "ERROR"))]
     if code == 0:
         return "SURVIVED"
     if any(line.startswith("ERROR: not found") for line in lines):
         return "NOT RUN: the map is old"
+    if code == _TIMED_OUT:
+        return "TIMED OUT"
     return f"noticed by {lines[0].split(' ')[1]}" if lines else f"noticed (exit {code})"
 
 
@@ -177,16 +188,20 @@ def _pytest(tree: Path, arguments: list[str], limit_s: float, out: IO[str]) -> i
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.send_signal(signal.SIGKILL)
             os.waitpid(pid, 0)
-            return 124
+            return _TIMED_OUT
         time.sleep(0.05)
     return os.waitstatus_to_exitcode(done[1])
 
 
-def _disconnect_all(url: str) -> None:
-    engine = create_engine(url)
+def _disconnect_all(url: str, *, drop: bool) -> None:
+    """End what a killed test left in the database, or make the database anew."""
+    engine = create_engine(make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        connection.execute(text(f"{others} AND backend_type = 'client backend'"))
+        if drop:
+            connection.execute(text("DROP DATABASE test WITH (FORCE)"))
+            connection.execute(text("CREATE DATABASE test"))
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'test'"
+        connection.execute(text(others))
     engine.dispose()
 
 

@@ -18,56 +18,23 @@ _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 _LOGS = re.compile(r"^\s*(await )?_?log(ger)?\.")
 _SQL = re.compile(r"\b(SELECT|UPDATE|DELETE FROM|INSERT INTO|WHERE|CASE WHEN|ORDER BY|RETURNING|EXISTS)\b")
 _TIME = re.compile(r"now\(|_at\b|_until\b|_since\b|timestamp")
-_PIECES = {
-    # Behind SET, "=" assigns; see _assigns.
-    r"(?<= )=(?= (?!EXCLUDED))": "<>",
-    r"(?<= )<>(?= )": "=",
-    r"(?<= )<(?= )": "<=",
-    r"(?<= )<=(?= )": "<",
-    r"(?<= )>(?= )": ">=",
-    r"(?<= )>=(?= )": ">",
-    r"\bIS NOT NULL\b": "IS NULL",
-    r"\bIS NULL\b": "IS NOT NULL",
-    r"\bWHERE(?= )": "WHERE true OR",
-    r"\bAND [\w.]+ (=|<>|<|>|<=|>=) [\w.:']+(?=[\s)\"])": "",
-    r"\bAND [\w.]+ IS (NOT )?NULL\b": "",
-    r"\bAND [\w.]+(?=\s)(?! [=<>I+*-])": "AND true",
-    r"\bOR(?= )": "AND",
-    r"\bNOT (?!NULL)": "",
-    r"\bLIMIT [:\w.()]+": "",
-    r"\bORDER BY [\w., ]+?(?= LIMIT|\)|\n| FOR )": "",
-    r" DESC\b": "",
-    r" SKIP LOCKED\b": "",
-    r"\bLEFT JOIN\b": "JOIN",
-    r"\bDISTINCT ": "",
-    r"\bGREATEST\(": "LEAST(",
-    r"\bLEAST\(": "GREATEST(",
-    r"\bmin\(": "max(",
-    r"\bmax\(": "min(",
-    r"(?<= )\+(?= )": "-",
-    r"(?<= )-(?= )": "+",
-    r"\btrue\b": "false",
-    r"\bfalse\b": "true",
-}
-_CODE = {
-    r"(?<= )<(?= )": "<=",
-    r"(?<= )<=(?= )": "<",
-    r"(?<= )>(?= )": ">=",
-    r"(?<= )>=(?= )": ">",
-    r"==": "!=",
-    r"(?<= )[!~]=(?= )": "==",
-    r"&&": "||",
-    r"\|\|": "&&",
-    r"\band\b": "or",
-    r"(?<= )\+(?= )": "-",
-    r"(?<= )-(?= )": "+",
-    r"(?<= )\*(?= \w)": "+",
-    r"\bmax\(": "min(",
-    r"\bmin\(": "max(",
-    r"\btrue\b": "false",
-    r"\bfalse\b": "true",
-    r"(?<=[ (])(\d+)(?=[;,) ])": r"\1 + 1",
-}
+_ORDER = {r"(?<= )<(?= )": "<=", r"(?<= )<=(?= )": "<", r"(?<= )>(?= )": ">=", r"(?<= )>=(?= )": ">"}
+_SUMS = {r"(?<= )\+(?= )": "-", r"(?<= )-(?= )": "+", r"\btrue\b": "false", r"\bfalse\b": "true"}
+_SUMS |= {r"\bmin\(": "max(", r"\bmax\(": "min("}
+# Behind SET, "=" assigns; see _assigns.
+_PIECES = _ORDER | _SUMS | {
+    r"(?<= )=(?= (?!EXCLUDED))": "<>", r"(?<= )<>(?= )": "=", r"\bWHERE(?= )": "WHERE true OR",
+    r"\bIS NOT NULL\b": "IS NULL", r"\bIS NULL\b": "IS NOT NULL", r"\bAND [\w.]+ IS (NOT )?NULL\b": "",
+    r"\bAND [\w.]+ (=|<>|<|>|<=|>=) [\w.:']+(?=[\s)\"])": "", r"\bAND [\w.]+(?=\s)(?! [=<>I+*-])": "AND true",
+    r"\bOR(?= )": "AND", r"\bNOT (?!NULL)": "", r"\bLIMIT [:\w.()]+": "", r" DESC\b": "", r"\bDISTINCT ": "",
+    r"\bORDER BY [\w., ]+?(?= LIMIT|\)|\n| FOR )": "", r" SKIP LOCKED\b": "", r"\bLEFT JOIN\b": "JOIN",
+    r"\bGREATEST\(": "LEAST(", r"\bLEAST\(": "GREATEST(",
+}  # fmt: skip
+_CODE = _ORDER | {
+    r"==": "!=", r"(?<= )[!~]=(?= )": "==", r"&&": "||", r"\|\|": "&&", r"\band\b": "or", r"(?<= )\+(?= )": "-",
+    r"(?<= )-(?= )": "+", r"(?<= )\*(?= \w)": "+", r"\bmax\(": "min(", r"\bmin\(": "max(",
+    r"\btrue\b": "false", r"\bfalse\b": "true", r"(?<=[ (])(\d+)(?=[;,) ])": r"\1 + 1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

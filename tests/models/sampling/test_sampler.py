@@ -21,7 +21,7 @@ from models.engine.requests import EngineRequest, SamplingParams
 from models.engine.runner import Row
 from models.loading.torch_load import runner_for
 from models.sampling.sample_positions import SamplePosition
-from models.sampling.sampler import Sampler, draw, highest_of, uniform
+from models.sampling.sampler import CHUNK, Sampler, draw, highest_of, inside, uniform
 from store.settings import Settings
 from tests.models.driving import random_prompts, request, run_all
 from tests.models.tiny import VOCAB, build, save
@@ -266,3 +266,13 @@ def test_a_row_is_sound_if_it_has_a_highest_number(vocab: int) -> None:
         assert choice.is_sound.tolist() == [*(is_sound for *_, is_sound in spoilt), True]
         assert choice.tokens.tolist()[-1] == expected[-1]
         assert all(0 <= token < vocab for token in choice.tokens.tolist())
+
+
+@pytest.mark.parametrize("vocab", [2 * CHUNK, 2 * CHUNK + 3])
+def test_a_chunk_ends_with_the_vocabulary(vocab: int) -> None:
+    values = torch.arange(vocab, dtype=torch.float32)[None]
+    last = (vocab - 1) // CHUNK
+    found = inside(values, torch.tensor([last]), -1.0)[0]
+    expected = values[0, last * CHUNK :]
+    assert torch.equal(found[: len(expected)], expected)
+    assert torch.equal(found[len(expected) :], torch.full((CHUNK - len(expected),), -1.0))
