@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -156,6 +157,11 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     worker.wait_engine("and not tiny")
     bench.wait_state(job_id, JobState.QUEUED)
     wait_for(lambda: presence.read_serving(db) == {}, "the worker does not count")
+    # A suspect, as after a worker that died, comes without a message.
+    bench.query("UPDATE jobs SET is_suspect = true, crashes = 1 RETURNING id")
+    threading.Event().wait(2.5)
+    (row,) = bench.query("SELECT state, epoch FROM jobs")
+    assert (row.state, row.epoch) == ("queued", 1), "no job is claimed meanwhile"
     num_calls = len(server.calls)
     server.model = MODEL
     server.restart()

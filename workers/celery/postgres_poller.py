@@ -137,7 +137,7 @@ class PostgresPoller:
         if self._admission.is_closed or (self._silence.is_long and not has_room):
             return BUSY_S
         found = self._claim_client.claimable()
-        if found.suspects:
+        if found.suspects and self._admission.is_able:
             self._run_suspects()
         waits = found.others and has_room
         if not (self._silence.look(waits=waits) and waits):

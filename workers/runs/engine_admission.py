@@ -129,6 +129,11 @@ class EngineAdmission:
         """Return True if one more job may be taken; the loop is not woken later if not."""
         return self._has_room(self._max_slots)
 
+    @property
+    def is_able(self) -> bool:
+        """True if the engine takes requests now; False while its inference server is away or runs something else."""
+        return self._engine.why_not is None
+
     def has_spare_room(self) -> bool:
         """Return True if one more job of the fast lane may be taken."""
         return self._has_room(self._max_slots + self._num_spare)
