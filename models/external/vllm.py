@@ -9,6 +9,7 @@ follows llguidance's grammars: its API does not say so.
 
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -300,15 +301,9 @@ def _likely(logprob: float, tops: dict[int, float], count: int) -> SampledLogpro
 
 
 def _counted(piece: Piece, usage: dict[str, Any]) -> Piece:
+    """Return the piece with the cached tokens. The server's other counts take emitted tokens for the prompt's."""
     details = usage.get("prompt_tokens_details") or {}
-    return Piece(
-        piece.token_ids,
-        logprobs=piece.logprobs,
-        finish=piece.finish,
-        num_cached_tokens=details.get("cached_tokens"),
-        num_prompt_tokens=usage.get("prompt_tokens"),
-        num_output_tokens=usage.get("completion_tokens"),
-    )
+    return replace(piece, num_cached_tokens=details.get("cached_tokens"))
 
 
 def _size_of(labels: dict[str, str]) -> int:

@@ -110,6 +110,7 @@ def test_a_request_handed_back_after_some_tokens_goes_on_as_if_it_had_not(rig: R
     assert (first.finish_reason, len(first.token_ids)) == (FinishReason.HANDED_BACK, num_tokens)
     second = rig.run(continued(request, first))
     assert second.token_ids == rig.direct(request)
+    assert (second.num_prompt_tokens, second.num_output_tokens) == (len(request.prompt), len(second.token_ids))
     assert second.deltas[: len(first.deltas)] == first.deltas
 
 

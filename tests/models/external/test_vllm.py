@@ -121,10 +121,10 @@ def test_an_error_is_the_requests_or_the_servers(
         pieces_of(scripted)
 
 
-def test_the_last_piece_has_the_counts_of_the_usage_that_follows_it(scripted: Scripted) -> None:
+def test_the_last_piece_has_the_cached_tokens_of_the_usage_that_follows_it(scripted: Scripted) -> None:
     usage = {"prompt_tokens": 2, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}}
     scripted.events = [chunk(5, 6), chunk(7, finish="length"), json.dumps({"choices": [], "usage": usage}), "[DONE]"]
-    last = Piece((7,), finish=FinishReason.LENGTH, num_cached_tokens=1, num_prompt_tokens=2, num_output_tokens=3)
+    last = Piece((7,), finish=FinishReason.LENGTH, num_cached_tokens=1)
     assert pieces_of(scripted) == [Piece((5, 6)), last]
 
 
