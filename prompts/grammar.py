@@ -6,7 +6,6 @@ worker could run. The state of a matcher depends only on the grammar and the out
 
 import atexit
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llguidance import LLMatcher, LLTokenizer
 
 from prompts.grammar_trial import TrialFailed, Trials, Vocabulary, limits
+from prompts.schema_narrowing import in_our_words, narrow
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, Unavailable
 from store.payloads.sampling_params import MAX_GRAMMAR_CHARS, GrammarKind
@@ -37,12 +37,6 @@ _LIMITS_REACHED = ("limits.", "too many expressions", "too many states", "Too ma
 _TRIALS = Trials()
 atexit.register(_TRIALS.close)
 TOO_DEEP = "it is nested too deeply"
-_TIMES = ("time", "date-time")
-_VALUES = frozenset({"enum", "const", "default", "examples"})
-"""Keywords of a schema with plain values, not with schemas."""
-
-# Escaped characters outside of a class do not match, nor does a class that starts with its closing bracket.
-_NEGATED_CLASS = re.compile(r"(\\.)|\[\^(?!\])", re.DOTALL)
 
 
 class Grammars:
@@ -188,7 +182,7 @@ def _in_our_words(error: str) -> str:
     """Return the error of llguidance. For its limits, add the remedy."""
     if any(sign in error for sign in _LIMITS_REACHED):
         return _TOO_COMPLEX
-    return error.replace("NoExtensionBias", "it allows no answer")
+    return in_our_words(error).replace("NoExtensionBias", "it allows no answer")
 
 
 def _source(kind: str, text: str) -> str:
@@ -220,35 +214,14 @@ def _from_schema(text: str) -> str:
 
 
 def narrowed(schema: Any) -> Any:
-    """Return a schema, or a part of one, narrowed where llguidance allows more than validators.
+    """Return a schema, or a part of one, as ``schema_narrowing`` writes it for llguidance.
 
-    llguidance allows second 60 in every minute; validators only in the last minute of a day. A class with control
-    characters, but without quotes and backslashes, would also allow those in JSON escapes. So control characters are
-    removed from negated classes. Raises InvalidRequest if the schema is nested too deeply.
+    Raises InvalidRequest if the schema is nested too deeply.
     """
     try:
-        return _narrowed(schema)
+        return narrow(schema)
     except RecursionError:
         raise _refusal(TOO_DEEP, GrammarKind.JSON_SCHEMA) from None
-
-
-def _narrowed(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_narrowed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    narrow = {name: part if name in _VALUES else _narrowed(part) for name, part in schema.items()}
-    if isinstance(narrow.get("pattern"), str):
-        narrow["pattern"] = _printable(narrow["pattern"])
-    elif narrow.get("format") in _TIMES:
-        narrow["pattern"] = r"^([^:]*:){2}[0-5]"
-    if isinstance(narrow.get("patternProperties"), dict):
-        narrow["patternProperties"] = {_printable(name): part for name, part in narrow["patternProperties"].items()}
-    return narrow
-
-
-def _printable(pattern: str) -> str:
-    return _NEGATED_CLASS.sub(lambda found: found[1] or r"[^\x00-\x1f", pattern)
 
 
 def _choices(text: str) -> list[str]:

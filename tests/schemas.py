@@ -4,6 +4,7 @@ Some have unsupported keywords or cannot be satisfied: these must be refused. A 
 """
 
 import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,11 @@ PATTERNS = (
     r"^[^\"\\]{2,4}$",
 )
 FORMATS = ("date", "date-time", "time", "email", "uuid", "ipv4", "ipv6", "hostname", "uri", "duration", "color")
+
+
+def a_double(digits: str) -> float:
+    """Read a number; one with an exponent that no double holds is one all the same."""
+    return max(-sys.float_info.max, min(float(digits), sys.float_info.max))
 
 
 def random_schemas(seed: int, count: int) -> Iterator[Schema]:

@@ -4,7 +4,6 @@
 """
 
 import json
-import sys
 from pathlib import Path
 
 import jsonschema_rs
@@ -18,7 +17,7 @@ from prompts.tokenizer import Detokenizer, load_tokenizer
 from store.settings import Settings
 from tests.models.driving import random_prompts, request
 from tests.models.tiny import VOCAB, build, save, save_tokenizer
-from tests.schemas import Schema, random_schemas
+from tests.schemas import Schema, a_double, random_schemas
 
 
 @pytest.fixture
@@ -36,11 +35,6 @@ def engine(tmp_path: Path) -> LLMEngine:
 def asked(number: int, schema: Schema, prompt: list[int]) -> EngineRequest:
     grammar = Grammar("json_schema", json.dumps(schema))
     return request(prompt, str(number), max_tokens=160, temperature=1.0, seed=number, ignore_eos=False, grammar=grammar)
-
-
-def a_double(digits: str) -> float:
-    """Read a number; one with an exponent that no double holds is one all the same."""
-    return max(-sys.float_info.max, min(float(digits), sys.float_info.max))
 
 
 def test_every_finished_answer_validates(engine: LLMEngine, pytestconfig: pytest.Config) -> None:
