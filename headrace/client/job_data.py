@@ -15,7 +15,10 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 class JobBody(TypedDict, total=False):
-    """The fields of a new job; see docs/jobs.md. ``dimensions`` is for ``embed`` only, ``top_n`` for ``rerank``."""
+    """The fields of a new job; see docs/jobs.md.
+
+    ``dimensions`` and ``truncate`` are for ``embed`` only, ``top_n`` for ``rerank``.
+    """
 
     model: Required[str]
     input: Required[Mapping[str, Any]]
@@ -23,6 +26,7 @@ class JobBody(TypedDict, total=False):
     sampling: Mapping[str, Any]
     truncation: Literal["disabled", "auto"]
     dimensions: int
+    truncate: bool
     top_n: int
     service_class: Literal["interactive", "standard", "batch"]
     priority: int

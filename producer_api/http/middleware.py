@@ -44,6 +44,7 @@ _MAX_REFUSE_S = 1.0
 _MAX_KEYS = 10_000
 # Its route reads the body block by block.
 _UPLOADS = "/v1/files"
+_EMBEDDINGS = "/v1/embeddings"
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 5.0
 # Within which a body, or the next part of an upload, must be received.
@@ -253,6 +254,8 @@ class BufferBody:
         self.app = app
         self._routes: RouteTable | None = None
         self._limit = runtime.settings.max_body_bytes
+        # Their tokens are bounded, and in some languages a token has many bytes.
+        self._limits = {_EMBEDDINGS: runtime.settings.max_embedding_body_bytes}
         # A form has a few fields beside the file.
         self._upload_limit = runtime.settings.max_file_bytes + (64 << 10)
 
@@ -267,11 +270,12 @@ class BufferBody:
             if _declared_length(headers) > self._upload_limit:
                 return await self._refuse(scope, receive, send, self._upload_limit)
             return await self.app(scope, _TimedReceive(receive), send)
-        body = None if _declared_length(headers) > self._limit else await self._read(receive)
+        limit = self._limits.get(scope["path"], self._limit)
+        body = None if _declared_length(headers) > limit else await self._read(receive, limit)
         if body is None:
-            return await self._refuse(scope, receive, send, self._limit)
+            return await self._refuse(scope, receive, send, limit)
         if is_gzip:
-            body = await run_in_threadpool(decompress, body, self._limit)
+            body = await run_in_threadpool(decompress, body, limit)
         if body:
             _check_type(headers)
             check_counts(body)
@@ -283,22 +287,22 @@ class BufferBody:
             self._routes = RouteTable(scope["app"].routes)
         return self._routes.takes(scope)
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive, limit: int) -> bytes | None:
         """Return the body, or None once it is over the limit. Raises SlowBody."""
         try:
             async with asyncio.timeout(BODY_S):
-                return await self._read_all(receive)
+                return await self._read_all(receive, limit)
         except TimeoutError:
             raise SlowBody(f"the body did not come within {BODY_S:g} s") from None
 
-    async def _read_all(self, receive: Receive) -> bytes | None:
+    async def _read_all(self, receive: Receive, limit: int) -> bytes | None:
         body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return bytes(body)
             body += message.get("body", b"")
-            if len(body) > self._limit:
+            if len(body) > limit:
                 return None
             if not message.get("more_body", False):
                 return bytes(body)

@@ -25,6 +25,7 @@ from store.errors import HeadraceError, InvalidRequest
 from store.jobs.jobs import Job
 from store.payloads.strict_model import Body
 from store.tasks.embed import MAX_EMBED_INPUTS, EmbedRequest
+from store.tasks.generate import Truncation
 
 _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
@@ -59,12 +60,29 @@ class EmbeddingRequest(Body):
     model: str
     input: Input
     dimensions: int | None = Field(None, description="fewer than the model's, if the model was trained for that")
+    own_token_ids: bool = Field(
+        False, description="an extension: the token ids of `input` are of this model's own vocabulary"
+    )
+    truncation: Truncation | None = Field(
+        None, description="an extension: with `auto` an input over the context window is cut at its end"
+    )
+    truncate: bool | Literal["NONE", "END"] | None = Field(
+        None, description="the same by the name of other servers: true or `END`"
+    )
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = Field(None, description="your end user; usage can be grouped by it")
     safety_identifier: str | None = Field(None, description="the newer name of `user`; wins over it")
     metadata: dict[str, str] | None = None
     service_tier: ServiceTier | None = None
     job: JobOptions | None = None
+
+
+# The vector of another tokenizer's ids is one of another text, and nothing in the answer would show it.
+_FOREIGN_IDS = (
+    "`input` has token ids, and clients make them with the tokenizer of OpenAI's models: send texts (LangChain's "
+    "OpenAIEmbeddings: `check_embedding_ctx_length=False`), or set `own_token_ids` to true if the ids are of this "
+    "model's own vocabulary"
+)
 
 
 def to_job(request: EmbeddingRequest) -> EmbedRequest:
@@ -74,6 +92,7 @@ def to_job(request: EmbeddingRequest) -> EmbedRequest:
         "task": "embed",
         "model": request.model,
         "input": _input(request.input),
+        "truncate": request.truncation is Truncation.AUTO or request.truncate in (True, "END"),
         "dimensions": request.dimensions,
         "service_class": CLASSES[request.service_tier],
         "metadata": request.metadata or {},
@@ -81,9 +100,12 @@ def to_job(request: EmbeddingRequest) -> EmbedRequest:
         **job_fields(request.job),
     }
     try:
-        return EmbedRequest.model_validate(body)
+        order = EmbedRequest.model_validate(body)
     except ValidationError as error:
         raise as_sent(from_validation(error.errors(include_input=False)), request) from error
+    if order.input.token_ids is not None and not request.own_token_ids:
+        raise InvalidRequest(_FOREIGN_IDS, param="input")
+    return order
 
 
 def _input(given: object) -> dict[str, object]:

@@ -15,7 +15,7 @@ from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import Tokenizer
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.job_payload import PinnedPolicy
-from store.tasks.embed import EMBED, EmbedInput, EmbedPayload, EmbedRequest
+from store.tasks.embed import EMBED, MAX_TOKENS_TOGETHER, EmbedInput, EmbedPayload, EmbedRequest
 
 if TYPE_CHECKING:
     from store.registry.models import ModelVersion
@@ -90,16 +90,31 @@ def embedder_for(version: "ModelVersion", read_file: Callable[[str], bytes]) -> 
     return read_embedder({name: read_file(digest) for name, digest in wanted.items()})
 
 
-def embed_inputs(tokenizer: Tokenizer, embedder: Embedder, source: EmbedInput) -> tuple[tuple[int, ...], ...]:
+def embed_inputs(
+    tokenizer: Tokenizer, embedder: Embedder, source: EmbedInput, *, truncate: bool = False
+) -> tuple[tuple[int, ...], ...]:
     """Return each input's token ids.
 
-    Raises InvalidRequest with the first input that has no tokens, has an id outside the vocabulary, or is longer than
-    the model's context window (code ``context_length_exceeded``).
+    ``truncate``: inputs longer than the model's context window are cut at their end; the special tokens around a text
+    stay. Raises InvalidRequest with the first input that has no tokens, has an id outside the vocabulary, or is too
+    long (code ``context_length_exceeded``), and if all inputs together have more than MAX_TOKENS_TOGETHER.
     """
+    window = embedder.context_window if truncate else None
     if source.texts is not None:
-        return tuple(_of_text(tokenizer, embedder, text, f"input.texts[{i}]") for i, text in enumerate(source.texts))
-    given = source.token_ids or ()
-    return tuple(_of_ids(tokenizer, embedder, ids, f"input.token_ids[{i}]") for i, ids in enumerate(given))
+        found = tuple(
+            _of_text(tokenizer, embedder, text, f"input.texts[{i}]", window) for i, text in enumerate(source.texts)
+        )
+    else:
+        given = source.token_ids or ()
+        found = tuple(
+            _of_ids(tokenizer, embedder, ids[:window], f"input.token_ids[{i}]") for i, ids in enumerate(given)
+        )
+    if (total := sum(map(len, found))) > MAX_TOKENS_TOGETHER:
+        param = "input.token_ids" if source.texts is None else "input.texts"
+        raise InvalidRequest(
+            f"`{param}` has {total} tokens, and one request may have {MAX_TOKENS_TOGETHER}: send several", param=param
+        )
+    return found
 
 
 def check_dimensions(embedder: Embedder, dimensions: int | None) -> None:
@@ -119,9 +134,20 @@ def check_dimensions(embedder: Embedder, dimensions: int | None) -> None:
     raise InvalidRequest(f"`dimensions` is {dimensions}; this model's vectors have {which}", param="dimensions")
 
 
-def _of_text(tokenizer: Tokenizer, embedder: Embedder, text: str, param: str) -> tuple[int, ...]:
-    ids = tokenizer.encode(text.lower() if embedder.lower_case else text, add_special=True)
+def _of_text(tokenizer: Tokenizer, embedder: Embedder, text: str, param: str, window: int | None) -> tuple[int, ...]:
+    text = text.lower() if embedder.lower_case else text
+    ids = tokenizer.encode(text, add_special=True)
+    if window is not None and len(ids) > window:
+        ids = _cut(ids, tokenizer.encode(text, add_special=False), window)
     return _fitting(ids, embedder, param)
+
+
+def _cut(ids: Sequence[int], plain: Sequence[int], window: int) -> list[int]:
+    """Return ``ids`` cut to ``window`` tokens, with the special tokens that it has around the ``plain`` ones."""
+    num_special = len(ids) - len(plain)
+    before = next((n for n in range(num_special + 1) if ids[n : n + len(plain)] == plain), num_special)
+    after = ids[before + len(plain) :]
+    return [*ids[: window - len(after)], *after]
 
 
 def _of_ids(tokenizer: Tokenizer, embedder: Embedder, ids: Sequence[int], param: str) -> tuple[int, ...]:
@@ -227,13 +253,14 @@ def prepare(request: EmbedRequest, model: InputModel, _policy: PinnedPolicy | No
     """Return the payload and the cost. A policy changes nothing in vectors."""
     embedder: Embedder = model.settings
     check_dimensions(embedder, request.dimensions)
-    inputs = embed_inputs(model.tokenizer, embedder, request.input)
-    return Prepared(EmbedPayload(input=request.input, dimensions=request.dimensions), sum(map(len, inputs)))
+    inputs = embed_inputs(model.tokenizer, embedder, request.input, truncate=request.truncate)
+    payload = EmbedPayload(input=request.input, dimensions=request.dimensions, truncate=request.truncate)
+    return Prepared(payload, sum(map(len, inputs)))
 
 
 def check_length(request: EmbedRequest, model: InputModel) -> EmbedRequest:
     """Return the request; raise InvalidRequest if an input is longer than the context window."""
-    embed_inputs(model.tokenizer, model.settings, request.input)
+    embed_inputs(model.tokenizer, model.settings, request.input, truncate=request.truncate)
     return request
 
 

@@ -10,11 +10,16 @@ from store.tasks.task_spec import TaskSpec
 
 MAX_EMBED_INPUTS = 2048
 MAX_EMBED_TOKENS = 131_072
+MAX_TOKENS_TOGETHER = 300_000
+"""Tokens of all inputs of one request, as in OpenAI's API."""
 
 TokenIds = Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_EMBED_TOKENS)]
 Dimensions = Annotated[
     int, Field(ge=1, le=65_536, description="of each vector; fewer than the model's only where it was trained for that")
 ]
+
+
+Truncate = Annotated[bool, Field(description="cut inputs that are longer than the context window at their end")]
 
 
 class EmbedInput(Strict):
@@ -38,6 +43,7 @@ class EmbedPayload(Strict):
 
     input: EmbedInput
     dimensions: Dimensions | None = None
+    truncate: Truncate = False
 
 
 class EmbedRequest(JobOrder):
@@ -46,6 +52,7 @@ class EmbedRequest(JobOrder):
     task: Literal["embed"]
     input: EmbedInput
     dimensions: Dimensions | None = None
+    truncate: Truncate = False
 
 
 class EmbedOutput(Strict):

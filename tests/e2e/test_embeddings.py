@@ -25,6 +25,7 @@ from tests.processes import Process, StartProcess, wait_for
 from tests.producer_api.serving import serving
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
 
+OWN = {"own_token_ids": True}
 TEXTS = ["a mill on the river", "x", "bread and water and oil", "on"]
 
 
@@ -61,8 +62,11 @@ def test_the_official_client_gets_the_models_vectors(
             found = create(model="org/vectors", input=TEXTS)  # the client requests base64 and decodes it
             plain = create(model="org/vectors@1", input=TEXTS, encoding_format="float")
             packed = create(model="org/vectors", input=TEXTS, encoding_format="base64")
-            by_ids = create(model="org/vectors@default", input=[list(one) for one in ids])
-            alone = [create(model="org/vectors", input=one).data[0].embedding for one in (*TEXTS, list(ids[2]))]
+            by_ids = create(model="org/vectors@default", input=[list(one) for one in ids], extra_body=OWN)
+            alone = [
+                create(model="org/vectors", input=one, extra_body=OWN).data[0].embedding
+                for one in (*TEXTS, list(ids[2]))
+            ]
             native = client.post(
                 "/jobs",
                 body={"task": "embed", "model": "org/vectors", "input": {"texts": TEXTS}},

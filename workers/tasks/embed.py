@@ -28,7 +28,8 @@ class EmbedModel(EncoderModel):
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job's inputs as tokens."""
         asked = read_payload(EmbedPayload, payload)
-        return EncodeJob(embed_inputs(self.tokenizer, self.embedder, asked.input), asked.dimensions, _output)
+        inputs = embed_inputs(self.tokenizer, self.embedder, asked.input, truncate=asked.truncate)
+        return EncodeJob(inputs, asked.dimensions, _output)
 
 
 def load_embed_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> EmbedModel:

@@ -30,8 +30,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [[1], [1.5]]}, "invalid_value", "input[1]"),
     ({"input": [True]}, "invalid_value", "input[0]"),
     ({"input": [-1]}, "invalid_value", "input[0]"),
-    ({"input": [[1], [257]]}, "invalid_value", "input[1]"),
-    ({"input": [257]}, "invalid_value", "input"),
+    ({"input": [[1], [257]], "own_token_ids": True}, "invalid_value", "input[1]"),
+    ({"input": [[1], [2]]}, "invalid_value", "input"),
+    ({"input": "x", "truncate": "START"}, "invalid_value", "truncate"),
+    ({"input": ["x" * 8000] * 38}, "invalid_value", "input"),
+    ({"input": [257], "own_token_ids": True}, "invalid_value", "input"),
     ({"input": ["x"] * 2049}, "invalid_value", "input"),
     ({"input": "x" * (CONTEXT_WINDOW + 1)}, "context_length_exceeded", "input"),
     ({"input": ["x", "x", "x" * (CONTEXT_WINDOW + 1)]}, "context_length_exceeded", "input[2]"),
@@ -54,6 +57,41 @@ def test_what_is_refused_names_what_was_sent_and_nothing_is_stored(
         assert answer.status_code == (404 if code == "model_not_found" else 400)
         assert "input." not in error["message"]
     assert jobs.list_jobs(db, tenant) == []
+
+
+def test_token_ids_are_refused_unless_they_are_the_model_s_own(
+    api: httpx2.Client, db: Database, tenant: str, encoder: ModelVersion
+) -> None:
+    # As LangChain's OpenAIEmbeddings sends a text by default.
+    refused = api.post("/v1/embeddings", json={"model": "org/vectors", "input": [[64, 2386]]})
+    assert "check_embedding_ctx_length=False" in refused.json()["error"]["message"]
+    own = {"input": [[64, 2], [3]], "own_token_ids": True}
+    (job,) = _stored(api, db, tenant, own)
+    assert job.payload["input"]["token_ids"] == own["input"]
+
+
+@pytest.mark.parametrize("how", [{"truncate": True}, {"truncate": "END"}, {"truncation": "auto"}])
+def test_a_long_input_is_cut_if_the_request_says_so(
+    api: httpx2.Client, db: Database, tenant: str, encoder: ModelVersion, how: dict[str, Any]
+) -> None:
+    (job,) = _stored(api, db, tenant, how | {"input": ["ab", "x" * 9000]})
+    assert (job.input_tokens, job.payload["truncate"]) == (2 + CONTEXT_WINDOW, True)
+
+
+def test_inputs_are_bounded_by_their_tokens_not_by_a_megabyte(
+    api: httpx2.Client, db: Database, tenant: str, encoder: ModelVersion
+) -> None:
+    text = "\u00e9" * 4000  # six bytes a letter on the wire, two tokens of this model
+    (job,) = _stored(api, db, tenant, {"input": [text] * 37, "metadata": {"k": "v"}}, padding=2 << 20)
+    assert job.input_tokens == 37 * 8000
+
+
+def _stored(api: httpx2.Client, db: Database, tenant: str, body: dict[str, Any], padding: int = 0) -> list[jobs.Job]:
+    """Ask for vectors that nobody makes; return the stored jobs."""
+    content = json.dumps({"model": "org/vectors", **body}).encode() + b" " * padding
+    with pytest.raises(httpx2.ReadTimeout):
+        api.post("/v1/embeddings", content=content, headers={"Content-Type": "application/json"}, timeout=3)
+    return jobs.list_jobs(db, tenant)
 
 
 def test_each_model_says_which_route_is_its_own(openai: OpenAI, encoder: ModelVersion) -> None:

@@ -1,12 +1,15 @@
 """The files of an encoder model, unsupported variants, and the error of each refused input."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from prompts.tasks.embed import FAKE, Embedder, Pooling, check_dimensions, embed_inputs, is_encoder, read_embedder
-from prompts.tokenizer import ByteTokenizer
+from prompts.tokenizer import ByteTokenizer, load_tokenizer
 from store.errors import InvalidRequest, ModelLoadError
 from store.tasks.embed import EmbedInput
 
@@ -118,3 +121,15 @@ def test_an_input_that_does_not_fit_is_named(source: EmbedInput, code: str, para
     with pytest.raises(InvalidRequest) as told:
         embed_inputs(ByteTokenizer(), FAKE, source)
     assert (told.value.code, told.value.param) == (code, param)
+
+
+def test_a_cut_text_keeps_its_special_tokens() -> None:
+    backend = tokenizers.Tokenizer(models.WordLevel({"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3}, "[SEP]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    tokenizer = load_tokenizer({"tokenizer.json": backend.to_str().encode()})
+    source = EmbedInput(texts=("a b a b a", "a b", "a"))
+    small = replace(FAKE, context_window=4)
+    assert embed_inputs(tokenizer, small, source, truncate=True) == ((0, 2, 3, 1), (0, 2, 3, 1), (0, 2, 1))
