@@ -206,7 +206,7 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     "too many top_logprobs": (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "equal to 20"),
     "logit_bias": (CHAT | {"logit_bias": {"5": 101}}, "logit_bias.5", "less than or equal to 100"),
     "logit_bias of no token": (CHAT | {"logit_bias": {"257": 1}}, "logit_bias", "vocabulary of 257"),
-    "logit_bias of a text": (CHAT | {"logit_bias": {"water": 1}}, "logit_bias.water.[key]", "integer"),
+    "logit_bias of a text": (CHAT | {"logit_bias": {"water": 1}}, "logit_bias.water", "integer"),
     "min_tokens and a grammar": (
         CHAT | {"response_format": {"type": "json_object"}, "min_tokens": 3},
         "min_tokens",
