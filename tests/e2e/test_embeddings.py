@@ -99,7 +99,7 @@ def test_a_caller_gets_its_vectors_although_the_worker_dies(
     bench = Bench(db, settings, register(db, "vectors", "fake-encoder", "auto", actor="tests"))
     duties = Duties(bench)
     duties.start()
-    texts = [f"{n} {'x' * 4000}" for n in range(100)]  # one pass each, 20 ms
+    texts = [f"{n} {'x' * 4000}" for n in range(70)]  # one pass each, 20 ms
     with ThreadPoolExecutor(1) as caller, calling(settings, db, bench.tenant_id) as client:
         with worker(start_process, settings, "vectors", fake_step_ms=20) as first:
             asked = caller.submit(client.embeddings.create, model="vectors", input=texts, dimensions=4)
