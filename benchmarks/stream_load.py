@@ -1,7 +1,7 @@
 """A client that reads many streams at once and costs little: a process of its own that counts bytes, not texts.
 
-``python -m benchmarks.stream_load`` reads a Plan as JSON from its input, opens all streams at the same moment, and
-prints a Measured as JSON. The server speaks OpenAI's ``/v1/completions`` with server-sent events.
+``python -m benchmarks.stream_load`` reads a Plan as JSON from its input, opens the streams, and prints a Measured as
+JSON. The server speaks OpenAI's text or chat completions with server-sent events.
 """
 
 import asyncio
@@ -23,17 +23,18 @@ _GIVE_UP_S = 300
 
 @dataclass(frozen=True)
 class Plan:
-    """``streams`` requests at once for the same body; ``{n}`` in it is the number of the stream."""
+    """One stream for each body, ``gap_s`` after the one before; 0 opens all at the same moment."""
 
     port: int
-    body: str
-    streams: int
+    path: str
+    bodies: tuple[str, ...]
     headers: dict[str, str] = field(default_factory=dict)
+    gap_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Times in seconds. ``events`` are the ``data:`` lines of all streams, ``[DONE]`` not counted."""
+    """Times in seconds; a first event's from its own request. ``events`` are ``data:`` lines without ``[DONE]``."""
 
     ended: int
     errors: dict[str, int]
@@ -47,6 +48,7 @@ class _Stream(asyncio.Protocol):
     def __init__(self, request: bytes) -> None:
         self._request = request
         self._tail = b""
+        self.asked_at = time.perf_counter()
         self.first_at: float | None = None
         self.num_events = 0
         self.status = b""
@@ -80,18 +82,18 @@ async def _run(plan: Plan) -> Measured:
     loop = asyncio.get_running_loop()
     started_at = time.perf_counter()
 
-    async def one(number: int) -> _Stream:
-        body = plan.body.replace("{n}", str(number)).encode()
+    async def one(number: int, body: str) -> _Stream:
+        await asyncio.sleep(number * plan.gap_s)
         headers = {**plan.headers, "Connection": "close"}
-        request = encode("POST", "127.0.0.1", "/v1/completions", headers, body)
+        request = encode("POST", "127.0.0.1", plan.path, headers, body.encode())
         _, stream = await loop.create_connection(lambda: _Stream(request), "127.0.0.1", plan.port)
         await asyncio.wait_for(stream.ended, _GIVE_UP_S)
         return stream
 
-    streams = await asyncio.gather(*(one(n) for n in range(plan.streams)))
+    streams = await asyncio.gather(*(one(*each) for each in enumerate(plan.bodies)))
     seconds = time.perf_counter() - started_at
     bad = [stream.status.decode() if stream.status != b"200" else "cut" for stream in streams if not stream.is_whole]
-    firsts = sorted(stream.first_at - started_at for stream in streams if stream.first_at is not None)
+    firsts = sorted(stream.first_at - stream.asked_at for stream in streams if stream.first_at is not None)
     used = resource.getrusage(resource.RUSAGE_SELF)
     return Measured(
         ended=sum(stream.is_whole for stream in streams),

@@ -10,7 +10,8 @@ import httpx2
 from benchmarks.queue.load import Dialect
 from benchmarks.queue.services import Services
 from cli.local.home import Home
-from cli.local.prepare import ensure_key, ensure_model, migrate
+from cli.local.prepare import ensure_key, migrate
+from cli.local.process import run_step
 from cli.local.stopping import wait_until_ready
 from store.child_process import Child, Command
 from store.db.database import Database
@@ -49,10 +50,15 @@ class Stack:
 
 @contextmanager
 def running(
-    services: Services, say: Say, changes: dict[str, str] | None = None, *, with_worker: bool = True
+    services: Services,
+    say: Say,
+    changes: dict[str, str] | None = None,
+    *,
+    with_worker: bool = True,
+    register: tuple[str, ...] = ("fake", "fake"),
 ) -> Iterator[Stack]:
     """Yield a stack when all its processes are ready; ``changes`` are settings on top. The caller may bring the
-    workers."""
+    workers. ``register``: the arguments that register the model, its name first."""
     home = Home(services.folder / "home")
     port, metrics_port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
     env = child_environment(
@@ -65,7 +71,7 @@ def running(
             **(changes or {}),
         }
     )
-    key = _prepare(services, home, env, say)
+    key = _prepare(services, home, env, say, register)
 
     def program(name: str, arguments: list[str], is_ready: Callable[[Child], bool], **more: str) -> Program:
         argv = [sys.executable, "-m", *arguments]
@@ -76,7 +82,7 @@ def running(
     if with_worker:
         ready = _answers(metrics_port, "/metrics")
         programs["worker"] = program(
-            "worker", ["workers", "--model", "fake"], ready, HEADRACE_WORKER_METRICS_PORT=str(metrics_port)
+            "worker", ["workers", "--model", register[0]], ready, HEADRACE_WORKER_METRICS_PORT=str(metrics_port)
         )
     programs["API"] = program("api", ["producer_api"], _answers(port, "/readyz"))
     with ExitStack() as cleanup:
@@ -98,13 +104,15 @@ def dialect(key: str, body: str) -> Dialect:
     )
 
 
-def _prepare(services: Services, home: Home, env: dict[str, str], say: Say) -> str:
-    """Migrate, register the fake model and return an API key."""
+def _prepare(services: Services, home: Home, env: dict[str, str], say: Say, register: tuple[str, ...]) -> str:
+    """Migrate, register the model and return an API key."""
     (home.path / "logs").mkdir(parents=True, exist_ok=True)
     db = Database(services.database_url, pool_size=1, application_name="bench-queue")
     try:
         migrate(db, home, env, say, with_roles=True)
-        ensure_model(db, "fake", home, env, say)
+        log = home.log("register")
+        if run_step([sys.executable, "-m", "models.catalog", "register", *register], env, log):
+            raise SystemExit(f"{' '.join(register)} was not registered: {log.read_text()[-500:]}")
         return ensure_key(db, home)
     finally:
         db.close()
