@@ -70,7 +70,10 @@ class DetokenizeRequest(Body):
     )
 
     model: str
-    tokens: Annotated[tuple[TokenId, ...], Field(max_length=_MAX_TOKENS, description="ids of the model's vocabulary")]
+    tokens: Annotated[
+        tuple[Annotated[TokenId, Field(strict=True)], ...],
+        Field(max_length=_MAX_TOKENS, description="ids of the model's vocabulary"),
+    ]
 
 
 class DetokenizedText(BaseModel):

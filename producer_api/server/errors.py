@@ -273,11 +273,17 @@ def _by_field(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str | int, ...],
     return {place: errors for place, errors in fields.items() if place not in inner}
 
 
+_PARAMETERS = frozenset({"query", "path", "header"})
 _TYPE_NAMES = frozenset({"str", "int", "float", "bool", "none"})
 
 
 def _without_types(location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Return the location without pydantic's names for the types of a field, such as ``tuple[str, ...]``."""
+    """Return the location without pydantic's names for the types of a field, such as ``tuple[str, ...]``.
+
+    The name of a query parameter may have brackets too: only a body's fields have several types.
+    """
+    if location and location[0] in _PARAMETERS:
+        return tuple(location)
     return tuple(step for step in location if isinstance(step, int) or not (step in _TYPE_NAMES or "[" in step))
 
 
@@ -320,7 +326,7 @@ def _complaint(error: Mapping[str, Any]) -> str:
 def field_path(location: Sequence[str | int]) -> str:
     """Return for example ``input.messages[0].content`` for pydantic's tuple."""
     path = ""
-    steps = location[1:] if location and location[0] in ("body", "query", "path", "header") else location
+    steps = location[1:] if location and location[0] in {"body", *_PARAMETERS} else location
     # The tag of the task is not a field.
     for step in steps[1:] if steps and str(steps[0]).startswith(TASK_TAG) else steps:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step

@@ -35,6 +35,8 @@ DONE: dict[str, Any] = {
     "max_attempts": 4,
     "usage": {"input_tokens": 5, "output_tokens": 7, "queue_ms": 11.2, "first_token_ms": 30.4, "compute_ms": 99.6},
     "output": {"text": "Hello [there]"},
+    "error": None,
+    "purged_at": None,
 }
 WAITS: dict[str, Any] = DONE | {
     "status": "queued",

@@ -193,6 +193,8 @@ OWN_WORK = {
     ("post", "/v1/moderations"): "stores nothing",
     ("post", "/v1/responses/input_tokens"): "stores nothing",
     ("post", "/v1/messages/count_tokens"): "stores nothing",
+    ("post", "/v1/tokenize"): "stores nothing",
+    ("post", "/v1/detokenize"): "stores nothing",
 }
 
 
