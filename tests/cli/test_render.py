@@ -85,7 +85,7 @@ def test_jobs_one_by_one_and_each_alone() -> None:
     ]
     assert render.summary(DONE) == "job_1 succeeded, 5 + 7 tokens, first token after 30 ms, computed 100 ms"
     assert render.summary(failed) == "job_1 queued, poison: it died"
-    plain = DONE | {"usage": {"input_tokens": 1, "output_tokens": 0, "first_token_ms": None}}
+    plain = DONE | {"usage": {"input_tokens": 1, "output_tokens": 0, "first_token_ms": None, "compute_ms": None}}
     assert render.summary(plain) == "job_1 succeeded, 1 + 0 tokens"
 
 
