@@ -14,6 +14,9 @@ HOST = "127.0.0.1"
 _GUIDANCE = '{"backend":"guidance","disable_any_whitespace":true}'
 """vLLM's setting by which every grammar is followed, and JSON has no white space, as with Headrace's own engine."""
 
+_CPU_KV_GIB = "4"
+"""The KV cache of vLLM's CPU build, in GiB."""
+
 _OWN: Mapping[EngineKind, frozenset[str]] = {
     EngineKind.VLLM: frozenset({"--model", "--host", "--port", "--served-model-name", "--uds", "--api-key"}),
     EngineKind.SGLANG: frozenset({"--model-path", "--host", "--port", "--served-model-name", "--api-key"}),
@@ -51,9 +54,12 @@ def check_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
 def server_environment(spec: EngineSpec, api_key: str) -> dict[str, str]:
     """Return the environment of a server. Unless the operator says otherwise it sends no usage statistics.
 
+    vLLM's CPU build would take 92 % of the memory for its KV cache, and ends if less than that is free.
+
     ``api_key``: what requests must show, because other users of the machine reach the port, too.
     """
     defaults = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+    defaults |= {"VLLM_CPU_KVCACHE_SPACE": _CPU_KV_GIB}
     given = {"VLLM_API_KEY": api_key} if spec.kind is EngineKind.VLLM else {}
     given |= {"VLLM_BATCH_INVARIANT": "1"} if spec.batch_invariant else {}
     return defaults | environment_of_others() | given
