@@ -87,10 +87,10 @@ bench-tenants: $(STAMP)  ## one tenant's waits, alone and beside one that sends 
 	@$(BIN)/python -m benchmarks.tenants
 
 bench-engines: $(STAMP)  ## the whole path in front of a vLLM, beside that vLLM asked directly: about 15 minutes (VLLM=PYTHON if you have one)
-	@$(BIN)/python -m benchmarks.external_path $(if $(VLLM),--vllm $(VLLM))
+	@$(BIN)/python -m benchmarks.external.path $(if $(VLLM),--vllm $(VLLM))
 
 bench-streams: $(STAMP)  ## streamed tokens/s with an engine that costs nothing, beside vLLM with a tiny model: about 10 minutes
-	@$(BIN)/python -m benchmarks.stream_ceiling $(if $(VLLM),--vllm $(VLLM))
+	@$(BIN)/python -m benchmarks.external.stream_ceiling $(if $(VLLM),--vllm $(VLLM))
 
 bench-policy: $(STAMP)  ## what policies hold back and cost, by themselves and on the whole path: about 10 minutes
 	@$(BIN)/python -m benchmarks.policy_guard

@@ -52,7 +52,7 @@ def main() -> None:
     given = parser.parse_args()
     with _copy() as tree, _services() as database_url:
         env = {"TOUCHED": str(given.map), "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        os.environ.update(env)  # noqa: TID251 - for the tests
+        os.environ.update(env)  # noqa: TID251 - the environment of pytest, which this program starts
         if given.what == "map":
             _pytest(tree, ["-p", "benchmarks.mutations.touched", *given.names], 3600, sys.stdout)
             return
@@ -194,7 +194,7 @@ def _pytest(tree: Path, arguments: list[str], limit_s: float, out: IO[str]) -> i
 
 
 def _disconnect_all(url: str, *, drop: bool) -> None:
-    """End what a killed test left in the database, or make the database anew."""
+    """End the transactions of a killed test, or create the database again."""
     engine = create_engine(make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         if drop:
@@ -235,7 +235,7 @@ def _services() -> Iterator[str]:
                 connection.execute(text(statement))
         engine.dispose()
         url = make_url(postgres.url).set(database="test").render_as_string(hide_password=False)
-        os.environ.update(DATABASE_URL=url, REDIS_URL=valkey.url)  # noqa: TID251
+        os.environ.update(DATABASE_URL=url, REDIS_URL=valkey.url)  # noqa: TID251 - as above
         yield url
     finally:
         valkey.stop()

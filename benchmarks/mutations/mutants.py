@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 _SWAPS: dict[type[ast.AST], tuple[str, str]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
@@ -37,12 +37,16 @@ _CODE = _ORDER | {
 }  # fmt: skip
 
 
+Change: TypeAlias = tuple[int, int, str, str]
+"""Start and end in the file, the new text, and the kind of the change."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One change: the characters from ``start`` to ``end`` of the file become ``new``.
 
-    ``function`` is the qualified name of the function around it, "" at module level. ``names``: what the statement at
-    module level defines.
+    ``function`` is the qualified name of the function around it, "" at module level. ``names``: the names that the
+    statement at module level defines.
     """
 
     path: str
@@ -154,7 +158,16 @@ class _Walk:
     def _is_text(node: ast.AST) -> bool:
         return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
-    def _changes(self, node: ast.AST) -> Iterator[tuple[int, int, str, str]]:  # noqa: C901, PLR0912
+    def _changes(self, node: ast.AST) -> Iterator[Change]:
+        """Yield the changes of one node, without those of the nodes in it."""
+        yield from self._of_operators(node)
+        yield from self._of_values(node)
+        yield from self._of_statements(node)
+        for test in self._tests(node):
+            if not isinstance(test, ast.Compare):  # another operator negates it
+                yield *self._span(test), f"(not ({self._text(test)}))", "condition negated"
+
+    def _of_operators(self, node: ast.AST) -> Iterator[Change]:
         match node:
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _SWAPS:
                 yield self._between(left, right, op, "comparison")
@@ -167,6 +180,9 @@ class _Walk:
                 yield self._between(left, right, op, "arithmetic")
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 yield *self._span(node), self._text(operand), "not removed"
+
+    def _of_values(self, node: ast.AST) -> Iterator[Change]:
+        match node:
             case ast.Constant(value=bool() as value):
                 yield *self._span(node), str(not value), "constant"
             case ast.Constant(value=int() | float() as value):
@@ -179,6 +195,9 @@ class _Walk:
                 start, end = self._span(one)[0], self._span(two)[1]
                 middle = self._source[self._span(one)[1] : self._span(two)[0]]
                 yield start, end, self._text(two) + middle + self._text(one), "arguments swapped"
+
+    def _of_statements(self, node: ast.AST) -> Iterator[Change]:
+        match node:
             case ast.Expr(value=ast.Call() | ast.Await()) if not _LOGS.match(self._text(node)):
                 yield *self._span(node), "pass", "statement removed"
             case ast.Raise() | ast.Delete():
@@ -191,9 +210,6 @@ class _Walk:
                 yield *self._span(value), "None", "returned constant"
             case ast.ExceptHandler(body=[first, *_]) if not isinstance(first, ast.Raise):
                 yield self._span(first)[0], self._span(node.body[-1])[1], "raise", "except removed"
-        for test in self._tests(node):
-            if not isinstance(test, ast.Compare | ast.BoolOp) or isinstance(test, ast.BoolOp):
-                yield *self._span(test), f"(not ({self._text(test)}))", "condition negated"
 
     @staticmethod
     def _tests(node: ast.AST) -> list[ast.expr]:
@@ -204,7 +220,7 @@ class _Walk:
                 return ifs
         return []
 
-    def _between(self, left: ast.AST, right: ast.AST, op: ast.AST, kind: str) -> tuple[int, int, str, str]:
+    def _between(self, left: ast.AST, right: ast.AST, op: ast.AST, kind: str) -> Change:
         start, end = self._span(left)[1], self._span(right)[0]
         old, new = _SWAPS[type(op)]
         return start, end, self._source[start:end].replace(old, new, 1), kind

@@ -12,7 +12,7 @@ PACKAGES = ("cli", "migrations", "models", "policy", "producer_api", "prompts", 
 
 
 def places_of(mutant: Mutant) -> set[str]:
-    """Return "file:function" of the changed function, or of all that use what the changed statement defines."""
+    """Return "file:function" of the changed function, or of the functions that use what the statement defines."""
     if mutant.function:
         return {f"{mutant.path}:{mutant.function}"}
     if not mutant.path.endswith(".py"):

@@ -1,7 +1,7 @@
 """A client that reads many streams at once and costs little: a process of its own that counts bytes, not texts.
 
-``python -m benchmarks.stream_load`` reads a Plan as JSON from its input, opens the streams, and prints a Measured as
-JSON. The server speaks OpenAI's text or chat completions with server-sent events.
+``python -m benchmarks.external.stream_load`` reads a Plan as JSON from its input, opens the streams, and prints a
+Measured as JSON. The server speaks OpenAI's text or chat completions with server-sent events.
 """
 
 import asyncio
@@ -107,7 +107,7 @@ async def _run(plan: Plan) -> Measured:
 
 def read_streams(plan: Plan) -> Measured:
     """Run the client as a process of its own."""
-    argv = [sys.executable, "-m", "benchmarks.stream_load"]
+    argv = [sys.executable, "-m", "benchmarks.external.stream_load"]
     done = subprocess.run(argv, input=json.dumps(dataclasses.asdict(plan)), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the client failed: {done.stderr[-500:]}")

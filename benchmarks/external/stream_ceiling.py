@@ -19,11 +19,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.external.stream_load import Measured, Plan, read_streams
+from benchmarks.external.vllm_server import vllm_python, vllm_server
 from benchmarks.queue import headrace
 from benchmarks.queue.costs import cpu_s
 from benchmarks.queue.services import running_services
-from benchmarks.stream_load import Measured, Plan, read_streams
-from benchmarks.vllm_server import vllm_python, vllm_server
 
 console = Console(stderr=True)
 _TOKENIZER = Path(".headrace/models/smollm2")
@@ -87,8 +87,8 @@ def _bodies(model: str, options: argparse.Namespace) -> tuple[str, ...]:
 @contextmanager
 def tiny_model() -> Iterator[Path]:
     """Yield the folder of a Llama of one layer, with SmolLM2's tokenizer."""
-    import torch  # noqa: PLC0415 - the other contestant needs none of both
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - `--only headrace` runs without both
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415 - as above
 
     folder = Path(tempfile.mkdtemp(prefix="hr-tiny-"))
     try:

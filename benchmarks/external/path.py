@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.external.stream_load import Measured, Plan, read_streams
+from benchmarks.external.vllm_server import vllm_python, vllm_server
 from benchmarks.queue import headrace
 from benchmarks.queue.services import running_services
-from benchmarks.stream_load import Measured, Plan, read_streams
-from benchmarks.vllm_server import vllm_python, vllm_server
 from benchmarks.workload import ChatJob, chat_jobs
 
 console = Console(stderr=True)
