@@ -8,6 +8,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -87,8 +88,7 @@ def running_stack(
     """Yield a stack with all processes ready. At the end everything that was started is stopped, in order.
 
     ``changes``: additional settings of the processes. ``server``: what computes; None: what each model is registered
-    for. Raises Unavailable if a part cannot be started; the parts that
-    were started are stopped then.
+    for. Raises Unavailable if a part cannot be started; the parts that were started are stopped then.
     """
     check_installed()
     home = Home(settings.home)
@@ -221,14 +221,7 @@ def _programs(
     ports: _Ports,
 ) -> list[Program]:
     """All processes of the stack, in the reverse order of their end."""
-
-    def program(
-        name: str, arguments: list[str], is_ready: Callable[[Child], bool], stop_s: float = 10.0, **more: str
-    ) -> Program:
-        argv: list[str | Path] = [*PYTHON, *arguments]
-        env = envs[{"api": API, _FLOWER: _FLOWER}.get(name, WORKER)]
-        return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
-
+    program = partial(_program, home, envs)
     flower = program(
         _FLOWER,
         ["workers.flower"],
@@ -256,6 +249,21 @@ def _programs(
         HEADRACE_API_PORT=str(ports.api),
     )
     return [flower, dispatcher, *workers, api]
+
+
+def _program(
+    home: Home,
+    envs: Mapping[str, Mapping[str, str]],
+    name: str,
+    arguments: list[str],
+    is_ready: Callable[[Child], bool],
+    stop_s: float = 10.0,
+    **more: str,
+) -> Program:
+    """One process, with the environment of its role and the settings in ``more``."""
+    argv: list[str | Path] = [*PYTHON, *arguments]
+    env = envs[{"api": API, _FLOWER: _FLOWER}.get(name, WORKER)]
+    return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, stop_s)
 
 
 def _answers(url: str) -> Callable[[Child], bool]:

@@ -32,7 +32,8 @@ class Retries:
         if not error.is_transient or self._num_failures >= self.most or asked_s > _LONGEST_RETRY_AFTER_S:
             raise error
         longest_s = min(LONGEST_S, FIRST_S * 2**self._num_failures)
-        pause_s = max(asked_s, random.uniform(longest_s / 2, longest_s))  # noqa: S311
+        jitter_s = random.uniform(longest_s / 2, longest_s)  # noqa: S311 - not a secret: it only spreads repeats
+        pause_s = max(asked_s, jitter_s)
         self._num_failures += 1
         if pause_s >= _WORTH_A_WARNING_S:
             self._on_warning(f"{error.message}; again in {pause_s:.0f} s")

@@ -60,12 +60,14 @@ PHRASE = Recogniser(
 )
 
 
+_SIGN = re.compile(r"[:=\n]")
 _SEED_WORDS = re.compile(r"(?:(?:\d{1,2}[.)] ?)?[a-z]{3,8}[ ,\n]{1,3}){11,23}(?:\d{1,2}[.)] ?)?[a-z]{3,8}$")
 
 
 def check_seed(candidate: str, _before: str) -> Spans:
     """Twelve to 24 words that restore a wallet."""
-    found = _SEED_WORDS.search(candidate, re.search(r"[:=\n]", candidate).end())  # type: ignore[union-attr]
+    name = _SIGN.split(candidate, maxsplit=1)[0]
+    found = _SEED_WORDS.search(candidate, len(name) + 1)
     if found is not None and not _PROSE.search(found[0]):
         yield found.span()
 

@@ -106,14 +106,12 @@ def completed(
     logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
     output = answer(payload, claim.job_id, filtered.text, completion.finish_reason)
     likely = _spelled(completion, logprobs, tokenizer)
-    output = output.model_copy(
-        update={"logprobs": likely, "policy": filtered.hits or None, "stop_text": completion.stop_text}
-    )
+    added = {"logprobs": likely, "policy": filtered.hits or None, "stop_text": completion.stop_text}
     return Finish(
         job_id=claim.job_id,
         epoch=claim.epoch,
         state=state,
-        output=output.model_dump(exclude_none=True),
+        output=output.model_copy(update=added).model_dump(exclude_none=True),
         error=_expiry_error(claim) if state is JobState.EXPIRED else None,
         usage=used,
         deltas=filtered.pieces,

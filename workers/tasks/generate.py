@@ -190,17 +190,30 @@ class GenerateModel(TaskModel):
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""
-        return Generating(
-            in_flight=context.in_flight,
-            engine=engine,
-            admission=context.admission,
-            frames=context.frames,
-            recovery=CheckpointRecovery(context.fenced_logs),
-            tokenizer=self.tokenizer,
-            policies=CompiledPolicies(context.db),
+        return generating(
+            self.version,
+            self.tokenizer,
+            engine,
+            context,
             context_window=min(self.version.context_window, self.runner.context_window),
-            kind=self.version.engine.kind,
         )
+
+
+def generating(
+    version: ModelVersion, tokenizer: Tokenizer, engine: AnyEngine, context: WorkContext, *, context_window: int
+) -> Generating:
+    """Return the work for the jobs of a version that generates text, on whichever engine."""
+    return Generating(
+        in_flight=context.in_flight,
+        engine=engine,
+        admission=context.admission,
+        frames=context.frames,
+        recovery=CheckpointRecovery(context.fenced_logs),
+        tokenizer=tokenizer,
+        policies=CompiledPolicies(context.db),
+        context_window=context_window,
+        kind=version.engine.kind,
+    )
 
 
 def load_generate_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> GenerateModel:

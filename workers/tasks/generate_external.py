@@ -23,11 +23,9 @@ from store.ports import free_port
 from store.registry.engine_spec import EngineKind, EngineSpec
 from store.registry.models import ModelVersion, queue_name
 from store.settings import Settings
-from workers.runs.checkpoint_recovery import CheckpointRecovery
-from workers.runs.output_policy import CompiledPolicies
 from workers.server_command import HOST, server_argv, server_environment
 from workers.server_process import ServerProcess, server_log
-from workers.tasks.generate import Generating
+from workers.tasks.generate import Generating, generating
 from workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
 log = structlog.get_logger(__name__)
@@ -82,17 +80,7 @@ class ExternalGenerateModel(TaskModel):
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Generating:
         """Return the work for the jobs of this model."""
-        return Generating(
-            in_flight=context.in_flight,
-            engine=engine,
-            admission=context.admission,
-            frames=context.frames,
-            recovery=CheckpointRecovery(context.fenced_logs),
-            tokenizer=self.tokenizer,
-            policies=CompiledPolicies(context.db),
-            context_window=self.version.context_window,
-            kind=self.version.engine.kind,
-        )
+        return generating(self.version, self.tokenizer, engine, context, context_window=self.version.context_window)
 
     def close(self) -> None:
         """End the worker's own server."""

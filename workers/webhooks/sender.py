@@ -323,8 +323,7 @@ class WebhookSender:
             outbox.record_delivered(self._db, delivery, tried)
             log.info("webhook.delivered", status=outcome.status, **fields)
             return
-        # Not a secret: it only spreads retries.
-        jitter = random.random()  # noqa: S311
+        jitter = random.random()  # noqa: S311 - not a secret: it only spreads retries
         wait_s = None if outcome.is_final else retry_in_s(delivery.attempt, jitter, outcome.asked_s)
         disabled = outbox.record_failed(self._db, delivery, tried, retry_in_s=wait_s, patience_s=self._disable_after_s)
         log.info("webhook.failed", status=outcome.status, error=outcome.error, retry_in_s=wait_s, **fields)
