@@ -137,12 +137,16 @@ class FakeServer(ABC):
 
     async def _die(self) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
+        # All tasks of the loop: asyncio's own, too, which make a transport of a connection just accepted.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._writers:
             writer.transport.abort()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._writers.clear()
         self._open.clear()
+        await asyncio.sleep(0)  # the aborted transports close their sockets in the next turn of the loop
 
     async def _run(self) -> None:
         while True:
@@ -176,7 +180,7 @@ class FakeServer(ABC):
             self.aborted.append(request_id)
             found[1].put_nowait(Generated(None, len(found[0].output), "abort"))
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         self._spawn(self._serve(reader, writer))
 
