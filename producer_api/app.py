@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.batches import batch_routes, message_batch_routes
 from producer_api.batches.batch_keeper import BatchKeeper
-from producer_api.files import file_routes
+from producer_api.files import file_routes, upload_routes
 from producer_api.http import health_routes, pages
 from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
 from producer_api.http.openapi_text import describe
@@ -50,6 +50,7 @@ _ROUTES = (
     moderation_routes,
     token_routes,
     file_routes,
+    upload_routes,
     batch_routes,
     message_batch_routes,
     policy_routes,

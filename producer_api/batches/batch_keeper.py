@@ -30,7 +30,7 @@ from store.batches.batches import Batch
 from store.db.database import Database
 from store.db.leader_election import Leadership
 from store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
-from store.files import files
+from store.files import files, uploads
 from store.files.blob_storage import Blobs
 from store.schema.batch_states import BatchStatus
 from store.settings import Settings, open_vault
@@ -309,6 +309,7 @@ class BatchKeeper:
         self._next_expiry_check_at = now + EXPIRY_CHECK_S
         try:
             files.expire(self._db)
+            uploads.expire(self._db)
             while files.remove_unreferenced(self._db, self._blobs) and not self._stopping.is_set():
                 pass
             if now >= self._next_sweep_at:

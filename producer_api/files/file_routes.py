@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from producer_api.access.auth import JobsReader, JobsWriter
+from producer_api.files.file_form import read_form
 from producer_api.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
-from producer_api.files.upload import Upload, read_upload
 from producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from producer_api.http.views import JsonResponse
 from producer_api.runtime import Runtime
@@ -66,26 +66,26 @@ _FORM = {
 @router.post("", response_model=FileObject, openapi_extra=_FORM, summary="Upload a file")
 async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWriter) -> Response:
     """Store a file of at most `HEADRACE_MAX_FILE_BYTES`; a tenant has `HEADRACE_TENANT_STORED_BYTES` in total."""
-    upload = await read_upload(request, runtime.blobs, runtime.settings.max_file_bytes)
+    form = await read_form(request, runtime.blobs, runtime.settings.max_file_bytes)
     try:
-        purpose, ttl_s = _purpose(upload), _life_s(upload.fields)
-        filename = await run_in_threadpool(_filename, runtime, principal.tenant_id, upload.filename)
+        purpose, ttl_s = purpose_of(form.fields.get("purpose")), _life_s(form.fields)
+        filename = await run_in_threadpool(policed_filename, runtime, principal.tenant_id, form.filename)
         file = await run_in_threadpool(
             files.create,
             runtime.db,
             principal.tenant_id,
-            upload.draft,
+            form.draft,
             filename=filename,
             purpose=purpose,
             most_bytes=runtime.settings.tenant_stored_bytes,
             ttl_s=ttl_s,
         )
     finally:
-        await run_in_threadpool(upload.draft.drop)
+        await run_in_threadpool(form.draft.drop)
     return JsonResponse(file_object(file))
 
 
-def _filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
+def policed_filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
     """Return the file's name after the tenant's policy for all models."""
     found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
     if found is None:
@@ -93,8 +93,8 @@ def _filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
     return str(guarded(found.policy, {"filename": filename}, "file")["filename"])[:255]
 
 
-def _purpose(upload: Upload) -> Purpose:
-    given = upload.fields.get("purpose")
+def purpose_of(given: str | None) -> Purpose:
+    """Return the purpose of an upload; raise InvalidRequest if it is none of those."""
     if given not in UPLOADED:
         raise InvalidRequest(f"`purpose` is required: one of {', '.join(sorted(UPLOADED))}", param="purpose")
     return Purpose(given)

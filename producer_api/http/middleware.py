@@ -42,8 +42,14 @@ _WRITES = _HAS_BODY | {"DELETE"}
 _SUBMISSIONS = frozenset({"/v1/jobs", *(url for task in TASKS.values() for url in task.urls)})
 _MAX_REFUSE_S = 1.0
 _MAX_KEYS = 10_000
-# Its route reads the body block by block.
-_UPLOADS = "/v1/files"
+# Their routes read the body block by block.
+_FILES = "/v1/files"
+_PART = re.compile(r"/v1/uploads/[^/]+/parts")
+MOST_PART_BYTES = 64 << 20
+"""The most bytes of one part of an upload."""
+
+# A form has a few fields beside the file.
+_FORM_BYTES = 64 << 10
 _EMBEDDINGS = "/v1/embeddings"
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 5.0
@@ -256,8 +262,7 @@ class BufferBody:
         self._limit = runtime.settings.max_body_bytes
         # Their tokens are bounded, and in some languages a token has many bytes.
         self._limits = {_EMBEDDINGS: runtime.settings.max_embedding_body_bytes}
-        # A form has a few fields beside the file.
-        self._upload_limit = runtime.settings.max_file_bytes + (64 << 10)
+        self._file_limit = runtime.settings.max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in _HAS_BODY:
@@ -265,10 +270,11 @@ class BufferBody:
         if not self._has_route(scope):
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
-        is_gzip = has_gzip(headers, may=scope["path"] != _UPLOADS)
-        if scope["path"] == _UPLOADS:
-            if _declared_length(headers) > self._upload_limit:
-                return await self._refuse(scope, receive, send, self._upload_limit)
+        form_limit = self._form_limit(scope["path"])
+        is_gzip = has_gzip(headers, may=form_limit is None)
+        if form_limit is not None:
+            if _declared_length(headers) > form_limit:
+                return await self._refuse(scope, receive, send, form_limit)
             return await self.app(scope, _TimedReceive(receive), send)
         limit = self._limits.get(scope["path"], self._limit)
         body = None if _declared_length(headers) > limit else await self._read(receive, limit)
@@ -281,6 +287,12 @@ class BufferBody:
             check_counts(body)
             scope["headers"] = plain_json(scope["headers"])
         return await self.app(scope, BufferedBody(body, receive), send)
+
+    def _form_limit(self, path: str) -> int | None:
+        """Return the most bytes of a form with a file; None for a path that takes none."""
+        if path == _FILES:
+            return self._file_limit + _FORM_BYTES
+        return min(self._file_limit, MOST_PART_BYTES) + _FORM_BYTES if _PART.fullmatch(path) else None
 
     def _has_route(self, scope: Scope) -> bool:
         if self._routes is None:

@@ -283,6 +283,7 @@ PARAMETERS: dict[str, str] = {
     "response_id": "the response",
     "status": "only this state",
     "task": "only this task",
+    "upload_id": "the upload",
 }
 
 # Example bodies of models without their own examples.
@@ -299,6 +300,7 @@ EXAMPLES: dict[str, Any] = {
     "patch /v1/organization/api_keys/{key_id}": {"name": "weekly report"},
     "post /v1/organization/api_keys/{key_id}/rotate": {"overlap_s": 3600},
     "post /v1/files": {"file": "requests.jsonl", "purpose": "batch"},
+    "post /v1/uploads/{upload_id}/parts": {"data": "the bytes of the part"},
 }
 
 

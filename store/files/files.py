@@ -90,11 +90,15 @@ FROM kept
 RETURNING {_COLUMNS}
 """)
 
-# Locks the tenant's uploads for the transaction, so that concurrent uploads are counted.
-_LOCK_UPLOADS = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
+# Locks the tenant's files for the transaction, so that those that are added at the same time are counted.
+_LOCK_FILES = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.files ' || :tenant_id, 0))")
 
-# Size of the tenant's files.
-_STORED = text(f"SELECT CAST(coalesce(sum(num_bytes), 0) AS bigint) FROM files WHERE {_IS_CURRENT}")
+# Size of the tenant's files, and of the parts that will be files.
+_STORED = text(f"""
+SELECT CAST(
+    (SELECT coalesce(sum(num_bytes), 0) FROM files WHERE {_IS_CURRENT})
+    + (SELECT coalesce(sum(num_bytes), 0) FROM upload_parts WHERE tenant_id = :tenant_id) AS bigint)
+""")
 
 # One file that has not expired.
 _GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_CURRENT}")
@@ -197,20 +201,26 @@ def create(
     Raises QuotaExceeded, Unavailable.
     """
     with db.begin(tenant_id=tenant_id) as connection:
-        _check_quota(connection, tenant_id, draft, most_bytes)
+        check_quota(connection, tenant_id, draft.num_bytes, most_bytes)
     keep_content(db, draft)  # outside of a transaction: the storage may be slow
     with db.begin(tenant_id=tenant_id) as connection:
-        connection.execute(_LOCK_UPLOADS, {"tenant_id": tenant_id})
-        _check_quota(connection, tenant_id, draft, most_bytes)
+        lock_files(connection, tenant_id)
+        check_quota(connection, tenant_id, draft.num_bytes, most_bytes)
         return add(connection, tenant_id, draft, filename=filename, purpose=purpose, ttl_s=ttl_s)
 
 
-def _check_quota(connection: Connection, tenant_id: str, draft: BlobWriter, most_bytes: int) -> None:
+def lock_files(connection: Connection, tenant_id: str) -> None:
+    """Lock the tenant's files for the transaction, so that those that are added at the same time are counted."""
+    connection.execute(_LOCK_FILES, {"tenant_id": tenant_id})
+
+
+def check_quota(connection: Connection, tenant_id: str, num_bytes: int, most_bytes: int) -> None:
+    """Raise QuotaExceeded if the tenant's files and parts would exceed ``most_bytes`` with so many bytes more."""
     stored = connection.execute(_STORED, {"tenant_id": tenant_id}).scalar_one()
-    if stored + draft.num_bytes > most_bytes:
+    if stored + num_bytes > most_bytes:
         raise QuotaExceeded(
             f"this organization's files have {stored} bytes of the {most_bytes} that they may have, and this one has "
-            f"{draft.num_bytes}: delete some first"
+            f"{num_bytes}: delete some first"
         )
 
 

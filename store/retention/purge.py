@@ -1,7 +1,7 @@
 """Purge of all contents of a tenant, or of one of its users, by the operator: counted first, then in bounded steps.
 
-For a user: the contents of the jobs with that ``user``. For a tenant also files, batches and prompt templates. Jobs and
-batches that have not ended are counted, not purged. Keys, policies, endpoints, usage and audit log stay.
+For a user: the contents of the jobs with that ``user``. For a tenant also files, uploads, batches and prompt templates.
+Jobs and batches that have not ended are counted, not purged. Keys, policies, endpoints, usage and audit log stay.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from store.encryption.keyed_digests import Digests
 from store.retention.erasure import NOT_IN_LIVE_BATCH, erase
 from store.retention.retention import erase_batches
 
-KINDS: Final = ("jobs", "files", "batches", "prompts")
+KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ SELECT
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND {_LEFT}
             AND {NOT_IN_LIVE_BATCH}) AS jobs,
     (SELECT count(*) FROM files WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS files,
+    (SELECT count(*) FROM uploads WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS uploads,
     (SELECT count(*) FROM batches
         WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL} AND purged_at IS NULL AND {_OVER}) AS batches,
     (SELECT count(*) FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS prompts,
@@ -86,17 +87,14 @@ WHERE tenant_id = :tenant_id AND {_BEFORE} AND purged_at IS NULL AND {_OVER}
 ORDER BY id LIMIT 1 FOR NO KEY UPDATE
 """)
 
-# Deletes files.
-_FILES = text(f"""
-DELETE FROM files WHERE id IN (
-    SELECT id FROM files WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
+# Deletes rows of a table, with all that refers to them.
+_DELETES = {
+    kind: text(f"""
+DELETE FROM {kind} WHERE id IN (
+    SELECT id FROM {kind} WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
 """)
-
-# Deletes prompt templates.
-_PROMPTS = text(f"""
-DELETE FROM prompts WHERE id IN (
-    SELECT id FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE)
-""")
+    for kind in ("files", "uploads", "prompts")
+}
 
 
 def count(db: Database, scope: Scope) -> dict[str, int]:
@@ -123,10 +121,8 @@ def purge_step(db: Database, kind: str, scope: Scope, *, after: str = "", limit:
                 ids = list(connection.execute(_BATCHES, values).scalars())
                 num_rows = erase_batches(connection, ids, limit)
                 return PurgeStep(int(bool(ids) and num_rows < limit), "" if ids else None)
-            case "files":
-                num = connection.execute(_FILES, values).rowcount
             case _:
-                num = connection.execute(_PROMPTS, values).rowcount
+                num = connection.execute(_DELETES[kind], values).rowcount
     return PurgeStep(num, "" if num == limit else None)
 
 

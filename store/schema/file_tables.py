@@ -51,6 +51,41 @@ files = Table(
     Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
 )
 
+# A file that comes in parts. It is deleted with its parts an hour after it was made, whether it became a file or not.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("status", String, nullable=False, server_default="pending"),
+    # Of the whole file.
+    Column("num_bytes", BigInteger, nullable=False),
+    Column("filename", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    # Of the file, once it is made.
+    Column("ttl_s", BigInteger),
+    Column("file_id", String),
+    timestamp("created_at", required=True),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("status IN ('pending', 'completed', 'cancelled')", name="status_known"),
+    Index(None, "tenant_id", "id"),
+    Index(None, "expires_at"),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant_id", String, ForeignKey("tenants.id"), nullable=False),
+    Column("upload_id", String, ForeignKey("uploads.id", ondelete="CASCADE"), nullable=False),
+    Column("digest", String, ForeignKey("blobs.digest"), nullable=False),
+    Column("num_bytes", BigInteger, nullable=False),
+    timestamp("created_at", required=True),
+    Index(None, "tenant_id", "upload_id"),
+    Index(None, "upload_id"),
+    Index(None, "digest"),
+)
+
 _STATUSES = ", ".join(repr(str(status)) for status in BatchStatus)
 _OVER = ", ".join(repr(str(status)) for status in BatchStatus if status.is_terminal)
 _LIVE = ", ".join(repr(str(status)) for status in BatchStatus if not status.is_terminal)

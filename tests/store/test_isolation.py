@@ -60,6 +60,7 @@ THE_SYSTEMS_OWN = {
         "fair_share.within_share",
         "files.expire",
         "files.remove_unreferenced",
+        "uploads.expire",
     },
     "the function that finds whose a key is": {"api_keys.authenticate"},
     "workers, which run everybody's jobs": {

@@ -1,6 +1,7 @@
 """The official Python client on what outlives a connection: responses, files and batches."""
 
 import asyncio
+import hashlib
 import json
 import time
 
@@ -190,6 +191,23 @@ def files() -> None:
     assert uploaded.id in [file.id for file in client.files.list()]
     client.files.delete(uploaded.id)
     raises(openai.NotFoundError, "not_found", client.files.retrieve, file_id=uploaded.id)
+
+
+@feature("uploads")
+def uploads() -> None:
+    content = b"x" * 100_000
+    done = client.uploads.upload_file_chunked(
+        file=content,
+        filename="notes.txt",
+        bytes=len(content),
+        mime_type="text/plain",
+        purpose="user_data",
+        part_size=40_000,
+        md5=hashlib.md5(content, usedforsecurity=False).hexdigest(),
+    )
+    assert done.file is not None
+    assert client.files.content(done.file.id).read() == content
+    client.files.delete(done.file.id)
 
 
 @feature("batches")

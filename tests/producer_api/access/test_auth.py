@@ -52,6 +52,7 @@ class Operation:
 BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
+    ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
 }
 """Of the operations on a thing that do not go so far as to look for it without a good body."""
 
@@ -190,6 +191,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     ),
     "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
     "/v1/files/": lambda api, _: _file(api),
+    "/v1/uploads/": _made("/v1/uploads", {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}),
     "/v1/batches/": _batch,
     "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),
     "/v1/webhook_endpoints/": _made("/v1/webhook_endpoints", {"url": "https://hooks.example.com/mine"}),

@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from producer_api.files.upload import _BLOCK_BYTES
+from producer_api.files.file_form import _BLOCK_BYTES
 from store.db.database import Database
 from store.settings import Settings
 from tests.producer_api.calling import error_of

@@ -1,4 +1,4 @@
-"""Streams a multipart upload (RFC 7578): form fields are kept in memory, the file goes to storage block by block.
+"""Streams a multipart form (RFC 7578): its fields are kept in memory, its file goes to storage block by block.
 
 Parses with python-multipart and enforces size limits. Only one block of the file is in memory.
 """
@@ -26,8 +26,8 @@ _MOST_HEADER_BYTES = 8 << 10
 
 
 @dataclass(slots=True)
-class Upload:
-    """A parsed upload: the form fields, the file name, and the content as a draft."""
+class FileForm:
+    """A parsed form: the fields, the file name, and the content as a draft."""
 
     fields: dict[str, str]
     filename: str
@@ -44,17 +44,17 @@ class _Part:
     value: bytearray = field(default_factory=bytearray)
 
 
-async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload:
-    """Read the whole body. The caller must keep or drop the draft.
+async def read_form(request: Request, blobs: Blobs, most_bytes: int, *, name: str = "file") -> FileForm:
+    """Read the whole body. ``name``: the field with the file. The caller must keep or drop the draft.
 
-    Raises InvalidRequest unless it is a multipart form with one ``file``, TooLarge, Unavailable (the storage).
+    Raises InvalidRequest unless it is a multipart form with one file, TooLarge, Unavailable (the storage).
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not (boundary := options.get(b"boundary")):
-        raise InvalidRequest("send the file as multipart/form-data, with the fields `file` and `purpose`")
+        raise InvalidRequest(f"send multipart/form-data with the file in the field `{name}`")
     draft = await run_in_threadpool(blobs.create)
     try:
-        return await _MultipartReader(draft, boundary, most_bytes).read(request)
+        return await _MultipartReader(draft, boundary, most_bytes, name).read(request)
     except BaseException as error:
         await run_in_threadpool(draft.drop)
         if isinstance(error, FormParserError):
@@ -65,8 +65,9 @@ async def read_upload(request: Request, blobs: Blobs, most_bytes: int) -> Upload
 class _MultipartReader:
     """Feeds the parser and collects fields and file content."""
 
-    def __init__(self, draft: BlobWriter, boundary: bytes, most_bytes: int) -> None:
+    def __init__(self, draft: BlobWriter, boundary: bytes, most_bytes: int, name: str) -> None:
         self._draft = draft
+        self._name = name
         self._most_bytes = most_bytes
         self._parser = MultipartParser(boundary, self._callbacks())
         self._part = _Part()
@@ -78,14 +79,12 @@ class _MultipartReader:
         self._has_ended = False
         self._num_bytes = self._num_parts = 0
 
-    async def read(self, request: Request) -> Upload:
+    async def read(self, request: Request) -> FileForm:
         try:
             async for chunk in request.stream():
                 self._num_bytes += len(chunk)
                 if self._num_bytes > self._most_bytes + _MOST_FIELD_BYTES:
-                    raise TooLarge(
-                        f"the file is over {self._most_bytes} bytes, the most that is accepted", param="file"
-                    )
+                    raise self._too_large()
                 self._parser.write(chunk)
                 if len(self._block) >= _BLOCK_BYTES:
                     await self._flush()
@@ -95,10 +94,14 @@ class _MultipartReader:
             raise InvalidRequest("the multipart body is cut off: its last boundary is missing")
         await self._flush()
         if self._filename is None:
-            raise InvalidRequest("`file` is required", param="file")
+            raise InvalidRequest(f"`{self._name}` is required", param=self._name)
         if self._draft.num_bytes > self._most_bytes:
-            raise TooLarge(f"the file is over {self._most_bytes} bytes, the most that is accepted", param="file")
-        return Upload(self._fields, self._filename, self._draft)
+            raise self._too_large()
+        return FileForm(self._fields, self._filename, self._draft)
+
+    def _too_large(self) -> TooLarge:
+        message = f"the file is over {self._most_bytes} bytes, the most that is accepted"
+        return TooLarge(message, param=self._name)
 
     async def _flush(self) -> None:
         if self._block:
@@ -141,9 +144,9 @@ class _MultipartReader:
         _, options = parse_options_header(self._part.headers.get("content-disposition", b""))
         self._part.name = options.get(b"name", b"").decode(errors="replace")
         filename = options.get(b"filename")
-        if self._part.name == "file":
+        if self._part.name == self._name:
             if self._filename is not None:
-                raise InvalidRequest("one request uploads one `file`", param="file")
+                raise InvalidRequest(f"one request uploads one `{self._name}`", param=self._name)
             self._filename = self._part.filename = (filename or b"file").decode(errors="replace")[:255]
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
