@@ -156,6 +156,9 @@ class WorkerRuntime:
             self._stopping.set()
             self.admission.close()
             attempts = self.in_flight.close()
+            if died:
+                # Its requests fail, so that their jobs are charged: one that stops the engine must not do so for ever.
+                self.engine.stop(GIVE_UP_S)
             for attempt in attempts:
                 self.engine.cancel(attempt.id, FinishReason.HANDED_BACK)
             failpoint("drain.midway")
@@ -216,7 +219,7 @@ class WorkerRuntime:
         }
 
     def _fail(self) -> None:
-        """End the process because its engine is dead. Every job that was in it runs in isolation next time."""
+        """End the process because its engine is dead. A job that was in it may run in isolation next time."""
         self._watchdog.stop()
         self.leases.stop()
         self.hand_back(died=True)

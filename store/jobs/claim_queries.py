@@ -5,7 +5,7 @@ A statement that changes jobs skips rows that another transaction has locked, an
 
 from sqlalchemy import text
 
-from store.jobs.terminal import COMPLETED_AFTER, CONCLUDED, ENDED, ERROR_AFTER, STATE_AFTER, verdict
+from store.jobs.terminal import COMPLETED_AFTER, CONCLUDED, ENDED, ERROR_AFTER, STATE_AFTER, blamed, verdict
 
 # A job that is too long for this worker is left to a live worker that can hold it. If there is none, this worker takes
 # the job and refuses it.
@@ -109,17 +109,18 @@ WITH given AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id text, epoch bigint, charge bool, crashed bool, cleared bool, checkpoint jsonb, later bool)
 ), held AS (
-    SELECT jobs.id FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
+    SELECT jobs.id, {blamed("given.crashed")} AS blamed
+    FROM jobs JOIN given USING (id, epoch) WHERE jobs.state = 'running'
     FOR NO KEY UPDATE OF jobs SKIP LOCKED
 ), judged AS (
-    SELECT given.*, {verdict("given.charge", "given.crashed")} AS verdict
+    SELECT given.*, blamed, {verdict("given.charge", "blamed")} AS verdict
     FROM given JOIN held USING (id) JOIN jobs USING (id)
 ), let_go AS (
     UPDATE jobs SET
         state = {STATE_AFTER}, error = {ERROR_AFTER}, completed_at = {COMPLETED_AFTER},
         attempt = attempt - CASE WHEN judged.charge THEN 0 ELSE 1 END,
-        crashes = crashes + CASE WHEN judged.crashed THEN 1 ELSE 0 END,
-        is_suspect = (is_suspect OR judged.crashed) AND NOT judged.cleared,
+        crashes = crashes + CASE WHEN judged.blamed THEN 1 ELSE 0 END,
+        is_suspect = (is_suspect OR judged.blamed) AND NOT judged.cleared,
         owner = NULL, lease_expires_at = NULL, announced_at = CASE WHEN later THEN now() END
     FROM judged WHERE jobs.id = judged.id AND jobs.epoch = judged.epoch AND jobs.state = 'running'
     RETURNING jobs.id, jobs.state, jobs.epoch, judged.charge, judged.checkpoint

@@ -97,7 +97,8 @@ class Release:
     """An attempt that is given back unfinished.
 
     ``charge``: it counts as one of the job's attempts (its engine failed; a drain is not charged). ``crashed``: the
-    worker is dying, perhaps because of this job, so the job must run alone next time. ``cleared``: the job ran alone
+    worker is dying, perhaps because of this job, so the job must run alone next time (for an inference server's
+    jobs: from the second time on, see ``store.jobs.terminal.blamed``). ``cleared``: the job ran alone
     for a while without a crash, so it is no suspect any more. ``checkpoint``: everything emitted so far, if that is
     certain; None keeps the stored one. ``tenant_id``: the claim's, to encrypt the checkpoint. ``later``: mark the job
     as announced now, so that it is not announced again at once.

@@ -12,26 +12,28 @@ from sqlalchemy import text
 from store.db.database import Database
 from store.db.leader_election import Leadership, lead
 from store.failpoints import failpoint
-from store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, conclude, verdict
+from store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
 from store.schema.job_states import JobState
 
 # "head" + "race" in ASCII. It may be any constant that no other program locks on this server.
 LEADER_LOCK = 0x68656164_72616365
 
 
-# Take jobs with an expired lease from their workers. The job may have killed the worker, so it is charged a crash and
-# runs alone next time.
+# Take jobs with an expired lease from their workers. A job that may have killed its worker is charged a crash and runs
+# alone next time.
 _TAKE_LOST = text(f"""
 WITH lost AS (
-    SELECT id, {verdict(":blame", ":blame")} AS verdict FROM jobs
+    SELECT id, {blamed(":blame")} AS crashed FROM jobs
     WHERE state = 'running' AND lease_expires_at < now()
     ORDER BY lease_expires_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+), judged AS (
+    SELECT id, crashed, {verdict(":blame", "crashed")} AS verdict FROM lost JOIN jobs USING (id)
 ), freed AS (
     UPDATE jobs SET
         state = {STATE_AFTER}, error = {ERROR_AFTER}, completed_at = {COMPLETED_AFTER},
-        attempt = attempt - CASE WHEN :blame THEN 0 ELSE 1 END, crashes = crashes + CASE WHEN :blame THEN 1 ELSE 0 END,
-        is_suspect = is_suspect OR :blame, owner = NULL, lease_expires_at = NULL, announced_at = NULL
-    FROM lost WHERE jobs.id = lost.id AND jobs.state = 'running'
+        attempt = attempt - CASE WHEN :blame THEN 0 ELSE 1 END, crashes = crashes + CASE WHEN crashed THEN 1 ELSE 0 END,
+        is_suspect = is_suspect OR crashed, owner = NULL, lease_expires_at = NULL, announced_at = NULL
+    FROM judged WHERE jobs.id = judged.id AND jobs.state = 'running'
     RETURNING jobs.id, jobs.state, jobs.epoch
 ), closed AS (
     UPDATE attempts SET

@@ -16,9 +16,23 @@ from store.jobs.responses import EVENT_TYPE
 MAX_CRASHES = 3
 """A job is poison after so many of its workers died; the last one ran it alone."""
 
+# The version of a row of ``jobs`` runs on an inference server.
+_IS_EXTERNAL = """EXISTS (
+    SELECT FROM model_versions AS served
+    WHERE served.model = jobs.model AND served.version = jobs.model_version AND served.engine IS NOT NULL)"""
+
 
 DEAD_LETTER_CODES = ("poison", "max_attempts_exceeded")
 """A job that failed with one of these codes is a dead letter: it may succeed later, on another worker."""
+
+
+def blamed(crashed: str) -> str:
+    """Return the SQL condition that a lost attempt of a row of ``jobs`` is counted as a crash of this job.
+
+    ``crashed`` is the SQL condition that a worker died. Any job may have killed the worker that computed it. A worker
+    in front of an inference server computes no job, so the first lost attempt is not blamed on the job, only charged.
+    """
+    return f"({crashed} AND (attempt > 1 OR NOT {_IS_EXTERNAL}))"
 
 
 def verdict(charge: str, crashed: str) -> str:
@@ -41,7 +55,7 @@ COMPLETED_AFTER = "CASE WHEN verdict IS NOT NULL THEN clock_timestamp() END"
 ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN jsonb_build_object(
     'code', verdict, 'retryable', false, 'attempt', attempt,
     'message', CASE verdict
-        WHEN 'poison' THEN 'every worker that ran this job died, the last one while it ran it alone'
+        WHEN 'poison' THEN 'every worker that ran this job died or lost its inference server, the last one while it ran it alone'
         ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
 
 # The webhook events of the rows of ``ended``. A job of the Responses API has two: the job's and the response's. The URL

@@ -28,6 +28,7 @@ from tests.models.external.fake_vllm import MODEL, FakeVllm
 from tests.models.external.served import bytes_folder, fake_engine_python
 from tests.processes import Process, StartProcess, free_port, wait_for
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
+from workers.celery.watchdog import EXIT_ENGINE_DEAD
 from workers.tasks.generate_external import ServerStart, load_external_model
 
 
@@ -169,6 +170,23 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1), "the attempt that lost its server is not charged"
     assert len(server.calls) > num_calls
     assert worker.process.exit_code is None
+    bench.close()
+
+
+def test_a_server_that_hangs_ends_the_worker_and_its_jobs_are_charged(
+    db: Database, settings: Settings, files: Path, server: FakeVllm, serve: StartServed
+) -> None:
+    bench = Bench(db, settings, registered(db, files, url=server.url))
+    worker = serve(max_step_s=1)
+    worker.wait_engine("ok")
+    server.step_s = 0.02
+    (job_id,) = bench.submit(1, sampling={"max_tokens": 200})
+    wait_for(lambda: server.num_tokens > 5, "the job runs")
+    server.hang()
+    assert worker.process.wait_exit() == EXIT_ENGINE_DEAD
+    (row,) = bench.query("SELECT state, attempt, is_suspect FROM jobs")
+    assert tuple(row) == ("queued", 1, False)
+    assert bench.query("SELECT token_ids FROM job_checkpoints WHERE job_id = :id", id=job_id), "its output is kept"
     bench.close()
 
 

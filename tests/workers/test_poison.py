@@ -59,16 +59,17 @@ def test_p6_one_poison_job_and_its_31_neighbours(
     assert attempts_beside(bench, poison) == [], "nobody else was running in its second and third attempt"
 
 
-def attempts_beside(bench: Bench, poison: str) -> list[str]:
-    """Return the jobs that ran in the same worker during the poison's second or third attempt."""
+def attempts_beside(bench: Bench, poison: str, *, epoch: int = 2) -> list[str]:
+    """Return the jobs that ran in the same worker during the poison's attempts from this epoch on."""
     overlaps = bench.query(
         """
         SELECT other.job_id FROM attempts AS alone JOIN attempts AS other
         ON other.job_id <> alone.job_id AND other.started_at < alone.ended_at AND other.ended_at > alone.started_at
             AND other.worker = alone.worker
-        WHERE alone.job_id = :poison AND alone.epoch > 1
+        WHERE alone.job_id = :poison AND alone.epoch >= :epoch
         """,
         poison=poison,
+        epoch=epoch,
     )
     return [row.job_id for row in overlaps]
 

@@ -206,7 +206,7 @@ class PostgresPoller:
 
     def _run_suspect(self) -> bool:
         with self._admission.alone():
-            attempt = self._claim_client.claim_suspect()
+            attempt = self._claim_client.claim_suspect() if self._admission.can_begin else None
             if attempt is None:
                 return False
             log.info("running_alone", job_id=attempt.job_id, epoch=attempt.epoch, crashes=attempt.claim.crashes)

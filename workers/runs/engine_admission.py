@@ -134,6 +134,11 @@ class EngineAdmission:
         """True if the engine takes requests now; False while its inference server is away or runs something else."""
         return self._engine.why_not is None
 
+    @property
+    def can_begin(self) -> bool:
+        """True if the engine takes a request now, of any size; False also while its inference server is silent."""
+        return self._engine.can_admit(1, 1)
+
     def has_spare_room(self) -> bool:
         """Return True if one more job of the fast lane may be taken."""
         return self._has_room(self._max_slots + self._num_spare)

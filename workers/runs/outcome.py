@@ -7,7 +7,7 @@
     a policy's rule blocks   ──▶ failed, policy_blocked_output; the output is not kept
     error, retryable         ──▶ Retry while attempts are left
     engine died              ──▶ Retry: charged, and in isolation next time
-    server went away         ──▶ Retry, not charged the first times
+    server went away         ──▶ Retry, not charged the first times; then as if the engine had died
     any other error          ──▶ failed with the error's code
 
 Output and usage of a cancelled or expired job are kept. A Retry carries the emitted output, from which the next attempt
@@ -48,9 +48,9 @@ PROBATION_TOKENS = 8
 cause."""
 
 
-FREE_LOSSES = 8
-"""Attempts of a job that may end uncharged before one that loses its inference server is charged: a request that ends
-the server each time must not do so for ever."""
+FREE_LOSSES = 3
+"""Attempts of a job that may end uncharged before one that loses its inference server counts as a crash: a request that
+ends the server each time must not do so for ever, and must not take the other requests along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +192,11 @@ def refused(claim: Claim, error: HeadraceError | EngineError, lineage: Lineage =
         # A request that was not in the engine yet cannot be the cause.
         was_inside = error.progress is not None
         return Retry(error.code, str(error), charge=was_inside, crashed=was_inside, checkpoint=checkpoint)
-    is_free = isinstance(error, UpstreamBusy) or claim.epoch - claim.attempt < FREE_LOSSES
-    if isinstance(error, UpstreamLost) and is_free:
+    if isinstance(error, UpstreamLost):
         # The server was away or restarted, which is most likely no fault of the job.
-        return Retry(error.code, str(error), charge=False, checkpoint=checkpoint)
+        is_free = isinstance(error, UpstreamBusy) or claim.epoch - claim.attempt < FREE_LOSSES
+        if is_free or claim.attempt < claim.max_attempts:
+            return Retry(error.code, str(error), charge=not is_free, crashed=not is_free, checkpoint=checkpoint)
     if error.retryable:
         return again(claim, error.code, str(error), checkpoint)
     return failed(claim, error.code, str(error))

@@ -1,15 +1,18 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 
 import pytest
 
 from store.db.database import Database
 from store.db.leader_election import lead
 from store.errors import Unavailable
-from store.jobs.claims import Finish, claim, finish, renew
+from store.jobs.claims import Finish, Release, claim, finish, release, renew
 from store.jobs.jobs import Idempotency, get, request_cancel, timeline
 from store.jobs.sweeps import SweepResult, expire_overdue, leader_lock, purge, sweep_leases
+from store.registry.engine_spec import EngineKind, EngineSpec
+from store.registry.models import register_version
 from store.retention.erasure import purge_job
 from store.scheduling.dispatch_queries import take_waiting
 from store.schema.job_states import JobState
@@ -102,6 +105,26 @@ class TestLeases:
         assert query("SELECT job_id, tenant_id, queue, code FROM dead_letters") == [
             {"job_id": job_id, "tenant_id": tenant, "queue": QUEUE, "code": "poison"}
         ]
+
+    @pytest.mark.parametrize("is_released", [False, True], ids=["swept", "released by a worker with a dead engine"])
+    def test_the_first_lost_attempt_on_an_inference_server_is_charged_and_not_blamed_on_the_job(
+        self, db: Database, tenant: str, accept_one: AcceptOne, query: Query, is_released: bool
+    ) -> None:
+        job_id = accept_one(max_attempts=9)
+        vllm = EngineSpec(kind=EngineKind.VLLM, served_model="tiny", url="http://127.0.0.1:1")
+        about: dict[str, Any] = {"source": "", "digest": "0" * 64, "dtype": "auto", "context_window": 8, "files": {}}
+        register_version(db, model="tiny", runner="vllm", engine=vllm, actor="tests", **about)
+        seen = []
+        for lost in range(4):
+            start(db, job_id, lease_s=0, suspects=lost > 1)
+            if is_released:
+                release(db, [Release(job_id, lost + 1, charge=True, crashed=True)])
+            else:
+                sweep_leases(db)
+            (row,) = query("SELECT attempt, crashes, is_suspect FROM jobs")
+            seen.append(tuple(row.values()))
+        assert seen == [(1, 0, False), (2, 1, True), (3, 2, True), (4, 3, True)]
+        assert (get(db, tenant, job_id).error or {})["code"] == "poison"
 
     def test_a_live_lease_is_left_alone(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         kept, renewed = accept_one(), accept_one()

@@ -176,6 +176,16 @@ def test_suspects_run_one_after_the_other_with_nobody_beside_them(bench: Bench, 
     wait_for(admission.has_credit, "the door is open again")
 
 
+def test_no_suspect_is_claimed_while_the_engine_takes_nothing(bench: Bench, direct: Claims) -> None:
+    suspect = bench.submit()
+    lose(bench, suspect)
+    recorder, admission = direct(after_s=60, room=0)
+    assert not threading.Event().wait(2 * LOOK_S), "two looks"
+    assert bench.states(suspect) == {JobState.QUEUED: 1}
+    admission._engine = Room(1)
+    wait_for(lambda: recorder.running, "it runs")
+
+
 def test_a_suspect_waits_until_the_others_are_done(bench: Bench, direct: Claims) -> None:
     recorder, admission = direct(after_s=60, patience_s=0.1)
     busy = admission.take()

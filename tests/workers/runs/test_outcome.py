@@ -187,7 +187,7 @@ def test_a_dead_engine_is_charged_to_those_who_were_inside() -> None:
     ]
 
 
-def test_a_lost_server_is_charged_only_to_a_job_that_lost_many() -> None:
+def test_a_lost_server_counts_as_a_crash_only_for_a_job_that_lost_many() -> None:
     lost = UpstreamLost("gone")
     lost.progress = EmittedOutput(("Hel",), ((1,),))
     verdicts = [
@@ -201,7 +201,7 @@ def test_a_lost_server_is_charged_only_to_a_job_that_lost_many() -> None:
     kept = Checkpoint(("Hel",), ((1,),), START.lineage)
     assert verdicts == [
         Retry("worker_lost", "gone", charge=False, checkpoint=kept),
-        Retry("worker_lost", "gone", charge=True, checkpoint=kept),
+        Retry("worker_lost", "gone", charge=True, crashed=True, checkpoint=kept),
         Retry("worker_lost", "later", charge=False),
     ]
 
