@@ -2,8 +2,11 @@
 
 Start the stack first, with ``headrace up --engine vllm`` in the home folder HOME. The program submits mixed jobs,
 follows half of them as streams, cancels some, and breaks something at random times of a seed: the worker, the server,
-both (``kill -9``), the server for a while (SIGSTOP), Redis (FLUSHALL). Then it checks that each job ended, once, and
-that each stream shows the stored text. Exits 1 if a promise was broken.
+both (``kill -9``), the server for a while (SIGSTOP), Redis (FLUSHALL). After each fault it waits until jobs end again,
+because a server of a busy machine starts slowly. Then it checks that each job ended, once, and that each stream shows
+the stored text. Exits 1 if a promise was broken.
+
+Faults end after ``--faults-s``. Jobs that have not ended after ``--limit-s`` are reported as such.
 """
 
 import argparse
@@ -26,7 +29,7 @@ import redis
 from cli.local.home import Home, StackRecord
 from headrace.client import Client, ClientError, JobInfo
 
-WAIT_S = 1200.0
+RECOVERY_S = 300.0  # the longest wait for an ended job after a fault
 _WORKER = "workers --model"
 _SERVER = ("vllm.entrypoints", "VLLM::")
 _WORDS = "the river runs down from a hill and turns an old wheel while people in town bake bread and write letters"
@@ -51,8 +54,10 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2@vllm")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--gap-s", type=float, default=45.0, help="mean seconds between faults")
+    parser.add_argument("--gap-s", type=float, default=30.0, help="mean seconds from a recovery to the next fault")
     parser.add_argument("--stop-s", type=float, default=12.0, help="how long a stopped server is stopped")
+    parser.add_argument("--faults-s", type=float, default=600.0, help="faults end after so many seconds")
+    parser.add_argument("--limit-s", type=float, default=1500.0, help="the whole run ends after so many seconds")
     options = parser.parse_args()
     record = Home(options.home).running()
     if record is None:
@@ -60,17 +65,16 @@ def main() -> int:
     client = Client(record.api_url, (options.home / "api-key").read_text().strip(), on_warning=lambda text: None)
     draw = random.Random(options.seed)
     jobs = [Seen(_body(options.model, draw, number)) for number in range(options.jobs)]
-    done = threading.Event()
-    faults: Counter[str] = Counter()
-    breaker = threading.Thread(target=_break, args=(record, random.Random(options.seed + 1), options, done, faults))
+    run = Run(record, client, options, jobs)
+    breaker = threading.Thread(target=run.break_things)
     breaker.start()
-    started = time.monotonic()
     with ThreadPoolExecutor(32) as pool:
-        for job in pool.map(lambda job: _follow(client, job, options.seed), jobs):
-            say(f"{job.id} {'cancelled' if job.is_cancelled else ''}{' '.join(job.errors)}")
-    done.set()
+        for job in pool.map(run.follow, jobs):
+            if job.errors:
+                say(f"{job.id} {' '.join(job.errors)}")
+    run.done.set()
     breaker.join()
-    return _report(record, client, jobs, faults, time.monotonic() - started)
+    return _report(run)
 
 
 def say(line: str) -> None:
@@ -80,50 +84,91 @@ def say(line: str) -> None:
 
 
 def _body(model: str, draw: random.Random, number: int) -> dict[str, object]:
-    prompt = f"{number}. " + " ".join(draw.choices(_WORDS.split(), k=draw.randint(5, 120)))
-    sampling = {"max_tokens": draw.randint(8, 120), "temperature": draw.choice([0, 0, 0.8]), "ignore_eos": True}
+    prompt = f"{number}. " + " ".join(draw.choices(_WORDS.split(), k=draw.randint(5, 60)))
+    sampling = {"max_tokens": draw.randint(8, 64), "temperature": draw.choice([0, 0, 0.8]), "ignore_eos": True}
     return {"model": model, "input": {"prompt": prompt}, "sampling": sampling}
 
 
-def _follow(client: Client, job: Seen, seed: int) -> Seen:
-    """Submit a job and follow it to its end: by a stream, by polling, or with a cancel in the middle."""
-    draw = random.Random(f"{seed} {job.body}")
-    try:
-        job.id = client.submit(**job.body)["id"]  # type: ignore[arg-type]
-        if draw.random() < 0.1:
-            time.sleep(draw.uniform(0, 5))
-            job.is_cancelled = client.cancel(job.id)["status"] == "cancelled" or job.is_cancelled
-        if draw.random() < 0.5:
-            job.shown = ""
-            for event in client.stream(job.id):
-                job.num_restarts += event.is_restart
-                job.shown = event.text if event.is_restart else job.shown + event.text
-        client.wait(job.id, timeout_s=WAIT_S)
-    except ClientError as error:
-        if "not_cancellable" not in str(getattr(error, "code", "")):
+@dataclass
+class Run:
+    """One run: its jobs, and what was broken meanwhile."""
+
+    record: StackRecord
+    client: Client
+    options: argparse.Namespace
+    jobs: list[Seen]
+    faults: Counter[str] = field(default_factory=Counter)
+    done: threading.Event = field(default_factory=threading.Event)
+    num_ended: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def follow(self, job: Seen) -> Seen:
+        """Submit a job and follow it to its end: by a stream, by polling, or with a cancel in the middle."""
+        draw = random.Random(f"{self.options.seed} {job.body}")
+        if self.seconds > self.options.limit_s:
+            return job
+        try:
+            job.id = self.client.submit(**job.body)["id"]  # type: ignore[arg-type]
+            if draw.random() < 0.1:
+                time.sleep(draw.uniform(0, 5))
+                self._cancel(job)
+            if draw.random() < 0.5:
+                self._read(job)
+            self.client.wait(job.id, timeout_s=max(1.0, self.options.limit_s - self.seconds))
+            self.num_ended += 1
+            if self.num_ended % 10 == 0:
+                say(f"{self.seconds:.0f} s: {self.num_ended} of {len(self.jobs)} jobs have ended")
+        except ClientError as error:
             job.errors.append(f"{type(error).__name__}: {error}")
-        elif job.id:
-            client.wait(job.id, timeout_s=WAIT_S)
-    return job
+        return job
 
+    def _cancel(self, job: Seen) -> None:
+        try:
+            job.is_cancelled = self.client.cancel(job.id)["status"] != "succeeded"
+        except ClientError as error:
+            if getattr(error, "code", None) != "not_cancellable":
+                raise
 
-def _break(
-    record: StackRecord, draw: random.Random, options: argparse.Namespace, done: threading.Event, faults: Counter[str]
-) -> None:
-    kinds: dict[str, Callable[[], int]] = {
-        "worker killed": lambda: _signal(record, signal.SIGKILL, _WORKER),
-        "server killed": lambda: _signal(record, signal.SIGKILL, *_SERVER),
-        "both killed": lambda: _signal(record, signal.SIGKILL, _WORKER, *_SERVER),
-        "server stopped": lambda: _stop_server(record, options.stop_s),
-        "Redis emptied": lambda: int(redis.Redis.from_url(record.redis_url).flushall()),
-    }
-    waiting = list(kinds)
-    draw.shuffle(waiting)
-    while not done.wait(draw.uniform(0.5, 1.5) * options.gap_s):
-        name = waiting.pop() if waiting else draw.choice(list(kinds))
-        if kinds[name]():
-            faults[name] += 1
-            say(f"--- {name}")
+    def _read(self, job: Seen) -> None:
+        job.shown = ""
+        for event in self.client.stream(job.id):
+            job.num_restarts += event.is_restart
+            job.shown = event.text if event.is_restart else job.shown + event.text
+            if self.seconds > self.options.limit_s:
+                return
+
+    def break_things(self) -> None:
+        """Break something again and again, each time after jobs have ended since the last time."""
+        draw = random.Random(self.options.seed + 1)
+        kinds: dict[str, Callable[[], int]] = {
+            "worker killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER),
+            "server killed": lambda: _signal(self.record, signal.SIGKILL, *_SERVER),
+            "both killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER, *_SERVER),
+            "server stopped": lambda: _stop_server(self.record, self.options.stop_s),
+            "Redis emptied": lambda: int(redis.Redis.from_url(self.record.redis_url).flushall()),
+        }
+        waiting = list(kinds)
+        draw.shuffle(waiting)
+        while not self.done.wait(draw.uniform(0.5, 1.5) * self.options.gap_s):
+            if self.seconds > self.options.faults_s:
+                return
+            name = waiting.pop() if waiting else draw.choice(list(kinds))
+            num_ended = self.num_ended
+            if kinds[name]():
+                self.faults[name] += 1
+                say(f"{self.seconds:.0f} s: {name}, with {num_ended} jobs ended")
+                self._wait_for_ends(num_ended)
+
+    def _wait_for_ends(self, num_before: int) -> None:
+        broken_at = self.seconds
+        while self.num_ended < num_before + 3 and self.seconds < broken_at + RECOVERY_S and not self.done.wait(0.5):
+            pass
+        say(f"{self.seconds:.0f} s: jobs end again after {self.seconds - broken_at:.0f} s")
 
 
 def _signal(record: StackRecord, number: signal.Signals, *marks: str) -> int:
@@ -164,38 +209,46 @@ def _num_ended_twice(record: StackRecord, ids: list[str]) -> int:
     return int(row[0])
 
 
-def _report(record: StackRecord, client: Client, jobs: list[Seen], faults: Counter[str], seconds: float) -> int:
-    found = {job.id: client.job(job.id) for job in jobs if job.id}
+# What the worker and the dispatcher logged of lost attempts.
+_LOGGED = ("stale_finish_refused", "lease_lost", "running_alone", "attempt_released")
+
+
+def _logged(home: Path) -> dict[str, int]:
+    text = "".join(path.read_text(errors="replace") for path in (home / "logs").glob("worker*.log"))
+    return {name: text.count(f'"event": "{name}"') for name in _LOGGED}
+
+
+def _report(run: Run) -> int:
+    jobs = run.jobs
+    found = {job.id: run.client.job(job.id) for job in jobs if job.id}
     states = Counter(one["status"] for one in found.values())
-    splices = [
-        job.id
-        for job in jobs
-        if job.shown is not None and found[job.id]["status"] == "succeeded" and job.shown != _text(found[job.id])
-    ]
+    good = [job for job in jobs if job.id and found[job.id]["status"] == "succeeded"]
+    splices = [job.id for job in good if job.shown is not None and job.shown != _text(found[job.id])]
     short = [
         job.id
-        for job in jobs
-        if job.id
-        and found[job.id]["status"] == "succeeded"
-        and found[job.id]["usage"]["output_tokens"] != job.body["sampling"]["max_tokens"]  # type: ignore[index]
+        for job in good
+        if found[job.id]["usage"]["output_tokens"] != job.body["sampling"]["max_tokens"]  # type: ignore[index]
     ]
     broken = {
         "not accepted": sum(not job.id for job in jobs),
-        "not ended": sum(states[state] for state in ("queued", "running")),
-        "ended twice": _num_ended_twice(record, list(found)),
+        "not ended": states["queued"] + states["running"],
+        "ended twice": _num_ended_twice(run.record, list(found)),
         "failed": states["failed"] + states["expired"],
-        "cancelled without a cancel": max(0, states["cancelled"] - sum(job.is_cancelled for job in jobs)),
+        "cancelled without a cancel": sum(one["status"] == "cancelled" for one in found.values())
+        - sum(job.is_cancelled and found[job.id]["status"] == "cancelled" for job in jobs if job.id),
         "streams that differ from the stored text": len(splices),
         "outputs of another length": len(short),
+        "errors of the client": sum(len(job.errors) for job in jobs),
     }
-    attempts = Counter(one.get("attempts", one.get("attempt")) for one in found.values())
     report = {
+        "seed": run.options.seed,
         "jobs": len(jobs),
-        "seconds": round(seconds, 1),
+        "seconds": round(run.seconds, 1),
         "states": states,
-        "faults": faults,
-        "attempts": {str(key): value for key, value in attempts.items()},
+        "faults": run.faults,
+        "attempts": dict(sorted(Counter(str(one["attempt"]) for one in found.values()).items())),
         "restarts seen by readers": sum(job.num_restarts for job in jobs),
+        "in the log of the worker": _logged(run.options.home),
         "broken": broken,
         "examples": (splices + short)[:5],
         "errors": [error for job in jobs for error in job.errors][:5],
