@@ -55,7 +55,7 @@ COMPLETED_AFTER = "CASE WHEN verdict IS NOT NULL THEN clock_timestamp() END"
 ERROR_AFTER = """CASE WHEN verdict IN ('poison', 'max_attempts_exceeded') THEN jsonb_build_object(
     'code', verdict, 'retryable', false, 'attempt', attempt,
     'message', CASE verdict
-        WHEN 'poison' THEN 'every worker that ran this job died or lost its inference server, the last one while it ran it alone'
+        WHEN 'poison' THEN 'every worker that ran this job was lost, the last one while it ran it alone'
         ELSE 'every attempt failed: the worker was lost or its engine failed' END) END"""
 
 # The webhook events of the rows of ``ended``. A job of the Responses API has two: the job's and the response's. The URL
