@@ -21,6 +21,8 @@ _NO_FIELD = {
     "min_p": (None, 0),
     "min_tokens": (None, 0),
     "stop_token_ids": (None, ()),
+    "bad_words": (None, ()),
+    "echo": (None, False),
 }
 """Parameters that are refused, with the values that are off. Logprobs would need the tokens' ids."""
 

@@ -26,6 +26,8 @@ from store.payloads.strict_model import MAX_TEXT_CHARS
 from store.tasks.generate import ToolStyle
 
 Turn = dict[str, Any]
+Variables = Mapping[str, Any] | None
+"""More variables for a template; ``store.payloads.template_variables`` has their bounds."""
 
 _INSTRUCTIONS = """\
 You can call functions. These are the functions, one JSON object a line:
@@ -132,14 +134,15 @@ class ChatTemplate:
         self.tool_style = self._find_style()
         self._has_system = self._try([{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]) is not None
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), variables: Variables = None) -> str:
         """Return the text of a conversation, which ends with the start of the assistant's turn.
 
         Raises InvalidRequest when the template refuses the conversation (roles out of order, no system turn, ...) or
         makes too long a text of it.
         """
         try:
-            return self._render(self._turns(messages, tools), functions_of(tools) if self._shows_tools else [])
+            functions = functions_of(tools) if self._shows_tools else []
+            return self._render(self._turns(messages, tools), functions, variables)
         except _REFUSALS as error:
             raise InvalidRequest(
                 f"the model's chat template refuses this conversation: {error}", param="input.messages"
@@ -158,15 +161,15 @@ class ChatTemplate:
             case ToolStyle.JSON:
                 return in_plain_json(messages, tools, has_system=self._has_system)
 
-    def _render(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str:
-        pieces = self._template.generate(
-            messages=turns,
-            tools=functions or None,
-            documents=None,
-            add_generation_prompt=True,
+    def _render(self, turns: Sequence[Turn], functions: Sequence[Turn] = (), variables: Variables = None) -> str:
+        ours = {
+            "messages": turns,
+            "tools": functions or None,
+            "documents": None,
+            "add_generation_prompt": True,
             **self._special_tokens,
-        )
-        return _bounded(pieces)
+        }
+        return _bounded(self._template.generate({**(variables or {}), **ours}))
 
     def _try(self, turns: Sequence[Turn], functions: Sequence[Turn] = ()) -> str | None:
         """Return the text of a conversation, None if the template refuses it."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import tokenizers
 from tokenizers import decoders
 
-from prompts.chat_template import ChatTemplate, in_plain_json
+from prompts.chat_template import ChatTemplate, Variables, in_plain_json
 from prompts.tool_calls import HERMES_TAGS
 from store.errors import InvalidRequest, ModelLoadError
 from store.payloads.conversation import ChatMessage, Tool
@@ -71,7 +71,7 @@ class Tokenizer(Protocol):
         """Return the text of ``ids`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
         ...
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), variables: Variables = None) -> str:
         """Return the conversation, and the tools it may call, as the model's chat template writes them."""
         ...
 
@@ -139,11 +139,11 @@ class FileTokenizer:
         """Return the text of ``ids`` without special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), variables: Variables = None) -> str:
         """Return the conversation, and the tools it may call, as the model's chat template writes them."""
         if self._template is None:
             raise InvalidRequest("this model has no chat template: send `input.prompt` instead", param="input.messages")
-        return self._template.render(messages, tools)
+        return self._template.render(messages, tools, variables)
 
     def added_token_id(self, text: str) -> int | None:
         """Return the id of the token that was added to the vocabulary for just this text, None if there is none."""
@@ -205,7 +205,7 @@ class ByteTokenizer:
         """Return the text of the bytes."""
         return bytes(token for token in ids if token < self.EOS).decode(errors="replace")
 
-    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+    def render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), _variables: Variables = None) -> str:
         """Return one ``role: content`` line a message."""
         turns = in_plain_json(messages, tools, has_system=True)
         return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)

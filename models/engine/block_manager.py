@@ -154,7 +154,8 @@ class BlockTables:
 
     A full block is registered in the prefix cache as soon as its keys and values are computed. A request begins with
     the cached blocks of its tokens, and adopts blocks that other requests fill before its own prefill gets there. Its
-    last token is always computed, because the request needs the logits of that token.
+    last token is always computed, because the request needs the logits of that token. A request that scores its prompt
+    needs those of all tokens: it finds no cached blocks, and others find its own.
     """
 
     def __init__(self, pool: BlockPool) -> None:
@@ -251,6 +252,8 @@ class BlockTables:
         return self._pool.lookup(seq.block_hashes(count, self._pool.block_tokens)[first:])
 
     def _num_shareable(self, seq: SequenceState) -> int:
+        if seq.is_scoring_prompt:
+            return 0  # the logits of every prompt token are needed, and the cache has keys and values only
         return (seq.num_tokens - 1) // self._pool.block_tokens
 
     def _skip(self, seq: SequenceState, num_blocks: int) -> None:

@@ -108,7 +108,8 @@ class GenerationEngine(BatchingEngine[EngineRequest, CompletionOutput, SequenceS
 
     def _validate(self, request: EngineRequest) -> None:
         """Raise RequestInvalid or RequestTooLong for numbers with which no engine can compute the request."""
-        if not request.prompt or request.sampling.max_tokens < 1 or "" in request.sampling.stop:
+        least = 0 if request.sampling.echo else 1
+        if not request.prompt or request.sampling.max_tokens < least or "" in request.sampling.stop:
             raise RequestInvalid("a request needs a prompt, a token to generate, and no empty stop string")
         if not 0 <= (request.sampling.logprobs or 0) <= MAX_TOP_LOGPROBS:
             raise RequestInvalid(f"a request gets at most {MAX_TOP_LOGPROBS} alternatives a token")

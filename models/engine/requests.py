@@ -41,8 +41,8 @@ class SamplingParams:
 
     ``logprobs`` n returns the logprob of each token and of the n most likely ones; None returns none. With a
     ``grammar`` only tokens that it allows are sampled, and the sequence ends only when the grammar is complete.
-    ``min_p``, ``min_tokens``, ``stop_token_ids`` and ``logit_bias`` are as in ``store.payloads.sampling_params``; None
-    is off.
+    ``min_p``, ``min_tokens``, ``stop_token_ids``, ``logit_bias``, ``bad_words`` and ``echo`` are as in
+    ``store.payloads.sampling_params``; None is off.
     """
 
     max_tokens: int
@@ -61,11 +61,18 @@ class SamplingParams:
     min_tokens: int | None = None
     stop_token_ids: tuple[int, ...] | None = None
     logit_bias: Mapping[int, float] | None = None
+    bad_words: tuple[str, ...] | None = None
+    echo: bool | None = None
 
     @property
     def has_token_rules(self) -> bool:
-        """True if the logits of some tokens change whatever the text is."""
-        return bool(self.logit_bias or self.min_tokens)
+        """True if the logits of some tokens change whatever the prompt is."""
+        return bool(self.logit_bias or self.min_tokens or self.bad_words)
+
+    @property
+    def scores_prompt(self) -> bool:
+        """True if the logprobs of the prompt's tokens are asked for."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def has_penalties(self) -> bool:
@@ -97,7 +104,8 @@ class EngineRequest:
     of an earlier attempt, ``emitted_deltas`` the texts that were shown of them and ``emitted_logprobs`` their logprobs
     if the request asks for them: the request continues after them as if it had never stopped. It is handed back after
     ``pause_after`` new tokens. Only requests of the same ``cache_salt`` share KV blocks. A lower ``class_rank`` goes
-    before a higher one, but the oldest request goes before all. ``messages`` are the fields of a chat completion
+    before a higher one, but the oldest request goes before all. ``banned`` are the token sequences of
+    ``sampling.bad_words``, for an engine that samples itself. ``messages`` are the fields of a chat completion
     request, as JSON values: engines without token ids send them instead of the prompt.
     """
 
@@ -111,6 +119,7 @@ class EngineRequest:
     pause_after: int | None = None
     cache_salt: str = ""
     class_rank: int = 0
+    banned: tuple[tuple[int, ...], ...] = ()
     messages: dict[str, object] = field(default_factory=dict)
 
 
@@ -150,7 +159,7 @@ class CompletionOutput:
     they are ``text``. ``delta_token_ids`` are the tokens of each. All of them begin with the output of earlier
     attempts. ``num_cached_tokens`` of the prompt were in the prefix cache and not computed. ``reported_output_tokens``
     is the count of an inference server that gives text without tokens. ``stop_text``: the stop string that ended the
-    text, if one did.
+    text, if one did. ``prompt_logprobs``: of the prompt's tokens after the first, if the request asks for them.
     """
 
     request_id: RequestId
@@ -167,6 +176,7 @@ class CompletionOutput:
     num_cached_tokens: int = 0
     reported_output_tokens: int | None = None
     stop_text: str | None = None
+    prompt_logprobs: tuple[SampledLogprobs, ...] = ()
 
     @property
     def num_output_tokens(self) -> int:

@@ -23,7 +23,8 @@ class Row:
     tokens generated so far, for penalties and for the seeded draw (its n-th number depends on seed and n alone).
 
     A decode row may have ``drafts`` after its one token: the last of ``tokens`` are then draft tokens to verify. Keys
-    and values at the positions of rejected drafts are overwritten later.
+    and values at the positions of rejected drafts are overwritten later. With ``scores_prompt`` the logprobs of the
+    prompt's tokens are asked for: ``start`` of the first such row is 0, and the last one samples.
     """
 
     request: EngineRequest
@@ -33,6 +34,7 @@ class Row:
     output: Sequence[int]
     sample: bool
     drafts: Sequence[int] = ()
+    scores_prompt: bool = False
 
     @property
     def is_decode(self) -> bool:
@@ -84,6 +86,7 @@ class Sampled:
 
     The token is None with ``finite`` False if the logits were NaN or infinite; it is None with ``finite`` True if no
     token can follow within the request's grammar. ``logprobs`` has one for each of ``tokens`` if the request asks.
+    ``prompt_logprobs`` has one for each of the prompt's tokens after the first if the row asks.
     """
 
     request_id: RequestId
@@ -91,6 +94,7 @@ class Sampled:
     finite: bool = True
     accepted: tuple[int, ...] = ()
     logprobs: tuple[SampledLogprobs, ...] = ()
+    prompt_logprobs: tuple[SampledLogprobs, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:

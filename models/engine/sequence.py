@@ -119,6 +119,7 @@ class SequenceState(ActiveRequest):
         self._num_text_tokens = 0  # output tokens up to the last one that produced text
         self.shown_at: float | None = None
         self._logprobs: list[SampledLogprobs] = []  # one for each token of the output, if the request asks
+        self.prompt_logprobs: tuple[SampledLogprobs, ...] = ()
         self.reported_prompt_tokens: int | None = None  # as an inference server without token ids counts them
         self.reported_output_tokens: int | None = None
         self._is_closed = False
@@ -139,6 +140,11 @@ class SequenceState(ActiveRequest):
     def is_decoding(self) -> bool:
         """True if only the newest generated token is pending."""
         return self.num_pending == 1 and bool(self.output)
+
+    @property
+    def is_scoring_prompt(self) -> bool:
+        """True until the logprobs of the prompt that the request asks for are known; one token has none."""
+        return self.request.sampling.scores_prompt and not self.prompt_logprobs and len(self.request.prompt) > 1
 
     @property
     def max_tokens(self) -> int:
@@ -178,6 +184,8 @@ class SequenceState(ActiveRequest):
         """
         if self.first_token_at is None:
             self.first_token_at = now
+        if not self.request.sampling.max_tokens:
+            return FinishReason.LENGTH  # only the prompt is asked for
         self._logprobs += logprobs
         reason = self._append(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
@@ -194,6 +202,7 @@ class SequenceState(ActiveRequest):
 
         Accepted drafts are in the KV cache already.
         """
+        self.prompt_logprobs = self.prompt_logprobs or sampled.prompt_logprobs
         for index, token in enumerate(sampled.tokens):
             reason = self.add(token, now, sampled.logprobs[index : index + 1])
             if reason is not None:
@@ -255,6 +264,7 @@ class SequenceState(ActiveRequest):
             logprobs=tuple(self._logprobs),
             reported_output_tokens=self.reported_output_tokens,
             stop_text=self._text.stop_text,
+            prompt_logprobs=self.prompt_logprobs,
         )
 
     @property

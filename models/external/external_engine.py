@@ -216,6 +216,7 @@ class ExternalEngine(GenerationEngine):
                 seq.reported_prompt_tokens = piece.num_prompt_tokens
             if piece.num_output_tokens is not None:
                 seq.reported_output_tokens = piece.num_output_tokens
+            seq.prompt_logprobs = seq.prompt_logprobs or piece.prompt_logprobs
             if piece.num_cached_tokens:
                 self._num_cached_tokens += seq.note_found(piece.num_cached_tokens)
             for index, token in enumerate(piece.token_ids):
@@ -297,7 +298,7 @@ class ExternalEngine(GenerationEngine):
             prompt=request.prompt + request.emitted,
             sampling=replace(
                 request.sampling,
-                max_tokens=remaining,
+                max_tokens=max(1, remaining),
                 min_tokens=min(at_least, remaining) if at_least > 0 else None,
             ),
             stop_token_ids=tuple(sorted(ends)),
@@ -322,6 +323,10 @@ def _check_capabilities(request: EngineRequest, can: Capabilities) -> None:
         )
     if sampling.logprobs is not None and not can.logprobs:
         raise RequestInvalid("the inference server of this model returns no logprobs")
+    if sampling.bad_words and not can.bad_words:
+        raise RequestInvalid("the inference server of this model has no `bad_words`: leave it out")
+    if sampling.scores_prompt and not can.echo:
+        raise RequestInvalid("the inference server of this model returns no logprobs of the prompt: leave out `echo`")
     if sampling.seed is not None and sampling.temperature > 0 and not can.seeds:
         raise RequestInvalid("the inference server of this model ignores seeds: leave out `seed`")
     if request.emitted_deltas:
@@ -338,8 +343,9 @@ def _lost_state(sampling: SamplingParams, can: Capabilities) -> str | None:
         return "a grammar"
     if sampling.repetition_penalty != 1.0 and not can.continues_repetition_penalty:
         return "a repetition penalty"
-    if (sampling.presence_penalty or sampling.frequency_penalty) and not can.continues_penalties:
-        return "presence or frequency penalties"
+    counts_output = sampling.presence_penalty or sampling.frequency_penalty or sampling.bad_words
+    if counts_output and not can.continues_penalties:
+        return "presence or frequency penalties, or bad words"
     if sampling.seed is not None and sampling.temperature > 0 and not can.continues_seed:
         return "a seed"
     return None

@@ -63,9 +63,9 @@ class ServerClient:
         """Return the JSON value of a GET."""
         return _parsed(await self.get(path))
 
-    async def post(self, path: str, body: dict[str, Any]) -> bytes:
-        """Send a JSON object, and return the body of the answer."""
-        async with self._answer("POST", path, body) as response:
+    async def post(self, path: str, body: dict[str, Any], read_s: float | None = _ANSWER_S) -> bytes:
+        """Send a JSON object, and return the body of the answer; ``read_s`` None: without a time limit."""
+        async with self._answer("POST", path, body, read_s=read_s) as response:
             return await _body(response)
 
     async def post_status(self, path: str, body: dict[str, Any]) -> int:

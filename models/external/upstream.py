@@ -34,6 +34,9 @@ class Capabilities:
     cache_salt: bool = False
     seeds: bool = True
     """False: the server ignores seeds, so a request with one is refused."""
+    bad_words: bool = False
+    echo: bool = False
+    """The server returns the logprobs of the prompt's tokens."""
     load: bool = True
     """False: the server does not say what it has to do, so its queue is not seen."""
     abort: bool = True
@@ -41,7 +44,7 @@ class Capabilities:
     continues_grammar: bool = False
     continues_repetition_penalty: bool = False
     continues_penalties: bool = False
-    """Presence and frequency penalties."""
+    """Presence and frequency penalties, and bad words."""
     continues_seed: bool = False
 
 
@@ -112,6 +115,7 @@ class Piece:
 
     ``token_ids`` include the end-of-sequence token. ``text`` is for servers without token ids, otherwise empty.
     ``logprobs`` has one value for each token if the request asks for them. ``num_cached_tokens`` comes once.
+    ``prompt_logprobs`` come once, if the request asks for them, one for each token of the prompt after the first.
     ``num_prompt_tokens`` and ``num_output_tokens``, of the request so far, are for servers without token ids.
     """
 
@@ -122,6 +126,7 @@ class Piece:
     num_cached_tokens: int | None = None
     num_prompt_tokens: int | None = None
     num_output_tokens: int | None = None
+    prompt_logprobs: tuple[SampledLogprobs, ...] = ()
 
 
 class UpstreamRefused(EngineError):

@@ -44,6 +44,8 @@ _LLGUIDANCE = "%llguidance {}\n"
 _ANY_BACKEND = frozenset({"json_schema", "regex", "choice"})
 _CONSTRAINTS = {"json_schema": "json", "regex": "regex", "choice": "choice", "lark": "grammar"}
 
+_ALWAYS = {"cache_salt": True, "continues_repetition_penalty": True, "bad_words": True, "echo": True}
+
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _KV_USE = "vllm:kv_cache_usage_perc"
@@ -64,7 +66,7 @@ class VllmUpstream:
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
         self._http = ServerClient(url, api_key)
         self._has_scale_out = True
-        self._capabilities = Capabilities(grammars=_ANY_BACKEND, cache_salt=True, continues_repetition_penalty=True)
+        self._capabilities = Capabilities(grammars=_ANY_BACKEND, **_ALWAYS)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -81,9 +83,8 @@ class VllmUpstream:
         self._capabilities = Capabilities(
             grammars=grammars,
             priorities=priorities,
-            cache_salt=True,
             abort=self._has_scale_out,
-            continues_repetition_penalty=True,
+            **_ALWAYS,
         )
         base = next((card for card in cards if not card.get("parent")), cards[0])
         return ServerInfo(
@@ -124,6 +125,9 @@ class VllmUpstream:
     async def generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
         """Send a request and yield its output."""
         path, body = self._message(request)
+        if request.sampling.scores_prompt:
+            yield await self._whole(path, body, request)
+            return
         last: Piece | None = None
         async with aclosing(self._http.stream(path, body)) as events:
             async for data in events:
@@ -142,6 +146,21 @@ class VllmUpstream:
                     last = None
         if last is not None:
             yield last
+
+    async def _whole(self, path: str, body: dict[str, Any], request: UpstreamRequest) -> Piece:
+        """Return all the output at once, with the logprobs of the prompt: the server does not stream them."""
+        del body["stream"], body["stream_options"]
+        message = _message_of(await self._http.post(path, body, read_s=None))
+        (choice,) = message["choices"]
+        rows = choice.get("prompt_logprobs") or message.get("prompt_logprobs") or ()
+        count = request.sampling.logprobs or 0
+        scores = tuple(
+            _likely_of(row, token, count) for row, token in zip(rows[1:], request.prompt[1:], strict=True) if row
+        )
+        if len(scores) != len(request.prompt) - 1:
+            raise UpstreamFailed("the inference server sent no logprobs of the prompt")
+        usage = message.get("usage") or {}
+        return replace(_counted(_piece(choice, count), usage), prompt_logprobs=scores)
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         """End requests inside the server; without scale-out endpoints their closed connections have done it."""
@@ -243,6 +262,10 @@ def _sampling(sampling: SamplingParams, stop_token_ids: tuple[int, ...]) -> dict
     if sampling.logprobs is not None:
         # The chosen token takes the place of one of the most likely.
         fields["logprobs"] = min(sampling.logprobs + 1, _MAX_LOGPROBS)
+        if sampling.scores_prompt:
+            fields["prompt_logprobs"] = fields["logprobs"]
+    if sampling.bad_words:
+        fields["bad_words"] = sampling.bad_words
     if sampling.grammar is not None:
         fields["structured_outputs"] = {_CONSTRAINTS[sampling.grammar.kind]: _constraint(sampling.grammar)}
     return fields
@@ -298,6 +321,12 @@ def _logprobs(found: dict[str, Any], count: int) -> Iterator[SampledLogprobs]:
 def _likely(logprob: float, tops: dict[int, float], count: int) -> SampledLogprobs:
     best = sorted(tops.items(), key=lambda top: -top[1])[:count]
     return SampledLogprobs(logprob, tuple(token for token, _ in best), tuple(value for _, value in best))
+
+
+def _likely_of(row: dict[str, Any], token: int, count: int) -> SampledLogprobs:
+    """Return the logprobs of a prompt token from vLLM's, by token id; the token's own is always among them."""
+    tops = {int(token_id): found["logprob"] for token_id, found in row.items()}
+    return _likely(tops[token], tops, count)
 
 
 def _counted(piece: Piece, usage: dict[str, Any]) -> Piece:

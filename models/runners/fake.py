@@ -137,7 +137,14 @@ class FakeRunner:
             if chosen != tokens[num_known : num_known + len(chosen)]:
                 break
         logprobs = tuple(each for token in chosen for each in _certain(row, token))
-        return Sampled(row.request.id, chosen[-1], accepted=tuple(chosen[:-1]), logprobs=logprobs)
+        scored = row.request.prompt[1:] if row.scores_prompt else ()
+        return Sampled(
+            row.request.id,
+            chosen[-1],
+            accepted=tuple(chosen[:-1]),
+            logprobs=logprobs,
+            prompt_logprobs=tuple(each for token in scored for each in _certain(row, token)),
+        )
 
     def _next(self, row: Row, tokens: Sequence[int]) -> int:
         num_prompt = len(row.request.prompt)
@@ -185,7 +192,7 @@ class FakeRunner:
         _require(list(row.tokens) == known[row.start : end], "a row continues what is known")
         _require(row.sample == (end == len(known)), "the newest token, and no other, chooses the next one")
         num_output = len(row.output) + len(row.drafts)
-        _require(num_output < row.request.sampling.max_tokens, "no row goes on past max_tokens")
+        _require(num_output < max(1, row.request.sampling.max_tokens), "no row goes on past max_tokens")
         _require(all(0 <= block < self.num_blocks for block in row.blocks), "blocks are in the pool")
         _require(len(row.blocks) * self.block_tokens >= end, "the block table covers the row")
         written = self._read(self._written, row, row.start)

@@ -13,6 +13,7 @@ import torch
 from models.engine.requests import EngineRequest, RequestId, SamplingParams
 from models.engine.runner import Row, RunnerBroken, Sampled, StepPlan
 from models.families.model import CausalModel, ForwardBatch, ModelWithCache
+from models.sampling.prompt_scores import PromptScores
 from models.sampling.sample_positions import num_accepted, sample_positions
 from models.sampling.sampler import Choice, Sampler
 from prompts.grammar import Grammars
@@ -63,6 +64,7 @@ class TorchRunner:
         self._cache = loaded.cache
         self._batch_builder = loaded.batch_builder
         self._sampler = Sampler(loaded.model.config.vocab_size, device, grammars, eos_token_ids)
+        self._prompt_scores = PromptScores()
         self._broken: set[RequestId] = set()
 
     @property
@@ -103,6 +105,7 @@ class TorchRunner:
         """Drop the state of a request that has ended."""
         self._broken.discard(request_id)
         self._sampler.forget(request_id)
+        self._prompt_scores.forget(request_id)
 
     def _sampled(self, request_id: RequestId, result: _StepResult) -> Sampled:
         if request_id in self._broken:
@@ -113,6 +116,9 @@ class TorchRunner:
         hidden = self._model.forward(batch, self._cache)
         # The sum of a hidden state is NaN or infinite if any of its values is.
         is_finite = hidden.sum(dim=-1, dtype=torch.float).isfinite()
+        for row, end in zip(batch.rows, batch.ends, strict=True):
+            if row.scores_prompt:
+                self._prompt_scores.add(row, hidden[end + 1 - len(row.tokens) : end + 1], self._model.logits)
         rows = [row for row in batch.rows if row.sample]
         if not rows:
             return _StepResult({}, self._broken_rows(batch, is_finite.tolist(), {}))
@@ -125,7 +131,7 @@ class TorchRunner:
         # In one transfer, because each read by the host waits for the device.
         values = torch.cat((choice.tokens, choice.is_sound, is_finite)).tolist()
         tokens, is_sound = values[: len(positions)], values[len(positions) : 2 * len(positions)]
-        sampled = _by_request(rows, tokens, is_sound, choice)
+        sampled = self._prompt_scores.given_to(_by_request(rows, tokens, is_sound, choice))
         broken = self._broken_rows(batch, values[2 * len(positions) :], sampled)
         return _StepResult(sampled, broken)
 

@@ -1,9 +1,9 @@
 """The sampler: from logits to the next token of each position, for the whole batch at once.
 
 A token depends on its logits, its request and the number of tokens so far, never on the rest of the batch. Order: the
-bias of tokens, repetition, presence and frequency penalties, the end tokens that come too early, the grammar mask, then
-the most likely token, or a random one by temperature, min-p, top-k and top-p. A greedy request without any of the first
-four reads the logits only once.
+bias of tokens, repetition, presence and frequency penalties, the end tokens that come too early and the tokens that end
+a banned sequence, the grammar mask, then the most likely token, or a random one by temperature, min-p, top-k and top-p.
+A greedy request without any of those before the last reads the logits only once.
 
 The n-th token of a seeded request uses a random number that depends only on the seed and n. The number selects from the
 distribution of the row by inverse transform sampling. So a token never depends on earlier draws either.
@@ -25,7 +25,7 @@ from models.engine.requests import EngineRequest, RequestId, SampledLogprobs, Sa
 from models.sampling.grammar_masks import GrammarMasks
 from models.sampling.penalties import Penalties
 from models.sampling.sample_positions import SamplePosition
-from models.sampling.token_rules import add_bias_, forbid_early_ends_
+from models.sampling.token_rules import add_bias_, forbid_banned_, forbid_early_ends_
 from prompts.grammar import Grammars
 
 CHUNK = 512
@@ -105,14 +105,20 @@ class Sampler:
             self._penalties.apply_(logits, penalised, [positions[index] for index in penalised])
         if ruled:
             forbid_early_ends_(logits, ruled, [positions[index] for index in ruled], self._eos)
+            forbid_banned_(logits, ruled, [positions[index] for index in ruled])
         masked = _where(positions, lambda each: each.grammar is not None)
         is_open: list[bool] = []
         if masked:
             logits[masked], is_open = self._masks.apply(logits[masked], [positions[index] for index in masked])
+        stuck = {index for index, may_go_on in zip(masked, is_open, strict=True) if not may_go_on}
         changed = sorted({*ruled, *penalised, *masked})
         if changed:
-            tokens[changed] = highest_of(rows_of(logits, changed))[1]
-        return frozenset(index for index, may_go_on in zip(masked, is_open, strict=True) if not may_go_on)
+            highest, tokens[changed] = highest_of(rows_of(logits, changed))
+            if any(positions[index].row.request.banned for index in ruled):
+                # Bans may leave nothing of what a grammar allows.
+                is_empty = (highest == -torch.inf).tolist()
+                stuck |= {index for index, empty in zip(changed, is_empty, strict=True) if empty}
+        return frozenset(stuck)
 
 
 def _where(positions: Sequence[SamplePosition], asks: Callable[[SamplingParams], bool]) -> list[int]:

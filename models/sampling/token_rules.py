@@ -1,9 +1,9 @@
-"""Rules for single tokens whatever the text is: ``logit_bias``, and no end before ``min_tokens``.
+"""Rules for tokens: ``logit_bias``, no end before ``min_tokens``, and token sequences that are never sampled.
 
-They depend on the request and the number of tokens so far only, so they are exact after drafts too.
+They depend on the request and its output with the drafts before a position, so they are exact after drafts too.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 
@@ -35,6 +35,33 @@ def forbid_early_ends_(
         for token in {*eos, *(position.row.request.sampling.stop_token_ids or ())}
         if token < logits.shape[1]
     ]
+    _forbid_(logits, found)
+
+
+def forbid_banned_(logits: torch.Tensor, indices: Sequence[int], positions: Sequence[SamplePosition]) -> None:
+    """Rule out the last token of each sequence in ``banned`` whose other tokens end the output, in place."""
+    found = [
+        (index, token)
+        for index, position in zip(indices, positions, strict=True)
+        for token in _ends_of_banned(position)
+        if token < logits.shape[1]
+    ]
+    _forbid_(logits, found)
+
+
+def _ends_of_banned(position: SamplePosition) -> Iterator[int]:
+    banned = position.row.request.banned
+    if not banned:
+        return
+    longest = max(map(len, banned)) - 1
+    before = (*position.row.output[-longest:], *position.drafts)[-longest:] if longest else ()
+    for sequence in banned:
+        head = sequence[:-1]
+        if not head or before[-len(head) :] == head:
+            yield sequence[-1]
+
+
+def _forbid_(logits: torch.Tensor, found: Sequence[tuple[int, int]]) -> None:
     if found:
         rows, tokens = zip(*found, strict=True)
         logits[_sent(rows, logits), _sent(tokens, logits)] = -torch.inf

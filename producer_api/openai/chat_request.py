@@ -131,6 +131,7 @@ class ChatRequest(TextRequest):
         None, description="none, auto, required, or a function by its name"
     )
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="an extension, same as in vLLM")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS, description="needs `logprobs` to be true")
 
@@ -157,6 +158,7 @@ def _input(chat: ChatRequest) -> dict[str, Any]:
         "tools": [_tool(index, tool) for index, tool in enumerate(chat.tools or ())] or None,
         "tool_choice": _tool_choice(chat.tool_choice),
         "parallel_tool_calls": chat.parallel_tool_calls,
+        "chat_template_kwargs": chat.chat_template_kwargs or None,
     }
     return _present(given)
 

@@ -25,8 +25,12 @@ class CompletionAnswer:
     def full_answer(self, job: Job) -> dict[str, Any]:
         """Return the completion of a succeeded job; raise JobUnanswered for any other."""
         output = answer_of(job)
+        echo = output.get("prompt") or {"text": ""}
         entries = output.get("logprobs")
-        return {**self._answer(output["text"], entries, output["finish_reason"]), "usage": usage_of(job)}
+        if "tokens" in echo:
+            entries = [*echo["tokens"], *(entries or [])]
+        answer = self._answer(echo["text"] + output["text"], entries, output["finish_reason"])
+        return {**answer, "usage": usage_of(job)}
 
     def opening(self) -> list[dict[str, Any]]:
         """Return nothing: the first chunk has text."""
@@ -61,11 +65,8 @@ class CompletionAnswer:
     def _logprobs(self, entries: Entries) -> dict[str, Any]:
         return {
             "tokens": [_name(entry) for entry in entries],
-            "token_logprobs": [entry["logprob"] for entry in entries],
-            # As in OpenAI's API, the sampled token is included even if it is not among the most likely ones.
-            "top_logprobs": [
-                {_name(one): one["logprob"] for one in (*entry["top_logprobs"], entry)} for entry in entries
-            ],
+            "token_logprobs": [entry.get("logprob") for entry in entries],
+            "top_logprobs": [_likely(entry) for entry in entries],
             "text_offset": list(self._offsets.of(entries)),
         }
 
@@ -81,6 +82,16 @@ class _Offsets:
         for entry in entries:
             yield self._num_characters
             self._num_characters += len(self._utf8.decode(bytes(entry["bytes"])))
+
+
+def _likely(entry: Mapping[str, Any]) -> dict[str, float] | None:
+    """Return the likeliest tokens, and the token itself even if it is not one of them; None for a prompt's first one.
+
+    So does OpenAI's API.
+    """
+    if entry.get("logprob") is None:
+        return None
+    return {_name(one): one["logprob"] for one in (*entry["top_logprobs"], entry)}
 
 
 def _name(entry: Mapping[str, Any]) -> str:

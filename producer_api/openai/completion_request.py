@@ -34,12 +34,19 @@ class CompletionRequest(TextRequest):
     )
     # OpenAI's default.
     max_tokens: int | None = 16
+    echo: bool | None = None
+    suffix: str | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
 
 def to_job(completion: CompletionRequest) -> GenerateRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
-    return job_of(completion, _source(completion.prompt), completion.logprobs)
+    source = _source(completion.prompt)
+    if completion.suffix:
+        source |= {"suffix": completion.suffix}
+    if completion.echo and completion.stream:
+        raise unsupported("`echo` is not streamed: leave out `stream`", "echo")
+    return job_of(completion, source, completion.logprobs, echo=bool(completion.echo))
 
 
 def _source(prompt: Any) -> dict[str, Any]:

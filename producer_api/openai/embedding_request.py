@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, WithJsonSchema
 
 from producer_api.openai.chat_answer import answer_of
+from producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
 from producer_api.openai.request_fields import (
     CLASSES,
     JOB_FIELDS,
     JobOptions,
+    MetadataText,
     ServiceTier,
     job_fields,
     refuse_near_misses,
@@ -72,7 +74,7 @@ class EmbeddingRequest(Body):
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = Field(None, description="your end user; usage can be grouped by it")
     safety_identifier: str | None = Field(None, description="the newer name of `user`; wins over it")
-    metadata: dict[str, str] | None = None
+    metadata: dict[str, MetadataText] | None = None
     service_tier: ServiceTier | None = None
     job: JobOptions | None = None
 
@@ -87,7 +89,8 @@ _FOREIGN_IDS = (
 
 def to_job(request: EmbeddingRequest) -> EmbedRequest:
     """Return the job for the request; raise InvalidRequest that names the request's field."""
-    refuse_near_misses(request)
+    refuse_unsupported(request, FOREIGN_ENCODING, ENCODING_INSTEAD)
+    refuse_near_misses(request, FOREIGN_ENCODING)
     body = {
         "task": "embed",
         "model": request.model,

@@ -1,7 +1,8 @@
 """What other servers call things: fields of requests for text that are not supported under this name.
 
-One list for all faces. A field that would change the answer is refused, with what to send instead, unless its value has
-no effect. The fields that are honoured are attributes of the request models. vLLM's ``guided_*`` mean
+One list for all faces that generate text, and one for embeddings and rerank. A field that would change the answer is
+refused, with what to send instead, unless its value has no effect. The fields that are honoured are attributes of the
+request models, so a field of the list is refused on the faces that do not have it. vLLM's ``guided_*`` mean
 ``structured_outputs`` (``producer_api.openai.response_format``). A field that is on no list changes no answer and
 passes.
 """
@@ -65,6 +66,37 @@ FOREIGN: Mapping[str, IsHarmless] = {
     **dict.fromkeys(("options", "parameters", "sampling_params", "generation_config", "extra_body"), is_off),
 }
 
+FOREIGN_ENCODING: Mapping[str, IsHarmless] = {
+    # What is encoded.
+    **dict.fromkeys(("prompt_name", "instruction", "input_type", "task", "task_type", "title", "prefix"), is_off),
+    **dict.fromkeys(("messages", "prompt", "chat_template", "chat_template_kwargs", "images", "content"), is_off),
+    **dict.fromkeys(("lora", "lora_name", "lora_request", "adapter", "adapter_id", "late_chunking"), is_off),
+    **dict.fromkeys(("truncate_prompt_tokens", "max_chunks_per_doc", "max_tokens_per_doc", "max_length"), _NEVER),
+    "truncation_direction": is_one_of("right", "Right"),
+    "add_special_tokens": is_one_of(True),
+    "rank_fields": is_off,
+    # What the vectors and scores are.
+    **dict.fromkeys(("normalize", "pooling", "pooling_type", "use_activation", "activation", "softmax"), _NEVER),
+    **dict.fromkeys(("output_dimension", "output_dimensionality", "dims", "raw_scores"), _NEVER),
+    **dict.fromkeys(("embedding_types", "embedding_type"), is_one_of("float", ["float"])),
+    **dict.fromkeys(("embed_dtype", "output_dtype"), is_one_of("float", "float32")),
+    "endianness": is_one_of("native", "little"),
+    **dict.fromkeys(("options", "parameters", "extra_body"), is_off),
+}
+"""The same for embeddings and rerank."""
+
+ENCODING_INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(("prompt_name", "instruction", "input_type", "task", "task_type"), "put it before each text"),
+    **dict.fromkeys(("truncate_prompt_tokens", "max_length"), "send `truncate`"),
+    **dict.fromkeys(("output_dimension", "output_dimensionality", "dims"), "send `dimensions`"),
+    **dict.fromkeys(("embedding_types", "embedding_type"), "send `encoding_format`"),
+    **dict.fromkeys(("lora", "lora_name", "lora_request", "adapter", "adapter_id"), "name a `model`"),
+    **dict.fromkeys(("options", "parameters", "extra_body"), "send its fields beside `model`"),
+    **dict.fromkeys(("normalize", "pooling", "pooling_type"), "the model's own files decide"),
+    "messages": "send `input`",
+    "content": "send `input`",
+}
+
 INSTEAD: Mapping[str, str] = {
     "n": "send one request for each answer",
     "best_of": "send one request for each answer",
@@ -77,7 +109,7 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("max_new_tokens", "max_gen_len", "max_length", "num_predict", "n_predict"), "send `max_tokens`"),
     **dict.fromkeys(("min_new_tokens", "min_length"), "send `min_tokens`"),
     "repeat_penalty": "send `repetition_penalty`",
-    **dict.fromkeys(("suppress_tokens", "bad_words_ids", "bad_words"), "send `logit_bias` with -100 for a token"),
+    **dict.fromkeys(("suppress_tokens", "bad_words_ids"), "send `bad_words`, or `logit_bias` with -100 for a token"),
     **dict.fromkeys(("return_logprob", "top_logprobs_num", "n_probs"), "send `logprobs`"),
     **dict.fromkeys(("lora", "lora_name", "lora_path", "lora_request", "adapter", "adapter_id"), "name a `model`"),
     **dict.fromkeys(

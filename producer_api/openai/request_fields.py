@@ -151,6 +151,7 @@ class TextRequest(Body):
     min_tokens: int | None = None
     stop_token_ids: tuple[int, ...] | None = None
     logit_bias: dict[str, float] | None = None
+    bad_words: tuple[str, ...] | None = Field(None, description="an extension, same as in vLLM")
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = Field(None, description="an extension, same as in vLLM")
     metadata: dict[str, MetadataText] | None = None
@@ -184,11 +185,14 @@ _SAMPLING = (
     "min_tokens",
     "stop_token_ids",
     "logit_bias",
+    "bad_words",
 )
 
 
-def job_of(request: TextRequest, source: Mapping[str, Any], logprobs: int | None) -> GenerateRequest:
-    """Return the job for the request, with ``source`` as its input.
+def job_of(
+    request: TextRequest, source: Mapping[str, Any], logprobs: int | None, *, echo: bool = False
+) -> GenerateRequest:
+    """Return the job for the request, with ``source`` as its input; ``echo``: its output has the prompt too.
 
     Raises InvalidRequest that names the request's field.
     """
@@ -198,7 +202,7 @@ def job_of(request: TextRequest, source: Mapping[str, Any], logprobs: int | None
     body = {
         "model": request.model,
         "input": source,
-        "sampling": _sampling(request) | {"logprobs": logprobs},
+        "sampling": _sampling(request) | {"logprobs": logprobs} | ({"echo": True} if echo else {}),
         "service_class": CLASSES[request.service_tier],
         "truncation": request.truncation or Truncation.DISABLED,
         "metadata": request.metadata or {},

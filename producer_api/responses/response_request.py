@@ -146,6 +146,8 @@ class ResponseRequest(_LenientBody):
     min_tokens: StrictInt | None = None
     stop_token_ids: tuple[StrictInt, ...] | None = None
     logit_bias: dict[str, StrictNumber] | None = None
+    bad_words: tuple[str, ...] | None = Field(None, description="an extension, same as in vLLM")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="an extension, same as in vLLM")
     job: JobOptions | None = None
 
     @property
@@ -161,15 +163,10 @@ _REFUSED: Mapping[str, IsHarmless] = {
     "conversation": is_one_of(),
     "context_management": is_one_of([]),
     "reasoning": is_one_of({}, {"effort": None}, {"effort": "none"}),
-    "moderation": is_one_of(),
-    "image": is_one_of(),
-    "access_programs": is_one_of(),
+    **dict.fromkeys(("moderation", "image", "access_programs", "messages", "structured_outputs"), is_one_of()),
     "background_options": is_one_of({}, {"completion_window": "soonest"}),
-    "messages": is_one_of(),
-    "max_tokens": is_one_of(),
-    "max_completion_tokens": is_one_of(),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), is_one_of()),
     "response_format": is_one_of({"type": "text"}),
-    "structured_outputs": is_one_of(),
     "logprobs": is_one_of(False),
     "functions": is_one_of([]),
     "function_call": is_one_of("none", "auto"),
@@ -186,7 +183,7 @@ _INSTEAD = {
 }
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    *("min_p", "min_tokens", "stop_token_ids", "logit_bias"),
+    *("min_p", "min_tokens", "stop_token_ids", "logit_bias", "bad_words"),
 )
 # The tier that the answer reports.
 _TIERS = {ServiceClass.INTERACTIVE: "priority", ServiceClass.STANDARD: "default", ServiceClass.BATCH: "flex"}
@@ -224,7 +221,11 @@ def to_job(request: ResponseRequest, context: ResponseContext) -> PreparedRespon
     new = [*context.answer, *given, *_items(request, context.referenced)]
     body = {
         "model": request.model,
-        "input": {"messages": messages_of(instructions or None, [*context.items, *new]), **_tools(request)},
+        "input": {
+            "messages": messages_of(instructions or None, [*context.items, *new]),
+            "chat_template_kwargs": request.chat_template_kwargs or None,
+            **_tools(request),
+        },
         "sampling": _sampling(request),
         "truncation": request.truncation or Truncation.DISABLED,
         "service_class": _service_class(request),
@@ -386,7 +387,7 @@ def as_sent(error: HeadraceError, request: ResponseRequest) -> HeadraceError:
 def _name_in_request(param: str, request: ResponseRequest) -> str:
     if param in _RENAMED:
         return _RENAMED[param]
-    if param.startswith("input.tools"):
+    if param.startswith(("input.tools", "input.chat_template_kwargs")):
         return param.removeprefix("input.").replace(".function", "")
     if param.startswith("sampling.grammar"):
         return "text.format"

@@ -16,10 +16,12 @@ from producer_api.access.auth import JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from producer_api.http.views import ObjectResponse
 from producer_api.openai.chat_answer import answer_of
+from producer_api.openai.foreign_fields import ENCODING_INSTEAD, FOREIGN_ENCODING, refuse_unsupported
 from producer_api.openai.request_fields import (
     CLASSES,
     JOB_FIELDS,
     JobOptions,
+    MetadataText,
     ServiceTier,
     is_kept,
     job_fields,
@@ -80,7 +82,7 @@ class RerankBody(Body):
     top_n: int | None = Field(None, description="so many of the best results are returned; without it all")
     return_documents: bool = Field(False, description="show each result's document beside its score")
     user: str | None = Field(None, description="your own user, for whom the usage is counted")
-    metadata: dict[str, str] | None = Field(None, description="your own keys and values")
+    metadata: dict[str, MetadataText] | None = Field(None, description="your own keys and values")
     service_tier: ServiceTier | None = Field(None, description="auto and priority go first, default next, flex last")
     job: JobOptions | None = Field(None, description="options of the job behind the answer")
 
@@ -112,7 +114,8 @@ class RerankList(BaseModel):
 
 def to_job(asked: RerankBody) -> RerankRequest:
     """Return the job that the request asks for; raise InvalidRequest that names the field as the caller spelled it."""
-    refuse_near_misses(asked)
+    refuse_unsupported(asked, FOREIGN_ENCODING, ENCODING_INSTEAD)
+    refuse_near_misses(asked, FOREIGN_ENCODING)
     body = {
         "task": RERANK.name,
         "model": asked.model,

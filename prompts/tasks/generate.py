@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from prompts.chat_server import CALL_STYLE, check_fields, least_tokens
+from prompts.fill_in_middle import around_gap
 from prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from prompts.tokenizer import ApproximateTokenizer, Tokenizer
 from prompts.tool_grammar import grammar_for, with_tools
@@ -17,6 +18,9 @@ DEFAULT_MAX_TOKENS = 1024
 """What a request without ``max_tokens`` may produce, if the context window leaves as much."""
 
 
+_MAX_ECHOED = 131_072
+
+
 def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
     """Return the payload and the cost. The payload's ``max_tokens`` is a number."""
     source = _source(request, model)
@@ -27,6 +31,7 @@ def prepare(request: GenerateRequest, model: InputModel, policy: PinnedPolicy | 
     sampling = request.sampling.with_defaults(model.sampling)
     sampling = sampling.model_copy(update={"max_tokens": max_tokens})
     _check_tokens(model.tokenizer, sampling, max_tokens)
+    _check_echo(sampling, num_tokens)
     payload = GeneratePayload(input=source, sampling=sampling, policy=policy)
     if _is_behind_chat(model):
         check_fields(source, sampling)
@@ -51,6 +56,16 @@ def _check_tokens(tokenizer: Tokenizer, sampling: Sampling, max_tokens: int) -> 
                 f"token id {max(token_ids)} is not in the model's vocabulary of {tokenizer.vocab_size}",
                 param=f"sampling.{name}",
             )
+
+
+def _check_echo(sampling: Sampling, num_tokens: int) -> None:
+    """Raise InvalidRequest for more log probabilities of prompt tokens than one output should hold."""
+    if sampling.scores_prompt and num_tokens * (1 + (sampling.logprobs or 0)) > _MAX_ECHOED:
+        raise InvalidRequest(
+            f"the prompt has {num_tokens} tokens, and at most {_MAX_ECHOED} log probabilities of it are returned: "
+            "ask for fewer `sampling.logprobs`, or shorten the prompt",
+            param="sampling.logprobs",
+        )
 
 
 def cut_to_length(request: GenerateRequest, model: InputModel) -> GenerateRequest:
@@ -108,10 +123,14 @@ def build_prompt(tokenizer: Tokenizer, source: GenerateInput) -> list[int]:
     if source.messages is not None:
         param = "input.messages"
         # A template writes the special tokens itself.
-        ids = tokenizer.encode(tokenizer.render(source.messages, source.callable_tools), add_special=False)
+        text = tokenizer.render(source.messages, source.callable_tools, source.chat_template_kwargs)
+        ids = tokenizer.encode(text, add_special=False)
     else:
         param = "input.prompt"
-        ids = tokenizer.encode(source.prompt or "", add_special=True)
+        text = source.prompt or ""
+        if source.suffix is not None:
+            text = around_gap(tokenizer, text, source.suffix)
+        ids = tokenizer.encode(text, add_special=True)
     if not ids:
         raise InvalidRequest("the prompt has no tokens: there is nothing to continue", param=param)
     return ids

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator, model_validator
 
 from store.errors import InvalidRequest
 from store.payloads.strict_model import Strict
@@ -81,10 +81,13 @@ class Sampling(Strict):
     an answer follows it; an answer that ends at ``max_tokens`` is a prefix of one that does.
     ``min_p``: tokens with less than this share of the most likely token's probability, after temperature, are left out.
     ``min_tokens``: before it neither an end token nor one of ``stop_token_ids`` is sampled; a stop string still ends
-    the answer. ``logit_bias`` is added to the logits of tokens, before the penalties.
+    the answer. ``logit_bias`` is added to the logits of tokens, before the penalties. ``bad_words``: the tokens of
+    these texts, with a space before them and without, are never sampled in a row. ``echo``: the output has the prompt
+    too, and with ``logprobs`` the log probability of each of its tokens; ``max_tokens`` 0 is for that alone.
     """
 
-    max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS)
+    echo: bool | None = None
+    max_tokens: int | None = Field(None, ge=0, le=MAX_NEW_TOKENS)
     temperature: Temperature = Field(1.0, json_schema_extra=_set_by_model)
     top_p: TopP = Field(1.0, json_schema_extra=_set_by_model)
     top_k: TopK = Field(0, json_schema_extra=_set_by_model)
@@ -101,6 +104,14 @@ class Sampling(Strict):
     min_tokens: Annotated[int, Field(ge=0, le=MAX_NEW_TOKENS)] | None = None
     stop_token_ids: Annotated[tuple[BiasedToken, ...], Field(max_length=64)] | None = None
     logit_bias: Annotated[dict[BiasedToken, Bias], Field(max_length=1024)] | None = None
+    bad_words: Annotated[tuple[StopText, ...], Field(max_length=64)] | None = None
+
+    @field_validator("max_tokens")
+    @classmethod
+    def _has_an_answer(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value == 0 and not info.data.get("echo"):
+            raise ValueError("it should be greater than or equal to 1: 0 is for `echo`")
+        return value
 
     @model_validator(mode="after")
     def _ends_with_its_grammar(self) -> Self:
@@ -108,6 +119,11 @@ class Sampling(Strict):
             if self.grammar is not None and getattr(self, name):
                 raise ValueError(f"an answer that follows a grammar ends with it: leave out `{name}`")
         return self
+
+    @property
+    def scores_prompt(self) -> bool:
+        """True if the output has the log probabilities of the prompt's tokens."""
+        return bool(self.echo) and self.logprobs is not None
 
     @property
     def named_tokens(self) -> dict[str, tuple[int, ...]]:

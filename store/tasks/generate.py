@@ -25,6 +25,7 @@ from store.payloads.conversation import (
 from store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
 from store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
 from store.payloads.strict_model import Strict, Text
+from store.payloads.template_variables import TemplateVariables
 from store.tasks.task_spec import TaskSpec
 
 
@@ -32,14 +33,17 @@ class GenerateInput(Strict):
     """The input of the model: a conversation for its chat template, or a raw prompt as text or as token ids.
 
     Exactly one of the three. ``tools`` go with a conversation. ``tool_choice`` is ``auto`` if it is not given;
-    ``parallel_tool_calls`` false keeps the answer to one call.
+    ``parallel_tool_calls`` false keeps the answer to one call. ``chat_template_kwargs`` are further variables of the
+    chat template. ``suffix`` is the text after the gap that the model fills, which begins after ``prompt``.
     """
 
     tools: Annotated[tuple[Tool, ...], Field(min_length=1, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoiceMode | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     prompt: Text | None = None
+    suffix: Text | None = None
     token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=MAX_NEW_TOKENS)] | None = None
 
     @field_validator("tools")
@@ -81,6 +85,10 @@ class GenerateInput(Strict):
             raise ValueError("give exactly one of `messages`, `prompt` and `token_ids`")
         if self.tools is not None and self.messages is None:
             raise ValueError("`tools` go with `messages`: a raw prompt has no place for them")
+        if self.chat_template_kwargs and self.messages is None:
+            raise ValueError("`chat_template_kwargs` go with `messages`: a raw prompt has no template")
+        if self.suffix is not None and self.prompt is None:
+            raise ValueError("`suffix` goes with `prompt` as text: it is what follows the gap")
         return self
 
     @property
@@ -105,9 +113,10 @@ class GenerateRequest(JobOrder):
     truncation: Truncation = Truncation.DISABLED
 
     def fixed_texts(self) -> tuple[str, ...]:
-        """Return the stop strings and the grammar."""
-        grammar = self.sampling.grammar
-        return self.sampling.stop if grammar is None else (*self.sampling.stop, grammar.text)
+        """Return the stop strings, the texts that are never sampled, and the grammar."""
+        sampling = self.sampling
+        grammar = () if sampling.grammar is None else (sampling.grammar.text,)
+        return (*sampling.stop, *(sampling.bad_words or ()), *grammar)
 
     def revealing_field(self) -> str | None:
         """Return the field for logprobs if the request asks for them: they show the tokens that a policy takes out."""
@@ -165,13 +174,29 @@ class TokenLogprob(TopLogprob):
     top_logprobs: tuple[TopLogprob, ...] = ()
 
 
+class PromptToken(Strict):
+    """A token of the prompt; the first one has no ``logprob``, because nothing comes before it."""
+
+    token: str
+    logprob: float | None = None
+    bytes: tuple[int, ...]
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+
+class PromptEcho(Strict):
+    """The prompt as the model was given it; with logprobs also all its ``tokens``, special ones too."""
+
+    text: str
+    tokens: tuple[PromptToken, ...] | None = None
+
+
 class GenerateOutput(Strict):
     """The output of a generate job. ``text`` is complete; a cancelled job has the text up to then.
 
     If the model called tools, ``text`` has the calls too, and ``content`` is the text without them. ``logprobs``, if
     the job asked for them, are of each token of the text, without the token that ended it. ``stop_text`` is the text of
     ``stop`` that ended the answer, if one did. ``policy`` lists the findings of rules; ``text`` is the text after the
-    rules.
+    rules. ``prompt`` is there if the job asked for an ``echo``.
     """
 
     text: str
@@ -181,6 +206,7 @@ class GenerateOutput(Strict):
     logprobs: tuple[TokenLogprob, ...] | None = None
     stop_text: str | None = None
     policy: tuple[PolicyHit, ...] | None = None
+    prompt: PromptEcho | None = None
 
 
 GENERATE = TaskSpec(

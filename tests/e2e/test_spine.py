@@ -86,6 +86,24 @@ def _city_tool(name: str) -> Any:
     return {"type": "function", "function": {"name": name, "description": f"{name} of a city", "parameters": city}}
 
 
+def test_a_prompt_is_scored_as_lm_eval_asks_for_it(running: Running) -> None:
+    def scored(prompt: str, max_tokens: int) -> Any:
+        asked: dict[str, Any] = {"model": "smollm2", "prompt": [prompt], "temperature": 0, "seed": 1}
+        return running.client.completions.create(**asked, max_tokens=max_tokens, logprobs=1, echo=True)
+
+    likely, unlikely = (scored(f"The capital of France is {city}.", 1) for city in ("Paris", "Oslo"))
+    found = likely.choices[0]
+    assert found.text.startswith("The capital of France is Paris.")
+    assert "".join(found.logprobs.tokens) == found.text
+    assert len(found.logprobs.tokens) == likely.usage.prompt_tokens + 1
+    assert (found.logprobs.token_logprobs[0], found.logprobs.top_logprobs[0]) == (None, None)
+    sums = [sum(one.choices[0].logprobs.token_logprobs[1:-1]) for one in (likely, unlikely)]
+    assert sums[0] > sums[1] + 1
+    again = scored("The capital of France is Paris.", 0)
+    assert (again.choices[0].text, again.usage.completion_tokens) == ("The capital of France is Paris.", 0)
+    assert again.choices[0].logprobs.token_logprobs == found.logprobs.token_logprobs[:-1]
+
+
 def test_a_forced_call_validates_and_its_result_is_answered(running: Running) -> None:
     question: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
     tools = [_city_tool("get_weather"), _city_tool("get_population")]

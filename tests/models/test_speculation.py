@@ -96,6 +96,7 @@ KINDS: dict[str, dict[str, object]] = {
     "regex": {"ignore_eos": False, "temperature": 1.0, "seed": 2, "grammar": Grammar("regex", "(ab|ba|[0-9]{3}){4,9}")},
     "end": {"ignore_eos": False, "temperature": 3.0, "seed": 8, "max_tokens": 60},
     "biased": {"logit_bias": {3: 4.0, 9: -100.0, 20: 3.0}, "min_p": 0.05, "temperature": 1.5, "seed": 4},
+    "banned": {"bad_words": ("x",), "temperature": 1.2, "seed": 6},
     "late end": {
         "ignore_eos": False,
         "temperature": 3.0,
@@ -110,7 +111,10 @@ KINDS: dict[str, dict[str, object]] = {
 def asked() -> list[EngineRequest]:
     prompts = random_prompts(len(KINDS), longest=50, vocab=VOCAB)
     kinds = [{"max_tokens": 40} | kind for kind in KINDS.values()]
-    return [request(prompt, name, **kind) for name, prompt, kind in zip(KINDS, prompts, kinds, strict=True)]
+    made = [request(prompt, name, **kind) for name, prompt, kind in zip(KINDS, prompts, kinds, strict=True)]
+    # So many that bans are met at each position of a draft.
+    pairs = tuple((first, second) for first in range(VOCAB) for second in range(first % 20, VOCAB, 20))
+    return [replace(each, banned=pairs) if each.sampling.bad_words else each for each in made]
 
 
 def check_same(found: Mapping[str, CompletionOutput], expected: Mapping[str, CompletionOutput]) -> None:

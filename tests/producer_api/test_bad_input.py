@@ -323,6 +323,18 @@ BAD_CHATS: dict[str, tuple[Any, str | None, str]] = {
     ),
     "stream_options": (CHAT | {"stream_options": {"include_usage": True}}, "stream_options", "set `stream`"),
     "service_tier": (CHAT | {"service_tier": "scale"}, "service_tier", "'flex'"),
+    "template's own name": (
+        CHAT | {"chat_template_kwargs": {"messages": []}},
+        "chat_template_kwargs",
+        "`messages` is set by the server",
+    ),
+    "template's huge number": (
+        CHAT | {"chat_template_kwargs": {"indent": 10**9}},
+        "chat_template_kwargs",
+        "numbers are between",
+    ),
+    "template's long text": (CHAT | {"chat_template_kwargs": {"a": "x" * 5000}}, "chat_template_kwargs", "4096"),
+    "template's odd name": (CHAT | {"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs.a b", "pattern"),
     "job.colour": (CHAT | {"job": {"colour": 1}}, "job.colour", "remove it"),
     "job.priority": (CHAT | {"job": {"priority": 11}}, "job.priority", "9"),
     "job.webhook": (CHAT | {"job": {"webhook": {"url": "https://10.0.0.1"}}}, "job.webhook.url", "job.webhook.url"),
@@ -344,12 +356,14 @@ BAD_COMPLETIONS: dict[str, tuple[Body, str, str]] = {
         for name, value, words in (
             ("n", 2, "not supported"),
             ("best_of", 3, "not supported"),
-            ("echo", True, "not supported"),
-            ("suffix", "end", "not supported"),
-            ("bad_words", ["x"], "not supported"),
+            ("suffix", "end", "no tokens for filling in"),
+            ("chat_template_kwargs", {"a": 1}, "not supported"),
+            ("max_tokens", 0, "greater than or equal to 1"),
             ("logprobs", 21, "equal to 20"),
         )
     },
+    "streamed echo": ({"model": "tiny", "prompt": "a", "echo": True, "stream": True}, "echo", "not streamed"),
+    "suffix of tokens": ({"model": "tiny", "prompt": [1], "suffix": "b"}, "prompt", "goes with `prompt` as text"),
     "impossible grammar": (
         {"model": "tiny", "prompt": "a", "structured_outputs": {"regex": r"[^\s\S]"}},
         "structured_outputs",
@@ -365,7 +379,9 @@ def test_a_bad_completion_is_refused(api: httpx2.Client, db: Database, subtests:
             error = error_of(response)
             assert (response.status_code, error["param"]) == (400, param), error
             assert words in error["message"]
-            assert (error["code"] == "unsupported_parameter") == (words == "not supported" or "one request" in words)
+            assert (error["code"] == "unsupported_parameter") == (
+                words in ("not supported", "not streamed") or "one request" in words
+            )
             assert num_jobs(db) == 0
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Any
 
-from models.engine.requests import SampledLogprobs
+from models.engine.requests import CompletionOutput, EngineRequest, SampledLogprobs
+from prompts.tokenizer import Tokenizer
 from store.streams import checkpoints as stored
 from store.streams.checkpoints import Logprobs
+from store.tasks.generate import PromptEcho, PromptToken, TopLogprob
 
 _DECIMALS = 6
 """More decimals are noise for a model in half precision, and every digit is sent and stored."""
@@ -36,6 +39,29 @@ def emitted(groups: Iterable[Logprobs]) -> tuple[SampledLogprobs, ...]:
         SampledLogprobs(one.logprob, tuple(top_id for top_id, _ in one.top), tuple(value for _, value in one.top))
         for one in chain.from_iterable(groups)
     )
+
+
+def echoed(tokenizer: Tokenizer, request: EngineRequest, completion: CompletionOutput) -> PromptEcho | None:
+    """Return the prompt of a request that asks for an echo, with the logprobs of its tokens if it asks for them."""
+    sampling = request.sampling
+    if not sampling.echo:
+        return None
+    text = tokenizer.decode(request.prompt)
+    if not sampling.scores_prompt:
+        return PromptEcho(text=text)
+    first = PromptToken(**_spelled(tokenizer, request.prompt[0]))
+    rows = kept(request.prompt[1:], completion.prompt_logprobs)
+    return PromptEcho(text=text, tokens=(first, *(_prompt_token(tokenizer, row) for row in rows)))
+
+
+def _prompt_token(tokenizer: Tokenizer, row: stored.LogprobRow) -> PromptToken:
+    top = tuple(TopLogprob(**_spelled(tokenizer, token_id), logprob=value) for token_id, value in row.top)
+    return PromptToken(**_spelled(tokenizer, row.token_id), logprob=row.logprob, top_logprobs=top)
+
+
+def _spelled(tokenizer: Tokenizer, token_id: int) -> dict[str, Any]:
+    own = tokenizer.spelling(token_id)
+    return {"token": own.decode(errors="replace"), "bytes": tuple(own)}
 
 
 def _top(one: SampledLogprobs) -> tuple[tuple[int, float], ...]:

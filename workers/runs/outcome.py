@@ -28,7 +28,7 @@ from store.jobs.claims import Claim, Finish, Release
 from store.payloads.job_payload import BlockedBody, JobErrorBody, Usage
 from store.schema.job_states import JobState
 from store.streams.checkpoints import Checkpoint, Lineage, Logprobs
-from store.tasks.generate import GenerateOutput, GeneratePayload, TokenLogprob
+from store.tasks.generate import GenerateOutput, GeneratePayload, PromptEcho, TokenLogprob
 from workers.runs.logprobs import kept_by_delta
 from workers.runs.output_policy import FilteredOutput, OutputRules
 
@@ -87,11 +87,13 @@ def completed(
     start: Checkpoint,
     tokenizer: Tokenizer,
     rules: OutputRules | None = None,
+    *,
+    prompt: PromptEcho | None = None,
 ) -> Finish | Retry:
     """Return the outcome of a request that the engine ended.
 
     ``waited_s`` is the time between the claim and the submission to the engine; ``start`` is the checkpoint from which
-    the attempt continued; ``rules`` are the rules of the tenant's policy for the output.
+    the attempt continued; ``rules`` are the rules of the tenant's policy for the output; ``prompt`` is for the output.
     """
     if completion.finish_reason is FinishReason.HANDED_BACK:
         return _handed_back(claim, completion, start)
@@ -106,7 +108,7 @@ def completed(
     logprobs = kept_by_delta(completion.delta_token_ids, completion.logprobs)
     output = answer(payload, claim.job_id, filtered.text, completion.finish_reason)
     likely = _spelled(completion, logprobs, tokenizer)
-    added = {"logprobs": likely, "policy": filtered.hits or None, "stop_text": completion.stop_text}
+    added = {"logprobs": likely, "policy": filtered.hits or None, "stop_text": completion.stop_text, "prompt": prompt}
     return Finish(
         job_id=claim.job_id,
         epoch=claim.epoch,

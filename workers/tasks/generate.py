@@ -26,6 +26,7 @@ from models.engine.requests import (
 from models.engine.runner import Runner
 from models.loading.load import load_runner, with_faults
 from policy.budget import ScanTooLong
+from prompts.bad_words import banned_sequences
 from prompts.chat_server import chat_fields
 from prompts.tasks.generate import build_prompt, fit
 from prompts.tasks.task_inputs import ReadFile
@@ -44,7 +45,7 @@ from workers.runs.checkpoint_recovery import CheckpointRecovery
 from workers.runs.engine_admission import EngineAdmission
 from workers.runs.in_flight import Attempt, InFlightAttempts
 from workers.runs.job_runner import EngineClient
-from workers.runs.logprobs import emitted
+from workers.runs.logprobs import echoed, emitted
 from workers.runs.outcome import Retry
 from workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
 from workers.runs.stream_publisher import FrameQueue
@@ -110,7 +111,10 @@ class Generating:
             return outcome.refused(attempt.claim, error, start.lineage)
         waited_s = submitted_at - attempt.claimed_at
         try:
-            return outcome.completed(attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules)
+            prompt = echoed(self._tokenizer, request, completion)
+            return outcome.completed(
+                attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules, prompt=prompt
+            )
         except ScanTooLong as error:
             return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
 
@@ -121,7 +125,9 @@ class Generating:
         request = self._request(attempt, payload)
         if attempt.epoch == 1:
             return request, Checkpoint(lineage=((1, 0),))
-        known = Checkpoint() if is_guarded else self._recovery.checkpoint(attempt.claim)
+        # An attempt that goes on after emitted tokens has not seen the prompt's logits.
+        is_fresh = is_guarded or request.sampling.scores_prompt
+        known = Checkpoint() if is_fresh else self._recovery.checkpoint(attempt.claim)
         start = known.continued_by(attempt.epoch)
         if start.deltas:
             continued = replace(
@@ -158,6 +164,7 @@ class Generating:
             pause_after=outcome.PROBATION_TOKENS if is_on_probation else None,
             cache_salt=attempt.claim.tenant_id,
             class_rank=attempt.claim.class_rank,
+            banned=() if is_chat else banned_sequences(self._tokenizer, sampling.bad_words or ()),
             messages=chat_fields(payload.input) if is_chat else {},
         )
 

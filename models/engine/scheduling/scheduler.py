@@ -260,4 +260,5 @@ def _row(seq: SequenceState, count: int, drafts: Sequence[int] = ()) -> Row:
         output=seq.output,
         sample=count == seq.num_pending,
         drafts=drafts,
+        scores_prompt=seq.is_scoring_prompt,
     )

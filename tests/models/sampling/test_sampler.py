@@ -11,6 +11,7 @@ import torch
 from transformers import (
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
     TopKLogitsWarper,
@@ -29,9 +30,17 @@ from tests.models.tiny import VOCAB, build, save
 CPU = torch.device("cpu")
 
 
-def row(prompt: list[int], output: list[int], request_id: str = "r", **sampling: object) -> SamplePosition:
+def row(
+    prompt: list[int],
+    output: list[int],
+    request_id: str = "r",
+    *,
+    banned: tuple[tuple[int, ...], ...] = (),
+    **sampling: object,
+) -> SamplePosition:
     params = SamplingParams(**({"max_tokens": 99} | sampling))  # type: ignore[arg-type]
-    return SamplePosition(Row(EngineRequest(request_id, tuple(prompt), params), [0], 0, [0], output, sample=True), 0)
+    asked = EngineRequest(request_id, tuple(prompt), params, banned=banned)
+    return SamplePosition(Row(asked, [0], 0, [0], output, sample=True), 0)
 
 
 def reference_distribution(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
@@ -173,14 +182,16 @@ def test_rules_for_tokens_equal_the_reference_step_by_step() -> None:
         {"logit_bias": {5: 2.5, 6: -100.0, 39: 1.0}},
         {"min_tokens": 12, "stop_token_ids": (7, 8)},
         {"logit_bias": {eos: 9.0, 8: 3.0}, "min_tokens": 6, "stop_token_ids": (8,), "repetition_penalty": 1.5},
+        {"logit_bias": dict.fromkeys((11, 12, 13), 5.0), "bad_words": ("x",)},
         {},
     ]
+    banned = {3: ((11,), (12, 12), (12, 13), (13, 13, 12), (2, 2))}
     outputs: list[list[int]] = [[] for _ in kinds]
     sampler = Sampler(vocab, CPU, eos_token_ids={eos})
     for step in range(20):
         logits = torch.randn(len(kinds), vocab, generator=torch.Generator().manual_seed(step))
         expected = []
-        for kind, scores, output in zip(kinds, logits, outputs, strict=True):
+        for n, (kind, scores, output) in enumerate(zip(kinds, logits, outputs, strict=True)):
             ids = torch.tensor([[1, *output]])
             found = scores[None].clone()
             if bias := kind.get("logit_bias"):
@@ -188,13 +199,16 @@ def test_rules_for_tokens_equal_the_reference_step_by_step() -> None:
             found = RepetitionPenaltyLogitsProcessor(kind.get("repetition_penalty", 1.0))(ids, found)
             ends = [eos, *kind.get("stop_token_ids", ())]
             found = MinNewTokensLengthLogitsProcessor(1, kind.get("min_tokens", 0), ends, device="cpu")(ids, found)
+            if n in banned:
+                found = NoBadWordsLogitsProcessor([list(sequence) for sequence in banned[n]], eos)(ids, found)
             expected.append(int(found.argmax()))
-        rows = [row([1], list(outputs[n]), f"r{n}", **kind) for n, kind in enumerate(kinds)]
+        rows = [row([1], list(outputs[n]), f"r{n}", banned=banned.get(n, ()), **kind) for n, kind in enumerate(kinds)]
         assert sampler.sample(logits.clone(), rows).tokens.tolist() == expected
         for output, token in zip(outputs, expected, strict=True):
             output.append(token)
     assert eos not in outputs[2][:6]
     assert {eos, 8} & set(outputs[2][6:])
+    assert {12, 13} <= set(outputs[3])
 
 
 def test_a_forgotten_id_starts_over() -> None:

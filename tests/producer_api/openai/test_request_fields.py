@@ -69,15 +69,12 @@ FOREIGN: dict[str, object] = {
     "typical_p": 0.5,
     "lora": "x",
     "lora_path": "x",
-    "suffix": "x",
-    "chat_template_kwargs": {"a": 1},
     "continue_final_message": True,
     "skip_special_tokens": False,
     "n": 2,
     "options": {"temperature": 0},
     "sampling_params": {"temperature": 0},
     "extra_body": {"top_k": 1},
-    "echo": True,
     "return_token_ids": True,
     "n_probs": 1,
     "allowed_token_ids": [1],
@@ -97,13 +94,33 @@ def test_a_slip_of_the_pen_is_refused_with_what_was_meant(
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 def test_what_other_servers_call_things_is_refused_with_what_to_send(api: httpx2.Client, path: str) -> None:
-    for field, value in FOREIGN.items():
+    others = {"chat_template_kwargs": {"a": 1}} if path == "/v1/completions" else {"echo": True, "suffix": "x"}
+    for field, value in (FOREIGN | others).items():
         error = error_of(api.post(path, json=BODIES[path] | {field: value}))
         assert (error["code"], error["param"]) == ("unsupported_parameter", field)
         assert error["message"].startswith(f"`{field}` is not supported: ")
     for field in ("guided_json", "guided_choice", "ignore_eos") if path == "/v1/responses" else ():
         error = error_of(api.post(path, json=BODIES[path] | {field: True}))
         assert (error["code"], error["param"]) == ("unsupported_parameter", field)
+
+
+def test_fields_for_vectors_in_the_words_of_other_servers(api: httpx2.Client, encoder: object) -> None:
+    foreign: dict[str, object] = {
+        "normalize": True,
+        "input_type": "query",
+        "truncate_prompt_tokens": 8,
+        "output_dimension": 8,
+        "embedding_types": ["int8"],
+        "lora": "x",
+        "options": {"a": 1},
+    }
+    for field, value in foreign.items():
+        error = error_of(api.post("/v1/embeddings", json=BODIES["/v1/embeddings"] | {field: value}))
+        assert (error["code"], error["param"]) == ("unsupported_parameter", field)
+    # It got past the fields.
+    beside = {"embedding_types": ["float"], "add_special_tokens": True, "input_type": None, "metadata": {"n": 1}}
+    error = error_of(api.post("/v1/embeddings", json=BODIES["/v1/embeddings"] | beside | {"input": []}))
+    assert error["param"] == "input"
 
 
 def test_metadata_may_be_numbers_and_booleans(

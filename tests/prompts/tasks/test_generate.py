@@ -1,7 +1,10 @@
 """Prompts from inputs, and the context window."""
 
+import json
+
 import pytest
 
+from prompts.bad_words import banned_sequences
 from prompts.chat_template import MAX_RENDERED_CHARS, ChatTemplate
 from prompts.tasks.generate import DEFAULT_MAX_TOKENS, build_prompt, fit, shorten
 from prompts.tokenizer import ByteTokenizer, load_tokenizer
@@ -32,6 +35,34 @@ def test_a_template_that_repeats_without_end_is_stopped() -> None:
     assert len(template.render([message] * 10)) == 1_000_000
     with pytest.raises(InvalidRequest, match=str(MAX_RENDERED_CHARS)):
         template.render([message] * 1024)  # ten gigabytes
+
+
+def test_a_template_gets_the_variables_of_the_request_but_not_in_the_place_of_its_own() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ style or 'plain' }}:{{ messages[0].content }}", {"bos_token": "<s>"})
+    message = ChatMessage(role=Role.USER, content="hi")
+    assert template.render([message]) == "<s>plain:hi"
+    assert template.render([message], variables={"style": "brief", "bos_token": "x", "messages": []}) == "<s>brief:hi"
+
+
+def test_a_gap_is_between_the_tokens_that_the_model_was_trained_with(smollm2_files: dict[str, bytes]) -> None:
+    source = GenerateInput(prompt="def f(", suffix="return 1")
+    with pytest.raises(InvalidRequest, match="filling in the middle") as caught:
+        build_prompt(load_tokenizer(smollm2_files), source)
+    assert caught.value.param == "input.suffix"
+    file = json.loads(smollm2_files["tokenizer.json"])
+    marks = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    file["added_tokens"] += [{"id": 49152 + n, "content": mark} | plain for n, mark in enumerate(marks)]
+    tokenizer = load_tokenizer(smollm2_files | {"tokenizer.json": json.dumps(file).encode()})
+    before, after = (tokenizer.encode(text, add_special=False) for text in ("def f(", "return 1"))
+    assert build_prompt(tokenizer, source) == [49152, *before, 49153, *after, 49154]
+
+
+def test_bad_words_are_banned_at_the_start_of_a_text_and_after_a_space(smollm2_files: dict[str, bytes]) -> None:
+    tokenizer = load_tokenizer(smollm2_files)
+    words = banned_sequences(tokenizer, (" water", "water", "Schmetterling"))
+    assert [tokenizer.decode(word) for word in words] == ["water", " water", "Schmetterling", " Schmetterling"]
+    assert [len(word) > 1 for word in words] == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
