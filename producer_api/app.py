@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from producer_api.batches import batch_routes, message_batch_routes
 from producer_api.batches.batch_keeper import BatchKeeper
+from producer_api.console import live_routes, page_files
+from producer_api.console.live_poll import LivePoll
 from producer_api.files import file_routes, upload_routes
 from producer_api.http import health_routes, pages
 from producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
@@ -45,6 +47,7 @@ _ROUTES = (
     job_routes,
     stream_routes,
     queue_routes,
+    live_routes,
     dead_letter_routes,
     prompt_routes,
     moderation_routes,
@@ -142,10 +145,13 @@ def create_app(settings: Settings) -> FastAPI:
         exception_handlers=dict.fromkeys((HeadraceError, RequestValidationError, HTTPException, Exception), on_error),
     )
     app.state.batch_keeper = keeper
+    app.state.live_poll = LivePoll(runtime)
     for router in (router for task in TASK_ROUTES for router in task.routers):
         # The routes themselves: include_router builds each route again, for every application.
         app.router.routes.extend(router.routes)
     for routes in _ROUTES:
         app.router.routes.extend(routes.router.routes)
     app.router.routes.extend(pages.routes(with_docs=with_docs))
+    if "console" in settings.open_pages:
+        app.router.routes.extend(page_files.routes())
     return app

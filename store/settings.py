@@ -46,8 +46,14 @@ class Settings(BaseSettings):
     api_url: str = ""
     api_key: str = Field("", repr=False)
     api_threads: int = Field(96, ge=4)
-    # Pages that need no key, beside /healthz and /readyz: /docs with /openapi.json, /metrics, /version.
-    open_pages: Annotated[tuple[Literal["docs", "metrics", "version"], ...], NoDecode] = ("docs", "metrics", "version")
+    # Pages that need no key, beside /healthz and /readyz: /docs with /openapi.json, /metrics, /version, and /console,
+    # which asks for a key itself.
+    open_pages: Annotated[tuple[Literal["console", "docs", "metrics", "version"], ...], NoDecode] = (
+        "console",
+        "docs",
+        "metrics",
+        "version",
+    )
     # Proxies in front of the API, as addresses or networks: of their connections alone `X-Forwarded-For` is believed.
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     # Origins of web pages that may call the API from a browser, as `https://chat.example.com`; `*` is any. No cookie is

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from supply_chain import vendored
 from supply_chain.locks import ROOT, LockError, Pin, pins, read_locks
 
 LIST = ROOT / "docs" / "licences.md"
@@ -100,6 +101,7 @@ def complaints(text: str) -> Iterator[str]:
         if (row[3] == NVIDIA and files == ["torch"]) or (row[3] in _BESIDE and set(files) <= {"dev", "tools"}):
             continue
         yield from (f"{name}: the licence {part} is not permitted" for part in forbidden(row[3]))
+    yield from vendored.complaints(text)
 
 
 def check(text: str | None = None) -> None:
@@ -119,7 +121,7 @@ def table(licences: Mapping[str, str]) -> str:
         if licence is None:
             raise LockError(f"the licence of {name} is not known: read it, and declare it in supply_chain/licences.py")
         rows.append(f"| {name} | {pin.version} | {normalised(licence)} | {', '.join(sorted(files))} |\n")
-    return _HEADER + "".join(rows)
+    return _HEADER + "".join(rows) + vendored.section()
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from store.db.database import Database
 from store.redis.celery_queue import FastLaneHints
 from store.redis.connection import connect
+from store.redis.live_workers import SnapshotPublisher
 from store.settings import Settings, open_vault
 from store.streams.fencing import FencedLogs
 from store.streams.stream_log import StreamPublisher
@@ -37,6 +38,8 @@ class Connections:
         self.fenced_logs = FencedLogs(
             settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, vault=vault
         )
+        # For people who watch: it waits for nothing.
+        self.live = SnapshotPublisher(connect(settings.redis_url, timeout_s=1.0, retries=0))
         self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk)
 
     def close(self) -> None:
@@ -44,4 +47,5 @@ class Connections:
         for database in (self.jobs, self.leases, self.health):
             database.close()
         self._redis.close()
+        self.live.close()
         self.fast_lane_hints.close()

@@ -7,14 +7,14 @@ frames, cancellations and watchdogs. Celery is outside: it asks for room, hands 
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from models.engine.protocol import AnyEngine
-from models.engine.requests import FinishReason
+from models.engine.requests import Delta, FinishReason
 from store.db.database import Database
 from store.errors import HeadraceError
 from store.failpoints import failpoint
@@ -27,6 +27,7 @@ from workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
 from workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
 from workers.connections import Connections
 from workers.health import OK, HealthServer, postgres_check
+from workers.live_reporter import LiveReporter, TokenCounts
 from workers.metrics import Counters, EngineCollector
 from workers.presence import PresenceReporter
 from workers.runs.claim_client import ClaimClient
@@ -79,9 +80,10 @@ class WorkerRuntime:
         self.frames = FrameQueue(self._connections.publisher)
         self._waker = LoopWaker()
         self._check_engine = threading.Event()
+        self.in_flight = InFlightAttempts()
+        self._token_counts = TokenCounts(self.in_flight)
         self.engine = self._new_engine(settings)
         self._registry.register(EngineCollector(self.engine.stats, self.frames))
-        self.in_flight = InFlightAttempts()
         self.admission = self._new_admission(max_jobs)
         self._claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = self._new_lease_keeper()
@@ -91,6 +93,7 @@ class WorkerRuntime:
         self._watchdog = self._new_watchdog(settings.max_step_s)
         self._drain_keeper = self._new_drain_keeper()
         self._presence = self._new_presence()
+        self._live = self._new_live_reporter()
         self._health = self._new_health(settings)
 
     def start(self) -> None:
@@ -105,6 +108,7 @@ class WorkerRuntime:
             self._sources.poller,
             self._sources.fast_lane,
             self._presence,
+            self._live,
             self._health,
         ):
             part.start()
@@ -124,6 +128,7 @@ class WorkerRuntime:
         self.frames.stop(1.0)
         self._drain_keeper.stop()
         self._presence.stop()
+        self._live.stop()
         self._health.stop()
         self._connections.close()
 
@@ -230,11 +235,15 @@ class WorkerRuntime:
             EngineSetup(
                 settings,
                 settings.max_slots + num_spare(settings.max_slots),
-                on_deltas=self.frames.put_deltas,
+                on_deltas=self._put_deltas,
                 on_room=self._waker.room_made,
                 on_failed=lambda _error: self._check_engine.set(),
             )
         )
+
+    def _put_deltas(self, deltas: Sequence[Delta]) -> None:
+        self.frames.put_deltas(deltas)
+        self._token_counts.count(deltas)
 
     def _new_admission(self, max_jobs: int) -> EngineAdmission:
         return EngineAdmission(
@@ -255,6 +264,19 @@ class WorkerRuntime:
             lambda: self.engine.capacity_tokens,
             is_taking=self._is_taking,
             is_able=lambda: self.engine.why_not is None,
+        )
+
+    def _new_live_reporter(self) -> LiveReporter:
+        return LiveReporter(
+            self._connections.live,
+            self.engine,
+            self.in_flight,
+            self._token_counts,
+            owner=self._owner,
+            queue=self._model.queue,
+            slots=self._max_slots,
+            lease_s=self._lease_s,
+            engine_description=lambda: self._model.engine_description,
         )
 
     def _is_taking(self) -> bool:

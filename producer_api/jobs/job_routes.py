@@ -14,7 +14,7 @@ from producer_api.access.auth import JobsReader, JobsWriter
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.http.views import JsonResponse
 from producer_api.jobs import cancel, job_views
-from producer_api.jobs.job_views import JobDeleted, JobList, JobObject, Timeline
+from producer_api.jobs.job_views import JobBodyObject, JobDeleted, JobList, JobObject, Timeline
 from producer_api.reads.job_loader import restored
 from producer_api.runtime import Runtime
 from producer_api.server.errors import DOCUMENTED
@@ -173,6 +173,13 @@ async def cancel_job(runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -
     """Cancel a queued job immediately, a running job at its next decode step. Partial output is kept."""
     job = await run_in_threadpool(cancel.cancel, runtime, principal.tenant_id, job_id)
     return JsonResponse(job_views.job_object(job))
+
+
+@router.get("/{job_id}/request", response_model=JobBodyObject, summary="Retrieve a job's request")
+async def get_request(runtime: RuntimeOf, principal: JobsReader, job_id: JobId) -> Response:
+    """Return the body that makes the same job again. 410 after its input was purged."""
+    job = await runtime.reader.get(principal.tenant_id, job_id)
+    return JsonResponse(job_views.body_object(job))
 
 
 @router.get("/{job_id}/timeline", response_model=Timeline, summary="Retrieve a job's timeline")

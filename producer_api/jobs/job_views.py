@@ -3,17 +3,19 @@
 Times are Unix seconds, null until the event happens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from producer_api.http.views import rounded, seconds
+from store.errors import Gone
 from store.jobs.jobs import Job, JobEvent
-from store.payloads.job_payload import PolicyHit, ServiceClass
+from store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
 from store.scheduling.backlog import QueuePosition
 from store.schema.job_states import JobState
 from store.streams.stream_log import StreamCursor
+from store.tasks.registry import TASKS
 
 
 class QueuePlace(BaseModel):
@@ -103,6 +105,17 @@ class JobDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
+class JobBodyObject(BaseModel):
+    """The body of `POST /v1/jobs` that makes the same job again."""
+
+    job_id: str
+    object: Literal["job.request"] = "job.request"
+    body: dict[str, Any] = Field(
+        description="with the version that ran and the sampling values that were used; "
+        "a text that the tenant's policy replaced is its placeholder"
+    )
+
+
 class TimelineEntry(BaseModel):
     """An event of a job."""
 
@@ -160,6 +173,32 @@ def job_object(job: Job, *, place: QueuePosition | None = None) -> JobObject:
         policy=_policy(job),
         links=_links(job.id),
     )
+
+
+def body_object(job: Job) -> JobBodyObject:
+    """Return the request of a job; raise Gone if its input was purged."""
+    if "input" not in job.payload:
+        raise Gone(f"the input of job {job.id} is no longer kept")
+    own = TASKS[job.task].request.model_fields.keys() - JobOrder.model_fields.keys()
+    deadline = None if job.deadline_at is None else round((job.deadline_at - job.created_at).total_seconds() * 1000)
+    fields = {
+        "task": job.task,
+        "model": f"{job.model}@{job.model_version}",
+        "input": job.payload["input"],
+        **{name: job.payload[name] for name in sorted(own) if name in job.payload},
+        "service_class": job.service_class,
+        "priority": job.priority,
+        "deadline_ms": deadline,
+        "max_attempts": job.max_attempts,
+        "webhook": job.webhook,
+        "metadata": job.metadata or None,
+    }
+    return JobBodyObject(job_id=job.id, body=_without_nulls(fields))
+
+
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
+    cleared = {name: _without_nulls(value) if isinstance(value, dict) else value for name, value in fields.items()}
+    return {name: value for name, value in cleared.items() if value is not None}
 
 
 def _queue_place(job: Job, place: QueuePosition | None) -> QueuePlace:

@@ -4,6 +4,7 @@ All keys of a disabled tenant are refused. Jobs that were accepted before run to
 Batches start no more lines until the tenant is enabled again. Nothing is lost.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,6 +51,18 @@ def list_tenants(db: Database) -> list[Tenant]:
     """Return every tenant, by name."""
     with db.autocommit() as connection:
         return [Tenant(**row) for row in connection.execute(_LIST).mappings()]
+
+
+# The names of tenants.
+_NAMES = text("SELECT id, name FROM tenants WHERE id = ANY(CAST(:ids AS text[]))")
+
+
+def read_names(db: Database, ids: Collection[str]) -> dict[str, str]:
+    """Return the names of these tenants by their ids."""
+    if not ids:
+        return {}
+    with db.autocommit(tenant_ids=ids) as connection:
+        return {row.id: row.name for row in connection.execute(_NAMES, {"ids": list(ids)})}
 
 
 def rename(db: Database, name: str, new_name: str, *, actor: str) -> str:

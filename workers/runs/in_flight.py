@@ -79,6 +79,11 @@ class InFlightAttempts:
         with self._lock:
             return self._attempts.get(job_id)
 
+    def all(self) -> list[Attempt]:
+        """Return every attempt in flight."""
+        with self._lock:
+            return list(self._attempts.values())
+
     def owns(self, attempt: Attempt) -> bool:
         """Return True while ``attempt`` is in the table."""
         with self._lock:

@@ -20,7 +20,7 @@ from tests.producer_api.conftest import MakeClient
 from tests.producer_api.serving import ApiServer
 
 OPEN = {"/health", "/healthz", "/readyz", "/metrics", "/version"}
-PAGES = {"/", "/docs", "/docs/{name}", "/openapi.json"}
+PAGES = {"/", "/console", "/console/{name:path}", "/docs", "/docs/{name}", "/openapi.json"}
 DOCS = ROOT / "docs" / "keys.md"
 _PARAMETER = re.compile(r"{[^}]*}")
 _ORDER = ("get", "post", "put", "patch", "delete")

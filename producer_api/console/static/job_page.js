@@ -1,0 +1,205 @@
+// One job: its state, its timeline, its request and answer, and what can be done with it.
+
+import { html, useEffect, useState } from "./vendor/htm-preact.js";
+import { get, post, readEvents } from "./api.js";
+import { clock, count, duration, milliseconds, moment, now, shortId, workerName } from "./format.js";
+import { curl, node, python } from "./snippets.js";
+import { Timeline, lanes } from "./timeline.js";
+import { Act, ErrorNote, Heading, State, copy, useLoad, useNow } from "./ui.js";
+
+const OPEN = ["queued", "running"];
+
+export function JobPage({ rest: [id] }) {
+  const path = `jobs/${encodeURIComponent(id)}`;
+  const { data, error, reload } = useLoad((signal) => load(path, id, signal), [id]);
+  const isOpen = data !== null && OPEN.includes(data.job.status);
+  useNow(isOpen ? 1000 : 3_600_000);
+  const text = useText(path, isOpen, reload);
+  if (data === null) {
+    return html`<div class="head"><${Heading}>Job ${shortId(id)}<//></div><${ErrorNote} error=${error} />`;
+  }
+  const { job, timeline, request, deliveries } = data;
+  return html`<div class="head">
+      <${Heading}>Job <span class="mono">${shortId(id)}</span><//>
+      <${State} of=${job.status} />
+      <span class="grow"></span>
+      <${Actions} job=${job} request=${request} reload=${reload} />
+    </div>
+    <${ErrorNote} error=${error} />
+    ${job.error !== null && html`<p class="note bad"><strong>${job.error.code}</strong>: ${job.error.message}</p>`}
+    <section class="card" aria-labelledby="timeline">
+      <div class="title"><h2 id="timeline">Timeline</h2></div>
+      <div class="body"><${Timeline} lines=${lanes(job, timeline, deliveries, now())} /></div>
+    </section>
+    <${Facts} job=${job} />
+    <div class="two">
+      <${Request} request=${request} />
+      <${Answer} job=${job} text=${text} />
+    </div>
+    <${Events} timeline=${timeline} />`;
+}
+
+async function load(path, id, signal) {
+  const [job, timeline, request, deliveries] = await Promise.all([
+    get(path, { signal }),
+    get(`${path}/timeline`, { signal }),
+    get(`${path}/request`, { signal }).catch((error) => ({ error })),
+    readDeliveries(id, signal),
+  ]);
+  return { job, timeline, request, deliveries };
+}
+
+// Needs webhooks:admin. A key without it sees the job without its webhooks.
+async function readDeliveries(id, signal) {
+  try {
+    const list = await get(`webhook_deliveries?job_id=${encodeURIComponent(id)}&limit=5`, { signal });
+    return await Promise.all(list.data.map((one) => get(`webhook_deliveries/${one.id}`, { signal })));
+  } catch {
+    return [];
+  }
+}
+
+// The text of a job that has not ended, as it is generated. `reload` is called when the job starts and ends.
+function useText(path, isOpen, reload) {
+  const [text, setText] = useState("");
+  useEffect(() => {
+    if (!isOpen) return undefined;
+    const control = new AbortController();
+    let whole = "";
+    let cursor = "";
+    const onEvent = ({ name, id, data }) => {
+      cursor = id || cursor;
+      if (name === "job.delta") whole += data.text;
+      else if (name === "job.restarted") whole = data.text;
+      else if (name !== "job.queued") reload();
+      setText(whole);
+    };
+    const follow = async () => {
+      while (!control.signal.aborted) {
+        const query = cursor === "" ? "" : `?starting_after=${cursor}`;
+        try {
+          await readEvents("GET", `${path}/events${query}`, onEvent, { signal: control.signal });
+          return;
+        } catch {
+          await new Promise((done) => setTimeout(done, 1500));
+        }
+      }
+    };
+    follow();
+    return () => control.abort();
+  }, [path, isOpen]);
+  return text;
+}
+
+function Actions({ job, request, reload }) {
+  const path = `jobs/${encodeURIComponent(job.id)}`;
+  const cancel = async () => {
+    await post(`${path}/cancel`);
+    reload();
+    return "The job is being cancelled";
+  };
+  const again = async () => {
+    const made = await post("jobs", request.body);
+    location.hash = `#/job/${made.id}`;
+    return `Submitted again as ${shortId(made.id)}`;
+  };
+  const copies = { curl, Python: python, Node: node };
+  return html`<div class="row" role="group" aria-label="Actions">
+    ${request.body !== undefined &&
+    Object.entries(copies).map(
+      ([name, write]) => html`<button type="button" key=${name} onClick=${() => copy(write(request.body), `The request as ${name}`)}>
+        Copy ${name}
+      </button>`,
+    )}
+    ${OPEN.includes(job.status)
+      ? html`<${Act} kind="danger" action=${cancel} confirm="Cancel this job?">Cancel<//>`
+      : request.body !== undefined && html`<${Act} kind="primary" action=${again}>Replay<//>`}
+  </div>`;
+}
+
+function Facts({ job }) {
+  const usage = job.usage ?? {};
+  const decodeMs = usage.first_token_ms == null ? null : usage.queue_ms + usage.compute_ms - usage.first_token_ms;
+  const facts = {
+    "Id": html`<span class="mono">${job.id}</span>`,
+    "Model": `${job.model}@${job.model_version}`,
+    "Task": job.task,
+    "Class, priority": `${job.service_class}, ${job.priority}`,
+    "Accepted": moment(job.created_at),
+    "Deadline": moment(job.expires_at),
+    "Attempt": `${job.attempt} of ${job.max_attempts}`,
+    "Waited": milliseconds(usage.queue_ms),
+    "First token after": milliseconds(usage.first_token_ms),
+    "Computed": milliseconds(usage.compute_ms),
+    "Tokens in, out": job.usage === null ? "–" : `${count(usage.input_tokens)} (${count(usage.cached_tokens)} cached), ${count(usage.output_tokens)}`,
+    "Tokens per second": decodeMs > 0 && usage.output_tokens > 1 ? ((1000 * (usage.output_tokens - 1)) / decodeMs).toFixed(1) : "–",
+    "Cost": usage.cost == null ? "no price" : usage.cost.toPrecision(3),
+    ...Object.fromEntries(Object.entries(job.metadata).map(([name, value]) => [`metadata ${name}`, value])),
+  };
+  if (job.status === "queued") {
+    const { position, estimated_start_at: at } = job.queue;
+    facts.Waited = `so far ${duration(now() - job.created_at)}`;
+    facts["Place in the queue"] = position === null ? "not known" : `${position}${at === null ? "" : `, starts about ${clock(at)}`}`;
+  }
+  return html`<section class="card" aria-label="Facts"><div class="body">
+    <dl class="facts">
+      ${Object.entries(facts).map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
+    </dl>
+  </div></section>`;
+}
+
+function Request({ request }) {
+  const input = request.body?.input;
+  return html`<section class="card" aria-labelledby="request">
+    <div class="title"><h2 id="request">Request</h2></div>
+    <div class="body stack">
+      ${request.error !== undefined && html`<p class="muted">${request.error.message}</p>`}
+      ${input?.messages?.map(
+        (message, index) => html`<div class="message" key=${index}>
+          <div class="role">${message.role}</div>
+          <pre class="text" tabindex="0">${typeof message.content === "string" ? message.content : JSON.stringify(message.content ?? message, null, 2)}</pre>
+        </div>`,
+      )}
+      ${input?.prompt !== undefined && html`<pre class="text" tabindex="0">${input.prompt}</pre>`}
+      ${request.body !== undefined && html`<details>
+        <summary class="small muted">The whole body</summary>
+        <pre class="text" tabindex="0">${JSON.stringify(request.body, null, 2)}</pre>
+      </details>`}
+    </div>
+  </section>`;
+}
+
+function Answer({ job, text }) {
+  const output = job.output;
+  const shown = output?.text ?? text;
+  return html`<section class="card" aria-labelledby="answer" aria-busy=${OPEN.includes(job.status)}>
+    <div class="title">
+      <h2 id="answer">Answer</h2>
+      ${output?.finish_reason !== undefined && html`<span class="small muted">ended by ${output.finish_reason}</span>`}
+    </div>
+    <div class="body stack">
+      ${shown !== "" ? html`<pre class="text" tabindex="0">${shown}</pre>` : output === null && html`<p class="muted">${job.purged_at !== null ? "It is no longer kept." : "None yet."}</p>`}
+      ${output !== null && output.text === undefined && html`<pre class="text" tabindex="0">${JSON.stringify(output, null, 2)}</pre>`}
+      ${output?.tool_calls?.length > 0 && html`<pre class="text" tabindex="0">${JSON.stringify(output.tool_calls, null, 2)}</pre>`}
+    </div>
+  </section>`;
+}
+
+function Events({ timeline }) {
+  const start = timeline.events[0]?.at ?? 0;
+  const about = ({ worker, engine, ...detail }) =>
+    [worker && workerName(worker), engine, ...Object.entries(detail).map(([name, value]) => `${name} ${JSON.stringify(value)}`)]
+      .filter(Boolean).join(", ");
+  return html`<section class="card" aria-labelledby="events">
+    <div class="title"><h2 id="events">Events</h2></div>
+    <div class="scroll"><table aria-labelledby="events">
+      <thead><tr><th>Time</th><th class="num">After</th><th>Event</th><th>Detail</th></tr></thead>
+      <tbody>${timeline.events.map(
+        (event, index) => html`<tr key=${index}>
+          <td class="mono nowrap">${clock(event.at, true)}</td><td class="num">${duration(event.at - start)}</td>
+          <td>${event.kind.replaceAll("_", " ")}</td><td class="muted small">${about(event.detail)}</td>
+        </tr>`,
+      )}</tbody>
+    </table></div>
+  </section>`;
+}

@@ -1,0 +1,87 @@
+// A job's timeline as bars: one line for each attempt, one for its webhooks. What was not recorded is not drawn.
+
+import { html } from "./vendor/htm-preact.js";
+import { clock, duration } from "./format.js";
+
+// Return the lines: [{name, parts: [{kind, from, to, isOpen, about}]}]. `now` ends what still goes on. Unix seconds.
+export function lanes(job, timeline, deliveries, now) {
+  const accepted = timeline.events[0]?.at ?? job.created_at;
+  const end = endOf(timeline);
+  const found = timeline.attempts.map((attempt, index) => {
+    const waitedFrom = index === 0 ? accepted : timeline.attempts[index - 1].ended_at ?? attempt.started_at;
+    const parts = [part("wait", "waited", waitedFrom, attempt.started_at)];
+    return { name: `Attempt ${attempt.attempt ?? index + 1}`, parts: [...parts, ...computed(job, attempt, accepted, now)] };
+  });
+  const last = timeline.attempts[timeline.attempts.length - 1];
+  if (last === undefined || (last.ended_at !== null && end === null)) {
+    const from = last === undefined ? accepted : last.ended_at;
+    found.push({ name: "Waiting", parts: [{ ...part("wait", "waits", from, end ?? now), isOpen: end === null }] });
+  }
+  if (deliveries.length > 0) found.push({ name: "Webhooks", parts: deliveries.flatMap(hooks) });
+  return found;
+}
+
+function endOf(timeline) {
+  const last = timeline.events[timeline.events.length - 1];
+  return ["succeeded", "failed", "cancelled", "expired"].includes(last?.kind) ? last.at : null;
+}
+
+function part(kind, name, from, to) {
+  return { kind, from, to, isOpen: false, about: `${name} ${duration(to - from)}` };
+}
+
+// The time of the first token is known once the job has ended. Of an attempt without it only the whole is drawn.
+function computed(job, attempt, accepted, now) {
+  const to = attempt.ended_at ?? now;
+  const isOpen = attempt.ended_at === null;
+  const first = job.usage?.first_token_ms == null ? null : accepted + job.usage.first_token_ms / 1000;
+  if (["lease_expired", "released"].includes(attempt.outcome)) {
+    const name = attempt.outcome === "released" ? "ran, and was given back after" : "ran, and its lease expired after";
+    return [part("lost-part", name, attempt.started_at, to)];
+  }
+  if (first === null || first < attempt.started_at || first > to) {
+    return [{ ...part("compute-part", isOpen ? "runs for" : "ran", attempt.started_at, to), isOpen }];
+  }
+  return [part("prefill-part", "to the first token", attempt.started_at, first), part("decode-part", "decoded", first, to)];
+}
+
+function hooks(delivery) {
+  return (delivery.tries ?? []).map((attempt) => ({
+    kind: attempt.status !== null && attempt.status < 300 ? "hook" : "hook bad",
+    from: attempt.at,
+    to: attempt.at,
+    isOpen: false,
+    about: `${delivery.type} to ${delivery.url}: ${attempt.status ?? attempt.error ?? "no answer"}`,
+  }));
+}
+
+const LEGEND = [
+  ["wait", "waited"], ["prefill-part", "prefill, to the first token"], ["decode-part", "decode"],
+  ["compute-part", "computed, first token not recorded"], ["lost-part", "lost or given back"],
+];
+
+export function Timeline({ lines }) {
+  const parts = lines.flatMap((line) => line.parts);
+  const start = Math.min(...parts.map((one) => one.from));
+  const end = Math.max(...parts.map((one) => one.to), start + 0.001);
+  const place = (at) => `${(100 * (at - start)) / (end - start)}%`;
+  const kinds = new Set(parts.map((one) => one.kind));
+  return html`<div class="timeline">
+    ${lines.map(
+      (line) => html`<div class="lane" key=${line.name}>
+        <span>${line.name}</span>
+        <div class="bar" role="img" aria-label=${line.parts.map((one) => one.about).join(", ")}>
+          ${line.parts.map((one, index) => {
+            const style = { left: place(one.from) };
+            if (!one.kind.startsWith("hook")) style.width = `${(100 * (one.to - one.from)) / (end - start)}%`;
+            return html`<i key=${index} class=${`${one.kind} ${one.isOpen ? "open" : ""}`} style=${style} title=${one.about}></i>`;
+          })}
+        </div>
+      </div>`,
+    )}
+    <div class="axis"><span>${clock(start, true)}</span><span>${duration(end - start)}</span><span>${clock(end, true)}</span></div>
+    <div class="row">
+      ${LEGEND.filter(([kind]) => kinds.has(kind)).map(([kind, name]) => html`<span key=${kind} class=${`key ${kind}`}>${name}</span>`)}
+    </div>
+  </div>`;
+}

@@ -1,0 +1,40 @@
+"""A worker tells Redis what it holds: for the console, and for nothing else."""
+
+import redis
+
+from store.redis import live_workers
+from store.redis.live_workers import WorkerSnapshot, WorkerTick
+from tests.processes import wait_for
+from tests.workers.conftest import Bench, StartWorker
+
+
+def test_a_worker_tells_what_it_holds_and_what_it_has_done(
+    bench: Bench, start_worker: StartWorker, redis_client: redis.Redis
+) -> None:
+    worker = start_worker(fake_step_ms=10, max_slots=4)
+    (job_id,) = bench.submit(1, sampling={"max_tokens": 3000})
+    bench.publish_hints([job_id])
+
+    def told() -> WorkerSnapshot | None:
+        found = [snapshot for snapshot, _ in live_workers.read_workers(redis_client)]
+        return next((s for s in found if s.jobs and s.jobs[0].output_tokens > 0), None)
+
+    snapshot = wait_for(told)
+    assert (snapshot.queue, snapshot.slots, snapshot.running) == (bench.queue, 4, 1)
+    (held,) = snapshot.jobs
+    job = bench.job(job_id)
+    assert (held.id, held.tenant_id, held.attempt, held.max_tokens) == (job_id, job.tenant_id, 1, 3000)
+    assert snapshot.id == job.owner, "the name by which a claim knows it"
+    assert held.input_tokens == job.input_tokens
+    assert snapshot.lease_age_s is not None
+
+    def ticks() -> list[WorkerTick]:
+        return [tick for _, tick in live_workers.read_ticks(redis_client, "0-0")[0]]
+
+    wait_for(lambda: any(tick.tokens for tick in ticks()), "a tick counts the tokens")
+    tick = next(tick for tick in ticks() if tick.tokens)
+    assert tick.tokens.keys() == tick.first_token_ms.keys() == {job.tenant_id}
+    assert len(tick.first_token_ms[job.tenant_id]) == 1
+    assert 0 < tick.running <= 1
+    worker.signal(15)
+    wait_for(lambda: not live_workers.read_workers(redis_client), "a worker that stops withdraws its snapshot")
