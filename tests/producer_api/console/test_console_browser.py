@@ -49,6 +49,18 @@ def focus(tab: Tab, what: str) -> None:
     raise AssertionError(f"the Tab key does not reach {what}")
 
 
+def refuse(tab: Tab) -> None:
+    """Try a wrong key: nothing is shown, and it is not kept."""
+    tab.type("hr_wrong")
+    tab.press("Enter")
+    tab.wait("document.querySelector('[role=alert]') !== null")
+    assert tab.run("document.querySelector('nav') === null && sessionStorage.length === 0")
+    assert tab.run("document.activeElement.name") == "key"
+    tab.run("document.activeElement.select()")
+    # The answer 401 is an error in the browser's log, as it should be.
+    tab.problems[:] = [one for one in tab.problems if "401" not in one]
+
+
 def sign_in(tab: Tab, key: str) -> None:
     tab.type(key)
     tab.press("Enter")
@@ -74,6 +86,7 @@ def test_a_job_is_found_and_cancelled_by_keyboard(
     about = {"queue": "tiny@1", "engine": None, "slots": 4, "running": 1, "waiting": 0, "lease_s": 10}
     snapshot = WorkerSnapshot(id="host:1:boot", free_blocks=9, total_blocks=10, lease_age_s=1, jobs=[job], **about)
     SnapshotPublisher(redis_client).publish(snapshot, None)
+    refuse(tab)
     sign_in(tab, key)
     focus(tab, "a.cell")
     assert "interactive job" in tab.run("document.activeElement.ariaLabel")
@@ -92,11 +105,3 @@ def test_a_job_is_found_and_cancelled_by_keyboard(
     tab.press("Enter")
     wait_for(lambda: api.get(f"/v1/jobs/{open_job}").json()["status"] == "cancelled")
     tab.wait("document.querySelector('.badge').textContent === 'cancelled'")
-
-
-def test_a_wrong_key_is_refused_and_nothing_else_is_shown(tab: Tab) -> None:
-    tab.type("hr_wrong")
-    tab.press("Enter")
-    tab.wait("document.querySelector('[role=alert]') !== null")
-    assert tab.run("document.querySelector('nav') === null && sessionStorage.length === 0")
-    tab.problems[:] = [one for one in tab.problems if "401" not in one]
