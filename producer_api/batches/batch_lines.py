@@ -96,8 +96,10 @@ class LineReader:
         request_job = request.wanted.job
         own_s = remaining_s if request_job.deadline_ms is None else min(remaining_s, request_job.deadline_ms / 1000)
         batch_job = request_job.model_copy(update={"service_class": ServiceClass.BATCH, "webhook": None})
-        response = request.wanted.response
-        made = self._submissions.make_job(owner, batch_job, project_id=batch.project_id, response=response)
+        wanted = request.wanted
+        made = self._submissions.make_job(
+            owner, batch_job, project_id=batch.project_id, response=wanted.response, is_stored=wanted.is_stored
+        )
         return replace(made, deadline_s=max(own_s, _SHORTEST_S), webhook=_NO_EVENTS, fingerprint=None)
 
 

@@ -271,6 +271,7 @@ PARAMETERS: dict[str, str] = {
     "batch_id": "the batch",
     "bucket_width": "width of a bucket",
     "code": "only this error code",
+    "completion_id": "the stored chat completion",
     "delivery_id": "the delivery",
     "endpoint_id": "the webhook endpoint",
     "file_id": "the file",

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from producer_api.access.auth import JobsReader, JobsWriter
+from producer_api.http.metadata_filters import metadata_filters
 from producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute, unless_gone
 from producer_api.http.views import JsonResponse
 from producer_api.jobs import cancel, job_views
@@ -21,7 +22,7 @@ from producer_api.server.errors import DOCUMENTED
 from producer_api.streaming.job_events import wait_until_ended
 from producer_api.submission.draft_job import Receipt
 from store.db.database import Database
-from store.errors import InvalidRequest, Unavailable
+from store.errors import Unavailable
 from store.jobs import jobs
 from store.jobs.jobs import Job
 from store.retention import erasure
@@ -92,23 +93,6 @@ async def _wait(request: Request, runtime: Runtime, job: Job, wait_s: float) -> 
 
 
 _FILTERS = frozenset({"status", "task", "model", "created_after", "limit", "after", "order"})
-_METADATA = re.compile(r"metadata\[(.{1,64})\]")
-
-
-def _metadata_filter(request: Request) -> dict[str, str]:
-    """Return the ``metadata[key]=value`` filters; raise InvalidRequest for any other parameter."""
-    wanted = {}
-    for name, value in request.query_params.items():
-        if (match := _METADATA.fullmatch(name)) is not None:
-            wanted[match[1]] = value
-        elif name not in _FILTERS:
-            known = ", ".join(sorted(_FILTERS))
-            raise InvalidRequest(
-                f"`{name[:64]}` is not a filter: use {known} or metadata[key]",
-                code="unsupported_parameter",
-                param=name[:64],
-            )
-    return wanted
 
 
 @router.get("", response_model=JobList, summary="List jobs")
@@ -125,7 +109,7 @@ async def list_jobs(
     order: Literal["desc", "asc"] = "desc",
 ) -> Response:
     """Return the tenant's jobs, newest first by default. `metadata[key]=value` is also a filter."""
-    metadata = _metadata_filter(request)
+    metadata = metadata_filters(request, _FILTERS)
 
     def read(db: Database) -> list[Job]:
         found = jobs.list_jobs(

@@ -125,6 +125,9 @@ class ChatRequest(TextRequest):
     }
 
     messages: Annotated[tuple[ChatTurn, ...], Field(min_length=1)]
+    store: bool | None = Field(
+        None, description="true: it can be listed and read later; false: its contents are erased a minute after its end"
+    )
     max_completion_tokens: int | None = None
     tools: tuple[ChatTool, ...] | None = None
     tool_choice: str | dict[str, Any] | None = Field(

@@ -25,7 +25,7 @@ from producer_api.openai.response_format import (
 )
 from producer_api.server.errors import from_validation
 from store.errors import HeadraceError, InvalidRequest
-from store.payloads.job_payload import ServiceClass, WebhookSpec
+from store.payloads.job_payload import MetadataKey, MetadataValue, ServiceClass, WebhookSpec
 from store.payloads.strict_model import Body, Strict
 from store.tasks.generate import GenerateRequest, Truncation
 
@@ -122,8 +122,11 @@ def _as_text(value: object) -> object:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
 
-MetadataText = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | bool | int | float)]
+MetadataText = Annotated[MetadataValue, BeforeValidator(_as_text, json_schema_input_type=str | bool | int | float)]
 """A value of ``metadata``: numbers and booleans are kept as texts."""
+
+Metadata = Annotated[dict[MetadataKey, MetadataText], Field(max_length=16)]
+"""The ``metadata`` of what is stored without a job of its own."""
 
 
 class TextRequest(Body):

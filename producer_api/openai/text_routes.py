@@ -50,7 +50,7 @@ async def create_chat_completion(
     beginning of a match. A schema that is not supported is refused with `invalid_json_schema`.
     """
     await runtime.streams.enter(request)
-    job, headers = await _submit(runtime, principal, body, chat_job(body), origin)
+    job, headers = await _submit(runtime, principal, body, chat_job(body), origin, is_stored=body.store)
     shared = await _shared(runtime, job, body)
     answer = ChatAnswer(job, with_usage=body.wants_usage, shared=shared)
     return await _answer(request, runtime, job, body, answer, headers)
@@ -75,11 +75,17 @@ async def create_completion(
 
 
 async def _submit(
-    runtime: Runtime, principal: Principal, body: TextRequest, wanted: GenerateRequest, origin: Origin
+    runtime: Runtime,
+    principal: Principal,
+    body: TextRequest,
+    wanted: GenerateRequest,
+    origin: Origin,
+    *,
+    is_stored: bool | None = None,
 ) -> tuple[Job, dict[str, str]]:
     """Store the job; return it and the headers of the answer."""
     try:
-        receipt = await runtime.submissions.submit(principal, wanted, origin)
+        receipt = await runtime.submissions.submit(principal, wanted, origin, is_stored=is_stored)
     except HeadraceError as error:
         raise as_sent(error, body) from error
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
@@ -88,9 +94,14 @@ async def _submit(
 
 async def _shared(runtime: Runtime, job: Job, body: TextRequest) -> dict[str, str]:
     """Return the fields of the whole answer and of each chunk that are not the job's own."""
-    digest = await runtime.catalog.digest(job.model, job.model_version)
     tier = {} if body.service_tier is None else {"service_tier": body.service_tier}
-    return tier | {"system_fingerprint": f"fp_{job.model_version}_{digest[:_DIGEST_CHARS]}"}
+    return tier | {"system_fingerprint": await fingerprint_of(runtime, job)}
+
+
+async def fingerprint_of(runtime: Runtime, job: Job) -> str:
+    """Return the ``system_fingerprint`` of an answer: version and digest of the model."""
+    digest = await runtime.catalog.digest(job.model, job.model_version)
+    return f"fp_{job.model_version}_{digest[:_DIGEST_CHARS]}"
 
 
 async def _answer(

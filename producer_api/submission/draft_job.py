@@ -46,12 +46,16 @@ class Receipt:
 
 @dataclass(slots=True)
 class DraftJob:
-    """A request that is being made into a job. Once it has an ``outcome``, no further step is taken."""
+    """A request that is being made into a job. Once it has an ``outcome``, no further step is taken.
+
+    ``is_stored``: True for a chat completion that is stored, False for one that is erased after its end, else None.
+    """
 
     principal: Principal
     request: JobRequest
     origin: Origin
     response: NewResponse | None = None
+    is_stored: bool | None = None
     idempotency: Idempotency | None = None
     version: ModelVersion | None = None
     policy: PinnedPolicy | None = None

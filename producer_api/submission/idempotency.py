@@ -37,7 +37,13 @@ class RequestDigests:
         return [*self._digests.of("request", sent.encode()), sent]
 
     def idempotency(
-        self, route: str, key: str | None, request: JobRequest, response: NewResponse | None
+        self,
+        route: str,
+        key: str | None,
+        request: JobRequest,
+        response: NewResponse | None,
+        *,
+        is_stored: bool | None = None,
     ) -> Idempotency | None:
         """Return the Idempotency-Key with the digests of its request. Raises InvalidRequest."""
         if key is None:
@@ -46,6 +52,8 @@ class RequestDigests:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
         asked = request.model_dump(mode="json")
         asked |= request.digest_fields()
+        if is_stored is not None:
+            asked["store"] = is_stored
         if response is not None:
             # Without the input: its items got new ids, and are in the request as messages.
             asked["response"] = [response.previous_id, response.is_stored, response.is_background, response.request]

@@ -113,14 +113,20 @@ class Submissions:
         self._batches: GroupCommit[DraftJob, Receipt] = GroupCommit(self._submit_all, pace_s=PACE_S, enough=ENOUGH)
 
     async def submit(
-        self, principal: Principal, request: JobRequest, origin: Origin, response: NewResponse | None = None
+        self,
+        principal: Principal,
+        request: JobRequest,
+        origin: Origin,
+        response: NewResponse | None = None,
+        *,
+        is_stored: bool | None = None,
     ) -> Receipt:
-        """Store a job for the request, and ``response`` beside it if it came as one.
+        """Store a job for the request, and ``response`` beside it if it came as one; ``is_stored`` as in DraftJob.
 
         Raises InvalidRequest, Forbidden, NotFound, RateLimited, IdempotencyKeyReused, ModelLoadError, Unavailable,
         and NoWorker where the settings require a worker and none serves the model version.
         """
-        draft = DraftJob(principal, request, origin, response)
+        draft = DraftJob(principal, request, origin, response, is_stored)
         try:
             return await self._join_batch(draft)
         except NeedsTenantThread:
@@ -161,12 +167,13 @@ class Submissions:
         *,
         project_id: str | None = None,
         response: NewResponse | None = None,
+        is_stored: bool | None = None,
     ) -> NewJob:
         """Return the job of a line of a batch. No limit is checked and nothing is stored.
 
         Raises InvalidRequest, Forbidden, NotFound, ModelLoadError, Unavailable. Blocks.
         """
-        draft = DraftJob(principal, request, Origin("batch", None, "", False, 0, project_id), response)
+        draft = DraftJob(principal, request, Origin("batch", None, "", False, 0, project_id), response, is_stored)
         self._look_up(draft)
         self._guard_and_prepare(draft)
         return self._new_job(draft)
@@ -252,7 +259,7 @@ class Submissions:
     def _read_key(self, draft: DraftJob) -> None:
         origin = draft.origin
         draft.idempotency = self._digests.idempotency(
-            origin.route, origin.idempotency_key, draft.request, draft.response
+            origin.route, origin.idempotency_key, draft.request, draft.response, is_stored=draft.is_stored
         )
 
     def _vault_before(self, draft: DraftJob) -> PlaceholderMap | None:
@@ -325,6 +332,7 @@ class Submissions:
             project_id=draft.origin.project_id,
             user_id=request.user,
             response=draft.response,
+            is_stored=draft.is_stored,
             limits=self._rate_limits.held_by(draft.principal),
         )
 

@@ -23,6 +23,7 @@ from producer_api.responses.response_answer import response_object
 from producer_api.responses.response_request import ResponseContext, ResponseRequest
 from producer_api.responses.response_request import as_sent as response_as_sent
 from producer_api.responses.response_request import to_job as response_job
+from producer_api.stored_chats import stored_chat_routes
 from producer_api.tasks.task_routes import ParseBody, ParsedRequest, TaskRoutes
 from store.jobs.jobs import Job
 from store.jobs.responses import StoredResponse
@@ -39,7 +40,10 @@ def _text(
     def parse(body: Mapping[str, Any]) -> ParsedRequest:
         request = shape.model_validate(body)
         return ParsedRequest(
-            to_job(request), lambda job: answer(job).full_answer(job), lambda error: as_sent(error, request)
+            to_job(request),
+            lambda job: answer(job).full_answer(job),
+            lambda error: as_sent(error, request),
+            is_stored=request.store if isinstance(request, ChatRequest) else None,
         )
 
     return parse
@@ -67,7 +71,7 @@ def _message(body: Mapping[str, Any]) -> ParsedRequest:
 
 GENERATE_ROUTES = TaskRoutes(
     GENERATE,
-    (text_routes.router, response_routes.router, message_routes.router),
+    (text_routes.router, stored_chat_routes.router, response_routes.router, message_routes.router),
     {
         "/v1/chat/completions": _text(ChatRequest, chat_job, ChatAnswer),
         "/v1/completions": _text(CompletionRequest, completion_job, CompletionAnswer),

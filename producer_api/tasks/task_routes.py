@@ -19,13 +19,14 @@ class ParsedRequest:
 
     ``answer`` returns the route's answer of the job that has ended; it raises JobUnanswered for a job that has not
     succeeded. ``complain`` returns an error about the job with the names of the body's fields. ``response`` is stored
-    beside the job.
+    beside the job. ``is_stored``: as in ``producer_api.submission.draft_job.DraftJob``.
     """
 
     job: JobRequest
     answer: Callable[[Job], dict[str, Any]]
     complain: Callable[[HeadraceError], HeadraceError]
     response: NewResponse | None = None
+    is_stored: bool | None = None
 
 
 ParseBody: TypeAlias = Callable[[Mapping[str, Any]], ParsedRequest]

@@ -45,7 +45,8 @@ class NewJob:
 
     ``announce`` asks for ``announced_at`` to be set at once. Postgres does so unless jobs of the queue wait already, or
     in any case if the job ``goes_ahead``.
-    ``response``: the row of ``responses``, for a job of the Responses API.
+    ``response``: the row of ``responses``, for a job of the Responses API. ``is_stored``: True for a chat completion
+    that is stored, False for one that is erased after its end.
     ``api_key_id``, ``project_id`` and ``user_id``: usage is counted for them, and for the tenant. The job is refused if
     it does not fit ``limits``; None is no limit.
 
@@ -76,6 +77,17 @@ class NewJob:
     user_id: str | None = None
     limits: RequestLimits | None = None
     goes_ahead: bool = False
+    is_stored: bool | None = None
+
+    @property
+    def is_stored_chat(self) -> bool:
+        """True if it is listed among the stored chat completions."""
+        return self.is_stored is True
+
+    @property
+    def purge_when_ended(self) -> bool:
+        """True if its contents are erased as soon as it has ended."""
+        return self.is_stored is False or (self.response is not None and not self.response.is_stored)
 
     @property
     def class_rank(self) -> int:
@@ -136,9 +148,8 @@ WITH incoming AS (
     )) AND NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = incoming.queue) AS announced
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
-    INSERT INTO jobs ({_NAMES}, deadline_at, announced_at, purge_when_ended)
-    SELECT {_NAMES}, now() + make_interval(secs => deadline_s), CASE WHEN announced THEN now() END,
-        COALESCE(NOT CAST(response ->> 'is_stored' AS boolean), false)
+    INSERT INTO jobs ({_NAMES}, deadline_at, announced_at)
+    SELECT {_NAMES}, now() + make_interval(secs => deadline_s), CASE WHEN announced THEN now() END
     FROM fresh
     RETURNING id, created_at, deadline_at, announced_at
 ), events AS (

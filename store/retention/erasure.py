@@ -15,6 +15,7 @@ from sqlalchemy import Connection, TextClause, text
 from store.audit.audit import record
 from store.db.database import Database
 from store.errors import Conflict
+from store.jobs import stored_chats
 from store.jobs.jobs import why_missing
 from store.jobs.responses import not_found, response_id
 from store.schema.job_states import JobState
@@ -169,6 +170,14 @@ def erase(connection: Connection, job_ids: Sequence[str]) -> int:
     return num_both + max(num_inputs, num_outputs)
 
 
+# Takes the mark of a stored chat completion away.
+_UNLIST_CHAT = text("""
+UPDATE jobs SET is_stored_chat = false
+WHERE tenant_id = :tenant_id AND id = :job_id AND is_stored_chat AND state = 'succeeded' AND output_purged_at IS NULL
+RETURNING id
+""")
+
+
 def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_id: str | None = None) -> bool:
     """Erase an ended job on its owner's request. Returns False if it was already erased.
 
@@ -181,17 +190,36 @@ def purge_job(db: Database, tenant_id: str, job_id: str, *, actor: str, request_
                 raise Conflict(
                     f"job {job_id} is {row.state}: cancel it, and delete it when it has ended", code="job_not_ended"
                 )
-            if row.batch_id is not None:
-                raise Conflict(
-                    f"job {job_id} is a line of {row.batch_id}, which has not ended: cancel that or wait for its end",
-                    code="job_not_ended",
-                )
+            _check_batch(job_id, row.batch_id)
             erase(connection, [job_id])
             if not row.is_empty:
                 record(connection, tenant_id, actor, "job.purged", job_id, {}, request_id)
     if row is None:
         raise why_missing(db, tenant_id, job_id)
     return not row.is_empty
+
+
+def _check_batch(job_id: str, batch_id: str | None) -> None:
+    if batch_id is not None:
+        raise Conflict(
+            f"job {job_id} is a line of {batch_id}, which has not ended: cancel that or wait for its end",
+            code="job_not_ended",
+        )
+
+
+def delete_chat(db: Database, tenant_id: str, job_id: str, *, actor: str, request_id: str | None = None) -> None:
+    """Delete a stored chat completion: erase its job, which is not listed any more.
+
+    Raises NotFound if the tenant has no such chat completion, Conflict while its batch has not ended.
+    """
+    values = {"tenant_id": tenant_id, "job_id": job_id}
+    with db.begin(tenant_id=tenant_id) as connection:
+        row = connection.execute(_JOB, values).one_or_none()
+        if row is None or connection.execute(_UNLIST_CHAT, values).first() is None:
+            raise stored_chats.not_found(stored_chats.chat_id(job_id))
+        _check_batch(job_id, row.batch_id)
+        erase(connection, [job_id])
+        record(connection, tenant_id, actor, "chat.deleted", stored_chats.chat_id(job_id), {}, request_id)
 
 
 def delete_response(db: Database, tenant_id: str, job_id: str, *, actor: str) -> None:

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0029"
+REVISION = "0031"
 
 metadata = MetaData(
     naming_convention={
@@ -91,6 +91,8 @@ api_keys = Table(
     Index(None, "tenant_id"),
 )
 
+_STORED_CHAT = "is_stored_chat AND state = 'succeeded' AND output_purged_at IS NULL"
+
 jobs = Table(
     "jobs",
     metadata,
@@ -141,6 +143,8 @@ jobs = Table(
     timestamp("output_purged_at"),
     # Purge its contents as soon as it has ended: its owner has deleted it, or asked not to store it.
     Column("purge_when_ended", Boolean, nullable=False, server_default=text("false")),
+    # It is listed among the stored chat completions.
+    Column("is_stored_chat", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint(_one_of("state", list(JobState)), name="state_known"),
     CheckConstraint(
         "(state = 'running') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)", name="running_has_lease"
@@ -186,6 +190,8 @@ jobs = Table(
         "completed_at",
         postgresql_where=text("purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL"),
     ),
+    Index("ix_jobs_stored_chats", "tenant_id", "id", postgresql_where=text(_STORED_CHAT)),
+    Index("ix_jobs_stored_chats_of_model", "tenant_id", "model", "id", postgresql_where=text(_STORED_CHAT)),
     Index(
         "ix_jobs_empty",
         "completed_at",

@@ -182,6 +182,20 @@ def finished(batch: object) -> object:
     return batch
 
 
+@feature("stored chats")
+def stored_chats() -> None:
+    asked = {"model": MODEL, "messages": [{"role": "user", "content": CAPITAL}], "max_tokens": 8, "temperature": 0}
+    made = client.chat.completions.create(**asked, store=True, metadata={"suite": "clients"})
+    found = client.chat.completions.retrieve(made.id)
+    assert found.choices == made.choices
+    assert client.chat.completions.messages.list(made.id).data[0].content == CAPITAL
+    client.chat.completions.update(made.id, metadata={"suite": "again"})
+    listed = [chat.id for chat in client.chat.completions.list(metadata={"suite": "again"})]
+    assert listed == [made.id]
+    assert client.chat.completions.delete(made.id).deleted
+    raises(openai.NotFoundError, "not_found", client.chat.completions.retrieve, completion_id=made.id)
+
+
 @feature("files")
 def files() -> None:
     content = lines(3)

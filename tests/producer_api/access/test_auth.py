@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from sqlalchemy import text
 
 from producer_api.access.auth import KEEP_S, Authenticator
 from store.db.database import Database
@@ -53,6 +54,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/prompts/{prompt_id}/versions"): {"instructions": "Be brief."},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
+    ("post", "/v1/chat/completions/{completion_id}"): {"metadata": None},
 }
 """Of the operations on a thing that do not go so far as to look for it without a good body."""
 
@@ -183,6 +185,20 @@ def _delivery(api: httpx2.Client, _: Database) -> str:
     return str(api.get("/v1/webhook_deliveries", params={"job_id": job_id}).json()["data"][0]["id"])
 
 
+def _stored_chat(api: httpx2.Client, db: Database) -> str:
+    """Make a stored chat completion with an answer, without a worker."""
+    job_id = submit(api)
+    with db.begin() as connection:
+        connection.execute(
+            text("""
+            UPDATE jobs SET is_stored_chat = true, state = 'succeeded', completed_at = now(),
+                payload = '{"input": {"messages": []}}', output = '{"text": "hi", "finish_reason": "stop"}'
+            WHERE id = :id"""),
+            {"id": job_id},
+        )
+    return f"chatcmpl-{job_id.removeprefix('job_')}"
+
+
 MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/jobs/": lambda api, _: _ended_job(api),
     "/v1/dead_letters/": lambda api, db: bury(db, submit(api)),
@@ -191,6 +207,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     ),
     "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
     "/v1/files/": lambda api, _: _file(api),
+    "/v1/chat/completions/": _stored_chat,
     "/v1/uploads/": _made("/v1/uploads", {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}),
     "/v1/batches/": _batch,
     "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),
