@@ -12,7 +12,7 @@ from store.batches.batches import create as create_batch
 from store.batches.batches import get as get_batch
 from store.db.database import Database
 from store.errors import Conflict, Gone, InvalidRequest, NotFound
-from store.files import files
+from store.files import files, uploads
 from store.files.blob_storage import open_blobs
 from store.files.files import Purpose
 from store.jobs.claims import Finish, Release, claim, finish, release
@@ -320,7 +320,7 @@ class TestPurges:
         bobs, foreign = make(user_id="bob"), make(user_id="ann", tenant_id=other_tenant)
         waiting = accept_one(user_id="ann")
         scope = Scope(tenant, "ann")
-        assert count(db, scope) == {"jobs": 5, "files": 0, "batches": 0, "prompts": 0, "live": 1}
+        assert count(db, scope) == {"jobs": 5, "files": 0, "uploads": 0, "batches": 0, "prompts": 0, "live": 1}
         assert self.purge(db, scope) == 5
         assert count(db, scope)["jobs"] == self.purge(db, scope) == 0
         left = {row["id"] for row in query("SELECT id FROM jobs WHERE payload <> '{}'")}
@@ -339,12 +339,13 @@ class TestPurges:
                 draft = open_blobs(settings).create()
                 draft.write(b"%d" % number)
                 file = files.create(db, owner, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
+                uploads.create(db, owner, num_bytes=1, filename="a", purpose=Purpose.BATCH, most_bytes=100)
                 create_prompt(db, owner, name="a", template={"instructions": ASKED}, actor="tests")
             new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, "f", None, "key_1", None)
             fail(db, create_batch(db, owner, new, file), [])
-        there = {"jobs": 0, "files": 3, "batches": 1, "prompts": 3, "live": 0}
+        there = {"jobs": 0, "files": 3, "uploads": 3, "batches": 1, "prompts": 3, "live": 0}
         (row,) = query("SELECT min(created_at) AS first FROM files")
-        for kind, num in (("batches", 1), ("files", 3), ("prompts", 3)):
+        for kind, num in (("batches", 1), ("files", 3), ("uploads", 3), ("prompts", 3)):
             assert self.purge(db, Scope(tenant, before=row["first"]), kind) == 0
             assert self.purge(db, Scope(tenant, "ann"), kind) == 0, "of a user"
             assert count(db, Scope(tenant))[kind] == num
