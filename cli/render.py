@@ -191,6 +191,25 @@ def models_table(models: Sequence[Json]) -> Table:
     return table("model", "versions", "aliases", "engine", rows=rows)
 
 
+def versions_table(versions: Sequence[Json]) -> Table:
+    """The versions of models, one per row."""
+    rows = (
+        (
+            one["id"],
+            one["state"],
+            ", ".join(one["aliases"]),
+            one["engine"],
+            one["dtype"],
+            f"{one['context_window']:,}",
+            one["digest"][:12],
+            "?" if one["workers"] is None else one["workers"],
+            one["queued"],
+        )
+        for one in versions
+    )
+    return table("version", "state", "aliases", "engine", "dtype", "window", "digest", "workers", "waiting", rows=rows)
+
+
 def endpoints_table(endpoints: Sequence[Json]) -> Table:
     """Webhook endpoints, one per row."""
     rows = (

@@ -26,6 +26,12 @@ _DEAD_LETTERS = {
 }
 _MODELS = {
     "list": Node("List the models.", "cli.client.verbs:list_models"),
+    "show": Node("Show the versions of a model.", "cli.client.models:show_model"),
+    "alias": Node("Let an alias name a version.", "cli.client.models:set_alias"),
+    "unalias": Node("Remove an alias.", "cli.client.models:remove_alias"),
+    "retire": Node("Retire a version: it takes no new jobs.", "cli.client.models:retire"),
+    "revive": Node("Take a retired version back into use.", "cli.client.models:revive"),
+    "delete": Node("Delete a retired version without jobs.", "cli.operator.admin:delete_version"),
     "register": Node("Register a model's files as its next version.", "cli.operator.processes:register"),
     "measure": Node("Measure the error of bfloat16 and int8.", "cli.operator.processes:measure"),
     "price": Node("Set the price of a model version.", "cli.operator.admin:price"),
@@ -56,7 +62,7 @@ TREE = {
     "cancel": _of(_JOBS, _JOB["cancel"]),
     "jobs": Node("Jobs: list, submit, show, watch, cancel.", parts=_JOB, panel=_JOBS),
     "dead-letters": Node("Dead letters: list, replay.", parts=_DEAD_LETTERS, panel=_JOBS),
-    "models": Node("Models: list, register, measure, price.", parts=_MODELS, panel=_SERVING),
+    "models": Node("Models: list, show, register, alias, retire, …", parts=_MODELS, panel=_SERVING),
     "register": _of(_SERVING, _MODELS["register"]),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
     "webhooks": Node("Webhooks: endpoints, deliveries, redelivery.", "cli.client.webhooks:app", panel=_SERVING),

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 REQUEST_CODES: Final[Mapping[str, str]] = {
+    "alias_changed": "the alias names another version than If-Match says",
+    "alias_not_found": "the model has no alias of this name",
     "batch_not_cancellable": "the batch has ended or is writing its results",
     "conflict": "the state of the resource does not allow the operation",
     "context_length_exceeded": "the input does not fit into the model's context window",
@@ -40,6 +42,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "not_found": "the resource or the route does not exist",
     "policy_blocked_input": "a rule of the tenant's policy refuses the input",
     "policy_scan_too_long": "the policy's scan of a text exceeded its time limit",
+    "precondition_failed": "the resource is not in the state that a header expects",
     "previous_response_not_found": "the previous response does not exist",
     "queue_full": "the limit of queued tokens or jobs is reached",
     "quota_exceeded": "the limit of cost or of stored bytes is reached",
@@ -54,6 +57,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "tenant_disabled": "the operator has disabled the tenant",
     "unsupported_encoding": "the body is compressed in a way that is not accepted",
     "unsupported_parameter": "the field is unknown or not supported",
+    "version_in_use": "an alias names the version, or jobs of it are kept",
     "webhook_url_not_allowed": "webhooks may not call the URL",
 }
 """Codes of requests."""

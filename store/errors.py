@@ -76,6 +76,12 @@ class Conflict(RequestError):
     default_code = "conflict"
 
 
+class PreconditionFailed(RequestError):
+    """The resource is not in the state that the caller expects it in."""
+
+    default_code = "precondition_failed"
+
+
 class IdempotencyKeyReused(RequestError):
     """The Idempotency-Key was used before with a different body."""
 

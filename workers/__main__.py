@@ -58,7 +58,7 @@ def load(settings: Settings, name: str, server: ServerStart = NO_SERVER) -> Task
         check_schema(db)
         check_keys(db, open_vault(settings))
         ping(client)
-        version = resolve(db, name)
+        version = resolve(db, name, with_retired=True)
         if version.engine.is_external or server != NO_SERVER:
             return load_external_model(version, settings, partial(read_file, db), server)
         return MODEL_LOADERS[version.task](version, settings, partial(read_file, db))

@@ -50,6 +50,26 @@ class OperatorClient(Client):
         """Return the models, without entries for their aliases and versions."""
         return [model for model in self._list("GET", "/v1/models") if "@" not in str(model["id"])]
 
+    def model_versions(self, model: str | None = None) -> list[Json]:
+        """Return the versions of a model, or of all models, retired ones too."""
+        return self._list("GET", "/v1/model_versions", params={"model": model})
+
+    def set_alias(self, model: str, alias: str, version: int) -> Json:
+        """Let an alias name this version, and return it."""
+        return self.request("PUT", _alias(model, alias), json={"version": version})
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        """Remove an alias."""
+        self.request("DELETE", _alias(model, alias))
+
+    def retire_version(self, version: str) -> Json:
+        """Take a version (``name@3``) out of use for new jobs, and return it."""
+        return self.request("POST", f"/v1/model_versions/{quote(version)}/retire")
+
+    def revive_version(self, version: str) -> Json:
+        """Take a retired version (``name@3``) back into use, and return it."""
+        return self.request("POST", f"/v1/model_versions/{quote(version)}/revive")
+
     def create_webhook_endpoint(self, url: str, events: list[str]) -> Json:
         """Register a URL for these events. The answer has the signing secret."""
         return self.request("POST", "/v1/webhook_endpoints", json={"url": url, "events": events})
@@ -104,3 +124,7 @@ def _endpoint(endpoint_id: str) -> str:
 
 def _delivery(delivery_id: str) -> str:
     return f"/v1/webhook_deliveries/{quote(delivery_id, safe='')}"
+
+
+def _alias(model: str, alias: str) -> str:
+    return f"/v1/models/{quote(model)}/aliases/{quote(alias, safe='')}"

@@ -13,7 +13,8 @@ from store.db.database import Database, is_migrated
 from store.db.roles import can_log_in
 from store.errors import NotFound, Unauthenticated, Unavailable
 from store.registry.engine_spec import EngineKind
-from store.registry.models import ModelVersion, resolve, set_alias
+from store.registry.models import ModelVersion, resolve
+from store.registry.versions import set_alias
 from store.tenants.api_keys import DEFAULT_TENANT, SCOPES, authenticate, bootstrap, create_key, find_tenant
 
 Say = Callable[[str], None]

@@ -17,6 +17,7 @@ from store.db.database import Database, check_schema
 from store.db.roles import API, OPERATOR, WORKER, url_of
 from store.errors import HeadraceError, InvalidRequest, SettingsError
 from store.key_rotation.master_key_check import check_keys
+from store.registry import versions
 from store.registry.models import resolve
 from store.settings import Settings, adopt_environment, load_settings, open_vault
 from store.tenants.usage import Price, set_price
@@ -73,6 +74,22 @@ def price(
     name = f"{version.model}@{version.version}"
     data = {"model": version.model, "version": version.version, **asdict(priced)}
     show(data, f"{name} is priced", as_json=as_json)
+
+
+def delete_version(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A retired version: NAME@3.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a retired version that no job is kept of. Its number is not given again."""
+    model, _, number = version.rpartition("@")
+    if not (number.isascii() and number.isdecimal() and len(number) < 10):
+        raise InvalidRequest(f"name a version by its number, such as smollm2@1, not {version!r}", param="version")
+    db = database()
+    try:
+        versions.delete_version(db, model, int(number), actor="headrace models delete")
+    finally:
+        db.close()
+    show({"model": model, "version": int(number), "deleted": True}, f"{version} is deleted", as_json=as_json)
 
 
 def _amount(given: str) -> Decimal:

@@ -99,6 +99,7 @@ JobsReader = Annotated[Principal, Depends(require("jobs:read"))]
 ModelsReader = Annotated[Principal, Depends(require("models:read"))]
 ModelsAdmin = Annotated[Principal, Depends(require("models:admin"))]
 QueuesAdmin = Annotated[Principal, Depends(require("queues:admin"))]
+RegistryAdmin = Annotated[Principal, Depends(require("registry:admin"))]
 UsageReader = Annotated[Principal, Depends(require("usage:read"))]
 WebhooksAdmin = Annotated[Principal, Depends(require("webhooks:admin"))]
 

@@ -102,6 +102,7 @@ _TABLE: dict[type[HeadraceError], _HttpError] = {
     store.NotFound: _HttpError(404, "invalid_request_error"),
     store.Gone: _HttpError(410, "invalid_request_error"),
     store.Conflict: _HttpError(409, "conflict_error", _NO_RETRY),
+    store.PreconditionFailed: _HttpError(412, "invalid_request_error", _NO_RETRY),
     store.TooLarge: _HttpError(413, "invalid_request_error", {"Connection": "close"}),
     UnsupportedEncoding: _HttpError(415, "invalid_request_error", {"Accept-Encoding": "gzip"}),
     store.IdempotencyKeyReused: _HttpError(422, "idempotency_error"),

@@ -23,7 +23,6 @@ DEFAULT_ALIAS = "default"
 
 # A model name is not used as a path. If it were, it could not leave a folder.
 _NAME = re.compile(r"(?!.*(?:\.\.|//|/\.|/$))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +109,12 @@ _SET_ENGINE = text("""
 UPDATE model_versions SET engine = CAST(:engine AS jsonb) WHERE model = :model AND version = :version
 """)
 
-# Adds the next version.
+# Adds the next version. The number of a deleted version is not given again (``last_version``).
 _INSERT_VERSION = text("""
 INSERT INTO model_versions (model, version, runner, source, digest, dtype, context_window, files, engine)
 SELECT
-    CAST(:model AS text), COALESCE(max(version), 0) + 1, :runner, :source, :digest, :dtype, :context_window,
+    CAST(:model AS text), GREATEST(max(version), (SELECT last_version FROM models WHERE name = :model)) + 1,
+    :runner, :source, :digest, :dtype, :context_window,
     CAST(:files AS jsonb), CAST(:engine AS jsonb)
 FROM model_versions WHERE model = :model
 RETURNING version
@@ -125,7 +125,7 @@ _RESOLVE = text("""
 SELECT version.*, model_sampling.sampling FROM model_versions AS version
 LEFT JOIN model_sampling USING (model, version)
 LEFT JOIN aliases ON aliases.model = version.model AND aliases.alias = :reference
-WHERE version.model = :model AND version.retired_at IS NULL
+WHERE version.model = :model AND (version.retired_at IS NULL OR :with_retired)
     AND version.version = COALESCE(aliases.version, CAST(:number AS int))
 """)
 
@@ -157,9 +157,6 @@ _POINT = text("""
 INSERT INTO aliases (model, alias, version) VALUES (:model, :alias, :version)
 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version, updated_at = now()
 """)
-
-# The version of an alias, locked.
-_POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
 
 
 def queue_name(model: str, version: int) -> str:
@@ -209,8 +206,8 @@ def register_version(
             name = queue_name(model, version)
             record(connection, None, actor, "model.registered", name, {"digest": digest}, after=what)
             if version == 1:
-                _point(connection, model, DEFAULT_ALIAS, version)
-        found = _version(connection, model, version)
+                point(connection, model, DEFAULT_ALIAS, version)
+        found = version_of(connection, model, version)
         return found if found.engine == engine else _set_engine(connection, found, engine, actor)
 
 
@@ -240,11 +237,15 @@ def _lock_model(connection: Connection, model: str, task: str) -> None:
         raise InvalidRequest(f"model {model} is for the task {known}, not {task}", param="task")
 
 
-def resolve(db: Database, name: str) -> ModelVersion:
-    """Return the version that a model string names. Raises NotFound, which lists the known names."""
+def resolve(db: Database, name: str, *, with_retired: bool = False) -> ModelVersion:
+    """Return the version that a model string names. Raises NotFound, which lists the known names.
+
+    ``with_retired``: a retired version is found by its number; a worker may run the jobs that it still has.
+    """
     model, _, reference = name.partition("@")
     number = int(reference) if reference.isascii() and reference.isdecimal() and len(reference) < 10 else None
     values = {"model": model, "reference": reference or DEFAULT_ALIAS, "number": number}
+    values["with_retired"] = with_retired
     with db.autocommit() as connection:
         row = connection.execute(_RESOLVE, values).mappings().one_or_none()
         if row is None:
@@ -266,7 +267,7 @@ def list_models(db: Database) -> list[ModelSummary]:
 def get_version(db: Database, model: str, version: int) -> ModelVersion:
     """Return one version, retired or not. Raises NotFound if it never existed."""
     with db.autocommit() as connection:
-        return _version(connection, model, version)
+        return version_of(connection, model, version)
 
 
 def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefaults, actor: str) -> ModelVersion:
@@ -276,31 +277,17 @@ def set_sampling(db: Database, model: str, version: int, sampling: SamplingDefau
     """
     after = sampling.given()
     with db.begin() as connection:
-        before = _version(connection, model, version).sampling.given()
+        before = version_of(connection, model, version).sampling.given()
         connection.execute(_SET_SAMPLING, {"model": model, "version": version, "sampling": dump_json(after)})
         name = queue_name(model, version)
         # As texts, because the canonical form of the audit log has no fractions.
         detail = {field: str(value) for field, value in after.items()}
         record(connection, None, actor, "model.sampling_set", name, detail, before=before, after=after)
-        return _version(connection, model, version)
+        return version_of(connection, model, version)
 
 
-def set_alias(db: Database, model: str, alias: str, version: int, actor: str) -> None:
-    """Set ``model@alias`` to this version. Raises NotFound if the version does not exist or is retired."""
-    if not _ALIAS.fullmatch(alias):
-        raise InvalidRequest(
-            f"an alias begins with a letter, then letters, digits and . _ -, not {alias!r}", param="alias"
-        )
-    with db.begin() as connection:
-        if _version(connection, model, version).retired_at is not None:
-            raise NotFound(f"version {version} of {model} is retired", code="model_not_found")
-        before = connection.execute(_POINTED, {"model": model, "alias": alias}).scalar_one_or_none()
-        _point(connection, model, alias, version)
-        detail = {"version": version} if before is None else {"version": version, "from_version": before}
-        record(connection, None, actor, "model.alias_set", f"{model}@{alias}", detail, before=before, after=version)
-
-
-def _point(connection: Connection, model: str, alias: str, version: int) -> None:
+def point(connection: Connection, model: str, alias: str, version: int) -> None:
+    """Set an alias, without a check and without a row in the audit log."""
     connection.execute(_POINT, {"model": model, "alias": alias, "version": version})
 
 
@@ -315,7 +302,8 @@ def read_file(db: Database, digest: str) -> bytes:
     return bytes(content)
 
 
-def _version(connection: Connection, model: str, version: int) -> ModelVersion:
+def version_of(connection: Connection, model: str, version: int) -> ModelVersion:
+    """Return one version, retired or not. Raises NotFound."""
     statement = text("""
         SELECT * FROM model_versions LEFT JOIN model_sampling USING (model, version)
         WHERE model = :model AND version = :version

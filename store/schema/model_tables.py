@@ -30,6 +30,8 @@ models = Table(
     Column("name", String, primary_key=True),
     Column("task", String, nullable=False),
     timestamp("created_at", required=True),
+    # The highest number of a deleted version, so that it is not given again.
+    Column("last_version", Integer, nullable=False, server_default=text("0")),
 )
 
 model_versions = Table(

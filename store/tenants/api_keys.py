@@ -29,6 +29,7 @@ SCOPES: frozenset[str] = frozenset(
         "models:admin",
         "models:read",
         "queues:admin",
+        "registry:admin",
         "usage:read",
         "webhooks:admin",
     }

@@ -149,3 +149,28 @@ def test_a_queue_is_shown_stopped_and_let_go_on(operator: tuple[list[str], Verb]
     with pytest.raises(subprocess.CalledProcessError) as refused:
         verb("queues", "pause", "nobody@1")
     assert "no queue 'nobody@1'" in refused.value.stderr
+
+
+def test_a_second_version_is_made_the_default_and_the_first_is_retired_and_deleted(
+    operator: tuple[list[str], Verb], db: Database
+) -> None:
+    _, verb = operator
+    register_version(
+        db,
+        model="tiny",
+        runner="fake",
+        source="fake",
+        digest="2" * 64,
+        dtype="none",
+        context_window=512,
+        files={},
+        actor="t",
+    )
+    assert "tiny@default means tiny@2" in verb("models", "alias", "tiny", "default", "2")
+    assert "tiny@1 is retired" in verb("models", "retire", "tiny@1")
+    shown = verb("models", "show", "tiny")
+    assert re.search(r"tiny@2 +registered +default", shown)
+    assert re.search(r"tiny@1 +retired", shown)
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        verb("models", "delete", "tiny@1")
+    assert refused.value.returncode == 1

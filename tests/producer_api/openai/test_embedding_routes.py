@@ -11,7 +11,8 @@ from openai import OpenAI
 from producer_api.app import create_app
 from store.db.database import Database
 from store.jobs import jobs
-from store.registry.models import ModelVersion, set_alias
+from store.registry.models import ModelVersion
+from store.registry.versions import set_alias
 from store.schema.job_states import JobState
 from store.settings import Settings
 from tests.processes import wait_for

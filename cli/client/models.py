@@ -1,0 +1,56 @@
+"""Commands for the versions of models and their aliases."""
+
+from typing import Annotated
+
+import typer
+
+from cli import render
+from cli.client.verbs import connect
+from cli.render import JsonOption, show
+from store.errors import NotFound
+
+ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.")]
+AliasArgument = Annotated[str, typer.Argument(metavar="ALIAS", help="default, stable or a name of your own.")]
+NumberArgument = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The number of a version.")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="A version, such as smollm2@1.")]
+
+
+def show_model(name: ModelArgument, as_json: JsonOption = False) -> None:
+    """Show the versions of a model: state, aliases, engine, digest, workers and waiting jobs."""
+    with connect() as client:
+        found = client.model_versions(name)
+    if not found:
+        raise NotFound(f"no model {name!r}: `headrace models` lists them", code="model_not_found")
+    show(found, render.versions_table(found), as_json=as_json)
+
+
+def set_alias(name: ModelArgument, alias: AliasArgument, version: NumberArgument, as_json: JsonOption = False) -> None:
+    """Let an alias name a version. `headrace models alias NAME default 2` makes version 2 what NAME means.
+
+    New jobs of all tenants follow within two seconds; accepted jobs keep the version that they have.
+    """
+    with connect() as client:
+        found = client.set_alias(name, alias, version)
+    show(found, f"{name}@{alias} means {name}@{version}", as_json=as_json)
+
+
+def remove_alias(name: ModelArgument, alias: AliasArgument, as_json: JsonOption = False) -> None:
+    """Remove an alias other than default."""
+    with connect() as client:
+        client.remove_alias(name, alias)
+    show({"model": name, "alias": alias, "removed": True}, f"{name}@{alias} is removed", as_json=as_json)
+
+
+def retire(version: VersionArgument, as_json: JsonOption = False) -> None:
+    """Retire a version that no alias names: it takes no new jobs. Waiting jobs are still run by its workers."""
+    with connect() as client:
+        found = client.retire_version(version)
+    left = f"; {found['queued']} of its jobs wait" if found["queued"] else ""
+    show(found, f"{version} is retired{left}", as_json=as_json)
+
+
+def revive(version: VersionArgument, as_json: JsonOption = False) -> None:
+    """Take a retired version back into use."""
+    with connect() as client:
+        found = client.revive_version(version)
+    show(found, f"{version} takes jobs again", as_json=as_json)

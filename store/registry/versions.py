@@ -1,0 +1,196 @@
+"""The life of a version after its registration: aliases, retirement, deletion.
+
+An alias names a version that is not retired. A retired version takes no new jobs; those that it has are run by a worker
+that is started for its number. A version that no job is kept of can be deleted; its number is not given again.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from store.audit.audit import record
+from store.db.database import Database
+from store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
+from store.registry.engine_spec import EngineKind
+from store.registry.models import DEFAULT_ALIAS, point, queue_name, version_of
+
+_ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+
+ANY: Final = -1
+"""Whatever an alias names, and also if it does not exist."""
+
+# All versions of a model, or of all models, with what names them and what they still have to do.
+_VERSIONS = text("""
+SELECT
+    model, version, runner, digest, dtype, context_window, created_at, retired_at, engine ->> 'kind' AS engine,
+    ARRAY(
+        SELECT alias FROM aliases WHERE model = one.model AND aliases.version = one.version ORDER BY alias
+    ) AS aliases,
+    COALESCE((
+        SELECT sum(jobs) FROM queue_counts WHERE queue = one.model || '@' || one.version
+    ), 0)::bigint AS num_queued
+FROM model_versions AS one
+WHERE CAST(:model AS text) IS NULL OR model = :model
+ORDER BY model, version DESC
+""")
+
+# Lock a version against its retirement.
+_KEEP = text("SELECT retired_at FROM model_versions WHERE model = :model AND version = :version FOR SHARE")
+
+# Lock a version against new aliases.
+_LOCK = text("SELECT retired_at FROM model_versions WHERE model = :model AND version = :version FOR UPDATE")
+
+# The version of an alias, locked.
+_POINTED = text("SELECT version FROM aliases WHERE model = :model AND alias = :alias FOR UPDATE")
+
+_REMOVE_ALIAS = text("DELETE FROM aliases WHERE model = :model AND alias = :alias")
+
+_ALIASES = text("SELECT alias FROM aliases WHERE model = :model AND version = :version ORDER BY alias")
+
+_RETIRE = text("UPDATE model_versions SET retired_at = now() WHERE model = :model AND version = :version")
+
+_REVIVE = text("UPDATE model_versions SET retired_at = NULL WHERE model = :model AND version = :version")
+
+# Find out whether a job is kept that the version ran or is to run.
+_HAS_JOBS = text("SELECT EXISTS (SELECT FROM jobs WHERE model = :model AND model_version = :version)")
+
+# Delete a version with what belongs to it alone. Its number is kept from being given again.
+_DELETE = (
+    text("UPDATE models SET last_version = GREATEST(last_version, :version) WHERE name = :model"),
+    text("DELETE FROM model_sampling WHERE model = :model AND version = :version"),
+    text("DELETE FROM model_prices WHERE model = :model AND version = :version"),
+    text("""
+        WITH gone AS (DELETE FROM model_versions WHERE model = :model AND version = :version RETURNING files)
+        DELETE FROM model_files USING gone, jsonb_each_text(gone.files) AS file(name, digest)
+        WHERE model_files.digest = file.digest AND NOT EXISTS (
+            SELECT FROM model_versions AS other, jsonb_each_text(other.files) AS kept(name, digest)
+            WHERE kept.digest = file.digest AND (other.model, other.version) <> (:model, :version)
+        )
+    """),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSummary:
+    """A version with its aliases and the number of its jobs that wait. ``engine``: the kind of its server, if any."""
+
+    model: str
+    version: int
+    runner: str
+    digest: str
+    dtype: str
+    context_window: int
+    created_at: datetime
+    retired_at: datetime | None
+    engine: str
+    aliases: tuple[str, ...]
+    num_queued: int
+
+
+def list_versions(db: Database, model: str | None = None) -> list[VersionSummary]:
+    """Return all versions, retired ones too, by model and newest first."""
+    with db.autocommit() as connection:
+        rows = connection.execute(_VERSIONS, {"model": model}).mappings().all()
+    own = EngineKind.NATIVE.value
+    return [VersionSummary(**{**row, "aliases": tuple(row["aliases"]), "engine": row["engine"] or own}) for row in rows]
+
+
+def set_alias(
+    db: Database, model: str, alias: str, version: int, actor: str, *, expected: int = ANY, tenant_id: str | None = None
+) -> None:
+    """Set ``model@alias`` to this version. New jobs use it after at most two seconds; accepted jobs keep theirs.
+
+    ``expected``: the version that the alias must name before, 0 for a new alias. ``tenant_id``: the actor's tenant, for
+    the audit log. Raises NotFound if the version does not exist or is retired, PreconditionFailed.
+    """
+    if not _ALIAS.fullmatch(alias):
+        raise InvalidRequest(
+            f"an alias begins with a letter, then letters, digits and . _ -, not {alias!r}", param="alias"
+        )
+    values = {"model": model, "version": version}
+    with db.begin(tenant_id=tenant_id) as connection:
+        version_of(connection, model, version)
+        if connection.execute(_KEEP, values).scalar_one() is not None:
+            raise NotFound(f"version {version} of {model} is retired", code="model_not_found", param="version")
+        before = _check_alias(connection, model, alias, expected)
+        point(connection, model, alias, version)
+        detail = {"version": version} if before is None else {"version": version, "from_version": before}
+        name = f"{model}@{alias}"
+        record(connection, tenant_id, actor, "model.alias_set", name, detail, before=before, after=version)
+
+
+def remove_alias(
+    db: Database, model: str, alias: str, actor: str, *, expected: int = ANY, tenant_id: str | None = None
+) -> None:
+    """Remove an alias. Raises NotFound, PreconditionFailed, and Conflict for ``default``, which every model has."""
+    if alias == DEFAULT_ALIAS:
+        raise Conflict(f"{model}@{alias} is what {model} means: set it to another version", code="version_in_use")
+    with db.begin(tenant_id=tenant_id) as connection:
+        before = _check_alias(connection, model, alias, expected)
+        if before is None:
+            raise NotFound(f"{model} has no alias {alias!r}", code="alias_not_found", param="alias")
+        connection.execute(_REMOVE_ALIAS, {"model": model, "alias": alias})
+        name = f"{model}@{alias}"
+        record(connection, tenant_id, actor, "model.alias_removed", name, {"from_version": before}, before=before)
+
+
+def retire(db: Database, model: str, version: int, actor: str, *, tenant_id: str | None = None) -> None:
+    """Take a version out of use for new jobs; once more changes nothing. Raises NotFound, and Conflict while an alias
+    names it.
+    """
+    values = {"model": model, "version": version}
+    with db.begin(tenant_id=tenant_id) as connection:
+        version_of(connection, model, version)
+        if connection.execute(_LOCK, values).scalar_one() is not None:
+            return
+        _refuse_named(connection, values, "retired")
+        connection.execute(_RETIRE, values)
+        record(connection, tenant_id, actor, "model.retired", queue_name(model, version), {})
+
+
+def revive(db: Database, model: str, version: int, actor: str, *, tenant_id: str | None = None) -> None:
+    """Take a retired version back into use; one that is not retired stays as it is. Raises NotFound."""
+    values = {"model": model, "version": version}
+    with db.begin(tenant_id=tenant_id) as connection:
+        version_of(connection, model, version)
+        if connection.execute(_LOCK, values).scalar_one() is None:
+            return
+        connection.execute(_REVIVE, values)
+        record(connection, tenant_id, actor, "model.revived", queue_name(model, version), {})
+
+
+def delete_version(db: Database, model: str, version: int, actor: str) -> None:
+    """Delete a retired version that no job is kept of. Raises NotFound and Conflict."""
+    values = {"model": model, "version": version}
+    name = queue_name(model, version)
+    with db.begin() as connection:
+        found = version_of(connection, model, version)
+        if connection.execute(_LOCK, values).scalar_one() is None:
+            raise Conflict(f"{name} is in use: retire it first", code="version_in_use")
+        _refuse_named(connection, values, "deleted")
+        if connection.execute(_HAS_JOBS, values).scalar_one():
+            raise Conflict(
+                f"{name} has jobs that are kept: delete it when retention has forgotten them", code="version_in_use"
+            )
+        for statement in _DELETE:
+            connection.execute(statement, values)
+        record(connection, None, actor, "model.deleted", name, {"digest": found.digest})
+
+
+def _check_alias(connection: Connection, model: str, alias: str, expected: int) -> int | None:
+    """Lock the alias and return its version, None if it does not exist. Raises PreconditionFailed."""
+    before: int | None = connection.execute(_POINTED, {"model": model, "alias": alias}).scalar_one_or_none()
+    if expected not in {ANY, before or 0}:
+        now = f"names version {before}" if before else "does not exist"
+        raise PreconditionFailed(f"{model}@{alias} {now}: read it again, then decide", code="alias_changed")
+    return before
+
+
+def _refuse_named(connection: Connection, values: Mapping[str, object], what: str) -> None:
+    if aliases := connection.execute(_ALIASES, values).scalars().all():
+        names = " and ".join(f"{values['model']}@{alias}" for alias in aliases)
+        raise Conflict(f"{names} means this version, so it cannot be {what}: move the alias", code="version_in_use")

@@ -1,0 +1,109 @@
+"""Versions and aliases over HTTP: changes with conditions, and who may make them."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from store.audit.audit import list_entries
+from store.db.database import Database
+from store.registry.models import ModelVersion, register_version
+from store.tenants import api_keys
+from tests.processes import wait_for
+from tests.producer_api.calling import error_of, submit
+from tests.producer_api.conftest import MakeClient
+
+
+@pytest.fixture
+def second(db: Database, model: ModelVersion) -> ModelVersion:
+    return register_version(
+        db,
+        model=model.model,
+        runner="fake",
+        source="fake:tiny",
+        digest="2" * 64,
+        dtype="float32",
+        context_window=512,
+        files={},
+        actor="tests",
+    )
+
+
+def versions_of(api: httpx2.Client) -> dict[str, dict[str, Any]]:
+    return {one["id"]: one for one in api.get("/v1/model_versions", params={"model": "tiny"}).json()["data"]}
+
+
+@pytest.mark.usefixtures("second")
+def test_a_second_version_becomes_the_default_and_the_first_one_retires(
+    api: httpx2.Client, db: Database, tenant: str
+) -> None:
+    before = submit(api)
+    assert error_of(api.post("/v1/model_versions/tiny@1/retire"))["code"] == "version_in_use"
+    moved = api.put("/v1/models/tiny/aliases/default", json={"version": 2}, headers={"If-Match": '"1"'})
+    assert (moved.status_code, moved.headers["etag"]) == (200, '"2"')
+    assert moved.json() == {
+        "object": "model.alias",
+        "id": "tiny@default",
+        "model": "tiny",
+        "alias": "default",
+        "version": 2,
+    }
+    retired = api.post("/v1/model_versions/tiny@1/retire")
+    assert (retired.json()["state"], retired.json()["queued"]) == ("retired", 1)
+    wait_for(lambda: api.get(f"/v1/jobs/{submit(api)}").json()["model_version"] == 2, "new jobs follow the alias")
+    assert api.get(f"/v1/jobs/{before}").json()["model_version"] == 1, "accepted jobs keep their version"
+    assert [(one["state"], one["aliases"]) for one in versions_of(api).values()] == [
+        ("registered", ["default"]),
+        ("retired", []),
+    ]
+    assert api.post("/v1/model_versions/tiny@1/revive").json()["state"] == "registered"
+    made = [(entry.action, entry.resource) for entry in list_entries(db, tenant, limit=3)]
+    assert sorted(made) == [
+        ("model.alias_set", "tiny@default"),
+        ("model.retired", "tiny@1"),
+        ("model.revived", "tiny@1"),
+    ]
+
+
+@pytest.mark.usefixtures("second")
+def test_conditions_are_held(api: httpx2.Client) -> None:
+    url = "/v1/models/tiny/aliases/stable"
+    assert api.put(url, json={"version": 1}, headers={"If-None-Match": "*"}).status_code == 200
+    for headers in ({"If-None-Match": "*"}, {"If-Match": '"2"'}):
+        refused = api.put(url, json={"version": 2}, headers=headers)
+        assert (refused.status_code, error_of(refused)["code"]) == (412, "alias_changed")
+    assert api.delete(url, headers={"If-Match": '"2"'}).status_code == 412
+    assert api.delete(url, headers={"If-Match": '"1"'}).status_code == 204
+    assert error_of(api.delete(url))["code"] == "alias_not_found"
+
+
+@pytest.mark.usefixtures("second")
+def test_bad_changes_are_refused(api: httpx2.Client) -> None:
+    url = "/v1/models/tiny/aliases/stable"
+    bodies: list[dict[str, Any]] = [{}, {"version": 0}, {"version": "x"}, {"version": 2**40}, {"version": 1, "more": 1}]
+    assert [api.put(url, json=body).status_code for body in bodies] == [400] * len(bodies)
+    bad_headers = [
+        {"If-Match": "*"},
+        {"If-Match": "x"},
+        {"If-None-Match": '"1"'},
+        {"If-Match": "1", "If-None-Match": "*"},
+    ]
+    assert [api.put(url, json={"version": 1}, headers=bad).status_code for bad in bad_headers] == [400] * len(
+        bad_headers
+    )
+    assert api.put("/v1/models/tiny/aliases/7", json={"version": 1}).status_code == 400
+    for path in ("tiny@9", "tiny", "nobody@1", "tiny@default", "tiny@99999999999"):
+        assert error_of(api.post(f"/v1/model_versions/{path}/retire"))["code"] == "model_not_found"
+    assert api.put("/v1/models/tiny/aliases/a", json={"version": 9}).status_code == 404
+    assert api.delete("/v1/models/tiny/aliases/default").status_code == 409
+
+
+@pytest.mark.usefixtures("second")
+def test_a_key_changes_and_sees_only_the_models_on_its_list(db: Database, tenant: str, make_client: MakeClient) -> None:
+    scopes = ["models:read", "registry:admin"]
+    limited = make_client(api_keys.create_key(db, tenant, "other", scopes, models=["other"], actor="tests"))
+    assert limited.get("/v1/model_versions").json()["data"] == []
+    assert limited.put("/v1/models/tiny/aliases/default", json={"version": 2}).status_code == 403
+    assert limited.post("/v1/model_versions/tiny@2/retire").status_code == 403
+    weak = make_client(api_keys.create_key(db, tenant, "weak", ["models:admin", "models:read"], actor="tests"))
+    assert weak.put("/v1/models/tiny/aliases/default", json={"version": 2}).status_code == 403

@@ -1,0 +1,122 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from store.db.database import Database
+from store.errors import Conflict, HeadraceError, NotFound, PreconditionFailed
+from store.registry import versions
+from store.registry.models import list_models, read_file, resolve
+from tests.store.making import AcceptOne, Query
+from tests.store.registry.test_models import register
+
+
+def test_an_alias_moves_only_from_where_the_caller_saw_it(db: Database) -> None:
+    for digest in ("d1", "d2", "d3"):
+        register(db, digest=digest)
+    versions.set_alias(db, "tiny", "stable", 1, "test", expected=0)
+    versions.set_alias(db, "tiny", "stable", 2, "test", expected=1)
+    for seen in (0, 1, 3):
+        with pytest.raises(PreconditionFailed, match="names version 2") as refused:
+            versions.set_alias(db, "tiny", "stable", 3, "test", expected=seen)
+        assert refused.value.code == "alias_changed"
+    with pytest.raises(PreconditionFailed, match="does not exist"):
+        versions.set_alias(db, "tiny", "other", 3, "test", expected=1)
+    assert resolve(db, "tiny@stable").version == 2
+
+
+def test_an_alias_is_removed_but_not_the_default(db: Database) -> None:
+    register(db)
+    versions.set_alias(db, "tiny", "stable", 1, "test")
+    with pytest.raises(PreconditionFailed):
+        versions.remove_alias(db, "tiny", "stable", "test", expected=2)
+    versions.remove_alias(db, "tiny", "stable", "test", expected=1)
+    with pytest.raises(NotFound, match="no alias"):
+        versions.remove_alias(db, "tiny", "stable", "test")
+    with pytest.raises(Conflict):
+        versions.remove_alias(db, "tiny", "default", "test")
+    assert list_models(db)[0].aliases == {"default": 1}
+
+
+def test_a_version_that_an_alias_names_is_not_retired(db: Database, query: Query) -> None:
+    register(db)
+    register(db, digest="d2")
+    with pytest.raises(Conflict, match="tiny@default"):
+        versions.retire(db, "tiny", 1, "test")
+    versions.set_alias(db, "tiny", "default", 2, "test")
+    versions.retire(db, "tiny", 1, "test")
+    versions.retire(db, "tiny", 1, "test")
+    with pytest.raises(NotFound):
+        resolve(db, "tiny@1")
+    versions.revive(db, "tiny", 1, "test")
+    assert resolve(db, "tiny@1").digest == "d1"
+    rows = query("SELECT action FROM audit_log WHERE action <> 'model.registered' ORDER BY id")
+    assert [row["action"] for row in rows] == ["model.alias_set", "model.retired", "model.revived"], "once each"
+
+
+def test_an_alias_and_a_retirement_at_once_never_meet(db: Database) -> None:
+    register(db)
+    for number in range(2, 12):
+        register(db, digest=f"d{number}")
+        barrier = Barrier(2)
+
+        def at_once(change: str, number: int = number, barrier: Barrier = barrier) -> None:
+            barrier.wait(10)
+            try:
+                if change == "alias":
+                    versions.set_alias(db, "tiny", "next", number, "test")
+                else:
+                    versions.retire(db, "tiny", number, "test")
+            except (NotFound, Conflict):
+                return
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(at_once, ["alias", "retire"], timeout=30))
+        (summary,) = [one for one in versions.list_versions(db, "tiny") if one.version == number]
+        assert (summary.retired_at is None) == ("next" in summary.aliases)
+
+
+def test_versions_are_listed_with_what_names_them_and_what_waits(db: Database, accept_one: AcceptOne) -> None:
+    register(db)
+    register(db, digest="d2")
+    register(db, model="other")
+    accept_one(model="tiny")
+    versions.set_alias(db, "tiny", "stable", 1, "test")
+    versions.retire(db, "tiny", 2, "test")
+    second, first = versions.list_versions(db, "tiny")
+    assert (first.aliases, first.num_queued, first.retired_at, first.engine) == (
+        ("default", "stable"),
+        1,
+        None,
+        "native",
+    )
+    assert (second.version, second.aliases, second.num_queued) == (2, (), 0)
+    assert second.retired_at is not None
+    assert [one.model for one in versions.list_versions(db)] == ["other", "tiny", "tiny"]
+    assert versions.list_versions(db, "nobody") == []
+
+
+def test_a_version_is_deleted_when_nothing_uses_it_and_its_number_stays_used(
+    db: Database, accept_one: AcceptOne, query: Query
+) -> None:
+    shared, own = b"both have it", b"the second one has it"
+    register(db, files={"a": shared})
+    second = register(db, digest="d2", files={"a": shared, "b": own})
+    job = accept_one(model="tiny", model_version=2)
+
+    def refused(match: str) -> None:
+        with pytest.raises(Conflict, match=match) as error:
+            versions.delete_version(db, "tiny", 2, "test")
+        assert error.value.code == "version_in_use"
+
+    refused("retire it first")
+    versions.retire(db, "tiny", 2, "test")
+    refused("jobs that are kept")
+    query("DELETE FROM jobs WHERE id = :id", id=job)
+    versions.delete_version(db, "tiny", 2, "test")
+    with pytest.raises(NotFound):
+        versions.delete_version(db, "tiny", 2, "test")
+    with pytest.raises(HeadraceError):
+        read_file(db, second.files["b"])
+    assert read_file(db, second.files["a"]) == shared
+    assert register(db, digest="d3").version == 3
