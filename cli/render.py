@@ -202,8 +202,8 @@ def versions_table(versions: Sequence[Json]) -> Table:
             one["dtype"],
             f"{one['context_window']:,}",
             one["digest"][:12],
-            "?" if one["workers"] is None else one["workers"],
-            one["queued"],
+            "?" if one["workers"] is None else str(one["workers"]),
+            str(one["queued"]),
         )
         for one in versions
     )
