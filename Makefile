@@ -86,10 +86,10 @@ bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and be
 bench-tenants: $(STAMP)  ## one tenant's waits, alone and beside one that sends ten times the capacity: about 3 minutes
 	@$(BIN)/python -m benchmarks.tenants
 
-bench-engines: $(STAMP)  ## the whole path in front of a vLLM, beside that vLLM asked directly: about 15 minutes (VLLM=PYTHON if you have one)
+bench-engines: $(STAMP)  ## the whole path in front of a vLLM, beside that vLLM asked directly: about 6 minutes (VLLM=ENVIRONMENT if you have one)
 	@$(BIN)/python -m benchmarks.external.path $(if $(VLLM),--vllm $(VLLM))
 
-bench-streams: $(STAMP)  ## streamed tokens/s with an engine that costs nothing, beside vLLM with a tiny model: about 10 minutes
+bench-streams: $(STAMP)  ## streamed tokens/s with an engine that costs nothing, beside vLLM with a tiny model: about 4 minutes (VLLM=ENVIRONMENT)
 	@$(BIN)/python -m benchmarks.external.stream_ceiling $(if $(VLLM),--vllm $(VLLM))
 
 bench-policy: $(STAMP)  ## what policies hold back and cost, by themselves and on the whole path: about 10 minutes

@@ -1,8 +1,8 @@
 """How many streamed tokens a second the path carries when the engine costs nothing, beside ``vllm serve``.
 
-In each round by turns: Headrace with the fake runner (one API process, one worker, the dispatcher), and ``vllm serve``
-with a model of one tiny layer, each with the same client and the same number of streams at once. Prints a table, CPU
-microseconds a token by layer, and as its last line JSON.
+Both run all the time and are asked by turns: Headrace with the fake runner (one API process, one worker, the
+dispatcher), and ``vllm serve`` with a model of one tiny layer, each with the same client and the same number of streams
+at once. Prints each round when it is measured, then CPU microseconds a token by layer, and as its last line JSON.
 """
 
 import argparse
@@ -11,8 +11,9 @@ import os
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,20 +45,35 @@ class Round:
         return self.num_tokens / self.measured.seconds
 
 
-def _play(name: str, plan: Plan, num_tokens: int, layers: Mapping[str, Sequence[int]]) -> Round:
-    warm = read_streams(replace(plan, bodies=plan.bodies[:8]))
-    if warm.errors:
-        raise SystemExit(f"{name}: the warm-up failed: {warm.errors}")
-    before = cpu_s(layers)
-    measured = read_streams(plan)
-    if measured.errors:
-        raise SystemExit(f"{name}: {measured.errors}")
-    after = cpu_s(layers)
-    used = {layer: after[layer] - before[layer] for layer in layers} | {"client": measured.client_cpu_s}
-    return Round(name, measured, num_tokens, {layer: 1e6 * s / num_tokens for layer, s in used.items()})
+@dataclass(frozen=True)
+class Contestant:
+    """A server that is ready, and its processes by layer."""
+
+    name: str
+    plan: Plan
+    layers: Mapping[str, Sequence[int]]
+
+    def play(self, num_tokens: int) -> Round:
+        """Read all streams to their end. Raises SystemExit if one fails."""
+        before = cpu_s(self.layers)
+        measured = self._read(self.plan)
+        after = cpu_s(self.layers)
+        used = {layer: after[layer] - before[layer] for layer in self.layers} | {"client": measured.client_cpu_s}
+        return Round(self.name, measured, num_tokens, {layer: 1e6 * s / num_tokens for layer, s in used.items()})
+
+    def warm_up(self) -> None:
+        """Read a few streams."""
+        self._read(replace(self.plan, bodies=self.plan.bodies[:8]))
+
+    def _read(self, plan: Plan) -> Measured:
+        measured = read_streams(plan)
+        if measured.errors:
+            raise SystemExit(f"{self.name}: {measured.errors}")
+        return measured
 
 
-def play_headrace(options: argparse.Namespace) -> Round:
+@contextmanager
+def headrace_serving(options: argparse.Namespace) -> Iterator[Contestant]:
     """Headrace with the fake runner: each token costs it next to nothing."""
     changes = {
         "HEADRACE_MAX_SLOTS": str(options.streams),
@@ -66,17 +82,16 @@ def play_headrace(options: argparse.Namespace) -> Round:
     }
     with running_services() as services, headrace.running(services, console.log, changes) as stack:
         plan = Plan(stack.port, _PATH, _bodies("fake", options), {"Authorization": f"Bearer {stack.api_key}"})
-        layers = {**stack.layers, **services.layers}
-        return _play("Headrace", plan, options.streams * options.tokens, layers)
+        yield Contestant("Headrace", plan, {**stack.layers, **services.layers})
 
 
-def play_vllm(options: argparse.Namespace) -> Round:
+@contextmanager
+def vllm_serving(options: argparse.Namespace) -> Iterator[Contestant]:
     """``vllm serve`` with a model of one tiny layer."""
     python = vllm_python(options.vllm, console.log)
     arguments = ("--max-model-len", "1024", "--max-num-seqs", str(options.streams))
     with tiny_model() as folder, vllm_server(python, folder, "tiny", *arguments) as (port, layers):
-        plan = Plan(port, _PATH, _bodies("tiny", options))
-        return _play("vllm serve", plan, options.streams * options.tokens, layers)
+        yield Contestant("vllm serve", Plan(port, _PATH, _bodies("tiny", options)), layers)
 
 
 def _bodies(model: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -112,7 +127,8 @@ def tiny_model() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_CONTESTANTS: dict[str, Callable[[argparse.Namespace], Round]] = {"headrace": play_headrace, "vllm": play_vllm}
+_Serving = Callable[[argparse.Namespace], AbstractContextManager[Contestant]]
+_CONTESTANTS: dict[str, _Serving] = {"headrace": headrace_serving, "vllm": vllm_serving}
 
 
 def _table(rounds: Sequence[Round], options: argparse.Namespace) -> Table:
@@ -127,6 +143,31 @@ def _table(rounds: Sequence[Round], options: argparse.Namespace) -> Table:
     return table
 
 
+def _play(options: argparse.Namespace) -> list[Round]:
+    """Let the contestants play by turns, while there is time for another round; at least one."""
+    started = time.monotonic()
+    rounds: list[Round] = []
+    with ExitStack() as stack:
+        contestants = []
+        for name, serving in _CONTESTANTS.items():
+            if options.only in (None, name):
+                console.log(f"{name} starts")
+                contestants.append(stack.enter_context(serving(options)))
+        for each in contestants:
+            each.warm_up()
+        for number in range(options.rounds):
+            began = time.monotonic()
+            for each in contestants[:: -1 if number % 2 else 1]:
+                rounds.append(each.play(options.streams * options.tokens))
+                console.log(
+                    f"round {number + 1} of {options.rounds}: {each.name}, {rounds[-1].tokens_per_s:,.0f} tokens/s"
+                )
+            now = time.monotonic()
+            if now + (now - began) > started + 60 * options.minutes:
+                break
+    return rounds
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -135,14 +176,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--deltas-per-s", default="300", help="Headrace's HEADRACE_STREAM_DELTAS_PER_S")
     parser.add_argument("--only", choices=list(_CONTESTANTS))
-    parser.add_argument("--vllm", help="the Python of an environment with vLLM")
+    parser.add_argument("--vllm", help="an environment with vLLM, or its Python")
+    parser.add_argument("--minutes", type=float, default=7.0, help="no further round begins that would end later")
     options = parser.parse_args()
-    rounds: list[Round] = []
-    for number in range(options.rounds):
-        for name, play in _CONTESTANTS.items():
-            if options.only in (None, name):
-                console.log(f"round {number + 1} of {options.rounds}: {name}")
-                rounds.append(play(options))
+    rounds = _play(options)
     console.print(_table(rounds, options))
     rates = {name: [each.tokens_per_s for each in rounds if each.name == name] for name in {one.name for one in rounds}}
     found = {name: round(statistics.median(each)) for name, each in rates.items()}

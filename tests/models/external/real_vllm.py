@@ -20,7 +20,7 @@ from tests.models.external.engines import WINDOW, Rig, external
 from tests.models.tiny import build, save, save_tokenizer
 
 MODEL = "tiny"
-_READY_S = 300
+_READY_S = 600
 PROMPTS = ("The mill by the river", "A recipe for bread:", "Once upon a time")
 _SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
