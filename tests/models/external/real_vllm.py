@@ -49,8 +49,9 @@ class RealVllm:
 
     engine_name = "EngineCore"
 
-    def __init__(self, python: Path, folder: Path) -> None:
+    def __init__(self, python: Path, folder: Path, arguments: Sequence[str] = ()) -> None:
         self._python = python
+        self._arguments = arguments
         self.folder = folder
         self._port = free_port("127.0.0.1", 18200)
         self.url = f"http://127.0.0.1:{self._port}"
@@ -81,6 +82,10 @@ class RealVllm:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    @property
+    def num_processes(self) -> int:
+        return 1 + len(self._processes())
+
     def _processes(self) -> list[psutil.Process]:
         return psutil.Process(self._process.pid).children(recursive=True)
 
@@ -97,6 +102,7 @@ class RealVllm:
         command += ["--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--dtype", "float32", "--max-model-len", str(WINDOW), "--max-num-seqs", "8", "--enforce-eager"]
         command += ["--enable-scale-out", "--enable-prompt-tokens-details", "--scheduling-policy", "priority"]
+        command += self._arguments
         environment = os.environ | _SETTINGS  # noqa: TID251 - another project's program
         return subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
 

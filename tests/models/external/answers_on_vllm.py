@@ -1,0 +1,53 @@
+"""Sixteen greedy answers of a whole stack in front of a real vLLM, beside those of the same server asked directly.
+
+``python -m tests.models.external.answers_on_vllm FOLDER ENVIRONMENT [ARGUMENT …]``: the arguments are vLLM's, such as
+``--tensor-parallel-size 2``. Prints one line of JSON; exits 1 if an answer differs.
+"""
+
+import json
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from benchmarks.queue import headrace
+from benchmarks.queue.services import running_services
+from headrace.client import Client
+from tests.models.external.demo_on_vllm import MAX_TOKENS, TOPICS, say
+from tests.models.external.real_vllm import MODEL, RealVllm
+
+
+def main(folder: Path, environment: Path, *arguments: str) -> int:
+    """Start both, ask both, and return the exit code."""
+    began = time.monotonic()
+    server = RealVllm(environment / "bin" / "python", folder, arguments)
+    try:
+        say(f"vLLM is ready after {time.monotonic() - began:.0f} s, processes: {server.num_processes}")
+        direct = [_direct(server, topic) for topic in TOPICS]
+        register = (MODEL, "--engine", "vllm", "--url", server.url, "--tokenizer", str(folder))
+        with running_services() as services, headrace.running(services, say, register=register) as stack:
+            client = Client(f"http://127.0.0.1:{stack.port}", stack.api_key)
+            found = _through(client)
+    finally:
+        server.close()
+    equal = sum(one == other for one, other in zip(direct, found, strict=True))
+    say(json.dumps({"answers": len(found), "equal": equal, "arguments": arguments, "first": found[0][:40]}))
+    return 0 if equal == len(TOPICS) else 1
+
+
+def _direct(server: RealVllm, prompt: str) -> str:
+    body = {"model": MODEL, "prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
+    data = json.dumps({**body, "add_special_tokens": False}).encode()
+    request = urllib.request.Request(f"{server.url}/v1/completions", data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        return str(json.load(answer)["choices"][0]["text"])
+
+
+def _through(client: Client) -> list[str]:
+    sampling = {"max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
+    ids = [client.submit(model=MODEL, input={"prompt": topic}, sampling=sampling)["id"] for topic in TOPICS]
+    return [str(client.result(job_id, timeout_s=600)["text"]) for job_id in ids]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))
