@@ -173,15 +173,21 @@ def test_a_server_that_is_away_is_waited_for_and_compared_when_it_is_back(
     bench.close()
 
 
-def test_a_server_that_hangs_ends_the_worker_and_its_jobs_are_charged(
+def test_a_server_that_hangs_and_not_a_slow_one_ends_the_worker_and_its_jobs_are_charged(
     db: Database, settings: Settings, files: Path, server: FakeVllm, serve: StartServed
 ) -> None:
     bench = Bench(db, settings, registered(db, files, url=server.url))
-    worker = serve(max_step_s=1)
+    worker = serve(max_step_s=3, lease_s=0.5)
     worker.wait_engine("ok")
     server.step_s = 0.02
-    (job_id,) = bench.submit(1, sampling={"max_tokens": 200})
+    (job_id,) = bench.submit(1, sampling={"max_tokens": 300})
     wait_for(lambda: server.num_tokens > 5, "the job runs")
+    server.freeze()
+    threading.Event().wait(1)
+    server.go_on()
+    num_tokens = server.num_tokens
+    wait_for(lambda: server.num_tokens > num_tokens + 20, "it goes on")
+    assert not worker.process.events("lease_lost"), "a server that is slow for some leases is not one that hangs"
     server.hang()
     assert worker.process.wait_exit() == EXIT_ENGINE_DEAD
     (row,) = bench.query("SELECT state, attempt, is_suspect FROM jobs")

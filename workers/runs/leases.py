@@ -21,20 +21,24 @@ log = structlog.get_logger(__name__)
 
 
 class StallDetector:
-    """Detects that the engine made no progress since the last call."""
+    """Detects that the engine made no progress since the last call, and none for ``patience_s``."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._steps = -1
 
     def moved(self, stats: EngineStats) -> bool:
-        """Return True if a step has ended since the last call, or the engine is idle."""
+        """Return True if a step has ended since the last call or within the patience, or the engine is idle."""
         moved = stats.steps != self._steps or stats.running + stats.waiting == 0
         self._steps = stats.steps
-        return moved
+        return moved or stats.last_step_age_s < self._patience_s
 
 
 class LeaseKeeper:
-    """Renews every ``lease_s`` / 3 from its own thread; ``claim_client`` should have its own connection."""
+    """Renews every ``lease_s`` / 3 from its own thread; ``claim_client`` should have its own connection.
+
+    ``patience_s``: how long a step may take without an effect on leases. 0: a step longer than a lease loses the jobs.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class LeaseKeeper:
         engine: AnyEngine,
         *,
         lease_s: float,
+        patience_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claim_client = claim_client
@@ -50,7 +55,7 @@ class LeaseKeeper:
         self._engine = engine
         self._lease_s = lease_s
         self._clock = clock
-        self._stalls = StallDetector()
+        self._stalls = StallDetector(patience_s)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self.num_lost = 0
