@@ -86,7 +86,7 @@ class WorkerRuntime:
         self._registry.register(EngineCollector(self.engine.stats, self.frames))
         self.admission = self._new_admission(max_jobs)
         self._claim_client = self._new_claim_client(self._connections.jobs)
-        self.leases = self._new_lease_keeper(settings.max_step_s)
+        self.leases = self._new_lease_keeper()
         self.job_runner = self._new_job_runner()
         self._sources = self._new_sources(settings)
         self.drain = Drain(settings.drain_s)
@@ -314,11 +314,10 @@ class WorkerRuntime:
             engine=lambda: self._model.engine_description,
         )
 
-    def _new_lease_keeper(self, max_step_s: float) -> LeaseKeeper:
+    def _new_lease_keeper(self) -> LeaseKeeper:
         claim_client = self._new_claim_client(self._connections.leases)
-        # A server shows nothing of a long prompt, or of kernels that it compiles, until its first token.
-        patience_s = 0.0 if self._model.version.engine is None else max_step_s
-        return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s, patience_s=patience_s)
+        is_external = self._model.version.engine is not None
+        return LeaseKeeper(claim_client, self.in_flight, self.engine, lease_s=self._lease_s, is_patient=is_external)
 
     def _new_job_runner(self) -> JobRunner:
         context = WorkContext(

@@ -177,7 +177,7 @@ def test_a_server_that_hangs_and_not_a_slow_one_ends_the_worker_and_its_jobs_are
     db: Database, settings: Settings, files: Path, server: FakeVllm, serve: StartServed
 ) -> None:
     bench = Bench(db, settings, registered(db, files, url=server.url))
-    worker = serve(max_step_s=3, lease_s=0.5)
+    worker = serve(max_step_s=4, lease_s=0.5)
     worker.wait_engine("ok")
     server.step_s = 0.02
     (job_id,) = bench.submit(1, sampling={"max_tokens": 300})

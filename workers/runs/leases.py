@@ -1,8 +1,9 @@
 """Renews the leases of the jobs in flight, and stops the jobs that were cancelled or have lost their lease.
 
-Leases are renewed only while the engine makes progress: a worker with a hung engine loses its jobs. A job without a
-lease stops computing, and this worker writes no outcome for it. Cancellation is a column that each renewal returns;
-Redis only makes it faster.
+Leases are renewed only while the engine makes progress: a worker with a hung engine loses its jobs. (An inference
+server shows nothing of a long prompt before its first token, so its jobs are kept until the watchdog ends the worker.)
+A job without a lease stops computing, and this worker writes no outcome for it. Cancellation is a column that each
+renewal returns; Redis only makes it faster.
 """
 
 import threading
@@ -21,23 +22,22 @@ log = structlog.get_logger(__name__)
 
 
 class StallDetector:
-    """Detects that the engine made no progress since the last call, and none for ``patience_s``."""
+    """Detects that the engine made no progress since the last call."""
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self) -> None:
         self._steps = -1
 
     def moved(self, stats: EngineStats) -> bool:
-        """Return True if a step has ended since the last call or within the patience, or the engine is idle."""
+        """Return True if a step has ended since the last call, or the engine is idle."""
         moved = stats.steps != self._steps or stats.running + stats.waiting == 0
         self._steps = stats.steps
-        return moved or stats.last_step_age_s < self._patience_s
+        return moved
 
 
 class LeaseKeeper:
     """Renews every ``lease_s`` / 3 from its own thread; ``claim_client`` should have its own connection.
 
-    ``patience_s``: how long a step may take without an effect on leases. 0: a step longer than a lease loses the jobs.
+    ``is_patient``: also while the engine makes no progress. The watchdog ends the worker of one that hangs.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LeaseKeeper:
         engine: AnyEngine,
         *,
         lease_s: float,
-        patience_s: float = 0.0,
+        is_patient: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._claim_client = claim_client
@@ -55,7 +55,7 @@ class LeaseKeeper:
         self._engine = engine
         self._lease_s = lease_s
         self._clock = clock
-        self._stalls = StallDetector(patience_s)
+        self._stalls = None if is_patient else StallDetector()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self.num_lost = 0
@@ -81,7 +81,7 @@ class LeaseKeeper:
         epochs = self._in_flight.epochs()
         if not epochs:
             return
-        if not self._stalls.moved(self._engine.stats()):
+        if self._stalls is not None and not self._stalls.moved(self._engine.stats()):
             log.warning("leases_not_renewed", reason="the engine made no step", num_jobs=len(epochs))
             return
         sent_at = self._clock()
